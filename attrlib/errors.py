@@ -1,0 +1,44 @@
+"""Every error a user can cause: each says what was wrong and what to do about it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AttrlibError(Exception):
+    """Base of all errors of this library. On the command line: one line on standard error and exit code 2."""
+
+
+class SpecError(AttrlibError):
+    """A parameter, a link, a manifest or a name that cannot be understood."""
+
+
+class ImageError(AttrlibError):
+    """A file or object that is not a usable picture."""
+
+
+class ModelError(AttrlibError):
+    """A model or checkpoint that cannot be loaded or does not behave like a classifier."""
+
+
+class LayerError(AttrlibError):
+    """A layer that does not exist or yields no map."""
+
+
+class MethodError(AttrlibError):
+    """A method that does not exist, or is not defined for this model at this layer."""
+
+
+class Cancelled(AttrlibError):
+    """The work was cancelled by the user. On the command line: exit code 130."""
+
+
+def unknown(what: str, name: object, known: Iterable[str], more: str = "") -> str:
+    """A message for a name that is not known: the nearest ones, or how many there are."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    lower = {n.lower(): n for n in names}
+    if str(name).lower() in lower:
+        near = [lower[str(name).lower()]]
+    shown = near or names[:12]
+    hint = f"Did you mean {' or '.join(shown)}?" if near else f"Known: {', '.join(shown)}{', ...' if len(names) > 12 else ''}."
+    return f"unknown {what} {str(name)[:80]!r}. {hint}{' ' + more if more else ''}"

@@ -1,0 +1,160 @@
+"""A classifier: any module that maps normalised images to logits, with all that is needed to feed and to read it."""
+
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from attrlib.errors import LayerError, ModelError, SpecError, unknown
+from attrlib.models.frozen import frozen
+from attrlib.models.layers import NAMED, Layer, find_layers
+from attrlib.models.preprocessing import Preprocessing
+from attrlib.models.split import Split
+from attrlib.specs import ModelSpec, digest
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """`auto` is CUDA where there is one, else MPS, else the CPU. Raises `ModelError` for a device that is not there."""
+    if str(device) == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(name)
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"device {str(device)!r} cannot be used here ({str(error).splitlines()[0][:120]}); use auto or cpu") from None
+    return picked
+
+
+class Classifier:
+    """A module that maps normalised images (B,3,H,W) to logits (B,C), with preprocessing, class names, device and layers.
+
+    Made by `attrlib.load_model` and `attrlib.wrap_model`. Nothing that is computed through it changes the module.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        preprocessing: Preprocessing,
+        spec: ModelSpec,
+        class_names: Sequence[str] | None = None,
+        layer_names: Mapping[str, str] | None = None,
+    ):
+        self.module = module
+        self.preprocessing = preprocessing
+        self.spec = spec
+        self._layer_names = dict(layer_names or {})
+        self._splits: dict[tuple[str, torch.Size], Split] = {}
+        self._lock = threading.RLock()
+        self._digest: tuple[tuple, str] | None = None
+        outputs = self._probe_outputs()
+        if class_names is not None and len(class_names) != outputs:
+            raise ModelError(f"{len(class_names)} class names for a model with {outputs} outputs; give one name for each output")
+        self.class_names: tuple[str, ...] = tuple(class_names or (f"class {i}" for i in range(outputs)))
+
+    @property
+    def name(self) -> str:
+        return str(self.spec)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        return self.preprocessing.size
+
+    @property
+    def device(self) -> torch.device:
+        return next((t.device for t in (*self.module.parameters(), *self.module.buffers())), torch.device("cpu"))
+
+    def preprocess(self, picture: Image.Image) -> Tensor:
+        """PIL picture to the normalised input (3,H,W)."""
+        return self.preprocessing(picture)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (B,C) of normalised images (B,3,H,W), differentiable in them."""
+        with self.session():
+            return self.module(self.place(images))
+
+    def place(self, images: Tensor) -> Tensor:
+        """The images on the model's device, in the memory format in which convolutions are fastest."""
+        return images.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """One computation at a time, in evaluation mode, in full float32, leaving the module as it was."""
+        cuda = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)
+        with self._lock, frozen(self.module), cuda:
+            yield
+
+    @cached_property
+    def layers(self) -> dict[str, Layer]:
+        """Every layer to attribute to: `Input`, `Middle`, `Final`, then module paths in order of execution."""
+        probe = self._probe(2)
+        with self.session():
+            for name, path in self._layer_names.items():
+                if name not in NAMED[1:] or path not in dict(self.module.named_modules()):
+                    raise LayerError(f"layers={{{name!r}: {path!r}}}: names are Middle and Final, values module paths of the model")
+            return find_layers(self.module, probe, self._layer_names)
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name or module path. Raises `LayerError` where there is none that yields a map."""
+        if name == "Input" or name in self.layers:
+            return self.layers[name]
+        if name in dict(self.module.named_modules()):
+            raise LayerError(f"layer {name!r} of {self.name} yields no spatial map (or is called more than once); choose another layer")
+        raise LayerError(unknown(f"layer of {self.name}", name, self.layers))
+
+    def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
+        """The model as f_explain o f_pre at the layer, for images of `size` (3,H,W). To be used inside `session()`."""
+        size = size or torch.Size((3, *self.input_size))
+        key = (layer.path, size)
+        if key not in self._splits:
+            self._splits[key] = Split.at(self.module, layer.path, self._probe(2, size))
+        return self._splits[key]
+
+    def target(self, target: int | str) -> int:
+        """A class index from an index or a class name (or one of its comma-separated synonyms)."""
+        text = str(target).strip()
+        if text.isdigit():
+            if int(text) < len(self.class_names):
+                return int(text)
+            raise SpecError(f"target={text} is not a class of {self.name}: it has classes 0 to {len(self.class_names) - 1}")
+        for i, name in enumerate(self.class_names):
+            if text.lower() in {name.lower(), *(part.strip().lower() for part in name.split(","))}:
+                return i
+        raise SpecError(unknown(f"class of {self.name}", text, [n.split(",")[0] for n in self.class_names]))
+
+    @property
+    def digest(self) -> str:
+        """Digest of weights, architecture and preprocessing; recomputed when a weight has been written to."""
+        tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        state = tuple((k, t.data_ptr(), t._version) for k, t in tensors.items())
+        if self._digest is None or self._digest[0] != state:
+            hasher = hashlib.blake2b(digest_size=16)
+            for key, tensor in sorted(tensors.items()):
+                hasher.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+                hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            self._digest = state, digest(hasher.hexdigest(), repr(self.module), self.preprocessing)
+        return self._digest[1]
+
+    def _probe(self, count: int, size: torch.Size | None = None) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return self.place(torch.randn(count, *(size or (3, *self.input_size)), generator=generator))
+
+    def _probe_outputs(self) -> int:
+        try:
+            with self.session(), torch.no_grad():
+                logits = self.module(self._probe(1))
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            height, width = self.input_size
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise ModelError(f"{self.name} cannot process a {height} x {width} px RGB image ({reason}); check input_size") from error
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
+            found = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise ModelError(
+                f"{self.name} returns {found} for one image; a classifier returns logits (batch, classes): wrap the module so that it does"
+            )
+        return logits.shape[1]

@@ -1,0 +1,191 @@
+"""Layers that yield a spatial map, how their tensors are laid out, and which of them are `Input`, `Middle` and `Final`."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attrlib.models.split import trace
+
+Kind = Literal["NCHW", "NHWC", "tokens"]
+NAMED = ("Input", "Middle", "Final")
+_PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the `height` x `width` positions of a layer's tensor are: (B,C,h,w), (B,h,w,C) or tokens (B,prefix+h*w,C)."""
+
+    kind: Kind
+    channels: int
+    height: int
+    width: int
+    prefix: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, self.height, self.width
+
+    def spatial(self, values: Tensor) -> Tensor:
+        """The layer's tensor as (B,C,h,w), without prefix tokens."""
+        if self.kind == "tokens":
+            return values[:, self.prefix :].transpose(1, 2).unflatten(2, (self.height, self.width))
+        return values.permute(0, 3, 1, 2) if self.kind == "NHWC" else values
+
+    def native(self, factors: Tensor, prefix_value: float = 1.0) -> Tensor:
+        """Factors (B,1,h,w) in a shape that multiplies the layer's tensor; prefix tokens get `prefix_value`."""
+        if self.kind == "tokens":
+            tokens = factors.flatten(2).transpose(1, 2)
+            prefix = tokens.new_full((len(tokens), self.prefix, 1), prefix_value)
+            return torch.cat([prefix, tokens], dim=1)
+        return factors.permute(0, 2, 3, 1) if self.kind == "NHWC" else factors
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer to attribute to: its name (`Input`, `Middle`, `Final` or the module path), path and layout."""
+
+    name: str
+    path: str
+    layout: Layout
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.layout.shape
+
+
+def infer_layout(shape: Sequence[int], image_size: tuple[int, int]) -> Layout | None:
+    """How an output of this shape covers an image of `image_size` (h,w); None where it does not.
+
+    A grid of positions has the image's aspect ratio (to a pixel of rounding), at most its size and more than one position.
+    """
+
+    def fits(height: int, width: int) -> bool:
+        big, wide = image_size
+        same_aspect = abs(height * wide - width * big) <= max(big, wide)
+        return same_aspect and height * width > 1 and height <= big + 2 and width <= wide + 2
+
+    if len(shape) == 4:
+        _, a, b, c = shape
+        if fits(b, c):
+            return Layout("NCHW", a, b, c)
+        return Layout("NHWC", c, a, b) if fits(a, b) else None
+    if len(shape) == 3:
+        _, count, channels = shape
+        for prefix in range(min(9, count)):
+            height = round(math.sqrt((count - prefix) * image_size[0] / image_size[1]))
+            width = (count - prefix) // height if height else 0
+            divides = height and width and image_size[0] % height == 0 and image_size[1] % width == 0
+            if divides and height * width == count - prefix and fits(height, width):
+                return Layout("tokens", channels, height, width, prefix)
+    return None
+
+
+def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None = None) -> dict[str, Layer]:
+    """`Input`, `Middle`, `Final` and every module path with a spatial map, in order of execution, from two probe images.
+
+    `names` overrides which paths `Middle` and `Final` stand for. To be called inside `frozen(module)`.
+    """
+    size = (probe.shape[2], probe.shape[3])
+    calls, _ = trace(module, probe[:1])
+    times = Counter(c.path for c in calls)
+    finished = sorted((c for c in calls if c.path and times[c.path] == 1), key=lambda c: c.end)
+    layers = {}
+    for call in finished:
+        layout = infer_layout(call.output.shape, size) if isinstance(call.output, Tensor) else None
+        if layout is not None and not isinstance(module.get_submodule(call.path), _PASSIVE):
+            layers[call.path] = Layer(call.path, call.path, layout)
+    named = {"Input": Layer("Input", "", Layout("NCHW", *probe.shape[1:]))}
+    paths = default_layers(module, layers, probe) | (names or {})
+    for name in NAMED[1:]:
+        if paths.get(name) in layers:
+            named[name] = Layer(name, paths[name], layers[paths[name]].layout)
+    return named | layers
+
+
+def default_layers(module: nn.Module, layers: dict[str, Layer], probe: Tensor) -> dict[str, str]:
+    """The paths of `Middle` and `Final`.
+
+    `Final` is the last stage that still has positions and from which the logits depend on all of them (a vision
+    transformer's last block passes on its class token alone, so it is the block before). `Middle` is the last stage at an
+    eighth of the input size, or half the depth where all stages have one size. VGG follows Rao et al.: the ReLU before the
+    last pooling, and the first ReLU after the third.
+    """
+    vgg = _vgg_layers(module)
+    if vgg:
+        return vgg
+    heights = {layer.layout.height for layer in layers.values()}
+    if len(heights) == 1:
+        blocks = _repeated_blocks(module, layers)
+        middle = blocks[(len(blocks) - 1) // 2 : (len(blocks) + 1) // 2]
+        final = _last_read_at_all_positions(module, layers, blocks, probe)
+    else:
+        blocks = _stages(module, layers, "")
+        nearest = min((abs(layers[p].layout.height - probe.shape[2] // 8) for p in blocks), default=0)
+        middle = [p for p in blocks if abs(layers[p].layout.height - probe.shape[2] // 8) == nearest][-1:]
+        final = blocks[-1:]
+    return {name: path for name, paths in (("Middle", middle), ("Final", final)) for path in paths}
+
+
+def _children(module: nn.Module, path: str) -> list[str]:
+    return [f"{path}.{name}" if path else name for name, _ in module.get_submodule(path).named_children()]
+
+
+def _repeated_blocks(module: nn.Module, layers: dict[str, Layer]) -> list[str]:
+    """The longest list of siblings of one type: the blocks of a network that keeps one resolution throughout."""
+    best: list[str] = []
+    for path, _ in module.named_modules():
+        of_type: dict[type, list[str]] = {}
+        for child in _children(module, path):
+            if child in layers:
+                of_type.setdefault(type(module.get_submodule(child)), []).append(child)
+        best = max([best, *of_type.values()], key=len)
+    return best
+
+
+def _stages(module: nn.Module, layers: dict[str, Layer], path: str) -> list[str]:
+    """The outermost modules inside of which the resolution does not change, or does so once below the top level."""
+    children = [c for c in _children(module, path) if c in layers or any(p.startswith(c + ".") for p in layers)]
+    sizes = {layers[c].layout.height for c in children if c in layers}
+    one_change = path.count(".") > 0 and len(sizes) == 2
+    if path in layers and (len(sizes) <= 1 or one_change):
+        return [path]
+    return [p for c in sorted(children, key=lambda c: _finish(layers, c)) for p in _stages(module, layers, c)]
+
+
+def _finish(layers: dict[str, Layer], path: str) -> int:
+    """When the module, or else the last layer inside it, finishes."""
+    return max(i for i, p in enumerate(layers) if p == path or p.startswith(path + "."))
+
+
+def _vgg_layers(module: nn.Module) -> dict[str, str] | None:
+    features = getattr(module, "features", None)
+    if type(module).__name__ != "VGG" or not isinstance(features, nn.Sequential):
+        return None
+    relus = [i for i, m in enumerate(features) if isinstance(m, nn.ReLU)]
+    pools = [i for i, m in enumerate(features) if isinstance(m, nn.MaxPool2d)]
+    middle = next(i for i in relus if i > pools[2])
+    final = next(i for i in reversed(relus) if i < pools[-1])
+    return {"Middle": f"features.{middle}", "Final": f"features.{final}"}
+
+
+def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blocks: list[str], probe: Tensor) -> list[str]:
+    outputs: dict[str, Tensor] = {}
+
+    def keep(path: str) -> Callable[..., None]:
+        return lambda _module, _args, output: outputs.__setitem__(path, output)
+
+    with ExitStack() as stack, torch.enable_grad():
+        for path in blocks:
+            stack.callback(module.get_submodule(path).register_forward_hook(keep(path)).remove)
+        logits = module(probe.clone().requires_grad_())
+        gradients = torch.autograd.grad(logits.square().sum(), [outputs[p] for p in blocks])
+    read = [p for p, g in zip(blocks, gradients, strict=True) if layers[p].layout.spatial(g).abs().amax() > 0]
+    # A head that is still all zero reads nothing: then assume a class token.
+    return read[-1:] or blocks[-2:-1]

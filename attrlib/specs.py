@@ -1,0 +1,217 @@
+"""Frozen specs: what is to be computed and shown, in one vocabulary for the library, the command line, links and manifests."""
+
+import dataclasses
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlencode
+
+from attrlib.errors import SpecError, unknown
+from attrlib.registry import Param, Value, param, params_of, parse_params
+
+NUMERICS = 1
+"""Version of the numerics: raised when any method's values change, so that nothing stale is ever read from a cache."""
+
+
+def digest(*parts: object) -> str:
+    """A content digest (32 hex digits) of JSON values, specs and byte strings."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part if isinstance(part, bytes | memoryview) else canonical(part).encode()
+        hasher.update(len(data).to_bytes(8, "little"))
+        hasher.update(data)
+    return hasher.hexdigest()
+
+
+def canonical(value: object) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, specs as objects."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain, allow_nan=False)
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    raise TypeError(f"{type(value).__name__} has no canonical JSON")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model: an architecture (`efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`) and, optionally, a local checkpoint.
+
+    `pretrained=False` without a checkpoint gives random weights drawn from `seed`.
+    """
+
+    architecture: str
+    checkpoint: str | None = None
+    pretrained: bool = True
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return self.architecture
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method at a layer with its parameters; as text `NAME@LAYER:key=value:key=value`, for example `IG@Final:steps=20`."""
+
+    name: str
+    layer: str = "Input"
+    params: tuple[tuple[str, Value], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str, layer: str = "Input") -> Self:
+        """Reads the text form; `layer` is used where the text names none. Values stay text until `attrlib.methods.resolve`."""
+        head, *pairs = text.strip().split(":")
+        name, _, own_layer = head.partition("@")
+        if not name.strip():
+            raise SpecError(f"{text[:80]!r} names no method; write NAME, NAME@LAYER or NAME@LAYER:key=value, as in IG@Final:steps=20")
+        params = []
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not equals or not key.strip():
+                raise SpecError(f"{pair[:40]!r} in {text[:80]!r} is not key=value; write for example IG:steps=20")
+            params.append((key.strip(), value.strip()))
+        return cls(name.strip(), own_layer.strip() or layer, tuple(params))
+
+    def __str__(self) -> str:
+        pairs = "".join(f":{key}={_text(value)}" for key, value in self.params)
+        return f"{self.name}@{self.layer}{pairs}"
+
+    @property
+    def values(self) -> dict[str, Value]:
+        return dict(self.params)
+
+
+def _text(value: Value) -> str:
+    return "auto" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+SIGNS = ("signed", "positive", "absolute")
+SCALES = ("shared", "each")
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """How maps are drawn. None of it changes an attribution."""
+
+    sign: str = param("signed", "Show both signs, only evidence for the class, or magnitude", choices=SIGNS)
+    smoothing: int = param(0, "Gaussian smoothing K x K, sigma = K/4, of the signed map; 0 is off, else odd", low=0, high=257)
+    opacity: float = param(0.7, "Opacity of the map over the greyed photo", low=0.0, high=1.0)
+    scale: str = param("each", "One colour scale for all maps, or one for each", choices=SCALES)
+    clip: float = param(99.5, "Percentile of the magnitudes that saturates the colours", low=50.0, high=100.0)
+    diverging: str = param("BlueOrange", "Colour map of signed maps", choices=("BlueOrange", "RdBu", "PuOr", "PRGn"))
+    sequential: str = param("Inferno", "Colour map of positive maps", choices=("Inferno", "Viridis", "Cividis", "Magma"))
+
+    def __post_init__(self) -> None:
+        if self.smoothing and self.smoothing % 2 == 0:
+            raise SpecError(f"smoothing={self.smoothing} is even: the kernel size K must be odd, or 0 for none")
+
+    @classmethod
+    def parse(cls, given: Mapping[str, object]) -> Self:
+        return cls(**parse_params(cls, given, "view"))  # type: ignore[arg-type]
+
+    @classmethod
+    def options(cls) -> tuple[Param, ...]:
+        return params_of(cls)
+
+
+@dataclass(frozen=True)
+class ExplainSpec:
+    """One picture explained by several methods, and how it is shown: what a link, a command line or a manifest says."""
+
+    model: ModelSpec
+    image: str
+    methods: tuple[MethodSpec, ...]
+    target: int | None = None
+    seed: int = 0
+    view: ViewSpec = field(default_factory=ViewSpec)
+
+    def link(self) -> str:
+        """The query string that restores this view. Every value is written out: a later change of a default changes no link."""
+        fields: dict[str, Any] = dict(model=self.model.architecture, image=self.image)
+        if self.model.checkpoint:
+            fields["checkpoint"] = self.model.checkpoint
+        fields["target"] = "predicted" if self.target is None else self.target
+        fields["methods"] = ",".join(map(str, self.methods))
+        fields["seed"] = self.seed
+        fields |= {p.name: p.format(getattr(self.view, p.name)) for p in ViewSpec.options()}
+        return "?" + urlencode(fields, safe="@:,=")
+
+    def cli(self) -> str:
+        """The command line that computes the same."""
+        words = ["python", "-m", "attrlib", "explain", "--model", self.model.architecture]
+        if self.model.checkpoint:
+            words += ["--checkpoint", self.model.checkpoint]
+        words += ["--image", self.image, "--methods", ",".join(map(str, self.methods))]
+        if self.target is not None:
+            words += ["--target", str(self.target)]
+        if self.seed:
+            words += ["--seed", str(self.seed)]
+        default = ViewSpec()
+        for p in ViewSpec.options():
+            if getattr(self.view, p.name) != getattr(default, p.name):
+                words += [f"--{p.name}", p.format(getattr(self.view, p.name))]
+        return shlex.join([*words, "--out", "explained"])
+
+    def snippet(self) -> str:
+        """Python that computes the same maps."""
+        model = f"{self.model.architecture!r}" + (f", checkpoint={self.model.checkpoint!r}" if self.model.checkpoint else "")
+        lines = ["import attrlib", "", f"model = attrlib.load_model({model})", f"photo = attrlib.open_image({self.image!r})", "maps = {"]
+        lines += [
+            f"    {str(m)!r}: attrlib.explain(model, photo, {str(m)!r}, target={self.target}, seed={self.seed}).maps," for m in self.methods
+        ]
+        lines += ["}"]
+        if self.view.smoothing:
+            lines += [
+                f"size = model.input_size\nsmooth = {{k: attrlib.smooth(attrlib.resize(m, size), {self.view.smoothing}) for k, m in maps.items()}}"
+            ]
+        return "\n".join(lines)
+
+
+def read_link(fields: Mapping[str, str], default: ExplainSpec) -> tuple[ExplainSpec, list[str]]:
+    """The inverse of `ExplainSpec.link`, forgiving: what makes no sense keeps its default and is named in the list of problems."""
+    problems: list[str] = []
+
+    def read(name: str, parse: Callable[[str], Any], otherwise: Any) -> Any:
+        try:
+            return parse(fields[name]) if name in fields else otherwise
+        except SpecError as error:
+            problems.append(str(error))
+            return otherwise
+
+    options = {p.name: p for p in ViewSpec.options()}
+    view: dict[str, Value] = {n: read(n, p.parse, getattr(default.view, n)) for n, p in options.items()}
+    smoothing = read("smoothing", lambda text: ViewSpec.parse({"smoothing": text}).smoothing, default.view.smoothing)
+    unknown_fields = set(fields) - {"model", "checkpoint", "image", "target", "methods", "seed"} - set(options)
+    problems += [unknown("field of the link", name, ["model", "image", "target", "methods", *options]) for name in sorted(unknown_fields)]
+    spec = ExplainSpec(
+        model=ModelSpec(fields["model"], fields.get("checkpoint")) if fields.get("model") else default.model,
+        image=fields.get("image") or default.image,
+        methods=read("methods", parse_methods, default.methods),
+        target=read("target", lambda text: None if text == "predicted" else whole(text, "target"), default.target),
+        seed=read("seed", lambda text: whole(text, "seed"), default.seed),
+        view=ViewSpec.parse(view | {"smoothing": smoothing}),
+    )
+    return spec, problems
+
+
+def parse_methods(text: str, layer: str = "Input") -> tuple[MethodSpec, ...]:
+    """A comma-separated list of methods in text form, each once, in order."""
+    specs = tuple(dict.fromkeys(MethodSpec.parse(part, layer) for part in text.split(",") if part.strip()))
+    if not specs:
+        raise SpecError("no method given; write for example IG,Grad-CAM@Final")
+    return specs
+
+
+def whole(text: object, name: str) -> int:
+    """A non-negative whole number below 2**31, or `SpecError`."""
+    try:
+        number = int(str(text))
+    except ValueError:
+        number = -1
+    if not 0 <= number < 2**31:
+        raise SpecError(f"{name}={str(text)[:40]!r} is not valid: expected a whole number from 0")
+    return number
