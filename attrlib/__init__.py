@@ -1,0 +1,42 @@
+"""attrlib: attribution maps of image classifiers, and which of them to trust."""
+
+from attrlib.api import explain
+from attrlib.data.samples import open_image
+from attrlib.errors import (
+    AttrlibError,
+    Cancelled,
+    ImageError,
+    LayerError,
+    MethodError,
+    ModelError,
+    SpecError,
+)
+from attrlib.methods import Attribution, list_methods
+from attrlib.models import Classifier, list_models, load_model, wrap_model
+from attrlib.postprocess import resize, smooth
+from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec
+
+__version__ = "0.1.0"
+__all__ = [
+    "Attribution",
+    "AttrlibError",
+    "Cancelled",
+    "Classifier",
+    "ExplainSpec",
+    "ImageError",
+    "LayerError",
+    "MethodError",
+    "MethodSpec",
+    "ModelError",
+    "ModelSpec",
+    "SpecError",
+    "ViewSpec",
+    "explain",
+    "list_methods",
+    "list_models",
+    "load_model",
+    "open_image",
+    "resize",
+    "smooth",
+    "wrap_model",
+]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from attrlib.errors import AttrlibError, SpecError, unknown
 
@@ -105,7 +105,7 @@ def params_of(cls: type) -> tuple[Param, ...]:
     def kind(name: str) -> type:
         return next((t for t in get_args(hints[name]) if t is not NoneType), hints[name])
 
-    return tuple(Param(f.name, kind(f.name), f.default, **f.metadata) for f in dataclasses.fields(cls))
+    return tuple(Param(f.name, kind(f.name), cast(Value, f.default), **f.metadata) for f in dataclasses.fields(cls))
 
 
 def parse_params(cls: type, given: Mapping[str, object], owner: str) -> dict[str, Value]:

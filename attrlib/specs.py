@@ -55,14 +55,17 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method at a layer with its parameters; as text `NAME@LAYER:key=value:key=value`, for example `IG@Final:steps=20`."""
+    """A method at a layer with its parameters; as text `NAME@LAYER:key=value:key=value`, for example `IG@Final:steps=20`.
+
+    An empty layer stands for the method's own default until `attrlib.methods.resolve` fills it in.
+    """
 
     name: str
-    layer: str = "Input"
+    layer: str = ""
     params: tuple[tuple[str, Value], ...] = ()
 
     @classmethod
-    def parse(cls, text: str, layer: str = "Input") -> Self:
+    def parse(cls, text: str, layer: str = "") -> Self:
         """Reads the text form; `layer` is used where the text names none. Values stay text until `attrlib.methods.resolve`."""
         head, *pairs = text.strip().split(":")
         name, _, own_layer = head.partition("@")
@@ -78,7 +81,7 @@ class MethodSpec:
 
     def __str__(self) -> str:
         pairs = "".join(f":{key}={_text(value)}" for key, value in self.params)
-        return f"{self.name}@{self.layer}{pairs}"
+        return f"{self.name}{'@' if self.layer else ''}{self.layer}{pairs}"
 
     @property
     def values(self) -> dict[str, Value]:
@@ -198,7 +201,7 @@ def read_link(fields: Mapping[str, str], default: ExplainSpec) -> tuple[ExplainS
     return spec, problems
 
 
-def parse_methods(text: str, layer: str = "Input") -> tuple[MethodSpec, ...]:
+def parse_methods(text: str, layer: str = "") -> tuple[MethodSpec, ...]:
     """A comma-separated list of methods in text form, each once, in order."""
     specs = tuple(dict.fromkeys(MethodSpec.parse(part, layer) for part in text.split(",") if part.strip()))
     if not specs:

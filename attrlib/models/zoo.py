@@ -148,7 +148,7 @@ def _timm(short: str, name: str) -> Callable[..., tuple[nn.Module, Preprocessing
 
 def _torchvision(short: str, name: str) -> Callable[..., tuple[nn.Module, Preprocessing]]:
     def build(classes: int | None, pretrained: bool, _state: object) -> tuple[nn.Module, Preprocessing]:
-        weights = torchvision.models.get_model_weights(short).DEFAULT  # type: ignore[attr-defined]
+        weights = torchvision.models.get_model_weights(short).DEFAULT
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         chosen = weights if pretrained else None
         module = _download(name, lambda: torchvision.models.get_model(short, weights=chosen, **options), pretrained)

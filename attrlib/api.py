@@ -1,0 +1,66 @@
+"""The public verbs, a few lines each."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attrlib.data.images import Photo
+from attrlib.data.samples import open_image
+from attrlib.errors import ImageError, SpecError
+from attrlib.methods import BATCH_SIZE, Attribution, Progress, attribute, no_progress
+from attrlib.models import Classifier
+from attrlib.specs import MethodSpec
+
+Picture = Photo | Image.Image | str | Path
+Images = Picture | Iterable[Picture] | Tensor
+
+
+def explain(
+    model: Classifier,
+    images: Images,
+    method: str | MethodSpec,
+    target: int | str | Iterable[int | str] | None = None,
+    layer: str | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress = no_progress,
+    **params: object,
+) -> Attribution:
+    """Attribution maps of images by one method.
+
+    `images`: one or several pictures (PIL, path, `sample:NAME`), or a normalised tensor (3,H,W) or (B,3,H,W) at the model's
+    input size or any other that it takes. `method`: a name, or its text form with layer and parameters (`IG@Final:steps=20`);
+    `layer` and `params` override those. `target`: class index or name, one for all or one for each; None is the predicted class.
+    Returns maps (B,1,h,w), signed, at the layer's resolution. Raises `AttrlibError` that says what to do.
+    """
+    spec = method if isinstance(method, MethodSpec) else MethodSpec.parse(method)
+    spec = MethodSpec(spec.name, layer or spec.layer, tuple((spec.values | params).items()))  # type: ignore[arg-type]
+    batch = as_batch(model, images)
+    return attribute(model, spec, batch, _targets(model, target, len(batch)), seed, batch_size, progress)
+
+
+def as_batch(model: Classifier, images: Images) -> Tensor:
+    """Normalised images (B,3,H,W) from whatever `explain` takes."""
+    if isinstance(images, Tensor):
+        batch = images[None] if images.ndim == 3 else images
+        if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch):
+            raise ImageError(f"a tensor of shape {tuple(images.shape)} is no batch of images; give a normalised one of (B,3,H,W)")
+        return batch
+    several = [images] if isinstance(images, Photo | Image.Image | str | Path) else list(images)
+    if not several:
+        raise ImageError("no pictures given; give at least one")
+    pictures = [p.image if isinstance(p, Photo) else open_image(p).image for p in several]
+    return torch.stack([model.preprocess(p) for p in pictures])
+
+
+def _targets(model: Classifier, target: int | str | Iterable[int | str] | None, count: int) -> list[int] | None:
+    if target is None:
+        return None
+    targets = [model.target(t) for t in ([target] * count if isinstance(target, int | str) else target)]
+    if len(targets) != count:
+        raise SpecError(f"{len(targets)} targets for {count} images; give one for all, or one for each")
+    return targets

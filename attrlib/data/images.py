@@ -1,0 +1,105 @@
+"""Opens pictures from anywhere without trusting them: bounded in bytes and pixels, upright, RGB, 8 bits."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
+
+from attrlib.errors import ImageError
+from attrlib.specs import digest
+
+# Registers the three decoders that untrusted bytes may reach; Pillow has dozens more.
+FORMATS = (JpegImagePlugin.JpegImageFile.format, PngImagePlugin.PngImageFile.format, WebPImagePlugin.WebPImageFile.format)
+MAX_PIXELS = 50_000_000
+MIN_SIDE = 8
+_WHITE = (255, 255, 255, 255)
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A picture as RGB, with `notes` on what had to be done to make it that."""
+
+    image: Image.Image
+    name: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Digest of the pixels: the same picture in another file has the same."""
+        return digest(list(self.image.size), self.image.tobytes())
+
+
+def open_photo(source: str | Path | bytes | BinaryIO | Image.Image, name: str = "") -> Photo:
+    """A picture from a path, bytes, a binary file or a PIL image.
+
+    JPEG, PNG and WebP; EXIF rotation is applied; CMYK, palette, greyscale, 16 bits and transparency (over white) are converted,
+    and of an animation the first frame is taken, each with a note. Raises `ImageError` for what is no picture, is cut off,
+    has a side under 8 px or more than 50 million pixels; the size is checked before anything is decoded.
+    """
+    if isinstance(source, Image.Image):
+        return _checked(source, name or "picture")
+    if isinstance(source, str | Path):
+        name = name or Path(source).name
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise ImageError(f"there is no picture {str(source)!r}; give the path of a JPEG, PNG or WebP file")
+        with path.open("rb") as file:
+            return _read(file, name)
+    name = name or "picture"
+    return _read(io.BytesIO(source) if isinstance(source, bytes) else source, name)
+
+
+def _read(file: BinaryIO, name: str) -> Photo:
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"{name} has far more than {MAX_PIXELS // 1_000_000} million px; scale it down, models look at 224 px or so"
+        ) from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        raise ImageError(f"{name} is not a picture that can be read; use a JPEG, PNG or WebP file") from None
+    try:
+        return _checked(image, name)
+    except ImageError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{name} is damaged or cut off ({str(error)[:80]}); save or download it again") from None
+
+
+def _checked(image: Image.Image, name: str) -> Photo:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} has {width} x {height} px, more than {MAX_PIXELS // 1_000_000} million; scale it down, models look at 224 px or so"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"{name} has {width} x {height} px; use a picture with at least {MIN_SIDE} px on each side")
+    notes = []
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        notes.append("animated: the first frame is used")
+        image.seek(0)
+    image.load()
+    rgb, note = _to_rgb(ImageOps.exif_transpose(image))
+    return Photo(rgb, name, (*notes, *note))
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    if image.mode == "RGB":
+        # A copy without the file's metadata and palette, so that equal pixels are equal pictures.
+        return Image.frombytes("RGB", image.size, image.tobytes()), []
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        top = 65535.0 if image.mode != "F" and values.max(initial=0) > 255 else max(float(values.max(initial=0)), 1.0)
+        grey = np.clip(values / top * 255, 0, 255).round().astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB"), ["16 bits a channel: scaled to 8"]
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema()[0] == 255:
+            return rgba.convert("RGB"), []
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB"), ["transparent: shown on white"]
+    if image.mode == "CMYK":
+        return image.convert("RGB"), ["CMYK: converted to RGB without its colour profile"]
+    return image.convert("RGB"), []

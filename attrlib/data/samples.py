@@ -1,0 +1,37 @@
+"""Sample photos that scikit-image ships inside its wheel: no download, no copies here."""
+
+import importlib.util
+from pathlib import Path
+
+from attrlib.data.images import Photo, open_photo
+from attrlib.errors import ImageError, unknown
+
+PREFIX = "sample:"
+SAMPLES = {
+    "cat": "chelsea.png",
+    "coffee": "coffee.png",
+    "motorcycle": "motorcycle_left.png",
+    "astronaut": "astronaut.png",
+    "rocket": "rocket.jpg",
+    "camera": "camera.png",
+    "clock": "clock_motion.png",
+    "coins": "coins.png",
+}
+
+
+def open_sample(name: str) -> Photo:
+    """The sample photo `name`, with or without the prefix `sample:`. Raises `ImageError` for an unknown one."""
+    short = name.removeprefix(PREFIX)
+    if short not in SAMPLES:
+        raise ImageError(unknown("sample photo", short, SAMPLES))
+    package = importlib.util.find_spec("skimage")
+    if package is None or package.origin is None:
+        raise ImageError("the sample photos come with scikit-image, which is not installed; pip install scikit-image")
+    return open_photo(Path(package.origin).parent / "data" / SAMPLES[short], name=f"{PREFIX}{short}")
+
+
+def open_image(source: object, name: str = "") -> Photo:
+    """A picture from `sample:NAME` or anything that `open_photo` takes."""
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return open_sample(source)
+    return open_photo(source, name)  # type: ignore[arg-type]

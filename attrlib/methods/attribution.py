@@ -1,0 +1,91 @@
+"""Runs a method on images: the one place where maps are made."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from attrlib.errors import MethodError
+from attrlib.methods.base import create, resolve
+from attrlib.methods.task import Progress, Task, no_progress
+from attrlib.models import Classifier
+from attrlib.postprocess import defect, resize
+from attrlib.specs import MethodSpec
+
+BATCH_SIZE = 16
+"""Rows that go through the model at once. Larger batches were no faster on any CPU tried and leave its caches."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Maps of one method on a batch of images.
+
+    `maps` (B,1,h,w), float32 on the CPU, signed, at the layer's resolution; `target` the class index of each image;
+    `seconds` for the whole batch; `diagnostics` per image, for example `convergence` of IG (relative error).
+    """
+
+    maps: Tensor
+    target: tuple[int, ...]
+    spec: MethodSpec
+    seed: int
+    seconds: float
+    input_size: tuple[int, int]
+    diagnostics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def resized(self, size: tuple[int, int] | None = None) -> Tensor:
+        """The maps at `size` (height, width), by default the model's input size, bilinear."""
+        return resize(self.maps, size or self.input_size)
+
+    @property
+    def defects(self) -> tuple[str | None, ...]:
+        """For each map why it says nothing (all zero, constant, NaN), or None."""
+        return tuple(defect(m[0]) for m in self.maps)
+
+
+def attribute(
+    model: Classifier,
+    spec: MethodSpec,
+    images: Tensor,
+    targets: Sequence[int] | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress = no_progress,
+) -> Attribution:
+    """Maps of normalised images (B,3,H,W) for target classes, by default the predicted ones.
+
+    Raises `MethodError`, `LayerError` or `SpecError` before or without a trace on the model; what `progress` raises passes through.
+    """
+    spec = resolve(spec)
+    method = create(spec)
+    layer = model.layer(spec.layer)
+    start = time.perf_counter()
+    maps: list[Tensor] = []
+    chosen: list[int] = []
+    diagnostics: dict[str, list[float]] = {}
+    for first in range(0, len(images), batch_size):
+        with model.session():
+            batch = model.place(images[first : first + batch_size])
+            if targets is None:
+                with torch.no_grad():
+                    target = model.module(batch).argmax(1)
+            else:
+                target = torch.tensor(list(targets[first : first + batch_size]), device=batch.device)
+            task = Task(model, layer, batch, target, seed, batch_size, progress)
+            found = method.attribute(task)
+        if found.shape != (len(batch), 1, *layer.shape[1:]):
+            raise MethodError(f"{spec.name} returned maps of shape {tuple(found.shape)}, expected {(len(batch), 1, *layer.shape[1:])}")
+        maps.append(found.detach().float().cpu().contiguous())
+        chosen += target.tolist()
+        for name, values in task.diagnostics.items():
+            diagnostics.setdefault(name, []).extend(values.tolist())
+    return Attribution(
+        torch.cat(maps),
+        tuple(chosen),
+        spec,
+        seed,
+        time.perf_counter() - start,
+        model.input_size,
+        {name: tuple(values) for name, values in diagnostics.items()},
+    )

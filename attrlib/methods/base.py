@@ -1,0 +1,93 @@
+"""What an attribution method is, and the registry of all of them."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from attrlib.errors import MethodError
+from attrlib.methods.task import Task
+from attrlib.registry import Param, Registry, params_of, parse_params
+from attrlib.specs import MethodSpec
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A source: authors and year, title, address."""
+
+    authors: str
+    title: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """One attribution method. A subclass is a frozen dataclass whose fields are its parameters, and is registered by `METHODS.register`.
+
+    `needs` says in words what a model must have; `signed` whether maps have both signs; `fast` whether one forward and at
+    most one backward pass suffice; `seeded` whether the map depends on the seed.
+    """
+
+    name: ClassVar[str]
+    family: ClassVar[str]
+    paper: ClassVar[Paper]
+    default_layer: ClassVar[str] = "Input"
+    needs: ClassVar[tuple[str, ...]] = ()
+    signed: ClassVar[bool] = True
+    seeded: ClassVar[bool] = False
+    fast: ClassVar[bool] = False
+
+    @abstractmethod
+    def attribute(self, task: Task) -> Tensor:
+        """Signed maps (B,1,h,w) at the resolution of the task's layer. Raises `MethodError` where the method is not defined."""
+
+
+METHODS: Registry[Method] = Registry("method", MethodError)
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What is known of a method without running it."""
+
+    name: str
+    family: str
+    summary: str
+    paper: Paper
+    needs: tuple[str, ...]
+    default_layer: str
+    signed: bool
+    seeded: bool
+    fast: bool
+    params: tuple[Param, ...]
+
+
+def list_methods() -> list[MethodInfo]:
+    """All registered methods with their parameters."""
+    return [
+        MethodInfo(
+            cls.name,
+            cls.family,
+            (cls.__doc__ or "").strip().splitlines()[0],
+            cls.paper,
+            cls.needs,
+            cls.default_layer,
+            cls.signed,
+            cls.seeded,
+            cls.fast,
+            params_of(cls),
+        )
+        for cls in METHODS.values()
+    ]
+
+
+def resolve(spec: MethodSpec) -> MethodSpec:
+    """The spec with its layer and every parameter filled in, in type and in order. Raises `MethodError` or `SpecError`."""
+    cls = METHODS[spec.name]
+    params = parse_params(cls, spec.values, spec.name)
+    return MethodSpec(cls.name, spec.layer or cls.default_layer, tuple(params.items()))
+
+
+def create(spec: MethodSpec) -> Method:
+    """The method of a spec, with its parameters."""
+    return METHODS[spec.name](**resolve(spec).values)

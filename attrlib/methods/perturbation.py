@@ -1,0 +1,94 @@
+"""Perturbation family: what happens to the output when parts of the input are taken away."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from attrlib.methods.base import METHODS, Method, Paper
+from attrlib.methods.task import Task
+from attrlib.registry import param
+
+OCCLUSION = Paper("Zeiler & Fergus 2014", "Visualizing and Understanding Convolutional Networks", "https://arxiv.org/abs/1311.2901")
+RISE_PAPER = Paper("Petsiuk et al. 2018", "RISE: Randomized Input Sampling for Explanation", "https://arxiv.org/abs/1806.07421")
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class Occlusion(Method):
+    """Occlusion: drop of the logit when a window is set to zero, divided by its area, summed over the windows that cover a position.
+
+    A window at the border is cut off there, as in Captum; the area is what is left of it. Sums of drops are so preserved.
+    """
+
+    name, family, paper = "Occlusion", "perturbation", OCCLUSION
+    window: int | None = param(None, "Side of the window in positions of the layer", low=1, high=1024, auto="16 at Input, 5 inside")
+    stride: int | None = param(None, "Step between windows", low=1, high=1024, auto="8 at Input, 2 inside")
+
+    def attribute(self, task: Task) -> Tensor:
+        inside = task.layer.name != "Input"
+        _, height, width = task.layer.shape
+        window = self.window or (5 if inside else 16)
+        masks = windows(height, width, window, self.stride or (2 if inside else 8)).to(task.images.device)
+        full = task.scores(task.inputs, task.rows)
+        total = full.new_zeros(len(task), height * width)
+        for which, rows in task.variants(len(masks)):
+            mask = masks[which.start : which.stop].float()
+            kept = task.layer.layout.native(1 - mask[:, None])
+            perturbed = (kept[:, None] * task.inputs[None]).flatten(0, 1)
+            drops = (full[rows] - task.scores(perturbed, rows)).view(len(which), len(task))
+            total += (drops / mask.sum((1, 2))[:, None]).T @ mask.flatten(1)
+        return total.view(-1, 1, height, width)
+
+
+def windows(height: int, width: int, window: int, stride: int) -> Tensor:
+    """Square windows (n,h,w), boolean, row by row: as many as are needed to reach the border, the last one cut off there."""
+
+    def starts(length: int) -> range:
+        return range(0, max(1, math.ceil((length - min(window, length)) / stride) + 1) * stride, stride)
+
+    masks = [(top, left) for top in starts(height) for left in starts(width)]
+    result = torch.zeros(len(masks), height, width, dtype=torch.bool)
+    for mask, (top, left) in zip(result, masks, strict=True):
+        mask[top : top + window, left : left + window] = True
+    return result
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class RISE(Method):
+    """RISE: mean of random masks weighted by the target's probability under them, 1/(N p) * sum_i P(x * M_i) M_i.
+
+    A mask is a binary grid with share `p` of ones, magnified bilinearly and shifted at random. All images share the masks.
+    """
+
+    name, family, paper = "RISE", "perturbation", RISE_PAPER
+    signed, seeded = False, True
+    samples: int = param(1000, "Random masks N", low=1, high=20000)
+    cells: int = param(8, "Cells of the grid in each direction", low=1, high=64)
+    p: float = param(0.1, "Share of cells that stay visible", low=0.01, high=0.99)
+
+    def attribute(self, task: Task) -> Tensor:
+        _, height, width = task.layer.shape
+        generator = task.generator("rise")
+        grids = (torch.rand(self.samples, 1, self.cells, self.cells, generator=generator) < self.p).float()
+        shifts = torch.rand(self.samples, 2, generator=generator).tolist()
+        total = task.images.new_zeros(len(task), height * width)
+        for which, rows in task.variants(self.samples):
+            part = slice(which.start, which.stop)
+            masks = magnify(grids[part].to(task.images.device), shifts[part], height, width)
+            seen = (task.layer.layout.native(masks)[:, None] * task.inputs[None]).flatten(0, 1)
+            weights = task.probabilities(seen, rows).view(len(which), len(task))
+            total += weights.T @ masks.flatten(1)
+        return total.view(-1, 1, height, width) / (self.samples * self.p)
+
+
+def magnify(grids: Tensor, shifts: list[list[float]], height: int, width: int) -> Tensor:
+    """Grids (n,1,s,s) as smooth masks (n,1,h,w), shifted by up to one cell; a shift is a pair of shares in [0,1)."""
+    cells = grids.shape[-1]
+    tall, wide = math.ceil(height / cells), math.ceil(width / cells)
+    large = F.interpolate(grids, size=((cells + 1) * tall, (cells + 1) * wide), mode="bilinear", align_corners=False)
+    corners = [(int(down * tall), int(right * wide)) for down, right in shifts]
+    return torch.stack([g[:, t : t + height, w : w + width] for g, (t, w) in zip(large, corners, strict=True)])

@@ -1,0 +1,45 @@
+"""Sanity baselines: maps that know nothing of the model. A useful method must do better than they do."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from attrlib.methods.base import METHODS, Method, Paper
+from attrlib.methods.task import Task
+from attrlib.specs import digest
+
+SANITY_CHECKS = Paper("Adebayo et al. 2018", "Sanity Checks for Saliency Maps", "https://arxiv.org/abs/1810.03292")
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class Random(Method):
+    """Random: independent uniform values in [0, 1), from the seed and the image's content."""
+
+    name, family, paper = "Random", "sanity", SANITY_CHECKS
+    signed, seeded, fast = False, True, True
+
+    def attribute(self, task: Task) -> Tensor:
+        size = task.layer.shape[1:]
+        contents = [digest(image.cpu().contiguous().numpy().data.cast("B")) for image in task.images]
+        return torch.stack([torch.rand(1, *size, generator=task.generator("random", content)) for content in contents])
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class Sobel(Method):
+    """Sobel: magnitude of the grey image's gradient by 3x3 Sobel filters, averaged to the layer's resolution."""
+
+    name, family, paper = "Sobel", "sanity", SANITY_CHECKS
+    signed, fast = False, True
+
+    def attribute(self, task: Task) -> Tensor:
+        colours = task.classifier.preprocessing.denormalise(task.images)
+        grey = (colours * colours.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+        horizontal = grey.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+        filters = torch.stack([horizontal, horizontal.T])[:, None]
+        edges = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), filters)
+        magnitude = edges.square().sum(1, keepdim=True).sqrt()
+        return F.adaptive_avg_pool2d(magnitude, task.layer.shape[1:])

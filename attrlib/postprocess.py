@@ -1,0 +1,63 @@
+"""From a signed map to what is scored or drawn: smoothing, resizing, sign, and why a map cannot be shown."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from attrlib.errors import SpecError
+from attrlib.specs import SIGNS
+
+
+def smooth(maps: Tensor, kernel_size: int) -> Tensor:
+    """Gaussian smoothing of maps (B,1,h,w): kernel K x K with sigma = K/4, zero padding, shape kept; K = 0 or 1 changes nothing.
+
+    The kernel is separable and normalised to sum 1. S-IntGrad and S-IxG are this on the *signed* map (Rao et al., CVPR 2022,
+    arXiv 2205.10435). Raises `SpecError` for an even or negative K.
+    """
+    if kernel_size < 0 or (kernel_size % 2 == 0 and kernel_size != 0):
+        raise SpecError(f"kernel size {kernel_size} is not valid: K must be odd, or 0 for no smoothing")
+    if kernel_size <= 1:
+        return maps
+    for dim in (2, 3):
+        maps = _smooth_along(maps, kernel_size, dim)
+    return maps
+
+
+def _smooth_along(maps: Tensor, kernel_size: int, dim: int) -> Tensor:
+    """One pass of the separable kernel, as a banded matrix: on maps of at most a few hundred pixels faster than a convolution."""
+    length = maps.shape[dim]
+    half = kernel_size // 2
+    offsets = torch.arange(-half, half + 1, device=maps.device, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (offsets / (kernel_size / 4)) ** 2)
+    kernel = (kernel / kernel.sum()).to(maps.dtype)
+    positions = torch.arange(length, device=maps.device)
+    distance = positions[None, :] - positions[:, None]
+    band = torch.where(distance.abs() <= half, kernel[distance.clamp(-half, half) + half], 0.0)
+    return torch.einsum("oi,bcij->bcoj" if dim == 2 else "oi,bcji->bcjo", band, maps)
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resizing of maps (B,1,h,w) to (height, width), align_corners=False."""
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def apply_sign(maps: Tensor, sign: str) -> Tensor:
+    """`signed` as they are, `positive` max(a, 0), `absolute` |a|."""
+    if sign not in SIGNS:
+        raise SpecError(f"sign={sign!r} is not valid: one of {', '.join(SIGNS)}")
+    return maps if sign == "signed" else maps.clamp_min(0) if sign == "positive" else maps.abs()
+
+
+def defect(values: Tensor) -> str | None:
+    """Why a single map (h,w) says nothing, in a sentence with what to do; None for a proper map."""
+    if not bool(torch.isfinite(values).all()):
+        share = 1 - float(torch.isfinite(values).float().mean())
+        return f"{share:.0%} of the values are NaN or infinite: the model overflowed. Check the model's weights and the input."
+    low, high = (float(v) for v in values.aminmax())
+    if low == high == 0:
+        return "All zero: nothing speaks for this class here. Choose another target or layer, or show the signed map."
+    if low == high:
+        return f"Constant ({low:.3g}): every position counts the same. Choose another layer."
+    return None
