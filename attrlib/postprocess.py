@@ -58,6 +58,6 @@ def defect(values: Tensor) -> str | None:
     low, high = (float(v) for v in values.aminmax())
     if low == high == 0:
         return "All zero: nothing speaks for this class here. Choose another target or layer, or show the signed map."
-    if low == high:
+    if high - low <= 1e-6 * max(-low, high):
         return f"Constant ({low:.3g}): every position counts the same. Choose another layer."
     return None

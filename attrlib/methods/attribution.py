@@ -39,6 +39,11 @@ class Attribution:
         return resize(self.maps, size or self.input_size)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes that the maps take."""
+        return self.maps.nbytes
+
+    @property
     def defects(self) -> tuple[str | None, ...]:
         """For each map why it says nothing (all zero, constant, NaN), or None."""
         return tuple(defect(m[0]) for m in self.maps)

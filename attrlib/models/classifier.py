@@ -69,6 +69,11 @@ class Classifier:
     def device(self) -> torch.device:
         return next((t.device for t in (*self.module.parameters(), *self.module.buffers())), torch.device("cpu"))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the weights take."""
+        return sum(t.nbytes for t in (*self.module.parameters(), *self.module.buffers()))
+
     def preprocess(self, picture: Image.Image) -> Tensor:
         """PIL picture to the normalised input (3,H,W)."""
         return self.preprocessing(picture)

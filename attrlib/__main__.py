@@ -1,0 +1,3 @@
+from attrlib.cli import main
+
+main()

@@ -1,0 +1,203 @@
+"""The public verbs on the command line: `python -m attrlib models|methods|explain`."""
+
+import dataclasses
+import functools
+import inspect
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attrlib.data.samples import open_image
+from attrlib.engine.explanation import MANIFEST, Explanation, check_same, explain_photo, read_manifest
+from attrlib.errors import AttrlibError, Cancelled, SpecError
+from attrlib.methods import list_methods
+from attrlib.models import EMBEDDED, list_models, load_model
+from attrlib.registry import Param
+from attrlib.specs import ExplainSpec, ModelSpec, ViewSpec, parse_methods, whole
+
+app = typer.Typer(
+    help="Explore and judge attribution maps of image classifiers.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def main() -> None:
+    """Entry point of `python -m attrlib`."""
+    app(prog_name="python -m attrlib")
+
+
+def command(options: tuple[Param, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command: `options` become flags, passed as keyword `options`; errors end in one line and exit code 2 (130 if cancelled)."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(**given: Any) -> None:
+            try:
+                if options:
+                    given["options"] = {p.name: value for p in options if (value := given.pop(p.name)) is not None}
+                function(**given)
+            except (Cancelled, KeyboardInterrupt):
+                typer.echo("cancelled", err=True)
+                raise typer.Exit(130) from None
+            except AttrlibError as error:
+                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+                raise typer.Exit(2) from None
+
+        own = [p for p in inspect.signature(function).parameters.values() if p.name != "options"]
+        run.__signature__ = inspect.Signature([*own, *map(_flag, options)])  # type: ignore[attr-defined]
+        app.command(function.__name__)(run)
+        return run
+
+    return decorate
+
+
+def _flag(option: Param) -> inspect.Parameter:
+    kind = Annotated[
+        str | None, typer.Option(f"--{option.name}", help=f"{option.help} ({option.expects()}; default {option.format(option.default)}).")
+    ]
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+
+
+@command()
+def models(
+    pattern: Annotated[str, typer.Argument(help="For example 'timm:resnet*'; without it, the models that need no download.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List models."""
+    found = list_models(pattern)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(m) for m in found]))
+        return
+    for m in found:
+        typer.echo(f"{m.name:32} {m.source:12} {m.note}".rstrip())
+    if not pattern:
+        typer.echo(
+            "Also every timm:NAME and torchvision:NAME (search: models 'timm:resnet*'), with --checkpoint FILE for weights of your own."
+        )
+
+
+@command()
+def methods(as_json: Json = False) -> None:
+    """List attribution methods with their parameters."""
+    found = list_methods()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(m) for m in found], default=lambda kind: kind.__name__))
+        return
+    for m in found:
+        typer.echo(f"{m.name:16} {m.family:13} default layer {m.default_layer:6} {m.summary}")
+        for p in m.params:
+            typer.echo(f"{'':16} {p.name}={p.format(p.default)}: {p.help} ({p.auto or p.expects()})")
+
+
+@command(options=ViewSpec.options())
+def explain(
+    out: Annotated[Path, typer.Option("--out", help="Folder for panel.png, maps.npz and manifest.json.")],
+    model: Annotated[str | None, typer.Option("--model", help=f"{EMBEDDED} (the default), timm:NAME or torchvision:NAME.")] = None,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="Weights for the model's architecture.")] = None,
+    image: Annotated[str | None, typer.Option("--image", help="A JPEG, PNG or WebP file, or sample:NAME.")] = None,
+    methods: Annotated[str | None, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER or NAME@LAYER:key=value.")] = None,
+    layer: Annotated[str, typer.Option("--layer", help="For methods that name none: Input, Middle, Final or a module path.")] = "",
+    target: Annotated[str | None, typer.Option("--target", help="Class index or name; by default the predicted class.")] = None,
+    seed: Annotated[str | None, typer.Option("--seed", help="Seed of random methods.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    manifest: Annotated[Path | None, typer.Option("--from", help="Repeat what this manifest says.")] = None,
+    as_json: Json = False,
+    *,
+    options: dict[str, Any],
+) -> None:
+    """Explain one picture by several methods."""
+    if manifest is not None:
+        given = {"--model": model, "--methods": methods, "--target": target, "--seed": seed, "--layer": layer or None}
+        for flag in [name for name, value in given.items() if value is not None] + [f"--{name}" for name in options]:
+            raise SpecError(
+                f"{flag} cannot be combined with --from, which says everything; only --image, --checkpoint and --device can be given"
+            )
+        content = read_manifest(manifest)
+        spec = content["spec"]
+        spec = dataclasses.replace(
+            spec, image=image or spec.image, model=dataclasses.replace(spec.model, checkpoint=checkpoint or spec.model.checkpoint)
+        )
+    else:
+        if image is None:
+            raise SpecError("no picture given: add --image FILE, or try --image sample:cat")
+        if methods is None:
+            raise SpecError("no method given: add for example --methods IG,Grad-CAM; python -m attrlib methods lists them")
+        content = None
+        spec = ExplainSpec(
+            ModelSpec(model or EMBEDDED, checkpoint),
+            image,
+            parse_methods(methods, layer),
+            None,
+            whole(seed or 0, "seed"),
+            ViewSpec.parse(options),
+        )
+    photo = open_image(spec.image)
+    for note in photo.notes:
+        typer.echo(f"note: {photo.name}: {note}", err=True)
+    classifier = load_model(
+        spec.model.architecture, device, checkpoint=spec.model.checkpoint, pretrained=spec.model.pretrained, seed=spec.model.seed
+    )
+    if content is not None:
+        check_same(content, classifier, photo)
+    elif target is not None:
+        spec = dataclasses.replace(spec, target=classifier.target(target))
+    explanation = explain_photo(spec, classifier, photo, _progress_line())
+    files = explanation.files()
+    write_files(out, files)
+    same = None if content is None else content["files"] == json.loads(files[MANIFEST])["files"]
+    _report(explanation, out, same, as_json)
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Writes all files or none. Raises `SpecError` where the folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
+            for name, data in files.items():
+                (Path(part) / name).write_bytes(data)
+            for name in files:
+                (Path(part) / name).replace(folder / name)
+    except OSError as error:
+        raise SpecError(f"cannot write to {str(folder)!r} ({error.strerror}); choose another folder with --out, or make room") from None
+
+
+def _progress_line() -> Callable[[int, int], None]:
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            typer.echo(f"\r{done}/{total} passes " if done < total else "\r" + " " * 24 + "\r", nl=False, err=True)
+
+    return show
+
+
+def _report(explanation: Explanation, out: Path, same: bool | None, as_json: bool) -> None:
+    maps: list[dict[str, Any]] = [
+        {"method": str(a.spec), "seconds": round(a.seconds, 4), "shape": list(a.maps.shape[2:]), "defect": a.defects[0]}
+        | {k: v[0] for k, v in a.diagnostics.items()}
+        for a in explanation.attributions
+    ]
+    target = explanation.target
+    name = explanation.model.class_names[target]
+    if as_json:
+        result = {"target": target, "class": name, "out": str(out), "device": str(explanation.model.device), "maps": maps}
+        typer.echo(json.dumps(result if same is None else result | {"identical": same}))
+        return
+    typer.echo(f"{explanation.model.name} on {explanation.model.device}: {name} ({target})")
+    for m in maps:
+        notes = [f"convergence error {m['convergence']:.1%}"] if "convergence" in m else []
+        typer.echo("  ".join([f"{m['method']:44} {m['seconds']:8.3f} s", *notes, *([m["defect"]] if m["defect"] else [])]))
+    typer.echo(f"wrote panel.png, maps.npz and manifest.json to {out}")
+    if same is not None:
+        typer.echo(
+            "identical to the manifest, bit for bit"
+            if same
+            else "NOT identical to the manifest: another device or version of torch rounds differently"
+        )

@@ -1,0 +1,1 @@
+"""Runs work: one queue for each device, shared by everybody who asks."""

@@ -1,0 +1,132 @@
+"""One picture, several methods: the maps, and the files to take away (panel, arrays, a manifest that repeats them)."""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from attrlib.data.images import Photo
+from attrlib.errors import SpecError
+from attrlib.figures.overlay import encode, prepare
+from attrlib.figures.panel import Tile, panel
+from attrlib.methods import Attribution, Progress, attribute, no_progress, resolve
+from attrlib.models import Classifier
+from attrlib.specs import NUMERICS, ExplainSpec, MethodSpec, ModelSpec, ViewSpec, digest
+
+PANEL, ARRAYS, MANIFEST = "panel.png", "maps.npz", "manifest.json"
+_MAX_MANIFEST = 1 << 20
+
+
+def map_key(model: Classifier, photo: Photo, method: MethodSpec, target: int | None, seed: int) -> str:
+    """The content digest under which a map is kept: weights, picture, method with parameters and layer, target, seed, numerics."""
+    return digest(model.digest, photo.digest, resolve(method), target, seed, NUMERICS)
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The maps of one photo by the methods of a spec, in its order."""
+
+    spec: ExplainSpec
+    model: Classifier
+    photo: Photo
+    attributions: Sequence[Attribution]
+
+    @property
+    def target(self) -> int:
+        return self.attributions[0].target[0]
+
+    def tiles(self) -> list[Tile]:
+        """What the panel shows of each map."""
+        return [
+            Tile(a.spec.name, subtitle(a), prepare(a.maps, self.spec.view, self.model.input_size)[0, 0], a.defects[0])
+            for a in self.attributions
+        ]
+
+    def files(self) -> dict[str, bytes]:
+        """Panel, arrays and manifest; the same bytes for the same spec, weights, picture and machine."""
+        photo = self.model.preprocessing.view(self.photo.image, scale=2)
+        title = self.model.class_names[self.target].split(",")[0]
+        files = {PANEL: encode(panel(photo, title, self.tiles(), self.spec.view), "PNG"), ARRAYS: _arrays(self.attributions)}
+        manifest = {
+            "kind": "explain",
+            "numerics": NUMERICS,
+            "torch": torch.__version__,
+            "device": self.model.device.type,
+            "spec": asdict(self.spec),
+            "target": {"index": self.target, "name": self.model.class_names[self.target]},
+            "model_digest": self.model.digest,
+            "image_digest": self.photo.digest,
+            "maps": {
+                str(a.spec): {"shape": list(a.maps.shape[2:]), "defect": a.defects[0], **_first(a.diagnostics)} for a in self.attributions
+            },
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        }
+        return files | {MANIFEST: json.dumps(manifest, indent=1).encode()}
+
+
+def explain_photo(spec: ExplainSpec, model: Classifier, photo: Photo, progress: Progress = no_progress) -> Explanation:
+    """Runs every method of the spec; one that is not defined for the model raises before any other runs."""
+    methods = [resolve(m) for m in spec.methods]
+    for method in methods:
+        model.layer(method.layer)
+    images = model.preprocess(photo.image)[None]
+    targets = None if spec.target is None else [model.target(spec.target)]
+    return Explanation(spec, model, photo, [attribute(model, m, images, targets, spec.seed, progress=progress) for m in methods])
+
+
+def subtitle(attribution: Attribution) -> str:
+    """Layer and resolution."""
+    height, width = attribution.maps.shape[2:]
+    return f"{attribution.spec.layer} {height}×{width}"
+
+
+def read_manifest(path: str | Path) -> dict:
+    """A manifest's content, checked. Raises `SpecError`."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise SpecError(f"there is no manifest {str(path)!r}; give the manifest.json that explain wrote")
+    try:
+        if file.stat().st_size > _MAX_MANIFEST:
+            raise ValueError("too large")
+        content = json.loads(file.read_bytes())
+        if content["kind"] != "explain":
+            raise ValueError("not written by explain")
+        fields = content["spec"]
+        spec = ExplainSpec(
+            model=ModelSpec(**fields["model"]),
+            image=str(fields["image"]),
+            methods=tuple(MethodSpec(m["name"], m["layer"], tuple((k, v) for k, v in m["params"])) for m in fields["methods"]),
+            target=fields["target"],
+            seed=int(fields["seed"]),
+            view=ViewSpec.parse(fields["view"]),
+        )
+        return content | {"spec": spec}
+    except (ValueError, KeyError, TypeError) as error:
+        raise SpecError(
+            f"{file.name} is not a manifest of explain ({type(error).__name__}: {str(error)[:80]}); give the file that it wrote"
+        ) from None
+
+
+def check_same(manifest: Mapping, model: Classifier, photo: Photo) -> None:
+    """Raises `SpecError` where weights, picture or numerics are not those of the manifest: nothing could be repeated."""
+    if manifest["numerics"] != NUMERICS:
+        raise SpecError(f"the manifest was written with numerics {manifest['numerics']}, this is {NUMERICS}; use that version of attrlib")
+    if manifest["model_digest"] != model.digest:
+        raise SpecError(f"the weights of {model.name} are not those of the manifest; give the same model or checkpoint")
+    if manifest["image_digest"] != photo.digest:
+        raise SpecError(f"{photo.name} is not the picture of the manifest; give the same file with --image")
+
+
+def _arrays(attributions: Sequence[Attribution]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **{str(a.spec): a.maps[0, 0].numpy() for a in attributions})
+    return file.getvalue()
+
+
+def _first(diagnostics: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
+    return {name: values[0] for name, values in diagnostics.items()}

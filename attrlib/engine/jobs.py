@@ -1,0 +1,173 @@
+"""One queue with one worker thread for each device: work outlives whoever asked for it, and equal work is done once."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from attrlib.errors import AttrlibError, Cancelled
+
+Progress = Callable[[int, int], None]
+Work = Callable[[Progress], Any]
+
+
+class State(Enum):
+    """Where a job is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Job:
+    """One piece of work and what has become of it. Read by any thread, written by the worker."""
+
+    def __init__(self, key: str, work: Work, patience: float | None):
+        self.key = key
+        self.state = State.WAITING
+        self.result: Any = None
+        self.error: AttrlibError | None = None
+        self.done, self.total = 0, 0
+        self._work = work
+        self._patience = patience
+        self._watched = time.monotonic()
+        self._started = 0.0
+        self._stop = threading.Event()
+        self._ended = threading.Event()
+
+    def watch(self) -> "Job":
+        """Says that somebody still wants it; see `Queue.submit`."""
+        self._watched = time.monotonic()
+        return self
+
+    def cancel(self) -> None:
+        """Asks the work to stop at its next chunk."""
+        self._stop.set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Waits until it has ended, one way or another; False where the time was too short."""
+        return self._ended.wait(seconds)
+
+    @property
+    def ended(self) -> bool:
+        return self._ended.is_set()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate from the progress so far; None before there is any."""
+        if self.state is not State.RUNNING or not self.done:
+            return None
+        return (time.monotonic() - self._started) * (self.total - self.done) / self.done
+
+    @property
+    def abandoned(self) -> bool:
+        return self._patience is not None and time.monotonic() - self._watched > self._patience
+
+    @property
+    def dropped(self) -> bool:
+        """Cancelled because nobody wanted it any more, not because somebody said so."""
+        return self.state is State.CANCELLED and not self._stop.is_set()
+
+    def run(self) -> None:
+        """Does the work, in the worker's thread."""
+        self._started = time.monotonic()
+        self.state = State.RUNNING
+        try:
+            self._report(0, 0)
+            self.result = self._work(self._report)
+            self.state = State.DONE
+        except Cancelled:
+            self.state = State.CANCELLED
+        except AttrlibError as error:
+            self.error, self.state = error, State.FAILED
+        except Exception as error:  # noqa: BLE001  the queue must go on, and whoever waits must learn why
+            self.error, self.state = AttrlibError(_reason(error)), State.FAILED
+        finally:
+            self._work = _nothing
+            self._ended.set()
+
+    def _report(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
+        if self._stop.is_set() or self.abandoned:
+            raise Cancelled("cancelled")
+
+
+def _nothing(_progress: Progress) -> None:
+    return None
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).splitlines()[0][:200] if str(error) else ""
+    if "out of memory" in text.lower() or isinstance(error, MemoryError):
+        return "there was not enough memory; choose fewer steps or a smaller model, or close other programs"
+    return f"unexpected error ({type(error).__name__}: {text}); try other settings, and report it if it stays"
+
+
+class Queue:
+    """Jobs in order of submission, one at a time, their results kept up to `max_bytes` (least recently used out first)."""
+
+    def __init__(self, name: str, max_bytes: int = 256 << 20):
+        self._max_bytes = max_bytes
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._waiting: list[Job] = []
+        self._changed = threading.Condition()
+        threading.Thread(target=self._loop, name=f"attrlib-{name}", daemon=True).start()
+
+    def submit(self, key: str, work: Work, patience: float | None = None) -> Job:
+        """The job of that key: the one there is (waiting, running, done or failed), or a new one.
+
+        With `patience` (seconds) it is dropped when nobody has asked for it, by `submit` or `Job.watch`, for so long.
+        """
+        with self._changed:
+            job = self._jobs.get(key)
+            if job is None or job.dropped:
+                job = self._jobs[key] = Job(key, work, patience)
+                self._waiting.append(job)
+                self._changed.notify()
+            self._jobs.move_to_end(key)
+            return job.watch()
+
+    def forget(self, key: str) -> None:
+        """Drops an ended job, so that the next `submit` does the work anew."""
+        with self._changed:
+            if key in self._jobs and self._jobs[key].ended:
+                del self._jobs[key]
+
+    @property
+    def kept_bytes(self) -> int:
+        with self._changed:
+            return sum(_size(j) for j in self._jobs.values())
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    self._changed.wait()
+                job = self._waiting.pop(0)
+            job.run()
+            self._shrink()
+
+    def _shrink(self) -> None:
+        with self._changed:
+            total = sum(_size(j) for j in self._jobs.values())
+            for key, job in list(self._jobs.items())[:-1]:
+                if total <= self._max_bytes and len(self._jobs) <= 4096:
+                    break
+                if job.ended:
+                    total -= _size(job)
+                    del self._jobs[key]
+
+
+def _size(job: Job) -> int:
+    return int(getattr(job.result, "nbytes", 1024))
+
+
+@cache
+def queue(name: str) -> Queue:
+    """The process-wide queue of that name: one for each device, and `models` for loading."""
+    return Queue(name, max_bytes=(4 << 30) if name == "models" else (256 << 20))
