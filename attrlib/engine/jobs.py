@@ -27,8 +27,10 @@ class State(Enum):
 class Job:
     """One piece of work and what has become of it. Read by any thread, written by the worker."""
 
-    def __init__(self, key: str, work: Work, patience: float | None):
+    def __init__(self, key: str, work: Work, queue: "Queue", patience: float | None, quick: bool):
         self.key = key
+        self.quick = quick
+        self._queue = queue
         self.state = State.WAITING
         self.result: Any = None
         self.error: AttrlibError | None = None
@@ -48,6 +50,10 @@ class Job:
     def cancel(self) -> None:
         """Asks the work to stop at its next chunk."""
         self._stop.set()
+
+    def forget(self) -> None:
+        """Drops an ended job from its queue, so that the next `submit` does the work anew."""
+        self._queue.drop(self)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Waits until it has ended, one way or another; False where the time was too short."""
@@ -95,6 +101,8 @@ class Job:
         self.done, self.total = done, total
         if self._stop.is_set() or self.abandoned:
             raise Cancelled("cancelled")
+        if not self.quick:
+            self._queue.run_quick()
 
 
 def _nothing(_progress: Progress) -> None:
@@ -109,7 +117,10 @@ def _reason(error: Exception) -> str:
 
 
 class Queue:
-    """Jobs in order of submission, one at a time, their results kept up to `max_bytes` (least recently used out first)."""
+    """Jobs one at a time, in order of submission, their results kept up to `max_bytes` (least recently used out first).
+
+    Quick jobs come first: they slip in between the chunks of a long one, so that nobody waits for somebody else's long work.
+    """
 
     def __init__(self, name: str, max_bytes: int = 256 << 20):
         self._max_bytes = max_bytes
@@ -118,25 +129,30 @@ class Queue:
         self._changed = threading.Condition()
         threading.Thread(target=self._loop, name=f"attrlib-{name}", daemon=True).start()
 
-    def submit(self, key: str, work: Work, patience: float | None = None) -> Job:
-        """The job of that key: the one there is (waiting, running, done or failed), or a new one.
+    def submit(self, key: str, work: Work, patience: float | None = None, quick: bool = False) -> Job:
+        """The job of that key: the one there is (waiting, running, done, failed or cancelled), or a new one.
 
         With `patience` (seconds) it is dropped when nobody has asked for it, by `submit` or `Job.watch`, for so long.
         """
         with self._changed:
             job = self._jobs.get(key)
             if job is None or job.dropped:
-                job = self._jobs[key] = Job(key, work, patience)
+                job = self._jobs[key] = Job(key, work, self, patience, quick)
                 self._waiting.append(job)
                 self._changed.notify()
             self._jobs.move_to_end(key)
             return job.watch()
 
-    def forget(self, key: str) -> None:
-        """Drops an ended job, so that the next `submit` does the work anew."""
+    def drop(self, job: Job) -> None:
+        """See `Job.forget`."""
         with self._changed:
-            if key in self._jobs and self._jobs[key].ended:
-                del self._jobs[key]
+            if self._jobs.get(job.key) is job and job.ended:
+                del self._jobs[job.key]
+
+    def run_quick(self) -> None:
+        """Runs the quick jobs that wait, in the thread of the long job that calls this between its chunks."""
+        while (job := self._next_quick()) is not None:
+            job.run()
 
     @property
     def kept_bytes(self) -> int:
@@ -148,9 +164,16 @@ class Queue:
             with self._changed:
                 while not self._waiting:
                     self._changed.wait()
-                job = self._waiting.pop(0)
+                job = self._next_quick() or self._waiting.pop(0)
             job.run()
             self._shrink()
+
+    def _next_quick(self) -> Job | None:
+        with self._changed:
+            job = next((j for j in self._waiting if j.quick), None)
+            if job is not None:
+                self._waiting.remove(job)
+            return job
 
     def _shrink(self) -> None:
         with self._changed:

@@ -65,7 +65,15 @@ def attribute(
     spec = resolve(spec)
     method = create(spec)
     layer = model.layer(spec.layer)
-    start = time.perf_counter()
+    start, paused = time.perf_counter(), 0.0
+
+    def report(done: int, total: int) -> None:
+        # Whoever watches may do other work in between, which is not this method's time.
+        nonlocal paused
+        before = time.perf_counter()
+        progress(done, total)
+        paused += time.perf_counter() - before
+
     maps: list[Tensor] = []
     chosen: list[int] = []
     diagnostics: dict[str, list[float]] = {}
@@ -77,7 +85,7 @@ def attribute(
                     target = model.module(batch).argmax(1)
             else:
                 target = torch.tensor(list(targets[first : first + batch_size]), device=batch.device)
-            task = Task(model, layer, batch, target, seed, batch_size, progress)
+            task = Task(model, layer, batch, target, seed, batch_size, report)
             found = method.attribute(task)
         if found.shape != (len(batch), 1, *layer.shape[1:]):
             raise MethodError(f"{spec.name} returned maps of shape {tuple(found.shape)}, expected {(len(batch), 1, *layer.shape[1:])}")
@@ -90,7 +98,7 @@ def attribute(
         tuple(chosen),
         spec,
         seed,
-        time.perf_counter() - start,
+        time.perf_counter() - start - paused,
         model.input_size,
         {name: tuple(values) for name, values in diagnostics.items()},
     )

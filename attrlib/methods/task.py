@@ -35,7 +35,7 @@ class Task:
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._split = self.classifier.split(self.layer, self.images.shape[1:])
+        self._split = self.classifier.split(self.layer, self.images.shape[1:]).fresh()
         self.inputs = self._split.before(self.images)
 
     def __len__(self) -> int:

@@ -106,6 +106,10 @@ class Split:
         split.cut = split._is_cut(probe)
         return split
 
+    def fresh(self) -> "Split":
+        """A copy without memory of any images: two tasks at once must not share one."""
+        return Split(self.module, self.path, self.stubs, self.cut)
+
     def before(self, images: Tensor) -> Tensor:
         """The layer's output for normalised images (B,3,H,W), detached."""
         if not self.path:

@@ -1,0 +1,100 @@
+"""What the user has chosen on a page, kept in the session and readable from and writable to a link."""
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from attrlib.data.samples import PREFIX, SAMPLES
+from attrlib.errors import AttrlibError
+from attrlib.methods import METHODS, resolve
+from attrlib.models import EMBEDDED, NAMED, check_name
+from attrlib.registry import Value
+from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, parse_methods, read_link
+
+UPLOAD = "upload"
+OWN_LAYER = "each method's own"
+DEFAULT = ExplainSpec(
+    model=ModelSpec(EMBEDDED),
+    image=f"{PREFIX}cat",
+    methods=tuple(MethodSpec(name) for name in ("Grad-CAM", "Layer-CAM", "IxG", "Guided Backprop")),
+)
+
+
+def start(query: dict[str, str]) -> None:
+    """At the first run of a session: fills the session from the link, naming what in it makes no sense."""
+    state = st.session_state
+    if "image" in state:
+        return
+    spec, problems = read_link(query, DEFAULT)
+    try:
+        check_name(spec.model.architecture)
+    except AttrlibError as error:
+        problems.append(str(error))
+        spec = DEFAULT
+    methods = [m for m in spec.methods if _is_known(m, problems)] or list(DEFAULT.methods)
+    image = spec.image
+    if image.startswith(UPLOAD):
+        problems.append("This link was made with an uploaded photo, which links do not carry: upload it again. A sample stands in for it.")
+        image = DEFAULT.image
+    if image.removeprefix(PREFIX) not in SAMPLES:
+        problems.append(f"the link's picture {image[:60]!r} is not one of the samples; a sample stands in for it")
+        image = DEFAULT.image
+    state.image, state.upload = image, None
+    state.architecture, state.checkpoint = spec.model.architecture, spec.model.checkpoint or ""
+    state.target, state.seed = -1 if spec.target is None else spec.target, spec.seed
+    state.layer, state.methods, state.params = _as_widgets(methods)
+    for option in ViewSpec.options():
+        state[option.name] = getattr(spec.view, option.name)
+    state.problems = problems
+
+
+def _is_known(method: MethodSpec, problems: list[str]) -> bool:
+    try:
+        resolve(method)
+    except AttrlibError as error:
+        problems.append(str(error))
+        return False
+    return True
+
+
+def _as_widgets(methods: Sequence[MethodSpec]) -> tuple[str, list[str], dict[str, dict[str, Value]]]:
+    """The layer for all, the entries of the method list, and parameters by method; what does not fit that is kept as text."""
+    resolved = [resolve(m) for m in methods]
+    own = [METHODS[m.name].default_layer for m in resolved]
+    layers = {m.layer for m in resolved}
+    layer = OWN_LAYER if [m.layer for m in resolved] == own else layers.pop() if len(layers) == 1 else OWN_LAYER
+    entries: list[str] = []
+    params: dict[str, dict[str, Value]] = {}
+    for method, default in zip(resolved, own, strict=True):
+        plain = method.layer == (default if layer == OWN_LAYER else layer) and method.name not in entries
+        entries.append(method.name if plain else str(method))
+        if plain:
+            params[method.name] = method.values
+    return layer, entries, params
+
+
+def chosen_methods(entries: Sequence[str], layer: str, params: dict[str, dict[str, Value]]) -> tuple[list[MethodSpec], list[str]]:
+    """The chosen methods, resolved, and what is wrong with the entries that are none."""
+    methods: list[MethodSpec] = []
+    problems: list[str] = []
+    for entry in entries:
+        try:
+            if entry in METHODS:
+                spec = MethodSpec(entry, "" if layer == OWN_LAYER else layer, tuple(params.get(entry, {}).items()))
+                methods.append(resolve(spec))
+            else:
+                methods += [resolve(m) for m in parse_methods(entry, "" if layer == OWN_LAYER else layer)]
+        except AttrlibError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(methods)), problems
+
+
+def view() -> ViewSpec:
+    """The view options as they stand in the session."""
+    return ViewSpec.parse({option.name: st.session_state[option.name] for option in ViewSpec.options()})
+
+
+def layer_options(paths: Sequence[str]) -> list[str]:
+    """`each method's own`, the named layers, then every other."""
+    named = [name for name in NAMED if name in paths]
+    return [OWN_LAYER, *named, *(p for p in paths if p not in named)]

@@ -1,0 +1,140 @@
+"""The controls that decide what is computed: photo, model, target, methods, layer, parameters."""
+
+import streamlit as st
+from streamlit.elements.lib.grid_container import GridContainer
+from torch import Tensor
+
+from attrlib.data.images import Photo, open_photo
+from attrlib.data.samples import PREFIX, SAMPLES, open_sample
+from attrlib.errors import AttrlibError
+from attrlib.methods import METHODS, list_methods
+from attrlib.models import EMBEDDED, Classifier
+from attrlib.registry import params_of
+from attrlib.specs import MethodSpec, ModelSpec
+from pages.parts import choice, forms, work
+
+MAX_METHODS = 24
+SAME_AS_PREDICTED = -1
+
+
+def choose_photo(row: GridContainer) -> Photo | None:
+    """A sample or an upload; None after saying what is wrong with it."""
+    state = st.session_state
+    with row.cell():
+        options = [f"{PREFIX}{name}" for name in SAMPLES] + ([choice.UPLOAD] if state.upload else [])
+        st.selectbox("Photo", options, format_func=lambda o: state.upload[0] if o == choice.UPLOAD else o.removeprefix(PREFIX), key="image")
+        with st.popover("Upload a photo", icon=":material/upload:", width="stretch"):
+            st.file_uploader("JPEG, PNG or WebP, up to 20 MB", key="uploader", on_change=_take_upload)
+            st.caption("It stays in the memory of this session: it is neither stored nor part of any link.")
+    try:
+        photo = open_photo(state.upload[1], state.upload[0]) if state.image == choice.UPLOAD else open_sample(state.image)
+    except AttrlibError as error:
+        st.error(str(error), icon=":material/error:")
+        return None
+    for note in photo.notes:
+        st.caption(f":material/info: {photo.name}: {note}")
+    return photo
+
+
+def _take_upload() -> None:
+    state = st.session_state
+    if state.uploader is not None:
+        state.upload = (state.uploader.name[:80], state.uploader.getvalue())
+        state.image = choice.UPLOAD
+
+
+def choose_model(row: GridContainer) -> Classifier | None:
+    """A model by name, with a checkpoint where one is given; None after saying why there is none."""
+    state = st.session_state
+    with row.cell():
+        st.selectbox(
+            "Model",
+            list(dict.fromkeys([EMBEDDED, state.architecture])),
+            key="architecture",
+            accept_new_options=True,
+            help="Type timm:NAME or torchvision:NAME for any other architecture; its weights are downloaded, or taken from a checkpoint.",
+        )
+        with st.popover("Checkpoint", icon=":material/folder_open:", width="stretch"):
+            st.text_input(
+                "File on this computer",
+                key="checkpoint",
+                placeholder="my_model.safetensors",
+                help=".safetensors, .pth, .pt or .tar with weights for the chosen architecture; nothing in it is run.",
+            )
+    spec = ModelSpec(state.architecture, state.checkpoint.strip() or None)
+    return work.wait_for(work.model_job(spec), f"Loading {spec}")
+
+
+def choose_target(row: GridContainer, model: Classifier, best: list[int], probabilities: Tensor) -> int:
+    """The class to explain: the predicted one, or one of the others, the most probable first."""
+    state = st.session_state
+    names = [n.split(",")[0] for n in model.class_names]
+    others = sorted(set(range(len(names))) - set(best), key=lambda i: names[i].lower())
+    if state.target not in range(SAME_AS_PREDICTED, len(names)):
+        st.warning(f"Class {state.target} does not exist: {model.name} has classes 0 to {len(names) - 1}. The predicted one is taken.")
+        state.target = SAME_AS_PREDICTED
+
+    def label(i: int) -> str:
+        return (
+            f"predicted: {names[best[0]]} {probabilities[best[0]]:.2f}" if i == SAME_AS_PREDICTED else f"{names[i]} {probabilities[i]:.2f}"
+        )
+
+    with row.cell():
+        st.selectbox(
+            "Target",
+            [SAME_AS_PREDICTED, *best, *others],
+            format_func=label,
+            key="target",
+            help="The class whose score is explained: the five most probable first, then all. Type to search.",
+        )
+    return best[0] if state.target == SAME_AS_PREDICTED else state.target
+
+
+def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
+    """The methods, resolved, in the order of choice."""
+    state = st.session_state
+    infos = {m.name: m for m in list_methods()}
+    with row.cell(column_span=2):
+        st.multiselect(
+            f"Methods: {len(state.methods)} of {len(infos)}",
+            list(dict.fromkeys([*infos, *state.methods])),
+            key="methods",
+            accept_new_options=True,
+            max_selections=MAX_METHODS,
+            placeholder="Choose methods",
+            help="Or type one with layer and parameters, such as IG@Middle:steps=20.",
+        )
+        with st.popover("Parameters", icon=":material/tune:", width="stretch"):
+            _parameters([n for n in state.methods if n in infos and infos[n].params])
+    with row.cell():
+        layers = choice.layer_options(list(model.layers))
+        if state.layer not in layers:
+            st.warning(f"{model.name} has no layer {state.layer!r} that yields a map; each method's own is taken.")
+            state.layer = choice.OWN_LAYER
+        shapes = {name: "×".join(map(str, layer.shape[1:])) for name, layer in model.layers.items()}
+        st.selectbox(
+            "Layer",
+            layers,
+            format_func=lambda n: f"{n} {shapes[n]}" if n in shapes else n,
+            key="layer",
+            help="Where attribution is computed (ML-Att): on the pixels, or on the activations of a layer inside, shown with its resolution.",
+        )
+    methods, problems = choice.chosen_methods(state.methods, state.layer, state.params)
+    for problem in problems:
+        st.warning(problem, icon=":material/error:")
+    return methods
+
+
+def _parameters(names: list[str]) -> None:
+    state = st.session_state
+    st.number_input("Seed", 0, 2**31 - 1, step=1, key="seed", help="Of random methods: SmoothGrad, RISE, Random.")
+    if not names:
+        st.caption("None of the chosen methods has parameters of its own.")
+        return
+    name = st.selectbox("Method", names, key="params_of")
+    values = forms.params_form(params_of(METHODS[name]), state.params.get(name, {}), f"form-{name}")
+    paper = METHODS[name].paper
+    st.caption(f"{(METHODS[name].__doc__ or '').strip().splitlines()[0]}  \n[{paper.authors}: {paper.title}]({paper.url})")
+    if values is not None:
+        state.params = state.params | {name: values}
+        st.rerun()

@@ -1,0 +1,23 @@
+"""What all pages share in the sidebar: what this is, and where it computes."""
+
+import streamlit as st
+import torch
+
+from attrlib.engine.jobs import queue
+from attrlib.models import pick_device
+
+
+def show() -> None:
+    """Name, device and memory."""
+    device = pick_device("auto")
+    kept = queue(str(device)).kept_bytes / (1 << 20)
+    with st.sidebar:
+        st.caption("**attrlib** shows which pixels made a model say that, and which method to trust about it.")
+        st.caption(f"**Device** {_device_name(device)}  \n**Maps kept** {kept:.0f} of 256 MB")
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type != "cuda":
+        return f"{device.type.upper()}, {torch.get_num_threads()} threads"
+    free, total = torch.cuda.mem_get_info(device)
+    return f"{torch.cuda.get_device_name(device)}, {(total - free) / 2**30:.1f} of {total / 2**30:.0f} GB used"

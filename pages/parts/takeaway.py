@@ -1,0 +1,45 @@
+"""What a user takes away: the link, command line and Python of a view, and its files."""
+
+import dataclasses
+
+import streamlit as st
+
+from attrlib.engine.explanation import ARRAYS, MANIFEST, PANEL, Explanation
+from attrlib.specs import ExplainSpec
+from pages.parts import choice
+
+FILES = (
+    ("Panel (PNG)", PANEL, "image/png"),
+    ("Arrays (NPZ)", ARRAYS, "application/zip"),
+    ("Manifest (JSON)", MANIFEST, "application/json"),
+)
+
+
+def reproduce(spec: ExplainSpec) -> None:
+    """Link, command line and Python snippet of exactly this view."""
+    uploaded = spec.image.startswith(choice.UPLOAD)
+    with st.popover("Reproduce", icon=":material/link:"):
+        st.caption("Link to exactly this view" + (", without the uploaded photo" if uploaded else ""))
+        st.code((st.context.url or "").split("?")[0] + spec.link(), language=None, wrap_lines=True)
+        shown = dataclasses.replace(spec, image=spec.image.removeprefix(f"{choice.UPLOAD}:"))
+        st.caption("Command line: panel, arrays and manifest")
+        st.code(shown.cli(), language="bash", wrap_lines=True)
+        st.caption("Python: the maps")
+        st.code(shown.snippet(), language="python", wrap_lines=True)
+
+
+def save(explanation: Explanation | None) -> None:
+    """Download buttons; the files are made when one is pressed."""
+    with st.popover("Save", icon=":material/download:"):
+        if explanation is None:
+            st.caption("Nothing to save yet: no map is ready.")
+            return
+        for label, name, mime in FILES:
+            st.download_button(label, _maker(explanation, name), name, mime, on_click="ignore", icon=":material/download:", width="stretch")
+
+
+def _maker(explanation: Explanation, name: str):
+    def make() -> bytes:
+        return explanation.files()[name]
+
+    return make

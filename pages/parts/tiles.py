@@ -1,0 +1,152 @@
+"""Tiles: one map each, all of one size, with what is known of it; and the same tile while there is no map yet."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+from PIL import Image
+from torch import Tensor
+
+from attrlib.engine.explanation import subtitle
+from attrlib.engine.jobs import Job, State
+from attrlib.figures.colours import css_gradient
+from attrlib.figures.overlay import colour_map, draw, encode, prepare
+from attrlib.figures.panel import Tile, limits
+from attrlib.methods import Attribution
+from attrlib.models import Classifier
+from attrlib.specs import MethodSpec, ViewSpec, digest
+
+CONVERGENCE_WARNING = 0.05
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in the grid: the method, and the job that makes its map, or why there can be none."""
+
+    method: MethodSpec
+    job: Job | None
+    refusal: str = ""
+
+    @property
+    def done(self) -> bool:
+        return self.job is not None and self.job.state is State.DONE
+
+    @property
+    def ended(self) -> bool:
+        return self.job is None or self.job.ended
+
+
+def show_grid(slots: list[Slot], photo: Image.Image, title: str, top: list[tuple[str, float]], model: Classifier, view: ViewSpec) -> None:
+    """The photo first, then a tile for each slot, on a grid that wraps. Every tile has the same four parts in every state."""
+    done = [i for i, s in enumerate(slots) if s.done]
+    drawn = [_tile(slots[i], model, view) for i in done]
+    tiles = {i: (tile, scale) for i, tile, scale in zip(done, drawn, limits(drawn, view), strict=True)}
+    grid = st.grid(min_column_width=165, gap="small", key="tiles")
+    with grid.cell():
+        _head("Photo", title)
+        st.image(_photo(digest(photo.tobytes()), photo), width="stretch", alt=f"The photo as the model sees it, explained for {title}")
+        st.html(_bars(top))
+    for i, slot in enumerate(slots):
+        with grid.cell():
+            if i in tiles:
+                _show(slot, *tiles[i], photo, view)
+            else:
+                _show_blank(slot, photo)
+
+
+def _tile(slot: Slot, model: Classifier, view: ViewSpec) -> Tile:
+    assert slot.job is not None
+    a: Attribution = slot.job.result
+    return Tile(a.spec.name, f"{subtitle(a)} · {_seconds(a.seconds)}", prepare(a.maps, view, model.input_size)[0, 0], a.defects[0])
+
+
+def _show(slot: Slot, tile: Tile, top: float, photo: Image.Image, view: ViewSpec) -> None:
+    assert slot.job is not None
+    _head(tile.title, tile.subtitle)
+    if tile.defect is not None:
+        st.image(_grey(photo.size), width="stretch", alt=f"No map: {tile.defect}")
+        st.caption(f":material/block: {tile.defect}")
+        st.empty()
+        return
+    key = digest(slot.job.key, view, round(top, 12), list(photo.size))
+    st.image(_overlay(key, tile.values, photo, view, top), width="stretch", alt=f"{tile.title} at {slot.method.layer} over the photo")
+    st.html(_legend(view, top))
+    _badge(slot.job.result.diagnostics)
+
+
+def _badge(diagnostics: Mapping[str, tuple[float, ...]]) -> None:
+    if "convergence" not in diagnostics:
+        st.empty()
+        return
+    error = diagnostics["convergence"][0]
+    hint = "How far the sum of the map is from f(x) - f(baseline), relative to that. More steps make it smaller."
+    text = f"convergence error {error:.1%}"
+    st.caption(f":orange[:material/warning: {text}: take more steps]" if error > CONVERGENCE_WARNING else text, help=hint)
+
+
+def _show_blank(slot: Slot, photo: Image.Image) -> None:
+    job = slot.job
+    _head(slot.method.name, slot.method.layer)
+    st.image(_grey(photo.size), width="stretch", alt="No map yet")
+    if job is None or job.state is State.FAILED:
+        st.caption(f":material/block: {job.error if job else slot.refusal}")
+    elif job.state is State.CANCELLED:
+        st.caption(":material/cancel: Cancelled")
+    else:
+        waiting = job.state is State.WAITING
+        st.progress(job.done / job.total if job.total else 0.0, text="waiting" if waiting else _left(job.seconds_left))
+    if job is None or (job.quick and not job.ended):
+        st.empty()
+    elif job.ended:
+        st.button("Try again", key=f"retry-{job.key}", on_click=job.forget, type="tertiary", icon=":material/refresh:")
+    else:
+        st.button("Cancel", key=f"cancel-{job.key}", on_click=job.cancel, type="tertiary", icon=":material/close:")
+
+
+def _left(seconds: float | None) -> str:
+    return "running" if seconds is None else f"{_seconds(seconds)} left"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _head(title: str, line: str) -> None:
+    st.html(f'<div style="line-height:1.3"><b>{_escape(title)}</b><br><small style="opacity:.7">{_escape(line)}</small></div>')
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+
+
+def _legend(view: ViewSpec, top: float) -> str:
+    low = f"−{top:.2g}" if view.sign == "signed" else "0"
+    middle = "<span>0</span>" if view.sign == "signed" else ""
+    return (
+        f'<div style="height:.45rem;border-radius:2px;background:{css_gradient(colour_map(view))}"></div>'
+        f'<div style="display:flex;justify-content:space-between;font-size:.75rem;opacity:.7"><span>{low}</span>{middle}<span>{top:.2g}</span></div>'
+    )
+
+
+def _bars(top: list[tuple[str, float]]) -> str:
+    rows = [
+        f'<div style="display:flex;justify-content:space-between;gap:.5rem"><span>{_escape(name)}</span><span>{p:.2f}</span></div>'
+        f'<div style="height:.2rem;margin-bottom:.2rem;width:{max(p, 0.005):.1%};background:currentColor;opacity:.55"></div>'
+        for name, p in top
+    ]
+    return f'<div role="list" aria-label="Most probable classes" style="font-size:.8rem;line-height:1.25">{"".join(rows)}</div>'
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _overlay(key: str, _values: Tensor, _photo: Image.Image, view: ViewSpec, top: float) -> bytes:
+    return encode(draw(_values, _photo, view, top))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _photo(key: str, _image: Image.Image) -> bytes:
+    return encode(_image)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _grey(size: tuple[int, int]) -> bytes:
+    return encode(Image.new("RGBA", size, (128, 132, 138, 40)), "PNG")

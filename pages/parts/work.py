@@ -1,0 +1,72 @@
+"""Asks the library's queues for models, predictions and maps. Nothing is computed here: pages only wait and look."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+import torch
+
+from attrlib.api import as_batch
+from attrlib.data.images import Photo
+from attrlib.engine.explanation import map_key
+from attrlib.engine.jobs import Job, State, queue
+from attrlib.methods import METHODS, attribute
+from attrlib.models import Classifier, load_model
+from attrlib.specs import MethodSpec, ModelSpec, digest
+
+PATIENCE = 15.0
+"""Seconds after which work for a page that no longer asks is dropped."""
+
+
+def model_job(spec: ModelSpec) -> Job:
+    """Loads a model, with its layers; a checkpoint that has changed on disk is loaded anew."""
+    stamp = None
+    if spec.checkpoint and Path(spec.checkpoint).expanduser().is_file():
+        status = Path(spec.checkpoint).expanduser().stat()
+        stamp = [status.st_size, status.st_mtime_ns]
+
+    def load(_progress: Any) -> Classifier:
+        model = load_model(spec.architecture, checkpoint=spec.checkpoint, pretrained=spec.pretrained, seed=spec.seed)
+        _ = model.layers, model.digest
+        return model
+
+    return queue("models").submit(digest("model", spec, stamp), load)
+
+
+def prediction_job(model: Classifier, photo: Photo) -> Job:
+    """Softmax probabilities (C,) of a photo."""
+
+    def predict(_progress: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return model(as_batch(model, photo)).softmax(1)[0].cpu()
+
+    return queue(str(model.device)).submit(digest("predict", model.digest, photo.digest), predict, quick=True)
+
+
+def map_job(model: Classifier, photo: Photo, method: MethodSpec, target: int, seed: int) -> Job:
+    """The map of one method; `method` is resolved. Fast methods do not wait for slow ones."""
+    key = map_key(model, photo, method, target, seed)
+
+    def work(progress: Any) -> Any:
+        return attribute(model, method, as_batch(model, photo), [target], seed, progress=progress)
+
+    return queue(str(model.device)).submit(key, work, PATIENCE, quick=METHODS[method.name].fast)
+
+
+def wait_for(job: Job, label: str) -> Any:
+    """Waits, saying so, until the job has ended; a click elsewhere interrupts the wait and not the job.
+
+    Returns the result, or None after showing why there is none, with a button to try again.
+    """
+    if not job.wait(0.1):
+        place = st.empty()
+        started = time.monotonic()
+        while not job.wait(0.3):
+            place.caption(f":material/hourglass_top: {label} {time.monotonic() - started:.0f} s")
+        place.empty()
+    if job.state is State.DONE:
+        return job.result
+    st.error(str(job.error) if job.error else "It was cancelled.", icon=":material/error:")
+    st.button("Try again", key=f"again-{job.key}", on_click=job.forget)
+    return None
