@@ -65,6 +65,8 @@ def attribute(
     spec = resolve(spec)
     method = create(spec)
     layer = model.layer(spec.layer)
+    with model.session():
+        model.split(layer, images.shape[1:])
     start, paused = time.perf_counter(), 0.0
 
     def report(done: int, total: int) -> None:

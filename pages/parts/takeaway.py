@@ -1,6 +1,7 @@
 """What a user takes away: the link, command line and Python of a view, and its files."""
 
 import dataclasses
+from collections.abc import Callable
 
 import streamlit as st
 
@@ -38,7 +39,7 @@ def save(explanation: Explanation | None) -> None:
             st.download_button(label, _maker(explanation, name), name, mime, on_click="ignore", icon=":material/download:", width="stretch")
 
 
-def _maker(explanation: Explanation, name: str):
+def _maker(explanation: Explanation, name: str) -> Callable[[], bytes]:
     def make() -> bytes:
         return explanation.files()[name]
 
