@@ -1,5 +1,6 @@
 """attrlib: attribution maps of image classifiers, and which of them to trust."""
 
+import attrlib._openmp  # noqa: F401  must come before torch
 from attrlib.api import explain
 from attrlib.data.samples import open_image
 from attrlib.errors import (
