@@ -22,12 +22,12 @@ def main() -> None:
     choice.start(st.query_params.to_dict())
     st.markdown("#### Why did the model say that?")
     st.caption("One photo, many methods side by side: which pixels raise (orange) and which lower (blue) the score of the target class.")
-    for problem in state.pop("problems", []):
-        st.warning(problem, icon=":material/link_off:")
+    notices = st.empty()
     row = st.grid(min_column_width=150, gap="small", key="controls")
     photo = choosers.choose_photo(row)
     model = choosers.choose_model(row)
     if model is None or photo is None:
+        choosers.show_problems(notices)
         st.info("Choose another model or photo above to go on.", icon=":material/arrow_upward:")
         return
     probabilities = work.wait_for(work.prediction_job(model, photo), "Asking the model")
@@ -36,6 +36,7 @@ def main() -> None:
     best = [int(i) for i in probabilities.topk(min(5, len(probabilities))).indices]
     target = choosers.choose_target(row, model, best, probabilities)
     methods = choosers.choose_methods(row, model)
+    choosers.show_problems(notices)
     spec = ExplainSpec(
         ModelSpec(state.architecture, state.checkpoint.strip() or None),
         photo.name if photo.name.startswith(PREFIX) else f"{choice.UPLOAD}:{photo.name}",
@@ -81,16 +82,21 @@ def _gallery(model: Classifier, photo: Photo, spec: ExplainSpec, target: int, to
 
 def _choose_view() -> ViewSpec:
     options = {p.name: p for p in ViewSpec.options()}
-    st.segmented_control("Sign", SIGNS, key="sign", required=True, help=options["sign"].help)
+    st.segmented_control("Sign", SIGNS, key="sign", persist_state="session", required=True, help=options["sign"].help)
     st.select_slider(
-        "Smoothing K", KERNELS, key="smoothing", width=170, help="Gaussian of K × K px at the input's size, sigma = K/4, on the signed map."
+        "Smoothing K",
+        KERNELS,
+        key="smoothing",
+        persist_state="session",
+        width=170,
+        help="Gaussian of K × K px at the input's size, sigma = K/4, on the signed map.",
     )
-    st.slider("Opacity", 0.0, 1.0, step=0.05, key="opacity", width=120, help=options["opacity"].help)
-    st.segmented_control("Colour scale", SCALES, key="scale", required=True, help=options["scale"].help)
+    st.slider("Opacity", 0.0, 1.0, step=0.05, key="opacity", persist_state="session", width=120, help=options["opacity"].help)
+    st.segmented_control("Colour scale", SCALES, key="scale", persist_state="session", required=True, help=options["scale"].help)
     with st.popover("Colours", icon=":material/palette:"):
-        st.slider("Clip percentile", 50.0, 100.0, step=0.5, key="clip", help=options["clip"].help)
-        st.selectbox("Signed maps", options["diverging"].choices, key="diverging")
-        st.selectbox("Positive maps", options["sequential"].choices, key="sequential")
+        st.slider("Clip percentile", 50.0, 100.0, step=0.5, key="clip", persist_state="session", help=options["clip"].help)
+        st.selectbox("Signed maps", options["diverging"].choices, key="diverging", persist_state="session")
+        st.selectbox("Positive maps", options["sequential"].choices, key="sequential", persist_state="session")
     return choice.view()
 
 

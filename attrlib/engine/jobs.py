@@ -1,5 +1,6 @@
 """One queue with one worker thread for each device: work outlives whoever asked for it, and equal work is done once."""
 
+import atexit
 import threading
 import time
 from collections import OrderedDict
@@ -127,7 +128,10 @@ class Queue:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._waiting: list[Job] = []
         self._changed = threading.Condition()
-        threading.Thread(target=self._loop, name=f"attrlib-{name}", daemon=True).start()
+        self._closed = False
+        self._thread = threading.Thread(target=self._loop, name=f"attrlib-{name}", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
 
     def submit(self, key: str, work: Work, patience: float | None = None, quick: bool = False) -> Job:
         """The job of that key: the one there is (waiting, running, done, failed or cancelled), or a new one.
@@ -142,6 +146,15 @@ class Queue:
                 self._changed.notify()
             self._jobs.move_to_end(key)
             return job.watch()
+
+    def close(self) -> None:
+        """Stops at the next chunk and for good: a thread that is still inside torch when Python ends aborts the process."""
+        with self._changed:
+            self._closed = True
+            for job in self._jobs.values():
+                job.cancel()
+            self._changed.notify()
+        self._thread.join(timeout=10)
 
     def drop(self, job: Job) -> None:
         """See `Job.forget`."""
@@ -163,6 +176,8 @@ class Queue:
         while True:
             with self._changed:
                 while not self._waiting:
+                    if self._closed:
+                        return
                     self._changed.wait()
                 job = self._next_quick() or self._waiting.pop(0)
             job.run()

@@ -1,6 +1,7 @@
 """The controls that decide what is computed: photo, model, target, methods, layer, parameters."""
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 from streamlit.elements.lib.grid_container import GridContainer
 from torch import Tensor
 
@@ -21,8 +22,8 @@ def choose_photo(row: GridContainer) -> Photo | None:
     """A sample or an upload; None after saying what is wrong with it."""
     state = st.session_state
     with row.cell():
-        options = [f"{PREFIX}{name}" for name in SAMPLES] + ([choice.UPLOAD] if state.upload else [])
-        st.selectbox("Photo", options, format_func=lambda o: state.upload[0] if o == choice.UPLOAD else o.removeprefix(PREFIX), key="image")
+        names = {f"{PREFIX}{name}": name for name in SAMPLES} | ({choice.UPLOAD: state.upload[0]} if state.upload else {})
+        st.selectbox("Photo", list(names), format_func=lambda option: names[option], key="image", persist_state="session")
         with st.popover("Upload a photo", icon=":material/upload:", width="stretch"):
             st.file_uploader("JPEG, PNG or WebP, up to 20 MB", key="uploader", on_change=_take_upload)
             st.caption("It stays in the memory of this session: it is neither stored nor part of any link.")
@@ -51,6 +52,7 @@ def choose_model(row: GridContainer) -> Classifier | None:
             "Model",
             list(dict.fromkeys([EMBEDDED, state.architecture])),
             key="architecture",
+            persist_state="session",
             accept_new_options=True,
             help="Type timm:NAME or torchvision:NAME for any other architecture; its weights are downloaded, or taken from a checkpoint.",
         )
@@ -58,6 +60,7 @@ def choose_model(row: GridContainer) -> Classifier | None:
             st.text_input(
                 "File on this computer",
                 key="checkpoint",
+                persist_state="session",
                 placeholder="my_model.safetensors",
                 help=".safetensors, .pth, .pt or .tar with weights for the chosen architecture; nothing in it is run.",
             )
@@ -71,7 +74,9 @@ def choose_target(row: GridContainer, model: Classifier, best: list[int], probab
     names = [n.split(",")[0] for n in model.class_names]
     others = sorted(set(range(len(names))) - set(best), key=lambda i: names[i].lower())
     if state.target not in range(SAME_AS_PREDICTED, len(names)):
-        st.warning(f"Class {state.target} does not exist: {model.name} has classes 0 to {len(names) - 1}. The predicted one is taken.")
+        state.problems.append(
+            f"Class {state.target} does not exist: {model.name} has classes 0 to {len(names) - 1}. The predicted one is taken."
+        )
         state.target = SAME_AS_PREDICTED
 
     def label(i: int) -> str:
@@ -85,6 +90,7 @@ def choose_target(row: GridContainer, model: Classifier, best: list[int], probab
             [SAME_AS_PREDICTED, *best, *others],
             format_func=label,
             key="target",
+            persist_state="session",
             help="The class whose score is explained: the five most probable first, then all. Type to search.",
         )
     return best[0] if state.target == SAME_AS_PREDICTED else state.target
@@ -99,6 +105,7 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
             f"Methods: {len(state.methods)} of {len(infos)}",
             list(dict.fromkeys([*infos, *state.methods])),
             key="methods",
+            persist_state="session",
             accept_new_options=True,
             max_selections=MAX_METHODS,
             placeholder="Choose methods",
@@ -109,7 +116,7 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
     with row.cell():
         layers = choice.layer_options(list(model.layers))
         if state.layer not in layers:
-            st.warning(f"{model.name} has no layer {state.layer!r} that yields a map; each method's own is taken.")
+            state.problems.append(f"{model.name} has no layer {state.layer!r} that yields a map; each method's own is taken.")
             state.layer = choice.OWN_LAYER
         shapes = {name: "×".join(map(str, layer.shape[1:])) for name, layer in model.layers.items()}
         st.selectbox(
@@ -117,6 +124,7 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
             layers,
             format_func=lambda n: f"{n} {shapes[n]}" if n in shapes else n,
             key="layer",
+            persist_state="session",
             help="Where attribution is computed (ML-Att): on the pixels, or on the activations of a layer inside, shown with its resolution.",
         )
     methods, problems = choice.chosen_methods(state.methods, state.layer, state.params)
@@ -127,7 +135,7 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
 
 def _parameters(names: list[str]) -> None:
     state = st.session_state
-    st.number_input("Seed", 0, 2**31 - 1, step=1, key="seed", help="Of random methods: SmoothGrad, RISE, Random.")
+    st.number_input("Seed", 0, 2**31 - 1, step=1, key="seed", persist_state="session", help="Of random methods: SmoothGrad, RISE, Random.")
     if not names:
         st.caption("None of the chosen methods has parameters of its own.")
         return
@@ -138,3 +146,18 @@ def _parameters(names: list[str]) -> None:
     if values is not None:
         state.params = state.params | {name: values}
         st.rerun()
+
+
+def show_problems(place: DeltaGenerator) -> None:
+    """What was wrong with the link or no longer fits the model, until it is dismissed."""
+    problems = list(dict.fromkeys(st.session_state.problems))
+    if problems:
+        with place.container():
+            for problem in problems:
+                st.warning(problem, icon=":material/error:")
+            st.button("Dismiss", on_click=problems_seen, type="tertiary", icon=":material/check:")
+
+
+def problems_seen() -> None:
+    """Forgets the problems."""
+    st.session_state.problems = []

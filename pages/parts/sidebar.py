@@ -1,6 +1,5 @@
 """What all pages share in the sidebar: what this is, and where it computes."""
 
-import attrlib  # noqa: I001  before torch
 import streamlit as st
 import torch
 

@@ -1,0 +1,105 @@
+"""The app in a real browser: a server of its own on a free port, and Debian's chromium driven by Playwright."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+ROOT = Path(__file__).parent.parent
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SLOW = 90_000
+"""Milliseconds that anything may take on a busy machine with two cores."""
+MAPS = 'img[alt*="over the photo"]'
+
+
+@contextmanager
+def serve() -> Iterator[str]:
+    """The address of a running app."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless", "true", "--server.port", str(port)]
+    url = f"http://localhost:{port}"
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        wait_healthy(url)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_healthy(url: str, seconds: float = 60) -> None:
+    """Waits until the server answers on its health page."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if urllib.request.urlopen(url + "/_stcore/health", timeout=2).status == 200:
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError("the app did not become healthy")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser. Without one tests are skipped, but not in CI: there they fail."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        message = "no chromium: apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def visit(browser: Browser, url: str, width: int = 1400) -> Page:
+    """A new context (nothing shared with others) on a page, with errors of its scripts collected in `page.problems`."""
+    page = browser.new_context(viewport={"width": width, "height": 1000}).new_page()
+    page.set_default_timeout(SLOW)
+    page.goto(url)
+    return page
+
+
+def wait_for_maps(page: Page, count: int) -> list[str]:
+    """Waits until so many maps are drawn and nothing runs; their addresses."""
+    expect(page.locator(MAPS)).to_have_count(count, timeout=SLOW)
+    expect(page.locator('[data-testid="stStatusWidget"]')).to_have_count(0, timeout=SLOW)
+    assert page.locator('[data-testid="stException"]').count() == 0
+    return sources(page)
+
+
+def sources(page: Page) -> list[str]:
+    """The addresses of the drawn maps: they change with their content."""
+    return [str(page.locator(MAPS).nth(i).get_attribute("src")) for i in range(page.locator(MAPS).count())]
+
+
+def wait_for_change(page: Page, before: list[str]) -> list[str]:
+    """Waits until every map is another picture."""
+    end = time.monotonic() + SLOW / 1000
+    while time.monotonic() < end:
+        now = sources(page)
+        if len(now) == len(before) and not set(now) & set(before):
+            return now
+        page.wait_for_timeout(50)
+    raise AssertionError("the maps did not change")

@@ -1,0 +1,267 @@
+"""The page Inspect without a browser: what it shows for every choice and every kind of bad input."""
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+import attrlib
+import pages.parts.work
+
+ROOT = Path(__file__).parent.parent
+
+
+def nodes(at: AppTest, kind: str) -> list:
+    def walk(node) -> Iterator:
+        for child in getattr(node, "children", {}).values():
+            if child.type == kind:
+                yield child
+            yield from walk(child)
+
+    return list(walk(at.main))
+
+
+def heads(at: AppTest) -> list[str]:
+    """The titles of the tiles, with their second lines."""
+    return [n.proto.body for n in nodes(at, "html") if "line-height:1.3" in n.proto.body]
+
+
+def texts(at: AppTest) -> str:
+    return "\n".join(str(n.value) for kind in ("caption", "warning", "error", "info", "alert") for n in nodes(at, kind))
+
+
+def settle(at: AppTest, seconds: float = 60) -> AppTest:
+    """Runs the page until no tile waits any more."""
+    end = time.monotonic() + seconds
+    at.run()
+    while nodes(at, "progress") and time.monotonic() < end:
+        at.run()
+    assert not at.exception
+    assert not nodes(at, "progress"), "maps did not become ready"
+    return at
+
+
+def start(**query: str) -> AppTest:
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    for name, value in query.items():
+        at.query_params[name] = value
+    return at
+
+
+def link(at: AppTest) -> dict[str, str]:
+    """The fields of the page's address."""
+    values = {name: at.query_params[name] for name in at.query_params}
+    return {name: value if isinstance(value, str) else value[0] for name, value in values.items()}
+
+
+def titles(at: AppTest) -> list[str]:
+    return [h.split("<b>")[1].split("</b>")[0] for h in heads(at)]
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[str]:
+    """The attributions that the page has asked for."""
+    made: list[str] = []
+    real = pages.parts.work.attribute
+
+    def counted(model, spec, *args, **kwargs):
+        made.append(str(spec))
+        return real(model, spec, *args, **kwargs)
+
+    monkeypatch.setattr(pages.parts.work, "attribute", counted)
+    return made
+
+
+def test_first_load_shows_a_photo_its_classes_and_four_maps_without_a_click():
+    at = settle(start())
+    assert titles(at) == ["Photo", "Grad-CAM", "Layer-CAM", "IxG", "Guided Backprop"]
+    assert len(nodes(at, "image")) == 5
+    bars = next(n.proto.body for n in nodes(at, "html") if "Most probable" in n.proto.body)
+    assert "cat" in bars
+    assert bars.count("<span>0.") == 5
+
+
+def test_colour_opacity_smoothing_and_sign_compute_no_attribution_again(calls):
+    at = settle(start(image="sample:coins"))
+    before = [n.value for n in nodes(at, "image")]
+    made = list(calls)
+    at.select_slider(key="smoothing").set_value(33)
+    at.slider(key="opacity").set_value(0.4)
+    at.selectbox(key="diverging").set_value("RdBu")
+    at = settle(at)
+    after = [n.value for n in nodes(at, "image")]
+    assert calls == made
+    assert before[0] == after[0]
+    assert all(a != b for a, b in zip(before[1:], after[1:], strict=True))
+
+
+def test_a_second_session_computes_nothing_again(calls):
+    settle(start(image="sample:rocket"))
+    made = list(calls)
+    settle(start(image="sample:rocket"))
+    assert made
+    assert calls == made
+
+
+def test_other_methods_a_layer_and_parameters_can_be_chosen():
+    at = settle(start())
+    at.multiselect(key="methods").set_value(["IG", "Sobel"])
+    at.selectbox(key="layer").set_value("Middle")
+    at = settle(at)
+    assert titles(at) == ["Photo", "IG", "Sobel"]
+    assert all("Middle 28×28" in h for h in heads(at)[1:])
+    at.number_input(key="form-IG-steps").set_value(4)
+    next(b for b in at.button if b.label == "Apply").click()
+    at = settle(at)
+    assert "IG@Middle:steps=4" in link(at)["methods"]
+    assert "convergence error" in texts(at)
+
+
+def test_a_method_can_be_typed_with_layer_and_parameters():
+    at = settle(start(methods="IG@Final:steps=3,IG@Middle:steps=2"))
+    assert [h.split('opacity:.7">')[1].split(" ")[0] for h in heads(at)[1:]] == ["Final", "Middle"]
+
+
+def test_another_target_gives_other_maps():
+    at = settle(start())
+    before = [n.value for n in nodes(at, "image")]
+    at.selectbox(key="target").set_value(285)
+    at = settle(at)
+    assert link(at)["target"] == "285"
+    assert [n.value for n in nodes(at, "image")][1:] != before[1:]
+
+
+def test_a_map_that_says_nothing_says_why():
+    at = settle(start(methods="Gradient@Final"))
+    assert "Constant" in texts(at)
+
+
+def test_a_method_that_the_model_does_not_allow_is_refused_with_the_reason(monkeypatch):
+    real = attrlib.load_model
+    monkeypatch.setattr(pages.parts.work, "load_model", lambda name, **kw: real(name, pretrained=False))
+    at = settle(start(model="timm:vit_tiny_patch16_224", methods="Guided Backprop,Gradient"))
+    assert "Guided Backprop is defined for ReLU networks" in texts(at)
+    assert titles(at) == ["Photo", "Guided Backprop", "Gradient"]
+
+
+def upload(at: AppTest, name: str, data: bytes) -> AppTest:
+    at.file_uploader[0].upload(name, data, "image/png")
+    at.run()
+    return at
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def test_a_photo_can_be_uploaded():
+    at = settle(upload(settle(start()), "mine.png", encoded(Image.effect_noise((300, 200), 80))))
+    assert at.session_state["image"] == "upload"
+    assert link(at)["image"] == "upload:mine.png"
+    assert titles(at)[1:] == ["Grad-CAM", "Layer-CAM", "IxG", "Guided Backprop"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("text.png", b"this is no picture", "not a picture"),
+        ("cut.png", encoded(Image.effect_noise((200, 200), 80))[:5000], "cut off"),
+        ("dot.png", encoded(Image.new("RGB", (1, 1))), "1 x 1"),
+    ],
+    ids=["text", "cut off", "one pixel"],
+)
+def test_a_bad_upload_gets_one_message_and_the_page_goes_on(name, data, says):
+    at = upload(settle(start()), name, data)
+    assert says in texts(at)
+    assert not at.exception
+    at.selectbox(key="image").set_value("sample:coffee")
+    assert titles(settle(at)) == ["Photo", "Grad-CAM", "Layer-CAM", "IxG", "Guided Backprop"]
+
+
+def test_an_upload_with_transparency_says_what_was_done():
+    at = settle(upload(settle(start()), "glass.png", encoded(Image.new("RGBA", (64, 64), (200, 30, 30, 90)))))
+    assert "shown on white" in texts(at)
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ({"model": "resnet5000"}, "unknown model"),
+        ({"methods": "Gard-CAM"}, "Did you mean Grad-CAM"),
+        ({"methods": "IG:steps=many"}, "steps"),
+        ({"methods": "IG@Nowhere"}, "no layer"),
+        ({"target": "-4"}, "target"),
+        ({"target": "70000"}, "does not exist"),
+        ({"image": "/etc/passwd"}, "not one of the samples"),
+        ({"image": "upload:holiday.jpg"}, "upload it again"),
+        ({"sign": "sideways"}, "sign"),
+        ({"smoothing": "4"}, "odd"),
+        ({"opacity": "7"}, "opacity"),
+        ({"nonsense": "1"}, "unknown field"),
+        ({"seed": "x"}, "seed"),
+    ],
+)
+def test_a_link_with_nonsense_gets_a_message_and_the_page_works(query, says):
+    at = settle(start(**query))
+    assert says in texts(at)
+    assert "Photo" in titles(at)
+
+
+def test_a_model_that_cannot_be_loaded_gets_a_message_and_another_can_be_chosen(monkeypatch):
+    def fail(name, **kw):
+        if name != "efficientnet_lite0":
+            raise attrlib.ModelError("the weights could not be had; connect to the internet")
+        return attrlib.load_model(name)
+
+    monkeypatch.setattr(pages.parts.work, "load_model", fail)
+    at = start(model="timm:resnet26").run()
+    assert "connect to the internet" in texts(at)
+    assert not at.exception
+    at.selectbox(key="architecture").set_value("efficientnet_lite0")
+    assert len(titles(settle(at))) == 5
+
+
+def test_a_missing_checkpoint_gets_a_message():
+    at = start().run()
+    at.text_input(key="checkpoint").set_value("/nowhere/weights.pth")
+    at.run()
+    assert "there is no file" in texts(at)
+    assert not at.exception
+
+
+def test_no_method_chosen_says_what_to_do():
+    at = start(methods="IxG").run()
+    at.multiselect(key="methods").set_value([])
+    at.run()
+    assert "No method is chosen" in texts(at)
+    assert not at.exception
+
+
+def test_long_work_can_be_cancelled_and_started_again():
+    at = start(methods="RISE:samples=20000:cells=9").run()
+    cancel = [b for b in at.button if b.label == "Cancel"]
+    assert cancel
+    cancel[0].click().run()
+    end = time.monotonic() + 30
+    while nodes(at, "progress") and time.monotonic() < end:
+        at.run()
+    assert "Cancelled" in texts(at)
+    assert [b.label for b in at.button if b.label == "Try again"] == ["Try again"]
+
+
+def test_the_link_restores_methods_layer_parameters_and_view():
+    at = settle(
+        start(methods="IG@Middle:steps=5:baseline=blur,IxG@Middle", sign="absolute", smoothing="9", scale="shared", target="207", seed="3")
+    )
+    fields = link(at)
+    again = settle(start(**fields))
+    assert link(again) == fields
+    assert fields["methods"] == "IG@Middle:steps=5:baseline=blur,IxG@Middle"
+    assert tuple(fields[k] for k in ("sign", "smoothing", "scale", "target", "seed")) == ("absolute", "9", "shared", "207", "3")
+    assert [n.value for n in nodes(again, "image")] == [n.value for n in nodes(at, "image")]
