@@ -8,6 +8,7 @@ from torch import Tensor
 
 from attrlib.errors import MethodError
 from attrlib.methods.task import Task
+from attrlib.models import Layer
 from attrlib.registry import Param, Registry, params_of, parse_params
 from attrlib.specs import MethodSpec
 
@@ -19,6 +20,14 @@ class Paper:
     authors: str
     title: str
     url: str
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What a map of one image costs: passes through the model behind the layer, without and with a backward pass."""
+
+    forward: int = 0
+    gradient: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,10 @@ class Method(ABC):
     @abstractmethod
     def attribute(self, task: Task) -> Tensor:
         """Signed maps (B,1,h,w) at the resolution of the task's layer. Raises `MethodError` where the method is not defined."""
+
+    @abstractmethod
+    def passes(self, layer: Layer) -> Passes:
+        """What one image costs at that layer, besides the one forward pass to it."""
 
 
 METHODS: Registry[Method] = Registry("method", MethodError)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from attrlib.methods.base import METHODS, Method, Paper
+from attrlib.methods.base import METHODS, Method, Paper, Passes
 from attrlib.methods.task import Task
+from attrlib.models import Layer
 
 GRAD_CAM = Paper("Selvaraju et al. 2017", "Grad-CAM: Visual Explanations from Deep Networks", "https://arxiv.org/abs/1610.02391")
 LAYER_CAM = Paper(
@@ -28,6 +29,9 @@ class GradientCAM(Method):
         activations = task.spatial(task.inputs)
         gradient = task.spatial(task.gradient(task.inputs, task.rows))
         return (self.weights(activations, gradient) * activations).sum(1, keepdim=True).relu()
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(gradient=1)
 
 
 @METHODS.register

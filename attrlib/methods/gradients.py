@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attrlib.methods.base import METHODS, Method, Paper
+from attrlib.methods.base import METHODS, Method, Paper, Passes
 from attrlib.methods.task import Task
+from attrlib.models import Layer
 from attrlib.postprocess import smooth
 from attrlib.registry import param
 
@@ -35,6 +36,9 @@ class Gradient(Method):
     def attribute(self, task: Task) -> Tensor:
         return reduce_channels(task, task.gradient(task.inputs, task.rows), self.channels)
 
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(gradient=1)
+
 
 @METHODS.register
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class InputXGradient(Method):
 
     def attribute(self, task: Task) -> Tensor:
         return task.reduce(task.inputs * task.gradient(task.inputs, task.rows))
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(gradient=1)
 
 
 BASELINES = ("zeros", "black", "white", "blur")
@@ -83,6 +90,9 @@ class IntegratedGradients(Method):
         task.diagnostics["convergence"] = (attributed - change).abs() / change.abs().clamp_min(1e-12)
         return task.reduce(difference * total)
 
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(forward=2, gradient=self.steps)
+
 
 def baseline(task: Task, name: str) -> Tensor:
     """A reference input of the layer, of the shape of `task.inputs`: zeros there, or f_pre of a black, white or blurred picture."""
@@ -115,6 +125,9 @@ class SmoothGrad(Method):
             noisy = torch.cat([task.inputs + std * _noise(task, i) for i in which])
             total += task.gradient(noisy, rows).unflatten(0, (len(which), len(task))).sum(0)
         return reduce_channels(task, total / self.samples, self.channels)
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(gradient=self.samples)
 
 
 def _noise(task: Task, sample: int) -> Tensor:

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from attrlib.errors import MethodError
-from attrlib.methods.base import METHODS, Method, Paper
+from attrlib.methods.base import METHODS, Method, Paper, Passes
 from attrlib.methods.gradients import REDUCTIONS, reduce_channels
 from attrlib.methods.task import Task
+from attrlib.models import Layer
 from attrlib.registry import param
 
 ALL_CONVOLUTIONAL = Paper(
@@ -34,6 +35,9 @@ class GuidedBackprop(Method):
 
     def attribute(self, task: Task) -> Tensor:
         return reduce_channels(task, task.gradient(task.inputs, task.rows, visit=_guide(task)), self.channels)
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(gradient=1)
 
 
 def _guide(task: Task) -> Any:

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from attrlib.methods.base import METHODS, Method, Paper
+from attrlib.methods.base import METHODS, Method, Paper, Passes
 from attrlib.methods.task import Task
+from attrlib.models import Layer
 from attrlib.registry import param
 
 OCCLUSION = Paper("Zeiler & Fergus 2014", "Visualizing and Understanding Convolutional Networks", "https://arxiv.org/abs/1311.2901")
@@ -28,10 +29,8 @@ class Occlusion(Method):
     stride: int | None = param(None, "Step between windows", low=1, high=1024, auto="8 at Input, 2 inside")
 
     def attribute(self, task: Task) -> Tensor:
-        inside = task.layer.name != "Input"
         _, height, width = task.layer.shape
-        window = self.window or (5 if inside else 16)
-        masks = windows(height, width, window, self.stride or (2 if inside else 8)).to(task.images.device)
+        masks = self._windows(task.layer).to(task.images.device)
         full = task.scores(task.inputs, task.rows)
         total = full.new_zeros(len(task), height * width)
         for which, rows in task.variants(len(masks)):
@@ -41,6 +40,13 @@ class Occlusion(Method):
             drops = (full[rows] - task.scores(perturbed, rows)).view(len(which), len(task))
             total += (drops / mask.sum((1, 2))[:, None]).T @ mask.flatten(1)
         return total.view(-1, 1, height, width)
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(forward=1 + len(self._windows(layer)))
+
+    def _windows(self, layer: Layer) -> Tensor:
+        window, stride = (16, 8) if not layer.path else (5, 2)
+        return windows(*layer.shape[1:], self.window or window, self.stride or stride)
 
 
 def windows(height: int, width: int, window: int, stride: int) -> Tensor:
@@ -83,6 +89,9 @@ class RISE(Method):
             weights = task.probabilities(seen, rows).view(len(which), len(task))
             total += weights.T @ masks.flatten(1)
         return total.view(-1, 1, height, width) / (self.samples * self.p)
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(forward=self.samples)
 
 
 def magnify(grids: Tensor, shifts: list[list[float]], height: int, width: int) -> Tensor:

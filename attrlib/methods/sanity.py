@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from attrlib.methods.base import METHODS, Method, Paper
+from attrlib.methods.base import METHODS, Method, Paper, Passes
 from attrlib.methods.task import Task
+from attrlib.models import Layer
 from attrlib.specs import digest
 
 SANITY_CHECKS = Paper("Adebayo et al. 2018", "Sanity Checks for Saliency Maps", "https://arxiv.org/abs/1810.03292")
@@ -26,6 +27,9 @@ class Random(Method):
         contents = [digest(image.cpu().contiguous().numpy().data.cast("B")) for image in task.images]
         return torch.stack([torch.rand(1, *size, generator=task.generator("random", content)) for content in contents])
 
+    def passes(self, layer: Layer) -> Passes:
+        return Passes()
+
 
 @METHODS.register
 @dataclass(frozen=True)
@@ -43,3 +47,6 @@ class Sobel(Method):
         edges = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), filters)
         magnitude = edges.square().sum(1, keepdim=True).sqrt()
         return F.adaptive_avg_pool2d(magnitude, task.layer.shape[1:])
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes()

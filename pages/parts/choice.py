@@ -1,6 +1,7 @@
 """What the user has chosen on a page, kept in the session and readable from and writable to a link."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import streamlit as st
 
@@ -30,7 +31,7 @@ def start(query: dict[str, str]) -> None:
         check_name(spec.model.architecture)
     except AttrlibError as error:
         problems.append(str(error))
-        spec = DEFAULT
+        spec = replace(spec, model=DEFAULT.model)
     methods = [m for m in spec.methods if _is_known(m, problems)] or list(DEFAULT.methods)
     image = spec.image
     if image.startswith(UPLOAD):

@@ -1,0 +1,135 @@
+"""Time of every method over its bound: `python -m benchmarks.methods`.
+
+The bound of a method is the number of passes that its definition needs (`Method.passes`), times the best cost of such a pass
+measured in the same run at the same number of rows, by plain PyTorch: weights without gradients, channels_last, no hooks.
+Methods and passes are timed in turns, so that a slow spell of the machine meets both; the best of all turns counts.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+import torch
+
+import attrlib
+from attrlib.methods import BATCH_SIZE, METHODS, attribute
+from attrlib.models import Classifier, Layer
+from attrlib.specs import MethodSpec
+
+PARAMS: dict[str, dict[str, int]] = {
+    "IG": {"steps": 32},
+    "SmoothGrad": {"samples": 32},
+    "RISE": {"samples": 64},
+    "Occlusion": {"window": 32, "stride": 32},
+}
+LIMIT, LIMIT_PERTURBATION = 1.3, 1.15
+
+
+def best(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+class Costs:
+    """Best measured seconds of one pass over `rows` images: to a layer, behind it, and behind it with a backward pass."""
+
+    def __init__(self, model: Classifier, layer: Layer, rows: int):
+        self._model = model
+        generator = torch.Generator().manual_seed(0)
+        self._images = model.place(torch.randn(rows, 3, *model.input_size, generator=generator))
+        with model.session():
+            self._split = model.split(layer).fresh()
+            self._inputs = self._split.before(self._images)
+        self.to = self.forward = self.gradient = float("inf")
+
+    def measure(self) -> None:
+        """One more turn."""
+        device = self._model.device
+        with self._model.session():
+            if self._split.path:
+                self.to = min(self.to, best(lambda: self._split.before(self._images), device))
+            else:
+                self.to = 0.0
+            with torch.no_grad():
+                self.forward = min(self.forward, best(lambda: self._run(self._inputs), device))
+            self.gradient = min(self.gradient, best(self._backward, device))
+
+    def _run(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self._split.after(inputs) if self._split.path else self._model.module(inputs)
+
+    def _backward(self) -> None:
+        leaf = self._inputs.detach().requires_grad_()
+        torch.autograd.grad(self._run(leaf)[:, 0].sum(), leaf)
+
+
+def run(model: Classifier, images: int, turns: int) -> list[dict]:
+    """One row for each method at its default layer, for a batch of so many images."""
+    batch = torch.randn(images, 3, *model.input_size, generator=torch.Generator().manual_seed(1))
+    rows = []
+    costs: dict[tuple[str, int], Costs] = {}
+    for name, cls in METHODS.items():
+        spec = MethodSpec(name, cls.default_layer, tuple(PARAMS.get(name, {}).items()))
+        layer = model.layer(spec.layer)
+        passes = cls(**PARAMS.get(name, {})).passes(layer)
+        many = passes.forward + passes.gradient > 2
+        chunk = BATCH_SIZE // images * images if many else images
+        single, several = (costs.setdefault((layer.path, n), Costs(model, layer, n)) for n in (images, chunk))
+        rows.append(
+            {
+                "method": str(spec),
+                "passes": passes,
+                "single": single,
+                "several": several,
+                "images": images,
+                "seconds": float("inf"),
+                "spec": spec,
+            }
+        )
+    for _ in range(turns + 1):
+        for cost in costs.values():
+            cost.measure()
+        for row in rows:
+            found = attribute(model, row["spec"], batch, [0] * images)
+            row["seconds"] = min(row["seconds"], found.seconds)
+    return [_finish(row) for row in rows]
+
+
+def _finish(row: dict) -> dict:
+    passes, single, several, images = row["passes"], row["single"], row["several"], row["images"]
+    per_row = images / several._images.shape[0]
+    bound = single.to + per_row * (passes.forward * several.forward + passes.gradient * several.gradient)
+    knows_model = passes.forward + passes.gradient > 0
+    return {
+        "method": row["method"],
+        "images": images,
+        "ms_per_image": 1000 * row["seconds"] / images,
+        "bound_ms_per_image": 1000 * bound / images if knows_model else None,
+        "ratio": row["seconds"] / bound if knows_model else None,
+        "limit": LIMIT_PERTURBATION if row["spec"].name in ("Occlusion", "RISE") else LIMIT,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="*", default=[1, 4])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    model = attrlib.load_model()
+    rows = [row for images in options.images for row in run(model, images, options.turns)]
+    if options.json:
+        print(json.dumps(rows))
+        return
+    print(f"{'method':56} images  ms/image     bound   ratio  limit   ({model.name} on {model.device}, {torch.get_num_threads()} threads)")
+    for row in rows:
+        bound = f"{row['bound_ms_per_image']:9.1f} {row['ratio']:7.2f} {row['limit']:6.2f}" if row["ratio"] else f"{'none':>9}"
+        print(f"{row['method']:56} {row['images']:6} {row['ms_per_image']:9.1f} {bound}")
+
+
+if __name__ == "__main__":
+    main()
