@@ -27,12 +27,11 @@ def _smooth_along(maps: Tensor, kernel_size: int, dim: int) -> Tensor:
     """One pass of the separable kernel, as a banded matrix: on maps of at most a few hundred pixels faster than a convolution."""
     length = maps.shape[dim]
     half = kernel_size // 2
-    offsets = torch.arange(-half, half + 1, device=maps.device, dtype=torch.float64)
-    kernel = torch.exp(-0.5 * (offsets / (kernel_size / 4)) ** 2)
-    kernel = (kernel / kernel.sum()).to(maps.dtype)
-    positions = torch.arange(length, device=maps.device)
-    distance = positions[None, :] - positions[:, None]
-    band = torch.where(distance.abs() <= half, kernel[distance.clamp(-half, half) + half], 0.0)
+    # On the CPU, because not every device has float64.
+    kernel = torch.exp(-0.5 * (torch.arange(-half, half + 1, dtype=torch.float64) / (kernel_size / 4)) ** 2)
+    kernel /= kernel.sum()
+    distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]
+    band = torch.where(distance.abs() <= half, kernel[distance.clamp(-half, half) + half], 0.0).to(maps)
     return torch.einsum("oi,bcij->bcoj" if dim == 2 else "oi,bcji->bcjo", band, maps)
 
 
