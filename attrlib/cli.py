@@ -102,7 +102,7 @@ def methods(as_json: Json = False) -> None:
 def explain(
     out: Annotated[Path, typer.Option("--out", help="Folder for panel.png, maps.npz and manifest.json.")],
     model: Annotated[str | None, typer.Option("--model", help=f"{EMBEDDED} (the default), timm:NAME or torchvision:NAME.")] = None,
-    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="Weights for the model's architecture.")] = None,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="File with weights for the architecture, or random:SEED.")] = None,
     image: Annotated[str | None, typer.Option("--image", help="A JPEG, PNG or WebP file, or sample:NAME.")] = None,
     methods: Annotated[str | None, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER or NAME@LAYER:key=value.")] = None,
     layer: Annotated[str, typer.Option("--layer", help="For methods that name none: Input, Middle, Final or a module path.")] = "",
@@ -143,9 +143,7 @@ def explain(
     photo = open_image(spec.image)
     for note in photo.notes:
         typer.echo(f"note: {photo.name}: {note}", err=True)
-    classifier = load_model(
-        spec.model.architecture, device, checkpoint=spec.model.checkpoint, pretrained=spec.model.pretrained, seed=spec.model.seed
-    )
+    classifier = load_model(spec.model.architecture, device, checkpoint=spec.model.checkpoint)
     if content is not None:
         check_same(content, classifier, photo)
     elif target is not None:

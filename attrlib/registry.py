@@ -54,8 +54,9 @@ class Param:
             return "one of " + ", ".join(self.choices)
         if self.kind is bool:
             return "true or false"
-        kind = "a whole number" if self.kind is int else "a number"
-        return f"{kind} from {self.low:g} to {self.high:g}" if self.low is not None and self.high is not None else kind
+        kind = {int: "a whole number", float: "a number"}.get(self.kind, "a text")
+        ends = ((" from {:g}", self.low), (" to {:g}", self.high))
+        return kind + "".join(words.format(end) for words, end in ends if end is not None)
 
     def format(self, value: Value) -> str:
         """The inverse of `parse`."""
@@ -74,15 +75,15 @@ class Param:
             return str(value)
         if isinstance(value, bool):
             raise wrong
+        if self.kind is int and str(value).lstrip("-").isdecimal():
+            return int(str(value))
         try:
             number = float(str(value))
         except ValueError:
             raise wrong from None
-        if self.kind is float:
-            return number
-        if not math.isfinite(number) or number != int(number):
+        if not math.isfinite(number) or (self.kind is int and number != int(number)):
             raise wrong
-        return int(number)
+        return self.kind(number)
 
 
 def param(

@@ -39,15 +39,13 @@ def _plain(value: object) -> object:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model: an architecture (`efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`) and, optionally, a local checkpoint.
+    """Which model: an architecture (`efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`) and where its weights come from.
 
-    `pretrained=False` without a checkpoint gives random weights drawn from `seed`.
+    `checkpoint` is the path of a local file, `random:SEED` for random weights, or None for the pretrained ones.
     """
 
     architecture: str
     checkpoint: str | None = None
-    pretrained: bool = True
-    seed: int = 0
 
     def __str__(self) -> str:
         return self.architecture
@@ -71,9 +69,13 @@ class MethodSpec:
         name, _, own_layer = head.partition("@")
         if not name.strip():
             raise SpecError(f"{text[:80]!r} names no method; write NAME, NAME@LAYER or NAME@LAYER:key=value, as in IG@Final:steps=20")
-        params = []
+        params: list[tuple[str, Value]] = []
+        if "@" in own_layer:
+            raise SpecError(f"{text[:80]!r} names two layers; write NAME@LAYER")
         for pair in pairs:
             key, equals, value = pair.partition("=")
+            if key.strip() in dict(params):
+                raise SpecError(f"{key.strip()[:40]!r} is given twice in {text[:80]!r}")
             if not equals or not key.strip():
                 raise SpecError(f"{pair[:40]!r} in {text[:80]!r} is not key=value; write for example IG:steps=20")
             params.append((key.strip(), value.strip()))
@@ -186,19 +188,20 @@ def read_link(fields: Mapping[str, str], default: ExplainSpec) -> tuple[ExplainS
             return otherwise
 
     options = {p.name: p for p in ViewSpec.options()}
-    view: dict[str, Value] = {n: read(n, p.parse, getattr(default.view, n)) for n, p in options.items()}
+    view: dict[str, Value] = {n: read(n, p.parse, getattr(default.view, n)) for n, p in options.items() if n != "smoothing"}
     smoothing = read("smoothing", lambda text: ViewSpec.parse({"smoothing": text}).smoothing, default.view.smoothing)
+    named = fields.get("model") or fields.get("checkpoint")
     unknown_fields = set(fields) - {"model", "checkpoint", "image", "target", "methods", "seed"} - set(options)
     problems += [unknown("field of the link", name, ["model", "image", "target", "methods", *options]) for name in sorted(unknown_fields)]
     spec = ExplainSpec(
-        model=ModelSpec(fields["model"], fields.get("checkpoint")) if fields.get("model") else default.model,
+        model=ModelSpec(fields.get("model") or default.model.architecture, fields.get("checkpoint")) if named else default.model,
         image=fields.get("image") or default.image,
         methods=read("methods", parse_methods, default.methods),
         target=read("target", lambda text: None if text == "predicted" else whole(text, "target"), default.target),
         seed=read("seed", lambda text: whole(text, "seed"), default.seed),
         view=ViewSpec.parse(view | {"smoothing": smoothing}),
     )
-    return spec, problems
+    return spec, list(dict.fromkeys(problems))
 
 
 def parse_methods(text: str, layer: str = "") -> tuple[MethodSpec, ...]:

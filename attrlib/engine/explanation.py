@@ -22,9 +22,9 @@ PANEL, ARRAYS, MANIFEST = "panel.png", "maps.npz", "manifest.json"
 _MAX_MANIFEST = 1 << 20
 
 
-def map_key(model: Classifier, photo: Photo, method: MethodSpec, target: int | None, seed: int) -> str:
+def map_key(model_digest: str, image_digest: str, method: MethodSpec, target: int | None, seed: int) -> str:
     """The content digest under which a map is kept: weights, picture, method with parameters and layer, target, seed, numerics."""
-    return digest(model.digest, photo.digest, resolve(method), target, seed, NUMERICS)
+    return digest(model_digest, image_digest, resolve(method), target, seed, NUMERICS)
 
 
 @dataclass(frozen=True, eq=False)

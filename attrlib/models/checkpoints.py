@@ -2,7 +2,9 @@
 
 import argparse
 import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import safetensors.torch
@@ -28,15 +30,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise ModelError(f"there is no file {str(path)!r}; give the path of a checkpoint ({', '.join(SUFFIXES[:4])})")
     if file.suffix == ".safetensors":
         try:
-            return safetensors.torch.load_file(file)
+            tensors = safetensors.torch.load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelError(f"{file.name} is not a safetensors file, or is cut off ({error}); copy or download it again") from None
+        return _state_dict(tensors, file.name)
+    if _is_text(file):
+        raise ModelError(
+            f"{file.name} is not a checkpoint that PyTorch can read: it is a text, such as a web page or a Git LFS pointer; download the file itself"
+        )
+    namespace_is_new = argparse.Namespace not in torch.serialization.get_safe_globals()
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]) if namespace_is_new else nullcontext():
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError(f"{file.name} holds more than weights: loading it could run code, so it was not loaded; {_ADVICE}") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001  a damaged file makes the reader fail in a dozen unrelated ways
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ModelError(
             f"{file.name} is not a checkpoint that PyTorch can read, or is cut off ({reason}); copy it again, or {_ADVICE}"
@@ -44,34 +52,62 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return _state_dict(content, file.name)
 
 
+def _is_text(file: Path) -> bool:
+    with file.open("rb") as opened:
+        start = opened.read(256).lstrip()
+    return bool(start) and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in start)
+
+
 def _state_dict(content: object, name: str) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    for _ in range(8):
+        if not isinstance(content, Mapping):
+            break
         inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
         if inner is None:
-            if tensors:
-                return tensors
-            break
+            tensors = OrderedDict((str(k), v) for k, v in content.items() if isinstance(v, Tensor))
+            if not tensors:
+                break
+            _set_metadata(tensors, getattr(content, "_metadata", None))
+            return tensors
         content = inner
     raise ModelError(f"{name} holds no weights; expected a state dict, alone or under one of {', '.join(_WRAPPERS[:3])}")
+
+
+def _set_metadata(state: Mapping[str, Tensor], metadata: Mapping | None) -> None:
+    """The versions of modules that torch keeps beside a state dict, and by which they read older ones."""
+    if metadata is not None:
+        state._metadata = metadata  # type: ignore[attr-defined]
 
 
 def strip_prefix(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
     """The state with wrappers' prefixes (`module.`, `model.`, ...) taken off its keys, as far as all keys share them."""
     own = set(module.state_dict())
     stripped = dict(state)
+    prefix = ""
     while stripped and not own & stripped.keys():
         heads = {key.partition(".")[0] for key in stripped}
         if len(heads) != 1 or any("." not in key for key in stripped):
             break
+        prefix += heads.pop() + "."
         stripped = {key.partition(".")[2]: value for key, value in stripped.items()}
-    return stripped if own & stripped.keys() else dict(state)
+    if not own & stripped.keys():
+        return dict(state)
+    kept = OrderedDict(stripped)
+    metadata = getattr(state, "_metadata", None)
+    if metadata is not None:
+        _set_metadata(kept, {key.removeprefix(prefix).removesuffix("."): v for key, v in metadata.items() if f"{key}.".startswith(prefix)})
+    return kept
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Loads a state dict strictly, after `strip_prefix`. Raises `ModelError` naming the keys that do not fit."""
     state = strip_prefix(state, module)
     own = module.state_dict()
+    # Counters that no computation here reads; files from before torch 0.4.1 have none.
+    state.update({k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state})
+    if not hasattr(state, "_metadata"):
+        state = OrderedDict(state)
+        _set_metadata(state, getattr(own, "_metadata", None))
     problems = {
         "missing": [k for k in own if k not in state],
         "not in the model": [k for k in state if k not in own],

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -12,15 +13,19 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
     Gradients with respect to activations still flow: parameters that ask for none only save memory and time.
     """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
     training = [m for m in module.modules() if m.training]
     trainable = [p for p in module.parameters() if p.requires_grad]
     try:
+        # The fused encoder skips the modules inside it, and with them every layer that could be attributed to.
+        torch.backends.mha.set_fastpath_enabled(False)
         for m in training:
             m.training = False
         for p in trainable:
             p.requires_grad_(False)
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
         for m in training:
             m.training = True
         for p in trainable:

@@ -10,11 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from attrlib.errors import LayerError
 from attrlib.models.split import trace
 
 Kind = Literal["NCHW", "NHWC", "tokens"]
 NAMED = ("Input", "Middle", "Final")
-_PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d)
+_PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d, nn.Softmax)
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,19 @@ class Layer:
 def infer_layout(shape: Sequence[int], image_size: tuple[int, int]) -> Layout | None:
     """How an output of this shape covers an image of `image_size` (h,w); None where it does not.
 
-    A grid of positions has the image's aspect ratio (to a pixel of rounding), at most its size and more than one position.
+    `shape` is that for one image: a first dimension other than 1 counts windows or heads. A grid of positions has the image's
+    aspect ratio (to a pixel of rounding), four positions at least, and about the image's size or at most about half of it:
+    no stride lies in between, but the side of an attention matrix does.
     """
 
     def fits(height: int, width: int) -> bool:
         big, wide = image_size
         same_aspect = abs(height * wide - width * big) <= max(big, wide)
-        return same_aspect and height * width > 1 and height <= big + 2 and width <= wide + 2
+        share = height / big
+        return same_aspect and height * width >= 4 and (share <= 0.55 or 0.93 <= share <= 1 + 2 / big)
 
+    if shape[0] != 1:
+        return None
     if len(shape) == 4:
         _, a, b, c = shape
         if fits(b, c):
@@ -102,6 +108,9 @@ def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None =
         if layout is not None and not isinstance(module.get_submodule(call.path), _PASSIVE):
             layers[call.path] = Layer(call.path, call.path, layout)
     named = {"Input": Layer("Input", "", Layout("NCHW", *probe.shape[1:]))}
+    for name, path in (names or {}).items():
+        if path not in layers:
+            raise LayerError(f"{path!r}, given as {name}, yields no spatial map or is called more than once; give another module path")
     paths = default_layers(module, layers, probe) | (names or {})
     for name in NAMED[1:]:
         if paths.get(name) in layers:
@@ -170,9 +179,9 @@ def _vgg_layers(module: nn.Module) -> dict[str, str] | None:
         return None
     relus = [i for i, m in enumerate(features) if isinstance(m, nn.ReLU)]
     pools = [i for i, m in enumerate(features) if isinstance(m, nn.MaxPool2d)]
-    middle = next(i for i in relus if i > pools[2])
-    final = next(i for i in reversed(relus) if i < pools[-1])
-    return {"Middle": f"features.{middle}", "Final": f"features.{final}"}
+    middle = [i for i in relus if len(pools) > 2 and i > pools[2]]
+    final = [i for i in relus if pools and i < pools[-1]]
+    return {"Middle": f"features.{middle[0]}", "Final": f"features.{final[-1]}"} if middle and final else None
 
 
 def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blocks: list[str], probe: Tensor) -> list[str]:
@@ -187,5 +196,7 @@ def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blo
         logits = module(probe.clone().requires_grad_())
         gradients = torch.autograd.grad(logits.square().sum(), [outputs[p] for p in blocks])
     read = [p for p, g in zip(blocks, gradients, strict=True) if layers[p].layout.spatial(g).abs().amax() > 0]
-    # A head that is still all zero reads nothing: then assume a class token.
-    return read[-1:] or blocks[-2:-1]
+    if read:
+        return read[-1:]
+    # A head that is still all zero reads nothing: then assume that class tokens, where there are any, are what it will read.
+    return blocks[-2:-1] if layers[blocks[-1]].layout.prefix else blocks[-1:]

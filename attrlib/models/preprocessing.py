@@ -26,7 +26,8 @@ _MAX_ASPECT = 16
 class Preprocessing:
     """Resize so that the crop covers `crop` of the short side, crop the centre, scale to [0,1], subtract `mean`, divide by `std`.
 
-    `size` is (height, width) in pixels; `mean` and `std` are for channels R, G, B in [0,1].
+    `size` is (height, width) in pixels; `mean` and `std` are for channels R, G, B in [0,1]. `fit` says how a picture of another
+    shape is resized: `centre` covers the crop, `squash` changes the aspect ratio, `border` fits the whole picture in, on mean colour.
     """
 
     size: tuple[int, int]
@@ -34,30 +35,43 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bilinear"
     crop: float = 0.875
+    fit: str = "centre"
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ModelError(f"input_size={self.size} is not valid: give one number of pixels, or (height, width)")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ModelError("mean and std need three numbers each, one for each colour channel, std above 0")
-        if not 0 < self.crop <= 1:
-            raise ModelError(f"crop={self.crop} is not valid: it is a share of the short side, above 0 and at most 1")
+        if not 0 < self.crop <= 2:
+            raise ModelError(f"crop={self.crop} is not valid: it is a share of the short side, above 0 and at most 2")
+        if self.fit not in ("centre", "squash", "border"):
+            raise ModelError(f"fit={self.fit!r} is not known; choose centre, squash or border")
         if self.interpolation not in INTERPOLATIONS:
             raise ModelError(f"interpolation={self.interpolation!r} is not known; choose one of {', '.join(INTERPOLATIONS)}")
 
     def view(self, picture: Image.Image, scale: int = 1) -> Image.Image:
         """The crop that the network sees, RGB, `scale` times as fine."""
-        picture = _without_long_ends(picture.convert("RGB"))
+        picture = picture.convert("RGB")
+        if self.fit == "centre":
+            picture = _without_long_ends(picture)
         height, width = self.size[0] * scale, self.size[1] * scale
         short_height, short_width = math.floor(height / self.crop), math.floor(width / self.crop)
-        ratio = max(short_height / picture.height, short_width / picture.width)
-        resized = (
-            max(short_width, int(picture.width * ratio + 1e-6)),
-            max(short_height, int(picture.height * ratio + 1e-6)),
-        )
+        tall, wide = short_height / picture.height, short_width / picture.width
+        if self.fit == "squash":
+            resized = (short_width, short_height)
+        elif self.fit == "border":
+            resized = (max(1, round(picture.width * min(tall, wide))), max(1, round(picture.height * min(tall, wide))))
+        else:
+            ratio = max(tall, wide) + 1e-9
+            resized = (max(short_width, int(picture.width * ratio)), max(short_height, int(picture.height * ratio)))
         picture = picture.resize(resized, INTERPOLATIONS[self.interpolation])
-        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
-        return picture.crop((left, top, left + width, top + height))
+        left, top = (_margin(have, want) for have, want in zip(resized, (width, height), strict=True))
+        if self.fit != "border":
+            return picture.crop((left, top, left + width, top + height))
+        red, green, blue = (round(255 * m) for m in self.mean)
+        canvas = Image.new("RGB", (width, height), (red, green, blue))
+        canvas.paste(picture, (-left, -top))
+        return canvas
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """The normalised input (3,H,W), float32."""
@@ -73,10 +87,17 @@ class Preprocessing:
         return values * values.new_tensor(self.std).view(3, 1, 1) + values.new_tensor(self.mean).view(3, 1, 1)
 
 
+def _margin(have: int, want: int) -> int:
+    """What is cut off before the centre, or, negative, added: rounded as torchvision does."""
+    return round((have - want) / 2) if have >= want else -((want - have) // 2)
+
+
 def _without_long_ends(picture: Image.Image) -> Image.Image:
     width = min(picture.width, _MAX_ASPECT * picture.height)
     height = min(picture.height, _MAX_ASPECT * picture.width)
     if (width, height) == picture.size:
         return picture
+    # An even surplus, so that the centre stays where it is.
+    width, height = width - (picture.width - width) % 2, height - (picture.height - height) % 2
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((left, top, left + width, top + height))

@@ -6,6 +6,7 @@ network (nothing goes around it), the stubs return NaN in constant memory, which
 do not matter; where something goes around it (a layer inside a residual block), they return what they returned for the image.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class _Call:
     end: int = -1
     output: Any = None
     version: int = 0
+    inputs: tuple[tuple[Tensor, int], ...] = ()
+    writes: bool = False
 
     @property
     def changed_later(self) -> bool:
@@ -44,8 +47,8 @@ def trace(module: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
     clock = iter(range(1 << 40))
 
     def enter(path: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any) -> None:
-            call = _Call(path, next(clock))
+        def hook(_module: nn.Module, args: Any) -> None:
+            call = _Call(path, next(clock), inputs=tuple((a, a._version) for a in args if isinstance(a, Tensor)))
             calls.append(call)
             open_calls.append(call)
 
@@ -54,13 +57,15 @@ def trace(module: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
     def leave(_module: nn.Module, _args: Any, output: Any) -> None:
         call = open_calls.pop()
         call.end, call.output = next(clock), output
+        call.writes = any(a._version != version for a, version in call.inputs)
+        call.inputs = ()
         call.version = output._version if isinstance(output, Tensor) else 0
 
     with ExitStack() as stack, torch.no_grad():
         for path, m in module.named_modules():
             stack.callback(m.register_forward_pre_hook(enter(path)).remove)
             stack.callback(m.register_forward_hook(leave).remove)
-        result = module(images)
+        result = module(images.clone())
     return calls, result
 
 
@@ -86,6 +91,7 @@ class Split:
     cut: bool = True
     _recorded: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
     _images: Tensor | None = field(default=None, repr=False)
+    _fill: float = torch.nan
 
     @classmethod
     def at(cls, module: nn.Module, path: str, probe: Tensor) -> "Split":
@@ -126,7 +132,7 @@ class Split:
         handle = self.module.get_submodule(self.path).register_forward_hook(stop)
         try:
             with torch.no_grad():
-                self.module(images)
+                self.module(images.clone())
         except _Reached:
             return reached[0]
         finally:
@@ -153,8 +159,8 @@ class Split:
         if self._images is None:
             raise LayerError(f"layer {self.path!r}: call before() first")
         if self.cut:
-            return like.new_full((), torch.nan).expand(n, *self._images.shape[1:])
-        return _rows(self._images, rows, n)
+            return like.new_full((), self._fill).expand(n, *self._images.shape[1:])
+        return _rows(self._images, rows, n).clone()
 
     def _source(self, stub: _Stub, n: int, rows: Tensor | None, like: Tensor) -> Callable[[int], Tensor | None]:
         def value(call: int) -> Tensor | None:
@@ -163,8 +169,8 @@ class Split:
             one, two = stub.shapes[call]
             if self.cut:
                 shape = (one[0] + (n - 1) * (two[0] - one[0]), *one[1:]) if len(one) else ()
-                nan = like.new_full((), torch.nan)
-                return nan.expand(shape).clone() if stub.written[call] else nan.expand(shape)
+                nothing = like.new_full((), self._fill).expand(shape)
+                return nothing.clone() if stub.written[call] else nothing
             recorded = self._recorded[stub.path, call]
             per_image = two[0] - one[0] if len(one) else 0
             if not per_image:
@@ -192,18 +198,28 @@ class Split:
         with ExitStack() as stack, torch.no_grad():
             for path in wanted:
                 stack.callback(self.module.get_submodule(path).register_forward_hook(keep(path)).remove)
-            self.module(images)
+            self.module(images.clone())
 
     def _is_cut(self, probe: Tensor) -> bool:
         output = self.before(probe)
         with torch.no_grad():
-            expected = self.module(probe)
-            try:
-                found = self.after(output)
-            except (RuntimeError, ValueError, TypeError, AssertionError):
-                # Code that looks at values (an assertion, a data-dependent branch) may reject NaN: then it is no cut.
-                return False
-        return bool(torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())))
+            expected = self.module(probe.clone())
+            scale = float(expected.abs().max())
+            # Infinity too, because a comparison swallows NaN.
+            for self._fill in (torch.inf, torch.nan):
+                # Code that looks at values (an assertion, a branch) may reject what it never sees: then it is no cut.
+                try:
+                    found = self.after(output)
+                except Exception:  # noqa: BLE001
+                    return False
+                if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * scale):
+                    return False
+        return True
+
+
+def _by_image(one: Tensor, two: Tensor) -> bool:
+    """Whether outputs for one and for two images differ at most in their first dimension."""
+    return one.shape[1:] == two.shape[1:] and one.ndim == two.ndim
 
 
 def _rows(values: Tensor, rows: Tensor | None, n: int) -> Tensor:
@@ -213,11 +229,14 @@ def _rows(values: Tensor, rows: Tensor | None, n: int) -> Tensor:
 
 
 def _find_stubs(one: list[_Call], two: list[_Call], layer: _Call) -> tuple[_Stub, ...]:
-    """The outermost modules that return a tensor and have finished before the layer starts."""
+    """The outermost modules that return a tensor and have finished before the layer starts.
+
+    A module that writes into its input, or whose output has the images elsewhere than in its first dimension, has to run.
+    """
     found: dict[str, list[tuple[_Call, _Call]]] = {}
     covered = -1
     for a, b in zip(one, two, strict=True):
-        if a.start > covered and a.end < layer.start and isinstance(a.output, Tensor):
+        if a.start > covered and a.end < layer.start and isinstance(a.output, Tensor) and not a.writes and _by_image(a.output, b.output):
             covered = a.end
             found.setdefault(a.path, []).append((a, b))
     # A module with calls of both kinds (as a stub, and inside another stub) would be counted wrongly: leave it as it is.
@@ -234,6 +253,7 @@ def _returns(module: nn.Module, value: Callable[[int], Tensor | None]) -> Iterat
     """Inside, call k of the module returns `value(k)` without running, or runs where that is None."""
     original = module.forward
     shadowed = module.__dict__.get("forward")
+    hooks = module._forward_hooks
     calls = iter(range(1 << 40))
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -241,9 +261,12 @@ def _returns(module: nn.Module, value: Callable[[int], Tensor | None]) -> Iterat
         return original(*args, **kwargs) if given is None else given
 
     module.forward = forward
+    # A value that stands for the module's output has been through its hooks already.
+    module._forward_hooks = OrderedDict()
     try:
         yield
     finally:
+        module._forward_hooks = hooks
         if shadowed is None:
             del module.forward
         else:

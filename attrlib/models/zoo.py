@@ -22,9 +22,10 @@ from attrlib.errors import ModelError, unknown
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from attrlib.specs import ModelSpec
+from attrlib.specs import ModelSpec, whole
 
 EMBEDDED = "efficientnet_lite0"
+RANDOM = "random:"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def check_name(name: str) -> None:
 
 
 def load_model(
-    name: str = EMBEDDED,
+    name: str | Path = EMBEDDED,
     device: str | torch.device = "auto",
     *,
     checkpoint: str | Path | None = None,
@@ -74,31 +75,32 @@ def load_model(
     """A classifier by name: `efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`, or a checkpoint file with its architecture.
 
     `load_model("timm:resnet18", checkpoint="my.pth")` and `load_model("my.pth", architecture="timm:resnet18")` are the same;
-    the number of classes is read from the file. `pretrained=False` gives random weights drawn from `seed`.
+    the number of classes is read from the file. `checkpoint="random:SEED"` gives random weights, as does `pretrained=False`
+    with `seed`.
     Raises `ModelError` that says what to do: unknown name, hub out of reach, keys that do not fit.
     """
+    name = str(name)
     if architecture is not None:
         name, checkpoint = architecture, checkpoint or name
     elif checkpoint is None and (name.endswith(SUFFIXES) or Path(name).is_file()):
         raise ModelError(f"{name!r} is a checkpoint file: name its architecture too, for example architecture='timm:resnet18'")
     check_name(name)
     where = pick_device(device)
-    file = str(checkpoint) if checkpoint is not None else None
-    state = read_checkpoint(file) if file else None
+    file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"
+    if file and file.startswith(RANDOM):
+        seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
+    state = read_checkpoint(file) if file and not file.startswith(RANDOM) else None
     source, _, short = name.partition(":")
     build: Callable[[int | None, bool, Mapping[str, Tensor] | None], tuple[nn.Module, Preprocessing]]
     build = {"timm": _timm, "torchvision": _torchvision, EMBEDDED: _efficientnet_lite0}[source](short, name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _seeded(seed):
         if state is None:
             module, preprocessing = build(None, pretrained, None)
         else:
-            with torch.device("meta"):
-                classes = count_classes(state, build(None, False, None)[0])
-            module, preprocessing = build(classes, False, state)
+            module, preprocessing = build(_count_classes(state, build), False, state)
             load_state(module, state, Path(str(file)).name)
     module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    spec = ModelSpec(name, file, pretrained, seed if not pretrained and state is None else 0)
+    spec = ModelSpec(name, file)
     if class_names is None:
         class_names = _imagenet_names(module)
     return Classifier(module, preprocessing, spec, class_names)
@@ -121,10 +123,35 @@ def wrap_model(
     """
     if not isinstance(module, nn.Module):
         raise ModelError(f"wrap_model needs a torch.nn.Module, not a {type(module).__name__}")
-    size = (input_size, input_size) if isinstance(input_size, int) else (input_size[0], input_size[1])
-    return Classifier(
-        module, Preprocessing(size, mean, std, interpolation, crop), ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers
-    )
+    size = (input_size, input_size) if isinstance(input_size, int) else input_size
+    if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        raise ModelError(f"input_size={input_size!r} is not valid: give one number of pixels, or (height, width)")
+    preprocessing = Preprocessing((size[0], size[1]), mean, std, interpolation, crop)
+    model = Classifier(module, preprocessing, ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers)
+    if layers:
+        _ = model.layers
+    return model
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Weights are drawn on the CPU: its generator alone is seeded, and put back."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def _count_classes(state: Mapping[str, Tensor], build: Callable[..., tuple[nn.Module, Preprocessing]]) -> int | None:
+    try:
+        with torch.device("meta"):
+            module = build(None, False, None)[0]
+    except (NotImplementedError, RuntimeError):
+        # Some initialisations need real tensors.
+        module = build(None, False, None)[0]
+    return count_classes(state, module)
 
 
 def _imagenet_names(module: nn.Module) -> list[str] | None:
@@ -141,7 +168,8 @@ def _timm(short: str, name: str) -> Callable[..., tuple[nn.Module, Preprocessing
         module = _download(name, lambda: timm.create_model(short, pretrained=pretrained, **options), pretrained)
         config = timm.data.resolve_model_data_config(module)
         _, height, width = config["input_size"]
-        return module, Preprocessing((height, width), config["mean"], config["std"], config["interpolation"], config["crop_pct"])
+        fit = {"squash": "squash", "border": "border"}.get(config.get("crop_mode", "center"), "centre")
+        return module, Preprocessing((height, width), config["mean"], config["std"], config["interpolation"], config["crop_pct"], fit)
 
     return build
 
@@ -165,7 +193,12 @@ def _torchvision_names() -> list[str]:
 
 def _download(name: str, create: Callable[[], nn.Module], pretrained: bool) -> nn.Module:
     if not pretrained:
-        return create()
+        try:
+            return create()
+        except NotImplementedError:
+            raise
+        except RuntimeError as error:
+            raise ModelError(f"{name} cannot be built ({str(error).splitlines()[0][:160]}); check its name") from None
     # timm, torchvision and the hub client raise a dozen unrelated types for "no connection" and "no such weights".
     try:
         with _no_waiting_for_an_absent_hub():

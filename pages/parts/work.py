@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import streamlit as st
 import torch
@@ -14,6 +15,9 @@ from attrlib.engine.jobs import Job, State, queue
 from attrlib.methods import METHODS, attribute
 from attrlib.models import Classifier, load_model
 from attrlib.specs import MethodSpec, ModelSpec, digest
+
+_digests: WeakKeyDictionary[Classifier, str] = WeakKeyDictionary()
+# Nothing writes to a model that the app has loaded: its digest is taken once.
 
 PATIENCE = 15.0
 """Seconds after which work for a page that no longer asks is dropped."""
@@ -27,8 +31,9 @@ def model_job(spec: ModelSpec) -> Job:
         stamp = [status.st_size, status.st_mtime_ns]
 
     def load(_progress: Any) -> Classifier:
-        model = load_model(spec.architecture, checkpoint=spec.checkpoint, pretrained=spec.pretrained, seed=spec.seed)
-        _ = model.layers, model.digest
+        model = load_model(spec.architecture, checkpoint=spec.checkpoint)
+        _ = model.layers
+        _digests[model] = model.digest
         return model
 
     return queue("models").submit(digest("model", spec, stamp), load)
@@ -41,12 +46,12 @@ def prediction_job(model: Classifier, photo: Photo) -> Job:
         with torch.no_grad():
             return model(as_batch(model, photo)).softmax(1)[0].cpu()
 
-    return queue(str(model.device)).submit(digest("predict", model.digest, photo.digest), predict, quick=True)
+    return queue(str(model.device)).submit(digest("predict", _digests[model], photo.digest), predict, quick=True)
 
 
 def map_job(model: Classifier, photo: Photo, method: MethodSpec, target: int, seed: int) -> Job:
     """The map of one method; `method` is resolved. Fast methods do not wait for slow ones."""
-    key = map_key(model, photo, method, target, seed)
+    key = map_key(_digests[model], photo.digest, method, target, seed)
 
     def work(progress: Any) -> Any:
         return attribute(model, method, as_batch(model, photo), [target], seed, progress=progress)
