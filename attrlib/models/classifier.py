@@ -152,6 +152,8 @@ class Classifier:
         try:
             with self.session(), torch.no_grad():
                 logits = self.module(self._probe(1))
+        except MemoryError:
+            raise
         except Exception as error:  # a user's module may fail in any way
             height, width = self.input_size
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -75,7 +75,7 @@ def infer_layout(shape: Sequence[int], image_size: tuple[int, int]) -> Layout | 
         share = height / big
         return same_aspect and height * width >= 4 and (share <= 0.55 or 0.93 <= share <= 1 + 2 / big)
 
-    if shape[0] != 1:
+    if not len(shape) or shape[0] != 1:
         return None
     if len(shape) == 4:
         _, a, b, c = shape
