@@ -87,6 +87,7 @@ class MethodSpec:
 
     @property
     def values(self) -> dict[str, Value]:
+        """The parameters by name."""
         return dict(self.params)
 
 
@@ -116,10 +117,12 @@ class ViewSpec:
 
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> Self:
+        """The view with the given options, the others at their defaults. Raises `SpecError`."""
         return cls(**parse_params(cls, given, "view"))  # type: ignore[arg-type]
 
     @classmethod
     def options(cls) -> tuple[Param, ...]:
+        """The options with type, range and help, from which flags and links are made."""
         return params_of(cls)
 
 

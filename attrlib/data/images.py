@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from attrlib.errors import ImageError
 from attrlib.specs import digest
@@ -16,6 +16,15 @@ FORMATS = (JpegImagePlugin.JpegImageFile.format, PngImagePlugin.PngImageFile.for
 MAX_PIXELS = 50_000_000
 MIN_SIDE = 8
 _WHITE = (255, 255, 255, 255)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +51,20 @@ def open_photo(source: str | Path | bytes | BinaryIO | Image.Image, name: str = 
     if isinstance(source, Image.Image):
         return _checked(source, name or "picture")
     if isinstance(source, str | Path):
-        name = name or Path(source).name
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise ImageError(f"there is no picture {str(source)!r}; give the path of a JPEG, PNG or WebP file")
-        with path.open("rb") as file:
-            return _read(file, name)
-    name = name or "picture"
-    return _read(io.BytesIO(source) if isinstance(source, bytes) else source, name)
+        missing = ImageError(f"there is no picture {str(source)[:120]!r} that can be read; give the path of a JPEG, PNG or WebP file")
+        try:
+            path = Path(source).expanduser()
+            if not path.is_file():
+                raise missing
+            with path.open("rb") as file:
+                return _read(file, name or path.name)
+        except (OSError, RuntimeError, ValueError):
+            raise missing from None
+    if isinstance(source, bytes):
+        return _read(io.BytesIO(source), name or "picture")
+    if not hasattr(source, "read"):
+        raise ImageError(f"a {type(source).__name__} is no picture; give a path, a PIL image, bytes or an open file")
+    return _read(source, name or "picture")
 
 
 def _read(file: BinaryIO, name: str) -> Photo:
@@ -59,13 +74,13 @@ def _read(file: BinaryIO, name: str) -> Photo:
         raise ImageError(
             f"{name} has far more than {MAX_PIXELS // 1_000_000} million px; scale it down, models look at 224 px or so"
         ) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+    except Exception:  # noqa: BLE001  decoders of untrusted bytes fail in many ways
         raise ImageError(f"{name} is not a picture that can be read; use a JPEG, PNG or WebP file") from None
     try:
         return _checked(image, name)
     except ImageError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # noqa: BLE001
         raise ImageError(f"{name} is damaged or cut off ({str(error)[:80]}); save or download it again") from None
 
 
@@ -82,17 +97,26 @@ def _checked(image: Image.Image, name: str) -> Photo:
         notes.append("animated: the first frame is used")
         image.seek(0)
     image.load()
-    rgb, note = _to_rgb(ImageOps.exif_transpose(image))
+    rgb, note = _to_rgb(_upright(image))
     return Photo(rgb, name, (*notes, *note))
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says; other metadata, damaged or not, is ignored."""
+    try:
+        turn = _TURNS.get(image.getexif().get(0x0112))
+    except Exception:  # noqa: BLE001  damaged metadata is no reason to refuse the pixels
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         # A copy without the file's metadata and palette, so that equal pixels are equal pictures.
         return Image.frombytes("RGB", image.size, image.tobytes()), []
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if image.mode != "F" and values.max(initial=0) > 255 else max(float(values.max(initial=0)), 1.0)
+        top = 65535.0 if image.mode != "F" else max(float(values.max(initial=0)), 1.0)
         grey = np.clip(values / top * 255, 0, 255).round().astype(np.uint8)
         return Image.fromarray(grey).convert("RGB"), ["16 bits a channel: scaled to 8"]
     if "A" in image.getbands() or "transparency" in image.info:

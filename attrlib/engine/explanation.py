@@ -38,6 +38,7 @@ class Explanation:
 
     @property
     def target(self) -> int:
+        """The explained class."""
         return self.attributions[0].target[0]
 
     def tiles(self) -> list[Tile]:

@@ -6,7 +6,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
-from functools import cache
 from typing import Any
 
 from attrlib.errors import AttrlibError, Cancelled
@@ -62,6 +61,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
+        """Whether it is done, failed or cancelled."""
         return self._ended.is_set()
 
     @property
@@ -73,6 +73,7 @@ class Job:
 
     @property
     def abandoned(self) -> bool:
+        """Whether nobody has asked for it for longer than its patience."""
         return self._patience is not None and time.monotonic() - self._watched > self._patience
 
     @property
@@ -91,8 +92,9 @@ class Job:
         except Cancelled:
             self.state = State.CANCELLED
         except AttrlibError as error:
-            self.error, self.state = error, State.FAILED
-        except Exception as error:  # noqa: BLE001  the queue must go on, and whoever waits must learn why
+            # Without the traceback, whose frames would keep alive all that the work held.
+            self.error, self.state = error.with_traceback(None), State.FAILED
+        except BaseException as error:  # noqa: BLE001  the queue must go on, and whoever waits must learn why
             self.error, self.state = AttrlibError(_reason(error)), State.FAILED
         finally:
             self._work = _nothing
@@ -110,9 +112,9 @@ def _nothing(_progress: Progress) -> None:
     return None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     text = str(error).splitlines()[0][:200] if str(error) else ""
-    if "out of memory" in text.lower() or isinstance(error, MemoryError):
+    if "out of memory" in text.lower() or "can't allocate memory" in text or isinstance(error, MemoryError):
         return "there was not enough memory; choose fewer steps or a smaller model, or close other programs"
     return f"unexpected error ({type(error).__name__}: {text}); try other settings, and report it if it stays"
 
@@ -142,7 +144,10 @@ class Queue:
             job = self._jobs.get(key)
             if job is None or job.dropped:
                 job = self._jobs[key] = Job(key, work, self, patience, quick)
-                self._waiting.append(job)
+                if self._closed:
+                    job.cancel()
+                    job.run()
+                self._waiting += [] if job.ended else [job]
                 self._changed.notify()
             self._jobs.move_to_end(key)
             return job.watch()
@@ -166,9 +171,11 @@ class Queue:
         """Runs the quick jobs that wait, in the thread of the long job that calls this between its chunks."""
         while (job := self._next_quick()) is not None:
             job.run()
+            self._shrink()
 
     @property
     def kept_bytes(self) -> int:
+        """Bytes of all kept results."""
         with self._changed:
             return sum(_size(j) for j in self._jobs.values())
 
@@ -205,7 +212,13 @@ def _size(job: Job) -> int:
     return int(getattr(job.result, "nbytes", 1024))
 
 
-@cache
+_queues: dict[str, Queue] = {}
+_making = threading.Lock()
+
+
 def queue(name: str) -> Queue:
     """The process-wide queue of that name: one for each device, and `models` for loading."""
-    return Queue(name, max_bytes=(4 << 30) if name == "models" else (256 << 20))
+    with _making:
+        if name not in _queues:
+            _queues[name] = Queue(name, max_bytes=(4 << 30) if name == "models" else (256 << 20))
+        return _queues[name]

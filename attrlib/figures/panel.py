@@ -51,7 +51,7 @@ def panel(photo: Image.Image, title: str, tiles: Sequence[Tile], view: ViewSpec,
         below = y + 2 * _LINE + height + 4
         if tile.defect is not None:
             sheet.paste(_BLANK, (x, y + 2 * _LINE, x + width, y + 2 * _LINE + height))
-            _write(pen, (x, below), tile.defect.split(".")[0], width)
+            _write(pen, (x, below), tile.defect, width)
             continue
         sheet.paste(draw(tile.values, photo, view, top), (x, y + 2 * _LINE))
         _scale(sheet, pen, (x, below), width, view, top)
@@ -61,15 +61,17 @@ def panel(photo: Image.Image, title: str, tiles: Sequence[Tile], view: ViewSpec,
 def _scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, view: ViewSpec, top: float) -> None:
     x, y = corner
     low, high = (f"{-top:.2g}" if view.sign == "signed" else "0"), f"{top:.2g}"
-    bar = Image.fromarray(table(colour_map(view))[None]).resize((width - 120, 8))
-    sheet.paste(bar, (x + 60, y + 5))
+    margin = min(60, width // 3)
+    bar = Image.fromarray(table(colour_map(view))[None]).resize((width - 2 * margin, 8))
+    sheet.paste(bar, (x + margin, y + 5))
     font = ImageFont.load_default(13)
-    pen.text((x + 54, y + 9), low, _FAINT, font, anchor="rm")
-    pen.text((x + width - 54, y + 9), high, _FAINT, font, anchor="lm")
+    pen.text((x + margin - 6, y + 9), low, _FAINT, font, anchor="rm")
+    pen.text((x + width - margin + 6, y + 9), high, _FAINT, font, anchor="lm")
 
 
 def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, bold: bool = False) -> None:
     font = ImageFont.load_default(16 if bold else 14)
+    text = " ".join(text.split())
     while text and pen.textlength(text, font) > width:
         text = text[:-2].rstrip() + "…"
     pen.text(corner, text, _INK if bold else _FAINT, font)

@@ -61,14 +61,17 @@ class Classifier:
 
     @property
     def name(self) -> str:
+        """How the model is called in messages."""
         return str(self.spec)
 
     @property
     def input_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
         return self.preprocessing.size
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next((t.device for t in (*self.module.parameters(), *self.module.buffers())), torch.device("cpu"))
 
     @property

@@ -30,6 +30,7 @@ class Layout:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
         return self.channels, self.height, self.width
 
     def spatial(self, values: Tensor) -> Tensor:
