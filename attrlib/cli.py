@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from attrlib.data.samples import open_image
-from attrlib.engine.explanation import MANIFEST, Explanation, check_same, explain_photo, read_manifest
+from attrlib.engine.explanation import MANIFEST, Explanation, check_same, explain_photo, first, read_manifest
 from attrlib.errors import AttrlibError, Cancelled, SpecError
 from attrlib.methods import list_methods
 from attrlib.models import EMBEDDED, list_models, load_model
@@ -159,6 +159,9 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
     """Writes all files or none. Raises `SpecError` where the folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            if (folder / name).is_dir():
+                raise IsADirectoryError(0, f"{name} is a folder")
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
             for name, data in files.items():
                 (Path(part) / name).write_bytes(data)
@@ -179,7 +182,7 @@ def _progress_line() -> Callable[[int, int], None]:
 def _report(explanation: Explanation, out: Path, same: bool | None, as_json: bool) -> None:
     maps: list[dict[str, Any]] = [
         {"method": str(a.spec), "seconds": round(a.seconds, 4), "shape": list(a.maps.shape[2:]), "defect": a.defects[0]}
-        | {k: v[0] for k, v in a.diagnostics.items()}
+        | first(a.diagnostics)
         for a in explanation.attributions
     ]
     target = explanation.target
@@ -190,7 +193,7 @@ def _report(explanation: Explanation, out: Path, same: bool | None, as_json: boo
         return
     typer.echo(f"{explanation.model.name} on {explanation.model.device}: {name} ({target})")
     for m in maps:
-        notes = [f"convergence error {m['convergence']:.1%}"] if "convergence" in m else []
+        notes = [f"convergence error {m['convergence']:.1%}"] if m.get("convergence") is not None else []
         typer.echo("  ".join([f"{m['method']:44} {m['seconds']:8.3f} s", *notes, *([m["defect"]] if m["defect"] else [])]))
     typer.echo(f"wrote panel.png, maps.npz and manifest.json to {out}")
     if same is not None:

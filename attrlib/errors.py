@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class AttrlibError(Exception):
@@ -42,3 +43,12 @@ def unknown(what: str, name: object, known: Iterable[str], more: str = "") -> st
     shown = near or names[:12]
     hint = f"Did you mean {' or '.join(shown)}?" if near else f"Known: {', '.join(shown)}{', ...' if len(names) > 12 else ''}."
     return f"unknown {what} {str(name)[:80]!r}. {hint}{' ' + more if more else ''}"
+
+
+def existing_file(path: str | Path) -> Path | None:
+    """The path, with `~` expanded, if a file is there; None also where the path itself makes no sense."""
+    try:
+        file = Path(path).expanduser()
+        return file if file.is_file() else None
+    except (OSError, RuntimeError, ValueError):
+        return None

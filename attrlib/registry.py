@@ -75,9 +75,9 @@ class Param:
             return str(value)
         if isinstance(value, bool):
             raise wrong
-        if self.kind is int and str(value).lstrip("-").isdecimal():
-            return int(str(value))
         try:
+            if self.kind is int and str(value).lstrip("-").isdecimal():
+                return int(str(value))
             number = float(str(value))
         except ValueError:
             raise wrong from None

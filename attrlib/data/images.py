@@ -1,6 +1,7 @@
 """Opens pictures from anywhere without trusting them: bounded in bytes and pixels, upright, RGB, 8 bits."""
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -8,12 +9,14 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from attrlib.errors import ImageError
+from attrlib.errors import ImageError, existing_file
 from attrlib.specs import digest
 
 # Registers the three decoders that untrusted bytes may reach; Pillow has dozens more.
 FORMATS = (JpegImagePlugin.JpegImageFile.format, PngImagePlugin.PngImageFile.format, WebPImagePlugin.WebPImageFile.format)
 MAX_PIXELS = 50_000_000
+# Pillow would print a warning where an error follows.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 MIN_SIDE = 8
 _WHITE = (255, 255, 255, 255)
 _TURNS = {
@@ -52,13 +55,13 @@ def open_photo(source: str | Path | bytes | BinaryIO | Image.Image, name: str = 
         return _checked(source, name or "picture")
     if isinstance(source, str | Path):
         missing = ImageError(f"there is no picture {str(source)[:120]!r} that can be read; give the path of a JPEG, PNG or WebP file")
+        path = existing_file(source)
+        if path is None:
+            raise missing
         try:
-            path = Path(source).expanduser()
-            if not path.is_file():
-                raise missing
             with path.open("rb") as file:
                 return _read(file, name or path.name)
-        except (OSError, RuntimeError, ValueError):
+        except OSError:
             raise missing from None
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), name or "picture")
@@ -104,7 +107,7 @@ def _checked(image: Image.Image, name: str) -> Photo:
 def _upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF orientation says; other metadata, damaged or not, is ignored."""
     try:
-        turn = _TURNS.get(image.getexif().get(0x0112))
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:  # noqa: BLE001  damaged metadata is no reason to refuse the pixels
         turn = None
     return image if turn is None else image.transpose(turn)

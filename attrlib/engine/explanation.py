@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,12 +12,12 @@ import numpy as np
 import torch
 
 from attrlib.data.images import Photo
-from attrlib.errors import SpecError
+from attrlib.errors import SpecError, existing_file
 from attrlib.figures.overlay import encode, prepare
 from attrlib.figures.panel import Tile, panel
 from attrlib.methods import Attribution, Progress, attribute, no_progress, resolve
 from attrlib.models import Classifier
-from attrlib.specs import NUMERICS, ExplainSpec, MethodSpec, ModelSpec, ViewSpec, digest
+from attrlib.specs import NUMERICS, ExplainSpec, MethodSpec, ModelSpec, ViewSpec, digest, whole
 
 PANEL, ARRAYS, MANIFEST = "panel.png", "maps.npz", "manifest.json"
 _MAX_MANIFEST = 1 << 20
@@ -63,7 +64,7 @@ class Explanation:
             "model_digest": self.model.digest,
             "image_digest": self.photo.digest,
             "maps": {
-                str(a.spec): {"shape": list(a.maps.shape[2:]), "defect": a.defects[0], **_first(a.diagnostics)} for a in self.attributions
+                str(a.spec): {"shape": list(a.maps.shape[2:]), "defect": a.defects[0], **first(a.diagnostics)} for a in self.attributions
             },
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
@@ -88,26 +89,32 @@ def subtitle(attribution: Attribution) -> str:
 
 def read_manifest(path: str | Path) -> dict:
     """A manifest's content, checked. Raises `SpecError`."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise SpecError(f"there is no manifest {str(path)!r}; give the manifest.json that explain wrote")
+    file = existing_file(path)
+    if file is None:
+        raise SpecError(f"there is no manifest {str(path)[:200]!r}; give the manifest.json that explain wrote")
     try:
         if file.stat().st_size > _MAX_MANIFEST:
             raise ValueError("too large")
         content = json.loads(file.read_bytes())
         if content["kind"] != "explain":
             raise ValueError("not written by explain")
+        missing = {"numerics", "model_digest", "image_digest", "files"} - set(content)
+        if missing:
+            raise ValueError(f"no {', '.join(sorted(missing))}")
         fields = content["spec"]
+        target = fields["target"]
         spec = ExplainSpec(
-            model=ModelSpec(**fields["model"]),
+            model=ModelSpec(**{k: v if v is None else str(v) for k, v in fields["model"].items()}),  # type: ignore[arg-type]
             image=str(fields["image"]),
-            methods=tuple(MethodSpec(m["name"], m["layer"], tuple((k, v) for k, v in m["params"])) for m in fields["methods"]),
-            target=fields["target"],
-            seed=int(fields["seed"]),
+            methods=tuple(MethodSpec(str(m["name"]), str(m["layer"]), tuple((str(k), v) for k, v in m["params"])) for m in fields["methods"]),
+            target=None if target is None else whole(target, "target"),
+            seed=whole(fields["seed"], "seed"),
             view=ViewSpec.parse(fields["view"]),
         )
+        if not spec.methods:
+            raise ValueError("no methods")
         return content | {"spec": spec}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SpecError(
             f"{file.name} is not a manifest of explain ({type(error).__name__}: {str(error)[:80]}); give the file that it wrote"
         ) from None
@@ -129,5 +136,6 @@ def _arrays(attributions: Sequence[Attribution]) -> bytes:
     return file.getvalue()
 
 
-def _first(diagnostics: Mapping[str, tuple[float, ...]]) -> dict[str, float]:
-    return {name: values[0] for name, values in diagnostics.items()}
+def first(diagnostics: Mapping[str, tuple[float, ...]]) -> dict[str, float | None]:
+    """The diagnostics of the first picture; what is not finite is None, since JSON knows no NaN."""
+    return {name: values[0] if math.isfinite(values[0]) else None for name, values in diagnostics.items()}

@@ -67,9 +67,10 @@ class Job:
     @property
     def seconds_left(self) -> float | None:
         """An estimate from the progress so far; None before there is any."""
-        if self.state is not State.RUNNING or not self.done:
+        done, total = self.done, self.total
+        if self.state is not State.RUNNING or not done:
             return None
-        return (time.monotonic() - self._started) * (self.total - self.done) / self.done
+        return (time.monotonic() - self._started) * (total - done) / done
 
     @property
     def abandoned(self) -> bool:

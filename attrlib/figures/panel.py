@@ -61,7 +61,10 @@ def panel(photo: Image.Image, title: str, tiles: Sequence[Tile], view: ViewSpec,
 def _scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, view: ViewSpec, top: float) -> None:
     x, y = corner
     low, high = (f"{-top:.2g}" if view.sign == "signed" else "0"), f"{top:.2g}"
-    margin = min(60, width // 3)
+    if width <= 120:
+        _write(pen, corner, f"{low} … {high}", width)
+        return
+    margin = 60
     bar = Image.fromarray(table(colour_map(view))[None]).resize((width - 2 * margin, 8))
     sheet.paste(bar, (x + margin, y + 5))
     font = ImageFont.load_default(13)
@@ -72,6 +75,6 @@ def _scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int]
 def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, bold: bool = False) -> None:
     font = ImageFont.load_default(16 if bold else 14)
     text = " ".join(text.split())
-    while text and pen.textlength(text, font) > width:
+    while len(text) > 1 and pen.textlength(text, font) > width:
         text = text[:-2].rstrip() + "…"
     pen.text(corner, text, _INK if bold else _FAINT, font)

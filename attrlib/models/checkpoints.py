@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -12,8 +13,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from attrlib.errors import ModelError
+from attrlib.errors import ModelError, existing_file
 
+# PyTorch warns of pickle protocols other than its own, which then load, or are refused below.
+warnings.filterwarnings("ignore", message="Detected pickle protocol")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "weights")
 _ADVICE = "save it again with safetensors, or with torch.save(model.state_dict(), FILE)"
@@ -25,9 +28,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     Nothing but tensors and plain containers is unpickled, and `argparse.Namespace`, which published checkpoints hold beside
     the weights; anything else could run code and is refused. Raises `ModelError`.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ModelError(f"there is no file {str(path)!r}; give the path of a checkpoint ({', '.join(SUFFIXES[:4])})")
+    file = existing_file(path)
+    if file is None:
+        raise ModelError(f"there is no file {str(path)[:200]!r}; give the path of a checkpoint ({', '.join(SUFFIXES[:4])})")
     if file.suffix == ".safetensors":
         try:
             tensors = safetensors.torch.load_file(file)
