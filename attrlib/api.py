@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -37,7 +38,7 @@ def explain(
     `layer` and `params` override those. `target`: class index or name, one for all or one for each; None is the predicted class.
     Returns maps (B,1,h,w), signed, at the layer's resolution. Raises `AttrlibError` that says what to do.
     """
-    spec = method if isinstance(method, MethodSpec) else MethodSpec.parse(method)
+    spec = method if isinstance(method, MethodSpec) else MethodSpec.parse(str(method))
     spec = MethodSpec(spec.name, layer or spec.layer, tuple((spec.values | params).items()))  # type: ignore[arg-type]
     batch = as_batch(model, images)
     return attribute(model, spec, batch, _targets(model, target, len(batch)), seed, batch_size, progress)
@@ -49,10 +50,17 @@ def as_batch(model: Classifier, images: Images) -> Tensor:
         batch = images[None] if images.ndim == 3 else images
         if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch):
             raise ImageError(f"a tensor of shape {tuple(images.shape)} is no batch of images; give a normalised one of (B,3,H,W)")
+        if not batch.is_floating_point():
+            raise ImageError(f"a tensor of {batch.dtype} is no batch of normalised images; give floats, as model.preprocess makes them")
         return batch
+    if isinstance(images, bytes) or not isinstance(images, Iterable | Photo | Image.Image | Path):
+        raise ImageError(f"a {type(images).__name__} is no picture; give a PIL image, a path, sample:NAME or a list of these")
     several = [images] if isinstance(images, Photo | Image.Image | str | Path) else list(images)
     if not several:
         raise ImageError("no pictures given; give at least one")
+    for p in several:
+        if not isinstance(p, Photo | Image.Image | str | Path):
+            raise ImageError(f"a {type(p).__name__} is no picture; give a PIL image, a path or sample:NAME, or one tensor (B,3,H,W)")
     pictures = [p.image if isinstance(p, Photo) else open_image(p).image for p in several]
     return torch.stack([model.preprocess(p) for p in pictures])
 
@@ -60,7 +68,10 @@ def as_batch(model: Classifier, images: Images) -> Tensor:
 def _targets(model: Classifier, target: int | str | Iterable[int | str] | None, count: int) -> list[int] | None:
     if target is None:
         return None
-    targets = [model.target(t) for t in ([target] * count if isinstance(target, int | str) else target)]
+    if isinstance(target, Tensor | np.ndarray | np.generic):
+        target = target.tolist()
+    several = [target] * count if isinstance(target, int | str) else target
+    targets = [model.target(int(t) if isinstance(t, Tensor) else t) for t in several]
     if len(targets) != count:
         raise SpecError(f"{len(targets)} targets for {count} images; give one for all, or one for each")
     return targets

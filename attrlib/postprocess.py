@@ -53,7 +53,7 @@ def defect(values: Tensor) -> str | None:
     """Why a single map (h,w) says nothing, in a sentence with what to do; None for a proper map."""
     if not bool(torch.isfinite(values).all()):
         share = 1 - float(torch.isfinite(values).float().mean())
-        return f"{share:.0%} of the values are NaN or infinite: the model overflowed. Check the model's weights and the input."
+        return f"{'Under 1' if share < 0.01 else round(100 * share)}% of the values are NaN or infinite: the model overflowed. Check the model's weights and the input."
     low, high = (float(v) for v in values.aminmax())
     if low == high == 0:
         return "All zero: nothing speaks for this class here. Choose another target or layer, or show the signed map."

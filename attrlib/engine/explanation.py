@@ -106,7 +106,9 @@ def read_manifest(path: str | Path) -> dict:
         spec = ExplainSpec(
             model=ModelSpec(**{k: v if v is None else str(v) for k, v in fields["model"].items()}),  # type: ignore[arg-type]
             image=str(fields["image"]),
-            methods=tuple(MethodSpec(str(m["name"]), str(m["layer"]), tuple((str(k), v) for k, v in m["params"])) for m in fields["methods"]),
+            methods=tuple(
+                MethodSpec(str(m["name"]), str(m["layer"]), tuple((str(k), v) for k, v in m["params"])) for m in fields["methods"]
+            ),
             target=None if target is None else whole(target, "target"),
             seed=whole(fields["seed"], "seed"),
             view=ViewSpec.parse(fields["view"]),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from attrlib.errors import MethodError
+from attrlib.errors import MethodError, SpecError
 from attrlib.methods.base import create, resolve
 from attrlib.methods.task import Progress, Task, no_progress
 from attrlib.models import Classifier
@@ -64,7 +64,12 @@ def attribute(
     """
     spec = resolve(spec)
     method = create(spec)
-    layer = model.layer(spec.layer)
+    if batch_size < 1:
+        raise SpecError(f"batch_size={batch_size} is not valid: expected a whole number from 1")
+    if targets is not None and (len(targets) != len(images) or not all(0 <= t < len(model.class_names) for t in targets)):
+        raise SpecError(f"{len(images)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
+    size = (images.shape[2], images.shape[3])
+    layer = model.layer(spec.layer, size)
     with model.session():
         model.split(layer, images.shape[1:])
     start, paused = time.perf_counter(), 0.0
@@ -81,10 +86,10 @@ def attribute(
     diagnostics: dict[str, list[float]] = {}
     for first in range(0, len(images), batch_size):
         with model.session():
-            batch = model.place(images[first : first + batch_size])
+            batch = model.place(images[first : first + batch_size].detach())
             if targets is None:
                 with torch.no_grad():
-                    target = model.module(batch).argmax(1)
+                    target = model.module(batch.clone()).argmax(1)
             else:
                 target = torch.tensor(list(targets[first : first + batch_size]), device=batch.device)
             task = Task(model, layer, batch, target, seed, batch_size, report)
@@ -101,6 +106,6 @@ def attribute(
         spec,
         seed,
         time.perf_counter() - start - paused,
-        model.input_size,
+        size,
         {name: tuple(values) for name, values in diagnostics.items()},
     )

@@ -17,7 +17,7 @@ from attrlib.registry import param
 ALL_CONVOLUTIONAL = Paper(
     "Springenberg et al. 2015", "Striving for Simplicity: The All Convolutional Net", "https://arxiv.org/abs/1412.6806"
 )
-_OTHER_ACTIVATIONS = re.compile(r"(gelu|silu|swish|mish|elu|softplus|hardtanh|threshold|maximum|clamp)", re.IGNORECASE)
+_OTHER_ACTIVATIONS = re.compile(r"(gelu|silu|swish|mish|elu|softplus|hardtanh|threshold|maximum|clamp|tanh|erf)", re.IGNORECASE)
 
 
 @METHODS.register
@@ -43,7 +43,7 @@ class GuidedBackprop(Method):
 def _guide(task: Task) -> Any:
     def visit(scores: Tensor) -> None:
         nodes = list(_graph(scores.grad_fn))
-        others = sorted({m.group(1) for n in nodes if not _is_rectifier(n) and (m := _OTHER_ACTIVATIONS.search(n.name()))})
+        others = sorted({n.name().split("Backward")[0] for n in nodes if not _is_rectifier(n) and _OTHER_ACTIVATIONS.search(n.name())})
         if others:
             raise MethodError(
                 f"Guided Backprop is defined for ReLU networks, but {task.classifier.name} has {', '.join(others)} behind "
@@ -65,7 +65,11 @@ def _is_rectifier(node: Any) -> bool:
     if name.startswith("ReluBackward"):
         return True
     floors = {"HardtanhBackward": "_saved_min_val", "ThresholdBackward": "_saved_threshold", "Clamp": "_saved_min"}
-    return any(name.startswith(kind) and getattr(node, attribute, None) == 0 for kind, attribute in floors.items())
+    return any(name.startswith(kind) and _is_zero(getattr(node, attribute, None)) for kind, attribute in floors.items())
+
+
+def _is_zero(value: Any) -> bool:
+    return bool((value == 0).all()) if isinstance(value, Tensor) else value == 0
 
 
 def _graph(node: Any) -> Iterator[Any]:

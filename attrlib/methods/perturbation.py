@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Method, Paper, Passes
 from attrlib.methods.task import Task
 from attrlib.models import Layer
@@ -30,11 +31,11 @@ class Occlusion(Method):
 
     def attribute(self, task: Task) -> Tensor:
         _, height, width = task.layer.shape
-        masks = self._windows(task.layer).to(task.images.device)
+        window, corners = self._windows(task.layer)
         full = task.scores(task.inputs, task.rows)
         total = full.new_zeros(len(task), height * width)
-        for which, rows in task.variants(len(masks)):
-            mask = masks[which.start : which.stop].float()
+        for which, rows in task.variants(len(corners)):
+            mask = cover(corners[which.start : which.stop], window, height, width).to(full)
             kept = task.layer.layout.native(1 - mask[:, None])
             perturbed = (kept[:, None] * task.inputs[None]).flatten(0, 1)
             drops = (full[rows] - task.scores(perturbed, rows)).view(len(which), len(task))
@@ -42,24 +43,32 @@ class Occlusion(Method):
         return total.view(-1, 1, height, width)
 
     def passes(self, layer: Layer) -> Passes:
-        return Passes(forward=1 + len(self._windows(layer)))
+        return Passes(forward=1 + len(self._windows(layer)[1]))
 
-    def _windows(self, layer: Layer) -> Tensor:
+    def _windows(self, layer: Layer) -> tuple[int, list[tuple[int, int]]]:
         window, stride = (16, 8) if not layer.path else (5, 2)
-        return windows(*layer.shape[1:], self.window or window, self.stride or stride)
+        window = self.window or window
+        stride = self.stride or min(stride, window)
+        if stride > window:
+            raise MethodError(f"Occlusion: stride={stride} leaves gaps between windows of {window}; choose a stride of at most the window")
+        return window, windows(*layer.shape[1:], window, stride)
 
 
-def windows(height: int, width: int, window: int, stride: int) -> Tensor:
-    """Square windows (n,h,w), boolean, row by row: as many as are needed to reach the border, the last one cut off there."""
+def windows(height: int, width: int, window: int, stride: int) -> list[tuple[int, int]]:
+    """Top left corners of square windows, row by row: as many as are needed to reach the border."""
 
     def starts(length: int) -> range:
         return range(0, max(1, math.ceil((length - min(window, length)) / stride) + 1) * stride, stride)
 
-    masks = [(top, left) for top in starts(height) for left in starts(width)]
-    result = torch.zeros(len(masks), height, width, dtype=torch.bool)
-    for mask, (top, left) in zip(result, masks, strict=True):
-        mask[top : top + window, left : left + window] = True
-    return result
+    return [(top, left) for top in starts(height) for left in starts(width)]
+
+
+def cover(corners: list[tuple[int, int]], window: int, height: int, width: int) -> Tensor:
+    """Masks (n,h,w) that are 1 inside the window at each corner, cut off at the border, and 0 outside."""
+    masks = torch.zeros(len(corners), height, width)
+    for mask, (top, left) in zip(masks, corners, strict=True):
+        mask[top : top + window, left : left + window] = 1
+    return masks
 
 
 @METHODS.register

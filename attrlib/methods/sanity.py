@@ -24,7 +24,7 @@ class Random(Method):
 
     def attribute(self, task: Task) -> Tensor:
         size = task.layer.shape[1:]
-        contents = [digest(image.cpu().contiguous().numpy().data.cast("B")) for image in task.images]
+        contents = [digest(image.detach().cpu().contiguous().numpy().data.cast("B")) for image in task.images]
         return torch.stack([torch.rand(1, *size, generator=task.generator("random", content)) for content in contents])
 
     def passes(self, layer: Layer) -> Passes:

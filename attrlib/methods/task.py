@@ -71,6 +71,8 @@ class Task:
             scores = self._pick(self.logits(leaf, rows), rows)
             if visit is not None:
                 visit(scores)
+            if not scores.requires_grad:
+                return torch.zeros_like(inputs)
             (gradient,) = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)
         return torch.zeros_like(inputs) if gradient is None else gradient
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from attrlib.errors import LayerError, ModelError, SpecError, unknown
+from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
 from attrlib.models.frozen import frozen
-from attrlib.models.layers import NAMED, Layer, find_layers
+from attrlib.models.layers import NAMED, Layer, Layout, find_layers
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.split import Split
 from attrlib.specs import ModelSpec, digest
@@ -53,6 +53,7 @@ class Classifier:
         self.spec = spec
         self._layer_names = dict(layer_names or {})
         self._splits: dict[tuple[str, torch.Size], Split] = {}
+        self._layouts: dict[tuple[int, int], dict[str, Layout]] = {}
         self._lock = threading.RLock()
         outputs = self._probe_outputs()
         if class_names is not None and len(class_names) != outputs:
@@ -110,13 +111,31 @@ class Classifier:
                     raise LayerError(f"layers={{{name!r}: {path!r}}}: names are Middle and Final, values module paths of the model")
             return find_layers(self.module, probe, self._layer_names)
 
-    def layer(self, name: str) -> Layer:
-        """The layer of that name or module path. Raises `LayerError` where there is none that yields a map."""
+    def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
+        """The layer of that name or module path, for images of `size` (H,W). Raises `LayerError` where there is none that yields a map."""
+        if size is not None and size != self.input_size:
+            path = self.layer(name).path
+            return Layer(name, path, self._layouts_at(size)[path])
         if name == "Input" or name in self.layers:
             return self.layers[name]
         if name in dict(self.module.named_modules()):
             raise LayerError(f"layer {name!r} of {self.name} yields no spatial map (or is called more than once); choose another layer")
         raise LayerError(unknown(f"layer of {self.name}", name, self.layers))
+
+    def _layouts_at(self, size: tuple[int, int]) -> dict[str, Layout]:
+        """The layers' layouts for images of another size, by path. Raises `ImageError` where the model does not take them."""
+        if size not in self._layouts:
+            try:
+                with self.session():
+                    named = {n: self.layers[n].path for n in NAMED[1:] if n in self.layers}
+                    found = find_layers(self.module, self._probe(2, torch.Size((3, *size))), named)
+            except (RuntimeError, ValueError, TypeError, AssertionError, LayerError) as error:
+                raise ImageError(
+                    f"{self.name} cannot process images of {size[0]} x {size[1]} px ({str(error).splitlines()[0][:160]}); "
+                    f"give them at {self.input_size[0]} x {self.input_size[1]} px"
+                ) from error
+            self._layouts[size] = {layer.path: layer.layout for layer in found.values()}
+        return self._layouts[size]
 
     def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
         """The model as f_explain o f_pre at the layer, for images of `size` (3,H,W). To be used inside `session()`."""

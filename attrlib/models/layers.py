@@ -80,7 +80,8 @@ def infer_layout(shape: Sequence[int], image_size: tuple[int, int]) -> Layout | 
         return None
     if len(shape) == 4:
         _, a, b, c = shape
-        if fits(b, c):
+        exact = [x * image_size[1] == y * image_size[0] for x, y in ((a, b), (b, c))]
+        if fits(b, c) and not (fits(a, b) and exact == [True, False]):
             return Layout("NCHW", a, b, c)
         return Layout("NHWC", c, a, b) if fits(a, b) else None
     if len(shape) == 3:
@@ -194,9 +195,9 @@ def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blo
     with ExitStack() as stack, torch.enable_grad():
         for path in blocks:
             stack.callback(module.get_submodule(path).register_forward_hook(keep(path)).remove)
-        logits = module(probe.clone().requires_grad_())
-        gradients = torch.autograd.grad(logits.square().sum(), [outputs[p] for p in blocks])
-    read = [p for p, g in zip(blocks, gradients, strict=True) if layers[p].layout.spatial(g).abs().amax() > 0]
+        logits = module(probe.clone().requires_grad_().clone())
+        gradients = torch.autograd.grad(logits.square().sum(), [outputs[p] for p in blocks], allow_unused=True)
+    read = [p for p, g in zip(blocks, gradients, strict=True) if g is not None and layers[p].layout.spatial(g).abs().amax() > 0]
     if read:
         return read[-1:]
     # A head that is still all zero reads nothing: then assume that class tokens, where there are any, are what it will read.

@@ -1,0 +1,196 @@
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent.parent
+MAX_LINES = 350
+
+FLOORS = [
+    {"app"},
+    {"pages", "attrlib.cli"},
+    {"attrlib.api"},
+    {"attrlib.engine"},
+    {"attrlib.methods", "attrlib.figures"},
+    {"attrlib.models", "attrlib.data"},
+    {"attrlib.specs", "attrlib.postprocess", "attrlib.registry", "attrlib.errors", "attrlib._torchvision", "attrlib._openmp"},
+]
+"""From the top. A module imports from floors below its own and from its own room."""
+BOTTOM = len(FLOORS) - 1
+EXEMPT = {"attrlib", "attrlib.__main__"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(HERE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(p): p for p in [HERE / "app.py", *sorted(HERE.glob("attrlib/**/*.py")), *sorted(HERE.glob("pages/**/*.py"))]}
+LIBRARY = {name: path for name, path in MODULES.items() if name.partition(".")[0] == "attrlib"}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+def within(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
+
+
+def place(module: str) -> tuple[int, str]:
+    """Floor and room of a module. What `attrlib` itself hands on is that of its highest room, the verbs."""
+    if module in ("attrlib", "attrlib.__init__"):
+        return 2, "attrlib"
+    return next((i, room) for i, rooms in enumerate(FLOORS) for room in rooms if within(module, room))
+
+
+def imports(module: str, tree: ast.AST) -> Iterator[str]:
+    """Every module that is imported anywhere in the tree, `from package import module` as the module."""
+    is_package = module in MODULES and MODULES[module].name == "__init__.py"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                up = len(parts) - node.level + is_package
+                base = ".".join([*parts[:up], *([base] if base else [])])
+            for alias in node.names:
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base
+
+
+def own(module: str, tree: ast.AST) -> set[str]:
+    """The imports of this project's modules."""
+    return {name for name in imports(module, tree) if name.partition(".")[0] in ("attrlib", "pages", "app")}
+
+
+def violations(module: str, tree: ast.AST) -> list[str]:
+    floor, room = place(module)
+    found = []
+    for name in sorted(own(module, tree)):
+        other_floor, other_room = place(name)
+        if not (other_floor > floor or other_room == room or other_floor == floor == BOTTOM):
+            found.append(f"{module} imports {name}")
+    return found
+
+
+# Floors
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - EXEMPT))
+def test_every_module_belongs_to_a_room(module: str) -> None:
+    assert any(within(module, room) for rooms in FLOORS for room in rooms), f"{module} is in no room: add it to FLOORS"
+
+
+def test_every_room_exists() -> None:
+    for room in set.union(*FLOORS):
+        assert any(within(module, room) for module in MODULES), f"{room} is gone: take it out of FLOORS"
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - EXEMPT))
+def test_a_module_imports_only_from_floors_below_or_its_own_room(module: str) -> None:
+    assert violations(module, TREES[module]) == []
+
+
+def test_the_bottom_floor_imports_itself_without_cycles() -> None:
+    bottom = {m for m in MODULES if m not in EXEMPT and place(m)[0] == BOTTOM}
+    graph = {m: own(m, TREES[m]) & bottom for m in bottom}
+    assert set(graph) >= {"attrlib.specs", "attrlib.errors"}
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("module", sorted(LIBRARY))
+def test_the_library_never_imports_streamlit(module: str) -> None:
+    assert not [name for name in imports(module, TREES[module]) if name.partition(".")[0] == "streamlit"]
+    named = [node.value for node in ast.walk(TREES[module]) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert not [text for text in named if text.partition(".")[0] == "streamlit"]
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "allowed"),
+    [
+        ("attrlib.models.zoo", "from attrlib.specs import ModelSpec", True),
+        ("attrlib.models.zoo", "import attrlib._torchvision", True),
+        ("attrlib.models.zoo", "from attrlib.models.layers import Layer", True),
+        ("attrlib.models.zoo", "from .layers import Layer", True),
+        ("attrlib.models.zoo", "from attrlib.methods import attribute", False),
+        ("attrlib.models.zoo", "def f():\n    import attrlib.methods.base", False),
+        ("attrlib.models.zoo", "from attrlib import methods", False),
+        ("attrlib.models.zoo", "from attrlib import explain", False),
+        ("attrlib.models.zoo", "import attrlib", False),
+        ("attrlib.models.zoo", "from ..methods import attribute", False),
+        ("attrlib.models.zoo", "from .. import methods", False),
+        ("attrlib.models.zoo", "from attrlib.data.images import Photo", False),
+        ("attrlib.methods.cams", "from attrlib.figures.overlay import draw", False),
+        ("attrlib.figures.panel", "import attrlib.methods", False),
+        ("attrlib.engine.jobs", "from attrlib.api import explain", False),
+        ("attrlib.engine.jobs", "from attrlib.methods import Progress", True),
+        ("attrlib.api", "from attrlib.engine.jobs import queue", True),
+        ("attrlib.api", "from attrlib.cli import app", False),
+        ("attrlib.cli", "from pages.parts import work", False),
+        ("attrlib.specs", "from attrlib.registry import Param", True),
+        ("attrlib.specs", "from attrlib.models import Classifier", False),
+        ("pages.inspect", "import attrlib", True),
+        ("pages.inspect", "from attrlib.cli import app", False),
+        ("pages.inspect", "from pages.parts import work", True),
+        ("pages.inspect", "import app", False),
+        ("app", "from pages.parts import sidebar", True),
+    ],
+)
+def test_these_tests_tell_right_from_wrong_imports(module: str, source: str, allowed: bool) -> None:
+    assert (violations(module, ast.parse(source)) == []) is allowed
+
+
+# Size and docstrings
+
+
+def public(name: str) -> bool:
+    return not name.startswith("_")
+
+
+CLASSES = {node.name: node for name in LIBRARY for node in ast.walk(TREES[name]) if isinstance(node, ast.ClassDef)}
+
+
+def documents(cls: str, method: str) -> bool:
+    """Whether a class of the library, or one that it inherits from, has a docstring for the method."""
+    node = CLASSES.get(cls)
+    if node is None:
+        return False
+    own = any(isinstance(m, ast.FunctionDef) and m.name == method and ast.get_docstring(m) for m in node.body)
+    return own or any(documents(base.id, method) for base in node.bases if isinstance(base, ast.Name))
+
+
+def undocumented(module: str) -> list[str]:
+    """Public functions and classes of a module, and public methods of these, without a docstring of their own or a parent's."""
+    found = []
+    for node in TREES[module].body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or not public(node.name):
+            continue
+        if not ast.get_docstring(node):
+            found.append(f"{module}.{node.name}, line {node.lineno}")
+        if isinstance(node, ast.ClassDef):
+            methods = [m for m in node.body if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef) and public(m.name)]
+            found += [f"{module}.{node.name}.{m.name}, line {m.lineno}" for m in methods if not documents(node.name, m.name)]
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"attrlib.__main__"}))
+def test_a_module_is_short_and_says_what_it_is_for(module: str) -> None:
+    assert len(MODULES[module].read_text().splitlines()) <= MAX_LINES
+    assert ast.get_docstring(TREES[module])
+
+
+@pytest.mark.parametrize("module", sorted(LIBRARY))
+def test_everything_public_has_a_docstring(module: str) -> None:
+    assert undocumented(module) == []
+
+
+# Tools
+
+
+@pytest.mark.parametrize("tool", ["ruff check", "ruff format --check", "mypy"])
+def test_the_tools_find_nothing(tool: str) -> None:
+    found = subprocess.run([sys.executable, "-m", *tool.split()], cwd=HERE, capture_output=True, text=True, timeout=300, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
