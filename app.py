@@ -1,5 +1,6 @@
 """Router: which page answers which question."""
 
+import attrlib._openmp  # noqa: F401, I001  before anything that loads torch
 import streamlit as st
 
 from pages.parts import sidebar

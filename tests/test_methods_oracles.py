@@ -459,7 +459,7 @@ def test_occlusion_is_what_a_plain_loop_over_windows_gives(name: str, layer: str
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (5, 2), (5, 5), (16, 8), (9, 7)])
 def test_windows_no_further_apart_than_they_are_wide_cover_every_position(height: int, width: int, window: int, stride: int) -> None:
     masks = cover(windows(height, width, window, stride), window, height, width)
-    assert torch.equal(masks.sum(0), covering(height, width, window, stride).long())
+    assert torch.equal(masks.sum(0).long(), covering(height, width, window, stride).long())
     assert masks.any(0).all()
     assert masks.flatten(1).any(1).all()
 
