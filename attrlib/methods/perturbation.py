@@ -36,9 +36,7 @@ class Occlusion(Method):
         total = full.new_zeros(len(task), height * width)
         for which, rows in task.variants(len(corners)):
             mask = cover(corners[which.start : which.stop], window, height, width).to(full)
-            kept = task.layer.layout.native(1 - mask[:, None])
-            perturbed = (kept[:, None] * task.inputs[None]).flatten(0, 1)
-            drops = (full[rows] - task.scores(perturbed, rows)).view(len(which), len(task))
+            drops = (full[rows] - task.scores(task.masked(1 - mask[:, None]), rows)).view(len(which), len(task))
             total += (drops / mask.sum((1, 2))[:, None]).T @ mask.flatten(1)
         return total.view(-1, 1, height, width)
 
@@ -94,8 +92,7 @@ class RISE(Method):
         for which, rows in task.variants(self.samples):
             part = slice(which.start, which.stop)
             masks = magnify(grids[part].to(task.images.device), shifts[part], height, width)
-            seen = (task.layer.layout.native(masks)[:, None] * task.inputs[None]).flatten(0, 1)
-            weights = task.probabilities(seen, rows).view(len(which), len(task))
+            weights = task.probabilities(task.masked(masks), rows).view(len(which), len(task))
             total += weights.T @ masks.flatten(1)
         return total.view(-1, 1, height, width) / (self.samples * self.p)
 

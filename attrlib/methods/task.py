@@ -93,6 +93,17 @@ class Task:
             yield which, self.rows.repeat(len(which))
         self.progress(count, count)
 
+    def masked(self, factors: Tensor) -> Tensor:
+        """The inputs times factors (k,1,h,w), as k * B rows, variant by variant; prefix tokens stay."""
+        factors = self.layer.layout.native(factors)
+        count, images = len(factors), len(self)
+        shape = (count * images, *self.inputs.shape[1:])
+        # Written once, in the memory format that convolutions want.
+        form = torch.channels_last if self.layer.layout.kind == "NCHW" else torch.contiguous_format
+        rows = torch.empty(shape, dtype=self.inputs.dtype, device=self.inputs.device, memory_format=form)
+        torch.mul(self.inputs[None], factors[:, None], out=rows.unflatten(0, (count, images)))
+        return rows
+
     def spatial(self, values: Tensor) -> Tensor:
         """Values in the layer's layout as (N,C,h,w)."""
         return self.layer.layout.spatial(values)
