@@ -89,10 +89,10 @@ def test_a_shared_link_opens_the_same_view_for_somebody_else(app, browser):
 def test_a_link_with_nonsense_says_so_and_works(app, browser):
     page = visit(browser, f"{app}?model=resnet5000&methods=Gard-CAM&smoothing=4")
     wait_for_maps(page, 4)
-    for words in ("unknown model", "Did you mean Grad-CAM", "must be odd"):
+    for words in ("Unknown model", "Did you mean Grad-CAM", "must be odd"):
         expect(page.get_by_text(words, exact=False).first).to_be_visible()
     page.get_by_role("button", name="Dismiss").click()
-    expect(page.get_by_text("unknown model", exact=False)).to_have_count(0, timeout=SLOW)
+    expect(page.get_by_text("Unknown model", exact=False)).to_have_count(0, timeout=SLOW)
 
 
 def test_two_people_work_at_once_and_quick_maps_do_not_wait_for_slow_ones(app, browser):

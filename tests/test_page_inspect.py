@@ -192,7 +192,7 @@ def test_an_upload_with_transparency_says_what_was_done():
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ({"model": "resnet5000"}, "unknown model"),
+        ({"model": "resnet5000"}, "Unknown model"),
         ({"methods": "Gard-CAM"}, "Did you mean Grad-CAM"),
         ({"methods": "IG:steps=many"}, "steps"),
         ({"methods": "IG@Nowhere"}, "no layer"),
@@ -203,7 +203,7 @@ def test_an_upload_with_transparency_says_what_was_done():
         ({"sign": "sideways"}, "sign"),
         ({"smoothing": "4"}, "odd"),
         ({"opacity": "7"}, "opacity"),
-        ({"nonsense": "1"}, "unknown field"),
+        ({"nonsense": "1"}, "Unknown field"),
         ({"seed": "x"}, "seed"),
     ],
 )
@@ -231,7 +231,7 @@ def test_a_missing_checkpoint_gets_a_message():
     at = start().run()
     at.text_input(key="checkpoint").set_value("/nowhere/weights.pth")
     at.run()
-    assert "there is no file" in texts(at)
+    assert "There is no file" in texts(at)
     assert not at.exception
 
 

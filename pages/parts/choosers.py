@@ -30,7 +30,7 @@ def choose_photo(row: GridContainer) -> Photo | None:
     try:
         photo = open_photo(state.upload[1], state.upload[0]) if state.image == choice.UPLOAD else open_sample(state.image)
     except AttrlibError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(work.sentence(error), icon=":material/error:")
         return None
     for note in photo.notes:
         st.caption(f":material/info: {photo.name}: {note}")
@@ -129,7 +129,7 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
         )
     methods, problems = choice.chosen_methods(state.methods, state.layer, state.params)
     for problem in problems:
-        st.warning(problem, icon=":material/error:")
+        st.warning(work.sentence(problem), icon=":material/error:")
     return methods
 
 
@@ -154,7 +154,7 @@ def show_problems(place: DeltaGenerator) -> None:
     if problems:
         with place.container():
             for problem in problems:
-                st.warning(problem, icon=":material/error:")
+                st.warning(work.sentence(problem), icon=":material/error:")
             st.button("Dismiss", on_click=problems_seen, type="tertiary", icon=":material/check:")
 
 

@@ -15,6 +15,7 @@ from attrlib.figures.panel import Tile, limits
 from attrlib.methods import Attribution
 from attrlib.models import Classifier
 from attrlib.specs import MethodSpec, ViewSpec, digest
+from pages.parts.work import sentence
 
 CONVERGENCE_WARNING = 0.05
 
@@ -52,6 +53,9 @@ def show_grid(slots: list[Slot], photo: Image.Image, title: str, top: list[tuple
                 _show(slot, *tiles[i], photo, view)
             else:
                 _show_blank(slot, photo)
+    if view.scale == "shared" and tiles:
+        with st.container(width=420):
+            st.html(_legend(view, next(iter(tiles.values()))[1]))
 
 
 def _tile(slot: Slot, model: Classifier, view: ViewSpec) -> Tile:
@@ -70,7 +74,10 @@ def _show(slot: Slot, tile: Tile, top: float, photo: Image.Image, view: ViewSpec
         return
     key = digest(slot.job.key, view, round(top, 12), list(photo.size))
     st.image(_overlay(key, tile.values, photo, view, top), width="stretch", alt=f"{tile.title} at {slot.method.layer} over the photo")
-    st.html(_legend(view, top))
+    if view.scale == "shared":
+        st.empty()
+    else:
+        st.html(_legend(view, top))
     _badge(slot.job.result.diagnostics)
 
 
@@ -89,7 +96,7 @@ def _show_blank(slot: Slot, photo: Image.Image) -> None:
     _head(slot.method.name, slot.method.layer)
     st.image(_grey(photo.size), width="stretch", alt="No map yet")
     if job is None or job.state is State.FAILED:
-        st.caption(f":material/block: {job.error if job else slot.refusal}")
+        st.caption(f":material/block: {sentence(job.error if job else slot.refusal)}")
     elif job.state is State.CANCELLED:
         st.caption(":material/cancel: Cancelled")
     else:

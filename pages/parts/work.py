@@ -72,6 +72,12 @@ def wait_for(job: Job, label: str) -> Any:
         place.empty()
     if job.state is State.DONE:
         return job.result
-    st.error(str(job.error) if job.error else "It was cancelled.", icon=":material/error:")
+    st.error(sentence(job.error or "It was cancelled."), icon=":material/error:")
     st.button("Try again", key=f"again-{job.key}", on_click=job.forget)
     return None
+
+
+def sentence(message: object) -> str:
+    """A message of the library as a sentence on the page."""
+    text = str(message)
+    return text[:1].upper() + text[1:]
