@@ -75,7 +75,9 @@ def _gallery(model: Classifier, photo: Photo, spec: ExplainSpec, target: int, to
         st.info("No method is chosen. Choose some above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
     picture = model.preprocessing.view(photo.image, scale=2)
     tiles.show_grid(slots, picture, model.class_names[target].split(",")[0], top, model, view)
-    st.query_params.from_dict(dict(parse_qsl(spec.link().lstrip("?"))))
+    link = dict(parse_qsl(spec.link().lstrip("?")))
+    if st.query_params.to_dict() != link:
+        st.query_params.from_dict(link)
     if running and all(s.ended for s in slots):
         st.rerun()
 
