@@ -13,7 +13,7 @@ from attrlib.models import Classifier
 from attrlib.specs import SCALES, SIGNS, ExplainSpec, MethodSpec, ModelSpec, ViewSpec
 from pages.parts import choice, choosers, takeaway, tiles, work
 
-KERNELS = [0, *range(3, 258, 2)]
+KERNELS = [0, *range(1, 258, 2)]
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def test_moving_the_smoothing_changes_the_pictures_and_the_link(app, browser):
     page = visit(browser, app)
     before = wait_for_maps(page, 4)
     times = page.locator("small", has_text="ms").all_inner_texts()
-    press(page, "smoothing", "ArrowRight", 8)
+    press(page, "smoothing", "ArrowRight", 9)
     wait_for_change(page, before)
     page.wait_for_url("**smoothing=17**")
     assert page.locator("small", has_text="ms").all_inner_texts() == times

@@ -13,6 +13,7 @@ from attrlib.registry import Value
 from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, parse_methods, read_link
 
 UPLOAD = "upload"
+MAX_METHODS = 24
 OWN_LAYER = "each method's own"
 DEFAULT = ExplainSpec(
     model=ModelSpec(EMBEDDED),
@@ -33,6 +34,9 @@ def start(query: dict[str, str]) -> None:
         problems.append(str(error))
         spec = replace(spec, model=DEFAULT.model)
     methods = [m for m in spec.methods if _is_known(m, problems)] or list(DEFAULT.methods)
+    if len(methods) > MAX_METHODS:
+        problems.append(f"the link has {len(methods)} methods; the first {MAX_METHODS} are shown")
+        methods = methods[:MAX_METHODS]
     image = spec.image
     if image.startswith(UPLOAD):
         problems.append("This link was made with an uploaded photo, which links do not carry: upload it again. A sample stands in for it.")

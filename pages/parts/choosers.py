@@ -14,7 +14,6 @@ from attrlib.registry import params_of
 from attrlib.specs import MethodSpec, ModelSpec
 from pages.parts import choice, forms, work
 
-MAX_METHODS = 24
 SAME_AS_PREDICTED = -1
 
 
@@ -107,7 +106,7 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
             key="methods",
             persist_state="session",
             accept_new_options=True,
-            max_selections=MAX_METHODS,
+            max_selections=choice.MAX_METHODS,
             placeholder="Choose methods",
             help="Or type one with layer and parameters, such as IG@Middle:steps=20.",
         )
