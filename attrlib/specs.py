@@ -199,7 +199,7 @@ def read_link(fields: Mapping[str, str], default: ExplainSpec) -> tuple[ExplainS
     spec = ExplainSpec(
         model=ModelSpec(fields.get("model") or default.model.architecture, fields.get("checkpoint")) if named else default.model,
         image=fields.get("image") or default.image,
-        methods=read("methods", parse_methods, default.methods),
+        methods=read("methods", lambda text: parse_methods(text) if text else (), default.methods),
         target=read("target", lambda text: None if text == "predicted" else whole(text, "target"), default.target),
         seed=read("seed", lambda text: whole(text, "seed"), default.seed),
         view=ViewSpec.parse(view | {"smoothing": smoothing}),

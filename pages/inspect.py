@@ -69,16 +69,18 @@ def _gallery(model: Classifier, photo: Photo, spec: ExplainSpec, target: int, to
         view = _choose_view()
         spec = dataclasses.replace(spec, view=view)
         takeaway.reproduce(spec)
-        shown = dataclasses.replace(spec, target=target, methods=tuple(a.spec for a in ready))
+        image = spec.image.removeprefix(f"{choice.UPLOAD}:")
+        shown = dataclasses.replace(spec, image=image, target=target, methods=tuple(a.spec for a in ready))
         takeaway.save(Explanation(shown, model, photo, ready) if ready else None)
     if not slots:
         st.info("No method is chosen. Choose some above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
     picture = model.preprocessing.view(photo.image, scale=2)
     tiles.show_grid(slots, picture, model.class_names[target].split(",")[0], top, model, view)
-    link = dict(parse_qsl(spec.link().lstrip("?")))
+    link = dict(parse_qsl(spec.link().lstrip("?"), keep_blank_values=True))
     if st.query_params.to_dict() != link:
         st.query_params.from_dict(link)
-    if running and all(s.ended for s in slots):
+    # Polling starts and stops with a full run; work may also start here: by "Try again", or because a map was no longer kept.
+    if running == all(s.ended for s in slots):
         st.rerun()
 
 

@@ -699,3 +699,9 @@ def test_auto_is_the_best_device_there_is(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert pick_device("auto") == torch.device("cpu")
     assert pick_device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_a_name_that_two_classes_have_is_refused_with_their_indices(embedded):
+    with pytest.raises(SpecError, match=r"134 and 517.*give the index"):
+        embedded.target("crane")
+    assert embedded.target("maillot") == 638

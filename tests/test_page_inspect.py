@@ -279,7 +279,21 @@ def test_a_checkpoint_of_another_architecture_names_the_keys(tmp_path):
     at.text_input(key="checkpoint").set_value(str(tmp_path / "other.pth"))
     at.run()
     assert "stem.weight" in texts(at)
-    assert "conv_stem.weight" in texts(at)
+    assert "conv\\_stem.weight" in texts(at)
+
+
+def test_links_and_file_names_are_shown_as_they_are_and_not_as_markdown():
+    at = settle(start(**{"![x](https://example.org/t.png)": "1"}))
+    assert "![x](https" not in texts(at)
+    assert "https\\://example.org" in texts(at)
+
+
+def test_classes_of_one_name_can_be_told_apart():
+    at = settle(start(target="517"))
+    labels = at.selectbox(key="target").options
+    assert len(set(labels)) == len(labels)
+    assert any(label.startswith("crane (134)") for label in labels)
+    assert link(at)["target"] == "517"
 
 
 def test_no_method_chosen_says_what_to_do():

@@ -3,6 +3,7 @@
 import io
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,7 +39,7 @@ class Photo:
     name: str
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Digest of the pixels: the same picture in another file has the same."""
         return digest(list(self.image.size), self.image.tobytes())

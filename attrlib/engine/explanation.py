@@ -73,7 +73,7 @@ class Explanation:
 
 def explain_photo(spec: ExplainSpec, model: Classifier, photo: Photo, progress: Progress = no_progress) -> Explanation:
     """Runs every method of the spec; one that is not defined for the model raises before any other runs."""
-    methods = [resolve(m) for m in spec.methods]
+    methods = list(dict.fromkeys(resolve(m) for m in spec.methods))
     for method in methods:
         model.layer(method.layer)
     images = model.preprocess(photo.image)[None]
@@ -134,7 +134,7 @@ def check_same(manifest: Mapping, model: Classifier, photo: Photo) -> None:
 
 def _arrays(attributions: Sequence[Attribution]) -> bytes:
     file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **{str(a.spec): a.maps[0, 0].numpy() for a in attributions})
+    np.savez_compressed(file, **{str(a.spec): a.maps[0, 0].numpy() for a in attributions})  # type: ignore[arg-type]
     return file.getvalue()
 
 

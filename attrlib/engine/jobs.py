@@ -14,6 +14,10 @@ Progress = Callable[[int, int], None]
 Work = Callable[[Progress], Any]
 
 
+YIELD = 3.0
+"""Seconds without anybody asking after which a job with patience makes room for one that waits."""
+
+
 class State(Enum):
     """Where a job is."""
 
@@ -50,6 +54,7 @@ class Job:
     def cancel(self) -> None:
         """Asks the work to stop at its next chunk."""
         self._stop.set()
+        self._queue.unqueue(self)
 
     def forget(self) -> None:
         """Drops an ended job from its queue, so that the next `submit` does the work anew."""
@@ -74,8 +79,11 @@ class Job:
 
     @property
     def abandoned(self) -> bool:
-        """Whether nobody has asked for it for longer than its patience."""
-        return self._patience is not None and time.monotonic() - self._watched > self._patience
+        """Whether nobody has asked for it for longer than its patience, or for a while and somebody else waits."""
+        if self._patience is None:
+            return False
+        unwatched = time.monotonic() - self._watched
+        return unwatched > self._patience or (unwatched > YIELD and self._queue.crowded)
 
     @property
     def dropped(self) -> bool:
@@ -127,7 +135,7 @@ class Queue:
     """
 
     def __init__(self, name: str, max_bytes: int = 256 << 20):
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._waiting: list[Job] = []
         self._changed = threading.Condition()
@@ -157,10 +165,18 @@ class Queue:
         """Stops at the next chunk and for good: a thread that is still inside torch when Python ends aborts the process."""
         with self._changed:
             self._closed = True
-            for job in self._jobs.values():
+            for job in list(self._jobs.values()):
                 job.cancel()
             self._changed.notify()
         self._thread.join(timeout=10)
+
+    def unqueue(self, job: Job) -> None:
+        """Ends a cancelled job that has not begun."""
+        with self._changed:
+            if job not in self._waiting:
+                return
+            self._waiting.remove(job)
+        job.run()
 
     def drop(self, job: Job) -> None:
         """See `Job.forget`."""
@@ -173,6 +189,11 @@ class Queue:
         while (job := self._next_quick()) is not None:
             job.run()
             self._shrink()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether work waits."""
+        return bool(self._waiting)
 
     @property
     def kept_bytes(self) -> int:
@@ -202,7 +223,7 @@ class Queue:
         with self._changed:
             total = sum(_size(j) for j in self._jobs.values())
             for key, job in list(self._jobs.items())[:-1]:
-                if total <= self._max_bytes and len(self._jobs) <= 4096:
+                if total <= self.max_bytes and len(self._jobs) <= 4096:
                     break
                 if job.ended:
                     total -= _size(job)

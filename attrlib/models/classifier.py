@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
-from attrlib.models.frozen import frozen
+from attrlib.models.frozen import exact, frozen
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.split import Split
@@ -21,8 +21,7 @@ from attrlib.specs import ModelSpec, digest
 def pick_device(device: str | torch.device = "auto") -> torch.device:
     """`auto` is CUDA where there is one, else MPS, else the CPU. Raises `ModelError` for a device that is not there."""
     if str(device) == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(name)
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         picked = torch.device(device)
         if picked.type == "meta":
@@ -97,8 +96,7 @@ class Classifier:
     @contextmanager
     def session(self) -> Iterator[None]:
         """One computation at a time, in evaluation mode, in full float32, leaving the module as it was."""
-        cuda = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)
-        with self._lock, torch.inference_mode(False), frozen(self.module), cuda:
+        with self._lock, torch.inference_mode(False), exact(), frozen(self.module):
             yield
 
     @cached_property
@@ -142,7 +140,7 @@ class Classifier:
         size = size or torch.Size((3, *self.input_size))
         key = (layer.path, size)
         if key not in self._splits:
-            self._splits[key] = Split.at(self.module, layer.path, self._probe(2, size))
+            self._splits[key] = Split.at(self.module, layer.path, self._probe(2, size)).fresh()
         return self._splits[key]
 
     def target(self, target: int | str) -> int:
@@ -152,9 +150,13 @@ class Classifier:
             if len(text) < 10 and int(text) < len(self.class_names):
                 return int(text)
             raise SpecError(f"target={text[:20]} is not a class of {self.name}: it has classes 0 to {len(self.class_names) - 1}")
-        for i, name in enumerate(self.class_names):
-            if text.lower() in {name.lower(), *(part.strip().lower() for part in name.split(","))}:
-                return i
+        whole = [i for i, name in enumerate(self.class_names) if name.lower() == text.lower()]
+        parts = [i for i, name in enumerate(self.class_names) if text.lower() in (part.strip().lower() for part in name.split(","))]
+        found = whole or parts
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise SpecError(f"{text!r} is the name of classes {' and '.join(map(str, found[:5]))} of {self.name}; give the index")
         raise SpecError(unknown(f"class of {self.name}", text, [n.split(",")[0] for n in self.class_names]))
 
     @property

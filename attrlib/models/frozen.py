@@ -1,10 +1,37 @@
-"""The context in which every computation on a model runs, and which leaves no trace on it."""
+"""The contexts in which every computation on a model runs, and which leave no trace."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
+
+_guard = threading.Lock()
+_users = 0
+_undo = ExitStack()
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Full float32, deterministic, and no fused encoder, which skips the modules inside it and all that hangs on them.
+
+    These switches are the process's: the first of several threads sets them, the last one puts them back.
+    """
+    global _users
+    with _guard:
+        _users += 1
+        if _users == 1:
+            _undo.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+            _undo.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False))
+            torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        with _guard:
+            _users -= 1
+            if not _users:
+                _undo.close()
 
 
 @contextmanager
@@ -13,19 +40,15 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
     Gradients with respect to activations still flow: parameters that ask for none only save memory and time.
     """
-    fast_path = torch.backends.mha.get_fastpath_enabled()
     training = [m for m in module.modules() if m.training]
     trainable = [p for p in module.parameters() if p.requires_grad]
     try:
-        # The fused encoder skips the modules inside it, and with them every layer that could be attributed to.
-        torch.backends.mha.set_fastpath_enabled(False)
         for m in training:
             m.training = False
         for p in trainable:
             p.requires_grad_(False)
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
         for m in training:
             m.training = True
         for p in trainable:

@@ -33,7 +33,7 @@ def start(query: dict[str, str]) -> None:
     except AttrlibError as error:
         problems.append(str(error))
         spec = replace(spec, model=DEFAULT.model)
-    methods = [m for m in spec.methods if _is_known(m, problems)] or list(DEFAULT.methods)
+    methods = [m for m in spec.methods if _is_known(m, problems)] or (list(DEFAULT.methods) if spec.methods else [])
     if len(methods) > MAX_METHODS:
         problems.append(f"the link has {len(methods)} methods; the first {MAX_METHODS} are shown")
         methods = methods[:MAX_METHODS]

@@ -1,5 +1,7 @@
 """The controls that decide what is computed: photo, model, target, methods, layer, parameters."""
 
+from collections import Counter
+
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.elements.lib.grid_container import GridContainer
@@ -21,26 +23,30 @@ def choose_photo(row: GridContainer) -> Photo | None:
     """A sample or an upload; None after saying what is wrong with it."""
     state = st.session_state
     with row.cell():
-        names = {f"{PREFIX}{name}": name for name in SAMPLES} | ({choice.UPLOAD: state.upload[0]} if state.upload else {})
+        names = {f"{PREFIX}{name}": name for name in SAMPLES} | ({choice.UPLOAD: state.upload.name} if state.upload else {})
         st.selectbox("Photo", list(names), format_func=lambda option: names[option], key="image", persist_state="session")
         with st.popover("Upload a photo", icon=":material/upload:", width="stretch"):
             st.file_uploader("JPEG, PNG or WebP, up to 20 MB", key="uploader", on_change=_take_upload)
             st.caption("It stays in the memory of this session: it is neither stored nor part of any link.")
     try:
-        photo = open_photo(state.upload[1], state.upload[0]) if state.image == choice.UPLOAD else open_sample(state.image)
+        photo = state.upload if state.image == choice.UPLOAD else open_sample(state.image)
     except AttrlibError as error:
         st.error(work.sentence(error), icon=":material/error:")
         return None
     for note in photo.notes:
-        st.caption(f":material/info: {photo.name}: {note}")
+        st.caption(f":material/info: {work.plain(photo.name)}: {note}")
     return photo
 
 
 def _take_upload() -> None:
     state = st.session_state
-    if state.uploader is not None:
-        state.upload = (state.uploader.name[:80], state.uploader.getvalue())
+    if state.uploader is None:
+        return
+    try:
+        state.upload = open_photo(state.uploader.getvalue(), state.uploader.name[:80])
         state.image = choice.UPLOAD
+    except AttrlibError as error:
+        state.problems.append(str(error))
 
 
 def choose_model(row: GridContainer) -> Classifier | None:
@@ -71,6 +77,9 @@ def choose_target(row: GridContainer, model: Classifier, best: list[int], probab
     """The class to explain: the predicted one, or one of the others, the most probable first."""
     state = st.session_state
     names = [n.split(",")[0] for n in model.class_names]
+    # Streamlit tells options apart by their labels, and ImageNet has two cranes.
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    names = [f"{name} ({i})" if name in twice else name for i, name in enumerate(names)]
     others = sorted(set(range(len(names))) - set(best), key=lambda i: names[i].lower())
     if state.target not in range(SAME_AS_PREDICTED, len(names)):
         state.problems.append(

@@ -10,10 +10,11 @@ from attrlib.models import pick_device
 def show() -> None:
     """Name, device and memory."""
     device = pick_device("auto")
-    kept = queue(str(device)).kept_bytes / (1 << 20)
+    # As a tensor says it (cuda:0), which is what queues are named by.
+    maps = queue(str(torch.empty(0, device=device).device))
     with st.sidebar:
         st.caption("**attrlib** shows which pixels made a model say that, and which method to trust about it.")
-        st.caption(f"**Device** {_device_name(device)}  \n**Maps kept** {kept:.0f} of 256 MB")
+        st.caption(f"**Device** {_device_name(device)}  \n**Maps kept** {maps.kept_bytes >> 20} of {maps.max_bytes >> 20} MB")
 
 
 def _device_name(device: torch.device) -> str:

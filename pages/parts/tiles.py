@@ -72,7 +72,7 @@ def _show(slot: Slot, tile: Tile, top: float, photo: Image.Image, view: ViewSpec
         st.caption(f":material/block: {tile.defect}")
         st.empty()
         return
-    key = digest(slot.job.key, view, round(top, 12), list(photo.size))
+    key = f"{slot.job.key} {photo.size}"
     st.image(_overlay(key, tile.values, photo, view, top), width="stretch", alt=f"{tile.title} at {slot.method.layer} over the photo")
     if view.scale == "shared":
         st.empty()

@@ -1,7 +1,7 @@
 """Asks the library's queues for models, predictions and maps. Nothing is computed here: pages only wait and look."""
 
+import re
 import time
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +12,7 @@ from attrlib.api import as_batch
 from attrlib.data.images import Photo
 from attrlib.engine.explanation import map_key
 from attrlib.engine.jobs import Job, State, queue
+from attrlib.errors import existing_file
 from attrlib.methods import METHODS, attribute
 from attrlib.models import Classifier, load_model
 from attrlib.specs import MethodSpec, ModelSpec, digest
@@ -19,15 +20,16 @@ from attrlib.specs import MethodSpec, ModelSpec, digest
 _digests: WeakKeyDictionary[Classifier, str] = WeakKeyDictionary()
 # Nothing writes to a model that the app has loaded: its digest is taken once.
 
-PATIENCE = 15.0
-"""Seconds after which work for a page that no longer asks is dropped."""
+PATIENCE = 90.0
+"""Seconds after which work for a page that no longer asks is dropped. A browser lets a hidden tab ask once a minute."""
 
 
 def model_job(spec: ModelSpec) -> Job:
     """Loads a model, with its layers; a checkpoint that has changed on disk is loaded anew."""
     stamp = None
-    if spec.checkpoint and Path(spec.checkpoint).expanduser().is_file():
-        status = Path(spec.checkpoint).expanduser().stat()
+    file = existing_file(spec.checkpoint) if spec.checkpoint else None
+    if file is not None:
+        status = file.stat()
         stamp = [status.st_size, status.st_mtime_ns]
 
     def load(_progress: Any) -> Classifier:
@@ -68,7 +70,7 @@ def wait_for(job: Job, label: str) -> Any:
         place = st.empty()
         started = time.monotonic()
         while not job.wait(0.3):
-            place.caption(f":material/hourglass_top: {label} {time.monotonic() - started:.0f} s")
+            place.caption(f":material/hourglass_top: {plain(label)} {time.monotonic() - started:.0f} s")
         place.empty()
     if job.state is State.DONE:
         return job.result
@@ -80,4 +82,9 @@ def wait_for(job: Job, label: str) -> Any:
 def sentence(message: object) -> str:
     """A message of the library as a sentence on the page."""
     text = str(message)
-    return text[:1].upper() + text[1:]
+    return plain(text[:1].upper() + text[1:])
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is: file names and links come from anywhere."""
+    return re.sub(r"([\\`*_{}\[\]()<>#!|~$:])", r"\\\1", text)
