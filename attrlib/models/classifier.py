@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
-from attrlib.models.frozen import exact, frozen
+from attrlib.models.frozen import frozen
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.split import Split
@@ -96,7 +96,7 @@ class Classifier:
     @contextmanager
     def session(self) -> Iterator[None]:
         """One computation at a time, in evaluation mode, in full float32, leaving the module as it was."""
-        with self._lock, torch.inference_mode(False), exact(), frozen(self.module):
+        with self._lock, torch.inference_mode(False), frozen(self.module):
             yield
 
     @cached_property

@@ -47,7 +47,8 @@ def frozen(module: nn.Module) -> Iterator[None]:
             m.training = False
         for p in trainable:
             p.requires_grad_(False)
-        yield
+        with exact():
+            yield
     finally:
         for m in training:
             m.training = True
