@@ -74,8 +74,8 @@ def _gallery(model: Classifier, photo: Photo, spec: ExplainSpec, target: int, to
         takeaway.save(Explanation(shown, model, photo, ready) if ready else None)
     if not slots:
         st.info("No method is chosen. Choose some above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
-    picture = model.preprocessing.view(photo.image, scale=2)
-    tiles.show_grid(slots, picture, model.class_names[target].split(",")[0], top, model, view)
+    picture = tiles.picture(photo.digest, model.preprocessing, photo.image)
+    tiles.show_grid(slots, picture, model.class_names[target].split(",")[0], top, view)
     link = dict(parse_qsl(spec.link().lstrip("?"), keep_blank_values=True))
     if st.query_params.to_dict() != link:
         st.query_params.from_dict(link)

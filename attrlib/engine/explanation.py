@@ -44,10 +44,7 @@ class Explanation:
 
     def tiles(self) -> list[Tile]:
         """What the panel shows of each map."""
-        return [
-            Tile(a.spec.name, subtitle(a), prepare(a.maps, self.spec.view, self.model.input_size)[0, 0], a.defects[0])
-            for a in self.attributions
-        ]
+        return [tile(a, self.spec.view) for a in self.attributions]
 
     def files(self) -> dict[str, bytes]:
         """Panel, arrays and manifest; the same bytes for the same spec, weights, picture and machine."""
@@ -81,10 +78,11 @@ def explain_photo(spec: ExplainSpec, model: Classifier, photo: Photo, progress: 
     return Explanation(spec, model, photo, [attribute(model, m, images, targets, spec.seed, progress=progress) for m in methods])
 
 
-def subtitle(attribution: Attribution) -> str:
-    """Layer and resolution."""
+def tile(attribution: Attribution, view: ViewSpec) -> Tile:
+    """The first map as it is shown: titled by method, layer and resolution."""
     height, width = attribution.maps.shape[2:]
-    return f"{attribution.spec.layer} {height}×{width}"
+    values = prepare(attribution.maps, view, attribution.input_size)[0, 0]
+    return Tile(attribution.spec.name, f"{attribution.spec.layer} {height}×{width}", values, attribution.defects[0])
 
 
 def read_manifest(path: str | Path) -> dict:

@@ -1,19 +1,18 @@
 """Tiles: one map each, all of one size, with what is known of it; and the same tile while there is no map yet."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import streamlit as st
 from PIL import Image
 from torch import Tensor
 
-from attrlib.engine.explanation import subtitle
+from attrlib.engine.explanation import tile
 from attrlib.engine.jobs import Job, State
 from attrlib.figures.colours import css_gradient
-from attrlib.figures.overlay import colour_map, draw, encode, prepare
+from attrlib.figures.overlay import colour_map, draw, encode
 from attrlib.figures.panel import Tile, limits
-from attrlib.methods import Attribution
-from attrlib.models import Classifier
+from attrlib.models import Preprocessing
 from attrlib.specs import MethodSpec, ViewSpec, digest
 from pages.parts.work import sentence
 
@@ -37,10 +36,10 @@ class Slot:
         return self.job is None or self.job.ended
 
 
-def show_grid(slots: list[Slot], photo: Image.Image, title: str, top: list[tuple[str, float]], model: Classifier, view: ViewSpec) -> None:
+def show_grid(slots: list[Slot], photo: Image.Image, title: str, top: list[tuple[str, float]], view: ViewSpec) -> None:
     """The photo first, then a tile for each slot, on a grid that wraps. Every tile has the same four parts in every state."""
     done = [i for i, s in enumerate(slots) if s.done]
-    drawn = [_tile(slots[i], model, view) for i in done]
+    drawn = [_tile(slots[i], view) for i in done]
     tiles = {i: (tile, scale) for i, tile, scale in zip(done, drawn, limits(drawn, view), strict=True)}
     grid = st.grid(min_column_width=165, gap="small", key="tiles")
     with grid.cell():
@@ -58,10 +57,16 @@ def show_grid(slots: list[Slot], photo: Image.Image, title: str, top: list[tuple
             st.html(_legend(view, next(iter(tiles.values()))[1]))
 
 
-def _tile(slot: Slot, model: Classifier, view: ViewSpec) -> Tile:
+def _tile(slot: Slot, view: ViewSpec) -> Tile:
     assert slot.job is not None
-    a: Attribution = slot.job.result
-    return Tile(a.spec.name, f"{subtitle(a)} · {_seconds(a.seconds)}", prepare(a.maps, view, model.input_size)[0, 0], a.defects[0])
+    shown = tile(slot.job.result, view)
+    return replace(shown, subtitle=f"{shown.subtitle} · {_seconds(slot.job.result.seconds)}")
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def picture(image_digest: str, preprocessing: Preprocessing, _image: Image.Image) -> Image.Image:
+    """The photo as the model sees it, twice as fine: the same for every dial and every poll."""
+    return preprocessing.view(_image, scale=2)
 
 
 def _show(slot: Slot, tile: Tile, top: float, photo: Image.Image, view: ViewSpec) -> None:
