@@ -6,11 +6,14 @@ from attrlib.data.samples import open_image
 from attrlib.errors import (
     AttrlibError,
     Cancelled,
+    DataError,
     ImageError,
     LayerError,
     MethodError,
     ModelError,
+    ProtocolError,
     SpecError,
+    StoreError,
 )
 from attrlib.methods import Attribution, list_methods
 from attrlib.models import Classifier, list_models, load_model, wrap_model
@@ -23,6 +26,7 @@ __all__ = [
     "AttrlibError",
     "Cancelled",
     "Classifier",
+    "DataError",
     "ExplainSpec",
     "ImageError",
     "LayerError",
@@ -30,7 +34,9 @@ __all__ = [
     "MethodSpec",
     "ModelError",
     "ModelSpec",
+    "ProtocolError",
     "SpecError",
+    "StoreError",
     "ViewSpec",
     "explain",
     "list_methods",

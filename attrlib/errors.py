@@ -29,6 +29,18 @@ class MethodError(AttrlibError):
     """A method that does not exist, or is not defined for this model at this layer."""
 
 
+class DataError(AttrlibError):
+    """A data set that does not exist, is empty, or does not fit the model or the protocol."""
+
+
+class ProtocolError(AttrlibError):
+    """A protocol that does not exist, or is not defined for this model or these data."""
+
+
+class StoreError(AttrlibError):
+    """The store of results cannot be read or written."""
+
+
 class Cancelled(AttrlibError):
     """The work was cancelled by the user. On the command line: exit code 130."""
 

@@ -15,9 +15,9 @@ FLOORS = [
     {"pages", "attrlib.cli"},
     {"attrlib.api"},
     {"attrlib.engine"},
-    {"attrlib.methods", "attrlib.figures"},
-    {"attrlib.models", "attrlib.data"},
-    {"attrlib.specs", "attrlib.postprocess", "attrlib.registry", "attrlib.errors", "attrlib._torchvision", "attrlib._openmp"},
+    {"attrlib.methods", "attrlib.protocols", "attrlib.figures"},
+    {"attrlib.models", "attrlib.data", "attrlib.store"},
+    {"attrlib.specs", "attrlib.postprocess", "attrlib.statistics", "attrlib.registry", "attrlib.errors", "attrlib._torchvision", "attrlib._openmp"},
 ]
 """From the top. A module imports from floors below its own and from its own room."""
 BOTTOM = len(FLOORS) - 1
