@@ -65,30 +65,63 @@ class MethodSpec:
     @classmethod
     def parse(cls, text: str, layer: str = "") -> Self:
         """Reads the text form; `layer` is used where the text names none. Values stay text until `attrlib.methods.resolve`."""
-        head, *pairs = text.strip().split(":")
+        head, params = _read_pairs(text)
         name, _, own_layer = head.partition("@")
         if not name.strip():
             raise SpecError(f"{text[:80]!r} names no method; write NAME, NAME@LAYER or NAME@LAYER:key=value, as in IG@Final:steps=20")
-        params: list[tuple[str, Value]] = []
         if "@" in own_layer:
             raise SpecError(f"{text[:80]!r} names two layers; write NAME@LAYER")
-        for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if key.strip() in dict(params):
-                raise SpecError(f"{key.strip()[:40]!r} is given twice in {text[:80]!r}")
-            if not equals or not key.strip():
-                raise SpecError(f"{pair[:40]!r} in {text[:80]!r} is not key=value; write for example IG:steps=20")
-            params.append((key.strip(), value.strip()))
-        return cls(name.strip(), own_layer.strip() or layer, tuple(params))
+        return cls(name.strip(), own_layer.strip() or layer, params)
 
     def __str__(self) -> str:
-        pairs = "".join(f":{key}={_text(value)}" for key, value in self.params)
-        return f"{self.name}{'@' if self.layer else ''}{self.layer}{pairs}"
+        return f"{self.name}{'@' if self.layer else ''}{self.layer}{_write_pairs(self.params)}"
 
     @property
     def values(self) -> dict[str, Value]:
         """The parameters by name."""
         return dict(self.params)
+
+
+@dataclass(frozen=True)
+class ProtocolSpec:
+    """A protocol with its parameters; as text `NAME:key=value`, for example `idsds:grid=4:baseline=blur`."""
+
+    name: str
+    params: tuple[tuple[str, Value], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads the text form. Values stay text until `attrlib.protocols.resolve`."""
+        head, params = _read_pairs(text)
+        if not head.strip() or "@" in head:
+            raise SpecError(f"{text[:80]!r} names no protocol; write NAME or NAME:key=value, as in difull:grid=3")
+        return cls(head.strip(), params)
+
+    def __str__(self) -> str:
+        return f"{self.name}{_write_pairs(self.params)}"
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """The parameters by name."""
+        return dict(self.params)
+
+
+def _read_pairs(text: str) -> tuple[str, tuple[tuple[str, Value], ...]]:
+    """What stands before the first colon, and the key=value pairs behind it."""
+    head, *pairs = text.strip().split(":")
+    params: list[tuple[str, Value]] = []
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if key.strip() in dict(params):
+            raise SpecError(f"{key.strip()[:40]!r} is given twice in {text[:80]!r}")
+        if not equals or not key.strip():
+            raise SpecError(f"{pair[:40]!r} in {text[:80]!r} is not key=value; write for example IG:steps=20")
+        params.append((key.strip(), value.strip()))
+    return head, tuple(params)
+
+
+def _write_pairs(params: tuple[tuple[str, Value], ...]) -> str:
+    return "".join(f":{key}={_text(value)}" for key, value in params)
 
 
 def _text(value: Value) -> str:
@@ -205,6 +238,14 @@ def read_link(fields: Mapping[str, str], default: ExplainSpec) -> tuple[ExplainS
         view=ViewSpec.parse(view | {"smoothing": smoothing}),
     )
     return spec, list(dict.fromkeys(problems))
+
+
+def parse_protocols(text: str) -> tuple[ProtocolSpec, ...]:
+    """A comma-separated list of protocols in text form, each once, in order."""
+    specs = tuple(dict.fromkeys(ProtocolSpec.parse(part) for part in text.split(",") if part.strip()))
+    if not specs:
+        raise SpecError("no protocol given; write for example sds,difull:grid=3")
+    return specs
 
 
 def parse_methods(text: str, layer: str = "") -> tuple[MethodSpec, ...]:

@@ -2,7 +2,7 @@
 
 from attrlib.methods import gradients, guided, cams, perturbation, sanity  # noqa: F401, I001  the order of lists and menus
 from attrlib.methods.attribution import BATCH_SIZE, Attribution, attribute
-from attrlib.methods.base import METHODS, Method, MethodInfo, Paper, Passes, create, list_methods, resolve
+from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, list_methods, resolve
 from attrlib.methods.task import Progress, Task, no_progress
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "Attribution",
     "Method",
     "MethodInfo",
-    "Paper",
     "Passes",
     "Progress",
     "Task",

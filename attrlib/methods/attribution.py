@@ -57,17 +57,23 @@ def attribute(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     progress: Progress = no_progress,
+    fast: bool = False,
+    owners: Sequence[int] | None = None,
 ) -> Attribution:
-    """Maps of normalised images (B,3,H,W) for target classes, by default the predicted ones.
+    """Maps of normalised images (U,3,H,W) for target classes, by default each image for its predicted one; `fast` in bfloat16.
 
+    With `owners`, target k is of image `owners[k]`: what does not depend on the class is then computed once for an image.
     Raises `MethodError`, `LayerError` or `SpecError` before or without a trace on the model; what `progress` raises passes through.
     """
     spec = resolve(spec)
     method = create(spec)
     if batch_size < 1:
         raise SpecError(f"batch_size={batch_size} is not valid: expected a whole number from 1")
-    if targets is not None and (len(targets) != len(images) or not all(0 <= t < len(model.class_names) for t in targets)):
-        raise SpecError(f"{len(images)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
+    of = range(len(images)) if owners is None else owners
+    if owners is not None and targets is None:
+        raise SpecError("items that share images need a target each")
+    if targets is not None and (len(targets) != len(of) or not all(0 <= t < len(model.class_names) for t in targets)):
+        raise SpecError(f"{len(of)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
     size = (images.shape[2], images.shape[3])
     layer = model.layer(spec.layer, size)
     with model.session():
@@ -84,18 +90,21 @@ def attribute(
     maps: list[Tensor] = []
     chosen: list[int] = []
     diagnostics: dict[str, list[float]] = {}
-    for first in range(0, len(images), batch_size):
-        with model.session():
-            batch = model.place(images[first : first + batch_size].detach())
+    for first in range(0, len(of), batch_size):
+        several = of[first : first + batch_size]
+        low, high = min(several), max(several) + 1
+        with model.session(fast):
+            batch = model.place(images[low:high].detach())
             if targets is None:
                 with torch.no_grad():
                     target = model.module(batch.clone()).argmax(1)
             else:
                 target = torch.tensor(list(targets[first : first + batch_size]), device=batch.device)
-            task = Task(model, layer, batch, target, seed, batch_size, report)
+            indices = None if owners is None else torch.tensor([k - low for k in several], device=batch.device)
+            task = Task(model, layer, batch, target, indices, seed, batch_size, report)
             found = method.attribute(task)
-        if found.shape != (len(batch), 1, *layer.shape[1:]):
-            raise MethodError(f"{spec.name} returned maps of shape {tuple(found.shape)}, expected {(len(batch), 1, *layer.shape[1:])}")
+        if found.shape != (len(several), 1, *layer.shape[1:]):
+            raise MethodError(f"{spec.name} returned maps of shape {tuple(found.shape)}, expected {(len(several), 1, *layer.shape[1:])}")
         maps.append(found.detach().float().cpu().contiguous())
         chosen += target.tolist()
         for name, values in task.diagnostics.items():

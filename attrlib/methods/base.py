@@ -9,17 +9,8 @@ from torch import Tensor
 from attrlib.errors import MethodError
 from attrlib.methods.task import Task
 from attrlib.models import Layer
-from attrlib.registry import Param, Registry, params_of, parse_params
+from attrlib.registry import Paper, Param, Registry, params_of, parse_params
 from attrlib.specs import MethodSpec
-
-
-@dataclass(frozen=True)
-class Paper:
-    """A source: authors and year, title, address."""
-
-    authors: str
-    title: str
-    url: str
 
 
 @dataclass(frozen=True)

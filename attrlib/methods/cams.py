@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from attrlib.methods.base import METHODS, Method, Paper, Passes
+from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.task import Task
 from attrlib.models import Layer
+from attrlib.registry import Paper
 
 GRAD_CAM = Paper("Selvaraju et al. 2017", "Grad-CAM: Visual Explanations from Deep Networks", "https://arxiv.org/abs/1610.02391")
 LAYER_CAM = Paper(

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attrlib.methods.base import METHODS, Method, Paper, Passes
+from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.task import Task
 from attrlib.models import Layer
 from attrlib.postprocess import smooth
-from attrlib.registry import param
+from attrlib.registry import Paper, param
 
 SALIENCY = Paper("Simonyan et al. 2014", "Deep Inside Convolutional Networks", "https://arxiv.org/abs/1312.6034")
 INPUT_X_GRADIENT = Paper("Shrikumar et al. 2016", "Not Just a Black Box", "https://arxiv.org/abs/1605.01713")

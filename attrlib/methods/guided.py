@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from attrlib.errors import MethodError
-from attrlib.methods.base import METHODS, Method, Paper, Passes
+from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.gradients import REDUCTIONS, reduce_channels
 from attrlib.methods.task import Task
 from attrlib.models import Layer
-from attrlib.registry import param
+from attrlib.registry import Paper, param
 
 ALL_CONVOLUTIONAL = Paper(
     "Springenberg et al. 2015", "Striving for Simplicity: The All Convolutional Net", "https://arxiv.org/abs/1412.6806"

@@ -8,10 +8,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from attrlib.errors import MethodError
-from attrlib.methods.base import METHODS, Method, Paper, Passes
+from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.task import Task
 from attrlib.models import Layer
-from attrlib.registry import param
+from attrlib.registry import Paper, param
 
 OCCLUSION = Paper("Zeiler & Fergus 2014", "Visualizing and Understanding Convolutional Networks", "https://arxiv.org/abs/1311.2901")
 RISE_PAPER = Paper("Petsiuk et al. 2018", "RISE: Randomized Input Sampling for Explanation", "https://arxiv.org/abs/1806.07421")
@@ -34,10 +34,13 @@ class Occlusion(Method):
         window, corners = self._windows(task.layer)
         full = task.scores(task.inputs, task.rows)
         total = full.new_zeros(len(task), height * width)
-        for which, rows in task.variants(len(corners)):
-            mask = cover(corners[which.start : which.stop], window, height, width).to(full)
-            drops = (full[rows] - task.scores(task.masked(1 - mask[:, None]), rows)).view(len(which), len(task))
-            total += (drops / mask.sum((1, 2))[:, None]).T @ mask.flatten(1)
+
+        def hide(which: range) -> Tensor:
+            return 1 - cover(corners[which.start : which.stop], window, height, width)[:, None]
+
+        for factors, scores in task.perturbed(len(corners), hide):
+            mask = 1 - factors[:, 0]
+            total += ((full - scores) / mask.sum((1, 2))[:, None]).T @ mask.flatten(1)
         return total.view(-1, 1, height, width)
 
     def passes(self, layer: Layer) -> Passes:
@@ -89,10 +92,12 @@ class RISE(Method):
         grids = (torch.rand(self.samples, 1, self.cells, self.cells, generator=generator) < self.p).float()
         shifts = torch.rand(self.samples, 2, generator=generator).tolist()
         total = task.images.new_zeros(len(task), height * width)
-        for which, rows in task.variants(self.samples):
+
+        def draw(which: range) -> Tensor:
             part = slice(which.start, which.stop)
-            masks = magnify(grids[part].to(task.images.device), shifts[part], height, width)
-            weights = task.probabilities(task.masked(masks), rows).view(len(which), len(task))
+            return magnify(grids[part].to(task.images.device), shifts[part], height, width)
+
+        for masks, weights in task.perturbed(self.samples, draw, softmax=True):
             total += weights.T @ masks.flatten(1)
         return total.view(-1, 1, height, width) / (self.samples * self.p)
 

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from attrlib.methods.base import METHODS, Method, Paper, Passes
+from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.task import Task
 from attrlib.models import Layer
+from attrlib.registry import Paper
 from attrlib.specs import digest
 
 SANITY_CHECKS = Paper("Adebayo et al. 2018", "Sanity Checks for Saliency Maps", "https://arxiv.org/abs/1810.03292")
@@ -25,7 +26,7 @@ class Random(Method):
     def attribute(self, task: Task) -> Tensor:
         size = task.layer.shape[1:]
         contents = [digest(image.detach().cpu().contiguous().numpy().data.cast("B")) for image in task.images]
-        return torch.stack([torch.rand(1, *size, generator=task.generator("random", content)) for content in contents])
+        return task.per_item(torch.stack([torch.rand(1, *size, generator=task.generator("random", content)) for content in contents]))
 
     def passes(self, layer: Layer) -> Passes:
         return Passes()
@@ -46,7 +47,7 @@ class Sobel(Method):
         filters = torch.stack([horizontal, horizontal.T])[:, None]
         edges = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), filters)
         magnitude = edges.square().sum(1, keepdim=True).sqrt()
-        return F.adaptive_avg_pool2d(magnitude, task.layer.shape[1:])
+        return task.per_item(F.adaptive_avg_pool2d(magnitude, task.layer.shape[1:]))
 
     def passes(self, layer: Layer) -> Passes:
         return Passes()

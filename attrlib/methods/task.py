@@ -1,4 +1,4 @@
-"""What a method is given: a batch of images, their targets, and the model behind a layer."""
+"""What a method is given: images, what is to be explained of them, and the model behind a layer."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,16 +19,18 @@ def no_progress(_done: int, _total: int) -> None:
 
 @dataclass
 class Task:
-    """Attribute the target logits of `images` (B,3,H,W), normalised, to the output of `layer`.
+    """Attribute the target logits of items to the output of `layer`. An item is an image of `images` (U,3,H,W), normalised, and a class.
 
-    To be made and used inside `classifier.session()`. `chunk` bounds how many rows go through the model at once; no result
-    depends on it. Methods see `inputs`, the layer's output f_pre(images), in the layer's own layout.
+    `targets` (B,) are the items' classes, `owners` (B,) their images, by default each image once. To be made and used inside
+    `classifier.session()`. `chunk` bounds how many rows go through the model at once; no result depends on it. Methods see
+    `inputs` (B,...), the layer's output f_pre(image) of each item, in the layer's own layout.
     """
 
     classifier: Classifier
     layer: Layer
     images: Tensor
     targets: Tensor
+    owners: Tensor | None = None
     seed: int = 0
     chunk: int = 16
     progress: Progress = no_progress
@@ -36,33 +38,37 @@ class Task:
 
     def __post_init__(self) -> None:
         self._split = self.classifier.split(self.layer, self.images.shape[1:]).fresh()
-        self.inputs = self._split.before(self.images)
+        self._sources = self._split.before(self.images).float()
+        self._owners = torch.arange(len(self.images), device=self.images.device) if self.owners is None else self.owners
+        self.inputs = self.per_item(self._sources)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.targets)
+
+    def per_item(self, values: Tensor) -> Tensor:
+        """Values (U,...) of the images as those of the items (B,...)."""
+        return values if self.owners is None else values[self._owners]
 
     def before(self, images: Tensor) -> Tensor:
-        """f_pre of other images of the same size; only for values that do not go through `scores` as other rows."""
-        inputs = self._split.before(images)
+        """f_pre (B,...) of images (U,3,H,W) in place of the task's own."""
+        inputs = self._split.before(images).float()
         if not self._split.cut:
             self._split.before(self.images)
-        return inputs
+        return self.per_item(inputs)
 
     def logits(self, inputs: Tensor, rows: Tensor) -> Tensor:
-        """Logits (N,C) when the layer's output is `inputs` (N,...), each row derived from the image `rows` (N,) names."""
+        """Logits (N,C) when the layer's output is `inputs` (N,...), each row derived from the item `rows` (N,) names."""
+        return self._logits(inputs, self._owners[rows])
+
+    def _logits(self, inputs: Tensor, owners: Tensor) -> Tensor:
         if self.layer.layout.kind == "NCHW":
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return self._split.after(inputs, rows)
+        return self._split.after(inputs, owners).float()
 
     def scores(self, inputs: Tensor, rows: Tensor) -> Tensor:
         """Target logits (N,), without gradient."""
         with torch.no_grad():
             return self._pick(self.logits(inputs, rows), rows)
-
-    def probabilities(self, inputs: Tensor, rows: Tensor) -> Tensor:
-        """Softmax probabilities of the targets (N,), without gradient."""
-        with torch.no_grad():
-            return self._pick(self.logits(inputs, rows).softmax(1), rows)
 
     def gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None = None) -> Tensor:
         """d target logit / d inputs, of the shape of `inputs`. `visit` sees the logits' graph before the backward pass."""
@@ -81,28 +87,53 @@ class Task:
 
     @property
     def rows(self) -> Tensor:
-        """Each image once."""
+        """Each item once."""
         return torch.arange(len(self), device=self.images.device)
 
     def variants(self, count: int) -> Iterator[tuple[range, Tensor]]:
-        """Chunks of `count` variants of every image: which variants, and the rows, variant by variant. Reports progress."""
-        step = max(1, self.chunk // len(self))
+        """Chunks of `count` variants of every item: which variants, and the rows, variant by variant. Reports progress."""
+        for which in self._chunks(count, len(self)):
+            yield which, self.rows.repeat(len(which))
+
+    def perturbed(
+        self, count: int, make: Callable[[range], Tensor], softmax: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks of `count` factors (k,1,h,w), made by `make`, and the target logits or probabilities (k,B) of the inputs times them.
+
+        Items that share an image share its passes; factors that change nothing the model looks at take none.
+        """
+        clean: Tensor | None = None
+        for which in self._chunks(count, len(self._sources)):
+            factors = make(which).to(self.images.device)
+            changed = (self._split.seen(factors) != 1).flatten(1).any(1)
+            values = factors.new_empty(len(factors), len(self))
+            if not bool(changed.all()):
+                clean = self._masked(factors.new_ones(1, *factors.shape[1:]), softmax) if clean is None else clean
+                values[~changed] = clean
+            if bool(changed.any()):
+                values[changed] = self._masked(factors[changed], softmax)
+            yield factors, values
+
+    def _chunks(self, count: int, rows: int) -> Iterator[range]:
+        step = max(1, self.chunk // rows)
         for start in range(0, count, step):
             self.progress(start, count)
-            which = range(start, min(start + step, count))
-            yield which, self.rows.repeat(len(which))
+            yield range(start, min(start + step, count))
         self.progress(count, count)
 
-    def masked(self, factors: Tensor) -> Tensor:
-        """The inputs times factors (k,1,h,w), as k * B rows, variant by variant; prefix tokens stay."""
+    def _masked(self, factors: Tensor, softmax: bool) -> Tensor:
+        """Target logits or probabilities (k,B) of the inputs times factors (k,1,h,w); prefix tokens stay."""
         factors = self.layer.layout.native(factors)
-        count, images = len(factors), len(self)
-        shape = (count * images, *self.inputs.shape[1:])
+        count, images = len(factors), len(self._sources)
         # Written once, in the memory format that convolutions want.
         form = torch.channels_last if self.layer.layout.kind == "NCHW" else torch.contiguous_format
-        rows = torch.empty(shape, dtype=self.inputs.dtype, device=self.inputs.device, memory_format=form)
-        torch.mul(self.inputs[None], factors[:, None], out=rows.unflatten(0, (count, images)))
-        return rows
+        shape = (count * images, *self._sources.shape[1:])
+        rows = torch.empty(shape, dtype=self._sources.dtype, device=self._sources.device, memory_format=form)
+        torch.mul(self._sources[None], factors[:, None], out=rows.unflatten(0, (count, images)))
+        with torch.no_grad():
+            logits = self._logits(rows, torch.arange(images, device=rows.device).repeat(count))
+            outputs = logits.softmax(1) if softmax else logits
+        return outputs.unflatten(0, (count, images))[:, self._owners, self.targets]
 
     def spatial(self, values: Tensor) -> Tensor:
         """Values in the layer's layout as (N,C,h,w)."""

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 
 import torch
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
-from attrlib.models.frozen import frozen
+from attrlib.models.frozen import frozen, reduced
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.split import Split
@@ -37,6 +37,7 @@ class Classifier:
     """A module that maps normalised images (B,3,H,W) to logits (B,C), with preprocessing, class names, device and layers.
 
     Made by `attrlib.load_model` and `attrlib.wrap_model`. Nothing that is computed through it changes the module.
+    `deletion_tuned` says that it was fine-tuned on images with deleted patches, as IDSDS needs.
     """
 
     def __init__(
@@ -46,10 +47,12 @@ class Classifier:
         spec: ModelSpec,
         class_names: Sequence[str] | None = None,
         layer_names: Mapping[str, str] | None = None,
+        deletion_tuned: bool = False,
     ):
         self.module = module
         self.preprocessing = preprocessing
         self.spec = spec
+        self.deletion_tuned = deletion_tuned
         self._layer_names = dict(layer_names or {})
         self._splits: dict[tuple[str, torch.Size], Split] = {}
         self._layouts: dict[tuple[int, int], dict[str, Layout]] = {}
@@ -94,9 +97,9 @@ class Classifier:
         return images.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
 
     @contextmanager
-    def session(self) -> Iterator[None]:
-        """One computation at a time, in evaluation mode, in full float32, leaving the module as it was."""
-        with self._lock, torch.inference_mode(False), frozen(self.module):
+    def session(self, fast: bool = False) -> Iterator[None]:
+        """One computation at a time, in evaluation mode, leaving the module as it was; in full float32, or `fast`: in bfloat16."""
+        with self._lock, torch.inference_mode(False), frozen(self.module), reduced(self.module, self.device) if fast else nullcontext():
             yield
 
     @cached_property

@@ -3,9 +3,12 @@
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from attrlib.errors import ModelError
 
 _guard = threading.Lock()
 _users = 0
@@ -54,3 +57,35 @@ def frozen(module: nn.Module) -> Iterator[None]:
             m.training = True
         for p in trainable:
             p.requires_grad_(True)
+
+
+@contextmanager
+def reduced(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """bfloat16 autocast inside, but for the head, the last linear layer or convolution, which stays float32.
+
+    bfloat16 has 8 significant bits: logits rounded to them would tie. Raises `ModelError` where the device has no bfloat16.
+    """
+    if not has_bfloat16(device):
+        raise ModelError(f"the device {device} computes no bfloat16, so fast is not offered on it; leave fast out")
+    heads = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:]
+
+    def enter(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        torch.set_autocast_enabled(device.type, False)
+        return tuple(a.float() if isinstance(a, Tensor) else a for a in args)
+
+    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+        torch.set_autocast_enabled(device.type, True)
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
+        for head in heads:
+            stack.callback(head.register_forward_pre_hook(enter).remove)
+            stack.callback(head.register_forward_hook(leave).remove)
+        yield
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 rather than emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()

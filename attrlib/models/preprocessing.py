@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attrlib.errors import ModelError
+from attrlib.errors import ImageError, ModelError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -51,7 +51,21 @@ class Preprocessing:
 
     def view(self, picture: Image.Image, scale: int = 1) -> Image.Image:
         """The crop that the network sees, RGB, `scale` times as fine."""
-        picture = picture.convert("RGB")
+        red, green, blue = (round(255 * m) for m in self.mean)
+        return self._placed(picture.convert("RGB"), INTERPOLATIONS[self.interpolation], (red, green, blue), scale)
+
+    def mask(self, mask: np.ndarray, picture_size: tuple[int, int]) -> Tensor:
+        """A mask (H,W) of a picture of `picture_size` (width, height) as the network sees it: boolean (H,W), nearest neighbour.
+
+        Non-zero is the object; what `view` adds around the picture is not. Raises `ImageError` for a mask of another size.
+        """
+        if mask.shape != tuple(picture_size[::-1]):
+            shape, (width, height) = " x ".join(map(str, mask.shape)), picture_size
+            raise ImageError(f"a mask of shape {shape} for a picture of {height} x {width} px; give one of the picture's height and width")
+        placed = self._placed(Image.fromarray(mask.astype(bool).astype(np.uint8)), Image.Resampling.NEAREST, 0, 1)
+        return torch.from_numpy(np.array(placed)).bool()
+
+    def _placed(self, picture: Image.Image, resample: Image.Resampling, background: int | tuple[int, int, int], scale: int) -> Image.Image:
         if self.fit == "centre":
             picture = _without_long_ends(picture)
         height, width = self.size[0] * scale, self.size[1] * scale
@@ -64,12 +78,11 @@ class Preprocessing:
         else:
             ratio = max(tall, wide) + 1e-9
             resized = (max(short_width, int(picture.width * ratio)), max(short_height, int(picture.height * ratio)))
-        picture = picture.resize(resized, INTERPOLATIONS[self.interpolation])
+        picture = picture.resize(resized, resample)
         left, top = (_margin(have, want) for have, want in zip(resized, (width, height), strict=True))
         if self.fit != "border":
             return picture.crop((left, top, left + width, top + height))
-        red, green, blue = (round(255 * m) for m in self.mean)
-        canvas = Image.new("RGB", (width, height), (red, green, blue))
+        canvas = Image.new(picture.mode, (width, height), background)
         canvas.paste(picture, (-left, -top))
         return canvas
 

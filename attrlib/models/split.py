@@ -155,6 +155,10 @@ class Split:
                 stack.enter_context(_returns(self.module.get_submodule(stub.path), self._source(stub, n, rows, given)))
             return self.module(self._input(n, rows, given))
 
+    def seen(self, factors: Tensor) -> Tensor:
+        """The part of factors (k,1,h,w) on the layer's output that lies where the model looks: here everywhere."""
+        return factors
+
     def _input(self, n: int, rows: Tensor | None, like: Tensor) -> Tensor:
         if self._images is None:
             raise LayerError(f"layer {self.path!r}: call before() first")

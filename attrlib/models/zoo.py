@@ -73,12 +73,13 @@ def load_model(
     pretrained: bool = True,
     seed: int = 0,
     class_names: Sequence[str] | None = None,
+    deletion_tuned: bool = False,
 ) -> Classifier:
     """A classifier by name: `efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`, or a checkpoint file with its architecture.
 
     `load_model("timm:resnet18", checkpoint="my.pth")` and `load_model("my.pth", architecture="timm:resnet18")` are the same;
     the number of classes is read from the file. `checkpoint="random:SEED"` gives random weights, as does `pretrained=False`
-    with `seed`.
+    with `seed`. `deletion_tuned` says that the checkpoint was fine-tuned on images with deleted patches, as IDSDS needs.
     Raises `ModelError` that says what to do: unknown name, hub out of reach, keys that do not fit.
     """
     name = str(name)
@@ -104,7 +105,7 @@ def load_model(
     spec = ModelSpec(name, file)
     if class_names is None:
         class_names = _imagenet_names(module)
-    return Classifier(module, preprocessing, spec, class_names)
+    return Classifier(module, preprocessing, spec, class_names, deletion_tuned=deletion_tuned)
 
 
 def wrap_model(
@@ -117,10 +118,12 @@ def wrap_model(
     *,
     interpolation: str = "bilinear",
     crop: float = 0.875,
+    deletion_tuned: bool = False,
 ) -> Classifier:
     """A classifier from a module of one's own that maps normalised images (B,3,H,W) to logits (B,C); it stays where and as it is.
 
-    `layers` may say which module paths `Middle` and `Final` stand for. Raises `ModelError` for a module that is no classifier.
+    `layers` may say which module paths `Middle` and `Final` stand for; `deletion_tuned`, that it was fine-tuned on images with
+    deleted patches, as IDSDS needs. Raises `ModelError` for a module that is no classifier.
     """
     if not isinstance(module, nn.Module):
         raise ModelError(f"wrap_model needs a torch.nn.Module, not a {type(module).__name__}")
@@ -128,7 +131,7 @@ def wrap_model(
     if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
         raise ModelError(f"input_size={input_size!r} is not valid: give one number of pixels, or (height, width)")
     preprocessing = Preprocessing((size[0], size[1]), mean, std, interpolation, crop)
-    model = Classifier(module, preprocessing, ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers)
+    model = Classifier(module, preprocessing, ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers, deletion_tuned)
     if layers:
         _ = model.layers
     return model

@@ -1,0 +1,258 @@
+"""A classifier that looks at grids of cells, as the localisation settings of Rao et al. (CVPR 2022, arXiv 2205.10435) define it.
+
+Inputs are grids (B,3,n*H,n*W) of n x n cells of the model's input size, row by row.
+- `GridPG`: the backbone and the head see the whole grid; the head pools over all positions.
+- `DiFull`: only one cell is seen at all. A layer's output is that of the cells, one by one, stitched together.
+- `DiPart`: the backbone sees the whole grid, the head only the features of one cell.
+"""
+
+import copy
+from collections import OrderedDict
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from timm.models.vgg import ConvMlp
+from torch import Tensor, nn
+
+from attrlib.errors import AttrlibError, LayerError, ModelError
+from attrlib.models.classifier import Classifier
+from attrlib.models.layers import Layer, Layout
+from attrlib.models.split import Split
+
+_views: "WeakKeyDictionary[Classifier, dict[tuple[str, int, int], Classifier]]" = WeakKeyDictionary()
+
+
+def grid_view(model: Classifier, setting: str, n: int, cell: int = 0) -> Classifier:
+    """The model on n x n grids in the setting `gridpg`, `difull` or `dipart`; `cell` (row-major) is what the last two look at.
+
+    Made once for each model. Raises `ModelError` or `LayerError` with the reason where the setting is not defined for the model.
+    """
+    views = _views.setdefault(model, {})
+    key = (setting, n, cell)
+    if key not in views:
+        if setting == "gridpg":
+            views[key] = _pooled(model, n)
+        else:
+            views[key] = {"difull": DiFull, "dipart": DiPart}[setting](model, n, cell)
+    return views[key]
+
+
+def stitch(cells: Tensor, n: int) -> Tensor:
+    """Cells (B,n*n,C,h,w), row by row, as grids (B,C,n*h,n*w)."""
+    batch, _, channels, height, width = cells.shape
+    rows = cells.view(batch, n, n, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return rows.reshape(batch, channels, n * height, n * width)
+
+
+def crop(values: Tensor, n: int, cell: int) -> Tensor:
+    """One cell (B,C,h,w) of grids (B,C,n*h,n*w)."""
+    height, width = values.shape[2] // n, values.shape[3] // n
+    top, left = cell // n * height, cell % n * width
+    return values[:, :, top : top + height, left : left + width]
+
+
+class _CellView(Classifier):
+    """A classifier that shares everything with another but where its layers are and what is behind them."""
+
+    def __init__(self, model: Classifier, n: int, cell: int):
+        self.__dict__ |= model.__dict__
+        self._model, self._n, self._cell = model, n, cell
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the grid in pixels."""
+        height, width = self._model.input_size
+        return height * self._n, width * self._n
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (B,C) of the cell in grids (B,3,n*H,n*W)."""
+        with self.session():
+            split = self.split(self.layer("Input"), images.shape[1:])
+            return split.after(self.place(images), torch.arange(len(images)))
+
+    def _crop(self, values: Tensor, layout: Layout) -> Tensor:
+        return layout.native(crop(layout.spatial(values), self._n, self._cell))
+
+
+class DiFull(_CellView):
+    """Looks at one cell only: pixels outside provably cannot matter."""
+
+    def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
+        """The layer with the cells' maps stitched together. Raises `LayerError` for tokens that belong to no position."""
+        own = self._model.layer(name)
+        if own.layout.prefix:
+            raise LayerError(
+                f"layer {name!r} of {self.name} has {own.layout.prefix} token(s) that belong to no position, so the cells' tokens cannot be "
+                "put together; DiFull is defined at Input"
+            )
+        layout = replace(own.layout, height=own.layout.height * self._n, width=own.layout.width * self._n)
+        return Layer(own.name, own.path, layout)
+
+    def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
+        """f_explain o f_pre with f_pre for every cell on its own."""
+        inner = self._model.split(self._model.layer(layer.name))
+        return _DiFullSplit(self, layer, inner)
+
+
+class _DiFullSplit(Split):
+    def __init__(self, view: DiFull, layer: Layer, inner: Split):
+        super().__init__(inner.module, inner.path, cut=inner.cut)
+        self._view, self._layer, self._inner = view, layer, inner
+
+    def fresh(self) -> Split:
+        return _DiFullSplit(self._view, self._layer, self._inner.fresh())
+
+    def before(self, images: Tensor) -> Tensor:
+        if not self.path:
+            return images
+        n, cell, layout = self._view._n, self._view._cell, self._layer.layout
+        # The cell that is looked at comes last: where the layer is no cut, what was recorded is that cell's.
+        order = [i for i in range(n * n) if i != cell] + [cell]
+        maps = {i: layout_of(layout, n).spatial(self._inner.before(self._view.place(crop(images, n, i)))) for i in order}
+        return layout.native(stitch(torch.stack([maps[i] for i in range(n * n)], dim=1), n)).contiguous()
+
+    def after(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
+        return self._inner.after(self._view._crop(output, self._layer.layout), rows)
+
+    def seen(self, factors: Tensor) -> Tensor:
+        return crop(factors, self._view._n, self._view._cell)
+
+
+def layout_of(grid: Layout, n: int) -> Layout:
+    """The layout of one cell in a grid's."""
+    return replace(grid, height=grid.height // n, width=grid.width // n)
+
+
+class DiPart(_CellView):
+    """The backbone sees the whole grid, the head the cell's part of the Final layer."""
+
+    def __init__(self, model: Classifier, n: int, cell: int):
+        super().__init__(model, n, cell)
+        if "Final" not in model.layers:
+            raise LayerError(f"{model.name} has no layer Final with a map to crop; DiPart is not defined for it")
+        own = model.layer("Final").layout
+        self._final = model.layer("Final", self.input_size)
+        grid = self._final.layout
+        with self.session():
+            cut = not grid.prefix and model.split(self._final, torch.Size((3, *self.input_size))).cut
+        if not cut or (grid.height, grid.width) != (own.height * n, own.width * n):
+            raise LayerError(f"the head of {self.name} does not read one map with {n} x {n} times the positions; DiPart is not defined for it")
+
+    def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
+        """The layer on the whole grid."""
+        return self._model.layer(name, size or self.input_size)
+
+    def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
+        """f_explain o f_pre with all but one cell cut off from the Final layer on."""
+        return _DiPartSplit(self, layer, self._model.split(layer, size))
+
+
+class _DiPartSplit(Split):
+    def __init__(self, view: DiPart, layer: Layer, inner: Split):
+        super().__init__(inner.module, inner.path, cut=inner.cut)
+        self._view, self._layer, self._inner = view, layer, inner
+        finished = [found.path for found in view._model.layers.values() if found.path]
+        self._behind = bool(layer.path) and finished.index(layer.path) >= finished.index(view._final.path)
+
+    def fresh(self) -> Split:
+        return _DiPartSplit(self._view, self._layer, self._inner.fresh())
+
+    def before(self, images: Tensor) -> Tensor:
+        return self._inner.before(images)
+
+    def seen(self, factors: Tensor) -> Tensor:
+        return crop(factors, self._view._n, self._view._cell) if self._behind else factors
+
+    def after(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
+        view = self._view
+        if self._behind:
+            return self._inner.after(view._crop(output, self._layer.layout), rows)
+
+        def cut(_module: nn.Module, _args: Any, features: Tensor) -> Tensor:
+            return view._crop(features, view._final.layout)
+
+        with ExitStack() as stack:
+            stack.callback(self.module.get_submodule(view._final.path).register_forward_hook(cut).remove)
+            return self._inner.after(output, rows)
+
+
+def _pooled(model: Classifier, n: int) -> Classifier:
+    """The model as it is where its head pools over positions; VGG and its like with the head as convolutions."""
+    reason = _not_pooled(model, n)
+    if not reason:
+        return model
+    if isinstance(getattr(model.module, "pre_logits", None), ConvMlp):
+        # timm's VGG has its fully connected layers as convolutions and pools their output already.
+        return model
+    convolutional = _convolutionalised(model)
+    if convolutional is None:
+        raise ModelError(f"GridPG needs a head that pools over all positions of the grid: {reason}. Use DiFull at Input instead")
+    return convolutional
+
+
+def _not_pooled(model: Classifier, n: int) -> str:
+    """Why the head does more than pool: features repeated n x n times must give the same logits. Empty where it pools."""
+    try:
+        if "Final" not in model.layers:
+            return f"{model.name} has no layer Final with a map"
+        height, width = model.input_size
+        small, large = model.layer("Final"), model.layer("Final", (height * n, width * n))
+        if small.layout.prefix or large.layout.height != n * small.layout.height:
+            return f"that of {model.name} reads a class token or positions of its own"
+        with model.session(), torch.no_grad():
+            images = model.place(torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)))
+            ahead, on_grid = model.split(small).fresh(), model.split(large, torch.Size((3, height * n, width * n))).fresh()
+            features = ahead.before(images)
+            expected = ahead.after(features)
+            on_grid.before(images.repeat(1, 1, n, n))
+            tiled = large.layout.native(small.layout.spatial(features).repeat(1, 1, n, n))
+            found = on_grid.after(tiled)
+    except AttrlibError as error:
+        return str(error)
+    close = torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    return "" if close else f"that of {model.name} tells positions apart"
+
+
+class _ConvolutionalHead(nn.Module):
+    """Fully connected layers as convolutions, with the same weights, and the mean of their logits over positions."""
+
+    def __init__(self, layers: nn.Sequential, side: int):
+        super().__init__()
+        self.layers, self.side = layers, side
+
+    def forward(self, features: Tensor) -> Tensor:
+        side = self.side
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                features = F.conv2d(features, layer.weight.view(layer.out_features, -1, side, side), layer.bias)
+                side = 1
+            else:
+                features = layer(features)
+        return features.mean((2, 3))
+
+
+def _convolutionalised(model: Classifier) -> Classifier | None:
+    """VGG's and AlexNet's form (features, pooling to a fixed side, fully connected layers), None for any other."""
+    features, pool, head = (getattr(model.module, name, None) for name in ("features", "avgpool", "classifier"))
+    if not (isinstance(features, nn.Module) and isinstance(pool, nn.AdaptiveAvgPool2d) and isinstance(head, nn.Sequential)):
+        return None
+    size = pool.output_size
+    side = size if isinstance(size, int) else size[0]
+    if not side or not any(isinstance(layer, nn.Linear) for layer in head):
+        return None
+    module = nn.Sequential(OrderedDict(features=features, classifier=_ConvolutionalHead(head, side))).eval()
+    names = {name: model.layer(name).path for name in ("Middle", "Final") if name in model.layers}
+    view = copy.copy(model)
+    view.__dict__ |= dict(module=module, _layer_names=names, _splits={}, _layouts={})
+    view.__dict__.pop("layers", None)
+    probe = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            same = torch.allclose(view(probe), model(probe), rtol=1e-3, atol=1e-4)
+    except (RuntimeError, ValueError):
+        return None
+    return view if same else None

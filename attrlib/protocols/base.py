@@ -1,0 +1,273 @@
+"""What a protocol is, what it measures, and the registry of all of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from attrlib.errors import ProtocolError
+from attrlib.models import Classifier, Layer
+from attrlib.postprocess import resize
+from attrlib.registry import Paper, Param, Registry, params_of, parse_params
+from attrlib.specs import ProtocolSpec, digest
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some items of a data set as a model sees them: images, or grids of images.
+
+    `ids` (B) are content digests; `images` (B,3,H,W) normalised, on the model's device; `labels` (B,) the model's class of each
+    image, or (B,n*n) of each cell, -1 where unknown; `masks` (B,H,W) is true on the object, for data sets that have masks.
+    """
+
+    ids: tuple[str, ...]
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a method is asked to explain: a view of the model, inputs (B,3,H,W) and the class of each.
+
+    `view` names how the model differs from the run's own (as `difull:2:0` does), empty where it does not. `keys` are digests of
+    the inputs under which maps are kept; None for inputs that are made up and not seen again.
+    """
+
+    model: Classifier
+    images: Tensor
+    targets: Tensor
+    view: str = ""
+    keys: tuple[str, ...] | None = None
+
+
+Explain = Callable[[Scene], tuple[Tensor, Layer]]
+"""Maps (B,1,h,w) of the method that is being scored, and the layer they are of. A protocol does not know which method it is."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of one item: its score, NaN where it is undefined, and `details` by name."""
+
+    value: float
+    details: Mapping[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a measurement or protocol may use besides its items: the model, the seed, rows at once, and a way to report and stop."""
+
+    model: Classifier
+    seed: int = 0
+    rows: int = 16
+    fast: bool = False
+    progress: Progress = lambda _done, _total: None
+
+    def generator(self, item: str, *parts: int | str) -> torch.Generator:
+        """A generator on the CPU, seeded by the seed, the item's content and `parts` alone."""
+        return torch.Generator().manual_seed(int(digest(self.seed, item, *parts)[:15], 16))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N,C) of normalised images, a few rows at a time, without gradient, on the CPU."""
+        found = []
+        for first in range(0, len(images), self.rows):
+            self.progress(first, len(images))
+            with self.model.session(self.fast), torch.no_grad():
+                found.append(self.model.module(self.model.place(images[first : first + self.rows]).clone()).float().cpu())
+        return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class Measurement(ABC):
+    """What does not depend on the method: computed once for all of them. A subclass is a frozen dataclass, its fields its key."""
+
+    seeded: ClassVar[bool] = False
+    """Whether the values depend on the seed."""
+    targeted: ClassVar[bool] = True
+    """Whether they depend on the target."""
+
+    @abstractmethod
+    def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+        """Values by name, (B,...) each."""
+
+    @abstractmethod
+    def forwards(self) -> float:
+        """Forward passes for one item."""
+
+
+@dataclass(frozen=True)
+class Prediction(Measurement):
+    """The most probable class of an image, and its probability."""
+
+    targeted = False
+
+    def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+        logits = setting.logits(batch.images)
+        probability, top = logits.softmax(1).max(1)
+        return {"class": top, "probability": probability}
+
+    def forwards(self) -> float:
+        return 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One protocol at work on one method and some items."""
+
+    setting: Setting
+    batch: Batch
+    targets: Tensor
+    measured: Mapping[Measurement, Mapping[str, Tensor]]
+    explain: Explain
+
+    def scene(self) -> Scene:
+        """The images as they are, explained for their targets."""
+        return Scene(self.setting.model, self.batch.images, self.targets, keys=self.batch.ids)
+
+    def maps(self, scene: Scene | None = None, before: Callable[[Tensor], Tensor] = lambda maps: maps) -> Tensor:
+        """Maps (B,1,H,W) at the size of the inputs, on the CPU: bilinear, but tokens keep their square patches (as in IDSDS).
+
+        `before` is applied to the maps at the resolution of their layer.
+        """
+        scene = scene or self.scene()
+        maps, layer = self.explain(scene)
+        maps = before(maps)
+        size = (scene.images.shape[2], scene.images.shape[3])
+        if layer.layout.kind == "tokens":
+            return torch.nn.functional.interpolate(maps, size=size, mode="nearest-exact")
+        return resize(maps, size)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one item costs for each method: maps, each `area` times the size of the model's input, and forward passes."""
+
+    maps: float = 1
+    area: float = 1
+    forwards: float = 0
+
+
+@dataclass(frozen=True)
+class Protocol(ABC):
+    """One way to judge attribution maps. A subclass is a frozen dataclass whose fields are its parameters, and is registered.
+
+    `bounds` are the lowest and highest value, `chance` what a map without information gets (None where that is not known);
+    `needs` says in words what model and data must have, `reading` how to read a value.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[Paper]
+    items: ClassVar[Literal["images", "grids"]] = "images"
+    bounds: ClassVar[tuple[float, float]]
+    chance: ClassVar[float | None] = None
+    needs: ClassVar[tuple[str, ...]] = ()
+    reading: ClassVar[str]
+    seeded: ClassVar[bool] = False
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Which direction is better."""
+        return True
+
+    @property
+    def chance_level(self) -> float | None:
+        """`chance`, where it depends on the parameters."""
+        return self.chance
+
+    @property
+    def undefined_value(self) -> float:
+        """What an undefined item counts as in the mean: NaN leaves it out."""
+        return float("nan")
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """What must be measured before `evaluate`."""
+        return ()
+
+    @property
+    def target_choice(self) -> str:
+        """Which class is explained: the item's `label`, or the model's `prediction`."""
+        return getattr(self, "target", "label")
+
+    @property
+    def cost(self) -> Cost:
+        """What one item costs, besides the measurements."""
+        return Cost()
+
+    def check(self, model: Classifier, has_masks: bool) -> None:
+        """Raises `ProtocolError` with the reason and what to do where the protocol is not defined for the model or the data."""
+        if "masks" in self.needs and not has_masks:
+            raise ProtocolError(f"{self.name} needs masks of the objects, which these data do not have; choose another protocol or data set")
+
+    def key(self) -> dict[str, object]:
+        """All that values depend on."""
+        return {"protocol": self.name} | {p.name: getattr(self, p.name) for p in params_of(type(self))}
+
+    @abstractmethod
+    def evaluate(self, work: Evaluation) -> list[Outcome]:
+        """One outcome for each item of the batch."""
+
+
+PROTOCOLS: Registry[Protocol] = Registry("protocol", ProtocolError)
+
+
+@dataclass(frozen=True)
+class ProtocolInfo:
+    """What is known of a protocol without running it."""
+
+    name: str
+    title: str
+    summary: str
+    paper: Paper
+    items: str
+    higher_is_better: bool
+    bounds: tuple[float, float]
+    chance: float | None
+    needs: tuple[str, ...]
+    reading: str
+    params: tuple[Param, ...]
+
+
+def list_protocols() -> list[ProtocolInfo]:
+    """All registered protocols with their parameters; direction and chance level are those of the defaults."""
+    found = []
+    for cls in PROTOCOLS.values():
+        default = cls()
+        summary = (cls.__doc__ or "").strip().splitlines()[0]
+        found.append(
+            ProtocolInfo(
+                cls.name,
+                cls.title,
+                summary,
+                cls.paper,
+                cls.items,
+                default.higher_is_better,
+                cls.bounds,
+                default.chance_level,
+                cls.needs,
+                cls.reading,
+                params_of(cls),
+            )
+        )
+    return found
+
+
+def resolve(spec: ProtocolSpec) -> ProtocolSpec:
+    """The spec with every parameter filled in, in type and in order. Raises `ProtocolError` or `SpecError`."""
+    cls = PROTOCOLS[spec.name]
+    return ProtocolSpec(cls.name, tuple(parse_params(cls, spec.values, spec.name).items()))
+
+
+def create(spec: ProtocolSpec) -> Protocol:
+    """The protocol of a spec, with its parameters."""
+    return PROTOCOLS[spec.name](**resolve(spec).values)
+

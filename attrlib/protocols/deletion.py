@@ -1,0 +1,217 @@
+"""What replaces deleted pixels, and the single deletion scores IDSDS and SDS."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from attrlib.errors import ProtocolError
+from attrlib.models import Classifier
+from attrlib.postprocess import apply_sign
+from attrlib.protocols.base import PROTOCOLS, Batch, Cost, Evaluation, Measurement, Outcome, Protocol, Scene, Setting
+from attrlib.registry import Paper, param
+from attrlib.specs import SIGNS
+from attrlib.statistics import spearman
+
+IDSDS_PAPER = Paper("Hesse et al. 2024", "Benchmarking the Attribution Quality of Vision Models", "https://arxiv.org/abs/2407.11910")
+BASELINES = ("zeros", "random", "blur")
+TARGETS = ("label", "prediction")
+OUTPUTS = ("logit", "softmax")
+_KERNEL, _SIGMA = 51, 58.0
+
+
+def baseline(name: str, setting: Setting, batch: Batch) -> Tensor:
+    """What replaces deleted pixels, in normalised space (B,3,H,W): `zeros` (the mean colour), `random` U[-1,1] drawn for each image,
+    or `blur`, the image under a 51 x 51 Gaussian of sigma 58, reflected at the border.
+    """
+    images = batch.images
+    if name == "zeros":
+        return torch.zeros_like(images)
+    if name == "random":
+        shape = images.shape[1:]
+        drawn = [torch.rand(shape, generator=setting.generator(item, "baseline")) * 2 - 1 for item in batch.ids]
+        return torch.stack(drawn).to(images.device)
+    # The largest odd kernel that reflection allows, for images smaller than the paper's.
+    wide, tall = (min(_KERNEL, 2 * ((side - 1) // 2) + 1) for side in (images.shape[3], images.shape[2]))
+    return gaussian_blur(gaussian_blur(images, [wide, 1], [_SIGMA, _SIGMA]), [1, tall], [_SIGMA, _SIGMA])
+
+
+def cells(values: Tensor, grid: int) -> list[Tensor]:
+    """Views of the grid * grid cells of (B,C,H,W), row by row, of equal size where the grid divides the sides."""
+    tops, lefts = ([i * side // grid for i in range(grid + 1)] for side in values.shape[2:])
+    return [values[:, :, t:b, l:r] for t, b in pairwise(tops) for l, r in pairwise(lefts)]
+
+
+@dataclass(frozen=True)
+class PatchOutputs(Measurement):
+    """The target's logit and probability for the image, and with each cell of a grid deleted: (B, 1 + grid * grid) each."""
+
+    grid: int
+    baseline: str
+
+    @property
+    def seeded(self) -> bool:  # type: ignore[override]
+        """A random baseline is drawn from the seed."""
+        return self.baseline == "random"
+
+    def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+        instead = cells(baseline(self.baseline, setting, batch), self.grid)
+        logits = [setting.logits(batch.images)]
+        for cell, patch in enumerate(instead):
+            deleted = batch.images.clone()
+            cells(deleted, self.grid)[cell].copy_(patch)
+            logits.append(setting.logits(deleted))
+        stacked, chosen = torch.stack(logits, 1), targets[:, None, None].expand(-1, len(logits), 1)
+        return {"logit": stacked.gather(2, chosen)[..., 0], "softmax": stacked.softmax(2).gather(2, chosen)[..., 0]}
+
+    def forwards(self) -> float:
+        return 1 + self.grid**2
+
+
+@dataclass(frozen=True)
+class SingleDeletion(Protocol):
+    """Rank correlation, image by image, of the output drops of single deleted cells with the attribution summed over each cell.
+
+    With f the logit (or probability) of the target, x_i the image without cell i, and a the map at the image's size:
+    spearman_i(f(x) - f(x_i), sum of a in cell i), average ranks for ties; undefined where either side is constant.
+    """
+
+    paper = IDSDS_PAPER
+    bounds = (-1.0, 1.0)
+    chance = 0.0
+    reading = "1: the cells rank by attribution as they do by how much the output falls without them. 0: no relation."
+    grid: int = param(4, "Cells in each direction", low=2, high=16)
+    baseline: str = param("zeros", "What replaces a deleted cell, in normalised space", choices=BASELINES)
+    output: str = param("logit", "The output whose drop counts", choices=OUTPUTS)
+    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+    sign: str = param("signed", "The map as it is, its positive part, or its magnitude, before summing", choices=SIGNS)
+    undefined: str = param("drop", "An image without a correlation is left out of the mean, or counts zero", choices=("drop", "zero"))
+
+    @property
+    def undefined_value(self) -> float:
+        return 0.0 if self.undefined == "zero" else math.nan
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        return (PatchOutputs(self.grid, self.baseline),)
+
+    @property
+    def seeded(self) -> bool:  # type: ignore[override]
+        """A random baseline is drawn from the seed."""
+        return self.baseline == "random"
+
+    def check(self, model: Classifier, has_masks: bool) -> None:
+        super().check(model, has_masks)
+        if min(model.input_size) < self.grid:
+            raise ProtocolError(f"{self.name}: images of {model.input_size} px cannot be cut into {self.grid} x {self.grid} cells")
+
+    def key(self) -> dict[str, object]:
+        # One implementation, and the policy for undefined images changes no image's value.
+        return {k: v for k, v in super().key().items() if k != "undefined"} | {"protocol": "single deletion"}
+
+    def evaluate(self, work: Evaluation) -> list[Outcome]:
+        outputs = work.measured[self.measurements[0]][self.output].double()
+        maps = apply_sign(work.maps(), self.sign).double()
+        # Cell by cell, in one order: the cells of a constant map must tie exactly.
+        sums = torch.stack([cell.contiguous().sum((1, 2, 3)) for cell in cells(maps, self.grid)], 1)
+        values = spearman(outputs[:, :1] - outputs[:, 1:], sums)
+        return [Outcome(float(value), {"sums": row.tolist()}) for value, row in zip(values, sums, strict=True)]
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class IDSDS(SingleDeletion):
+    """In-domain single deletion score: SDS on a model that was fine-tuned on images with deleted cells."""
+
+    name: ClassVar[str] = "idsds"
+    title: ClassVar[str] = "IDSDS"
+    needs = ("a model fine-tuned on deleted patches",)
+
+    def check(self, model: Classifier, has_masks: bool) -> None:
+        super().check(model, has_masks)
+        if not model.deletion_tuned:
+            raise ProtocolError(
+                f"{model.name} was not fine-tuned on images with deleted patches, so deleted cells are out of its domain and idsds is not "
+                "defined; use sds (the same without that promise), or fine-tune the model on deleted patches"
+            )
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class SDS(SingleDeletion):
+    """Single deletion score: as IDSDS on a model that never saw deleted cells, which are then out of its domain."""
+
+    name: ClassVar[str] = "sds"
+    title: ClassVar[str] = "SDS"
+
+
+ORDERS = ("ascending", "descending")
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class IncrementalDeletion(Protocol):
+    """Incremental deletion score: mean probability of the target while more and more pixels are deleted, or inserted.
+
+    After step i of n, floor(H W i / n) pixels, in order of attribution, are replaced by the baseline (`deletion`), or
+    shown on the baseline (`insertion`). Ties go in reading order.
+    """
+
+    name = "ids"
+    title = "Incremental deletion"
+    paper = IDSDS_PAPER
+    bounds = (0.0, 1.0)
+    reading = (
+        "Deletion, least relevant first: high means that what the map calls irrelevant was not needed. Most relevant first: low means "
+        "that what it calls relevant was. Insertion is the mirror image."
+    )
+    mode: str = param("deletion", "Delete from the image, or insert into the baseline", choices=("deletion", "insertion"))
+    order: str = param("ascending", "Least relevant pixels first, or most relevant first", choices=ORDERS)
+    steps: int = param(32, "Steps from no pixel to nearly all", low=2, high=1000)
+    baseline: str = param("zeros", "What replaces deleted pixels, in normalised space", choices=BASELINES)
+    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+    sign: str = param("signed", "Order by the map as it is, its positive part, or its magnitude", choices=SIGNS)
+    update: bool = param(False, "Compute the map anew at every step; pixels that are done keep their place")
+
+    @property
+    def higher_is_better(self) -> bool:
+        return (self.order == "ascending") == (self.mode == "deletion")
+
+    @property
+    def seeded(self) -> bool:  # type: ignore[override]
+        """A random baseline is drawn from the seed."""
+        return self.baseline == "random"
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(maps=self.steps if self.update else 1, forwards=self.steps)
+
+    def evaluate(self, work: Evaluation) -> list[Outcome]:
+        images = work.batch.images
+        pixels = images.shape[2] * images.shape[3]
+        instead = baseline(self.baseline, work.setting, work.batch)
+        begin, end = (images, instead) if self.mode == "deletion" else (instead, images)
+        current, done = begin, torch.zeros(len(images), pixels, dtype=torch.bool)
+        priority = self._priority(work.maps())
+        curve = []
+        for step in range(self.steps):
+            count = pixels * step // self.steps
+            if step and self.update:
+                priority = self._priority(work.maps(Scene(work.setting.model, current, work.targets)))
+            chosen = priority.masked_fill(done, math.inf).argsort(1, descending=True, stable=True)[:, :count]
+            done = torch.zeros_like(done).scatter_(1, chosen, True)
+            shown = done.view(-1, 1, *images.shape[2:]).to(images.device)
+            current = torch.where(shown, end, begin)
+            probabilities = work.setting.logits(current).softmax(1)
+            curve.append(probabilities.gather(1, work.targets[:, None])[:, 0].double())
+        curves = torch.stack(curve, 1)
+        return [Outcome(float(row.mean()), {"curve": row.tolist()}) for row in curves]
+
+    def _priority(self, maps: Tensor) -> Tensor:
+        """Values (B,H*W), the highest of which are taken first."""
+        values = apply_sign(maps, self.sign).flatten(1).double().nan_to_num(0.0)
+        return values if self.order == "descending" else -values

@@ -1,0 +1,142 @@
+"""GridPG, DiFull and DiPart: how much of an attribution lies where, by construction, it must."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attrlib.errors import AttrlibError, ProtocolError
+from attrlib.models import Classifier
+from attrlib.models.cells import crop, grid_view
+from attrlib.postprocess import smooth
+from attrlib.protocols.base import PROTOCOLS, Cost, Evaluation, Outcome, Protocol, Scene
+from attrlib.registry import Paper, param
+
+GRID_PAPER = Paper("Rao et al. 2022", "Towards Better Understanding Attribution Methods", "https://arxiv.org/abs/2205.10435")
+_NOTHING = 1e-7
+
+
+def localisation(maps: Tensor, n: int, cell: int) -> tuple[Tensor, Tensor]:
+    """Positive attribution inside a cell over that in the whole map (B,1,n*H,n*W), and the sum inside: float64 (B,) each.
+
+    The share is 0 where the positive attribution does not exceed 1e-7, NaN where the map holds a NaN or infinity.
+    """
+    positive = maps.double().clamp_min(0)
+    inside, total = crop(positive, n, cell).sum((1, 2, 3)), positive.sum((1, 2, 3))
+    share = torch.where(total > _NOTHING, inside / total, 0.0)
+    return torch.where(torch.isfinite(maps).flatten(1).all(1), share, torch.nan), inside
+
+
+@dataclass(frozen=True)
+class Localisation(Protocol):
+    """Share of the positive attribution that lies in the target's cell, mean over the targets of a grid.
+
+    The map is resized bilinearly to the grid, clamped at 0, and summed inside the cell and everywhere.
+    """
+
+    paper = GRID_PAPER
+    items = "grids"
+    bounds = (0.0, 1.0)
+    reading = "1: all positive attribution lies in the cell of the target. 1 / n^2: no better than spread evenly."
+    grid: int = param(2, "Cells in each direction, n", low=2, high=4)
+    confidence: float = param(0.99, "Least probability of the label, and predicted, for an image to be used", low=0.0, high=1.0)
+    smoothing: int = param(0, "Gaussian smoothing K x K, sigma = K/4, of the signed map before scoring; 0 is off, else odd", low=0, high=257)
+
+    @property
+    def corners(self) -> bool:
+        """Whether the first class comes twice, with another image in the last cell, and only these two cells are targets."""
+        return True
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """The cells that are targets."""
+        return (0, self.grid**2 - 1) if self.corners else tuple(range(self.grid**2))
+
+    @property
+    def chance_level(self) -> float | None:
+        return 1 / self.grid**2
+
+    def __post_init__(self) -> None:
+        if self.smoothing and self.smoothing % 2 == 0:
+            raise ProtocolError(f"{self.name}: smoothing={self.smoothing} is even; the kernel size K must be odd, or 0 for none")
+
+    def view(self, model: Classifier, cell: int) -> tuple[Classifier, str]:
+        """The model in this setting, and its name."""
+        return grid_view(model, self.name, self.grid, cell), f"{self.name}:{self.grid}:{cell}"
+
+    def check(self, model: Classifier, has_masks: bool) -> None:
+        super().check(model, has_masks)
+        try:
+            self.view(model, 0)
+        except ProtocolError:
+            raise
+        except AttrlibError as error:
+            raise ProtocolError(f"{self.name} is not defined for {model.name}: {error}") from None
+
+    def key(self) -> dict[str, object]:
+        # The images that passed are in the grid's own digest.
+        return {k: v for k, v in super().key().items() if k != "confidence"}
+
+    def evaluate(self, work: Evaluation) -> list[Outcome]:
+        shares, insides = [], []
+        for cell in self.cells:
+            view, name = self.view(work.setting.model, cell)
+            maps = work.maps(Scene(view, work.batch.images, work.targets[:, cell], name, work.batch.ids), self._smooth)
+            share, inside = localisation(maps, self.grid, cell)
+            shares.append(share)
+            insides.append(inside)
+        rows = zip(torch.stack(shares, 1), torch.stack(insides, 1), strict=True)
+        return [Outcome(float(share.mean()), {"shares": share.tolist(), "inside": inside.tolist()}) for share, inside in rows]
+
+    def _smooth(self, maps: Tensor) -> Tensor:
+        return smooth(maps, self.smoothing)
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class GridPG(Localisation):
+    """Grid pointing game: the classifier sees a grid of images of different classes, every one of which is a target in turn."""
+
+    name: ClassVar[str] = "gridpg"
+    title: ClassVar[str] = "GridPG"
+    needs = ("a head that pools over positions",)
+
+    @property
+    def corners(self) -> bool:
+        return False
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(maps=self.grid**2, area=self.grid**2)
+
+    def view(self, model: Classifier, cell: int) -> tuple[Classifier, str]:
+        # One head for all cells, so one view.
+        return grid_view(model, self.name, self.grid), f"{self.name}:{self.grid}"
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class DiFull(Localisation):
+    """Fully disconnected: the classifier sees the target's cell alone, so that any attribution outside is wrong beyond doubt."""
+
+    name: ClassVar[str] = "difull"
+    title: ClassVar[str] = "DiFull"
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(maps=2)
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class DiPart(Localisation):
+    """Partially disconnected: the backbone sees the whole grid, the head only the final features of the target's cell."""
+
+    name: ClassVar[str] = "dipart"
+    title: ClassVar[str] = "DiPart"
+    needs = ("a final layer with one map for all positions, which the head pools",)
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(maps=2, area=self.grid**2)
