@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from attrlib.errors import AttrlibError, SpecError, unknown
 
+
 @dataclass(frozen=True)
 class Paper:
     """A source: authors and year, title, address."""

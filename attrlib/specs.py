@@ -212,6 +212,49 @@ class ExplainSpec:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class RunSpec:
+    """Methods judged by protocols on a model and a data set: what a score, a command line or a manifest says.
+
+    `limit` counts items (images, or grids; None: all), chosen by `seed`, which also draws whatever is random. `width`, where
+    given, stops a protocol as soon as the 95 % interval of every method is no wider. `fast` computes in bfloat16. `classes` says
+    how the classes of the data are found among the model's.
+    """
+
+    model: ModelSpec
+    data: str
+    protocols: tuple[ProtocolSpec, ...]
+    methods: tuple[MethodSpec, ...]
+    limit: int | None = None
+    seed: int = 0
+    fast: bool = False
+    width: float | None = None
+    classes: str = "auto"
+
+    def cli(self) -> str:
+        """The command line that computes the same."""
+        words = ["python", "-m", "attrlib", "score", "--protocol", ",".join(map(str, self.protocols)), "--model", self.model.architecture]
+        words += ["--checkpoint", self.model.checkpoint] if self.model.checkpoint else []
+        words += ["--methods", ",".join(map(str, self.methods)), "--data", self.data]
+        words += ["--limit", str(self.limit)] if self.limit is not None else []
+        words += ["--seed", str(self.seed)] if self.seed else []
+        words += ["--fast"] if self.fast else []
+        words += ["--width", f"{self.width:g}"] if self.width is not None else []
+        words += ["--classes", self.classes] if self.classes != "auto" else []
+        return shlex.join(words)
+
+    def snippet(self) -> str:
+        """Python that computes the same."""
+        model = f"{self.model.architecture!r}" + (f", checkpoint={self.model.checkpoint!r}" if self.model.checkpoint else "")
+        options = {"limit": self.limit, "seed": self.seed, "fast": self.fast, "width": self.width, "classes": self.classes}
+        given = "".join(f", {name}={value!r}" for name, value in options.items() if value != getattr(type(self), name))
+        lines = ["import attrlib", "", f"model = attrlib.load_model({model})", f"data = attrlib.load_dataset({self.data!r})"]
+        return "\n".join(
+            [*lines, f"for protocol in {[str(p) for p in self.protocols]}:", f"    for method in {[str(m) for m in self.methods]}:"]
+            + [f"        score = attrlib.score(protocol, model, method, data{given})", "        print(protocol, method, score.mean, score.ci95)"]
+        )
+
+
 def read_link(fields: Mapping[str, str], default: ExplainSpec) -> tuple[ExplainSpec, list[str]]:
     """The inverse of `ExplainSpec.link`, forgiving: what makes no sense keeps its default and is named in the list of problems."""
     problems: list[str] = []

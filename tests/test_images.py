@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFile
 
 from attrlib.data.images import MAX_PIXELS, MIN_SIDE, open_photo
 from attrlib.data.samples import SAMPLES, open_image, open_sample
 from attrlib.errors import ImageError
+from attrlib.models.preprocessing import Preprocessing
 
 ADVICE = r"(use a|use a picture with|give the path of|save or download|scale it down|Did you mean|Known:)"
 ORIENTATION = 0x0112
@@ -419,3 +421,57 @@ def test_a_corrupted_byte_of_metadata_is_survived_or_refused(kind: str) -> None:
         corrupted[start + dice.randrange(len(block))] ^= dice.randrange(1, 256)
         with suppress(ImageError):
             assert open_photo(bytes(corrupted)).image.mode == "RGB"
+
+
+# Masks as the network sees them
+
+FITS = ["centre", "squash", "border"]
+SHAPES = [(300, 200), (200, 300), (40, 30), (64, 64), (1200, 50), (51, 1237), (333, 97)]
+
+
+def disc(width: int, height: int) -> np.ndarray:
+    """An ellipse that lies off the centre."""
+    y, x = np.mgrid[:height, :width]
+    return ((x + 0.5) / width - 0.45) ** 2 + ((y + 0.5) / height - 0.55) ** 2 < 0.3**2
+
+
+@pytest.mark.parametrize("crop", [0.875, 1.0, 1.5])
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("fit", FITS)
+def test_a_mask_is_what_the_view_makes_of_a_picture_of_it(fit: str, shape: tuple[int, int], size: tuple[int, int], crop: float) -> None:
+    mask = noise(shape[1], shape[0])[..., 0] > 127
+    preprocessing = Preprocessing(size, mean=(0, 0, 0), interpolation="nearest", crop=crop, fit=fit)
+    view = np.asarray(preprocessing.view(Image.fromarray(mask)))[..., 0] > 0
+    found = preprocessing.mask(mask, shape)
+    assert found.dtype == torch.bool
+    assert found.shape == size
+    assert 0 < view.mean() < 1
+    assert (found.numpy() == view).all()
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300), (64, 64), (333, 197)])
+@pytest.mark.parametrize("fit", FITS)
+def test_a_mask_covers_its_object_in_the_view_but_for_the_edge(fit: str, shape: tuple[int, int], interpolation: str) -> None:
+    mask = disc(*shape)
+    preprocessing = Preprocessing((64, 64), interpolation=interpolation, crop=0.875, fit=fit)
+    seen = np.asarray(preprocessing.view(Image.fromarray(mask)))[..., 2] > 127
+    found = preprocessing.mask(mask, shape).float()[None, None]
+    grown = torch.nn.functional.max_pool2d(found, 3, 1, 1)[0, 0].numpy() > 0
+    shrunk = torch.nn.functional.max_pool2d(-found, 3, 1, 1)[0, 0].numpy() < 0
+    assert 0.05 < shrunk.mean() < grown.mean() < 0.95
+    assert (grown | ~seen).all()
+    assert (seen | ~shrunk).all()
+
+
+def test_what_a_border_adds_is_no_object() -> None:
+    found = Preprocessing((64, 64), crop=1.0, fit="border").mask(np.ones((100, 200)), (200, 100))
+    assert found.nonzero()[:, 0].unique().tolist() == list(range(16, 48))
+    assert found[16:48].all()
+
+
+@pytest.mark.parametrize("shape", [(30, 40), (40, 31), (40, 30, 1), (1200,)])
+def test_a_mask_of_another_size_than_its_picture_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="give one of the picture's height and width"):
+        Preprocessing((64, 64)).mask(np.ones(shape, bool), (30, 40))

@@ -95,9 +95,7 @@ class Task:
         for which in self._chunks(count, len(self)):
             yield which, self.rows.repeat(len(which))
 
-    def perturbed(
-        self, count: int, make: Callable[[range], Tensor], softmax: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def perturbed(self, count: int, make: Callable[[range], Tensor], softmax: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """Chunks of `count` factors (k,1,h,w), made by `make`, and the target logits or probabilities (k,B) of the inputs times them.
 
         Items that share an image share its passes; factors that change nothing the model looks at take none.

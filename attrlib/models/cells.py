@@ -11,7 +11,6 @@ from collections import OrderedDict
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -23,16 +22,13 @@ from attrlib.models.classifier import Classifier
 from attrlib.models.layers import Layer, Layout
 from attrlib.models.split import Split
 
-_views: "WeakKeyDictionary[Classifier, dict[tuple[str, int, int], Classifier]]" = WeakKeyDictionary()
-
 
 def grid_view(model: Classifier, setting: str, n: int, cell: int = 0) -> Classifier:
     """The model on n x n grids in the setting `gridpg`, `difull` or `dipart`; `cell` (row-major) is what the last two look at.
 
     Made once for each model. Raises `ModelError` or `LayerError` with the reason where the setting is not defined for the model.
     """
-    views = _views.setdefault(model, {})
-    key = (setting, n, cell)
+    views, key = model.derived, (setting, n, cell)
     if key not in views:
         if setting == "gridpg":
             views[key] = _pooled(model, n)
@@ -140,7 +136,9 @@ class DiPart(_CellView):
         with self.session():
             cut = not grid.prefix and model.split(self._final, torch.Size((3, *self.input_size))).cut
         if not cut or (grid.height, grid.width) != (own.height * n, own.width * n):
-            raise LayerError(f"the head of {self.name} does not read one map with {n} x {n} times the positions; DiPart is not defined for it")
+            raise LayerError(
+                f"the head of {self.name} does not read one map with {n} x {n} times the positions; DiPart is not defined for it"
+            )
 
     def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
         """The layer on the whole grid."""
@@ -240,14 +238,14 @@ def _convolutionalised(model: Classifier) -> Classifier | None:
     features, pool, head = (getattr(model.module, name, None) for name in ("features", "avgpool", "classifier"))
     if not (isinstance(features, nn.Module) and isinstance(pool, nn.AdaptiveAvgPool2d) and isinstance(head, nn.Sequential)):
         return None
-    size = pool.output_size
+    size: Any = pool.output_size
     side = size if isinstance(size, int) else size[0]
     if not side or not any(isinstance(layer, nn.Linear) for layer in head):
         return None
     module = nn.Sequential(OrderedDict(features=features, classifier=_ConvolutionalHead(head, side))).eval()
     names = {name: model.layer(name).path for name in ("Middle", "Final") if name in model.layers}
     view = copy.copy(model)
-    view.__dict__ |= dict(module=module, _layer_names=names, _splits={}, _layouts={})
+    view.__dict__ |= dict(module=module, _layer_names=names, derived={}, _splits={}, _layouts={})
     view.__dict__.pop("layers", None)
     probe = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
     try:

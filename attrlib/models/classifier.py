@@ -37,7 +37,8 @@ class Classifier:
     """A module that maps normalised images (B,3,H,W) to logits (B,C), with preprocessing, class names, device and layers.
 
     Made by `attrlib.load_model` and `attrlib.wrap_model`. Nothing that is computed through it changes the module.
-    `deletion_tuned` says that it was fine-tuned on images with deleted patches, as IDSDS needs.
+    `deletion_tuned` says that it was fine-tuned on images with deleted patches, as IDSDS needs; `derived` keeps what
+    `attrlib.models.cells` made of it.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Classifier:
         self.spec = spec
         self.deletion_tuned = deletion_tuned
         self._layer_names = dict(layer_names or {})
+        self.derived: dict[tuple[object, ...], Classifier] = {}
         self._splits: dict[tuple[str, torch.Size], Split] = {}
         self._layouts: dict[tuple[int, int], dict[str, Layout]] = {}
         self._lock = threading.RLock()

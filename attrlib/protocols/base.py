@@ -36,7 +36,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a method is asked to explain: a view of the model, inputs (B,3,H,W) and the class of each.
+    """What a method is asked to explain: a view of the model, inputs (B,3,H,W) and the classes (B,T) of each.
 
     `view` names how the model differs from the run's own (as `difull:2:0` does), empty where it does not. `keys` are digests of
     the inputs under which maps are kept; None for inputs that are made up and not seen again.
@@ -50,7 +50,7 @@ class Scene:
 
 
 Explain = Callable[[Scene], tuple[Tensor, Layer]]
-"""Maps (B,1,h,w) of the method that is being scored, and the layer they are of. A protocol does not know which method it is."""
+"""Maps (B,T,h,w) of the method that is being scored, and the layer they are of. A protocol does not know which method it is."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Setting:
     rows: int = 16
     fast: bool = False
     progress: Progress = lambda _done, _total: None
+    twins: dict[float, Classifier] = field(default_factory=dict, compare=False)
+    """Randomised models, kept for the length of a run."""
 
     def generator(self, item: str, *parts: int | str) -> torch.Generator:
         """A generator on the CPU, seeded by the seed, the item's content and `parts` alone."""
@@ -130,10 +132,14 @@ class Evaluation:
 
     def scene(self) -> Scene:
         """The images as they are, explained for their targets."""
-        return Scene(self.setting.model, self.batch.images, self.targets, keys=self.batch.ids)
+        return Scene(self.setting.model, self.batch.images, self.targets[:, None], keys=self.batch.ids)
+
+    def changed(self, images: Tensor) -> Scene:
+        """Other images in place of the batch's, explained for the same targets, by the model itself."""
+        return Scene(self.setting.model, images, self.targets[:, None])
 
     def maps(self, scene: Scene | None = None, before: Callable[[Tensor], Tensor] = lambda maps: maps) -> Tensor:
-        """Maps (B,1,H,W) at the size of the inputs, on the CPU: bilinear, but tokens keep their square patches (as in IDSDS).
+        """Maps (B,T,H,W) at the size of the inputs, on the CPU: bilinear, but tokens keep their square patches (as in IDSDS).
 
         `before` is applied to the maps at the resolution of their layer.
         """
@@ -203,10 +209,16 @@ class Protocol(ABC):
         """What one item costs, besides the measurements."""
         return Cost()
 
+    def views(self, model: Classifier) -> list[Classifier]:
+        """The models that maps are asked of: where a method's layer must exist."""
+        return [model]
+
     def check(self, model: Classifier, has_masks: bool) -> None:
         """Raises `ProtocolError` with the reason and what to do where the protocol is not defined for the model or the data."""
         if "masks" in self.needs and not has_masks:
-            raise ProtocolError(f"{self.name} needs masks of the objects, which these data do not have; choose another protocol or data set")
+            raise ProtocolError(
+                f"{self.name} needs masks of the objects, which these data do not have; choose another protocol or data set"
+            )
 
     def key(self) -> dict[str, object]:
         """All that values depend on."""
@@ -270,4 +282,3 @@ def resolve(spec: ProtocolSpec) -> ProtocolSpec:
 def create(spec: ProtocolSpec) -> Protocol:
     """The protocol of a spec, with its parameters."""
     return PROTOCOLS[spec.name](**resolve(spec).values)
-

@@ -12,7 +12,7 @@ from torchvision.transforms.functional import gaussian_blur
 from attrlib.errors import ProtocolError
 from attrlib.models import Classifier
 from attrlib.postprocess import apply_sign
-from attrlib.protocols.base import PROTOCOLS, Batch, Cost, Evaluation, Measurement, Outcome, Protocol, Scene, Setting
+from attrlib.protocols.base import PROTOCOLS, Batch, Cost, Evaluation, Measurement, Outcome, Protocol, Setting
 from attrlib.registry import Paper, param
 from attrlib.specs import SIGNS
 from attrlib.statistics import spearman
@@ -43,7 +43,7 @@ def baseline(name: str, setting: Setting, batch: Batch) -> Tensor:
 def cells(values: Tensor, grid: int) -> list[Tensor]:
     """Views of the grid * grid cells of (B,C,H,W), row by row, of equal size where the grid divides the sides."""
     tops, lefts = ([i * side // grid for i in range(grid + 1)] for side in values.shape[2:])
-    return [values[:, :, t:b, l:r] for t, b in pairwise(tops) for l, r in pairwise(lefts)]
+    return [values[:, :, top:below, left:right] for top, below in pairwise(tops) for left, right in pairwise(lefts)]
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ class IncrementalDeletion(Protocol):
         for step in range(self.steps):
             count = pixels * step // self.steps
             if step and self.update:
-                priority = self._priority(work.maps(Scene(work.setting.model, current, work.targets)))
-            chosen = priority.masked_fill(done, math.inf).argsort(1, descending=True, stable=True)[:, :count]
+                priority = self._priority(work.maps(work.changed(current)))
+            chosen = priority.masked_fill(done, math.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
             done = torch.zeros_like(done).scatter_(1, chosen, True)
             shown = done.view(-1, 1, *images.shape[2:]).to(images.device)
             current = torch.where(shown, end, begin)

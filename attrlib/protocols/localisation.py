@@ -41,7 +41,9 @@ class Localisation(Protocol):
     reading = "1: all positive attribution lies in the cell of the target. 1 / n^2: no better than spread evenly."
     grid: int = param(2, "Cells in each direction, n", low=2, high=4)
     confidence: float = param(0.99, "Least probability of the label, and predicted, for an image to be used", low=0.0, high=1.0)
-    smoothing: int = param(0, "Gaussian smoothing K x K, sigma = K/4, of the signed map before scoring; 0 is off, else odd", low=0, high=257)
+    smoothing: int = param(
+        0, "Gaussian smoothing K x K, sigma = K/4, of the signed map before scoring; 0 is off, else odd", low=0, high=257
+    )
 
     @property
     def corners(self) -> bool:
@@ -65,6 +67,9 @@ class Localisation(Protocol):
         """The model in this setting, and its name."""
         return grid_view(model, self.name, self.grid, cell), f"{self.name}:{self.grid}:{cell}"
 
+    def views(self, model: Classifier) -> list[Classifier]:
+        return [self.view(model, cell)[0] for cell in self.cells]
+
     def check(self, model: Classifier, has_masks: bool) -> None:
         super().check(model, has_masks)
         try:
@@ -79,15 +84,23 @@ class Localisation(Protocol):
         return {k: v for k, v in super().key().items() if k != "confidence"}
 
     def evaluate(self, work: Evaluation) -> list[Outcome]:
-        shares, insides = [], []
-        for cell in self.cells:
-            view, name = self.view(work.setting.model, cell)
-            maps = work.maps(Scene(view, work.batch.images, work.targets[:, cell], name, work.batch.ids), self._smooth)
-            share, inside = localisation(maps, self.grid, cell)
-            shares.append(share)
-            insides.append(inside)
-        rows = zip(torch.stack(shares, 1), torch.stack(insides, 1), strict=True)
+        found = [
+            localisation(maps[:, [place]], self.grid, cell)
+            for scene, cells in self.scenes(work)
+            for maps in [work.maps(scene, self._smooth)]
+            for place, cell in enumerate(cells)
+        ]
+        shares, insides = (torch.stack(values, 1) for values in zip(*found, strict=True))
+        rows = zip(shares, insides, strict=True)
         return [Outcome(float(share.mean()), {"shares": share.tolist(), "inside": inside.tolist()}) for share, inside in rows]
+
+    def scenes(self, work: Evaluation) -> list[tuple[Scene, tuple[int, ...]]]:
+        """What is explained, and which cells are its targets: here each cell in a view of its own."""
+        return [(self._scene(work, cell, (cell,)), (cell,)) for cell in self.cells]
+
+    def _scene(self, work: Evaluation, cell: int, targets: tuple[int, ...]) -> Scene:
+        view, name = self.view(work.setting.model, cell)
+        return Scene(view, work.batch.images, work.targets[:, targets], name, work.batch.ids)
 
     def _smooth(self, maps: Tensor) -> Tensor:
         return smooth(maps, self.smoothing)
@@ -110,9 +123,12 @@ class GridPG(Localisation):
     def cost(self) -> Cost:
         return Cost(maps=self.grid**2, area=self.grid**2)
 
-    def view(self, model: Classifier, cell: int) -> tuple[Classifier, str]:
-        # One head for all cells, so one view.
-        return grid_view(model, self.name, self.grid), f"{self.name}:{self.grid}"
+    def views(self, model: Classifier) -> list[Classifier]:
+        return [self.view(model, 0)[0]]
+
+    def scenes(self, work: Evaluation) -> list[tuple[Scene, tuple[int, ...]]]:
+        # One head for all cells: what does not depend on the class is computed once for all targets.
+        return [(self._scene(work, 0, self.cells), self.cells)]
 
 
 @PROTOCOLS.register

@@ -1,0 +1,187 @@
+"""Which files make up a data set: folders of pictures and CSV files are listed without opening a picture."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from attrlib.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MAX_CSV_BYTES = 256 << 20
+_KINDS = ", ".join(SUFFIXES)
+_SOME = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The files of a data set in order: paths relative to `folder`, names to show, labels, and mask files where there are any."""
+
+    folder: str
+    files: Sequence[str]
+    names: Sequence[str]
+    class_names: tuple[str, ...]
+    labels: Sequence[int | None]
+    masks: Sequence[str | None] = ()
+
+    def path(self, file: str) -> str:
+        """Where one of the files is."""
+        return os.path.join(self.folder, file)
+
+
+def list_folder(folder: str) -> Listing:
+    """The pictures in a folder, sorted by their paths relative to it; hidden ones are left out.
+
+    Direct subfolders that hold pictures at any depth are classes; without such the pictures have no labels. Where there are
+    subfolders `images` and `masks`, that holds for `images`, and `masks/PATH.png` is the mask of `images/PATH.*`.
+    Raises `DataError` for a folder that cannot be read, without pictures, or with pictures both beside and in subfolders.
+    """
+    folder = os.path.abspath(folder)
+    masked = all(os.path.isdir(os.path.join(folder, name)) for name in ("images", "masks"))
+    start, top = ("images/", os.path.join(folder, "images")) if masked else ("", folder)
+    folders, loose = _entries(top, SUFFIXES)
+    classes = {name: found for name in folders if (found := list(_walk(top, f"{name}/", SUFFIXES)))}
+    if not loose and not classes:
+        raise DataError(
+            f"there are no pictures in {show(top)[-120:]!r}; put files ({_KINDS}) or folders of them, one for each class, there"
+        )
+    if loose and classes:
+        raise DataError(
+            f"{show(top)[-120:]!r} holds pictures both beside and in its subfolders, so what the classes are is unclear; "
+            f"move {show(loose[0])[:80]!r} and the like into a subfolder, or {show(next(iter(classes)))[:80]!r} and the like away"
+        )
+    inner = sorted(loose or [file for found in classes.values() for file in found])
+    index = {name: k for k, name in enumerate(sorted(classes))}
+    return Listing(
+        folder,
+        [start + file for file in inner],
+        [show(start + file) for file in inner],
+        tuple(show(name) for name in index),
+        [index[file.partition("/")[0]] if index else None for file in inner],
+        _mask_files(folder, inner) if masked else (),
+    )
+
+
+def _mask_files(folder: str, pictures: Sequence[str]) -> list[str | None]:
+    top = os.path.join(folder, "masks")
+    by_stem = {os.path.splitext(file)[0]: f"masks/{file}" for file in sorted(_walk(top, "", (".png",)))}
+    masks = [by_stem.get(os.path.splitext(picture)[0]) for picture in pictures]
+    if not any(masks):
+        raise DataError(
+            f"no picture in {show(folder)[-120:]!r} has a mask: that of 'images/{show(pictures[0])[:80]}' would be "
+            f"'masks/{show(os.path.splitext(pictures[0])[0])[:80]}.png'; name them so, or move the folder masks away"
+        )
+    return masks
+
+
+def _walk(top: str, inside: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Paths relative to `top` of the files below `top/inside`, each folder once however many links lead to it."""
+    seen = {_identity(top)} if inside else set()
+    waiting = [inside]
+    while waiting:
+        inside = waiting.pop()
+        folder = os.path.join(top, inside)
+        if (identity := _identity(folder)) in seen:
+            continue
+        seen.add(identity)
+        folders, files = _entries(folder, suffixes)
+        yield from (inside + name for name in files)
+        waiting += [f"{inside}{name}/" for name in reversed(folders)]
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Names of the subfolders, links to folders last, and of all else that has one of the suffixes; without hidden ones.
+
+    A broken link counts as a file: a picture that is missing must be missed.
+    """
+    folders, files = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((False, entry.name))
+                elif entry.is_symlink() and os.path.isdir(entry.path):
+                    folders.append((True, entry.name))
+                elif entry.name.lower().endswith(suffixes):
+                    files.append(entry.name)
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    return [name for _, name in sorted(folders)], files
+
+
+def _unreadable(folder: str, error: OSError) -> DataError:
+    return DataError(f"the folder {show(folder)[-120:]!r} cannot be read ({error.strerror}); give it read permission, or move it away")
+
+
+def list_csv(file: str) -> Listing:
+    """The pictures that the column `file` of a CSV file names, relative to its folder, in the order of its rows.
+
+    The column `label` names their classes; it may be missing, and its cells may be empty. Other columns are ignored.
+    Raises `DataError` for what is no such CSV file, and where it names a file twice or one that cannot be read.
+    """
+    file = os.path.abspath(file)
+    name, folder = show(os.path.basename(file))[:80], os.path.dirname(file)
+    try:
+        if (size := os.path.getsize(file)) > MAX_CSV_BYTES:
+            raise DataError(f"{name} has {size >> 20} MiB, more than {MAX_CSV_BYTES >> 20}; split it")
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            rows = _rows(lines, name, folder)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{name} is not a CSV file ({str(error)[-80:]}); save it as text in UTF-8, with commas between the columns"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{name} cannot be read ({error.strerror}); give it read permission") from None
+    if missing := [picture for picture in rows if not _readable(os.path.join(folder, picture))]:
+        some = ", ".join(repr(picture[:80]) for picture in missing[:_SOME])
+        raise DataError(
+            f"{len(missing)} of the {len(rows)} files that {name} names cannot be read: {some}{', ...' if missing[_SOME:] else ''}; "
+            f"write their paths relative to the folder of {name}, or take them out"
+        )
+    classes = sorted(set(rows.values()) - {""})
+    index = {label: k for k, label in enumerate(classes)}
+    labels = [index.get(label) for label in rows.values()]
+    return Listing(folder, list(rows), [show(picture) for picture in rows], tuple(show(label) for label in classes), labels)
+
+
+def _rows(lines: Iterator[str], name: str, folder: str) -> dict[str, str]:
+    """Label ("" for none) by file."""
+    reader = csv.reader(lines, strict=True)
+    header = [cell.strip().lower() for cell in next(reader, [])]
+    if "file" not in header:
+        raise DataError(f"{name} has no column 'file'; its first line must be the names of the columns, for example file,label")
+    columns = (header.index("file"), header.index("label") if "label" in header else len(header))
+    rows: dict[str, str] = {}
+    lines_of: dict[str, int] = {}
+    for row in reader:
+        if not any(row):
+            continue
+        picture, label = (row[k].strip() if k < len(row) else "" for k in columns)
+        if not picture:
+            raise DataError(f"line {reader.line_num} of {name} names no file; fill it in, or take the line out")
+        first = lines_of.setdefault(os.path.normpath(os.path.join(folder, picture)), reader.line_num)
+        if first != reader.line_num:
+            raise DataError(f"lines {first} and {reader.line_num} of {name} name the same file {picture[:80]!r}; take one of them out")
+        rows[picture] = label
+    if not rows:
+        raise DataError(f"{name} names no files; write one line for each picture below the first, for example cat.jpg,tabby")
+    return rows
+
+
+def _readable(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.R_OK)
+
+
+def show(path: str) -> str:
+    """A path as one line of text: bytes that are no UTF-8, line breaks and the like as escapes."""
+    return path if path.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in path)

@@ -1,0 +1,120 @@
+"""Which class of the model is meant by a class of the data."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+
+import attrlib._torchvision  # noqa: F401  must come before timm
+
+# isort: split
+from timm.data import ImageNetInfo
+
+from attrlib.errors import DataError, unknown
+
+_WNID = re.compile(r"(n\d{8})(?:[ _,-].*)?", re.ASCII | re.DOTALL)
+_SOME = 3
+Candidates = list[set[int]]
+"""For each class of the data the classes of the model that it may be."""
+
+
+def match_classes(names: Sequence[str], model_names: Sequence[str], by: str = "auto") -> tuple[int, ...]:
+    """For each class of the data, its index among the model's classes.
+
+    `by` says how: `wnid` (`n01440764`, or a name that begins so; for ImageNet models and those whose own names are WNIDs), `name`
+    (upper case, underscores and hyphens are no matter, one of the synonyms between commas is enough), `index` (`0` or `0000`), or
+    `order` (the k-th of the sorted names is class k, for equal counts). `auto` takes the first of wnid, name and index that fits
+    all classes, and order only where the counts are equal and the model's classes have no names. Raises `DataError` that names
+    classes which do not fit.
+    """
+    if by != "auto" and by not in _WAYS:
+        raise DataError(unknown("way to match classes", by, ["auto", *_WAYS]))
+    if by != "auto":
+        return _unique(_WAYS[by](names, model_names), names, model_names, by)
+    found = {way: _WAYS[way](names, model_names) for way in ("wnid", "name", "index")}
+    if all(name == f"class {k}" for k, name in enumerate(model_names)) and len(names) == len(model_names):
+        found["order"] = _by_order(names, model_names)
+    fits = (way for way, candidates in found.items() if all(len(c) == 1 for c in candidates))
+    # Where none fits, the error is best about the one that comes nearest.
+    way = next(fits, None) or max(found, key=lambda way: sum(map(bool, found[way])))
+    return _unique(found[way], names, model_names, way)
+
+
+def _unique(candidates: Candidates, names: Sequence[str], model_names: Sequence[str], way: str) -> tuple[int, ...]:
+    if strange := [name for name, found in zip(names, candidates, strict=True) if not found]:
+        ordered = ", or choose by='order'" if len(names) == len(model_names) else ""
+        raise DataError(
+            f"{len(strange)} of the {len(names)} classes of the data are none of the model's {len(model_names)}: {_some(strange)}; "
+            f"name classes by WNID (n01440764, for an ImageNet model), by a name that the model knows ({model_names[0][:60]!r}) or by "
+            f"index (0 to {len(model_names) - 1}), or leave them out{ordered}"
+        )
+    for name, found in zip(names, candidates, strict=True):
+        if len(found) > 1:
+            raise DataError(
+                f"{name[:80]!r} is the {way} of classes {' and '.join(map(str, sorted(found)[:_SOME]))} of the model; "
+                f"name the classes of the data by WNID or by index"
+            )
+    return tuple(next(iter(found)) for found in candidates)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(repr(name[:80]) for name in names[:_SOME]) + (", ..." if names[_SOME:] else "")
+
+
+@cache
+def _imagenet() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """WNIDs and descriptions of the 1000 classes."""
+    info = ImageNetInfo("imagenet-1k")
+    wnids = tuple(info.label_names())
+    return wnids, tuple(info.index_to_description(k) for k in range(len(wnids)))
+
+
+def _by_wnid(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
+    wnids, descriptions = _imagenet()
+    of_model = wnids if tuple(model_names) == descriptions else [_wnid(name) for name in model_names]
+    classes = _indexed((wnid, k) for k, wnid in enumerate(of_model) if wnid)
+    return [classes.get(_wnid(name), set()) for name in names]
+
+
+def _wnid(name: str) -> str:
+    found = _WNID.fullmatch(name.strip())
+    return found[1] if found else ""
+
+
+def _by_name(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
+    pairs = ((part, k) for k, name in enumerate(model_names) for part in (name, *name.split(",")))
+    classes = _indexed((_plain(part), k) for part, k in pairs)
+    return [classes.get(_plain(name), set()) for name in names]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_,-]+", " ", unicodedata.normalize("NFC", name).casefold()).strip()
+
+
+def _by_index(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
+    # int() refuses thousands of digits.
+    numbers = [int(name) if name.isascii() and name.isdigit() and len(name) < 10 else -1 for name in names]
+    return [{k} if 0 <= k < len(model_names) else set() for k in numbers]
+
+
+def _by_order(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
+    if len(names) != len(model_names):
+        raise DataError(f"the data have {len(names)} classes and the model {len(model_names)}: by='order' needs equal counts; map by name")
+    rank = {name: k for k, name in enumerate(sorted(names))}
+    return [{rank[name]} for name in names]
+
+
+def _indexed(pairs: Iterable[tuple[str, int]]) -> Mapping[str, set[int]]:
+    classes: defaultdict[str, set[int]] = defaultdict(set)
+    for name, k in pairs:
+        classes[name].add(k)
+    return classes
+
+
+_WAYS: dict[str, Callable[[Sequence[str], Sequence[str]], Candidates]] = {
+    "wnid": _by_wnid,
+    "name": _by_name,
+    "index": _by_index,
+    "order": _by_order,
+}

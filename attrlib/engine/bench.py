@@ -1,0 +1,167 @@
+"""Where one unit of work is done: a protocol on a method and some items, with maps and measurements shared by all of them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol as Interface
+
+import torch
+from torch import Tensor
+
+from attrlib.engine.loading import part
+from attrlib.engine.units import Unit
+from attrlib.methods import METHODS, attribute
+from attrlib.models import Classifier, Layer
+from attrlib.protocols import Batch, Evaluation, Explain, Measurement, Prediction, Protocol, Scene, Setting
+from attrlib.specs import NUMERICS, MethodSpec, digest
+from attrlib.store import Record
+
+
+class Shelf(Interface):
+    """Where results are kept: the store, or a scratch in memory for work that is done elsewhere and sent back."""
+
+    def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
+        """Those that are known."""
+
+    def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:
+        """Keeps them."""
+
+    def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Those that are known, (1,h,w) each."""
+
+    def add_maps(self, maps: Mapping[str, Tensor]) -> None:
+        """Keeps them."""
+
+    def rounded(self, maps: Tensor) -> Tensor:
+        """The maps as they come back."""
+
+
+class Scratch:
+    """A shelf in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, Record]] = {}
+        self.specs: dict[str, Mapping[str, object]] = {}
+        self.kept_maps: dict[str, Tensor] = {}
+
+    def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
+        """Those that are known."""
+        known = self.kept.get(key, {})
+        return {item: known[item] for item in items if item in known}
+
+    def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:
+        """Keeps them."""
+        self.specs[key] = spec
+        self.kept.setdefault(key, {}).update(records)
+
+    def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Those that are known, (1,h,w) each."""
+        return {key: self.kept_maps[key] for key in keys if key in self.kept_maps}
+
+    def add_maps(self, maps: Mapping[str, Tensor]) -> None:
+        """Keeps them."""
+        self.kept_maps.update(maps)
+
+    def rounded(self, maps: Tensor) -> Tensor:
+        """The maps as they come back."""
+        return maps
+
+
+class Bench:
+    """A model, a seed and a shelf. `rows` bounds what goes through the model at once; no result depends on it."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        shelf: Shelf,
+        seed: int = 0,
+        fast: bool = False,
+        rows: int = 16,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ):
+        self.model, self.shelf = model, shelf
+        self.setting = Setting(model, seed, rows, fast, progress)
+        self._about: dict[str, object] = {"model": model.name, "model_digest": model.digest, "fast": fast, "numerics": NUMERICS}
+
+    def describe(self, protocol: Protocol, method: MethodSpec) -> dict[str, object]:
+        """All that a score depends on besides its item; its digest is the key under which it is kept."""
+        seeded = protocol.seeded or METHODS[method.name].seeded
+        return self._about | {"kind": "score", "protocol": protocol.key()} | self._method(method, protocol.views(self.model)[0], seeded)
+
+    def perform(self, protocol: Protocol, method: MethodSpec, units: Sequence[Unit], batch: Batch) -> dict[str, Record]:
+        """The scores of some units, whose batch this is, by the name of each unit's results."""
+        choice = protocol.target_choice
+        targets = batch.labels if choice == "label" else self.measure(Prediction(), batch)["class"].long()
+        measured = {m: self.measure(m, batch, targets) for m in protocol.measurements}
+        outcomes = protocol.evaluate(Evaluation(self.setting, batch, targets, measured, self.explain(method)))
+        return {unit.key(choice): Record(outcome.value, outcome.details) for unit, outcome in zip(units, outcomes, strict=True)}
+
+    def measure(self, measurement: Measurement, batch: Batch, targets: Tensor | None = None) -> dict[str, Tensor]:
+        """What does not depend on the method, from the shelf where it is known: float64 by name."""
+        keys = list(batch.ids)
+        if measurement.targeted and targets is not None:
+            keys = [f"{key}:{target}" for key, target in zip(keys, targets.tolist(), strict=True)]
+        about, key = self.measurement_key(measurement)
+        known = self.shelf.records(key, keys)
+        missing = [row for row, item in enumerate(keys) if item not in known]
+        if missing:
+            chosen = torch.zeros(len(batch), dtype=torch.long) if targets is None else targets
+            found = measurement.measure(self.setting, part(batch, missing), chosen[missing])
+            lists = {name: values.double().tolist() for name, values in found.items()}
+            new = {keys[row]: Record(details={name: values[i] for name, values in lists.items()}) for i, row in enumerate(missing)}
+            self.shelf.add_records(key, about, new)
+            known = known | new
+        names = known[keys[0]].details
+        return {name: torch.tensor([known[item].details[name] for item in keys], dtype=torch.float64) for name in names}
+
+    def measurement_key(self, measurement: Measurement) -> tuple[dict[str, object], str]:
+        """What a measurement depends on besides its item, and the digest of it."""
+        fields = {"name": type(measurement).__name__} | dataclasses.asdict(measurement)
+        about = self._about | {"kind": "measurement", "measurement": fields, "seed": self.setting.seed if measurement.seeded else None}
+        return about, digest(about)
+
+    def seconds(self, method: MethodSpec) -> tuple[dict[str, object], str]:
+        """What the seconds of a map depend on besides its image, and the digest of it."""
+        about = self._about | {"kind": "seconds", "device": self.model.device.type} | self._method(method, self.model, False)
+        return about, digest(about)
+
+    def _method(self, method: MethodSpec, view: Classifier, seeded: bool) -> dict[str, object]:
+        # The path rather than the name: a wrapped model may call any layer Middle.
+        layer = view.layer(method.layer, view.input_size).path
+        return {"method": method.name, "params": method.values, "layer": layer, "seed": self.setting.seed if seeded else None}
+
+    def explain(self, method: MethodSpec) -> Explain:
+        """Maps of a method, from the shelf where they are known."""
+
+        def explain(scene: Scene) -> tuple[Tensor, Layer]:
+            size = (scene.images.shape[2], scene.images.shape[3])
+            layer = scene.model.layer(method.layer, size)
+            if scene.keys is None:
+                maps = self._compute(method, scene, list(range(scene.targets.numel())))
+                return maps[:, 0].unflatten(0, scene.targets.shape), layer
+            about = self._about | self._method(method, scene.model, METHODS[method.name].seeded) | {"view": scene.view}
+            prefix = digest(about)
+            pairs = [(item, target) for item, row in zip(scene.keys, scene.targets.tolist(), strict=True) for target in row]
+            keys = [digest(prefix, item, target) for item, target in pairs]
+            known = self.shelf.maps(list(dict.fromkeys(keys)))
+            missing = [k for k, key in enumerate(keys) if key not in known]
+            if missing:
+                found = self.shelf.rounded(self._compute(method, scene, missing))
+                new = {keys[k]: found[i] for i, k in enumerate(missing)}
+                self.shelf.add_maps(new)
+                known = known | new
+            return torch.stack([known[key][0] for key in keys]).unflatten(0, scene.targets.shape), layer
+
+        return explain
+
+    def _compute(self, method: MethodSpec, scene: Scene, which: list[int]) -> Tensor:
+        """The maps (k,1,h,w) of some of the pairs of image and target, which count row by row."""
+        setting, several = self.setting, scene.targets.shape[1]
+        owners = [k // several for k in which]
+        area = scene.images.shape[2] * scene.images.shape[3] / (self.model.input_size[0] * self.model.input_size[1])
+        rows, targets = max(1, round(setting.rows / area)), scene.targets.flatten()[which].tolist()
+        images, shared = (scene.images[owners], None) if several == 1 else (scene.images, owners)
+        found = attribute(scene.model, method, images, targets, setting.seed, rows, setting.progress, setting.fast, shared)
+        if scene.keys is not None and not scene.view:
+            about, key = self.seconds(method)
+            self.shelf.add_records(key, about, {scene.keys[owner]: Record(found.seconds / len(which)) for owner in owners})
+        return found.maps

@@ -1,0 +1,87 @@
+"""How many images fit through the model at once, and what a pass costs: measured, not guessed."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor
+
+from attrlib.errors import SpecError
+from attrlib.methods import BATCH_SIZE
+from attrlib.models import Classifier
+
+SHARE = 0.5
+"""Of the memory that is free, what a run may use unless it is told otherwise."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one image costs: seconds of a forward pass and of one with its backward pass, and bytes that the latter keeps."""
+
+    forward: float
+    gradient: float
+    row_bytes: int
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free where the model is."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def row_bytes(model: Classifier) -> int:
+    """Bytes that the gradient pass of one image keeps, besides the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in (*model.module.parameters(), *model.module.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(saved: Tensor) -> Tensor:
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return saved
+
+    with model.session(), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        model.module(_images(model, 1).requires_grad_()).sum()
+    # The backward pass holds gradients of about the size of the largest activations.
+    return sum(kept.values()) + 4 * max(kept.values(), default=0)
+
+
+def rows_within(model: Classifier, max_memory: int | None = None) -> int:
+    """Images at once that stay within `max_memory` bytes, weights included, at most 16. Raises `SpecError` where none does."""
+    allowed = max_memory - model.nbytes if max_memory is not None else int(SHARE * free_bytes(model.device))
+    each = row_bytes(model)
+    if allowed < each:
+        needed = (each + (model.nbytes if max_memory is not None else 0)) / 2**20
+        given = (max_memory or allowed) / 2**20
+        raise SpecError(f"{model.name} needs {needed:.0f} MB for a single image, more than the {given:.0f} MB allowed; raise max_memory")
+    return max(1, min(BATCH_SIZE, allowed // each))
+
+
+def probe(model: Classifier, rows: int, fast: bool = False) -> Probe:
+    """Times passes of `rows` images: the best of two, after one to warm up."""
+    images = _images(model, rows)
+
+    def forward() -> None:
+        with torch.no_grad():
+            model.module(images.clone())
+
+    def gradient() -> None:
+        leaf = images.clone().requires_grad_()
+        torch.autograd.grad(model.module(leaf)[:, 0].sum(), leaf)
+
+    with model.session(fast):
+        seconds = [min(_seconds(work, model.device) for _ in range(3)) / rows for work in (forward, gradient)]
+    return Probe(seconds[0], seconds[1], row_bytes(model))
+
+
+def _seconds(work: Callable[[], None], device: torch.device) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _images(model: Classifier, count: int) -> Tensor:
+    return model.place(torch.randn(count, 3, *model.input_size, generator=torch.Generator().manual_seed(0)))

@@ -1,0 +1,191 @@
+"""What a run consists of, what of it is known already, and what the rest will cost."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from attrlib.data.datasets import Dataset
+from attrlib.data.labels import match_classes
+from attrlib.engine.bench import Bench, Shelf
+from attrlib.engine.memory import Probe, probe, rows_within
+from attrlib.engine.units import Selection, Unit, grid_units, image_units
+from attrlib.errors import AttrlibError, DataError, ProtocolError, SpecError
+from attrlib.methods import create as create_method
+from attrlib.methods import resolve as resolve_method
+from attrlib.models import Classifier, Layer
+from attrlib.protocols import Prediction, Protocol
+from attrlib.protocols import create as create_protocol
+from attrlib.protocols.localisation import Localisation
+from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, digest
+
+
+@dataclass(frozen=True)
+class Part:
+    """A protocol on a method: `protocol_spec` and `method_spec` as they were asked for, `method` filled in, and the results' key."""
+
+    protocol_spec: ProtocolSpec
+    method_spec: MethodSpec
+    protocol: Protocol
+    method: MethodSpec
+    key: str
+    about: dict[str, object] = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.protocol_spec} {self.method_spec}"
+
+
+Refused = tuple[ProtocolSpec, MethodSpec, str]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The parts that are about the same items."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def grids(self) -> Localisation | None:
+        """One of the protocols, where the items are grids."""
+        first = self.parts[0].protocol
+        return first if isinstance(first, Localisation) else None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the items need labels."""
+        return self.parts[0].protocol.target_choice == "label"
+
+    @property
+    def images(self) -> int:
+        """Images in one item."""
+        return self.grids.grid**2 if self.grids else 1
+
+
+def find_parts(spec: RunSpec, model: Classifier, data: Dataset, bench: Bench) -> tuple[list[Group], list[Refused]]:
+    """The groups of a run, and what is not defined for the model or the data, with the reason.
+
+    Raises `SpecError`, `MethodError` or `ProtocolError` for what cannot be understood, and where nothing at all is defined.
+    """
+    if spec.limit is not None and spec.limit < 1:
+        raise SpecError(f"limit={spec.limit} is not valid: it counts items, from 1; leave it out for all")
+    if spec.width is not None and not spec.width > 0:
+        raise SpecError(f"width={spec.width} is not valid: it is the width of an interval, above 0")
+    methods = {given: resolve_method(given) for given in dict.fromkeys(spec.methods)}
+    protocols = {given: create_protocol(given) for given in dict.fromkeys(spec.protocols)}
+    parts: list[Part] = []
+    refused: list[Refused] = []
+    for protocol_spec, protocol in protocols.items():
+        for method_spec, method in methods.items():
+            try:
+                protocol.check(model, data.has_masks)
+                for view in protocol.views(model):
+                    view.layer(method.layer, view.input_size)
+                about = bench.describe(protocol, method)
+            except AttrlibError as error:
+                refused.append((protocol_spec, method_spec, str(error)))
+                continue
+            parts.append(Part(protocol_spec, method_spec, protocol, method, digest(about), about))
+    if not parts:
+        raise ProtocolError(refused[0][2])
+    groups: dict[object, list[Part]] = {}
+    for part in parts:
+        own = part.protocol
+        about_items = (own.grid, own.corners, own.confidence) if isinstance(own, Localisation) else own.target_choice
+        groups.setdefault(about_items, []).append(part)
+    # Method by method, so that the protocols share its maps while they are at hand.
+    order = {method: place for place, method in enumerate(methods)}
+    return [Group(tuple(sorted(group, key=lambda part: order[part.method_spec]))) for group in groups.values()], refused
+
+
+def class_map(spec: RunSpec, model: Classifier, data: Dataset) -> Sequence[int]:
+    """The model's class for each class of the data."""
+    return match_classes(data.class_names, model.class_names, spec.classes) if data.class_names else ()
+
+
+def select(
+    group: Group, spec: RunSpec, model: Classifier, data: Dataset, bench: Bench, unreadable: Collection[int] = ()
+) -> tuple[Selection, list[Unit]]:
+    """The items of a group, and the images whose prediction must be known before grids can be made of them.
+
+    `unreadable` are positions of images that are out of the question.
+    """
+    grids = group.grids
+    if grids is None:
+        try:
+            classes: Sequence[int] = class_map(spec, model, data)
+        except DataError:
+            if group.labelled:
+                raise
+            classes = [-1] * len(data.class_names)
+        return image_units(data, classes, spec.limit, spec.seed, group.labelled), []
+    found = image_units(data, class_map(spec, model, data), None, spec.seed, labelled=True)
+    units = [unit for unit in found.units if unit.images[0] not in unreadable]
+    known = bench.shelf.records(bench.measurement_key(Prediction())[1], [unit.id for unit in units])
+    missing = [unit for unit in units if unit.id not in known]
+    if missing:
+        return found, missing
+    passed = [
+        unit
+        for unit in units
+        if known[unit.id].details["class"] == unit.labels[0] and float(known[unit.id].details["probability"]) >= grids.confidence  # type: ignore[arg-type]
+    ]
+    made = grid_units(passed, len(found.units), grids.grid, grids.corners, grids.confidence, spec.limit, spec.seed)
+    return Selection(made.units, found.notes + made.notes), []
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do: items that are `known` and `missing` over all parts, seconds and peak bytes of the rest, and notes.
+
+    Before the confidence filter has been computed the number of grids is not known; then `upper_bound` says so.
+    """
+
+    known: int
+    missing: int
+    seconds: float
+    nbytes: int
+    upper_bound: bool
+    refused: tuple[Refused, ...]
+    notes: tuple[str, ...]
+
+
+def make_plan(spec: RunSpec, model: Classifier, data: Dataset, shelf: Shelf, max_memory: int | None = None) -> Plan:
+    """Looks up what is known, and times a few passes to estimate the rest. Raises as `find_parts` does."""
+    bench = Bench(model, shelf, spec.seed, spec.fast)
+    groups, refused = find_parts(spec, model, data, bench)
+    rows = rows_within(model, max_memory)
+    costs = probe(model, rows, spec.fast)
+    known = missing = 0
+    notes: list[str] = []
+    seconds, upper_bound = 0.0, False
+    for group in groups:
+        selection, unfiltered = select(group, spec, model, data, bench)
+        notes += selection.notes
+        units = selection.units
+        if unfiltered:
+            upper_bound = True
+            seconds += len(unfiltered) * costs.forward
+            units = units[: min(len(units) // group.images, spec.limit or len(units))]
+        for part in group.parts:
+            keys = [unit.key(part.protocol.target_choice) for unit in units]
+            found = 0 if unfiltered else len(shelf.records(part.key, keys))
+            known, missing = known + found, missing + len(units) - found
+            seconds += (len(units) - found) * item_seconds(part, model, costs)
+        measurements = {m for part in group.parts for m in part.protocol.measurements}
+        for measurement in measurements:
+            names = set(shelf.records(bench.measurement_key(measurement)[1], [f"{u.id}:{u.labels[0]}" for u in units]))
+            seconds += (len(units) - len(names)) * measurement.forwards() * costs.forward
+    nbytes = model.nbytes + rows * costs.row_bytes
+    return Plan(known, missing, seconds, nbytes, upper_bound, tuple(refused), tuple(dict.fromkeys(notes)))
+
+
+def item_seconds(part: Part, model: Classifier, costs: Probe) -> float:
+    """Seconds of one item, from what a pass costs and how many the method says that it needs."""
+    cost, layer = part.protocol.cost, model.layer(part.method.layer)
+    passes, behind = create_method(part.method).passes(layer), _share_behind(model, layer)
+    of_map = (1 - behind) * costs.forward + behind * (passes.forward * costs.forward + passes.gradient * costs.gradient)
+    return cost.maps * cost.area * of_map + cost.forwards * costs.forward
+
+
+def _share_behind(model: Classifier, layer: Layer) -> float:
+    """The share of the model's layers that run after this one."""
+    paths = [found.path for found in model.layers.values()]
+    return 1 - paths.index(layer.path) / len(paths) if layer.path else 1.0

@@ -1,0 +1,42 @@
+"""Protocols: ways to judge attribution maps, and their registry."""
+
+import attrlib.protocols.deletion
+import attrlib.protocols.faithfulness
+import attrlib.protocols.localisation
+import attrlib.protocols.objects
+import attrlib.protocols.stability  # noqa: F401
+from attrlib.protocols.base import (
+    PROTOCOLS,
+    Batch,
+    Cost,
+    Evaluation,
+    Explain,
+    Measurement,
+    Outcome,
+    Prediction,
+    Protocol,
+    ProtocolInfo,
+    Scene,
+    Setting,
+    create,
+    list_protocols,
+    resolve,
+)
+
+__all__ = [
+    "PROTOCOLS",
+    "Batch",
+    "Cost",
+    "Evaluation",
+    "Explain",
+    "Measurement",
+    "Outcome",
+    "Prediction",
+    "Protocol",
+    "ProtocolInfo",
+    "Scene",
+    "Setting",
+    "create",
+    "list_protocols",
+    "resolve",
+]

@@ -1,0 +1,86 @@
+"""Infidelity: whether attributions predict what noise does to the output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attrlib.protocols.base import PROTOCOLS, Batch, Evaluation, Measurement, Outcome, Protocol, Setting
+from attrlib.protocols.deletion import TARGETS
+from attrlib.registry import Paper, param
+
+INFIDELITY_PAPER = Paper("Yeh et al. 2019", "On the (In)fidelity and Sensitivity of Explanations", "https://arxiv.org/abs/1901.09392")
+
+
+def noise(setting: Setting, item: str, sample: int, size: Sequence[int], std: float) -> Tensor:
+    """Gaussian noise (1,H,W) of a standard deviation in normalised units, the same for all colour channels."""
+    return std * torch.randn(1, *size, generator=setting.generator(item, "infidelity", sample))
+
+
+@dataclass(frozen=True)
+class NoiseDrops(Measurement):
+    """f(x) - f(x - I_k) of the target's logit for each noise image I_k: (B,samples)."""
+
+    samples: int
+    std: float
+    seeded = True
+
+    def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+        size = batch.images.shape[2:]
+        found = [setting.logits(batch.images)]
+        for k in range(self.samples):
+            drawn = torch.stack([noise(setting, item, k, size, self.std) for item in batch.ids])
+            found.append(setting.logits(batch.images - drawn.to(batch.images.device)))
+        logits = torch.stack(found, 1).gather(2, targets[:, None, None].expand(-1, len(found), 1))[..., 0].double()
+        return {"drops": logits[:, :1] - logits[:, 1:]}
+
+    def forwards(self) -> float:
+        return 1 + self.samples
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class Infidelity(Protocol):
+    """Infidelity: mean over noise I of (I . a - (f(x) - f(x - I)))^2, with f the target's logit and a the map at the image's size.
+
+    I ~ N(0, std^2) in each pixel, alike in all colour channels, so that a map summed over channels is all that is needed. With
+    `normalize`, a is first scaled by b = mean(I . a * drop) / mean((I . a)^2), which minimises the value: scale then counts no more.
+    To first order the value is std^2 |a - gradient|^2.
+    """
+
+    name = "infidelity"
+    title = "Infidelity"
+    paper = INFIDELITY_PAPER
+    bounds = (0.0, float("inf"))
+    seeded = True
+    reading = (
+        "0: the map predicts exactly what small noise does to the logit. Without normalize it measures mostly the map's scale: "
+        "compare only maps in the same units."
+    )
+    samples: int = param(10, "Noise images for each image", low=1, high=1000)
+    noise: float = param(0.003, "Standard deviation of the noise, in normalised units", low=1e-6, high=10.0)
+    normalize: bool = param(False, "Scale each map so that it fits best")
+    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+
+    @property
+    def higher_is_better(self) -> bool:
+        return False
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        return (NoiseDrops(self.samples, self.noise),)
+
+    def evaluate(self, work: Evaluation) -> list[Outcome]:
+        drops = work.measured[self.measurements[0]]["drops"].double()
+        maps = work.maps().double()
+        outcomes = []
+        for item, map_, drop in zip(work.batch.ids, maps, drops, strict=True):
+            drawn = torch.stack([noise(work.setting, item, k, maps.shape[2:], self.noise) for k in range(self.samples)])
+            predicted = (drawn.double() * map_).sum((1, 2, 3))
+            scale = (predicted * drop).mean() / predicted.square().mean()
+            raw = float((predicted - drop).square().mean())
+            # A map of zeros predicts nothing at any scale.
+            normalised = float((scale.nan_to_num(0.0) * predicted - drop).square().mean())
+            outcomes.append(Outcome(normalised if self.normalize else raw, {"raw": [raw], "normalised": [normalised]}))
+        return outcomes

@@ -1,0 +1,86 @@
+"""Does the attribution lie on the object? For data sets with masks."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from attrlib.protocols.base import PROTOCOLS, Evaluation, Outcome, Protocol
+from attrlib.protocols.deletion import TARGETS
+from attrlib.registry import Paper, param
+
+POINTING_PAPER = Paper("Zhang et al. 2018", "Top-Down Neural Attention by Excitation Backprop", "https://arxiv.org/abs/1608.00507")
+CLEVR_PAPER = Paper(
+    "Arras et al. 2022", "CLEVR-XAI: A benchmark dataset for neural network explanations", "https://arxiv.org/abs/2003.07258"
+)
+
+
+@dataclass(frozen=True)
+class OnObject(Protocol):
+    """A share of the map that lies on the object; a subclass says which. Undefined where there is no object in the crop."""
+
+    bounds = (0.0, 1.0)
+    needs = ("masks",)
+    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+
+    def evaluate(self, work: Evaluation) -> list[Outcome]:
+        masks = work.batch.masks
+        assert masks is not None, "check() refuses data without masks"
+        maps = work.maps().double()[:, 0]
+        values = [
+            self.share(values, mask) if bool(mask.any()) and bool(values.isfinite().all()) else math.nan
+            for values, mask in zip(maps, masks.cpu(), strict=True)
+        ]
+        return [Outcome(value) for value in values]
+
+    def share(self, values: Tensor, mask: Tensor) -> float:
+        """The score of a map (H,W) on an object (H,W)."""
+        raise NotImplementedError
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class PointingGame(OnObject):
+    """Pointing game: 1 where the largest value of the map lies on the object, else 0; among equal values, the share on it."""
+
+    name: ClassVar[str] = "pointing"
+    title: ClassVar[str] = "Pointing game"
+    paper = POINTING_PAPER
+    reading = "1: every map peaks on the object. Chance is the share of the image that the object covers."
+
+    def share(self, values: Tensor, mask: Tensor) -> float:
+        return float(mask[values == values.amax()].double().mean())
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class MassAccuracy(OnObject):
+    """Relevance mass accuracy: the positive attribution on the object over all positive attribution; undefined without any."""
+
+    name: ClassVar[str] = "mass"
+    title: ClassVar[str] = "Mass inside"
+    paper = CLEVR_PAPER
+    reading = "1: all positive attribution lies on the object. Chance is the share of the image that the object covers."
+
+    def share(self, values: Tensor, mask: Tensor) -> float:
+        positive = values.clamp_min(0)
+        return float(positive[mask].sum() / positive.sum())
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class RankAccuracy(OnObject):
+    """Relevance rank accuracy: of the K largest values, K the object's pixels, the share on it; ties count by their share."""
+
+    name: ClassVar[str] = "rank"
+    title: ClassVar[str] = "Relevance rank accuracy"
+    paper = CLEVR_PAPER
+    reading = "1: the most relevant pixels are exactly the object's. Chance is the share of the image that the object covers."
+
+    def share(self, values: Tensor, mask: Tensor) -> float:
+        count = int(mask.sum())
+        least = values.flatten().topk(count).values[-1]
+        above, equal = values > least, values == least
+        missing = count - int(above.sum())
+        return float(mask[above].sum() + missing * mask[equal].double().mean()) / count

@@ -1,0 +1,221 @@
+"""Sensitivity, robustness and randomisation: what maps do when image or model change."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from skimage.metrics import structural_similarity
+from torch import Tensor
+from torchvision.transforms import functional as colour
+
+from attrlib.models import Preprocessing
+from attrlib.models.randomised import randomised
+from attrlib.protocols.base import PROTOCOLS, Batch, Cost, Evaluation, Measurement, Outcome, Protocol, Scene, Setting
+from attrlib.protocols.deletion import TARGETS
+from attrlib.protocols.faithfulness import INFIDELITY_PAPER
+from attrlib.registry import Paper, param
+from attrlib.statistics import spearman
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class Sensitivity(Protocol):
+    """Sensitivity-max: the largest |a(x + u) - a(x)| / |a(x)| over u ~ U(-radius, radius) in each value of the normalised image.
+
+    Norms are Euclidean over the whole map. A method that draws random numbers draws the same ones for x and x + u.
+    """
+
+    name = "sensitivity"
+    title = "Sensitivity"
+    paper = INFIDELITY_PAPER
+    bounds = (0.0, math.inf)
+    seeded = True
+    reading = "0: maps do not move when the image hardly does. A constant map is perfect here and useless all the same."
+    samples: int = param(10, "Perturbed images for each image", low=1, high=1000)
+    radius: float = param(0.02, "Largest perturbation of a value, in normalised units", low=1e-6, high=10.0)
+    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+
+    @property
+    def higher_is_better(self) -> bool:
+        return False
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(maps=1 + self.samples)
+
+    def evaluate(self, work: Evaluation) -> list[Outcome]:
+        images, setting = work.batch.images, work.setting
+        original, _ = work.explain(work.scene())
+        norm = original.double().flatten(1).norm(dim=1)
+        ratios = []
+        for k in range(self.samples):
+            drawn = [torch.rand(images.shape[1:], generator=setting.generator(item, "sensitivity", k)) for item in work.batch.ids]
+            moved, _ = work.explain(work.changed(images + ((2 * torch.stack(drawn) - 1) * self.radius).to(images.device)))
+            ratios.append((moved - original).double().flatten(1).norm(dim=1) / norm)
+        # 0 / 0 and x / 0: a map of zeros has no relative change.
+        values = torch.stack(ratios, 1)
+        return [Outcome(float(row.amax()) if bool(row.isfinite().all()) else math.nan, {"ratios": row.tolist()}) for row in values]
+
+
+ROBUSTNESS_PAPER = Paper("Erdem 2022", "Correlation of explanation metrics (reference code)", "https://github.com/burnpiro/xai-correlation")
+CHANGES = ("rotation", "brightness", "contrast", "saturation", "sharpness")
+_ADJUST = {
+    "brightness": colour.adjust_brightness,
+    "contrast": colour.adjust_contrast,
+    "saturation": colour.adjust_saturation,
+    "sharpness": colour.adjust_sharpness,
+}
+
+
+def rotate(values: Tensor, degrees: float) -> Tensor:
+    """Values (B,C,H,W) rotated counterclockwise about the centre, bilinear, zeros outside."""
+    angle = math.radians(degrees)
+    height, width = values.shape[2:]
+    cos, sin = math.cos(angle), math.sin(angle)
+    # Pixels are square, grid_sample's coordinates are not.
+    matrix = values.new_tensor([[cos, -sin * height / width, 0], [sin * width / height, cos, 0]])
+    grid = F.affine_grid(matrix.expand(len(values), 2, 3), list(values.shape), align_corners=False)
+    return F.grid_sample(values, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def changes(change: str, amounts: tuple[float, ...], images: Tensor, preprocessing: Preprocessing) -> Iterator[Tensor]:
+    """The normalised images, changed by each amount: degrees, or the factor of a colour filter (1 changes nothing)."""
+    for amount in amounts:
+        if change == "rotation":
+            yield rotate(images, amount)
+        else:
+            yield preprocessing.normalise(_ADJUST[change](preprocessing.denormalise(images).clamp(0, 1), amount))
+
+
+@dataclass(frozen=True)
+class ChangedProbability(Measurement):
+    """The target's probability for the image and for each of its changes: (B, 1 + amounts)."""
+
+    change: str
+    amounts: tuple[float, ...]
+
+    def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+        several = [batch.images, *changes(self.change, self.amounts, batch.images, setting.model.preprocessing)]
+        return {"probability": torch.cat([setting.logits(images).softmax(1).gather(1, targets[:, None]) for images in several], 1)}
+
+    def forwards(self) -> float:
+        return 1 + len(self.amounts)
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class Robustness(Protocol):
+    """Robustness: structural similarity (SSIM) of the map with the map of the changed image, turned back; mean over the changes.
+
+    Changes: rotation by minus and plus half and all of `amount` degrees, or a colour filter of factors 1 / (1 + amount) and
+    1 + amount. Only changes that move the target's probability by less than `tolerance` count; an image with none is undefined.
+    SSIM is taken with the range of the two maps, where the turned image has pixels.
+    """
+
+    name = "robustness"
+    title = "Robustness"
+    paper = ROBUSTNESS_PAPER
+    bounds = (-1.0, 1.0)
+    reading = "1: the map turns with the image, or ignores the filter, as the model does. A constant or blurred map gains here."
+    change: str = param("rotation", "What is done to the image", choices=CHANGES)
+    amount: float | None = param(None, "Degrees, or strength of the filter", low=0.01, high=180.0, auto="30 degrees, or 0.5")
+    tolerance: float = param(0.05, "Largest change of the target's probability", low=0.0, high=1.0)
+    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+
+    @property
+    def amounts(self) -> tuple[float, ...]:
+        """Degrees or factors."""
+        if self.change == "rotation":
+            most = self.amount or 30.0
+            return (-most, -most / 2, most / 2, most)
+        most = self.amount or 0.5
+        return (1 / (1 + most), 1 + most)
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        return (ChangedProbability(self.change, self.amounts),)
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(maps=1 + len(self.amounts))
+
+    def evaluate(self, work: Evaluation) -> list[Outcome]:
+        probability = work.measured[self.measurements[0]]["probability"].double()
+        counts = (probability[:, 1:] - probability[:, :1]).abs() < self.tolerance
+        images = work.batch.images
+        original = work.maps()
+        similar = torch.full(counts.shape, math.nan, dtype=torch.float64)
+        everywhere = torch.ones(1, 1, *images.shape[2:])
+        for k, changed in enumerate(changes(self.change, self.amounts, images, work.setting.model.preprocessing)):
+            if not bool(counts[:, k].any()):
+                continue
+            maps, inside = work.maps(work.changed(changed)), everywhere
+            if self.change == "rotation":
+                maps = rotate(maps, -self.amounts[k])
+                inside = rotate(rotate(everywhere, self.amounts[k]), -self.amounts[k])
+            for row in counts[:, k].nonzero()[:, 0].tolist():
+                similar[row, k] = ssim(original[row, 0], maps[row, 0], inside[0, 0] > 0.999)
+        means = [float(row.nanmean()) for row in similar]
+        return [Outcome(mean, {"ssim": row.tolist()}) for mean, row in zip(means, similar, strict=True)]
+
+
+def ssim(a: Tensor, b: Tensor, where: Tensor) -> float:
+    """Mean structural similarity of two maps (h,w) over the positions `where`; NaN for maps that are not finite or are constant."""
+    both = torch.stack([a, b]).double()
+    spread = float(both.amax() - both.amin())
+    if not math.isfinite(spread) or spread == 0:
+        return math.nan
+    window = min(7, (min(a.shape) - 1) // 2 * 2 + 1)
+    _, local = structural_similarity(both[0].numpy(), both[1].numpy(), data_range=spread, full=True, win_size=window)
+    return float(np.mean(local[where.numpy()]))
+
+
+SANITY_PAPER = Paper("Adebayo et al. 2018", "Sanity Checks for Saliency Maps", "https://arxiv.org/abs/1810.03292")
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class Randomisation(Protocol):
+    """Cascading randomisation: rank correlation of the map with that of the model whose weights are shuffled from the logits down.
+
+    After stage s of n the last s / n of all layers are shuffled; the value is the mean of Spearman's correlation over the stages.
+    """
+
+    name = "randomisation"
+    title = "Parameter randomisation"
+    paper = SANITY_PAPER
+    bounds = (-1.0, 1.0)
+    chance = 0.0
+    seeded = True
+    reading = "Near 0: the map depends on what the model has learnt. Near 1: it shows the image, whatever the model knows."
+    stages: int = param(4, "Steps from the logits down to the input", low=1, high=20)
+    absolute: bool = param(False, "Compare magnitudes")
+    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+
+    @property
+    def higher_is_better(self) -> bool:
+        return False
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(maps=1 + self.stages)
+
+    def evaluate(self, work: Evaluation) -> list[Outcome]:
+        setting = work.setting
+        original = self._compared(work.explain(work.scene())[0])
+        stages = []
+        for stage in range(1, self.stages + 1):
+            share = stage / self.stages
+            if share not in setting.twins:
+                setting.twins[share] = randomised(setting.model, share, setting.seed)
+            view = f"randomised:{stage}/{self.stages}:{setting.seed}"
+            maps, _ = work.explain(Scene(setting.twins[share], work.batch.images, work.targets[:, None], view, work.batch.ids))
+            stages.append(spearman(original, self._compared(maps)))
+        values = torch.stack(stages, 1)
+        return [Outcome(float(row.mean()), {"stages": row.tolist()}) for row in values]
+
+    def _compared(self, maps: Tensor) -> Tensor:
+        return (maps.abs() if self.absolute else maps).flatten(1)

@@ -1,0 +1,10 @@
+"""The store: results of attribution scoring on disk, computed once and never again."""
+
+from attrlib.store.maps import Verified
+from attrlib.store.opening import open_store, parse_bytes
+from attrlib.store.records import Record
+from attrlib.store.runs import Run
+from attrlib.store.store import Sizes, Store
+from attrlib.store.tables import SCHEMA
+
+__all__ = ["SCHEMA", "Record", "Run", "Sizes", "Store", "Verified", "open_store", "parse_bytes"]

@@ -1,0 +1,195 @@
+"""One database: opened when first needed, looked at before each use, set aside and begun anew when it is damaged."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import URL, Connection, Engine, MetaData, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from attrlib.errors import StoreError
+from attrlib.store.engines import NAMESPACE, OtherSchema, file_engine, prepare, server_engine
+from attrlib.store.failures import Damaged, Refused, Unavailable, is_damage, reason
+from attrlib.store.tables import SCHEMA
+from attrlib.store.urls import place_of, redacted
+
+T = TypeVar("T")
+
+
+class Database:
+    """The tables at a URL. `read` and `write` run a function in one transaction and raise nothing of their own but `Unavailable`.
+
+    An SQLite file that is damaged or of another version is set aside with a note, and the function runs on a fresh one; so it may
+    run twice. Opening raises `StoreError` where no server answers, or where the tables are not this program's and version's.
+    """
+
+    def __init__(self, url: URL, tables: MetaData, note: Callable[[str], None]):
+        self.times_set_aside = 0
+        self._url, self._tables, self._note = url, tables, note
+        self._place = place_of(url)
+        self._file = Path(str(url.database)).absolute() if url.get_backend_name() == "sqlite" else None
+        self._opening, self._writing = threading.RLock(), threading.Lock()
+        self._engine: Engine | None = None
+        self._seen: object = None
+        self._again, self._failure = 0.0, ""
+        try:
+            self._ready()
+        except Unavailable as error:
+            if self._file is None or isinstance(error, Refused):
+                raise StoreError(str(error)) from None
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns. In SQLite it waits for no writer."""
+        return self._run(work, write=False)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, in a transaction that overlaps with no other of this process, and in SQLite of no process.
+
+        After a wait in vain, further writes fail at once for as long as that wait was.
+        """
+        with self._writing:
+            begun = time.monotonic()
+            if begun < self._again:
+                raise Unavailable(self._failure)
+            try:
+                return self._run(work, write=True)
+            except Unavailable as error:
+                now = time.monotonic()
+                self._failure, self._again = str(error), now + (now - begun)
+                raise
+
+    def nbytes(self) -> int:
+        """Bytes on the disk, of the file or of the server's tables."""
+        if self._file is not None:
+            return sum(f.stat().st_size for f in self._files() if f.exists())
+        size = (
+            "SELECT COALESCE(SUM(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace(:n)"
+        )
+        return int(self.read(lambda c: c.execute(text(size), {"n": NAMESPACE}).scalar_one()))
+
+    def check(self) -> bool:
+        """Whether SQLite finds its file sound; if not, the file is set aside. A server looks after itself."""
+
+        def work(connection: Connection) -> None:
+            if connection.execute(text("PRAGMA integrity_check")).scalars().all() != ["ok"]:
+                raise Damaged
+
+        before = self.times_set_aside
+        if self._file is not None:
+            self.read(work)
+        return self.times_set_aside == before
+
+    def compact(self) -> None:
+        """Gives the room of deleted rows back to the disk. A server does so by itself."""
+        if self._file is not None:
+            self.read(lambda c: [c.execute(text(sql)) for sql in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)")])
+
+    def close(self) -> None:
+        """Closes the connections; the next use opens new ones."""
+        with self._opening:
+            if self._engine is not None:
+                self._engine.dispose()
+            self._engine = None
+
+    def _run(self, work: Callable[[Connection], T], write: bool, repaired: bool = False) -> T:
+        engine = self._ready()
+        try:
+            with engine.connect().execution_options(write=write) as connection, connection.begin():
+                return work(connection)
+        except (SQLAlchemyError, Damaged) as error:
+            self._repair(error, engine, repaired)
+        return self._run(work, write, repaired=True)
+
+    def _ready(self) -> Engine:
+        with self._opening:
+            seen = self._look()
+            if self._engine is None or seen is None or seen != self._seen:
+                self.close()
+                self._engine = self._opened()
+            return self._engine
+
+    def _opened(self, repaired: bool = False) -> Engine:
+        self._create()
+        self._seen = self._look()
+        engine = server_engine(self._url) if self._file is None else file_engine(self._file, self._mode())
+        try:
+            prepare(engine, self._tables, self._place)
+            return engine
+        except OtherSchema as version:
+            engine.dispose()
+            if self._file is None:
+                raise Refused(
+                    f"{self._place} holds results of another version of attrlib (schema {version}, this is {SCHEMA}); "
+                    "set ATTRLIB_STORE_URL to another database"
+                ) from None
+            self._set_aside(f"schema-{version}", "is of another version of attrlib")
+        except (SQLAlchemyError, Damaged) as error:
+            engine.dispose()
+            self._repair(error, None, repaired)
+        return self._opened(repaired=True)
+
+    def _repair(self, error: Exception, engine: Engine | None, repaired: bool) -> None:
+        """Sets a damaged file aside; raises `Unavailable` for any other trouble, and for damage that comes back at once."""
+        if self._file is None or repaired or not is_damage(error):
+            raise Unavailable(redacted(reason(error, self._place), self._url)) from None
+        with self._opening:
+            # Another thread or process may have been here first: then a fresh file is there already.
+            if self._engine is engine and self._seen == self._look():
+                self._set_aside("damaged", "was damaged")
+
+    def _set_aside(self, suffix: str, why: str) -> None:
+        assert self._file is not None
+        self.close()
+        aside = self._file.with_name(f"{self._file.name}.{suffix}")
+        if suffix == "damaged" or aside.exists():
+            aside = aside.with_name(f"{aside.name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+        try:
+            # The log goes first: a log beside a file that it does not belong to would be played into it.
+            for file in reversed(self._files()):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(file, aside.with_name(aside.name + file.name.removeprefix(self._file.name)))
+        except OSError as error:
+            raise Unavailable(f"{self._place} {why} and cannot be set aside ({error.strerror}); delete it") from None
+        self.times_set_aside += 1
+        self._note(f"{self._place} {why}: a fresh one is begun, and results are computed again; delete {aside.name} unless you need it")
+
+    def _create(self) -> None:
+        """An empty file, so that it can be told from any that replaces it. It is never opened here once it exists.
+
+        Closing a file drops all locks that this process has on it, those of other connections too.
+        """
+        if self._file is None or self._file.exists():
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.open("xb").close()
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise Unavailable(reason(error, self._place)) from None
+
+    def _look(self) -> object:
+        """What of the file asks for new connections when it changes: which file it is, and how it may be opened."""
+        if self._file is None:
+            return "server"
+        try:
+            stat = self._file.stat()
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino, self._mode()
+
+    def _mode(self) -> str:
+        """Empty, or how SQLite reads a file that it may not write: a log beside it says that somebody else does."""
+        assert self._file is not None
+        if os.access(self._file, os.W_OK) and os.access(self._file.parent, os.W_OK):
+            return ""
+        return "mode=ro" if self._files()[-1].exists() else "immutable=1"
+
+    def _files(self) -> list[Path]:
+        assert self._file is not None
+        return [self._file.with_name(self._file.name + side) for side in ("", "-shm", "-wal")]

@@ -1,0 +1,110 @@
+"""How connections to a database are made, and its tables on first use."""
+
+import time
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.schema import CreateSchema
+
+from attrlib.store.failures import Refused, is_lock
+from attrlib.store.tables import SCHEMA
+
+TIMEOUT = 30.0
+"""Seconds to wait for another program's lock."""
+
+NAMESPACE = "attrlib"
+"""The PostgreSQL schema, so that the tables of other programs in the same database are not in the way."""
+
+_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
+_MAKING = 0x617474726C6962
+"""Number of the PostgreSQL lock under which tables are made."""
+
+
+class OtherSchema(Exception):
+    """The tables are of another version, which is the text."""
+
+
+def server_engine(url: URL) -> Engine:
+    """Connections to PostgreSQL. Raises `Refused` where its driver is not installed."""
+    driver = url.get_driver_name()
+    if driver in _PACKAGES and "connect_timeout" not in url.query:
+        url = url.update_query_dict({"connect_timeout": "10"})
+    try:
+        engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    except ImportError:
+        raise Refused(f"a PostgreSQL store needs the Python package {driver}: pip install '{_PACKAGES.get(driver, driver)}'") from None
+    return engine.execution_options(schema_translate_map={None: NAMESPACE})
+
+
+def file_engine(file: Path, mode: str = "") -> Engine:
+    """Connections to an SQLite file; `mode` is a URI parameter, such as `immutable=1`, or empty."""
+    name, _, value = mode.partition("=")
+    url = URL.create("sqlite", database=str(file))
+    if mode:
+        url = URL.create("sqlite", database=file.as_uri(), query={name: value, "uri": "true"})
+    # However many threads read: a connection is a file, and none waits for another's.
+    engine = create_engine(url, connect_args={"timeout": TIMEOUT}, max_overflow=-1, hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def connect(connection, _record) -> None:  # type: ignore[no-untyped-def]
+        # The driver's own way of beginning transactions is too late for reads and too weak for writes.
+        connection.isolation_level = None
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("write"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def prepare(engine: Engine, tables: MetaData, place: str) -> None:
+    """Makes the tables where there are none. Raises `OtherSchema`, and `Refused` for tables of another program."""
+    with engine.connect() as connection:
+        version = _version(connection, tables, place)
+    if version is None:
+        version = _create(engine, tables, place)
+    if version != str(SCHEMA):
+        raise OtherSchema(version)
+
+
+def _create(engine: Engine, tables: MetaData, place: str) -> str:
+    server = engine.dialect.name == "postgresql"
+    if not server:
+        _log_ahead(engine)
+    with engine.connect().execution_options(write=True) as connection, connection.begin():
+        if server:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MAKING})
+            if not inspect(connection).has_schema(NAMESPACE):
+                connection.execute(CreateSchema(NAMESPACE))
+        # Another process may have made them since.
+        version = _version(connection, tables, place)
+        if version is None:
+            version = str(SCHEMA)
+            tables.create_all(connection)
+            connection.execute(tables.tables["about"].insert(), {"name": "schema", "value": version})
+    return version
+
+
+def _version(connection: Connection, tables: MetaData, place: str) -> str | None:
+    names = inspect(connection).get_table_names(schema=NAMESPACE if connection.dialect.name == "postgresql" else None)
+    if names and "about" not in names:
+        raise Refused(f"{place} belongs to another program (it has a table {names[0]!r}); set ATTRLIB_STORE_URL to another database")
+    about = tables.tables["about"]
+    return str(connection.execute(about.select().where(about.c.name == "schema")).scalars(1).first()) if names else None
+
+
+def _log_ahead(engine: Engine) -> None:
+    """Readers then wait for no writer. SQLite does not wait for the lock that the change needs, so this does."""
+    deadline = time.monotonic() + TIMEOUT
+    with engine.connect() as connection:
+        while True:
+            try:
+                connection.execute(text("PRAGMA journal_mode=WAL"))
+                return
+            except OperationalError as error:
+                if not is_lock(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)

@@ -1,0 +1,254 @@
+"""Maps on disk, least recently used out first: files named by content, and an index in SQLite beside them.
+
+The index belongs to the folder, not to the results' database: machines that share a server have each their own files.
+"""
+
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, select, update
+from torch import Tensor
+
+from attrlib.store.database import Database
+from attrlib.store.failures import NOT_KEPT, NOT_READ, Damaged, Notes, Unavailable, reason
+from attrlib.store.files import Files, checked, content_of, decode, encode
+from attrlib.store.tables import chunks, index, insert_new
+from attrlib.store.tables import maps as table
+from attrlib.store.urls import file_url
+
+MEMORY = 256 << 20
+"""Bytes of maps that are kept in memory while the disk takes none."""
+
+FRESH = 60.0
+"""Seconds within which a further use of a map is not written down."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a check of everything on disk has found: maps that are whole, and how many contents were dropped as damaged or missing.
+
+    `orphans` are files that no map refers to, left by programs that were killed; `databases` are those set aside as damaged.
+    """
+
+    maps: int
+    damaged: int
+    missing: int
+    orphans: int
+    databases: int
+
+
+class Maps:
+    """The maps in a folder. Two keys with equal maps share a file, which goes with the last of them."""
+
+    def __init__(self, folder: Path, max_bytes: int, dtype: str, notes: Notes):
+        self._folder, self._max_bytes, self._dtype, self._notes = folder, max_bytes, dtype, notes
+        self._files = Files(folder)
+        self._lock = threading.Lock()
+        self._kept: dict[str, bytes] = {}
+        self._kept_bytes = 0
+        # Bytes that may be added before all are counted again: other processes add too. Below zero at the first add.
+        self._room = 0
+        self._unswept = False
+        self._index = Database(file_url(folder / "index.sqlite"), index, self._begun_anew)
+
+    def get(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """The maps of those keys that are known, float32 (1,h,w). A file that is damaged or missing is dropped with a note."""
+        with self._lock:
+            found = {key: decode(self._kept[key]) for key in keys if key in self._kept}
+        try:
+            rows = self._index.read(lambda c: _rows(c, keys))
+        except Unavailable as error:
+            self._notes(NOT_READ.format(why=error))
+            return found
+        lost = set()
+        for key, content, _used in rows:
+            blob = self._files.read(content)
+            if blob is None:
+                lost.add(content)
+            else:
+                found[key] = decode(blob)
+        now = time.time()
+        with suppress(Unavailable):
+            self._drop(lost)
+            self._touch([key for key, _content, used in rows if key in found and used < now - FRESH], now)
+        return found
+
+    def add(self, maps: Mapping[str, Tensor]) -> None:
+        """Keeps maps (1,h,w) whose keys are new; in memory while the disk takes none, with a note."""
+        blobs = {key: encode(tensor, self._dtype) for key, tensor in maps.items()}
+        fitting = {key: blob for key, blob in blobs.items() if len(blob) <= self._max_bytes}
+        if len(fitting) < len(blobs):
+            self._notes(f"maps larger than the whole cache ({self._max_bytes} bytes) are not kept; set ATTRLIB_CACHE_BYTES to more")
+        if self._write(fitting):
+            self.retry()
+        else:
+            self._keep(fitting)
+
+    def retry(self) -> None:
+        """Writes what is kept in memory, if the disk takes it by now."""
+        with self._lock:
+            kept = dict(self._kept)
+        if kept and self._write(kept):
+            with self._lock:
+                for key in kept:
+                    self._kept_bytes -= len(self._kept.pop(key, b""))
+
+    def measure(self) -> tuple[int, int]:
+        """How many maps there are, and the bytes of their files."""
+        sizes = select(func.max(table.c.nbytes).label("nbytes")).group_by(table.c.content).subquery()
+        total = select(func.coalesce(func.sum(sizes.c.nbytes), 0))
+        count = select(func.count()).select_from(table)
+        return self._index.read(lambda c: (c.execute(count).scalar_one(), c.execute(total).scalar_one()))
+
+    def evict(self, limit: int) -> int:
+        """Removes the least recently used maps down to `limit` bytes, all at once. The bytes that are left."""
+        nbytes, used = func.max(table.c.nbytes), func.max(table.c.used)
+
+        def choose(connection: Connection) -> tuple[list[str], int]:
+            rows = connection.execute(select(table.c.content, nbytes).group_by(table.c.content).order_by(used)).all()
+            left, old = sum(row[1] for row in rows), []
+            for content, size in rows:
+                if left <= limit:
+                    break
+                old.append(checked(content))
+                left -= size
+            _delete(connection, old)
+            return old, left
+
+        old, left = self._index.write(choose)
+        # Only when the rows are gone for good: a program killed in between leaves files without rows, not rows without files.
+        self._index.write(lambda c: self._remove_unused(c, old))
+        return left
+
+    def clear(self) -> None:
+        """Removes all maps."""
+        with self._lock:
+            self._kept, self._kept_bytes = {}, 0
+        self._index.write(lambda c: c.execute(delete(table)))
+        self._sweep()
+        self._index.compact()
+
+    def verify(self) -> Verified:
+        """Reads every file, drops what is damaged or missing, removes what nothing refers to, and checks the index."""
+        sound = self._index.check()
+        contents = self._index.read(_contents)
+        damaged, missing = self._drop({content for content in contents if self._files.read(content) is None})
+        return Verified(self.measure()[0], damaged, missing, self._sweep(), int(not sound))
+
+    def index_bytes(self) -> int:
+        """Bytes of the index."""
+        return self._index.nbytes()
+
+    def close(self) -> None:
+        """Tries once more to write what is kept in memory, and closes the connections."""
+        self.retry()
+        self._index.close()
+
+    def _write(self, blobs: Mapping[str, bytes]) -> bool:
+        now = time.time()
+        rows: list[dict[str, Any]] = [dict(key=key, content=content_of(blob), nbytes=len(blob), used=now) for key, blob in blobs.items()]
+
+        def work(connection: Connection) -> int:
+            known = {key for key, *_ in _rows(connection, list(blobs))}
+            new = [row for row in rows if row["key"] not in known]
+            try:
+                for row in new:
+                    self._files.write(row["content"], blobs[row["key"]])
+            except OSError:
+                self._remove_unused(connection, [row["content"] for row in new])
+                raise
+            insert_new(connection, table, new)
+            return sum(row["nbytes"] for row in new)
+
+        try:
+            added = self._index.write(work)
+            with self._lock:
+                self._room -= added
+            if self._room < 0 or self._unswept:
+                self._trim()
+        except (Unavailable, OSError) as error:
+            self._unswept = True
+            self._notes(NOT_KEPT.format(why=reason(error, str(self._folder)) if isinstance(error, OSError) else error))
+            return False
+        return True
+
+    def _trim(self) -> None:
+        if self._unswept:
+            self._sweep()
+        total = self.measure()[1]
+        if total > self._max_bytes:
+            total = self.evict(self._max_bytes * 9 // 10)
+        self._room = min(self._max_bytes - total, self._max_bytes // 20)
+
+    def _keep(self, blobs: Mapping[str, bytes]) -> None:
+        with self._lock:
+            for key, blob in blobs.items():
+                self._kept_bytes += len(blob) - len(self._kept.pop(key, b""))
+                self._kept[key] = blob
+            for key in list(self._kept):
+                if self._kept_bytes <= MEMORY:
+                    break
+                self._kept_bytes -= len(self._kept.pop(key))
+
+    def _touch(self, keys: Sequence[str], now: float) -> None:
+        if keys:
+            self._index.write(lambda c: [c.execute(update(table).where(table.c.key.in_(k)).values(used=now)) for k in chunks(keys)])
+
+    def _drop(self, contents: Collection[str]) -> tuple[int, int]:
+        """Drops contents whose files are still damaged or missing; how many of each."""
+
+        def work(connection: Connection) -> tuple[int, int]:
+            # Another thread or process may have evicted them since, or written them anew.
+            lost = [content for content in _used(connection, contents) if self._files.read(content) is None]
+            missing = sum(not self._files.exists(content) for content in lost)
+            _delete(connection, lost)
+            for content in lost:
+                self._files.remove(content)
+            return len(lost) - missing, missing
+
+        damaged, missing = self._index.write(work) if contents else (0, 0)
+        if damaged or missing:
+            self._notes(f"maps in {self._folder} were damaged or missing, and are computed again; check that disk if this happens again")
+        return damaged, missing
+
+    def _remove_unused(self, connection: Connection, contents: Collection[str]) -> None:
+        for content in set(contents) - _used(connection, contents):
+            self._files.remove(content)
+
+    def _sweep(self) -> int:
+        orphans = self._index.write(lambda c: self._files.sweep(_contents(c)))
+        self._unswept = False
+        return orphans
+
+    def _begun_anew(self, text: str) -> None:
+        self._unswept = True
+        self._notes(text)
+
+
+def _rows(connection: Connection, keys: Sequence[str]) -> list[tuple[str, str, float]]:
+    query = select(table.c.key, table.c.content, table.c.used)
+    rows: list[Any] = [row for part in chunks(keys) for row in connection.execute(query.where(table.c.key.in_(part)))]
+    try:
+        return [(key, checked(content), float(used)) for key, content, used in rows]
+    except (TypeError, ValueError):
+        raise Damaged from None
+
+
+def _used(connection: Connection, contents: Collection[str]) -> set[str]:
+    """Those of the contents that a key refers to."""
+    query = select(table.c.content).distinct()
+    return {content for part in chunks(contents) for content in connection.execute(query.where(table.c.content.in_(part))).scalars()}
+
+
+def _contents(connection: Connection) -> set[str]:
+    return {checked(content) for content in connection.execute(select(table.c.content).distinct()).scalars()}
+
+
+def _delete(connection: Connection, contents: Collection[str]) -> None:
+    for part in chunks(contents):
+        connection.execute(delete(table).where(table.c.content.in_(part)))

@@ -1,0 +1,129 @@
+"""Scores of single items, as rows of the results' database."""
+
+import json
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, select
+
+from attrlib.specs import canonical
+from attrlib.store.database import Database
+from attrlib.store.failures import NOT_KEPT, NOT_READ, Damaged, Notes, Unavailable
+from attrlib.store.tables import chunks, insert_new, specs
+from attrlib.store.tables import records as table
+
+Detail = float | Sequence[float]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one item (an image or a grid) under one spec: its score, NaN where undefined, and further numbers by name."""
+
+    value: float = math.nan
+    details: Mapping[str, Detail] = field(default_factory=dict)
+
+
+class Records:
+    """The records in a database; those that it does not take for now stay in memory, with a note."""
+
+    def __init__(self, database: Database, notes: Notes):
+        self._database, self._notes = database, notes
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[str, str], tuple[str, Record]] = {}
+
+    def get(self, key: str, items: Sequence[str]) -> dict[str, Record]:
+        """The records of those items that are known."""
+        query = select(table.c.item, table.c.value, table.c.details).where(table.c.key == key)
+
+        def work(connection: Connection) -> dict[str, Record]:
+            parts = (connection.execute(query.where(table.c.item.in_(part))) for part in chunks(items))
+            return {item: _record(value, details) for part in parts for item, value, details in part}
+
+        with self._lock:
+            found = {item: self._kept[key, item][1] for item in items if (key, item) in self._kept} if self._kept else {}
+        try:
+            return found | self._database.read(work)
+        except Unavailable as error:
+            self._notes(NOT_READ.format(why=error))
+            return found
+
+    def add(self, key: str, spec: Mapping, records: Mapping[str, Record]) -> bool:
+        """Adds those that are new, in one transaction; whether the database took them."""
+        text = canonical(spec)
+        entries = {(key, item): (text, record) for item, record in records.items()}
+        written = self._write(entries)
+        if not written:
+            with self._lock:
+                self._kept = entries | self._kept
+        return written
+
+    def retry(self) -> None:
+        """Writes what is kept in memory, if the database takes it by now."""
+        with self._lock:
+            kept = dict(self._kept)
+        if kept and self._write(kept):
+            with self._lock:
+                self._kept = {name: entry for name, entry in self._kept.items() if name not in kept}
+
+    def forget(self) -> None:
+        """Drops what is kept in memory."""
+        with self._lock:
+            self._kept = {}
+
+    def _write(self, entries: Mapping[tuple[str, str], tuple[str, Record]]) -> bool:
+        # Sorted, as two transactions that insert the same rows in different orders block each other on a server.
+        texts = {key: text for (key, _item), (text, _record) in sorted(entries.items(), key=_name)}
+        rows = [_row(key, item, record) for (key, item), (_text, record) in sorted(entries.items(), key=_name)]
+
+        def work(connection: Connection) -> None:
+            insert_new(connection, specs, [dict(key=key, spec=text) for key, text in texts.items()])
+            insert_new(connection, table, rows)
+
+        try:
+            self._database.write(work)
+        except Unavailable as error:
+            self._notes(NOT_KEPT.format(why=error))
+            return False
+        return True
+
+
+def _name(entry: tuple[tuple[str, str], object]) -> tuple[str, str]:
+    return entry[0]
+
+
+def _row(key: str, item: str, record: Record) -> dict[str, object]:
+    value = None if math.isnan(record.value) else float(record.value)
+    return dict(key=key, item=item, value=value, details=_text(record.details) if record.details else None)
+
+
+def _record(value: float | None, text: str | None) -> Record:
+    try:
+        details = json.loads(text) if text else {}
+        if text and ("null" in text or "inf" in text):
+            details = {name: _number(detail) for name, detail in details.items()}
+        return Record(math.nan if value is None else float(value), details)
+    except (TypeError, ValueError, AttributeError):
+        raise Damaged from None
+
+
+def _text(details: Mapping[str, Detail]) -> str:
+    """JSON, which knows neither NaN nor infinity: they are null and a text. Few details have any."""
+    try:
+        return json.dumps(dict(details), allow_nan=False, default=float)
+    except ValueError:
+        return json.dumps({name: _plain(detail) for name, detail in details.items()})
+
+
+def _plain(detail: Detail) -> object:
+    if isinstance(detail, Sequence):
+        return [_plain(number) for number in detail]
+    number = float(detail)
+    return number if math.isfinite(number) else None if math.isnan(number) else str(number)
+
+
+def _number(detail: object) -> Detail:
+    if isinstance(detail, list):
+        return [_number(number) for number in detail]  # type: ignore[misc]
+    return math.nan if detail is None else float(detail)  # type: ignore[arg-type]

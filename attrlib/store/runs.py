@@ -1,0 +1,113 @@
+"""Runs: what was asked for, which records answer it, and how far it came."""
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from attrlib.errors import SpecError, unknown
+from attrlib.specs import canonical
+from attrlib.store.database import Database
+from attrlib.store.failures import NOT_KEPT, NOT_READ, Damaged, Notes, Unavailable
+from attrlib.store.tables import runs as table
+from attrlib.store.tables import upsert
+
+STATES = ("running", "done", "cancelled")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The manifest of one run.
+
+    `parts` says where its records are: for each label `PROTOCOL|METHOD` an object with the `key` of the records and the list `items`.
+    Times are UTC, ISO 8601.
+    """
+
+    key: str
+    spec: Mapping[str, Any]
+    parts: Mapping[str, Any]
+    state: str
+    created: str
+    updated: str
+
+
+class Runs:
+    """The runs in a database; what it does not take for now stays in memory, with a note."""
+
+    def __init__(self, database: Database, notes: Notes):
+        self._database, self._notes = database, notes
+        self._lock = threading.Lock()
+        self._kept: dict[str, Run] = {}
+        self._states: dict[str, tuple[str, str]] = {}
+
+    def save(self, key: str, spec: Mapping, parts: Mapping) -> bool:
+        """Adds a run that begins, or begins it again; whether the database took it."""
+        now = _now()
+        with self._lock:
+            self._kept[key] = Run(key, json.loads(canonical(spec)), json.loads(canonical(parts)), "running", now, now)
+            self._states.pop(key, None)
+        return self.retry()
+
+    def set_state(self, key: str, state: str) -> bool:
+        """Says how far a run came; whether the database took it. A run that is not there any more stays gone."""
+        if state not in STATES:
+            raise SpecError(unknown("state of a run", state, STATES))
+        with self._lock:
+            self._states[key] = state, _now()
+        return self.retry()
+
+    def known(self) -> list[Run]:
+        """All runs, the newest first."""
+        try:
+            stored = self._database.read(lambda c: {row.key: _run(row) for row in c.execute(select(table))})
+        except Unavailable as error:
+            self._notes(NOT_READ.format(why=error))
+            stored = {}
+        with self._lock:
+            for key, run in self._kept.items():
+                stored[key] = replace(run, created=stored[key].created if key in stored else run.created)
+            for key, (state, updated) in self._states.items():
+                stored |= {key: replace(stored[key], state=state, updated=updated)} if key in stored else {}
+        return sorted(stored.values(), key=lambda run: (run.created, run.key), reverse=True)
+
+    def retry(self) -> bool:
+        """Writes what is kept in memory; whether the database took it."""
+        with self._lock:
+            kept, states = dict(self._kept), dict(self._states)
+        rows = [asdict(run) | dict(spec=canonical(run.spec), parts=canonical(run.parts)) for run in kept.values()]
+
+        def work(connection: Connection) -> None:
+            upsert(connection, table, rows, keep=("created",))
+            for key, (state, updated) in states.items():
+                connection.execute(update(table).where(table.c.key == key).values(state=state, updated=updated))
+
+        try:
+            if kept or states:
+                self._database.write(work)
+        except Unavailable as error:
+            self._notes(NOT_KEPT.format(why=error))
+            return False
+        with self._lock:
+            self._kept = {key: run for key, run in self._kept.items() if run is not kept.get(key)}
+            self._states = {key: change for key, change in self._states.items() if change is not states.get(key)}
+        return True
+
+    def forget(self) -> None:
+        """Drops what is kept in memory."""
+        with self._lock:
+            self._kept, self._states = {}, {}
+
+
+def _run(row: Row) -> Run:
+    try:
+        return Run(row.key, json.loads(row.spec), json.loads(row.parts), row.state, row.created, row.updated)
+    except (TypeError, ValueError):
+        raise Damaged from None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

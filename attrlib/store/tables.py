@@ -1,0 +1,84 @@
+"""The tables: of the results, on any database, and of the index of maps, in SQLite beside the maps."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Connection, Double, MetaData, Table, Text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.types import UserDefinedType
+
+SCHEMA = 1
+"""Version of the tables: raised when they change, so that no other version's rows are misread."""
+
+CHUNK = 500
+"""Values in one IN list: databases limit them."""
+
+
+class _Untyped(UserDefinedType[float]):
+    """SQLite keeps a float's bits only in columns without numeric affinity: elsewhere -0.0 becomes 0.0."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "BLOB"
+
+
+def _about(tables: MetaData) -> Table:
+    return Table("about", tables, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
+
+
+results = MetaData()
+_about(results)
+specs = Table("specs", results, Column("key", Text, primary_key=True), Column("spec", Text, nullable=False))
+records = Table(
+    "records",
+    results,
+    Column("key", Text, primary_key=True),
+    Column("item", Text, primary_key=True),
+    Column("value", Double().with_variant(_Untyped(), "sqlite")),
+    Column("details", Text),
+    sqlite_with_rowid=False,
+)
+runs = Table(
+    "runs",
+    results,
+    Column("key", Text, primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("parts", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created", Text, nullable=False),
+    Column("updated", Text, nullable=False),
+)
+
+index = MetaData()
+_about(index)
+maps = Table(
+    "maps",
+    index,
+    Column("key", Text, primary_key=True),
+    Column("content", Text, nullable=False, index=True),
+    Column("nbytes", BigInteger, nullable=False),
+    Column("used", Double, nullable=False),
+)
+
+_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
+    """Inserts the rows whose primary key is not there yet."""
+    if rows:
+        connection.execute(_INSERTS[connection.dialect.name](table).on_conflict_do_nothing(), rows)
+
+
+def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]], keep: Collection[str]) -> None:
+    """Inserts the rows; those whose primary key is there are overwritten but for the columns to `keep`."""
+    if rows:
+        insert = _INSERTS[connection.dialect.name](table)
+        changed = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key and c.name not in keep}
+        connection.execute(insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed), rows)
+
+
+def chunks(values: Iterable[str]) -> Iterator[list[str]]:
+    """The values, each once, in lists that fit into one statement."""
+    rest = list(dict.fromkeys(values))
+    return (rest[i : i + CHUNK] for i in range(0, len(rest), CHUNK))
