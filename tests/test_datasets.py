@@ -148,6 +148,8 @@ def test_a_data_set_stays_where_it_is_when_the_working_directory_changes(tmp_pat
 
 
 def test_names_that_are_no_utf8_or_hold_line_breaks_can_be_loaded_and_printed(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "line\nbreak"
+    tmp_path.mkdir()
     folder = os.fsencode(tmp_path)
     for name in (b"caf\xe9", b"caf\xe8", "日本".encode()):
         os.mkdir(os.path.join(folder, name))
@@ -157,7 +159,7 @@ def test_names_that_are_no_utf8_or_hold_line_breaks_can_be_loaded_and_printed(tm
     assert len(data) == 6
     assert len(set(data.class_names)) == 3
     assert "日本" in data.class_names
-    for text in data.class_names:
+    for text in (data.name, *data.class_names):
         assert text.encode().decode().isprintable()
     for k in (0, 2, 4):
         assert data[k].name.encode().decode().isprintable()
@@ -541,6 +543,11 @@ def test_labels_can_be_left_out(tmp_path: Path) -> None:
     data = load_dataset(str(write_csv(tmp_path, "file\nb.png\na.png\n")))
     assert names(data) == ["b.png", "a.png"]
     assert (data.class_names, data.label(0)) == ((), None)
+
+
+def test_line_breaks_in_a_csv_are_shown_as_escapes(tmp_path: Path) -> None:
+    data = load_dataset(write_csv(tmp_path, 'file,label\n"a\nb.png","x\ny"\n', ["a\nb.png"]))
+    assert (data[0].name, data.class_names) == ("a\\nb.png", ("x\\ny",))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".CSV"])

@@ -313,7 +313,7 @@ def test_float16_at_the_ends_of_what_float32_holds(tmp_path: Path) -> None:
         "largest": torch.tensor([[[largest, -largest / 4, 0.0, 1.0]]]),
         "zero": torch.zeros(1, 2, 2),
         "odd": torch.tensor([[[math.nan, math.inf, -math.inf, 0.5]]]),
-        "wide": torch.tensor([[[1.0, 2.0**-28, 2.0**-38, -(2.0**-20)]]]),
+        "wide": torch.tensor([[[1.0, 2.0**-28, 2.0**-37, -(2.0**-20)]]]),
     }
     store.add_maps(maps)
     read = store.maps(list(maps))
@@ -529,18 +529,13 @@ def test_export_as_parquet(finished: Store) -> None:
     assert frame["value"].dtype == "float64"
 
 
-@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
-def test_export_of_a_run_without_results(store: Store, format: str) -> None:
-    store.save_run("r", SPEC, {"GridPG|IG": {"key": "k", "items": ["a"]}})
-    data = store.export("r", format)
-    if format == "csv":
-        assert data == b"protocol,method,item,value\n"
-    elif format == "json":
-        assert json.loads(data)["rows"] == []
-    else:
-        import pyarrow.parquet as pq
+def test_export_of_a_run_without_results(store: Store) -> None:
+    import pyarrow.parquet as pq
 
-        assert pq.read_table(io.BytesIO(data)).shape == (0, 4)
+    store.save_run("r", SPEC, {"GridPG|IG": {"key": "k", "items": ["a"]}})
+    assert store.export("r", "csv") == b"protocol,method,item,value\n"
+    assert json.loads(store.export("r", "json"))["rows"] == []
+    assert pq.read_table(io.BytesIO(store.export("r", "parquet"))).shape == (0, 4)
 
 
 def test_export_of_what_is_not_there(store: Store) -> None:
@@ -554,6 +549,12 @@ def test_export_of_what_is_not_there(store: Store) -> None:
 # Addresses
 
 
+def shown(error: BaseException) -> str:
+    """What a traceback would print of an error and those before it."""
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return str(error) + (shown(before) if before else "")
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -564,15 +565,16 @@ def test_export_of_what_is_not_there(store: Store) -> None:
         "sqlite://",
         "sqlite:///:memory:",
         "sqlite:///file:x?uri=true",
-    ]
-    + ["sqlite:////tmp", "sqlite://host/file.db", "postgresql://u:hu@sh:hush-hush@host/db", "postgresql://u:p@host:hush-hush/db"],
+        "sqlite:////tmp",
+        "sqlite://host/file.db",
+        "postgresql://u:hu@sh:hush-hush@host/db",
+        "postgresql://u:p@host:hush-hush/db",
+    ],
 )
 def test_an_address_that_makes_no_sense(tmp_path: Path, url: str) -> None:
     with pytest.raises(StoreError, match="ATTRLIB_STORE_URL") as caught:
         Store(url, tmp_path)
-    assert "hush" not in str(caught.value)
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
+    assert "hush" not in shown(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -589,8 +591,7 @@ def test_a_server_that_cannot_be_reached(tmp_path: Path, url: str) -> None:
     pytest.importorskip("psycopg")
     with pytest.raises(StoreError, match=r"results at 127\.0\.0\.1:1") as caught:
         Store(url, tmp_path)
-    assert "hush" not in str(caught.value)
-    assert caught.value.__suppress_context__
+    assert "hush" not in shown(caught.value)
 
 
 def test_what_may_be_a_password_is_taken_out_of_messages() -> None:
@@ -604,7 +605,7 @@ def test_a_wrong_password_is_not_shown(tmp_path: Path, server: str) -> None:
         pytest.skip("the server may let everybody in")
     with pytest.raises(StoreError, match="password authentication failed") as caught:
         Store(server.replace("hush-hush", "a-secret"), tmp_path)
-    assert "secret" not in str(caught.value)
+    assert "secret" not in shown(caught.value)
 
 
 @pytest.mark.parametrize(("url", "package"), [("postgresql://h/d", r"psycopg\[binary\]"), ("postgresql+psycopg2://h/d", "psycopg2-binary")])
@@ -741,7 +742,7 @@ def test_bytes_from_text(text: str, number: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GB", "-1", "-1GB", "1PB", "1 0", "nan", "1e9", "inf", "1..5G", "1GBB", "١GB", "1,5GB"])
 def test_text_that_is_no_bytes(text: str) -> None:
-    with pytest.raises(SpecError, match="most=.* is not valid"):
+    with pytest.raises(SpecError, match=r"most=.* is not valid"):
         parse_bytes(text, "most")
 
 

@@ -84,7 +84,7 @@ class FileDataset(Dataset):
         return len(self._listing.files)
 
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
-        k = self._at(index)
+        k = operator.index(index)
         name = self._listing.names[k]
         image = open_photo(self._listing.path(self._listing.files[k]), name).image
         mask = self._mask(k)
@@ -92,16 +92,13 @@ class FileDataset(Dataset):
         return Item(image, self._listing.labels[k], self.item_id(k), name, masks)
 
     def label(self, index: int) -> int | None:
-        return self._listing.labels[self._at(index)]
+        return self._listing.labels[operator.index(index)]
 
     def item_id(self, index: int) -> str:
-        k = self._at(index)
+        k = operator.index(index)
         name, mask = self._listing.names[k], self._mask(k)
         picture = file_digest(self._listing.path(self._listing.files[k]), name)
         return picture if mask is None else digest(picture, file_digest(self._listing.path(mask), f"the mask of {name}"))
-
-    def _at(self, index: int) -> int:
-        return range(len(self))[operator.index(index)]
 
     def _mask(self, k: int) -> str | None:
         return self._listing.masks[k] if self._listing.masks else None

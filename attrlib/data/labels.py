@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo
 
 from attrlib.errors import DataError, unknown
 
-_WNID = re.compile(r"(n\d{8})(?:[ _,-].*)?", re.ASCII | re.DOTALL)
+_WNID = re.compile(r"(n\d{8})(?:[ _,-].*)?")
 _SOME = 3
 Candidates = list[set[int]]
 """For each class of the data the classes of the model that it may be."""

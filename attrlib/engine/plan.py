@@ -181,8 +181,9 @@ def item_seconds(part: Part, model: Classifier, costs: Probe) -> float:
     """Seconds of one item, from what a pass costs and how many the method says that it needs."""
     cost, layer = part.protocol.cost, model.layer(part.method.layer)
     passes, behind = create_method(part.method).passes(layer), _share_behind(model, layer)
-    of_map = (1 - behind) * costs.forward + behind * (passes.forward * costs.forward + passes.gradient * costs.gradient)
-    return cost.maps * cost.area * of_map + cost.forwards * costs.forward
+    of_classes = cost.targets * passes.gradient * costs.gradient
+    of_input = (1 - behind) * costs.forward + behind * (passes.forward * costs.forward + of_classes)
+    return cost.inputs * cost.area * of_input + cost.forwards * costs.forward
 
 
 def _share_behind(model: Classifier, layer: Layer) -> float:

@@ -154,10 +154,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one item costs for each method: maps, each `area` times the size of the model's input, and forward passes."""
+    """What one item costs for each method: `inputs` that are explained, each `area` times the size of the model's input and for
+    `targets` classes, which share passes that do not depend on the class; and forward passes besides.
+    """
 
-    maps: float = 1
+    inputs: float = 1
     area: float = 1
+    targets: int = 1
     forwards: float = 0
 
 

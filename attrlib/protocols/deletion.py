@@ -188,7 +188,7 @@ class IncrementalDeletion(Protocol):
 
     @property
     def cost(self) -> Cost:
-        return Cost(maps=self.steps if self.update else 1, forwards=self.steps)
+        return Cost(inputs=self.steps if self.update else 1, forwards=self.steps)
 
     def evaluate(self, work: Evaluation) -> list[Outcome]:
         images = work.batch.images

@@ -121,7 +121,7 @@ class GridPG(Localisation):
 
     @property
     def cost(self) -> Cost:
-        return Cost(maps=self.grid**2, area=self.grid**2)
+        return Cost(area=self.grid**2, targets=self.grid**2)
 
     def views(self, model: Classifier) -> list[Classifier]:
         return [self.view(model, 0)[0]]
@@ -141,7 +141,7 @@ class DiFull(Localisation):
 
     @property
     def cost(self) -> Cost:
-        return Cost(maps=2)
+        return Cost(inputs=2)
 
 
 @PROTOCOLS.register
@@ -155,4 +155,4 @@ class DiPart(Localisation):
 
     @property
     def cost(self) -> Cost:
-        return Cost(maps=2, area=self.grid**2)
+        return Cost(inputs=2, area=self.grid**2)

@@ -44,7 +44,7 @@ class Sensitivity(Protocol):
 
     @property
     def cost(self) -> Cost:
-        return Cost(maps=1 + self.samples)
+        return Cost(inputs=1 + self.samples)
 
     def evaluate(self, work: Evaluation) -> list[Outcome]:
         images, setting = work.batch.images, work.setting
@@ -140,7 +140,7 @@ class Robustness(Protocol):
 
     @property
     def cost(self) -> Cost:
-        return Cost(maps=1 + len(self.amounts))
+        return Cost(inputs=1 + len(self.amounts))
 
     def evaluate(self, work: Evaluation) -> list[Outcome]:
         probability = work.measured[self.measurements[0]]["probability"].double()
@@ -201,7 +201,7 @@ class Randomisation(Protocol):
 
     @property
     def cost(self) -> Cost:
-        return Cost(maps=1 + self.stages)
+        return Cost(inputs=1 + self.stages)
 
     def evaluate(self, work: Evaluation) -> list[Outcome]:
         setting = work.setting

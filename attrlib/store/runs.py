@@ -48,7 +48,7 @@ class Runs:
         """Adds a run that begins, or begins it again; whether the database took it."""
         now = _now()
         with self._lock:
-            self._kept[key] = Run(key, json.loads(canonical(spec)), json.loads(canonical(parts)), "running", now, now)
+            self._kept[key] = Run(key, json.loads(canonical(spec)), json.loads(json.dumps(parts)), "running", now, now)
             self._states.pop(key, None)
         return self.retry()
 
@@ -78,7 +78,7 @@ class Runs:
         """Writes what is kept in memory; whether the database took it."""
         with self._lock:
             kept, states = dict(self._kept), dict(self._states)
-        rows = [asdict(run) | dict(spec=canonical(run.spec), parts=canonical(run.parts)) for run in kept.values()]
+        rows = [asdict(run) | dict(spec=canonical(run.spec), parts=json.dumps(run.parts)) for run in kept.values()]
 
         def work(connection: Connection) -> None:
             upsert(connection, table, rows, keep=("created",))
