@@ -1,8 +1,10 @@
 """attrlib: attribution maps of image classifiers, and which of them to trust."""
 
 import attrlib._openmp  # noqa: F401  must come before torch
-from attrlib.api import explain
+from attrlib.api import compare, explain, score
+from attrlib.data.datasets import list_datasets, load_dataset
 from attrlib.data.samples import open_image
+from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import (
     AttrlibError,
     Cancelled,
@@ -18,7 +20,8 @@ from attrlib.errors import (
 from attrlib.methods import Attribution, list_methods
 from attrlib.models import Classifier, list_models, load_model, wrap_model
 from attrlib.postprocess import resize, smooth
-from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec
+from attrlib.protocols import list_protocols
+from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ProtocolSpec, RunSpec, ViewSpec
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,15 +38,24 @@ __all__ = [
     "ModelError",
     "ModelSpec",
     "ProtocolError",
+    "ProtocolSpec",
+    "RunResult",
+    "RunSpec",
+    "Score",
     "SpecError",
     "StoreError",
     "ViewSpec",
+    "compare",
     "explain",
+    "list_datasets",
     "list_methods",
     "list_models",
+    "list_protocols",
+    "load_dataset",
     "load_model",
     "open_image",
     "resize",
+    "score",
     "smooth",
     "wrap_model",
 ]

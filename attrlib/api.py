@@ -8,12 +8,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attrlib.data.datasets import Dataset, load_dataset
 from attrlib.data.images import Photo
 from attrlib.data.samples import open_image
+from attrlib.engine.run import Watch, run
+from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import ImageError, SpecError
 from attrlib.methods import BATCH_SIZE, Attribution, Progress, attribute, no_progress
 from attrlib.models import Classifier
-from attrlib.specs import MethodSpec
+from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
+from attrlib.store import Store, open_store
 
 Picture = Photo | Image.Image | str | Path
 Images = Picture | Iterable[Picture] | Tensor
@@ -42,6 +46,70 @@ def explain(
     spec = MethodSpec(spec.name, layer or spec.layer, tuple((spec.values | params).items()))  # type: ignore[arg-type]
     batch = as_batch(model, images)
     return attribute(model, spec, batch, _targets(model, target, len(batch)), seed, batch_size, progress)
+
+
+def score(
+    protocol: str | ProtocolSpec,
+    model: Classifier,
+    method: str | MethodSpec,
+    data: str | Path | Dataset,
+    *,
+    layer: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    fast: bool = False,
+    width: float | None = None,
+    classes: str = "auto",
+    max_memory: int | None = None,
+    store: Store | None = None,
+    watch: Watch = lambda _event: None,
+    **params: object,
+) -> Score:
+    """How good a method is under a protocol, item by item; `params` are the protocol's. What was computed before is not again.
+
+    `limit` counts items (images, or grids), chosen by `seed`; `width` ends the run when the 95 % interval is no wider; `fast`
+    computes in bfloat16; `classes` says how the data name classes (`auto`, `wnid`, `name`, `index`, `order`); `max_memory` is in
+    bytes. `watch` is told how far it is, and raises `Cancelled` to stop. Raises `AttrlibError` that says what to do.
+    """
+    own = protocol if isinstance(protocol, ProtocolSpec) else ProtocolSpec.parse(str(protocol))
+    own = ProtocolSpec(own.name, tuple((own.values | params).items()))  # type: ignore[arg-type]
+    chosen = MethodSpec.parse(method, layer or "") if isinstance(method, str) else method
+    result = compare(
+        [own], model, [chosen], data, limit=limit, seed=seed, fast=fast, width=width, classes=classes, max_memory=max_memory,
+        store=store, watch=watch,
+    )  # fmt: skip
+    return next(iter(result.scores.values()))
+
+
+def compare(
+    protocols: Iterable[str | ProtocolSpec],
+    model: Classifier,
+    methods: Iterable[str | MethodSpec],
+    data: str | Path | Dataset,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    fast: bool = False,
+    width: float | None = None,
+    classes: str = "auto",
+    max_memory: int | None = None,
+    store: Store | None = None,
+    watch: Watch = lambda _event: None,
+) -> RunResult:
+    """Several methods under several protocols on the same items: scores, and the ranks that the data allow. Options as in `score`."""
+    dataset = load_dataset(data)
+    spec = RunSpec(
+        model.spec,
+        dataset.name,
+        tuple(p if isinstance(p, ProtocolSpec) else ProtocolSpec.parse(str(p)) for p in protocols),
+        tuple(m if isinstance(m, MethodSpec) else MethodSpec.parse(str(m)) for m in methods),
+        limit,
+        seed,
+        fast,
+        width,
+        classes,
+    )
+    return run(spec, model, dataset, store or open_store(), watch, max_memory)
 
 
 def as_batch(model: Classifier, images: Images) -> Tensor:

@@ -249,10 +249,23 @@ class RunSpec:
         options = {"limit": self.limit, "seed": self.seed, "fast": self.fast, "width": self.width, "classes": self.classes}
         given = "".join(f", {name}={value!r}" for name, value in options.items() if value != getattr(type(self), name))
         lines = ["import attrlib", "", f"model = attrlib.load_model({model})", f"data = attrlib.load_dataset({self.data!r})"]
-        return "\n".join(
-            [*lines, f"for protocol in {[str(p) for p in self.protocols]}:", f"    for method in {[str(m) for m in self.methods]}:"]
-            + [f"        score = attrlib.score(protocol, model, method, data{given})", "        print(protocol, method, score.mean, score.ci95)"]
+        lines += [f"protocols = {[str(p) for p in self.protocols]}", f"methods = {[str(m) for m in self.methods]}"]
+        lines += [f"result = attrlib.compare(protocols, model, methods, data{given})", "for row in result.table():", "    print(row)"]
+        return "\n".join(lines)
+
+
+def read_run(fields: Mapping[str, Any]) -> RunSpec:
+    """The run whose fields these are, as JSON holds them. Raises `SpecError` for anything else."""
+    try:
+        return RunSpec(
+            ModelSpec(**fields["model"]),
+            str(fields["data"]),
+            tuple(ProtocolSpec(p["name"], tuple((k, v) for k, v in p["params"])) for p in fields["protocols"]),
+            tuple(MethodSpec(m["name"], m["layer"], tuple((k, v) for k, v in m["params"])) for m in fields["methods"]),
+            **{name: fields[name] for name in ("limit", "seed", "fast", "width", "classes")},
         )
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"this is no run ({type(error).__name__}: {str(error)[:80]}); begin it anew") from None
 
 
 def read_link(fields: Mapping[str, str], default: ExplainSpec) -> tuple[ExplainSpec, list[str]]:

@@ -17,7 +17,15 @@ FLOORS = [
     {"attrlib.engine"},
     {"attrlib.methods", "attrlib.protocols", "attrlib.figures"},
     {"attrlib.models", "attrlib.data", "attrlib.store"},
-    {"attrlib.specs", "attrlib.postprocess", "attrlib.statistics", "attrlib.registry", "attrlib.errors", "attrlib._torchvision", "attrlib._openmp"},
+    {
+        "attrlib.specs",
+        "attrlib.postprocess",
+        "attrlib.statistics",
+        "attrlib.registry",
+        "attrlib.errors",
+        "attrlib._torchvision",
+        "attrlib._openmp",
+    },
 ]
 """From the top. A module imports from floors below its own and from its own room."""
 BOTTOM = len(FLOORS) - 1

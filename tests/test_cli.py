@@ -22,7 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import attrlib
-import attrlib.cli
+import attrlib.cli.explain
 from attrlib.errors import Cancelled
 from attrlib.methods import METHODS
 from attrlib.models import Classifier, load_model
@@ -42,7 +42,7 @@ def _one_model(embedded: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = (name, device, checkpoint) == ("efficientnet_lite0", "auto", None)
         return embedded if plain else load_model(name, device, checkpoint=checkpoint)
 
-    monkeypatch.setattr(attrlib.cli, "load_model", load)
+    monkeypatch.setattr(attrlib.cli.explain, "load_model", load)
 
 
 def run(*arguments: object) -> Result:
@@ -91,7 +91,7 @@ def explained(tmp_path_factory: pytest.TempPathFactory, embedded: Classifier) ->
     """The folder of one run that many tests look at or repeat."""
     out = tmp_path_factory.mktemp("explained")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attrlib.cli, "load_model", lambda *_args, **_options: embedded)
+        patch.setattr(attrlib.cli.explain, "load_model", lambda *_args, **_options: embedded)
         succeeds("explain", "--image", "sample:cat", "--methods", METHODS_TEXT, "--seed", 3, "--out", out)
     return out
 
@@ -691,7 +691,7 @@ def test_an_interruption_ends_with_code_130_and_leaves_nothing(
         if len(calls) > after:
             raise stop
 
-    monkeypatch.setattr(attrlib.cli, "_progress_line", lambda: interrupt)
+    monkeypatch.setattr(attrlib.cli.explain, "_progress_line", lambda: interrupt)
     result = run("explain", "--image", "sample:cat", "--methods", "SmoothGrad@Final:samples=100", "--out", tmp_path / "out")
     assert isinstance(result.exception, SystemExit)
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "cancelled\n")

@@ -122,7 +122,7 @@ def file_digest(path: str, name: str) -> str:
         # Opening a named pipe would wait for ever.
         if stat.S_ISREG(status.st_mode):
             return _digest_of(path, status.st_size, status.st_mtime_ns)
-    except (OSError, ValueError):
+    except OSError:
         pass
     raise ImageError(f"{name} cannot be read; put the file back, or load the data set again")
 

@@ -239,7 +239,8 @@ class _Run:
             for own in group.parts
             if own in self.found
         }
-        self.store.save_run(key, {"kind": "score", "spec": self.spec, "model_digest": self.model.digest}, parts)
+        about = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "deletion_tuned": self.model.deletion_tuned}
+        self.store.save_run(key, about | {"model_digest": self.model.digest}, parts)
         self.store.set_state(key, state)
 
 

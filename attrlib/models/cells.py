@@ -223,6 +223,7 @@ class _ConvolutionalHead(nn.Module):
         self.layers, self.side = layers, side
 
     def forward(self, features: Tensor) -> Tensor:
+        """Logits (B,C) of features (B,c,h,w)."""
         side = self.side
         for layer in self.layers:
             if isinstance(layer, nn.Linear):

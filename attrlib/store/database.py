@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import URL, Connection, Engine, MetaData, text
-from sqlalchemy.exc import SQLAlchemyError
 
 from attrlib.errors import StoreError
 from attrlib.store.engines import NAMESPACE, OtherSchema, file_engine, prepare, server_engine
-from attrlib.store.failures import Damaged, Refused, Unavailable, is_damage, reason
+from attrlib.store.failures import TROUBLE, Damaged, Refused, Unavailable, is_damage, reason
 from attrlib.store.tables import SCHEMA
 from attrlib.store.urls import place_of, redacted
 
@@ -101,7 +100,7 @@ class Database:
         try:
             with engine.connect().execution_options(write=write) as connection, connection.begin():
                 return work(connection)
-        except (SQLAlchemyError, Damaged) as error:
+        except TROUBLE as error:
             self._repair(error, engine, repaired)
         return self._run(work, write, repaired=True)
 
@@ -128,7 +127,7 @@ class Database:
                     "set ATTRLIB_STORE_URL to another database"
                 ) from None
             self._set_aside(f"schema-{version}", "is of another version of attrlib")
-        except (SQLAlchemyError, Damaged) as error:
+        except TROUBLE as error:
             engine.dispose()
             self._repair(error, None, repaired)
         return self._opened(repaired=True)
@@ -186,7 +185,8 @@ class Database:
     def _mode(self) -> str:
         """Empty, or how SQLite reads a file that it may not write: a log beside it says that somebody else does."""
         assert self._file is not None
-        if os.access(self._file, os.W_OK) and os.access(self._file.parent, os.W_OK):
+        effective = os.access in os.supports_effective_ids
+        if all(os.access(path, os.W_OK, effective_ids=effective) for path in (self._file, self._file.parent)):
             return ""
         return "mode=ro" if self._files()[-1].exists() else "immutable=1"
 

@@ -4,7 +4,7 @@ import errno
 import sqlite3
 import threading
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 NOT_KEPT = "results are kept in memory only, and lost when the program ends: {why}"
 NOT_READ = "results that are stored cannot be read, and are computed again: {why}"
@@ -34,6 +34,10 @@ class Refused(Unavailable):
     """A database that is there and is not to be touched."""
 
 
+TROUBLE = (SQLAlchemyError, Damaged, UnicodeDecodeError)
+"""What work on a database raises. The last: SQLite's message about a damaged file may quote it."""
+
+
 class Notes:
     """Sentences for the user, each once, in order. Any thread may add one by calling it."""
 
@@ -55,7 +59,8 @@ class Notes:
 def is_damage(error: Exception) -> bool:
     """Whether the error means that an SQLite file is damaged, as opposed to busy, full or out of reach."""
     undecodable = isinstance(_cause(error), sqlite3.OperationalError) and "Could not decode" in str(_cause(error))
-    return isinstance(error, Damaged) or undecodable or _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    nonsense = undecodable or isinstance(error, Damaged | UnicodeDecodeError)
+    return nonsense or _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def is_lock(error: Exception) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from attrlib.store.failures import Damaged
 
 DTYPES = ("float32", "float16")
+_LARGEST = torch.finfo(torch.float32).max
 _SUFFIX = ".safetensors"
 _counter = itertools.count()
 
@@ -62,7 +63,9 @@ def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _whole(halves: Tensor, scale: Tensor) -> Tensor:
-    return (halves.double() * scale).float()
+    values = halves.double() * scale
+    # What was rounded up to 2**128 is the largest float32, not infinity.
+    return torch.where(values.isinf(), values, values.clamp(-_LARGEST, _LARGEST)).float()
 
 
 class Files:

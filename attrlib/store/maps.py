@@ -57,14 +57,14 @@ class Maps:
         self._index = Database(file_url(folder / "index.sqlite"), index, self._begun_anew)
 
     def get(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """The maps of those keys that are known, float32 (1,h,w). A file that is damaged or missing is dropped with a note."""
+        """The maps of those keys that are known, in their order, float32 (1,h,w). A file that is damaged or missing is dropped with a note."""
         with self._lock:
             found = {key: decode(self._kept[key]) for key in keys if key in self._kept}
         try:
             rows = self._index.read(lambda c: _rows(c, keys))
         except Unavailable as error:
             self._notes(NOT_READ.format(why=error))
-            return found
+            rows = []
         lost = set()
         for key, content, _used in rows:
             blob = self._files.read(content)
@@ -76,7 +76,7 @@ class Maps:
         with suppress(Unavailable):
             self._drop(lost)
             self._touch([key for key, _content, used in rows if key in found and used < now - FRESH], now)
-        return found
+        return {key: found[key] for key in keys if key in found}
 
     def add(self, maps: Mapping[str, Tensor]) -> None:
         """Keeps maps (1,h,w) whose keys are new; in memory while the disk takes none, with a note."""

@@ -34,7 +34,7 @@ class Records:
         self._kept: dict[tuple[str, str], tuple[str, Record]] = {}
 
     def get(self, key: str, items: Sequence[str]) -> dict[str, Record]:
-        """The records of those items that are known."""
+        """The records of those items that are known, in their order."""
         query = select(table.c.item, table.c.value, table.c.details).where(table.c.key == key)
 
         def work(connection: Connection) -> dict[str, Record]:
@@ -44,10 +44,10 @@ class Records:
         with self._lock:
             found = {item: self._kept[key, item][1] for item in items if (key, item) in self._kept} if self._kept else {}
         try:
-            return found | self._database.read(work)
+            found |= self._database.read(work)
         except Unavailable as error:
             self._notes(NOT_READ.format(why=error))
-            return found
+        return {item: found[item] for item in items if item in found}
 
     def add(self, key: str, spec: Mapping, records: Mapping[str, Record]) -> bool:
         """Adds those that are new, in one transaction; whether the database took them."""

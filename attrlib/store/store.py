@@ -61,7 +61,7 @@ class Store:
         return self._notes.texts
 
     def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
-        """The records under that key of those items that are known."""
+        """The records under that key of those items that are known, in their order."""
         return self._records.get(key, items)
 
     def add_records(self, key: str, spec: Mapping, records: Mapping[str, Record]) -> None:
@@ -74,7 +74,7 @@ class Store:
             self._retry()
 
     def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """The maps of those keys that are known, float32 (1,h,w). What is damaged or missing on disk is dropped, with a note."""
+        """The maps of those keys that are known, in their order, float32 (1,h,w). What is damaged or missing on disk is dropped, with a note."""
         return self._maps.get(keys)
 
     def add_maps(self, maps: Mapping[str, Tensor]) -> None:

@@ -1,8 +1,6 @@
-"""The public verbs on the command line: `python -m attrlib models|methods|explain`."""
+"""One picture explained by several methods: `python -m attrlib explain`."""
 
 import dataclasses
-import functools
-import inspect
 import json
 import sys
 import tempfile
@@ -12,90 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from attrlib.cli.common import Json, command
 from attrlib.data.samples import open_image
 from attrlib.engine.explanation import MANIFEST, Explanation, check_same, explain_photo, first, read_manifest
-from attrlib.errors import AttrlibError, Cancelled, SpecError
-from attrlib.methods import list_methods
-from attrlib.models import EMBEDDED, list_models, load_model
-from attrlib.registry import Param
+from attrlib.errors import SpecError
+from attrlib.models import EMBEDDED, load_model
 from attrlib.specs import ExplainSpec, ModelSpec, ViewSpec, parse_methods, whole
-
-app = typer.Typer(
-    help="Explore and judge attribution maps of image classifiers.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
-
-def main() -> None:
-    """Entry point of `python -m attrlib`."""
-    app(prog_name="python -m attrlib")
-
-
-def command(options: tuple[Param, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a command: `options` become flags, passed as keyword `options`; errors end in one line and exit code 2 (130 if cancelled)."""
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def run(**given: Any) -> None:
-            try:
-                if options:
-                    given["options"] = {p.name: value for p in options if (value := given.pop(p.name)) is not None}
-                function(**given)
-            except (Cancelled, KeyboardInterrupt):
-                typer.echo("cancelled", err=True)
-                raise typer.Exit(130) from None
-            except AttrlibError as error:
-                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-                raise typer.Exit(2) from None
-
-        own = [p for p in inspect.signature(function).parameters.values() if p.name != "options"]
-        run.__signature__ = inspect.Signature([*own, *map(_flag, options)])  # type: ignore[attr-defined]
-        app.command(function.__name__)(run)
-        return run
-
-    return decorate
-
-
-def _flag(option: Param) -> inspect.Parameter:
-    kind = Annotated[
-        str | None, typer.Option(f"--{option.name}", help=f"{option.help} ({option.expects()}; default {option.format(option.default)}).")
-    ]
-    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-
-
-@command()
-def models(
-    pattern: Annotated[str, typer.Argument(help="For example 'timm:resnet*'; without it, the models that need no download.")] = "",
-    as_json: Json = False,
-) -> None:
-    """List models."""
-    found = list_models(pattern)
-    if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(m) for m in found]))
-        return
-    for m in found:
-        typer.echo(f"{m.name:32} {m.source:12} {m.note}".rstrip())
-    if not pattern:
-        typer.echo(
-            "Also every timm:NAME and torchvision:NAME (search: models 'timm:resnet*'), with --checkpoint FILE for weights of your own."
-        )
-
-
-@command()
-def methods(as_json: Json = False) -> None:
-    """List attribution methods with their parameters."""
-    found = list_methods()
-    if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(m) for m in found], default=lambda kind: kind.__name__))
-        return
-    for m in found:
-        typer.echo(f"{m.name:16} {m.family:13} default layer {m.default_layer:6} {m.summary}")
-        for p in m.params:
-            typer.echo(f"{'':16} {p.name}={p.format(p.default)}: {p.help} ({p.auto or p.expects()})")
 
 
 @command(options=ViewSpec.options())

@@ -1,0 +1,9 @@
+"""The public verbs on the command line: `python -m attrlib models|methods|protocols|datasets|explain|score|cache`."""
+
+import attrlib.cli.cache
+import attrlib.cli.explain
+import attrlib.cli.lists
+import attrlib.cli.score  # noqa: F401
+from attrlib.cli.common import app, main
+
+__all__ = ["app", "main"]

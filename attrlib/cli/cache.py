@@ -1,0 +1,78 @@
+"""The store: `python -m attrlib cache show|verify|prune|export`."""
+
+import dataclasses
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attrlib.cli.common import Json, command
+from attrlib.errors import SpecError
+from attrlib.store import Store, open_store, parse_bytes
+
+
+class Action(StrEnum):
+    """What is done with the store."""
+
+    SHOW = "show"
+    VERIFY = "verify"
+    PRUNE = "prune"
+    EXPORT = "export"
+
+
+@command()
+def cache(
+    action: Annotated[Action, typer.Argument(help="Show sizes and runs, verify files, prune maps, or export a run.")] = Action.SHOW,
+    run: Annotated[str | None, typer.Option("--run", help="The run to export, by the start of its key; by default the last one.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to export to: .csv, .json or .parquet.")] = None,
+    max_bytes: Annotated[str | None, typer.Option("--max-bytes", help="Prune maps to this size, as in 2GB.")] = None,
+    everything: Annotated[bool, typer.Option("--everything", help="Prune results and runs, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at, check, shrink or export what is stored."""
+    store = open_store()
+    found: dict[str, Any]
+    if action is Action.EXPORT:
+        found = {"run": _export(store, run, out), "out": str(out)}
+        text = f"wrote run {found['run']} to {out}"
+    elif action is Action.VERIFY:
+        verified = dataclasses.asdict(store.verify())
+        found = verified
+        text = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in verified.items())
+    elif action is Action.PRUNE:
+        freed = store.prune(None if max_bytes is None else parse_bytes(max_bytes, "max-bytes"), everything)
+        found, text = {"freed": freed}, f"freed {freed / 2**20:.1f} MB"
+    else:
+        sizes = dataclasses.asdict(store.sizes())
+        runs = store.runs()
+        found = sizes | {"folder": str(store.folder), "run_keys": [r.key for r in runs]}
+        lines = [f"{store.folder}", ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in sizes.items())]
+        text = "\n".join([*lines, *(f"{r.key[:12]}  {r.state:9}  {r.updated[:19]}  {_title(r.spec)}" for r in runs[:50])])
+    for note in store.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(json.dumps(found) if as_json else text)
+
+
+def _title(spec: object) -> str:
+    return "" if not isinstance(spec, dict) or "title" not in spec else str(spec["title"])
+
+
+def _export(store: Store, start: str | None, out: Path | None) -> str:
+    """Writes the run, and returns its key."""
+    if out is None:
+        raise SpecError("no file to export to: add --out FILE.csv, FILE.json or FILE.parquet")
+    keys = [r.key for r in store.runs() if r.key.startswith(start or "")]
+    if not keys:
+        raise SpecError(
+            "there is no run to export" if start is None else f"no run begins with {start!r}; python -m attrlib cache lists them"
+        )
+    if start is not None and len(keys) > 1:
+        raise SpecError(f"{len(keys)} runs begin with {start!r}; give more of the key")
+    data = store.export(keys[0], out.suffix.lower().removeprefix("."))
+    try:
+        out.write_bytes(data)
+    except OSError as error:
+        raise SpecError(f"cannot write {str(out)!r} ({error.strerror}); choose another file with --out") from None
+    return keys[0]

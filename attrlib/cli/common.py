@@ -1,0 +1,57 @@
+"""What all commands share: the application, flags from parameters, errors in one line."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from attrlib.errors import AttrlibError, Cancelled
+from attrlib.registry import Param
+
+app = typer.Typer(
+    help="Explore and judge attribution maps of image classifiers.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def main() -> None:
+    """Entry point of `python -m attrlib`."""
+    app(prog_name="python -m attrlib")
+
+
+def command(options: tuple[Param, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command: `options` become flags, passed as keyword `options`; errors end in one line and exit code 2 (130 if cancelled)."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(**given: Any) -> None:
+            try:
+                if options:
+                    given["options"] = {p.name: value for p in options if (value := given.pop(p.name)) is not None}
+                function(**given)
+            except (Cancelled, KeyboardInterrupt):
+                typer.echo("cancelled", err=True)
+                raise typer.Exit(130) from None
+            except AttrlibError as error:
+                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+                raise typer.Exit(2) from None
+
+        own = [p for p in inspect.signature(function).parameters.values() if p.name != "options"]
+        run.__signature__ = inspect.Signature([*own, *map(_flag, options)])  # type: ignore[attr-defined]
+        app.command(function.__name__)(run)
+        return run
+
+    return decorate
+
+
+def _flag(option: Param) -> inspect.Parameter:
+    kind = Annotated[
+        str | None, typer.Option(f"--{option.name}", help=f"{option.help} ({option.expects()}; default {option.format(option.default)}).")
+    ]
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)

@@ -1,0 +1,78 @@
+"""What there is: `python -m attrlib models|methods|protocols|datasets`."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from attrlib.cli.common import Json, command
+from attrlib.data.datasets import list_datasets
+from attrlib.methods import list_methods
+from attrlib.models import list_models
+from attrlib.protocols import list_protocols
+from attrlib.registry import Param
+
+
+@command()
+def models(
+    pattern: Annotated[str, typer.Argument(help="For example 'timm:resnet*'; without it, the models that need no download.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List models."""
+    found = list_models(pattern)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(m) for m in found]))
+        return
+    for m in found:
+        typer.echo(f"{m.name:32} {m.source:12} {m.note}".rstrip())
+    if not pattern:
+        typer.echo(
+            "Also every timm:NAME and torchvision:NAME (search: models 'timm:resnet*'), with --checkpoint FILE for weights of your own."
+        )
+
+
+@command()
+def methods(as_json: Json = False) -> None:
+    """List attribution methods with their parameters."""
+    found = list_methods()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(m) for m in found], default=lambda kind: kind.__name__))
+        return
+    for m in found:
+        typer.echo(f"{m.name:16} {m.family:13} default layer {m.default_layer:6} {m.summary}")
+        _params(m.params)
+
+
+@command()
+def protocols(as_json: Json = False) -> None:
+    """List protocols with their parameters."""
+    found = list_protocols()
+    if as_json:
+        # JSON knows no infinity.
+        plain = [dataclasses.asdict(p) | {"bounds": [b if abs(b) < float("inf") else None for b in p.bounds]} for p in found]
+        typer.echo(json.dumps(plain, default=lambda kind: kind.__name__))
+        return
+    for p in found:
+        chance = "" if p.chance is None else f", chance {p.chance:g}"
+        typer.echo(f"{p.name:14} {'higher' if p.higher_is_better else 'lower'} is better{chance}. {p.summary} ({p.paper.authors})")
+        _params(p.params)
+
+
+@command()
+def datasets(as_json: Json = False) -> None:
+    """List data sets that have a name."""
+    found = list_datasets()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(d) for d in found]))
+        return
+    for d in found:
+        counts = ", ".join(f"{n} {what}" for n, what in ((d.count, "images"), (d.classes, "classes")) if n is not None)
+        typer.echo(f"{d.name:14} {d.summary} ({counts}{', masks' if d.masks else ''})")
+    typer.echo("Also any folder of class folders, folder of pictures, or CSV file with columns file,label.")
+
+
+def _params(params: Sequence[Param]) -> None:
+    for p in params:
+        typer.echo(f"{'':16} {p.name}={p.format(p.default)}: {p.help} ({p.auto or p.expects()})")

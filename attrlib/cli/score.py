@@ -1,0 +1,219 @@
+"""Methods judged on a data set: `python -m attrlib score`."""
+
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from attrlib.cli.common import Json, command
+from attrlib.data.datasets import load_dataset
+from attrlib.engine.plan import Plan, make_plan
+from attrlib.engine.run import Event, run
+from attrlib.engine.scores import RunResult
+from attrlib.errors import Cancelled, SpecError
+from attrlib.methods import METHODS
+from attrlib.models import EMBEDDED, load_model
+from attrlib.protocols import PROTOCOLS
+from attrlib.specs import ModelSpec, RunSpec, parse_methods, parse_protocols, read_run, whole
+from attrlib.statistics import Summary
+from attrlib.store import open_store, parse_bytes
+
+EVERY = 5.0
+"""Seconds between lines of progress where no terminal shows them."""
+
+
+@command()
+def score(
+    protocol: Annotated[str | None, typer.Option("--protocol", help="Separated by commas: NAME or NAME:key=value, or all.")] = None,
+    methods: Annotated[str | None, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER:key=value, or all.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="A name, a folder of class folders, or a CSV file.")] = None,
+    model: Annotated[str, typer.Option("--model", help="efficientnet_lite0, timm:NAME or torchvision:NAME.")] = EMBEDDED,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="File with weights for the architecture, or random:SEED.")] = None,
+    deletion_tuned: Annotated[bool, typer.Option("--deletion-tuned", help="It was fine-tuned on deleted patches, as idsds needs.")] = False,
+    layer: Annotated[str, typer.Option("--layer", help="For methods that name none: Input, Middle, Final or a module path.")] = "",
+    limit: Annotated[str | None, typer.Option("--limit", help="Items at most: images, or grids.")] = None,
+    seed: Annotated[str, typer.Option("--seed", help="Chooses the items, and draws what is random.")] = "0",
+    width: Annotated[float | None, typer.Option("--width", help="Stop when every 95 % interval is no wider.")] = None,
+    classes: Annotated[str, typer.Option("--classes", help="How class folders name classes: auto, wnid, name, index or order.")] = "auto",
+    fast: Annotated[bool, typer.Option("--fast", help="Compute in bfloat16.")] = False,
+    max_memory: Annotated[str | None, typer.Option("--max-memory", help="As in 4GB; by default half of what is free.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run that did not end.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what it would cost, and compute nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Score methods by protocols on a data set. What was computed before is not computed again."""
+    store = open_store()
+    if resume:
+        if protocol or methods or data:
+            raise SpecError("--resume goes on with the last run that did not end; leave out --protocol, --methods and --data")
+        unfinished = [r for r in store.runs() if r.state != "done"]
+        if not unfinished:
+            raise SpecError("there is no run to resume: all that are stored have ended")
+        spec = read_run(unfinished[0].spec["spec"])
+        deletion_tuned = bool(unfinished[0].spec.get("deletion_tuned"))
+    else:
+        for flag, value in (("--protocol sds", protocol), ("--methods IG,Grad-CAM", methods), ("--data FOLDER", data)):
+            if value is None:
+                raise SpecError(f"add for example {flag}; python -m attrlib protocols, methods and datasets list what there is")
+        protocol, methods = (",".join(known) if name == "all" else str(name) for name, known in ((protocol, PROTOCOLS), (methods, METHODS)))
+        spec = RunSpec(
+            ModelSpec(model, checkpoint),
+            str(data),
+            parse_protocols(protocol),
+            parse_methods(methods, layer),
+            None if limit is None else whole(limit, "limit"),
+            whole(seed, "seed"),
+            fast,
+            width,
+            classes,
+        )
+    budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
+    dataset = load_dataset(spec.data)
+    classifier = load_model(spec.model.architecture, device, checkpoint=spec.model.checkpoint, deletion_tuned=deletion_tuned)
+    if plan:
+        _show_plan(make_plan(spec, classifier, dataset, store, budget), as_json)
+        return
+    with _interruptible() as check, _progress(as_json) as show:
+
+        def watch(event: Event) -> None:
+            check()
+            show(event)
+
+        try:
+            result = run(spec, classifier, dataset, store, watch, budget)
+        except Cancelled:
+            typer.echo("stopped: everything computed so far is kept; python -m attrlib score --resume goes on", err=True)
+            raise
+    _report(result, as_json)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM end the run at its next chunk; a second one at once."""
+    asked = threading.Event()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    def check() -> None:
+        if asked.is_set():
+            raise Cancelled("cancelled")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
+    """Shows events: a live table on a terminal, a line every few seconds where there is none, nothing if quiet."""
+    if quiet or not sys.stderr.isatty():
+        last = time.monotonic()
+
+        def line(event: Event) -> None:
+            nonlocal last
+            if not quiet and time.monotonic() - last > EVERY:
+                last = time.monotonic()
+                typer.echo(_status(event), err=True)
+
+        yield line
+        return
+    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
+        yield lambda event: live.update(_live(event))
+
+
+def _status(event: Event) -> str:
+    left = "" if event.seconds_left is None else f", {_duration(event.seconds_left)} left"
+    rate = f", {event.rate:.2g} a second" if event.rate else ""
+    return f"{event.done}/{event.total} {event.doing}{rate}{left}"
+
+
+def _live(event: Event) -> Table:
+    table = Table("protocol", "method", "mean", "95 % interval", "n", title=_status(event), title_justify="left", box=None)
+    for (protocol, method), found in event.scores.items():
+        table.add_row(protocol, method, _number(found.mean), _interval(found), str(found.n))
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4g}"
+
+
+def _interval(found: Summary) -> str:
+    return "–" if math.isnan(found.low) else f"{found.low:.4g} to {found.high:.4g}"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _show_plan(plan: Plan, as_json: bool) -> None:
+    refused = [{"protocol": str(p), "method": str(m), "reason": why} for p, m, why in plan.refused]
+    if as_json:
+        fields = {
+            "known": plan.known,
+            "missing": plan.missing,
+            "seconds": plan.seconds,
+            "bytes": plan.nbytes,
+            "upper_bound": plan.upper_bound,
+        }
+        typer.echo(json.dumps(fields | {"refused": refused, "notes": plan.notes}))
+        return
+    most = "at most " if plan.upper_bound else ""
+    typer.echo(f"{plan.known} results are known, {most}{plan.missing} must be computed")
+    typer.echo(f"about {most}{_duration(plan.seconds)} and {plan.nbytes / 2**20:.0f} MB")
+    for note in [*plan.notes, *(f"{r['protocol']} {r['method']}: refused: {r['reason']}" for r in refused)]:
+        typer.echo(f"note: {note}", err=True)
+
+
+def _report(result: RunResult, as_json: bool) -> None:
+    rows = result.table()
+    refused = [{"protocol": str(p), "method": str(m), "reason": why} for p, m, why in result.refused]
+    if as_json:
+        scores = [
+            {name: _finite(value) for name, value in row.items()} | {"values": [_finite(float(v)) for v in own.values], "ids": own.ids}
+            for row in rows
+            for own in [next(s for (p, m), s in result.scores.items() if (str(p), str(m)) == (row["protocol"], row["method"]))]
+        ]
+        about = {"cli": result.spec.cli(), "computed": result.computed, "known": result.known, "seconds": result.seconds}
+        agreement = {str(method): _finite(value) for method, value in result.agreement.items()}
+        typer.echo(json.dumps(about | {"scores": scores, "refused": refused, "notes": result.notes, "agreement": agreement}))
+        return
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):
+        own = next(score.protocol for (spec, _), score in result.scores.items() if str(spec) == protocol)
+        chance = "" if own.chance_level is None else f", chance {own.chance_level:g}"
+        typer.echo(f"{protocol}: {'higher' if own.higher_is_better else 'lower'} is better{chance}")
+        for row in (row for row in rows if row["protocol"] == protocol):
+            ranks = f"{row['first']}" if row["first"] == row["last"] else f"{row['first']}–{row['last']}"
+            interval = "–" if math.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"  # type: ignore[arg-type]
+            undefined = f", {row['undefined']} undefined" if row["undefined"] else ""
+            seconds = "" if math.isnan(row["seconds"]) else f"  {row['seconds']:.3f} s a map"  # type: ignore[arg-type]
+            typer.echo(f"  {ranks:>6}  {row['method']:36} {row['mean']:8.4f} {interval:20} n={row['n']}{undefined}{seconds}")
+    for method, value in result.agreement.items():
+        typer.echo(f"note: fast {method}: rank correlation {value:.3f} with the exact maps")
+    for note in [*result.notes, *(f"{r['protocol']} {r['method']}: refused: {r['reason']}" for r in refused)]:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"{result.computed} computed, {result.known} known before, {_duration(result.seconds)}")
