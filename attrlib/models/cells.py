@@ -33,7 +33,7 @@ def grid_view(model: Classifier, setting: str, n: int, cell: int = 0) -> Classif
         if setting == "gridpg":
             views[key] = _pooled(model, n)
         else:
-            views[key] = {"difull": DiFull, "dipart": DiPart}[setting](model, n, cell)
+            views[key] = {"difull": DiFullView, "dipart": DiPartView}[setting](model, n, cell)
     return views[key]
 
 
@@ -74,7 +74,7 @@ class _CellView(Classifier):
         return layout.native(crop(layout.spatial(values), self._n, self._cell))
 
 
-class DiFull(_CellView):
+class DiFullView(_CellView):
     """Looks at one cell only: pixels outside provably cannot matter."""
 
     def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
@@ -95,7 +95,7 @@ class DiFull(_CellView):
 
 
 class _DiFullSplit(Split):
-    def __init__(self, view: DiFull, layer: Layer, inner: Split):
+    def __init__(self, view: DiFullView, layer: Layer, inner: Split):
         super().__init__(inner.module, inner.path, cut=inner.cut)
         self._view, self._layer, self._inner = view, layer, inner
 
@@ -123,7 +123,7 @@ def layout_of(grid: Layout, n: int) -> Layout:
     return replace(grid, height=grid.height // n, width=grid.width // n)
 
 
-class DiPart(_CellView):
+class DiPartView(_CellView):
     """The backbone sees the whole grid, the head the cell's part of the Final layer."""
 
     def __init__(self, model: Classifier, n: int, cell: int):
@@ -150,7 +150,7 @@ class DiPart(_CellView):
 
 
 class _DiPartSplit(Split):
-    def __init__(self, view: DiPart, layer: Layer, inner: Split):
+    def __init__(self, view: DiPartView, layer: Layer, inner: Split):
         super().__init__(inner.module, inner.path, cut=inner.cut)
         self._view, self._layer, self._inner = view, layer, inner
         finished = [found.path for found in view._model.layers.values() if found.path]

@@ -20,6 +20,8 @@ _SQLITE = {
     **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), "another program keeps {place} locked; close that program"),
     **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM), _ERRNO[errno.EACCES]),
 }
+_NONSENSE = ("Could not decode", "unsupported file format", "no such table", "no such column", "has no column")
+"""What SQLite says of damage to the format, the tables' names and texts, with a code that stands for many other errors too."""
 
 
 class Damaged(Exception):
@@ -58,9 +60,9 @@ class Notes:
 
 def is_damage(error: Exception) -> bool:
     """Whether the error means that an SQLite file is damaged, as opposed to busy, full or out of reach."""
-    undecodable = isinstance(_cause(error), sqlite3.OperationalError) and "Could not decode" in str(_cause(error))
-    nonsense = undecodable or isinstance(error, Damaged | UnicodeDecodeError)
-    return nonsense or _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    if isinstance(error, Damaged | UnicodeDecodeError) or _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return True
+    return isinstance(_cause(error), sqlite3.OperationalError) and any(words in str(_cause(error)) for words in _NONSENSE)
 
 
 def is_lock(error: Exception) -> bool:
