@@ -1,0 +1,158 @@
+"""SDS of all methods against the same protocol done as its reference code does it: `python -m benchmarks.scores --data FOLDER`.
+
+The reference (Hesse et al., NeurIPS 2024, visinf/idsds) does everything anew for every method: its maps (gradients by batch, CAMs
+and perturbation methods one image at a time), then 17 separate forward passes with autograd on, tensors in PyTorch's default
+memory format. Here it is written in plain PyTorch and Captum, and scored by SciPy, so that the scores check each other, too.
+Both run in turns in one process; the time of a method is that of its maps and of its share of the rest.
+"""
+
+import argparse
+import copy
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from captum.attr import InputXGradient, IntegratedGradients, Occlusion, Saliency
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+import attrlib
+from attrlib.data.datasets import Dataset
+from attrlib.data.labels import match_classes
+from attrlib.engine.loading import Loader
+from attrlib.engine.run import run
+from attrlib.engine.units import image_units
+from attrlib.methods import METHODS, attribute
+from attrlib.models import Classifier
+from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
+from attrlib.store import Store
+
+SMALL = {"RISE": {"samples": 64}, "Occlusion": {"window": 32, "stride": 32}}
+"""Settings of the methods with a thousand passes, for both sides alike, so that the benchmark ends in minutes; --full uses the defaults."""
+GOAL, GOAL_FAST, TOLERANCE = 2.5, 4.0, 0.01
+Maps = Callable[[Tensor, Tensor], Tensor]
+
+
+def grad_cam(module: nn.Module, layer: nn.Module, positive: bool) -> Maps:
+    """Grad-CAM, or Layer-CAM where gradients are clamped first, one image at a time."""
+
+    def maps(images: Tensor, targets: Tensor) -> Tensor:
+        found = []
+        for image, target in zip(images, targets, strict=True):
+            kept: list[Tensor] = []
+            handle = layer.register_forward_hook(lambda _m, _i, output: kept.append(output))  # noqa: B023
+            score = module(image[None])[0, target]
+            handle.remove()
+            (gradient,) = torch.autograd.grad(score, kept[0])
+            weights = gradient.relu() if positive else gradient.mean((2, 3), keepdim=True)
+            found.append((weights * kept[0]).sum(1, keepdim=True).relu())
+        return F.interpolate(torch.cat(found), size=images.shape[2:], mode="bilinear")
+
+    return maps
+
+
+def reference_maps(model: Classifier, module: nn.Module, spec: MethodSpec) -> Maps:
+    """The method as its users write it: Captum's where it has one, else one image at a time."""
+    final = module.get_submodule(model.layer("Final").path)
+    own = METHODS[spec.name](**spec.values)
+
+    def one_by_one(images: Tensor, targets: Tensor) -> Tensor:
+        maps = [attribute(model, spec, image[None], [int(target)]).maps for image, target in zip(images, targets, strict=True)]
+        return F.interpolate(torch.cat(maps), size=images.shape[2:], mode="bilinear")
+
+    def integrated(images: Tensor, targets: Tensor) -> Tensor:
+        method = IntegratedGradients(module)
+        # All steps of one image at once: those of a whole batch would not fit.
+        maps = [method.attribute(i[None], target=int(t), n_steps=own.steps) for i, t in zip(images, targets, strict=True)]  # type: ignore[attr-defined]
+        return torch.cat(maps).sum(1, keepdim=True)
+
+    def occluded(images: Tensor, targets: Tensor) -> Tensor:
+        window, stride = own.window or 16, own.stride or 8  # type: ignore[attr-defined]
+        maps = [
+            Occlusion(module).attribute(i[None], (3, window, window), (3, stride, stride), target=int(t))
+            for i, t in zip(images, targets, strict=True)
+        ]
+        return torch.cat(maps).sum(1, keepdim=True)
+
+    return {
+        "Gradient": lambda x, t: Saliency(module).attribute(x, target=t, abs=False).sum(1, keepdim=True),
+        "IxG": lambda x, t: InputXGradient(module).attribute(x, target=t).sum(1, keepdim=True),
+        "IG": integrated,
+        "Grad-CAM": grad_cam(module, final, positive=False),
+        "Layer-CAM": grad_cam(module, final, positive=True),
+        "Occlusion": occluded,
+    }.get(spec.name, one_by_one)
+
+
+def reference(model: Classifier, specs: list[MethodSpec], images: Tensor, labels: Tensor) -> dict[MethodSpec, tuple[float, float]]:
+    """Mean SDS and seconds of every method."""
+    module = copy.deepcopy(model.module).to(memory_format=torch.contiguous_format).eval().requires_grad_(True)  # type: ignore[call-overload]
+    slow = copy.copy(model)
+    slow.__dict__ |= dict(module=module, derived={}, _splits={}, _layouts={})
+    found = {}
+    for spec in specs:
+        start, values = time.perf_counter(), []
+        maps_of = reference_maps(slow, module, spec)
+        for first in range(0, len(images), 16):
+            x, t = images[first : first + 16].contiguous(), labels[first : first + 16]
+            maps = maps_of(x, t).detach().numpy()
+            outputs = [module(x).gather(1, t[:, None]).detach()[:, 0].numpy()]
+            side = x.shape[2] // 4
+            cells = [(slice(side * r, side * (r + 1)), slice(side * c, side * (c + 1))) for r in range(4) for c in range(4)]
+            for rows, columns in cells:
+                deleted = x.clone()
+                deleted[:, :, rows, columns] = 0
+                outputs.append(module(deleted).gather(1, t[:, None]).detach()[:, 0].numpy())
+            drops = outputs[0][:, None] - np.stack(outputs[1:], 1)
+            sums = np.stack([maps[:, 0, rows, columns].sum((1, 2)) for rows, columns in cells], 1)
+            values += [spearmanr(a, b).statistic for a, b in zip(drops, sums, strict=True)]
+        found[spec] = (float(np.nanmean(values)), time.perf_counter() - start)
+    return found
+
+
+def ours(model: Classifier, data: Dataset, specs: list[MethodSpec], limit: int, fast: bool) -> tuple[dict[str, float], float]:
+    """Mean SDS of every method, and the seconds of all, with nothing known before."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder=Path(folder))
+        spec = RunSpec(ModelSpec(model.name), data.name, (ProtocolSpec("sds"),), tuple(specs), limit, fast=fast)
+        start = time.perf_counter()
+        result = run(spec, model, data, store)
+        seconds = time.perf_counter() - start
+        store.close()
+    return {str(method): score.mean for (_, method), score in result.scores.items()}, seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder of class folders named by WNID, for example of imagenette's val")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--full", action="store_true", help="RISE and Occlusion with their default numbers of passes")
+    options = parser.parse_args()
+    model, data = attrlib.load_model(device="cpu"), attrlib.load_dataset(options.data)
+    specs = [MethodSpec(name, params=() if options.full else tuple(SMALL.get(name, {}).items())) for name in METHODS]
+    exact, exact_seconds = ours(model, data, specs, options.images, fast=False)
+    fast, fast_seconds = ours(model, data, specs, options.images, fast=True)
+    chosen = image_units(data, match_classes(data.class_names, model.class_names), options.images, seed=0, labelled=True)
+    _, batch = Loader(model, data).get(chosen.units)
+    assert batch is not None
+    theirs = reference(model, specs, batch.images, batch.labels)
+    print(f"{'method':40} reference    exact     fast   seconds of the reference")
+    for spec in specs:
+        score, seconds = theirs[spec]
+        print(f"{spec!s:40} {score:9.4f} {exact[str(spec)]:8.4f} {fast[str(spec)]:8.4f} {seconds:8.1f}")
+    total = sum(seconds for _, seconds in theirs.values())
+    off = {
+        name: max(abs(found[str(s)] - theirs[s][0]) for s in specs if not METHODS[s.name].seeded)
+        for name, found in (("exact", exact), ("fast", fast))
+    }
+    print(f"{len(specs)} methods, {options.images} images: reference {total:.1f} s, exact {exact_seconds:.1f} s, fast {fast_seconds:.1f} s")
+    for name, seconds, goal in (("exact", exact_seconds, GOAL), ("fast", fast_seconds, GOAL_FAST)):
+        print(f"{name}: {total / seconds:.2f} times faster (goal {goal}), scores within {off[name]:.4f} (goal {TOLERANCE})")
+
+
+if __name__ == "__main__":
+    main()
