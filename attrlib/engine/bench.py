@@ -19,6 +19,10 @@ from attrlib.store import Record
 class Shelf(Interface):
     """Where results are kept: the store, or a scratch in memory for work that is done elsewhere and sent back."""
 
+    @property
+    def dtype(self) -> str:
+        """How maps are rounded: float32 or float16."""
+
     def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
         """Those that are known."""
 
@@ -37,6 +41,8 @@ class Shelf(Interface):
 
 class Scratch:
     """A shelf in memory."""
+
+    dtype = "float32"
 
     def __init__(self) -> None:
         self.kept: dict[str, dict[str, Record]] = {}
@@ -80,12 +86,13 @@ class Bench:
     ):
         self.model, self.shelf = model, shelf
         self.setting = Setting(model, seed, rows, fast, progress)
-        self._about: dict[str, object] = {"model": model.name, "model_digest": model.digest, "fast": fast, "numerics": NUMERICS}
+        self._about: dict[str, object] = {"model": model.name, "model_digest": model.digest, "numerics": NUMERICS}
 
     def describe(self, protocol: Protocol, method: MethodSpec) -> dict[str, object]:
         """All that a score depends on besides its item; its digest is the key under which it is kept."""
         seeded = protocol.seeded or METHODS[method.name].seeded
-        return self._about | {"kind": "score", "protocol": protocol.key()} | self._method(method, protocol.views(self.model)[0], seeded)
+        about = {"kind": "score", "protocol": protocol.key(), "fast": self.setting.fast, "maps": self.shelf.dtype}
+        return self._about | about | self._method(method, protocol.views(self.model)[0], seeded)
 
     def perform(self, protocol: Protocol, method: MethodSpec, units: Sequence[Unit], batch: Batch) -> dict[str, Record]:
         """The scores of some units, whose batch this is, by the name of each unit's results."""
@@ -105,7 +112,8 @@ class Bench:
         missing = [row for row, item in enumerate(keys) if item not in known]
         if missing:
             chosen = torch.zeros(len(batch), dtype=torch.long) if targets is None else targets
-            found = measurement.measure(self.setting, part(batch, missing), chosen[missing])
+            # Always exact: they are few, and every method's score depends on them.
+            found = measurement.measure(dataclasses.replace(self.setting, fast=False), part(batch, missing), chosen[missing])
             lists = {name: values.double().tolist() for name, values in found.items()}
             new = {keys[row]: Record(details={name: values[i] for name, values in lists.items()}) for i, row in enumerate(missing)}
             self.shelf.add_records(key, about, new)
@@ -121,8 +129,13 @@ class Bench:
 
     def seconds(self, method: MethodSpec) -> tuple[dict[str, object], str]:
         """What the seconds of a map depend on besides its image, and the digest of it."""
-        about = self._about | {"kind": "seconds", "device": self.model.device.type} | self._method(method, self.model, False)
+        about = self._about | {"kind": "seconds", "device": self.model.device.type, "fast": self._is_fast(method)}
+        about |= self._method(method, self.model, False)
         return about, digest(about)
+
+    def _is_fast(self, method: MethodSpec) -> bool:
+        """Whether maps are made in bfloat16: a single gradient would gain little and is noise afterwards, means of many are not."""
+        return self.setting.fast and not METHODS[method.name].fast
 
     def _method(self, method: MethodSpec, view: Classifier, seeded: bool) -> dict[str, object]:
         # The path rather than the name: a wrapped model may call any layer Middle.
@@ -138,8 +151,8 @@ class Bench:
             if scene.keys is None:
                 maps = self._compute(method, scene, list(range(scene.targets.numel())))
                 return maps[:, 0].unflatten(0, scene.targets.shape), layer
-            about = self._about | self._method(method, scene.model, METHODS[method.name].seeded) | {"view": scene.view}
-            prefix = digest(about)
+            about = {"view": scene.view, "fast": self._is_fast(method), "maps": self.shelf.dtype}
+            prefix = digest(self._about | about | self._method(method, scene.model, METHODS[method.name].seeded))
             pairs = [(item, target) for item, row in zip(scene.keys, scene.targets.tolist(), strict=True) for target in row]
             keys = [digest(prefix, item, target) for item, target in pairs]
             known = self.shelf.maps(list(dict.fromkeys(keys)))
@@ -160,7 +173,8 @@ class Bench:
         area = scene.images.shape[2] * scene.images.shape[3] / (self.model.input_size[0] * self.model.input_size[1])
         rows, targets = max(1, round(setting.rows / area)), scene.targets.flatten()[which].tolist()
         images, shared = (scene.images[owners], None) if several == 1 else (scene.images, owners)
-        found = attribute(scene.model, method, images, targets, setting.seed, rows, setting.progress, setting.fast, shared)
+        fast = self._is_fast(method)
+        found = attribute(scene.model, method, images, targets, setting.seed, rows, setting.progress, fast, shared)
         if scene.keys is not None and not scene.view:
             about, key = self.seconds(method)
             self.shelf.add_records(key, about, {scene.keys[owner]: Record(found.seconds / len(which)) for owner in owners})

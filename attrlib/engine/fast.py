@@ -21,7 +21,10 @@ IMAGES = 2
 def map_agreement(
     spec: RunSpec, model: Classifier, data: Dataset, units: tuple[Unit, ...], shelf: Shelf, progress: Callable[[int, int], None]
 ) -> dict[MethodSpec, float]:
-    """Spearman's correlation of each method's fast maps with its exact ones, at the predicted class, mean over two images."""
+    """Spearman's correlation of each method's fast maps with its exact ones, at the predicted class, mean over two images.
+
+    Methods with a single pass are computed exactly in a fast run too: theirs is 1.
+    """
     single = tuple(Unit(data.item_id(unit.images[0]), unit.images[:1], unit.labels[:1]) for unit in units[:IMAGES])
     _, batch = Loader(model, data).get(single)
     if batch is None:

@@ -107,7 +107,7 @@ class Database:
     def _ready(self) -> Engine:
         with self._opening:
             seen = self._look()
-            if self._engine is None or seen is None or seen != self._seen:
+            if self._engine is None or seen != self._seen:
                 self.close()
                 self._engine = self._opened()
             return self._engine

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import BigInteger, Connection, cast, delete, func, select, update
 from torch import Tensor
 
 from attrlib.store.database import Database
@@ -26,6 +26,9 @@ MEMORY = 256 << 20
 
 FRESH = 60.0
 """Seconds within which a further use of a map is not written down."""
+
+_SIZE = func.coalesce(cast(func.max(table.c.nbytes), BigInteger), 0)
+"""Bytes of a content: a number, whatever a damaged index holds."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Maps:
         fitting = {key: blob for key, blob in blobs.items() if len(blob) <= self._max_bytes}
         if len(fitting) < len(blobs):
             self._notes(f"maps larger than the whole cache ({self._max_bytes} bytes) are not kept; set ATTRLIB_CACHE_BYTES to more")
-        if self._write(fitting):
+        if not fitting or self._write(fitting):
             self.retry()
         else:
             self._keep(fitting)
@@ -100,18 +103,18 @@ class Maps:
 
     def measure(self) -> tuple[int, int]:
         """How many maps there are, and the bytes of their files."""
-        sizes = select(func.max(table.c.nbytes).label("nbytes")).group_by(table.c.content).subquery()
+        sizes = select(_SIZE.label("nbytes")).group_by(table.c.content).subquery()
         total = select(func.coalesce(func.sum(sizes.c.nbytes), 0))
         count = select(func.count()).select_from(table)
         return self._index.read(lambda c: (c.execute(count).scalar_one(), c.execute(total).scalar_one()))
 
     def evict(self, limit: int) -> int:
         """Removes the least recently used maps down to `limit` bytes, all at once. The bytes that are left."""
-        nbytes, used = func.max(table.c.nbytes), func.max(table.c.used)
+        query = select(table.c.content, _SIZE).group_by(table.c.content).order_by(func.max(table.c.used))
 
         def choose(connection: Connection) -> tuple[list[str], int]:
-            rows = connection.execute(select(table.c.content, nbytes).group_by(table.c.content).order_by(used)).all()
-            left, old = sum(row[1] for row in rows), []
+            rows = connection.execute(query).all()
+            left, old = sum(size for _content, size in rows), []
             for content, size in rows:
                 if left <= limit:
                     break

@@ -103,9 +103,11 @@ class Runs:
 
 
 def _run(row: Row) -> Run:
+    if not all(isinstance(value, str) for value in row):
+        raise Damaged
     try:
         return Run(row.key, json.loads(row.spec), json.loads(row.parts), row.state, row.created, row.updated)
-    except (TypeError, ValueError):
+    except ValueError:
         raise Damaged from None
 
 

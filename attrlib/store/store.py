@@ -56,6 +56,11 @@ class Store:
         self._maps = Maps(self.folder / "maps", max_bytes, dtype, self._notes)
 
     @property
+    def dtype(self) -> str:
+        """How maps are rounded: float32 or float16."""
+        return self._dtype
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was repaired, set aside or could not be kept, each once, in a sentence that says what to do."""
         return self._notes.texts

@@ -79,6 +79,6 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, obj
 
 
 def chunks(values: Iterable[str]) -> Iterator[list[str]]:
-    """The values, each once, in lists that fit into one statement."""
-    rest = list(dict.fromkeys(values))
+    """The values in lists that fit into one statement."""
+    rest = list(values)
     return (rest[i : i + CHUNK] for i in range(0, len(rest), CHUNK))
