@@ -1,6 +1,7 @@
 """attrlib: attribution maps of image classifiers, and which of them to trust."""
 
-import attrlib._openmp  # noqa: F401  must come before torch
+import attrlib._openmp  # must come before torch
+import attrlib._torchvision  # noqa: F401  must come before torchvision and timm
 from attrlib.api import compare, explain, score
 from attrlib.data.datasets import list_datasets, load_dataset
 from attrlib.data.samples import open_image

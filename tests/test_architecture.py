@@ -15,11 +15,12 @@ FLOORS = [
     {"pages", "attrlib.cli"},
     {"attrlib.api"},
     {"attrlib.engine"},
-    {"attrlib.methods", "attrlib.protocols", "attrlib.figures"},
+    {"attrlib.methods", "attrlib.protocols", "attrlib.training", "attrlib.figures"},
     {"attrlib.models", "attrlib.data", "attrlib.store"},
     {
         "attrlib.specs",
         "attrlib.postprocess",
+        "attrlib.deletion",
         "attrlib.statistics",
         "attrlib.registry",
         "attrlib.errors",

@@ -12,17 +12,22 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from sqlalchemy.exc import DBAPIError
 from torch import Tensor
 
 from attrlib.errors import StoreError
-from attrlib.store import SCHEMA, Record, Store, Verified, engines, files
+from attrlib.store import SCHEMA, Record, Store, Verified, engines, files, tables
 from attrlib.store import maps as maps_module
+from attrlib.store.database import Database
+from attrlib.store.failures import Damaged, Notes, Unavailable, reason
+from attrlib.store.urls import file_url
 
 SPEC = {"protocol": "GridPG"}
 SIDE = 8
@@ -148,6 +153,26 @@ def test_an_index_that_names_a_path_is_damaged_and_nothing_there_is_touched(tmp_
     assert other.read_bytes() == b"precious"
 
 
+def test_a_file_that_another_process_needs_again_while_it_is_evicted_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = Store(folder=tmp_path), Store(folder=tmp_path)
+    one.add_maps({"a": a_map(1), "b": a_map(2)})
+    index = one._maps._index
+    write = index.write
+
+    def interrupted(work: Callable) -> Any:
+        result = write(work)
+        two.add_maps({"again": a_map(1)})
+        return result
+
+    monkeypatch.setattr(index, "write", interrupted)
+    one.prune(0)
+    assert torch.equal(two.maps(["again"])["again"], a_map(1))
+    assert len(map_files(tmp_path)) == 1
+    for store in (one, two):
+        store.close()
+        assert store.notes == ()
+
+
 # Databases
 
 
@@ -167,6 +192,12 @@ def no_pages(file: Path) -> None:
     """The header is whole, so that it opens; the pages of the rows are not."""
     data = file.read_bytes()
     file.write_bytes(data[:4096] + random.Random(0).randbytes(len(data) - 4096))
+
+
+def change_file(file: Path, statement: str) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(statement)
+        connection.commit()
 
 
 DATABASES = ["results.sqlite", "maps/index.sqlite"]
@@ -193,8 +224,8 @@ def test_a_damaged_database_is_set_aside_and_the_call_goes_on(tmp_path: Path, da
     assert len(store.notes) == 1
     assert str(tmp_path / name) in store.notes[0]
     assert aside[0].name in store.notes[0]
-    assert store.verify().damaged == 0
-    assert len(map_files(tmp_path)) == store.sizes().maps, "maps of a lost index are gone"
+    assert len(map_files(tmp_path)) == store.sizes().maps, "the files of a lost index are gone"
+    assert store.verify() == Verified(store.sizes().maps, 0, 0, 0, 0)
     store.close()
 
 
@@ -209,7 +240,57 @@ def test_the_log_is_set_aside_with_its_database(tmp_path: Path) -> None:
         assert aside.with_name(aside.name + "-wal").stat().st_size > 0
         shutil.copytree(tmp_path, tmp_path / "copy")
     with closing(sqlite3.connect(tmp_path / "copy" / aside.name)) as connection:
-        assert connection.execute("SELECT value, COUNT(*) FROM about JOIN records").fetchall() == [("in the log", 10)]
+        assert connection.execute("SELECT about.value, COUNT(*) FROM about JOIN records").fetchall() == [("in the log", 10)]
+
+
+@pytest.mark.parametrize(("name", "table"), [(DATABASES[0], "records"), (DATABASES[0], "runs"), (DATABASES[1], "maps")])
+def test_a_table_that_is_gone_is_damage(tmp_path: Path, name: str, table: str) -> None:
+    filled(tmp_path)
+    store = Store(folder=tmp_path)
+    with closing(sqlite3.connect(tmp_path / name)) as connection:
+        connection.execute(f"DROP TABLE {table}")
+    store.records("k", KEYS)
+    store.maps(KEYS)
+    store.runs()
+    assert len(store.notes) == 1
+    assert "was damaged" in store.notes[0]
+    assert works(store)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (DATABASES[0], "UPDATE records SET value = 'text' WHERE item = '3'"),
+        (DATABASES[0], "UPDATE records SET details = '{\"x\": [1.0' WHERE item = '3'"),
+        (DATABASES[0], "UPDATE records SET details = '[null]' WHERE item = '3'"),
+        (DATABASES[0], "UPDATE records SET details = CAST(X'7BFF' AS TEXT) WHERE item = '3'"),
+        (DATABASES[0], "UPDATE runs SET spec = ''"),
+        (DATABASES[0], "UPDATE runs SET created = X'00'"),
+        (DATABASES[1], "UPDATE maps SET used = 'text' WHERE key = '3'"),
+        (DATABASES[1], "UPDATE maps SET content = 'short' WHERE key = '3'"),
+    ],
+)
+def test_rows_that_make_no_sense_are_damage(tmp_path: Path, name: str, change: str) -> None:
+    filled(tmp_path)
+    change_file(tmp_path / name, change)
+    with closing(Store(folder=tmp_path)) as store:
+        store.records("k", KEYS)
+        store.maps(KEYS)
+        store.runs()
+        assert len(store.notes) == 1
+        assert "was damaged" in store.notes[0]
+        assert works(store)
+
+
+def test_sizes_that_make_no_sense_do_not_stop_evictions(tmp_path: Path) -> None:
+    filled(tmp_path)
+    change_file(tmp_path / DATABASES[1], "UPDATE maps SET nbytes = 'text' WHERE key = '3'")
+    with closing(Store(folder=tmp_path, max_bytes=5 * SIZE)) as store:
+        store.add_maps({"new": a_map(50)})
+        assert set(store.maps(["new"])) == {"new"}
+        assert len(map_files(tmp_path)) <= 5
+        assert store.notes == ()
 
 
 def test_two_stores_on_a_damaged_database_set_it_aside_once(tmp_path: Path) -> None:
@@ -244,6 +325,28 @@ def test_whatever_bytes_of_a_database_are_wrong_no_call_fails(tmp_path: Path, se
     store.verify()
     assert works(store)
     store.close()
+
+
+def test_damage_that_two_threads_find_is_repaired_once(tmp_path: Path) -> None:
+    notes = Notes()
+    database = Database(file_url(tmp_path / "db.sqlite"), tables.results, notes)
+    calls: list[str] = []
+
+    def inner(_: Any) -> None:
+        calls.append("inner")
+        if calls.count("inner") == 1:
+            raise Damaged
+
+    def outer(_: Any) -> None:
+        calls.append("outer")
+        if calls.count("outer") == 1:
+            database.read(inner)
+            raise Damaged
+
+    database.read(outer)
+    database.close()
+    assert calls == ["outer", "inner", "inner", "outer"]
+    assert (database.times_set_aside, len(notes.texts)) == (1, 1)
 
 
 def test_verify_finds_a_damaged_database_that_still_opens(tmp_path: Path) -> None:
@@ -289,17 +392,11 @@ def test_a_folder_that_somebody_removes_is_made_again(tmp_path: Path) -> None:
 # Versions
 
 
-def set_version(file: Path, statement: str) -> None:
-    with closing(sqlite3.connect(file)) as connection:
-        connection.execute(statement)
-        connection.commit()
-
-
 @pytest.mark.parametrize("name", DATABASES)
 def test_a_database_of_another_version_is_set_aside(tmp_path: Path, name: str) -> None:
     for before in range(2):
         filled(tmp_path)
-        set_version(tmp_path / name, f"UPDATE about SET value = '{SCHEMA - 1}'")
+        change_file(tmp_path / name, f"UPDATE about SET value = '{SCHEMA - 1}'")
         store = Store(folder=tmp_path)
         assert store.records("k", KEYS) == ({} if name == DATABASES[0] else {key: Record(float(key)) for key in KEYS})
         assert len(store.maps(KEYS)) == (0 if name == DATABASES[1] else 10)
@@ -317,7 +414,7 @@ def test_a_database_of_another_version_is_set_aside(tmp_path: Path, name: str) -
 
 def test_a_database_without_a_version_is_set_aside(tmp_path: Path) -> None:
     filled(tmp_path)
-    set_version(tmp_path / "results.sqlite", "DELETE FROM about")
+    change_file(tmp_path / "results.sqlite", "DELETE FROM about")
     with closing(Store(folder=tmp_path)) as store:
         assert works(store)
         assert "another version" in store.notes[0]
@@ -360,6 +457,27 @@ def now_on_disk(folder: Path) -> bool:
         return known and "new" in other.maps(["new"])
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, "another program keeps the file locked; close that program"),
+        (sqlite3.SQLITE_READONLY_DIRECTORY, "the file cannot be written; set ATTRLIB_CACHE"),
+        (sqlite3.SQLITE_FULL, "the disk is full; free some space"),
+        (sqlite3.SQLITE_IOERR_READ, r"the file cannot be used (words of SQLite); check"),
+    ],
+)
+def test_reasons_say_what_to_do(code: int, words: str) -> None:
+    error = sqlite3.OperationalError("words of SQLite\nand more")
+    error.sqlite_errorcode = code
+    assert reason(DBAPIError("SELECT", None, error), "the file").startswith(words)
+
+
+def wait_out(store: Store) -> None:
+    """Waits until the store tries again to write after it has failed to."""
+    for database in (store._database, store._maps._index):
+        time.sleep(max(0.0, database._again - time.monotonic()))
+
+
 @contextmanager
 def lock(*databases: Path) -> Iterator[None]:
     """Another program that has begun to write."""
@@ -380,25 +498,40 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_locked_database_is_read_and_not_waited_for_twice(tmp_path: Path) -> None:
+def test_a_locked_database_is_read_and_written_later(tmp_path: Path) -> None:
     filled(tmp_path)
     store = Store(folder=tmp_path)
     with lock(*(tmp_path / name for name in DATABASES)):
         kept_in_memory(store, "locked")
         assert len(store.records("k", [*KEYS, "new"])) == len(store.maps([*KEYS, "new"])) == 11
-        start = time.monotonic()
+        store.set_state("r", "done")
+        store.save_run("r", {"again": True}, {})
+        assert [(run.state, run.spec) for run in store.runs() if run.key == "r"] == [("running", {"again": True})]
         store.add_records("k", SPEC, {"newer": Record(4.0)})
-        store.add_records("k", SPEC, {"newest": Record(5.0)})
-        assert time.monotonic() - start < 0.09, "one wait at most"
-    time.sleep(0.1)
+        store.add_records("k", SPEC, {"newest": Record(5.0), "newer": Record(9.0), "new": Record(9.0)})
+        assert store.records("k", ["new", "newer"]) == {"new": Record(3.0, {"x": 1.0}), "newer": Record(4.0)}
+    wait_out(store)
     assert not now_on_disk(tmp_path)
     store.add_records("k", SPEC, {"last": Record(6.0)})
     store.add_maps({"last": a_map(51)})
     assert now_on_disk(tmp_path)
     with closing(Store(folder=tmp_path)) as other:
-        assert set(other.records("k", ["newer", "newest", "last"])) == {"newer", "newest", "last"}
+        assert [record.value for record in other.records("k", ["newer", "newest", "last"]).values()] == [4.0, 5.0, 6.0]
         assert set(other.maps(["new", "last"])) == {"new", "last"}
     store.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_after_a_wait_in_vain_writes_fail_at_once_for_as_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(file_url(tmp_path / "db.sqlite"), tables.results, Notes())
+    times = iter([0.0, 30.0, 59.0, 61.0])
+    monkeypatch.setattr("attrlib.store.database.time", SimpleNamespace(monotonic=lambda: next(times)))
+    with lock(tmp_path / "db.sqlite"), pytest.raises(Unavailable, match="locked"):
+        database.write(lambda _: None)
+    with pytest.raises(Unavailable, match="locked"):
+        database.write(lambda _: pytest.fail("tried"))
+    assert database.write(lambda _: "tried") == "tried"
+    database.close()
 
 
 @pytest.mark.usefixtures("impatient")
@@ -407,7 +540,7 @@ def test_a_store_that_opens_while_it_is_locked(tmp_path: Path) -> None:
     with lock(*(tmp_path / name for name in DATABASES)):
         store = Store(folder=tmp_path)
         kept_in_memory(store, "locked", opened=False)
-    time.sleep(0.2)
+    wait_out(store)
     store.add_records("k", SPEC, {"last": Record(6.0)})
     store.add_maps({"last": a_map(51)})
     assert now_on_disk(tmp_path)
@@ -419,7 +552,7 @@ def test_closing_writes_what_was_kept(tmp_path: Path) -> None:
     store = Store(folder=tmp_path)
     with lock(*(tmp_path / name for name in DATABASES)):
         kept_in_memory(store, "locked")
-    time.sleep(0.1)
+    wait_out(store)
     store.close()
     assert now_on_disk(tmp_path)
 
@@ -496,7 +629,7 @@ def test_a_full_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(store.notes) == 1
     assert "full" in store.notes[0]
     limit.clear()
-    time.sleep(0.2)
+    wait_out(store)
     store.add_records("k", SPEC, {"one": Record(1.0)})
     with closing(Store(folder=tmp_path)) as other:
         assert other.records("k", list(many)) == many
@@ -515,6 +648,26 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def test_a_store_that_opens_on_a_full_disk(small_disk: Path) -> None:
+    with suppress(OSError), (small_disk / "large").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    start = time.monotonic()
+    store = Store(folder=small_disk)
+    store.add_records("k", SPEC, {"new": Record(3.0, {"x": 1.0})})
+    store.add_maps({"new": a_map(50)})
+    assert store.records("k", ["new"]) == {"new": Record(3.0, {"x": 1.0})}
+    assert set(store.maps(["new"])) == {"new"}
+    assert time.monotonic() - start < 5
+    assert any("in memory only" in note and "free some space" in note for note in store.notes)
+    (small_disk / "large").unlink()
+    wait_out(store)
+    store.save_run("run", SPEC, {})
+    store.set_state("run", "cancelled")
+    store.close()
+    assert now_on_disk(small_disk)
+
+
 def test_a_disk_that_is_full(small_disk: Path) -> None:
     store = Store(folder=small_disk)
     maps = {str(i): a_map(i, 64) for i in range(40)}
@@ -529,7 +682,7 @@ def test_a_disk_that_is_full(small_disk: Path) -> None:
     assert all("in memory only" in note for note in store.notes)
     assert any("free some space" in note for note in store.notes)
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
-    time.sleep(0.1)
+    wait_out(store)
     store.add_records("k", SPEC, {"last": Record(1.0)})
     store.add_maps({"last": a_map(99)})
     with closing(Store(folder=small_disk)) as other:
@@ -572,7 +725,7 @@ def test_a_folder_that_can_only_be_read(anybody: Path) -> None:
     kept_in_memory(store, "ATTRLIB_CACHE")
     assert len(store.records("k", [*KEYS, "new"])) == len(store.maps([*KEYS, "new"])) == 11
     set_modes(anybody, 0o700, 0o600)
-    time.sleep(0.1)
+    wait_out(store)
     store.add_records("k", SPEC, {"last": Record(6.0)})
     store.add_maps({"last": a_map(51)})
     assert now_on_disk(anybody)
@@ -584,7 +737,7 @@ def test_an_empty_folder_that_can_only_be_read(anybody: Path) -> None:
     store = Store(folder=anybody)
     kept_in_memory(store, "ATTRLIB_CACHE", opened=False)
     anybody.chmod(0o700)
-    time.sleep(0.1)
+    wait_out(store)
     store.close()
     assert now_on_disk(anybody)
 

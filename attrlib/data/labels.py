@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 
-import attrlib._torchvision  # noqa: F401  must come before timm
-
 # isort: split
 from timm.data import ImageNetInfo
 

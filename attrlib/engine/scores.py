@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
 from attrlib.protocols import Protocol
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
-from attrlib.statistics import Place, Summary, rank_table, summary
+from attrlib.statistics import Difference, Place, Summary, paired_difference, rank_table, summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,11 @@ class RunResult:
         of_protocol = {str(method): score for (own, method), score in self.scores.items() if own == protocol}
         better = next(iter(of_protocol.values())).protocol.higher_is_better
         return rank_table({name: score.counted for name, score in of_protocol.items()}, better)
+
+    def differences(self, protocol: ProtocolSpec) -> dict[tuple[MethodSpec, MethodSpec], Difference]:
+        """Of each pair of methods how much higher the first scores on the same items, with its bootstrap interval."""
+        of_protocol = {method: score for (own, method), score in self.scores.items() if own == protocol}
+        return {(a, b): paired_difference(of_protocol[a].counted, of_protocol[b].counted) for a, b in combinations(of_protocol, 2)}
 
     def table(self) -> list[dict[str, object]]:
         """One row for each protocol and method, best first: mean, interval, ranks, counts, seconds for a map."""

@@ -1,6 +1,5 @@
 """Classifiers: loading, wrapping, layers."""
 
-import attrlib._torchvision  # noqa: F401  must come before torchvision and timm
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.layers import NAMED, Layer, Layout
 from attrlib.models.preprocessing import Preprocessing

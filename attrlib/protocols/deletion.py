@@ -1,14 +1,13 @@
-"""What replaces deleted pixels, and the single deletion scores IDSDS and SDS."""
+"""What the output does when pixels are deleted: the single deletion scores IDSDS and SDS, and incremental deletion."""
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
+from attrlib.deletion import BASELINES, cells, replacement
 from attrlib.errors import ProtocolError
 from attrlib.models import Classifier
 from attrlib.postprocess import apply_sign
@@ -18,32 +17,15 @@ from attrlib.specs import SIGNS
 from attrlib.statistics import spearman
 
 IDSDS_PAPER = Paper("Hesse et al. 2024", "Benchmarking the Attribution Quality of Vision Models", "https://arxiv.org/abs/2407.11910")
-BASELINES = ("zeros", "random", "blur")
 TARGETS = ("label", "prediction")
 OUTPUTS = ("logit", "softmax")
-_KERNEL, _SIGMA = 51, 58.0
 
 
-def baseline(name: str, setting: Setting, batch: Batch) -> Tensor:
-    """What replaces deleted pixels, in normalised space (B,3,H,W): `zeros` (the mean colour), `random` U[-1,1] drawn for each image,
-    or `blur`, the image under a 51 x 51 Gaussian of sigma 58, reflected at the border.
-    """
-    images = batch.images
-    if name == "zeros":
-        return torch.zeros_like(images)
-    if name == "random":
-        shape = images.shape[1:]
-        drawn = [torch.rand(shape, generator=setting.generator(item, "baseline")) * 2 - 1 for item in batch.ids]
-        return torch.stack(drawn).to(images.device)
-    # The largest odd kernel that reflection allows, for images smaller than the paper's.
-    wide, tall = (min(_KERNEL, 2 * ((side - 1) // 2) + 1) for side in (images.shape[3], images.shape[2]))
-    return gaussian_blur(gaussian_blur(images, [wide, 1], [_SIGMA, _SIGMA]), [1, tall], [_SIGMA, _SIGMA])
-
-
-def cells(values: Tensor, grid: int) -> list[Tensor]:
-    """Views of the grid * grid cells of (B,C,H,W), row by row, of equal size where the grid divides the sides."""
-    tops, lefts = ([i * side // grid for i in range(grid + 1)] for side in values.shape[2:])
-    return [values[:, :, top:below, left:right] for top, below in pairwise(tops) for left, right in pairwise(lefts)]
+def instead_of(baseline: str, setting: Setting, batch: Batch) -> Tensor:
+    """What replaces deleted pixels of each image; random values are drawn for each from the seed and its content."""
+    shape = batch.images.shape[1:]
+    draw = lambda: torch.stack([torch.rand(shape, generator=setting.generator(item, "baseline")) for item in batch.ids])  # noqa: E731
+    return replacement(baseline, batch.images, draw)
 
 
 @dataclass(frozen=True)
@@ -59,7 +41,7 @@ class PatchOutputs(Measurement):
         return self.baseline == "random"
 
     def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
-        instead = cells(baseline(self.baseline, setting, batch), self.grid)
+        instead = cells(instead_of(self.baseline, setting, batch), self.grid)
         logits = [setting.logits(batch.images)]
         for cell, patch in enumerate(instead):
             deleted = batch.images.clone()
@@ -106,8 +88,13 @@ class SingleDeletion(Protocol):
 
     def check(self, model: Classifier, has_masks: bool) -> None:
         super().check(model, has_masks)
-        if min(model.input_size) < self.grid:
-            raise ProtocolError(f"{self.name}: images of {model.input_size} px cannot be cut into {self.grid} x {self.grid} cells")
+        height, width = model.input_size
+        if height % self.grid or width % self.grid:
+            fitting = [n for n in range(2, 17) if height % n == width % n == 0]
+            raise ProtocolError(
+                f"{self.name}: images of {height} x {width} px cannot be cut into {self.grid} x {self.grid} equal cells; "
+                f"choose grid={', '.join(map(str, fitting)) or 'of another model'}"
+            )
 
     def key(self) -> dict[str, object]:
         # One implementation, and the policy for undefined images changes no image's value.
@@ -193,7 +180,7 @@ class IncrementalDeletion(Protocol):
     def evaluate(self, work: Evaluation) -> list[Outcome]:
         images = work.batch.images
         pixels = images.shape[2] * images.shape[3]
-        instead = baseline(self.baseline, work.setting, work.batch)
+        instead = instead_of(self.baseline, work.setting, work.batch)
         begin, end = (images, instead) if self.mode == "deletion" else (instead, images)
         current, done = begin, torch.zeros(len(images), pixels, dtype=torch.bool)
         priority = self._priority(work.maps())

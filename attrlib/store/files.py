@@ -57,7 +57,7 @@ def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
 
     Below 65504, and values down to 2**-28 of the largest keep all 11 bits. Doubles, as no float32 scales a map of denormals.
     """
-    magnitudes = torch.where(values.isfinite(), values, 0).abs().double().amax(dim=(-3, -2, -1), keepdim=True)
+    magnitudes = torch.where(values.isfinite(), values, 0).abs().double().amax(dim=(-2, -1), keepdim=True)
     scale = torch.ldexp(torch.ones_like(magnitudes), torch.frexp(magnitudes).exponent - 15)
     return (values.double() / scale).half(), scale
 

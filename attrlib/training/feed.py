@@ -1,0 +1,101 @@
+"""Training images, cropped and mirrored at random, a few batches ahead of the training."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attrlib.data.datasets import Dataset
+from attrlib.errors import ImageError
+from attrlib.models import Preprocessing
+from attrlib.models.preprocessing import INTERPOLATIONS
+from attrlib.specs import digest
+from attrlib.training.recipe import Recipe
+
+AHEAD = 4
+
+
+class Feed:
+    """Batches of one data set for training. An image's crop depends on the seed, the epoch and its position alone.
+
+    `failed` names images that could not be read, which are left out of their batches.
+    """
+
+    def __init__(self, data: Dataset, classes: Sequence[int], preprocessing: Preprocessing, recipe: Recipe, threads: int = 2):
+        self.failed: dict[int, str] = {}
+        self._data, self._classes, self._preprocessing, self._recipe, self._threads = data, classes, preprocessing, recipe, threads
+        labelled = [i for i in range(len(data)) if data.label(i) is not None]
+        drawn = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(recipe.seed)).tolist()
+        used = drawn[: max(1, round(recipe.fraction * len(labelled)))]
+        self.indices = sorted(labelled[k] for k in used)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch: the last, incomplete one is left out unless it is the only one."""
+        return max(1, len(self.indices) // self._recipe.batch)
+
+    def epoch(self, number: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of one epoch: uint8 images (b,3,H,W) and the model's classes (b,), in an order drawn for the epoch.
+
+        Of each batch, device `rank` of `world` gets its share.
+        """
+        generator = torch.Generator().manual_seed(int(digest(self._recipe.seed, "order", number)[:15], 16))
+        order = [self.indices[k] for k in torch.randperm(len(self.indices), generator=generator).tolist()]
+        size = self._recipe.batch
+        batches = [order[step * size : (step + 1) * size][rank::world] for step in range(self.steps)]
+        with ThreadPoolExecutor(self._threads, "attrlib-feed") as pool:
+            waiting: deque[list[Future[tuple[Tensor, int] | None]]] = deque()
+            for batch in batches:
+                waiting.append([pool.submit(self._load, index, number) for index in batch])
+                if len(waiting) > AHEAD:
+                    yield _collect(waiting.popleft())
+            while waiting:
+                yield _collect(waiting.popleft())
+
+    def _load(self, index: int, epoch: int) -> tuple[Tensor, int] | None:
+        label = self._data.label(index)
+        try:
+            picture = self._data[index].image
+        except ImageError as error:
+            self.failed[index] = str(error)
+            return None
+        rng = np.random.default_rng(int(digest(self._recipe.seed, epoch, index)[:15], 16))
+        height, width = self._preprocessing.size
+        box = random_box(picture.size, width / height, self._recipe.scale, rng)
+        cropped = picture.resize((width, height), INTERPOLATIONS[self._preprocessing.interpolation], box=box)
+        if self._recipe.flip and rng.random() < 0.5:
+            cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return torch.from_numpy(np.array(cropped)).permute(2, 0, 1), self._classes[int(label or 0)]
+
+
+def random_box(size: tuple[int, int], aspect: float, least: float, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A random crop (left, top, right, bottom) of a picture (width, height), as RandomResizedCrop of torchvision draws it.
+
+    Its area is U(least, 1) of the picture's, its aspect ratio exp(U(log 3/4, log 4/3)) times the input's; after ten vain draws, and
+    where `least` is 1, it is the largest centred crop of the input's aspect ratio.
+    """
+    width, height = size
+    for _ in range(10 if least < 1 else 0):
+        area = width * height * rng.uniform(least, 1)
+        ratio = aspect * np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        wide, tall = np.sqrt(area * ratio), np.sqrt(area / ratio)
+        if wide <= width and tall <= height:
+            left, top = rng.uniform(0, width - wide), rng.uniform(0, height - tall)
+            return left, top, left + wide, top + tall
+    wide, tall = min(width, height * aspect), min(height, width / aspect)
+    left, top = (width - wide) / 2, (height - tall) / 2
+    return left, top, left + wide, top + tall
+
+
+def _collect(futures: Sequence[Future[tuple[Tensor, int] | None]]) -> tuple[Tensor, Tensor]:
+    found = [result for future in futures if (result := future.result()) is not None]
+    if not found:
+        return torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
+    return torch.stack([image for image, _ in found]), torch.tensor([label for _, label in found])
