@@ -317,7 +317,7 @@ def test_an_unknown_tag_of_a_timm_model_is_refused():
 def test_models_are_listed_by_pattern():
     assert [m.name for m in list_models()] == [EMBEDDED]
     found = {m.name: m.source for m in list_models("*:resnet18")}
-    assert found == {"timm:resnet18": "timm", "torchvision:resnet18": "torchvision"}
+    assert found == {"timm:resnet18": "timm", "torchvision:resnet18": "torchvision", "idsds:resnet18": "idsds"}
     assert list_models("nothing like this") == []
 
 

@@ -125,8 +125,9 @@ def default_layers(module: nn.Module, layers: dict[str, Layer], probe: Tensor) -
 
     `Final` is the last stage that still has positions and from which the logits depend on all of them (a vision
     transformer's last block passes on its class token alone, so it is the block before). `Middle` is the last stage at an
-    eighth of the input size, or half the depth where all stages have one size. VGG follows Rao et al.: the ReLU before the
-    last pooling, and the first ReLU after the third.
+    eighth of the input size and, if it can, before `Final`, or half the depth where all stages have one size. A head that maps
+    every position to classes (B-cos, SqueezeNet) is no stage. VGG follows Rao et al.: the ReLU before the last pooling, and the
+    first ReLU after the third.
     """
     vgg = _vgg_layers(module)
     if vgg:
@@ -137,10 +138,12 @@ def default_layers(module: nn.Module, layers: dict[str, Layer], probe: Tensor) -
         middle = blocks[(len(blocks) - 1) // 2 : (len(blocks) + 1) // 2]
         final = _last_read_at_all_positions(module, layers, blocks, probe)
     else:
-        blocks = _stages(module, layers, "")
-        nearest = min((abs(layers[p].layout.height - probe.shape[2] // 8) for p in blocks), default=0)
-        middle = [p for p in blocks if abs(layers[p].layout.height - probe.shape[2] // 8) == nearest][-1:]
-        final = blocks[-1:]
+        heads = [path for path, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:]
+        stages = _stages(module, layers, "")
+        blocks = [p for p in stages if not any(f"{head}.".startswith(f"{p}.") for head in heads)] or stages
+        final, before = blocks[-1:], blocks[:-1] or blocks
+        nearest = min((abs(layers[p].layout.height - probe.shape[2] // 8) for p in before), default=0)
+        middle = [p for p in before if abs(layers[p].layout.height - probe.shape[2] // 8) == nearest][-1:]
     return {name: path for name, paths in (("Middle", middle), ("Final", final)) for path in paths}
 
 

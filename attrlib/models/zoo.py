@@ -19,6 +19,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError, unknown
+from attrlib.models.architectures import ARCHITECTURES, PUBLISHED
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -44,7 +45,7 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
     embedded = ModelInfo(EMBEDDED, "embedded", "EfficientNet-Lite0 on ImageNet-1k, 4.7 M parameters, 224 px; no download")
     found = [embedded] if not pattern or fnmatch(EMBEDDED, pattern) else []
     if pattern:
-        for source, names in (("timm", timm.list_models()), ("torchvision", _torchvision_names())):
+        for source, names in _sources().items():
             found += [ModelInfo(f"{source}:{n}", source) for n in names if fnmatch(f"{source}:{n}", pattern)]
     return found
 
@@ -57,11 +58,16 @@ def check_name(name: str) -> None:
     if source == "timm" and architecture:
         if not timm.is_model(architecture.partition(".")[0]):
             raise ModelError(unknown("timm model", architecture, timm.list_models()))
-    elif source == "torchvision" and architecture:
-        if architecture not in _torchvision_names():
-            raise ModelError(unknown("torchvision model", architecture, _torchvision_names()))
+    elif source in _sources() and architecture:
+        if architecture not in _sources()[source]:
+            raise ModelError(unknown(f"{source} model", architecture, _sources()[source]))
     else:
-        raise ModelError(unknown("model", name, [EMBEDDED], "Or name an architecture as timm:NAME or torchvision:NAME."))
+        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
+        raise ModelError(unknown("model", name, [EMBEDDED], advice))
+
+
+def _sources() -> dict[str, list[str]]:
+    return {"timm": timm.list_models(), "torchvision": _torchvision_names(), "attrlib": list(ARCHITECTURES), "idsds": list(PUBLISHED)}
 
 
 def load_model(
@@ -75,7 +81,9 @@ def load_model(
     class_names: Sequence[str] | None = None,
     deletion_tuned: bool = False,
 ) -> Classifier:
-    """A classifier by name: `efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`, or a checkpoint file with its architecture.
+    """A classifier by name: `efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, or a file with its architecture.
+
+    `idsds:NAME` with `checkpoint` is one of the 16 published deletion-tuned models, from the file that was published for it.
 
     `load_model("timm:resnet18", checkpoint="my.pth")` and `load_model("my.pth", architecture="timm:resnet18")` are the same;
     the number of classes is read from the file. `checkpoint="random:SEED"` gives random weights, as does `pretrained=False`
@@ -94,7 +102,8 @@ def load_model(
         seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
     state = read_checkpoint(file) if file and not file.startswith(RANDOM) else None
     source, _, short = name.partition(":")
-    build = {"timm": _timm, "torchvision": _torchvision, EMBEDDED: _efficientnet_lite0}[source](short, name)
+    builders = {"timm": _timm, "torchvision": _torchvision, "attrlib": _own, "idsds": _published, EMBEDDED: _efficientnet_lite0}
+    build = builders[source](short, name)
     with _seeded(seed):
         if state is None:
             module, preprocessing = build(None, pretrained)
@@ -105,7 +114,7 @@ def load_model(
     spec = ModelSpec(name, file)
     if class_names is None:
         class_names = _imagenet_names(module)
-    return Classifier(module, preprocessing, spec, class_names, deletion_tuned=deletion_tuned)
+    return Classifier(module, preprocessing, spec, class_names, deletion_tuned=deletion_tuned or (source == "idsds" and state is not None))
 
 
 def wrap_model(
@@ -187,6 +196,26 @@ def _torchvision(short: str, name: str) -> Build:
         preset = weights.transforms()
         size, resize = preset.crop_size[0], preset.resize_size[0]
         return module, Preprocessing((size, size), tuple(preset.mean), tuple(preset.std), preset.interpolation.value, size / resize)
+
+    return build
+
+
+def _own(short: str, name: str) -> Build:
+    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+        if pretrained:
+            raise ModelError(f"{name} comes without weights; give a checkpoint, or pretrained=False for random weights")
+        own = ARCHITECTURES[short]
+        return own.build(classes or 1000), own.preprocessing
+
+    return build
+
+
+def _published(short: str, name: str) -> Build:
+    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+        published = PUBLISHED[short]
+        if pretrained:
+            raise ModelError(f"{name} is not downloaded unasked; download {published.url} and give the file as checkpoint")
+        return published.build(classes or 1000), published.preprocessing
 
     return build
 

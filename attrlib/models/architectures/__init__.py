@@ -1,0 +1,26 @@
+"""Architectures that neither timm nor torchvision has, their small versions, and the checkpoints published for them."""
+
+from attrlib.models.architectures.bagnet import BagNet, patch_logits
+from attrlib.models.architectures.bcos import BcosResNet, dynamic_weights, linearised
+from attrlib.models.architectures.catalogue import ARCHITECTURES, Architecture
+from attrlib.models.architectures.fixup import FixupResNet
+from attrlib.models.architectures.published import PUBLISHED, Checkpoint
+from attrlib.models.architectures.resnet import ResNet
+from attrlib.models.architectures.vgg import VGG
+from attrlib.models.architectures.x_resnet import XResNet
+
+__all__ = [
+    "ARCHITECTURES",
+    "PUBLISHED",
+    "VGG",
+    "Architecture",
+    "BagNet",
+    "BcosResNet",
+    "Checkpoint",
+    "FixupResNet",
+    "ResNet",
+    "XResNet",
+    "dynamic_weights",
+    "linearised",
+    "patch_logits",
+]

@@ -1,0 +1,117 @@
+"""BagNet: the mean of the evidence of small patches, and its own explanation, the logits of every patch."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from attrlib.models.architectures.residual import DOUBLING, Stages
+from attrlib.models.frozen import frozen
+
+STRIDES = (2, 2, 2, 1)
+KERNELS = {9: (3, 3, 1, 1), 17: (3, 3, 3, 1), 33: (3, 3, 3, 3)}
+"""The kernel of each stage's first block, by receptive field; all other blocks see single positions."""
+
+
+class Bottleneck(nn.Module):
+    """ResNet's bottleneck with valid convolutions: the shortcut loses the rows and columns at the end that the branch lacks."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, width: int, stride: int = 1, kernel: int = 1):
+        super().__init__()
+        self.stride = stride
+        out = width * self.expansion
+        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, kernel, stride, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or channels != out:
+            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (B,channels,h,w) to (B,4*width,h',w'), h' = (h - kernel) // stride + 1."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(out + shortcut[:, :, : out.shape[2], : out.shape[3]])
+
+
+class BagNet(Stages):
+    """BagNet (Brendel and Bethge 2019): a ResNet-50 whose last positions see patches of `receptive_field` (9, 17 or 33) pixels.
+
+    The logits are the mean over positions, eight pixels apart, of the logits of their patches. `depths` counts the blocks of
+    each stage; the defaults are those of BagNet-33.
+    """
+
+    def __init__(self, receptive_field: int = 33, depths: Sequence[int] = (3, 4, 6, 3), width: int = 64, num_classes: int = 1000):
+        super().__init__()
+        self.receptive_field = receptive_field
+        self.conv1 = nn.Conv2d(3, width, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width, momentum=0.001)
+        self.relu = nn.ReLU(inplace=True)
+        widths = [width * k for k in DOUBLING]
+        channels = self.add_stages(Bottleneck, width, widths, depths, stride=STRIDES, kernel=KERNELS[receptive_field])
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def stem(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn1(self.conv2(self.conv1(x))))
+
+    def head(self, x: Tensor) -> Tensor:
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+@torch.no_grad()
+def patch_logits(model: BagNet, images: Tensor, targets: Tensor | None = None, batch_size: int = 8) -> Tensor:
+    """The logits of the patch around every pixel: (B,K,H,W) from normalised images (B,3,H,W).
+
+    The patch has the side of the model's receptive field, and the pixel is its centre; beyond the image there are zeros.
+    `targets` names the classes of each image, (B,) or (B,K); None takes every class (200 MB for each image of 224 px with 1000
+    classes). Computed in evaluation mode, `batch_size` images at once; the model stays as it was.
+
+    Exact: patches eight pixels apart are one dense pass, so that 64 passes of the shifted image give them all. Passes share
+    what they have in common: at each stride the shifts part ways, one after the other, and only the last stages run 64 times.
+    """
+    height, width = images.shape[2:]
+    reach = model.receptive_field // 2
+    padded = F.pad(images, (reach, reach + -width % 8, reach, reach + -height % 8))
+    maps = []
+    with frozen(model):
+        for start in range(0, len(images), batch_size):
+            part = padded[start : start + batch_size]
+            if targets is None:
+                weight, bias = model.fc.weight.expand(len(part), -1, -1), model.fc.bias.expand(len(part), -1)
+            else:
+                classes = targets[start : start + batch_size].to(images.device).view(len(part), -1)
+                weight, bias = model.fc.weight[classes], model.fc.bias[classes]
+            found = _every_shift(model.blocks, model.stem(part), weight, bias)
+            maps.append(found[:, :, :height, :width])
+    return torch.cat(maps)
+
+
+def _every_shift(blocks: Sequence[nn.Module], x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The maps (B,K,h,w), at stride 1, of blocks and head (B,K,C), (B,K); sides must be such that all shifts give maps of one size."""
+    for i, block in enumerate(blocks):
+        assert isinstance(block, Bottleneck)
+        stride = block.stride
+        if stride == 1:
+            x = block(x)
+            continue
+        rest = blocks[i + 1 :]
+        rows = []
+        for dy in range(stride):
+            row = [_every_shift(rest, block(x[:, :, dy:, dx:]), weight, bias) for dx in range(stride)]
+            rows.append(torch.stack(row, dim=4).flatten(3))
+        return torch.stack(rows, dim=3).flatten(2, 3)
+    return torch.einsum("bkc,bchw->bkhw", weight, x) + bias[:, :, None, None]

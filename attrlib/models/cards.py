@@ -1,0 +1,68 @@
+"""Model cards: what is known of trained weights, as JSON beside them (`NAME.safetensors`, `NAME.json`)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from attrlib.errors import ModelError
+from attrlib.models.preprocessing import Preprocessing
+
+_MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model is and how it came to be.
+
+    `deletion` is the grid and baseline that it was fine-tuned with, None for a model that never saw deleted cells; `accuracy`
+    holds top-1 with its 95 % interval by name (`clean`, `deleted`); `pair` names the same model with, or without, deletion;
+    `digest` is that of the weights.
+    """
+
+    architecture: str
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    data: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    deletion: Mapping[str, Any] | None = None
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
+    parameters: int = 0
+    seed: int = 0
+    seconds: float = 0.0
+    epoch: int = 0
+    pair: str | None = None
+    digest: str = ""
+
+    def text(self) -> str:
+        """The card as JSON."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """The card in a file. Raises `ModelError` for anything that is none."""
+        file = Path(path)
+        try:
+            if file.stat().st_size > _MAX_BYTES:
+                raise ValueError("too large")
+            fields = json.loads(file.read_bytes())
+            own = fields["preprocessing"]
+            sizes = {name: tuple(own[name]) for name in ("size", "mean", "std")}
+            return cls(
+                **{
+                    **fields,
+                    "class_names": tuple(map(str, fields["class_names"])),
+                    "preprocessing": Preprocessing(**{**own, **sizes}),
+                }
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ModelError(
+                f"{file.name} is no model card ({type(error).__name__}: {str(error)[:80]}); it is the JSON that finetune wrote beside the weights"
+            ) from None
+
+
+def card_of(checkpoint: str | Path) -> Path | None:
+    """The card beside a checkpoint, if there is one."""
+    path = Path(checkpoint).expanduser().with_suffix(".json")
+    return path if path.is_file() else None
