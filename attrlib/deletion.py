@@ -21,7 +21,7 @@ def replacement(baseline: str, images: Tensor, draw: Callable[[], Tensor]) -> Te
     if baseline == "random":
         return draw().to(images) * 2 - 1
     # The largest odd kernel that reflection allows, for images smaller than the paper's.
-    wide, tall = (min(_KERNEL, 2 * ((side - 1) // 2) + 1) for side in (images.shape[3], images.shape[2]))
+    wide, tall = (min(_KERNEL, 2 * side - 1) for side in (images.shape[3], images.shape[2]))
     return gaussian_blur(gaussian_blur(images, [wide, 1], [_SIGMA, _SIGMA]), [1, tall], [_SIGMA, _SIGMA])
 
 

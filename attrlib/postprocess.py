@@ -36,10 +36,12 @@ def _smooth_along(maps: Tensor, kernel_size: int, dim: int) -> Tensor:
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resizing of maps (B,1,h,w) to (height, width), align_corners=False."""
+    """Bilinear resizing of maps (B,C,h,w) to (height, width), align_corners=False; a constant map stays constant to the last bit."""
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    large = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    # Rounding alone leaves the range of the values, and would rank the cells of a constant map.
+    return torch.minimum(torch.maximum(large, maps.amin((2, 3), keepdim=True)), maps.amax((2, 3), keepdim=True))
 
 
 def apply_sign(maps: Tensor, sign: str) -> Tensor:

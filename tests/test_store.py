@@ -661,14 +661,20 @@ def test_a_table_that_a_server_does_not_give(tmp_path: Path, server: str) -> Non
 
 def test_two_writers_of_the_same_records_do_not_block_each_other_on_a_server(tmp_path: Path, server: str) -> None:
     stores = [Store(server, tmp_path / str(i)) for i in range(2)]
-    items = [f"item{i}" for i in range(1000)]
-    for step in range(5):
+    stores[0].add_records("k", SPEC, {"first": Record(1.0)})
+    gate = threading.Barrier(2)
+
+    def add(store: Store, records: dict[str, Record]) -> None:
+        gate.wait()
+        store.add_records("k", SPEC, records)
+
+    for step in range(3):
+        records = {f"{step}-{i}": Record(1.0) for i in range(2000)}
         with ThreadPoolExecutor(2) as pool:
-            orders = [items, items[::-1]]
-            list(pool.map(lambda store, order: store.add_records(str(step), SPEC, {i: Record(1.0) for i in order}), stores, orders))  # noqa: B023
+            list(pool.map(add, stores, (records, dict(reversed(records.items())))))
     for store in stores:
         assert store.notes == ()
-        assert store.sizes().records == 5000
+        assert store.sizes().records == 3 * 2000 + 1
         store.close()
 
 
@@ -722,6 +728,12 @@ def test_the_environment_describes_the_store(own: pytest.MonkeyPatch, tmp_path: 
     assert not (tmp_path / "cache" / "results.sqlite").exists()
 
 
+def test_an_empty_variable_is_none(own: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS"):
+        own.setenv(name, "")
+    assert open_store().folder == tmp_path / "cache"
+
+
 @pytest.mark.parametrize(("name", "value"), [("ATTRLIB_CACHE_BYTES", "many"), ("ATTRLIB_MAPS", "bfloat16")])
 def test_an_environment_that_makes_no_sense(own: pytest.MonkeyPatch, name: str, value: str) -> None:
     own.setenv(name, value)
@@ -762,38 +774,44 @@ def test_text_that_is_no_bytes(text: str) -> None:
 # Speed
 
 
-def best_ms(times: list[float]) -> float:
-    """The least disturbed of several measurements."""
-    return min(times) * 1000
+class Best:
+    """The processor's time for the least disturbed of several rounds, in ms: other programs on the machine do not count."""
+
+    def __init__(self) -> None:
+        self.ms = math.inf
+
+    def __enter__(self) -> None:
+        self._start = time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.ms = min(self.ms, 1000 * (time.thread_time() - self._start))
 
 
 def test_adding_and_finding_records_is_fast(store: Store) -> None:
-    adding, finding = [], []
+    adding, finding = Best(), Best()
     store.add_records("many", SPEC, {f"{i:032x}": Record(float(i), {"x": 1.0}) for i in range(5000)})
     for i in range(20):
         records = {f"{i}-{j:030}": Record(1 / (j + 1), {"x": 0.1, "y": 0.2}) for j in range(16)}
-        start = time.perf_counter()
-        store.add_records("k", SPEC, records)
-        adding.append(time.perf_counter() - start)
         items = [f"{(i + j) % 5000:032x}" for j in range(1000)]
-        start = time.perf_counter()
-        assert len(store.records("many", items)) == 1000
-        finding.append(time.perf_counter() - start)
-    assert best_ms(adding) < 4
-    assert best_ms(finding) < 25
+        with adding:
+            store.add_records("k", SPEC, records)
+        with finding:
+            found = store.records("many", items)
+        assert len(found) == 1000
+    assert adding.ms < 2
+    assert finding.ms < 20
 
 
-def test_adding_maps_costs_little_more_than_hashing_and_writing_them(tmp_path: Path, store: Store) -> None:
-    bare, adding = [], []
+def test_adding_maps_costs_little_more_than_hashing_and_writing_them(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", pytest.fail)
+    bare, adding = Best(), Best()
     for i in range(12):
         maps = {f"{i}-{j}": torch.randn(1, 224, 224) for j in range(16)}
         (tmp_path / f"bare{i}").mkdir()
-        start = time.perf_counter()
-        for name, tensor in maps.items():
-            data = tensor.numpy().tobytes()
-            Path(tmp_path, f"bare{i}", f"{name}-{hashlib.blake2b(data).hexdigest()}").write_bytes(data)
-        bare.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        store.add_maps(maps)
-        adding.append(time.perf_counter() - start)
-    assert best_ms(adding) < 2 * best_ms(bare) + 5
+        with bare:
+            for name, tensor in maps.items():
+                data = tensor.numpy().tobytes()
+                Path(tmp_path, f"bare{i}", f"{name}-{hashlib.blake2b(data).hexdigest()}").write_bytes(data)
+        with adding:
+            store.add_maps(maps)
+    assert adding.ms < 2 * bare.ms + 5

@@ -1,33 +1,78 @@
 """Which images make up the grids of GridPG, DiFull and DiPart (Rao et al., CVPR 2022, arXiv 2205.10435)."""
 
+import heapq
 from collections.abc import Sequence
 
 import torch
+
+Shares = tuple[list[int], list[int]]
+"""For each class the grids in which it takes both corners, and those in which it takes one cell."""
 
 
 def compose(classes: Sequence[int], n: int, corners: bool, seed: int) -> list[tuple[int, ...]]:
     """Grids of n x n images, as positions in `classes`, row by row; each image is used once, and there are as many as possible.
 
     Without `corners` all classes of a grid differ. With `corners` the class of the first cell comes once more, with another
-    image, in the last cell, and the classes in between differ from it and from each other. Each grid takes the classes that
-    have most images left, so that none run out early; which images, which cells and the order of the grids are drawn from the
-    seed. The first k grids are the same however many are used.
+    image, in the last cell, and the classes in between differ from it and from each other. Which images, which cells and the
+    order of the grids are drawn from the seed. The first k grids are the same however many are used.
     """
     generator = torch.Generator().manual_seed(seed)
     left: dict[int, list[int]] = {}
     for position in torch.randperm(len(classes), generator=generator).tolist():
         left.setdefault(classes[position], []).append(position)
-    others = n * n - 2 if corners else n * n
+    # In the order in which the seed first meets them, so that no class comes first for its number.
+    images = list(left.values())
+    counts, cells = [len(own) for own in images], n * n - 2 if corners else n * n
+    count, (pairs, singles) = _most(counts, cells, corners)
     grids = []
-    while True:
-        names = sorted(left)
-        drawn = torch.randperm(len(names), generator=generator).tolist()
-        ranked = sorted((names[i] for i in drawn), key=lambda name: -len(left[name]))
-        needed = others + corners
-        if len(ranked) < needed or (corners and len(left[ranked[0]]) < 2):
-            break
-        first, middle = (ranked[:1], ranked[1:needed]) if corners else ([], ranked[:needed])
-        cells = [left[middle[i]].pop() for i in torch.randperm(len(middle), generator=generator).tolist()]
-        grids.append(tuple([left[first[0]].pop(), *cells, left[first[0]].pop()] if corners else cells))
-        left = {name: positions for name, positions in left.items() if positions}
+    for remaining in range(count, 0, -1):
+        due = sorted((k for k in range(len(counts)) if pairs[k] + singles[k]), key=lambda k: -(pairs[k] + singles[k]))
+        first: int | None = None
+        if corners:
+            # A class that is due in every grid, and only as a corner, cannot wait.
+            urgent = [k for k in due if pairs[k] == remaining]
+            first = (urgent or [k for k in due if pairs[k]])[0]
+            pairs[first] -= 1
+        middle = [k for k in due if singles[k] and k != first][:cells]
+        for k in middle:
+            singles[k] -= 1
+        drawn = [images[middle[i]].pop() for i in torch.randperm(len(middle), generator=generator).tolist()]
+        grids.append(tuple(drawn if first is None else [images[first].pop(), *drawn, images[first].pop()]))
     return [grids[i] for i in torch.randperm(len(grids), generator=generator).tolist()]
+
+
+def _most(counts: Sequence[int], cells: int, corners: bool) -> tuple[int, Shares]:
+    """The largest number of grids, and what each class has to give for it."""
+    low, best = 0, ([0] * len(counts), [0] * len(counts))
+    high = sum(counts) // (cells + 2 * corners)
+    while low < high:
+        middle = (low + high + 1) // 2
+        found = _shares(counts, middle, cells, corners)
+        if found is None:
+            high = middle - 1
+        else:
+            low, best = middle, found
+    return low, best
+
+
+def _shares(counts: Sequence[int], grids: int, cells: int, corners: bool) -> Shares | None:
+    """What each class gives for so many grids, in none of which it is twice but in the corners; None where that cannot be."""
+    pairs = [0] * len(counts)
+    # Corners are taken from the class with most to spare: it loses fewest of its single cells.
+    heap = [(-count, k) for k, count in enumerate(counts) if count >= 2]
+    heapq.heapify(heap)
+    for _ in range(grids if corners else 0):
+        if not heap:
+            return None
+        spare, k = heapq.heappop(heap)
+        pairs[k] += 1
+        if counts[k] - 2 * pairs[k] >= 2 and pairs[k] < grids:
+            heapq.heappush(heap, (spare + 1, k))
+    singles = [min(count - 2 * own, grids - own) for count, own in zip(counts, pairs, strict=True)]
+    surplus = sum(singles) - grids * cells
+    if surplus < 0:
+        return None
+    for k in sorted(range(len(counts)), key=lambda k: counts[k] - 2 * pairs[k] - singles[k]):
+        given = min(singles[k], surplus)
+        singles[k], surplus = singles[k] - given, surplus - given
+    return pairs, singles

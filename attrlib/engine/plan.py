@@ -188,5 +188,5 @@ def item_seconds(part: Part, model: Classifier, costs: Probe) -> float:
 
 def _share_behind(model: Classifier, layer: Layer) -> float:
     """The share of the model's layers that run after this one."""
-    paths = [found.path for found in model.layers.values()]
+    paths = [name for name, found in model.layers.items() if name == found.path]
     return 1 - paths.index(layer.path) / len(paths) if layer.path else 1.0

@@ -1,7 +1,7 @@
 """Runs a method on images: the one place where maps are made."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -90,17 +90,17 @@ def attribute(
     maps: list[Tensor] = []
     chosen: list[int] = []
     diagnostics: dict[str, list[float]] = {}
-    for first in range(0, len(of), batch_size):
-        several = of[first : first + batch_size]
-        low, high = min(several), max(several) + 1
+    for part in _batches(of, batch_size):
+        several = of[part]
+        used = list(dict.fromkeys(several))
         with model.session(fast):
-            batch = model.place(images[low:high].detach())
+            batch = model.place((images[several.start : several.stop] if isinstance(several, range) else images[used]).detach())
             if targets is None:
                 with torch.no_grad():
                     target = model.module(batch.clone()).argmax(1)
             else:
-                target = torch.tensor(list(targets[first : first + batch_size]), device=batch.device)
-            indices = None if owners is None else torch.tensor([k - low for k in several], device=batch.device)
+                target = torch.tensor(list(targets[part]), device=batch.device)
+            indices = None if owners is None else torch.tensor([used.index(k) for k in several], device=batch.device)
             task = Task(model, layer, batch, target, indices, seed, batch_size, report)
             found = method.attribute(task)
         if found.shape != (len(several), 1, *layer.shape[1:]):
@@ -118,3 +118,14 @@ def attribute(
         size,
         {name: tuple(values) for name, values in diagnostics.items()},
     )
+
+
+def _batches(owners: Sequence[int], size: int) -> Iterator[slice]:
+    """Runs of items of about `size`, but never an image in two of them: what its items share is computed once."""
+    first = 0
+    while first < len(owners):
+        last = min(first + size, len(owners))
+        while last < len(owners) and owners[last] == owners[last - 1]:
+            last += 1
+        yield slice(first, last)
+        first = last

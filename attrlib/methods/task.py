@@ -68,10 +68,14 @@ class Task:
     def scores(self, inputs: Tensor, rows: Tensor) -> Tensor:
         """Target logits (N,), without gradient."""
         with torch.no_grad():
-            return self._pick(self.logits(inputs, rows), rows)
+            parts = zip(inputs.split(self.chunk), rows.split(self.chunk), strict=True)
+            return torch.cat([self._pick(self.logits(some, own), own) for some, own in parts])
 
     def gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None = None) -> Tensor:
         """d target logit / d inputs, of the shape of `inputs`. `visit` sees the logits' graph before the backward pass."""
+        if len(rows) > self.chunk:
+            parts = zip(inputs.split(self.chunk), rows.split(self.chunk), strict=True)
+            return torch.cat([self.gradient(some, own, visit) for some, own in parts])
         leaf = inputs.detach().requires_grad_()
         with torch.enable_grad():
             scores = self._pick(self.logits(leaf, rows), rows)

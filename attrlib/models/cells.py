@@ -8,12 +8,11 @@ Inputs are grids (B,3,n*H,n*W) of n x n cells of the model's input size, row by 
 
 import copy
 from collections import OrderedDict
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from timm.models.vgg import ConvMlp
 from torch import Tensor, nn
 
@@ -63,6 +62,15 @@ class _CellView(Classifier):
         """Height and width of the grid in pixels."""
         height, width = self._model.input_size
         return height * self._n, width * self._n
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """The layers of the model, on grids, where they are defined there."""
+        found = {}
+        for name in self._model.layers:
+            with suppress(LayerError):
+                found[name] = self.layer(name)
+        return found
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (B,C) of the cell in grids (B,3,n*H,n*W)."""
@@ -128,6 +136,7 @@ class DiPartView(_CellView):
 
     def __init__(self, model: Classifier, n: int, cell: int):
         super().__init__(model, n, cell)
+        self._sound: set[str] = set()
         if "Final" not in model.layers:
             raise LayerError(f"{model.name} has no layer Final with a map to crop; DiPart is not defined for it")
         own = model.layer("Final").layout
@@ -145,16 +154,38 @@ class DiPartView(_CellView):
         return self._model.layer(name, size or self.input_size)
 
     def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
-        """f_explain o f_pre with all but one cell cut off from the Final layer on."""
-        return _DiPartSplit(self, layer, self._model.split(layer, size))
+        """f_explain o f_pre with all but one cell cut off from the Final layer on.
+
+        Raises `LayerError` for a layer behind Final whose cells have read their neighbours.
+        """
+        size = size or torch.Size((3, *self.input_size))
+        split = _DiPartSplit(self, layer, self._model.split(layer, size))
+        if split.behind and layer.path != self._final.path and layer.path not in self._sound:
+            self._check(layer, split, size)
+            self._sound.add(layer.path)
+        return split
+
+    def _check(self, layer: Layer, split: Split, size: torch.Size) -> None:
+        grids = self._probe(2, size)
+        with torch.no_grad():
+            expected = self.split(self.layer("Input", (size[1], size[2])), size).fresh().after(grids)
+            mine = split.fresh()
+            features = mine.before(grids)
+            try:
+                found = mine.after(features)
+            except RuntimeError:
+                # Something goes around the layer, and has the size of the whole grid.
+                found = torch.full_like(expected, torch.nan)
+        if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
+            raise LayerError(f"layer {layer.name!r} of {self.name} lies behind Final and mixes the cells; DiPart is defined up to Final")
 
 
 class _DiPartSplit(Split):
     def __init__(self, view: DiPartView, layer: Layer, inner: Split):
         super().__init__(inner.module, inner.path, cut=inner.cut)
         self._view, self._layer, self._inner = view, layer, inner
-        finished = [found.path for found in view._model.layers.values() if found.path]
-        self._behind = bool(layer.path) and finished.index(layer.path) >= finished.index(view._final.path)
+        finished = [name for name, found in view._model.layers.items() if name == found.path]
+        self.behind = bool(layer.path) and finished.index(layer.path) >= finished.index(view._final.path)
 
     def fresh(self) -> Split:
         return _DiPartSplit(self._view, self._layer, self._inner.fresh())
@@ -163,11 +194,11 @@ class _DiPartSplit(Split):
         return self._inner.before(images)
 
     def seen(self, factors: Tensor) -> Tensor:
-        return crop(factors, self._view._n, self._view._cell) if self._behind else factors
+        return crop(factors, self._view._n, self._view._cell) if self.behind else factors
 
     def after(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
         view = self._view
-        if self._behind:
+        if self.behind:
             return self._inner.after(view._crop(output, self._layer.layout), rows)
 
         def cut(_module: nn.Module, _args: Any, features: Tensor) -> Tensor:
@@ -193,45 +224,55 @@ def _pooled(model: Classifier, n: int) -> Classifier:
 
 
 def _not_pooled(model: Classifier, n: int) -> str:
-    """Why the head does more than pool: features repeated n x n times must give the same logits. Empty where it pools."""
+    """Why the head does more than pool over the positions of the Final layer. Empty where it pools.
+
+    The order of the positions must not matter, nor, where all are alike, their number.
+    """
     try:
         if "Final" not in model.layers:
             return f"{model.name} has no layer Final with a map"
         height, width = model.input_size
-        small, large = model.layer("Final"), model.layer("Final", (height * n, width * n))
-        if small.layout.prefix or large.layout.height != n * small.layout.height:
-            return f"that of {model.name} reads a class token or positions of its own"
+        size = torch.Size((3, height * n, width * n))
+        small, large = model.layer("Final"), model.layer("Final", (size[1], size[2]))
+        if small.layout.prefix:
+            return f"that of {model.name} reads a class token"
         with model.session(), torch.no_grad():
-            images = model.place(torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)))
-            ahead, on_grid = model.split(small).fresh(), model.split(large, torch.Size((3, height * n, width * n))).fresh()
-            features = ahead.before(images)
-            expected = ahead.after(features)
-            on_grid.before(images.repeat(1, 1, n, n))
-            tiled = large.layout.native(small.layout.spatial(features).repeat(1, 1, n, n))
-            found = on_grid.after(tiled)
+            on_grid, on_image = model.split(large, size).fresh(), model.split(small).fresh()
+            features = large.layout.spatial(on_grid.before(model._probe(2, size)))
+            on_image.before(model._probe(2))
+            order = torch.randperm(features[0, 0].numel(), generator=torch.Generator().manual_seed(0)).to(features.device)
+            shuffled = features.flatten(2)[:, :, order].view(features.shape)
+            alike = features[:, :, :1, :1]
+            first, second, all_alike, nothing = (
+                on_grid.after(large.layout.native(values.expand(features.shape)).contiguous())
+                for values in (features, shuffled, alike, torch.zeros_like(alike))
+            )
+            fewer = on_image.after(small.layout.native(alike.expand(-1, -1, *small.shape[1:])).contiguous())
     except AttrlibError as error:
         return str(error)
-    close = torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    return "" if close else f"that of {model.name} tells positions apart"
+    # Beside what the features change, not beside the bias, and above rounding.
+    pairs = ((first, second), (all_alike, fewer))
+    pooled = all(bool((a - b).abs().amax() <= 1e-2 * (a - nothing).abs().amax() + 2e-6 * a.abs().amax()) for a, b in pairs)
+    return "" if pooled else f"that of {model.name} tells positions apart"
 
 
 class _ConvolutionalHead(nn.Module):
-    """Fully connected layers as convolutions, with the same weights, and the mean of their logits over positions."""
+    """Fully connected layers as convolutions that share their weights, and the mean of their logits over positions."""
 
     def __init__(self, layers: nn.Sequential, side: int):
         super().__init__()
-        self.layers, self.side = layers, side
+        self.layers = nn.Sequential()
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                convolution = nn.Conv2d(1, 1, side, bias=False, device="meta")
+                convolution.weight = nn.Parameter(layer.weight.detach().view(layer.out_features, -1, side, side), requires_grad=False)
+                convolution.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
+                layer, side = convolution, 1
+            self.layers.append(layer)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B,C) of features (B,c,h,w)."""
-        side = self.side
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                features = F.conv2d(features, layer.weight.view(layer.out_features, -1, side, side), layer.bias)
-                side = 1
-            else:
-                features = layer(features)
-        return features.mean((2, 3))
+        return self.layers(features).mean((2, 3))
 
 
 def _convolutionalised(model: Classifier) -> Classifier | None:
@@ -243,7 +284,7 @@ def _convolutionalised(model: Classifier) -> Classifier | None:
     side = size if isinstance(size, int) else size[0]
     if not side or not any(isinstance(layer, nn.Linear) for layer in head):
         return None
-    module = nn.Sequential(OrderedDict(features=features, classifier=_ConvolutionalHead(head, side))).eval()
+    module = nn.Sequential(OrderedDict(features=features, classifier=_ConvolutionalHead(head, side)))
     names = {name: model.layer(name).path for name in ("Middle", "Final") if name in model.layers}
     view = copy.copy(model)
     view.__dict__ |= dict(module=module, _layer_names=names, derived={}, _splits={}, _layouts={})
@@ -252,6 +293,6 @@ def _convolutionalised(model: Classifier) -> Classifier | None:
     try:
         with torch.no_grad():
             same = torch.allclose(view(probe), model(probe), rtol=1e-3, atol=1e-4)
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError, IndexError, TypeError):
         return None
     return view if same else None

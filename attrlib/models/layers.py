@@ -40,10 +40,13 @@ class Layout:
         return values.permute(0, 3, 1, 2) if self.kind == "NHWC" else values
 
     def native(self, factors: Tensor, prefix_value: float = 1.0) -> Tensor:
-        """Factors (B,1,h,w) in a shape that multiplies the layer's tensor; prefix tokens get `prefix_value`."""
+        """Values (B,C,h,w) in the layer's own layout, the inverse of `spatial`; prefix tokens get `prefix_value`.
+
+        Factors (B,1,h,w) get a shape that multiplies the layer's tensor.
+        """
         if self.kind == "tokens":
             tokens = factors.flatten(2).transpose(1, 2)
-            prefix = tokens.new_full((len(tokens), self.prefix, 1), prefix_value)
+            prefix = tokens.new_full((len(tokens), self.prefix, tokens.shape[2]), prefix_value)
             return torch.cat([prefix, tokens], dim=1)
         return factors.permute(0, 2, 3, 1) if self.kind == "NHWC" else factors
 

@@ -48,7 +48,8 @@ class PatchOutputs(Measurement):
             cells(deleted, self.grid)[cell].copy_(patch)
             logits.append(setting.logits(deleted))
         stacked, chosen = torch.stack(logits, 1), targets[:, None, None].expand(-1, len(logits), 1)
-        return {"logit": stacked.gather(2, chosen)[..., 0], "softmax": stacked.softmax(2).gather(2, chosen)[..., 0]}
+        # In float64: near probability 1, float32 would take unlike drops for equal.
+        return {"logit": stacked.gather(2, chosen)[..., 0], "softmax": stacked.double().softmax(2).gather(2, chosen)[..., 0]}
 
     def forwards(self) -> float:
         return 1 + self.grid**2
@@ -145,7 +146,7 @@ class IncrementalDeletion(Protocol):
     """Incremental deletion score: mean probability of the target while more and more pixels are deleted, or inserted.
 
     After step i of n, floor(H W i / n) pixels, in order of attribution, are replaced by the baseline (`deletion`), or
-    shown on the baseline (`insertion`). Ties go in reading order.
+    shown on the baseline (`insertion`). Ties go in reading order; undefined where a map is not finite.
     """
 
     name = "ids"
@@ -183,12 +184,14 @@ class IncrementalDeletion(Protocol):
         instead = instead_of(self.baseline, work.setting, work.batch)
         begin, end = (images, instead) if self.mode == "deletion" else (instead, images)
         current, done = begin, torch.zeros(len(images), pixels, dtype=torch.bool)
-        priority = self._priority(work.maps())
+        maps = work.maps()
+        priority, defined = self._priority(maps), _finite(maps)
         curve = []
         for step in range(self.steps):
             count = pixels * step // self.steps
             if step and self.update:
-                priority = self._priority(work.maps(work.changed(current)))
+                maps = work.maps(work.changed(current))
+                priority, defined = self._priority(maps), defined & _finite(maps)
             chosen = priority.masked_fill(done, math.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
             done = torch.zeros_like(done).scatter_(1, chosen, True)
             shown = done.view(-1, 1, *images.shape[2:]).to(images.device)
@@ -196,9 +199,14 @@ class IncrementalDeletion(Protocol):
             probabilities = work.setting.logits(current).softmax(1)
             curve.append(probabilities.gather(1, work.targets[:, None])[:, 0].double())
         curves = torch.stack(curve, 1)
-        return [Outcome(float(row.mean()), {"curve": row.tolist()}) for row in curves]
+        means = torch.where(defined, curves.mean(1), math.nan)
+        return [Outcome(float(mean), {"curve": row.tolist()}) for mean, row in zip(means, curves, strict=True)]
 
     def _priority(self, maps: Tensor) -> Tensor:
         """Values (B,H*W), the highest of which are taken first."""
         values = apply_sign(maps, self.sign).flatten(1).double().nan_to_num(0.0)
         return values if self.order == "descending" else -values
+
+
+def _finite(maps: Tensor) -> Tensor:
+    return maps.isfinite().flatten(1).all(1)

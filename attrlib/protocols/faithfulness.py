@@ -1,5 +1,6 @@
 """Infidelity: whether attributions predict what noise does to the output."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,6 +82,8 @@ class Infidelity(Protocol):
             scale = (predicted * drop).mean() / predicted.square().mean()
             raw = float((predicted - drop).square().mean())
             # A map of zeros predicts nothing at any scale.
-            normalised = float((scale.nan_to_num(0.0) * predicted - drop).square().mean())
+            normalised = float((torch.where(predicted.any(), scale, 0.0) * predicted - drop).square().mean())
+            if not bool(map_.isfinite().all()):
+                raw = normalised = math.nan
             outcomes.append(Outcome(normalised if self.normalize else raw, {"raw": [raw], "normalised": [normalised]}))
         return outcomes

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from scipy.ndimage import minimum_filter
 from skimage.metrics import structural_similarity
 from torch import Tensor
 from torchvision.transforms import functional as colour
@@ -112,7 +113,8 @@ class Robustness(Protocol):
 
     Changes: rotation by minus and plus half and all of `amount` degrees, or a colour filter of factors 1 / (1 + amount) and
     1 + amount. Only changes that move the target's probability by less than `tolerance` count; an image with none is undefined.
-    SSIM is taken with the range of the two maps, where the turned image has pixels.
+    SSIM is that of scikit-image, its mean over windows that lie wholly on what is left of the turned image, with the range there.
+    Undefined, too, where the original map is constant or a map is not finite.
     """
 
     name = "robustness"
@@ -149,6 +151,7 @@ class Robustness(Protocol):
         original = work.maps()
         similar = torch.full(counts.shape, math.nan, dtype=torch.float64)
         everywhere = torch.ones(1, 1, *images.shape[2:])
+        defined = original.isfinite().flatten(1).all(1) & (original.amin((1, 2, 3)) < original.amax((1, 2, 3)))
         for k, changed in enumerate(changes(self.change, self.amounts, images, work.setting.model.preprocessing)):
             if not bool(counts[:, k].any()):
                 continue
@@ -156,21 +159,23 @@ class Robustness(Protocol):
             if self.change == "rotation":
                 maps = rotate(maps, -self.amounts[k])
                 inside = rotate(rotate(everywhere, self.amounts[k]), -self.amounts[k])
-            for row in counts[:, k].nonzero()[:, 0].tolist():
+            for row in (counts[:, k] & defined).nonzero()[:, 0].tolist():
                 similar[row, k] = ssim(original[row, 0], maps[row, 0], inside[0, 0] > 0.999)
         means = [float(row.nanmean()) for row in similar]
         return [Outcome(mean, {"ssim": row.tolist()}) for mean, row in zip(means, similar, strict=True)]
 
 
 def ssim(a: Tensor, b: Tensor, where: Tensor) -> float:
-    """Mean structural similarity of two maps (h,w) over the positions `where`; NaN for maps that are not finite or are constant."""
+    """Mean structural similarity of two maps (h,w) over the windows that lie inside `where`; NaN where a map is not finite or there is none."""
     both = torch.stack([a, b]).double()
-    spread = float(both.amax() - both.amin())
-    if not math.isfinite(spread) or spread == 0:
-        return math.nan
     window = min(7, (min(a.shape) - 1) // 2 * 2 + 1)
+    inside = minimum_filter(where.numpy(), window, mode="constant", cval=0)
+    if not bool(both.isfinite().all()) or not inside.any():
+        return math.nan
+    values = both[:, where]
+    spread = float(values.amax() - values.amin())
     _, local = structural_similarity(both[0].numpy(), both[1].numpy(), data_range=spread, full=True, win_size=window)
-    return float(np.mean(local[where.numpy()]))
+    return float(np.mean(local[inside]))
 
 
 SANITY_PAPER = Paper("Adebayo et al. 2018", "Sanity Checks for Saliency Maps", "https://arxiv.org/abs/1810.03292")
@@ -206,6 +211,7 @@ class Randomisation(Protocol):
     def evaluate(self, work: Evaluation) -> list[Outcome]:
         setting = work.setting
         original = self._compared(work.explain(work.scene())[0])
+        defined = original.isfinite().all(1) & (original.amin(1) < original.amax(1))
         stages = []
         for stage in range(1, self.stages + 1):
             share = stage / self.stages
@@ -213,7 +219,11 @@ class Randomisation(Protocol):
                 setting.twins[share] = randomised(setting.model, share, setting.seed)
             view = f"randomised:{stage}/{self.stages}:{setting.seed}"
             maps, _ = work.explain(Scene(setting.twins[share], work.batch.images, work.targets[:, None], view, work.batch.ids))
-            stages.append(spearman(original, self._compared(maps)))
+            compared = self._compared(maps)
+            correlation = spearman(original, compared)
+            # A constant map of the shuffled model, often the zeros of a CAM, has nothing left of the original.
+            nothing = defined & (compared.amin(1) == compared.amax(1))
+            stages.append(torch.where(nothing, 0.0, correlation))
         values = torch.stack(stages, 1)
         return [Outcome(float(row.mean()), {"stages": row.tolist()}) for row in values]
 

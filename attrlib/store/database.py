@@ -65,7 +65,7 @@ class Database:
     def nbytes(self) -> int:
         """Bytes on the disk, of the file or of the server's tables."""
         if self._file is not None:
-            return sum(f.stat().st_size for f in self._files() if f.exists())
+            return sum(_size(file) for file in self._files())
         size = (
             "SELECT COALESCE(SUM(pg_total_relation_size(oid)), 0) FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace(:n)"
         )
@@ -193,3 +193,11 @@ class Database:
     def _files(self) -> list[Path]:
         assert self._file is not None
         return [self._file.with_name(self._file.name + side) for side in ("", "-shm", "-wal")]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        # Logs come and go with the connections of all processes.
+        return 0

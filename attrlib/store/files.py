@@ -24,9 +24,9 @@ def content_of(blob: bytes) -> str:
     return hashlib.blake2b(blob, digest_size=16).hexdigest()
 
 
-def checked(content: str) -> str:
+def checked(content: object) -> str:
     """The name, if it is one. Raises `Damaged`: what a damaged index says is no path to be read, let alone removed."""
-    if not re.fullmatch("[0-9a-f]{32}", content):
+    if not isinstance(content, str) or not re.fullmatch("[0-9a-f]{32}", content):
         raise Damaged
     return content
 

@@ -56,7 +56,6 @@ class Maps:
         self._kept_bytes = 0
         # Bytes that may be added before all are counted again: other processes add too. Below zero at the first add.
         self._room = 0
-        self._unswept = False
         self._index = Database(file_url(folder / "index.sqlite"), index, self._begun_anew)
 
     def get(self, keys: Sequence[str]) -> dict[str, Tensor]:
@@ -172,17 +171,14 @@ class Maps:
             added = self._index.write(work)
             with self._lock:
                 self._room -= added
-            if self._room < 0 or self._unswept:
+            if self._room < 0:
                 self._trim()
         except (Unavailable, OSError) as error:
-            self._unswept = True
             self._notes(NOT_KEPT.format(why=reason(error, str(self._folder)) if isinstance(error, OSError) else error))
             return False
         return True
 
     def _trim(self) -> None:
-        if self._unswept:
-            self._sweep()
         total = self.measure()[1]
         if total > self._max_bytes:
             total = self.evict(self._max_bytes * 9 // 10)
@@ -224,13 +220,12 @@ class Maps:
             self._files.remove(content)
 
     def _sweep(self) -> int:
-        orphans = self._index.write(lambda c: self._files.sweep(_contents(c)))
-        self._unswept = False
-        return orphans
+        return self._index.write(lambda c: self._files.sweep(_contents(c)))
 
     def _begun_anew(self, text: str) -> None:
-        self._unswept = True
         self._notes(text)
+        # Without the lock of the index, which is not there: what another process adds at this moment may go, and is missed then.
+        self._files.sweep(set())
 
 
 def _rows(connection: Connection, keys: Sequence[str]) -> list[tuple[str, str, float]]:

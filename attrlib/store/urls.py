@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from urllib.parse import unquote
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -47,6 +46,6 @@ def redacted(message: str, url: URL) -> str:
     """The message without anything of the URL that may be a password."""
     secrets = [str(url.password or ""), *(url.host or "").split("@")[:-1]]
     secrets += [str(value) for name, value in url.query.items() if "pass" in name]
-    for secret in {s for text in secrets for s in (text, unquote(text)) if s}:
+    for secret in filter(None, secrets):
         message = message.replace(secret, "***")
     return message

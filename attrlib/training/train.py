@@ -1,0 +1,266 @@
+"""The training loop: resumable after every epoch, the best epoch chosen on data that no score ever sees."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from attrlib.data.datasets import Dataset
+from attrlib.errors import AttrlibError, ImageError
+from attrlib.models import Classifier
+from attrlib.models.frozen import has_bfloat16
+from attrlib.specs import digest
+from attrlib.training.deletion import delete_cells
+from attrlib.training.feed import Feed
+from attrlib.training.recipe import Recipe
+
+
+class TrainingError(AttrlibError):
+    """Training that cannot go on: what was wrong, and what to try. The last good state is kept."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is: steps done of all, the mean loss of late, seconds left, and accuracies on the selection data so far."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float | None
+    clean: float | None
+    deleted: float | None
+
+
+Watch = Callable[[Progress], None]
+"""Called every few steps; raises `Cancelled` to stop. The epochs that are done are kept."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The weights of the best epoch, its number (from 1), its accuracies on the selection data, and the seconds of training."""
+
+    state: dict[str, Tensor]
+    epoch: int
+    clean: float
+    deleted: float | None
+    seconds: float
+    history: tuple[dict[str, float], ...]
+
+
+def train(
+    model: Classifier,
+    data: Dataset,
+    classes: Sequence[int],
+    select: Dataset,
+    select_classes: Sequence[int],
+    recipe: Recipe,
+    folder: Path,
+    watch: Watch = lambda _progress: None,
+) -> Trained:
+    """Trains the model's module in place; `classes` give the model's class for each class of the data.
+
+    The best epoch has the highest mean of the accuracies on `select`, clean and, if the recipe deletes, with deleted cells. State is written to
+    `folder` after every epoch: the same call goes on from there, and ends as if it had not been interrupted. Under `torchrun` each
+    process takes its share of each batch. Raises `TrainingError` when the loss is no number.
+    """
+    return _Trainer(model, data, classes, select, select_classes, recipe, folder, watch).train()
+
+
+class _Trainer:
+    def __init__(
+        self,
+        model: Classifier,
+        data: Dataset,
+        classes: Sequence[int],
+        select: Dataset,
+        select_classes: Sequence[int],
+        recipe: Recipe,
+        folder: Path,
+        watch: Watch,
+    ):
+        self.model, self.recipe, self.watch = model, recipe, watch
+        self.module, self.device = model.module, model.device
+        self.feed = Feed(data, classes, model.preprocessing, recipe)
+        self.select, self.select_classes = select, select_classes
+        self.state_file = folder / "state.pt"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.steps = self.feed.steps * recipe.epochs
+        self.about = digest(asdict(recipe), model.spec, data.name, len(self.feed))
+        self.binary = recipe.loss == "binary" or (recipe.loss == "auto" and getattr(self.module, "binary_loss", False))
+        decayed = [p for p in self.module.parameters() if p.ndim > 1]
+        others = [p for p in self.module.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": recipe.decay},
+            {"params": others, "weight_decay": 0.0 if recipe.warmup else recipe.decay},
+        ]
+        if recipe.optimizer == "sgd":
+            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9, nesterov=recipe.warmup > 0)
+        else:
+            self.optimizer = torch.optim.AdamW(groups, lr=recipe.rate)
+        self.reduced = recipe.reduced and has_bfloat16(self.device)
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] | None = None
+        self.seconds, self.first = 0.0, 0
+
+    def train(self) -> Trained:
+        self._resume()
+        wrapped = self._distribute()
+        start = time.perf_counter()
+        before = self.seconds
+        for epoch in range(self.first, self.recipe.epochs):
+            self._epoch(wrapped, epoch)
+            clean, deleted = accuracies(self.model, self.select, self.select_classes, self.recipe)
+            row = {"epoch": epoch + 1, "loss": self.loss, "clean": clean} | ({} if deleted is None else {"deleted": deleted})
+            self.history.append(row)
+            if self.best is None or _merit(row) > _merit(self.best["row"]):
+                state = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
+                self.best = {"row": row, "state": state}
+            self.seconds = before + time.perf_counter() - start
+            self._save(epoch + 1)
+        assert self.best is not None, "there is at least one epoch"
+        row = self.best["row"]
+        self.module.load_state_dict(self.best["state"])
+        self.module.eval()
+        return Trained(self.best["state"], int(row["epoch"]), row["clean"], row.get("deleted"), self.seconds, tuple(self.history))
+
+    def _epoch(self, wrapped: nn.Module, epoch: int) -> None:
+        self.module.train()
+        start, total, seen = time.perf_counter(), 0.0, 0
+        for step, (images, labels) in enumerate(self.feed.epoch(epoch, self.rank, self.world)):
+            if not len(labels):
+                continue
+            number = epoch * self.feed.steps + step
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._rate(number)
+            loss = self._step(wrapped, images, labels, digest(self.recipe.seed, epoch, step, self.rank))
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss} in epoch {epoch + 1}; the state after epoch {epoch} is kept. Try a lower rate (now {self.recipe.rate:g}), "
+                    "a longer warmup, clip=1, or reduced=false"
+                )
+            total, seen = total + loss, seen + 1
+            if step % 5 == 0:
+                each = (time.perf_counter() - start) / (step + 1)
+                last = self.history[-1] if self.history else {}
+                self.watch(
+                    Progress(
+                        epoch + 1,
+                        number + 1,
+                        self.steps,
+                        total / seen,
+                        each * (self.steps - number - 1),
+                        last.get("clean"),
+                        last.get("deleted"),
+                    )
+                )
+        if not seen:
+            raise ImageError(f"none of the {len(self.feed)} training images can be read: {next(iter(self.feed.failed.values()), '')}")
+        self.loss = total / seen
+
+    def _step(self, wrapped: nn.Module, images: Tensor, labels: Tensor, seed: str) -> float:
+        recipe, generator = self.recipe, torch.Generator().manual_seed(int(seed[:15], 16))
+        x = self.model.preprocessing.normalise(images.to(self.device).float() / 255).contiguous(memory_format=torch.channels_last)
+        if recipe.deletion:
+            x = delete_cells(x, recipe.deletion, recipe.baseline, generator)
+        targets = labels.to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.reduced):
+            logits = wrapped(x)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(logits.float(), targets)
+        value = float(loss)
+        if math.isfinite(value):
+            loss.backward()
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip)
+            self.optimizer.step()
+        return value
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.binary:
+            return F.binary_cross_entropy_with_logits(logits, F.one_hot(targets, logits.shape[1]).to(logits))
+        return F.cross_entropy(logits, targets, label_smoothing=self.recipe.smoothing)
+
+    def _rate(self, step: int) -> float:
+        recipe, warm = self.recipe, int(self.recipe.warmup * self.steps)
+        if step < warm:
+            return recipe.rate * (step + 1) / warm
+        if recipe.schedule == "cosine":
+            return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+        return recipe.rate * 0.1 ** (3 * step // self.steps)
+
+    def _distribute(self) -> nn.Module:
+        if self.world == 1:
+            return self.module
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        return nn.parallel.DistributedDataParallel(self.module)
+
+    def _save(self, epoch: int) -> None:
+        """Replaces the state in one go, so that a kill leaves either the old or the new one."""
+        if self.rank:
+            return
+        content = {
+            "about": self.about,
+            "epoch": epoch,
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            "seconds": self.seconds,
+        }
+        part = self.state_file.with_suffix(".part")
+        try:
+            torch.save(content, part)
+            part.replace(self.state_file)
+        except OSError as error:
+            raise TrainingError(
+                f"the state cannot be written to {self.state_file} ({error.strerror}); make room, and run the same again"
+            ) from None
+
+    def _resume(self) -> None:
+        if not self.state_file.is_file():
+            return
+        try:
+            content = torch.load(self.state_file, map_location="cpu", weights_only=True)
+            if content["about"] != self.about:
+                raise TrainingError(f"{self.state_file} is of other training (model, data or recipe); choose another folder, or delete it")
+        except (RuntimeError, KeyError, EOFError, ValueError, OSError) as error:
+            raise TrainingError(f"{self.state_file} is damaged ({type(error).__name__}); delete it to begin anew") from None
+        self.module.load_state_dict(content["module"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.history, self.best, self.seconds, self.first = content["history"], content["best"], content["seconds"], content["epoch"]
+
+
+def _merit(row: dict[str, float]) -> float:
+    return row["clean"] if "deleted" not in row else (row["clean"] + row["deleted"]) / 2
+
+
+def accuracies(model: Classifier, data: Dataset, classes: Sequence[int], recipe: Recipe) -> tuple[float, float | None]:
+    """Top-1 on a data set, on the images as they are and, if the recipe deletes, with one random cell of each deleted."""
+    right = torch.zeros(2)
+    count = 0
+    for indices in _batches(data):
+        items = [data[i] for i in indices]
+        images = torch.stack([model.preprocess(item.image) for item in items])
+        labels = torch.tensor([classes[int(item.label or 0)] for item in items])
+        generator = torch.Generator().manual_seed(int(digest("accuracy", indices[0])[:15], 16))
+        several = [images] + ([delete_cells(images, recipe.deletion, recipe.baseline, generator, 1.0)] if recipe.deletion else [])
+        for place, x in enumerate(several):
+            with torch.no_grad():
+                right[place] += (model(x).argmax(1).cpu() == labels).sum()
+        count += len(indices)
+    return float(right[0]) / count, float(right[1]) / count if recipe.deletion else None
+
+
+def _batches(data: Dataset) -> Iterator[list[int]]:
+    labelled = [i for i in range(len(data)) if data.label(i) is not None]
+    return (labelled[first : first + 64] for first in range(0, len(labelled), 64))
