@@ -26,6 +26,7 @@ import attrlib.cli.explain
 from attrlib.errors import Cancelled
 from attrlib.methods import METHODS
 from attrlib.models import Classifier, load_model
+from attrlib.models.architectures import ARCHITECTURES, PUBLISHED
 from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec
 
 HERE = Path(__file__).parent.parent
@@ -130,6 +131,7 @@ def test_models_finds_architectures_by_pattern(pattern: str) -> None:
     import torchvision
 
     everything = [f"timm:{n}" for n in timm.list_models()] + [f"torchvision:{n}" for n in torchvision.models.list_models()]
+    everything += [f"idsds:{n}" for n in PUBLISHED] + [f"attrlib:{n}" for n in ARCHITECTURES]
     expected = {n for n in everything if fnmatch(n, pattern) and n.count("/") == 0}
     found = strict(succeeds("models", pattern, "--json").stdout)
     assert {m["name"] for m in found} == expected

@@ -452,6 +452,13 @@ def test_even_the_first_of_many_stages_shuffles_the_layer_of_the_logits() -> Non
     assert shuffled(model, randomised(model, 1 / 20, 0)) == {"fc"}
 
 
+def test_a_share_that_is_a_whole_number_of_layers_is_exactly_that() -> None:
+    layers = [nn.Conv2d(3, 3, 1, bias=False) for _ in range(41)]
+    model = attrlib.wrap_model(made(lambda: nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, CLASSES))), 8)
+    # 9 / 14 * 42 is 27 but for rounding.
+    assert len(shuffled(model, randomised(model, 9 / 14, 0))) == 27
+
+
 def test_positions_and_tokens_of_a_transformer_are_the_input_and_shuffled_last() -> None:
     model = method_nets.model("vit_tiny")
     noisy = attrlib.wrap_model(copy.deepcopy(model.module), 64)

@@ -1,0 +1,156 @@
+"""Scenes: a bird before its background, with and without any of its parts."""
+
+import operator
+from collections.abc import Collection
+from functools import cached_property, lru_cache
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFilter
+
+from attrlib.data.birds.backdrop import backdrop
+from attrlib.data.birds.classes import CODE, PARTS
+from attrlib.data.birds.pose import BODY, Bird
+from attrlib.data.birds.raster import coverage, paint
+from attrlib.errors import DataError, unknown
+from attrlib.specs import digest
+
+VERSION = 1
+"""Raised when pixels change, and with them the digests of all items."""
+SIZES = {"train": 20_000, "select": 1_000, "test": 1_000}
+"""Pictures in each split, equally many of each class."""
+SIZE = 128
+"""Side of a picture, in pixels."""
+SMALLEST, LARGEST = 16, 2048
+
+
+def scene_id(split: str, index: int) -> str:
+    """The digest of a scene, known without drawing it. Raises `DataError` for an unknown split, `IndexError` for what it does not have."""
+    if split not in SIZES:
+        raise DataError(unknown("split of the birds", split, SIZES))
+    if not 0 <= index < SIZES[split]:
+        raise IndexError(f"birds:{split} has pictures 0 to {SIZES[split] - 1}, none {index}")
+    return digest("birds", VERSION, split, operator.index(index))
+
+
+@lru_cache
+def labels(split: str) -> np.ndarray:
+    """The classes of all pictures of a split, in an order that depends on the split alone."""
+    order = _generator("labels", split).random(SIZES[split]).argsort(kind="stable") % len(CODE)
+    order.flags.writeable = False
+    return order
+
+
+def render(split: str, index: int, without: Collection[str] = (), size: int = SIZE) -> np.ndarray:
+    """The picture of a scene, uint8 (H,W,3), without some of its `PARTS`. See `BirdScene`."""
+    return BirdScene(split, index, size).render(without)
+
+
+def masks(split: str, index: int, size: int = SIZE) -> dict[str, np.ndarray]:
+    """Where each of `PARTS` shows in the picture of a scene, boolean (H,W). See `BirdScene`."""
+    return BirdScene(split, index, size).masks()
+
+
+def _generator(*key: object) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(int(digest("birds", VERSION, *key), 16)))
+
+
+def _kept(without: Collection[str]) -> tuple[str, ...]:
+    """All parts but some, and the body."""
+    left_out = tuple(without)
+    for part in left_out:
+        if part not in PARTS:
+            raise DataError(unknown("part of a bird", part, PARTS))
+    return (BODY, *(part for part in PARTS if part not in left_out))
+
+
+class BirdScene:
+    """One scene, the same for the same split and index always: bit by bit, whatever was drawn before, and in any process.
+
+    At another `size` it is the same scene. Its background is drawn once, so that further pictures of it cost less. `shapes` and
+    `stamps` are those of the bird, from back to front. Raises as `scene_id`, and `DataError` for an impossible size.
+    """
+
+    def __init__(self, split: str, index: int, size: int = SIZE):
+        self.id = scene_id(split, index)
+        if not SMALLEST <= size <= LARGEST:
+            raise DataError(f"birds of {size} px cannot be drawn; choose a size from {SMALLEST} to {LARGEST}")
+        self.index, self.size = operator.index(index), size
+        self.label = int(labels(split)[index])
+        rng = _generator("bird", split, self.index)
+        self._bird = Bird(self.label, rng)
+        self._light = rng.random(4)
+        self._background = _generator("background", split, self.index)
+        self.shapes = self._bird.shapes
+        self.stamps = coverage([shape.outlines for shape in self.shapes], size)
+
+    def render(self, without: Collection[str] = ()) -> np.ndarray:
+        """The picture, uint8 (H,W,3), without some of `PARTS`.
+
+        All else is as it was: what a missing part hid or shaded is seen, and no other pixel differs. Raises `DataError` for
+        what is no part.
+        """
+        kept = _kept(without)
+        ground, grain = self._stage
+        strength, contrast, brightness, warmth = self._light
+        canvas = ground * (1 - np.float32(0.3 + 0.2 * strength) * self._full(self._moved(self._blurred(kept, 0.018), 0.05)))
+        for shape, stamp in zip(self.shapes, self.stamps, strict=True):
+            if shape.part in kept:
+                fill = shape.fill[:, None, None].astype(np.float32)
+                shaded = fill * self._relief[stamp.rows, stamp.cols] if shape.part == BODY else fill
+                paint(canvas, stamp, shaded, shape.opacity)
+        ramp = (np.arange(self.size) + 0.5) / self.size - 0.5
+        light = self._bird.light * (0.05 + 0.15 * contrast)
+        tint = (0.82 + 0.24 * brightness) * (1 + 0.16 * (warmth - 0.5) * np.array([1, 0, -1]))
+        canvas *= np.float32(1 + light.real * ramp + light.imag * ramp[:, None])
+        canvas *= np.float32(255 * tint[:, None, None])
+        canvas += grain
+        return np.ascontiguousarray(np.clip(canvas, 0, 255, out=canvas).astype(np.uint8).transpose(1, 2, 0))
+
+    def masks(self, without: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """Where each of `PARTS` shows: boolean (H,W), true where more than half of the pixel is the part's. No two overlap."""
+        kept = _kept(without)
+        share = np.zeros((len(PARTS), self.size, self.size), np.float32)
+        owners = {part: np.array([[[part == other]] for other in PARTS], np.float32) for part in (*PARTS, BODY)}
+        for shape, stamp in zip(self.shapes, self.stamps, strict=True):
+            # A shadow is no part of what it falls on, nor of what casts it.
+            if shape.part in kept and shape.opacity == 1:
+                paint(share, stamp, owners[shape.part])
+        return dict(zip(PARTS, share > 0.5, strict=True))
+
+    @cached_property
+    def _stage(self) -> tuple[np.ndarray, np.ndarray]:
+        """The background (3,H,W), from 0 to 1, and the grain of the picture (H,W), in grey levels."""
+        size, rng = self.size, self._background
+        ground = backdrop(rng, self._bird.feet, self._bird.scale, size)
+        grain = np.float32(12) * rng.random((SIZE, SIZE), dtype=np.float32) - np.float32(5.5)
+        if size != SIZE:
+            grain = np.asarray(Image.fromarray(grain).resize((size, size), Image.Resampling.BILINEAR))
+        return ground, grain
+
+    def _blurred(self, parts: Collection[str], radius: float) -> Image.Image:
+        """The soft silhouette of some parts, at half the size."""
+        alpha = np.zeros((self.size, self.size), np.float32)
+        for shape, stamp in zip(self.shapes, self.stamps, strict=True):
+            if shape.part in parts and shape.opacity == 1:
+                view = alpha[stamp.rows, stamp.cols]
+                np.maximum(view, stamp.alpha, out=view)
+        blur = ImageFilter.BoxBlur(radius * self.size / 2)
+        return Image.fromarray((alpha * 255).astype(np.uint8)).reduce(2).filter(blur).filter(blur)
+
+    def _moved(self, half: Image.Image, distance: float) -> Image.Image:
+        """A picture of half the size, moved away from the light by some sides."""
+        way = -distance * half.width * self._bird.light
+        moved = Image.new("L", half.size)
+        moved.paste(half, (round(way.real), round(way.imag)))
+        return moved
+
+    def _full(self, half: Image.Image) -> np.ndarray:
+        """A picture of half the size at the size of the scene, (H,W) from 0 to 1."""
+        return np.asarray(half.resize((self.size, self.size), Image.Resampling.BILINEAR)) * np.float32(1 / 255)
+
+    @cached_property
+    def _relief(self) -> np.ndarray:
+        """The light on a round body, (H,W): the difference of its blurred silhouette moved from and to the light."""
+        soft = self._blurred([BODY], 0.05)
+        difference = ImageChops.subtract(self._moved(soft, 0.05), self._moved(soft, -0.05), 2, 128)
+        return 1 + np.float32(0.9) * (self._full(difference) - np.float32(128 / 255))
