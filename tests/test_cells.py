@@ -539,6 +539,18 @@ def test_gridpg_needs_a_head_that_pools_whatever_the_number_of_positions() -> No
     assert close(grid_view(model, "gridpg", 2)(grids), model.module(grids), 1e-6)
 
 
+class Summed(nets.Plain):
+    """A head that adds up the positions: the more there are, the larger the logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).sum((2, 3)))
+
+
+def test_gridpg_is_refused_for_a_head_whose_logits_grow_with_the_number_of_positions() -> None:
+    with pytest.raises(ModelError, match="GridPG needs a head that pools"):
+        grid_view(attrlib.wrap_model(nets.made(Summed), 16), "gridpg", 2)
+
+
 # DiPart ----------------------------------------------------------------------------------------------------------------
 
 
@@ -815,11 +827,13 @@ def test_no_more_rows_go_through_the_model_at_once_than_allowed() -> None:
 
 def test_without_a_target_the_class_that_the_view_predicts_is_explained() -> None:
     model = model_of("residual")
-    grids = grids_for(model, 2, 40)
+    colours = 6 * torch.randn(40, 3, 2, 2, generator=torch.Generator().manual_seed(5))
+    grids = grids_for(model, 2, 40) + colours.repeat_interleave(16, 2).repeat_interleave(16, 3)
     for setting in SETTINGS:
         view = grid_view(model, setting, 2, 3)
-        predicted = tuple(view(grids).argmax(1).tolist())
-        assert attribute(view, MethodSpec("IxG", "Final"), grids).target == predicted
+        predicted = view(grids).argmax(1)
+        assert bool((predicted != model(grids).argmax(1)).any()) == (setting != "gridpg")
+        assert attribute(view, MethodSpec("IxG", "Final"), grids).target == tuple(predicted.tolist())
 
 
 # Refusals --------------------------------------------------------------------------------------------------------------
@@ -1049,10 +1063,10 @@ def stop_after(count: int) -> Callable[[int, int], None]:
 def test_a_view_is_made_once_and_knows_the_size_of_the_grid() -> None:
     model = model_of("not_square")
     for setting in ("difull", "dipart"):
-        view = grid_view(model, setting, 3, 4)
-        assert view is grid_view(model, setting, 3, 4)
-        assert view is not grid_view(model, setting, 3, 5)
-        assert view is not grid_view(model, setting, 2, 4 - 1)
+        view = grid_view(model, setting, 3, 2)
+        assert view is grid_view(model, setting, 3, 2)
+        assert view is not grid_view(model, setting, 3, 1)
+        assert view is not grid_view(model, setting, 2, 2)
         assert view.input_size == (3 * 48, 3 * 80)
         assert view.layer("Middle").shape == (8, 18, 30)
         assert view.layer("Middle", (144, 240)).shape == (8, 18, 30)

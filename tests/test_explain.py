@@ -279,7 +279,9 @@ def test_resized_is_bilinear_to_the_input_size_or_another(model: Model) -> None:
     found = attrlib.explain(model, pictures(2, *SIZE), "IxG", 0, "Final")
     assert found.maps.shape == (2, 1, 3, 5)
     for given, size in ((None, SIZE), ((7, 9), (7, 9)), ((3, 5), (3, 5))):
-        assert torch.equal(found.resized(given), F.interpolate(found.maps, size=size, mode="bilinear", align_corners=False))
+        assert torch.allclose(
+            found.resized(given), F.interpolate(found.maps, size=size, mode="bilinear", align_corners=False), rtol=1e-6, atol=1e-9
+        )
 
 
 def test_defects_say_for_each_map_what_is_wrong_with_it(model: Model) -> None:

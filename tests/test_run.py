@@ -699,7 +699,7 @@ def test_no_result_depends_on_how_many_rows_fit(
 @pytest.mark.parametrize("below", [1, 10_000])
 def test_a_budget_below_one_image_is_said(below: int, model: attrlib.Classifier, data: Path, store: Store) -> None:
     budget = model.nbytes + row_bytes(model) - below
-    with pytest.raises(SpecError, match=r"for a single image, more than the .* MB allowed; raise max_memory") as error:
+    with pytest.raises(SpecError, match=r"for a single image, more than the .* allowed; raise max_memory") as error:
         compare(model, "sds", "IxG", data, store, max_memory=budget)
     assert model.name in str(error.value)
     assert compare(model, "sds", "IxG", data, store, max_memory=budget + below).computed == 20
@@ -713,7 +713,6 @@ def test_a_budget_below_one_grid_is_said(model: attrlib.Classifier, data: Path, 
         compare(model, GRID, "IxG", data, store, max_memory=model.nbytes + int(1.5 * row_bytes(model)))
 
 
-@bug(reason="max_memory=0 is taken for no budget in the message, and both numbers round to 0 MB")
 def test_a_budget_of_nothing_is_named_as_it_was_given(model: attrlib.Classifier, data: Path, store: Store) -> None:
     with pytest.raises(SpecError) as error:
         compare(model, "sds", "IxG", data, store, max_memory=0)
@@ -752,7 +751,6 @@ def test_a_method_that_fails_when_it_runs_is_refused_and_the_others_finish(data:
     assert compare(gelu, f"sds,{GRID}", "IxG,Guided Backprop,Grad-CAM", data, store).computed == 0
 
 
-@bug(reason="Occlusion says so when it is asked for its cost, outside of what catches refusals")
 def test_a_method_that_fails_when_its_cost_is_asked_for_is_refused(model: attrlib.Classifier, data: Path, store: Store) -> None:
     result = compare(model, "sds", "IxG,Occlusion:window=2:stride=4", data, store)
     assert [str(m) for _, m, _ in result.refused] == ["Occlusion:window=2:stride=4"]
@@ -818,9 +816,9 @@ def test_a_run_that_cannot_go_on_is_not_left_as_running(data: Path, store: Store
         ({"width": -1.0}, "width=-1.0 is not valid"),
         ({"width": math.nan}, "width=nan is not valid"),
         ({"seed": -1}, "seed='-1' is not valid"),
-        pytest.param({"width": math.inf}, "width=inf is not valid", marks=bug(reason="a ValueError of json", raises=ValueError)),
-        pytest.param({"limit": "8"}, "limit", marks=bug(reason="a TypeError of <", raises=TypeError)),
-        pytest.param({"limit": 2.5}, "limit", marks=bug(reason="three items", raises=pytest.fail.Exception)),
+        ({"width": math.inf}, "width=inf is not valid"),
+        ({"limit": "8"}, "limit"),
+        ({"limit": 2.5}, "limit"),
     ],
 )
 def test_options_that_make_no_sense(
@@ -832,7 +830,6 @@ def test_options_that_make_no_sense(
 
 
 @pytest.mark.parametrize(("protocols", "methods"), [([], ["IxG"]), (["sds"], [])])
-@bug(reason="an IndexError", raises=IndexError)
 def test_nothing_to_do_is_said(protocols: list[str], methods: list[str], model: attrlib.Classifier, data: Path, store: Store) -> None:
     with pytest.raises(SpecError):
         attrlib.compare(protocols, model, methods, data, store=store)
@@ -1490,12 +1487,13 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     side = 96
     model = classifier(size=side)
     few, many = pictures(tmp_path / "few", 13, side=side), pictures(tmp_path / "many", 103, side=side)
-    peaks = []
+    used = []
     for name, data in (("warm", few), ("few", few), ("many", many)):
         sizes: list[int] = []
         with closing(Store(folder=tmp_path / f"store {name}")) as store:
             limit = 64 if data is few else 512
             result = compare(model, "infidelity:samples=1", "Gradient", data, store, limit=limit, watch=resident(sizes))
         assert result.computed == limit
-        peaks.append(max(sizes))
-    assert peaks[2] - peaks[1] < 12 * 2**20
+        # Single peaks are the allocator's; what is kept is there to the end.
+        used.append(np.median(sizes[-len(sizes) // 4 :]))
+    assert used[2] - used[1] < 9 * 2**20

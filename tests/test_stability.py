@@ -453,8 +453,10 @@ def test_even_the_first_of_many_stages_shuffles_the_layer_of_the_logits() -> Non
 
 
 def test_a_share_that_is_a_whole_number_of_layers_is_exactly_that() -> None:
-    layers = [nn.Conv2d(3, 3, 1, bias=False) for _ in range(41)]
-    model = attrlib.wrap_model(made(lambda: nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, CLASSES))), 8)
+    def deep() -> nn.Module:
+        return nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(41)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, CLASSES))
+
+    model = attrlib.wrap_model(made(deep), 8)
     # 9 / 14 * 42 is 27 but for rounding.
     assert len(shuffled(model, randomised(model, 9 / 14, 0))) == 27
 

@@ -2,29 +2,21 @@
 
 import dataclasses
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from attrlib.cli.common import Json, command
-from attrlib.errors import SpecError
+from attrlib.errors import SpecError, unknown
 from attrlib.store import Store, open_store, parse_bytes
 
-
-class Action(StrEnum):
-    """What is done with the store."""
-
-    SHOW = "show"
-    VERIFY = "verify"
-    PRUNE = "prune"
-    EXPORT = "export"
+ACTIONS = ("show", "verify", "prune", "export")
 
 
 @command()
 def cache(
-    action: Annotated[Action, typer.Argument(help="Show sizes and runs, verify files, prune maps, or export a run.")] = Action.SHOW,
+    action: Annotated[str, typer.Argument(help="show sizes and runs, verify files, prune maps, or export a run.")] = "show",
     run: Annotated[str | None, typer.Option("--run", help="The run to export, by the start of its key; by default the last one.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="File to export to: .csv, .json or .parquet.")] = None,
     max_bytes: Annotated[str | None, typer.Option("--max-bytes", help="Prune maps to this size, as in 2GB.")] = None,
@@ -32,16 +24,18 @@ def cache(
     as_json: Json = False,
 ) -> None:
     """Look at, check, shrink or export what is stored."""
+    if action not in ACTIONS:
+        raise SpecError(unknown("action", action, ACTIONS))
     store = open_store()
     found: dict[str, Any]
-    if action is Action.EXPORT:
+    if action == "export":
         found = {"run": _export(store, run, out), "out": str(out)}
         text = f"wrote run {found['run']} to {out}"
-    elif action is Action.VERIFY:
+    elif action == "verify":
         verified = dataclasses.asdict(store.verify())
         found = verified
         text = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in verified.items())
-    elif action is Action.PRUNE:
+    elif action == "prune":
         freed = store.prune(None if max_bytes is None else parse_bytes(max_bytes, "max-bytes"), everything)
         found, text = {"freed": freed}, f"freed {freed / 2**20:.1f} MB"
     else:
@@ -63,7 +57,8 @@ def _export(store: Store, start: str | None, out: Path | None) -> str:
     """Writes the run, and returns its key."""
     if out is None:
         raise SpecError("no file to export to: add --out FILE.csv, FILE.json or FILE.parquet")
-    keys = [r.key for r in store.runs() if r.key.startswith(start or "")]
+    runs = sorted(store.runs(), key=lambda r: r.updated, reverse=True)
+    keys = [r.key for r in runs if r.key.startswith(start or "")]
     if not keys:
         raise SpecError(
             "there is no run to export" if start is None else f"no run begins with {start!r}; python -m attrlib cache lists them"

@@ -27,7 +27,7 @@ from attrlib.models import EMBEDDED, load_model
 from attrlib.protocols import PROTOCOLS
 from attrlib.specs import ModelSpec, RunSpec, parse_methods, parse_protocols, read_run, whole
 from attrlib.statistics import Summary
-from attrlib.store import open_store, parse_bytes
+from attrlib.store import Run, Store, open_store, parse_bytes
 
 EVERY = 5.0
 """Seconds between lines of progress where no terminal shows them."""
@@ -44,7 +44,7 @@ def score(
     layer: Annotated[str, typer.Option("--layer", help="For methods that name none: Input, Middle, Final or a module path.")] = "",
     limit: Annotated[str | None, typer.Option("--limit", help="Items at most: images, or grids.")] = None,
     seed: Annotated[str, typer.Option("--seed", help="Chooses the items, and draws what is random.")] = "0",
-    width: Annotated[float | None, typer.Option("--width", help="Stop when every 95 % interval is no wider.")] = None,
+    width: Annotated[str | None, typer.Option("--width", help="Stop when every 95 % interval is no wider.")] = None,
     classes: Annotated[str, typer.Option("--classes", help="How class folders name classes: auto, wnid, name, index or order.")] = "auto",
     fast: Annotated[bool, typer.Option("--fast", help="Compute in bfloat16.")] = False,
     max_memory: Annotated[str | None, typer.Option("--max-memory", help="As in 4GB; by default half of what is free.")] = None,
@@ -55,14 +55,18 @@ def score(
 ) -> None:
     """Score methods by protocols on a data set. What was computed before is not computed again."""
     store = open_store()
-    if resume:
-        if protocol or methods or data:
-            raise SpecError("--resume goes on with the last run that did not end; leave out --protocol, --methods and --data")
-        unfinished = [r for r in store.runs() if r.state != "done"]
-        if not unfinished:
-            raise SpecError("there is no run to resume: all that are stored have ended")
-        spec = read_run(unfinished[0].spec["spec"])
-        deletion_tuned = bool(unfinished[0].spec.get("deletion_tuned"))
+    if resume and protocol is methods is data is None:
+        given = {
+            "--limit": limit,
+            "--layer": layer or None,
+            "--width": width,
+            "--seed": None if seed == "0" else seed,
+            "--fast": fast or None,
+        }
+        for flag in (name for name, value in given.items() if value is not None):
+            raise SpecError(f"{flag} cannot be changed: --resume alone goes on with the last run that did not end, as it was asked for")
+        last = _unfinished(store)
+        spec, deletion_tuned = read_run(last.spec["spec"]), bool(last.spec.get("deletion_tuned"))
     else:
         for flag, value in (("--protocol sds", protocol), ("--methods IG,Grad-CAM", methods), ("--data FOLDER", data)):
             if value is None:
@@ -76,7 +80,7 @@ def score(
             None if limit is None else whole(limit, "limit"),
             whole(seed, "seed"),
             fast,
-            width,
+            None if width is None else _width(width),
             classes,
         )
     budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
@@ -97,6 +101,22 @@ def score(
             typer.echo("stopped: everything computed so far is kept; python -m attrlib score --resume goes on", err=True)
             raise
     _report(result, as_json)
+
+
+def _width(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise SpecError(f"width={text[:40]!r} is not valid: expected the width of an interval, as in 0.05") from None
+
+
+def _unfinished(store: Store) -> Run:
+    """The run that was stopped last, of those that the command line can go on with."""
+    runs = [r for r in store.runs() if r.state != "done" and r.spec.get("kind") == "score"]
+    runs = [r for r in runs if not r.spec["spec"]["model"]["architecture"].startswith("wrapped:")]
+    if not runs:
+        raise SpecError("there is no run to resume: all that are stored have ended")
+    return max(runs, key=lambda r: r.updated)
 
 
 @contextmanager

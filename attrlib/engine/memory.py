@@ -1,5 +1,6 @@
 """How many images fit through the model at once, and what a pass costs: measured, not guessed."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,9 +53,9 @@ def rows_within(model: Classifier, max_memory: int | None = None) -> int:
     allowed = max_memory - model.nbytes if max_memory is not None else int(SHARE * free_bytes(model.device))
     each = row_bytes(model)
     if allowed < each:
-        needed = (each + (model.nbytes if max_memory is not None else 0)) / 2**20
-        given = (max_memory or allowed) / 2**20
-        raise SpecError(f"{model.name} needs {needed:.0f} MB for a single image, more than the {given:.0f} MB allowed; raise max_memory")
+        needed = each + (model.nbytes if max_memory is not None else 0)
+        given = allowed if max_memory is None else max_memory
+        raise SpecError(f"{model.name} needs {_size(needed)} for a single image, more than the {_size(given)} allowed; raise max_memory")
     return max(1, min(BATCH_SIZE, allowed // each))
 
 
@@ -73,6 +74,10 @@ def probe(model: Classifier, rows: int, fast: bool = False) -> Probe:
     with model.session(fast):
         seconds = [min(_seconds(work, model.device) for _ in range(3)) / rows for work in (forward, gradient)]
     return Probe(seconds[0], seconds[1], row_bytes(model))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.0f} MB" if count >= 10 * 2**20 else f"{math.ceil(count / 1024)} KB"
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:

@@ -1,5 +1,6 @@
 """What a run consists of, what of it is known already, and what the rest will cost."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -64,9 +65,11 @@ def find_parts(spec: RunSpec, model: Classifier, data: Dataset, bench: Bench) ->
 
     Raises `SpecError`, `MethodError` or `ProtocolError` for what cannot be understood, and where nothing at all is defined.
     """
-    if spec.limit is not None and spec.limit < 1:
-        raise SpecError(f"limit={spec.limit} is not valid: it counts items, from 1; leave it out for all")
-    if spec.width is not None and not spec.width > 0:
+    if not spec.protocols or not spec.methods:
+        raise SpecError("nothing to score: give at least one protocol and one method")
+    if spec.limit is not None and (not isinstance(spec.limit, int) or spec.limit < 1):
+        raise SpecError(f"limit={spec.limit!s:.40} is not valid: it counts items, from 1; leave it out for all")
+    if spec.width is not None and not 0 < spec.width < math.inf:
         raise SpecError(f"width={spec.width} is not valid: it is the width of an interval, above 0")
     methods = {given: resolve_method(given) for given in dict.fromkeys(spec.methods)}
     protocols = {given: create_protocol(given) for given in dict.fromkeys(spec.protocols)}
@@ -77,7 +80,7 @@ def find_parts(spec: RunSpec, model: Classifier, data: Dataset, bench: Bench) ->
             try:
                 protocol.check(model, data.has_masks)
                 for view in protocol.views(model):
-                    view.layer(method.layer, view.input_size)
+                    create_method(method).passes(view.layer(method.layer, view.input_size))
                 about = bench.describe(protocol, method)
             except AttrlibError as error:
                 refused.append((protocol_spec, method_spec, str(error)))
