@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attrlib.data.datasets import Dataset, load_dataset
+from attrlib.data.datasets import Dataset, anchored, load_dataset
 from attrlib.data.images import Photo
 from attrlib.data.samples import open_image
 from attrlib.engine.run import Watch, run
@@ -100,7 +100,7 @@ def compare(
     dataset = load_dataset(data)
     spec = RunSpec(
         model.spec,
-        dataset.name,
+        anchored(dataset.name),
         tuple(p if isinstance(p, ProtocolSpec) else ProtocolSpec.parse(str(p)) for p in protocols),
         tuple(m if isinstance(m, MethodSpec) else MethodSpec.parse(str(m)) for m in methods),
         limit,
@@ -108,6 +108,7 @@ def compare(
         fast,
         width,
         classes,
+        model.deletion_tuned,
     )
     return run(spec, model, dataset, store or open_store(), watch, max_memory)
 

@@ -41,6 +41,10 @@ class StoreError(AttrlibError):
     """The store of results cannot be read or written."""
 
 
+class TrainingError(AttrlibError):
+    """Training that cannot go on: what was wrong, and what to try. The last good state is kept."""
+
+
 class Cancelled(AttrlibError):
     """The work was cancelled by the user. On the command line: exit code 130."""
 

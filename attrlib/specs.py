@@ -218,7 +218,7 @@ class RunSpec:
 
     `limit` counts items (images, or grids; None: all), chosen by `seed`, which also draws whatever is random. `width`, where
     given, stops a protocol as soon as the 95 % interval of every method is no wider. `fast` computes in bfloat16. `classes` says
-    how the classes of the data are found among the model's.
+    how the classes of the data are found among the model's; `deletion_tuned`, that it was fine-tuned on deleted patches.
     """
 
     model: ModelSpec
@@ -230,6 +230,7 @@ class RunSpec:
     fast: bool = False
     width: float | None = None
     classes: str = "auto"
+    deletion_tuned: bool = False
 
     def cli(self) -> str:
         """The command line that computes the same."""
@@ -241,11 +242,13 @@ class RunSpec:
         words += ["--fast"] if self.fast else []
         words += ["--width", f"{self.width:g}"] if self.width is not None else []
         words += ["--classes", self.classes] if self.classes != "auto" else []
+        words += ["--deletion-tuned"] if self.deletion_tuned else []
         return shlex.join(words)
 
     def snippet(self) -> str:
         """Python that computes the same."""
         model = f"{self.model.architecture!r}" + (f", checkpoint={self.model.checkpoint!r}" if self.model.checkpoint else "")
+        model += ", deletion_tuned=True" if self.deletion_tuned else ""
         options = {"limit": self.limit, "seed": self.seed, "fast": self.fast, "width": self.width, "classes": self.classes}
         given = "".join(f", {name}={value!r}" for name, value in options.items() if value != getattr(type(self), name))
         lines = ["import attrlib", "", f"model = attrlib.load_model({model})", f"data = attrlib.load_dataset({self.data!r})"]
@@ -262,7 +265,7 @@ def read_run(fields: Mapping[str, Any]) -> RunSpec:
             str(fields["data"]),
             tuple(ProtocolSpec(p["name"], tuple((k, v) for k, v in p["params"])) for p in fields["protocols"]),
             tuple(MethodSpec(m["name"], m["layer"], tuple((k, v) for k, v in m["params"])) for m in fields["methods"]),
-            **{name: fields[name] for name in ("limit", "seed", "fast", "width", "classes")},
+            **{name: fields[name] for name in ("limit", "seed", "fast", "width", "classes", "deletion_tuned")},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SpecError(f"this is no run ({type(error).__name__}: {str(error)[:80]}); begin it anew") from None

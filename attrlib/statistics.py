@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import ndtr, stdtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from torch import Tensor
 
 from attrlib.errors import DataError, SpecError
@@ -70,6 +70,18 @@ def summary(values: np.ndarray) -> Summary:
     mean = float(defined.mean()) if n else math.nan
     half = float(stdtrit(n - 1, 1 - LEVEL / 2) * defined.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
     return Summary(mean, mean - half, mean + half, n, len(every) - n)
+
+
+def proportion(count: int, n: int) -> Summary:
+    """The share `count` of `n` with Wilson's 95 % interval (Wilson 1927), z = 1.96:
+
+    (count + z^2/2 +- z sqrt(count (n - count) / n + z^2/4)) / (n + z^2).
+    """
+    if not 0 <= count <= n or not n:
+        raise DataError(f"{count} of {n} is no share; count at least one item")
+    z = float(-ndtri(LEVEL / 2))
+    centre, half = count + z * z / 2, z * math.sqrt(count * (n - count) / n + z * z / 4)
+    return Summary(count / n, (centre - half) / (n + z * z), (centre + half) / (n + z * z), n, 0)
 
 
 @dataclass(frozen=True)

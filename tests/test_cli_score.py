@@ -29,7 +29,7 @@ import pytest
 import test_run
 import torch
 from PIL import Image
-from test_run import GRID, HALF, SIZE, bug, classifier, net, pictures
+from test_run import GRID, HALF, SIZE, classifier, net, pictures
 from torch import nn
 from typer.testing import CliRunner, Result
 
@@ -214,7 +214,6 @@ def test_the_command_line_of_a_run_computes_the_same(data: Path) -> None:
     assert [row["values"] for row in again["scores"]] == [row["values"] for row in found["scores"]]
 
 
-@bug(reason="neither cli() nor snippet() says that the model was fine-tuned on deleted patches, so both are refused")
 def test_the_command_line_of_a_run_of_idsds_computes_the_same(data: Path) -> None:
     found = as_json("score", "--protocol", "idsds", "--methods", "IxG", "--data", data, "--deletion-tuned")
     assert found["computed"] == 20
@@ -390,7 +389,6 @@ def test_resume_leaves_out_runs_that_only_python_can_go_on_with(data: Path, monk
     assert as_json("score", "--resume")["known"] > 0
 
 
-@bug(reason="the data's path is kept as it was given, relative to wherever the run was begun")
 def test_resume_from_another_folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data.parent)
     cancelled(monkeypatch, *SCORE, "--data", data.name)

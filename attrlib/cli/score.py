@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from attrlib.cli.common import Json, command
-from attrlib.data.datasets import load_dataset
+from attrlib.data.datasets import anchored, load_dataset
 from attrlib.engine.plan import Plan, make_plan
 from attrlib.engine.run import Event, run
 from attrlib.engine.scores import RunResult
@@ -66,15 +66,15 @@ def score(
         for flag in (name for name, value in given.items() if value is not None):
             raise SpecError(f"{flag} cannot be changed: --resume alone goes on with the last run that did not end, as it was asked for")
         last = _unfinished(store)
-        spec, deletion_tuned = read_run(last.spec["spec"]), bool(last.spec.get("deletion_tuned"))
+        spec = read_run(last.spec["spec"])
     else:
         for flag, value in (("--protocol sds", protocol), ("--methods IG,Grad-CAM", methods), ("--data FOLDER", data)):
             if value is None:
                 raise SpecError(f"add for example {flag}; python -m attrlib protocols, methods and datasets list what there is")
         protocol, methods = (",".join(known) if name == "all" else str(name) for name, known in ((protocol, PROTOCOLS), (methods, METHODS)))
         spec = RunSpec(
-            ModelSpec(model, checkpoint),
-            str(data),
+            ModelSpec(model, checkpoint and anchored(checkpoint)),
+            anchored(str(data)),
             parse_protocols(protocol),
             parse_methods(methods, layer),
             None if limit is None else whole(limit, "limit"),
@@ -82,10 +82,11 @@ def score(
             fast,
             None if width is None else _width(width),
             classes,
+            deletion_tuned,
         )
     budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
     dataset = load_dataset(spec.data)
-    classifier = load_model(spec.model.architecture, device, checkpoint=spec.model.checkpoint, deletion_tuned=deletion_tuned)
+    classifier = load_model(spec.model.architecture, device, checkpoint=spec.model.checkpoint, deletion_tuned=spec.deletion_tuned)
     if plan:
         _show_plan(make_plan(spec, classifier, dataset, store, budget), as_json)
         return
@@ -112,7 +113,7 @@ def _width(text: str) -> float:
 
 def _unfinished(store: Store) -> Run:
     """The run that was stopped last, of those that the command line can go on with."""
-    runs = [r for r in store.runs() if r.state != "done" and r.spec.get("kind") == "score"]
+    runs = [r for r in store.runs() if r.state in ("running", "cancelled") and r.spec.get("kind") == "score"]
     runs = [r for r in runs if not r.spec["spec"]["model"]["architecture"].startswith("wrapped:")]
     if not runs:
         raise SpecError("there is no run to resume: all that are stored have ended")

@@ -161,6 +161,17 @@ def named(info: DatasetInfo) -> Callable[[Callable[[str], Dataset]], Callable[[s
     return register
 
 
+def anchored(source: str) -> str:
+    """What stays true wherever it is read: a name as it is, the path of data as an absolute one."""
+    if source in NAMED or not source:
+        return source
+    try:
+        path = Path(source).expanduser().absolute()
+        return str(path) if path.exists() else source
+    except (OSError, RuntimeError, ValueError):
+        return source
+
+
 def list_datasets() -> list[DatasetInfo]:
     """The data sets that have a name; every folder of pictures is one too."""
     return [info for info, _ in NAMED.values()]

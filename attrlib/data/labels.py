@@ -26,8 +26,7 @@ def match_classes(names: Sequence[str], model_names: Sequence[str], by: str = "a
     all classes, and order only where the counts are equal and the model's classes have no names. Raises `DataError` that names
     classes which do not fit.
     """
-    if by != "auto" and by not in _WAYS:
-        raise DataError(unknown("way to match classes", by, ["auto", *_WAYS]))
+    check_way(by)
     if by != "auto":
         return _unique(_WAYS[by](names, model_names), names, model_names, by)
     found = {way: _WAYS[way](names, model_names) for way in ("wnid", "name", "index")}
@@ -37,6 +36,12 @@ def match_classes(names: Sequence[str], model_names: Sequence[str], by: str = "a
     # Where none fits, the error is best about the one that comes nearest.
     way = next(fits, None) or max(found, key=lambda way: sum(map(bool, found[way])))
     return _unique(found[way], names, model_names, way)
+
+
+def check_way(by: str) -> None:
+    """Raises `DataError` where there is no such way to match classes."""
+    if by != "auto" and by not in _WAYS:
+        raise DataError(unknown("way to match classes", by, ["auto", *_WAYS]))
 
 
 def _unique(candidates: Candidates, names: Sequence[str], model_names: Sequence[str], way: str) -> tuple[int, ...]:
@@ -101,6 +106,12 @@ def _by_order(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
         raise DataError(f"the data have {len(names)} classes and the model {len(model_names)}: by='order' needs equal counts; map by name")
     rank = {name: k for k, name in enumerate(sorted(names))}
     return [{rank[name]} for name in names]
+
+
+def with_description(name: str) -> str:
+    """A WNID of ImageNet with the words that describe it (`n01440764 tench, Tinca tinca`); any other name as it is."""
+    wnids, descriptions = _imagenet()
+    return f"{name} {descriptions[wnids.index(name)]}" if name in wnids else name
 
 
 def _indexed(pairs: Iterable[tuple[str, int]]) -> Mapping[str, set[int]]:

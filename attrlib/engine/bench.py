@@ -121,6 +121,17 @@ class Bench:
         names = known[keys[0]].details
         return {name: torch.tensor([known[item].details[name] for item in keys], dtype=torch.float64) for name in names}
 
+    def measured(self, measurement: Measurement, units: Sequence[Unit], choice: str) -> int:
+        """Of how many units a measurement is known, for the label or the prediction."""
+        key = self.measurement_key(measurement)[1]
+        if not measurement.targeted:
+            return len(self.shelf.records(key, [unit.id for unit in units]))
+        targets = {unit.id: unit.labels[0] for unit in units}
+        if choice == "prediction":
+            predictions = self.shelf.records(self.measurement_key(Prediction())[1], list(targets))
+            targets = {item: int(record.details["class"]) for item, record in predictions.items() if record.details}  # type: ignore[arg-type]
+        return len(self.shelf.records(key, [f"{item}:{target}" for item, target in targets.items()]))
+
     def measurement_key(self, measurement: Measurement) -> tuple[dict[str, object], str]:
         """What a measurement depends on besides its item, and the digest of it."""
         fields = {"name": type(measurement).__name__} | dataclasses.asdict(measurement)

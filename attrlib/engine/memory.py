@@ -48,14 +48,18 @@ def row_bytes(model: Classifier) -> int:
     return sum(kept.values()) + 4 * max(kept.values(), default=0)
 
 
-def rows_within(model: Classifier, max_memory: int | None = None) -> int:
-    """Images at once that stay within `max_memory` bytes, weights included, at most 16. Raises `SpecError` where none does."""
+def rows_within(model: Classifier, max_memory: int | None = None, area: float = 1) -> int:
+    """Images at once that stay within `max_memory` bytes, weights included, at most 16.
+
+    Raises `SpecError` where not even one does that is `area` times the size of the model's input.
+    """
     allowed = max_memory - model.nbytes if max_memory is not None else int(SHARE * free_bytes(model.device))
     each = row_bytes(model)
-    if allowed < each:
-        needed = each + (model.nbytes if max_memory is not None else 0)
+    if allowed < each * area:
+        needed = int(each * area) + (model.nbytes if max_memory is not None else 0)
         given = allowed if max_memory is None else max_memory
-        raise SpecError(f"{model.name} needs {_size(needed)} for a single image, more than the {_size(given)} allowed; raise max_memory")
+        what = "image" if area == 1 else "grid"
+        raise SpecError(f"{model.name} needs {_size(needed)} for a single {what}, more than the {_size(given)} allowed; raise max_memory")
     return max(1, min(BATCH_SIZE, allowed // each))
 
 

@@ -1,15 +1,15 @@
 """What a run consists of, what of it is known already, and what the rest will cost."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from attrlib.data.datasets import Dataset
-from attrlib.data.labels import match_classes
+from attrlib.data.labels import check_way, match_classes
 from attrlib.engine.bench import Bench, Shelf
 from attrlib.engine.memory import Probe, probe, rows_within
-from attrlib.engine.units import Selection, Unit, grid_units, image_units
-from attrlib.errors import AttrlibError, DataError, ProtocolError, SpecError
+from attrlib.engine.units import SHOWN, Selection, Unit, grid_units, image_units, left_out
+from attrlib.errors import AttrlibError, DataError, ImageError, ProtocolError, SpecError
 from attrlib.methods import create as create_method
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier, Layer
@@ -55,9 +55,18 @@ class Group:
         return self.parts[0].protocol.target_choice == "label"
 
     @property
+    def area(self) -> float:
+        """The largest input that is explained, in sizes of the model's."""
+        return max(part.protocol.cost.area for part in self.parts)
+
+    @property
     def images(self) -> int:
         """Images in one item."""
         return self.grids.grid**2 if self.grids else 1
+
+    def refused(self, error: AttrlibError) -> list[Refused]:
+        """All parts, with the reason."""
+        return [(part.protocol_spec, part.method_spec, str(error)) for part in self.parts]
 
 
 def find_parts(spec: RunSpec, model: Classifier, data: Dataset, bench: Bench) -> tuple[list[Group], list[Refused]]:
@@ -71,6 +80,7 @@ def find_parts(spec: RunSpec, model: Classifier, data: Dataset, bench: Bench) ->
         raise SpecError(f"limit={spec.limit!s:.40} is not valid: it counts items, from 1; leave it out for all")
     if spec.width is not None and not 0 < spec.width < math.inf:
         raise SpecError(f"width={spec.width} is not valid: it is the width of an interval, above 0")
+    check_way(spec.classes)
     methods = {given: resolve_method(given) for given in dict.fromkeys(spec.methods)}
     protocols = {given: create_protocol(given) for given in dict.fromkeys(spec.protocols)}
     parts: list[Part] = []
@@ -103,12 +113,10 @@ def class_map(spec: RunSpec, model: Classifier, data: Dataset) -> Sequence[int]:
     return match_classes(data.class_names, model.class_names, spec.classes) if data.class_names else ()
 
 
-def select(
-    group: Group, spec: RunSpec, model: Classifier, data: Dataset, bench: Bench, unreadable: Collection[int] = ()
-) -> tuple[Selection, list[Unit]]:
+def select(group: Group, spec: RunSpec, model: Classifier, data: Dataset, bench: Bench) -> tuple[Selection, list[Unit]]:
     """The items of a group, and the images whose prediction must be known before grids can be made of them.
 
-    `unreadable` are positions of images that are out of the question.
+    A prediction without a class is that of an image that cannot be read.
     """
     grids = group.grids
     if grids is None:
@@ -120,18 +128,27 @@ def select(
             classes = [-1] * len(data.class_names)
         return image_units(data, classes, spec.limit, spec.seed, group.labelled), []
     found = image_units(data, class_map(spec, model, data), None, spec.seed, labelled=True)
-    units = [unit for unit in found.units if unit.images[0] not in unreadable]
-    known = bench.shelf.records(bench.measurement_key(Prediction())[1], [unit.id for unit in units])
-    missing = [unit for unit in units if unit.id not in known]
+    known = bench.shelf.records(bench.measurement_key(Prediction())[1], [unit.id for unit in found.units])
+    missing = [unit for unit in found.units if unit.id not in known]
     if missing:
         return found, missing
+    readable = [unit for unit in found.units if known[unit.id].details]
     passed = [
         unit
-        for unit in units
+        for unit in readable
         if known[unit.id].details["class"] == unit.labels[0] and float(known[unit.id].details["probability"]) >= grids.confidence  # type: ignore[arg-type]
     ]
     made = grid_units(passed, len(found.units), grids.grid, grids.corners, grids.confidence, spec.limit, spec.seed)
-    return Selection(made.units, found.notes + made.notes), []
+    broken = [unit for unit in found.units if not known[unit.id].details]
+    notes = left_out([_why(data, unit) for unit in broken[:SHOWN]], len(broken))
+    return Selection(made.units, (*found.notes, *notes, *made.notes)), []
+
+
+def _why(data: Dataset, unit: Unit) -> str:
+    try:
+        return f"{data[unit.images[0]].name} could not be read before"
+    except ImageError as error:
+        return str(error)
 
 
 @dataclass(frozen=True)
@@ -158,9 +175,15 @@ def make_plan(spec: RunSpec, model: Classifier, data: Dataset, shelf: Shelf, max
     costs = probe(model, rows, spec.fast)
     known = missing = 0
     notes: list[str] = []
-    seconds, upper_bound = 0.0, False
+    seconds, upper_bound = 0.0, spec.width is not None
     for group in groups:
-        selection, unfiltered = select(group, spec, model, data, bench)
+        try:
+            selection, unfiltered = select(group, spec, model, data, bench)
+        except DataError as error:
+            refused += group.refused(error)
+            if len(refused) == len(spec.protocols) * len(spec.methods):
+                raise
+            continue
         notes += selection.notes
         units = selection.units
         if unfiltered:
@@ -174,8 +197,8 @@ def make_plan(spec: RunSpec, model: Classifier, data: Dataset, shelf: Shelf, max
             seconds += (len(units) - found) * item_seconds(part, model, costs)
         measurements = {m for part in group.parts for m in part.protocol.measurements}
         for measurement in measurements:
-            names = set(shelf.records(bench.measurement_key(measurement)[1], [f"{u.id}:{u.labels[0]}" for u in units]))
-            seconds += (len(units) - len(names)) * measurement.forwards() * costs.forward
+            done = bench.measured(measurement, units, group.parts[0].protocol.target_choice)
+            seconds += (len(units) - done) * measurement.forwards() * costs.forward
     nbytes = model.nbytes + rows * costs.row_bytes
     return Plan(known, missing, seconds, nbytes, upper_bound, tuple(refused), tuple(dict.fromkeys(notes)))
 

@@ -13,13 +13,13 @@ from attrlib.engine.loading import Loader, part
 from attrlib.engine.memory import Probe, rows_within
 from attrlib.engine.plan import Group, Part, Refused, find_parts, item_seconds, select
 from attrlib.engine.scores import RunResult, Score
-from attrlib.engine.units import Unit
-from attrlib.errors import Cancelled, DataError, LayerError, MethodError, ProtocolError
+from attrlib.engine.units import Unit, left_out
+from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, MethodError, ProtocolError
 from attrlib.methods import BATCH_SIZE
 from attrlib.methods import create as create_method
 from attrlib.models import Classifier
 from attrlib.protocols import Prediction
-from attrlib.specs import RunSpec, digest
+from attrlib.specs import MethodSpec, RunSpec, digest
 from attrlib.statistics import Summary, summary
 from attrlib.store import Record, Store
 
@@ -85,43 +85,60 @@ class _Run:
         begun = time.perf_counter()
         groups, self.refused = find_parts(self.spec, self.model, self.data, self.bench)
         key = digest(self.spec, self.model.digest)
+        self._keep(key, {}, "running")
         try:
-            units = {group: self._select(group) for group in groups}
-            known = sum(self._look_up(group, units[group]) for group in groups)
+            units = self._select_all(groups)
+            known = sum(self._look_up(group, units[group]) for group in units)
             self._keep(key, units, "running")
-            if any(self.pending.values()):
-                self._fit_memory()
+            self._fit_memory(max((g.area for g in units if any(self.pending[own] for own in g.parts)), default=0))
             self.started = time.perf_counter()
-            for group in groups:
+            for group in units:
                 units[group] = self._work(group, units[group])
-            agreement = {}
-            if self.spec.fast:
-                agreement = map_agreement(self.spec, self.model, self.data, units[groups[0]], self.store, self.bench.setting.progress)
+            if not self.found:
+                raise ProtocolError(self.refused[-1][2])
+            agreement = self._agreement(units) if self.spec.fast else {}
+            self._tell("done")
         except Cancelled:
             self.store.set_state(key, "cancelled")
             raise
+        except AttrlibError:
+            self.store.set_state(key, "failed")
+            raise
         self._keep(key, units, "done")
-        scores = {
-            (p.protocol_spec, p.method_spec): self._score(p, units[group]) for group in groups for p in group.parts if p in self.found
-        }
+        scores = {(p.protocol_spec, p.method_spec): self._score(p, units[group]) for group in units for p in group.parts if p in self.found}
         notes = tuple(dict.fromkeys([*self.notes, *self.store.notes]))
         seconds = time.perf_counter() - begun
         return RunResult(self.spec, scores, self.refused, notes, self.computed, known, seconds, agreement)
+
+    def _select_all(self, groups: Sequence[Group]) -> dict[Group, tuple[Unit, ...]]:
+        """The items of each group. A group without any is refused, with the reason, unless it is the only one."""
+        units = {}
+        for group in groups:
+            try:
+                units[group] = self._select(group)
+            except DataError as error:
+                self.refused += group.refused(error)
+                last = error
+        if not units:
+            raise last
+        return units
 
     def _select(self, group: Group) -> tuple[Unit, ...]:
         """The items of a group, after the predictions that they depend on."""
         selection, unfiltered = select(group, self.spec, self.model, self.data, self.bench)
         if unfiltered:
-            self._fit_memory()
+            self._fit_memory(1)
+            about, key = self.bench.measurement_key(Prediction())
             chunks = _chunks(unfiltered, BATCH_SIZE)
             with self.loader.ahead(chunks):
                 for number, chunk in enumerate(chunks):
                     self.event = Event("confidence filter", number * BATCH_SIZE, len(unfiltered))
                     self.watch(self.event)
-                    _, batch = self.loader.get(chunk)
+                    readable, batch = self.loader.get(chunk)
                     if batch is not None:
                         self.bench.measure(Prediction(), batch)
-            selection, _ = select(group, self.spec, self.model, self.data, self.bench, self.loader.failed)
+                    self.store.add_records(key, about, {unit.id: Record() for unit in chunk if unit not in readable})
+            selection, _ = select(group, self.spec, self.model, self.data, self.bench)
         self.notes += selection.notes
         return selection.units
 
@@ -136,8 +153,14 @@ class _Run:
             count += len(self.found[own])
         return count
 
-    def _fit_memory(self) -> None:
-        self.bench.setting = replace(self.bench.setting, rows=rows_within(self.model, self.max_memory))
+    def _fit_memory(self, area: float) -> None:
+        if area:
+            self.bench.setting = replace(self.bench.setting, rows=rows_within(self.model, self.max_memory, area))
+
+    def _agreement(self, units: Mapping[Group, tuple[Unit, ...]]) -> dict[MethodSpec, float]:
+        """How well the fast maps of what was scored agree with the exact ones."""
+        methods = {own.method_spec: own.method for group in units for own in group.parts if own in self.found}
+        return map_agreement(methods, self.bench, self.data, next(iter(units.values())))
 
     def _work(self, group: Group, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
         """Computes what is missing of a group; the items that were used and could be read."""
@@ -147,15 +170,22 @@ class _Run:
             for number, chunk in enumerate(chunks):
                 for own in group.parts:
                     self._compute(own, chunk)
+                    self._leave(own, units[(number + 1) * size :])
                 if self._narrow(group, units[: (number + 1) * size]):
                     units = units[: (number + 1) * size]
+                    for own in group.parts:
+                        self._leave(own, ())
                     break
         readable = tuple(unit for unit in units if unit.images[0] not in self.loader.failed)
-        if len(readable) < len(units):
-            self.notes.append(f"{len(units) - len(readable)} item(s) left out: {'; '.join(list(self.loader.failed.values())[:5])}")
+        self.notes += left_out(list(self.loader.failed.values()), len(units) - len(readable))
         if not readable:
             raise DataError(f"none of the {len(units)} images of {self.data.name} can be read: {next(iter(self.loader.failed.values()))}")
         return readable
+
+    def _leave(self, own: Part, rest: Sequence[Unit]) -> None:
+        """Only the rest of a part is still to be done."""
+        if own in self.pending:
+            self.pending[own] = len(self._missing(own, rest))
 
     def _missing(self, own: Part, chunk: Sequence[Unit]) -> list[Unit]:
         return [unit for unit in chunk if unit not in self.found[own]] if own in self.found else []
@@ -189,8 +219,6 @@ class _Run:
         """Drops a part whose method turns out not to be defined for the model."""
         del self.found[own], self.pending[own]
         self.refused.append((own.protocol_spec, own.method_spec, reason))
-        if not self.found:
-            raise ProtocolError(reason)
 
     def _narrow(self, group: Group, units: Sequence[Unit]) -> bool:
         """Whether the interval of every part is as narrow as was asked for."""
@@ -239,8 +267,8 @@ class _Run:
             for own in group.parts
             if own in self.found
         }
-        about = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "deletion_tuned": self.model.deletion_tuned}
-        self.store.save_run(key, about | {"model_digest": self.model.digest}, parts)
+        about = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "model_digest": self.model.digest}
+        self.store.save_run(key, about, parts)
         self.store.set_state(key, state)
 
 

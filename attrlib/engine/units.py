@@ -9,6 +9,8 @@ from attrlib.errors import DataError, ImageError
 from attrlib.specs import digest
 
 UNKNOWN = -1
+SHOWN = 5
+"""Reasons in one note."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,12 @@ class Unit:
     def key(self, target: str) -> str:
         """The name of its results: labels are part of it where they are the `target`, not for a `prediction`."""
         return self.id if target == "prediction" else digest(self.id, list(self.labels))
+
+
+def left_out(reasons: Sequence[str], count: int) -> list[str]:
+    """A note on `count` items that cannot be read, with the first few reasons; none where there are none."""
+    more = "; ..." if count > SHOWN else ""
+    return [f"{count} item(s) left out that cannot be read: {'; '.join(reasons[:SHOWN])}{more}"] if count else []
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ def image_units(data: Dataset, classes: Sequence[int], limit: int | None, seed: 
         repeated += unit.id in units
         units.setdefault(unit.id, unit)
     counts = ((unlabelled, "without a known class"), (repeated, "that repeat another"))
-    notes = [f"{count} image(s) {what} left out" for count, what in counts if count] + unreadable
+    notes = [f"{count} image(s) {what} left out" for count, what in counts if count] + left_out(unreadable, len(unreadable))
     if not units:
         hint = "; give their classes (class folders or a CSV), or choose target=prediction" if unlabelled else ""
         raise DataError(f"{data.name} has no image that can be scored ({'; '.join(notes) or 'it is empty'}){hint}")

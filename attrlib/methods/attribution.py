@@ -97,7 +97,7 @@ def attribute(
             batch = model.place((images[several.start : several.stop] if isinstance(several, range) else images[used]).detach())
             if targets is None:
                 with torch.no_grad():
-                    target = model.module(batch.clone()).argmax(1)
+                    target = model(batch.clone()).argmax(1)
             else:
                 target = torch.tensor(list(targets[part]), device=batch.device)
             indices = None if owners is None else torch.tensor([used.index(k) for k in several], device=batch.device)

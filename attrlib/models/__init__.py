@@ -1,21 +1,26 @@
 """Classifiers: loading, wrapping, layers."""
 
+from attrlib.models.cards import Card, card_of, shipped
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.layers import NAMED, Layer, Layout
 from attrlib.models.preprocessing import Preprocessing
-from attrlib.models.zoo import EMBEDDED, ModelInfo, check_name, list_models, load_model, wrap_model
+from attrlib.models.zoo import EMBEDDED, ModelInfo, check_name, list_models, load_model, with_classes, wrap_model
 
 __all__ = [
     "EMBEDDED",
     "NAMED",
+    "Card",
     "Classifier",
     "Layer",
     "Layout",
     "ModelInfo",
     "Preprocessing",
+    "card_of",
     "check_name",
     "list_models",
     "load_model",
     "pick_device",
+    "shipped",
+    "with_classes",
     "wrap_model",
 ]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +40,11 @@ class Card:
         """The card as JSON."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
+    def summary(self) -> str:
+        """What it is, in a line."""
+        tuned = ", deletion-tuned" if self.deletion else ""
+        return f"{self.architecture.removeprefix('attrlib:')} on {self.data}{tuned}, {self.parameters / 1e6:.1f} M parameters"
+
     @classmethod
     def read(cls, path: str | Path) -> Self:
         """The card in a file. Raises `ModelError` for anything that is none."""
@@ -60,6 +66,16 @@ class Card:
             raise ModelError(
                 f"{file.name} is no model card ({type(error).__name__}: {str(error)[:80]}); it is the JSON that finetune wrote beside the weights"
             ) from None
+
+
+ASSETS = Path(__file__).parents[2] / "assets" / "models"
+"""Where the models are that come with the project."""
+
+
+@cache
+def shipped() -> Mapping[str, Path]:
+    """The cards of the models that come with the project, by the names of the models."""
+    return {path.stem: path for path in sorted(ASSETS.glob("*.json")) if path.with_suffix(".safetensors").is_file()}
 
 
 def card_of(checkpoint: str | Path) -> Path | None:

@@ -37,7 +37,7 @@ def _twin(model: Classifier, module: nn.Module, share: float, seed: int) -> Clas
         layers[path].append((name, parameter))
     layers = {path: parameters for path, parameters in layers.items() if parameters}
     with torch.no_grad():
-        for path in list(layers)[: math.ceil(share * len(layers))]:
+        for path in list(layers)[: math.ceil(share * len(layers) - 1e-9)]:
             for name, entries in layers[path]:
                 generator = torch.Generator().manual_seed(int(digest(seed, name)[:15], 16))
                 shuffled = torch.randperm(entries.numel(), generator=generator).to(entries.device)

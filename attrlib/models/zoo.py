@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attrlib.errors import ModelError, unknown
 from attrlib.models.architectures import ARCHITECTURES, PUBLISHED
+from attrlib.models.cards import Card, card_of, shipped
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -43,7 +44,8 @@ class ModelInfo:
 def list_models(pattern: str = "") -> list[ModelInfo]:
     """The models that need no download; with a pattern (`timm:resnet*`), every architecture of timm and torchvision that matches."""
     embedded = ModelInfo(EMBEDDED, "embedded", "EfficientNet-Lite0 on ImageNet-1k, 4.7 M parameters, 224 px; no download")
-    found = [embedded] if not pattern or fnmatch(EMBEDDED, pattern) else []
+    every = [embedded, *(ModelInfo(name, "shipped", Card.read(path).summary()) for name, path in shipped().items())]
+    found = [info for info in every if not pattern or fnmatch(info.name, pattern)]
     if pattern:
         for source, names in _sources().items():
             found += [ModelInfo(f"{source}:{n}", source) for n in names if fnmatch(f"{source}:{n}", pattern)]
@@ -53,7 +55,7 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
 def check_name(name: str) -> None:
     """Raises `ModelError` where no architecture has this name."""
     source, _, architecture = name.partition(":")
-    if name == EMBEDDED:
+    if name == EMBEDDED or name in shipped():
         return
     if source == "timm" and architecture:
         if not timm.is_model(architecture.partition(".")[0]):
@@ -63,7 +65,7 @@ def check_name(name: str) -> None:
             raise ModelError(unknown(f"{source} model", architecture, _sources()[source]))
     else:
         advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
-        raise ModelError(unknown("model", name, [EMBEDDED], advice))
+        raise ModelError(unknown("model", name, [EMBEDDED, *shipped()], advice))
 
 
 def _sources() -> dict[str, list[str]]:
@@ -94,27 +96,63 @@ def load_model(
     if architecture is not None:
         name, checkpoint = architecture, checkpoint or name
     elif checkpoint is None and (name.endswith(SUFFIXES) or Path(name).is_file()):
-        raise ModelError(f"{name!r} is a checkpoint file: name its architecture too, for example architecture='timm:resnet18'")
+        beside = card_of(name)
+        if beside is None:
+            raise ModelError(f"{name!r} is a checkpoint file: name its architecture too, for example architecture='timm:resnet18'")
+        name, checkpoint = Card.read(beside).architecture, name
     check_name(name)
     where = pick_device(device)
     file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"
     if file and file.startswith(RANDOM):
         seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
-    state = read_checkpoint(file) if file and not file.startswith(RANDOM) else None
+    weights = None if file and file.startswith(RANDOM) else Path(file) if file else _shipped_weights(name) if pretrained else None
+    beside = card_of(weights) if weights else shipped().get(name)
+    card = Card.read(beside) if beside else None
+    build = _builder(card.architecture if card and name in shipped() else name)
+    with _seeded(seed):
+        if weights is None:
+            module, preprocessing = build(len(card.class_names) if card else None, pretrained)
+        else:
+            state = read_checkpoint(weights)
+            module, preprocessing = build(len(card.class_names) if card else _count_classes(state, build), False)
+            load_state(module, state, weights.name)
+    module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
+    names = class_names or (card.class_names if card else _imagenet_names(module))
+    return Classifier(module, card.preprocessing if card else preprocessing, ModelSpec(name, file), names, deletion_tuned=tuned)
+
+
+def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[int] | None = None, seed: int = 0) -> Classifier:
+    """The same architecture and weights with another number of classes, for training.
+
+    The head begins at random, drawn by the seed, or, where `rows` gives each class its index among the model's, at what is known
+    of it. Raises `ModelError` for a wrapped model, whose architecture has no name.
+    """
+    name = model.spec.architecture
+    if name.startswith("wrapped:"):
+        raise ModelError(f"{model.name} has no architecture by name from which a new head could be made; give it one, and wrap it again")
+    card = shipped().get(name)
+    with _seeded(seed):
+        module = _builder(Card.read(card).architecture if card else name)(len(class_names), False)[0]
+    old, state = model.module.state_dict(), module.state_dict()
+    for key, own in state.items():
+        if old[key].shape == own.shape:
+            state[key] = old[key]
+        elif rows is not None and old[key].shape[0] == len(model.class_names) and old[key].shape[1:] == own.shape[1:]:
+            state[key] = old[key][list(rows)]
+    module.load_state_dict(state)
+    module = module.to(model.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return Classifier(module, model.preprocessing, model.spec, class_names)
+
+
+def _shipped_weights(name: str) -> Path | None:
+    return shipped()[name].with_suffix(".safetensors") if name in shipped() else None
+
+
+def _builder(name: str) -> Build:
     source, _, short = name.partition(":")
     builders = {"timm": _timm, "torchvision": _torchvision, "attrlib": _own, "idsds": _published, EMBEDDED: _efficientnet_lite0}
-    build = builders[source](short, name)
-    with _seeded(seed):
-        if state is None:
-            module, preprocessing = build(None, pretrained)
-        else:
-            module, preprocessing = build(_count_classes(state, build), False)
-            load_state(module, state, Path(str(file)).name)
-    module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    spec = ModelSpec(name, file)
-    if class_names is None:
-        class_names = _imagenet_names(module)
-    return Classifier(module, preprocessing, spec, class_names, deletion_tuned=deletion_tuned or (source == "idsds" and state is not None))
+    return builders[source](short, name)
 
 
 def wrap_model(

@@ -62,6 +62,10 @@ class Database:
                 self._failure, self._again = str(error), now + (now - begun)
                 raise
 
+    def insist(self) -> None:
+        """The next write is tried even if one was in vain just now."""
+        self._again = 0.0
+
     def nbytes(self) -> int:
         """Bytes on the disk, of the file or of the server's tables."""
         if self._file is not None:

@@ -16,7 +16,7 @@ from attrlib.store.failures import NOT_KEPT, NOT_READ, Damaged, Notes, Unavailab
 from attrlib.store.tables import runs as table
 from attrlib.store.tables import upsert
 
-STATES = ("running", "done", "cancelled")
+STATES = ("running", "done", "cancelled", "failed")
 
 
 @dataclass(frozen=True)

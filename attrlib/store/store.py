@@ -99,7 +99,7 @@ class Store:
             self._retry()
 
     def set_state(self, key: str, state: str) -> None:
-        """Writes down that a run is `running`, `done` or `cancelled`. A run that was pruned meanwhile stays gone."""
+        """Writes down that a run is `running`, `done`, `cancelled` or `failed`. A run that was pruned meanwhile stays gone."""
         if self._runs.set_state(key, state):
             self._retry()
 
@@ -154,6 +154,7 @@ class Store:
 
     def close(self) -> None:
         """Tries once more to write what is kept in memory, and closes all connections; the next use opens new ones."""
+        self._database.insist()
         self._retry()
         self._database.close()
         self._maps.close()

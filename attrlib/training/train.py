@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from attrlib.data.datasets import Dataset
-from attrlib.errors import AttrlibError, ImageError
+from attrlib.errors import DataError, ImageError, TrainingError
 from attrlib.models import Classifier
 from attrlib.models.frozen import has_bfloat16
 from attrlib.specs import digest
 from attrlib.training.deletion import delete_cells
 from attrlib.training.feed import Feed
 from attrlib.training.recipe import Recipe
-
-
-class TrainingError(AttrlibError):
-    """Training that cannot go on: what was wrong, and what to try. The last good state is kept."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +115,9 @@ class _Trainer:
         before = self.seconds
         for epoch in range(self.first, self.recipe.epochs):
             self._epoch(wrapped, epoch)
-            clean, deleted = accuracies(self.model, self.select, self.select_classes, self.recipe)
-            row = {"epoch": epoch + 1, "loss": self.loss, "clean": clean} | ({} if deleted is None else {"deleted": deleted})
+            right = accuracies(self.model, self.select, self.select_classes, self.recipe.deletion, self.recipe.baseline, self.reduced)
+            row = {"epoch": epoch + 1, "loss": self.loss, "clean": right.clean / right.count}
+            row |= {} if right.deleted is None else {"deleted": right.deleted / right.count}
             self.history.append(row)
             if self.best is None or _merit(row) > _merit(self.best["row"]):
                 state = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
@@ -176,7 +174,7 @@ class _Trainer:
             logits = wrapped(x)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(logits.float(), targets)
-        value = float(loss)
+        value = float(loss.detach())
         if math.isfinite(value):
             loss.backward()
             if recipe.clip:
@@ -244,21 +242,42 @@ def _merit(row: dict[str, float]) -> float:
     return row["clean"] if "deleted" not in row else (row["clean"] + row["deleted"]) / 2
 
 
-def accuracies(model: Classifier, data: Dataset, classes: Sequence[int], recipe: Recipe) -> tuple[float, float | None]:
-    """Top-1 on a data set, on the images as they are and, if the recipe deletes, with one random cell of each deleted."""
-    right = torch.zeros(2)
-    count = 0
+@dataclass(frozen=True)
+class Right:
+    """How many of `count` images a model classifies rightly: as they are, and with one random cell of each deleted."""
+
+    clean: int
+    deleted: int | None
+    count: int
+
+
+def accuracies(
+    model: Classifier, data: Dataset, classes: Sequence[int], deletion: int, baseline: str = "zeros", fast: bool = False
+) -> Right:
+    """Counts what is right on a data set, and with one random cell of a grid of `deletion` cells deleted in each image, unless it is 0.
+
+    Images that cannot be read are left out. Raises `DataError` where that are all.
+    """
+    clean = deleted = count = 0
     for indices in _batches(data):
-        items = [data[i] for i in indices]
+        items = []
+        for index in indices:
+            with suppress(ImageError):
+                items.append(data[index])
+        if not items:
+            continue
         images = torch.stack([model.preprocess(item.image) for item in items])
         labels = torch.tensor([classes[int(item.label or 0)] for item in items])
         generator = torch.Generator().manual_seed(int(digest("accuracy", indices[0])[:15], 16))
-        several = [images] + ([delete_cells(images, recipe.deletion, recipe.baseline, generator, 1.0)] if recipe.deletion else [])
-        for place, x in enumerate(several):
-            with torch.no_grad():
-                right[place] += (model(x).argmax(1).cpu() == labels).sum()
-        count += len(indices)
-    return float(right[0]) / count, float(right[1]) / count if recipe.deletion else None
+        with model.session(fast), torch.no_grad():
+            clean += int((model.module(model.place(images)).argmax(1).cpu() == labels).sum())
+            if deletion:
+                images = delete_cells(images, deletion, baseline, generator, 1.0)
+                deleted += int((model.module(model.place(images)).argmax(1).cpu() == labels).sum())
+        count += len(items)
+    if not count:
+        raise DataError(f"{data.name} has no labelled image that can be read; give other data to measure accuracy on")
+    return Right(clean, deleted if deletion else None, count)
 
 
 def _batches(data: Dataset) -> Iterator[list[int]]:

@@ -1,0 +1,109 @@
+"""The models in `assets/models`, and how each was trained: `python -m attrlib.training.family --photos FOLDER`."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attrlib.data.datasets import Dataset, load_dataset
+from attrlib.data.derived import Kept
+from attrlib.errors import unknown
+from attrlib.models.cards import ASSETS
+from attrlib.specs import ModelSpec
+from attrlib.training.finetune import Job, finetune
+from attrlib.training.recipe import PRESETS, Recipe
+from attrlib.training.train import Progress
+
+TUNED = "_tuned"
+"""What the name of a deletion-tuned model ends with; before it is that of the plain one, from which it was made."""
+BIRDS = {
+    "birds_resnet10": "small_resnet10_w16",
+    "birds_resnet18": "small_resnet18_w16",
+    "birds_resnet34": "small_resnet34_w16",
+    "birds_wide_resnet10": "small_resnet10_w32",
+    "birds_fixup_resnet18": "small_fixup_resnet18_w16",
+    "birds_x_resnet18": "small_x_resnet18_w16",
+    "birds_vgg11": "small_vgg11_w16",
+    "birds_vgg11_bn": "small_vgg11_bn_w16",
+    "birds_x_vgg11": "small_x_vgg11_w16",
+    "birds_vit6": "small_vit6_w128",
+    "birds_bcos_resnet18": "small_bcos_resnet18_w16",
+    "birds_bagnet33": "small_bagnet33_w16",
+}
+PHOTOS = {"imagenette_resnet18": "small_resnet18_w16", "imagenette_bagnet33": "small_bagnet33_w16"}
+LITE0 = "imagenette_efficientnet_lite0"
+
+_PLAIN = replace(PRESETS["scratch"], epochs=5, fraction=0.5)
+_ADAM = replace(_PLAIN, optimizer="adamw", rate=0.002, decay=0.0)
+RECIPES: dict[str, Recipe] = {
+    "birds_fixup_resnet18": replace(_PLAIN, rate=0.05, clip=1.0),
+    "birds_x_resnet18": replace(_PLAIN, rate=0.05, clip=1.0),
+    "birds_vgg11": replace(_PLAIN, rate=0.05, clip=1.0),
+    "birds_x_vgg11": replace(_PLAIN, rate=0.05, clip=1.0),
+    "birds_vit6": replace(_ADAM, rate=0.001, decay=0.05, epochs=12, fraction=1.0),
+    "birds_bcos_resnet18": _ADAM,
+    "birds_bagnet33": replace(_PLAIN, fraction=0.4),
+    "imagenette_resnet18": replace(_PLAIN, epochs=20, fraction=1.0, scale=0.35),
+    "imagenette_bagnet33": replace(_PLAIN, epochs=12, fraction=1.0, scale=0.35),
+    LITE0: replace(PRESETS["short"], epochs=2, batch=64, rate=0.005, scale=0.35),
+}
+"""Where the training of a plain model is not that of the others."""
+
+
+def jobs(photos: str, folder: Path) -> dict[str, Job]:
+    """Every model by name; `photos` is the folder of Imagenette with its `train` and `val`, `folder` where the plain models are."""
+    found = {}
+    for name, architecture in (BIRDS | PHOTOS | {LITE0: ""}).items():
+        recipe = replace(RECIPES.get(name, _PLAIN), deletion=0)
+        data = ("birds:train", "birds:select", "birds:test") if name in BIRDS else (f"{photos}/train", None, f"{photos}/val")
+        start = ModelSpec(f"attrlib:{architecture}", "random:0") if architecture else ModelSpec("efficientnet_lite0")
+        found[name] = Job(start, data[0], recipe, data[1], data[2], name + TUNED)
+        tuned = replace(recipe, epochs=max(2, 3 * recipe.epochs // 5), rate=recipe.rate / 5, warmup=0.0, deletion=4)
+        begin = replace(start, checkpoint=str(folder / f"{name}.safetensors"))
+        found[name + TUNED] = Job(begin, data[0], tuned, data[1], data[2], name)
+    return found
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="Models to make; by default all that are not there.")] = None,
+    photos: Annotated[str, typer.Option("--photos", help="Folder of Imagenette, with train and val.")] = "imagenette2-320",
+    out: Annotated[Path, typer.Option("--out", help="Where the models go.")] = ASSETS,
+    state: Annotated[Path, typer.Option("--state", help="Where unfinished training is kept.")] = Path("training"),
+) -> None:
+    """Train the models that come with the project. What is interrupted goes on when the same is run again."""
+    known = jobs(photos, out)
+    for name in names or [name for name in known if not (out / f"{name}.json").is_file()]:
+        if name not in known:
+            raise typer.BadParameter(unknown("model", name, known))
+        job = known[name]
+        for source in (job.data, job.select, job.report):
+            if source is not None and source not in _data:
+                _data[source] = Kept(load_dataset(source))
+        card = finetune(job, out / f"{name}.safetensors", state / name, watch=_Lines(name), datasets=_data)
+        typer.echo(
+            f"{name}: clean {card.accuracy['clean']['mean']:.3f}, deleted {card.accuracy['deleted']['mean']:.3f}, {card.seconds:.0f} s"
+        )
+
+
+_data: dict[str, Dataset] = {}
+"""Kept decoded for all models."""
+
+
+class _Lines:
+    """Prints how far it is, every half minute."""
+
+    def __init__(self, name: str):
+        self.name, self.last = name, time.monotonic()
+
+    def __call__(self, found: Progress) -> None:
+        if time.monotonic() - self.last > 30:
+            self.last = time.monotonic()
+            typer.echo(
+                f"{self.name}: step {found.step} of {found.steps}, loss {found.loss:.3f}, clean {found.clean}, deleted {found.deleted}, {found.seconds_left:.0f} s left"
+            )
+
+
+if __name__ == "__main__":
+    typer.run(main)
