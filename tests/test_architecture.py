@@ -16,7 +16,7 @@ FLOORS = [
     {"attrlib.api"},
     {"attrlib.engine"},
     {"attrlib.methods", "attrlib.protocols", "attrlib.training", "attrlib.figures"},
-    {"attrlib.models", "attrlib.data", "attrlib.store"},
+    {"attrlib.models", "attrlib.data", "attrlib.store", "attrlib.aggregate"},
     {
         "attrlib.specs",
         "attrlib.postprocess",

@@ -400,9 +400,9 @@ def test_random_maps_are_at_chance(grid: int) -> None:
 def test_idsds_is_refused_on_a_model_that_never_saw_deleted_patches_and_says_what_to_do() -> None:
     module = made(Rectified, torch.tanh)
     with pytest.raises(ProtocolError, match=r"(?s)Rectified was not fine-tuned.*use sds.*fine-tune the model on deleted patches"):
-        create(ProtocolSpec("idsds")).check(attrlib.wrap_model(module, 16), has_masks=False)
-    create(ProtocolSpec("idsds")).check(attrlib.wrap_model(module, 16, deletion_tuned=True), has_masks=False)
-    create(ProtocolSpec("sds")).check(attrlib.wrap_model(module, 16), has_masks=False)
+        create(ProtocolSpec("idsds")).check(attrlib.wrap_model(module, 16))
+    create(ProtocolSpec("idsds")).check(attrlib.wrap_model(module, 16, deletion_tuned=True))
+    create(ProtocolSpec("sds")).check(attrlib.wrap_model(module, 16))
 
 
 @pytest.mark.parametrize("name", ["sds", "idsds"])
@@ -414,10 +414,10 @@ def test_a_grid_that_does_not_cut_the_images_into_equal_cells_is_refused_and_tho
 ) -> None:
     model = attrlib.wrap_model(made(Linear, *size), size, deletion_tuned=True)
     with pytest.raises(ProtocolError, match=rf"^{name}: .*{size[0]} x {size[1]} px.*{grid} x {grid} equal cells.*{advice}"):
-        create(ProtocolSpec.parse(f"{name}:grid={grid}")).check(model, has_masks=False)
+        create(ProtocolSpec.parse(f"{name}:grid={grid}")).check(model)
     for fitting in advice.removeprefix("grid=").removesuffix("$").split(", "):
         if fitting:
-            create(ProtocolSpec.parse(f"{name}:grid={fitting}")).check(model, has_masks=False)
+            create(ProtocolSpec.parse(f"{name}:grid={fitting}")).check(model)
 
 
 def test_sds_idsds_and_both_policies_share_scores_and_every_method_shares_the_outputs() -> None:

@@ -468,7 +468,7 @@ def test_grad_cam_before_a_global_pool_is_the_positive_part_of_input_x_gradient(
 def refusals(model: Model, protocol: str, methods: Sequence[str]) -> list[str]:
     """Why a run would leave out each method; an empty text where it would not."""
     spec = RunSpec(ModelSpec("wrapped"), "photos", (ProtocolSpec.parse(protocol),), tuple(MethodSpec.parse(m) for m in methods))
-    data = type("Data", (), {"has_masks": False})()
+    data = type("Data", (), {"offers": ()})()
     try:
         _, refused = find_parts(spec, model, data, Bench(model, Scratch()))
     except ProtocolError as error:
@@ -509,8 +509,8 @@ def test_every_refusal_of_a_model_says_which_protocol_and_which_model(setting: s
     module = nets.made(nets.Transformer, 1) if net == "class token" else nets.made(nets.Dense)
     model = attrlib.wrap_model(module, 16)
     with pytest.raises(ProtocolError, match=f"{setting} is not defined for {model.name}: "):
-        PROTOCOLS[setting]().check(model, has_masks=False)
-    PROTOCOLS["difull"]().check(model, has_masks=False)
+        PROTOCOLS[setting]().check(model)
+    PROTOCOLS["difull"]().check(model)
 
 
 def test_the_parameters_are_those_of_the_paper() -> None:
@@ -529,7 +529,7 @@ def test_a_method_costs_the_same_by_either_name_of_its_layer_and_less_the_later_
     model = method_nets.model("resnet18")
     methods = [f"RISE@{layer}" for layer in ("Input", "layer1", "layer2", "Middle", "layer3", "layer4", "Final")]
     spec = RunSpec(ModelSpec("wrapped"), "photos", (ProtocolSpec.parse("difull"),), tuple(MethodSpec.parse(m) for m in methods))
-    (group,), _ = find_parts(spec, model, type("Data", (), {"has_masks": False})(), Bench(model, Scratch()))
+    (group,), _ = find_parts(spec, model, type("Data", (), {"offers": ()})(), Bench(model, Scratch()))
     seconds = {part.method_spec.layer: item_seconds(part, model, Probe(1.0, 2.5, 0)) for part in group.parts}
     assert seconds["Middle"] == seconds["layer2"]
     assert seconds["Final"] == seconds["layer4"]

@@ -160,9 +160,9 @@ def test_a_low_resolution_map_is_magnified_and_a_tokens_square_ties(model: attrl
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_refused_without_masks_and_says_what_it_needs(model: attrlib.Classifier, name: str) -> None:
     protocol = create(ProtocolSpec(name))
-    protocol.check(model, has_masks=True)
+    protocol.check(model, ("masks",))
     with pytest.raises(ProtocolError, match=f"^{name} needs masks .*choose another"):
-        protocol.check(model, has_masks=False)
+        protocol.check(model)
     (info,) = (i for i in list_protocols() if i.name == name)
     assert info.needs == ("masks",)
     assert info.higher_is_better

@@ -67,7 +67,13 @@ def items(protocol: Protocol, which: Sequence[int] = range(ITEMS)) -> tuple[list
     units = [Unit(f"{protocol.items} {i}", (i,) * n * n, own) for i, own in zip(which, labels, strict=True)]
     masks = None if n > 1 else pictures(ITEMS, *SIZE, seed=2)[list(which), 0] > 0.5
     tensor = torch.tensor(labels)
-    return units, Batch(tuple(u.id for u in units), images, tensor if n > 1 else tensor[:, 0], masks)
+    ids = tuple(u.id for u in units)
+    if n > 1:
+        return units, Batch(ids, images, tensor)
+    # Six parts, each a band of the picture, and pictures without it.
+    bands = torch.arange(SIZE[0])[:, None].expand(SIZE) * 6 // SIZE[0] == torch.arange(6)[:, None, None]
+    parts = bands[None].expand(len(images), -1, -1, -1)
+    return units, Batch(ids, images, tensor[:, 0], masks, parts, images[:, None] * ~parts[:, :, None])
 
 
 def perform(
@@ -76,7 +82,7 @@ def perform(
     protocol = create(spec)
     units, batch = items(protocol, which)
     bench = bench or Bench(model(), Scratch(), seed, rows=rows)
-    protocol.check(bench.model, has_masks=batch.masks is not None)
+    protocol.check(bench.model, [need for need in ("masks", "parts") if getattr(batch, need) is not None])
     found = bench.perform(protocol, resolve_method(MethodSpec.parse(method)), units, batch)
     assert list(found) == [unit.key(protocol.target_choice) for unit in units]
     return list(found.values())

@@ -1,7 +1,8 @@
-"""The public verbs on the command line: `python -m attrlib models|methods|protocols|datasets|explain|score|cache`."""
+"""The public verbs on the command line: `python -m attrlib models|methods|protocols|datasets|explain|score|finetune|cache`."""
 
 import attrlib.cli.cache
 import attrlib.cli.explain
+import attrlib.cli.finetune
 import attrlib.cli.lists
 import attrlib.cli.score  # noqa: F401
 from attrlib.cli.common import app, main

@@ -1,7 +1,8 @@
-"""What there is: `python -m attrlib models|methods|protocols|datasets`."""
+"""What there is: `python -m attrlib models|methods|protocols|datasets`, and `download` for what there is elsewhere."""
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from attrlib.cli.common import Json, command
 from attrlib.data.datasets import list_datasets
 from attrlib.methods import list_methods
+from attrlib.models import download as download_checkpoint
 from attrlib.models import list_models
 from attrlib.protocols import list_protocols
 from attrlib.registry import Param
@@ -31,6 +33,20 @@ def models(
         typer.echo(
             "Also every timm:NAME and torchvision:NAME (search: models 'timm:resnet*'), with --checkpoint FILE for weights of your own."
         )
+
+
+@command()
+def download(
+    name: Annotated[str, typer.Argument(help="idsds:NAME, one of the models that were published with IDSDS.")], as_json: Json = False
+) -> None:
+    """Download a published checkpoint into the cache folder."""
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            typer.echo(f"\r{done / 2**20:.0f} of {total / 2**20:.0f} MB ", nl=False, err=True)
+
+    path = download_checkpoint(name, show)
+    typer.echo(json.dumps({"path": str(path)}) if as_json else f"{name}: {path}")
 
 
 @command()

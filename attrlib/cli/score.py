@@ -2,13 +2,10 @@
 
 import json
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from attrlib.cli.common import Json, command
+from attrlib.cli.common import Json, command, duration, interruptible
 from attrlib.data.datasets import anchored, load_dataset
 from attrlib.engine.plan import Plan, make_plan
 from attrlib.engine.run import Event, run
@@ -90,7 +87,7 @@ def score(
     if plan:
         _show_plan(make_plan(spec, classifier, dataset, store, budget), as_json)
         return
-    with _interruptible() as check, _progress(as_json) as show:
+    with interruptible() as check, _progress(as_json) as show:
 
         def watch(event: Event) -> None:
             check()
@@ -121,28 +118,6 @@ def _unfinished(store: Store) -> Run:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], None]]:
-    """Ctrl-C and SIGTERM end the run at its next chunk; a second one at once."""
-    asked = threading.Event()
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    def check() -> None:
-        if asked.is_set():
-            raise Cancelled("cancelled")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield check
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
     """Shows events: a live table on a terminal, a line every few seconds where there is none, nothing if quiet."""
     if quiet or not sys.stderr.isatty():
@@ -161,7 +136,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
 
 
 def _status(event: Event) -> str:
-    left = "" if event.seconds_left is None else f", {_duration(event.seconds_left)} left"
+    left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
     rate = f", {event.rate:.2g} a second" if event.rate else ""
     return f"{event.done}/{event.total} {event.doing}{rate}{left}"
 
@@ -171,12 +146,6 @@ def _live(event: Event) -> Table:
     for (protocol, method), found in event.scores.items():
         table.add_row(protocol, method, _number(found.mean), _interval(found), str(found.n))
     return table
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _number(value: float) -> str:
@@ -205,7 +174,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
         return
     most = "at most " if plan.upper_bound else ""
     typer.echo(f"{plan.known} results are known, {most}{plan.missing} must be computed")
-    typer.echo(f"about {most}{_duration(plan.seconds)} and {plan.nbytes / 2**20:.0f} MB")
+    typer.echo(f"about {most}{duration(plan.seconds)} and {plan.nbytes / 2**20:.0f} MB")
     for note in [*plan.notes, *(f"{r['protocol']} {r['method']}: refused: {r['reason']}" for r in refused)]:
         typer.echo(f"note: {note}", err=True)
 
@@ -237,4 +206,4 @@ def _report(result: RunResult, as_json: bool) -> None:
         typer.echo(f"note: fast {method}: rank correlation {value:.3f} with the exact maps")
     for note in [*result.notes, *(f"{r['protocol']} {r['method']}: refused: {r['reason']}" for r in refused)]:
         typer.echo(f"note: {note}", err=True)
-    typer.echo(f"{result.computed} computed, {result.known} known before, {_duration(result.seconds)}")
+    typer.echo(f"{result.computed} computed, {result.known} known before, {duration(result.seconds)}")

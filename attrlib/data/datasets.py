@@ -48,6 +48,17 @@ class Dataset(Sequence[Item], ABC):
     name: str
     class_names: tuple[str, ...]
     has_masks: bool = False
+    parts: tuple[str, ...] = ()
+    """What every picture can also be had without; items' masks then bear these names."""
+
+    @property
+    def offers(self) -> tuple[str, ...]:
+        """What protocols may ask for besides pictures and labels: `masks`, `parts`."""
+        return tuple(name for name, has in (("masks", self.has_masks), ("parts", bool(self.parts))) if has)
+
+    def without(self, index: int, part: str) -> Image.Image:
+        """A picture without one of the `parts`, all else the same. Raises `DataError` where there is no such part."""
+        raise DataError(f"the pictures of {self.name} cannot be had without {part!r}")
 
     @abstractmethod
     def __len__(self) -> int:
@@ -147,6 +158,8 @@ class DatasetInfo:
 
 NAMED: dict[str, tuple[DatasetInfo, Callable[[str], Dataset]]] = {}
 """Data sets by name, each with the function that makes it, given its name."""
+SOURCES: dict[str, Callable[[str], Dataset]] = {}
+"""What makes the data sets whose names begin so."""
 
 
 def named(info: DatasetInfo) -> Callable[[Callable[[str], Dataset]], Callable[[str], Dataset]]:
@@ -189,6 +202,9 @@ def load_dataset(source: str | Path | Dataset) -> Dataset:
         raise DataError(f"a {type(source).__name__} is no data set; give a name, the path of a folder or of a CSV file, or a Dataset")
     if isinstance(source, str) and source in NAMED:
         return NAMED[source][1](source)
+    for prefix, make in SOURCES.items():
+        if isinstance(source, str) and source.startswith(prefix):
+            return make(source)
     text = os.fspath(source)
     name = show(f"./{text}" if text in NAMED else text)
     try:

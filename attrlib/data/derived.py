@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import psutil
 import torch
+from PIL import Image
 
 from attrlib.data.datasets import Dataset, Item
 from attrlib.specs import whole
@@ -15,7 +16,8 @@ class Subset(Dataset):
     """Some items of a data set, in the order given."""
 
     def __init__(self, data: Dataset, indices: Sequence[int], name: str = ""):
-        self.name, self.class_names, self.has_masks = name or data.name, data.class_names, data.has_masks
+        self.name, self.class_names = name or data.name, data.class_names
+        self.has_masks, self.parts = data.has_masks, data.parts
         self._data, self._indices = data, tuple(indices)
 
     def __len__(self) -> int:
@@ -23,6 +25,9 @@ class Subset(Dataset):
 
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
         return self._data[self._indices[operator.index(index)]]
+
+    def without(self, index: int, part: str) -> Image.Image:
+        return self._data.without(self._indices[operator.index(index)], part)
 
     def label(self, index: int) -> int | None:
         return self._data.label(self._indices[operator.index(index)])
@@ -38,7 +43,7 @@ class Kept(Dataset):
     """
 
     def __init__(self, data: Dataset, share: float = 0.25):
-        self.name, self.class_names, self.has_masks = data.name, data.class_names, False
+        self.name, self.class_names = data.name, data.class_names
         self._data, self._items = data, dict[int, Item]()
         self._left = int(share * psutil.virtual_memory().available)
         self._lock = threading.Lock()
@@ -53,7 +58,8 @@ class Kept(Dataset):
         item = self._data[k]
         item = Item(item.image, item.label, item.id, item.name)
         with self._lock:
-            nbytes = 3 * item.image.width * item.image.height
+            # Pillow keeps four bytes for each pixel of RGB.
+            nbytes = 4 * item.image.width * item.image.height
             if k not in self._items and nbytes <= self._left:
                 self._items[k] = item
                 self._left -= nbytes

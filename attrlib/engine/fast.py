@@ -22,7 +22,7 @@ def map_agreement(
     """Spearman's correlation of each method's fast maps with its exact ones, at the predicted class, mean over two images.
 
     `methods` are those to compare, filled in, by how they were asked for. Methods with a single pass are computed exactly in a
-    fast run too: theirs is 1.
+    fast run too, as are gradients: theirs is 1.
     """
     model = bench.model
     single = tuple(Unit(data.item_id(unit.images[0]), unit.images[:1], unit.labels[:1]) for unit in units[:IMAGES])

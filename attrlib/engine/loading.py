@@ -1,5 +1,6 @@
 """Images from disk to the device, a few chunks ahead of the work."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,10 +18,14 @@ AHEAD = 2
 
 
 class Loader:
-    """Batches of units as the model sees them. `failed` names the images that could not be read; their units are left out."""
+    """Batches of units as the model sees them; with `parts`, what shows them and what is left without each.
+
+    `failed` names the images that could not be read; their units are left out.
+    """
 
     def __init__(self, model: Classifier, data: Dataset):
         self.failed: dict[int, str] = {}
+        self.parts = False
         self._model, self._data = model, data
         self._pool: ThreadPoolExecutor | None = None
         self._loading: dict[tuple[Unit, ...], Future[tuple[tuple[Unit, ...], Batch | None]]] = {}
@@ -55,7 +60,7 @@ class Loader:
         if batch is None:
             return units, None
         with self._model.session():
-            return units, Batch(batch.ids, self._model.place(batch.images), batch.labels, batch.masks)
+            return units, dataclasses.replace(batch, images=self._model.place(batch.images))
 
     def _fill(self) -> None:
         while self._pool is not None and self._queue and len(self._loading) < AHEAD:
@@ -63,10 +68,13 @@ class Loader:
             self._loading[chunk] = self._pool.submit(self._load, chunk)
 
     def _load(self, chunk: tuple[Unit, ...]) -> tuple[tuple[Unit, ...], Batch | None]:
-        good, images, masks = [], [], []
+        good, images, masks, parts, without = [], [], [], [], []
         for unit in chunk:
             try:
                 items = [self._data[index] for index in unit.images]
+                others = (
+                    [self._data.without(unit.images[0], part) for part in self._data.parts] if self.parts and len(unit.images) == 1 else []
+                )
             except ImageError as error:
                 self.failed[unit.images[0]] = str(error)
                 continue
@@ -75,18 +83,23 @@ class Loader:
             good.append(unit)
             images.append(cells[0] if n == 1 else stitch(cells[None], n)[0])
             if self._data.has_masks and n == 1:
-                parts = [self._model.preprocessing.mask(mask, items[0].image.size) for mask in items[0].masks.values()]
-                masks.append(torch.stack(parts).any(0) if parts else torch.zeros(images[-1].shape[1:], dtype=torch.bool))
+                own = [self._model.preprocessing.mask(mask, items[0].image.size) for mask in items[0].masks.values()]
+                masks.append(torch.stack(own).any(0) if own else torch.zeros(images[-1].shape[1:], dtype=torch.bool))
+            if others and n == 1:
+                parts.append(
+                    torch.stack([self._model.preprocessing.mask(items[0].masks[p], items[0].image.size) for p in self._data.parts])
+                )
+                without.append(torch.stack([self._model.preprocess(other) for other in others]))
         if not good:
             return (), None
         labels = torch.tensor([unit.labels for unit in good])
         labels = labels[:, 0] if labels.shape[1] == 1 else labels
-        batch = Batch(tuple(unit.id for unit in good), torch.stack(images), labels, torch.stack(masks) if masks else None)
-        return tuple(good), batch
+        stacked = (torch.stack(found) if found else None for found in (masks, parts, without))
+        return tuple(good), Batch(tuple(unit.id for unit in good), torch.stack(images), labels, *stacked)
 
 
 def part(batch: Batch, rows: Sequence[int]) -> Batch:
     """Some rows of a batch."""
     chosen = list(rows)
-    masks = None if batch.masks is None else batch.masks[chosen]
-    return Batch(tuple(batch.ids[row] for row in chosen), batch.images[chosen], batch.labels[chosen], masks)
+    several = (None if found is None else found[chosen] for found in (batch.masks, batch.parts, batch.without))
+    return Batch(tuple(batch.ids[row] for row in chosen), batch.images[chosen], batch.labels[chosen], *several)

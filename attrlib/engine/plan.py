@@ -55,6 +55,11 @@ class Group:
         return self.parts[0].protocol.target_choice == "label"
 
     @property
+    def parted(self) -> bool:
+        """Whether a protocol needs pictures without single parts."""
+        return any("parts" in part.protocol.needs for part in self.parts)
+
+    @property
     def area(self) -> float:
         """The largest input that is explained, in sizes of the model's."""
         return max(part.protocol.cost.area for part in self.parts)
@@ -88,9 +93,11 @@ def find_parts(spec: RunSpec, model: Classifier, data: Dataset, bench: Bench) ->
     for protocol_spec, protocol in protocols.items():
         for method_spec, method in methods.items():
             try:
-                protocol.check(model, data.has_masks)
+                protocol.check(model, data.offers)
                 for view in protocol.views(model):
-                    create_method(method).passes(view.layer(method.layer, view.input_size))
+                    made, layer = create_method(method), view.layer(method.layer, view.input_size)
+                    made.check(view, layer)
+                    made.passes(layer)
                 about = bench.describe(protocol, method)
             except AttrlibError as error:
                 refused.append((protocol_spec, method_spec, str(error)))

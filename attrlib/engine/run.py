@@ -84,6 +84,7 @@ class _Run:
     def execute(self) -> RunResult:
         begun = time.perf_counter()
         groups, self.refused = find_parts(self.spec, self.model, self.data, self.bench)
+        self.loader.parts = any(group.parted for group in groups)
         key = digest(self.spec, self.model.digest)
         self._keep(key, {}, "running")
         try:

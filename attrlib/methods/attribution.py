@@ -76,6 +76,7 @@ def attribute(
         raise SpecError(f"{len(of)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
     size = (images.shape[2], images.shape[3])
     layer = model.layer(spec.layer, size)
+    method.check(model, layer)
     with model.session():
         model.split(layer, images.shape[1:])
     start, paused = time.perf_counter(), 0.0

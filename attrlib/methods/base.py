@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attrlib.errors import MethodError
 from attrlib.methods.task import Task
-from attrlib.models import Layer
+from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, Param, Registry, params_of, parse_params
 from attrlib.specs import MethodSpec
 
@@ -37,6 +37,9 @@ class Method(ABC):
     signed: ClassVar[bool] = True
     seeded: ClassVar[bool] = False
     fast: ClassVar[bool] = False
+
+    def check(self, model: Classifier, layer: Layer) -> None:  # noqa: B027  most methods are defined for every model
+        """Raises `MethodError` with the reason where the method is known not to be defined before anything is computed."""
 
     @abstractmethod
     def attribute(self, task: Task) -> Tensor:

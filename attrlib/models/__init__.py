@@ -2,6 +2,7 @@
 
 from attrlib.models.cards import Card, card_of, shipped
 from attrlib.models.classifier import Classifier, pick_device
+from attrlib.models.download import download
 from attrlib.models.layers import NAMED, Layer, Layout
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.zoo import EMBEDDED, ModelInfo, check_name, list_models, load_model, with_classes, wrap_model
@@ -17,6 +18,7 @@ __all__ = [
     "Preprocessing",
     "card_of",
     "check_name",
+    "download",
     "list_models",
     "load_model",
     "pick_device",

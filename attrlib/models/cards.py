@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from attrlib.errors import ModelError
+from attrlib.errors import ModelError, existing_file
 from attrlib.models.preprocessing import Preprocessing
 
 _MAX_BYTES = 1 << 20
@@ -45,6 +45,16 @@ class Card:
         tuned = ", deletion-tuned" if self.deletion else ""
         return f"{self.architecture.removeprefix('attrlib:')} on {self.data}{tuned}, {self.parameters / 1e6:.1f} M parameters"
 
+    def _check(self) -> None:
+        kinds = {
+            str: (self.architecture, self.data, self.pair or "", self.digest, *self.class_names),
+            int | float: (self.parameters, self.seed, self.seconds, self.epoch),
+            Mapping: (self.recipe, self.deletion or {}, self.accuracy),
+        }
+        for kind, values in kinds.items():
+            if strange := [value for value in values if not isinstance(value, kind)]:
+                raise TypeError(f"a field is {strange[0]!r:.40}")
+
     @classmethod
     def read(cls, path: str | Path) -> Self:
         """The card in a file. Raises `ModelError` for anything that is none."""
@@ -54,14 +64,12 @@ class Card:
                 raise ValueError("too large")
             fields = json.loads(file.read_bytes())
             own = fields["preprocessing"]
-            sizes = {name: tuple(own[name]) for name in ("size", "mean", "std")}
-            return cls(
-                **{
-                    **fields,
-                    "class_names": tuple(map(str, fields["class_names"])),
-                    "preprocessing": Preprocessing(**{**own, **sizes}),
-                }
-            )
+            sizes = {name: tuple(map(kind, own[name])) for name, kind in (("size", int), ("mean", float), ("std", float))}
+            if not isinstance(fields["class_names"], list):
+                raise TypeError("class_names is no list")
+            card = cls(**{**fields, "class_names": tuple(fields["class_names"]), "preprocessing": Preprocessing(**{**own, **sizes})})
+            card._check()
+            return card
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(
                 f"{file.name} is no model card ({type(error).__name__}: {str(error)[:80]}); it is the JSON that finetune wrote beside the weights"
@@ -80,5 +88,5 @@ def shipped() -> Mapping[str, Path]:
 
 def card_of(checkpoint: str | Path) -> Path | None:
     """The card beside a checkpoint, if there is one."""
-    path = Path(checkpoint).expanduser().with_suffix(".json")
-    return path if path.is_file() else None
+    file = existing_file(checkpoint)
+    return None if file is None else existing_file(file.with_suffix(".json"))

@@ -23,6 +23,7 @@ from attrlib.models.architectures import ARCHITECTURES, PUBLISHED
 from attrlib.models.cards import Card, card_of, shipped
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
+from attrlib.models.download import PREFIX, downloaded
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from attrlib.specs import ModelSpec, whole
 
@@ -85,7 +86,8 @@ def load_model(
 ) -> Classifier:
     """A classifier by name: `efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, or a file with its architecture.
 
-    `idsds:NAME` with `checkpoint` is one of the 16 published deletion-tuned models, from the file that was published for it.
+    `idsds:NAME` is one of the 16 published deletion-tuned models, from the file that was published for it: `checkpoint`, or what
+    `attrlib.models.download` got. A checkpoint with a model card beside it needs no architecture.
 
     `load_model("timm:resnet18", checkpoint="my.pth")` and `load_model("my.pth", architecture="timm:resnet18")` are the same;
     the number of classes is read from the file. `checkpoint="random:SEED"` gives random weights, as does `pretrained=False`
@@ -105,10 +107,10 @@ def load_model(
     file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"
     if file and file.startswith(RANDOM):
         seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
-    weights = None if file and file.startswith(RANDOM) else Path(file) if file else _shipped_weights(name) if pretrained else None
+    weights = None if file and file.startswith(RANDOM) else Path(file) if file else _weights_at_hand(name) if pretrained else None
     beside = card_of(weights) if weights else shipped().get(name)
     card = Card.read(beside) if beside else None
-    build = _builder(card.architecture if card and name in shipped() else name)
+    build = _builder(architecture_of(name))
     with _seeded(seed):
         if weights is None:
             module, preprocessing = build(len(card.class_names) if card else None, pretrained)
@@ -126,27 +128,36 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
     """The same architecture and weights with another number of classes, for training.
 
     The head begins at random, drawn by the seed, or, where `rows` gives each class its index among the model's, at what is known
-    of it. Raises `ModelError` for a wrapped model, whose architecture has no name.
+    of it; all else stays. Raises `ModelError` for a wrapped model, whose architecture has no name.
     """
     name = model.spec.architecture
     if name.startswith("wrapped:"):
         raise ModelError(f"{model.name} has no architecture by name from which a new head could be made; give it one, and wrap it again")
-    card = shipped().get(name)
+    build = _builder(architecture_of(name))
     with _seeded(seed):
-        module = _builder(Card.read(card).architecture if card else name)(len(class_names), False)[0]
+        module = build(len(class_names), False)[0]
+        # The head is what the number of classes changes.
+        other = build(len(class_names) + 1, False)[0].state_dict()
     old, state = model.module.state_dict(), module.state_dict()
     for key, own in state.items():
-        if old[key].shape == own.shape:
+        if other[key].shape == own.shape:
             state[key] = old[key]
-        elif rows is not None and old[key].shape[0] == len(model.class_names) and old[key].shape[1:] == own.shape[1:]:
+        elif rows is not None:
             state[key] = old[key][list(rows)]
     module.load_state_dict(state)
     module = module.to(model.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Classifier(module, model.preprocessing, model.spec, class_names)
 
 
-def _shipped_weights(name: str) -> Path | None:
+def _weights_at_hand(name: str) -> Path | None:
+    if name.startswith(PREFIX):
+        return downloaded(name)
     return shipped()[name].with_suffix(".safetensors") if name in shipped() else None
+
+
+def architecture_of(name: str) -> str:
+    """The architecture by which a model is built again: that of its card for a model that comes with the project, else its name."""
+    return Card.read(shipped()[name]).architecture if name in shipped() else name
 
 
 def _builder(name: str) -> Build:
@@ -252,7 +263,10 @@ def _published(short: str, name: str) -> Build:
     def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
         published = PUBLISHED[short]
         if pretrained:
-            raise ModelError(f"{name} is not downloaded unasked; download {published.url} and give the file as checkpoint")
+            raise ModelError(
+                f"{name} is not downloaded unasked: python -m attrlib download {name} gets it, or download {published.url} and give the "
+                "file as checkpoint"
+            )
         return published.build(classes or 1000), published.preprocessing
 
     return build

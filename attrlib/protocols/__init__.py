@@ -4,6 +4,7 @@ import attrlib.protocols.deletion
 import attrlib.protocols.faithfulness
 import attrlib.protocols.localisation
 import attrlib.protocols.objects
+import attrlib.protocols.parts
 import attrlib.protocols.stability  # noqa: F401
 from attrlib.protocols.base import (
     PROTOCOLS,

@@ -1,7 +1,7 @@
 """What a protocol is, what it measures, and the registry of all of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -23,12 +23,16 @@ class Batch:
 
     `ids` (B) are content digests; `images` (B,3,H,W) normalised, on the model's device; `labels` (B,) the model's class of each
     image, or (B,n*n) of each cell, -1 where unknown; `masks` (B,H,W) is true on the object, for data sets that have masks.
+    Where the data have parts and a protocol needs them, `parts` (B,P,H,W) is true on each, and `without` (B,P,3,H,W) are the same
+    scenes without each, normalised.
     """
 
     ids: tuple[str, ...]
     images: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    parts: Tensor | None = None
+    without: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -216,12 +220,14 @@ class Protocol(ABC):
         """The models that maps are asked of: where a method's layer must exist."""
         return [model]
 
-    def check(self, model: Classifier, has_masks: bool) -> None:
-        """Raises `ProtocolError` with the reason and what to do where the protocol is not defined for the model or the data."""
-        if "masks" in self.needs and not has_masks:
-            raise ProtocolError(
-                f"{self.name} needs masks of the objects, which these data do not have; choose another protocol or data set"
-            )
+    def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
+        """Raises `ProtocolError` with the reason and what to do where the protocol is not defined for the model or the data.
+
+        `offers` is that of the data set.
+        """
+        for need, what in OFFERED.items():
+            if need in self.needs and need not in offers:
+                raise ProtocolError(f"{self.name} needs {what}, which these data do not have; choose another protocol or data set")
 
     def key(self) -> dict[str, object]:
         """All that values depend on."""
@@ -232,6 +238,8 @@ class Protocol(ABC):
         """One outcome for each item of the batch."""
 
 
+OFFERED = {"masks": "masks of the objects", "parts": "pictures without single parts of the object"}
+"""What data sets may offer besides pictures and labels."""
 PROTOCOLS: Registry[Protocol] = Registry("protocol", ProtocolError)
 
 

@@ -1,6 +1,7 @@
 """What the output does when pixels are deleted: the single deletion scores IDSDS and SDS, and incremental deletion."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -87,8 +88,8 @@ class SingleDeletion(Protocol):
         """A random baseline is drawn from the seed."""
         return self.baseline == "random"
 
-    def check(self, model: Classifier, has_masks: bool) -> None:
-        super().check(model, has_masks)
+    def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
+        super().check(model, offers)
         height, width = model.input_size
         if height % self.grid or width % self.grid:
             fitting = [n for n in range(2, 17) if height % n == width % n == 0]
@@ -119,8 +120,8 @@ class IDSDS(SingleDeletion):
     title: ClassVar[str] = "IDSDS"
     needs = ("a model fine-tuned on deleted patches",)
 
-    def check(self, model: Classifier, has_masks: bool) -> None:
-        super().check(model, has_masks)
+    def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
+        super().check(model, offers)
         if not model.deletion_tuned:
             raise ProtocolError(
                 f"{model.name} was not fine-tuned on images with deleted patches, so deleted cells are out of its domain and idsds is not "

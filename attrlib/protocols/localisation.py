@@ -1,31 +1,21 @@
 """GridPG, DiFull and DiPart: how much of an attribution lies where, by construction, it must."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from attrlib.aggregate import localisation
 from attrlib.errors import AttrlibError, ProtocolError
 from attrlib.models import Classifier
-from attrlib.models.cells import crop, grid_view
+from attrlib.models.cells import grid_view
 from attrlib.postprocess import smooth
 from attrlib.protocols.base import PROTOCOLS, Cost, Evaluation, Outcome, Protocol, Scene
 from attrlib.registry import Paper, param
 
 GRID_PAPER = Paper("Rao et al. 2022", "Towards Better Understanding Attribution Methods", "https://arxiv.org/abs/2205.10435")
-_NOTHING = 1e-7
-
-
-def localisation(maps: Tensor, n: int, cell: int) -> tuple[Tensor, Tensor]:
-    """Positive attribution inside a cell over that in the whole map (B,1,n*H,n*W), and the sum inside: float64 (B,) each.
-
-    The share is 0 where the positive attribution does not exceed 1e-7, NaN where the map holds a NaN or infinity.
-    """
-    positive = maps.double().clamp_min(0)
-    inside, total = crop(positive, n, cell).sum((1, 2, 3)), positive.sum((1, 2, 3))
-    share = torch.where(total > _NOTHING, inside / total, 0.0)
-    return torch.where(torch.isfinite(maps).flatten(1).all(1), share, torch.nan), inside
 
 
 @dataclass(frozen=True)
@@ -70,8 +60,8 @@ class Localisation(Protocol):
     def views(self, model: Classifier) -> list[Classifier]:
         return [self.view(model, cell)[0] for cell in self.cells]
 
-    def check(self, model: Classifier, has_masks: bool) -> None:
-        super().check(model, has_masks)
+    def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
+        super().check(model, offers)
         try:
             self.view(model, 0)
         except ProtocolError:

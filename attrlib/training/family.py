@@ -12,7 +12,7 @@ from attrlib.data.derived import Kept
 from attrlib.errors import unknown
 from attrlib.models.cards import ASSETS
 from attrlib.specs import ModelSpec
-from attrlib.training.finetune import Job, finetune
+from attrlib.training.finetune import Training, train_checkpoint
 from attrlib.training.recipe import PRESETS, Recipe
 from attrlib.training.train import Progress
 
@@ -35,34 +35,36 @@ BIRDS = {
 PHOTOS = {"imagenette_resnet18": "small_resnet18_w16", "imagenette_bagnet33": "small_bagnet33_w16"}
 LITE0 = "imagenette_efficientnet_lite0"
 
-_PLAIN = replace(PRESETS["scratch"], epochs=5, fraction=0.5)
+_PLAIN = replace(PRESETS["scratch"], epochs=4, fraction=0.4)
+_CAREFUL = replace(_PLAIN, epochs=10, rate=0.05, clip=1.0)
+"""Without BatchNorm to hold the activations, slower and longer."""
 _ADAM = replace(_PLAIN, optimizer="adamw", rate=0.002, decay=0.0)
 RECIPES: dict[str, Recipe] = {
-    "birds_fixup_resnet18": replace(_PLAIN, rate=0.05, clip=1.0),
-    "birds_x_resnet18": replace(_PLAIN, rate=0.05, clip=1.0),
-    "birds_vgg11": replace(_PLAIN, rate=0.05, clip=1.0),
-    "birds_x_vgg11": replace(_PLAIN, rate=0.05, clip=1.0),
-    "birds_vit6": replace(_ADAM, rate=0.001, decay=0.05, epochs=12, fraction=1.0),
+    "birds_fixup_resnet18": _CAREFUL,
+    "birds_x_resnet18": _CAREFUL,
+    "birds_vgg11": _CAREFUL,
+    "birds_x_vgg11": _CAREFUL,
+    "birds_vit6": replace(_ADAM, rate=0.001, decay=0.05, epochs=10, fraction=0.5),
     "birds_bcos_resnet18": _ADAM,
-    "birds_bagnet33": replace(_PLAIN, fraction=0.4),
+    "birds_bagnet33": replace(_PLAIN, fraction=0.3),
     "imagenette_resnet18": replace(_PLAIN, epochs=20, fraction=1.0, scale=0.35),
-    "imagenette_bagnet33": replace(_PLAIN, epochs=12, fraction=1.0, scale=0.35),
+    "imagenette_bagnet33": replace(_PLAIN, epochs=6, fraction=1.0, scale=0.35),
     LITE0: replace(PRESETS["short"], epochs=2, batch=64, rate=0.005, scale=0.35),
 }
 """Where the training of a plain model is not that of the others."""
 
 
-def jobs(photos: str, folder: Path) -> dict[str, Job]:
+def trainings(photos: str, folder: Path) -> dict[str, Training]:
     """Every model by name; `photos` is the folder of Imagenette with its `train` and `val`, `folder` where the plain models are."""
     found = {}
     for name, architecture in (BIRDS | PHOTOS | {LITE0: ""}).items():
         recipe = replace(RECIPES.get(name, _PLAIN), deletion=0)
         data = ("birds:train", "birds:select", "birds:test") if name in BIRDS else (f"{photos}/train", None, f"{photos}/val")
         start = ModelSpec(f"attrlib:{architecture}", "random:0") if architecture else ModelSpec("efficientnet_lite0")
-        found[name] = Job(start, data[0], recipe, data[1], data[2], name + TUNED)
-        tuned = replace(recipe, epochs=max(2, 3 * recipe.epochs // 5), rate=recipe.rate / 5, warmup=0.0, deletion=4)
+        found[name] = Training(start, data[0], recipe, data[1], data[2], name + TUNED)
+        tuned = replace(recipe, epochs=max(2, recipe.epochs // 2), rate=recipe.rate / 5, warmup=0.0, deletion=4)
         begin = replace(start, checkpoint=str(folder / f"{name}.safetensors"))
-        found[name + TUNED] = Job(begin, data[0], tuned, data[1], data[2], name)
+        found[name + TUNED] = Training(begin, data[0], tuned, data[1], data[2], name)
     return found
 
 
@@ -73,15 +75,15 @@ def main(
     state: Annotated[Path, typer.Option("--state", help="Where unfinished training is kept.")] = Path("training"),
 ) -> None:
     """Train the models that come with the project. What is interrupted goes on when the same is run again."""
-    known = jobs(photos, out)
+    known = trainings(photos, out)
     for name in names or [name for name in known if not (out / f"{name}.json").is_file()]:
         if name not in known:
             raise typer.BadParameter(unknown("model", name, known))
-        job = known[name]
-        for source in (job.data, job.select, job.report):
+        training = known[name]
+        for source in (training.data, training.select, training.report):
             if source is not None and source not in _data:
                 _data[source] = Kept(load_dataset(source))
-        card = finetune(job, out / f"{name}.safetensors", state / name, watch=_Lines(name), datasets=_data)
+        card = train_checkpoint(training, out / f"{name}.safetensors", state / name, watch=_Lines(name), datasets=_data)
         typer.echo(
             f"{name}: clean {card.accuracy['clean']['mean']:.3f}, deleted {card.accuracy['deleted']['mean']:.3f}, {card.seconds:.0f} s"
         )

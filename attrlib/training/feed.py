@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from attrlib.data.datasets import Dataset
-from attrlib.errors import ImageError
+from attrlib.errors import DataError, ImageError
 from attrlib.models import Preprocessing
 from attrlib.models.preprocessing import INTERPOLATIONS
 from attrlib.specs import digest
@@ -22,13 +22,15 @@ AHEAD = 4
 class Feed:
     """Batches of one data set for training. An image's crop depends on the seed, the epoch and its position alone.
 
-    `failed` names images that could not be read, which are left out of their batches.
+    `failed` names images that could not be read, which are left out of their batches. Raises `DataError` where none is labelled.
     """
 
     def __init__(self, data: Dataset, classes: Sequence[int], preprocessing: Preprocessing, recipe: Recipe, threads: int = 2):
         self.failed: dict[int, str] = {}
         self._data, self._classes, self._preprocessing, self._recipe, self._threads = data, classes, preprocessing, recipe, threads
         labelled = [i for i in range(len(data)) if data.label(i) is not None]
+        if not labelled:
+            raise DataError(f"{data.name} has no labelled image to train on; give a folder of class folders, or a CSV file with labels")
         drawn = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(recipe.seed)).tolist()
         used = drawn[: max(1, round(recipe.fraction * len(labelled)))]
         self.indices = sorted(labelled[k] for k in used)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from attrlib.data.datasets import Dataset, load_dataset
@@ -14,10 +15,11 @@ from attrlib.data.derived import Kept, hold_out
 from attrlib.data.labels import match_classes, with_description
 from attrlib.errors import DataError, SpecError, TrainingError
 from attrlib.models import Card, Classifier, load_model, with_classes
+from attrlib.models.zoo import architecture_of
 from attrlib.specs import ModelSpec, digest
 from attrlib.statistics import proportion
 from attrlib.training.recipe import Recipe
-from attrlib.training.train import Watch, accuracies, train
+from attrlib.training.train import Watch, accuracies, check_labelled, train
 
 HELD_OUT = 0.1
 """Of the training data, what chooses the best epoch where no data are given for it."""
@@ -26,7 +28,7 @@ GRID = 4
 
 
 @dataclass(frozen=True)
-class Job:
+class Training:
     """Training to be done: a model, its weights to begin with, data to train on, to choose the best epoch on, and to report on.
 
     Without `select`, a tenth of the data is held out; without `report`, accuracies are those on the selection data, and the card
@@ -46,8 +48,8 @@ class Job:
         return digest(asdict(self))
 
 
-def finetune(
-    job: Job,
+def train_checkpoint(
+    training: Training,
     out: Path,
     folder: Path,
     device: str = "auto",
@@ -63,44 +65,45 @@ def finetune(
     if out.suffix != ".safetensors":
         raise SpecError(f"{out.name!r} is no name for weights; let it end with .safetensors")
     at_hand = dict(datasets or {})
-    whole_set = at_hand.get(job.data) or Kept(load_dataset(job.data))
+    whole_set = at_hand.get(training.data) or Kept(load_dataset(training.data))
     if len(whole_set.class_names) < 2:
         raise DataError(
             f"{whole_set.name} has {len(whole_set.class_names)} class(es); training needs at least 2: give a folder of class folders"
         )
-    if job.select is None:
-        data, select = hold_out(whole_set, HELD_OUT, job.recipe.seed)
+    if training.select is None:
+        data, select = hold_out(whole_set, HELD_OUT, training.recipe.seed)
     else:
-        data, select = whole_set, at_hand.get(job.select) or Kept(load_dataset(job.select))
-    report = select if job.report is None else at_hand.get(job.report) or load_dataset(job.report)
-    model = _model(job, whole_set, device)
-    _check_size(model, job.recipe)
+        data, select = whole_set, at_hand.get(training.select) or Kept(load_dataset(training.select))
+    report = select if training.report is None else at_hand.get(training.report) or load_dataset(training.report)
+    check_labelled(report)
+    model = _model(training, whole_set, _place(device))
+    _check_size(model, training.recipe)
     classes, of_select, of_report = (match_classes(d.class_names, model.class_names) for d in (data, select, report))
-    trained = train(model, data, classes, select, of_select, job.recipe, folder, watch)
+    trained = train(model, data, classes, select, of_select, training.recipe, folder, watch)
     if int(os.environ.get("RANK", 0)):
-        return Card(str(job.model), model.class_names, model.preprocessing)
+        return Card(str(training.model), model.class_names, model.preprocessing)
     state = {name: _rounded(tensor) for name, tensor in trained.state.items()}
     model.module.load_state_dict(state)
     # The card is about what the file holds, so accuracies are those of the rounded weights.
-    right = accuracies(model, report, of_report, job.recipe.deletion or GRID, job.recipe.baseline)
+    right = accuracies(model, report, of_report, training.recipe.deletion or GRID, training.recipe.baseline)
     data_bytes = safetensors.torch.save(state)
     card = Card(
-        architecture=job.model.architecture,
+        architecture=architecture_of(model.spec.architecture),
         class_names=model.class_names,
         preprocessing=model.preprocessing,
         data=whole_set.name,
-        recipe=asdict(job.recipe),
-        deletion={"grid": job.recipe.deletion, "baseline": job.recipe.baseline} if job.recipe.deletion else None,
+        recipe=asdict(training.recipe),
+        deletion={"grid": training.recipe.deletion, "baseline": training.recipe.baseline} if training.recipe.deletion else None,
         accuracy={
             "data": report.name,
             "clean": asdict(proportion(right.clean, right.count)),
             "deleted": asdict(proportion(right.deleted or 0, right.count)),
         },
         parameters=sum(p.numel() for p in model.module.parameters()),
-        seed=job.recipe.seed,
+        seed=training.recipe.seed,
         seconds=round(trained.seconds, 1),
         epoch=trained.epoch,
-        pair=job.pair,
+        pair=training.pair,
         digest=hashlib.blake2b(data_bytes, digest_size=16).hexdigest(),
     )
     try:
@@ -114,8 +117,8 @@ def finetune(
     return card
 
 
-def _model(job: Job, data: Dataset, device: str) -> Classifier:
-    start = load_model(job.model.architecture, device, checkpoint=job.model.checkpoint)
+def _model(training: Training, data: Dataset, device: str) -> Classifier:
+    start = load_model(training.model.architecture, device, checkpoint=training.model.checkpoint)
     try:
         known: Sequence[int] | None = match_classes(data.class_names, start.class_names)
     except DataError:
@@ -123,6 +126,12 @@ def _model(job: Job, data: Dataset, device: str) -> Classifier:
     if known is not None and len(data.class_names) == len(start.class_names):
         return start
     return with_classes(start, [with_description(name) for name in data.class_names], known)
+
+
+def _place(device: str) -> str:
+    """Under `torchrun` each process has a GPU of its own."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if device == "auto" and local is not None and torch.cuda.is_available() else device
 
 
 def _check_size(model: Classifier, recipe: Recipe) -> None:

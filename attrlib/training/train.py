@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attrlib.data.datasets import Dataset
 from attrlib.errors import DataError, ImageError, TrainingError
 from attrlib.models import Classifier
+from attrlib.models.architectures import BcosResNet
 from attrlib.models.frozen import has_bfloat16
 from attrlib.specs import digest
 from attrlib.training.deletion import delete_cells
@@ -66,7 +67,8 @@ def train(
 
     The best epoch has the highest mean of the accuracies on `select`, clean and, if the recipe deletes, with deleted cells. State is written to
     `folder` after every epoch: the same call goes on from there, and ends as if it had not been interrupted. Under `torchrun` each
-    process takes its share of each batch. Raises `TrainingError` when the loss is no number.
+    process takes its share of each batch. Raises `TrainingError` when the loss or a weight is no number, and `DataError` where
+    nothing is labelled.
     """
     return _Trainer(model, data, classes, select, select_classes, recipe, folder, watch).train()
 
@@ -88,11 +90,15 @@ class _Trainer:
         self.feed = Feed(data, classes, model.preprocessing, recipe)
         self.select, self.select_classes = select, select_classes
         self.state_file = folder / "state.pt"
-        folder.mkdir(parents=True, exist_ok=True)
+        check_labelled(select)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"the folder {folder} cannot be made ({error.strerror}); choose another place") from None
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.steps = self.feed.steps * recipe.epochs
         self.about = digest(asdict(recipe), model.spec, data.name, len(self.feed))
-        self.binary = recipe.loss == "binary" or (recipe.loss == "auto" and getattr(self.module, "binary_loss", False))
+        self.binary = recipe.loss == "binary" or (recipe.loss == "auto" and isinstance(self.module, BcosResNet))
         decayed = [p for p in self.module.parameters() if p.ndim > 1]
         others = [p for p in self.module.parameters() if p.ndim <= 1]
         groups = [
@@ -114,7 +120,10 @@ class _Trainer:
         start = time.perf_counter()
         before = self.seconds
         for epoch in range(self.first, self.recipe.epochs):
-            self._epoch(wrapped, epoch)
+            # What the module itself draws, as dropout does, depends on the seed and the epoch alone.
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(int(digest(self.recipe.seed, "module", epoch, self.rank)[:15], 16))
+                self._epoch(wrapped, epoch)
             right = accuracies(self.model, self.select, self.select_classes, self.recipe.deletion, self.recipe.baseline, self.reduced)
             row = {"epoch": epoch + 1, "loss": self.loss, "clean": right.clean / right.count}
             row |= {} if right.deleted is None else {"deleted": right.deleted / right.count}
@@ -141,10 +150,7 @@ class _Trainer:
                 group["lr"] = self._rate(number)
             loss = self._step(wrapped, images, labels, digest(self.recipe.seed, epoch, step, self.rank))
             if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {loss} in epoch {epoch + 1}; the state after epoch {epoch} is kept. Try a lower rate (now {self.recipe.rate:g}), "
-                    "a longer warmup, clip=1, or reduced=false"
-                )
+                raise self._diverged(f"the loss is {loss}", epoch)
             total, seen = total + loss, seen + 1
             if step % 5 == 0:
                 each = (time.perf_counter() - start) / (step + 1)
@@ -162,7 +168,15 @@ class _Trainer:
                 )
         if not seen:
             raise ImageError(f"none of the {len(self.feed)} training images can be read: {next(iter(self.feed.failed.values()), '')}")
+        if not all(bool(tensor.isfinite().all()) for tensor in self.module.state_dict().values()):
+            raise self._diverged("a weight is no number", epoch)
         self.loss = total / seen
+
+    def _diverged(self, what: str, epoch: int) -> TrainingError:
+        return TrainingError(
+            f"{what} in epoch {epoch + 1}; the state after epoch {epoch} is kept. Try a lower rate (now {self.recipe.rate:g}), "
+            "a longer warmup, clip=1, or reduced=false"
+        )
 
     def _step(self, wrapped: nn.Module, images: Tensor, labels: Tensor, seed: str) -> float:
         recipe, generator = self.recipe, torch.Generator().manual_seed(int(seed[:15], 16))
@@ -219,23 +233,27 @@ class _Trainer:
         try:
             torch.save(content, part)
             part.replace(self.state_file)
-        except OSError as error:
-            raise TrainingError(
-                f"the state cannot be written to {self.state_file} ({error.strerror}); make room, and run the same again"
-            ) from None
+        except (OSError, RuntimeError) as error:
+            # On a full disk torch raises a RuntimeError.
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:120]
+            raise TrainingError(f"the state cannot be written to {self.state_file} ({reason}); make room, and run the same again") from None
 
     def _resume(self) -> None:
         if not self.state_file.is_file():
             return
         try:
             content = torch.load(self.state_file, map_location="cpu", weights_only=True)
-            if content["about"] != self.about:
-                raise TrainingError(f"{self.state_file} is of other training (model, data or recipe); choose another folder, or delete it")
-        except (RuntimeError, KeyError, EOFError, ValueError, OSError) as error:
+            same = content["about"] == self.about
+            if same:
+                self.module.load_state_dict(content["module"])
+                self.optimizer.load_state_dict(content["optimizer"])
+                self.history, self.best, self.seconds, self.first = (content[name] for name in ("history", "best", "seconds", "epoch"))
+        except Exception as error:  # noqa: BLE001  a damaged file makes the reader fail in a dozen unrelated ways
             raise TrainingError(f"{self.state_file} is damaged ({type(error).__name__}); delete it to begin anew") from None
-        self.module.load_state_dict(content["module"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.history, self.best, self.seconds, self.first = content["history"], content["best"], content["seconds"], content["epoch"]
+        if not same:
+            raise TrainingError(f"{self.state_file} is of other training (model, data or recipe); choose another folder, or delete it")
 
 
 def _merit(row: dict[str, float]) -> float:
@@ -278,6 +296,12 @@ def accuracies(
     if not count:
         raise DataError(f"{data.name} has no labelled image that can be read; give other data to measure accuracy on")
     return Right(clean, deleted if deletion else None, count)
+
+
+def check_labelled(data: Dataset) -> None:
+    """Raises `DataError` for data on which no accuracy can be measured."""
+    if all(data.label(i) is None for i in range(len(data))):
+        raise DataError(f"{data.name} has no labelled image; give other data to measure accuracy on")
 
 
 def _batches(data: Dataset) -> Iterator[list[int]]:

@@ -4,7 +4,7 @@ import operator
 
 from PIL import Image
 
-from attrlib.data.birds.classes import CLASS_NAMES
+from attrlib.data.birds.classes import CLASS_NAMES, PARTS
 from attrlib.data.birds.scene import SIZE, SIZES, BirdScene, labels, scene_id
 from attrlib.data.datasets import Dataset, DatasetInfo, Item, named
 from attrlib.errors import DataError, unknown
@@ -17,6 +17,7 @@ class Birds(Dataset):
 
     class_names = CLASS_NAMES
     has_masks = True
+    parts = PARTS
 
     def __init__(self, split: str = "test", name: str = ""):
         if split not in SIZES:
@@ -30,6 +31,9 @@ class Birds(Dataset):
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
         scene = self.scene(index)
         return Item(Image.fromarray(scene.render()), scene.label, scene.id, f"birds:{self.split}/{scene.index}", scene.masks())
+
+    def without(self, index: int, part: str) -> Image.Image:
+        return Image.fromarray(self.scene(index).render([part]))
 
     def label(self, index: int) -> int:
         return int(labels(self.split)[operator.index(index)])

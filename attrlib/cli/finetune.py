@@ -1,0 +1,101 @@
+"""Training on images with deleted cells: `python -m attrlib finetune`."""
+
+import dataclasses
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attrlib.cli.common import Json, command, duration, interruptible
+from attrlib.data.datasets import anchored
+from attrlib.errors import Cancelled
+from attrlib.models import EMBEDDED, Card
+from attrlib.specs import ModelSpec
+from attrlib.training import PRESETS, Progress, Recipe, Training, train_checkpoint
+
+EVERY = 10.0
+"""Seconds between lines of progress where no terminal shows them."""
+
+
+@command(options=Recipe.options())
+def finetune(
+    data: Annotated[str, typer.Option("--data", help="What to train on: a name, a folder of class folders, or a CSV file.")],
+    out: Annotated[Path, typer.Option("--out", help="File for the weights, .safetensors; the model card goes beside it.")],
+    model: Annotated[str, typer.Option("--model", help="Where to begin: a name, or an architecture with --checkpoint.")] = EMBEDDED,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="File with weights, or random:SEED to train from scratch.")] = None,
+    select: Annotated[str | None, typer.Option("--select", help="Data to choose the best epoch on; by default a tenth held out.")] = None,
+    report: Annotated[str | None, typer.Option("--report", help="Data that the accuracies in the card are about.")] = None,
+    preset: Annotated[str, typer.Option("--preset", help=f"Where the other flags begin: {', '.join(PRESETS)}.")] = "idsds",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Json = False,
+    *,
+    options: dict[str, Any],
+) -> None:
+    """Fine-tune a model, by default as IDSDS asks: on images half of which miss one cell. Interrupted, the same command goes on.
+
+    Several GPUs: torchrun --nproc-per-node N -m attrlib finetune ...
+    """
+    begin = ModelSpec(model, checkpoint and anchored(checkpoint))
+    training = Training(begin, anchored(data), Recipe.parse(options, preset), select and anchored(select), report and anchored(report))
+    state = out.with_suffix(".training")
+    with interruptible() as check:
+        show = _line(as_json or int(os.environ.get("RANK", 0)) > 0)
+
+        def watch(found: Progress) -> None:
+            check()
+            show(found)
+
+        try:
+            card = train_checkpoint(training, out, state, device, watch)
+        except Cancelled:
+            typer.echo(f"stopped: the epochs that are done are kept in {state}; the same command goes on", err=True)
+            raise
+    if int(os.environ.get("RANK", 0)):
+        return
+    shutil.rmtree(state, ignore_errors=True)
+    _report(card, out, training.report or training.select, as_json)
+
+
+def _line(quiet: bool) -> Callable[[Progress], None]:
+    """Shows how far training is: in place on a terminal, else a line every few seconds."""
+    last = 0.0
+
+    def show(found: Progress) -> None:
+        nonlocal last
+        terminal = sys.stderr.isatty()
+        if quiet or time.monotonic() - last < (0.5 if terminal else EVERY):
+            return
+        last = time.monotonic()
+        parts = [f"epoch {found.epoch}", f"step {found.step}/{found.steps}", f"loss {found.loss:.3f}"]
+        parts += [f"clean {found.clean:.1%}"] if found.clean is not None else []
+        parts += [f"deleted {found.deleted:.1%}"] if found.deleted is not None else []
+        parts += [f"{duration(found.seconds_left)} left"] if found.seconds_left is not None else []
+        text = ", ".join(parts)
+        typer.echo(f"\r{text:78}" if terminal else text, nl=not terminal, err=True)
+
+    return show
+
+
+def _report(card: Card, out: Path, data: str | None, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **dataclasses.asdict(card)}))
+        return
+    if sys.stderr.isatty():
+        typer.echo("\r" + " " * 78 + "\r", nl=False, err=True)
+    for name in ("clean", "deleted"):
+        found = card.accuracy[name]
+        typer.echo(
+            f"{name:8} {found['mean']:7.1%}  [{found['low']:.1%}, {found['high']:.1%}]  {found['n']} images of {card.accuracy['data']}"
+        )
+    typer.echo(f"wrote {out} and {out.with_suffix('.json').name}: epoch {card.epoch}, {duration(card.seconds)}")
+    protocol = "idsds" if card.deletion else "sds"
+    score = ["python", "-m", "attrlib", "score", "--model", str(out), "--protocol", protocol, "--methods", "all", "--data"]
+    # What was held out has no name of its own.
+    typer.echo(f"{shlex.join(score)} {'DATA' if data is None else shlex.quote(data)}")

@@ -1,0 +1,115 @@
+"""Data sets that torchvision downloads: `torchvision:NAME`, `torchvision:NAME/SPLIT`, and Imagenette."""
+
+import hashlib
+import inspect
+import operator
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torchvision.datasets
+from platformdirs import user_cache_dir
+
+from attrlib.data.datasets import SOURCES, Dataset, DatasetInfo, FileDataset, Item, named
+from attrlib.data.folders import list_folder
+from attrlib.data.images import open_photo
+from attrlib.errors import DataError, ImageError, unknown
+
+PREFIX = "torchvision:"
+CLASSIFICATION = (
+    "CIFAR10", "CIFAR100", "Country211", "DTD", "EuroSAT", "FGVCAircraft", "Flowers102", "Food101", "GTSRB", "OxfordIIITPet", "STL10",
+    "SUN397", "SVHN",
+)  # fmt: skip
+"""Those of torchvision's data sets whose items are a picture and a class, known without opening the picture."""
+_LABELS = ("targets", "labels", "_labels")
+
+
+def root() -> Path:
+    """Where downloads go: the folder `datasets` in `ATTRLIB_CACHE`, else in the user's cache folder."""
+    return Path(os.environ.get("ATTRLIB_CACHE") or user_cache_dir("attrlib")).expanduser() / "datasets"
+
+
+class TorchvisionDataset(Dataset):
+    """A data set of torchvision with pictures and classes; digests are of the pixels."""
+
+    def __init__(self, name: str, data: Any):
+        self.name, self._data = name, data
+        self._digests: dict[int, str] = {}
+        found: Sequence[Any] | None = next((own for attribute in _LABELS if (own := getattr(data, attribute, None)) is not None), None)
+        labels = [int(label) for label in (found if found is not None else [label for _, label in data._samples])]
+        # STL10 marks what has no label by -1.
+        self._labels = [label if label >= 0 else None for label in labels]
+        names = getattr(data, "classes", None) or range(max(labels) + 1)
+        self.class_names = tuple(map(str, names))
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Item:  # type: ignore[override]
+        k = range(len(self))[operator.index(index)]
+        name = f"{self.name}/{k}"
+        try:
+            picture, _ = self._data[k]
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ImageError(f"{name} cannot be read ({type(error).__name__}); delete {root()} to download it again") from None
+        image = open_photo(picture, name).image
+        if k not in self._digests:
+            content = f"{image.size}".encode() + image.tobytes()
+            self._digests[k] = hashlib.blake2b(content, digest_size=16).hexdigest()
+        return Item(image, self._labels[k], self._digests[k], name)
+
+    def label(self, index: int) -> int | None:
+        return self._labels[operator.index(index)]
+
+    def item_id(self, index: int) -> str:
+        k = range(len(self))[operator.index(index)]
+        return self._digests[k] if k in self._digests else self[k].id
+
+
+def torchvision_dataset(source: str) -> Dataset:
+    """`torchvision:NAME`, its test split, or `torchvision:NAME/SPLIT`; downloaded if it is not there. Raises `DataError`."""
+    name, _, split = source.removeprefix(PREFIX).partition("/")
+    if name not in CLASSIFICATION:
+        raise DataError(unknown("data set of torchvision", name, CLASSIFICATION))
+    cls = getattr(torchvision.datasets, name)
+    accepted = inspect.signature(cls).parameters
+    options: dict[str, object] = {}
+    if "split" in accepted:
+        options["split"] = split or ("valid" if name == "Country211" else "test")
+    elif "train" in accepted:
+        if split not in ("", "train", "test"):
+            raise DataError(unknown(f"split of {name}", split, ["train", "test"]))
+        options["train"] = split == "train"
+    elif split:
+        raise DataError(f"{name} has no splits; leave out /{split}")
+    return TorchvisionDataset(source, _had(source, lambda download: cls(root(), download=download, **options)))
+
+
+def _imagenette(name: str) -> Dataset:
+    split = "train" if name.endswith(":train") else "val"
+    data = _had(name, lambda download: torchvision.datasets.Imagenette(root(), split=split, size="320px", download=download))
+    return FileDataset(name, list_folder(data._image_root))
+
+
+def _had(name: str, make: Any) -> Any:
+    """What is there, else downloaded. Raises `DataError` that says how to do without."""
+    try:
+        return make(False)
+    except ValueError as error:
+        raise DataError(f"{name}: {str(error).splitlines()[0][:160]}") from None
+    except (RuntimeError, OSError):
+        pass
+    try:
+        root().mkdir(parents=True, exist_ok=True)
+        return make(True)
+    except (RuntimeError, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise DataError(
+            f"{name} is not in {root()} and could not be downloaded ({reason}); connect to the internet, or give the folder of a copy"
+        ) from None
+
+
+for _name, _count in (("imagenette", 3925), ("imagenette:train", 9469)):
+    named(DatasetInfo(_name, "Photos of ten ImageNet classes, downloaded when first used (330 MB)", _count, 10, True))(_imagenette)
+SOURCES[PREFIX] = torchvision_dataset

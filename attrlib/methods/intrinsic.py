@@ -1,0 +1,71 @@
+"""The explanations that some networks are built to give of themselves, with no other method in between."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attrlib.errors import MethodError
+from attrlib.methods.base import METHODS, Method, Passes
+from attrlib.methods.task import Task
+from attrlib.models import Classifier, Layer
+from attrlib.models.architectures import BagNet, BcosResNet, dynamic_weights, patch_logits
+from attrlib.registry import Paper
+
+BAGNET = Paper("Brendel and Bethge 2019", "Approximating CNNs with Bag-of-local-Features models", "https://arxiv.org/abs/1904.00760")
+BCOS = Paper("Böhle et al. 2022", "B-cos Networks: Alignment is All We Need for Interpretability", "https://arxiv.org/abs/2205.10268")
+
+
+class OwnMap(Method):
+    """The map that a network gives of itself, at the input, of its own images or grids of them; a subclass says which networks."""
+
+    network: type
+
+    def check(self, model: Classifier, layer: Layer) -> None:
+        if not isinstance(model.module, self.network):
+            raise MethodError(f"{self.name} is the own explanation of {self.needs[0]}, which {model.name} is not; choose another method")
+        if layer.path or type(model) is not Classifier:
+            raise MethodError(
+                f"{self.name} explains the whole network at its input; leave out @{layer.name}, and use GridPG rather than DiFull or DiPart"
+            )
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class PatchLogits(OwnMap):
+    """BagNet: the target's logit of the patch around every pixel, whose mean over positions eight pixels apart is the logit."""
+
+    name, family, paper, network = "BagNet", "intrinsic", BAGNET, BagNet
+    needs = ("a BagNet",)
+
+    def attribute(self, task: Task) -> Tensor:
+        module, images, maps = task.classifier.module, task.per_item(task.images), []
+        assert isinstance(module, BagNet), "check() refuses others"
+        for k in range(len(task)):
+            task.progress(64 * k, 64 * len(task))
+            maps.append(patch_logits(module, images[k : k + 1], task.targets[k : k + 1]))
+        return torch.cat(maps)
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(forward=64)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class DynamicLinear(OwnMap):
+    """B-cos: the input times the linear map W(x) that the network is for it, summed over its six channels.
+
+    Sums to the logit less the constant bias.
+    """
+
+    name, family, paper, network, fast = "B-cos", "intrinsic", BCOS, BcosResNet, True
+    needs = ("a B-cos network",)
+
+    def attribute(self, task: Task) -> Tensor:
+        module, images = task.classifier.module, task.per_item(task.images)
+        assert isinstance(module, BcosResNet), "check() refuses others"
+        parts = zip(images.split(task.chunk), task.targets.split(task.chunk), strict=True)
+        return torch.cat([(dynamic_weights(module, x, t) * module.encode(x)).sum(1, keepdim=True) for x, t in parts])
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(gradient=1)

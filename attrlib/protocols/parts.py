@@ -1,0 +1,86 @@
+"""What the output does when parts of an object are really gone: for data sets that can show a picture without each of its parts."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attrlib.postprocess import apply_sign
+from attrlib.protocols.base import PROTOCOLS, Batch, Evaluation, Measurement, Outcome, Protocol, Setting
+from attrlib.protocols.deletion import OUTPUTS, TARGETS
+from attrlib.registry import Paper, param
+from attrlib.specs import SIGNS
+from attrlib.statistics import spearman
+
+FEWEST = 3
+"""Parts that must be visible: of two, the correlation could only be -1 or 1."""
+
+
+@dataclass(frozen=True)
+class PartOutputs(Measurement):
+    """The target's logit and probability for the image, and for the same scene without each part: (B, 1 + parts) each."""
+
+    def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+        assert batch.without is not None, "check() refuses data without parts"
+        several = batch.without.shape[1]
+        logits = torch.cat(
+            [setting.logits(batch.images)[:, None], setting.logits(batch.without.flatten(0, 1)).unflatten(0, (-1, several))], 1
+        )
+        chosen = targets[:, None, None].expand(-1, 1 + several, 1)
+        return {"logit": logits.gather(2, chosen)[..., 0], "softmax": logits.double().softmax(2).gather(2, chosen)[..., 0]}
+
+    def forwards(self) -> float:
+        return 7
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class PartRemoval(Protocol):
+    """Rank correlation, image by image, of the output drops of removing single parts with the attribution summed over each part.
+
+    With f the logit (or probability) of the target, x_p the same scene drawn without part p, a the map at the image's size and m_p
+    the pixels of p: spearman_p(f(x) - f(x_p), sum of a on m_p) over the parts that show; undefined where fewer than three do, or
+    either side is constant. Nothing is deleted, so the model sees no image out of its domain.
+    """
+
+    name: ClassVar[str] = "parts"
+    title: ClassVar[str] = "Part removal"
+    paper = Paper(
+        "Hesse et al. 2023", "FunnyBirds: A Synthetic Vision Dataset for a Part-Based Analysis of Explainable AI Methods",
+        "https://arxiv.org/abs/2308.06248",
+    )  # fmt: skip
+    bounds = (-1.0, 1.0)
+    chance = 0.0
+    needs = ("parts",)
+    reading = "1: the parts rank by attribution as they do by how much the output falls when they are really gone. 0: no relation."
+    output: str = param("logit", "The output whose drop counts", choices=OUTPUTS)
+    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+    sign: str = param("signed", "The map as it is, its positive part, or its magnitude, before summing", choices=SIGNS)
+    undefined: str = param("drop", "An image without a correlation is left out of the mean, or counts zero", choices=("drop", "zero"))
+
+    @property
+    def undefined_value(self) -> float:
+        return 0.0 if self.undefined == "zero" else math.nan
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        return (PartOutputs(),)
+
+    def key(self) -> dict[str, object]:
+        return {name: value for name, value in super().key().items() if name != "undefined"}
+
+    def evaluate(self, work: Evaluation) -> list[Outcome]:
+        assert work.batch.parts is not None, "check() refuses data without parts"
+        outputs = work.measured[self.measurements[0]][self.output].double()
+        drops = outputs[:, :1] - outputs[:, 1:]
+        maps = apply_sign(work.maps(), self.sign).double()
+        masks = work.batch.parts.cpu()
+        outcomes = []
+        for values, own, fallen in zip(maps[:, 0], masks, drops, strict=True):
+            shown = own.flatten(1).any(1)
+            sums = torch.stack([values[mask].sum() for mask in own])
+            value = float(spearman(fallen[shown][None], sums[shown][None])) if int(shown.sum()) >= FEWEST else math.nan
+            outcomes.append(Outcome(value, {"sums": sums.tolist(), "shown": shown.double().tolist()}))
+        return outcomes
