@@ -81,7 +81,8 @@ def proportion(count: int, n: int) -> Summary:
         raise DataError(f"{count} of {n} is no share; count at least one item")
     z = float(-ndtri(LEVEL / 2))
     centre, half = count + z * z / 2, z * math.sqrt(count * (n - count) / n + z * z / 4)
-    return Summary(count / n, (centre - half) / (n + z * z), (centre + half) / (n + z * z), n, 0)
+    low, high = (centre - half) / (n + z * z), (centre + half) / (n + z * z)
+    return Summary(count / n, max(low, 0.0), min(high, 1.0), n, 0)
 
 
 @dataclass(frozen=True)

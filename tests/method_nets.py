@@ -12,6 +12,8 @@ import torch.nn.functional as F  # noqa: N812
 import torchvision
 from torch import Tensor, nn
 
+from attrlib.models.architectures import BagNet, BcosResNet
+
 CLASSES = 5
 Rectifier = Callable[[Tensor], Tensor]
 
@@ -158,12 +160,22 @@ def _vit() -> attrlib.Classifier:
     return attrlib.wrap_model(made(timm.create_model, "vit_tiny_patch16_224", img_size=64, num_classes=CLASSES, depth=4), 64)
 
 
+def _bagnet() -> attrlib.Classifier:
+    return attrlib.wrap_model(made(BagNet, 17, (1, 1, 1, 1), 16, CLASSES), 32)
+
+
+def _bcos() -> attrlib.Classifier:
+    return attrlib.wrap_model(made(BcosResNet, (1, 1, 1, 1), 16, False, CLASSES), 64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
 MODELS: dict[str, Callable[[], attrlib.Classifier]] = {
     "resnet18": _resnet,
     "efficientnet_lite0": _lite,
     "vit_tiny": _vit,
     "functional": lambda: attrlib.wrap_model(made(Functional), 64),
     "channels_last": lambda: attrlib.wrap_model(made(ChannelsLast), 24),
+    "bagnet": _bagnet,
+    "bcos": _bcos,
     "not_square": lambda: attrlib.wrap_model(made(Functional), (48, 80)),
 }
 

@@ -235,13 +235,14 @@ def test_layer_is_for_methods_that_name_none(data: Path) -> None:
 
 def test_all_methods_and_all_protocols(data: Path) -> None:
     found = as_json("score", "--protocol", "sds:grid=2", "--methods", "all", "--data", data, "--limit", 1)
-    assert {row["method"] for row in found["scores"]} == set(METHODS)
+    ordinary = {name for name, method in METHODS.items() if method.family != "intrinsic"}
+    assert {row["method"] for row in found["scores"]} == ordinary
     gelu = as_json("score", "--protocol", "sds:grid=2", "--methods", "all", "--data", data, "--limit", 1, "--checkpoint", "gelu")
-    assert [r["method"] for r in gelu["refused"]] == ["Guided Backprop"]
-    assert {row["method"] for row in gelu["scores"]} == set(METHODS) - {"Guided Backprop"}
+    assert {r["method"] for r in gelu["refused"]} == {"Guided Backprop", *set(METHODS) - ordinary}
+    assert {row["method"] for row in gelu["scores"]} == ordinary - {"Guided Backprop"}
     found = as_json("score", "--protocol", "all", "--methods", "Random", "--data", data, "--limit", 1)
     refused = {r["protocol"] for r in found["refused"]}
-    assert refused == {"idsds", "pointing", "mass", "rank"}
+    assert refused == {"idsds", "parts", "pointing", "mass", "rank"}
     assert {row["protocol"] for row in found["scores"]} == set(PROTOCOLS) - refused
 
 
@@ -742,7 +743,7 @@ def test_lines_come_only_every_few_seconds(data: Path) -> None:
     [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (3600, "1 h 00 min"), (90000, "25 h 00 min")],
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
-    assert attrlib.cli.score._duration(seconds) == text
+    assert attrlib.cli.common.duration(seconds) == text
 
 
 # Real processes

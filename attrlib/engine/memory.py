@@ -60,7 +60,7 @@ def rows_within(model: Classifier, max_memory: int | None = None, area: float = 
         given = allowed if max_memory is None else max_memory
         what = "image" if area == 1 else "grid"
         raise SpecError(f"{model.name} needs {_size(needed)} for a single {what}, more than the {_size(given)} allowed; raise max_memory")
-    return max(1, min(BATCH_SIZE, allowed // each))
+    return max(1, min(BATCH_SIZE, allowed // max(1, each)))
 
 
 def probe(model: Classifier, rows: int, fast: bool = False) -> Probe:

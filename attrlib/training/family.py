@@ -36,9 +36,9 @@ PHOTOS = {"imagenette_resnet18": "small_resnet18_w16", "imagenette_bagnet33": "s
 LITE0 = "imagenette_efficientnet_lite0"
 
 _PLAIN = replace(PRESETS["scratch"], epochs=4, fraction=0.4)
-_CAREFUL = replace(_PLAIN, epochs=10, rate=0.05, clip=1.0)
-"""Without BatchNorm to hold the activations, slower and longer."""
 _ADAM = replace(_PLAIN, optimizer="adamw", rate=0.002, decay=0.0)
+_CAREFUL = replace(_ADAM, epochs=8, rate=0.001, clip=1.0)
+"""Without BatchNorm to hold the activations, slower and longer."""
 RECIPES: dict[str, Recipe] = {
     "birds_fixup_resnet18": _CAREFUL,
     "birds_x_resnet18": _CAREFUL,
@@ -63,6 +63,7 @@ def trainings(photos: str, folder: Path) -> dict[str, Training]:
         start = ModelSpec(f"attrlib:{architecture}", "random:0") if architecture else ModelSpec("efficientnet_lite0")
         found[name] = Training(start, data[0], recipe, data[1], data[2], name + TUNED)
         tuned = replace(recipe, epochs=max(2, recipe.epochs // 2), rate=recipe.rate / 5, warmup=0.0, deletion=4)
+        tuned = replace(tuned, optimizer="sgd" if tuned.optimizer == "nesterov" else tuned.optimizer)
         begin = replace(start, checkpoint=str(folder / f"{name}.safetensors"))
         found[name + TUNED] = Training(begin, data[0], tuned, data[1], data[2], name)
     return found

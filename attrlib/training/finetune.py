@@ -59,7 +59,7 @@ def train_checkpoint(
     """Trains, and writes `out` (.safetensors, matrices in float16) and its card beside it (.json). Interrupted, the same call goes on.
 
     `folder` holds the state until then. `datasets` are those at hand by name, where they are not to be loaded anew. Where the
-    data's classes are not the model's, the head is made anew, but for the rows of those classes that it knows. Raises
+    data's classes are not the model's, the head is made anew; where the model knows all of them, from its own rows. Raises
     `DataError`, `ModelError`, `SpecError` and `TrainingError`, which say what to do.
     """
     if out.suffix != ".safetensors":
@@ -104,6 +104,7 @@ def train_checkpoint(
         seconds=round(trained.seconds, 1),
         epoch=trained.epoch,
         pair=training.pair,
+        left_out=len(trained.left_out),
         digest=hashlib.blake2b(data_bytes, digest_size=16).hexdigest(),
     )
     try:
@@ -125,7 +126,7 @@ def _model(training: Training, data: Dataset, device: str) -> Classifier:
         known = None
     if known is not None and len(data.class_names) == len(start.class_names):
         return start
-    return with_classes(start, [with_description(name) for name in data.class_names], known)
+    return with_classes(start, [with_description(name) for name in data.class_names], known, training.recipe.seed)
 
 
 def _place(device: str) -> str:

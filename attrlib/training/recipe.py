@@ -8,7 +8,7 @@ from attrlib.deletion import BASELINES
 from attrlib.errors import SpecError, unknown
 from attrlib.registry import Param, param, params_of, parse_params
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "nesterov", "adamw")
 SCHEDULES = ("step", "cosine")
 LOSSES = ("auto", "cross-entropy", "binary")
 
@@ -24,7 +24,9 @@ class Recipe:
     epochs: int = param(30, "Passes over the training data", low=1, high=10_000)
     batch: int = param(256, "Images in one step, over all devices", low=1, high=65_536)
     rate: float = param(0.001, "Learning rate", low=0.0, high=100.0)
-    optimizer: str = param("sgd", "SGD with momentum 0.9, or AdamW", choices=OPTIMIZERS)
+    optimizer: str = param(
+        "sgd", "SGD with momentum 0.9, plain or Nesterov's, or AdamW; the latter two decay matrices only", choices=OPTIMIZERS
+    )
     decay: float = param(1e-4, "Weight decay", low=0.0, high=10.0)
     schedule: str = param("step", "A tenth of the rate after every third of the epochs, or a cosine to 0", choices=SCHEDULES)
     warmup: float = param(0.0, "Share of the steps over which the rate rises from 0", low=0.0, high=0.9)
@@ -55,7 +57,9 @@ class Recipe:
 
 PRESETS: dict[str, Recipe] = {
     "idsds": Recipe(),
-    "scratch": Recipe(epochs=12, batch=128, rate=0.2, decay=5e-4, schedule="cosine", warmup=0.1, deletion=0, scale=0.6, clip=5.0),
+    "scratch": Recipe(
+        epochs=12, batch=128, rate=0.2, decay=5e-4, optimizer="nesterov", schedule="cosine", warmup=0.1, deletion=0, scale=0.6, clip=5.0
+    ),
     "short": Recipe(epochs=4, batch=128, rate=0.02, decay=5e-4, schedule="cosine", scale=0.6, clip=5.0),
 }
 """`idsds`: the paper's fine-tuning. `scratch` and `short`: from random weights, and fine-tuning, on small images and two cores."""

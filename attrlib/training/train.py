@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from attrlib.data.datasets import Dataset
-from attrlib.errors import DataError, ImageError, TrainingError
+from attrlib.errors import DataError, ImageError, SpecError, TrainingError
 from attrlib.models import Classifier
 from attrlib.models.architectures import BcosResNet
 from attrlib.models.frozen import has_bfloat16
@@ -22,6 +22,9 @@ from attrlib.specs import digest
 from attrlib.training.deletion import delete_cells
 from attrlib.training.feed import Feed
 from attrlib.training.recipe import Recipe
+
+CHANGEABLE = ("rate", "warmup", "clip", "reduced")
+"""What of a recipe may be another when training goes on: what helps where it diverged."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ Watch = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """The weights of the best epoch, its number (from 1), its accuracies on the selection data, and the seconds of training."""
+    """The weights of the best epoch, its number (from 1), its accuracies on the selection data, the seconds of training, what was
+    measured after each epoch, and why images were left out.
+    """
 
     state: dict[str, Tensor]
     epoch: int
@@ -51,6 +56,7 @@ class Trained:
     deleted: float | None
     seconds: float
     history: tuple[dict[str, float], ...]
+    left_out: tuple[str, ...] = ()
 
 
 def train(
@@ -96,23 +102,31 @@ class _Trainer:
         except OSError as error:
             raise TrainingError(f"the folder {folder} cannot be made ({error.strerror}); choose another place") from None
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if min(recipe.batch, len(self.feed)) < self.world:
+            raise TrainingError(
+                f"{self.world} processes share batches of {min(recipe.batch, len(self.feed))}; start fewer, or choose a larger batch"
+            )
         self.steps = self.feed.steps * recipe.epochs
-        self.about = digest(asdict(recipe), model.spec, data.name, len(self.feed))
+        about = {name: value for name, value in asdict(recipe).items() if name not in CHANGEABLE}
+        self.about = digest(about, model.spec, model.class_names, data.name, len(self.feed), select.name, len(select))
         self.binary = recipe.loss == "binary" or (recipe.loss == "auto" and isinstance(self.module, BcosResNet))
         decayed = [p for p in self.module.parameters() if p.ndim > 1]
         others = [p for p in self.module.parameters() if p.ndim <= 1]
         groups = [
             {"params": decayed, "weight_decay": recipe.decay},
-            {"params": others, "weight_decay": 0.0 if recipe.warmup else recipe.decay},
+            {"params": others, "weight_decay": recipe.decay if recipe.optimizer == "sgd" else 0.0},
         ]
-        if recipe.optimizer == "sgd":
-            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9, nesterov=recipe.warmup > 0)
+        if recipe.optimizer == "adamw":
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.rate)
         else:
-            self.optimizer = torch.optim.AdamW(groups, lr=recipe.rate)
+            self.optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9, nesterov=recipe.optimizer == "nesterov")
+        if self.binary and recipe.smoothing:
+            raise SpecError("smoothing is for cross-entropy, not for the binary loss; leave it out")
         self.reduced = recipe.reduced and has_bfloat16(self.device)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
         self.seconds, self.first = 0.0, 0
+        self.last: Progress | None = None
 
     def train(self) -> Trained:
         self._resume()
@@ -124,7 +138,9 @@ class _Trainer:
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 torch.manual_seed(int(digest(self.recipe.seed, "module", epoch, self.rank)[:15], 16))
                 self._epoch(wrapped, epoch)
-            right = accuracies(self.model, self.select, self.select_classes, self.recipe.deletion, self.recipe.baseline, self.reduced)
+            right = accuracies(
+                self.model, self.select, self.select_classes, self.recipe.deletion, self.recipe.baseline, self.reduced, self._check
+            )
             row = {"epoch": epoch + 1, "loss": self.loss, "clean": right.clean / right.count}
             row |= {} if right.deleted is None else {"deleted": right.deleted / right.count}
             self.history.append(row)
@@ -137,7 +153,10 @@ class _Trainer:
         row = self.best["row"]
         self.module.load_state_dict(self.best["state"])
         self.module.eval()
-        return Trained(self.best["state"], int(row["epoch"]), row["clean"], row.get("deleted"), self.seconds, tuple(self.history))
+        if self.world > 1:
+            torch.distributed.destroy_process_group()
+        left_out = tuple(self.feed.failed.values())
+        return Trained(self.best["state"], int(row["epoch"]), row["clean"], row.get("deleted"), self.seconds, tuple(self.history), left_out)
 
     def _epoch(self, wrapped: nn.Module, epoch: int) -> None:
         self.module.train()
@@ -155,22 +174,18 @@ class _Trainer:
             if step % 5 == 0:
                 each = (time.perf_counter() - start) / (step + 1)
                 last = self.history[-1] if self.history else {}
-                self.watch(
-                    Progress(
-                        epoch + 1,
-                        number + 1,
-                        self.steps,
-                        total / seen,
-                        each * (self.steps - number - 1),
-                        last.get("clean"),
-                        last.get("deleted"),
-                    )
-                )
+                left = each * (self.steps - number - 1)
+                self.last = Progress(epoch + 1, number + 1, self.steps, total / seen, left, last.get("clean"), last.get("deleted"))
+                self._check()
         if not seen:
             raise ImageError(f"none of the {len(self.feed)} training images can be read: {next(iter(self.feed.failed.values()), '')}")
         if not all(bool(tensor.isfinite().all()) for tensor in self.module.state_dict().values()):
             raise self._diverged("a weight is no number", epoch)
         self.loss = total / seen
+
+    def _check(self) -> None:
+        if self.last is not None:
+            self.watch(self.last)
 
     def _diverged(self, what: str, epoch: int) -> TrainingError:
         return TrainingError(
@@ -237,7 +252,7 @@ class _Trainer:
             # On a full disk torch raises a RuntimeError.
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:120]
+            reason = getattr(error, "strerror", None) or "the disk may be full"
             raise TrainingError(f"the state cannot be written to {self.state_file} ({reason}); make room, and run the same again") from None
 
     def _resume(self) -> None:
@@ -270,14 +285,21 @@ class Right:
 
 
 def accuracies(
-    model: Classifier, data: Dataset, classes: Sequence[int], deletion: int, baseline: str = "zeros", fast: bool = False
+    model: Classifier,
+    data: Dataset,
+    classes: Sequence[int],
+    deletion: int,
+    baseline: str = "zeros",
+    fast: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Right:
     """Counts what is right on a data set, and with one random cell of a grid of `deletion` cells deleted in each image, unless it is 0.
 
-    Images that cannot be read are left out. Raises `DataError` where that are all.
+    Images that cannot be read are left out; `check` is called before each batch. Raises `DataError` where no image can be read.
     """
     clean = deleted = count = 0
     for indices in _batches(data):
+        check()
         items = []
         for index in indices:
             with suppress(ImageError):
