@@ -1,7 +1,12 @@
 """What tests share: the embedded model, loaded once, and a small time budget for torch."""
 
-import attrlib  # noqa: I001  before torchvision and timm
+import os
+
 import pytest
+
+import attrlib
+
+os.environ.setdefault("ATTRLIB_DATA_ROOTS", os.sep)  # pages read what tests write, wherever temporary folders are
 
 
 @pytest.fixture(scope="session")

@@ -191,7 +191,7 @@ def touched(name: str) -> tuple[Model, Fuse, dict[str, object]]:
     """A copy whose modules train or not, and whose parameters ask for gradients and have them or not, turn by turn; its state."""
     original = method_nets.model(name)
     module, fuse, p = copy.deepcopy(original.module), Fuse(), original.preprocessing
-    [m for m in module.modules() if isinstance(m, nn.Linear)][-1].register_forward_pre_hook(fuse)
+    [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1].register_forward_pre_hook(fuse)
     for i, m in enumerate(module.modules()):
         m.training = i % 2 == 0
     for i, parameter in enumerate(module.parameters()):

@@ -1,0 +1,47 @@
+"""Which files of the server the app may read: those in configured folders, whatever a link or a visitor names."""
+
+import os
+from pathlib import Path
+
+import streamlit as st
+
+from attrlib.data.datasets import NAMED, SOURCES
+from attrlib.errors import DataError, ModelError
+from attrlib.models.zoo import RANDOM
+from attrlib.specs import ModelSpec
+
+VARIABLE = "ATTRLIB_DATA_ROOTS"
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+_ADVICE = f"whoever runs the app can name its folder in {VARIABLE}"
+
+
+def roots() -> tuple[Path, ...]:
+    """The folders of `ATTRLIB_DATA_ROOTS`, separated as those of PATH; without it home and the working folder on localhost, else none."""
+    given = os.environ.get(VARIABLE)
+    if given is not None:
+        return tuple(Path(folder).expanduser().resolve() for folder in given.split(os.pathsep) if folder.strip())
+    return (Path.home().resolve(), Path.cwd().resolve()) if st.get_option("server.address") in _LOCAL else ()
+
+
+def readable(path: str) -> bool:
+    """Whether the app may read it: links are followed first, so that none leads out."""
+    try:
+        real = Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError):
+        return False
+    return any(real.is_relative_to(root) for root in roots())
+
+
+def check_data(source: str) -> str:
+    """The name or path of data, if the app may read it; else raises `DataError`, the same whether something is there or not."""
+    if source in NAMED or source.startswith(tuple(SOURCES)) or readable(source):
+        return source
+    raise DataError(f"{source[:120]!r} is neither a data set by name nor in a folder that this app may read; {_ADVICE}")
+
+
+def check_model(spec: ModelSpec) -> ModelSpec:
+    """The model, if the app may read its checkpoint; else raises `ModelError`, the same whether something is there or not."""
+    for path in (spec.checkpoint, spec.architecture if os.sep in spec.architecture else None):
+        if path and not path.startswith(RANDOM) and not readable(path):
+            raise ModelError(f"{path[:120]!r} is in no folder that this app may read; {_ADVICE}")
+    return spec

@@ -1,0 +1,88 @@
+"""What the app may read of the server's disk."""
+
+import os
+from pathlib import Path
+
+import pytest
+import streamlit as st
+
+from attrlib.errors import DataError, ModelError
+from attrlib.specs import ModelSpec
+from pages.parts.roots import check_data, check_model, roots
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """One that may be read, and one that may not."""
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside, outside):
+        (folder / "data").mkdir(parents=True)
+        (folder / "model.pth").touch()
+    monkeypatch.setenv("ATTRLIB_DATA_ROOTS", str(inside))
+    return inside, outside
+
+
+def test_only_what_is_in_the_roots_is_read(folders: tuple[Path, Path]) -> None:
+    inside, outside = folders
+    assert check_data(str(inside / "data")) == str(inside / "data")
+    assert check_model(ModelSpec("timm:resnet18", str(inside / "model.pth"))).checkpoint
+    for path in (outside / "data", inside / ".." / "outside" / "data", Path("/etc"), Path("~root/data"), Path("a\0b")):
+        with pytest.raises(DataError, match="ATTRLIB_DATA_ROOTS"):
+            check_data(str(path))
+        with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
+            check_model(ModelSpec("timm:resnet18", str(path)))
+        with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
+            check_model(ModelSpec(str(path / "model.pth")))
+
+
+def test_no_symbolic_link_leads_out(folders: tuple[Path, Path]) -> None:
+    inside, outside = folders
+    (inside / "link").symlink_to(outside / "data")
+    (inside / "model link.pth").symlink_to(outside / "model.pth")
+    with pytest.raises(DataError):
+        check_data(str(inside / "link"))
+    with pytest.raises(ModelError):
+        check_model(ModelSpec("timm:resnet18", str(inside / "model link.pth")))
+
+
+def test_a_folder_whose_name_begins_as_a_root_is_not_in_it(folders: tuple[Path, Path]) -> None:
+    inside, _ = folders
+    with pytest.raises(DataError):
+        check_data(f"{inside}side")
+
+
+def test_what_is_there_and_what_is_not_are_refused_alike(folders: tuple[Path, Path]) -> None:
+    _, outside = folders
+    (outside / "here").mkdir()
+    texts = []
+    for name in ("here", "gone"):
+        with pytest.raises(DataError) as error:
+            check_data(str(outside / name))
+        texts.append(str(error.value).replace(f"/{name}'", "/NAME'"))
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("source", ["birds", "photos", "imagenette", "torchvision:CIFAR10"])
+def test_names_and_random_weights_need_no_root(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTRLIB_DATA_ROOTS", "")
+    assert roots() == ()
+    assert check_data(source) == source
+    assert check_model(ModelSpec("timm:resnet18", "random:3"))
+    assert check_model(ModelSpec("efficientnet_lite0"))
+
+
+def test_without_the_variable_home_and_the_working_folder_are_read_on_localhost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ATTRLIB_DATA_ROOTS", raising=False)
+    address = {"server.address": "localhost"}
+    monkeypatch.setattr(st, "get_option", address.get)
+    assert roots() == (Path.home().resolve(), Path.cwd().resolve())
+    for other in ("0.0.0.0", None, "192.168.1.2"):
+        address["server.address"] = other
+        assert roots() == ()
+
+
+def test_several_roots_are_separated_as_those_of_path(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, outside = folders
+    monkeypatch.setenv("ATTRLIB_DATA_ROOTS", f"{inside}{os.pathsep}{outside}{os.pathsep}")
+    assert check_data(str(inside / "data"))
+    assert check_data(str(outside / "data"))
