@@ -32,6 +32,7 @@ class PartOutputs(Measurement):
         return {"logit": logits.gather(2, chosen)[..., 0], "softmax": logits.double().softmax(2).gather(2, chosen)[..., 0]}
 
     def forwards(self) -> float:
+        # For the birds' six parts; an estimate for other data.
         return 7
 
 
