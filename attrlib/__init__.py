@@ -2,6 +2,7 @@
 
 import attrlib._openmp  # must come before torch
 import attrlib._torchvision  # noqa: F401  must come before torchvision and timm
+from attrlib.aggregate import Aggregate, aggregate
 from attrlib.api import compare, explain, score
 from attrlib.data.datasets import list_datasets, load_dataset
 from attrlib.data.samples import open_image
@@ -26,6 +27,7 @@ from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ProtocolSpec, RunS
 
 __version__ = "0.1.0"
 __all__ = [
+    "Aggregate",
     "Attribution",
     "AttrlibError",
     "Cancelled",
@@ -46,6 +48,7 @@ __all__ = [
     "SpecError",
     "StoreError",
     "ViewSpec",
+    "aggregate",
     "compare",
     "explain",
     "list_datasets",

@@ -81,17 +81,15 @@ def aggregate(
     """AggAtt of maps (N,1,h,w) of n x n grids, n = `grid`, whose target is one cell (row by row, from 0).
 
     The maps are resized bilinearly to `size` (height, width), by default their own, and sorted by localisation in the target cell,
-    then by the positive attribution inside it, descending; or by `scores` (N,), then likewise. A bin is the mean of
+    then by the positive attribution inside it, descending; or by `scores` (N,) or (N,2), column by column. A bin is the mean of
     max(a, 0), or with `signed` of a, over the maps between two of the shares 0, .02, .05, .5, .95, .98 and 1 of N, rounded.
     Maps with NaN or infinity, and NaN scores, are left out. For single images `grid` is 1. Raises `SpecError`.
     """
     height, width = _checked(maps, target_cell, grid, size, scores)
-    chunks = torch.arange(len(maps)).split(_CHUNK)
-    found = [localisation(resize(maps[chunk].float(), (height, width)), grid, target_cell) for chunk in chunks]
-    shares, inside = (torch.cat(values) for values in zip(*found, strict=True))
-    ranked = shares if scores is None else torch.where(shares.isnan(), torch.nan, scores.double().to(shares.device))
-    keys = [(-score, -positive) for score, positive in zip(ranked.tolist(), inside.tolist(), strict=True)]
-    order = tuple(sorted((k for k, (score, _) in enumerate(keys) if score == score), key=lambda k: keys[k]))
+    keys = (_localised(maps, target_cell, grid, (height, width)) if scores is None else scores.double().reshape(len(maps), -1)).cpu()
+    finite = torch.isfinite(maps).flatten(1).all(1).cpu()
+    ranked = torch.where(finite, keys[:, 0], torch.nan)
+    order = tuple(sorted((~ranked.isnan()).nonzero()[:, 0].tolist(), key=(-keys).tolist().__getitem__))
     edges = tuple(round(share * len(order)) for share in SHARES)
     bins = torch.stack([_mean(maps, order[first:last], (height, width), signed) for first, last in pairwise(edges)])
     examples = tuple(tuple(order[k] for k in _outwards(first, last)) for first, last in pairwise(edges))
@@ -109,9 +107,15 @@ def _checked(maps: Tensor, cell: int, grid: int, size: tuple[int, int] | None, s
         raise SpecError(
             f"maps of {height} x {width} px cannot be cut into {grid} x {grid} equal cells; give the size of the grids as size="
         )
-    if scores is not None and scores.shape != maps.shape[:1]:
+    if scores is not None and (len(scores) != len(maps) or scores.shape[1:] not in ((), (2,))):
         raise SpecError(f"{len(maps)} maps need as many scores, one each, not a tensor of shape {tuple(scores.shape)}")
     return height, width
+
+
+def _localised(maps: Tensor, cell: int, grid: int, size: tuple[int, int]) -> Tensor:
+    """Localisation and the positive attribution inside the cell: (N,2)."""
+    found = [torch.stack(localisation(resize(chunk.float(), size), grid, cell), 1) for chunk in maps.split(_CHUNK)]
+    return torch.cat(found)
 
 
 def _mean(maps: Tensor, members: tuple[int, ...], size: tuple[int, int], signed: bool) -> Tensor:

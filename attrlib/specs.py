@@ -181,8 +181,8 @@ class ExplainSpec:
         fields |= {p.name: p.format(getattr(self.view, p.name)) for p in ViewSpec.options()}
         return "?" + urlencode(fields, safe="@:,=")
 
-    def cli(self) -> str:
-        """The command line that computes the same."""
+    def cli(self, out: str = "explained") -> str:
+        """The command line that computes the same, into the folder `out`."""
         words = ["python", "-m", "attrlib", "explain", "--model", self.model.architecture]
         if self.model.checkpoint:
             words += ["--checkpoint", self.model.checkpoint]
@@ -195,7 +195,7 @@ class ExplainSpec:
         for p in ViewSpec.options():
             if getattr(self.view, p.name) != getattr(default, p.name):
                 words += [f"--{p.name}", p.format(getattr(self.view, p.name))]
-        return shlex.join([*words, "--out", "explained"])
+        return shlex.join([*words, "--out", out])
 
     def snippet(self) -> str:
         """Python that computes the same maps."""

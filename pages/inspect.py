@@ -5,13 +5,12 @@ from urllib.parse import parse_qsl
 
 import streamlit as st
 
-from attrlib.data.images import Photo
 from attrlib.data.samples import PREFIX
 from attrlib.engine.explanation import Explanation
-from attrlib.errors import AttrlibError
-from attrlib.models import Classifier
-from attrlib.specs import SCALES, SIGNS, ExplainSpec, MethodSpec, ModelSpec, ViewSpec
-from pages.parts import choice, choosers, takeaway, tiles, work
+from attrlib.specs import SCALES, SIGNS, ExplainSpec, ModelSpec, ViewSpec
+from pages.parts import choice, choosers, inspect_choice, inspect_rows, inspect_tools, takeaway, tiles, work
+from pages.parts.inspect_rows import Coming, Row
+from pages.parts.score_choice import entry
 
 KERNELS = [0, *range(1, 258, 2)]
 
@@ -19,7 +18,7 @@ KERNELS = [0, *range(1, 258, 2)]
 def main() -> None:
     """What is to be computed, above; the gallery, which shows it, below."""
     state = st.session_state
-    choice.start(st.query_params.to_dict())
+    inspect_choice.start(st.query_params.to_dict())
     st.markdown("#### Why did the model say that?")
     st.caption("One photo, many methods side by side: which pixels raise (orange) and which lower (blue) the score of the target class.")
     notices = st.empty()
@@ -36,7 +35,6 @@ def main() -> None:
     best = [int(i) for i in probabilities.topk(min(5, len(probabilities))).indices]
     target = choosers.choose_target(row, model, best, probabilities)
     methods = choosers.choose_methods(row, model)
-    choosers.show_problems(notices)
     spec = ExplainSpec(
         ModelSpec(state.architecture, state.checkpoint.strip() or None),
         photo.name if photo.name.startswith(PREFIX) else f"{choice.UPLOAD}:{photo.name}",
@@ -45,42 +43,42 @@ def main() -> None:
         state.seed,
     )
     top = [(model.class_names[i].split(",")[0], float(probabilities[i])) for i in best]
-    slots = _slots(model, photo, methods, target)
-    running = not all(s.ended for s in slots)
-    st.fragment(run_every=0.35 if running else None)(_gallery)(model, photo, spec, target, top, running)
+    first = Row(spec.model, model, photo, target, top)
+    more = inspect_choice.choose_more_models(spec.model)
+    further = [inspect_rows.further_row(own, photo, first, spec.target is not None) for own in more]
+    rows = [first, *(row for row in further if isinstance(row, Row))]
+    coming = [row for row in further if isinstance(row, Coming)]
+    choosers.show_problems(notices)
+    running = bool(coming) or not all(slot.ended for row in rows for slot in row.slots(methods))
+    st.fragment(run_every=0.35 if running else None)(_gallery)(rows, coming, spec, running)
 
 
-def _slots(model: Classifier, photo: Photo, methods: list[MethodSpec], target: int) -> list[tiles.Slot]:
-    slots = []
-    for method in methods:
-        try:
-            model.layer(method.layer)
-            slots.append(tiles.Slot(method, work.map_job(model, photo, method, target, st.session_state.seed)))
-        except AttrlibError as error:
-            slots.append(tiles.Slot(method, None, str(error)))
-    return slots
-
-
-def _gallery(model: Classifier, photo: Photo, spec: ExplainSpec, target: int, top: list[tuple[str, float]], running: bool) -> None:
+def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec, running: bool) -> None:
     """The view's dials and the tiles: all that runs again when a dial is moved or a map is ready."""
-    slots = _slots(model, photo, list(spec.methods), target)
-    ready = [s.job.result for s in slots if s.job is not None and s.done]
+    slots = [row.slots(spec.methods) for row in rows]
+    ready = [slot.job.result for slot in slots[0] if slot.job is not None and slot.done]
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="view"):
         view = _choose_view()
         spec = dataclasses.replace(spec, view=view)
-        takeaway.reproduce(spec)
+        further = [dataclasses.replace(spec, model=row.spec, target=None if spec.target is None else row.target) for row in rows[1:]]
+        takeaway.reproduce(spec, inspect_choice.link_fields(), further)
         image = spec.image.removeprefix(f"{choice.UPLOAD}:")
-        shown = dataclasses.replace(spec, image=image, target=target, methods=tuple(a.spec for a in ready))
-        takeaway.save(Explanation(shown, model, photo, ready) if ready else None)
-    if not slots:
+        shown = dataclasses.replace(spec, image=image, target=rows[0].target, methods=tuple(a.spec for a in ready))
+        takeaway.save(Explanation(shown, rows[0].model, rows[0].photo, ready) if ready else None)
+    if not spec.methods:
         st.info("No method is chosen. Choose some above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
-    picture = tiles.picture(photo.digest, model.preprocessing, photo.image)
-    tiles.show_grid(slots, picture, model.class_names[target].split(",")[0], top, view)
-    link = dict(parse_qsl(spec.link().lstrip("?"), keep_blank_values=True))
+    tiles.show_strips(inspect_rows.strips(rows, slots), view, in_threes=choice.by_layer(spec.methods))
+    for row in coming:
+        st.progress(0.0, text=f"Loading {work.plain(entry(row.spec))}")
+    tool = inspect_tools.choose()
+    waiting = bool(coming) or not all(slot.ended for own in slots for slot in own)
+    if tool is not None:
+        inspect_tools.show(tool, inspect_rows.ready_maps(rows, slots), view, waiting)
+    link = dict(parse_qsl(spec.link().lstrip("?") + inspect_choice.link_fields(), keep_blank_values=True))
     if st.query_params.to_dict() != link:
         st.query_params.from_dict(link)
     # Polling starts and stops with a full run; work may also start here: by "Try again", or because a map was no longer kept.
-    if running == all(s.ended for s in slots):
+    if running != waiting or any(row.job.ended for row in coming):
         st.rerun()
 
 

@@ -1,5 +1,6 @@
-"""The public verbs on the command line: `python -m attrlib models|methods|protocols|datasets|explain|score|finetune|cache`."""
+"""The public verbs on the command line: `python -m attrlib models|methods|protocols|datasets|explain|score|aggregate|finetune|cache`."""
 
+import attrlib.cli.aggregate
 import attrlib.cli.cache
 import attrlib.cli.explain
 import attrlib.cli.finetune

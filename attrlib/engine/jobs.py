@@ -10,7 +10,8 @@ from typing import Any
 
 from attrlib.errors import AttrlibError, Cancelled
 
-Progress = Callable[[int, int], None]
+Progress = Callable[..., None]
+"""Told how much is done, of how much, and, if there is more to say, the news: what `Job.news` then shows."""
 Work = Callable[[Progress], Any]
 
 
@@ -29,11 +30,15 @@ class State(Enum):
 
 
 class Job:
-    """One piece of work and what has become of it. Read by any thread, written by the worker."""
+    """One piece of work and what has become of it. Read by any thread, written by the worker.
 
-    def __init__(self, key: str, work: Work, queue: "Queue", patience: float | None, quick: bool):
+    `news` is what the work has last said of itself, None before; it stays when the job has ended.
+    """
+
+    def __init__(self, key: str, work: Work, queue: "Queue", patience: float | None, quick: bool, long: bool = False):
         self.key = key
-        self.quick = quick
+        self.quick, self.long = quick, long
+        self.news: Any = None
         self._queue = queue
         self.state = State.WAITING
         self.result: Any = None
@@ -109,12 +114,13 @@ class Job:
             self._work = _nothing
             self._ended.set()
 
-    def _report(self, done: int, total: int) -> None:
+    def _report(self, done: int, total: int, news: Any = None) -> None:
         self.done, self.total = done, total
+        self.news = self.news if news is None else news
         if self._stop.is_set() or self.abandoned:
             raise Cancelled("cancelled")
         if not self.quick:
-            self._queue.run_quick()
+            self._queue.give_way(self)
 
 
 def _nothing(_progress: Progress) -> None:
@@ -131,7 +137,8 @@ def _reason(error: BaseException) -> str:
 class Queue:
     """Jobs one at a time, in order of submission, their results kept up to `max_bytes` (least recently used out first).
 
-    Quick jobs come first: they slip in between the chunks of a long one, so that nobody waits for somebody else's long work.
+    Quick jobs come first: they slip in between the chunks of any other. A long job, one that takes minutes or hours, comes last and
+    lets all others in, so that nobody waits for somebody else's run.
     """
 
     def __init__(self, name: str, max_bytes: int = 256 << 20):
@@ -144,7 +151,7 @@ class Queue:
         self._thread.start()
         atexit.register(self.close)
 
-    def submit(self, key: str, work: Work, patience: float | None = None, quick: bool = False) -> Job:
+    def submit(self, key: str, work: Work, patience: float | None = None, quick: bool = False, long: bool = False) -> Job:
         """The job of that key: the one there is (waiting, running, done, failed or cancelled), or a new one.
 
         With `patience` (seconds) it is dropped when nobody has asked for it, by `submit` or `Job.watch`, for so long.
@@ -152,7 +159,7 @@ class Queue:
         with self._changed:
             job = self._jobs.get(key)
             if job is None or job.dropped:
-                job = self._jobs[key] = Job(key, work, self, patience, quick)
+                job = self._jobs[key] = Job(key, work, self, patience, quick, long)
                 if self._closed:
                     job.cancel()
                     job.run()
@@ -160,6 +167,12 @@ class Queue:
                 self._changed.notify()
             self._jobs.move_to_end(key)
             return job.watch()
+
+    def find(self, key: str) -> Job | None:
+        """The job of that key, if there is one and it was not dropped for want of interest; nothing is begun."""
+        with self._changed:
+            job = self._jobs.get(key)
+            return None if job is None or job.dropped else job
 
     def close(self) -> None:
         """Stops at the next chunk and for good: a thread that is still inside torch when Python ends aborts the process."""
@@ -184,9 +197,9 @@ class Queue:
             if self._jobs.get(job.key) is job and job.ended:
                 del self._jobs[job.key]
 
-    def run_quick(self) -> None:
-        """Runs the quick jobs that wait, in the thread of the long job that calls this between its chunks."""
-        while (job := self._next_quick()) is not None:
+    def give_way(self, running: Job) -> None:
+        """Runs the jobs that may slip in, in the thread of the job that calls this between its chunks."""
+        while (job := self._next_before(running)) is not None:
             job.run()
             self._shrink()
 
@@ -208,15 +221,16 @@ class Queue:
                     if self._closed:
                         return
                     self._changed.wait()
-                job = self._next_quick() or self._waiting.pop(0)
+                job = self._waiting.pop(self._waiting.index(min(self._waiting, key=_turn)))
             job.run()
             self._shrink()
 
-    def _next_quick(self) -> Job | None:
+    def _next_before(self, running: Job) -> Job | None:
         with self._changed:
-            job = next((j for j in self._waiting if j.quick), None)
-            if job is not None:
-                self._waiting.remove(job)
+            job = min(self._waiting, key=_turn, default=None)
+            if job is None or _turn(job) >= _turn(running):
+                return None
+            self._waiting.remove(job)
             return job
 
     def _shrink(self) -> None:
@@ -228,6 +242,11 @@ class Queue:
                 if job.ended:
                     total -= _size(job)
                     del self._jobs[key]
+
+
+def _turn(job: Job) -> int:
+    """Quick jobs first, long ones last; among equals the first that came."""
+    return 0 if job.quick else 2 if job.long else 1
 
 
 def _size(job: Job) -> int:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import psutil
 import torch
@@ -63,8 +64,18 @@ def rows_within(model: Classifier, max_memory: int | None = None, area: float = 
     return max(1, min(BATCH_SIZE, allowed // max(1, each)))
 
 
+_probes: WeakKeyDictionary[Classifier, dict[tuple[int, bool], Probe]] = WeakKeyDictionary()
+
+
 def probe(model: Classifier, rows: int, fast: bool = False) -> Probe:
-    """Times passes of `rows` images: the best of two, after one to warm up."""
+    """Times passes of `rows` images, once for each model: the best of two, after one to warm up."""
+    known = _probes.setdefault(model, {})
+    if (rows, fast) not in known:
+        known[rows, fast] = _timed(model, rows, fast)
+    return known[rows, fast]
+
+
+def _timed(model: Classifier, rows: int, fast: bool) -> Probe:
     images = _images(model, rows)
 
     def forward() -> None:

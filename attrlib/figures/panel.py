@@ -42,16 +42,16 @@ def panel(photo: Image.Image, title: str, tiles: Sequence[Tile], view: ViewSpec,
     sheet = Image.new("RGB", (columns * cell[0] + _GAP, rows * cell[1] + _GAP), _PAPER)
     pen = ImageDraw.Draw(sheet)
     corners = [(_GAP + (i % columns) * cell[0], _GAP + (i // columns) * cell[1]) for i in range(count)]
-    _write(pen, corners[0], "Photo", width, bold=True)
-    _write(pen, (corners[0][0], corners[0][1] + _LINE), title, width)
+    write(pen, corners[0], "Photo", width, bold=True)
+    write(pen, (corners[0][0], corners[0][1] + _LINE), title, width)
     sheet.paste(photo, (corners[0][0], corners[0][1] + 2 * _LINE))
     for (x, y), tile, top in zip(corners[1:], tiles, limits(tiles, view), strict=True):
-        _write(pen, (x, y), tile.title, width, bold=True)
-        _write(pen, (x, y + _LINE), tile.subtitle, width)
+        write(pen, (x, y), tile.title, width, bold=True)
+        write(pen, (x, y + _LINE), tile.subtitle, width)
         below = y + 2 * _LINE + height + 4
         if tile.defect is not None:
             sheet.paste(_BLANK, (x, y + 2 * _LINE, x + width, y + 2 * _LINE + height))
-            _write(pen, (x, below), tile.defect, width)
+            write(pen, (x, below), tile.defect, width)
             continue
         sheet.paste(draw(tile.values, photo, view, top), (x, y + 2 * _LINE))
         _scale(sheet, pen, (x, below), width, view, top)
@@ -62,7 +62,7 @@ def _scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int]
     x, y = corner
     low, high = (f"{-top:.2g}" if view.sign == "signed" else "0"), f"{top:.2g}"
     if width <= 120:
-        _write(pen, corner, f"{low} … {high}", width)
+        write(pen, corner, f"{low} … {high}", width)
         return
     margin = 60
     bar = Image.fromarray(table(colour_map(view))[None]).resize((width - 2 * margin, 8))
@@ -72,7 +72,8 @@ def _scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int]
     pen.text((x + width - margin + 6, y + 9), high, _FAINT, font, anchor="lm")
 
 
-def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, bold: bool = False) -> None:
+def write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, bold: bool = False) -> None:
+    """A line of text, cut off with an ellipsis where it is wider than `width`."""
     font = ImageFont.load_default(16 if bold else 14)
     text = " ".join(text.split())
     while len(text) > 1 and pen.textlength(text, font) > width:

@@ -15,6 +15,8 @@ from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, parse_me
 UPLOAD = "upload"
 MAX_METHODS = 24
 OWN_LAYER = "each method's own"
+ALL_LAYERS = "Input, Middle, Final"
+"""ML-Att: each method at all three layers."""
 DEFAULT = ExplainSpec(
     model=ModelSpec(EMBEDDED),
     image=f"{PREFIX}cat",
@@ -47,7 +49,7 @@ def start(query: dict[str, str]) -> None:
     state.image, state.upload = image, None
     state.architecture, state.checkpoint = spec.model.architecture, spec.model.checkpoint or ""
     state.target, state.seed = -1 if spec.target is None else spec.target, spec.seed
-    state.layer, state.methods, state.params = _as_widgets(methods)
+    state.layer, state.methods, state.params = as_widgets(methods)
     for option in ViewSpec.options():
         state[option.name] = getattr(spec.view, option.name)
     state.problems = problems
@@ -62,9 +64,12 @@ def _is_known(method: MethodSpec, problems: list[str]) -> bool:
     return True
 
 
-def _as_widgets(methods: Sequence[MethodSpec]) -> tuple[str, list[str], dict[str, dict[str, Value]]]:
+def as_widgets(methods: Sequence[MethodSpec]) -> tuple[str, list[str], dict[str, dict[str, Value]]]:
     """The layer for all, the entries of the method list, and parameters by method; what does not fit that is kept as text."""
     resolved = [resolve(m) for m in methods]
+    if by_layer(resolved):
+        _, at_input, values = as_widgets(resolved[::3])
+        return ALL_LAYERS, [entry.replace("@Input", "", 1) for entry in at_input], values
     own = [METHODS[m.name].default_layer for m in resolved]
     layers = {m.layer for m in resolved}
     layer = OWN_LAYER if [m.layer for m in resolved] == own else layers.pop() if len(layers) == 1 else OWN_LAYER
@@ -78,17 +83,21 @@ def _as_widgets(methods: Sequence[MethodSpec]) -> tuple[str, list[str], dict[str
     return layer, entries, params
 
 
+def by_layer(methods: Sequence[MethodSpec]) -> bool:
+    """Whether the methods, resolved, come in threes: the same one at Input, Middle and Final."""
+    threes = [methods[first : first + 3] for first in range(0, len(methods), 3)]
+    return bool(threes) and all(three == [replace(three[0], layer=name) for name in NAMED] for three in map(list, threes))
+
+
 def chosen_methods(entries: Sequence[str], layer: str, params: dict[str, dict[str, Value]]) -> tuple[list[MethodSpec], list[str]]:
     """The chosen methods, resolved, and what is wrong with the entries that are none."""
     methods: list[MethodSpec] = []
     problems: list[str] = []
+    layers = NAMED if layer == ALL_LAYERS else ("" if layer == OWN_LAYER else layer,)
     for entry in entries:
         try:
-            if entry in METHODS:
-                spec = MethodSpec(entry, "" if layer == OWN_LAYER else layer, tuple(params.get(entry, {}).items()))
-                methods.append(resolve(spec))
-            else:
-                methods += [resolve(m) for m in parse_methods(entry, "" if layer == OWN_LAYER else layer)]
+            given = (MethodSpec(entry, "", tuple(params.get(entry, {}).items())),) if entry in METHODS else parse_methods(entry)
+            methods += [resolve(replace(m, layer=m.layer or name)) for m in given for name in layers]
         except AttrlibError as error:
             problems.append(str(error))
     return list(dict.fromkeys(methods)), problems
@@ -100,6 +109,7 @@ def view() -> ViewSpec:
 
 
 def layer_options(paths: Sequence[str]) -> list[str]:
-    """`each method's own`, the named layers, then every other."""
+    """`each method's own`, all three named layers at once, each of them, then every other."""
     named = [name for name in NAMED if name in paths]
-    return [OWN_LAYER, *named, *(p for p in paths if p not in named)]
+    together = [ALL_LAYERS] if len(named) == len(NAMED) else []
+    return [OWN_LAYER, *together, *named, *(p for p in paths if p not in named)]

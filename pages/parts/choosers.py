@@ -133,9 +133,13 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
             format_func=lambda n: f"{n} {shapes[n]}" if n in shapes else n,
             key="layer",
             persist_state="session",
-            help="Where attribution is computed (ML-Att): on the pixels, or on the activations of a layer inside, shown with its resolution.",
+            help="Where attribution is computed: on the pixels, on the activations of a layer inside, shown with its resolution, or at "
+            "Input, Middle and Final side by side (ML-Att).",
         )
     methods, problems = choice.chosen_methods(state.methods, state.layer, state.params)
+    if len(methods) > choice.MAX_METHODS:
+        problems.append(f"{len(methods)} maps are too many to look at; the first {choice.MAX_METHODS} are shown")
+        methods = methods[: choice.MAX_METHODS]
     for problem in problems:
         st.warning(work.sentence(problem), icon=":material/error:")
     return methods

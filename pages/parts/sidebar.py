@@ -1,18 +1,21 @@
-"""What all pages share in the sidebar: what this is, and where it computes."""
+"""What all pages share in the sidebar: the way to each other, what this is, and where it computes."""
+
+from collections.abc import Sequence
 
 import streamlit as st
 import torch
 
-from attrlib.engine.jobs import queue
 from attrlib.models import pick_device
+from pages.parts import work
 
 
-def show() -> None:
-    """Name, device and memory."""
+def show(pages: Sequence[st.Page]) -> None:
+    """Pages, name, device and memory."""
     device = pick_device("auto")
-    # As a tensor says it (cuda:0), which is what queues are named by.
-    maps = queue(str(torch.empty(0, device=device).device))
+    maps = work.device_queue()
     with st.sidebar:
+        for page in pages:
+            st.page_link(page)
         st.caption("**attrlib** shows which pixels made a model say that, and which method to trust about it.")
         st.caption(f"**Device** {_device_name(device)}  \n**Maps kept** {maps.kept_bytes >> 20} of {maps.max_bytes >> 20} MB")
 

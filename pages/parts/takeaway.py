@@ -1,7 +1,7 @@
 """What a user takes away: the link, command line and Python of a view, and its files."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -16,15 +16,19 @@ FILES = (
 )
 
 
-def reproduce(spec: ExplainSpec) -> None:
-    """Link, command line and Python snippet of exactly this view."""
+def reproduce(spec: ExplainSpec, beyond: str = "", further: Sequence[ExplainSpec] = ()) -> None:
+    """Link, command line and Python snippet of exactly this view.
+
+    `beyond` is what the link says beyond the spec; `further` rows, of other models, get a command line each.
+    """
     uploaded = spec.image.startswith(choice.UPLOAD)
     with st.popover("Reproduce", icon=":material/link:"):
         st.caption("Link to exactly this view" + (", without the uploaded photo" if uploaded else ""))
-        st.code((st.context.url or "").split("?")[0] + spec.link(), language=None, wrap_lines=True)
+        st.code((st.context.url or "").split("?")[0] + spec.link() + beyond, language=None, wrap_lines=True)
         shown = dataclasses.replace(spec, image=spec.image.removeprefix(f"{choice.UPLOAD}:"))
         st.caption("Command line: panel, arrays and manifest")
-        st.code(shown.cli(), language="bash", wrap_lines=True)
+        others = [dataclasses.replace(shown, model=own.model, target=own.target).cli(f"explained-{k}") for k, own in enumerate(further, 2)]
+        st.code("\n".join([shown.cli(), *others]), language="bash", wrap_lines=True)
         st.caption("Python: the maps")
         st.code(shown.snippet(), language="python", wrap_lines=True)
 

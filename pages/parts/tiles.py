@@ -1,6 +1,6 @@
 """Tiles: one map each, all of one size, with what is known of it; and the same tile while there is no map yet."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import streamlit as st
@@ -36,25 +36,48 @@ class Slot:
         return self.job is None or self.job.ended
 
 
-def show_grid(slots: list[Slot], photo: Image.Image, title: str, top: list[tuple[str, float]], view: ViewSpec) -> None:
-    """The photo first, then a tile for each slot, on a grid that wraps. Every tile has the same four parts in every state."""
-    done = [i for i, s in enumerate(slots) if s.done]
-    drawn = [_tile(slots[i], view) for i in done]
-    tiles = {i: (tile, scale) for i, tile, scale in zip(done, drawn, limits(drawn, view), strict=True)}
-    grid = st.grid(min_column_width=165, gap="small", key="tiles")
-    with grid.cell():
-        _head("Photo", title)
-        st.image(_photo(digest(photo.tobytes()), photo), width="stretch", alt=f"The photo as the model sees it, explained for {title}")
-        st.html(_bars(top))
-    for i, slot in enumerate(slots):
-        with grid.cell():
-            if i in tiles:
-                _show(slot, *tiles[i], photo, view)
-            else:
-                _show_blank(slot, photo)
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """The tiles of one model: the photo as it sees it with its most probable classes, and a slot for each method."""
+
+    name: str
+    photo: Image.Image
+    title: str
+    top: list[tuple[str, float]]
+    slots: list[Slot]
+
+
+def show_strips(strips: Sequence[Strip], view: ViewSpec, in_threes: bool = False) -> None:
+    """For each strip the photo first, then its tiles, on a grid that wraps; `in_threes`, each three of them beside the photo.
+
+    Every tile has the same four parts in every state.
+    """
+    done = [(k, i) for k, strip in enumerate(strips) for i, slot in enumerate(strip.slots) if slot.done]
+    drawn = [_tile(strips[k].slots[i], view) for k, i in done]
+    tiles = {place: (tile, scale) for place, tile, scale in zip(done, drawn, limits(drawn, view), strict=True)}
+    for k, strip in enumerate(strips):
+        several = 3 if in_threes else max(1, len(strip.slots))
+        for first in range(0, max(1, len(strip.slots)), several):
+            grid = st.grid(4 if in_threes else "auto", min_column_width=165, gap="small", key=f"tiles-{k}-{first}")
+            with grid.cell():
+                _show_photo(strip, with_classes=first == 0)
+            for i, slot in list(enumerate(strip.slots))[first : first + several]:
+                with grid.cell():
+                    if (k, i) in tiles:
+                        _show(slot, *tiles[k, i], strip.photo, view)
+                    else:
+                        _show_blank(slot, strip.photo)
     if view.scale == "shared" and tiles:
         with st.container(width=420):
-            st.html(_legend(view, next(iter(tiles.values()))[1]))
+            st.html(legend(view, next(iter(tiles.values()))[1]))
+
+
+def _show_photo(strip: Strip, with_classes: bool) -> None:
+    head(strip.name, strip.title)
+    alt = f"The photo as the model sees it, explained for {strip.title}"
+    st.image(_photo(digest(strip.photo.tobytes()), strip.photo), width="stretch", alt=alt)
+    if with_classes:
+        st.html(_bars(strip.top))
 
 
 def _tile(slot: Slot, view: ViewSpec) -> Tile:
@@ -71,7 +94,7 @@ def picture(image_digest: str, preprocessing: Preprocessing, _image: Image.Image
 
 def _show(slot: Slot, tile: Tile, top: float, photo: Image.Image, view: ViewSpec) -> None:
     assert slot.job is not None
-    _head(tile.title, tile.subtitle)
+    head(tile.title, tile.subtitle)
     if tile.defect is not None:
         st.image(_grey(photo.size), width="stretch", alt=f"No map: {tile.defect}")
         st.caption(f":material/block: {tile.defect}")
@@ -82,7 +105,7 @@ def _show(slot: Slot, tile: Tile, top: float, photo: Image.Image, view: ViewSpec
     if view.scale == "shared":
         st.empty()
     else:
-        st.html(_legend(view, top))
+        st.html(legend(view, top))
     _badge(slot.job.result.diagnostics)
 
 
@@ -98,7 +121,7 @@ def _badge(diagnostics: Mapping[str, tuple[float, ...]]) -> None:
 
 def _show_blank(slot: Slot, photo: Image.Image) -> None:
     job = slot.job
-    _head(slot.method.name, slot.method.layer)
+    head(slot.method.name, slot.method.layer)
     st.image(_grey(photo.size), width="stretch", alt="No map yet")
     if job is None or job.state is State.FAILED:
         st.caption(f":material/block: {sentence(job.error if job else slot.refusal)}")
@@ -106,7 +129,7 @@ def _show_blank(slot: Slot, photo: Image.Image) -> None:
         st.caption(":material/cancel: Cancelled")
     else:
         waiting = job.state is State.WAITING
-        st.progress(job.done / job.total if job.total else 0.0, text="waiting" if waiting else _left(job.seconds_left))
+        st.progress(job.done / job.total if job.total else 0.0, text="waiting" if waiting else seconds_left(job))
     if job is None or (job.quick and not job.ended):
         st.empty()
     elif job.ended:
@@ -115,15 +138,17 @@ def _show_blank(slot: Slot, photo: Image.Image) -> None:
         st.button("Cancel", key=f"cancel-{job.key}", on_click=job.cancel, type="tertiary", icon=":material/close:")
 
 
-def _left(seconds: float | None) -> str:
-    return "running" if seconds is None else f"{_seconds(seconds)} left"
+def seconds_left(job: Job) -> str:
+    """How long a running job will take, where that is known."""
+    return "running" if job.seconds_left is None else f"{_seconds(job.seconds_left)} left"
 
 
 def _seconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def _head(title: str, line: str) -> None:
+def head(title: str, line: str) -> None:
+    """A title, and a line below it."""
     st.html(f'<div style="line-height:1.3"><b>{_escape(title)}</b><br><small style="opacity:.7">{_escape(line)}</small></div>')
 
 
@@ -131,12 +156,14 @@ def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
 
 
-def _legend(view: ViewSpec, top: float) -> str:
-    low = f"−{top:.2g}" if view.sign == "signed" else "0"
+def legend(view: ViewSpec, top: float) -> str:
+    """The colours with the magnitudes they stand for."""
+    high = f"{top:.0f}" if 100 <= top < 1e5 else f"{top:.2g}"
+    low = f"−{high}" if view.sign == "signed" else "0"
     middle = "<span>0</span>" if view.sign == "signed" else ""
     return (
         f'<div style="height:.45rem;border-radius:2px;background:{css_gradient(colour_map(view))}"></div>'
-        f'<div style="display:flex;justify-content:space-between;font-size:.75rem;opacity:.7"><span>{low}</span>{middle}<span>{top:.2g}</span></div>'
+        f'<div style="display:flex;justify-content:space-between;font-size:.75rem;opacity:.7"><span>{low}</span>{middle}<span>{high}</span></div>'
     )
 
 

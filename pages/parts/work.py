@@ -11,11 +11,12 @@ import torch
 from attrlib.api import as_batch
 from attrlib.data.images import Photo
 from attrlib.engine.explanation import map_key
-from attrlib.engine.jobs import Job, State, queue
+from attrlib.engine.jobs import Job, Queue, State, queue
 from attrlib.errors import existing_file
 from attrlib.methods import METHODS, attribute
-from attrlib.models import Classifier, load_model
+from attrlib.models import Classifier, load_model, pick_device
 from attrlib.specs import MethodSpec, ModelSpec, digest
+from pages.parts.roots import check_model
 
 _digests: WeakKeyDictionary[Classifier, str] = WeakKeyDictionary()
 # Nothing writes to a model that the app has loaded: its digest is taken once.
@@ -24,21 +25,29 @@ PATIENCE = 90.0
 """Seconds after which work for a page that no longer asks is dropped. A browser lets a hidden tab ask once a minute."""
 
 
-def model_job(spec: ModelSpec) -> Job:
+def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
     """Loads a model, with its layers; a checkpoint that has changed on disk is loaded anew."""
-    stamp = None
-    file = existing_file(spec.checkpoint) if spec.checkpoint else None
-    if file is not None:
-        status = file.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
 
     def load(_progress: Any) -> Classifier:
-        model = load_model(spec.architecture, checkpoint=spec.checkpoint)
+        check_model(spec)
+        model = load_model(spec.architecture, checkpoint=spec.checkpoint, deletion_tuned=deletion_tuned)
         _ = model.layers
         _digests[model] = model.digest
         return model
 
-    return queue("models").submit(digest("model", spec, stamp), load)
+    return queue("models").submit(digest("model", spec, stamp(spec.checkpoint), deletion_tuned), load)
+
+
+def stamp(path: str | None) -> list[int] | None:
+    """Size and time of change of a file, so that another one of the same name is taken for another; None where there is none."""
+    file = existing_file(path) if path else None
+    return [file.stat().st_size, file.stat().st_mtime_ns] if file is not None else None
+
+
+def device_queue() -> Queue:
+    """The queue of the device that models are loaded on."""
+    # As a tensor says it (cuda:0), which is what queues are named by.
+    return queue(str(torch.empty(0, device=pick_device("auto")).device))
 
 
 def prediction_job(model: Classifier, photo: Photo) -> Job:
@@ -48,17 +57,24 @@ def prediction_job(model: Classifier, photo: Photo) -> Job:
         with torch.no_grad():
             return model(as_batch(model, photo)).softmax(1)[0].cpu()
 
-    return queue(str(model.device)).submit(digest("predict", _digests[model], photo.digest), predict, quick=True)
+    return queue(str(model.device)).submit(digest("predict", digest_of(model), photo.digest), predict, quick=True)
 
 
 def map_job(model: Classifier, photo: Photo, method: MethodSpec, target: int, seed: int) -> Job:
     """The map of one method; `method` is resolved. Fast methods do not wait for slow ones."""
-    key = map_key(_digests[model], photo.digest, method, target, seed)
+    key = map_key(digest_of(model), photo.digest, method, target, seed)
 
     def work(progress: Any) -> Any:
         return attribute(model, method, as_batch(model, photo), [target], seed, progress=progress)
 
     return queue(str(model.device)).submit(key, work, PATIENCE, quick=METHODS[method.name].fast)
+
+
+def digest_of(model: Classifier) -> str:
+    """The digest of a model that nothing writes to, taken once."""
+    if model not in _digests:
+        _digests[model] = model.digest
+    return _digests[model]
 
 
 def wait_for(job: Job, label: str) -> Any:

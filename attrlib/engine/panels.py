@@ -1,0 +1,45 @@
+"""From the rows of an aggregation to what a figure shows of them."""
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from attrlib.engine.aggregate_spec import AggregateView
+from attrlib.engine.aggregation import Aggregation, Example, Row
+from attrlib.figures.aggatt import EXAMPLES, SIDE, PanelRow, Sample
+from attrlib.methods import Progress, no_progress
+from attrlib.methods import resolve as resolve_method
+from attrlib.postprocess import resize
+from attrlib.specs import ViewSpec
+
+
+def view_of(view: AggregateView) -> ViewSpec:
+    """The colours of the view."""
+    return ViewSpec(sign=view.average)
+
+
+def line_of(found: Aggregation, row: Row, view: AggregateView, progress: Progress = no_progress, count: int = EXAMPLES) -> PanelRow:
+    """A row of the panel, with examples of its first and its last bin that has maps."""
+    filled = [number for number, size in enumerate(row.aggregate.sizes) if size]
+    best, worst = (
+        (samples(found.examples(row, row.aggregate.examples[number][:count], view, progress)) for number in (filled[0], filled[-1]))
+        if filled
+        else ([], [])
+    )
+    return PanelRow(row.method.name, subtitle(row), row.aggregate, best, worst)
+
+
+def subtitle(row: Row) -> str:
+    """Layer, resolution, kernel and mean score."""
+    summary, (height, width) = row.summary, row.side
+    kernel = f" · smoothed K = {row.kernel}" if row.kernel else ""
+    interval = f" [{summary.low:.2f}, {summary.high:.2f}]" if summary.n > 1 else ""
+    return f"{resolve_method(row.method).layer} {height}×{width}{kernel} · mean {summary.mean:.2f}{interval}, n = {summary.n}"
+
+
+def samples(examples: Sequence[Example], side: int = SIDE) -> list[Sample]:
+    """What the figure shows of examples, no larger than it shows it."""
+    return [
+        Sample(own.picture.resize((side, side), Image.Resampling.BILINEAR), resize(own.values[None, None], (side, side))[0, 0], own.score)
+        for own in examples
+    ]

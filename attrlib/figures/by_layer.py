@@ -1,0 +1,52 @@
+"""Box plots of scores by layer, one colour for each method (Rao et al., CVPR 2022, arXiv 2205.10435)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+
+from attrlib.models import NAMED
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8a929c", "#F0E442")
+"""Okabe and Ito's, told apart by the colour-blind; grey in place of black, which a dark page would swallow."""
+GREY = "#8a929c"
+_SHORT = {"Input": "Inp", "Middle": "Mid", "Final": "Fin"}
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The scores (N,) of one method at one layer, NaN where undefined."""
+
+    method: str
+    layer: str
+    values: np.ndarray
+
+
+def boxes(scores: Sequence[Scores], title: str, chance: float | None, perfect: float | None) -> go.Figure:
+    """Median, quartiles and whiskers of each method at each layer, without outliers; lines at chance and at the perfect score."""
+    known = [name for name in NAMED if any(s.layer == name for s in scores)]
+    layers = [*known, *dict.fromkeys(s.layer for s in scores if s.layer not in known)]
+    figure = go.Figure()
+    for number, method in enumerate(dict.fromkeys(s.method for s in scores)):
+        own = sorted((s for s in scores if s.method == method), key=lambda s: layers.index(s.layer))
+        values = [s.values[np.isfinite(s.values)] for s in own]
+        places = [_SHORT.get(s.layer, s.layer) for s, v in zip(own, values, strict=True) for _ in v]
+        colour = COLOURS[number % len(COLOURS)]
+        figure.add_trace(
+            go.Box(
+                x=places, y=np.concatenate(values), name=method, boxpoints=False, line=dict(width=1.5, color=colour),
+                hovertemplate="%{fullData.name}, %{x}: %{y:.3f}<extra></extra>",
+            )
+        )  # fmt: skip
+    for level, text in ((chance, "chance"), (perfect, "perfect")):
+        if level is not None:
+            figure.add_hline(
+                level, line=dict(color=GREY, dash="dash" if text == "chance" else "dot", width=1.5),
+                annotation=dict(text=text, font_color=GREY, xanchor="right", yanchor="bottom"),
+            )  # fmt: skip
+    return figure.update_layout(
+        boxmode="group", yaxis_title=title, height=340, margin=dict(l=10, r=10, t=30, b=30),
+        xaxis=dict(categoryorder="array", categoryarray=[_SHORT.get(layer, layer) for layer in layers]),
+        legend=dict(orientation="h", y=1.04, yanchor="bottom"), showlegend=True,
+    )  # fmt: skip

@@ -1,0 +1,189 @@
+"""Plotly figures of scores: intervals, distributions, paired differences, score against seconds, models against methods.
+
+Every point carries in `customdata` the name of its method, and where it is one item, its number.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+
+from attrlib.statistics import Difference, Summary
+
+ACCENT, OTHER, GREY = "#3a87c8", "#d97706", "#8a929c"
+"""Blue and orange are told apart by all common kinds of colour blindness, and stand out from white as from near-black."""
+MAX_POINTS = 400
+"""Items up to which each is drawn beside its box: more would hide each other."""
+FEW = 12
+"""Methods up to which each point bears its name."""
+_ROW, _EDGES = 30, 96
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the numbers are: the protocol's name, which direction is better, and what a map without information gets."""
+
+    title: str
+    higher_is_better: bool
+    chance: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The title with the direction."""
+        return f"{self.title} · higher is better →" if self.higher_is_better else f"← lower is better · {self.title}"
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One method: its summary, its values per item, NaN where undefined, and the seconds of one of its maps."""
+
+    name: str
+    summary: Summary
+    values: np.ndarray
+    seconds: float = math.nan
+
+
+def intervals(lines: Sequence[Line], scale: Scale) -> go.Figure:
+    """The mean of each method with its 95 % interval, the first one on top."""
+    names = [line.name for line in lines]
+    means = [line.summary.mean for line in lines]
+    ends = [(line.summary.high - line.summary.mean, line.summary.mean - line.summary.low) for line in lines]
+    above, below = ([0.0 if math.isnan(e) else e for e in side] for side in zip(*ends, strict=True))
+    hover = [f"{_short(s.summary.mean)} [{_short(s.summary.low)}, {_short(s.summary.high)}], n = {s.summary.n}" for s in lines]
+    bars = dict(type="data", array=above, arrayminus=below, color=ACCENT, thickness=2, width=5)
+    points = go.Scatter(
+        x=means, y=names, error_x=bars, mode="markers", marker=dict(color=ACCENT, size=9), customdata=[[n] for n in names],
+        text=hover, hovertemplate="%{y}: %{text}<extra></extra>",
+    )  # fmt: skip
+    return _rows(go.Figure(points), names, scale)
+
+
+def distributions(lines: Sequence[Line], scale: Scale, kind: str = "box") -> go.Figure:
+    """The values of each method over the items, as a `box` or a `violin`; few enough items are points beside it."""
+    figure = go.Figure()
+    names = [line.name for line in lines]
+    shape = {"box": go.Box, "violin": go.Violin}[kind]
+    for line in lines:
+        defined = np.flatnonzero(np.isfinite(line.values))
+        points = "all" if len(defined) <= MAX_POINTS else ("outliers" if kind == "box" else False)
+        own = dict(boxpoints=points) if kind == "box" else dict(points=points, meanline_visible=True, box_visible=True, spanmode="hard")
+        figure.add_trace(
+            shape(
+                x=line.values[defined], y=[line.name] * len(defined), name=line.name, orientation="h", customdata=[[line.name, int(i)] for i in defined],
+                marker=dict(color=ACCENT, size=4, opacity=0.6), line=dict(width=1.5), jitter=0.6, pointpos=0, width=0.7,
+                hovertemplate="%{y}: %{x:.4g}<extra></extra>", hoveron="points", showlegend=False, **own,
+            )
+        )  # fmt: skip
+    return _rows(figure, names, scale, row=44)
+
+
+def differences(behind: Mapping[str, Difference], best: str, scale: Scale) -> go.Figure:
+    """How much each method differs from the best on the same items, with its 95 % bootstrap interval; a tie is hollow."""
+    names = list(behind)
+    figure = go.Figure()
+    for tie, colour, symbol, label in ((False, OTHER, "circle", "differs"), (True, GREY, "circle-open", "tie: the interval holds 0")):
+        own = [n for n in names if behind[n].tie == tie]
+        ends = [(behind[n].high - behind[n].mean, behind[n].mean - behind[n].low) for n in own] or [(0.0, 0.0)]
+        above, below = ([0.0 if math.isnan(e) else e for e in side] for side in zip(*ends, strict=True))
+        figure.add_trace(
+            go.Scatter(
+                x=[behind[n].mean for n in own], y=own, mode="markers", name=label, customdata=[[n] for n in own],
+                marker=dict(color=colour, size=9, symbol=symbol, line=dict(width=2, color=colour)),
+                error_x=dict(type="data", array=above, arrayminus=below, color=colour, thickness=2, width=5),
+                text=[f"{_short(behind[n].mean)} [{_short(behind[n].low)}, {_short(behind[n].high)}], n = {behind[n].n}" for n in own],
+                hovertemplate="%{y}: %{text}<extra></extra>",
+            )
+        )  # fmt: skip
+    figure.add_vline(0, line=dict(color=GREY, dash="dash", width=1.5))
+    _rows(figure, names, Scale("", scale.higher_is_better))
+    return figure.update_layout(
+        xaxis_title=f"difference to {best} on the same items", legend=dict(orientation="h", y=1.02, yanchor="bottom")
+    )
+
+
+def pareto(lines: Sequence[Line], scale: Scale) -> go.Figure:
+    """Score against the seconds of one map; the line joins the methods that no other beats in both."""
+    known = [line for line in lines if line.seconds > 0 and not math.isnan(line.summary.mean)]
+    front = front_of(known, scale.higher_is_better)
+    figure = go.Figure()
+    sides = (
+        (front, ACCENT, "diamond", "no method is both better and faster"),
+        ([k for k in known if k not in front], GREY, "circle", "beaten in both"),
+    )
+    for own, colour, symbol, label in sides:
+        figure.add_trace(
+            go.Scatter(
+                x=[k.seconds for k in own], y=[k.summary.mean for k in own], text=[k.name for k in own], customdata=[[k.name] for k in own],
+                mode="markers+text" if own is front or len(known) <= FEW else "markers", textposition="top center", name=label, cliponaxis=False,
+                marker=dict(color=colour, size=11, symbol=symbol), hovertemplate="%{text}: %{y:.4g}, %{x:.3g} s<extra></extra>",
+            )
+        )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(x=[k.seconds for k in front], y=[k.summary.mean for k in front], mode="lines", line=dict(color=ACCENT, width=1, shape="hv"),
+                   hoverinfo="skip", showlegend=False)
+    )  # fmt: skip
+    if scale.chance is not None:
+        figure.add_hline(scale.chance, line=dict(color=GREY, dash="dash", width=1.5), annotation=dict(text="chance", font_color=GREY))
+    arrow = "↑" if scale.higher_is_better else "↓"
+    return figure.update_layout(
+        xaxis=dict(type="log", title="seconds for one map ← faster", dtick=1, minor=dict(showgrid=False)),
+        yaxis_title=f"{scale.title} {arrow} better", height=420, margin=dict(l=10, r=20, t=40, b=50),
+        legend=dict(orientation="h", y=1.02, yanchor="bottom"),
+    )  # fmt: skip
+
+
+def front_of(lines: Sequence[Line], higher_is_better: bool = True) -> list[Line]:
+    """The methods that no other beats in both score and seconds, the fastest first."""
+    sign = 1 if higher_is_better else -1
+    found: list[Line] = []
+    for line in sorted(lines, key=lambda own: (own.seconds, -sign * own.summary.mean)):
+        if not found or sign * line.summary.mean > sign * found[-1].summary.mean:
+            found.append(line)
+    return found
+
+
+def heat_map(means: Mapping[tuple[str, str], float], scale: Scale) -> go.Figure:
+    """Means by model and method: models across, methods down; brighter is better, and what is not known yet is empty."""
+    models = list(dict.fromkeys(model for model, _ in means))
+    methods = list(dict.fromkeys(method for _, method in means))
+    values = [[means.get((model, method), math.nan) for model in models] for method in methods]
+    known = [v for row in values for v in row if not math.isnan(v)] or [0.0]
+    middle = (min(known) + max(known)) / 2
+    figure = go.Figure(
+        go.Heatmap(
+            z=values, x=models, y=methods, colorscale="Cividis", reversescale=not scale.higher_is_better, xgap=2, ygap=2,
+            colorbar=dict(thickness=12), hoverinfo="skip", hoverongaps=False,
+        )
+    )  # fmt: skip
+    cells = [(x, y, means[x, y]) for y in methods for x in models if not math.isnan(means.get((x, y), math.nan))]
+    bright = [(value > middle) == scale.higher_is_better for _, _, value in cells]
+    # Cells of a heat map can be neither clicked on nor given a text colour that any theme leaves alone: points on them can.
+    figure.add_trace(
+        go.Scatter(
+            x=[x for x, _, _ in cells], y=[y for _, y, _ in cells], customdata=[[y, x] for x, y, _ in cells], mode="markers+text",
+            text=[_short(value) for _, _, value in cells], textfont=dict(color=["#15191f" if own else "#ffffff" for own in bright]),
+            marker=dict(size=26, symbol="square", opacity=0), selected=dict(marker=dict(opacity=0.3, color="#ffffff")),
+            unselected=dict(marker=dict(opacity=0)), showlegend=False, hovertemplate="%{y} on %{x}: %{text}<extra></extra>",
+        )
+    )  # fmt: skip
+    _rows(figure, methods, Scale("", scale.higher_is_better))
+    figure.update_layout(xaxis=dict(title=None, side="top", type="category", showgrid=False), yaxis_showgrid=False)
+    return figure.update_layout(title=dict(text=scale.label, font_size=13), margin_t=80, margin_b=10)
+
+
+def _rows(figure: go.Figure, names: Sequence[str], scale: Scale, row: int = _ROW) -> go.Figure:
+    """One row for each name, the first on top, with the chance level as a dashed line."""
+    if scale.chance is not None:
+        note = dict(text="chance", font_color=GREY, yanchor="bottom")
+        figure.add_vline(scale.chance, line=dict(color=GREY, dash="dash", width=1.5), annotation=note, annotation_position="top")
+    return figure.update_layout(
+        yaxis=dict(categoryorder="array", categoryarray=list(names)[::-1], type="category", automargin=True, title=None),
+        xaxis_title=scale.label if scale.title else None, height=_EDGES + row * len(names), margin=dict(l=10, r=20, t=30, b=50),
+        showlegend=any(trace.showlegend is not False and trace.name for trace in figure.data),
+    )  # fmt: skip
+
+
+def _short(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3g}"

@@ -1,0 +1,150 @@
+"""The images behind a score: the best, the median and the worst item, each with the map that was judged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import streamlit as st
+import torch
+from PIL import Image
+
+from attrlib.data.datasets import Dataset
+from attrlib.engine.bench import Bench
+from attrlib.engine.jobs import Job, Progress, State
+from attrlib.engine.loading import Loader
+from attrlib.engine.plan import class_map
+from attrlib.engine.scores import Score
+from attrlib.engine.units import UNKNOWN, Unit
+from attrlib.errors import DataError, ImageError
+from attrlib.figures.overlay import draw, encode, limit, prepare
+from attrlib.methods import resolve
+from attrlib.models import Classifier, Layer
+from attrlib.postprocess import defect
+from attrlib.protocols import Evaluation, Prediction, Scene
+from attrlib.specs import ViewSpec, digest
+from attrlib.store import open_store
+from pages.parts import work
+from pages.parts.runs import Finished
+from pages.parts.tiles import head
+
+VIEW = ViewSpec()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One item as it was judged: the picture and the map over it as files, which class was explained, and why the map says nothing."""
+
+    name: str
+    picture: bytes
+    overlay: bytes
+    target: str
+    defect: str | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both pictures."""
+        return len(self.picture) + len(self.overlay)
+
+
+class _Enough(Exception):
+    """Ends an evaluation at the first map that the protocol asks for."""
+
+    def __init__(self, scene: Scene, maps: torch.Tensor):
+        self.scene, self.maps = scene, maps
+
+
+def places(score: Score, chosen: int | None = None) -> list[tuple[str, int]]:
+    """Which items to show, and as what: the chosen one first, then best, median and worst, and one that is undefined."""
+    values = score.values
+    order = [int(i) for i in np.argsort(values, kind="stable") if np.isfinite(values[i])]
+    order = order[::-1] if score.protocol.higher_is_better else order
+    named = {"Best": order[:1], "Median": order[len(order) // 2 :][:1], "Worst": order[-1:]}
+    named["Undefined"] = [int(i) for i in np.flatnonzero(~np.isfinite(values))[:1]]
+    first = [("Chosen", chosen)] if chosen is not None and chosen < len(values) else []
+    return [*first, *((what, own[0]) for what, own in named.items() if own)]
+
+
+def show(finished: Finished, score: Score, chosen: int | None) -> bool:
+    """The items on a grid that wraps; whether any of them is still waited for."""
+    loading = work.model_job(score.spec.model, score.spec.deletion_tuned)
+    waiting = False
+    grid = st.grid(min_column_width=145, gap="small", key="behind")
+    for what, place in places(score, chosen):
+        with grid.cell():
+            value = score.values[place]
+            number = "undefined" if np.isnan(value) else f"{value:.3f}"
+            job = _job(finished, score, place, loading.result) if loading.state is State.DONE else loading
+            waiting |= not job.ended
+            _tile(f"{what} {number}", job)
+    return waiting
+
+
+def _tile(title: str, job: Job) -> None:
+    seen: Any = job.result if job.state is State.DONE and isinstance(job.result, Seen) else None
+    head(title, seen.target if seen else "…")
+    if seen is not None:
+        st.image(seen.picture, width="stretch", alt=f"{title}: the picture, {seen.name}")
+        st.image(seen.overlay, width="stretch", alt=f"{title}: the map over the picture, for {seen.target}")
+        st.caption(f":material/block: {seen.defect}" if seen.defect else work.plain(seen.name))
+    elif job.ended:
+        st.caption(f":material/block: {work.sentence(job.error or 'It was cancelled.')}")
+        st.button("Try again", key=f"again-{job.key}", on_click=job.forget, type="tertiary", icon=":material/refresh:")
+    else:
+        st.image(_blank(), width="stretch", alt="Not ready yet")
+        st.image(_blank(), width="stretch", alt="Not ready yet")
+
+
+@st.cache_data(show_spinner=False)
+def _blank() -> bytes:
+    return encode(Image.new("RGBA", (64, 64), (128, 132, 138, 40)), "PNG")
+
+
+def _job(finished: Finished, score: Score, place: int, model: Classifier) -> Job:
+    key = digest("behind", finished.run_key, score.spec, score.ids[place])
+    return work.device_queue().submit(key, lambda progress: look(finished.data, score, place, model, progress), work.PATIENCE, quick=True)
+
+
+def look(data: Dataset, score: Score, place: int, model: Classifier, progress: Progress) -> Seen:
+    """One item with the map that the protocol asked for first, which the store still has, or which is made anew just so."""
+    spec, protocol = score.spec, score.protocol
+    images = score.items[place]
+    unit = Unit(score.ids[place], images, _labels(data, score, images, model))
+    loader = Loader(model, data)
+    loader.parts = "parts" in protocol.needs
+    units, batch = loader.get((unit,))
+    if batch is None or not units:
+        raise ImageError(next(iter(loader.failed.values())))
+    bench = Bench(model, open_store(), spec.seed, spec.fast, progress=progress)
+    targets = batch.labels if protocol.target_choice == "label" else bench.measure(Prediction(), batch)["class"].long()
+    maps_of = bench.explain(resolve(score.method))
+
+    def explain(scene: Scene) -> tuple[torch.Tensor, Layer]:
+        raise _Enough(scene, maps_of(scene)[0])
+
+    measured = {m: bench.measure(m, batch, targets) for m in protocol.measurements}
+    try:
+        protocol.evaluate(Evaluation(bench.setting, batch, targets, measured, explain))
+    except _Enough as found:
+        name = " + ".join(data[i].name for i in images)
+        return _draw(name, found.scene, found.maps, model)
+    raise DataError("the protocol looks at no map of this item")
+
+
+def _labels(data: Dataset, score: Score, images: Sequence[int], model: Classifier) -> tuple[int, ...]:
+    own = [data.label(i) for i in images]
+    if score.protocol.target_choice != "label":
+        return (UNKNOWN,) * len(images)
+    classes = class_map(score.spec, model, data)
+    return tuple(UNKNOWN if label is None else classes[label] for label in own)
+
+
+def _draw(name: str, scene: Scene, maps: torch.Tensor, model: Classifier) -> Seen:
+    size = (scene.images.shape[2], scene.images.shape[3])
+    colours = model.preprocessing.denormalise(scene.images[0].float().cpu()).clamp(0, 1)
+    picture = Image.fromarray((colours * 255).round().byte().permute(1, 2, 0).numpy())
+    large = picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.BICUBIC) if max(size) < 300 else picture
+    values = prepare(maps[:1, :1].float().cpu(), VIEW, size)[0, 0]
+    overlay = draw(values, large, VIEW, limit([values], VIEW.clip))
+    target = model.class_names[int(scene.targets[0, 0])].split(",")[0]
+    return Seen(name, encode(large), encode(overlay), target, defect(maps[0, :1].cpu()))

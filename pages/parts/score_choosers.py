@@ -1,0 +1,186 @@
+"""The controls of the page of scores: models, protocols, methods, data, how many items."""
+
+from collections.abc import Mapping, Sequence
+
+import streamlit as st
+from streamlit.elements.lib.grid_container import GridContainer
+
+from attrlib.data.datasets import list_datasets
+from attrlib.methods import METHODS, list_methods
+from attrlib.models import list_models
+from attrlib.protocols import PROTOCOLS, list_protocols
+from attrlib.registry import Paper, params_of
+from pages.parts import choice, forms, score_choice
+from pages.parts.work import plain
+
+MAX_METHODS = 64
+
+
+def choose(row: GridContainer) -> None:
+    """All controls, in the cells of one row that wraps."""
+    _models(row)
+    protocols = {info.name: (info.summary, info.paper) for info in list_protocols()}
+    with row.cell():
+        _several(
+            "Protocols",
+            "s_protocols",
+            list(protocols),
+            "How methods are judged. Or type one with parameters, such as sds:grid=3.",
+            "s_protocol_params",
+            PROTOCOLS,
+            protocols,
+        )
+    methods = {info.name: (info.summary, info.paper) for info in list_methods()}
+    with row.cell(column_span=2):
+        _several(
+            "Methods",
+            "s_methods",
+            [score_choice.ALL, *methods],
+            "What is judged. Or type one with layer and parameters, such as IG@Middle:steps=20.",
+            "s_method_params",
+            METHODS,
+            methods,
+        )
+    with row.cell():
+        _data()
+    with row.cell():
+        _items()
+
+
+def _models(row: GridContainer) -> None:
+    state = st.session_state
+    with row.cell():
+        st.multiselect(
+            "Models",
+            list(dict.fromkeys([*(info.name for info in list_models()), *state.s_models])),
+            key="s_models",
+            persist_state="session",
+            accept_new_options=True,
+            max_selections=score_choice.MAX_MODELS,
+            placeholder="Choose models",
+            help="Or type timm:NAME or torchvision:NAME; with @FILE behind it for a checkpoint, with @random:0 for random weights.",
+        )
+        with st.popover("Checkpoint", icon=":material/folder_open:", width="stretch"), st.form("s_checkpoint", border=False):
+            st.text_input("Architecture", key="s_architecture", placeholder="timm:resnet18")
+            st.text_input("File on this computer", key="s_file", placeholder="my_model.safetensors", help="Nothing in it is run.")
+            st.form_submit_button("Add the model", on_click=_add_checkpoint)
+            st.checkbox(
+                "Checkpoints are fine-tuned on deleted patches",
+                key="s_tuned",
+                persist_state="session",
+                help="IDSDS is defined for such models alone; shipped and published ones say so themselves.",
+            )
+
+
+def _add_checkpoint() -> None:
+    state = st.session_state
+    text = state.s_architecture.strip() + score_choice.AT + state.s_file.strip()
+    try:
+        score_choice.read_entry(text)
+    except score_choice.AttrlibError as error:
+        state.s_problems = [*state.s_problems, str(error)]
+        return
+    state.s_models = list(dict.fromkeys([*state.s_models, text]))
+
+
+def _several(
+    label: str,
+    key: str,
+    options: Sequence[str],
+    hint: str,
+    params_key: str,
+    registry: Mapping[str, type],
+    about: Mapping[str, tuple[str, Paper]],
+) -> None:
+    """Some of what is registered, or typed, with a form for the parameters of each; what is registered later appears by itself."""
+    chosen = st.session_state[key]
+    st.multiselect(
+        label,
+        list(dict.fromkeys([*options, *chosen])),
+        key=key,
+        persist_state="session",
+        accept_new_options=True,
+        max_selections=MAX_METHODS,
+        placeholder=f"Choose {label.lower()}",
+        help=hint,
+    )
+    with st.popover("Parameters", icon=":material/tune:", width="stretch"):
+        named = [name for name in chosen if name in registry]
+        if label == "Methods":
+            st.selectbox(
+                "Layer",
+                choice.layer_options(choice.NAMED),
+                key="s_layer",
+                persist_state="session",
+                help="For methods that name none: where attribution is computed.",
+            )
+        if not named:
+            st.caption(f"Choose {label.lower()} by name to set their parameters here.")
+            return
+        name = st.selectbox(f"Parameters of {label.lower()}", named, key=f"{key}_of", label_visibility="collapsed")
+        summary, paper = about[name]
+        st.caption(f"{plain(summary)}  \n[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})")
+        params = params_of(registry[name])
+        if not params:
+            st.caption("It has no parameters.")
+            return
+        values = forms.params_form(params, st.session_state[params_key].get(name, {}), f"{key}-form-{name}")
+        if values is not None:
+            st.session_state[params_key] = st.session_state[params_key] | {name: values}
+            st.rerun()
+
+
+def _data() -> None:
+    state = st.session_state
+    infos = {info.name: info for info in list_datasets()}
+    st.selectbox(
+        "Data",
+        list(dict.fromkeys([*infos, *([state.s_data] if state.s_data else [])])),
+        key="s_data",
+        persist_state="session",
+        accept_new_options=True,
+        index=None,
+        placeholder="Choose or type a folder",
+        help="A named data set, or the path of a folder of pictures (in class folders, or with images/ and masks/), or of a CSV file.",
+    )
+
+
+def _items() -> None:
+    st.number_input(
+        "Items",
+        1,
+        2**31 - 1,
+        step=1,
+        key="s_limit",
+        persist_state="session",
+        placeholder="all",
+        help="Images, or grids, at most; the seed chooses them. Empty: all.",
+    )
+    with st.popover("More", icon=":material/more_horiz:", width="stretch"):
+        _more()
+
+
+def _more() -> None:
+    st.number_input(
+        "Seed", 0, 2**31 - 1, step=1, key="s_seed", persist_state="session", help="Chooses the items, and draws what is random."
+    )
+    st.number_input(
+        "Until the 95 % interval is no wider than",
+        0.0,
+        step=0.01,
+        key="s_width",
+        persist_state="session",
+        placeholder="never",
+        format="%.3g",
+        help="Stops a protocol as soon as the interval of every method is so narrow. Empty: all items are used.",
+    )
+    st.selectbox(
+        "Classes of the data",
+        score_choice.WAYS,
+        key="s_classes",
+        persist_state="session",
+        help="How class folders name the model's classes: found out by itself, by WNID, name, index, or order.",
+    )
+    st.checkbox(
+        "Fast (bfloat16)", key="s_fast", persist_state="session", help="Less exact; how far the maps agree with exact ones is said below."
+    )

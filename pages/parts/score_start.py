@@ -1,0 +1,152 @@
+"""Before and after a run: what it will cost, the button that starts it, runs that were stopped, and those that failed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+
+import streamlit as st
+
+from attrlib.engine.jobs import Job, State
+from attrlib.engine.plan import Plan
+from attrlib.engine.run import Event
+from attrlib.specs import RunSpec
+from pages.parts import runs, score_choice, score_results
+from pages.parts.times import duration, size
+from pages.parts.work import plain, sentence
+
+SHOWN = 5
+"""Unfinished runs that are listed."""
+HOW = "Start computes the scores. The leaderboard grows while it runs, and you may leave the page or close it."
+Jobs = Mapping[str, Job | None]
+
+
+def is_busy(specs: Sequence[RunSpec]) -> bool:
+    """Whether anything of these runs is still under way: a run, or what must be known before its cost is."""
+    found = [runs.find(spec) for spec in specs]
+    if any(job is not None and not job.ended for job in found):
+        return True
+    return any(not _settled(runs.prepare(spec)) for spec, job in zip(specs, found, strict=True) if _is_open(job))
+
+
+def _is_open(job: Job | None) -> bool:
+    """Whether there is something left to start."""
+    return job is None or (job.ended and job.state is not State.DONE)
+
+
+def _settled(stage: runs.Stage) -> bool:
+    return stage.plan is not None or (stage.job.ended and stage.job.state is not State.DONE)
+
+
+def show_button(specs: Mapping[str, RunSpec], jobs: Jobs) -> None:
+    """Starts what is not done yet, or cancels what is under way: always in the same place."""
+    alive = [job for job in jobs.values() if job is not None and not job.ended]
+    left = [spec for name, spec in specs.items() if _is_open(jobs[name])]
+    able = [spec for spec in left if not _failed(runs.prepare(spec))]
+    stopped = any(job is not None and job.state is State.CANCELLED for job in jobs.values())
+    if alive:
+        _button("Cancel", "close", lambda: _cancel(alive))
+    elif left:
+        _button("Resume" if stopped else "Start", "play_arrow", lambda: _start(able), main=True, disabled=not able)
+    else:
+        again = list(specs.values())
+        _button("Run again", "refresh", lambda: _start(again), "For data that have changed; what is known is not computed again.")
+
+
+def _button(label: str, icon: str, act: Callable[[], None], hint: str | None = None, main: bool = False, disabled: bool = False) -> None:
+    kind: Literal["primary", "secondary"] = "primary" if main else "secondary"
+    st.button(label, on_click=act, type=kind, icon=f":material/{icon}:", key=f"s_{label}", width=130, help=hint, disabled=disabled)
+
+
+def show_cost(specs: Mapping[str, RunSpec], jobs: Jobs) -> None:
+    """What the runs that are not done will cost, or why they cannot be."""
+    left = {name: spec for name, spec in specs.items() if _is_open(jobs[name])}
+    if not left or any(job is not None and not job.ended for job in jobs.values()):
+        return
+    stages = [runs.prepare(spec) for spec in left.values()]
+    plans = [stage.plan for stage in stages if stage.plan is not None]
+    if len(plans) == len(left) and not any(jobs.values()) and all(p.missing == 0 and not p.upper_bound and p.known for p in plans):
+        # All is known: the results are a matter of reading them.
+        _start(list(left.values()))
+    waiting = [stage.doing for stage in stages if not _settled(stage)]
+    if waiting:
+        st.markdown(f":material/hourglass_top: {plain(waiting[0])} …")
+    elif plans:
+        st.markdown(cost(plans))
+    # Several models may wait for the same data.
+    failed = {stage.job.key: stage.job for stage in stages if _failed(stage)}
+    for key, job in failed.items():
+        st.error(sentence(job.error or "It was cancelled."), icon=":material/error:")
+        st.button("Try again", key=f"again-{key}", on_click=job.forget, icon=":material/refresh:")
+    for note in dict.fromkeys(note for plan in plans for note in plan.notes):
+        st.caption(f":material/info: {sentence(note)}")
+    score_results.show_refused([own for plan in plans for own in plan.refused])
+    if not failed and not any(jobs.values()):
+        st.info(HOW, icon=":material/leaderboard:")
+
+
+def _failed(stage: runs.Stage) -> bool:
+    return stage.job.state in (State.FAILED, State.CANCELLED)
+
+
+def cost(plans: Sequence[Plan]) -> str:
+    """Time, memory and how much is known, of all runs together."""
+    known, missing = sum(p.known for p in plans), sum(p.missing for p in plans)
+    most = "at most " if any(p.upper_bound for p in plans) else "about "
+    share = f"{100 * known / (known + missing):.0f} % known" if known + missing else "nothing to compute"
+    return f"**{most}{duration(sum(p.seconds for p in plans))}** · {size(max(p.nbytes for p in plans))} of memory · {known + missing} results, {share}"
+
+
+def _start(specs: Sequence[RunSpec]) -> None:
+    for spec in specs:
+        runs.start(spec)
+
+
+def _cancel(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job.cancel()
+
+
+def show_ended(jobs: Jobs) -> None:
+    """What became of runs that are not done: how far a cancelled one came, why one failed."""
+    for name, job in jobs.items():
+        if job is None or not job.ended or job.state is State.DONE:
+            continue
+        event: Event = job.news or Event("")
+        if job.state is State.FAILED:
+            st.error(f"**{plain(name)}**: {sentence(job.error)}", icon=":material/error:")
+        else:
+            far = f"after {event.done} of {event.total} results" if event.total else "before its first result"
+            text = f"**{plain(name)}** was cancelled {far}. What is computed is kept: Resume goes on from there."
+            st.info(text, icon=":material/pause_circle:")
+
+
+def show_unfinished(here: Sequence[RunSpec] = ()) -> None:
+    """Runs that were stopped, by somebody or with the server, except those `here`, each with a button that goes on with it."""
+    found = [own for own in runs.unfinished() if own.spec not in here or runs.find(own.spec) is None]
+    if not found:
+        return
+    with st.expander(f"Unfinished runs: {len(found)}", icon=":material/pause_circle:"):
+        for number, own in enumerate(found[:SHOWN]):
+            spec = own.spec
+            with st.container(horizontal=True, gap="small", vertical_alignment="center", key=f"s_unfinished_{number}"):
+                names = ", ".join(map(str, spec.protocols))
+                st.markdown(
+                    f"{plain(names)} · {len(spec.methods)} methods · {plain(score_choice.entry(spec.model))} · {plain(spec.data)} · "
+                    f"{_when(own.updated)}",
+                    width="content",
+                )
+                st.button("Resume", key=f"s_resume_{number}", on_click=_resume, args=(spec,), icon=":material/play_arrow:", help=spec.cli())
+        if len(found) > SHOWN:
+            st.caption(f"And {len(found) - SHOWN} older ones.")
+
+
+def _when(updated: str) -> str:
+    try:
+        return f"{datetime.fromisoformat(updated).astimezone():%d %b %H:%M}"
+    except ValueError:
+        return "some time ago"
+
+
+def _resume(spec: RunSpec) -> None:
+    score_choice.fill_from(spec)
+    runs.start(spec)

@@ -1,0 +1,27 @@
+"""The shortest form of a spec: what is at its default is left out, so that names stay readable and equal runs are one."""
+
+from dataclasses import replace
+
+from attrlib.methods import METHODS
+from attrlib.methods import resolve as resolve_method
+from attrlib.protocols import resolve as resolve_protocol
+from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
+
+
+def short_method(given: MethodSpec) -> MethodSpec:
+    """Without its own default layer and default parameters. Raises `AttrlibError` for one that cannot be understood."""
+    own, default = resolve_method(given), resolve_method(MethodSpec(given.name))
+    layer = "" if own.layer == METHODS[own.name].default_layer else own.layer
+    return MethodSpec(own.name, layer, tuple(pair for pair in own.params if pair not in default.params))
+
+
+def short_protocol(given: ProtocolSpec) -> ProtocolSpec:
+    """Without default parameters. Raises `AttrlibError` for one that cannot be understood."""
+    own, default = resolve_protocol(given), resolve_protocol(ProtocolSpec(given.name))
+    return ProtocolSpec(own.name, tuple(pair for pair in own.params if pair not in default.params))
+
+
+def short_run(spec: RunSpec) -> RunSpec:
+    """With protocols and methods in their shortest form, each once."""
+    protocols = tuple(dict.fromkeys(map(short_protocol, spec.protocols)))
+    return replace(spec, protocols=protocols, methods=tuple(dict.fromkeys(map(short_method, spec.methods))))

@@ -1,0 +1,15 @@
+"""Times and sizes in words."""
+
+
+def duration(seconds: float) -> str:
+    """In hours, minutes and seconds."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def size(nbytes: float) -> str:
+    """In megabytes or gigabytes."""
+    return f"{nbytes / 2**30:.1f} GB" if nbytes >= 2**30 else f"{nbytes / 2**20:.0f} MB"

@@ -1,0 +1,89 @@
+"""Which method can I trust on this model? Protocols, methods and models on a data set, with the cost known before."""
+
+import streamlit as st
+
+from attrlib.engine.jobs import Job, State
+from attrlib.specs import RunSpec
+from pages.parts import router, score_choice, score_choosers, score_results, score_start, score_takeaway
+from pages.parts.runs import Finished, find
+from pages.parts.work import sentence
+
+
+def main() -> None:
+    """What is to be judged, above; below what it costs, how far it is, and what came out."""
+    score_choice.start({name: st.query_params.get_all(name) for name in st.query_params})
+    st.markdown("#### Which method can I trust on this model?")
+    st.caption("Protocols judge attribution methods on a data set: how good each is, how sure that is, and which pictures are behind it.")
+    notices = st.container()
+    score_choosers.choose(st.grid(min_column_width=150, gap="small", key="score_controls"))
+    wanted, problems = score_choice.wanted()
+    with notices:
+        for problem in dict.fromkeys([*st.session_state.s_problems, *problems]):
+            st.warning(sentence(problem), icon=":material/error:")
+        if st.session_state.s_problems:
+            st.button("Dismiss", on_click=_dismiss, type="tertiary", icon=":material/check:")
+    busy = bool(wanted.runs()) and score_start.is_busy(wanted.runs())
+    st.fragment(run_every=0.5 if busy else None)(_body)(wanted, busy)
+
+
+def _dismiss() -> None:
+    st.session_state.s_problems = []
+
+
+def _body(wanted: score_choice.Wanted, polled: bool) -> None:
+    """All that changes by itself: cost, progress, results."""
+    link = wanted.link()
+    if {name: st.query_params.get_all(name) for name in st.query_params} != {k: v if isinstance(v, list) else [v] for k, v in link.items()}:
+        st.query_params.from_dict(link)
+    specs = {score_choice.entry(spec.model): spec for spec in wanted.runs()}
+    if not specs:
+        st.info(_advice(wanted), icon=":material/arrow_upward:")
+        score_start.show_unfinished()
+        return
+    jobs: dict[str, Job | None] = {name: find(spec) for name, spec in specs.items()}
+    done = {name: job.result for name, job in jobs.items() if job is not None and job.state is State.DONE}
+    with st.container(horizontal=True, gap="small", vertical_alignment="center", key="s_bar"):
+        score_start.show_button(specs, jobs)
+        score_takeaway.reproduce(wanted, list(specs.values()), done)
+        score_takeaway.export(done)
+    score_start.show_cost(specs, jobs)
+    waiting = _results(specs, jobs, done)
+    if polled != (waiting or score_start.is_busy(list(specs.values()))):
+        st.rerun()
+
+
+def _results(specs: dict[str, RunSpec], jobs: dict[str, Job | None], done: dict[str, Finished]) -> bool:
+    """What there is to see; whether anything is still waited for."""
+    alive = {name: job for name, job in jobs.items() if job is not None and not job.ended}
+    if alive:
+        for name, job in alive.items():
+            score_results.show_progress(name, job)
+        score_results.show_live({name: job for name, job in jobs.items() if job is not None}, specs)
+        return True
+    score_start.show_ended(jobs)
+    known = {name: job for name, job in jobs.items() if job is not None and job.news is not None and job.news.scores}
+    waiting = False
+    if done:
+        waiting = score_results.show(done)
+    elif known:
+        score_results.show_live(known, specs)
+    score_start.show_unfinished(list(specs.values()))
+    return waiting
+
+
+def _advice(wanted: score_choice.Wanted) -> str:
+    missing = [
+        what
+        for what, own in (
+            ("a model", wanted.models),
+            ("a protocol", wanted.protocols),
+            ("a method", wanted.methods is None or wanted.methods),
+            ("data", wanted.data),
+        )
+        if not own
+    ]
+    return f"Choose {' and '.join(missing)} above to see what a run costs."
+
+
+router.through_router()
+main()

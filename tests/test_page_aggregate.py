@@ -1,0 +1,300 @@
+"""The page Aggregate without a browser: from the link to the images of a bin, the dials, a grid of one's own, and bad input."""
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrlib  # before torchvision: it declares the operators that torchvision may lack
+
+# isort: split
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from streamlit.testing.v1 import AppTest
+
+from attrlib.models.architectures import ARCHITECTURES
+from attrlib.specs import parse_methods
+
+ROOT = Path(__file__).parent.parent
+NET = "attrlib:small_x_resnet18_w16"
+COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200), "white": (220, 220, 220)}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders `0` to `3` of noisy colours, and a checkpoint that tells them apart: least squares on its features."""
+    root = tmp_path_factory.mktemp("files")
+    draw = np.random.default_rng(0)
+    pictures: list[list[Image.Image]] = []
+    for k, colour in enumerate(COLOURS.values()):
+        (root / "data" / str(k)).mkdir(parents=True)
+        values = [(draw.uniform(-30, 30, (128, 128, 3)) + colour).clip(0, 255).astype(np.uint8) for _ in range(8)]
+        pictures.append([Image.fromarray(v) for v in values])
+        for i, picture in enumerate(pictures[-1]):
+            picture.save(root / "data" / str(k) / f"{i}.png")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = ARCHITECTURES[NET.removeprefix("attrlib:")].build(len(COLOURS)).eval()
+    preprocess = attrlib.wrap_model(net, 128, crop=1.0).preprocess
+    features: list[torch.Tensor] = []
+    hook = net.fc.register_forward_pre_hook(lambda _module, inputs: features.append(inputs[0].flatten(1).double()))
+    with torch.no_grad():
+        net(torch.stack([preprocess(own[i]) for own in pictures for i in range(3)]))
+    hook.remove()
+    wanted = torch.eye(len(COLOURS), dtype=torch.float64).repeat_interleave(3, 0)
+    with torch.no_grad():
+        net.fc.weight.copy_((20 * torch.linalg.pinv(features[0], rtol=1e-3) @ wanted).T.view_as(net.fc.weight))
+    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, root / "net.safetensors")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, files: Path) -> None:
+    monkeypatch.setenv("ATTRLIB_CACHE", str(files / "cache"))
+
+
+def nodes(at: AppTest, kind: str) -> list:
+    def walk(node) -> Iterator:
+        for child in getattr(node, "children", {}).values():
+            if child.type == kind:
+                yield child
+            yield from walk(child)
+
+    return list(walk(at.main))
+
+
+def texts(at: AppTest) -> str:
+    kinds = ("caption", "warning", "error", "info", "alert", "markdown")
+    return "\n".join(str(n.value) for kind in kinds for n in nodes(at, kind)).replace("\\", "")
+
+
+def start(files: Path, **query: str) -> AppTest:
+    given = dict(
+        data=str(files / "data"), setting="difull:confidence=0.0", model=NET, checkpoint=str(files / "net.safetensors"),
+        methods="IxG@Input,IxG@Final", limit="5", seed="0",
+    )  # fmt: skip
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    at.switch_page("pages/aggregate.py")
+    for name, value in (given | query).items():
+        at.query_params[name] = value
+    return at
+
+
+def settle(at: AppTest, seconds: float = 60) -> AppTest:
+    """Runs the page until nothing on it is waited for."""
+    end = time.monotonic() + seconds
+    at.run()
+    while ("hourglass_top" in texts(at) or nodes(at, "progress") or waits_for_tiles(at)) and time.monotonic() < end:
+        time.sleep(0.05)
+        at.run()
+    assert not at.exception
+    assert time.monotonic() < end, "it did not settle: " + texts(at)
+    return at
+
+
+def waits_for_tiles(at: AppTest) -> bool:
+    return bool(at.session_state.get("a_waiting"))
+
+
+def started(at: AppTest) -> AppTest:
+    settle(at)
+    button = at.button(key="a_start")
+    if button.label in ("Start", "Resume"):
+        button.click()
+        settle(at)
+    return at
+
+
+def rows(at: AppTest) -> list[str]:
+    """The heads of the rows."""
+    return [str(m.value).replace("\\", "") for m in at.markdown if "&nbsp;" in str(m.value)]
+
+
+def mean(row: str) -> float:
+    return float(row.split("mean ")[1].split(" ")[0])
+
+
+def link(at: AppTest) -> dict[str, str]:
+    values = {name: at.query_params[name] for name in at.query_params}
+    return {name: value if isinstance(value, str) else value[0] for name, value in values.items()}
+
+
+def test_first_load_offers_what_needs_no_download():
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    at.switch_page("pages/aggregate.py").run()
+    assert not at.exception
+    assert at.session_state["a_data"] in ("photos", "birds")
+    assert at.button(key="a_start").label == "Start"
+    assert "arxiv.org/abs/2205.10435" in texts(at)
+
+
+def test_from_the_cost_to_rows_bins_and_their_images(files):
+    at = settle(start(files, seed="1"))
+    assert "computes 10 maps" in texts(at) or "at most" in texts(at)
+    assert rows(at) == []
+    at = started(at)
+    assert [r.split("**")[1] for r in rows(at)] == ["IxG", "IxG"]
+    assert "Input 256×256" in rows(at)[0]
+    assert "Final 8×8" in rows(at)[1]
+    assert mean(rows(at)[0]) == 1.0
+    assert len(nodes(at, "image") + nodes(at, "imgs")) == 2 * 8
+    assert len(at.get("plotly_chart")) == 1
+    assert at.button(key="a_bin_0_0").disabled
+    at.button(key="a_bin_1_2").click()
+    at = settle(at)
+    assert "IxG at Final, bin 5–50 %: 2 of 5" in texts(at)
+    assert "**1.000**" in texts(at) or "**0.9" in texts(at)
+    assert len(nodes(at, "image") + nodes(at, "imgs")) == 2 * 8 + 2
+
+
+def test_a_link_to_what_is_known_shows_it_without_a_click(files):
+    started(start(files))
+    at = settle(start(files))
+    assert len(rows(at)) == 2
+    assert at.button(key="a_start").label == "Run again"
+
+
+def test_the_dial_moves_maps_and_scores_and_computes_nothing(files, monkeypatch):
+    at = started(start(files))
+    before = [n.value for n in nodes(at, "image") + nodes(at, "imgs")]
+    monkeypatch.setattr("attrlib.engine.bench.attribute", lambda *_args, **_options: 1 / 0)
+    at.select_slider(key="a_smoothing").set_value(65)
+    at = settle(at)
+    assert "smoothed K = 65" in rows(at)[0]
+    assert mean(rows(at)[0]) < 1.0
+    assert [n.value for n in nodes(at, "image") + nodes(at, "imgs")] != before
+    assert link(at)["smoothing"] == "65"
+    at.select_slider(key="a_smoothing").set_value(1)
+    assert mean(rows(settle(at))[0]) == 1.0
+
+
+def test_scores_on_the_page_are_those_of_the_library(files):
+    at = started(start(files, smoothing="33"))
+    model = attrlib.load_model(NET, checkpoint=files / "net.safetensors")
+    score = attrlib.score("difull", model, "IxG", files / "data", limit=5, confidence=0.0, smoothing=33)
+    assert mean(rows(at)[0]) == pytest.approx(score.mean, abs=0.006)
+
+
+def test_signed_averages_and_another_target_cell(files):
+    at = started(start(files))
+    positive = [n.value for n in nodes(at, "image") + nodes(at, "imgs")]
+    at.session_state["a_average"] = "signed"
+    at = settle(at)
+    signed = [n.value for n in nodes(at, "image") + nodes(at, "imgs")]
+    assert signed != positive
+    assert link(at)["average"] == "signed"
+
+
+def test_a_run_can_be_cancelled_and_resumed(files, monkeypatch):
+    at = settle(start(files, seed="7", limit="all", methods="IxG@Input,IxG@Middle,IxG@Final,Occlusion@Final"))
+    real = attrlib.engine.bench.attribute
+
+    def slowly(*args, **options):
+        time.sleep(0.3)
+        return real(*args, **options)
+
+    monkeypatch.setattr("attrlib.engine.bench.attribute", slowly)
+    at.button(key="a_start").click()
+    at.run()
+    end = time.monotonic() + 30
+    while " of " not in "".join(p.proto.text for p in nodes(at, "progress")) and time.monotonic() < end:
+        time.sleep(0.05)
+        at.run()
+    assert at.button(key="a_start").label == "Cancel"
+    at.button(key="a_start").click()
+    at = settle(at)
+    assert at.button(key="a_start").label == "Resume"
+    assert "It was cancelled" in texts(at)
+    monkeypatch.setattr("attrlib.engine.bench.attribute", real)
+    at.button(key="a_start").click()
+    at = settle(at)
+    assert at.button(key="a_start").label == "Run again"
+    assert len(rows(at)) == 4
+
+
+def test_single_images(files):
+    at = started(start(files, setting="sds:target=prediction"))
+    assert "Input 128×128" in rows(at)[0]
+    at.button(key="a_bin_0_2").click()
+    assert "bin 5–50 %" in texts(settle(at))
+
+
+def test_a_grid_of_ones_own_shows_every_methods_map_and_score(files):
+    at = settle(start(files, methods="IxG@Input,Grad-CAM@Final,Sobel@Input"))
+    at.session_state["a_mode"] = "a grid of your own"
+    at = settle(at)
+    heads = [str(m.value) for m in at.markdown if "\n:gray" in str(m.value)]
+    assert [h.split("**")[1] for h in heads] == ["Grid", "IxG", "Grad-CAM", "Sobel"]
+    assert len(nodes(at, "image") + nodes(at, "imgs")) == 4
+    assert "localisation **1.000**" in texts(at)
+    at.selectbox(key="a_own_0").set_value("sample:rocket")
+    at.select_slider(key="a_smoothing").set_value(65)
+    at = settle(at)
+    assert "localisation **1.000**" not in texts(at)
+
+
+def test_photos_of_ones_own_go_into_a_grid_and_bad_ones_are_named(files):
+    at = settle(start(files, methods="IxG"))
+    at.session_state["a_mode"] = "a grid of your own"
+    at = settle(at)
+    file = io.BytesIO()
+    Image.effect_noise((200, 100), 60).save(file, "PNG")
+    at.file_uploader[0].upload("mine.png", file.getvalue(), "image/png")
+    at = settle(at)
+    assert "mine.png" in at.selectbox(key="a_own_0").options
+    at.selectbox(key="a_own_0").set_value("mine.png")
+    at = settle(at)
+    at.file_uploader[0].upload("text.png", b"no picture", "image/png")
+    assert "is not a picture" in texts(settle(at))
+
+
+def test_single_images_make_no_grid(files):
+    at = settle(start(files, setting="sds:target=prediction"))
+    at.session_state["a_mode"] = "a grid of your own"
+    assert "Choose GridPG, DiFull or DiPart" in texts(settle(at))
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ({"model": "resnet5000", "checkpoint": ""}, "nknown model"),
+        ({"methods": "Gard-CAM"}, "Did you mean Grad-CAM"),
+        ({"methods": "IG:steps=many"}, "steps"),
+        ({"setting": "gridgp"}, "gridpg"),
+        ({"setting": "sensitivity"}, "more than one map"),
+        ({"setting": "difull:grid=99"}, "grid"),
+        ({"smoothing": "8"}, "even"),
+        ({"limit": "none"}, "imit="),
+        ({"data": "/nowhere/<b>"}, "nknown data set"),
+        ({"checkpoint": "/nowhere.pth"}, "no file"),
+        ({"colour": "red"}, "field of the link"),
+        ({"methods": ""}, "Choose a method"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_nonsense_in_a_link_is_named_in_a_sentence(query, says, files):
+    at = start(files, **query).run()
+    if says not in texts(at):
+        at = settle(at)
+    if says not in texts(at):
+        at.button(key="a_start").click()
+        at = settle(at)
+    assert says in texts(at)
+    assert not at.exception
+
+
+def test_a_method_that_is_not_defined_is_left_out_with_the_reason(files):
+    at = started(start(files, methods="IxG@Input,IxG@Nowhere", limit="4"))
+    assert len(rows(at)) == 1
+    assert "Left out, as not defined here: 1" in [e.label for e in at.expander]
+
+
+def test_link_command_line_and_python_say_the_same(files):
+    at = settle(start(files, smoothing="9"))
+    shown = [c.value for c in at.code]
+    assert any("--smoothing 9" in text and "--setting difull:confidence=0" in text for text in shown)
+    assert any("AggregateView(smoothing=9)" in text for text in shown)
+    assert {m.layer for m in parse_methods(link(at)["methods"])} == {"", "Final"}

@@ -1,0 +1,250 @@
+"""The page Library without a browser: models, data sets, the cache and the machine, and bad input to each."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+import attrlib
+from attrlib.engine.jobs import queue
+from attrlib.models import Card, Preprocessing
+from attrlib.models.architectures import PUBLISHED
+from attrlib.store import Record, open_store
+
+ROOT = Path(__file__).parent.parent
+
+
+def nodes(at: AppTest, kind: str) -> list:
+    def walk(node) -> Iterator:
+        for child in getattr(node, "children", {}).values():
+            if child.type == kind:
+                yield child
+            yield from walk(child)
+
+    return list(walk(at.main))
+
+
+def texts(at: AppTest) -> str:
+    kinds = ("caption", "warning", "error", "info", "success", "alert", "markdown", "code")
+    return "\n".join(str(n.value) for kind in kinds for n in nodes(at, kind)).replace("\\", "")
+
+
+def tables(at: AppTest) -> list:
+    return [d.value for d in at.dataframe]
+
+
+def settle(at: AppTest, seconds: float = 40) -> AppTest:
+    """Runs the page until nothing on it is waited for."""
+    end = time.monotonic() + seconds
+    at.run()
+    while any("opening" in n.proto.text for n in nodes(at, "progress")) and time.monotonic() < end:
+        time.sleep(0.1)
+        at.run()
+    assert not at.exception
+    return at
+
+
+def start(**query: str) -> AppTest:
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    at.switch_page("pages/library.py")
+    for name, value in query.items():
+        at.query_params[name] = value
+    return at
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "cache"))
+
+
+def test_models_that_need_no_download_and_the_published_ones():
+    at = settle(start())
+    assert "efficientnet_lite0" in texts(at)
+    published = next(t for t in tables(at) if "load" in t)
+    assert len(published) == len(PUBLISHED) == 16
+    assert list(published["file"]) == [own.url for own in PUBLISHED.values()]
+    assert published["load"][0] == 'attrlib.load_model("idsds:resnet18")'
+    assert "pip" not in texts(at)
+    assert at.query_params["section"] in ("models", ["models"])
+
+
+def test_a_shipped_model_shows_its_card(tmp_path, monkeypatch):
+    card = Card(
+        "attrlib:small_x_resnet18_w16", ("a", "b"), Preprocessing((128, 128)), "birds:train", {"epochs": 5}, {"grid": 4, "baseline": "zeros"},
+        {"data": "birds:test", "clean": {"mean": 0.591, "low": 0.56, "high": 0.62}}, 702896, pair="own_plain", digest="abc",
+    )  # fmt: skip
+    (tmp_path / "own.json").write_text(card.text())
+    for module in ("attrlib.models.zoo", "pages.parts.library_models"):
+        monkeypatch.setattr(f"{module}.shipped", lambda: {"own": tmp_path / "own.json"})
+    at = settle(start())
+    assert "59.1% [56.0%, 62.0%]" in texts(at)
+    facts = next(t for t in tables(at) if "fact" in t).set_index("fact")["value"]
+    assert facts["deletion-tuned"] == "grid=4, baseline=zeros"
+    assert facts["parameters"] == "702,896"
+    (tmp_path / "own.json").write_text("{}")
+    assert "is no model card" in texts(settle(at))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [("timm:resnet18*", "timm:resnet18"), ("torchvision:vgg11*", "torchvision:vgg11_bn"), ("vit_tiny", "timm:vit_tiny_patch16_224")],
+)
+def test_models_are_searched_by_pattern(pattern, says):
+    at = settle(start())
+    at.text_input(key="l_pattern").set_value(pattern)
+    found = next(t for t in tables(settle(at)) if "source" in t)
+    assert says in set(found["name"])
+
+
+@pytest.mark.parametrize("pattern", ["resnet5000", "[", "<script>*", "*" * 50 + "!"])
+def test_a_search_without_a_match_says_so(pattern):
+    at = settle(start())
+    at.text_input(key="l_pattern").set_value(pattern)
+    assert "Nothing matches" in texts(settle(at))
+
+
+def test_a_wide_search_lists_the_first():
+    at = settle(start())
+    at.text_input(key="l_pattern").set_value("timm:*")
+    at = settle(at)
+    assert "the first 200 are listed" in texts(at)
+
+
+def test_a_download_that_fails_says_why(monkeypatch):
+    def fail(name, progress):
+        progress(1 << 20, 2 << 20)
+        raise attrlib.ModelError(f"{name} could not be downloaded; connect to the internet")
+
+    monkeypatch.setattr("pages.parts.library_models.download", fail)
+    at = settle(start())
+    at.selectbox(key="l_checkpoint").set_value("vgg11")
+    at = settle(at)
+    at.button(key="l_download").click()
+    at = settle(at)
+    queue("downloads").find("vgg11").wait(10)
+    assert "dsds:vgg11 could not be downloaded" in texts(settle(at))
+
+
+def test_pictures_of_a_data_set_are_opened_when_asked_for(monkeypatch):
+    opened = []
+    real = attrlib.load_dataset
+    monkeypatch.setattr("pages.parts.library_data.load_dataset", lambda source: opened.append(source) or real(source))
+    at = settle(start(section="data"))
+    names = texts(at)
+    assert all(info.name in names for info in attrlib.list_datasets())
+    assert opened == []
+    assert not nodes(at, "image")
+    at.button(key="l_show_photos").click()
+    at = settle(at)
+    assert opened == ["photos"]
+    assert len(nodes(at, "image")) + len(nodes(at, "imgs")) == 6
+
+
+def test_a_folder_of_ones_own_and_one_that_is_not_there(tmp_path):
+    (tmp_path / "mine" / "tabby").mkdir(parents=True)
+    Image.effect_noise((40, 30), 50).convert("RGB").save(tmp_path / "mine" / "tabby" / "1.png")
+    (tmp_path / "mine" / "tabby" / "2.png").write_bytes(b"no picture")
+    at = settle(start(section="data"))
+    at.text_input(key="l_folder").set_value(str(tmp_path / "mine"))
+    at = settle(at)
+    at.button(key=f"l_show_{tmp_path / 'mine'}").click()
+    at = settle(at)
+    assert "2 images, 1 classes" in texts(at)
+    assert "tabby" in texts(at)
+    at.text_input(key="l_folder").set_value(str(tmp_path / "yours"))
+    at = settle(at)
+    at.button(key=f"l_show_{tmp_path / 'yours'}").click()
+    at = settle(at)
+    assert "nknown data set" in texts(at)
+    assert not at.exception
+
+
+def fill() -> None:
+    """A score, a map and a run."""
+    store = open_store()
+    store.add_records("key", {"kind": "score"}, {"item": Record(0.5)})
+    store.add_maps({"map": torch.rand(1, 64, 64)})
+    store.save_run(
+        "0123456789abcdef",
+        {"kind": "score", "title": "python -m attrlib score --data birds"},
+        {"sds|IxG": {"key": "key", "items": ["item"]}},
+    )
+
+
+def test_an_empty_cache_says_what_to_do():
+    at = settle(start(section="cache"))
+    assert "Nothing was run yet" in texts(at)
+
+
+def test_the_cache_shows_sizes_and_runs_and_is_verified():
+    fill()
+    at = settle(start(section="cache"))
+    assert [m.label for m in at.metric] == ["Maps", "Results", "Runs"]
+    assert at.metric[0].delta == "1 kept"
+    runs = next(t for t in tables(at) if "command" in t)
+    assert runs["command"][0] == "python -m attrlib score --data birds"
+    assert runs["key"][0] == "0123456789ab"
+    at.button(key="l_verify").click()
+    assert "Verified: maps 1, damaged 0" in texts(settle(at))
+
+
+def test_pruning_needs_a_confirmation():
+    fill()
+    at = settle(start(section="cache"))
+    assert at.button(key="l_prune").disabled
+    at.checkbox(key="l_everything").set_value(True)
+    at = settle(at)
+    assert at.button(key="l_prune").disabled
+    at.checkbox(key="l_sure").set_value(True)
+    at = settle(at)
+    at.button(key="l_prune").click()
+    at = settle(at)
+    assert "Freed" in texts(at)
+    assert "Nothing was run yet" in texts(at)
+    assert not at.checkbox(key="l_sure").value
+    assert open_store().sizes().records == 0
+
+
+def test_maps_alone_are_pruned_down_to_a_size():
+    fill()
+    at = settle(start(section="cache"))
+    at.number_input(key="l_keep").set_value(0.0)
+    at.checkbox(key="l_sure").set_value(True)
+    at = settle(at)
+    at.button(key="l_prune").click()
+    settle(at)
+    sizes = open_store().sizes()
+    assert (sizes.maps, sizes.records, sizes.runs) == (0, 1, 1)
+
+
+def test_a_cache_that_cannot_be_opened_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "file" / "below"))
+    at = settle(start(section="cache"))
+    assert "cannot be made" in texts(at)
+    assert not at.exception
+
+
+def test_the_machine_is_described():
+    at = settle(start(section="device"))
+    assert [m.label for m in at.metric][:1] == ["Device"]
+    assert {"Memory of the computer", "This server", "Maps kept in memory"} <= {m.label for m in at.metric}
+
+
+def test_nonsense_in_the_link_is_named_and_the_models_are_shown():
+    at = settle(start(section="<b>basement</b>"))
+    assert "There is no section '<b>basement</b>'" in texts(at)
+    assert "Ready to use" in texts(at)
+
+
+@pytest.mark.parametrize("section", ["models", "data", "cache", "device"])
+def test_every_section_can_be_reproduced(section):
+    at = settle(start(section=section))
+    shown = [c.value for c in at.code]
+    assert any(f"section={section}" in text for text in shown)
+    assert json.dumps(shown).count("python") >= 1

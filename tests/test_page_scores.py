@@ -1,0 +1,536 @@
+"""The page Scores: every state without a browser, and the way from a link to the images behind a score in one."""
+
+import csv
+import io
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import attrlib  # before torchvision: it declares the operators that torchvision may lack
+
+# isort: split
+import numpy as np
+import pytest
+from browser import SLOW, chromium, serve, visit
+from playwright.sync_api import Browser, expect
+from streamlit.testing.v1 import AppTest
+from test_page_inspect import link, nodes, texts
+from test_run import classifier, pictures
+from torch import nn
+
+import pages.parts.runs
+import pages.parts.work
+from attrlib.engine.jobs import Queue
+from attrlib.errors import Cancelled
+from attrlib.figures import charts
+from attrlib.models import load_model
+from attrlib.specs import parse_methods, parse_protocols
+from attrlib.statistics import paired_difference, summary
+from attrlib.store import open_store
+from pages.parts import behind, runs, score_choice, score_plots, score_takeaway, short
+
+ROOT = Path(__file__).parent.parent
+TINY, GELU, TWIN = "efficientnet_lite0@tiny", "efficientnet_lite0@gelu", "efficientnet_lite0@twin"
+MODELS = {"tiny": classifier(), "gelu": classifier(activation=nn.GELU), "twin": classifier(seed=1)}
+METHODS = "IxG,Random,Grad-CAM"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "cache"))
+    for name in ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints of these names are small models; all else is what it is."""
+
+    def load(name: str, *, checkpoint: str | None = None, **options: Any) -> attrlib.Classifier:
+        return MODELS[checkpoint] if checkpoint in MODELS else load_model(name, checkpoint=checkpoint, **options)
+
+    monkeypatch.setattr(pages.parts.work, "load_model", load)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Twenty pictures of five classes, in folders named by the model's index."""
+    return pictures(tmp_path / "pictures")
+
+
+def start(**query: object) -> AppTest:
+    """The page, opened by a link with these fields."""
+    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    at.switch_page("pages/scores.py")
+    for name, value in query.items():
+        at.query_params[name] = [str(v) for v in value] if isinstance(value, list) else str(value)
+    return at
+
+
+def small(data: Path, **query: object) -> AppTest:
+    return start(**{"model": TINY, "data": data, "protocols": "sds:grid=2", "methods": METHODS, "limit": 6} | query)
+
+
+def until(at: AppTest, condition: Callable[[], bool], seconds: float = 30) -> AppTest:
+    """Runs the page until something is so."""
+    end = time.monotonic() + seconds
+    while True:
+        at.run()
+        assert not at.exception, [e.value for e in at.exception]
+        if condition():
+            return at
+        assert time.monotonic() < end, words(at)
+        time.sleep(0.05)
+
+
+def words(at: AppTest) -> str:
+    return "\n".join([texts(at), *(m.value for m in at.markdown)])
+
+
+def buttons(at: AppTest) -> list[str]:
+    return [b.label for b in at.button]
+
+
+def press(at: AppTest, label: str) -> AppTest:
+    next(b for b in at.button if b.label == label).click().run()
+    assert not at.exception
+    return at
+
+
+def planned(at: AppTest) -> AppTest:
+    return until(at, lambda: "of memory" in words(at))
+
+
+def finished(at: AppTest) -> AppTest:
+    """Results and the images behind them are there."""
+    return until(
+        at, lambda: "Run again" in buttons(at) and bool(nodes(at, "image")) and "…" not in str([h.proto.body for h in nodes(at, "html")])
+    )
+
+
+def done(at: AppTest) -> AppTest:
+    return finished(press(planned(at), "Start"))
+
+
+def board(at: AppTest) -> dict[str, list]:
+    return at.dataframe[0].value.to_dict("list")
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Runs stop after a few events until it is set, or until they are cancelled."""
+    opened = threading.Event()
+    real = pages.parts.runs.run
+
+    def run(spec, model, data, store, watch):
+        def watched(event):
+            watch(event)
+            while event.done >= 6 and not opened.wait(0.02):
+                watch(event)
+
+        return real(spec, model, data, store, watched)
+
+    monkeypatch.setattr(pages.parts.runs, "run", run)
+    yield opened
+    opened.set()
+
+
+def api(data: Path, methods: str = METHODS, **options: Any) -> attrlib.RunResult:
+    """What the library says without the page."""
+    return attrlib.compare(["sds:grid=2"], MODELS["tiny"], methods.split(","), data, limit=6, **options)
+
+
+# Before a run
+
+
+def test_the_first_visit_says_what_it_costs_and_what_to_do_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = replace(score_choice.PHOTOS, models=(score_choice.read_entry(TINY),))
+    monkeypatch.setattr(score_choice, "default", lambda: wanted)
+    at = planned(start())
+    assert "Which method can I trust" in words(at)
+    assert "40 results, 0 % known" in words(at)
+    assert "about" in words(at)
+    assert "Start computes the scores" in words(at)
+    assert "Start" in buttons(at)
+
+
+def test_a_page_opened_by_a_link_before_all_others_is_run_by_the_router(data: Path) -> None:
+    at = small(data).run()
+    assert {"Inspect", "Scores"} <= {p.proto.label for p in nodes_of_sidebar(at)}
+
+
+def nodes_of_sidebar(at: AppTest) -> list:
+    return [node for node in at.sidebar.children.values() if node.type == "page_link"]
+
+
+@pytest.mark.parametrize(("field", "says"), [("s_protocols", "a protocol"), ("s_methods", "a method"), ("s_models", "a model")])
+def test_nothing_chosen_says_what_to_choose(field: str, says: str, data: Path) -> None:
+    at = small(data).run()
+    at.multiselect(key=field).set_value([]).run()
+    assert not at.exception
+    assert f"Choose {says} above" in texts(at)
+    assert "Start" not in buttons(at)
+
+
+def test_what_is_not_defined_on_the_model_is_shown_with_the_reason_and_the_rest_runs(data: Path) -> None:
+    at = planned(small(data, model=GELU, protocols="sds:grid=2,idsds", methods="IxG,Guided Backprop"))
+    assert "Left out, as not defined here: 2" in [e.label for e in at.expander]
+    assert "fine-tuned" in words(at)
+    at = finished(press(at, "Start"))
+    assert board(at)["method"] == ["IxG"]
+    assert "defined for ReLU networks" in words(at)
+
+
+def test_where_nothing_is_defined_one_sentence_says_why(data: Path) -> None:
+    at = press(planned(small(data, model=GELU, methods="Guided Backprop")), "Start")
+    until(at, lambda: bool(at.error))
+    assert "defined for ReLU networks" in at.error[0].value
+    assert "Traceback" not in words(at)
+
+
+@pytest.mark.parametrize("folder", ["nowhere/at/all", "empty"])
+def test_a_bad_folder_gets_one_sentence_and_other_data_can_be_chosen(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    at = small(tmp_path / folder, model=[TINY, TWIN], protocols="sds:grid=2:target=prediction")
+    until(at, lambda: bool(at.error))
+    assert len(at.error) == 1
+    assert "Traceback" not in words(at)
+    at.selectbox(key="s_data").set_value("photos")
+    planned(at)
+
+
+def test_a_model_that_cannot_be_loaded_is_one_sentence_and_the_others_run(data: Path) -> None:
+    at = small(data, model=[TINY, "efficientnet_lite0@/nowhere/weights.pth"])
+    until(at, lambda: bool(at.error) and "of memory" in words(at))
+    assert "There is no file" in at.error[0].value
+
+
+# A run
+
+
+def test_a_run_ends_in_the_scores_that_the_library_gives(data: Path) -> None:
+    at = done(small(data))
+    expected = {row["method"]: row for row in api(data).table()}
+    found = board(at)
+    assert found["method"] == list(expected)
+    np.testing.assert_allclose(found["mean"], [row["mean"] for row in expected.values()])
+    assert found["rank"] == [f"{r['first']}–{r['last']}" if r["first"] != r["last"] else str(r["first"]) for r in expected.values()]
+    assert found["n"] == [6, 6, 6]
+    assert "higher is better · chance 0" in words(at)
+    assert "18 results computed, 0 known before" in words(at)
+
+
+def test_what_is_known_is_shown_without_a_click(data: Path) -> None:
+    api(data, store=open_store())
+    at = finished(small(data))
+    assert "0 results computed, 18 known before" in words(at)
+
+
+def test_a_running_run_shows_its_scores_so_far_and_can_be_cancelled_and_resumed(data: Path, gate: threading.Event) -> None:
+    at = press(planned(small(data)), "Start")
+    until(at, lambda: bool(at.dataframe))
+    assert "6 of 18 results" in nodes(at, "progress")[0].proto.text
+    assert board(at)["method"] == ["IxG"]
+    assert buttons(at)[-1] == "Cancel"
+    press(at, "Cancel")
+    until(at, lambda: "was cancelled" in words(at))
+    assert "after 6 of 18 results" in words(at)
+    assert open_store().runs()[0].state == "cancelled"
+    gate.set()
+    finished(press(at, "Resume"))
+    assert "12 results computed, 6 known before" in words(at)
+    assert open_store().runs()[0].state == "done"
+
+
+def test_a_reload_finds_its_run_and_two_tabs_share_one(data: Path, gate: threading.Event) -> None:
+    at = press(planned(small(data)), "Start")
+    until(at, lambda: bool(at.dataframe))
+    other = small(data).run()
+    assert "Cancel" in buttons(other)
+    assert board(other) == board(at)
+    gate.set()
+    finished(other)
+    assert board(finished(at)) == board(other)
+    assert len(open_store().runs()) == 1
+
+
+def test_a_run_that_another_process_left_is_offered_and_goes_on_from_there(data: Path) -> None:
+    def stop(event: Any) -> None:
+        if event.done >= 6:
+            raise Cancelled("cancelled")
+
+    spec = replace(wanted(data, METHODS).runs()[0], methods=parse_methods("IxG@Input,Random"))
+    with pytest.raises(Cancelled):
+        pages.parts.runs.run(spec, MODELS["tiny"], attrlib.load_dataset(data), open_store(), stop)
+    at = planned(small(data, protocols="sds"))
+    assert "Unfinished runs: 1" in [e.label for e in at.expander]
+    at = finished(press(at, "Resume"))
+    assert board(at)["method"] != []
+    assert "known before" in words(at)
+    assert "0 known before" not in words(at)
+    assert link(at)["methods"] == "IxG,Random"
+    assert not [e for e in at.expander if e.label.startswith("Unfinished")]
+
+
+def test_a_folder_that_vanishes_during_a_run_ends_in_one_sentence(data: Path, gate: threading.Event) -> None:
+    at = press(planned(small(data)), "Start")
+    until(at, lambda: bool(at.dataframe))
+    shutil.rmtree(data)
+    press(at, "Cancel")
+    until(at, lambda: "was cancelled" in words(at) and bool(at.error))
+    assert at.button(key="s_Resume").disabled
+    assert "Traceback" not in words(at)
+
+
+def test_a_long_job_lets_all_others_in_and_they_come_in_order() -> None:
+    queue, order, begun, go = Queue("long"), [], threading.Event(), threading.Event()
+
+    def work(progress: Callable[..., None]) -> None:
+        begun.set()
+        go.wait(5)
+        progress(1, 2, "news")
+        order.append("long")
+
+    long = queue.submit("long", work, long=True)
+    begun.wait(5)
+    others = [
+        queue.submit(name, lambda _p, name=name: order.append(name), quick=name == "quick", long=name == "second")
+        for name in ("second", "map", "quick")
+    ]
+    go.set()
+    assert all(job.wait(5) for job in (long, *others))
+    assert order == ["quick", "map", "long", "second"]
+    assert (long.news, queue.find("long"), queue.find("nothing")) == ("news", long, None)
+    queue.close()
+
+
+# Results
+
+
+def test_a_method_can_be_chosen_and_its_images_are_the_best_median_and_worst(data: Path) -> None:
+    at = done(small(data))
+    at.selectbox(key="s_method").set_value("Random")
+    finished(at)
+    values = np.sort(next(s.values for (_, m), s in api(data).scores.items() if str(m) == "Random"))[::-1]
+    titles = [n.proto.body.split("<b>")[1].split("</b>")[0] for n in nodes(at, "html") if "<b>" in n.proto.body]
+    assert titles == [f"{what} {value:.3f}" for what, value in zip(("Best", "Median", "Worst"), values[[0, 3, 5]], strict=True)]
+    assert len(nodes(at, "image")) == 6
+
+
+@pytest.mark.parametrize("protocol", ["gridpg:confidence=0.5", "difull:confidence=0.5", "randomisation", "sensitivity:samples=2"])
+def test_the_images_behind_any_protocol_are_shown_with_the_map_it_judged(protocol: str, data: Path) -> None:
+    at = done(small(data, protocols=protocol, methods="IxG,Sobel", limit=3))
+    assert len(nodes(at, "image")) >= 2
+    assert not at.error
+
+
+@pytest.mark.parametrize("view", ["Intervals", "Box", "Violin", "Differences", "Score and cost", "Models"])
+def test_every_plot_is_drawn(view: str, data: Path) -> None:
+    at = done(small(data, model=[TINY, TWIN]))
+    at.session_state["s_view"] = view
+    finished(at)
+    charts = nodes(at, "plotly_chart")
+    assert len(charts) == 1
+    figure = json.loads(charts[0].proto.spec)
+    names = {y for trace in figure["data"] for y in (trace.get("y") or []) if isinstance(y, str)}
+    assert view == "Score and cost" or len(names & {"IxG", "Grad-CAM", "Random"}) >= 2
+
+
+@pytest.mark.parametrize(
+    ("customdata", "chosen"),
+    [(["IxG"], ("IxG", None, None)), (["IxG", 3], ("IxG", 3, None)), (["IxG", TWIN], ("IxG", None, TWIN))],
+    ids=["a method", "one of its items", "a method on a model"],
+)
+def test_a_click_on_a_point_chooses_what_it_stands_for(customdata: list, chosen: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = SimpleNamespace(s_method="Random", s_item=1, s_model=None)
+    monkeypatch.setattr(score_plots.st, "session_state", state)
+    score_plots.pick([])
+    assert state.s_method == "Random"
+    score_plots.pick([{"customdata": customdata}])
+    assert (state.s_method, state.s_item, state.s_model) == chosen
+
+
+def test_another_model_can_be_looked_at(data: Path) -> None:
+    at = done(small(data, model=[TINY, TWIN]))
+    assert at.session_state["s_model"] == TINY
+    at.selectbox(key="s_model").set_value(TWIN)
+    finished(at)
+    assert f"on {TWIN}".replace("_", "\\_") in words(at)
+
+
+def test_several_protocols_can_be_looked_at_one_by_one(data: Path) -> None:
+    at = done(small(data, protocols="sds:grid=2,sensitivity:samples=2"))
+    at.session_state["s_protocol"] = "sensitivity:samples=2"
+    finished(at)
+    assert "lower is better" in words(at)
+
+
+def outcome(data: Path, *models: str) -> dict[str, runs.Finished]:
+    """What a run of these models has ended in."""
+    done(small(data, model=list(models)))
+    found = {entry: runs.find(own) for entry in models for own in wanted(data, METHODS, entry).runs()}
+    return {entry: job.result for entry, job in found.items() if job is not None}
+
+
+def wanted(data: Path, methods: str, entry: str = TINY) -> score_choice.Wanted:
+    chosen = tuple(map(short.short_method, parse_methods(methods)))
+    return score_choice.Wanted(
+        (score_choice.read_entry(entry),), str(data), tuple(map(short.short_protocol, parse_protocols("sds:grid=2"))), chosen, 6
+    )
+
+
+def test_exports_hold_the_leaderboard_and_every_item(data: Path) -> None:
+    found = outcome(data, TINY, TWIN)
+    table = list(csv.DictReader(io.StringIO(score_takeaway.csv_table(score_takeaway.table(found)).decode())))
+    assert [(r["model"], r["method"]) for r in table] == [(name, row["method"]) for name, own in found.items() for row in own.rows]
+    items = list(csv.DictReader(io.StringIO(score_takeaway.csv_table(score_takeaway.items(found)).decode())))
+    assert len(items) == 2 * 3 * 6
+    content = json.loads(score_takeaway.everything(found))
+    assert len(content["manifests"]) == 2
+    assert content["manifests"][0]["spec"]["spec"]["limit"] == 6
+    latex = score_takeaway.latex_table(score_takeaway.table(found), "x_y")
+    assert latex.count(r"\begin{tabular}{lrr}") == 1
+    assert r"efficientnet\_lite0@tiny" in latex
+    assert r"x\_y" in latex
+
+
+def test_the_report_is_one_file_that_needs_nothing_else(data: Path) -> None:
+    html = score_takeaway.report(outcome(data, TINY, TWIN)).decode()
+    assert html.count("<script src") == 0
+    assert "plotly.js" in html
+    assert "python -m attrlib score" in html
+    assert html.count('class="plotly-graph-div"') >= 2 * 4 + 1
+    assert "Models and methods" in html
+
+
+def test_names_in_a_report_are_text_and_not_html() -> None:
+    from attrlib.figures.report import Section, html_report
+
+    html = html_report("<b>", "a & b", [Section("<i>", rows=[["<script>"]], columns=["<u>"])], {"<s>": "</pre>"}).decode()
+    assert all(tag not in html.split("</head>")[1] for tag in ("<b>", "<i>", "<u>", "<s>"))
+    assert "&lt;script&gt;" in html
+
+
+# Links
+
+
+def test_the_link_restores_everything(data: Path) -> None:
+    fields = {
+        "model": [TINY, TWIN], "data": str(data), "protocols": "sds:grid=2,gridpg:confidence=0.5", "methods": "IxG@Middle,RISE@Middle:samples=9,Sobel@Middle",
+        "limit": "all", "seed": "3", "width": "0.2", "fast": "true", "classes": "index", "tuned": "true",
+    }  # fmt: skip
+    at = planned(start(**fields))
+    again = {name: at.query_params[name] for name in at.query_params}
+    assert {k: v if isinstance(v, list) and len(v) > 1 else (v[0] if isinstance(v, list) else v) for k, v in again.items()} == fields
+    assert at.selectbox(key="s_layer").value == "Middle"
+    assert "at most" in words(at)
+
+
+def test_all_that_are_defined_stands_for_every_method(data: Path) -> None:
+    at = small(data, methods="all").run()
+    assert at.multiselect(key="s_methods").value == [score_choice.ALL]
+    assert link(at)["methods"] == "all"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("model", "resnet5000", "Unknown model"),
+        ("protocols", "sdss", "Did you mean sds"),
+        ("protocols", "sds:grid=99", "out of range"),
+        ("methods", "Gard-CAM", "Did you mean Grad-CAM"),
+        ("limit", "-4", "limit"),
+        ("seed", "x", "Seed='x' is not valid"),
+        ("width", "wide", "Width='wide' is not valid"),
+        ("classes", "guess", "Unknown way to find classes"),
+        ("nonsense", "1", "Unknown field"),
+        ("model", "![x](https://example.org)", "https\\://example.org"),
+    ],
+)
+def test_a_link_with_nonsense_gets_a_message_and_the_page_works(field: str, value: str, says: str, data: Path) -> None:
+    at = small(data, **{field: value}).run()
+    assert not at.exception
+    assert says.lower() in texts(at).lower()
+    press(at, "Dismiss")
+    assert says.lower() not in texts(at).lower()
+    assert "Start" in buttons(at)
+
+
+# Figures
+
+
+def line(name: str, mean: float, seconds: float) -> charts.Line:
+    values = np.array([mean - 0.1, mean, mean + 0.1])
+    return charts.Line(name, summary(values), values, seconds)
+
+
+def test_the_front_holds_what_no_other_beats_in_both() -> None:
+    lines = [line("slow best", 0.9, 3), line("fast", 0.2, 0.1), line("beaten", 0.1, 0.5), line("middle", 0.5, 1)]
+    assert [own.name for own in charts.front_of(lines)] == ["fast", "middle", "slow best"]
+    assert [own.name for own in charts.front_of(lines, higher_is_better=False)] == ["fast", "beaten"]
+
+
+def test_ties_with_the_best_are_hollow() -> None:
+    rng = np.random.default_rng(0)
+    best, near = rng.normal(0.5, 0.1, 30), rng.normal(0.5, 0.1, 30)
+    found = {"near": paired_difference(near, best), "far": paired_difference(best - 1, best)}
+    figure = charts.differences(found, "best", charts.Scale("S", True))
+    assert {trace.marker.symbol: list(trace.y) for trace in figure.data} == {"circle": ["far"], "circle-open": ["near"]}
+
+
+def test_a_score_without_any_defined_item_is_drawn_and_has_images() -> None:
+    values = np.full(3, np.nan)
+    own = charts.Line("none", summary(values), values, 1.0)
+    for make in (charts.intervals, charts.distributions, charts.pareto):
+        assert make([own, line("some", 0.5, 1)], charts.Scale("S", True)).to_json()
+
+
+def test_the_chosen_item_comes_first_and_undefined_ones_are_named(data: Path) -> None:
+    score = next(iter(api(data).scores.values()))
+    assert [what for what, _ in behind.places(score, 2)] == ["Chosen", "Best", "Median", "Worst"]
+    score.values[0] = np.nan
+    assert ("Undefined", 0) in behind.places(score)
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.mark.browser
+def test_from_a_link_to_the_worst_image_and_a_file_to_take_away(browser: Browser, data: Path, tmp_path: Path) -> None:
+    with serve() as app:
+        page = visit(browser, f"{app}/scores?data={data}&protocols=sds:grid=2&methods=IxG,Random,Sobel&limit=4")
+        expect(page.get_by_text("12 results, 0 % known")).to_be_visible(timeout=SLOW)
+        page.get_by_role("button", name="Start").click()
+        expect(page.get_by_text("Images behind the score of")).to_be_visible(timeout=SLOW)
+        expect(page.locator('img[alt^="Worst"]')).to_have_count(2, timeout=SLOW)
+        expect(page.get_by_text("12 results computed")).to_be_visible()
+        page.reload()
+        expect(page.locator('img[alt^="Worst"]')).to_have_count(2, timeout=SLOW)
+        chosen = page.get_by_role("combobox", name="Images behind the score of")
+        before = chosen.input_value()
+        board = page.locator('[data-testid="stDataFrame"]')
+        box = board.bounding_box()
+        assert box is not None
+        board.click(position={"x": 120, "y": 36 * 2.5 + 36})
+        expect(chosen).not_to_have_value(before, timeout=SLOW)
+        page.get_by_role("button", name="Export").click()
+        with page.expect_download(timeout=SLOW) as download:
+            page.get_by_role("button", name="Report (HTML)").click()
+        download.value.save_as(tmp_path / "report.html")
+        page.close()
+        report = browser.new_page()
+        report.goto((tmp_path / "report.html").as_uri())
+        expect(report.locator(".main-svg").first).to_be_visible(timeout=SLOW)
+        report.close()
