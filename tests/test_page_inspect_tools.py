@@ -148,6 +148,14 @@ def test_a_model_that_cannot_be_had_costs_only_its_row(small):
     assert titles(at) == ["Photo", "IxG", "Gradient"]
 
 
+def test_a_typed_model_that_is_none_gets_a_message(small):
+    at = opened(small)
+    at.multiselect(key="also").set_value(["resnet5000"])
+    at = settle(at)
+    assert "Unknown model" in at.sidebar.warning[0].value
+    assert titles(at) == ["Photo", "IxG", "Gradient"]
+
+
 @pytest.mark.parametrize(
     ("query", "says"),
     [

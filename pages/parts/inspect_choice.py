@@ -10,6 +10,7 @@ from attrlib.models import list_models
 from attrlib.specs import ModelSpec
 from pages.parts import choice
 from pages.parts.score_choice import entry, read_entry
+from pages.parts.work import sentence
 
 MAX_MODELS = 3
 TOOLS = {
@@ -64,10 +65,10 @@ def choose_more_models(first: ModelSpec) -> list[ModelSpec]:
             placeholder="Add a model",
             help="Each is explained for the class that it predicts itself. Type timm:NAME, or ARCHITECTURE@CHECKPOINT.",
         )
-    found = []
-    for text in state.also:
-        try:
-            found.append(read_entry(text))
-        except AttrlibError as error:
-            state.problems.append(str(error))
+        found = []
+        for text in state.also:
+            try:
+                found.append(read_entry(text))
+            except AttrlibError as error:
+                st.warning(sentence(error), icon=":material/error:")
     return [model for model in dict.fromkeys(found) if model != first]
