@@ -1,5 +1,6 @@
 """`attrlib.explain`: pictures and tensors of every kind, methods in every spelling, targets, and what it says when something is wrong."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrlib  # before timm: it declares the operators that torchvision may lack
@@ -239,7 +240,7 @@ def test_what_cannot_be_understood_is_said_with_a_way_out(
         (torch.tensor([1, 2]), (1, 2)),
         ([torch.tensor(1), np.int64(2)], (1, 2)),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__ if isinstance(value, Iterator) else repr(value),
 )
 def test_a_target_is_an_index_or_a_name_one_for_all_or_one_for_each(model: Model, target: object, expected: tuple[int, ...]) -> None:
     images = pictures(2, *SIZE)
