@@ -120,9 +120,10 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_models_lists_what_needs_no_download() -> None:
-    (model,) = strict(succeeds("models", "--json").stdout)
+    model, *others = strict(succeeds("models", "--json").stdout)
     assert model["name"] == "efficientnet_lite0"
     assert model["source"] == "embedded"
+    assert all(other["source"] == "shipped" for other in others)
     assert "efficientnet_lite0" in succeeds("models").stdout.splitlines()[0]
 
 

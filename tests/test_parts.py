@@ -260,9 +260,6 @@ def test_what_is_undefined_is_left_out_of_the_mean_or_counts_zero(store: Store, 
     assert score.summary.undefined == (2 if policy == "drop" else 0)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ZeroDivisionError, reason="engine/memory.py: a linear model keeps nothing for its gradient, 0 bytes a row"
-)
 def test_a_run_of_a_linear_model_ends(store: Store) -> None:
     found = attrlib.compare(["parts"], linear(), ["IxG"], Rectangles(["abcde"]), store=store)
     assert [score.summary.mean for score in found.scores.values()] == [1.0]
