@@ -31,7 +31,7 @@ from attrlib.data.datasets import load_dataset
 from attrlib.data.derived import Kept, hold_out
 from attrlib.data.labels import with_description
 from attrlib.errors import DataError, ImageError, ModelError, SpecError, TrainingError
-from attrlib.models import Card, card_of, list_models, load_model, with_classes
+from attrlib.models import Card, card_of, list_models, load_model, shipped, smallest, with_classes
 from attrlib.models.architectures import ARCHITECTURES, Architecture, FixupResNet
 from attrlib.models.architectures.catalogue import HE
 from attrlib.models.preprocessing import Preprocessing
@@ -655,3 +655,13 @@ def test_a_divergence_ends_in_a_line_and_keeps_the_state(data: Path, tmp_path: P
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Try a lower rate (now 100)" in result.stderr.splitlines()[-1]
     assert os.listdir(tmp_path) == ["own.training"]
+
+
+def test_the_smallest_shipped_model_of_a_data_set_is_found() -> None:
+    cards = {name: Card.read(path) for name, path in shipped().items()}
+    for tuned in (False, True):
+        fitting = {
+            name: card.parameters for name, card in cards.items() if card.data == "birds:train" and (card.deletion is not None) == tuned
+        }
+        assert smallest("birds", tuned) == min(fitting, key=lambda name: (fitting[name], name))
+    assert smallest("nothing like this", True) is None

@@ -1,6 +1,6 @@
 """Classifiers: loading, wrapping, layers."""
 
-from attrlib.models.cards import Card, card_of, shipped
+from attrlib.models.cards import Card, card_of, shipped, smallest
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import download
 from attrlib.models.layers import NAMED, Layer, Layout
@@ -23,6 +23,7 @@ __all__ = [
     "load_model",
     "pick_device",
     "shipped",
+    "smallest",
     "with_classes",
     "wrap_model",
 ]

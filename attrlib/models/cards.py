@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -85,6 +86,17 @@ ASSETS = Path(__file__).parents[2] / "assets" / "models"
 def shipped() -> Mapping[str, Path]:
     """The cards of the models that come with the project, by the names of the models."""
     return {path.stem: path for path in sorted(ASSETS.glob("*.json")) if path.with_suffix(".safetensors").is_file()}
+
+
+def smallest(data: str, tuned: bool) -> str | None:
+    """The shipped model with the fewest parameters that was trained on `data`, with deletion or without; None where there is none."""
+    found = []
+    for name, path in shipped().items():
+        with suppress(ModelError):
+            card = Card.read(path)
+            if card.data.startswith(data) and bool(card.deletion) == tuned:
+                found.append((card.parameters, name))
+    return min(found)[1] if found else None
 
 
 def card_of(checkpoint: str | Path) -> Path | None:

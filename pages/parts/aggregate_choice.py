@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import streamlit as st
 
@@ -10,7 +9,7 @@ from attrlib.data.datasets import anchored
 from attrlib.engine.aggregate_spec import AggregateSpec, AggregateView, read_aggregate_link
 from attrlib.errors import AttrlibError
 from attrlib.methods import resolve
-from attrlib.models import EMBEDDED, Card, shipped
+from attrlib.models import EMBEDDED, smallest
 from attrlib.protocols import PROTOCOLS, Cost, create
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value
@@ -35,18 +34,10 @@ PHOTOS = AggregateSpec(
 
 def default() -> AggregateSpec:
     """DiFull on the birds with a model that was trained on them, where one comes with the project; else `PHOTOS`."""
-    birds = next((name for name, card in shipped().items() if _data_of(card).startswith("birds")), None)
+    birds = smallest("birds", tuned=False)
     if birds is None:
         return PHOTOS
     return replace(PHOTOS, run=replace(PHOTOS.run, model=ModelSpec(birds), data="birds", protocols=(ProtocolSpec("difull"),)))
-
-
-def _data_of(card: Path) -> str:
-    try:
-        return Card.read(card).data
-    except AttrlibError:
-        # The library says what is wrong with it.
-        return ""
 
 
 def settings() -> dict[str, str]:

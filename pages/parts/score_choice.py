@@ -9,7 +9,7 @@ import streamlit as st
 from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError, SpecError, unknown
 from attrlib.methods import METHODS
-from attrlib.models import EMBEDDED, Card, check_name, shipped
+from attrlib.models import EMBEDDED, check_name, smallest
 from attrlib.protocols import PROTOCOLS
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value
@@ -71,11 +71,8 @@ PHOTOS = Wanted((ModelSpec(EMBEDDED),), "photos", (ProtocolSpec("sds", (("target
 
 def default() -> Wanted:
     """IDSDS on the birds with a model that was tuned for it, where one comes with the project; else `PHOTOS`."""
-    for name, path in shipped().items():
-        card = Card.read(path)
-        if card.deletion and card.data.startswith("birds"):
-            return replace(PHOTOS, models=(ModelSpec(name),), data="birds", protocols=(ProtocolSpec("idsds"),))
-    return PHOTOS
+    name = smallest("birds", tuned=True)
+    return PHOTOS if name is None else replace(PHOTOS, models=(ModelSpec(name),), data="birds", protocols=(ProtocolSpec("idsds"),))
 
 
 def entry(model: ModelSpec) -> str:
