@@ -29,6 +29,13 @@ def instead_of(baseline: str, setting: Setting, batch: Batch) -> Tensor:
     return replacement(baseline, batch.images, draw)
 
 
+def outputs_of(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Logit and probability (B,K) of each item's target (B,), from the logits (B,K,C) of its K images."""
+    chosen = targets[:, None, None].expand(-1, logits.shape[1], 1)
+    # In float64: near probability 1, float32 would take unlike drops for equal.
+    return {"logit": logits.gather(2, chosen)[..., 0], "softmax": logits.double().softmax(2).gather(2, chosen)[..., 0]}
+
+
 @dataclass(frozen=True)
 class PatchOutputs(Measurement):
     """The target's logit and probability for the image, and with each cell of a grid deleted: (B, 1 + grid * grid) each."""
@@ -48,16 +55,30 @@ class PatchOutputs(Measurement):
             deleted = batch.images.clone()
             cells(deleted, self.grid)[cell].copy_(patch)
             logits.append(setting.logits(deleted))
-        stacked, chosen = torch.stack(logits, 1), targets[:, None, None].expand(-1, len(logits), 1)
-        # In float64: near probability 1, float32 would take unlike drops for equal.
-        return {"logit": stacked.gather(2, chosen)[..., 0], "softmax": stacked.double().softmax(2).gather(2, chosen)[..., 0]}
+        return outputs_of(torch.stack(logits, 1), targets)
 
     def forwards(self) -> float:
         return 1 + self.grid**2
 
 
+class RankedDrops(Protocol):
+    """A rank correlation of output drops with attributions; a subclass has the parameter `undefined`, `drop` or `zero`."""
+
+    bounds = (-1.0, 1.0)
+    chance = 0.0
+    undefined: str
+
+    @property
+    def undefined_value(self) -> float:
+        return 0.0 if self.undefined == "zero" else math.nan
+
+    def key(self) -> dict[str, object]:
+        # The policy for undefined images changes no image's value.
+        return {name: value for name, value in super().key().items() if name != "undefined"}
+
+
 @dataclass(frozen=True)
-class SingleDeletion(Protocol):
+class SingleDeletion(RankedDrops):
     """Rank correlation, image by image, of the output drops of single deleted cells with the attribution summed over each cell.
 
     With f the logit (or probability) of the target, x_i the image without cell i, and a the map at the image's size:
@@ -65,8 +86,6 @@ class SingleDeletion(Protocol):
     """
 
     paper = IDSDS_PAPER
-    bounds = (-1.0, 1.0)
-    chance = 0.0
     reading = "1: the cells rank by attribution as they do by how much the output falls without them. 0: no relation."
     grid: int = param(4, "Cells in each direction", low=2, high=16)
     baseline: str = param("zeros", "What replaces a deleted cell, in normalised space", choices=BASELINES)
@@ -74,10 +93,6 @@ class SingleDeletion(Protocol):
     target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
     sign: str = param("signed", "The map as it is, its positive part, or its magnitude, before summing", choices=SIGNS)
     undefined: str = param("drop", "An image without a correlation is left out of the mean, or counts zero", choices=("drop", "zero"))
-
-    @property
-    def undefined_value(self) -> float:
-        return 0.0 if self.undefined == "zero" else math.nan
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -99,8 +114,8 @@ class SingleDeletion(Protocol):
             )
 
     def key(self) -> dict[str, object]:
-        # One implementation, and the policy for undefined images changes no image's value.
-        return {k: v for k, v in super().key().items() if k != "undefined"} | {"protocol": "single deletion"}
+        # One implementation under two names.
+        return super().key() | {"protocol": "single deletion"}
 
     def evaluate(self, work: Evaluation) -> list[Outcome]:
         outputs = work.measured[self.measurements[0]][self.output].double()

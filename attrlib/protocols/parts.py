@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from attrlib.postprocess import apply_sign
-from attrlib.protocols.base import PROTOCOLS, Batch, Evaluation, Measurement, Outcome, Protocol, Setting
-from attrlib.protocols.deletion import OUTPUTS, TARGETS
+from attrlib.protocols.base import PROTOCOLS, Batch, Evaluation, Measurement, Outcome, Setting
+from attrlib.protocols.deletion import OUTPUTS, TARGETS, RankedDrops, outputs_of
 from attrlib.registry import Paper, param
 from attrlib.specs import SIGNS
 from attrlib.statistics import spearman
@@ -28,8 +28,7 @@ class PartOutputs(Measurement):
         logits = torch.cat(
             [setting.logits(batch.images)[:, None], setting.logits(batch.without.flatten(0, 1)).unflatten(0, (-1, several))], 1
         )
-        chosen = targets[:, None, None].expand(-1, 1 + several, 1)
-        return {"logit": logits.gather(2, chosen)[..., 0], "softmax": logits.double().softmax(2).gather(2, chosen)[..., 0]}
+        return outputs_of(logits, targets)
 
     def forwards(self) -> float:
         # For the birds' six parts; an estimate for other data.
@@ -38,7 +37,7 @@ class PartOutputs(Measurement):
 
 @PROTOCOLS.register
 @dataclass(frozen=True)
-class PartRemoval(Protocol):
+class PartRemoval(RankedDrops):
     """Rank correlation, image by image, of the output drops of removing single parts with the attribution summed over each part.
 
     With f the logit (or probability) of the target, x_p the same scene drawn without part p, a the map at the image's size and m_p
@@ -52,8 +51,6 @@ class PartRemoval(Protocol):
         "Hesse et al. 2023", "FunnyBirds: A Synthetic Vision Dataset for a Part-Based Analysis of Explainable AI Methods",
         "https://arxiv.org/abs/2308.06248",
     )  # fmt: skip
-    bounds = (-1.0, 1.0)
-    chance = 0.0
     needs = ("parts",)
     reading = "1: the parts rank by attribution as they do by how much the output falls when they are really gone. 0: no relation."
     output: str = param("logit", "The output whose drop counts", choices=OUTPUTS)
@@ -62,15 +59,8 @@ class PartRemoval(Protocol):
     undefined: str = param("drop", "An image without a correlation is left out of the mean, or counts zero", choices=("drop", "zero"))
 
     @property
-    def undefined_value(self) -> float:
-        return 0.0 if self.undefined == "zero" else math.nan
-
-    @property
     def measurements(self) -> tuple[Measurement, ...]:
         return (PartOutputs(),)
-
-    def key(self) -> dict[str, object]:
-        return {name: value for name, value in super().key().items() if name != "undefined"}
 
     def evaluate(self, work: Evaluation) -> list[Outcome]:
         assert work.batch.parts is not None, "check() refuses data without parts"
