@@ -103,6 +103,15 @@ def table(page: Page, button: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
 
 
+def test_a_link_to_any_page_leads_to_all_others(app, browser):
+    page = visit(browser, f"{app}/library")
+    links = page.locator('[data-testid="stSidebarNavLink"]')
+    expect(page.get_by_text("What is there?")).to_be_visible(timeout=SLOW)
+    expect(links).to_have_text(["Inspect", "Aggregate", "Scores", "Library"], timeout=SLOW)
+    links.nth(2).click()
+    expect(page.get_by_text("Which method can I trust on this model?")).to_be_visible(timeout=SLOW)
+
+
 def test_a_run_is_watched_cancelled_resumed_and_read_down_to_its_worst_image(app, browser):
     page = visit(browser, f"{app}/{SCORES}")
     expect(page.get_by_text(f"{TOTAL} results, 0 % known")).to_be_visible(timeout=SLOW)

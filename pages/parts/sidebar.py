@@ -1,6 +1,4 @@
-"""What all pages share in the sidebar: the way to each other, what this is, and where it computes."""
-
-from collections.abc import Sequence
+"""What all pages share in the sidebar, below the way to each other: what this is, and where it computes."""
 
 import streamlit as st
 import torch
@@ -9,13 +7,11 @@ from attrlib.models import pick_device
 from pages.parts import work
 
 
-def show(pages: Sequence[st.Page]) -> None:
-    """Pages, name, device and memory."""
+def show() -> None:
+    """Name, device and memory."""
     device = pick_device("auto")
     maps = work.device_queue()
     with st.sidebar:
-        for page in pages:
-            st.page_link(page)
         st.caption("**attrlib** shows which pixels made a model say that, and which method to trust about it.")
         st.caption(f"**Device** {_device_name(device)}  \n**Maps kept** {maps.kept_bytes >> 20} of {maps.max_bytes >> 20} MB")
 
