@@ -15,7 +15,7 @@ from attrlib.data.images import Photo
 from attrlib.errors import SpecError, existing_file
 from attrlib.figures.overlay import encode, prepare
 from attrlib.figures.panel import Tile, panel
-from attrlib.methods import Attribution, Progress, attribute, no_progress, resolve
+from attrlib.methods import Attribution, Progress, attribute_all, no_progress, resolve
 from attrlib.models import Classifier
 from attrlib.specs import NUMERICS, ExplainSpec, MethodSpec, ModelSpec, ViewSpec, digest, whole
 
@@ -69,13 +69,11 @@ class Explanation:
 
 
 def explain_photo(spec: ExplainSpec, model: Classifier, photo: Photo, progress: Progress = no_progress) -> Explanation:
-    """Runs every method of the spec; one that is not defined for the model raises before any other runs."""
+    """Runs every method of the spec, all together; one that is not defined for the model raises before any other runs."""
     methods = list(dict.fromkeys(resolve(m) for m in spec.methods))
-    for method in methods:
-        model.layer(method.layer)
     images = model.preprocess(photo.image)[None]
     targets = None if spec.target is None else [model.target(spec.target)]
-    return Explanation(spec, model, photo, [attribute(model, m, images, targets, spec.seed, progress=progress) for m in methods])
+    return Explanation(spec, model, photo, attribute_all(model, methods, images, targets, spec.seed, progress=progress))
 
 
 def tile(attribution: Attribution, view: ViewSpec) -> Tile:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from attrlib.errors import MethodError, SpecError
-from attrlib.methods.base import create, resolve
+from attrlib.errors import AttrlibError, Cancelled, MethodError, SpecError
+from attrlib.methods.base import Method, create, resolve
 from attrlib.methods.task import Progress, Task, no_progress
-from attrlib.models import Classifier
+from attrlib.models import Classifier, Layer
 from attrlib.postprocess import defect, resize
 from attrlib.specs import MethodSpec
 
@@ -23,7 +23,7 @@ class Attribution:
     """Maps of one method on a batch of images.
 
     `maps` (B,1,h,w), float32 on the CPU, signed, at the layer's resolution; `target` the class index of each image;
-    `seconds` for the whole batch; `diagnostics` per image, for example `convergence` of IG (relative error).
+    `seconds` for all of them, as the method takes them alone: what it shared with others counts in full; `diagnostics` per image, for example `convergence` of IG (relative error).
     """
 
     maps: Tensor
@@ -65,8 +65,107 @@ def attribute(
     With `owners`, target k is of image `owners[k]`: what does not depend on the class is then computed once for an image.
     Raises `MethodError`, `LayerError` or `SpecError` before or without a trace on the model; what `progress` raises passes through.
     """
+    return attribute_all(model, [spec], images, targets, seed, batch_size, progress, fast, owners)[0]
+
+
+def attribute_all(
+    model: Classifier,
+    specs: Sequence[MethodSpec],
+    images: Tensor,
+    targets: Sequence[int] | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress = no_progress,
+    fast: bool = False,
+    owners: Sequence[int] | None = None,
+) -> list[Attribution]:
+    """The maps of several methods, each as by `attribute`, bit for bit; what they have in common is computed once.
+
+    One that is known not to be defined for the model raises before any other is computed, and so do bad targets.
+    """
+    found = [_ask(model, spec, images) for spec in specs]
+    _run(model, found, images, targets, seed, batch_size, progress, fast, owners)
+    return [_result(one, seed, images) for one in found]
+
+
+def attribute_each(
+    model: Classifier,
+    specs: Sequence[MethodSpec],
+    images: Tensor,
+    targets: Sequence[int] | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress = no_progress,
+    fast: bool = False,
+    owners: Sequence[int] | None = None,
+) -> list[Attribution | AttrlibError]:
+    """As `attribute_all`, but with the error in place of the maps of a method that raises one. Bad targets are nobody's, and raise."""
+    found: list[_Asked | AttrlibError] = []
+    for spec in specs:
+        try:
+            found.append(_ask(model, spec, images))
+        except AttrlibError as error:
+            found.append(error.with_traceback(None))
+    asked = [one for one in found if isinstance(one, _Asked)]
+    _run(model, asked, images, targets, seed, batch_size, progress, fast, owners, tolerant=True)
+    return [one if isinstance(one, AttrlibError) else one.error or _result(one, seed, images) for one in found]
+
+
+@dataclass
+class _Asked:
+    """A method that is asked for, and what has become of it so far."""
+
+    spec: MethodSpec
+    method: Method
+    layer: Layer
+    maps: list[Tensor] = field(default_factory=list)
+    target: list[int] = field(default_factory=list)
+    diagnostics: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: AttrlibError | None = None
+
+    def attribute(self, task: Task) -> None:
+        """Adds the maps of a batch."""
+        task.diagnostics, task.spared, start = {}, 0.0, task.clock()
+        found = self.method.attribute(task)
+        expected = (len(task), 1, *self.layer.shape[1:])
+        if found.shape != expected:
+            raise MethodError(f"{self.spec.name} returned maps of shape {tuple(found.shape)}, expected {expected}")
+        self.maps.append(found.detach().float().cpu().contiguous())
+        self.target += task.targets.tolist()
+        for name, values in task.diagnostics.items():
+            self.diagnostics.setdefault(name, []).extend(values.tolist())
+        self.seconds += task.clock() - start + task.spared
+
+
+def _ask(model: Classifier, spec: MethodSpec, images: Tensor) -> _Asked:
     spec = resolve(spec)
-    method = create(spec)
+    method, layer = create(spec), model.layer(spec.layer, (images.shape[2], images.shape[3]))
+    method.check(model, layer)
+    with model.session():
+        model.split(layer, images.shape[1:])
+    return _Asked(spec, method, layer)
+
+
+def _result(asked: _Asked, seed: int, images: Tensor) -> Attribution:
+    diagnostics = {name: tuple(values) for name, values in asked.diagnostics.items()}
+    size = (images.shape[2], images.shape[3])
+    return Attribution(torch.cat(asked.maps), tuple(asked.target), asked.spec, seed, asked.seconds, size, diagnostics)
+
+
+def _run(
+    model: Classifier,
+    asked: Sequence[_Asked],
+    images: Tensor,
+    targets: Sequence[int] | None,
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+    fast: bool,
+    owners: Sequence[int] | None,
+    tolerant: bool = False,
+) -> None:
+    """Batch by batch and layer by layer, all methods that are asked for. Where `tolerant`, one that raises is left out from then on."""
     if batch_size < 1:
         raise SpecError(f"batch_size={batch_size} is not valid: expected a whole number from 1")
     of = range(len(images)) if owners is None else owners
@@ -74,27 +173,13 @@ def attribute(
         raise SpecError("items that share images need a target each")
     if targets is not None and (len(targets) != len(of) or not all(0 <= t < len(model.class_names) for t in targets)):
         raise SpecError(f"{len(of)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
-    size = (images.shape[2], images.shape[3])
-    layer = model.layer(spec.layer, size)
-    method.check(model, layer)
-    with model.session():
-        model.split(layer, images.shape[1:])
-    start, paused = time.perf_counter(), 0.0
-
-    def report(done: int, total: int) -> None:
-        # Whoever watches may do other work in between, which is not this method's time.
-        nonlocal paused
-        before = time.perf_counter()
-        progress(done, total)
-        paused += time.perf_counter() - before
-
-    maps: list[Tensor] = []
-    chosen: list[int] = []
-    diagnostics: dict[str, list[float]] = {}
+    watch = _Stopwatch(progress)
+    layers = {layer: [one for one in asked if one.layer == layer] for layer in dict.fromkeys(one.layer for one in asked)}
     for part in _batches(of, batch_size):
         several = of[part]
         used = list(dict.fromkeys(several))
         with model.session(fast):
+            start = watch.read()
             batch = model.place((images[several.start : several.stop] if isinstance(several, range) else images[used]).detach())
             if targets is None:
                 with torch.no_grad():
@@ -102,23 +187,42 @@ def attribute(
             else:
                 target = torch.tensor(list(targets[part]), device=batch.device)
             indices = None if owners is None else torch.tensor([used.index(k) for k in several], device=batch.device)
-            task = Task(model, layer, batch, target, indices, seed, batch_size, report)
-            found = method.attribute(task)
-        if found.shape != (len(several), 1, *layer.shape[1:]):
-            raise MethodError(f"{spec.name} returned maps of shape {tuple(found.shape)}, expected {(len(several), 1, *layer.shape[1:])}")
-        maps.append(found.detach().float().cpu().contiguous())
-        chosen += target.tolist()
-        for name, values in task.diagnostics.items():
-            diagnostics.setdefault(name, []).extend(values.tolist())
-    return Attribution(
-        torch.cat(maps),
-        tuple(chosen),
-        spec,
-        seed,
-        time.perf_counter() - start - paused,
-        size,
-        {name: tuple(values) for name, values in diagnostics.items()},
-    )
+            begun = watch.read() - start
+            for layer, methods in layers.items():
+                task, ready = None, 0.0
+                for one in methods:
+                    if one.error is not None:
+                        continue
+                    try:
+                        if task is None:
+                            start = watch.read()
+                            task = Task(model, layer, batch, target, indices, seed, batch_size, watch.report, watch.read)
+                            ready = begun + watch.read() - start
+                        if len(asked) > 1:
+                            watch.report(0, 0)
+                        one.attribute(task)
+                        one.seconds += ready
+                    except AttrlibError as error:
+                        if not tolerant or isinstance(error, Cancelled):
+                            raise
+                        one.error = error.with_traceback(None)
+
+
+class _Stopwatch:
+    """Seconds, but for those in which whoever watches the progress does other work."""
+
+    def __init__(self, progress: Progress):
+        self._progress, self._paused = progress, 0.0
+
+    def read(self) -> float:
+        """Seconds since some moment."""
+        return time.perf_counter() - self._paused
+
+    def report(self, done: int, total: int) -> None:
+        """Passes it on."""
+        before = time.perf_counter()
+        self._progress(done, total)
+        self._paused += time.perf_counter() - before
 
 
 def _batches(owners: Sequence[int], size: int) -> Iterator[slice]:

@@ -28,7 +28,7 @@ class GradientCAM(Method):
 
     def attribute(self, task: Task) -> Tensor:
         activations = task.spatial(task.inputs)
-        gradient = task.spatial(task.gradient(task.inputs, task.rows))
+        gradient = task.spatial(task.clean_gradient())
         return (self.weights(activations, gradient) * activations).sum(1, keepdim=True).relu()
 
     def passes(self, layer: Layer) -> Passes:

@@ -1,5 +1,6 @@
 """Gradient family: what a small change of the input, or a path to it, does to the logit."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,7 @@ class Gradient(Method):
     channels: str = param("sum", "Sum over channels of the gradient, or of its magnitude", choices=REDUCTIONS)
 
     def attribute(self, task: Task) -> Tensor:
-        return reduce_channels(task, task.gradient(task.inputs, task.rows), self.channels)
+        return reduce_channels(task, task.clean_gradient(), self.channels)
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=1)
@@ -48,7 +49,7 @@ class InputXGradient(Method):
     name, family, paper, fast = "IxG", "gradient", INPUT_X_GRADIENT, True
 
     def attribute(self, task: Task) -> Tensor:
-        return task.reduce(task.inputs * task.gradient(task.inputs, task.rows))
+        return task.reduce(task.inputs * task.clean_gradient())
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=1)
@@ -87,7 +88,7 @@ class IntegratedGradients(Method):
             points = torch.cat([start + alpha * difference for alpha in alphas])
             for i, part in zip(which, task.gradient(points, rows).chunk(len(which)), strict=True):
                 total += weights[i] / 2 * part
-        change = task.scores(task.inputs, task.rows) - task.scores(start, task.rows)
+        change = task.clean_scores() - task.scores(start, task.rows)
         attributed = (difference * total).flatten(1).sum(1)
         task.diagnostics["convergence"] = (attributed - change).abs() / change.abs().clamp_min(1e-12)
         return task.reduce(difference * total)
@@ -120,16 +121,35 @@ class SmoothGrad(Method):
     channels: str = param("sum", "Sum over channels of the mean gradient, or of its magnitude", choices=REDUCTIONS)
 
     def attribute(self, task: Task) -> Tensor:
-        low, high = task.inputs.flatten(1).aminmax(dim=1)
-        std = (self.noise * (high - low)).view(-1, *[1] * (task.inputs.ndim - 1))
-        total = torch.zeros_like(task.inputs)
-        for which, rows in task.variants(self.samples):
-            noisy = torch.cat([task.inputs + std * _noise(task, i) for i in which])
-            total += task.gradient(noisy, rows).unflatten(0, (len(which), len(task))).sum(0)
-        return reduce_channels(task, total / self.samples, self.channels)
+        mean, _ = noisy_moments(task, self.samples, self.noise)
+        return reduce_channels(task, mean, self.channels)
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=self.samples)
+
+
+def noisy_moments(
+    task: Task, samples: int, noise: float, base: str = "Gradient", values: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance (1/n) over noisy copies of the inputs, x + N(0, s^2) with s = noise * (max x - min x), each (B,...).
+
+    They are of `values(points, rows)`, by default the gradient, and shared by all that ask for the same `base`, samples and noise.
+    """
+
+    def make() -> tuple[Tensor, Tensor]:
+        low, high = task.inputs.flatten(1).aminmax(dim=1)
+        std = (noise * (high - low)).view(-1, *[1] * (task.inputs.ndim - 1))
+        mean, squares = torch.zeros_like(task.inputs), torch.zeros_like(task.inputs)
+        for which, rows in task.variants(samples):
+            noisy = torch.cat([task.inputs + std * _noise(task, i) for i in which])
+            # Welford's recurrence: the difference of two sums would leave nothing but rounding where the variance is small.
+            for i, value in zip(which, (values or task.gradient)(noisy, rows).chunk(len(which)), strict=True):
+                off = value - mean
+                mean += off / (i + 1)
+                squares += off * (value - mean)
+        return mean, squares / samples
+
+    return task.shared(("noisy", base, samples, noise), make)
 
 
 def _noise(task: Task, sample: int) -> Tensor:

@@ -34,10 +34,15 @@ class GuidedBackprop(Method):
     channels: str = param("sum", "Sum over channels of the guided gradient, or of its magnitude", choices=REDUCTIONS)
 
     def attribute(self, task: Task) -> Tensor:
-        return reduce_channels(task, task.gradient(task.inputs, task.rows, visit=_guide(task)), self.channels)
+        return reduce_channels(task, guided_gradient(task), self.channels)
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=1)
+
+
+def guided_gradient(task: Task) -> Tensor:
+    """The guided gradient at the task's inputs, of their shape; shared. Raises `MethodError` where other activations are."""
+    return task.shared("guided gradient", lambda: task.gradient(task.inputs, task.rows, visit=_guide(task)))
 
 
 def _guide(task: Task) -> Any:

@@ -32,7 +32,7 @@ class Occlusion(Method):
     def attribute(self, task: Task) -> Tensor:
         _, height, width = task.layer.shape
         window, corners = self._windows(task.layer)
-        full = task.scores(task.inputs, task.rows)
+        full = task.clean_scores()
         total = full.new_zeros(len(task), height * width)
 
         def hide(which: range) -> Tensor:

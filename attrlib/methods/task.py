@@ -1,7 +1,9 @@
 """What a method is given: images, what is to be explained of them, and the model behind a layer."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from attrlib.models import Classifier, Layer
 from attrlib.specs import digest
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with (done, total) passes between chunks; raises `Cancelled` to stop the work."""
 
@@ -24,6 +27,10 @@ class Task:
     `targets` (B,) are the items' classes, `owners` (B,) their images, by default each image once. To be made and used inside
     `classifier.session()`. `chunk` bounds how many rows go through the model at once; no result depends on it. Methods see
     `inputs` (B,...), the layer's output f_pre(image) of each item, in the layer's own layout.
+
+    Methods that are asked for together have one task, one after the other: what they have in common is computed once, by `shared`.
+    `spared` counts the seconds that others had spent on what the present method has used. No method may write into what is shared,
+    nor into the task's tensors.
     """
 
     classifier: Classifier
@@ -34,7 +41,10 @@ class Task:
     seed: int = 0
     chunk: int = 16
     progress: Progress = no_progress
+    clock: Callable[[], float] = time.perf_counter
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+    spared: float = 0.0
+    _memo: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._split = self.classifier.split(self.layer, self.images.shape[1:]).fresh()
@@ -49,12 +59,38 @@ class Task:
         """Values (U,...) of the images as those of the items (B,...)."""
         return values if self.owners is None else values[self._owners]
 
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """`make()`, or what it has returned to whoever asked for `key` before; the key must say all that the value depends on."""
+        if key in self._memo:
+            self.spared += self._memo[key][1]
+        else:
+            start = self.clock() + self.spared
+            value = make()
+            self._memo[key] = value, self.clock() + self.spared - start
+        return self._memo[key][0]
+
+    def clean_logits(self) -> Tensor:
+        """Logits (U,C) of the images as they are, without gradient; shared."""
+
+        def make() -> Tensor:
+            images = torch.arange(len(self._sources), device=self.images.device)
+            parts = zip(self._sources.split(self.chunk), images.split(self.chunk), strict=True)
+            with torch.no_grad():
+                return torch.cat([self._logits(some, own) for some, own in parts])
+
+        return self.shared("logits", make)
+
+    def clean_scores(self) -> Tensor:
+        """Target logits (B,) of the items as they are; shared."""
+        return self.clean_logits()[self._owners, self.targets]
+
+    def clean_gradient(self) -> Tensor:
+        """d target logit / d `inputs`, of their shape, at the items as they are; shared."""
+        return self.shared("gradient", lambda: self.gradient(self.inputs, self.rows))
+
     def before(self, images: Tensor) -> Tensor:
         """f_pre (B,...) of images (U,3,H,W) in place of the task's own."""
-        inputs = self._split.before(images).float()
-        if not self._split.cut:
-            self._split.before(self.images)
-        return self.per_item(inputs)
+        return self.per_item(self._split.fresh().before(images).float())
 
     def logits(self, inputs: Tensor, rows: Tensor) -> Tensor:
         """Logits (N,C) when the layer's output is `inputs` (N,...), each row derived from the item `rows` (N,) names."""
@@ -104,14 +140,13 @@ class Task:
 
         Items that share an image share its passes; factors that change nothing the model looks at take none.
         """
-        clean: Tensor | None = None
         for which in self._chunks(count, len(self._sources)):
             factors = make(which).to(self.images.device)
             changed = (self._split.seen(factors) != 1).flatten(1).any(1)
             values = factors.new_empty(len(factors), len(self))
             if not bool(changed.all()):
-                clean = self._masked(factors.new_ones(1, *factors.shape[1:]), softmax) if clean is None else clean
-                values[~changed] = clean
+                clean = self.clean_logits()
+                values[~changed] = (clean.softmax(1) if softmax else clean)[self._owners, self.targets]
             if bool(changed.any()):
                 values[changed] = self._masked(factors[changed], softmax)
             yield factors, values

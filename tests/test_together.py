@@ -1,0 +1,174 @@
+"""Several methods asked for together: the same bits as alone, what they have in common computed once and then let go."""
+
+import gc
+import weakref
+from itertools import count, product
+
+import method_nets
+import pytest
+import torch
+from method_nets import pictures
+from test_methods_conformance import SMALL
+from torch import Tensor
+
+from attrlib.errors import AttrlibError, Cancelled, LayerError, MethodError, SpecError
+from attrlib.methods import METHODS, Attribution, Task, attribute, attribute_all, attribute_each
+from attrlib.methods.gradients import noisy_moments
+from attrlib.registry import params_of
+from attrlib.specs import MethodSpec
+
+NAMES = ("functional", "resnet18", "vit_tiny")
+LAYERS = ("Input", "Middle", "Final")
+TARGETS = (1, 0, 2, 1)
+
+
+def small(method: str, layer: str) -> MethodSpec:
+    given = {"window": 24, "stride": 20} if method == "Occlusion" and layer == "Input" else SMALL
+    return MethodSpec(method, layer, tuple((p.name, given[p.name]) for p in params_of(METHODS[method]) if p.name in given))
+
+
+SPECS = [small(method, layer) for method, layer in product(METHODS, LAYERS)]
+
+
+def images_for(name: str) -> Tensor:
+    return pictures(len(TARGETS), *method_nets.model(name).input_size)
+
+
+def alone(name: str, spec: MethodSpec, **options: object) -> Attribution | AttrlibError:
+    try:
+        return attribute(method_nets.model(name), spec, images_for(name), **options)  # type: ignore[arg-type]
+    except AttrlibError as error:
+        return error
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of every pass behind the layer."""
+    found: list[int] = []
+    own = Task._logits
+
+    def counted(task: Task, inputs: Tensor, owners: Tensor) -> Tensor:
+        found.append(len(owners))
+        return own(task, inputs, owners)
+
+    monkeypatch.setattr(Task, "_logits", counted)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("options", [{}, {"targets": TARGETS, "batch_size": 3}, {"targets": (0, 2, 1, 1, 4), "owners": (0, 0, 1, 3, 3)}])
+def test_together_they_are_what_they_are_alone_bit_for_bit(name: str, options: dict[str, object]) -> None:
+    together = attribute_each(method_nets.model(name), SPECS, images_for(name), **options)  # type: ignore[arg-type]
+    backwards = attribute_each(method_nets.model(name), SPECS[::-1], images_for(name), **options)[::-1]  # type: ignore[arg-type]
+    for spec, found, other in zip(SPECS, together, backwards, strict=True):
+        expected = alone(name, spec, **options)
+        if isinstance(expected, AttrlibError):
+            assert (type(found), str(found)) == (type(other), str(other)) == (type(expected), str(expected))
+            continue
+        for one in (found, other):
+            assert isinstance(one, Attribution)
+            assert torch.equal(one.maps, expected.maps), str(spec)
+            assert (one.target, one.spec, one.diagnostics) == (expected.target, expected.spec, expected.diagnostics)
+
+
+def test_one_gradient_serves_all_that_need_no_other(passes: list[int]) -> None:
+    specs = [MethodSpec(m, "Middle") for m in ("Gradient", "IxG", "Grad-CAM", "Layer-CAM")]
+    attribute_all(method_nets.model("functional"), specs, images_for("functional"), batch_size=2)
+    assert passes == [2, 2]
+
+
+def test_the_noisy_passes_serve_all_that_ask_for_the_same_noise(passes: list[int]) -> None:
+    specs = [MethodSpec.parse(f"SmoothGrad:samples={n}:channels={c}") for n in (3, 4) for c in ("sum", "abs-sum")]
+    attribute_all(method_nets.model("functional"), specs, images_for("functional"), batch_size=16)
+    assert sum(passes) == 4 * (3 + 4)
+
+
+def test_clean_scores_are_computed_once_for_an_image(passes: list[int]) -> None:
+    specs = [MethodSpec.parse("IG:steps=1"), MethodSpec.parse("Occlusion:window=64:stride=64")]
+    attribute_all(method_nets.model("functional"), specs, images_for("functional"), [0, 1, 2, 3], owners=[0, 0, 1, 2])
+    # IG's gradients and baselines of four items; Occlusion's one window on three images; the three images as they are.
+    assert sorted(passes) == [3, 3, 4, 4]
+
+
+def test_the_first_method_that_is_not_defined_raises_before_anything_is_computed(passes: list[int]) -> None:
+    specs = [MethodSpec("Gradient"), MethodSpec("BagNet")]
+    with pytest.raises(MethodError, match="own explanation"):
+        attribute_all(method_nets.model("functional"), specs, images_for("functional"))
+    with pytest.raises(SpecError, match="targets"):
+        attribute_each(method_nets.model("functional"), specs, images_for("functional"), [0])
+    assert not passes
+
+
+def test_each_method_that_raises_leaves_the_others_alone() -> None:
+    specs = [MethodSpec("BagNet"), MethodSpec("Guided Backprop"), MethodSpec("Gradient"), MethodSpec("IxG", "nowhere"), MethodSpec("Sobel")]
+    model, images = method_nets.model("vit_tiny"), images_for("vit_tiny")
+    found = attribute_each(model, specs, images, batch_size=2)
+    assert [type(one) for one in found] == [MethodError, MethodError, Attribution, LayerError, Attribution]
+    assert all(one.__traceback__ is None for one in found[:2])  # type: ignore[union-attr]
+    assert torch.equal(found[2].maps, attribute(model, specs[2], images, batch_size=2).maps)  # type: ignore[union-attr]
+
+
+def test_cancelling_is_no_ones_error() -> None:
+    def cancel(_done: int, _total: int) -> None:
+        raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        attribute_each(
+            method_nets.model("functional"), [MethodSpec("Gradient"), MethodSpec("IxG")], images_for("functional"), progress=cancel
+        )
+
+
+def test_what_was_shared_is_let_go_after_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    own = Task.gradient
+
+    def watched(task: Task, *args: object) -> Tensor:
+        gc.collect()
+        assert not any(ref() is not None for ref in alive), "the gradient of the batch before"
+        value = own(task, *args)  # type: ignore[arg-type]
+        alive.append(weakref.ref(value))
+        return value
+
+    monkeypatch.setattr(Task, "gradient", watched)
+    specs = [MethodSpec("Gradient", layer) for layer in LAYERS]
+    found = attribute_all(method_nets.model("functional"), specs, images_for("functional"), batch_size=1)
+    gc.collect()
+    assert len(found) == 3
+    assert len(alive) == 12
+    assert not any(ref() is not None for ref in alive)
+
+
+def test_shared_seconds_count_in_full_for_each_that_uses_them() -> None:
+    model = method_nets.model("functional")
+    ticks = count()
+    with model.session():
+        task = Task(model, model.layer("Input"), images_for("functional"), torch.tensor(TARGETS), clock=lambda: float(next(ticks)))
+        inner = lambda: task.shared("inner", lambda: 1)  # noqa: E731
+        assert task.shared("outer", lambda: inner() + 1) == 2  # inner takes one tick, outer three
+        assert task.spared == 0
+        assert inner() == 1
+        assert task.spared == 1
+        assert task.shared("other", inner) == 1  # itself one tick, and the one that inner had taken
+        assert task.spared == 2
+        task.spared = 0
+        assert task.shared("outer", lambda: 0) == 2
+        assert task.spared == 3
+        assert task.shared("other", lambda: 0) == 1
+        assert task.spared == 5
+
+
+def test_the_noisy_moments_are_those_of_a_plain_loop() -> None:
+    model, images = method_nets.model("functional"), images_for("functional")
+    seen: list[Tensor] = []
+    with model.session():
+        task = Task(model, model.layer("Input"), images, torch.tensor(TARGETS), chunk=8)
+
+        def square(points: Tensor, _rows: Tensor) -> Tensor:
+            seen.append(points)
+            return points**2
+
+        mean, variance = noisy_moments(task, 5, 0.3, "square", square)
+        values = torch.cat(seen).unflatten(0, (5, 4)).double() ** 2
+        assert torch.allclose(mean.double(), values.mean(0), rtol=1e-5, atol=1e-5)
+        assert torch.allclose(variance.double(), values.var(0, unbiased=False), rtol=1e-4, atol=1e-6)
+        assert (noisy_moments(task, 5, 0.0, "square", square)[1] == 0).all()
