@@ -267,7 +267,7 @@ def test_nothing_is_computed_and_no_image_is_opened_for_what_the_store_has(model
     def fail(*_args: object, **_options: object) -> None:
         raise AssertionError("computed, or opened")
 
-    monkeypatch.setattr("attrlib.engine.bench.attribute", fail)
+    monkeypatch.setattr("attrlib.engine.bench.attribute_each", fail)
     monkeypatch.setattr(type(data), "__getitem__", fail)
     for smoothing in (0, 9, 33):
         assert found.row(METHODS[0], AggregateView(smoothing=smoothing)).summary.n == 6

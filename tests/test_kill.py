@@ -35,7 +35,7 @@ KILLS = 20
 CHUNK = 4
 PAUSE = 0.004
 """Seconds that a map takes at least."""
-PROTOCOLS, METHODS = f"sds,sds:target=prediction,{GRID}", "IxG,Random,IG:steps=3"
+PROTOCOLS, METHODS = f"sds,sds:target=prediction,{GRID}", "IxG,Random,Gradient,IG:steps=3"
 
 
 def attempt(number: int, cache: str, data: str, log: str, result: str) -> None:
@@ -46,17 +46,18 @@ def attempt(number: int, cache: str, data: str, log: str, result: str) -> None:
         os.write(lines, json.dumps([number, what, items]).encode() + b"\n")
         time.sleep(PAUSE * len(items))
 
-    attribute, perform, measure = attrlib.engine.bench.attribute, Bench.perform, Bench.measure
+    attribute, perform, measure = attrlib.engine.bench.attribute_each, Bench.perform, Bench.measure
 
-    def logged_attribute(view: Any, spec: Any, images: Any, targets: Any, *rest: Any) -> Any:
+    def logged_attribute(view: Any, specs: Any, images: Any, targets: Any, *rest: Any) -> Any:
         owners = rest[4] if len(rest) > 4 and rest[4] is not None else range(len(images))
         contents = [digest(images[k].contiguous().numpy().tobytes()) for k in owners]
-        begin(f"map {type(view).__name__} {spec}", [f"{c} {t}" for c, t in zip(contents, targets, strict=True)])
-        return attribute(view, spec, images, targets, *rest)
+        pairs = list(zip(contents, targets, strict=True))
+        begin(f"map {type(view).__name__}", [f"{spec} {content} {target}" for spec in specs for content, target in pairs])
+        return attribute(view, specs, images, targets, *rest)
 
-    def logged_perform(self: Bench, protocol: Any, method: Any, units: Any, batch: Batch) -> Any:
+    def logged_perform(self: Bench, protocol: Any, method: Any, units: Any, batch: Batch, *rest: Any) -> Any:
         begin(f"score {protocol} {method}", [unit.id for unit in units])
-        return perform(self, protocol, method, units, batch)
+        return perform(self, protocol, method, units, batch, *rest)
 
     def logged_measure(self: Bench, measurement: Measurement, batch: Batch, targets: Any = None) -> Any:
         own = measurement.measure
@@ -74,7 +75,7 @@ def attempt(number: int, cache: str, data: str, log: str, result: str) -> None:
         finally:
             object.__delattr__(measurement, "measure")
 
-    attrlib.engine.bench.attribute = logged_attribute
+    attrlib.engine.bench.attribute_each = logged_attribute
     Bench.perform, Bench.measure = logged_perform, logged_measure  # type: ignore[method-assign]
     attrlib.engine.run.BATCH_SIZE = CHUNK
     with closing(Store(folder=Path(cache))) as store:
@@ -174,8 +175,8 @@ def test_a_run_that_is_killed_twenty_times_is_that_of_nobody_killing_it(server: 
     scores, computed, known, notes = pickle.loads((whole / "result").read_bytes())
     needed = times(read_log(whole))
     assert set(needed.values()) == {1}
-    assert (computed, known) == (3 * (25 + 25 + 6), 0)
-    assert len(scores) == 9
+    assert (computed, known) == (4 * (25 + 25 + 6), 0)
+    assert len(scores) == 12
 
     moments = random.Random(7)
     for number in range(KILLS):
@@ -216,5 +217,5 @@ def test_a_run_that_nobody_kills_computes_nothing_again(server: subprocess.Popen
     kinds = Counter(what.split()[0] for _, what, _ in lines)
     assert set(kinds) == {"score", "map", "measurement"}
     # Scores of two targets and of two grids; maps of pictures, and of four classes for each grid.
-    assert sum(len(items) for _, what, items in lines if what.startswith("score")) == 3 * (10 + 10 + 2)
-    assert sum(len(items) for _, what, items in lines if what.startswith("map")) == 3 * (10 + 2 * 4)
+    assert sum(len(items) for _, what, items in lines if what.startswith("score")) == 4 * (10 + 10 + 2)
+    assert sum(len(items) for _, what, items in lines if what.startswith("map")) == 4 * (10 + 2 * 4)

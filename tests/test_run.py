@@ -40,7 +40,7 @@ from attrlib.engine.memory import row_bytes, rows_within
 from attrlib.engine.plan import Plan, find_parts, make_plan, select
 from attrlib.engine.run import FEWEST_FOR_WIDTH, Event, run
 from attrlib.errors import AttrlibError, Cancelled, DataError, MethodError, ProtocolError, SpecError
-from attrlib.methods import BATCH_SIZE, Attribution, attribute, resolve
+from attrlib.methods import BATCH_SIZE, attribute, resolve
 from attrlib.models.frozen import has_bfloat16
 from attrlib.protocols import Prediction
 from attrlib.specs import MethodSpec, digest, parse_methods, parse_protocols
@@ -148,16 +148,16 @@ class Calls(list[tuple[str, str, int]]):
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    found, original = Calls(), attrlib.engine.bench.attribute
+    found, original = Calls(), attrlib.engine.bench.attribute_each
 
-    def counted(view: Any, spec: MethodSpec, images: Tensor, targets: Sequence[int], *rest: Any) -> Attribution:
+    def counted(view: Any, specs: Sequence[MethodSpec], images: Tensor, targets: Sequence[int], *rest: Any) -> list[Any]:
         owners = rest[4] if len(rest) > 4 and rest[4] is not None else range(len(images))
-        result = original(view, spec, images, targets, *rest)
+        result = original(view, specs, images, targets, *rest)
         contents = [digest(images[k].contiguous().numpy().tobytes()) for k in owners]
-        found.extend((str(resolve(spec)), content, target) for content, target in zip(contents, targets, strict=True))
+        found.extend((str(resolve(spec)), content, target) for spec in specs for content, target in zip(contents, targets, strict=True))
         return result
 
-    monkeypatch.setattr(attrlib.engine.bench, "attribute", counted)
+    monkeypatch.setattr(attrlib.engine.bench, "attribute_each", counted)
     return found
 
 
@@ -518,6 +518,22 @@ def test_what_does_not_depend_on_the_method_is_computed_once(model: attrlib.Clas
     assert two == one
 
 
+@pytest.mark.parametrize("protocol", ["sds", GRID])
+def test_what_methods_have_in_common_is_computed_once(protocol: str, model: attrlib.Classifier, data: Path, tmp_path: Path) -> None:
+    def counted(name: str, methods: str) -> tuple[int, RunResult]:
+        with closing(Store(folder=tmp_path / name)) as store, passes() as found:
+            result = compare(model, protocol, methods, data, store)
+        return found.images, result
+
+    counted("warm", "Gradient")
+    one, several = counted("one", "Gradient"), counted("several", "Gradient,IxG,Gradient:channels=abs-sum")
+    assert several[0] == one[0]
+    for method in ("IxG", "Gradient:channels=abs-sum"):
+        (key,) = (k for k in named(several[1]) if k[1] == method)
+        (alone,) = named(counted(method, method)[1]).values()
+        assert named(several[1])[key].values.tobytes() == alone.values.tobytes()
+
+
 def test_what_does_not_depend_on_the_protocol_is_computed_once(model: attrlib.Classifier, data: Path, store: Store, calls: Calls) -> None:
     everything = "sds,sds:grid=2,ids:steps=2,ids:steps=2:mode=insertion,infidelity:samples=2,sds:target=prediction"
     result = compare(model, everything, "IxG,Grad-CAM", data, store)
@@ -614,13 +630,13 @@ def test_agreement_is_measured_within_the_memory_too(
     model: attrlib.Classifier, data: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    original = attrlib.engine.bench.attribute
+    original = attrlib.engine.bench.attribute_each
 
-    def spy(*args: Any) -> Attribution:
+    def spy(*args: Any) -> list[Any]:
         rows.append(args[5])
         return original(*args)
 
-    monkeypatch.setattr(attrlib.engine.bench, "attribute", spy)
+    monkeypatch.setattr(attrlib.engine.bench, "attribute_each", spy)
     compare(model, "sds", "IG:steps=3", data, store, fast=True, max_memory=model.nbytes + int(1.5 * row_bytes(model)))
     assert set(rows) == {1}
 
@@ -1072,7 +1088,7 @@ def test_no_thread_outlives_an_error(
     def fail(*_args: object) -> None:
         raise error
 
-    monkeypatch.setattr(attrlib.engine.bench, "attribute", fail)
+    monkeypatch.setattr(attrlib.engine.bench, "attribute_each", fail)
     before = threading.active_count()
     with pytest.raises(type(error)):
         compare(model, "sds", "IxG", data, store)

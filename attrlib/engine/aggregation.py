@@ -222,8 +222,8 @@ class _SmoothBench(Bench):
         records = self.perform(part.protocol, part.method, units, batch)
         return units, list(records.values()), torch.cat(self.seen, 1)
 
-    def explain(self, method: MethodSpec) -> Explain:
-        inner = super().explain(method)
+    def explain(self, method: MethodSpec, beside: Sequence[MethodSpec] = ()) -> Explain:
+        inner = super().explain(method, beside)
         self.seen: list[Tensor] = []
 
         def explain(scene: Scene) -> tuple[Tensor, object]:

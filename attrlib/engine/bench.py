@@ -9,7 +9,8 @@ from torch import Tensor
 
 from attrlib.engine.loading import part
 from attrlib.engine.units import Unit
-from attrlib.methods import METHODS, attribute, create
+from attrlib.errors import AttrlibError
+from attrlib.methods import METHODS, Attribution, attribute_each, create
 from attrlib.models import Classifier, Layer
 from attrlib.protocols import Batch, Evaluation, Explain, Measurement, Prediction, Protocol, Scene, Setting
 from attrlib.specs import NUMERICS, MethodSpec, digest
@@ -94,12 +95,14 @@ class Bench:
         about = {"kind": "score", "protocol": protocol.key(), "fast": self.setting.fast, "maps": self.shelf.dtype}
         return self._about | about | self._method(method, protocol.views(self.model)[0], seeded)
 
-    def perform(self, protocol: Protocol, method: MethodSpec, units: Sequence[Unit], batch: Batch) -> dict[str, Record]:
-        """The scores of some units, whose batch this is, by the name of each unit's results."""
+    def perform(
+        self, protocol: Protocol, method: MethodSpec, units: Sequence[Unit], batch: Batch, beside: Sequence[MethodSpec] = ()
+    ) -> dict[str, Record]:
+        """The scores of some units, whose batch this is, by the name of each unit's results. See `explain` for `beside`."""
         choice = protocol.target_choice
         targets = batch.labels if choice == "label" else self.measure(Prediction(), batch)["class"].long()
         measured = {m: self.measure(m, batch, targets) for m in protocol.measurements}
-        outcomes = protocol.evaluate(Evaluation(self.setting, batch, targets, measured, self.explain(method)))
+        outcomes = protocol.evaluate(Evaluation(self.setting, batch, targets, measured, self.explain(method, beside)))
         return {unit.key(choice): Record(outcome.value, outcome.details) for unit, outcome in zip(units, outcomes, strict=True)}
 
     def measure(self, measurement: Measurement, batch: Batch, targets: Tensor | None = None) -> dict[str, Tensor]:
@@ -157,40 +160,66 @@ class Bench:
         layer = view.layer(method.layer, view.input_size).path
         return {"method": method.name, "params": method.values, "layer": layer, "seed": self.setting.seed if seeded else None}
 
-    def explain(self, method: MethodSpec) -> Explain:
-        """Maps of a method, from the shelf where they are known."""
+    def explain(self, method: MethodSpec, beside: Sequence[MethodSpec] = ()) -> Explain:
+        """Maps of a method, from the shelf where they are known.
+
+        Where they are not, those of the methods `beside` it, at the same layer, are made together with it and put on the shelf.
+        """
 
         def explain(scene: Scene) -> tuple[Tensor, Layer]:
             size = (scene.images.shape[2], scene.images.shape[3])
             layer = scene.model.layer(method.layer, size)
             if scene.keys is None:
-                maps = self._compute(method, scene, list(range(scene.targets.numel())))
-                return maps[:, 0].unflatten(0, scene.targets.shape), layer
-            about = {"view": scene.view, "fast": self._is_fast(method), "maps": self.shelf.dtype}
-            prefix = digest(self._about | about | self._method(method, scene.model, METHODS[method.name].seeded))
-            pairs = [(item, target) for item, row in zip(scene.keys, scene.targets.tolist(), strict=True) for target in row]
-            keys = [digest(prefix, item, target) for item, target in pairs]
+                (maps,) = self._compute([method], scene, list(range(scene.targets.numel())))
+                return _of(maps)[:, 0].unflatten(0, scene.targets.shape), layer
+            keys = self._map_keys(method, scene)
             known = self.shelf.maps(list(dict.fromkeys(keys)))
             missing = [k for k, key in enumerate(keys) if key not in known]
             if missing:
-                found = self.shelf.rounded(self._compute(method, scene, missing))
-                new = {keys[k]: found[i] for i, k in enumerate(missing)}
-                self.shelf.add_maps(new)
-                known = known | new
+                others = {other: [own[k] for k in missing] for other in beside for own in [self._map_keys(other, scene)]}
+                begun = self.shelf.maps([key for own in others.values() for key in own]) if others else {}
+                others = {other: own for other, own in others.items() if not begun.keys() & set(own)}
+                first, *more = self._compute([method, *others], scene, missing)
+                known = known | self._keep(first, [keys[k] for k in missing])
+                for own, found in zip(others.values(), more, strict=True):
+                    # What another method raises is for its own turn.
+                    if isinstance(found, Attribution):
+                        self._keep(found, own)
             return torch.stack([known[key][0] for key in keys]).unflatten(0, scene.targets.shape), layer
 
         return explain
 
-    def _compute(self, method: MethodSpec, scene: Scene, which: list[int]) -> Tensor:
-        """The maps (k,1,h,w) of some of the pairs of image and target, which count row by row."""
+    def _map_keys(self, method: MethodSpec, scene: Scene) -> list[str]:
+        """Under which names the maps of a scene are kept, row by row."""
+        about = {"view": scene.view, "fast": self._is_fast(method), "maps": self.shelf.dtype}
+        prefix = digest(self._about | about | self._method(method, scene.model, METHODS[method.name].seeded))
+        assert scene.keys is not None
+        return [digest(prefix, item, target) for item, row in zip(scene.keys, scene.targets.tolist(), strict=True) for target in row]
+
+    def _keep(self, found: Attribution | AttrlibError, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Puts maps on the shelf; they as they come back."""
+        new = dict(zip(keys, self.shelf.rounded(_of(found)), strict=True))
+        self.shelf.add_maps(new)
+        return new
+
+    def _compute(self, methods: Sequence[MethodSpec], scene: Scene, which: list[int]) -> list[Attribution | AttrlibError]:
+        """The maps (k,1,h,w) of some of the pairs of image and target, which count row by row, by each method."""
         setting, several = self.setting, scene.targets.shape[1]
         owners = [k // several for k in which]
         area = scene.images.shape[2] * scene.images.shape[3] / (self.model.input_size[0] * self.model.input_size[1])
         rows, targets = max(1, round(setting.rows / area)), scene.targets.flatten()[which].tolist()
         images, shared = (scene.images[owners], None) if several == 1 else (scene.images, owners)
-        fast = self._is_fast(method)
-        found = attribute(scene.model, method, images, targets, setting.seed, rows, setting.progress, fast, shared)
-        if scene.keys is not None and not scene.view:
-            about, key = self.seconds(method)
-            self.shelf.add_records(key, about, {scene.keys[owner]: Record(found.seconds / len(which)) for owner in owners})
-        return found.maps
+        fast = self._is_fast(methods[0])
+        every = attribute_each(scene.model, methods, images, targets, setting.seed, rows, setting.progress, fast, shared)
+        for method, found in zip(methods, every, strict=True):
+            if isinstance(found, Attribution) and scene.keys is not None and not scene.view:
+                about, key = self.seconds(method)
+                self.shelf.add_records(key, about, {scene.keys[owner]: Record(found.seconds / len(which)) for owner in owners})
+        return every
+
+
+def _of(found: Attribution | AttrlibError) -> Tensor:
+    """The maps (k,1,h,w), or raises what stands in their place."""
+    if isinstance(found, AttrlibError):
+        raise found
+    return found.maps

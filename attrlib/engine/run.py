@@ -15,7 +15,7 @@ from attrlib.engine.plan import Group, Part, Refused, find_parts, item_seconds, 
 from attrlib.engine.scores import RunResult, Score
 from attrlib.engine.units import Unit, left_out
 from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, MethodError, ProtocolError
-from attrlib.methods import BATCH_SIZE
+from attrlib.methods import BATCH_SIZE, Passes
 from attrlib.methods import create as create_method
 from attrlib.models import Classifier
 from attrlib.protocols import Prediction
@@ -170,7 +170,7 @@ class _Run:
         with self.loader.ahead([chunk for chunk in chunks if any(self._missing(own, chunk) for own in group.parts)]):
             for number, chunk in enumerate(chunks):
                 for own in group.parts:
-                    self._compute(own, chunk)
+                    self._compute(own, chunk, group)
                     self._leave(own, units[(number + 1) * size :])
                 if self._narrow(group, units[: (number + 1) * size]):
                     units = units[: (number + 1) * size]
@@ -191,7 +191,7 @@ class _Run:
     def _missing(self, own: Part, chunk: Sequence[Unit]) -> list[Unit]:
         return [unit for unit in chunk if unit not in self.found[own]] if own in self.found else []
 
-    def _compute(self, own: Part, chunk: tuple[Unit, ...]) -> None:
+    def _compute(self, own: Part, chunk: tuple[Unit, ...], group: Group) -> None:
         """Computes and stores what is missing of one part in a chunk, a few items at a time."""
         if not self._missing(own, chunk):
             return
@@ -199,14 +199,14 @@ class _Run:
         missing = [row for row, unit in enumerate(readable) if unit not in self.found[own]]
         if batch is None or not missing:
             return
-        passes = create_method(own.method).passes(self.model.layer(own.method.layer))
+        passes = self._passes(own)
         step = max(1, PASSES_AT_ONCE // max(1, passes.forward + passes.gradient))
         for first in range(0, len(missing), step):
             rows = missing[first : first + step]
             self._tell(f"{own.protocol_spec} {own.method_spec}")
             units = [readable[row] for row in rows]
             try:
-                records = self.bench.perform(own.protocol, own.method, units, part(batch, rows))
+                records = self.bench.perform(own.protocol, own.method, units, part(batch, rows), self._beside(own, group, units))
             except (MethodError, LayerError, ProtocolError) as error:
                 self._refuse(own, str(error))
                 return
@@ -215,6 +215,20 @@ class _Run:
             self.computed += len(units)
             self.weight_done += len(units) * self.weights[own]
             self.pending[own] -= len(units)
+
+    def _beside(self, own: Part, group: Group, units: Sequence[Unit]) -> list[MethodSpec]:
+        """The methods of a protocol that are at the same layer and take as many passes, and may so share some; none that has begun."""
+        return [
+            other.method
+            for other in group.parts
+            if (other.protocol, other.method.layer) == (own.protocol, own.method.layer)
+            and other.method != own.method
+            and len(self._missing(other, units)) == len(units)
+            and self._passes(other) == self._passes(own)
+        ]
+
+    def _passes(self, own: Part) -> Passes:
+        return create_method(own.method).passes(self.model.layer(own.method.layer))
 
     def _refuse(self, own: Part, reason: str) -> None:
         """Drops a part whose method turns out not to be defined for the model."""
