@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from method_nets import CLASSES, MODELS, ChannelsLast, Functional, Rectified, Unread, Writes, made, pictures
+from nets import Transformer
 from torch import Tensor, nn
 
 from attrlib.errors import Cancelled, MethodError, SpecError
@@ -349,6 +350,11 @@ def tiny() -> Model:
     return attrlib.wrap_model(made(Rectified, torch.relu), (8, 12))
 
 
+@pytest.fixture(scope="module")
+def transformer() -> Model:
+    return attrlib.wrap_model(made(Transformer, 1, 3), (8, 12))
+
+
 def others(method: str, param: Param) -> dict[str, object]:
     """Small values for the other parameters; a window that is as wide as any step."""
     small = SMALL | ({"window": 1024} if param.name == "stride" else {})
@@ -357,9 +363,18 @@ def others(method: str, param: Param) -> dict[str, object]:
 
 @pytest.mark.parametrize(("method", "param", "value"), EXTREMES, ids=named)
 @pytest.mark.parametrize("layer", ["Input", "conv2"])
-def test_every_extreme_of_every_parameter_gives_proper_maps(tiny: Model, method: str, param: Param, value: object, layer: str) -> None:
-    found = attrlib.explain(tiny, pictures(2, 8, 12), method, [0, 3], layer, batch_size=400, **others(method, param) | {param.name: value})
-    assert found.maps.shape == (2, 1, *tiny.layer(layer).shape[1:])
+def test_every_extreme_of_every_parameter_gives_proper_maps(
+    tiny: Model, transformer: Model, method: str, param: Param, value: object, layer: str
+) -> None:
+    model = tiny
+    if INFOS[method].family == "transformer":
+        model, layer = transformer, layer.replace("conv2", "blocks.0")
+        if param.name == "block" and (layer == "blocks.0" or value == param.high) and value is not None:
+            pytest.skip("a block that does not lie behind the layer")
+        if value == param.high:
+            pytest.skip("more blocks than the model has")
+    found = attrlib.explain(model, pictures(2, 8, 12), method, [0, 3], layer, batch_size=400, **others(method, param) | {param.name: value})
+    assert found.maps.shape == (2, 1, *model.layer(layer).shape[1:])
     assert found.maps.isfinite().all()
 
 
@@ -397,8 +412,10 @@ def test_every_value_out_of_range_is_refused_with_the_names_of_method_and_parame
 
 
 @pytest.mark.parametrize(("method", "param"), PARAMS, ids=named)
-def test_a_parameter_means_the_same_as_text_and_as_an_object(tiny: Model, method: str, param: Param) -> None:
+def test_a_parameter_means_the_same_as_text_and_as_an_object(tiny: Model, transformer: Model, method: str, param: Param) -> None:
     value = param.choices[-1] if param.choices else param.high if param.auto else param.low
+    if INFOS[method].family == "transformer":
+        tiny, value = transformer, param.low
     images = pictures(1, 8, 12)
     one = attrlib.explain(tiny, images, method, 0, **others(method, param) | {param.name: value})
     text = "".join(f":{k}={v}" for k, v in others(method, param).items())

@@ -1,0 +1,300 @@
+"""Transformer family: how much the tokens that the head reads have attended to each patch.
+
+At a layer a map says how much of that layer's tokens is read, through the blocks behind it; at Input through all blocks, and every
+pixel has its patch's value. All are defined where each block attends among the same tokens: ViT, DeiT, with or without class token,
+distillation token and registers.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from attrlib.errors import AttrlibError, MethodError
+from attrlib.methods.base import METHODS, Method, Passes
+from attrlib.methods.relevance import Relevance
+from attrlib.methods.task import Task
+from attrlib.models import Classifier, Layer, Layout
+from attrlib.models.attention import Attentions
+from attrlib.registry import Paper, param
+
+ROLLOUT = Paper("Abnar and Zuidema 2020", "Quantifying Attention Flow in Transformers", "https://arxiv.org/abs/2005.00928")
+CHEFER_LRP = Paper("Chefer et al. 2021", "Transformer Interpretability Beyond Attention Visualization", "https://arxiv.org/abs/2012.09838")
+CHEFER = Paper("Chefer et al. 2021", "Generic Attention-model Explainability", "https://arxiv.org/abs/2103.15679")
+DINO = Paper("Caron et al. 2021", "Emerging Properties in Self-Supervised Vision Transformers", "https://arxiv.org/abs/2104.14294")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The attention of a model behind a layer: block `first` and those after it, of `total`, among the tokens of `layout`.
+
+    `read` are the tokens whose last state the logits depend on: the class token, with the distillation token, or all patches.
+    """
+
+    first: int
+    total: int
+    layout: Layout
+    read: tuple[int, ...]
+
+
+_known: WeakKeyDictionary[Classifier, dict[tuple[object, ...], Blocks | str]] = WeakKeyDictionary()
+
+
+def find_blocks(model: Classifier, layer: Layer, size: tuple[int, int], mode: type[Attentions] = Attentions) -> Blocks:
+    """The attention behind a layer, for images of `size` (H,W), from a pass over a probe image. Raises `MethodError` with the reason."""
+    known = _known.setdefault(model, {})
+    key = (layer.path, size, mode)
+    if key not in known:
+        try:
+            known[key] = _look(model, layer, size, mode)
+        except AttrlibError as error:
+            known[key] = str(error)
+    found = known[key]
+    if isinstance(found, str):
+        raise MethodError(found)
+    return found
+
+
+def _look(model: Classifier, layer: Layer, size: tuple[int, int], mode: type[Attentions]) -> Blocks:
+    whole = find_blocks(model, model.layer("Input", size), size) if layer.path else None
+    probe = model.place(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)))
+    with model.session():
+        split = model.split(layer, torch.Size((3, *size))).fresh()
+        leaf = split.before(probe).detach().requires_grad_()
+        with torch.enable_grad(), mode() as seen:
+            logits = split.after(leaf, torch.zeros(1, dtype=torch.long, device=leaf.device))
+        behind = [a for a in seen.found if a.requires_grad]
+        if whole is not None:
+            if not behind:
+                raise MethodError(f"no attention of {model.name} lies behind {layer.name}; choose an earlier layer, or Input")
+            return Blocks(whole.total - len(behind), whole.total, whole.layout, whole.read)
+        layout = _tokens(model, behind, size)
+        (gradient,) = torch.autograd.grad(logits.square().sum(), behind[-1], allow_unused=True)
+    rows = [] if gradient is None else gradient.abs().flatten(0, -3).amax((0, 2)).nonzero().flatten().tolist()
+    # A head that is still all zero reads nothing: then it will read the class token where there is one.
+    count = layout.prefix + layout.height * layout.width
+    return Blocks(0, len(behind), layout, tuple(rows or ([0] if layout.prefix else range(count))))
+
+
+def _tokens(model: Classifier, attentions: Sequence[Tensor], size: tuple[int, int]) -> Layout:
+    """Where the tokens are that all blocks attend among. Raises `MethodError` where there are none such."""
+    if not attentions:
+        raise MethodError(f"{model.name} has no self-attention; take a gradient, CAM or perturbation method instead")
+    layouts = [model.layer(name, size).layout for name, layer in model.layers.items() if layer.layout.kind == "tokens"]
+    counts = {a.shape[-1] for a in attentions} | {a.shape[-2] for a in attentions}
+    fitting = [own for own in layouts if counts == {own.prefix + own.height * own.width}]
+    if not fitting or any(len(a) != 1 for a in attentions):
+        raise MethodError(
+            f"the attention of {model.name} is not among one set of tokens in every block (windows, channels, pooled keys or class "
+            "attention); take a gradient, CAM or perturbation method instead"
+        )
+    return fitting[0]
+
+
+def _by_heads(attention: Tensor) -> Tensor:
+    return attention if attention.ndim == 4 else attention[:, None]
+
+
+class AttentionMethod(Method):
+    """Reads a value for each patch from the attention behind the layer; a subclass says how."""
+
+    needs = ("self-attention among one set of tokens (ViT, DeiT)",)
+    signed, fast = False, True
+    mode: ClassVar[type[Attentions]] = Attentions
+
+    def check(self, model: Classifier, layer: Layer) -> None:
+        if type(model) is not Classifier:
+            raise MethodError(f"{self.name} reads the attention of one whole image; use GridPG rather than DiFull or DiPart")
+        _, height, width = model.layer("Input", None if layer.path else layer.shape[1:]).shape
+        for mode in (Attentions, self.mode):
+            self._first(find_blocks(model, layer, (height, width), mode), layer)
+
+    def attribute(self, task: Task) -> Tensor:
+        blocks = find_blocks(task.classifier, task.layer, (task.images.shape[2], task.images.shape[3]))
+        tokens = self.tokens(task, blocks, self._first(blocks, task.layer))
+        grid = tokens[:, blocks.layout.prefix :].unflatten(1, (1, blocks.layout.height, blocks.layout.width))
+        return grid if grid.shape[2:] == task.layer.shape[1:] else F.interpolate(grid, size=task.layer.shape[1:], mode="nearest")
+
+    @abstractmethod
+    def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
+        """A value (B,T) for each token of each item, from block `first` on, which is counted in the whole network."""
+
+    def _first(self, blocks: Blocks, layer: Layer) -> int:
+        """The first block that takes part, counted in the whole network."""
+        start = getattr(self, "start", 0)
+        if start >= blocks.total:
+            raise MethodError(f"{self.name}: start={start} leaves out all of the {blocks.total} blocks; choose a smaller start")
+        return max(start, blocks.first)
+
+
+def _mixed(task: Task, blocks: Blocks) -> list[Tensor]:
+    """The mean over heads (U,T,T) of the attention of each block behind the layer, for the images; shared."""
+
+    def make() -> list[Tensor]:
+        # Attention knows no class: of the items that share an image one is enough.
+        rows = task.rows if task.owners is None else torch.stack([(task.owners == k).nonzero()[0, 0] for k in range(len(task.images))])
+        parts: list[list[Tensor]] = []
+        for own in rows.split(task.chunk):
+            with torch.no_grad(), Attentions() as seen:
+                task.logits(task.inputs[own], own)
+            parts.append([_by_heads(a).mean(1) for a in seen.found[blocks.first - blocks.total :]])
+        return [torch.cat(block) for block in zip(*parts, strict=True)]
+
+    return task.shared("attention", make)
+
+
+@dataclass(frozen=True)
+class _Slopes:
+    """Of each block behind the layer relu(dy/dA * A), mean over heads (B,T,T); of the last one A and dy/dA (B,heads,k,T) where it is read."""
+
+    products: list[Tensor]
+    attention: Tensor
+    gradient: Tensor
+
+
+def _slopes(task: Task, blocks: Blocks) -> _Slopes:
+    """One gradient pass; shared."""
+
+    def make() -> _Slopes:
+        parts, read = [], list(blocks.read)
+        for own in task.rows.split(task.chunk):
+            attentions, gradients = _differentiated(task, own, blocks, blocks.first)
+            products = [(g * a).relu().mean(1) for a, g in zip(attentions, gradients, strict=True)]
+            parts.append((*products, attentions[-1][:, :, read], gradients[-1][:, :, read]))
+        *found, attention, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
+        return _Slopes(found, attention, gradient)
+
+    return task.shared("attention slopes", make)
+
+
+def _differentiated(task: Task, rows: Tensor, blocks: Blocks, first: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The attention (N,heads,T,T) of some items in the blocks from `first` on, and the target logit's gradient in each."""
+    with torch.enable_grad(), Attentions() as seen:
+        logits = task.logits(task.inputs[rows].detach().requires_grad_(), rows)
+    chosen = seen.found[first - blocks.total :]
+    return [_by_heads(a.detach()) for a in chosen], _derivatives(task, rows, logits, chosen)
+
+
+def _derivatives(task: Task, rows: Tensor, logits: Tensor, attentions: Sequence[Tensor]) -> list[Tensor]:
+    one = torch.zeros_like(logits).scatter_(1, task.targets[rows][:, None], 1.0)
+    return [_by_heads(g) for g in torch.autograd.grad(logits, attentions, one, allow_unused=True, materialize_grads=True)]
+
+
+def _flow(matrices: Sequence[Tensor], blocks: Blocks, keep: float = 1.0) -> Tensor:
+    """What the tokens that are read have of each token (N,T): rows of the product of M + `keep` I over blocks, the last one leftmost."""
+    rows = torch.eye(matrices[0].shape[-1], dtype=matrices[0].dtype, device=matrices[0].device)[list(blocks.read)]
+    for matrix in reversed(matrices):
+        rows = rows @ matrix + keep * rows
+    return rows.mean(1)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class RawAttention(AttentionMethod):
+    """Raw attention: how much the token that the head reads attends to each patch in one block, mean over heads. Not about a class."""
+
+    name, family, paper = "Raw attention", "transformer", DINO
+    block: int | None = param(None, "Block, counted from 0", low=0, high=1000, auto="the last")
+
+    def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
+        return task.per_item(_mixed(task, blocks)[first - blocks.first][:, list(blocks.read)].mean(1))
+
+    def _first(self, blocks: Blocks, layer: Layer) -> int:
+        block = blocks.total - 1 if self.block is None else self.block
+        if not blocks.first <= block < blocks.total:
+            raise MethodError(
+                f"{self.name}: block={block} does not lie behind {layer.name}; choose one from {blocks.first} to {blocks.total - 1}"
+            )
+        return block
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(forward=1)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class Rollout(AttentionMethod):
+    """Attention rollout: product over blocks of A + I with rows that sum to one, A the attention's mean over heads. Not about a class.
+
+    IDSDS leaves out block 0 (`start` 1).
+    """
+
+    name, family, paper = "Rollout", "transformer", ROLLOUT
+    start: int = param(1, "First block that takes part, counted from 0", low=0, high=1000)
+
+    def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
+        # A row of A sums to one, so that of A + I to two.
+        return task.per_item(_flow([a / 2 for a in _mixed(task, blocks)[first - blocks.first :]], blocks, keep=0.5))
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(forward=1)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class AttentionGradCAM(AttentionMethod):
+    """Attention Grad-CAM: relu of the mean over heads of the last block's attention times its mean gradient over patches.
+
+    The attention is that of the token that the head reads; the gradient that of the target logit.
+    """
+
+    name, family, paper = "Attention Grad-CAM", "transformer", CHEFER_LRP
+
+    def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
+        slopes = _slopes(task, blocks)
+        weights = slopes.gradient[..., blocks.layout.prefix :].mean(-1, keepdim=True)
+        return (slopes.attention * weights).mean((1, 2)).relu()
+
+    def _first(self, blocks: Blocks, layer: Layer) -> int:
+        return blocks.total - 1
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(gradient=1)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class Chefer(AttentionMethod):
+    """Chefer's generic attention explainability: product over blocks of I + mean over heads of relu(dy/dA * A), A the attention."""
+
+    name, family, paper = "Chefer", "transformer", CHEFER
+    start: int = param(0, "First block that takes part, counted from 0", low=0, high=1000)
+
+    def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
+        return _flow(_slopes(task, blocks).products[first - blocks.first :], blocks)
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(gradient=1)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class CheferLRP(AttentionMethod):
+    """Chefer's transformer attribution: product over blocks of I + mean over heads of relu(dy/dA * R), R the relevance of attention A.
+
+    The relevance is that of layer-wise relevance propagation with alpha 1, from the target logit back; see `attrlib.methods.relevance`.
+    IDSDS leaves out block 0 (`start` 1).
+    """
+
+    name, family, paper = "CheferLRP", "transformer", CHEFER_LRP
+    mode = Relevance
+    start: int = param(1, "First block that takes part, counted from 0", low=0, high=1000)
+
+    def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
+        return torch.cat([self._some(task, own, blocks, first) for own in task.rows.split(task.chunk)])
+
+    def _some(self, task: Task, rows: Tensor, blocks: Blocks, first: int) -> Tensor:
+        _, gradients = _differentiated(task, rows, blocks, first)
+        with torch.enable_grad(), Relevance() as seen:
+            logits = task.logits(task.inputs[rows].detach().requires_grad_(), rows)
+        relevances = _derivatives(task, rows, logits, seen.found[first - blocks.total :])
+        return _flow([(g * r).relu().mean(1) for g, r in zip(gradients, relevances, strict=True)], blocks)
+
+    def passes(self, layer: Layer) -> Passes:
+        # Every product is computed once more for positive and for negative parts, forwards and backwards.
+        return Passes(forward=5, gradient=1)

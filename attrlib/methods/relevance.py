@@ -1,0 +1,171 @@
+"""Layer-wise relevance propagation through a transformer with alpha 1, as Chefer et al. (CVPR 2021, arXiv 2012.09838) define it.
+
+A backward pass carries relevance in place of a gradient: inside `Relevance()` every function behind the first attention has a
+derivative of another kind. The relevance R of the output y of a function becomes that of its inputs so:
+
+- y = W x + b: x+ (W+^T s) + x- (W-^T s), s = R / (W+ x+ + W- x-), of positive and negative parts; the bias takes none
+- y = A B: A (s B^T) / 2 and B (A^T s) / 2, s = R / y
+- y = a + b: a s and b s, s = R / y, scaled so that they share the sum of R as |sum(a s)| to |sum(b s)|
+- y = mean of x: x R / sum(x)
+- y = softmax, norm or activation of x, or x times a constant: R as it is
+- y = x moved, split or joined: R moved with it
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from attrlib.errors import MethodError
+from attrlib.models.attention import Attentions
+
+_TINY = 1e-9
+_MOVED = (
+    *("view", "view_as", "reshape", "flatten", "unflatten", "transpose", "permute", "movedim", "swapaxes", "t", "get", "squeeze"),
+    *("unsqueeze", "expand", "getitem", "select", "index_select", "narrow", "split", "chunk", "unbind", "cat", "concat", "stack"),
+    *("clone", "contiguous", "to", "float", "masked_fill", "flip", "roll"),
+)
+_KEPT = ("softmax", "layer_norm", "rms_norm", "gelu", "relu", "silu", "hardswish", "tanh", "sigmoid", "dropout")
+
+
+class Relevance(Attentions):
+    """Collects attention matrices as `Attentions` does; what `torch.autograd.grad` says of them inside is their relevance.
+
+    Raises `MethodError` at a function behind the first attention that no rule is known for.
+    """
+
+    def compute(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        values = [a for a in _flat([*args, *kwargs.values()]) if isinstance(a, Tensor) and a.requires_grad]
+        if not self.found or not values:
+            return func(*args, **kwargs)
+        name = func.__name__.strip("_")
+        rule = _RULES.get({"iadd": "add", "radd": "add", "imul": "mul", "rmul": "mul", "itruediv": "truediv"}.get(name, name))
+        written = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        if rule is not None and not written:
+            result = rule(func, args, kwargs)
+            if result is not None:
+                return result
+        result = func(*args, **kwargs)
+        if any(isinstance(r, Tensor) and r.requires_grad for r in _flat([result])) and (name not in _MOVED or written):
+            raise MethodError(
+                f"CheferLRP knows no rule for {name}, which this model computes behind its first attention; take Chefer instead"
+            )
+        return result
+
+
+class _Replaced(torch.autograd.Function):
+    """A result whose backward pass is another function."""
+
+    @staticmethod
+    def forward(ctx: Any, result: Tensor, back: Callable[[Tensor], Sequence[Tensor | None]], *_inputs: Tensor) -> Tensor:
+        ctx.back = back
+        return result.view_as(result)
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> Any:
+        return None, None, *ctx.back(relevance)
+
+
+def _flat(values: Sequence[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, tuple | list):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _detached(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    with torch.no_grad():
+        return func(*args, **kwargs)
+
+
+def _divide(a: Tensor, b: Tensor) -> Tensor:
+    """a / b, away from zero by a trifle; 0 where b is 0."""
+    return torch.where(b == 0, 0, a / (b + torch.where(b < 0, -_TINY, _TINY)))
+
+
+def _same(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    return _Replaced.apply(_detached(func, args, kwargs), lambda relevance: (relevance,), args[0])
+
+
+def _linear(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    x, weight = args[0].detach(), (args[1] if len(args) > 1 else kwargs["weight"]).detach()
+
+    def back(relevance: Tensor) -> tuple[Tensor]:
+        up, down, w_up, w_down = x.clamp_min(0), x.clamp_max(0), weight.clamp_min(0), weight.clamp_max(0)
+        share = _divide(relevance, F.linear(up, w_up) + F.linear(down, w_down))
+        return (up * (share @ w_up) + down * (share @ w_down),)
+
+    return _Replaced.apply(_detached(func, args, kwargs), back, args[0])
+
+
+def _matmul(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    a, b = (value.detach() for value in args)
+    result, both = _detached(func, args, kwargs), args[0].requires_grad and args[1].requires_grad
+
+    def back(relevance: Tensor) -> tuple[Tensor, Tensor]:
+        share = _divide(relevance, result) / (2 if both else 1)
+        left, right = a * (share @ b.transpose(-2, -1)).sum_to_size(a.shape), b * (a.transpose(-2, -1) @ share).sum_to_size(b.shape)
+        return left, right
+
+    return _Replaced.apply(result, back, *args)
+
+
+def _add(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    if not all(isinstance(value, Tensor) and value.requires_grad for value in args):
+        return _scaled_or_shifted(func, args, kwargs)
+    a, b = (value.detach() for value in args)
+    result = _detached(func, args, kwargs)
+
+    def back(relevance: Tensor) -> tuple[Tensor, ...]:
+        share = _divide(relevance, result)
+        parts = (a * share, b * share)
+        sums = [_sum(part) for part in parts]
+        total = _sum(relevance)
+        magnitude = sums[0].abs() + sums[1].abs()
+        return tuple(part * _divide(_divide(own.abs(), magnitude) * total, own) for part, own in zip(parts, sums, strict=True))
+
+    return _Replaced.apply(result, back, *args)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """The sum over all but the items, in a shape that multiplies them."""
+    return values.flatten(1).sum(1).view(-1, *[1] * (values.ndim - 1))
+
+
+def _scaled_or_shifted(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    values = [value for value in args if isinstance(value, Tensor) and value.requires_grad]
+    if len(values) != 1:
+        return None
+    (value,) = values
+    return _Replaced.apply(_detached(func, args, kwargs), lambda relevance: (relevance.sum_to_size(value.shape),), value)
+
+
+def _scaled_only(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    return _scaled_or_shifted(func, args, kwargs) if isinstance(args[0], Tensor) and args[0].requires_grad else None
+
+
+def _mean(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    x, result = args[0].detach(), _detached(func, args, kwargs)
+
+    def back(relevance: Tensor) -> tuple[Tensor]:
+        with torch.enable_grad():
+            leaf = x.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(func(leaf, *args[1:], **kwargs), leaf, _divide(relevance, result))
+        return (x * slope,)
+
+    return _Replaced.apply(result, back, args[0])
+
+
+_RULES: dict[str, Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any]], Tensor | None]] = {
+    "linear": _linear,
+    "matmul": _matmul,
+    "add": _add,
+    "mul": _scaled_or_shifted,
+    "multiply": _scaled_or_shifted,
+    "div": _scaled_only,
+    "truediv": _scaled_only,
+    "mean": _mean,
+} | dict.fromkeys(_KEPT, _same)

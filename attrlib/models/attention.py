@@ -1,0 +1,102 @@
+"""Attention matrices of a transformer as tensors of the autograd graph, whatever computes them, without a change to the model.
+
+Fused kernels (timm's fused attention, torch's MultiheadAttention) never form the matrix. Inside `Attentions()` they are taken apart
+into matrix products and a softmax, for the calling thread alone: nothing is switched off in the model, and nothing hangs on it.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from attrlib.errors import ModelError
+
+_SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
+
+
+class Attentions(TorchFunctionMode):
+    """Collects the attention matrices (B,heads,T,T), or (B,T,T), of the forward passes inside, in order of execution, in `found`.
+
+    What a softmax over the last dimension yields is taken for one; whether it is one of tokens is for the caller to see.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        apart = _APART.get(func)
+        if apart is not None:
+            with self:
+                return apart(*args, **kwargs)
+        result = self.compute(func, args, kwargs)
+        if func in _SOFTMAX and result.ndim in (3, 4) and kwargs.get("dim", args[1] if len(args) > 1 else None) in (-1, result.ndim - 1):
+            self.found.append(result)
+        return result
+
+    def compute(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """One function of the model; a subclass may put another rule for its derivative in place."""
+        return func(*args, **kwargs)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,  # noqa: ARG001  that of the function it stands for
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`scaled_dot_product_attention` in evaluation mode, step by step."""
+    if enable_gqa:
+        raise ModelError("grouped queries hide the attention of each head; attention methods are not defined for this model")
+    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        scores = scores.masked_fill(scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1), -math.inf)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return scores.softmax(-1) @ value
+
+
+def _attend_by_heads(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,  # noqa: ARG001
+    add_zero_attn: bool,
+    dropout_p: float,  # noqa: ARG001
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """`multi_head_attention_forward` of (T,B,E) in evaluation mode, step by step; no weights are returned, since nothing reads them."""
+    masks = [others.get(name) for name in ("key_padding_mask", "attn_mask", "static_k", "static_v")]
+    if in_proj_weight is None or bias_k is not None or add_zero_attn or any(m is not None for m in masks) or query.ndim != 3:
+        raise ModelError("its MultiheadAttention has masks, extra keys or separate projections; attention methods are not defined for it")
+    width = embed_dim_to_check // num_heads
+    weights = in_proj_weight.chunk(3)
+    biases: Sequence[Tensor | None] = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
+    projected = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+    # (T,B,E) to (B,heads,T,E/heads).
+    attended = _attend(*(x.unflatten(-1, (num_heads, width)).permute(1, 2, 0, 3) for x in projected))
+    return F.linear(attended.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias), None
+
+
+_APART: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.scaled_dot_product_attention: _attend,
+    F.multi_head_attention_forward: _attend_by_heads,
+}
