@@ -16,8 +16,9 @@ from scipy.special import erf, softmax
 from torch import Tensor, nn
 
 from attrlib.errors import MethodError
-from attrlib.methods import METHODS
+from attrlib.methods import METHODS, attribute
 from attrlib.models.attention import Attentions
+from attrlib.specs import MethodSpec
 
 SIZE, PATCH, WIDTH, HEADS, DEPTH, TOKENS = 32, 8, 8, 2, 2, 17
 METHOD_NAMES = [name for name, cls in METHODS.items() if cls.family == "transformer"]
@@ -219,6 +220,15 @@ def test_at_input_every_pixel_has_its_patchs_value(method: str) -> None:
     patches = attrlib.explain(model(), images, method, 1, "patch_embed.proj").maps
     pixels = attrlib.explain(model(), images, method, 1).maps
     assert torch.equal(pixels, patches.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3))
+
+
+@every_method
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_items_that_share_an_image_have_the_maps_that_they_have_alone(method: str, batch_size: int) -> None:
+    images, owners, targets = pictures(2, SIZE), [0, 0, 0, 1, 1], [0, 1, 2, 2, 0]
+    found = attribute(model(), MethodSpec(method), images, targets, batch_size=batch_size, owners=owners).maps
+    alone = torch.cat([attrlib.explain(model(), images[k], method, t).maps for k, t in zip(owners, targets, strict=True)])
+    assert torch.allclose(found, alone, rtol=1e-3, atol=1e-5 * float(alone.max()))
 
 
 # Other transformers ---------------------------------------------------------------------------------------------------------
