@@ -235,7 +235,7 @@ def test_layer_is_for_methods_that_name_none(data: Path) -> None:
 
 def test_all_methods_and_all_protocols(data: Path) -> None:
     found = as_json("score", "--protocol", "sds:grid=2", "--methods", "all", "--data", data, "--limit", 1)
-    ordinary = {name for name, method in METHODS.items() if method.family != "intrinsic"}
+    ordinary = {name for name, method in METHODS.items() if method.family not in ("intrinsic", "transformer")}
     assert {row["method"] for row in found["scores"]} == ordinary
     gelu = as_json("score", "--protocol", "sds:grid=2", "--methods", "all", "--data", data, "--limit", 1, "--checkpoint", "gelu")
     assert {r["method"] for r in gelu["refused"]} == {"Guided Backprop", *set(METHODS) - ordinary}
