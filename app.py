@@ -7,7 +7,10 @@ from pages.parts import router
 st.set_page_config(page_title="attrlib", page_icon=":material/filter_center_focus:", layout="wide")
 page = router.navigation()
 # Maps are the interface: leave them the width that Streamlit keeps for margins.
-st.html("<style>.stMainBlockContainer {padding: 2.2rem 2.5rem 4rem}</style>")
+st.html(
+    "<style>.stMainBlockContainer {padding: 2.2rem 2.5rem 4rem}"
+    "@media (max-width: 1000px) {.stMainBlockContainer {padding: 2.2rem 1.4rem 4rem}}</style>"
+)
 
 # Only now, so that the first visitor sees the pages while torch is loaded; _openmp before anything that loads it.
 import attrlib._openmp  # noqa: E402, F401

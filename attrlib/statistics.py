@@ -49,6 +49,16 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation of `n` pairs with its 95 % interval; NaN where it is undefined, the interval also for n < 4."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
 class Summary:
     """Mean of the `n` defined values with its 95 % interval, and how many values were `undefined`."""
 

@@ -15,7 +15,7 @@ def main() -> None:
     st.markdown("#### Which method can I trust on this model?")
     st.caption("Protocols judge attribution methods on a data set: how good each is, how sure that is, and which pictures are behind it.")
     notices = st.container()
-    score_choosers.choose(st.grid(min_column_width=150, gap="small", key="score_controls"))
+    score_choosers.choose(st.grid(min_column_width=130, gap="small", key="score_controls"))
     wanted, problems = score_choice.wanted()
     with notices:
         for problem in dict.fromkeys([*st.session_state.s_problems, *problems]):

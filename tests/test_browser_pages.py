@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from browser import SLOW, chromium, serve, visit, wait_for_maps
+from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from attrlib.store import Store
@@ -143,6 +144,22 @@ def test_a_run_is_watched_cancelled_resumed_and_read_down_to_its_worst_image(app
     board.click(position={"x": 120, "y": 36 * (len(METHODS) + 0.5)})
     expect(chosen).to_have_value(last, timeout=SLOW)
     wait_for_worst(page, [row for row in items if (row["protocol"], row["method"]) == ("difull", last)])
+
+
+def test_agreement_of_protocols_is_shown_and_saved_as_a_picture(app, browser):
+    page = visit(browser, f"{app}/{SCORES}".replace("limit=48", "limit=8").replace("difull", "mass"))
+    press(page, "s_Start")
+    plots = page.get_by_role("combobox", name="Plot")
+    expect(plots).to_be_visible(timeout=SLOW)
+    plots.click()
+    page.get_by_role("option", name="Agreement on methods").click()
+    camera = page.locator(".modebar-btn")
+    expect(page.locator(".main-svg").get_by_text("Mass inside").first).to_be_visible(timeout=SLOW)
+    with page.expect_download(timeout=SLOW) as download:
+        camera.first.click()
+    assert download.value.suggested_filename == "agreement-on-methods.png"
+    with Image.open(download.value.path()) as picture:
+        assert picture.width > 400
 
 
 def test_the_smoothing_of_an_aggregate_view_moves_its_maps_and_computes_nothing(app, browser, cache):

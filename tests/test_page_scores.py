@@ -326,7 +326,7 @@ def test_the_images_behind_any_protocol_are_shown_with_the_map_it_judged(protoco
     assert not at.error
 
 
-@pytest.mark.parametrize("view", ["Intervals", "Box", "Violin", "Differences", "Score and cost", "Models"])
+@pytest.mark.parametrize("view", ["Intervals", "Box", "Violin", "Differences", "Cost", "Models"])
 def test_every_plot_is_drawn(view: str, data: Path) -> None:
     at = done(small(data, model=[TINY, TWIN]))
     at.session_state["s_view"] = view
@@ -335,7 +335,34 @@ def test_every_plot_is_drawn(view: str, data: Path) -> None:
     assert len(charts) == 1
     figure = json.loads(charts[0].proto.spec)
     names = {y for trace in figure["data"] for y in (trace.get("y") or []) if isinstance(y, str)}
-    assert view == "Score and cost" or len(names & {"IxG", "Grad-CAM", "Random"}) >= 2
+    assert view == "Cost" or len(names & {"IxG", "Grad-CAM", "Random"}) >= 2
+
+
+@pytest.mark.parametrize("view", ["Agreement on methods", "Agreement on items"])
+def test_two_protocols_are_compared(view: str, data: Path) -> None:
+    at = done(small(data, protocols="sds:grid=2,sensitivity:samples=2"))
+    at.session_state["s_view"] = view
+    finished(at)
+    figure = json.loads(nodes(at, "plotly_chart")[0].proto.spec)
+    assert figure["data"][0]["x"] == ["SDS<br>(grid 2)", "Sensitivity<br>(samples 2)"]
+
+
+def test_the_values_of_the_paper_stand_beside_ours(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "published", lambda spec, classes: 0.25 if str(spec.methods[0]) == "IxG" else None)
+    at = done(small(data, limit=5))
+    frame = at.dataframe[0].value
+    assert dict(zip(frame["method"], frame["paper"], strict=True))["IxG"] == 0.25
+    assert frame["paper"].isna().sum() == 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "SVG"])
+def test_a_plot_is_saved_as_the_chosen_kind_of_file(kind: str, data: Path) -> None:
+    at = done(small(data))
+    at.session_state["s_format"] = kind
+    finished(at)
+    config = json.loads(nodes(at, "plotly_chart")[0].proto.config)
+    assert config["toImageButtonOptions"]["format"] == kind.lower()
+    assert config["displayModeBar"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from attrlib.statistics import Difference, Summary
+from attrlib.statistics import Correlation, Difference, Summary
 
 ACCENT, OTHER, GREY = "#3a87c8", "#d97706", "#8a929c"
 """Blue and orange are told apart by all common kinds of colour blindness, and stand out from white as from near-black."""
@@ -18,6 +18,7 @@ MAX_POINTS = 400
 """Items up to which each is drawn beside its box: more would hide each other."""
 FEW = 12
 """Methods up to which each point bears its name."""
+MANY_DECADES = 2
 _ROW, _EDGES = 30, 96
 
 
@@ -116,7 +117,8 @@ def pareto(lines: Sequence[Line], scale: Scale) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=[k.seconds for k in own], y=[k.summary.mean for k in own], text=[k.name for k in own], customdata=[[k.name] for k in own],
-                mode="markers+text" if own is front or len(known) <= FEW else "markers", textposition="top center", name=label, cliponaxis=False,
+                mode="markers+text" if own is front or len(known) <= FEW else "markers", name=label, cliponaxis=False,
+                textposition=f"{'top' if own is front else 'bottom'} center",
                 marker=dict(color=colour, size=11, symbol=symbol), hovertemplate="%{text}: %{y:.4g}, %{x:.3g} s<extra></extra>",
             )
         )  # fmt: skip
@@ -128,10 +130,20 @@ def pareto(lines: Sequence[Line], scale: Scale) -> go.Figure:
         figure.add_hline(scale.chance, line=dict(color=GREY, dash="dash", width=1.5), annotation=dict(text="chance", font_color=GREY))
     arrow = "↑" if scale.higher_is_better else "↓"
     return figure.update_layout(
-        xaxis=dict(type="log", title="seconds for one map ← faster", dtick=1, minor=dict(showgrid=False)),
+        xaxis=dict(type="log", title="time for one map ← faster", **_times([k.seconds for k in known])),
         yaxis_title=f"{scale.title} {arrow} better", height=420, margin=dict(l=10, r=20, t=40, b=50),
         legend=dict(orientation="h", y=1.02, yanchor="bottom"),
     )  # fmt: skip
+
+
+def _times(seconds: Sequence[float]) -> dict[str, list[object]]:
+    """Ticks at 1, 2 and 5 of every decade, in words; at 1 alone where these are many."""
+    if not seconds:
+        return {}
+    low, high = math.floor(math.log10(min(seconds))), math.ceil(math.log10(max(seconds)))
+    steps = (1, 2, 5) if high - low <= MANY_DECADES else (1,)
+    values = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+    return dict(tickvals=list(values), ticktext=[f"{value * 1000:g} ms" if value < 1 else f"{value:g} s" for value in values])
 
 
 def front_of(lines: Sequence[Line], higher_is_better: bool = True) -> list[Line]:
@@ -163,7 +175,7 @@ def heat_map(means: Mapping[tuple[str, str], float], scale: Scale) -> go.Figure:
     figure.add_trace(
         go.Scatter(
             x=[x for x, _, _ in cells], y=[y for _, y, _ in cells], customdata=[[y, x] for x, y, _ in cells], mode="markers+text",
-            text=[_short(value) for _, _, value in cells], textfont=dict(color=["#15191f" if own else "#ffffff" for own in bright]),
+            text=[_even(value, known) for _, _, value in cells], textfont=dict(color=["#15191f" if own else "#ffffff" for own in bright]),
             marker=dict(size=26, symbol="square", opacity=0), selected=dict(marker=dict(opacity=0.3, color="#ffffff")),
             unselected=dict(marker=dict(opacity=0)), showlegend=False, hovertemplate="%{y} on %{x}: %{text}<extra></extra>",
         )
@@ -171,6 +183,47 @@ def heat_map(means: Mapping[tuple[str, str], float], scale: Scale) -> go.Figure:
     _rows(figure, methods, Scale("", scale.higher_is_better))
     figure.update_layout(xaxis=dict(title=None, side="top", type="category", showgrid=False), yaxis_showgrid=False)
     return figure.update_layout(title=dict(text=scale.label, font_size=13), margin_t=80, margin_b=10)
+
+
+def agreement(found: Mapping[tuple[str, str], Correlation]) -> go.Figure:
+    """Rank correlation of each pair of protocols with its interval: blue where they agree, orange where they contradict each other."""
+    found = {(_broken(a), _broken(b)): own for (a, b), own in found.items()}
+    names = list(dict.fromkeys(name for pair in found for name in pair))
+    both = found | {(b, a): own for (a, b), own in found.items()}
+    cells = [(x, y, both[x, y]) for y in names for x in names if x != y]
+    values = {(x, y): own.value for x, y, own in cells}
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[values.get((x, y), math.nan) for x in names] for y in names], x=names, y=names, zmin=-1, zmax=1, xgap=2, ygap=2,
+            colorscale=[[0, "#d97706"], [0.5, "#f3f5f7"], [1, "#1f6fb5"]], colorbar=dict(thickness=12), hoverinfo="skip", hoverongaps=False,
+        )
+    )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=[x for x, _, _ in cells], y=[y for _, y, _ in cells], mode="text", text=[_between(own) for _, _, own in cells],
+            textfont=dict(color=[_ink(own.value) for _, _, own in cells]), customdata=[[own.n] for _, _, own in cells],
+            showlegend=False, hovertemplate="%{y} and %{x}: %{text}, n = %{customdata[0]}<extra></extra>",
+        )
+    )  # fmt: skip
+    _rows(figure, names, Scale("", True), row=64)
+    return figure.update_layout(
+        xaxis=dict(title=None, side="top", type="category", showgrid=False, tickangle=0), yaxis_showgrid=False, margin_t=70
+    )
+
+
+def _broken(name: str) -> str:
+    """A protocol's name with its parameters on a line of their own."""
+    return name.replace(" (", "<br>(", 1)
+
+
+def _between(found: Correlation) -> str:
+    interval = "" if math.isnan(found.low) else f"<br>[{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.value:.2f}{interval}" if found.n else "nothing<br>in common"
+
+
+def _ink(value: float) -> str:
+    """Text on a cell of that correlation; grey where there is no cell, as the background is the theme's."""
+    return GREY if math.isnan(value) else "#ffffff" if value > 0.55 else "#15191f"
 
 
 def _rows(figure: go.Figure, names: Sequence[str], scale: Scale, row: int = _ROW) -> go.Figure:
@@ -183,6 +236,11 @@ def _rows(figure: go.Figure, names: Sequence[str], scale: Scale, row: int = _ROW
         xaxis_title=scale.label if scale.title else None, height=_EDGES + row * len(names), margin=dict(l=10, r=20, t=30, b=50),
         showlegend=any(trace.showlegend is not False and trace.name for trace in figure.data),
     )  # fmt: skip
+
+
+def _even(value: float, among: Sequence[float]) -> str:
+    """With two decimals, like all others, where that tells them apart."""
+    return f"{value:.2f}" if max(among) - min(among) > 0.1 else _short(value)
 
 
 def _short(value: float) -> str:

@@ -7,11 +7,12 @@ from typing import Any
 
 import streamlit as st
 
+from attrlib.engine.published import SOURCE
 from attrlib.figures.charts import ACCENT, GREY, Scale
 from attrlib.figures.tables import ranks
 from attrlib.statistics import Summary
 
-WIDTH, HEIGHT = 220, 28
+WIDTH, HEIGHT = 170, 28
 ROW, MOST = 36, 12
 
 
@@ -64,6 +65,7 @@ def _frame(rows: Sequence[Mapping[str, Any]], scale: Scale) -> dict[str, list[An
         "mean": [row["mean"] for row in rows],
         "bar": [_bar(row, scale.chance, low - margin, high + margin) for row in rows],
         "interval": [_interval(row["low"], row["high"]) for row in rows],
+        **({"paper": [row["paper"] for row in rows]} if rows and "paper" in rows[0] else {}),
         "n": [row["n"] for row in rows],
         "undefined": [row["undefined"] for row in rows],
         "seconds": [row.get("seconds") for row in rows],
@@ -81,15 +83,16 @@ def _columns(scale: Scale) -> dict[str, Any]:
     c = st.column_config
     return {
         "rank": c.TextColumn(
-            "Rank", width=55, help="The ranks that the data allow: with 95 % probability all are right at once. A range is a tie."
+            "Rank", width=50, help="The ranks that the data allow: with 95 % probability all are right at once. A range is a tie."
         ),
-        "method": c.TextColumn("Method", width=170, pinned=True),
-        "mean": c.NumberColumn(f"Mean {arrow}", format="%.4f", width=80, help=f"Mean over the items. {better}"),
+        "method": c.TextColumn("Method", width=135, pinned=True),
+        "mean": c.NumberColumn(f"Mean {arrow}", format="%.4f", width=72, help=f"Mean over the items. {better}"),
         "bar": c.ImageColumn("95 % interval", width=WIDTH, help=f"Of the mean, Student's t.{dashed}"),
         "interval": c.TextColumn("from – to", width=125),
         "n": c.NumberColumn("Items", width=55),
         "undefined": c.NumberColumn("Undefined", width=80, help="Items on which the score is not defined, as on a constant map."),
         "seconds": c.NumberColumn("s / map", format="%.3g", width=70, help="Seconds of one map on this device."),
+        "paper": c.NumberColumn("Paper", format="%.3g", width=65, help=f"What the paper reports in this setting: {SOURCE}."),
     }
 
 

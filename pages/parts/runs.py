@@ -1,5 +1,6 @@
 """Runs as jobs: what one will cost, the run itself, and those that did not end. Two pages that ask for the same run share one job."""
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -8,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from attrlib.data.datasets import Dataset, load_dataset
+from attrlib.engine.agreement import Pair, agreements
 from attrlib.engine.jobs import Job, Progress, State, queue
 from attrlib.engine.plan import Plan, make_plan
+from attrlib.engine.published import published
 from attrlib.engine.run import Event, run
 from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import AttrlibError, Cancelled
 from attrlib.models import Classifier
 from attrlib.specs import ProtocolSpec, RunSpec, digest, read_run
-from attrlib.statistics import Difference, paired_difference
+from attrlib.statistics import Correlation, Difference, paired_difference
 from attrlib.store import Run, open_store
 from pages.parts import work
 from pages.parts.roots import check_data
@@ -29,11 +32,16 @@ _ended: list[str] = []
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """A run that is done: its scores, their table, how far each method is behind the best, and the data that its items count in."""
+    """A run that is done: its scores, their table, how far each method is behind the best, and the data that its items count in.
+
+    `agree` says of each pair of protocols how far they agree, over methods and over items. A row of the table has the value of the paper,
+    `paper`, where it has any for the protocol.
+    """
 
     result: RunResult
     rows: list[dict[str, Any]]
     behind: Mapping[ProtocolSpec, Mapping[str, Difference]]
+    agree: Mapping[Pair, tuple[Correlation, Correlation]]
     data: Dataset
     model_digest: str
 
@@ -102,7 +110,22 @@ def _run(spec: RunSpec, progress: Progress) -> Finished:
     for protocol, method, difference in _differences(result):
         behind[protocol][method] = difference
         progress(result.computed, result.computed)
-    return Finished(result, result.table(), behind, data, model.digest)
+    agree = {}
+    for pair, over_methods, over_items in agreements(result):
+        agree[pair] = over_methods, over_items
+        progress(result.computed, result.computed)
+    return Finished(result, _rows(result, data), behind, agree, data, model.digest)
+
+
+def _rows(result: RunResult, data: Dataset) -> list[dict[str, Any]]:
+    """The table; of protocols that the paper has values for, with these, NaN where it has none."""
+    values = {(str(p), str(m)): published(score.spec, len(data.class_names)) for (p, m), score in result.scores.items()}
+    known = {protocol for (protocol, _), value in values.items() if value is not None}
+    rows = []
+    for row in result.table():
+        value = values[str(row["protocol"]), str(row["method"])]
+        rows.append(row | ({"paper": math.nan if value is None else value} if row["protocol"] in known else {}))
+    return rows
 
 
 def _result(job: Job) -> Any:

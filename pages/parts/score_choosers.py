@@ -49,7 +49,7 @@ def choose(row: GridContainer) -> None:
 
 def _models(row: GridContainer) -> None:
     state = st.session_state
-    with row.cell():
+    with row.cell(column_span=2):
         st.multiselect(
             "Models",
             list(dict.fromkeys([*(info.name for info in list_models()), *state.s_models])),

@@ -12,7 +12,8 @@ from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec
 from pages.parts.runs import Finished
 
-INTERVALS, BOX, VIOLIN, DIFFERENCES, COST, MODELS = "Intervals", "Box", "Violin", "Differences", "Score and cost", "Models"
+INTERVALS, BOX, VIOLIN, DIFFERENCES, COST = "Intervals", "Box", "Violin", "Differences", "Cost"
+MODELS, AGREEMENT, ITEMS = "Models", "Agreement on methods", "Agreement on items"
 WORDS = {
     INTERVALS: "Mean over the items with its 95 % interval. Intervals that overlap may still differ: see Differences.",
     BOX: "The values of single items: median, quartiles and, where they are few enough, every item. Click a point for its image.",
@@ -20,7 +21,13 @@ WORDS = {
     DIFFERENCES: "How far each method is from the best on the same items, with a 95 % bootstrap interval. A tie is hollow.",
     COST: "Mean against the seconds of one map. The line joins the methods that no other beats in both.",
     MODELS: "The mean of each method on each model. Click a cell for the images behind it.",
+    AGREEMENT: "Do protocols rank the methods alike? Spearman's correlation of their means, with a 95 % bootstrap interval over the items: "
+    "what other images would change. 1: the same order, 0: nothing in common, below: what one calls good the other calls bad.",
+    ITEMS: "Do protocols find the same images easy? Spearman's correlation of the values of single items, mean over the methods, with a "
+    "95 % bootstrap interval. Images and grids have no items in common.",
 }
+AGREEING = (AGREEMENT, ITEMS)
+FORMATS = ("PNG", "SVG")
 
 
 def scale_of(spec: ProtocolSpec) -> charts.Scale:
@@ -58,24 +65,28 @@ def figure_of(view: str, finished: Finished, protocol: ProtocolSpec, done: Mappi
         return charts.pareto(lines, scale)
     if view == MODELS:
         return charts.heat_map(means_of(done, protocol), scale)
+    if view in AGREEING:
+        return charts.agreement({(label_of(a), label_of(b)): own[view == ITEMS] for (a, b), own in finished.agree.items()})
     return charts.intervals(lines, scale)
 
 
 def views_of(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> list[str]:
-    """The plots that say something here: differences need two methods, the heat map two models."""
+    """The plots that say something here: differences need two methods, the heat map two models, agreement two protocols."""
     lines = lines_of(finished, protocol)
     several = [DIFFERENCES] if len(lines) > 1 else []
     timed = [COST] if any(line.seconds > 0 for line in lines) else []
-    return [INTERVALS, BOX, VIOLIN, *several, *timed, *([MODELS] if len(done) > 1 else [])]
+    agreeing = [view for place, view in enumerate(AGREEING) if any(own[place].n for own in finished.agree.values())]
+    return [INTERVALS, BOX, VIOLIN, *several, *timed, *([MODELS] if len(done) > 1 else []), *agreeing]
 
 
 def show(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> None:
     """The chosen plot, with the choice above it and what it shows below."""
     views = views_of(finished, protocol, done)
-    if st.session_state.get("s_view") not in views:
-        st.session_state.s_view = views[0]
-    st.segmented_control("Plot", views, key="s_view", persist_state="session", required=True, label_visibility="collapsed")
-    view = st.session_state.s_view
+    state = st.session_state
+    if state.get("s_view") not in views:
+        state.s_view = views[0]
+    st.selectbox("Plot", views, key="s_view", persist_state="session", help="The camera saves it as a file; Export says as which.")
+    view = state.s_view
     figure = figure_of(view, finished, protocol, done)
     key = f"s_plot_{view}_{protocol}_{finished.run_key}"
     st.plotly_chart(
@@ -83,10 +94,16 @@ def show(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished
         key=key,
         on_select=lambda: pick(st.session_state.get(key, {}).get("selection", {}).get("points", [])),
         selection_mode="points",
-        config={"displaylogo": False, "modeBarButtons": [["toImage"]], "toImageButtonOptions": {"format": "svg", "filename": view}},
+        config=_config(view, state.get("s_format", FORMATS[0])),
         alt=f"{view} of {label_of(protocol)}. {WORDS[view]} The same numbers are in the table above.",
     )
     st.caption(WORDS[view])
+
+
+def _config(view: str, kind: str) -> dict[str, Any]:
+    """The camera is always there; a PNG is twice as fine as the screen."""
+    image = {"format": kind.lower(), "filename": view.lower().replace(" ", "-"), "scale": 2 if kind == "PNG" else 1}
+    return {"displaylogo": False, "displayModeBar": True, "modeBarButtons": [["toImage"]], "toImageButtonOptions": image}
 
 
 def pick(points: Sequence[Mapping[str, Any]]) -> None:

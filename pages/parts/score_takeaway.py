@@ -47,6 +47,14 @@ def export(done: Done) -> None:
         _button("Everything (JSON)", lambda: everything(done), "scores.json", "application/json")
         _button("Tables (LaTeX)", lambda: latex_table(table(done), _about(done)).encode(), "tables.tex", "text/x-tex")
         _button("Report (HTML)", lambda: report(done), "report.html", "text/html")
+        st.segmented_control(
+            "Plots, by the camera above them",
+            score_plots.FORMATS,
+            default=score_plots.FORMATS[0],
+            key="s_format",
+            persist_state="session",
+            required=True,
+        )
 
 
 def _button(label: str, make: Callable[[], bytes], name: str, mime: str) -> None:
@@ -55,7 +63,8 @@ def _button(label: str, make: Callable[[], bytes], name: str, mime: str) -> None
 
 def table(done: Done) -> list[dict[str, Any]]:
     """The leaderboards of all models, one row for each model, protocol and method."""
-    return [{"model": model} | row for model, finished in done.items() for row in finished.rows]
+    rows = [{"model": model} | row for model, finished in done.items() for row in finished.rows]
+    return [{"paper": math.nan} | row for row in rows] if any("paper" in row for row in rows) else rows
 
 
 def items(done: Done) -> list[dict[str, Any]]:
@@ -95,6 +104,7 @@ def report(done: Done) -> bytes:
     if len(done) > 1:
         means = {p: score_plots.figure_of(score_plots.MODELS, f, p, done) for f in done.values() for p in f.behind}
         sections.insert(0, Section("Models and methods", figures=list(means.values())))
+    sections += [own for model, finished in done.items() if (own := _agreement(model, finished, done)) is not None]
     left_out = [f"{p} {m}: {why}" for f in done.values() for p, m, why in f.result.refused]
     notes = [note for f in done.values() for note in f.result.notes]
     if left_out or notes:
@@ -105,19 +115,29 @@ def report(done: Done) -> bytes:
     return html_report("Which method can be trusted?", summary, sections, copies)
 
 
+def _agreement(model: str, finished: Finished, done: Done) -> Section | None:
+    protocol = next(iter(finished.behind))
+    views = [view for view in score_plots.AGREEING if view in score_plots.views_of(finished, protocol, done)]
+    figures = [score_plots.figure_of(view, finished, protocol, done) for view in views]
+    text = " ".join(score_plots.WORDS[view] for view in views)
+    return Section(f"Agreement of protocols on {model}", text, figures=figures) if figures else None
+
+
 def _section(model: str, finished: Finished, protocol: Any, done: Done) -> Section:
     score = next(s for (p, _), s in finished.result.scores.items() if p == protocol)
+    own = [row for row in finished.rows if row["protocol"] == str(protocol)]
+    paper = {"paper": "Paper"} if "paper" in own[0] else {}
     rows = [
-        [ranks(r["first"], r["last"]), r["method"], *(_number(r[k]) for k in ("mean", "low", "high")), str(r["n"]), str(r["undefined"]), _number(r["seconds"])]
-        for r in finished.rows
-        if r["protocol"] == str(protocol)
+        [ranks(r["first"], r["last"]), r["method"], *(_number(r[k]) for k in ("mean", "low", "high", *paper)), str(r["n"]), str(r["undefined"]), _number(r["seconds"])]
+        for r in own
     ]  # fmt: skip
-    views = [v for v in score_plots.views_of(finished, protocol, {model: finished}) if v != score_plots.VIOLIN]
+    beyond = (score_plots.VIOLIN, *score_plots.AGREEING)
+    views = [v for v in score_plots.views_of(finished, protocol, {model: finished}) if v not in beyond]
     direction = "Higher is better." if score.protocol.higher_is_better else "Lower is better."
     return Section(
         f"{score_plots.label_of(protocol)} on {model}",
         f"{direction} {score.protocol.reading} {score.protocol.paper.authors}: {score.protocol.paper.title}, {score.protocol.paper.url}",
-        ("Rank", "Method", "Mean", "from", "to", "Items", "Undefined", "s / map"),
+        ("Rank", "Method", "Mean", "from", "to", *paper.values(), "Items", "Undefined", "s / map"),
         rows,
         [score_plots.figure_of(view, finished, protocol, done) for view in views],
     )
