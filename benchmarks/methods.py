@@ -102,8 +102,9 @@ def run(model: Classifier, images: int, turns: int) -> list[dict]:
 def _finish(row: dict) -> dict:
     passes, single, several, images = row["passes"], row["single"], row["several"], row["images"]
     per_row = images / several._images.shape[0]
-    bound = single.to + per_row * (passes.forward * several.forward + passes.gradient * several.gradient)
-    knows_model = passes.forward + passes.gradient > 0
+    again = (passes.before - 1) * several.to
+    bound = single.to + per_row * (again + passes.forward * several.forward + passes.gradient * several.gradient)
+    knows_model = bound > 0
     return {
         "method": row["method"],
         "images": images,

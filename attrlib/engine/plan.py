@@ -215,7 +215,7 @@ def item_seconds(part: Part, model: Classifier, costs: Probe) -> float:
     cost, layer = part.protocol.cost, model.layer(part.method.layer)
     passes, behind = create_method(part.method).passes(layer), _share_behind(model, layer)
     of_classes = cost.targets * passes.gradient * costs.gradient
-    of_input = (1 - behind) * costs.forward + behind * (passes.forward * costs.forward + of_classes)
+    of_input = (1 - behind) * passes.before * costs.forward + behind * (passes.forward * costs.forward + of_classes)
     return cost.inputs * cost.area * of_input + cost.forwards * costs.forward
 
 

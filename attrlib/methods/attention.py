@@ -199,6 +199,7 @@ class RawAttention(AttentionMethod):
     """Raw attention: how much the token that the head reads attends to each patch in one block, mean over heads. Not about a class."""
 
     name, family, paper = "Raw attention", "transformer", DINO
+    about_class = False
     block: int | None = param(None, "Block, counted from 0", low=0, high=1000, auto="the last")
 
     def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
@@ -225,6 +226,7 @@ class Rollout(AttentionMethod):
     """
 
     name, family, paper = "Rollout", "transformer", ROLLOUT
+    about_class = False
     start: int = param(1, "First block that takes part, counted from 0", low=0, high=1000)
 
     def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:

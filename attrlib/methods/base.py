@@ -15,10 +15,14 @@ from attrlib.specs import MethodSpec
 
 @dataclass(frozen=True)
 class Passes:
-    """What a map of one image costs: passes through the model behind the layer, without and with a backward pass."""
+    """What a map of one image costs at most: passes to the layer (`before`), and behind it without and with a backward pass.
+
+    A pass through the whole model is one to the layer and one behind it.
+    """
 
     forward: int = 0
     gradient: int = 0
+    before: int = 1
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Method(ABC):
     """One attribution method. A subclass is a frozen dataclass whose fields are its parameters, and is registered by `METHODS.register`.
 
     `needs` says in words what a model must have; `signed` whether maps have both signs; `fast` whether one forward and at
-    most one backward pass suffice; `seeded` whether the map depends on the seed.
+    most one backward pass suffice; `seeded` whether the map depends on the seed; `about_class` whether it depends on the target class.
     """
 
     name: ClassVar[str]
@@ -37,6 +41,7 @@ class Method(ABC):
     signed: ClassVar[bool] = True
     seeded: ClassVar[bool] = False
     fast: ClassVar[bool] = False
+    about_class: ClassVar[bool] = True
 
     def check(self, model: Classifier, layer: Layer) -> None:  # noqa: B027  most methods are defined for every model
         """Raises `MethodError` with the reason where the method is known not to be defined before anything is computed."""
@@ -47,7 +52,7 @@ class Method(ABC):
 
     @abstractmethod
     def passes(self, layer: Layer) -> Passes:
-        """What one image costs at that layer, besides the one forward pass to it."""
+        """What one image costs at that layer."""
 
 
 METHODS: Registry[Method] = Registry("method", MethodError)
@@ -66,6 +71,7 @@ class MethodInfo:
     signed: bool
     seeded: bool
     fast: bool
+    about_class: bool
     params: tuple[Param, ...]
 
 
@@ -82,6 +88,7 @@ def list_methods() -> list[MethodInfo]:
             cls.signed,
             cls.seeded,
             cls.fast,
+            cls.about_class,
             params_of(cls),
         )
         for cls in METHODS.values()

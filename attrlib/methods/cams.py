@@ -3,22 +3,35 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.task import Task
 from attrlib.models import Layer
-from attrlib.registry import Paper
+from attrlib.registry import Paper, param
 
 GRAD_CAM = Paper("Selvaraju et al. 2017", "Grad-CAM: Visual Explanations from Deep Networks", "https://arxiv.org/abs/1610.02391")
+GRAD_CAM_PP = Paper("Chattopadhay et al. 2018", "Grad-CAM++: Improved Visual Explanations", "https://arxiv.org/abs/1710.11063")
+XGRAD_CAM = Paper("Fu et al. 2020", "Axiom-based Grad-CAM", "https://arxiv.org/abs/2008.02312")
+HIRES_CAM = Paper("Draelos and Carin 2020", "Use HiResCAM instead of Grad-CAM", "https://arxiv.org/abs/2011.08891")
 LAYER_CAM = Paper(
     "Jiang et al. 2021", "LayerCAM: Exploring Hierarchical Class Activation Maps", "https://ieeexplore.ieee.org/document/9462463"
 )
+SMOOTH_GRAD_CAM_PP = Paper("Omeiza et al. 2019", "Smooth Grad-CAM++", "https://arxiv.org/abs/1908.01224")
+EIGEN_CAM = Paper(
+    "Muhammad and Yeasin 2020", "Eigen-CAM: Class Activation Map using Principal Components", "https://arxiv.org/abs/2008.00299"
+)
+
+
+def weighted(weights: Tensor, activations: Tensor) -> Tensor:
+    """relu(sum_c w_c A_c), (B,1,h,w), of activations (B,C,h,w) and weights that broadcast against them."""
+    return (weights * activations).sum(1, keepdim=True).relu()
 
 
 @dataclass(frozen=True)
 class GradientCAM(Method):
-    """relu(sum_c w_c * A_c) with weights made from the activations' gradient; a subclass says how."""
+    """relu(sum_c w_c A_c) with weights made from the activations' gradient; a subclass says how."""
 
     default_layer, signed, fast = "Final", False, True
 
@@ -28,8 +41,7 @@ class GradientCAM(Method):
 
     def attribute(self, task: Task) -> Tensor:
         activations = task.spatial(task.inputs)
-        gradient = task.spatial(task.clean_gradient())
-        return (self.weights(activations, gradient) * activations).sum(1, keepdim=True).relu()
+        return weighted(self.weights(activations, task.spatial(task.clean_gradient())), activations)
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=1)
@@ -48,6 +60,92 @@ class GradCAM(GradientCAM):
 
 @METHODS.register
 @dataclass(frozen=True)
+class GradCAMPlusPlus(GradientCAM):
+    """Grad-CAM++: relu(sum_c w_c A_c), w_c = sum_ij a_ij relu(g_ij), a_ij = g_ij^2 / (2 g_ij^2 + g_ij^3 sum A_c), g = dy/dA_c.
+
+    Meant for activations that are not negative: where they sum to less than zero, the denominator can come near zero, and a single
+    position decides the weight.
+    """
+
+    name, family, paper = "Grad-CAM++", "CAM", GRAD_CAM_PP
+
+    def weights(self, activations: Tensor, gradient: Tensor) -> Tensor:
+        return plus_plus(activations, gradient, gradient)
+
+
+def plus_plus(activations: Tensor, gradient: Tensor, ratio: Tensor) -> Tensor:
+    """Weights (B,C,1,1) of Grad-CAM++: sum_ij a_ij relu(g_ij), a_ij = 1 / (2 + r_ij sum A_c), r = g^3 / g^2.
+
+    Written so that small gradients do not underflow; where the denominator is zero, so is a_ij.
+    """
+    denominator = 2 + ratio * activations.sum((2, 3), keepdim=True)
+    alpha = torch.where(denominator == 0, 0.0, 1 / denominator)
+    return (alpha * gradient.relu()).sum((2, 3), keepdim=True)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class SmoothGradCAMPlusPlus(Method):
+    """Smooth Grad-CAM++: Grad-CAM++ with g, g^2 and g^3 averaged over noisy images, x + N(0, std^2); the activations A are those of x.
+
+    The noise is added to the normalised image, at whatever layer. As in torch-cam and IDSDS, the numerator of a_ij is the mean g^2;
+    the paper prints the mean g there, which does not agree with its Grad-CAM++.
+    """
+
+    name, family, paper = "Smooth Grad-CAM++", "CAM", SMOOTH_GRAD_CAM_PP
+    default_layer, signed, seeded = "Final", False, True
+    samples: int = param(4, "Noisy images", low=1, high=1000)
+    std: float = param(0.3, "Standard deviation of the noise in units of the normalised image", low=0.0, high=10.0)
+
+    def attribute(self, task: Task) -> Tensor:
+        moments = [torch.zeros_like(task.inputs) for _ in range(3)]
+        for which, _ in task.variants(self.samples):
+            noisy = torch.cat([task.images + self.std * noise(task, i) for i in which])
+            gradient = task.instead(noisy).clean_gradient().unflatten(0, (len(which), len(task)))
+            for power, total in enumerate(moments, start=1):
+                total += gradient.pow(power).sum(0)
+        first, second, third = (task.spatial(m / self.samples) for m in moments)
+        activations = task.spatial(task.inputs)
+        return weighted(plus_plus(activations, first, torch.where(second == 0, 0.0, third / second)), activations)
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(gradient=self.samples, before=1 + self.samples)
+
+
+def noise(task: Task, sample: int) -> Tensor:
+    """Noise (1,3,H,W) of one sample: the same for every image, so that neither batch nor order matters."""
+    generator = task.generator("noisy image", sample)
+    return torch.randn(1, *task.images.shape[1:], generator=generator).to(task.images.device)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class XGradCAM(GradientCAM):
+    """XGrad-CAM: relu(sum_c w_c A_c), w_c = sum_ij g_ij A_ij / sum_ij A_ij, the gradient's mean weighted by the activations.
+
+    Before pooling and a linear head it is Grad-CAM. A channel whose activations sum to zero has weight zero.
+    """
+
+    name, family, paper = "XGrad-CAM", "CAM", XGRAD_CAM
+
+    def weights(self, activations: Tensor, gradient: Tensor) -> Tensor:
+        total = activations.sum((2, 3), keepdim=True)
+        return torch.where(total == 0, 0.0, (gradient * activations).sum((2, 3), keepdim=True) / total)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class HiResCAM(GradientCAM):
+    """HiRes-CAM: relu(sum_c dy/dA_c A_c), position by position: the positive part of IxG at the layer."""
+
+    name, family, paper = "HiRes-CAM", "CAM", HIRES_CAM
+
+    def weights(self, activations: Tensor, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+@METHODS.register
+@dataclass(frozen=True)
 class LayerCAM(GradientCAM):
     """Layer-CAM: relu(sum_c relu(dy/dA_c) A_c), a weight for every position."""
 
@@ -55,3 +153,30 @@ class LayerCAM(GradientCAM):
 
     def weights(self, activations: Tensor, gradient: Tensor) -> Tensor:
         return gradient.relu()
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class EigenCAM(Method):
+    """Eigen-CAM: relu(A v), v the first right singular vector of the activations A (h*w, C), not centred. The same for every class.
+
+    A singular vector has no sign: it is chosen so that the map sums to more than zero. Where A is not negative, nor is then A v.
+    """
+
+    name, family, paper = "Eigen-CAM", "CAM", EIGEN_CAM
+    default_layer, signed, fast, about_class = "Final", False, True, False
+
+    def attribute(self, task: Task) -> Tensor:
+        activations = task.spatial(task.sources).flatten(2)
+        channels, positions = activations.shape[1:]
+        tall = channels <= positions
+        gram = activations @ activations.mT if tall else activations.mT @ activations
+        # On the CPU, because not every device has float64.
+        _, vectors = torch.linalg.eigh(gram.double().cpu())
+        first = vectors[:, :, -1].to(activations)
+        first = (first[:, None] @ activations)[:, 0] if tall else first * (activations @ first[:, :, None]).norm(dim=1)
+        first = first * torch.where(first.sum(1, keepdim=True) < 0, -1.0, 1.0)
+        return task.per_item(first.relu().view(-1, 1, *task.layer.shape[1:]))
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes()

@@ -9,10 +9,12 @@ from torch import Tensor
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.task import Task
 from attrlib.models import Layer
-from attrlib.registry import Paper
+from attrlib.registry import Paper, param
 from attrlib.specs import digest
 
 SANITY_CHECKS = Paper("Adebayo et al. 2018", "Sanity Checks for Saliency Maps", "https://arxiv.org/abs/1810.03292")
+
+CENTRE = Paper("Judd et al. 2009", "Learning to Predict Where Humans Look", "https://doi.org/10.1109/ICCV.2009.5459462")
 
 
 @METHODS.register
@@ -21,7 +23,7 @@ class Random(Method):
     """Random: independent uniform values in [0, 1), from the seed and the image's content."""
 
     name, family, paper = "Random", "sanity", SANITY_CHECKS
-    signed, seeded, fast = False, True, True
+    signed, seeded, fast, about_class = False, True, True, False
 
     def attribute(self, task: Task) -> Tensor:
         size = task.layer.shape[1:]
@@ -38,7 +40,7 @@ class Sobel(Method):
     """Sobel: magnitude of the grey image's gradient by 3x3 Sobel filters, averaged to the layer's resolution."""
 
     name, family, paper = "Sobel", "sanity", SANITY_CHECKS
-    signed, fast = False, True
+    signed, fast, about_class = False, True, False
 
     def attribute(self, task: Task) -> Tensor:
         colours = task.classifier.preprocessing.denormalise(task.images)
@@ -51,3 +53,27 @@ class Sobel(Method):
 
     def passes(self, layer: Layer) -> Passes:
         return Passes()
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class Gaussian(Method):
+    """Gaussian: exp(-(u^2 + v^2) / 2 s^2) around the centre, u and v in widths and heights of the image: where photos have their object."""
+
+    name, family, paper = "Gaussian", "sanity", CENTRE
+    signed, fast, about_class = False, True, False
+    sigma: float = param(0.25, "Standard deviation s as a share of the side", low=0.01, high=10.0)
+
+    def attribute(self, task: Task) -> Tensor:
+        height, width = task.layer.shape[1:]
+        down, right = (bell(length, self.sigma) for length in (height, width))
+        return (down[:, None] * right).to(task.images.device).expand(len(task), 1, -1, -1)
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes()
+
+
+def bell(length: int, sigma: float) -> Tensor:
+    """A Gaussian around the middle of so many positions, 1 there, of standard deviation `sigma` times their number."""
+    place = (torch.arange(length) + 0.5) / length - 0.5
+    return torch.exp(-0.5 * (place / sigma) ** 2)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -26,7 +26,7 @@ class Task:
 
     `targets` (B,) are the items' classes, `owners` (B,) their images, by default each image once. To be made and used inside
     `classifier.session()`. `chunk` bounds how many rows go through the model at once; no result depends on it. Methods see
-    `inputs` (B,...), the layer's output f_pre(image) of each item, in the layer's own layout.
+    `inputs` (B,...), the layer's output f_pre(image) of each item, in the layer's own layout, and `sources` (U,...), that of each image.
 
     Methods that are asked for together have one task, one after the other: what they have in common is computed once, by `shared`.
     `spared` counts the seconds that others had spent on what the present method has used. No method may write into what is shared,
@@ -48,9 +48,9 @@ class Task:
 
     def __post_init__(self) -> None:
         self._split = self.classifier.split(self.layer, self.images.shape[1:]).fresh()
-        self._sources = self._split.before(self.images).float()
+        self.sources = self._split.before(self.images).float()
         self._owners = torch.arange(len(self.images), device=self.images.device) if self.owners is None else self.owners
-        self.inputs = self.per_item(self._sources)
+        self.inputs = self.per_item(self.sources)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -73,8 +73,8 @@ class Task:
         """Logits (U,C) of the images as they are, without gradient; shared."""
 
         def make() -> Tensor:
-            images = torch.arange(len(self._sources), device=self.images.device)
-            parts = zip(self._sources.split(self.chunk), images.split(self.chunk), strict=True)
+            images = torch.arange(len(self.sources), device=self.images.device)
+            parts = zip(self.sources.split(self.chunk), images.split(self.chunk), strict=True)
             with torch.no_grad():
                 return torch.cat([self._logits(some, own) for some, own in parts])
 
@@ -91,6 +91,22 @@ class Task:
     def before(self, images: Tensor) -> Tensor:
         """f_pre (B,...) of images (U,3,H,W) in place of the task's own."""
         return self.per_item(self._split.fresh().before(images).float())
+
+    def reference(self, images: Tensor) -> Tensor:
+        """f_pre (n,...) of images (n,3,H,W) that are compared with all items."""
+        return self._split.fresh().before(images).float()
+
+    def at(self, layer: str) -> "Task":
+        """The same items at another layer of the model; shared."""
+        found = self.classifier.layer(layer, (self.images.shape[2], self.images.shape[3]))
+        return self if found.path == self.layer.path else self.shared(("at", found.path), lambda: replace(self, layer=found, _memo={}))
+
+    def instead(self, images: Tensor) -> "Task":
+        """The same items k times, copy by copy, of images (k*U,3,H,W) in place of the task's own."""
+        copies = len(images) // len(self.images)
+        first = len(self.images) * torch.arange(copies, device=images.device)
+        owners = (first[:, None] + self._owners).flatten()
+        return replace(self, images=images, targets=self.targets.repeat(copies), owners=owners, _memo={})
 
     def logits(self, inputs: Tensor, rows: Tensor) -> Tensor:
         """Logits (N,C) when the layer's output is `inputs` (N,...), each row derived from the item `rows` (N,) names."""
@@ -135,20 +151,24 @@ class Task:
         for which in self._chunks(count, len(self)):
             yield which, self.rows.repeat(len(which))
 
-    def perturbed(self, count: int, make: Callable[[range], Tensor], softmax: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """Chunks of `count` factors (k,1,h,w), made by `make`, and the target logits or probabilities (k,B) of the inputs times them.
+    def perturbed(
+        self, count: int, make: Callable[[range], Tensor], softmax: bool = False, fill: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks of `count` factors, made by `make`, and the target logits or probabilities (k,B) of the inputs times them.
 
-        Items that share an image share its passes; factors that change nothing the model looks at take none.
+        Factors are the same for all images, (k,1|C,h,w), or each image's own, (k,U,1|C,h,w). What they take away, `fill` (1|U,...) gives
+        instead: m x + (1 - m) fill. Items that share an image share its passes; factors that change nothing the model looks at take none.
         """
-        for which in self._chunks(count, len(self._sources)):
+        for which in self._chunks(count, len(self.sources)):
             factors = make(which).to(self.images.device)
-            changed = (self._split.seen(factors) != 1).flatten(1).any(1)
+            seen = self._split.seen(factors.flatten(0, -4)) != 1
+            changed = seen.view(len(factors), -1).any(1)
             values = factors.new_empty(len(factors), len(self))
             if not bool(changed.all()):
                 clean = self.clean_logits()
                 values[~changed] = (clean.softmax(1) if softmax else clean)[self._owners, self.targets]
             if bool(changed.any()):
-                values[changed] = self._masked(factors[changed], softmax)
+                values[changed] = self._masked(factors[changed], softmax, fill)
             yield factors, values
 
     def _chunks(self, count: int, rows: int) -> Iterator[range]:
@@ -158,15 +178,18 @@ class Task:
             yield range(start, min(start + step, count))
         self.progress(count, count)
 
-    def _masked(self, factors: Tensor, softmax: bool) -> Tensor:
-        """Target logits or probabilities (k,B) of the inputs times factors (k,1,h,w); prefix tokens stay."""
-        factors = self.layer.layout.native(factors)
-        count, images = len(factors), len(self._sources)
+    def _masked(self, factors: Tensor, softmax: bool, fill: Tensor | None) -> Tensor:
+        """Target logits or probabilities (k,B) of the inputs times factors (k,[U,]1|C,h,w); prefix tokens stay."""
+        count, images = len(factors), len(self.sources)
+        native = self.layer.layout.native(factors.flatten(0, -4)).unflatten(0, (count, -1))
         # Written once, in the memory format that convolutions want.
         form = torch.channels_last if self.layer.layout.kind == "NCHW" else torch.contiguous_format
-        shape = (count * images, *self._sources.shape[1:])
-        rows = torch.empty(shape, dtype=self._sources.dtype, device=self._sources.device, memory_format=form)
-        torch.mul(self._sources[None], factors[:, None], out=rows.unflatten(0, (count, images)))
+        shape = (count * images, *self.sources.shape[1:])
+        rows = torch.empty(shape, dtype=self.sources.dtype, device=self.sources.device, memory_format=form)
+        perturbed = rows.unflatten(0, (count, images))
+        torch.mul(self.sources[None], native, out=perturbed)
+        if fill is not None:
+            perturbed.addcmul_(fill[None], 1 - native)
         with torch.no_grad():
             logits = self._logits(rows, torch.arange(images, device=rows.device).repeat(count))
             outputs = logits.softmax(1) if softmax else logits

@@ -1,0 +1,180 @@
+"""Class activation maps whose weights are measured channel by channel: without it (Ablation-CAM), or by what it shows (Score-CAM)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from attrlib.methods.affine import is_affine
+from attrlib.methods.base import METHODS, Method, Passes
+from attrlib.methods.cams import weighted
+from attrlib.methods.task import Task
+from attrlib.models import Layer
+from attrlib.registry import Paper, param
+
+ABLATION_CAM = Paper("Desai and Ramaswamy 2020", "Ablation-CAM", "https://openaccess.thecvf.com/content_WACV_2020/html/Desai_Ablation-CAM")
+SCORE_CAM = Paper("Wang et al. 2020", "Score-CAM: Score-Weighted Visual Explanations", "https://arxiv.org/abs/1910.01279")
+SS_CAM = Paper("Wang et al. 2020", "SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization", "https://arxiv.org/abs/2006.14255")
+IS_CAM = Paper("Naidu et al. 2020", "IS-CAM: Integrated Score-CAM", "https://arxiv.org/abs/2010.03023")
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class AblationCAM(Method):
+    """Ablation-CAM: relu(sum_c w_c A_c), w_c = (f - f without channel c) / f, f the target logit.
+
+    A channel is set to zero at all positions (prefix tokens stay). Where the model behind the layer is affine, as pooling and a
+    linear head are, the drop is sum_ij g_ij A_ij in closed form, and takes one backward pass rather than one pass a channel.
+    Where the logit is negative, weights turn their sign, as in the paper.
+    """
+
+    name, family, paper = "Ablation-CAM", "CAM", ABLATION_CAM
+    default_layer, signed = "Final", False
+
+    def attribute(self, task: Task) -> Tensor:
+        activations, full = task.spatial(task.inputs), task.clean_scores()[:, None]
+        if is_affine(task):
+            drops = (task.spatial(task.clean_gradient()) * activations).sum((2, 3))
+        else:
+            drops = full - self._without_each_channel(task)
+        weights = torch.where(full == 0, 0.0, drops / full)
+        return weighted(weights[:, :, None, None], activations)
+
+    def _without_each_channel(self, task: Task) -> Tensor:
+        """Target logits (B,C)."""
+        channels, height, width = task.layer.shape
+        kept = torch.arange(channels, device=task.images.device)
+
+        def ablate(which: range) -> Tensor:
+            factors = kept != kept[which.start : which.stop, None]
+            return factors.float()[:, :, None, None].expand(-1, -1, height, width)
+
+        return torch.cat([scores for _, scores in task.perturbed(channels, ablate)]).T
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(forward=1 + layer.shape[0], gradient=1)
+
+
+@dataclass(frozen=True)
+class MaskCAM(Method):
+    """relu(sum_c w_c A_c), w_c from the target's score of the image times H_c, A_c at the image's size and from 0 to 1.
+
+    A channel that is constant shows nothing, and has weight zero. A subclass says what else becomes of the masks.
+    """
+
+    default_layer, signed = "Final", False
+    weighting: str = param(
+        "softmax",
+        "softmax over the channels of the logits under their masks (the paper, IDSDS), or the target's probability under each (the paper's "
+        "code, Rao et al.)",
+        choices=("softmax", "probability"),
+    )
+    top: int | None = param(
+        None, "Only the channels that vary most over positions, so many, for speed", low=1, high=8192, auto="all channels"
+    )
+
+    @property
+    def copies(self) -> int:
+        """How many variants there are of each mask, whose scores are averaged."""
+        return 1
+
+    def altered(self, masks: Tensor, copies: list[int], task: Task) -> Tensor:
+        """What becomes of masks (U,k,H,W) in these copies, one for each of the k."""
+        return masks
+
+    def attribute(self, task: Task) -> Tensor:
+        maps, chosen = task.spatial(task.sources), self._chosen(task)
+        each, whole = chosen.shape[1], task.at("Input")
+
+        def make(which: range) -> Tensor:
+            shown = normalised(picked(maps, chosen[:, [i % each for i in which]]), whole.layer.shape[1:])
+            return self.altered(shown, [i // each for i in which], whole).transpose(0, 1)[:, :, None]
+
+        chunks = whole.perturbed(self.copies * each, make, softmax=self.weighting == "probability")
+        scores = torch.cat([values for _, values in chunks]).view(self.copies, each, len(task)).mean(0).T
+        maps = picked(task.spatial(task.inputs), task.per_item(chosen))
+        flat = maps.amax((2, 3)) == maps.amin((2, 3))
+        if self.weighting == "softmax":
+            # Where all channels are constant there is nothing to choose from.
+            weights = scores.masked_fill(flat, -torch.inf).softmax(1).nan_to_num(0.0)
+        else:
+            weights = scores.masked_fill(flat, 0.0)
+        return weighted(weights[:, :, None, None], maps)
+
+    def passes(self, layer: Layer) -> Passes:
+        count = self.copies * min(layer.shape[0], self.top or layer.shape[0])
+        return Passes(forward=count, before=1 + count)
+
+    def _chosen(self, task: Task) -> Tensor:
+        """Which channels (U,K) are used."""
+        maps = task.spatial(task.sources)
+        if self.top is None or self.top >= maps.shape[1]:
+            return torch.arange(maps.shape[1], device=maps.device).expand(len(maps), -1)
+        return maps.flatten(2).std(2).topk(self.top).indices.sort().values
+
+
+def picked(maps: Tensor, channels: Tensor) -> Tensor:
+    """Channels (U,k) of maps (U,C,h,w), each image's own."""
+    return maps[torch.arange(len(maps), device=maps.device)[:, None], channels]
+
+
+def normalised(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (U,k,h,w) at another size, bilinear, each from 0 to 1; zero where it is constant."""
+    large = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    low, high = large.amin((2, 3), keepdim=True), large.amax((2, 3), keepdim=True)
+    return (large - low) / torch.where(high > low, high - low, 1.0)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class ScoreCAM(MaskCAM):
+    """Score-CAM: relu(sum_c w_c A_c), w = softmax over c of f(x H_c), H_c the channel's map at the image's size, from 0 to 1.
+
+    The logit of a baseline, which the paper takes off, is the same for all channels and leaves the softmax as it is.
+    """
+
+    name, family, paper = "Score-CAM", "CAM", SCORE_CAM
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class SSCAM(MaskCAM):
+    """SS-CAM: Score-CAM with f averaged over noisy masks, mean_n f(x (H_c + N(0, std^2))), the noise being that of torch-cam and IDSDS.
+
+    All channels and images see the same noise, so that they differ in nothing else.
+    """
+
+    name, family, paper, seeded = "SS-CAM", "CAM", SS_CAM, True
+    samples: int = param(35, "Noisy copies of each mask", low=1, high=1000)
+    std: float = param(2.0, "Standard deviation of the noise, of which the masks go from 0 to 1", low=0.0, high=10.0)
+
+    @property
+    def copies(self) -> int:
+        return self.samples
+
+    def altered(self, masks: Tensor, copies: list[int], task: Task) -> Tensor:
+        drawn = {copy: mask_noise(task, copy) for copy in dict.fromkeys(copies)}
+        return masks + self.std * torch.stack([drawn[copy] for copy in copies])
+
+
+def mask_noise(task: Task, copy: int) -> Tensor:
+    """Noise (H,W) of one copy, of standard deviation 1."""
+    return torch.randn(task.images.shape[2:], generator=task.generator("mask", copy)).to(task.images.device)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class ISCAM(MaskCAM):
+    """IS-CAM: Score-CAM with f averaged on the straight path to the masked image, mean_i f(i/N x H_c), i = 1..N."""
+
+    name, family, paper = "IS-CAM", "CAM", IS_CAM
+    steps: int = param(10, "Steps N of the path", low=1, high=1000)
+
+    @property
+    def copies(self) -> int:
+        return self.steps
+
+    def altered(self, masks: Tensor, copies: list[int], task: Task) -> Tensor:
+        shares = torch.tensor([(copy + 1) / self.steps for copy in copies], device=masks.device)
+        return masks * shares[:, None, None]
