@@ -68,7 +68,7 @@ def claims(scores: Scores, cards: Mapping[str, Card]) -> Iterable[str]:
         ("VGG without BatchNorm is better (IG)", "vgg11", "vgg11_bn"),
         ("VGG without bias is better (IG)", "x_vgg11", "vgg11"),
         ("Deeper is worse (IG): 10 against 18 layers", "resnet10", "resnet18"),
-        ("Deeper is worse (IG): 18 against 34 layers", "resnet18", "resnet34"),
+        ("Deeper is worse (IG): 18 against 26 layers", "resnet18", "resnet26"),
     )
     for claim, first, second in pairs:
         if all(f"birds_{name}{TUNED}" in cards for name in (first, second)):

@@ -21,14 +21,14 @@ TUNED = "_tuned"
 BIRDS = {
     "birds_resnet10": "small_resnet10_w16",
     "birds_resnet18": "small_resnet18_w16",
-    "birds_resnet34": "small_resnet34_w16",
-    "birds_wide_resnet10": "small_resnet10_w32",
+    "birds_resnet26": "small_resnet26_w16",
+    "birds_wide_resnet10": "small_resnet10_w24",
     "birds_fixup_resnet18": "small_fixup_resnet18_w16",
     "birds_x_resnet18": "small_x_resnet18_w16",
     "birds_vgg11": "small_vgg11_w16",
     "birds_vgg11_bn": "small_vgg11_bn_w16",
     "birds_x_vgg11": "small_x_vgg11_w16",
-    "birds_vit6": "small_vit6_w128",
+    "birds_vit6": "small_vit6_w64",
     "birds_bcos_resnet18": "small_bcos_resnet18_w16",
     "birds_bagnet33": "small_bagnet33_w16",
 }

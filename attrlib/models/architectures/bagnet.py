@@ -47,17 +47,24 @@ class BagNet(Stages):
     """BagNet (Brendel and Bethge 2019): a ResNet-50 whose last positions see patches of `receptive_field` (9, 17 or 33) pixels.
 
     The logits are the mean over positions, eight pixels apart, of the logits of their patches. `depths` counts the blocks of
-    each stage; the defaults are those of BagNet-33.
+    each stage, whose widths are `width` times `factors`; the defaults are those of BagNet-33.
     """
 
-    def __init__(self, receptive_field: int = 33, depths: Sequence[int] = (3, 4, 6, 3), width: int = 64, num_classes: int = 1000):
+    def __init__(
+        self,
+        receptive_field: int = 33,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        width: int = 64,
+        num_classes: int = 1000,
+        factors: Sequence[int] = DOUBLING,
+    ):
         super().__init__()
         self.receptive_field = receptive_field
         self.conv1 = nn.Conv2d(3, width, 1, bias=False)
         self.conv2 = nn.Conv2d(width, width, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width, momentum=0.001)
         self.relu = nn.ReLU(inplace=True)
-        widths = [width * k for k in DOUBLING]
+        widths = [width * k for k in factors]
         channels = self.add_stages(Bottleneck, width, widths, depths, stride=STRIDES, kernel=KERNELS[receptive_field])
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)

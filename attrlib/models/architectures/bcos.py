@@ -106,16 +106,23 @@ class BcosResNet(Stages):
 
     The image r, g, b enters as the six channels r, g, b, 1-r, 1-g, 1-b, so that a colour is a direction and black is not zero.
     The classifier works at each position before the pooling; the constant `logit_bias` = log(1 / (C - 1)) is the only bias.
-    `depths` counts the blocks of each stage: (3, 4, 6, 3) bottlenecks at `width` 64 is B-cos ResNet-50.
+    `depths` counts the blocks of each stage, whose widths are `width` times `factors`: (3, 4, 6, 3) bottlenecks at `width` 64 is B-cos ResNet-50.
     """
 
-    def __init__(self, depths: Sequence[int] = (3, 4, 6, 3), width: int = 64, bottleneck: bool = True, num_classes: int = 1000):
+    def __init__(
+        self,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        width: int = 64,
+        bottleneck: bool = True,
+        num_classes: int = 1000,
+        factors: Sequence[int] = DOUBLING,
+    ):
         super().__init__()
         self.conv1 = BcosConv2d(6, width, 7, 2)
         self.bn1 = UncentredBatchNorm2d(width)
         self.pool = nn.AvgPool2d(3, 2, 1)
         block: Block = BcosBottleneck if bottleneck else BcosBasicBlock
-        channels = self.add_stages(block, width, [width * k for k in DOUBLING], depths, stride=HALVING)
+        channels = self.add_stages(block, width, [width * k for k in factors], depths, stride=HALVING)
         self.fc = BcosConv2d(channels, num_classes, 1)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.logit_bias = -math.log(max(num_classes - 1, 1))

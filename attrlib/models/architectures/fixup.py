@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from attrlib.models.architectures.residual import Block
+from attrlib.models.architectures.residual import DOUBLING, Block
 from attrlib.models.architectures.x_resnet import XBasicBlock, XBottleneck, XResNet
 
 
@@ -51,15 +51,22 @@ class FixupBottleneck(XBottleneck):
 class FixupResNet(XResNet):
     """Fixup-ResNet (Zhang et al. 2019): no BatchNorm; scalar biases, a scale in each block, and an initialisation instead.
 
-    `depths` counts the blocks of each stage: (3, 4, 6, 3) bottlenecks at `width` 64 is Fixup-ResNet-50, (2, 2, 2, 2) basic
+    `depths` counts the blocks of each stage, whose widths are `width` times `factors`: (3, 4, 6, 3) bottlenecks at `width` 64 is Fixup-ResNet-50, (2, 2, 2, 2) basic
     blocks are Fixup-ResNet-18.
     """
 
     basic: Block = FixupBasicBlock
     bottleneck: Block = FixupBottleneck
 
-    def __init__(self, depths: Sequence[int] = (3, 4, 6, 3), width: int = 64, bottleneck: bool = True, num_classes: int = 1000):
-        super().__init__(depths, width, bottleneck, num_classes)
+    def __init__(
+        self,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        width: int = 64,
+        bottleneck: bool = True,
+        num_classes: int = 1000,
+        factors: Sequence[int] = DOUBLING,
+    ):
+        super().__init__(depths, width, bottleneck, num_classes, factors)
         self.bias1, self.bias2 = _bias(), _bias()
         self.fc.bias = nn.Parameter(torch.zeros(num_classes))
 

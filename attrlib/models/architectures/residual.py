@@ -8,7 +8,7 @@ from torch import Tensor, nn
 HALVING = (1, 2, 2, 2)
 """The strides of a ResNet's stages."""
 DOUBLING = (1, 2, 4, 8)
-"""The widths of a ResNet's stages, in units of the first."""
+"""The widths of a ResNet's stages, in units of the first; the small versions here stop at 4."""
 
 
 class Block(Protocol):

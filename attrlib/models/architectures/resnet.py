@@ -22,17 +22,17 @@ class BasicBlock(resnet.BasicBlock):
 class ResNet(Stages):
     """Residual network with BatchNorm (He et al. 2016), of basic blocks; keys, computation and initialisation are torchvision's.
 
-    `depths` counts the blocks of each stage: (2, 2, 2, 2) at `width` 64 is ResNet-18.
+    `depths` counts the blocks of each stage, whose widths are `width` times `factors`: (2, 2, 2, 2) at `width` 64 is ResNet-18.
     """
 
-    def __init__(self, depths: Sequence[int] = (2, 2, 2, 2), width: int = 64, num_classes: int = 1000):
+    def __init__(self, depths: Sequence[int] = (2, 2, 2, 2), width: int = 64, num_classes: int = 1000, factors: Sequence[int] = DOUBLING):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         block: Any = BasicBlock
-        channels = self.add_stages(block, width, [width * k for k in DOUBLING], depths, stride=HALVING)
+        channels = self.add_stages(block, width, [width * k for k in factors], depths, stride=HALVING)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
         for module in self.modules():

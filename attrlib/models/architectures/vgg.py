@@ -11,7 +11,7 @@ WIDTHS = (1, 2, 4, 8, 8)
 class VGG(nn.Module):
     """VGG (Simonyan and Zisserman 2015): stages of 3 x 3 convolutions, each closed by a max pooling, and three linear layers.
 
-    `convs` counts the convolutions of each stage: (2, 2, 3, 3, 3) is VGG-16, (1, 1, 2, 2, 2) VGG-11. `hidden` is the width of
+    `convs` counts the convolutions of each stage, whose widths are `width` times `factors`: (2, 2, 3, 3, 3) is VGG-16, (1, 1, 2, 2, 2) VGG-11. `hidden` is the width of
     the linear layers, which read `pool` x `pool` positions; the defaults are the published ones, and the keys torchvision's.
     X-VGG (Hesse et al. 2021) is `bias=False`, without BatchNorm: f(a x) = a f(x) for a >= 0. Weights start as He et al. 2015
     have it, in the linear layers too, where the published 0.01 suits the published width alone.
@@ -26,11 +26,12 @@ class VGG(nn.Module):
         batch_norm: bool = False,
         bias: bool = True,
         num_classes: int = 1000,
+        factors: Sequence[int] = WIDTHS,
     ):
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
-        for count, factor in zip(convs, WIDTHS, strict=True):
+        for count, factor in zip(convs, factors, strict=True):
             for _ in range(count):
                 layers.append(nn.Conv2d(channels, width * factor, 3, padding=1, bias=bias))
                 channels = width * factor

@@ -66,20 +66,27 @@ class XBottleneck(nn.Module):
 class XResNet(Stages):
     """X-ResNet (Hesse et al. 2021): Fixup-ResNet less every bias and scale, so that f(a x) = a f(x) for a >= 0.
 
-    Input x gradient then equals Integrated Gradients with baseline zeros. `depths` counts the blocks of each stage:
-    (3, 4, 6, 3) bottlenecks at `width` 64 is X-ResNet-50. Weights start as Fixup's.
+    Input x gradient then equals Integrated Gradients with baseline zeros. `depths` counts the blocks of each stage, whose
+    widths are `width` times `factors`: (3, 4, 6, 3) bottlenecks at `width` 64 is X-ResNet-50. Weights start as Fixup's.
     """
 
     basic: Block = XBasicBlock
     bottleneck: Block = XBottleneck
 
-    def __init__(self, depths: Sequence[int] = (3, 4, 6, 3), width: int = 64, bottleneck: bool = True, num_classes: int = 1000):
+    def __init__(
+        self,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        width: int = 64,
+        bottleneck: bool = True,
+        num_classes: int = 1000,
+        factors: Sequence[int] = DOUBLING,
+    ):
         super().__init__()
         self.conv1 = _convolution(3, width, 7, 2)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         block = self.bottleneck if bottleneck else self.basic
-        channels = self.add_stages(block, width, [width * k for k in DOUBLING], depths, stride=HALVING)
+        channels = self.add_stages(block, width, [width * k for k in factors], depths, stride=HALVING)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes, bias=False)
         self.initialise()
