@@ -30,7 +30,7 @@ import attrlib.training.finetune
 from attrlib.data.datasets import load_dataset
 from attrlib.data.derived import Kept, hold_out
 from attrlib.data.labels import with_description
-from attrlib.errors import DataError, ImageError, ModelError, SpecError, TrainingError
+from attrlib.errors import Cancelled, DataError, ImageError, ModelError, SpecError, TrainingError
 from attrlib.models import Card, card_of, list_models, load_model, shipped, smallest, with_classes
 from attrlib.models.architectures import ARCHITECTURES, Architecture, FixupResNet
 from attrlib.models.architectures.catalogue import HE
@@ -584,6 +584,38 @@ def test_json_is_one_line_with_the_card(whole: tuple[Path, Result], data: Path, 
     assert out.read_bytes() == whole[0].read_bytes(), "the same command, the same weights"
 
 
+def test_fractions_train_anew_on_each_share_of_the_same_data(whole: tuple[Path, Result], data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "own.safetensors"
+    result = invoke(*command(data, out, "--fractions", "0.5, 1", "--json"))
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(result.stdout)["models"]
+    assert [(Path(m["out"]).name, m["recipe"]["fraction"]) for m in found] == [("own_50.safetensors", 0.5), ("own_100.safetensors", 1.0)]
+    assert sorted(os.listdir(tmp_path)) == [f"own_{share}.{kind}" for share in (100, 50) for kind in ("json", "safetensors")]
+    assert (tmp_path / "own_100.safetensors").read_bytes() == whole[0].read_bytes(), "the whole share is training without shares"
+    assert (tmp_path / "own_50.safetensors").read_bytes() != whole[0].read_bytes()
+
+
+def test_fractions_go_on_with_the_one_that_was_stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, trained = tmp_path / "own.safetensors", []
+
+    def stopped(training: Training, *others: Any) -> Card:
+        def watched(found: Progress) -> None:
+            trained.append((training.recipe.fraction, found.epoch))
+            if stop and training.recipe.fraction == 1:
+                raise Cancelled("cancelled")
+
+        return train_checkpoint(training, *others[:-1], watched)
+
+    monkeypatch.setattr(attrlib.cli.finetune, "train_checkpoint", stopped)
+    stop = True
+    assert invoke(*command(data, out, "--fractions", "0.5,1")).exit_code == 130
+    assert {fraction for fraction, _ in trained} == {0.5, 1.0}
+    stop = False
+    trained.clear()
+    assert invoke(*command(data, out, "--fractions", "0.5,1")).exit_code == 0
+    assert {fraction for fraction, _ in trained} == {1.0}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_cancelled_goes_on_with_the_same_command(
     whole: tuple[Path, Result], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -624,6 +656,8 @@ def test_what_was_cancelled_goes_on_with_the_same_command(
     [
         (("--epochs", 0), "epochs=0 is out of range"),
         (("--epochs", "many"), "epochs='many' is not valid"),
+        (("--fractions", "0.5,2"), "fraction=2 is out of range"),
+        (("--fractions", ""), "fraction='' is not valid"),
         (("--deletion", 33), "deletion=33 is out of range"),
         (("--deletion", 17), "have no 17 x 17 cells; choose a smaller deletion"),
         (("--baseline", "black"), "unknown baseline 'black'"),

@@ -1,6 +1,5 @@
 """Training on images with deleted cells: `python -m attrlib finetune`."""
 
-import dataclasses
 import json
 import os
 import shlex
@@ -8,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +33,9 @@ def finetune(
     select: Annotated[str | None, typer.Option("--select", help="Data to choose the best epoch on; by default a tenth held out.")] = None,
     report: Annotated[str | None, typer.Option("--report", help="Data that the accuracies in the card are about.")] = None,
     preset: Annotated[str, typer.Option("--preset", help=f"Where the other flags begin: {', '.join(PRESETS)}.")] = "idsds",
+    fractions: Annotated[
+        str | None, typer.Option("--fractions", help="Train anew on each share of the data, as 0.2,0.4,1: writes OUT_20, OUT_40, OUT_100.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
     *,
@@ -43,24 +46,44 @@ def finetune(
     Several GPUs: torchrun --nproc-per-node N -m attrlib finetune ...
     """
     begin = ModelSpec(model, checkpoint and anchored(checkpoint))
-    training = Training(begin, anchored(data), Recipe.parse(options, preset), select and anchored(select), report and anchored(report))
-    state = out.with_suffix(".training")
+    recipe = Recipe.parse(options, preset)
+    training = Training(begin, anchored(data), recipe, select and anchored(select), report and anchored(report))
+    todo = {out: training}
+    if fractions is not None:
+        shares = [Recipe.parse({"fraction": text}).fraction for text in fractions.split(",")]
+        todo = {out.with_stem(f"{out.stem}_{100 * share:g}"): replace(training, recipe=replace(recipe, fraction=share)) for share in shares}
+    made = {path: _train(own, path, device, as_json) for path, own in todo.items()}
+    if int(os.environ.get("RANK", 0)):
+        return
+    # Only now: until all are made, the same command passes over those that are.
+    for path in made:
+        shutil.rmtree(_state(path), ignore_errors=True)
+    if as_json:
+        found = [{"out": str(path), **asdict(card)} for path, card in made.items()]
+        typer.echo(json.dumps(found[0] if fractions is None else {"models": found}))
+    else:
+        for path, card in made.items():
+            _report(card, path, training.report or training.select)
+
+
+def _train(training: Training, out: Path, device: str, quiet: bool) -> Card:
+    state = _state(out)
     with interruptible() as check:
-        show = _line(as_json or int(os.environ.get("RANK", 0)) > 0)
+        show = _line(quiet or int(os.environ.get("RANK", 0)) > 0)
 
         def watch(found: Progress) -> None:
             check()
             show(found)
 
         try:
-            card = train_checkpoint(training, out, state, device, watch)
+            return train_checkpoint(training, out, state, device, watch)
         except Cancelled:
             typer.echo(f"stopped: the epochs that are done are kept in {state}; the same command goes on", err=True)
             raise
-    if int(os.environ.get("RANK", 0)):
-        return
-    shutil.rmtree(state, ignore_errors=True)
-    _report(card, out, training.report or training.select, as_json)
+
+
+def _state(out: Path) -> Path:
+    return out.with_suffix(".training")
 
 
 def _line(quiet: bool) -> Callable[[Progress], None]:
@@ -83,10 +106,7 @@ def _line(quiet: bool) -> Callable[[Progress], None]:
     return show
 
 
-def _report(card: Card, out: Path, data: str | None, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps({"out": str(out), **dataclasses.asdict(card)}))
-        return
+def _report(card: Card, out: Path, data: str | None) -> None:
     if sys.stderr.isatty():
         typer.echo("\r" + " " * 78 + "\r", nl=False, err=True)
     for name in ("clean", "deleted"):

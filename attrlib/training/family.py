@@ -35,9 +35,9 @@ BIRDS = {
 PHOTOS = {"imagenette_resnet18": "small_resnet18_w16", "imagenette_bagnet33": "small_bagnet33_w16"}
 LITE0 = "imagenette_efficientnet_lite0"
 
-_PLAIN = replace(PRESETS["scratch"], epochs=4, fraction=0.4)
+_PLAIN = replace(PRESETS["scratch"], epochs=3, fraction=0.4)
 _ADAM = replace(_PLAIN, optimizer="adamw", rate=0.002, decay=0.0)
-_CAREFUL = replace(_ADAM, epochs=8, rate=0.001, clip=1.0)
+_CAREFUL = replace(_ADAM, epochs=8, rate=0.002, clip=1.0)
 """Without BatchNorm to hold the activations, slower and longer."""
 RECIPES: dict[str, Recipe] = {
     "birds_fixup_resnet18": _CAREFUL,
