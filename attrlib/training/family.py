@@ -33,6 +33,7 @@ BIRDS = {
     "birds_bagnet33": "small_bagnet33_w16",
 }
 PHOTOS = {"imagenette_resnet18": "small_resnet18_w16", "imagenette_bagnet33": "small_bagnet33_w16"}
+"""Of real photos, from random weights, and plain alone."""
 LITE0 = "imagenette_efficientnet_lite0"
 
 _PLAIN = replace(PRESETS["scratch"], epochs=3, fraction=0.4)
@@ -49,7 +50,7 @@ RECIPES: dict[str, Recipe] = {
     "birds_bagnet33": replace(_PLAIN, fraction=0.3),
     "imagenette_resnet18": replace(_PLAIN, epochs=20, fraction=1.0, scale=0.35),
     "imagenette_bagnet33": replace(_PLAIN, epochs=6, fraction=1.0, scale=0.35),
-    LITE0: replace(PRESETS["short"], epochs=2, batch=64, rate=0.005, scale=0.35),
+    LITE0: replace(PRESETS["short"], epochs=1, batch=64, rate=0.005, scale=0.35, fraction=0.5),
 }
 """Where the training of a plain model is not that of the others."""
 
@@ -61,6 +62,9 @@ def trainings(photos: str, folder: Path) -> dict[str, Training]:
         recipe = replace(RECIPES.get(name, _PLAIN), deletion=0)
         data = ("birds:train", "birds:select", "birds:test") if name in BIRDS else (f"{photos}/train", None, f"{photos}/val")
         start = ModelSpec(f"attrlib:{architecture}", "random:0") if architecture else ModelSpec("efficientnet_lite0")
+        if name in PHOTOS:
+            found[name] = Training(start, data[0], recipe, data[1], data[2])
+            continue
         found[name] = Training(start, data[0], recipe, data[1], data[2], name + TUNED)
         tuned = replace(recipe, epochs=max(2, recipe.epochs // 2), rate=recipe.rate / 5, warmup=0.0, deletion=4)
         tuned = replace(tuned, optimizer="sgd" if tuned.optimizer == "nesterov" else tuned.optimizer)
