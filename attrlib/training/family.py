@@ -47,7 +47,7 @@ RECIPES: dict[str, Recipe] = {
     "birds_x_vgg11": _CAREFUL,
     "birds_vit6": replace(_ADAM, rate=0.001, decay=0.05, epochs=10, fraction=0.5),
     "birds_bcos_resnet18": _ADAM,
-    "birds_bagnet33": replace(_PLAIN, fraction=0.3),
+    "birds_bagnet33": replace(_PLAIN, fraction=0.3, epochs=4),
     "imagenette_resnet18": replace(_PLAIN, epochs=20, fraction=1.0, scale=0.35),
     "imagenette_bagnet33": replace(_PLAIN, epochs=6, fraction=1.0, scale=0.35),
     LITE0: replace(PRESETS["short"], epochs=1, batch=64, rate=0.005, scale=0.35, fraction=0.5),

@@ -62,7 +62,7 @@ class BagNet(Stages):
         self.receptive_field = receptive_field
         self.conv1 = nn.Conv2d(3, width, 1, bias=False)
         self.conv2 = nn.Conv2d(width, width, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width, momentum=0.001)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         widths = [width * k for k in factors]
         channels = self.add_stages(Bottleneck, width, widths, depths, stride=STRIDES, kernel=KERNELS[receptive_field])
