@@ -20,6 +20,7 @@ from attrlib.errors import (
     StoreError,
 )
 from attrlib.methods import Attribution, list_methods
+from attrlib.methods.own import load_own
 from attrlib.models import Classifier, list_models, load_model, wrap_model
 from attrlib.postprocess import resize, smooth
 from attrlib.protocols import list_protocols
@@ -63,3 +64,5 @@ __all__ = [
     "smooth",
     "wrap_model",
 ]
+
+load_own()

@@ -136,11 +136,15 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, type[T]]):
-    """Classes by their `name`, in order of registration. It imports nothing of what it holds."""
+    """Classes by their `name`, in order of registration. It imports nothing of what it holds.
+
+    `left_out` are files and packages that could not be loaded, each with the reason.
+    """
 
     def __init__(self, what: str, error: type[AttrlibError]):
         self._what, self._error = what, error
         self._classes: dict[str, type[T]] = {}
+        self.left_out: dict[str, str] = {}
 
     def register(self, cls: type[T]) -> type[T]:
         """Class decorator: adds `cls` under `cls.name`."""
@@ -150,9 +154,15 @@ class Registry(Mapping[str, type[T]]):
         self._classes[name] = cls
         return cls
 
+    def forget(self, name: str) -> None:
+        """Takes a class out again."""
+        del self._classes[name]
+
     def __getitem__(self, name: str) -> type[T]:
         if name not in self._classes:
-            raise self._error(unknown(self._what, name, self._classes))
+            missing = ", ".join(self.left_out)
+            more = f"Not loaded: {missing}; python -m attrlib methods says why." if missing else ""
+            raise self._error(unknown(self._what, name, self._classes, more))
         return self._classes[name]
 
     def __contains__(self, name: object) -> bool:

@@ -10,7 +10,7 @@ import typer
 
 from attrlib.cli.common import Json, command
 from attrlib.data.datasets import list_datasets
-from attrlib.methods import list_methods
+from attrlib.methods import METHODS, list_methods
 from attrlib.models import download as download_checkpoint
 from attrlib.models import list_models
 from attrlib.protocols import list_protocols
@@ -51,8 +51,10 @@ def download(
 
 @command()
 def methods(as_json: Json = False) -> None:
-    """List attribution methods with their parameters."""
+    """List attribution methods with their parameters; on standard error, files with own methods that could not be loaded."""
     found = list_methods()
+    for source, reason in METHODS.left_out.items():
+        typer.echo(f"not loaded: {source}: {reason}", err=True)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(m) for m in found], default=lambda kind: kind.__name__))
         return

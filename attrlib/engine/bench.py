@@ -158,7 +158,9 @@ class Bench:
     def _method(self, method: MethodSpec, view: Classifier, seeded: bool) -> dict[str, object]:
         # The path rather than the name: a wrapped model may call any layer Middle.
         layer = view.layer(method.layer, view.input_size).path
-        return {"method": method.name, "params": method.values, "layer": layer, "seed": self.setting.seed if seeded else None}
+        code = METHODS[method.name].code
+        own = {"code": code} if code else {}
+        return own | {"method": method.name, "params": method.values, "layer": layer, "seed": self.setting.seed if seeded else None}
 
     def explain(self, method: MethodSpec, beside: Sequence[MethodSpec] = ()) -> Explain:
         """Maps of a method, from the shelf where they are known.

@@ -31,6 +31,7 @@ class Method(ABC):
 
     `needs` says in words what a model must have; `signed` whether maps have both signs; `fast` whether one forward and at
     most one backward pass suffice; `seeded` whether the map depends on the seed; `about_class` whether it depends on the target class.
+    `code` is a digest of the source of a method of the user's own: its stored maps are those of this code alone.
     """
 
     name: ClassVar[str]
@@ -42,6 +43,7 @@ class Method(ABC):
     seeded: ClassVar[bool] = False
     fast: ClassVar[bool] = False
     about_class: ClassVar[bool] = True
+    code: ClassVar[str] = ""
 
     def check(self, model: Classifier, layer: Layer) -> None:  # noqa: B027  most methods are defined for every model
         """Raises `MethodError` with the reason where the method is known not to be defined before anything is computed."""

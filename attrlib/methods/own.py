@@ -1,0 +1,182 @@
+"""Methods of the user's own: Python files in a folder that is named for them, and installed packages that offer some.
+
+A file in such a folder is run with all rights of the user; nothing else ever is, neither an upload nor what a link names.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from platformdirs import user_config_dir
+from torch import Tensor
+
+from attrlib.errors import AttrlibError, MethodError
+from attrlib.methods.base import METHODS, Method, Passes
+from attrlib.methods.task import Task
+from attrlib.models import Layer, Layout
+from attrlib.models.state import restored
+from attrlib.registry import Paper, params_of
+from attrlib.specs import digest
+
+FOLDERS = "ATTRLIB_METHODS"
+GROUP = "attrlib.methods"
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def folders() -> list[Path]:
+    """Where own methods are: in the folders that `ATTRLIB_METHODS` names, else in `methods` of the user's configuration folder."""
+    named = os.environ.get(FOLDERS)
+    if named is None:
+        return [Path(user_config_dir("attrlib")) / "methods"]
+    return [Path(part).expanduser() for part in named.split(os.pathsep) if part.strip()]
+
+
+def load_own() -> None:
+    """Registers the methods in all files `*.py` of the folders, and those of the entry points `attrlib.methods`.
+
+    What cannot be loaded is left out, and `METHODS.left_out` says why; all else goes on.
+    """
+    for folder in folders():
+        if not folder.is_dir():
+            if FOLDERS in os.environ:
+                METHODS.left_out[str(folder)] = f"there is no such folder; make it, or take it out of {FOLDERS}"
+            continue
+        for file in sorted(folder.glob("*.py")):
+            if not file.name.startswith("_"):
+                _load(str(file), functools.partial(_run, file))
+    for point in entry_points(group=GROUP):
+        _load(f"entry point {point.name}", point.load)
+
+
+def _load(source: str, run: Callable[[], object]) -> None:
+    before = set(METHODS)
+    try:
+        run()
+        new = [METHODS[name] for name in METHODS if name not in before]
+        if not new:
+            raise MethodError("it registers no method; decorate a class with @METHODS.register")
+        for cls in new:
+            _check(cls)
+            _guard(cls, source)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  it is somebody's code, and the others must go on
+        for name in [name for name in METHODS if name not in before]:
+            METHODS.forget(name)
+        METHODS.left_out[source] = str(error) if isinstance(error, AttrlibError) else _said(error)
+
+
+def _run(file: Path) -> None:
+    for path in (file.parent, file):
+        if os.name == "posix" and path.stat().st_mode & stat.S_IWOTH:
+            raise MethodError(f"everybody may write to {path.name}, so it is not run; take that right away with chmod o-w")
+    name = f"attrlib_own_{digest(str(file.resolve()))[:12]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None, "a file has a location"
+    assert spec.loader is not None, "a Python file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look up the module of their class.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+def _check(cls: type[Method]) -> None:
+    """Raises `MethodError` where the class is no method that menus, links and tests can be made for."""
+    what = cls.__name__
+    if not issubclass(cls, Method) or "__dataclass_fields__" not in vars(cls):
+        raise MethodError(
+            f"{what} is no frozen dataclass with the base Method; write @METHODS.register, @dataclass(frozen=True), class {what}(Method)"
+        )
+    if not isinstance(cls.name, str) or not re.fullmatch(r"[^@:,=\s]([^@:,=\n]*[^@:,=\s])?", cls.name):
+        raise MethodError(
+            f"the name {cls.name!r} of {what} cannot be written in a list of methods; leave out @ : , = and blanks at its ends"
+        )
+    for attribute, kind in (("family", str), ("paper", Paper), ("default_layer", str), ("needs", tuple)):
+        if not isinstance(getattr(cls, attribute, None), kind):
+            raise MethodError(f"{what} has no {attribute} of the type {kind.__name__}; add it beside name")
+    if not (cls.__doc__ or "").strip() or (cls.__doc__ or "").startswith(f"{what}("):
+        raise MethodError(f"{what} has no docstring; say in its first line what the method computes")
+    for field in dataclasses.fields(cls):
+        if "help" not in field.metadata:
+            raise MethodError(f"{what}.{field.name} is no parameter; declare it as {field.name}: int = param(...)")
+    for param in params_of(cls):
+        param.parse(param.default)
+    try:
+        passes = cls().passes(Layer("Input", "", Layout("NCHW", 3, 32, 32)))
+    except TypeError as error:
+        raise MethodError(f"{what} cannot be made ({error}); it needs attribute(task) and passes(layer)") from None
+    if not isinstance(passes, Passes):
+        raise MethodError(f"{what}.passes returns a {type(passes).__name__}; return Passes(forward=..., gradient=...)")
+
+
+def _guard(cls: type[Method], source: str) -> None:
+    """Has the class's failures named, its maps looked at, and the model put back; its code becomes a part of what its maps depend on."""
+    file = sys.modules[cls.__module__].__file__ or ""
+    cls.code = digest(Path(file).read_bytes())
+    cls.check = _named(cls.check, cls, source)  # type: ignore[method-assign]
+    cls.passes = _named(cls.passes, cls, source)  # type: ignore[method-assign]
+    attribute = _named(cls.attribute, cls, source)
+
+    @functools.wraps(attribute)
+    def guarded(self: Method, task: Task) -> Tensor:
+        with restored(task.classifier.module) as changed:
+            maps = attribute(self, task)
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise MethodError(
+                f"{cls.name} ({source}) has changed the model: {changed[0]}{more}; it was put back, and the maps are not used"
+            )
+        return _proper(maps, task, f"{cls.name} ({source})")
+
+    cls.attribute = guarded  # type: ignore[method-assign]
+
+
+def _named(function: F, cls: type[Method], source: str) -> F:
+    @functools.wraps(function)
+    def named(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except (AttrlibError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise MethodError(f"{cls.name} ({source}) fails in {function.__name__}: {_said(error)}") from error
+
+    return named  # type: ignore[return-value]
+
+
+def _proper(maps: object, task: Task, what: str) -> Tensor:
+    expected = (len(task), 1, *task.layer.shape[1:])
+    if not isinstance(maps, Tensor):
+        raise MethodError(f"{what} returned a {type(maps).__name__}; return a tensor of shape {expected}")
+    if tuple(maps.shape) != expected:
+        raise MethodError(f"{what} returned maps of shape {tuple(maps.shape)}, expected {expected}")
+    if not maps.is_floating_point() or not bool(maps.isfinite().all()):
+        found = "values that are not finite" if maps.is_floating_point() else f"maps of {maps.dtype}"
+        raise MethodError(f"{what} returned {found} at {task.layer.name}; return finite floats, 0 where nothing can be said")
+    return maps
+
+
+def _said(error: BaseException) -> str:
+    """An error in one line, with the place in the file where it arose."""
+    lines = list(_lines(error))
+    place = f" in line {lines[-1]}" if lines else ""
+    text = str(error).splitlines()[0][:200] if str(error) else ""
+    return f"{type(error).__name__}{place}{': ' if text else ''}{text}"
+
+
+def _lines(error: BaseException) -> Iterator[int]:
+    """Of the traceback, the lines that are in files of own methods."""
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        yield error.lineno
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_globals.get("__name__", "").startswith("attrlib_own_"):
+            yield traceback.tb_lineno
+        traceback = traceback.tb_next

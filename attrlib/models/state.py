@@ -1,0 +1,84 @@
+"""What a computation may change in a module, so that what it did can be named and undone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class State:
+    """A module as it is now: values, gradients, modes, hooks, submodules. Holds a copy of the values until it is dropped.
+
+    Other attributes are left out: networks count and remember things in them when they run.
+    """
+
+    def __init__(self, module: nn.Module):
+        self._modules = [(path, m, m.training, vars(m).get("forward"), _tables(m)) for path, m in module.named_modules()]
+        self._tensors = [
+            (name, t, t.detach().clone(), t.requires_grad, t.grad, None if t.grad is None else t.grad.clone())
+            for name, t in (*module.named_parameters(), *module.named_buffers())
+        ]
+
+    def changes(self) -> list[str]:
+        """What is not as it was, in words; empty where all is."""
+        found = []
+        for path, m, training, forward, tables in self._modules:
+            where = path or "the whole model"
+            found += [] if m.training == training else [f"the mode of {where}"]
+            found += [] if vars(m).get("forward") is forward else [f"forward of {where}"]
+            for key, (table, content) in tables.items():
+                now = vars(m).get(key)
+                if now is not table or now.keys() != content.keys() or any(now[k] is not content[k] for k in content):
+                    found.append(f"{'hooks' if 'hooks' in key else key.strip('_')} of {where}")
+        for name, tensor, values, asks, grad, slope in self._tensors:
+            found += [] if _equal(tensor.detach(), values) else [f"the values of {name}"]
+            found += [] if tensor.requires_grad == asks else [f"requires_grad of {name}"]
+            kept = tensor.grad is grad and (grad is None or slope is None or _equal(grad, slope))
+            found += [] if kept else [f"the gradient of {name}"]
+        return list(dict.fromkeys(found))
+
+    def restore(self) -> None:
+        """Puts everything back."""
+        for _, m, training, forward, tables in self._modules:
+            m.training = training
+            vars(m).pop("forward", None)
+            if forward is not None:
+                m.forward = forward
+            for key, (table, content) in tables.items():
+                # In the same table, because the handles that remove hooks know it.
+                table.clear()
+                table.update(content)
+                vars(m)[key] = table
+        with torch.no_grad():
+            for _, tensor, values, asks, grad, slope in self._tensors:
+                if tensor.shape != values.shape:
+                    tensor.data = values
+                elif not _equal(tensor, values):
+                    tensor.copy_(values)
+                tensor.requires_grad_(asks)
+                tensor.grad = grad
+                if grad is not None and slope is not None:
+                    grad.copy_(slope)
+
+
+@contextmanager
+def restored(module: nn.Module) -> Iterator[list[str]]:
+    """Puts the module back as it was, also after an error; afterwards the list says what had been changed."""
+    state, changed = State(module), list[str]()
+    try:
+        yield changed
+    finally:
+        changed += state.changes()
+        if changed:
+            state.restore()
+
+
+def _tables(module: nn.Module) -> dict[str, tuple[Any, dict[Any, Any]]]:
+    return {key: (value, dict(value)) for key, value in vars(module).items() if isinstance(value, dict) and key.startswith("_")}
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Also where both are NaN."""
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

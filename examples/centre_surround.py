@@ -1,0 +1,30 @@
+"""A method of one's own: how much a position's gradient differs from its neighbours'.
+
+Lay the file into a folder, and name the folder in ATTRLIB_METHODS: it is then listed, offered and tested as any other.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from attrlib.methods import METHODS, Method, Passes, Task
+from attrlib.models import Layer
+from attrlib.registry import Paper, param
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class CentreSurround(Method):
+    """Centre-surround: input times gradient, less its mean over a window around each position."""
+
+    name, family, fast = "Centre-surround", "gradient", True
+    paper = Paper("attrlib", "Example of a method of one's own", "https://example.org")
+    window: int = param(9, "Side of the window, odd", low=3, high=63)
+
+    def attribute(self, task: Task) -> Tensor:
+        maps = task.reduce(task.inputs * task.clean_gradient())
+        return maps - F.avg_pool2d(maps, self.window | 1, stride=1, padding=self.window // 2, count_include_pad=False)
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(gradient=1)
