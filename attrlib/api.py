@@ -11,6 +11,7 @@ from torch import Tensor
 from attrlib.data.datasets import Dataset, anchored, load_dataset
 from attrlib.data.images import Photo
 from attrlib.data.samples import open_image
+from attrlib.engine.memory import rows_within
 from attrlib.engine.run import Watch, run
 from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import ImageError, SpecError
@@ -32,6 +33,7 @@ def explain(
     *,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
+    max_memory: int | None = None,
     progress: Progress = no_progress,
     **params: object,
 ) -> Attribution:
@@ -40,12 +42,15 @@ def explain(
     `images`: one or several pictures (PIL, path, `sample:NAME`), or a normalised tensor (3,H,W) or (B,3,H,W) at the model's
     input size or any other that it takes. `method`: a name, or its text form with layer and parameters (`IG@Final:steps=20`);
     `layer` and `params` override those. `target`: class index or name, one for all or one for each; None is the predicted class.
-    Returns maps (B,1,h,w), signed, at the layer's resolution. Raises `AttrlibError` that says what to do.
+    At most `batch_size` rows go through the model at once, and no more than fit into `max_memory` bytes, by default half of what is
+    free. Returns maps (B,1,h,w), signed, at the layer's resolution. Raises `AttrlibError` that says what to do.
     """
     spec = method if isinstance(method, MethodSpec) else MethodSpec.parse(str(method))
     spec = MethodSpec(spec.name, layer or spec.layer, tuple((spec.values | params).items()))  # type: ignore[arg-type]
     batch = as_batch(model, images)
-    return attribute(model, spec, batch, _targets(model, target, len(batch)), seed, batch_size, progress)
+    area = batch.shape[2] * batch.shape[3] / (model.input_size[0] * model.input_size[1])
+    rows = min(batch_size, max(1, int(rows_within(model, max_memory, area) / area)))
+    return attribute(model, spec, batch, _targets(model, target, len(batch)), seed, rows, progress)
 
 
 def score(

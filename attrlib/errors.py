@@ -45,6 +45,10 @@ class TrainingError(AttrlibError):
     """Training that cannot go on: what was wrong, and what to try. The last good state is kept."""
 
 
+class OutOfMemory(AttrlibError):
+    """A single image takes more memory than there is."""
+
+
 class Cancelled(AttrlibError):
     """The work was cancelled by the user. On the command line: exit code 130."""
 

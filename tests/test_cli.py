@@ -175,6 +175,14 @@ def test_the_arrays_are_those_of_the_library(explained: Path, embedded: Classifi
         assert (found[name] == values).all()
 
 
+def test_a_budget_changes_no_map_and_one_that_is_too_small_is_said(explained: Path, embedded: Classifier, tmp_path: Path) -> None:
+    photo = ("explain", "--image", "sample:cat", "--methods", "Grad-CAM", "--out", tmp_path / "out")
+    assert "raise max_memory" in fails(*photo, "--max-memory", embedded.nbytes, out=tmp_path / "out")
+    assert "max-memory='much' is not valid" in fails(*photo, "--max-memory", "much", out=tmp_path / "out")
+    succeeds(*photo, "--max-memory", "2GB")
+    assert all(np.array_equal(values, arrays(explained)[name]) for name, values in arrays(tmp_path / "out").items())
+
+
 def test_the_panel_shows_the_photo_and_every_map(explained: Path, embedded: Classifier) -> None:
     with Image.open(explained / "panel.png") as panel:
         assert panel.size == (16 + 4 * (448 + 16), 16 + 448 + 66 + 16)

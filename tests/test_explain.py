@@ -1,6 +1,8 @@
 """`attrlib.explain`: pictures and tensors of every kind, methods in every spelling, targets, and what it says when something is wrong."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import attrlib  # before timm: it declares the operators that torchvision may lack
@@ -15,6 +17,7 @@ from method_nets import Functional, made, pictures
 from PIL import Image
 from torch import Tensor
 
+from attrlib.engine.memory import row_bytes
 from attrlib.errors import AttrlibError, ImageError, LayerError, MethodError, SpecError
 
 SIZE = (48, 80)
@@ -311,3 +314,34 @@ def test_diagnostics_are_given_for_each_image_across_batches(model: Model) -> No
     assert list(found.diagnostics) == ["convergence"]
     each = [attrlib.explain(model, images[i], "IG", 1, steps=3).diagnostics["convergence"][0] for i in range(5)]
     assert found.diagnostics["convergence"] == pytest.approx(each, rel=0.05, abs=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_no_more_rows_go_through_the_model_than_the_memory_allows(rows: int) -> None:
+    module, seen = copy.deepcopy(method_nets.model("functional").module), []
+    own = attrlib.wrap_model(module, 64)
+    module.register_forward_pre_hook(lambda _module, args: seen.append(len(args[0])))
+    expected = attrlib.explain(own, pictures(5, 64), "SmoothGrad", 1, samples=3)
+    assert max(seen) == 15
+    seen.clear()
+    found = attrlib.explain(own, pictures(5, 64), "SmoothGrad", 1, samples=3, max_memory=own.nbytes + rows * row_bytes(own))
+    assert max(seen) == rows
+    assert torch.allclose(found.maps, expected.maps, rtol=1e-3, atol=1e-5)
+    # A picture of four times the size takes as much more.
+    seen.clear()
+    attrlib.explain(own, pictures(4, 128), "Gradient", 1, max_memory=own.nbytes + 8 * row_bytes(own))
+    assert max(seen) == 2
+
+
+def test_a_budget_that_is_too_small_for_one_picture_is_said_before_anything_is_computed(model: Model) -> None:
+    with pytest.raises(SpecError, match=r"for a single image, more than the .* allowed; raise max_memory"):
+        attrlib.explain(model, pictures(1, *SIZE), "Gradient", 0, max_memory=model.nbytes)
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_the_bytes_of_a_row_are_those_of_its_gradient_whatever_is_around(around: Callable[[], AbstractContextManager[object]]) -> None:
+    own = attrlib.wrap_model(method_nets.model("functional").module, 64)
+    with around():
+        found = row_bytes(own)
+    assert found == row_bytes(method_nets.model("functional"))
+    assert found > 8 * 64 * 64 * 4

@@ -161,6 +161,7 @@ def test_any_other_error_is_kept_with_a_readable_reason(queue: Queue) -> None:
 def test_too_little_memory_is_said_to_be_that(work: Callable, queue: Queue) -> None:
     assert "not enough memory" in str(ended(queue.submit("a", work)).error)
     assert "fewer steps" in str(queue.submit("a", work).error)
+    assert ended(queue.submit("next", returns("fine"))).result == "fine"
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), MethodError("x"), Cancelled("x"), MemoryError(), SystemExit(1), KeyboardInterrupt()])

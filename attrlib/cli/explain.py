@@ -16,6 +16,7 @@ from attrlib.engine.explanation import MANIFEST, Explanation, check_same, explai
 from attrlib.errors import SpecError
 from attrlib.models import EMBEDDED, load_model
 from attrlib.specs import ExplainSpec, ModelSpec, ViewSpec, parse_methods, whole
+from attrlib.store import parse_bytes
 
 
 @command(options=ViewSpec.options())
@@ -28,6 +29,7 @@ def explain(
     layer: Annotated[str, typer.Option("--layer", help="For methods that name none: Input, Middle, Final or a module path.")] = "",
     target: Annotated[str | None, typer.Option("--target", help="Class index or name; by default the predicted class.")] = None,
     seed: Annotated[str | None, typer.Option("--seed", help="Seed of random methods.")] = None,
+    max_memory: Annotated[str | None, typer.Option("--max-memory", help="As in 4GB; by default half of what is free.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     manifest: Annotated[Path | None, typer.Option("--from", help="Repeat what this manifest says.")] = None,
     as_json: Json = False,
@@ -39,7 +41,7 @@ def explain(
         given = {"--model": model, "--methods": methods, "--target": target, "--seed": seed, "--layer": layer or None}
         for flag in [name for name, value in given.items() if value is not None] + [f"--{name}" for name in options]:
             raise SpecError(
-                f"{flag} cannot be combined with --from, which says everything; only --image, --checkpoint and --device can be given"
+                f"{flag} cannot be combined with --from, which says everything; only --image, --checkpoint, --max-memory and --device can be given"
             )
         content = read_manifest(manifest)
         spec = content["spec"]
@@ -60,6 +62,7 @@ def explain(
             whole(seed or 0, "seed"),
             ViewSpec.parse(options),
         )
+    budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
     photo = open_image(spec.image)
     for note in photo.notes:
         typer.echo(f"note: {photo.name}: {note}", err=True)
@@ -68,7 +71,7 @@ def explain(
         check_same(content, classifier, photo)
     elif target is not None:
         spec = dataclasses.replace(spec, target=classifier.target(target))
-    explanation = explain_photo(spec, classifier, photo, _progress_line())
+    explanation = explain_photo(spec, classifier, photo, _progress_line(), budget)
     files = explanation.files()
     write_files(out, files)
     same = None if content is None else content["files"] == json.loads(files[MANIFEST])["files"]

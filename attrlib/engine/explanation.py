@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from attrlib.data.images import Photo
+from attrlib.engine.memory import rows_within
 from attrlib.errors import SpecError, existing_file
 from attrlib.figures.overlay import encode, prepare
 from attrlib.figures.panel import Tile, panel
@@ -68,12 +69,19 @@ class Explanation:
         return files | {MANIFEST: json.dumps(manifest, indent=1).encode()}
 
 
-def explain_photo(spec: ExplainSpec, model: Classifier, photo: Photo, progress: Progress = no_progress) -> Explanation:
-    """Runs every method of the spec, all together; one that is not defined for the model raises before any other runs."""
+def explain_photo(
+    spec: ExplainSpec, model: Classifier, photo: Photo, progress: Progress = no_progress, max_memory: int | None = None
+) -> Explanation:
+    """Runs every method of the spec, all together, within `max_memory` bytes, by default half of what is free.
+
+    One that is not defined for the model raises before any other runs.
+    """
     methods = list(dict.fromkeys(resolve(m) for m in spec.methods))
     images = model.preprocess(photo.image)[None]
     targets = None if spec.target is None else [model.target(spec.target)]
-    return Explanation(spec, model, photo, attribute_all(model, methods, images, targets, spec.seed, progress=progress))
+    return Explanation(
+        spec, model, photo, attribute_all(model, methods, images, targets, spec.seed, rows_within(model, max_memory), progress)
+    )
 
 
 def tile(attribution: Attribution, view: ViewSpec) -> Tile:

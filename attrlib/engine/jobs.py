@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from attrlib.errors import AttrlibError, Cancelled
+from attrlib.models.chunks import out_of_memory
 
 Progress = Callable[..., None]
 """Told how much is done, of how much, and, if there is more to say, the news: what `Job.news` then shows."""
@@ -129,7 +130,7 @@ def _nothing(_progress: Progress) -> None:
 
 def _reason(error: BaseException) -> str:
     text = str(error).splitlines()[0][:200] if str(error) else ""
-    if "out of memory" in text.lower() or "can't allocate memory" in text or isinstance(error, MemoryError):
+    if out_of_memory(error):
         return "there was not enough memory; choose fewer steps or a smaller model, or close other programs"
     return f"unexpected error ({type(error).__name__}: {text}); try other settings, and report it if it stays"
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from attrlib.errors import SpecError
 from attrlib.methods import BATCH_SIZE
 from attrlib.models import Classifier
+from attrlib.models.chunks import in_chunks
 
 SHARE = 0.5
 """Of the memory that is free, what a run may use unless it is told otherwise."""
@@ -33,7 +34,13 @@ def free_bytes(device: torch.device) -> int:
 
 
 def row_bytes(model: Classifier) -> int:
-    """Bytes that the gradient pass of one image keeps, besides the weights."""
+    """Bytes that the gradient pass of one image keeps, besides the weights; measured once for each model."""
+    if model not in _row_bytes:
+        _row_bytes[model] = _measured(model)
+    return _row_bytes[model]
+
+
+def _measured(model: Classifier) -> int:
     weights = {p.untyped_storage().data_ptr() for p in (*model.module.parameters(), *model.module.buffers())}
     kept: dict[int, int] = {}
 
@@ -43,14 +50,14 @@ def row_bytes(model: Classifier) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return saved
 
-    with model.session(), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-        model.module(_images(model, 1).requires_grad_()).sum()
+    with model.session(), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        in_chunks(1, model.module, _images(model, 1).requires_grad_())
     # The backward pass holds gradients of about the size of the largest activations.
     return sum(kept.values()) + 4 * max(kept.values(), default=0)
 
 
 def rows_within(model: Classifier, max_memory: int | None = None, area: float = 1) -> int:
-    """Images at once that stay within `max_memory` bytes, weights included, at most 16.
+    """Images at once that stay within `max_memory` bytes, weights included, at most 16; by default within half of what is free.
 
     Raises `SpecError` where not even one does that is `area` times the size of the model's input.
     """
@@ -64,6 +71,7 @@ def rows_within(model: Classifier, max_memory: int | None = None, area: float = 
     return max(1, min(BATCH_SIZE, allowed // max(1, each)))
 
 
+_row_bytes: WeakKeyDictionary[Classifier, int] = WeakKeyDictionary()
 _probes: WeakKeyDictionary[Classifier, dict[tuple[int, bool], Probe]] = WeakKeyDictionary()
 
 

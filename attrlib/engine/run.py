@@ -14,7 +14,7 @@ from attrlib.engine.memory import Probe, rows_within
 from attrlib.engine.plan import Group, Part, Refused, find_parts, item_seconds, select
 from attrlib.engine.scores import RunResult, Score
 from attrlib.engine.units import Unit, left_out
-from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, MethodError, ProtocolError
+from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, MethodError, OutOfMemory, ProtocolError
 from attrlib.methods import BATCH_SIZE, Passes
 from attrlib.methods import create as create_method
 from attrlib.models import Classifier
@@ -207,7 +207,7 @@ class _Run:
             units = [readable[row] for row in rows]
             try:
                 records = self.bench.perform(own.protocol, own.method, units, part(batch, rows), self._beside(own, group, units))
-            except (MethodError, LayerError, ProtocolError) as error:
+            except (MethodError, LayerError, ProtocolError, OutOfMemory) as error:
                 self._refuse(own, str(error))
                 return
             self.store.add_records(own.key, own.about, records)

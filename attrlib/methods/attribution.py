@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from attrlib.errors import AttrlibError, Cancelled, MethodError, SpecError
-from attrlib.methods.base import Method, create, resolve
+from attrlib.errors import AttrlibError, Cancelled, SpecError
+from attrlib.methods.base import create, resolve
 from attrlib.methods.task import Progress, Task, no_progress
+from attrlib.methods.together import Asked, Batch, Items
 from attrlib.models import Classifier, Layer
+from attrlib.models.chunks import in_chunks
 from attrlib.postprocess import defect, resize
 from attrlib.specs import MethodSpec
 
@@ -100,54 +102,27 @@ def attribute_each(
     owners: Sequence[int] | None = None,
 ) -> list[Attribution | AttrlibError]:
     """As `attribute_all`, but with the error in place of the maps of a method that raises one. Bad targets are nobody's, and raise."""
-    found: list[_Asked | AttrlibError] = []
+    found: list[Asked | AttrlibError] = []
     for spec in specs:
         try:
             found.append(_ask(model, spec, images))
         except AttrlibError as error:
             found.append(error.with_traceback(None))
-    asked = [one for one in found if isinstance(one, _Asked)]
+    asked = [one for one in found if isinstance(one, Asked)]
     _run(model, asked, images, targets, seed, batch_size, progress, fast, owners, tolerant=True)
     return [one if isinstance(one, AttrlibError) else one.error or _result(one, seed, images) for one in found]
 
 
-@dataclass
-class _Asked:
-    """A method that is asked for, and what has become of it so far."""
-
-    spec: MethodSpec
-    method: Method
-    layer: Layer
-    maps: list[Tensor] = field(default_factory=list)
-    target: list[int] = field(default_factory=list)
-    diagnostics: dict[str, list[float]] = field(default_factory=dict)
-    seconds: float = 0.0
-    error: AttrlibError | None = None
-
-    def attribute(self, task: Task) -> None:
-        """Adds the maps of a batch."""
-        task.diagnostics, task.spared, start = {}, 0.0, task.clock()
-        found = self.method.attribute(task)
-        expected = (len(task), 1, *self.layer.shape[1:])
-        if found.shape != expected:
-            raise MethodError(f"{self.spec.name} returned maps of shape {tuple(found.shape)}, expected {expected}")
-        self.maps.append(found.detach().float().cpu().contiguous())
-        self.target += task.targets.tolist()
-        for name, values in task.diagnostics.items():
-            self.diagnostics.setdefault(name, []).extend(values.tolist())
-        self.seconds += task.clock() - start + task.spared
-
-
-def _ask(model: Classifier, spec: MethodSpec, images: Tensor) -> _Asked:
+def _ask(model: Classifier, spec: MethodSpec, images: Tensor) -> Asked:
     spec = resolve(spec)
     method, layer = create(spec), model.layer(spec.layer, (images.shape[2], images.shape[3]))
     method.check(model, layer)
     with model.session():
         model.split(layer, images.shape[1:])
-    return _Asked(spec, method, layer)
+    return Asked(spec, method, layer)
 
 
-def _result(asked: _Asked, seed: int, images: Tensor) -> Attribution:
+def _result(asked: Asked, seed: int, images: Tensor) -> Attribution:
     diagnostics = {name: tuple(values) for name, values in asked.diagnostics.items()}
     size = (images.shape[2], images.shape[3])
     return Attribution(torch.cat(asked.maps), tuple(asked.target), asked.spec, seed, asked.seconds, size, diagnostics)
@@ -155,7 +130,7 @@ def _result(asked: _Asked, seed: int, images: Tensor) -> Attribution:
 
 def _run(
     model: Classifier,
-    asked: Sequence[_Asked],
+    asked: Sequence[Asked],
     images: Tensor,
     targets: Sequence[int] | None,
     seed: int,
@@ -173,39 +148,40 @@ def _run(
         raise SpecError("items that share images need a target each")
     if targets is not None and (len(targets) != len(of) or not all(0 <= t < len(model.class_names) for t in targets)):
         raise SpecError(f"{len(of)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
-    watch = _Stopwatch(progress)
+    watch, chunk = _Stopwatch(progress), batch_size
     layers = {layer: [one for one in asked if one.layer == layer] for layer in dict.fromkeys(one.layer for one in asked)}
     for part in _batches(of, batch_size):
         several = of[part]
         used = list(dict.fromkeys(several))
         with model.session(fast):
             start = watch.read()
-            batch = model.place((images[several.start : several.stop] if isinstance(several, range) else images[used]).detach())
+            placed = model.place((images[several.start : several.stop] if isinstance(several, range) else images[used]).detach())
             if targets is None:
                 with torch.no_grad():
-                    target = model(batch.clone()).argmax(1)
+                    target, chunk = in_chunks(chunk, lambda some: model(some.clone()).argmax(1), placed)
             else:
-                target = torch.tensor(list(targets[part]), device=batch.device)
-            indices = None if owners is None else torch.tensor([used.index(k) for k in several], device=batch.device)
+                target = torch.tensor(list(targets[part]), device=placed.device)
+            indices = None if owners is None else torch.tensor([used.index(k) for k in several], device=placed.device)
             begun = watch.read() - start
             for layer, methods in layers.items():
-                task, ready = None, 0.0
+
+                def make(items: Items, rows: int, layer: Layer = layer) -> Task:
+                    return Task(model, layer, items.images, items.targets, items.owners, seed, rows, watch.report, watch.read)
+
+                batch = Batch(Items(placed, target, indices), chunk, make)
                 for one in methods:
                     if one.error is not None:
                         continue
+                    if len(asked) > 1:
+                        watch.report(0, 0)
                     try:
-                        if task is None:
-                            start = watch.read()
-                            task = Task(model, layer, batch, target, indices, seed, batch_size, watch.report, watch.read)
-                            ready = begun + watch.read() - start
-                        if len(asked) > 1:
-                            watch.report(0, 0)
-                        one.attribute(task)
-                        one.seconds += ready
+                        batch.attribute(one)
+                        one.seconds += begun
                     except AttrlibError as error:
                         if not tolerant or isinstance(error, Cancelled):
                             raise
                         one.error = error.with_traceback(None)
+                chunk = batch.chunk
 
 
 class _Stopwatch:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from attrlib.models import Classifier, Layer
+from attrlib.models.chunks import in_chunks
+from attrlib.models.split import Split
 from attrlib.specs import digest
 
 T = TypeVar("T")
@@ -29,8 +31,8 @@ class Task:
     `inputs` (B,...), the layer's output f_pre(image) of each item, in the layer's own layout, and `sources` (U,...), that of each image.
 
     Methods that are asked for together have one task, one after the other: what they have in common is computed once, by `shared`.
-    `spared` counts the seconds that others had spent on what the present method has used. No method may write into what is shared,
-    nor into the task's tensors.
+    `spared` counts the seconds that others had spent on what the present method has used, and `prepared` those of f_pre. No method may
+    write into what is shared, nor into the task's tensors.
     """
 
     classifier: Classifier
@@ -47,10 +49,12 @@ class Task:
     _memo: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        start = self.clock()
         self._split = self.classifier.split(self.layer, self.images.shape[1:]).fresh()
-        self.sources = self._split.before(self.images).float()
+        self.sources = self._before(self._split, self.images)
         self._owners = torch.arange(len(self.images), device=self.images.device) if self.owners is None else self.owners
         self.inputs = self.per_item(self.sources)
+        self.prepared = self.clock() - start
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -73,10 +77,8 @@ class Task:
         """Logits (U,C) of the images as they are, without gradient; shared."""
 
         def make() -> Tensor:
-            images = torch.arange(len(self.sources), device=self.images.device)
-            parts = zip(self.sources.split(self.chunk), images.split(self.chunk), strict=True)
             with torch.no_grad():
-                return torch.cat([self._logits(some, own) for some, own in parts])
+                return self.in_chunks(self._logits, self.sources, torch.arange(len(self.sources), device=self.images.device))
 
         return self.shared("logits", make)
 
@@ -90,7 +92,11 @@ class Task:
 
     def before(self, images: Tensor) -> Tensor:
         """f_pre (B,...) of images (U,3,H,W) in place of the task's own."""
-        return self.per_item(self._split.fresh().before(images).float())
+        return self.per_item(self._before(self._split.fresh(), images))
+
+    def _before(self, split: Split, images: Tensor) -> Tensor:
+        # Where the layer is no cut, the split must have seen all images together.
+        return (self.in_chunks(split.before, images) if split.cut else split.before(images)).float()
 
     def reference(self, images: Tensor) -> Tensor:
         """f_pre (n,...) of images (n,3,H,W) that are compared with all items."""
@@ -120,14 +126,13 @@ class Task:
     def scores(self, inputs: Tensor, rows: Tensor) -> Tensor:
         """Target logits (N,), without gradient."""
         with torch.no_grad():
-            parts = zip(inputs.split(self.chunk), rows.split(self.chunk), strict=True)
-            return torch.cat([self._pick(self.logits(some, own), own) for some, own in parts])
+            return self.in_chunks(lambda some, own: self._pick(self.logits(some, own), own), inputs, rows)
 
     def gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None = None) -> Tensor:
         """d target logit / d inputs, of the shape of `inputs`. `visit` sees the logits' graph before the backward pass."""
-        if len(rows) > self.chunk:
-            parts = zip(inputs.split(self.chunk), rows.split(self.chunk), strict=True)
-            return torch.cat([self.gradient(some, own, visit) for some, own in parts])
+        return self.in_chunks(lambda some, own: self._gradient(some, own, visit), inputs, rows)
+
+    def _gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None) -> Tensor:
         leaf = inputs.detach().requires_grad_()
         with torch.enable_grad():
             scores = self._pick(self.logits(leaf, rows), rows)
@@ -137,6 +142,11 @@ class Task:
                 return torch.zeros_like(inputs)
             (gradient,) = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)
         return torch.zeros_like(inputs) if gradient is None else gradient
+
+    def in_chunks(self, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+        """`work` of `chunk` rows of each tensor at a time, put together; where memory runs out, of half as many from then on."""
+        found, self.chunk = in_chunks(self.chunk, work, *rows)
+        return found
 
     def _pick(self, values: Tensor, rows: Tensor) -> Tensor:
         return values.gather(1, self.targets[rows][:, None])[:, 0]
@@ -172,10 +182,12 @@ class Task:
             yield factors, values
 
     def _chunks(self, count: int, rows: int) -> Iterator[range]:
-        step = max(1, self.chunk // rows)
-        for start in range(0, count, step):
+        start = 0
+        while start < count:
             self.progress(start, count)
-            yield range(start, min(start + step, count))
+            step = min(max(1, self.chunk // rows), count - start)
+            yield range(start, start + step)
+            start += step
         self.progress(count, count)
 
     def _masked(self, factors: Tensor, softmax: bool, fill: Tensor | None) -> Tensor:
@@ -191,7 +203,7 @@ class Task:
         if fill is not None:
             perturbed.addcmul_(fill[None], 1 - native)
         with torch.no_grad():
-            logits = self._logits(rows, torch.arange(images, device=rows.device).repeat(count))
+            logits = self.in_chunks(self._logits, rows, torch.arange(images, device=rows.device).repeat(count))
             outputs = logits.softmax(1) if softmax else logits
         return outputs.unflatten(0, (count, images))[:, self._owners, self.targets]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attrlib.errors import ProtocolError
 from attrlib.models import Classifier, Layer
+from attrlib.models.chunks import in_chunks
 from attrlib.postprocess import resize
 from attrlib.registry import Paper, Param, Registry, params_of, parse_params
 from attrlib.specs import ProtocolSpec, digest
@@ -83,12 +84,17 @@ class Setting:
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (N,C) of normalised images, a few rows at a time, without gradient, on the CPU."""
-        found = []
-        for first in range(0, len(images), self.rows):
-            self.progress(first, len(images))
+        done = 0
+
+        def work(some: Tensor) -> Tensor:
+            nonlocal done
+            self.progress(done, len(images))
             with self.model.session(self.fast), torch.no_grad():
-                found.append(self.model.module(self.model.place(images[first : first + self.rows]).clone()).float().cpu())
-        return torch.cat(found)
+                logits = self.model.module(self.model.place(some).clone()).float().cpu()
+            done += len(some)
+            return logits
+
+        return in_chunks(self.rows, work, images)[0]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from attrlib.api import as_batch
 from attrlib.data.images import Photo
 from attrlib.engine.explanation import map_key
 from attrlib.engine.jobs import Job, Queue, State, queue
+from attrlib.engine.memory import rows_within
 from attrlib.errors import existing_file
 from attrlib.methods import METHODS, attribute
 from attrlib.models import Classifier, load_model, pick_device
@@ -65,7 +66,7 @@ def map_job(model: Classifier, photo: Photo, method: MethodSpec, target: int, se
     key = map_key(digest_of(model), photo.digest, method, target, seed)
 
     def work(progress: Any) -> Any:
-        return attribute(model, method, as_batch(model, photo), [target], seed, progress=progress)
+        return attribute(model, method, as_batch(model, photo), [target], seed, rows_within(model), progress)
 
     return queue(str(model.device)).submit(key, work, PATIENCE, quick=METHODS[method.name].fast)
 

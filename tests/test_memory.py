@@ -1,0 +1,166 @@
+"""Where memory runs out, half as many rows go through the model, down to one; no map depends on it."""
+
+from itertools import product
+
+import attrlib  # before torchvision: it declares the operators that torchvision may lack
+
+# isort: split
+import method_nets
+import nets
+import pytest
+import torch
+from method_nets import pictures
+from test_together import small
+from torch import Tensor, nn
+
+from attrlib.errors import OutOfMemory
+from attrlib.methods import METHODS, Attribution, Task, attribute, attribute_all, attribute_each
+from attrlib.models.chunks import in_chunks, out_of_memory
+from attrlib.specs import MethodSpec
+
+LAYERS = ("Input", "Middle", "Final")
+TARGETS = (1, 0, 2, 1, 3)
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+    ),
+    RuntimeError("not enough memory: you tried to allocate 9 bytes."),
+    RuntimeError("MPS backend out of memory"),
+    MemoryError(),
+]
+
+
+class Small(nn.Module):
+    """A network on a machine that has room for `room` rows; it counts the passes that were too large, and the rows of the others."""
+
+    def __init__(self, inner: nn.Module, error: Exception = ERRORS[0]) -> None:
+        super().__init__()
+        self.inner, self.error, self.room = inner, error, 1 << 30
+        self.failed: list[int] = []
+        self.passed: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.room:
+            self.failed.append(len(x))
+            raise self.error
+        self.passed.append(len(x))
+        return self.inner(x)
+
+
+def cramped(name: str, error: Exception = ERRORS[0]) -> tuple[attrlib.Classifier, Small]:
+    """One of the networks on such a machine, with its layers found."""
+    given = attrlib.wrap_model(nets.made(nets.SkipAround), nets.SIZE) if name == "no cut" else method_nets.model(name)
+    module = Small(given.module, error)
+    model = attrlib.wrap_model(module, given.input_size)
+    with model.session():
+        for layer in LAYERS:
+            model.split(model.layer(layer))
+    module.failed, module.passed = [], []
+    return model, module
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    return bool(((found - expected).flatten(1).norm(dim=1) <= 2e-3 * expected.flatten(1).norm(dim=1) + 1e-9).all())
+
+
+@pytest.mark.parametrize("name", ["functional", "vit_tiny", "no cut"])
+def test_every_method_goes_on_with_fewer_rows(name: str) -> None:
+    model, module = cramped(name)
+    with model.session():
+        assert model.split(model.layer("Middle")).cut == (name == "vit_tiny")
+    images = pictures(len(TARGETS), *model.input_size)
+    specs = [small(method, layer) for method, layer in product(METHODS, LAYERS)]
+    expected = attribute_each(model, specs, images, TARGETS, batch_size=5)
+    for module.room, options in ((1, {}), (2, {"owners": range(5)})):
+        found = attribute_each(model, specs, images, TARGETS, batch_size=5, **options)
+        assert max(module.failed) == 5
+        for spec, one, other in zip(specs, found, expected, strict=True):
+            assert type(one) is type(other), f"{spec}: {one}"
+            if isinstance(one, Attribution) and isinstance(other, Attribution):
+                assert close(one.maps, other.maps), str(spec)
+                assert one.target == other.target
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: f"{type(e).__name__} {str(e)[:12]}")
+def test_the_chunk_is_halved_until_it_fits_and_stays_so(error: Exception) -> None:
+    model, module = cramped("functional", error)
+    module.room = 2
+    images = pictures(4, *model.input_size)
+    (found,) = attribute_all(model, [MethodSpec.parse("SmoothGrad:samples=8")], images, (1, 0, 2, 1), batch_size=8)
+    assert module.failed == [8, 4]
+    assert module.passed == [2] * 16
+    module.room = 1 << 30
+    assert close(found.maps, attribute(model, found.spec, images, (1, 0, 2, 1)).maps)
+
+
+def test_the_next_batch_begins_with_what_sufficed() -> None:
+    model, module = cramped("functional")
+    module.room = 1
+    attribute(model, MethodSpec("Gradient"), pictures(8, *model.input_size), [0] * 8, batch_size=4)
+    assert module.failed == [4, 2]
+
+
+def test_the_predicted_class_is_found_in_fewer_rows() -> None:
+    model, module = cramped("functional")
+    images = pictures(5, *model.input_size)
+    predicted = model(images).argmax(1)
+    module.room = 1
+    assert attribute(model, MethodSpec("Sobel"), images).target == tuple(predicted.tolist())
+
+
+def test_a_method_that_takes_all_items_at_once_is_given_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def at_once(_method: object, task: Task) -> Tensor:
+        taken.append(len(task))
+        if len(task) > 2:
+            raise ERRORS[1]
+        return task.reduce(task.inputs)
+
+    model, images = method_nets.model("functional"), pictures(5, *method_nets.model("functional").input_size)
+    monkeypatch.setattr(METHODS["Gradient"], "attribute", at_once)
+    for options in ({}, {"owners": (0, 1, 2, 3, 4)}, {"owners": (2, 2, 2, 0, 1)}):
+        taken.clear()
+        gradient, ixg = attribute_all(model, [MethodSpec("Gradient"), MethodSpec("IxG")], images, TARGETS, **options)  # type: ignore[arg-type]
+        assert taken == [5, 3, 2, 1, 2]
+        which = list(options.get("owners", range(5)))
+        assert torch.equal(gradient.maps, images[which].sum(1, keepdim=True))
+        assert close(ixg.maps, attribute(model, MethodSpec("IxG"), images, TARGETS, **options).maps)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["Gradient", "IG", "Occlusion", "Grad-CAM"])
+def test_where_one_row_is_too_much_it_is_said(method: str) -> None:
+    model, module = cramped("functional")
+    module.room = 0
+    spec = small(method, "Middle")
+    with pytest.raises(OutOfMemory, match="not enough memory for a single image; take a smaller model"):
+        attribute(model, spec, pictures(3, *model.input_size), [0, 1, 2])
+    assert module.failed[-1] == 1
+    failed, fine = attribute_each(model, [spec, MethodSpec("Random")], pictures(3, *model.input_size), [0, 1, 2])
+    assert isinstance(failed, OutOfMemory)
+    assert isinstance(fine, Attribution)
+    assert not any("forward" in vars(m) for m in model.module.modules())
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    model, module = cramped("functional", RuntimeError("size mismatch"))
+    module.room = 1
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        attribute(model, MethodSpec("Gradient"), pictures(2, *model.input_size), [0, 1])
+    assert module.failed == [2]
+    assert not out_of_memory(ValueError("not enough memory"))
+
+
+def test_rows_are_put_together_in_order() -> None:
+    def double(values: Tensor, others: Tensor) -> Tensor:
+        if len(values) > 3:
+            raise MemoryError
+        return values * others
+
+    values = torch.arange(10)
+    found, size = in_chunks(7, double, values, values)
+    assert found.tolist() == [k * k for k in range(10)]
+    assert size == 3
+    assert in_chunks(4, lambda v: v, values)[1] == 4
+    assert in_chunks(4, lambda v: v, values[:0])[0].shape == (0,)
