@@ -5,11 +5,9 @@ from itertools import product
 import attrlib  # before torchvision: it declares the operators that torchvision may lack
 
 # isort: split
-import method_nets
 import nets
 import pytest
 import torch
-from method_nets import pictures
 from test_together import small
 from torch import Tensor, nn
 
@@ -31,6 +29,9 @@ ERRORS = [
 ]
 
 
+NETS = {"cut": nets.Plain, "no cut": nets.SkipAround}
+
+
 class Small(nn.Module):
     """A network on a machine that has room for `room` rows; it counts the passes that were too large, and the rows of the others."""
 
@@ -50,9 +51,8 @@ class Small(nn.Module):
 
 def cramped(name: str, error: Exception = ERRORS[0]) -> tuple[attrlib.Classifier, Small]:
     """One of the networks on such a machine, with its layers found."""
-    given = attrlib.wrap_model(nets.made(nets.SkipAround), nets.SIZE) if name == "no cut" else method_nets.model(name)
-    module = Small(given.module, error)
-    model = attrlib.wrap_model(module, given.input_size)
+    module = Small(nets.made(NETS[name]), error)
+    model = attrlib.wrap_model(module, nets.SIZE)
     with model.session():
         for layer in LAYERS:
             model.split(model.layer(layer))
@@ -64,13 +64,13 @@ def close(found: Tensor, expected: Tensor) -> bool:
     return bool(((found - expected).flatten(1).norm(dim=1) <= 2e-3 * expected.flatten(1).norm(dim=1) + 1e-9).all())
 
 
-@pytest.mark.parametrize("name", ["functional", "vit_tiny", "no cut"])
+@pytest.mark.parametrize("name", NETS)
 def test_every_method_goes_on_with_fewer_rows(name: str) -> None:
     model, module = cramped(name)
     with model.session():
-        assert model.split(model.layer("Middle")).cut == (name == "vit_tiny")
-    images = pictures(len(TARGETS), *model.input_size)
-    specs = [small(method, layer) for method, layer in product(METHODS, LAYERS)]
+        assert model.split(model.layer("Middle")).cut == (name == "cut")
+    images = nets.pictures(len(TARGETS))
+    specs = [small(method, layer) for method, layer in product(METHODS, LAYERS[:2])]
     expected = attribute_each(model, specs, images, TARGETS, batch_size=5)
     for module.room, options in ((1, {}), (2, {"owners": range(5)})):
         found = attribute_each(model, specs, images, TARGETS, batch_size=5, **options)
@@ -84,9 +84,9 @@ def test_every_method_goes_on_with_fewer_rows(name: str) -> None:
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: f"{type(e).__name__} {str(e)[:12]}")
 def test_the_chunk_is_halved_until_it_fits_and_stays_so(error: Exception) -> None:
-    model, module = cramped("functional", error)
+    model, module = cramped("cut", error)
     module.room = 2
-    images = pictures(4, *model.input_size)
+    images = nets.pictures(4)
     (found,) = attribute_all(model, [MethodSpec.parse("SmoothGrad:samples=8")], images, (1, 0, 2, 1), batch_size=8)
     assert module.failed == [8, 4]
     assert module.passed == [2] * 16
@@ -95,15 +95,15 @@ def test_the_chunk_is_halved_until_it_fits_and_stays_so(error: Exception) -> Non
 
 
 def test_the_next_batch_begins_with_what_sufficed() -> None:
-    model, module = cramped("functional")
+    model, module = cramped("cut")
     module.room = 1
-    attribute(model, MethodSpec("Gradient"), pictures(8, *model.input_size), [0] * 8, batch_size=4)
+    attribute(model, MethodSpec("Gradient"), nets.pictures(8), [0] * 8, batch_size=4)
     assert module.failed == [4, 2]
 
 
 def test_the_predicted_class_is_found_in_fewer_rows() -> None:
-    model, module = cramped("functional")
-    images = pictures(5, *model.input_size)
+    model, module = cramped("cut")
+    images = nets.pictures(5)
     predicted = model(images).argmax(1)
     module.room = 1
     assert attribute(model, MethodSpec("Sobel"), images).target == tuple(predicted.tolist())
@@ -118,7 +118,7 @@ def test_a_method_that_takes_all_items_at_once_is_given_fewer(monkeypatch: pytes
             raise ERRORS[1]
         return task.reduce(task.inputs)
 
-    model, images = method_nets.model("functional"), pictures(5, *method_nets.model("functional").input_size)
+    model, images = cramped("cut")[0], nets.pictures(5)
     monkeypatch.setattr(METHODS["Gradient"], "attribute", at_once)
     for options in ({}, {"owners": (0, 1, 2, 3, 4)}, {"owners": (2, 2, 2, 0, 1)}):
         taken.clear()
@@ -131,23 +131,23 @@ def test_a_method_that_takes_all_items_at_once_is_given_fewer(monkeypatch: pytes
 
 @pytest.mark.parametrize("method", ["Gradient", "IG", "Occlusion", "Grad-CAM"])
 def test_where_one_row_is_too_much_it_is_said(method: str) -> None:
-    model, module = cramped("functional")
+    model, module = cramped("cut")
     module.room = 0
     spec = small(method, "Middle")
     with pytest.raises(OutOfMemory, match="not enough memory for a single image; take a smaller model"):
-        attribute(model, spec, pictures(3, *model.input_size), [0, 1, 2])
+        attribute(model, spec, nets.pictures(3), [0, 1, 2])
     assert module.failed[-1] == 1
-    failed, fine = attribute_each(model, [spec, MethodSpec("Random")], pictures(3, *model.input_size), [0, 1, 2])
+    failed, fine = attribute_each(model, [spec, MethodSpec("Random")], nets.pictures(3), [0, 1, 2])
     assert isinstance(failed, OutOfMemory)
     assert isinstance(fine, Attribution)
     assert not any("forward" in vars(m) for m in model.module.modules())
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
-    model, module = cramped("functional", RuntimeError("size mismatch"))
+    model, module = cramped("cut", RuntimeError("size mismatch"))
     module.room = 1
     with pytest.raises(RuntimeError, match="size mismatch"):
-        attribute(model, MethodSpec("Gradient"), pictures(2, *model.input_size), [0, 1])
+        attribute(model, MethodSpec("Gradient"), nets.pictures(2), [0, 1])
     assert module.failed == [2]
     assert not out_of_memory(ValueError("not enough memory"))
 

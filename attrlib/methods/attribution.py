@@ -10,7 +10,7 @@ from torch import Tensor
 from attrlib.errors import AttrlibError, Cancelled, SpecError
 from attrlib.methods.base import create, resolve
 from attrlib.methods.task import Progress, Task, no_progress
-from attrlib.methods.together import Asked, Batch, Items
+from attrlib.methods.together import Asked, Items, JointBatch
 from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import in_chunks
 from attrlib.postprocess import defect, resize
@@ -168,7 +168,7 @@ def _run(
                 def make(items: Items, rows: int, layer: Layer = layer) -> Task:
                     return Task(model, layer, items.images, items.targets, items.owners, seed, rows, watch.report, watch.read)
 
-                batch = Batch(Items(placed, target, indices), chunk, make)
+                batch = JointBatch(Items(placed, target, indices), chunk, make)
                 for one in methods:
                     if one.error is not None:
                         continue

@@ -60,7 +60,7 @@ class Items:
         return Items(self.images[used], self.targets[part], owners)
 
 
-class Batch:
+class JointBatch:
     """Items at one layer. All methods that come share one task; where memory runs out, two batches take its place for good.
 
     `make` makes the task of items with so many rows at once.
@@ -69,7 +69,7 @@ class Batch:
     def __init__(self, items: Items, chunk: int, make: Callable[[Items, int], Task]):
         self._items, self._chunk, self._make = items, chunk, make
         self._task: Task | None = None
-        self._halves: list[Batch] = []
+        self._halves: list[JointBatch] = []
 
     @property
     def chunk(self) -> int:
@@ -101,4 +101,4 @@ class Batch:
         self._task = None
         smaller = half(chunk if count == 1 else max(2, chunk))
         parts = [slice(0, (count + 1) // 2), slice((count + 1) // 2, count)][: min(2, count)]
-        self._halves = [Batch(self._items.some(part), smaller, self._make) for part in parts]
+        self._halves = [JointBatch(self._items.some(part), smaller, self._make) for part in parts]
