@@ -6,6 +6,7 @@ from attrlib.aggregate import Aggregate, aggregate
 from attrlib.api import compare, explain, score
 from attrlib.data.datasets import list_datasets, load_dataset
 from attrlib.data.samples import open_image
+from attrlib.doctor import Diagnosis, doctor
 from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import (
     AttrlibError,
@@ -34,6 +35,7 @@ __all__ = [
     "Cancelled",
     "Classifier",
     "DataError",
+    "Diagnosis",
     "ExplainSpec",
     "ImageError",
     "LayerError",
@@ -51,6 +53,7 @@ __all__ = [
     "ViewSpec",
     "aggregate",
     "compare",
+    "doctor",
     "explain",
     "list_datasets",
     "list_methods",

@@ -13,7 +13,7 @@ MAX_LINES = 350
 FLOORS = [
     {"app"},
     {"pages", "attrlib.cli"},
-    {"attrlib.api"},
+    {"attrlib.api", "attrlib.doctor"},
     {"attrlib.engine"},
     {"attrlib.methods", "attrlib.protocols", "attrlib.training", "attrlib.figures"},
     {"attrlib.models", "attrlib.data", "attrlib.store", "attrlib.aggregate"},

@@ -1,7 +1,8 @@
-"""The public verbs on the command line: `python -m attrlib models|methods|protocols|datasets|explain|score|aggregate|finetune|cache`."""
+"""The public verbs on the command line: `python -m attrlib models|methods|protocols|datasets|explain|score|aggregate|finetune|doctor|cache`."""
 
 import attrlib.cli.aggregate
 import attrlib.cli.cache
+import attrlib.cli.doctor
 import attrlib.cli.explain
 import attrlib.cli.finetune
 import attrlib.cli.lists

@@ -1,0 +1,90 @@
+"""Which methods are valid on a model, and what they cost: `python -m attrlib doctor`."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from attrlib.cli.common import Json, command, interruptible
+from attrlib.doctor import VALID, Diagnosis, Finding
+from attrlib.doctor import doctor as examine
+from attrlib.models import EMBEDDED, NAMED, load_model
+from attrlib.specs import whole
+
+
+@command()
+def doctor(
+    model: Annotated[str, typer.Option("--model", help="As in explain; any timm:NAME, torchvision:NAME, or model of the list.")] = EMBEDDED,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="File with weights for the architecture, or random:SEED.")] = None,
+    methods: Annotated[str, typer.Option("--methods", help="Names, separated by commas; by default all.")] = "all",
+    layers: Annotated[str, typer.Option("--layers", help="Names or module paths, separated by commas.")] = ",".join(NAMED),
+    images: Annotated[str, typer.Option("--images", help="For how many images seconds and memory are estimated.")] = "100",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Probe which methods are valid on a model, at which layers, why the others are not, and what they cost; exit code 1 if one leaves a trace."""
+    chosen = None if methods.strip() == "all" else [name.strip() for name in methods.split(",") if name.strip()]
+    count = whole(images, "images")
+    classifier = load_model(model, device, checkpoint=checkpoint)
+    with interruptible() as check:
+
+        def watch(done: int, total: int, what: str) -> None:
+            check()
+            if sys.stderr.isatty():
+                typer.echo(f"\r{done}/{total} {what:40}" if done < total else "\r" + " " * 60 + "\r", nl=False, err=True)
+
+        found = examine(classifier, chosen, layers=[name.strip() for name in layers.split(",") if name.strip()], images=count, watch=watch)
+    if as_json:
+        typer.echo(json.dumps(found.json()))
+    else:
+        _show(found)
+    if not found.clean:
+        raise typer.Exit(1)
+
+
+def _show(found: Diagnosis) -> None:
+    console = Console() if sys.stdout.isatty() else Console(width=180)
+    layers = list(dict.fromkeys(f.layer for f in found.findings))
+    table = Table(title=f"{found.model} on {found.device}, {_bytes(found.weight_bytes)} of weights", title_justify="left", show_lines=True)
+    table.add_column("method", no_wrap=True)
+    for name in layers:
+        shape = found.layers.get(name)
+        table.add_column(name if shape is None else f"{name}\n{shape[1]}×{shape[2]}")
+    table.add_column("remarks", ratio=1)
+    for method in found.methods:
+        cells = [_cell(found.finding(method, layer), found.images) for layer in layers]
+        table.add_row(method, *cells, Text("\n".join(found.reasons(method))))
+    console.print(table)
+    console.print(f"In a cell: one image, then {found.images}. Memory is besides the weights, at the peak.", style="dim")
+    trace = (
+        "No method left a hook, a mode, a gradient or a weight changed."
+        if found.clean
+        else "Methods that left something changed: see remarks."
+    )
+    console.print(trace, style="green" if found.clean else "red")
+    for source, reason in found.left_out.items():
+        console.print(Text(f"not loaded: {source}: {reason}", style="red"))
+
+
+def _cell(finding: Finding, images: int) -> Text:
+    if finding.state != VALID:
+        return Text(finding.state, style="dim" if finding.state == "refused" else "red")
+    one, several = (f"{_seconds(s)} {_bytes(b)}" for s, b in _costs(finding))
+    return Text(f"{one}\n{several}" if images > 1 else one)
+
+
+def _costs(finding: Finding) -> list[tuple[float, int]]:
+    pairs = [(finding.seconds, finding.peak_bytes), (finding.seconds_all, finding.peak_bytes_all)]
+    return [(s, b) for s, b in pairs if s is not None and b is not None]
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g} s" if value < 10 else f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MB" if count < 10 * 2**20 else f"{count / 2**20:.0f} MB"

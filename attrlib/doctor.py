@@ -1,0 +1,245 @@
+"""Which methods are valid on a model, at which layers, why the others are not, what they cost, and whether they leave a trace."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrlib.engine.peak import peak_memory
+from attrlib.errors import AttrlibError, Cancelled, SpecError
+from attrlib.methods import BATCH_SIZE, METHODS, Passes, attribute, create, resolve
+from attrlib.models import NAMED, Classifier
+from attrlib.models.state import State
+from attrlib.registry import params_of
+from attrlib.specs import MethodSpec
+
+Watch = Callable[[int, int, str], None]
+"""Told how many probes are done, of how many, and which one is next; raises `Cancelled` to stop."""
+
+VALID, REFUSED, FAILED = "valid", "refused", "failed"
+QUICK = 0.3
+"""Seconds up to which a probe is run again for its time alone."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One method at one layer: `valid`, `refused` (not defined there) or `failed`, and the `reason` if it is not valid.
+
+    `seconds` and `peak_bytes` (besides the weights) are those of one image at the method's default parameters, `seconds_all` and
+    `peak_bytes_all` those expected of all images; None where it is not valid. `note` says what is odd about the map, such as all zero.
+    `changed` is what the method left changed in the model or in the process; it was put back.
+    """
+
+    method: str
+    layer: str
+    state: str
+    reason: str = ""
+    note: str = ""
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    seconds_all: float | None = None
+    peak_bytes_all: int | None = None
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor found: the model, the layers with (channels, height, width), and a finding for each method at each layer.
+
+    `images` is the number that `seconds_all` are about; `left_out` are files with own methods that could not be loaded.
+    """
+
+    model: str
+    device: str
+    weight_bytes: int
+    images: int
+    layers: dict[str, tuple[int, int, int]]
+    findings: tuple[Finding, ...]
+    left_out: dict[str, str]
+
+    @property
+    def clean(self) -> bool:
+        """Whether no method left anything changed."""
+        return not any(f.changed for f in self.findings)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods, in order."""
+        return tuple(dict.fromkeys(f.method for f in self.findings))
+
+    def finding(self, method: str, layer: str) -> Finding:
+        """That of a method at a layer."""
+        return next(f for f in self.findings if (f.method, f.layer) == (method, layer))
+
+    def reasons(self, method: str) -> list[str]:
+        """Why a method is not valid, and what is odd about its maps, each once, with the layers."""
+        said: dict[str, list[str]] = {}
+        for f in self.findings:
+            if f.method == method and (f.reason or f.note or f.changed):
+                text = f"left changed: {', '.join(f.changed)}" if f.changed else f.reason or f.note
+                said.setdefault(text, []).append(f.layer)
+        return [f"{', '.join(layers)}: {text}" for text, layers in said.items()]
+
+    def json(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        return asdict(self) | {"clean": self.clean}
+
+
+def doctor(
+    model: Classifier,
+    methods: Sequence[str] | None = None,
+    *,
+    layers: Sequence[str] = NAMED,
+    images: int = 100,
+    limit: float = 3.0,
+    watch: Watch = lambda _done, _total, _what: None,
+) -> Diagnosis:
+    """Probes methods (names; None: all) at `layers` on a synthetic image, and estimates what `images` of them cost.
+
+    Methods of many passes are run with up to 16 of them, and for `limit` seconds at most each: their seconds at default parameters
+    follow from the number of passes. Whatever a method leaves changed is reported, and put back. Raises `SpecError` or `MethodError`.
+    """
+    if images < 1 or not limit > 0:
+        raise SpecError(f"images={images} and limit={limit} are not valid: give at least one image, and more than 0 seconds")
+    names = [METHODS[name].name for name in (METHODS if methods is None else dict.fromkeys(methods))]
+    if not names or not layers:
+        raise SpecError("nothing to probe: give at least one method and one layer")
+    probe = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
+    shapes = {name: model.layers[name].shape for name in layers if name in model.layers}
+    with torch.no_grad():
+        gain, target = _gain(model, probe), int(model(probe).argmax())
+    examiner = _Examiner(model, probe, target, images, limit, gain)
+    pairs = [(method, layer) for method in names for layer in layers]
+    findings = []
+    for k, (method, layer) in enumerate(pairs):
+        what = f"{method}@{layer}"
+        findings.append(examiner.examine(method, layer, lambda k=k, what=what: watch(k, len(pairs), what)))  # type: ignore[misc]
+    watch(len(pairs), len(pairs), "")
+    return Diagnosis(model.name, str(model.device), model.nbytes, images, shapes, tuple(findings), dict(METHODS.left_out))
+
+
+class _Enough(Exception):
+    """Ends a probe that takes too long."""
+
+
+@dataclass
+class _Examiner:
+    model: Classifier
+    probe: Tensor
+    target: int
+    images: int
+    limit: float
+    gain: float
+
+    def __post_init__(self) -> None:
+        self._state = State(self.model.module)
+
+    def examine(self, method: str, layer: str, look: Callable[[], None]) -> Finding:
+        look()
+        rng, switches = torch.get_rng_state(), _switches()
+        try:
+            found = self._run(method, layer, look)
+        except Cancelled:
+            raise
+        except AttrlibError as error:
+            found = Finding(method, layer, REFUSED, str(error))
+        except (MemoryError, torch.OutOfMemoryError):
+            found = Finding(method, layer, FAILED, "there was not enough memory for one image")
+        except Exception as error:  # noqa: BLE001  the model, or a method of the user's own, may fail in any way
+            found = Finding(method, layer, FAILED, f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
+        finally:
+            changed = self._state.changes()
+            if changed:
+                self._state.restore()
+        changed += [] if torch.equal(torch.get_rng_state(), rng) else ["the state of torch's random numbers"]
+        changed += [] if _switches() == switches else ["torch's global switches"]
+        return Finding(**vars(found) | {"changed": tuple(changed)})
+
+    def _run(self, method: str, layer: str, look: Callable[[], None]) -> Finding:
+        place = self.model.layer(layer)
+        whole = MethodSpec(method, layer)
+        create(whole).check(self.model, place)
+        short = self._shortened(whole)
+        passes = create(whole).passes(place)
+        watch = _Stopwatch(self.limit, look)
+        with peak_memory(self.model.device) as peak:
+            try:
+                result = attribute(self.model, short, self.probe, [self.target], progress=watch.report)
+                seconds, note, stopped = result.seconds, result.defects[0] or "", False
+            except _Enough:
+                seconds, stopped = watch.estimate(), True
+                note = f"stopped after {self.limit:g} s: time is estimated, the map was not looked at"
+        if not stopped and seconds < QUICK:
+            # Once more, because watching the memory takes time too.
+            seconds = min(seconds, attribute(self.model, short, self.probe, [self.target]).seconds)
+        seconds *= max(1, _cost(passes)) / max(1, _cost(create(short).passes(place)))
+        several = passes.forward + passes.gradient
+        rows = [min(BATCH_SIZE, max(1, several) * count) for count in (1, self.images)]
+        return Finding(
+            method, layer, VALID, "", note, seconds, peak.nbytes,
+            self.images * seconds * (self.gain if several <= 2 and self.images > 1 else 1),
+            round(peak.nbytes * rows[1] / rows[0]),
+        )  # fmt: skip
+
+    def _shortened(self, spec: MethodSpec) -> MethodSpec:
+        """With every parameter that counts passes at 16 at most: one full chunk."""
+        place = self.model.layer(spec.layer)
+        for p in params_of(METHODS[spec.name]):
+            if p.kind is int and isinstance(p.default, int) and p.default > BATCH_SIZE:
+                fewer = MethodSpec(spec.name, spec.layer, (*spec.params, (p.name, max(int(p.low or 1), BATCH_SIZE))))
+                try:
+                    if _cost(create(fewer).passes(place)) < _cost(create(spec).passes(place)):
+                        spec = fewer
+                except AttrlibError:
+                    # Not in the range of what the other parameters allow: then it stays as it is.
+                    continue
+        return resolve(spec)
+
+
+class _Stopwatch:
+    def __init__(self, limit: float, look: Callable[[], None]):
+        self._limit, self._look, self._start = limit, look, time.perf_counter()
+        self._first, self._done, self._total = self._start, 0, 0
+
+    def report(self, done: int, total: int) -> None:
+        self._look()
+        now = time.perf_counter()
+        self._first = self._first if done else now
+        self._done, self._total = done, total
+        if done and done < total and now - self._start > self._limit:
+            raise _Enough
+
+    def estimate(self) -> float:
+        """Seconds of the whole: those before the first pass, and of the passes as those that are done say."""
+        return self._first - self._start + (time.perf_counter() - self._first) * self._total / self._done
+
+
+def _cost(passes: Passes) -> int:
+    """In forward passes: one with its backward pass is about three."""
+    return passes.forward + 3 * passes.gradient
+
+
+def _gain(model: Classifier, probe: Tensor) -> float:
+    """The seconds of an image among others as a share of those of one alone."""
+    count = BATCH_SIZE if model.device.type == "cuda" else 4
+    seconds = []
+    for images in (probe, probe, probe.expand(count, -1, -1, -1)):
+        start = time.perf_counter()
+        float(model(images).sum())
+        seconds.append((time.perf_counter() - start) / len(images))
+    return min(1.0, seconds[2] / seconds[1])
+
+
+def _switches() -> tuple[bool, ...]:
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.backends.mha.get_fastpath_enabled(),
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+        torch.is_autocast_enabled("cpu"),
+        torch.are_deterministic_algorithms_enabled(),
+    )
