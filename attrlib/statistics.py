@@ -1,7 +1,7 @@
 """From values per item to claims: rank correlation, intervals of a mean, paired differences, and the ranks that methods may hold."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,25 @@ class Correlation:
     n: int
 
 
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> Correlation:
+    """Spearman's correlation over the pairs where both are finite: tanh(artanh r -+ 1.96 sqrt(1.06 / (n - 3))) (Fieller et al. 1957).
+
+    For few pairs, such as a dozen models; pairs of one item each, so nothing is bootstrapped. Raises `DataError` if the lengths differ.
+    """
+    a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (a, b))
+    if len(a) != len(b):
+        raise DataError(f"{len(a)} and {len(b)} values cannot be correlated: give pairs")
+    both = np.isfinite(a) & np.isfinite(b)
+    n = int(both.sum())
+    value = float(spearman(torch.from_numpy(a[both])[None], torch.from_numpy(b[both])[None])) if n > 1 else math.nan
+    if n < 4 or math.isnan(value):
+        return Correlation(value, math.nan, math.nan, n)
+    # At r = 1 artanh is infinite, and the interval would be a point.
+    z = math.atanh(min(max(value, -1 + 1 / n**2), 1 - 1 / n**2))
+    half = -float(ndtri(LEVEL / 2)) * math.sqrt(1.06 / (n - 3))
+    return Correlation(value, min(math.tanh(z - half), value), max(math.tanh(z + half), value), n)
+
+
 @dataclass(frozen=True)
 class Summary:
     """Mean of the `n` defined values with its 95 % interval, and how many values were `undefined`."""
@@ -80,6 +99,29 @@ def summary(values: np.ndarray) -> Summary:
     mean = float(defined.mean()) if n else math.nan
     half = float(stdtrit(n - 1, 1 - LEVEL / 2) * defined.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
     return Summary(mean, mean - half, mean + half, n, len(every) - n)
+
+
+def mean_correlation(means: np.ndarray) -> float:
+    """Mean over all pairs of rows of (k, n) of Spearman's correlation over the columns, undefined pairs left out."""
+    rows = torch.from_numpy(np.ascontiguousarray(means, dtype=np.float64))
+    first, second = np.triu_indices(len(rows), 1)
+    found = spearman(rows[first], rows[second])
+    return float(found.nanmean())
+
+
+def jackknife(statistic: Callable[[np.ndarray], float], values: np.ndarray, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Summary:
+    """A statistic of (k, n) values with its jackknife interval over the n columns (Tukey 1958).
+
+    s^2 = (n - 1) / n * sum (t_i - mean t)^2 with t_i the statistic without column i; the interval is t -+ t(n-1, 0.975) s,
+    cut off at the `bounds` of the statistic, NaN for n < 4.
+    """
+    n = values.shape[1]
+    value = statistic(values)
+    if n < 4:
+        return Summary(value, math.nan, math.nan, n, 0)
+    without = np.array([statistic(np.delete(values, i, axis=1)) for i in range(n)])
+    half = float(stdtrit(n - 1, 1 - LEVEL / 2) * math.sqrt((n - 1) * without.var()))
+    return Summary(value, max(value - half, bounds[0]), min(value + half, bounds[1]), n, 0)
 
 
 def proportion(count: int, n: int) -> Summary:

@@ -13,6 +13,7 @@ MAX_LINES = 350
 FLOORS = [
     {"app"},
     {"pages", "attrlib.cli"},
+    {"attrlib.studies"},
     {"attrlib.api", "attrlib.doctor"},
     {"attrlib.engine"},
     {"attrlib.methods", "attrlib.protocols", "attrlib.training", "attrlib.figures"},

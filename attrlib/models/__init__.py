@@ -5,7 +5,7 @@ from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import download
 from attrlib.models.layers import NAMED, Layer, Layout
 from attrlib.models.preprocessing import Preprocessing
-from attrlib.models.zoo import EMBEDDED, ModelInfo, check_name, list_models, load_model, with_classes, wrap_model
+from attrlib.models.zoo import EMBEDDED, ModelInfo, architecture_of, check_name, list_models, load_model, with_classes, wrap_model
 
 __all__ = [
     "EMBEDDED",
@@ -16,6 +16,7 @@ __all__ = [
     "Layout",
     "ModelInfo",
     "Preprocessing",
+    "architecture_of",
     "card_of",
     "check_name",
     "download",

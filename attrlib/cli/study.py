@@ -1,0 +1,144 @@
+"""Saved questions over models and methods: `python -m attrlib study`, and `studies` for what there is."""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attrlib.cli.common import Json, command, duration, interruptible
+from attrlib.cli.explain import write_files
+from attrlib.errors import SpecError
+from attrlib.models import Classifier, load_model
+from attrlib.specs import ModelSpec, parse_methods, whole
+from attrlib.store import open_store
+from attrlib.studies import StudyEvent, StudyResult, StudySpec, list_studies, parse_models, parse_study, plan_study, run_study
+from attrlib.studies.findings import files_of, markdown, plain, refusals
+
+EVERY = 5.0
+"""Seconds between lines of progress where no terminal shows them."""
+ALL = "all"
+
+
+@command()
+def studies(as_json: Json = False) -> None:
+    """List studies with their parameters."""
+    found = list_studies()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(s) for s in found], default=lambda kind: kind.__name__))
+        return
+    for s in found:
+        typer.echo(f"{s.name:14} {s.question} (about {s.minutes:g} min on {len(s.models)} shipped models)")
+        for p in s.params:
+            typer.echo(f"{'':16} {p.name}={p.format(p.default)}: {p.help} ({p.auto or p.expects()})")
+
+
+@command()
+def study(
+    name: Annotated[str, typer.Argument(help="A study, as NAME or NAME:key=value, or all; python -m attrlib studies lists them.")],
+    models: Annotated[
+        str, typer.Option("--models", help="Separated by commas: NAME or ARCHITECTURE@CHECKPOINT; by default shipped ones.")
+    ] = "",
+    data: Annotated[str, typer.Option("--data", help="A name, a folder of class folders, or a CSV file.")] = "birds",
+    methods: Annotated[
+        str, typer.Option("--methods", help="Separated by commas, as they are; by default the study's own, kept cheap.")
+    ] = "",
+    limit: Annotated[str | None, typer.Option("--limit", help="Items for each model: images, or grids.")] = None,
+    seed: Annotated[str, typer.Option("--seed", help="Chooses the items, and draws what is random.")] = "0",
+    classes: Annotated[str, typer.Option("--classes", help="How class folders name classes: auto, wnid, name, index or order.")] = "auto",
+    deletion_tuned: Annotated[
+        bool, typer.Option("--deletion-tuned", help="Checkpoints were fine-tuned on deleted patches, as idsds needs.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    plan: Annotated[bool, typer.Option("--plan", help="Show what it would cost, and compute nothing.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for report, table and figures (HTML, CSV, JSON, PNG, SVG).")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--markdown", help="File for the findings as Markdown, with a folder of figures beside it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question on models, methods and data. What was computed before is not computed again."""
+    names = [info.name for info in list_studies()] if name == ALL else [name]
+    if name == ALL and limit is not None:
+        raise SpecError("--limit means images in one study and grids in another; give it to one study, as in smoothing --limit 8")
+    specs = []
+    for text in names:
+        own, params = parse_study(text + (f":limit={whole(limit, 'limit')}" if limit is not None else ""))
+        specs.append(
+            StudySpec(
+                own,
+                params,
+                parse_models(models),
+                data,
+                parse_methods(methods) if methods else (),
+                whole(seed, "seed"),
+                classes,
+                deletion_tuned,
+            )
+        )
+
+    def load(model: ModelSpec, tuned: bool) -> Classifier:
+        return load_model(model.architecture, device, checkpoint=model.checkpoint, deletion_tuned=tuned and model.checkpoint is not None)
+
+    if plan:
+        for spec in specs:
+            cost = plan_study(spec, open_store(), load)
+            most = "at most " if cost.upper_bound else "about "
+            text = f"{spec.study}: {cost.known} results are known, {cost.missing} must be computed, {most}{duration(cost.seconds)}, {cost.nbytes >> 20} MB"
+            typer.echo(json.dumps({"study": spec.study, **dataclasses.asdict(cost)}) if as_json else text)
+        return
+    results = []
+    with interruptible() as check:
+        for spec in specs:
+            results.append(run_study(spec, open_store(), _watch(spec.study, check, as_json), load))
+            if not as_json:
+                _show(results[-1])
+    if as_json:
+        found = [result.as_json() for result in results]
+        typer.echo(json.dumps(found if name == ALL else found[0]))
+    if out is not None:
+        for result in results:
+            write_files(out, {file: make() for file, make in files_of(result).items()})
+        typer.echo(f"wrote report, table and figures to {out}", err=True)
+    if page is not None:
+        _write_page(page, results, f"python -m attrlib study {name} --markdown {page}")
+
+
+def _watch(name: str, check: Callable[[], None], quiet: bool) -> Callable[[StudyEvent], None]:
+    last = time.monotonic()
+
+    def watch(event: StudyEvent) -> None:
+        nonlocal last
+        check()
+        every = 0.5 if sys.stderr.isatty() else EVERY
+        if not quiet and time.monotonic() - last > every:
+            last = time.monotonic()
+            left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
+            line = f"{name}: {100 * event.share:.0f} %{left}, {event.doing}"
+            typer.echo(f"\r{line[:118]:118}" if sys.stderr.isatty() else line, err=True, nl=not sys.stderr.isatty())
+
+    return watch
+
+
+def _show(result: StudyResult) -> None:
+    if sys.stderr.isatty():
+        typer.echo(f"\r{'':118}\r", err=True, nl=False)
+    typer.echo(f"{result.title}\n  {plain(result.finding)}")
+    for line in result.more:
+        typer.echo(f"  - {plain(line)}")
+    typer.echo(f"  The papers: {result.saw}")
+    for note in [*result.notes, *refusals(result)]:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"  {result.computed} computed, {result.known} known before, {duration(result.seconds)} to compute")
+
+
+def _write_page(page: Path, results: list[StudyResult], made_by: str) -> None:
+    pictures = page.parent / page.stem
+    figures = {file: make() for result in results for file, make in files_of(result).items() if file.endswith(".svg")}
+    write_files(pictures, figures)
+    write_files(page.parent, {page.name: markdown(results, made_by, page.stem).encode()})
+    typer.echo(f"wrote {page} and {len(figures)} figures to {pictures}", err=True)

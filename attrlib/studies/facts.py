@@ -1,0 +1,142 @@
+"""What is known of a model that makes it comparable to others: family, depth, width, normalisation, bias, tuning, accuracy."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from attrlib.errors import AttrlibError, existing_file
+from attrlib.methods import METHODS
+from attrlib.models import Card, Classifier, architecture_of, card_of, shipped
+from attrlib.specs import ModelSpec
+from attrlib.statistics import Summary
+
+FACTORS = {
+    "depth": "more layers",
+    "width": "more channels",
+    "norm": "BatchNorm",
+    "bias": "bias",
+    "tuned": "tuning on deleted patches",
+}
+"""What two models may differ in, and what the second of a pair has more of."""
+_WIDE = {"wide": 2}
+_STEM = 64
+"""Channels of the first stage of a ResNet or VGG that says nothing of its width."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A model as a study sees it. `norm` and `bias` are None where the name of the architecture does not tell.
+
+    `accuracy` is top-1 with its interval from the card, `fraction` the share of the training data that it was trained on, `own` the
+    method by which the network explains itself, empty for most.
+    """
+
+    name: str
+    family: str
+    depth: int = 0
+    width: int = 0
+    norm: bool | None = None
+    bias: bool | None = None
+    tuned: bool = False
+    accuracy: Summary | None = None
+    fraction: float = math.nan
+    own: str = ""
+
+
+def facts_of(spec: ModelSpec, deletion_tuned: bool = False) -> Facts:
+    """What the names and the card of a model say; nothing is loaded."""
+    card = _card(spec)
+    file = spec.checkpoint and not spec.checkpoint.startswith("random:")
+    name = spec.architecture + (f"@{Path(spec.checkpoint).stem if file else spec.checkpoint}" if spec.checkpoint else "")
+    own = parse_architecture(architecture_of(spec.architecture))
+    tuned = spec.architecture.startswith("idsds:") or bool(card and card.deletion) or (deletion_tuned and bool(file))
+    if card is None:
+        return replace(own, name=name, tuned=tuned)
+    clean = card.accuracy.get("clean")
+    fraction = card.recipe.get("fraction", math.nan)
+    return replace(own, name=name, tuned=tuned, accuracy=_summary(clean), fraction=float(fraction))
+
+
+def _card(spec: ModelSpec) -> Card | None:
+    path = shipped().get(spec.architecture) if spec.checkpoint is None else card_of(spec.checkpoint)
+    try:
+        return Card.read(path) if path else None
+    except AttrlibError:
+        # Loading the model will say what is wrong with it.
+        return None
+
+
+def digest_of_weights(spec: ModelSpec) -> list[object]:
+    """What changes when a model's weights do: the digest on its card, or size and time of its file; nothing is loaded."""
+    card, file = _card(spec), existing_file(spec.checkpoint) if spec.checkpoint else None
+    stamp = [file.stat().st_size, file.stat().st_mtime_ns] if file else []
+    return [str(spec), spec.checkpoint, card.digest if card else "", *stamp]
+
+
+def _summary(fields: object) -> Summary | None:
+    if not isinstance(fields, Mapping) or not {"mean", "low", "high", "n"} <= set(fields):
+        return None
+    return Summary(fields["mean"], fields["low"], fields["high"], fields["n"], fields.get("undefined", 0))
+
+
+def parse_architecture(name: str) -> Facts:
+    """Family, depth, width, BatchNorm and bias as far as the name of an architecture tells them, those of ResNets and VGGs."""
+    plain = name.rpartition(":")[2].partition(".")[0].removeprefix("small_")
+    width = re.search(r"_w(\d+)$", plain)
+    plain = plain[: width.start()] if width else plain
+    found = re.fullmatch(r"(?:(fixup|x|wide)_?)?(resnet|vgg)(\d+)(_bn|_2)?", plain)
+    if found is None:
+        return Facts(name, re.sub(r"\d+$", "", plain) if width else plain, width=int(width[1]) if width else 0)
+    prefix, family, depth, suffix = found.groups()
+    norm = prefix not in ("fixup", "x") if family == "resnet" else suffix == "_bn"
+    channels = int(width[1]) if width else _STEM * _WIDE.get(prefix, 1)
+    return Facts(name, family, int(depth), channels, norm, prefix != "x")
+
+
+def own_map(model: Classifier) -> str:
+    """The method by which a network explains itself, where it is built to."""
+    for name, cls in METHODS.items():
+        if cls.family == "intrinsic":
+            try:
+                cls().check(model, model.layer("Input"))
+            except AttrlibError:
+                continue
+            return name
+    return ""
+
+
+def differs_in(a: Facts, b: Facts) -> str | None:
+    """The one factor in which two models of a family differ; None where it is none, or several."""
+    if a.family != b.family or (a.fraction != b.fraction and not math.isnan(a.fraction) and not math.isnan(b.fraction)):
+        return None
+    factors = [factor for factor in FACTORS if getattr(a, factor) != getattr(b, factor)]
+    return factors[0] if len(factors) == 1 else None
+
+
+def pairs_of(models: Sequence[Facts]) -> dict[str, list[tuple[Facts, Facts]]]:
+    """The pairs of models that differ in one factor alone, by factor; the second has more of it: deeper, wider, with it."""
+    found: dict[str, list[tuple[Facts, Facts]]] = {factor: [] for factor in FACTORS}
+    for i, a in enumerate(models):
+        for b in models[i + 1 :]:
+            factor = differs_in(a, b)
+            if factor is not None:
+                less, more = sorted((a, b), key=lambda own: getattr(own, factor))
+                found[factor].append((less, more))
+    return {factor: own for factor, own in found.items() if own}
+
+
+def family(data: str = "birds", tuned: bool | None = None) -> list[Facts]:
+    """The shipped models that were trained on some data, with deletion or without (None: both)."""
+    every = [facts_of(ModelSpec(name)) for name, path in shipped().items() if Card.read(path).data.partition(":")[0] == data]
+    return [own for own in every if tuned is None or own.tuned == tuned]
+
+
+def centres(models: Sequence[Facts]) -> list[Facts]:
+    """Of each family the model that most others differ from in one factor alone; the largest family first."""
+    families: dict[str, list[Facts]] = {}
+    for own in models:
+        families.setdefault(own.family, []).append(own)
+    by_size = sorted(families.values(), key=len, reverse=True)
+    return [max(own, key=lambda m: sum(differs_in(m, other) is not None for other in own)) for own in by_size]

@@ -1,0 +1,135 @@
+"""Study 4: how well methods localise at Input, Middle and Final, where it is known what must not matter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attrlib.engine.scores import Score
+from attrlib.figures.plates import Panel, Plate, Point, Series
+from attrlib.methods import METHODS
+from attrlib.models import NAMED, Classifier
+from attrlib.protocols.localisation import GRID_PAPER
+from attrlib.registry import param
+from attrlib.specs import RunSpec
+from attrlib.statistics import summary
+from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, aligned
+from attrlib.studies.choose import every, is_post_hoc
+from attrlib.studies.facts import Facts, centres, family
+from attrlib.studies.spec import StudySpec
+from attrlib.studies.words import interval, listed, numbers, signed
+
+SETTINGS = {"gridpg": "GridPG", "difull": "DiFull", "dipart": "DiPart"}
+EXACT = 1 - 1e-6
+
+
+@STUDIES.register
+@dataclass(frozen=True)
+class LocalisationStudy(Study):
+    """All methods at Input, Middle and Final in GridPG, DiFull and DiPart."""
+
+    name, number = "localisation", 4
+    title = "Do methods point at the right cell?"
+    question = "Compared at the same layer: which methods put their positive attribution where the evidence must be?"
+    see = (
+        "Boxes over all grids and targets, a colour for each layer: 1 is perfect, the dashed line is chance. In DiFull anything outside "
+        "the target's cell is wrong beyond doubt. Compare methods at the same layer only: the layer often matters more than the method."
+    )
+    saw = (
+        "On GridPG at Input backpropagation methods are near chance, and IG and IxG at Final are about as good as Grad-CAM; CAMs other than "
+        "Layer-CAM fall below chance at VGG's Input. On DiFull backpropagation methods and Layer-CAM are near 1, other CAMs at Final worse "
+        "than on GridPG, RISE poor everywhere, Occlusion good. DiPart is like DiFull, and worse towards Input."
+    )
+    papers = (GRID_PAPER,)
+    minutes = 3.0
+    limit: int = param(10, "Grids in each setting", low=2, high=100_000)
+    passes: int = param(16, "Passes that a map may cost: samples are reduced until it fits", low=1, high=100_000)
+    grid: int = param(2, "Cells in each direction", low=2, high=4)
+    confidence: float = param(0.9, "Least probability of the label, and predicted, for an image to be used", low=0.0, high=1.0)
+
+    def models(self) -> list[str]:
+        # As in the paper one ResNet and one VGG, neither tuned.
+        return [own.name for own in centres(family(tuned=False)) if own.depth][:2]
+
+    def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
+        protocols = [f"{name}:grid={self.grid}:confidence={self.confidence:g}" for name in SETTINGS]
+        methods = given.methods or every(model, self.passes, NAMED, is_post_hoc)
+        return [self.run_of(given, facts, model, protocols, methods)]
+
+    def analyse(self, found: Sequence[Found]) -> Analysis:
+        rows: list[Row] = []
+        plates: list[Plate] = []
+        sentences: list[str] = []
+        further: list[str] = []
+        for own in found:
+            known = {(p.name, m.name, m.layer): score for p, m, score in own.scores()}
+            rows += [
+                {"model": own.facts.name, "setting": setting, "method": name, "layer": layer} | numbers(score.summary) | {"undefined": score.undefined}
+                for (setting, name, layer), score in known.items()
+            ]  # fmt: skip
+            plates.append(_plate(own.facts, known))
+            words, more = _words(known)
+            sentences.append(f"On {own.facts.name} {words}")
+            further += [f"{own.facts.name}: {one}" for one in more]
+        return Analysis(" ".join(sentences), further, rows, plates)
+
+
+Known = dict[tuple[str, str, str], Score]
+
+
+def shares(score: Score) -> list[float]:
+    """The share inside the cell of every target of every grid."""
+    return [value for detail in score.details for value in detail["shares"]]  # type: ignore[union-attr]
+
+
+def _plate(facts: Facts, known: Known) -> Plate:
+    panels = []
+    names = list(dict.fromkeys(name for _, name, _ in known))
+    layers = list(dict.fromkeys(layer for *_, layer in known))
+    for setting, title in SETTINGS.items():
+        own = {(name, layer): score for (s, name, layer), score in known.items() if s == setting}
+        series = tuple(
+            Series(layer or "own layer", tuple(Point(n, v) for n in names if (n, layer) in own for v in shares(own[n, layer])))
+            for layer in layers
+        )
+        chance = next((score.protocol.chance_level for score in own.values()), None)
+        if own:
+            panels.append(Panel("boxes", title, "", "share inside the target's cell ↑", series, level=chance))
+    return Plate(f"Localisation on {facts.name}: median, quartiles and range over all grids and targets.", tuple(panels), stacked=True)
+
+
+def _words(known: Known) -> tuple[str, list[str]]:
+    """The finding on one model, and more of it."""
+    parts: list[str] = []
+    gradient = [
+        s for (setting, n, layer), s in known.items() if (setting, layer) == ("gridpg", "Input") and METHODS[n].family == "gradient"
+    ]
+    if gradient:
+        means, chance = [s.mean for s in gradient], gradient[0].protocol.chance_level
+        parts.append(f"gradient methods at Input lie between {min(means):.2f} and {max(means):.2f} on GridPG, where chance is {chance:.2f}")
+    cam, full = known.get(("gridpg", "Grad-CAM", "Final")), known.get(("difull", "Grad-CAM", "Final"))
+    for name in ("IG", "IxG"):
+        other = known.get(("gridpg", name, "Final"))
+        if cam and other:
+            parts.append(f"{name} at Final differs from Grad-CAM by {signed(summary(np.subtract(*aligned(other, cam))))}")
+    if cam and full:
+        parts.append(f"Grad-CAM at Final scores {interval(cam.summary)} on GridPG and {interval(full.summary)} on DiFull")
+    more = [_leaders(title, setting, known) for setting, title in SETTINGS.items()]
+    exact = [
+        n for (setting, n, layer), s in known.items() if (setting, layer) == ("difull", "Input") and min(shares(s), default=0.0) > EXACT
+    ]
+    if exact:
+        more.append(f"on DiFull at Input all attribution lies in the target's cell, in every grid, with {listed(exact, 12)}.")
+    first = f"{'; '.join(parts)}." if parts else more.pop(0)
+    return first, [own for own in more if own]
+
+
+def _leaders(title: str, setting: str, known: Known) -> str:
+    """The best method of each layer in a setting."""
+    tops = []
+    for layer in dict.fromkeys(layer for *_, layer in known):
+        own = {n: s for (s_, n, lay), s in known.items() if (s_, lay) == (setting, layer) and np.isfinite(s.mean)}
+        if own:
+            top = max(own, key=lambda n: own[n].mean)
+            tops.append(f"{top} at {layer or 'its own layer'} ({interval(own[top].summary)})")
+    return f"{title} is led by {listed(tops)}." if tops else ""

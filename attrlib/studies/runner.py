@@ -1,0 +1,224 @@
+"""Runs a study: model by model through the engine and its store, so that nothing is computed twice and it can end at any moment."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from attrlib.data.datasets import Dataset, anchored, load_dataset
+from attrlib.engine.plan import make_plan
+from attrlib.engine.run import Event, run
+from attrlib.engine.scores import RunResult
+from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, MethodError, ProtocolError
+from attrlib.methods import METHODS
+from attrlib.models import Classifier, load_model
+from attrlib.protocols import PROTOCOLS
+from attrlib.specs import NUMERICS, MethodSpec, ModelSpec, RunSpec, digest
+from attrlib.store import Record, Store, open_store
+from attrlib.studies.base import Found, Study, StudyResult, create, parse_study, resolve
+from attrlib.studies.facts import Facts, digest_of_weights, facts_of, own_map
+from attrlib.studies.measure import accuracy_on
+from attrlib.studies.spec import StudySpec, parse_model
+
+Load = Callable[[ModelSpec, bool], Classifier]
+TIMES = 64
+"""Times that a study can be gone on with before its seconds are no longer added up."""
+DONE = "done"
+
+
+@dataclass(frozen=True)
+class StudyEvent:
+    """How far a study is: the share that is done, seconds left (None before anything is known), and what it is doing."""
+
+    doing: str
+    share: float = 0.0
+    seconds_left: float | None = None
+
+
+StudyWatch = Callable[[StudyEvent], None]
+"""Called every few passes; raises `Cancelled` to stop the study."""
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study will compute: results that are `known` and `missing`, seconds and peak bytes of the rest, at most where `upper_bound`."""
+
+    known: int
+    missing: int
+    seconds: float
+    nbytes: int
+    upper_bound: bool
+
+
+def load_plain(spec: ModelSpec, deletion_tuned: bool) -> Classifier:
+    """A model on the best device there is."""
+    tuned = deletion_tuned and spec.checkpoint is not None
+    return load_model(spec.architecture, checkpoint=spec.checkpoint, deletion_tuned=tuned)
+
+
+def study(
+    name: str,
+    models: Iterable[str | ModelSpec] = (),
+    data: str | Path = "birds",
+    *,
+    methods: Iterable[str | MethodSpec] = (),
+    seed: int = 0,
+    classes: str = "auto",
+    deletion_tuned: bool = False,
+    store: Store | None = None,
+    watch: StudyWatch = lambda _event: None,
+    **params: object,
+) -> StudyResult:
+    """A study by name, or with parameters in it (`smoothing:limit=8`), on the shipped models and the birds, or on others.
+
+    What was computed before is not again. `watch` is told how far it is, and raises `Cancelled` to stop: what was computed is kept.
+    """
+    own, given = parse_study(name)
+    chosen = tuple(m if isinstance(m, ModelSpec) else parse_model(m) for m in models)
+    asked = tuple(m if isinstance(m, MethodSpec) else MethodSpec.parse(m) for m in methods)
+    pairs = tuple((dict(given) | params).items())
+    spec = StudySpec(own, pairs, chosen, str(data), asked, seed, classes, deletion_tuned)
+    return run_study(spec, store or open_store(), watch)
+
+
+def run_study(
+    spec: StudySpec, store: Store, watch: StudyWatch = lambda _event: None, load: Load = load_plain, data: Dataset | None = None
+) -> StudyResult:
+    """Computes what is not in the store, and says what it means. Raises `AttrlibError` where nothing is defined on any model."""
+    return _Running(spec, store, watch, load, data).execute()
+
+
+def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dataset | None = None) -> StudyPlan:
+    """What is known of a study, and what the rest will cost. Raises as `run_study` does."""
+    running = _Running(spec, store, lambda _event: None, load, data)
+    plans = []
+    for number, model_spec in enumerate(running.given.models):
+        facts, model = running.open(model_spec)
+        for own in running.study.runs(running.given, facts, model, number == 0):
+            try:
+                plans.append(make_plan(own, model, running.data, store))
+            except REFUSED as error:
+                running.refuse(facts, own, error)
+    if not plans:
+        raise running.error
+    upper = any(p.upper_bound for p in plans)
+    return StudyPlan(
+        sum(p.known for p in plans), sum(p.missing for p in plans), sum(p.seconds for p in plans), max(p.nbytes for p in plans), upper
+    )
+
+
+REFUSED = (ProtocolError, MethodError, LayerError, DataError)
+"""What leaves out one run of a study: it is not defined on that model, or those data."""
+
+
+def is_done(spec: StudySpec, store: Store) -> bool:
+    """Whether a study was computed to its end before, with the methods, protocols and weights that there are now."""
+    _about, key = _seconds_key(replace(resolve(spec), data=anchored(spec.data)))
+    return DONE in store.records(key, [DONE])
+
+
+def _seconds_key(given: StudySpec) -> tuple[dict[str, object], str]:
+    """What the time of a study depends on, and the digest of it."""
+    weights = [digest_of_weights(model) for model in given.models]
+    about: dict[str, object] = {"kind": "study", "study": given, "weights": weights, "numerics": NUMERICS}
+    about |= {"methods": sorted(METHODS), "protocols": sorted(PROTOCOLS)}
+    return about, digest(about)
+
+
+class _Running:
+    """The state of one study."""
+
+    def __init__(self, spec: StudySpec, store: Store, watch: StudyWatch, load: Load, data: Dataset | None):
+        self.spec, self.store, self.watch, self.load = spec, store, watch, load
+        self.given = replace(resolve(spec), data=anchored(spec.data))
+        self.study: Study = create(self.given)
+        self.data = load_dataset(self.given.data) if data is None else data
+        self.error: AttrlibError = DataError("there is nothing to study")
+        self.refused: list[tuple[str, str, str, str]] = []
+        self.notes: list[str] = []
+        self.computed = self.known = self.number = 0
+        self.lengths: list[float] = []
+
+    def execute(self) -> StudyResult:
+        begun = time.perf_counter()
+        try:
+            found = [own for own in map(self._look_at, range(len(self.given.models))) if own is not None]
+            if not found:
+                raise self.error
+            analysis = self.study.analyse(found)
+        except Cancelled:
+            self._seconds(time.perf_counter() - begun, done=False)
+            raise
+        own = self.study
+        return StudyResult(
+            self.spec, own.title, own.question, analysis.finding, analysis.more, own.see, own.saw, own.papers, analysis.rows, analysis.plates,
+            [f.facts.name for f in found], list(dict.fromkeys(self.refused)), list(dict.fromkeys([*self.notes, *self.store.notes])),
+            self.computed, self.known, self._seconds(time.perf_counter() - begun, done=True),
+        )  # fmt: skip
+
+    def open(self, spec: ModelSpec) -> tuple[Facts, Classifier]:
+        """A model with what is known of it."""
+        facts, model = facts_of(spec, self.given.deletion_tuned), self.load(spec, self.given.deletion_tuned)
+        return replace(facts, tuned=model.deletion_tuned, own=own_map(model)), model
+
+    def refuse(self, facts: Facts, own: RunSpec, error: AttrlibError) -> None:
+        """Leaves out a run, with the reason."""
+        self.error = error
+        self.refused += [(facts.name, str(p), "", str(error)) for p in own.protocols]
+
+    def _look_at(self, number: int) -> Found | None:
+        """One model, with all its runs."""
+        self.number, self.begun, self.share = number, time.perf_counter(), 0.0
+        computed = self.computed
+        self._tell(f"loading {self.given.models[number]}", 0.0)
+        facts, model = self.open(self.given.models[number])
+        results: list[RunResult] = []
+        runs = self.study.runs(self.given, facts, model, number == 0)
+        for place, own in enumerate(runs):
+
+            def watch(event: Event, place: int = place) -> None:
+                # Before the first score is known, it looks for the items.
+                far = event.done / event.total if event.total and event.scores else 0.0
+                self._tell(f"{facts.name}: {event.doing}", (place + far) / len(runs))
+
+            try:
+                result = run(own, model, self.data, self.store, watch)
+            except REFUSED as error:
+                self.refuse(facts, own, error)
+                continue
+            results.append(result)
+            self.refused += [(facts.name, str(p), str(m), why) for p, m, why in result.refused]
+            self.notes += result.notes
+            self.computed, self.known = self.computed + result.computed, self.known + result.known
+        if not results:
+            return None
+        if self.study.wants_accuracy and facts.accuracy is None:
+            facts = replace(facts, accuracy=accuracy_on(model, self.data, self.given, self.study.limit, self.store))
+        further = self.study.further(self.given, facts, model, self.data, self.store, lambda event: self._tell(event.doing, 1.0))
+        if self.computed > computed:
+            self.lengths.append(time.perf_counter() - self.begun)
+        return Found(facts, results, further)
+
+    def _tell(self, doing: str, share: float) -> None:
+        """Passes on how far it is; the time left is that of models like those so far."""
+        # What turns out to be not defined makes the whole smaller.
+        share = self.share = max(share, self.share)
+        elapsed, models = time.perf_counter() - self.begun, len(self.given.models)
+        expected = [*self.lengths, *([elapsed / share] if share > 0.02 else [])]
+        left = None
+        if expected:
+            mean = sum(expected) / len(expected)
+            left = max(0.0, expected[-1] - elapsed if share > 0.02 else mean) + mean * (models - self.number - 1)
+        self.watch(StudyEvent(doing, (self.number + share) / models, left))
+
+    def _seconds(self, these: float, done: bool) -> float:
+        """Seconds of computing it, over all times that it was begun or gone on with; kept in the store."""
+        (about, key), items = _seconds_key(self.given), [str(k) for k in range(TIMES)]
+        before = self.store.records(key, items)
+        new = {DONE: Record(0.0)} if done else {}
+        if self.computed or not before:
+            new |= {item: Record(these) for item in [item for item in items if item not in before][:1]}
+        else:
+            these = 0.0
+        self.store.add_records(key, about, new)
+        return these + sum(record.value for record in before.values())

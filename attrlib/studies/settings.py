@@ -1,0 +1,213 @@
+"""Study 8: how much scores depend on hyperparameters, on the seed, and on how many images there are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from attrlib.engine.scores import Score
+from attrlib.errors import DataError
+from attrlib.figures.plates import Panel, Plate, Point, Series
+from attrlib.methods import METHODS
+from attrlib.models import Classifier
+from attrlib.protocols.deletion import IDSDS_PAPER
+from attrlib.registry import Paper, param
+from attrlib.specs import MethodSpec, RunSpec
+from attrlib.statistics import rank_correlation, spearman, summary
+from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, deletion, paired
+from attrlib.studies.choose import every
+from attrlib.studies.facts import Facts, centres, family
+from attrlib.studies.spec import StudySpec
+from attrlib.studies.words import interval, numbers, point
+
+HYPERPARAMETERS_PAPER = Paper(
+    "Bansal et al. 2020", "SAM: The Sensitivity of Attribution Methods to Hyperparameters", "https://arxiv.org/abs/2003.08754"
+)
+SWEEPS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
+    ("IG", "steps", (2, 4, 8, 16, 32)),
+    ("IG", "baseline", ("zeros", "black", "white", "blur")),
+    ("SmoothGrad", "samples", (2, 4, 8, 16, 32)),
+    ("SmoothGrad", "noise", (0.02, 0.05, 0.15, 0.4)),
+    ("Occlusion", "window", (8, 16, 32)),
+    ("RISE", "samples", (16, 64, 256)),
+)
+"""A method's parameter, and the values that it is given."""
+BESIDES = {("IG", "baseline"): (("steps", 8),), ("SmoothGrad", "noise"): (("samples", 8),)}
+"""What else is set where it would cost more than it tells."""
+DRAWS = 200
+"""Pairs of image sets that are drawn for each number of images."""
+ENOUGH = 0.9
+
+
+@STUDIES.register
+@dataclass(frozen=True)
+class Settings(Study):
+    """Scores against hyperparameters, other seeds, and the agreement of rankings by two disjoint sets of n images."""
+
+    name, number = "settings", 8
+    title = "How much do settings matter?"
+    question = "Do steps, samples, noise, window, baseline or the seed change a score, and how many images does a ranking need?"
+    see = (
+        "Scores against one parameter at a time, on the same images. Then the score of each method for several seeds (other images, other "
+        "noise), and how well two people with n different images each would agree on the ranking."
+    )
+    saw = (
+        "Attribution maps and scores are sensitive to hyperparameters that are often left at arbitrary values (Bansal et al.). IDSDS used all "
+        "50,000 validation images; of one image the standard deviation of a random map's score is 0.258, so that a hundred images leave ±0.05."
+    )
+    papers = (HYPERPARAMETERS_PAPER, IDSDS_PAPER)
+    minutes = 2.5
+    limit: int = param(24, "Images for hyperparameters and seeds", low=2, high=100_000)
+    images: int = param(128, "Images for the number of images that a ranking needs", low=8, high=100_000)
+    passes: int = param(8, "Passes that a map of the ranking may cost", low=1, high=100_000)
+    seeds: int = param(3, "Seeds", low=1, high=50)
+
+    def models(self) -> list[str]:
+        return [own.name for own in centres(family(tuned=True)) if own.depth][:1]
+
+    def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
+        protocol = [deletion(facts)]
+        asked = {method.name for method in given.methods}
+        swept = [m for name, key, values in SWEEPS if name in METHODS and (not asked or name in asked) for m in _sweep(name, key, values)]
+        ranked = given.methods or every(model, self.passes)
+        many = replace(self, limit=self.images).run_of(given, facts, model, protocol, ranked)
+        seeded = [self.run_of(given, facts, model, protocol, ranked, given.seed + k) for k in range(1, self.seeds + 1)]
+        return [*([self.run_of(given, facts, model, protocol, swept)] if swept else []), many, *seeded]
+
+    def analyse(self, found: Sequence[Found]) -> Analysis:
+        rows: list[Row] = []
+        plates: list[Plate] = []
+        sentences: list[str] = []
+        for own in found:
+            protocol = deletion(own.facts)
+            results = [{str(m): s for (p, m), s in r.scores.items() if str(p) == protocol} for r in own.results]
+            ranked = max(results, key=lambda scores: max((len(s.values) for s in scores.values()), default=0) * (len(scores) > 0))
+            seeded = [s for s, r in zip(results, own.results, strict=True) if r.spec.seed != own.results[0].spec.seed]
+            for plate, more, words in (_needed(own.facts, ranked), _sweeps(own.facts, results[0]), _seeds(own.facts, ranked, seeded)):
+                plates += plate
+                rows += more
+                sentences += words
+        if not sentences:
+            raise DataError("none of the methods has a hyperparameter that is studied, and fewer than three can be ranked; add methods")
+        return Analysis(sentences[0], sentences[1:], rows, plates)
+
+
+def _sweep(name: str, key: str, values: Sequence[Any]) -> list[MethodSpec]:
+    besides = BESIDES.get((name, key), ())
+    # Windows beside each other, so that no pixel counts twice and the cost is the same as the resolution.
+    return [MethodSpec(name, "", ((key, v), *besides, *((("stride", v),) if key == "window" else ()))) for v in values]
+
+
+Part = tuple[list[Plate], list[Row], list[str]]
+
+
+def _sweeps(facts: Facts, scores: dict[str, Score]) -> Part:
+    panels, rows, words = [], list[Row](), []
+    for name, key, values in SWEEPS:
+        own = {v: scores[str(m)] for v, m in zip(values, _sweep(name, key, values), strict=True) if str(m) in scores}
+        if len(own) < 2:
+            continue
+        numeric = not isinstance(values[0], str)
+        points = tuple(point(v, s.summary) for v, s in own.items())
+        panels.append(Panel("lines", f"{name}: {key}", key, "score ↑", (Series(facts.name, points),), log_x=numeric))
+        rows += [
+            {"model": facts.name, "kind": "hyperparameter", "method": name, "setting": f"{key}={v}"} | numbers(s.summary)
+            for v, s in own.items()
+        ]
+        low, high = min(own, key=lambda v: own[v].mean), max(own, key=lambda v: own[v].mean)
+        gap = paired(own[high], own[low])
+        words.append(
+            f"{key} of {name}: {interval(own[low].summary)} at {low} to {interval(own[high].summary)} at {high}{' (no certain difference)' if gap.tie else ''}"
+        )
+    if not panels:
+        return [], [], []
+    plates = [
+        Plate(f"Single deletion score on {facts.name} against one hyperparameter at a time.", tuple(panels[k : k + 3]))
+        for k in range(0, len(panels), 3)
+    ]
+    return plates, rows, [f"On {facts.name}, from worst to best value: {'; '.join(words)}."]
+
+
+def _seeds(facts: Facts, ranked: dict[str, Score], seeded: Sequence[dict[str, Score]]) -> Part:
+    """Scores of other images and other noise, and how often intervals of two seeds that should overlap do not."""
+    runs = [scores for scores in seeded if scores]
+    if len(runs) < 2:
+        return [], [], []
+    names = [name for name in ranked if all(name in scores for scores in runs)]
+    order = sorted(names, key=lambda n: np.nan_to_num(ranked[n].mean, nan=-2), reverse=True)
+    series = tuple(Series(f"seed {scores[order[0]].spec.seed}", tuple(point(n, scores[n].summary) for n in order)) for scores in runs)
+    rows: list[Row] = [
+        {"model": facts.name, "kind": "seed", "method": n, "setting": f"seed={scores[n].spec.seed}"} | numbers(scores[n].summary)
+        for scores in runs
+        for n in order
+    ]  # fmt: skip
+    means = np.array([[scores[n].mean for n in order] for scores in runs])
+    spread = float(np.nanmean(means.std(0, ddof=1)))
+    errors = [(s.high - s.mean) / 2 for scores in runs for s in (scores[n].summary for n in order) if np.isfinite(s.high)]
+    pairs = [rank_correlation(means[i], means[j]).value for i in range(len(runs)) for j in range(i)]
+    count = len(next(iter(runs[0].values())).values)
+    words = (
+        f"Other seeds, that is other {count} images and other noise, move a method's score by {spread:.3f} (standard deviation, mean over methods); "
+        f"intervals promise about {np.mean(errors):.3f}. Rankings of two seeds correlate with {np.mean(pairs):.2f}."
+    )
+    plate = Plate(f"Single deletion score on {facts.name} for other seeds.", (Panel("dots", facts.name, "", "score →", series, level=0.0),))
+    return [plate], rows, [words]
+
+
+def agreement_of(values: np.ndarray, n: int, draws: int = DRAWS) -> np.ndarray:
+    """Spearman's correlations of the rankings of methods by two disjoint sets of n images, of values (methods, images); (draws,).
+
+    The sets are drawn by a fixed seed; NaN counts for no mean.
+    """
+    generator = np.random.default_rng(n)
+    order = np.argsort(generator.random((draws, values.shape[1])), axis=1)
+    first, second = order[:, :n], order[:, n : 2 * n]
+    means = (torch.from_numpy(np.nanmean(values[:, own], 2).T) for own in (first, second))
+    return spearman(*means).numpy()
+
+
+def _needed(facts: Facts, ranked: dict[str, Score]) -> Part:
+    """How well rankings by two sets of n images agree, and from which n on well."""
+    names = [n for n, s in ranked.items() if np.isfinite(s.counted).all()]
+    if len(names) < 3 or len({ranked[n].ids for n in names}) != 1:
+        return [], [], []
+    values = np.stack([ranked[n].counted for n in names])
+    sizes = [n for n in (2**k for k in range(1, 20)) if 2 * n <= values.shape[1]]
+    points, rows = [], list[Row]()
+    for n in sizes:
+        found = agreement_of(values, n)
+        low, high = np.nanquantile(found, [0.025, 0.975])
+        points.append(Point(n, float(np.nanmean(found)), float(low), float(high)))
+        rows.append(
+            {
+                "model": facts.name,
+                "kind": "images",
+                "method": "",
+                "setting": f"{n} images",
+                "mean": points[-1].y,
+                "low": float(low),
+                "high": float(high),
+            }
+        )
+    panel = Panel(
+        "lines",
+        facts.name,
+        "images for each ranking",
+        "rank correlation ↑",
+        (Series("two rankings", tuple(points)),),
+        log_x=True,
+        level=ENOUGH,
+    )
+    enough = next((p.x for p in points if p.y >= ENOUGH), None)
+    last = points[-1]
+    words = f"from {enough} images on" if enough else f"not even with {last.x} images"
+    text = (
+        f"On {facts.name} two rankings of {len(names)} methods by different images agree with a correlation of {ENOUGH} {words} "
+        f"({last.y:.2f} with {last.x} images, 95 % of draws in [{last.low:.2f}, {last.high:.2f}])."
+    )
+    mean = summary(values.std(1, ddof=1))
+    more = f" The score of one image varies by {mean.mean:.2f}, so that a mean of {len(values[0])} is known to ±{1.96 * mean.mean / len(values[0]) ** 0.5:.2f}."
+    plate = Plate(f"Agreement of rankings by two sets of n images on {facts.name}; the dashed line is {ENOUGH}.", (panel,))
+    return [plate], rows, [text + more]

@@ -1,0 +1,178 @@
+"""Study 5: what Gaussian smoothing does for IG and IxG at the input, and what it costs beside SmoothGrad."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from attrlib.data.datasets import Dataset
+from attrlib.engine.run import Watch
+from attrlib.engine.scores import Score
+from attrlib.errors import DataError
+from attrlib.figures.plates import Panel, Plate, Point, Series
+from attrlib.methods import create as create_method
+from attrlib.methods import resolve as resolve_method
+from attrlib.models import Classifier
+from attrlib.protocols.localisation import GRID_PAPER
+from attrlib.registry import param
+from attrlib.specs import MethodSpec, RunSpec
+from attrlib.statistics import Summary, summary
+from attrlib.store import Store
+from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, paired
+from attrlib.studies.choose import affordable, cost_of
+from attrlib.studies.facts import Facts, centres, family
+from attrlib.studies.measure import map_correlations
+from attrlib.studies.spec import StudySpec
+from attrlib.studies.words import interval, numbers, point, verdict
+
+KERNELS = (0, 9, 17, 33, 65, 129, 257)
+"""Those of the paper, for cells of 224 px."""
+PAPER_SIDE, MOST = 224, 257
+SMOOTHED, COMPARED, REFERENCE = ("IG", "IxG"), "SmoothGrad", MethodSpec("Grad-CAM", "Final")
+
+
+@STUDIES.register
+@dataclass(frozen=True)
+class Smoothing(Study):
+    """GridPG of S-IntGrad and S-IxG, and their maps' correlation with Grad-CAM's at Final, against the kernel; quality against cost."""
+
+    name, number = "smoothing", 5
+    title = "How far does smoothing go?"
+    question = "Does a Gaussian blur make IG and IxG at the input as good as Grad-CAM at the final layer, and what does it cost?"
+    see = (
+        "Kernels are those of the paper's 224 px cells, scaled to the model's own. Left the GridPG score, in the middle the rank correlation "
+        "of the map with Grad-CAM's at Final, right the score against the passes of one map: smoothing itself costs none."
+    )
+    saw = (
+        "S-IntGrad with K = 257 at Input beats Grad-CAM at Final on VGG11; S-IxG fails with BatchNorm. The correlation with Grad-CAM rises "
+        "to K = 129 and falls again: S-IntGrad .34 to .80 on VGG11, .18 to .63 on ResNet18; S-IxG .27 to .49 and .14 to .18. Smoothing "
+        "matches SmoothGrad at a fraction of its cost."
+    )
+    papers = (GRID_PAPER,)
+    minutes = 1.5
+    limit: int = param(16, "Grids", low=2, high=100_000)
+    steps: int = param(8, "Steps of IG", low=1, high=1000)
+    samples: int = param(15, "Samples of SmoothGrad", low=1, high=1000)
+    grid: int = param(2, "Cells in each direction", low=2, high=4)
+    confidence: float = param(0.9, "Least probability of the label, and predicted, for an image to be used", low=0.0, high=1.0)
+
+    def models(self) -> list[str]:
+        return [own.name for own in centres(family(tuned=False)) if own.depth][:2]
+
+    def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
+        protocols = list(self._kernels(model).values())
+        smooth = [self.run_of(given, facts, model, list(dict.fromkeys(protocols)), self._smoothed(given))]
+        others = (MethodSpec(COMPARED, "", (("samples", self.samples),)), REFERENCE)
+        return [*smooth, self.run_of(given, facts, model, protocols[:1], others)]
+
+    def further(self, given: StudySpec, facts: Facts, model: Classifier, data: Dataset, store: Store, watch: Watch) -> Mapping[str, Any]:
+        kernels = {k: int(dict(_pairs(p)).get("smoothing", 0)) for k, p in self._kernels(model).items()}
+        spec = self.run_of(given, facts, model, [self._protocol(0)], [*self._smoothed(given), REFERENCE])
+        found = map_correlations(spec, resolve_method(REFERENCE), list(dict.fromkeys(kernels.values())), model, data, store, watch)
+        costs = {}
+        for method in (*self._smoothed(given), REFERENCE, affordable(COMPARED, model, self.samples)):
+            layer = model.layer(resolve_method(method).layer)
+            costs[method.name] = cost_of(create_method(method).passes(layer))
+        alike = {(name, k): found[name, own] for k, own in kernels.items() for name, at in found if at == own}
+        return {"alike": alike, "protocols": self._kernels(model), "costs": costs}
+
+    def _smoothed(self, given: StudySpec) -> tuple[MethodSpec, ...]:
+        return given.methods or (MethodSpec("IG", "Input", (("steps", self.steps),)), MethodSpec("IxG", "Input"))
+
+    def _protocol(self, kernel: int) -> str:
+        text = f"gridpg:grid={self.grid}:confidence={self.confidence:g}"
+        return f"{text}:smoothing={kernel}" if kernel else text
+
+    def _kernels(self, model: Classifier) -> dict[int, str]:
+        """The protocol for each of the paper's kernels, scaled to the model's input."""
+        return {k: self._protocol(scaled(k, model.input_size[0])) for k in KERNELS}
+
+    def analyse(self, found: Sequence[Found]) -> Analysis:
+        rows: list[Row] = []
+        plates: list[Plate] = []
+        sentences: list[str] = []
+        for own in found:
+            scores, cam, noisy = self._scores(own)
+            if not scores or cam is None:
+                continue
+            alike = {
+                name: {k: summary(np.array(own.further["alike"][name, k])) for k in KERNELS if (name, k) in own.further["alike"]}
+                for name in scores
+            }
+            for name, by_kernel in scores.items():
+                for k, score in by_kernel.items():
+                    row: Row = {"model": own.facts.name, "method": name, "kernel": k} | numbers(score.summary)
+                    rows.append(row | numbers(alike[name].get(k, summary(np.array([]))), "correlation_"))
+            others = {"Grad-CAM at Final": cam} | ({COMPARED: noisy} if noisy else {})
+            rows += [{"model": own.facts.name, "method": name, "kernel": 0} | numbers(score.summary) for name, score in others.items()]
+            plates.append(_plate(own, scores, alike, others))
+            sentences += _words(own.facts, scores, alike, cam, noisy)
+        if not sentences:
+            raise DataError("GridPG with IG or IxG at Input and Grad-CAM at Final is defined on none of these models; choose CNNs")
+        return Analysis(sentences[0], sentences[1:], rows, plates)
+
+    def _scores(self, own: Found) -> tuple[dict[str, dict[int, Score]], Score | None, Score | None]:
+        """By method and kernel; of Grad-CAM; of SmoothGrad."""
+        protocols: dict[int, str] = own.further.get("protocols", {})
+        scores: dict[str, dict[int, Score]] = {}
+        cam = noisy = None
+        for protocol, method, score in own.scores():
+            if method == REFERENCE:
+                cam = score
+            elif method.name == COMPARED:
+                noisy = score
+            else:
+                scores.setdefault(str(method), {}).update({k: score for k, text in protocols.items() if text == str(protocol)})
+        return {name: dict(sorted(by_kernel.items())) for name, by_kernel in scores.items()}, cam, noisy
+
+
+def scaled(kernel: int, side: int) -> int:
+    """The odd kernel that covers on a cell of `side` px what K covers on 224 px, at most 257; 0 for none."""
+    size = 2 * round((kernel * side / PAPER_SIDE - 1) / 2) + 1 if kernel else 0
+    return min(size, MOST) if size > 1 else 0
+
+
+def _pairs(protocol: str) -> list[tuple[str, str]]:
+    return [tuple(part.split("=")) for part in protocol.split(":")[1:]]  # type: ignore[misc]
+
+
+Alike = dict[str, dict[int, Summary]]
+
+
+def _plate(own: Found, scores: dict[str, dict[int, Score]], alike: Alike, others: dict[str, Score]) -> Plate:
+    ticks = {k: str(k) if k else "none" for k in KERNELS}
+    lines = [Series(f"S-{name}", tuple(point(ticks[k], s.summary) for k, s in by_kernel.items())) for name, by_kernel in scores.items()]
+    flat = [Series(name, tuple(Point(ticks[k], score.mean) for k in KERNELS)) for name, score in others.items()]
+    correlation = [Series(f"S-{name}", tuple(point(ticks[k], s) for k, s in by_kernel.items())) for name, by_kernel in alike.items()]
+    costs: dict[str, int] = own.further["costs"]
+    best = {name: max(by_kernel.values(), key=lambda s: s.mean) for name, by_kernel in scores.items()}
+    dots = [(f"S-{name}", score) for name, score in best.items()] + list(others.items())
+    cost = [Series(name, (point(costs[s.method.name], s.summary, ""),)) for name, s in dots]
+    chance = next(iter(others.values())).protocol.chance_level
+    panels = (
+        Panel("lines", f"Score on {own.facts.name}", "kernel K at 224 px", "GridPG ↑", (*lines, *flat), level=chance),
+        Panel("lines", "Likeness to Grad-CAM", "kernel K at 224 px", "rank correlation of maps", tuple(correlation)),
+        Panel("points", "Best score and cost", "passes for one map ← cheaper", "GridPG ↑", tuple(cost), log_x=True, level=chance),
+    )
+    return Plate(f"Smoothing IG and IxG at the input of {own.facts.name}; bands are 95 % intervals.", panels)
+
+
+def _words(facts: Facts, scores: dict[str, dict[int, Score]], alike: Alike, cam: Score, noisy: Score | None) -> list[str]:
+    sentences = []
+    for name, by_kernel in scores.items():
+        top = max(by_kernel, key=lambda k: by_kernel[k].mean)
+        gain, gap = paired(by_kernel[top], by_kernel[0]), paired(by_kernel[top], cam)
+        text = f"On {facts.name} {name} rises from {interval(by_kernel[0].summary)} to {interval(by_kernel[top].summary)} at K = {top} ({interval(gain)})"
+        if top == 0:
+            text = f"On {facts.name} smoothing does not help {name} ({interval(by_kernel[0].summary)})"
+        text += f" and {verdict(gap, 'beats', 'stays below')}{' from' if gap.tie else ''} Grad-CAM at Final ({interval(cam.summary)})"
+        if noisy is not None and name.startswith(SMOOTHED[0]):
+            other = paired(by_kernel[top], noisy)
+            text += f"; beside SmoothGrad ({interval(noisy.summary)}) it {verdict(other, 'is better', 'is worse')} ({interval(other)})"
+        known = {k: s for k, s in alike[name].items() if np.isfinite(s.mean)}
+        if known:
+            most = max(known, key=lambda k: known[k].mean)
+            text += f"; its map correlates with Grad-CAM's with {interval(known[min(known)])} without smoothing and {interval(known[most])} at K = {most}"
+        sentences.append(text + ".")
+    return sentences

@@ -1,0 +1,48 @@
+"""Numbers in sentences: means and differences with their intervals, lists, and points of figures."""
+
+import math
+from collections.abc import Sequence
+
+from attrlib.figures.plates import Point
+from attrlib.statistics import Correlation, Difference, Summary
+
+
+def interval(found: Summary | Difference | Correlation) -> str:
+    """`0.31 [0.28, 0.34]`: a mean, difference or correlation with its 95 % interval."""
+    value = found.value if isinstance(found, Correlation) else found.mean
+    if not math.isfinite(value):
+        return "undefined"
+    sign = "" if isinstance(found, Summary) else "+"
+    ends = f" [{found.low:{sign}.2f}, {found.high:{sign}.2f}]" if math.isfinite(found.low) else ""
+    return f"{value:{sign}.2f}{ends}"
+
+
+def signed(mean: Summary) -> str:
+    """A mean difference with its interval, all with their signs."""
+    ends = f" [{mean.low:+.2f}, {mean.high:+.2f}]" if math.isfinite(mean.low) else ""
+    return f"{mean.mean:+.2f}{ends}"
+
+
+def verdict(found: Difference, more: str, less: str) -> str:
+    """Whether a difference is above 0, below, or not told apart by the data."""
+    return "cannot be told apart" if found.tie else more if found.mean > 0 else less
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """`a, b and c`, or the first few and how many more."""
+    shown = list(names[:most])
+    if len(names) > most:
+        return f"{', '.join(shown)} and {len(names) - most} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+
+
+def point(x: float | str, found: Summary | Difference | Correlation, label: str = "", marked: bool = False) -> Point:
+    """A mean, difference or correlation with its interval at x."""
+    value = found.value if isinstance(found, Correlation) else found.mean
+    return Point(x, value, found.low, found.high, label, marked=marked)
+
+
+def numbers(found: Summary | Difference | Correlation, prefix: str = "") -> dict[str, object]:
+    """Cells of a table row."""
+    value = found.value if isinstance(found, Correlation) else found.mean
+    return {f"{prefix}mean": value, f"{prefix}low": found.low, f"{prefix}high": found.high}
