@@ -18,7 +18,6 @@ from torch import Tensor
 
 from attrlib.errors import AttrlibError, Cancelled, LayerError, MethodError, SpecError
 from attrlib.methods import METHODS, Attribution, Task, attribute, attribute_all, attribute_each
-from attrlib.methods.gradients import noisy_moments
 from attrlib.registry import params_of
 from attrlib.specs import MethodSpec
 
@@ -152,20 +151,3 @@ def test_shared_seconds_count_in_full_for_each_that_uses_them() -> None:
         assert task.spared == 3
         assert task.shared("other", lambda: 0) == 1
         assert task.spared == 5
-
-
-def test_the_noisy_moments_are_those_of_a_plain_loop() -> None:
-    model, images = method_nets.model("functional"), images_for("functional")
-    seen: list[Tensor] = []
-    with model.session():
-        task = Task(model, model.layer("Input"), images, torch.tensor(TARGETS), chunk=8)
-
-        def square(points: Tensor, _rows: Tensor) -> Tensor:
-            seen.append(points)
-            return points**2
-
-        mean, variance = noisy_moments(task, 5, 0.3, "square", square)
-        values = torch.cat(seen).unflatten(0, (5, 4)).double() ** 2
-        assert torch.allclose(mean.double(), values.mean(0), rtol=1e-5, atol=1e-5)
-        assert torch.allclose(variance.double(), values.var(0, unbiased=False), rtol=1e-4, atol=1e-6)
-        assert (noisy_moments(task, 5, 0.0, "square", square)[1] == 0).all()

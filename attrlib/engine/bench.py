@@ -91,7 +91,7 @@ class Bench:
 
     def describe(self, protocol: Protocol, method: MethodSpec) -> dict[str, object]:
         """All that a score depends on besides its item; its digest is the key under which it is kept."""
-        seeded = protocol.seeded or METHODS[method.name].seeded
+        seeded = protocol.seeded or create(method).seeded
         about = {"kind": "score", "protocol": protocol.key(), "fast": self.setting.fast, "maps": self.shelf.dtype}
         return self._about | about | self._method(method, protocol.views(self.model)[0], seeded)
 
@@ -194,7 +194,7 @@ class Bench:
     def _map_keys(self, method: MethodSpec, scene: Scene) -> list[str]:
         """Under which names the maps of a scene are kept, row by row."""
         about = {"view": scene.view, "fast": self._is_fast(method), "maps": self.shelf.dtype}
-        prefix = digest(self._about | about | self._method(method, scene.model, METHODS[method.name].seeded))
+        prefix = digest(self._about | about | self._method(method, scene.model, create(method).seeded))
         assert scene.keys is not None
         return [digest(prefix, item, target) for item, row in zip(scene.keys, scene.targets.tolist(), strict=True) for target in row]
 

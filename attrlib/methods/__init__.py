@@ -1,6 +1,20 @@
 """Attribution methods: one small class each, by family. Importing the package registers them all."""
 
-from attrlib.methods import gradients, guided, cams, channel_cams, guided_cam, perturbation, attention, intrinsic, sanity  # noqa: F401, I001  the order of lists and menus
+from attrlib.methods import (  # noqa: F401, I001  the order of lists and menus
+    gradients,
+    noise,
+    expectations,
+    deeplift,
+    lrp,
+    guided,
+    cams,
+    channel_cams,
+    guided_cam,
+    perturbation,
+    attention,
+    intrinsic,
+    sanity,
+)
 from attrlib.methods.attribution import BATCH_SIZE, Attribution, attribute, attribute_all, attribute_each
 from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, list_methods, resolve
 from attrlib.methods.task import Progress, Task, no_progress

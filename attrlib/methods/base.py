@@ -30,7 +30,8 @@ class Method(ABC):
     """One attribution method. A subclass is a frozen dataclass whose fields are its parameters, and is registered by `METHODS.register`.
 
     `needs` says in words what a model must have; `signed` whether maps have both signs; `fast` whether one forward and at
-    most one backward pass suffice; `seeded` whether the map depends on the seed; `about_class` whether it depends on the target class.
+    most one backward pass suffice; `seeded` whether the map depends on the seed, which a class may make a property of its parameters;
+    `about_class` whether it depends on the target class.
     `code` is a digest of the source of a method of the user's own: its stored maps are those of this code alone.
     """
 
@@ -88,7 +89,7 @@ def list_methods() -> list[MethodInfo]:
             cls.needs,
             cls.default_layer,
             cls.signed,
-            cls.seeded,
+            cls().seeded,
             cls.fast,
             cls.about_class,
             params_of(cls),

@@ -1,68 +1,98 @@
-"""Guided Backpropagation on any rectifier, by way of the autograd graph."""
+"""Guided Backpropagation and Deconvolution on any rectifier, by way of the autograd graph."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from attrlib.errors import MethodError
-from attrlib.methods.base import METHODS, Method, Passes
-from attrlib.methods.gradients import REDUCTIONS, reduce_channels
+from attrlib.methods.base import METHODS, Passes
+from attrlib.methods.baselines import REDUCTION, REDUCTIONS
+from attrlib.methods.gradients import ByChannel
+from attrlib.methods.rules import check_by_trial, graph
 from attrlib.methods.task import Task
-from attrlib.models import Layer
+from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
 
 ALL_CONVOLUTIONAL = Paper(
     "Springenberg et al. 2015", "Striving for Simplicity: The All Convolutional Net", "https://arxiv.org/abs/1412.6806"
 )
+ZEILER = Paper("Zeiler and Fergus 2014", "Visualizing and Understanding Convolutional Networks", "https://arxiv.org/abs/1311.2901")
 _OTHER_ACTIVATIONS = re.compile(r"(gelu|silu|swish|mish|elu|softplus|hardtanh|threshold|maximum|clamp|tanh|erf)", re.IGNORECASE)
+Hook = Callable[[tuple[Tensor | None, ...], tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]
 
 
-@METHODS.register
-@dataclass(frozen=True)
-class GuidedBackprop(Method):
-    """Guided Backpropagation: the gradient with only positive values passed back through every ReLU.
+class OfRectifiers(ByChannel):
+    """A gradient with another rule at every ReLU, nn.ReLU and nn.ReLU6, in place or not, and their functional forms.
 
-    Works on nn.ReLU and nn.ReLU6, in place or not, and on their functional forms; where the part of the model behind the
-    layer has other activations (GELU, SiLU, ...) the rule is not defined and the method is refused.
+    Where the part of the model behind the layer has other activations (GELU, SiLU, ...) the rule is not defined and the method
+    is refused.
     """
 
-    name, family, paper, fast = "Guided Backprop", "gradient", ALL_CONVOLUTIONAL, True
     needs = ("ReLU or ReLU6 as the only activations",)
-    channels: str = param("sum", "Sum over channels of the guided gradient, or of its magnitude", choices=REDUCTIONS)
 
-    def attribute(self, task: Task) -> Tensor:
-        return reduce_channels(task, guided_gradient(task), self.channels)
+    def check(self, model: Classifier, layer: Layer) -> None:
+        check_by_trial(self, model, layer)
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=1)
 
 
+@METHODS.register
+@dataclass(frozen=True)
+class GuidedBackprop(OfRectifiers):
+    """Guided Backpropagation: the gradient with only positive values passed back through every ReLU, where its input is positive."""
+
+    name, family, paper, fast = "Guided Backprop", "gradient", ALL_CONVOLUTIONAL, True
+    channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
+
+    def values(self, task: Task) -> Tensor:
+        return guided_gradient(task)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class Deconvolution(OfRectifiers):
+    """Deconvolution: the gradient with only positive values passed back through every ReLU, whatever its input."""
+
+    name, family, paper, fast = "Deconvolution", "gradient", ZEILER, True
+    channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
+
+    def values(self, task: Task) -> Tensor:
+        return task.gradient(task.inputs, task.rows, visit=_with_rule(task, self.name, _deconvolved))
+
+
 def guided_gradient(task: Task) -> Tensor:
     """The guided gradient at the task's inputs, of their shape; shared. Raises `MethodError` where other activations are."""
-    return task.shared("guided gradient", lambda: task.gradient(task.inputs, task.rows, visit=_guide(task)))
+    visit = _with_rule(task, GuidedBackprop.name, _guided)
+    return task.shared("guided gradient", lambda: task.gradient(task.inputs, task.rows, visit=visit))
 
 
-def _guide(task: Task) -> Any:
+def _with_rule(task: Task, name: str, rule: Hook) -> Callable[[Tensor], None]:
     def visit(scores: Tensor) -> None:
-        nodes = list(_graph(scores.grad_fn))
+        nodes = list(graph(scores.grad_fn))
         others = sorted({n.name().split("Backward")[0] for n in nodes if not _is_rectifier(n) and _OTHER_ACTIVATIONS.search(n.name())})
         if others:
             raise MethodError(
-                f"Guided Backprop is defined for ReLU networks, but {task.classifier.name} has {', '.join(others)} behind "
+                f"{name} is defined for ReLU networks, but {task.classifier.name} has {', '.join(others)} behind "
                 f"{task.layer.name}; use Gradient or IxG instead"
             )
         for node in filter(_is_rectifier, nodes):
-            # relu'(x) * max(g, 0) = max(relu'(x) * g, 0): clamping what leaves the node is the guided rule.
-            node.register_hook(_only_positive)
+            node.register_hook(rule)
 
     return visit
 
 
-def _only_positive(inputs: tuple[Tensor | None, ...], _outputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def _guided(inputs: tuple[Tensor | None, ...], _outputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    # relu'(x) * max(g, 0) = max(relu'(x) * g, 0): clamping what leaves the node is the guided rule.
     return tuple(None if g is None else g.clamp_min(0) for g in inputs)
+
+
+def _deconvolved(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    (gradient,) = outputs
+    return tuple(None if g is None or gradient is None else gradient.clamp_min(0) for g in inputs)
 
 
 def _is_rectifier(node: Any) -> bool:
@@ -75,13 +105,3 @@ def _is_rectifier(node: Any) -> bool:
 
 def _is_zero(value: Any) -> bool:
     return bool((value == 0).all()) if isinstance(value, Tensor) else value == 0
-
-
-def _graph(node: Any) -> Iterator[Any]:
-    seen, queue = set(), [node]
-    while queue:
-        node = queue.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            queue.extend(following for following, _ in node.next_functions)

@@ -1,0 +1,149 @@
+"""DeepLIFT by the rescale rule, on networks of any activations."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attrlib.errors import MethodError
+from attrlib.methods.base import METHODS, Passes
+from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, common_baseline
+from attrlib.methods.gradients import ByChannel
+from attrlib.methods.rules import Map, Rules, check_by_trial, undefined
+from attrlib.methods.task import Task
+from attrlib.models import Classifier, Layer
+from attrlib.registry import Paper, param
+
+DEEPLIFT = Paper(
+    "Shrikumar et al. 2017", "Learning Important Features Through Propagating Activation Differences", "https://arxiv.org/abs/1704.02685"
+)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class DeepLIFT(ByChannel):
+    """DeepLIFT (rescale rule): the difference to a baseline, x - b, times multipliers in place of gradients.
+
+    An activation f with input z, at the baseline z_b, has the multiplier (f(z) - f(z_b)) / (z - z_b), a layer that is linear its
+    gradient. Of a maximum, what the output differs by goes to the largest inputs of both. The attributions sum to f(x) - f(b); the
+    relative error is kept in the diagnostics as `convergence`. Not defined where activations are multiplied, nor behind
+    LayerNorm or softmax.
+    """
+
+    name, family, paper, fast = "DeepLIFT", "gradient", DEEPLIFT, True
+    needs = ("activations of one value each, maxima and linear layers alone",)
+    baseline: str = param("zeros", f"What is compared with: {BASELINE}", choices=BASELINES)
+    channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
+
+    @property
+    def seeded(self) -> bool:  # type: ignore[override]
+        """Whether the baseline is drawn."""
+        return self.baseline == "uniform"
+
+    def check(self, model: Classifier, layer: Layer) -> None:
+        check_by_trial(self, model, layer)
+
+    def attribute(self, task: Task) -> Tensor:
+        _, task.diagnostics["convergence"] = self._found(task)
+        return super().attribute(task)
+
+    def values(self, task: Task) -> Tensor:
+        return self._found(task)[0]
+
+    def _found(self, task: Task) -> tuple[Tensor, Tensor]:
+        return task.shared(("deeplift", self.baseline), lambda: self._rescale(task))
+
+    def _rescale(self, task: Task) -> tuple[Tensor, Tensor]:
+        # At the input one row stands for the baseline of all items; inside, what goes around the layer is each item's own.
+        one = not task.layer.path and self.baseline != "blur"
+        starts = common_baseline(task, self.baseline) if one else baseline(task, self.baseline)
+        rows_at_once = task.chunk if one else max(1, task.chunk // 2)
+        found, errors = [], []
+        for rows in task.rows.split(rows_at_once):
+            start = starts if one else starts[rows]
+            rules = _Rescale()
+            with rules:
+                before = rules.record(task, start, rows)
+                multipliers = task.gradient(task.inputs[rows], rows, visit=lambda scores: self._check_graph(scores, task))
+            values = (task.inputs[rows] - start) * multipliers
+            change = task.clean_scores()[rows] - before.expand(len(rows), -1).gather(1, task.targets[rows][:, None])[:, 0]
+            found.append(values)
+            errors.append((values.flatten(1).sum(1) - change).abs() / change.abs().clamp_min(1e-12))
+        return torch.cat(found), torch.cat(errors)
+
+    def _check_graph(self, scores: Tensor, task: Task) -> None:
+        others = undefined(scores)
+        if others:
+            raise MethodError(
+                f"DeepLIFT is not defined for {', '.join(others)}, which {task.classifier.name} has behind {task.layer.name}; "
+                "use IG or IxG instead"
+            )
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(forward=2, gradient=1)
+
+
+class _Rescale(Rules):
+    """First records what goes into activations and maxima at the baseline; then gives them multipliers, in the same order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._recording = False
+        self._inputs: deque[Tensor] = deque()
+
+    def record(self, task: Task, start: Tensor, rows: Tensor) -> Tensor:
+        """Logits of the baseline (n,C), which is that of all `rows` where it has one row."""
+        self._recording = True
+        with torch.enable_grad():
+            logits = task.logits(start.detach().requires_grad_(), rows[: len(start)])
+        self._recording = False
+        return logits.detach()
+
+    def activation(self, values: Tensor, function: Map, name: str) -> Tensor:
+        if self._recording:
+            return self._keep(values, function)
+        given, other = values.detach(), self._other(values)
+        with torch.no_grad():
+            output, difference = function(given), given - other
+            change = output - function(other)
+            # Smaller differences are rounding; there the multiplier is the derivative.
+            small = difference.abs() <= 1e-6 * (given.abs() + other.abs()) + 1e-10
+            multiplier = change / torch.where(small, 1, difference)
+            if bool(small.any()):
+                multiplier = torch.where(small, _derivative(function, given), multiplier)
+        return self.rule(values, output, lambda gradient: gradient * multiplier)
+
+    def maximum(self, values: Tensor, function: Map, name: str) -> Tensor:
+        if self._recording:
+            return self._keep(values, function)
+        given, other = (part.detach().clone().requires_grad_() for part in (values, self._other(values).expand_as(values)))
+        outputs, others = function(given), function(other)
+        larger = torch.maximum(outputs, others).detach()
+        up, down = larger - others.detach(), outputs.detach() - larger
+
+        def back(gradient: Tensor) -> Tensor:
+            (plain,) = torch.autograd.grad(outputs, given, gradient, retain_graph=True)
+            (gained,) = torch.autograd.grad(outputs, given, gradient * up, retain_graph=True)
+            (lost,) = torch.autograd.grad(others, other, gradient * down, retain_graph=True)
+            difference = (given - other).detach()
+            return torch.where(difference == 0, plain, (gained + lost) / torch.where(difference == 0, 1, difference))
+
+        return self.rule(values, outputs, back)
+
+    def _keep(self, values: Tensor, function: Map) -> Tensor:
+        self._inputs.append(values.detach().clone())
+        return function(values)
+
+    def _other(self, values: Tensor) -> Tensor:
+        """What stands in the place of the values at the baseline: of their shape, or (1,...) for all alike."""
+        if not self._inputs or self._inputs[0].shape[1:] != values.shape[1:]:
+            raise MethodError("DeepLIFT needs a network that does the same at the input and at the baseline; use IG or IxG instead")
+        other = self._inputs.popleft()
+        return other if len(other) == 1 else other.repeat(len(values) // len(other), *[1] * (values.ndim - 1))
+
+
+def _derivative(function: Map, values: Tensor) -> Tensor:
+    with torch.enable_grad():
+        leaf = values.detach().requires_grad_()
+        return torch.autograd.grad(function(leaf).sum(), leaf)[0]

@@ -1,0 +1,116 @@
+"""Gradients over noisy copies of the input: their mean, their mean square and their variance."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attrlib.methods.base import METHODS, Method, Passes
+from attrlib.methods.baselines import REDUCTION, REDUCTIONS, reduce_channels
+from attrlib.methods.gradients import quadrature
+from attrlib.methods.task import Task
+from attrlib.models import Layer
+from attrlib.registry import Paper, param
+
+SMOOTHGRAD = Paper("Smilkov et al. 2017", "SmoothGrad: removing noise by adding noise", "https://arxiv.org/abs/1706.03825")
+SQUARED = Paper(
+    "Hooker et al. 2019", "A Benchmark for Interpretability Methods in Deep Neural Networks", "https://arxiv.org/abs/1806.10758"
+)
+VARGRAD = Paper(
+    "Adebayo et al. 2018", "Local Explanation Methods for Deep Neural Networks Lack Sensitivity", "https://arxiv.org/abs/1810.03307"
+)
+
+OVER = ("Gradient", "IxG", "IG")
+UNITS = ("range", "absolute")
+
+
+@dataclass(frozen=True)
+class OverNoise(Method):
+    """Something of a(x_1), ..., a(x_n), a method's attributions to noisy copies x_i = x + N(0, s^2) of the input.
+
+    a is Gradient dy/dx, IxG x_i * dy/dx or IG x_i * (mean gradient from zeros to x_i), all at the noisy copy. s is `noise` times
+    the range max x - min x of each input, or `noise` itself, in units of the layer's output (at Input, normalised ones).
+    All images get the same noise. Methods that differ in what they make of the copies alone share them when asked for together.
+    """
+
+    seeded = True
+    of: str = param("Gradient", "What is computed of every copy: Gradient, IxG, or IG from zeros", choices=OVER)
+    samples: int = param(15, "Noisy copies", low=1, high=1000)
+    noise: float = param(0.15, "Standard deviation of the noise", low=0.0, high=10.0)
+    unit: str = param("range", "Of the noise: a share of each input's range, or absolute, in normalised units", choices=UNITS)
+    steps: int = param(50, "Nodes of the quadrature of IG", low=1, high=1000)
+
+    def moments(self, task: Task) -> tuple[Tensor, Tensor]:
+        """Mean and variance (1/n) over the copies, each (B,...); shared."""
+        nodes, weights = quadrature(self.steps) if self.of == "IG" else ([1.0], [1.0])
+        key = ("moments", self.of, self.samples, self.noise, self.unit, len(nodes))
+        return task.shared(key, lambda: self._moments(task, nodes, weights))
+
+    def _moments(self, task: Task, nodes: list[float], weights: list[float]) -> tuple[Tensor, Tensor]:
+        std = deviation(task, self.noise, self.unit)
+        mean, squares, total = (torch.zeros_like(task.inputs) for _ in range(3))
+        copies: dict[int, Tensor] = {}
+        for which, rows in task.variants(self.samples * len(nodes)):
+            pairs = [divmod(k, len(nodes)) for k in which]
+            copies = {i: copies[i] if i in copies else task.inputs + std * draw(task, i) for i, _ in pairs}
+            points = torch.cat([copies[i] if nodes[j] == 1 else nodes[j] * copies[i] for i, j in pairs])
+            for (i, j), gradient in zip(pairs, task.gradient(points, rows).chunk(len(which)), strict=True):
+                total = weights[j] * gradient if j == 0 else total + weights[j] * gradient
+                if j == len(nodes) - 1:
+                    # Welford's recurrence: a difference of two sums leaves nothing but rounding where the variance is small.
+                    value = total if self.of == "Gradient" else copies[i] * total
+                    off = value - mean
+                    mean += off / (i + 1)
+                    squares += off * (value - mean)
+        return mean, squares / self.samples
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(gradient=self.samples * (self.steps if self.of == "IG" else 1))
+
+
+def deviation(task: Task, noise: float, unit: str) -> Tensor:
+    """The standard deviation of the noise for each item, to broadcast against the inputs (B,...)."""
+    low, high = task.inputs.flatten(1).aminmax(dim=1)
+    std = noise * (high - low) if unit == "range" else torch.full_like(low, noise)
+    return std.view(-1, *[1] * (task.inputs.ndim - 1))
+
+
+def draw(task: Task, sample: int) -> Tensor:
+    """Noise (1,...) of one sample: the same for every image, so that neither batch nor order matters."""
+    noise = torch.randn(1, *task.inputs.shape[1:], generator=task.generator("noise", sample))
+    return noise.to(task.inputs.device)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class SmoothGrad(OverNoise):
+    """SmoothGrad: the mean over noisy copies of the gradient, of IxG or of IG, each at the noisy copy."""
+
+    name, family, paper = "SmoothGrad", "gradient", SMOOTHGRAD
+    channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
+
+    def attribute(self, task: Task) -> Tensor:
+        return reduce_channels(task, self.moments(task)[0], self.channels)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class SmoothGradSquared(OverNoise):
+    """SmoothGrad Squared: the mean square over noisy copies of the gradient, of IxG or of IG, summed over channels."""
+
+    name, family, paper, signed = "SmoothGrad Squared", "gradient", SQUARED, False
+
+    def attribute(self, task: Task) -> Tensor:
+        mean, variance = self.moments(task)
+        return task.reduce(variance + mean.square())
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class VarGrad(OverNoise):
+    """VarGrad: the variance over noisy copies of the gradient, of IxG or of IG, summed over channels."""
+
+    name, family, paper, signed = "VarGrad", "gradient", VARGRAD, False
+
+    def attribute(self, task: Task) -> Tensor:
+        return task.reduce(self.moments(task)[1])
