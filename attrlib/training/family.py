@@ -22,7 +22,7 @@ BIRDS = {
     "birds_resnet10": "small_resnet10_w16",
     "birds_resnet18": "small_resnet18_w16",
     "birds_resnet26": "small_resnet26_w16",
-    "birds_wide_resnet10": "small_resnet10_w24",
+    "birds_narrow_resnet18": "small_resnet18_w10",
     "birds_fixup_resnet18": "small_fixup_resnet18_w16",
     "birds_x_resnet18": "small_x_resnet18_w16",
     "birds_vgg11": "small_vgg11_w16",
@@ -48,8 +48,8 @@ RECIPES: dict[str, Recipe] = {
     "birds_vit6": replace(_ADAM, rate=0.001, decay=0.05, epochs=10, fraction=0.5),
     "birds_bcos_resnet18": _ADAM,
     "birds_bagnet33": replace(_PLAIN, fraction=0.3, epochs=4),
-    "imagenette_resnet18": replace(_PLAIN, epochs=20, fraction=1.0, scale=0.35),
-    "imagenette_bagnet33": replace(_PLAIN, epochs=6, fraction=1.0, scale=0.35),
+    "imagenette_resnet18": replace(_PLAIN, epochs=12, fraction=1.0, scale=0.35),
+    "imagenette_bagnet33": replace(_PLAIN, epochs=4, fraction=1.0, scale=0.35),
     LITE0: replace(PRESETS["short"], epochs=1, batch=64, rate=0.005, scale=0.35, fraction=0.5),
 }
 """Where the training of a plain model is not that of the others."""
@@ -66,7 +66,7 @@ def trainings(photos: str, folder: Path) -> dict[str, Training]:
             found[name] = Training(start, data[0], recipe, data[1], data[2])
             continue
         found[name] = Training(start, data[0], recipe, data[1], data[2], name + TUNED)
-        tuned = replace(recipe, epochs=max(2, recipe.epochs // 2), rate=recipe.rate / 5, warmup=0.0, deletion=4)
+        tuned = replace(recipe, epochs=min(recipe.epochs, max(2, recipe.epochs // 2)), rate=recipe.rate / 5, warmup=0.0, deletion=4)
         tuned = replace(tuned, optimizer="sgd" if tuned.optimizer == "nesterov" else tuned.optimizer)
         begin = replace(start, checkpoint=str(folder / f"{name}.safetensors"))
         found[name + TUNED] = Training(begin, data[0], tuned, data[1], data[2], name)

@@ -64,7 +64,7 @@ _BUILDERS: dict[str, tuple[Callable[[int], nn.Module], str, Paper]] = {
     "small_resnet10_w16": (lambda n: ResNet((1, 1, 1, 1), 16, n, CAPPED), "ResNet-10, a quarter of the width", HE),
     "small_resnet18_w16": (lambda n: ResNet(_18, 16, n, CAPPED), "ResNet-18, a quarter of the width", HE),
     "small_resnet26_w16": (lambda n: ResNet((3, 3, 3, 3), 16, n, CAPPED), "ResNet-26, a quarter of the width", HE),
-    "small_resnet10_w24": (lambda n: ResNet((1, 1, 1, 1), 24, n, CAPPED), "ResNet-10, three eighths of the width", HE),
+    "small_resnet18_w10": (lambda n: ResNet(_18, 10, n, CAPPED), "ResNet-18, a sixth of the width", HE),
     "small_fixup_resnet18_w16": (lambda n: FixupResNet(_18, 16, False, n, CAPPED), "small_resnet18_w16 without BatchNorm", ZHANG),
     "small_x_resnet18_w16": (lambda n: XResNet(_18, 16, False, n, CAPPED), "small_resnet18_w16 without BatchNorm and bias", HESSE),
     "small_bcos_resnet18_w16": (lambda n: BcosResNet(_18, 16, False, n, CAPPED), "small_resnet18_w16 of B-cos layers", BOEHLE),
@@ -88,6 +88,6 @@ _BUILDERS: dict[str, tuple[Callable[[int], nn.Module], str, Paper]] = {
     ),
 }
 SMALL = {name: Architecture(*facts, RAW_128 if "bcos" in name else IMAGENET_128) for name, facts in _BUILDERS.items()}
-"""For images of 128 px, with 0.15 to 0.5 million parameters; each name says depth and first width."""
+"""For images of 128 px, with 0.1 to 0.5 million parameters; each name says depth and first width."""
 ARCHITECTURES: dict[str, Architecture] = FULL_SIZE | SMALL
 """Every architecture of this package by name."""
