@@ -43,8 +43,9 @@ _CAREFUL = replace(_ADAM, epochs=8, rate=0.002, clip=1.0)
 RECIPES: dict[str, Recipe] = {
     "birds_fixup_resnet18": _CAREFUL,
     "birds_x_resnet18": _CAREFUL,
-    "birds_vgg11": _CAREFUL,
-    "birds_x_vgg11": _CAREFUL,
+    "birds_vgg11_bn": _ADAM,
+    "birds_vgg11": replace(_CAREFUL, epochs=6),
+    "birds_x_vgg11": replace(_CAREFUL, epochs=6),
     "birds_vit6": replace(_ADAM, rate=0.001, decay=0.05, epochs=10, fraction=0.5),
     "birds_bcos_resnet18": _ADAM,
     "birds_bagnet33": replace(_PLAIN, fraction=0.3, epochs=4),

@@ -46,7 +46,7 @@ CAPPED = (1, 2, 4, 4)
 
 
 def _vgg11(classes: int, batch_norm: bool = False, bias: bool = True) -> VGG:
-    return VGG((1, 1, 2, 2, 2), 16, 40, 4, batch_norm, bias, classes, (*CAPPED, 4))
+    return VGG((1, 1, 2, 2, 2), 16, 40, 4, batch_norm, bias, classes, (*CAPPED, 4), dropout=0.0)
 
 
 _18 = (2, 2, 2, 2)

@@ -11,10 +11,11 @@ WIDTHS = (1, 2, 4, 8, 8)
 class VGG(nn.Module):
     """VGG (Simonyan and Zisserman 2015): stages of 3 x 3 convolutions, each closed by a max pooling, and three linear layers.
 
-    `convs` counts the convolutions of each stage, whose widths are `width` times `factors`: (2, 2, 3, 3, 3) is VGG-16, (1, 1, 2, 2, 2) VGG-11. `hidden` is the width of
-    the linear layers, which read `pool` x `pool` positions; the defaults are the published ones, and the keys torchvision's.
-    X-VGG (Hesse et al. 2021) is `bias=False`, without BatchNorm: f(a x) = a f(x) for a >= 0. Weights start as He et al. 2015
-    have it, in the linear layers too, where the published 0.01 suits the published width alone.
+    `convs` counts the convolutions of each stage, whose widths are `width` times `factors`: (2, 2, 3, 3, 3) is VGG-16, (1, 1, 2, 2, 2)
+    VGG-11. `hidden` is the width of the linear layers, which read `pool` x `pool` positions and drop a share of `dropout` in training.
+    The defaults are the published ones, and the keys torchvision's. X-VGG (Hesse et al. 2021) is `bias=False`, without BatchNorm:
+    f(a x) = a f(x) for a >= 0. Weights start as He et al. 2015 have it, in the linear layers too, where the published 0.01 suits the
+    published width alone.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class VGG(nn.Module):
         bias: bool = True,
         num_classes: int = 1000,
         factors: Sequence[int] = WIDTHS,
+        dropout: float = 0.5,
     ):
         super().__init__()
         layers: list[nn.Module] = []
@@ -42,10 +44,10 @@ class VGG(nn.Module):
         self.classifier = nn.Sequential(
             nn.Linear(channels * pool * pool, hidden, bias=bias),
             nn.ReLU(inplace=True),
-            nn.Dropout(),
+            nn.Dropout(dropout),
             nn.Linear(hidden, hidden, bias=bias),
             nn.ReLU(inplace=True),
-            nn.Dropout(),
+            nn.Dropout(dropout),
             nn.Linear(hidden, num_classes, bias=bias),
         )
         for module in self.modules():
