@@ -106,7 +106,8 @@ class BcosResNet(Stages):
 
     The image r, g, b enters as the six channels r, g, b, 1-r, 1-g, 1-b, so that a colour is a direction and black is not zero.
     The classifier works at each position before the pooling; the constant `logit_bias` = log(1 / (C - 1)) is the only bias.
-    `depths` counts the blocks of each stage, whose widths are `width` times `factors`: (3, 4, 6, 3) bottlenecks at `width` 64 is B-cos ResNet-50.
+    `depths` counts the blocks of each stage, whose widths are `width` times `factors`: (3, 4, 6, 3) bottlenecks at
+    `width` 64 is B-cos ResNet-50.
     """
 
     def __init__(

@@ -51,8 +51,8 @@ class FixupBottleneck(XBottleneck):
 class FixupResNet(XResNet):
     """Fixup-ResNet (Zhang et al. 2019): no BatchNorm; scalar biases, a scale in each block, and an initialisation instead.
 
-    `depths` counts the blocks of each stage, whose widths are `width` times `factors`: (3, 4, 6, 3) bottlenecks at `width` 64 is Fixup-ResNet-50, (2, 2, 2, 2) basic
-    blocks are Fixup-ResNet-18.
+    `depths` counts the blocks of each stage, whose widths are `width` times `factors`: (3, 4, 6, 3) bottlenecks at
+    `width` 64 is Fixup-ResNet-50, (2, 2, 2, 2) basic blocks are Fixup-ResNet-18.
     """
 
     basic: Block = FixupBasicBlock
