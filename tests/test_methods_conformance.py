@@ -27,7 +27,7 @@ INFOS = {info.name: info for info in attrlib.list_methods()}
 SHOWS_WHAT_IS_MASKED = {"RISE", "RISE-U", "Score-CAM", "SS-CAM", "IS-CAM"}
 """Their maps are sums of masks, or of what masks were made from, whatever the logits depend on."""
 LAYERS = ("Input", "Middle", "Final")
-SMALL = {"steps": 3, "samples": 4, "cells": 4, "p": 0.5, "top": 3}
+SMALL = {"steps": 3, "samples": 4, "cells": 4, "p": 0.5, "top": 3, "segments": "grid"}
 TARGETS = [1, 0, 2, 1]
 
 everywhere = pytest.mark.parametrize(("name", "layer", "method"), list(product(MODELS, LAYERS, METHODS)))

@@ -11,6 +11,7 @@ from attrlib.methods import (  # noqa: F401, I001  the order of lists and menus
     channel_cams,
     guided_cam,
     perturbation,
+    surrogates,
     attention,
     intrinsic,
     sanity,

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Method, Passes
+from attrlib.methods.baselines import BASELINES, common_baseline
 from attrlib.methods.task import Task
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
 
 OCCLUSION = Paper("Zeiler & Fergus 2014", "Visualizing and Understanding Convolutional Networks", "https://arxiv.org/abs/1311.2901")
+FILLS = tuple(name for name in BASELINES if name != "blur")
+FILL = "What is seen where something is taken away: zeros (the mean colour at Input, zero activations inside), one image of U[-1, 1] that the seed draws, black or white (inside, their activations)"
 RISE_PAPER = Paper("Petsiuk et al. 2018", "RISE: Randomized Input Sampling for Explanation", "https://arxiv.org/abs/1806.07421")
 
 
@@ -78,6 +81,7 @@ class RISE(Method):
     """RISE: mean of random masks weighted by the target's probability under them, 1/(N p) * sum_i P(x * M_i) M_i.
 
     A mask is a binary grid with share `p` of ones, magnified bilinearly and shifted at random. All images share the masks.
+    With a fill, P(x * M_i + fill * (1 - M_i)).
     """
 
     name, family, paper = "RISE", "perturbation", RISE_PAPER
@@ -85,6 +89,7 @@ class RISE(Method):
     samples: int = param(1000, "Random masks N", low=1, high=20000)
     cells: int = param(8, "Cells of the grid in each direction", low=1, high=64)
     p: float = param(0.1, "Share of cells that stay visible", low=0.01, high=0.99)
+    fill: str = param("zeros", FILL, choices=FILLS)
 
     def attribute(self, task: Task) -> Tensor:
         _, height, width = task.layer.shape
@@ -97,12 +102,22 @@ class RISE(Method):
             part = slice(which.start, which.stop)
             return magnify(grids[part].to(task.images.device), shifts[part], height, width)
 
-        for masks, weights in task.perturbed(self.samples, draw, softmax=True):
+        fill = None if self.fill == "zeros" else common_baseline(task, self.fill)
+        for masks, weights in task.perturbed(self.samples, draw, softmax=True, fill=fill):
             total += weights.T @ masks.flatten(1)
         return total.view(-1, 1, height, width) / (self.samples * self.p)
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(forward=self.samples)
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class RISEU(RISE):
+    """RISE-U: RISE with one image of independent U[-1, 1] values in place of what is hidden, drawn from the seed, as in IDSDS."""
+
+    name = "RISE-U"
+    fill: str = param("uniform", FILL, choices=FILLS)
 
 
 def magnify(grids: Tensor, shifts: list[list[float]], height: int, width: int) -> Tensor:
