@@ -1,4 +1,4 @@
-"""The public verbs on the command line: `python -m attrlib models|methods|protocols|datasets|explain|score|aggregate|study|finetune|doctor|cache`."""
+"""The public verbs on the command line: `python -m attrlib models|methods|protocols|datasets|explain|score|aggregate|montage|study|finetune|doctor|cache`."""
 
 import attrlib.cli.aggregate
 import attrlib.cli.cache
@@ -6,6 +6,7 @@ import attrlib.cli.doctor
 import attrlib.cli.explain
 import attrlib.cli.finetune
 import attrlib.cli.lists
+import attrlib.cli.montage
 import attrlib.cli.score
 import attrlib.cli.study  # noqa: F401
 from attrlib.cli.common import app, main

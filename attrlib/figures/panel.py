@@ -75,7 +75,8 @@ def _scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int]
 def write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, bold: bool = False) -> None:
     """A line of text, cut off with an ellipsis where it is wider than `width`."""
     font = ImageFont.load_default(16 if bold else 14)
-    text = " ".join(text.split())
+    # The font that Pillow brings has no multiplication sign.
+    text = " ".join(text.replace("×", "x").split())
     while len(text) > 1 and pen.textlength(text, font) > width:
         text = text[:-2].rstrip() + "…"
     pen.text(corner, text, _INK if bold else _FAINT, font)

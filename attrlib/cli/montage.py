@@ -1,0 +1,51 @@
+"""One picture by all methods: `python -m attrlib montage`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attrlib.cli.common import Json, command, interruptible
+from attrlib.cli.explain import write_files
+from attrlib.data.samples import open_image
+from attrlib.engine.montage import all_methods, draw_montage, explain_all
+from attrlib.errors import AttrlibError, SpecError
+from attrlib.figures.overlay import encode
+from attrlib.models import EMBEDDED, load_model
+from attrlib.specs import ViewSpec, whole
+
+
+@command(options=ViewSpec.options())
+def montage(
+    out: Annotated[Path, typer.Option("--out", help="The PNG file to write.")],
+    model: Annotated[str, typer.Option("--model", help=f"{EMBEDDED} (the default), timm:NAME or torchvision:NAME.")] = EMBEDDED,
+    also: Annotated[str, typer.Option("--also", help="Further models, by commas: for methods that are not defined for the first.")] = "",
+    image: Annotated[str, typer.Option("--image", help="A JPEG, PNG or WebP file, or sample:NAME.")] = "sample:cat",
+    methods: Annotated[
+        str,
+        typer.Option("--methods", help="all, or NAME@LAYER:key=value by commas; all,NAME:key=value for all, one of them with settings."),
+    ] = "all",
+    seed: Annotated[str, typer.Option("--seed", help="Seed of random methods.")] = "0",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Json = False,
+    *,
+    options: dict[str, Any],
+) -> None:
+    """Draw one picture explained by all methods, each with its predicted class."""
+    if out.suffix.lower() != ".png":
+        raise SpecError(f"--out {out} is no PNG file; give a name that ends in .png")
+    view, specs, start = ViewSpec.parse(options), all_methods(methods), whole(seed, "seed")
+    photo = open_image(image)
+    models = [load_model(name.strip(), device) for name in [model, *also.split(",")] if name.strip()]
+    with interruptible() as check:
+        shown = explain_all(models, photo, specs, start, lambda _done, _total: check())
+    write_files(out.parent, {out.name: encode(draw_montage(models, photo, shown, view), "PNG")})
+    refused = {str(one.method): str(one.found) for one in shown if isinstance(one.found, AttrlibError)}
+    if as_json:
+        seconds = {str(one.found.spec): one.found.seconds for one in shown if not isinstance(one.found, AttrlibError)}
+        typer.echo(json.dumps({"out": str(out), "seconds": seconds, "refused": refused}))
+        return
+    for name, reason in refused.items():
+        typer.echo(f"note: {name}: {reason}", err=True)
+    typer.echo(f"wrote {len(shown) - len(refused)} methods to {out}")

@@ -1,0 +1,73 @@
+"""One photo by all methods, in one picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+
+from attrlib.data.images import Photo
+from attrlib.engine.explanation import tile
+from attrlib.errors import AttrlibError
+from attrlib.figures.panel import Tile, panel
+from attrlib.methods import METHODS, Attribution, Progress, attribute_each, no_progress, resolve
+from attrlib.models import Classifier
+from attrlib.specs import MethodSpec, ViewSpec, parse_methods
+
+SIDE, COLUMNS = 160, 9
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A method of the montage: the model that it explains and its maps, or why it is defined for none of the models."""
+
+    method: MethodSpec
+    model: Classifier
+    found: Attribution | AttrlibError
+
+
+def all_methods(text: str) -> tuple[MethodSpec, ...]:
+    """Methods in text form, where `all` stands for every one that is not named with settings of its own. Raises `MethodError` or `SpecError`."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    named = [part for part in parts if part != "all"]
+    given = parse_methods(",".join(named)) if named or not parts else ()
+    for method in given:
+        resolve(method)
+    if len(named) == len(parts):
+        return given
+    own = {name: [m for m in given if m.name == name] or [MethodSpec(name)] for name in METHODS}
+    return tuple(method for methods in own.values() for method in methods)
+
+
+def explain_all(
+    models: Sequence[Classifier], photo: Photo, methods: Sequence[MethodSpec], seed: int = 0, progress: Progress = no_progress
+) -> list[Shown]:
+    """Every method on the first of the models that it is defined for, for the class that this model predicts; in the order of `methods`."""
+    shown: dict[MethodSpec, Shown] = {}
+    for model in models:
+        left = [m for m in methods if m not in shown or isinstance(shown[m].found, AttrlibError)]
+        if not left:
+            break
+        images = model.preprocess(photo.image)[None]
+        with torch.no_grad():
+            target = int(model(images).argmax())
+        for method, found in zip(left, attribute_each(model, left, images, [target], seed, progress=progress), strict=True):
+            if method not in shown or isinstance(found, Attribution):
+                shown[method] = Shown(method, model, found)
+    return [shown[m] for m in methods]
+
+
+def draw_montage(models: Sequence[Classifier], photo: Photo, shown: Sequence[Shown], view: ViewSpec) -> Image.Image:
+    """The photo as the first model sees it, and a tile for every method, in 256 colours."""
+    picture = models[0].preprocessing.view(photo.image)
+    picture = picture.resize((SIDE, round(SIDE * picture.height / picture.width)), Image.Resampling.LANCZOS)
+    classes = [one.model.class_names[one.found.target[0]] for one in shown if isinstance(one.found, Attribution) and one.model is models[0]]
+    title = classes[0].split(",")[0] if classes else ""
+    return panel(picture, title, [_tile(one, models[0], view) for one in shown], view, COLUMNS).quantize(256, dither=Image.Dither.NONE)
+
+
+def _tile(one: Shown, first: Classifier, view: ViewSpec) -> Tile:
+    if isinstance(one.found, AttrlibError):
+        return Tile(one.method.name, "not defined here", torch.zeros(1, 1), str(one.found))
+    own = tile(one.found, view)
+    return own if one.model is first else replace(own, subtitle=f"{own.subtitle}, {one.model.name}")
