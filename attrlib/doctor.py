@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attrlib.engine.peak import peak_memory
-from attrlib.errors import AttrlibError, Cancelled, SpecError
+from attrlib.errors import AttrlibError, Cancelled, OutOfMemory, SpecError
 from attrlib.methods import BATCH_SIZE, METHODS, Passes, attribute, create, resolve
 from attrlib.models import NAMED, Classifier
 from attrlib.models.state import State
@@ -145,9 +145,7 @@ class _Examiner:
         except Cancelled:
             raise
         except AttrlibError as error:
-            found = Finding(method, layer, REFUSED, str(error))
-        except (MemoryError, torch.OutOfMemoryError):
-            found = Finding(method, layer, FAILED, "there was not enough memory for one image")
+            found = Finding(method, layer, FAILED if isinstance(error, OutOfMemory) else REFUSED, str(error))
         except Exception as error:  # noqa: BLE001  the model, or a method of the user's own, may fail in any way
             found = Finding(method, layer, FAILED, f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
         finally:
@@ -162,6 +160,9 @@ class _Examiner:
         place = self.model.layer(layer)
         whole = MethodSpec(method, layer)
         create(whole).check(self.model, place)
+        with self.model.session():
+            # Known once for each layer: no method's cost.
+            self.model.split(place)
         short = self._shortened(whole)
         passes = create(whole).passes(place)
         watch = _Stopwatch(self.limit, look)

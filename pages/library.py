@@ -2,12 +2,13 @@
 
 import streamlit as st
 
-from pages.parts import library_data, library_models, library_store, router
+from pages.parts import library_data, library_doctor, library_models, library_store, router
 from pages.parts.work import plain
 
 SECTIONS = {
     "models": library_models.show,
     "data": library_data.show,
+    "doctor": library_doctor.show,
     "cache": library_store.show_cache,
     "device": library_store.show_device,
 }
@@ -41,7 +42,7 @@ def main() -> None:
             "Section", list(SECTIONS), key="l_section", persist_state="session", required=True, label_visibility="collapsed"
         )
         with st.popover("Reproduce", icon=":material/link:"):
-            command, python = COMMANDS[state.l_section]
+            command, python = library_doctor.commands() if state.l_section == "doctor" else COMMANDS[state.l_section]
             st.caption("Link to this section")
             st.code(f"{(st.context.url or '').split('?')[0]}?section={state.l_section}", language=None, wrap_lines=True)
             st.caption("Command line")

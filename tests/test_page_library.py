@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 import attrlib
 from attrlib.engine.jobs import queue
+from attrlib.methods import METHODS
 from attrlib.models import Card, Preprocessing
 from attrlib.models.architectures import PUBLISHED
 from attrlib.store import Record, open_store
@@ -248,3 +249,56 @@ def test_every_section_can_be_reproduced(section):
     shown = [c.value for c in at.code]
     assert any(f"section={section}" in text for text in shown)
     assert json.dumps(shown).count("python") >= 1
+
+
+def examined(at: AppTest, seconds: float = 60) -> AppTest:
+    end = time.monotonic() + seconds
+    while at.button(key="l_doctor_start").label == "Cancel" and time.monotonic() < end:
+        time.sleep(0.2)
+        at = settle(at)
+    return at
+
+
+def test_the_doctor_says_what_is_valid_where_and_why_not(monkeypatch):
+    monkeypatch.setattr(METHODS, "left_out", {"/own/mine.py": "SyntaxError in line 3"})
+    at = settle(start(section="doctor"))
+    assert "/own/mine.py: SyntaxError in line 3" in texts(at)
+    assert f"makes {3 * len(METHODS)} probes" in texts(at)
+    at.multiselect(key="l_doctor_methods").set_value(["Sobel", "Rollout"])
+    at = settle(at)
+    assert "python -m attrlib doctor --model efficientnet_lite0 --methods Rollout,Sobel --images 100" in texts(at).replace(
+        "Sobel,Rollout", "Rollout,Sobel"
+    )
+    at.button(key="l_doctor_start").click()
+    at = examined(settle(at))
+    table = tables(at)[0].set_index("method")
+    assert list(table.columns) == ["family", "Input 224×224", "Middle 28×28", "Final 7×7", "remarks"]
+    assert list(table.loc["Rollout"][1:4]) == ["not defined"] * 3
+    assert all(text.endswith("s") for text in table.loc["Sobel"][1:4])
+    assert "has no self-attention" in table.loc["Rollout"]["remarks"]
+    assert "No method left a hook" in texts(at)
+    assert "**Rollout**: efficientnet" in texts(at)
+    at.segmented_control(key="l_doctor_view_100").set_value("Memory for 100")
+    table = tables(settle(at))[0].set_index("method")
+    assert [text[-2:] for text in table.loc["Sobel"][1:4]] == ["MB"] * 3
+
+
+def test_a_doctor_that_is_stopped_or_asked_of_no_model_says_so(monkeypatch):
+    def slow(_model, _methods, images, watch):
+        for k in range(600):
+            watch(k, 600, "IG@Input")
+            time.sleep(0.1)
+
+    monkeypatch.setattr("pages.parts.library_doctor.doctor", slow)
+    at = settle(start(section="doctor"))
+    at.number_input(key="l_doctor_images").set_value(12)
+    at = settle(at)
+    at.button(key="l_doctor_start").click()
+    at = settle(at)
+    assert at.button(key="l_doctor_start").label == "Cancel"
+    at.button(key="l_doctor_start").click()
+    at = examined(settle(at))
+    assert "It was cancelled" in texts(at)
+    other = start(section="doctor")
+    other.session_state["l_doctor_model"] = "timm:nothing"
+    assert "nknown timm model" in texts(settle(other))
