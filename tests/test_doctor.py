@@ -119,7 +119,11 @@ class Moody(nn.Module):
     [
         (ValueError("no gradients today\nat all"), FAILED, "ValueError: no gradients today"),
         (MemoryError(), FAILED, "there is not enough memory for a single image; take a smaller model or layer, or close other programs"),
-        (torch.OutOfMemoryError("CUDA"), FAILED, "there is not enough memory for a single image; take a smaller model or layer, or close other programs"),
+        (
+            torch.OutOfMemoryError("CUDA"),
+            FAILED,
+            "there is not enough memory for a single image; take a smaller model or layer, or close other programs",
+        ),
     ],
 )
 def test_whatever_fails_is_told_and_the_others_go_on(error: Exception, state: str, reason: str) -> None:
