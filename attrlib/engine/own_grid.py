@@ -9,16 +9,15 @@ from torch import Tensor
 from attrlib.aggregate import localisation
 from attrlib.data.images import Photo
 from attrlib.engine.aggregate_spec import AggregateView
-from attrlib.engine.bench import Bench
+from attrlib.engine.bench import Bench, Shelf
 from attrlib.errors import SpecError
 from attrlib.methods import Progress, no_progress, resolve
 from attrlib.models import Classifier
-from attrlib.models.cells import stitch
+from attrlib.models.cells import crop, stitch
 from attrlib.postprocess import resize, smooth
 from attrlib.protocols import Scene, create
 from attrlib.protocols.localisation import Localisation
 from attrlib.specs import MethodSpec, ProtocolSpec, digest
-from attrlib.store import Store
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +34,13 @@ class GridMap:
         """Bytes that it takes."""
         return self.maps.nbytes
 
+    @property
+    def outside(self) -> Tensor:
+        """The map (H,W) at the grid's size with what lies in the target's cell set to 0 at the map's own resolution."""
+        beyond = self.maps.clone()
+        crop(beyond, self.grid, self.cell).zero_()
+        return resize(beyond, self.size)[0, 0]
+
     def shown(self, view: AggregateView) -> tuple[Tensor, float]:
         """The map (H,W) at the grid's size, signed, and its localisation score, both smoothed as the view says."""
         kernel = view.kernel(self.maps.shape[2], self.size[0])
@@ -49,11 +55,11 @@ def map_grid(
     cell: int,
     target: int,
     method: MethodSpec,
-    store: Store,
+    shelf: Shelf,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> GridMap:
-    """The map of a method for class `target` in one cell of n x n pictures, row by row; from the store where it is known.
+    """The map of a method for class `target` in one cell of n x n pictures, row by row; from the shelf where it is known.
 
     `setting` is gridpg, difull or dipart. Raises `AttrlibError` where it is not defined for the model, and `SpecError` for
     another number of pictures than it needs, a cell that is none, or a protocol that has no grids.
@@ -68,6 +74,6 @@ def map_grid(
     view, name = protocol.view(model, cell if protocol.corners else 0)
     images = stitch(torch.stack([model.preprocess(photo.image) for photo in photos])[None], n)
     scene = Scene(view, model.place(images), torch.tensor([[target]]), name, (digest("grid", [photo.digest for photo in photos]),))
-    bench = Bench(model, store, seed, rows=4, progress=progress)
+    bench = Bench(model, shelf, seed, rows=4, progress=progress)
     maps, _ = bench.explain(resolve(method))(scene)
     return GridMap(maps, (images.shape[2], images.shape[3]), n, cell)

@@ -12,6 +12,7 @@ def navigation() -> st.Page:
             st.Page("pages/aggregate.py", title="Aggregate", icon=":material/grid_view:"),
             st.Page("pages/scores.py", title="Scores", icon=":material/leaderboard:"),
             st.Page("pages/studies.py", title="Studies", icon=":material/science:"),
+            st.Page("pages/learn.py", title="Learn", icon=":material/school:"),
             st.Page("pages/library.py", title="Library", icon=":material/inventory_2:"),
         ]
     )

@@ -1,0 +1,136 @@
+"""Lines over a few places, each named where it ends: as SVG, which a slider redraws at once and any size leaves sharp."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from attrlib.figures.by_layer import COLOURS
+from attrlib.figures.charts import GREY
+
+_INK = "#76808c"
+"""Of letters: a picture does not learn whether the page is light or dark, and this can be read on both."""
+_LEFT, _ABOVE, _BELOW, _LETTER = 46, 34, 44, 15
+_DASHES = ("", "7 4", "2 3", "9 3 2 3")
+"""Lines that share a colour to some eyes differ in these."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The values' title and range, by default that of the lines; on a `log` scale, or with the lowest value on top (`down`)."""
+
+    title: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    down: bool = False
+
+    def share(self, value: float, low: float, high: float) -> float:
+        """Where a value stands between the bottom (0) and the top (1)."""
+        if self.log:
+            value, low, high = math.log10(value), math.log10(low), math.log10(high)
+        share = (value - low) / (high - low) if high > low else 0.5
+        return 1 - share if self.down else share
+
+    def ends(self, values: Sequence[float]) -> tuple[float, float]:
+        """The lowest and the highest value that are drawn."""
+        low = self.low if self.low is not None else min(values)
+        return low, self.high if self.high is not None else max(values)
+
+    def rules(self, low: float, high: float) -> list[float]:
+        """The values that are ruled."""
+        if self.log:
+            powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+            step = -(-len(powers) // 5)
+            return [10.0**k for k in list(powers)[:: step or 1]]
+        if self.down:
+            return [float(k) for k in range(math.ceil(low), math.floor(high) + 1)]
+        return [low, (low + high) / 2, high]
+
+
+def lines_svg(
+    lines: Mapping[str, Sequence[float]],
+    ticks: Sequence[str],
+    axis: Axis,
+    place_title: str = "",
+    at: int | None = None,
+    level: tuple[str, float] | None = None,
+    size: tuple[int, int] = (720, 320),
+    markers: bool = True,
+) -> str:
+    """Lines with a value at each of the `ticks`, NaN where there is none; a vertical rule `at` one of them, and a dashed `level` with its name.
+
+    Each line bears its name at its end, so that no colour need be told from another. Values that a log scale does not have are left out.
+    """
+    shown = {name: [v if math.isfinite(v) and not (axis.log and v <= 0) else math.nan for v in own] for name, own in lines.items()}
+    values = [v for own in shown.values() for v in own if not math.isnan(v)] + ([level[1]] if level else [])
+    if not values:
+        values = [1.0]
+    low, high = axis.ends(values)
+    width, height = size
+    right = 14 + max((0.66 * _LETTER * len(name) for name in (*lines, *([level[0]] if level else []))), default=0)
+    last = max(1, len(ticks) - 1)
+
+    def x(place: int) -> float:
+        return _LEFT + (width - _LEFT - right) * place / last
+
+    def y(value: float) -> float:
+        return height - _BELOW - (height - _ABOVE - _BELOW) * min(1.0, max(0.0, axis.share(value, low, high)))
+
+    parts = [_rule(y(v), _LEFT, width - right, _number(v)) for v in axis.rules(low, high)]
+    step = -(-len(ticks) * 34 // max(1, width - _LEFT - round(right)))
+    parts += [_text(x(k), height - _BELOW + 20, name, "middle") for k, name in enumerate(ticks) if k % step == 0 or k == at]
+    parts += [_text(_LEFT - 40, 16, axis.title, "start"), _text((_LEFT + width - right) / 2, height - 5, place_title, "middle")]
+    names: list[tuple[float, str, str]] = []
+    if level is not None:
+        parts.append(f'<path d="M{_LEFT} {y(level[1]):.1f}H{width - right:.1f}" stroke="{GREY}" stroke-width="2" stroke-dasharray="6 5"/>')
+        names.append((y(level[1]), level[0], GREY))
+    if at is not None:
+        parts.append(f'<path d="M{x(at):.1f} {_ABOVE}V{height - _BELOW}" stroke="{_INK}" stroke-width="1.5" stroke-dasharray="3 4"/>')
+    for number, (name, own) in enumerate(shown.items()):
+        colour, dash = COLOURS[number % len(COLOURS)], _DASHES[number // 2 % len(_DASHES)]
+        points = [(x(k), y(v)) for k, v in enumerate(own) if not math.isnan(v)]
+        if not points:
+            continue
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="3" stroke-dasharray="{dash}"/>')
+        dots = [k for k, v in enumerate(own) if not math.isnan(v) and (markers or k == at)]
+        parts += [f'<circle cx="{x(k):.1f}" cy="{y(own[k]):.1f}" r="{6 if k == at else 4}" fill="{colour}"/>' for k in dots]
+        names.append((points[-1][1], name, colour))
+    parts += [
+        _text(width - right + 9, py + 5, name, "start", colour, bold=True) for py, name, colour in _apart(names, _ABOVE, height - _BELOW)
+    ]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="sans-serif" font-size="{_LETTER}">{"".join(parts)}</svg>'
+    )
+
+
+def _apart(names: list[tuple[float, str, str]], top: float, bottom: float) -> list[tuple[float, str, str]]:
+    """The names, each a line's height below the one before, as near as may be to where they belong."""
+    room = _LETTER + 3
+    placed: list[float] = []
+    ordered = sorted(names, key=lambda own: own[0])
+    for own, _, _ in ordered:
+        placed.append(max(own, placed[-1] + room) if placed else max(own, top))
+    excess = placed[-1] - bottom if placed else 0.0
+    for k in reversed(range(len(placed))):
+        if excess <= 0:
+            break
+        placed[k] -= excess
+        excess = placed[k - 1] + room - placed[k] if k else 0.0
+    return [(at, name, colour) for at, (_, name, colour) in zip(placed, ordered, strict=True)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") if value and not 0.001 <= abs(value) < 1e4 else f"{value:.3g}"
+
+
+def _rule(y: float, left: float, right: float, name: str) -> str:
+    line = f'<path d="M{left} {y:.1f}H{right:.1f}" stroke="{GREY}" opacity="0.35"/>'
+    return line + _text(left - 6, y + 5, name, "end")
+
+
+def _text(x: float, y: float, text: str, anchor: str, colour: str = _INK, bold: bool = False) -> str:
+    weight = ' font-weight="bold"' if bold else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{colour}" text-anchor="{anchor}"{weight}>{escape(text)}</text>'
