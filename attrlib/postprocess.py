@@ -5,7 +5,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from attrlib.errors import SpecError
-from attrlib.specs import SIGNS
+from attrlib.views import SIGNS
 
 
 def smooth(maps: Tensor, kernel_size: int) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from attrlib.errors import SpecError, unknown
-from attrlib.registry import Param, Value, param, params_of, parse_params
+from attrlib.registry import Value
+from attrlib.views import ViewSpec
 
 NUMERICS = 1
 """Version of the numerics: raised when any method's values change, so that nothing stale is ever read from a cache."""
@@ -49,6 +50,14 @@ class ModelSpec:
 
     def __str__(self) -> str:
         return self.architecture
+
+    def flags(self) -> list[str]:
+        """The words of a command line that name it."""
+        return ["--model", self.architecture, *(["--checkpoint", self.checkpoint] if self.checkpoint else [])]
+
+    def arguments(self) -> str:
+        """What `attrlib.load_model` is called with, as Python."""
+        return f"{self.architecture!r}" + (f", checkpoint={self.checkpoint!r}" if self.checkpoint else "")
 
 
 @dataclass(frozen=True)
@@ -128,37 +137,6 @@ def _text(value: Value) -> str:
     return "auto" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-SIGNS = ("signed", "positive", "absolute")
-SCALES = ("shared", "each")
-
-
-@dataclass(frozen=True)
-class ViewSpec:
-    """How maps are drawn. None of it changes an attribution."""
-
-    sign: str = param("signed", "Show both signs, only evidence for the class, or magnitude", choices=SIGNS)
-    smoothing: int = param(0, "Gaussian smoothing K x K, sigma = K/4, of the signed map; 0 is off, else odd", low=0, high=257)
-    opacity: float = param(0.7, "Opacity of the map over the greyed photo", low=0.0, high=1.0)
-    scale: str = param("each", "One colour scale for all maps, or one for each", choices=SCALES)
-    clip: float = param(99.5, "Percentile of the magnitudes that saturates the colours", low=50.0, high=100.0)
-    diverging: str = param("BlueOrange", "Colour map of signed maps", choices=("BlueOrange", "RdBu", "PuOr", "PRGn"))
-    sequential: str = param("Inferno", "Colour map of positive maps", choices=("Inferno", "Viridis", "Cividis", "Magma"))
-
-    def __post_init__(self) -> None:
-        if self.smoothing and self.smoothing % 2 == 0:
-            raise SpecError(f"smoothing={self.smoothing} is even: the kernel size K must be odd, or 0 for none")
-
-    @classmethod
-    def parse(cls, given: Mapping[str, object]) -> Self:
-        """The view with the given options, the others at their defaults. Raises `SpecError`."""
-        return cls(**parse_params(cls, given, "view"))  # type: ignore[arg-type]
-
-    @classmethod
-    def options(cls) -> tuple[Param, ...]:
-        """The options with type, range and help, from which flags and links are made."""
-        return params_of(cls)
-
-
 @dataclass(frozen=True)
 class ExplainSpec:
     """One picture explained by several methods, and how it is shown: what a link, a command line or a manifest says."""
@@ -178,29 +156,37 @@ class ExplainSpec:
         fields["target"] = "predicted" if self.target is None else self.target
         fields["methods"] = ",".join(map(str, self.methods))
         fields["seed"] = self.seed
-        fields |= {p.name: p.format(getattr(self.view, p.name)) for p in ViewSpec.options()}
+        fields |= self.view.fields()
         return "?" + urlencode(fields, safe="@:,=")
 
     def cli(self, out: str = "explained") -> str:
         """The command line that computes the same, into the folder `out`."""
-        words = ["python", "-m", "attrlib", "explain", "--model", self.model.architecture]
-        if self.model.checkpoint:
-            words += ["--checkpoint", self.model.checkpoint]
-        words += ["--image", self.image, "--methods", ",".join(map(str, self.methods))]
+        words = [
+            "python",
+            "-m",
+            "attrlib",
+            "explain",
+            *self.model.flags(),
+            "--image",
+            self.image,
+            "--methods",
+            ",".join(map(str, self.methods)),
+        ]
         if self.target is not None:
             words += ["--target", str(self.target)]
         if self.seed:
             words += ["--seed", str(self.seed)]
-        default = ViewSpec()
-        for p in ViewSpec.options():
-            if getattr(self.view, p.name) != getattr(default, p.name):
-                words += [f"--{p.name}", p.format(getattr(self.view, p.name))]
-        return shlex.join([*words, "--out", out])
+        return shlex.join([*words, *self.view.flags(), "--out", out])
 
     def snippet(self) -> str:
         """Python that computes the same maps."""
-        model = f"{self.model.architecture!r}" + (f", checkpoint={self.model.checkpoint!r}" if self.model.checkpoint else "")
-        lines = ["import attrlib", "", f"model = attrlib.load_model({model})", f"photo = attrlib.open_image({self.image!r})", "maps = {"]
+        lines = [
+            "import attrlib",
+            "",
+            f"model = attrlib.load_model({self.model.arguments()})",
+            f"photo = attrlib.open_image({self.image!r})",
+            "maps = {",
+        ]
         lines += [
             f"    {str(m)!r}: attrlib.explain(model, photo, {str(m)!r}, target={self.target}, seed={self.seed}).maps," for m in self.methods
         ]
@@ -234,8 +220,7 @@ class RunSpec:
 
     def cli(self) -> str:
         """The command line that computes the same."""
-        words = ["python", "-m", "attrlib", "score", "--protocol", ",".join(map(str, self.protocols)), "--model", self.model.architecture]
-        words += ["--checkpoint", self.model.checkpoint] if self.model.checkpoint else []
+        words = ["python", "-m", "attrlib", "score", "--protocol", ",".join(map(str, self.protocols)), *self.model.flags()]
         words += ["--methods", ",".join(map(str, self.methods)), "--data", self.data]
         words += ["--limit", str(self.limit)] if self.limit is not None else []
         words += ["--seed", str(self.seed)] if self.seed else []
@@ -247,8 +232,7 @@ class RunSpec:
 
     def snippet(self) -> str:
         """Python that computes the same."""
-        model = f"{self.model.architecture!r}" + (f", checkpoint={self.model.checkpoint!r}" if self.model.checkpoint else "")
-        model += ", deletion_tuned=True" if self.deletion_tuned else ""
+        model = self.model.arguments() + (", deletion_tuned=True" if self.deletion_tuned else "")
         options = {"limit": self.limit, "seed": self.seed, "fast": self.fast, "width": self.width, "classes": self.classes}
         given = "".join(f", {name}={value!r}" for name, value in options.items() if value != getattr(type(self), name))
         lines = ["import attrlib", "", f"model = attrlib.load_model({model})", f"data = attrlib.load_dataset({self.data!r})"]

@@ -7,7 +7,8 @@ import streamlit as st
 
 from attrlib.data.samples import PREFIX
 from attrlib.engine.explanation import Explanation
-from attrlib.specs import SCALES, SIGNS, ExplainSpec, ModelSpec, ViewSpec
+from attrlib.specs import ExplainSpec, ModelSpec
+from attrlib.views import SCALES, SIGNS, ViewSpec
 from pages.parts import choice, choosers, inspect_choice, inspect_rows, inspect_tools, takeaway, tiles, work
 from pages.parts.inspect_rows import Coming, Row
 from pages.parts.score_choice import entry

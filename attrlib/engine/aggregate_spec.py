@@ -4,18 +4,19 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlencode
 
 from attrlib.errors import SpecError, unknown
-from attrlib.registry import Param, param, params_of, parse_params
+from attrlib.registry import param
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, parse_methods, whole
+from attrlib.views import View
 
 AVERAGES = ("positive", "signed")
 
 
 @dataclass(frozen=True)
-class AggregateView:
+class AggregateView(View):
     """How the maps of a run are smoothed and averaged. None of it computes an attribution anew."""
 
     cell: int = param(0, "The target cell of the grids, row by row from 0", low=0, high=15)
@@ -27,20 +28,6 @@ class AggregateView:
         high=257,
     )
     average: str = param("positive", "Average max(a, 0), or both signs", choices=AVERAGES)
-
-    def __post_init__(self) -> None:
-        if self.smoothing and self.smoothing % 2 == 0:
-            raise SpecError(f"smoothing={self.smoothing} is even: the kernel size K must be odd, or 0 for none")
-
-    @classmethod
-    def parse(cls, given: Mapping[str, object]) -> Self:
-        """The view with the given options, the others at their defaults. Raises `SpecError`."""
-        return cls(**parse_params(cls, given, "view"))  # type: ignore[arg-type]
-
-    @classmethod
-    def options(cls) -> tuple[Param, ...]:
-        """The options with type, range and help, from which flags and links are made."""
-        return params_of(cls)
 
     def kernel(self, side: int, full: int) -> int:
         """K for maps whose side is `side` where the input's is `full`: the nearest odd number to K side / full, 0 for none.
@@ -70,39 +57,22 @@ class AggregateSpec:
         if run.model.checkpoint:
             fields["checkpoint"] = run.model.checkpoint
         fields |= dict(methods=",".join(map(str, run.methods)), limit=run.limit or "all", seed=run.seed)
-        fields |= {p.name: p.format(getattr(self.view, p.name)) for p in AggregateView.options()}
+        fields |= self.view.fields()
         return "?" + urlencode(fields, safe="@:,=/")
 
     def cli(self) -> str:
         """The command line that computes the same."""
         run = self.run
-        words = [
-            "python",
-            "-m",
-            "attrlib",
-            "aggregate",
-            "--data",
-            run.data,
-            "--setting",
-            str(self.setting),
-            "--model",
-            run.model.architecture,
-        ]
-        words += ["--checkpoint", run.model.checkpoint] if run.model.checkpoint else []
+        words = ["python", "-m", "attrlib", "aggregate", "--data", run.data, "--setting", str(self.setting), *run.model.flags()]
         words += ["--methods", ",".join(map(str, run.methods))]
         words += ["--limit", str(run.limit)] if run.limit is not None else []
         words += ["--seed", str(run.seed)] if run.seed else []
         words += ["--classes", run.classes] if run.classes != "auto" else []
-        default = AggregateView()
-        for p in AggregateView.options():
-            if getattr(self.view, p.name) != getattr(default, p.name):
-                words += [f"--{p.name}", p.format(getattr(self.view, p.name))]
-        return shlex.join([*words, "--out", "aggregated"])
+        return shlex.join([*words, *self.view.flags(), "--out", "aggregated"])
 
     def snippet(self) -> str:
         """Python that computes the same."""
         run, view = self.run, self.view
-        model = f"{run.model.architecture!r}" + (f", checkpoint={run.model.checkpoint!r}" if run.model.checkpoint else "")
         given = {"cell": view.cell, "smoothing": view.smoothing, "average": view.average}
         default = AggregateView()
         options = ", ".join(f"{name}={value!r}" for name, value in given.items() if value != getattr(default, name))
@@ -114,7 +84,7 @@ class AggregateSpec:
                 "from attrlib.engine.aggregation import Aggregation",
                 "from attrlib.store import open_store",
                 "",
-                f"model = attrlib.load_model({model})",
+                f"model = attrlib.load_model({run.model.arguments()})",
                 f"data = attrlib.load_dataset({run.data!r})",
                 f"methods = {[str(m) for m in run.methods]}",
                 f"result = attrlib.compare([{str(self.setting)!r}], model, methods, data{limits})",

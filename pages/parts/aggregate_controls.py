@@ -10,7 +10,6 @@ from attrlib.models import EMBEDDED, NAMED, shipped
 from attrlib.protocols import PROTOCOLS
 from attrlib.registry import params_of
 from pages.parts import aggregate_choice, forms
-from pages.parts.work import plain
 
 KERNELS = [0, *range(1, 258, 2)]
 
@@ -99,32 +98,14 @@ def _items() -> None:
 
 
 def _setting() -> None:
-    state = st.session_state
-    cls = PROTOCOLS[state.a_setting]
-    st.caption(
-        f"{plain((cls.__doc__ or '').strip().splitlines()[0])}  \n[{plain(cls.paper.authors)}: {plain(cls.paper.title)}]({cls.paper.url})"
-    )
-    params = tuple(p for p in params_of(cls) if p.name != "smoothing")
-    values = forms.params_form(params, state.a_setting_params.get(state.a_setting, {}), f"a_form_{state.a_setting}")
-    if values is not None:
-        state.a_setting_params = state.a_setting_params | {state.a_setting: values}
-        st.rerun()
+    forms.edit(PROTOCOLS[st.session_state.a_setting], "a_setting_params", "a_form", without=("smoothing",))
 
 
 def _method(names: list[str]) -> None:
-    state = st.session_state
     if not names:
         st.caption("None of the methods chosen by name has parameters.")
         return
-    name = st.selectbox("Method", names, key="a_params_of")
-    paper = METHODS[name].paper
-    st.caption(
-        f"{plain((METHODS[name].__doc__ or '').strip().splitlines()[0])}  \n[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})"
-    )
-    values = forms.params_form(params_of(METHODS[name]), state.a_method_params.get(name, {}), f"a_form_{name}")
-    if values is not None:
-        state.a_method_params = state.a_method_params | {name: values}
-        st.rerun()
+    forms.edit(METHODS[st.selectbox("Method", names, key="a_params_of")], "a_method_params", "a_form")
 
 
 def choose_view(cells: tuple[int, ...]) -> None:

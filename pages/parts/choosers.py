@@ -12,7 +12,6 @@ from attrlib.data.samples import PREFIX, SAMPLES, open_sample
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, list_methods
 from attrlib.models import EMBEDDED, Classifier
-from attrlib.registry import params_of
 from attrlib.specs import MethodSpec, ModelSpec
 from pages.parts import choice, forms, work
 
@@ -146,18 +145,11 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
 
 
 def _parameters(names: list[str]) -> None:
-    state = st.session_state
     st.number_input("Seed", 0, 2**31 - 1, step=1, key="seed", persist_state="session", help="Of random methods: SmoothGrad, RISE, Random.")
     if not names:
         st.caption("None of the chosen methods has parameters of its own.")
         return
-    name = st.selectbox("Method", names, key="params_of")
-    values = forms.params_form(params_of(METHODS[name]), state.params.get(name, {}), f"form-{name}")
-    paper = METHODS[name].paper
-    st.caption(f"{(METHODS[name].__doc__ or '').strip().splitlines()[0]}  \n[{paper.authors}: {paper.title}]({paper.url})")
-    if values is not None:
-        state.params = state.params | {name: values}
-        st.rerun()
+    forms.edit(METHODS[st.selectbox("Method", names, key="params_of")], "params", "form")
 
 
 def show_problems(place: DeltaGenerator) -> None:

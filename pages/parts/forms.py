@@ -1,10 +1,11 @@
 """Forms generated from the typed parameters of registered classes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import streamlit as st
 
-from attrlib.registry import Param, Value
+from attrlib.registry import Param, Value, params_of
+from pages.parts.work import plain
 
 
 def param_input(param: Param, value: Value, key: str) -> Value:
@@ -22,6 +23,23 @@ def param_input(param: Param, value: Value, key: str) -> Value:
     number = None if value is None else float(value)
     step = (highest - lowest) / 100
     return st.number_input(label, lowest, highest, number, step, key=key, help=param.help, placeholder=param.auto, format="%.3g")
+
+
+def edit(cls: type, values_key: str, key: str, without: Collection[str] = ()) -> None:
+    """What a method or a protocol is, and a form for its parameters; what is applied is kept in the session, by name.
+
+    `without` names parameters that are set elsewhere.
+    """
+    summary, paper, name = (cls.__doc__ or "").strip().splitlines()[0], cls.paper, cls.name  # type: ignore[attr-defined]
+    st.caption(f"{plain(summary)}  \n[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})")
+    params = tuple(p for p in params_of(cls) if p.name not in without)
+    if not params:
+        st.caption("It has no parameters.")
+        return
+    values = params_form(params, st.session_state[values_key].get(name, {}), f"{key}-{name}")
+    if values is not None:
+        st.session_state[values_key] = st.session_state[values_key] | {name: values}
+        st.rerun()
 
 
 def params_form(params: tuple[Param, ...], values: Mapping[str, Value], key: str) -> dict[str, Value] | None:

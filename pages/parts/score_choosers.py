@@ -6,12 +6,10 @@ import streamlit as st
 from streamlit.elements.lib.grid_container import GridContainer
 
 from attrlib.data.datasets import list_datasets
-from attrlib.methods import METHODS, list_methods
+from attrlib.methods import METHODS
 from attrlib.models import list_models
-from attrlib.protocols import PROTOCOLS, list_protocols
-from attrlib.registry import Paper, params_of
+from attrlib.protocols import PROTOCOLS
 from pages.parts import choice, forms, score_choice
-from pages.parts.work import plain
 
 MAX_METHODS = 64
 
@@ -19,27 +17,23 @@ MAX_METHODS = 64
 def choose(row: GridContainer) -> None:
     """All controls, in the cells of one row that wraps."""
     _models(row)
-    protocols = {info.name: (info.summary, info.paper) for info in list_protocols()}
     with row.cell():
         _several(
             "Protocols",
             "s_protocols",
-            list(protocols),
+            list(PROTOCOLS),
             "How methods are judged. Or type one with parameters, such as sds:grid=3.",
             "s_protocol_params",
             PROTOCOLS,
-            protocols,
         )
-    methods = {info.name: (info.summary, info.paper) for info in list_methods()}
     with row.cell(column_span=2):
         _several(
             "Methods",
             "s_methods",
-            [score_choice.ALL, *methods],
+            [score_choice.ALL, *METHODS],
             "What is judged. Or type one with layer and parameters, such as IG@Middle:steps=20.",
             "s_method_params",
             METHODS,
-            methods,
         )
     with row.cell():
         _data()
@@ -90,7 +84,6 @@ def _several(
     hint: str,
     params_key: str,
     registry: Mapping[str, type],
-    about: Mapping[str, tuple[str, Paper]],
 ) -> None:
     """Some of what is registered, or typed, with a form for the parameters of each; what is registered later appears by itself."""
     chosen = st.session_state[key]
@@ -118,16 +111,7 @@ def _several(
             st.caption(f"Choose {label.lower()} by name to set their parameters here.")
             return
         name = st.selectbox(f"Parameters of {label.lower()}", named, key=f"{key}_of", label_visibility="collapsed")
-        summary, paper = about[name]
-        st.caption(f"{plain(summary)}  \n[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})")
-        params = params_of(registry[name])
-        if not params:
-            st.caption("It has no parameters.")
-            return
-        values = forms.params_form(params, st.session_state[params_key].get(name, {}), f"{key}-form-{name}")
-        if values is not None:
-            st.session_state[params_key] = st.session_state[params_key] | {name: values}
-            st.rerun()
+        forms.edit(registry[name], params_key, f"{key}-form")
 
 
 def _data() -> None:
