@@ -455,6 +455,18 @@ def test_the_link_restores_everything(data: Path) -> None:
     assert "at most" in words(at)
 
 
+def test_parameters_of_a_protocol_and_a_method_can_be_set(data: Path) -> None:
+    at = small(data, methods="RISE", protocols="sds").run()
+    at.number_input(key="s_protocols-form-sds-grid").set_value(3)
+    at.selectbox(key="s_protocols-form-sds-baseline").set_value("blur")
+    next(b for b in at.button if b.label == "Apply").click().run()
+    at.number_input(key="s_methods-form-RISE-samples").set_value(9)
+    [b for b in at.button if b.label == "Apply"][-1].click().run()
+    assert not at.exception
+    assert link(at)["protocols"] == "sds:grid=3:baseline=blur"
+    assert link(at)["methods"] == "RISE:samples=9"
+
+
 def test_all_that_are_defined_stands_for_every_method(data: Path) -> None:
     at = small(data, methods="all").run()
     assert at.multiselect(key="s_methods").value == [score_choice.ALL]
