@@ -76,6 +76,23 @@ def test_input_middle_and_final_of_published_architectures(name):
     assert all(layers[n].name == n for n in layers)
 
 
+SMALL = {
+    "maxvit_rmlp_pico_rw_256": (dict(img_size=64, depths=(1, 1, 1, 1)), ("stages.1", (64, 8, 8)), ("norm", (256, 2, 2))),
+    "efficientnet_b0": (dict(), ("blocks.2", (40, 8, 8)), ("bn2", (1280, 2, 2))),
+    "coatnet_pico_rw_224": (dict(img_size=64, depths=(1, 1, 1, 1)), ("stages.1", (128, 8, 8)), ("norm", (512, 2, 2))),
+    "resmlp_12_224": (dict(img_size=64), ("blocks.5", (384, 4, 4)), ("blocks.11", (384, 4, 4))),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_input_middle_and_final_of_small_versions(name):
+    options, middle, final = SMALL[name]
+    layers = attrlib.wrap_model(made(lambda: timm.create_model(name, num_classes=CLASSES, **options)), 64).layers
+    assert layers["Input"].shape == (3, 64, 64)
+    found = [(layers[n].path, layers[n].shape) for n in ("Middle", "Final")]
+    assert found == [middle, final]
+
+
 @pytest.mark.parametrize(("prefix", "final"), [(1, "blocks.4"), (3, "blocks.4"), (0, "blocks.5")])
 def test_final_is_the_last_block_that_the_logits_read_at_every_position(prefix, final):
     model = attrlib.wrap_model(made(Transformer, prefix, 6), SIZE)
@@ -213,8 +230,12 @@ class NoMaps(nn.Module):
 def test_a_model_without_any_spatial_layer_has_its_input_alone():
     model = attrlib.wrap_model(made(NoMaps), SIZE)
     assert list(model.layers) == ["Input"]
-    with pytest.raises(LayerError, match="Known: Input"):
-        model.layer("Final")
+    for name in ("Middle", "Final"):
+        with pytest.raises(LayerError, match=rf"wrapped:NoMaps has no layer {name}: no module of it .* take a method at Input"):
+            model.layer(name)
+    with pytest.raises(LayerError, match="wrapped:NoMaps has no layer Final"):
+        attrlib.explain(model, pictures(1), "Grad-CAM")
+    assert attrlib.explain(model, pictures(1), "Gradient").maps.shape == (1, 1, SIZE, SIZE)
 
 
 # Layouts.

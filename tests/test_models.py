@@ -505,6 +505,11 @@ def test_a_wrapped_module_is_the_very_same_and_computes_the_same():
         torch.testing.assert_close(model(images), module(images))
 
 
+def test_a_module_without_values_is_refused():
+    with pytest.raises(ModelError, match=r"weights without values \(device meta\); give it values first"):
+        wrap_model(made(Residual).to("meta"), SIZE)
+
+
 def test_a_module_in_training_mode_stays_so_but_computes_in_evaluation_mode():
     module, images = made(Residual), pictures(3)
     with torch.no_grad():

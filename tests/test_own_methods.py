@@ -18,7 +18,7 @@ from nets import Plain, made, pictures
 from torch import nn
 
 from attrlib.engine.bench import Bench, Scratch
-from attrlib.errors import MethodError
+from attrlib.errors import MethodError, OutOfMemory
 from attrlib.methods import METHODS, own
 from attrlib.models.state import State, restored
 from attrlib.protocols import create
@@ -281,10 +281,17 @@ def test_a_clean_module_has_no_changes_and_those_of_the_caller_are_left() -> Non
     assert module.fc.weight[0, 0].isnan()
 
 
-def test_running_out_of_memory_passes_through(load: Load) -> None:
-    assert load(mine=source("raise torch.OutOfMemoryError('CUDA out of memory')")) == {}
-    with pytest.raises(torch.OutOfMemoryError):
+@pytest.mark.parametrize(
+    "error", ["torch.OutOfMemoryError('CUDA')", "MemoryError()", "RuntimeError('not enough memory: you tried to allocate')"]
+)
+def test_running_out_of_memory_is_no_fault_of_the_method(load: Load, error: str) -> None:
+    assert load(mine=source(f"raise {error}")) == {}
+    with pytest.raises(OutOfMemory, match="not enough memory for a single image"):
         attrlib.explain(model(), pictures(1, SIZE), "Mine", 0)
+    METHODS.forget("Mine")
+    fits = source(f"if len(task) > 1: raise {error}\n        return task.reduce(task.inputs)")
+    assert load(mine=fits) == {}
+    assert attrlib.explain(model(), pictures(3, SIZE), "Mine", 0).maps.shape == (3, 1, SIZE, SIZE)
 
 
 def test_stored_maps_are_those_of_the_code_that_made_them(load: Load, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from platformdirs import user_config_dir
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from attrlib.errors import AttrlibError, MethodError
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.task import Task
 from attrlib.models import Layer, Layout
+from attrlib.models.chunks import out_of_memory
 from attrlib.models.state import restored
 from attrlib.registry import Paper, params_of
 from attrlib.specs import digest
@@ -143,9 +143,11 @@ def _named(function: F, cls: type[Method], source: str) -> F:
     def named(*args: Any) -> Any:
         try:
             return function(*args)
-        except (AttrlibError, MemoryError, torch.OutOfMemoryError):
+        except AttrlibError:
             raise
         except Exception as error:
+            if out_of_memory(error):
+                raise
             raise MethodError(f"{cls.name} ({source}) fails in {function.__name__}: {_said(error)}") from error
 
     return named  # type: ignore[return-value]

@@ -121,6 +121,11 @@ class Classifier:
             return Layer(name, path, self._layouts_at(size)[path])
         if name == "Input" or name in self.layers:
             return self.layers[name]
+        if name in NAMED:
+            raise LayerError(
+                f"{self.name} has no layer {name}: no module of it that runs once yields a map; take a method at Input, or name the "
+                f"module with wrap_model(..., layers={{{name!r}: PATH}})"
+            )
         if name in dict(self.module.named_modules()):
             raise LayerError(f"layer {name!r} of {self.name} yields no spatial map (or is called more than once); choose another layer")
         raise LayerError(unknown(f"layer of {self.name}", name, self.layers))
@@ -178,6 +183,11 @@ class Classifier:
         return self.place(torch.randn(count, *(size or (3, *self.input_size)), generator=generator))
 
     def _probe_outputs(self) -> int:
+        devices = sorted({str(t.device) for t in (*self.module.parameters(), *self.module.buffers())})
+        if "meta" in devices:
+            raise ModelError(
+                f"{self.name} has weights without values (device meta); give it values first, with to_empty and load_state_dict"
+            )
         try:
             with self.session(), torch.no_grad():
                 logits = self.module(self._probe(1))
@@ -186,6 +196,10 @@ class Classifier:
         except Exception as error:  # a user's module may fail in any way
             height, width = self.input_size
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            if len(devices) > 1:
+                raise ModelError(
+                    f"{self.name} lies on {' and '.join(devices)} ({reason}); move it to one device with module.to(...)"
+                ) from error
             raise ModelError(f"{self.name} cannot process a {height} x {width} px RGB image ({reason}); check input_size") from error
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
             found = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
