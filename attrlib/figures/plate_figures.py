@@ -64,10 +64,9 @@ def _traces(panel: Panel, series: Series, colour: str, symbol: str) -> list[go.S
             )
         ]  # fmt: skip
     if panel.kind == "points":
-        several = len(points) + sum(len(s.points) for s in panel.series if s is not series)
         return [
             go.Scatter(
-                x=x, y=y, name=series.name, mode="markers+text" if several <= 30 else "markers", text=[p.label for p in points],
+                x=x, y=y, name=series.name, mode="markers+text" if panel.named else "markers", text=[p.label for p in points],
                 textposition="top center", textfont_size=11, cliponaxis=False, customdata=[_interval(p) for p in points],
                 error_y=_bars(y, [p.low for p in points], [p.high for p in points], colour, 1),
                 error_x=_bars(x, [p.x_low for p in points], [p.x_high for p in points], colour, 1),

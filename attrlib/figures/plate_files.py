@@ -73,7 +73,7 @@ def _panel(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
             x = [p.y for p in series.points]
             axes.errorbar(x, y, xerr=_ends(series), fmt=MARKERS[symbol], ms=4, color=colour, lw=1, label=series.name)
         elif panel.kind == "points":
-            _points(axes, series, colour, symbol, sum(len(s.points) for s in panel.series) <= 30)
+            _points(axes, series, colour, symbol, panel.named)
         else:
             _line(axes, series, colour, symbol)
     if panel.log_x:

@@ -35,7 +35,8 @@ class Panel:
 
     `lines` join the points of a series and shade their intervals; `points` label each point; `dots` have categories down and values
     across, `boxes` categories across and all values of a category; in a `matrix` x and y are categories: a series for each row,
-    values in [-1, 1]. `level` is a line to compare with, such as chance.
+    values in [-1, 1]. `level` is a line to compare with, such as chance; where points are not
+    `named`, a label is only told when one is pointed at.
     """
 
     kind: Kind
@@ -46,6 +47,7 @@ class Panel:
     log_x: bool = False
     log_y: bool = False
     level: float | None = None
+    named: bool = True
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,7 @@ def _against_accuracy(found: Sequence[Found]) -> Part:
                 f"{title} (lower is better)",
                 tuple(series),
                 log_y=title == "infidelity",
+                named=False,
             )
         )
     shares = sorted({own.facts.fraction for own in placed if np.isfinite(own.facts.fraction)})

@@ -11,6 +11,7 @@ from attrlib.engine.run import Event, run
 from attrlib.engine.scores import RunResult
 from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, MethodError, ProtocolError
 from attrlib.methods import METHODS
+from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier, load_model
 from attrlib.protocols import PROTOCOLS
 from attrlib.specs import NUMERICS, MethodSpec, ModelSpec, RunSpec, digest
@@ -120,6 +121,7 @@ def is_done(spec: StudySpec, store: Store) -> bool:
 def _seconds_key(given: StudySpec) -> tuple[dict[str, object], str]:
     """What the time of a study depends on, and the digest of it."""
     weights = [digest_of_weights(model) for model in given.models]
+    given = replace(given, methods=tuple(map(resolve_method, given.methods)))
     about: dict[str, object] = {"kind": "study", "study": given, "weights": weights, "numerics": NUMERICS}
     about |= {"methods": sorted(METHODS), "protocols": sorted(PROTOCOLS)}
     return about, digest(about)

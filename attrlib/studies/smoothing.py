@@ -153,7 +153,7 @@ def _plate(own: Found, scores: dict[str, dict[int, Score]], alike: Alike, others
     panels = (
         Panel("lines", f"Score on {own.facts.name}", "kernel K at 224 px", "GridPG ↑", (*lines, *flat), level=chance),
         Panel("lines", "Likeness to Grad-CAM", "kernel K at 224 px", "rank correlation of maps", tuple(correlation)),
-        Panel("points", "Best score and cost", "passes for one map ← cheaper", "GridPG ↑", tuple(cost), log_x=True, level=chance),
+        Panel("points", "Best score and cost", "passes for one map", "GridPG ↑", tuple(cost), log_x=True, level=chance),
     )
     return Plate(f"Smoothing IG and IxG at the input of {own.facts.name}; bands are 95 % intervals.", panels)
 

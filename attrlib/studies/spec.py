@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from attrlib.errors import AttrlibError, unknown
+from attrlib.methods import resolve
 from attrlib.models import check_name
 from attrlib.registry import Value
 from attrlib.specs import MethodSpec, ModelSpec, parse_methods, whole
@@ -106,8 +107,15 @@ def read_study_link(
         params,
         read("models", parse_models, default.models),
         fields.get("data") or default.data,
-        read("methods", parse_methods, default.methods),
+        read("methods", _known_methods, default.methods),
         read("seed", lambda text: whole(text, "seed"), default.seed),
         fields.get("classes") or default.classes,
         fields.get("tuned") == "true",
     ), problems
+
+
+def _known_methods(text: str) -> tuple[MethodSpec, ...]:
+    methods = parse_methods(text)
+    for method in methods:
+        resolve(method)
+    return methods

@@ -1,5 +1,7 @@
 """A study as a job of the device's queue: two pages that ask for the same one share it, and it outlives them."""
 
+import time
+
 import streamlit as st
 
 from attrlib.data.datasets import load_dataset
@@ -15,6 +17,9 @@ from pages.parts.roots import check_data
 from pages.parts.times import duration, size
 from pages.parts.work import plain, sentence
 
+FRESH = 20
+"""Seconds for which what the store knew is taken as it was."""
+
 
 def find(spec: StudySpec) -> Job | None:
     """The job of this study in this process, if there is one."""
@@ -24,7 +29,7 @@ def find(spec: StudySpec) -> Job | None:
 def find_or_read(spec: StudySpec) -> Job | None:
     """The job; one whose results are all in the store is begun, which is to read them."""
     job = find(spec)
-    return begin(spec) if job is None and _is_known(spec) else job
+    return begin(spec) if job is None and _look(spec).result is True else job
 
 
 def begin(spec: StudySpec) -> Job:
@@ -58,17 +63,16 @@ def _key(spec: StudySpec) -> str:
     return digest("study", resolve(spec), [work.stamp(model.checkpoint) for model in spec.models])
 
 
-def _is_known(spec: StudySpec) -> bool:
-    """Whether it was computed before: asked of the store in its own queue, so that no page waits for a disk."""
+def _look(spec: StudySpec) -> Job:
+    """Finds out whether it was computed before: asked of the store in a queue of its own, so that no page waits for a disk."""
 
     def look(_progress: Progress) -> bool:
         return is_done(spec, open_store())
 
-    job = queue("store").submit(digest("study done", _key(spec), str(open_store().folder)), look)
-    known = job.wait(1.0) and job.result is True
-    if job.ended:
-        job.forget()
-    return known
+    key = digest("study done", _key(spec), str(open_store().folder), int(time.time() / FRESH))
+    job = queue("store").submit(key, look)
+    job.wait(0.3)
+    return job
 
 
 def _prepare(spec: StudySpec) -> Job:
@@ -91,7 +95,9 @@ def is_busy(spec: StudySpec) -> bool:
     job = find_or_read(spec)
     if job is not None:
         return not job.ended
-    return not _is_own(spec) and not _prepare(spec).ended
+    if not _look(spec).ended:
+        return True
+    return not _is_own(spec) and (not _prepare(spec).ended or find(spec) is not None)
 
 
 def _start(spec: StudySpec) -> None:
@@ -140,8 +146,11 @@ def _show_cost(spec: StudySpec) -> None:
         st.markdown(":material/hourglass_top: Estimating the cost …")
     elif isinstance(job.result, StudyPlan):
         plan = job.result
+        if plan.known and not plan.missing and not plan.upper_bound:
+            # Other runs have computed all of it: the finding is a matter of reading.
+            begin(spec)
         most = "at most" if plan.upper_bound else "about"
-        cost = f"{plan.missing} results, {plan.known} are known: {most} **{duration(plan.seconds)}**, {size(plan.nbytes)} of memory"
+        cost = f"{plan.missing} results are missing, {plan.known} known: {most} **{duration(plan.seconds)}**, {size(plan.nbytes)} of memory"
         st.info(f"{text} {cost}.", icon=":material/science:")
     else:
         st.error(sentence(job.error or AttrlibError("it was cancelled")), icon=":material/error:")
