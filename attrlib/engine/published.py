@@ -12,12 +12,19 @@ _MODELS = (
     "vit_base_patch16_224",
 )
 _ROWS = {
-    "IxG": (0.097, 0.070, 0.064, 0.061, 0.063, 0.166, 0.241, 0.149, 0.067),
-    "IG:steps=50:baseline=zeros": (0.279, 0.196, 0.169, 0.157, 0.175, 0.305, 0.241, 0.388, 0.135),
-    "RISE:samples=1000:cells=8:p=0.1": (0.197, 0.131, 0.099, 0.087, 0.091, 0.200, 0.227, 0.308, 0.110),
+    "SmoothGrad@Input:of=IxG:samples=4:noise=1:unit=absolute": (0.012, -0.005, 0.001, -0.003, -0.001, 0.029, 0.121, 0.034, -0.001),
+    "SmoothGrad@Input:of=IG:samples=4:noise=1:unit=absolute:steps=50": (0.102, 0.049, 0.037, 0.033, 0.041, 0.122, 0.121, 0.115, 0.022),
+    "IxG@Input": (0.097, 0.070, 0.064, 0.061, 0.063, 0.166, 0.241, 0.149, 0.067),
+    "IG@Input:steps=50:baseline=zeros": (0.279, 0.196, 0.169, 0.157, 0.175, 0.305, 0.241, 0.388, 0.135),
+    "IG@Input:steps=50:baseline=uniform": (0.354, 0.255, 0.218, 0.200, 0.230, 0.342, 0.379, 0.475, 0.146),
+    "IG@Input:steps=50:baseline=uniform:channels=sum-abs": (0.157, 0.125, 0.088, 0.078, 0.102, 0.209, 0.220, 0.289, 0.084),
+    "RISE@Input:samples=1000:cells=8:p=0.1": (0.197, 0.131, 0.099, 0.087, 0.091, 0.200, 0.227, 0.308, 0.110),
+    "Smooth Grad-CAM++@Final:samples=4:std=0.3": (0.159, 0.102, 0.066, 0.057, 0.095, 0.217, 0.254, 0.315),
+    "Grad-CAM++@Final": (0.254, 0.213, 0.152, 0.134, 0.204, 0.275, 0.321, 0.443),
     "Grad-CAM@Final": (0.285, 0.236, 0.174, 0.155, 0.224, 0.359, 0.411, 0.545),
+    "XGrad-CAM@Final": (0.285, 0.236, 0.174, 0.155, 0.224, 0.359, 0.411, 0.577),
 }
-"""IDSDS on the 50,000 ImageNet validation images, in the order of `_MODELS`; the paper has no Grad-CAM at a layer for the last one."""
+"""IDSDS on the 50,000 ImageNet validation images, in the order of `_MODELS`; the paper has no CAM of a layer for the last one."""
 _OWN = {("BagNet", "bagnet33"): 0.80, ("B-cos", "bcos_resnet50"): 0.32}
 
 
