@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 
 import attrlib
+from attrlib.errors import AttrlibError
 from attrlib.methods import BATCH_SIZE, METHODS, attribute
 from attrlib.models import Classifier, Layer
 from attrlib.specs import MethodSpec
@@ -21,6 +22,12 @@ PARAMS: dict[str, dict[str, int]] = {
     "IG": {"steps": 32},
     "SmoothGrad": {"samples": 32},
     "RISE": {"samples": 64},
+    "RISE-U": {"samples": 64},
+    "LIME": {"samples": 64},
+    "KernelSHAP": {"samples": 64},
+    "Score-CAM": {"top": 64},
+    "SS-CAM": {"top": 16, "samples": 4},
+    "IS-CAM": {"top": 16, "steps": 4},
     "Occlusion": {"window": 32, "stride": 32},
 }
 LIMIT, LIMIT_PERTURBATION = 1.3, 1.15
@@ -75,7 +82,13 @@ def run(model: Classifier, images: int, turns: int) -> list[dict]:
     for name, cls in METHODS.items():
         spec = MethodSpec(name, cls.default_layer, tuple(PARAMS.get(name, {}).items()))
         layer = model.layer(spec.layer)
-        passes = cls(**PARAMS.get(name, {})).passes(layer)
+        method = cls(**PARAMS.get(name, {}))
+        try:
+            method.check(model, layer)
+        except AttrlibError:
+            # Not defined for this model.
+            continue
+        passes = method.passes(layer)
         many = passes.forward + passes.gradient > 2
         chunk = BATCH_SIZE // images * images if many else images
         single, several = (costs.setdefault((layer.path, n), Costs(model, layer, n)) for n in (images, chunk))
@@ -111,7 +124,7 @@ def _finish(row: dict) -> dict:
         "ms_per_image": 1000 * row["seconds"] / images,
         "bound_ms_per_image": 1000 * bound / images if knows_model else None,
         "ratio": row["seconds"] / bound if knows_model else None,
-        "limit": LIMIT_PERTURBATION if row["spec"].name in ("Occlusion", "RISE") else LIMIT,
+        "limit": LIMIT_PERTURBATION if METHODS[row["spec"].name].family == "perturbation" else LIMIT,
     }
 
 
