@@ -20,7 +20,7 @@ from attrlib.errors import (
     SpecError,
     StoreError,
 )
-from attrlib.methods import Attribution, list_methods
+from attrlib.methods import Attribution, Preset, list_methods, list_presets
 from attrlib.methods.own import load_own
 from attrlib.models import Classifier, list_models, load_model, wrap_model
 from attrlib.postprocess import resize, smooth
@@ -43,6 +43,7 @@ __all__ = [
     "MethodSpec",
     "ModelError",
     "ModelSpec",
+    "Preset",
     "ProtocolError",
     "ProtocolSpec",
     "RunResult",
@@ -58,6 +59,7 @@ __all__ = [
     "list_datasets",
     "list_methods",
     "list_models",
+    "list_presets",
     "list_protocols",
     "load_dataset",
     "load_model",

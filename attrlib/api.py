@@ -15,7 +15,7 @@ from attrlib.engine.memory import rows_within
 from attrlib.engine.run import Watch, run
 from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import ImageError, SpecError
-from attrlib.methods import BATCH_SIZE, Attribution, Progress, attribute, no_progress
+from attrlib.methods import BATCH_SIZE, Attribution, Progress, attribute, no_progress, read_methods
 from attrlib.models import Classifier
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
 from attrlib.store import Store, open_store
@@ -101,13 +101,16 @@ def compare(
     store: Store | None = None,
     watch: Watch = lambda _event: None,
 ) -> RunResult:
-    """Several methods under several protocols on the same items: scores, and the ranks that the data allow. Options as in `score`."""
+    """Several methods under several protocols on the same items: scores, and the ranks that the data allow. Options as in `score`.
+
+    `methods` are specs, their text forms, or names of presets (`idsds`, `rao`, `erdem`) or `all`.
+    """
     dataset = load_dataset(data)
     spec = RunSpec(
         model.spec,
         anchored(dataset.name),
         tuple(p if isinstance(p, ProtocolSpec) else ProtocolSpec.parse(str(p)) for p in protocols),
-        tuple(m if isinstance(m, MethodSpec) else MethodSpec.parse(str(m)) for m in methods),
+        tuple(spec for m in methods for spec in ((m,) if isinstance(m, MethodSpec) else read_methods(str(m)))),
         limit,
         seed,
         fast,

@@ -169,7 +169,7 @@ def test_the_arrays_are_those_of_the_library(explained: Path, embedded: Classifi
     for method in METHODS_TEXT.split(","):
         a = attrlib.explain(embedded, "sample:cat", method, seed=3)
         expected[str(a.spec)] = a.maps[0, 0].numpy()
-    assert list(found) == list(expected) == ["Grad-CAM@Final", "IxG@Middle", "IG@Final:steps=3:baseline=zeros"]
+    assert list(found) == list(expected) == ["Grad-CAM@Final", "IxG@Middle:channels=sum", "IG@Final:steps=3:baseline=zeros:channels=sum"]
     for name, values in expected.items():
         assert found[name].dtype == np.float32
         assert (found[name] == values).all()
@@ -262,9 +262,9 @@ def test_a_target_is_chosen_by_index_or_name(target: str, index: int, embedded: 
     ("methods", "layer", "names"),
     [
         ("Grad-CAM", "Middle", ["Grad-CAM@Middle"]),
-        ("IxG,Grad-CAM@Final", "Middle", ["IxG@Middle", "Grad-CAM@Final"]),
+        ("IxG,Grad-CAM@Final", "Middle", ["IxG@Middle:channels=sum", "Grad-CAM@Final"]),
         ("Gradient:channels=abs-sum", "blocks.6.0", ["Gradient@blocks.6.0:channels=abs-sum"]),
-        ("IG@Final:steps=2:baseline=blur", None, ["IG@Final:steps=2:baseline=blur"]),
+        ("IG@Final:steps=2:baseline=blur", None, ["IG@Final:steps=2:baseline=blur:channels=sum"]),
         ("Occlusion@Final", None, ["Occlusion@Final:window=auto:stride=auto"]),
         ("Guided Backprop@Final", None, ["Guided Backprop@Final:channels=sum"]),
         (" Sobel , Sobel ,, Random ", None, ["Sobel@Input", "Random@Input"]),
@@ -333,7 +333,7 @@ def test_random_weights_are_drawn_from_their_seed_and_repeated(tmp_path: Path) -
     for seed in (1, 2):
         arguments = ("--image", "sample:cat", "--methods", "IxG@Final", "--checkpoint", f"random:{seed}")
         succeeds("explain", *arguments, "--out", tmp_path / str(seed))
-    one, two = (arrays(tmp_path / seed)["IxG@Final"] for seed in "12")
+    one, two = (arrays(tmp_path / seed)["IxG@Final:channels=sum"] for seed in "12")
     assert (one != two).any()
     result = succeeds("explain", "--from", tmp_path / "1" / "manifest.json", "--out", tmp_path / "again")
     assert "identical to the manifest" in result.stdout

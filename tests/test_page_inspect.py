@@ -218,7 +218,7 @@ def test_an_upload_with_transparency_says_what_was_done():
         ({"sign": "sideways"}, "sign"),
         ({"smoothing": "4"}, "odd"),
         ({"opacity": "7"}, "Opacity=7 is out of range"),
-        ({"methods": ",".join(f"Sobel,Random,IG@Final:steps={i}" for i in range(1, 27))}, "the first 24 are shown"),
+        ({"methods": ",".join(f"Sobel,Random,IG@Final:steps={i}" for i in range(1, 43))}, "the first 40 are shown"),
         ({"smoothing": "1", "target": "99999"}, "does not exist"),
         ({"nonsense": "1"}, "Unknown field"),
         ({"seed": "x"}, "Seed='x' is not valid"),

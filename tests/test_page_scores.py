@@ -33,7 +33,7 @@ from attrlib.models import load_model
 from attrlib.specs import parse_methods, parse_protocols
 from attrlib.statistics import paired_difference, summary
 from attrlib.store import open_store
-from pages.parts import behind, runs, score_choice, score_plots, score_takeaway, short
+from pages.parts import behind, choice, runs, score_choice, score_plots, score_takeaway, short
 
 ROOT = Path(__file__).parent.parent
 TINY, GELU, TWIN = "efficientnet_lite0@tiny", "efficientnet_lite0@gelu", "efficientnet_lite0@twin"
@@ -569,3 +569,14 @@ def test_from_a_link_to_the_worst_image_and_a_file_to_take_away(browser: Browser
         report.goto((tmp_path / "report.html").as_uri())
         expect(report.locator(".main-svg").first).to_be_visible(timeout=SLOW)
         report.close()
+
+
+def test_a_preset_takes_the_place_of_the_methods(data):
+    at = planned(small(data))
+    at.button(key="scores_preset_erdem").click().run()
+    assert not at.exception
+    assert at.multiselect(key="s_methods").value[1:4] == ["Deconvolution", "Guided Backprop", "Guided Grad-CAM"]
+    at.button(key="scores_preset_rao").click().run()
+    assert not at.exception
+    assert at.selectbox(key="s_layer").value == choice.ALL_LAYERS
+    assert len(at.multiselect(key="s_methods").value) == 12

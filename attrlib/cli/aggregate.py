@@ -16,8 +16,9 @@ from attrlib.engine.panels import line_of, view_of
 from attrlib.engine.run import Event, run
 from attrlib.figures.aggatt import bin_names, panel
 from attrlib.figures.overlay import encode
+from attrlib.methods import read_methods
 from attrlib.models import EMBEDDED, load_model
-from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, parse_methods, whole
+from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, whole
 from attrlib.store import open_store
 
 PANEL, NUMBERS = "aggatt.png", "aggatt.json"
@@ -26,7 +27,7 @@ PANEL, NUMBERS = "aggatt.png", "aggatt.json"
 @command(options=AggregateView.options())
 def aggregate(
     data: Annotated[str, typer.Option("--data", help="A name, a folder of class folders, or a CSV file.")],
-    methods: Annotated[str, typer.Option("--methods", help="Separated by commas: NAME or NAME@LAYER:key=value.")],
+    methods: Annotated[str, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all.")],
     out: Annotated[Path, typer.Option("--out", help=f"Folder for {PANEL} and {NUMBERS}.")],
     setting: Annotated[str, typer.Option("--setting", help="gridpg, difull, dipart, or a protocol on single images.")] = "difull",
     layers: Annotated[str, typer.Option("--layers", help="Each method that names no layer at each of these, as in Input,Final.")] = "",
@@ -42,7 +43,7 @@ def aggregate(
 ) -> None:
     """Sort a method's maps on a data set by score, and average them in bins (AggAtt). What was computed before is not again."""
     view = AggregateView.parse(options)
-    chosen = at_layers(parse_methods(methods), [layer.strip() for layer in layers.split(",") if layer.strip()])
+    chosen = at_layers(read_methods(methods), [layer.strip() for layer in layers.split(",") if layer.strip()])
     items = None if limit is None else whole(limit, "limit")
     own = RunSpec(
         ModelSpec(model, checkpoint and anchored(checkpoint)), anchored(data), (ProtocolSpec.parse(setting),), chosen, items,

@@ -14,8 +14,9 @@ from attrlib.cli.common import Json, command
 from attrlib.data.samples import open_image
 from attrlib.engine.explanation import MANIFEST, Explanation, check_same, explain_photo, first, read_manifest
 from attrlib.errors import SpecError
+from attrlib.methods import defined, names_many, read_methods
 from attrlib.models import EMBEDDED, load_model
-from attrlib.specs import ExplainSpec, ModelSpec, ViewSpec, parse_methods, whole
+from attrlib.specs import ExplainSpec, ModelSpec, ViewSpec, whole
 from attrlib.store import parse_bytes
 
 
@@ -25,7 +26,9 @@ def explain(
     model: Annotated[str | None, typer.Option("--model", help=f"{EMBEDDED} (the default), timm:NAME or torchvision:NAME.")] = None,
     checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="File with weights for the architecture, or random:SEED.")] = None,
     image: Annotated[str | None, typer.Option("--image", help="A JPEG, PNG or WebP file, or sample:NAME.")] = None,
-    methods: Annotated[str | None, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER or NAME@LAYER:key=value.")] = None,
+    methods: Annotated[
+        str | None, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all.")
+    ] = None,
     layer: Annotated[str, typer.Option("--layer", help="For methods that name none: Input, Middle, Final or a module path.")] = "",
     target: Annotated[str | None, typer.Option("--target", help="Class index or name; by default the predicted class.")] = None,
     seed: Annotated[str | None, typer.Option("--seed", help="Seed of random methods.")] = None,
@@ -57,7 +60,7 @@ def explain(
         spec = ExplainSpec(
             ModelSpec(model or EMBEDDED, checkpoint),
             image,
-            parse_methods(methods, layer),
+            read_methods(methods, layer),
             None,
             whole(seed or 0, "seed"),
             ViewSpec.parse(options),
@@ -69,8 +72,14 @@ def explain(
     classifier = load_model(spec.model.architecture, device, checkpoint=spec.model.checkpoint)
     if content is not None:
         check_same(content, classifier, photo)
-    elif target is not None:
-        spec = dataclasses.replace(spec, target=classifier.target(target))
+    else:
+        if target is not None:
+            spec = dataclasses.replace(spec, target=classifier.target(target))
+        if names_many(str(methods)):
+            kept, reasons = defined(classifier, spec.methods)
+            spec = dataclasses.replace(spec, methods=kept)
+            for reason in reasons:
+                typer.echo(f"note: {reason}", err=True)
     explanation = explain_photo(spec, classifier, photo, _progress_line(), budget)
     files = explanation.files()
     write_files(out, files)

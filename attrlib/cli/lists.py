@@ -1,4 +1,4 @@
-"""What there is: `python -m attrlib models|methods|protocols|datasets`, and `download` for what there is elsewhere."""
+"""What there is: `python -m attrlib models|methods|presets|protocols|datasets`, and `download` for what there is elsewhere."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import typer
 
 from attrlib.cli.common import Json, command
 from attrlib.data.datasets import list_datasets
-from attrlib.methods import METHODS, list_methods
+from attrlib.methods import METHODS, list_methods, list_presets
 from attrlib.models import download as download_checkpoint
 from attrlib.models import list_models
 from attrlib.protocols import list_protocols
@@ -61,6 +61,21 @@ def methods(as_json: Json = False) -> None:
     for m in found:
         typer.echo(f"{m.name:16} {m.family:13} default layer {m.default_layer:6} {m.summary}")
         _params(m.params)
+
+
+@command()
+def presets(as_json: Json = False) -> None:
+    """List presets: the methods of published studies with their settings, as in --methods idsds."""
+    found = list_presets()
+    if as_json:
+        plain = [{"name": p.name, "title": p.title, "summary": p.summary, "paper": dataclasses.asdict(p.paper)} for p in found]
+        members = [[{"name": label, "method": str(spec)} for label, spec in preset.members] for preset in found]
+        typer.echo(json.dumps([about | {"members": own} for about, own in zip(plain, members, strict=True)]))
+        return
+    for preset in found:
+        typer.echo(f"{preset.name:8} {preset.title}: {preset.summary} ({preset.paper.authors})")
+        for label, spec in preset.members:
+            typer.echo(f"{'':8} {label:24} {spec}")
 
 
 @command()

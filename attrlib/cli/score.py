@@ -19,10 +19,10 @@ from attrlib.engine.plan import Plan, make_plan
 from attrlib.engine.run import Event, run
 from attrlib.engine.scores import RunResult
 from attrlib.errors import Cancelled, SpecError
-from attrlib.methods import METHODS
+from attrlib.methods import read_methods
 from attrlib.models import EMBEDDED, load_model
 from attrlib.protocols import PROTOCOLS
-from attrlib.specs import ModelSpec, RunSpec, parse_methods, parse_protocols, read_run, whole
+from attrlib.specs import ModelSpec, RunSpec, parse_protocols, read_run, whole
 from attrlib.statistics import Summary
 from attrlib.store import Run, Store, open_store, parse_bytes
 
@@ -33,7 +33,9 @@ EVERY = 5.0
 @command()
 def score(
     protocol: Annotated[str | None, typer.Option("--protocol", help="Separated by commas: NAME or NAME:key=value, or all.")] = None,
-    methods: Annotated[str | None, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER:key=value, or all.")] = None,
+    methods: Annotated[
+        str | None, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all.")
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", help="A name, a folder of class folders, or a CSV file.")] = None,
     model: Annotated[str, typer.Option("--model", help="efficientnet_lite0, timm:NAME or torchvision:NAME.")] = EMBEDDED,
     checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="File with weights for the architecture, or random:SEED.")] = None,
@@ -68,12 +70,12 @@ def score(
         for flag, value in (("--protocol sds", protocol), ("--methods IG,Grad-CAM", methods), ("--data FOLDER", data)):
             if value is None:
                 raise SpecError(f"add for example {flag}; python -m attrlib protocols, methods and datasets list what there is")
-        protocol, methods = (",".join(known) if name == "all" else str(name) for name, known in ((protocol, PROTOCOLS), (methods, METHODS)))
+        protocol = ",".join(PROTOCOLS) if protocol == "all" else str(protocol)
         spec = RunSpec(
             ModelSpec(model, checkpoint and anchored(checkpoint)),
             anchored(str(data)),
             parse_protocols(protocol),
-            parse_methods(methods, layer),
+            read_methods(str(methods), layer),
             None if limit is None else whole(limit, "limit"),
             whole(seed, "seed"),
             fast,

@@ -13,8 +13,9 @@ import typer
 from attrlib.cli.common import Json, command, duration, interruptible
 from attrlib.cli.explain import write_files
 from attrlib.errors import SpecError
+from attrlib.methods import read_methods
 from attrlib.models import Classifier, load_model
-from attrlib.specs import ModelSpec, parse_methods, whole
+from attrlib.specs import ModelSpec, whole
 from attrlib.store import open_store
 from attrlib.studies import StudyEvent, StudyResult, StudySpec, list_studies, parse_models, parse_study, plan_study, run_study
 from attrlib.studies.findings import files_of, markdown, plain, refusals
@@ -74,7 +75,7 @@ def study(
                 params,
                 parse_models(models),
                 data,
-                parse_methods(methods) if methods else (),
+                read_methods(methods) if methods else (),
                 whole(seed, "seed"),
                 classes,
                 deletion_tuned,

@@ -18,22 +18,29 @@ from attrlib.methods import (  # noqa: F401, I001  the order of lists and menus
 )
 from attrlib.methods.attribution import BATCH_SIZE, Attribution, attribute, attribute_all, attribute_each
 from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, list_methods, resolve
+from attrlib.methods.presets import PRESETS, Preset, defined, list_presets, names_many, read_methods
 from attrlib.methods.task import Progress, Task, no_progress
 
 __all__ = [
     "BATCH_SIZE",
     "METHODS",
+    "PRESETS",
     "Attribution",
     "Method",
     "MethodInfo",
     "Passes",
+    "Preset",
     "Progress",
     "Task",
     "attribute",
     "attribute_all",
     "attribute_each",
     "create",
+    "defined",
     "list_methods",
+    "list_presets",
+    "names_many",
     "no_progress",
+    "read_methods",
     "resolve",
 ]

@@ -29,6 +29,7 @@ class GuidedGradCAM(Method):
 
     def check(self, model: Classifier, layer: Layer) -> None:
         model.layer(self._cam_layer(model))
+        GuidedBackprop().check(model, layer)
 
     def attribute(self, task: Task) -> Tensor:
         cam = GradCAM().attribute(task.at(self._cam_layer(task.classifier)))

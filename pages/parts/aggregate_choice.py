@@ -8,7 +8,7 @@ import streamlit as st
 from attrlib.data.datasets import anchored
 from attrlib.engine.aggregate_spec import AggregateSpec, AggregateView, read_aggregate_link
 from attrlib.errors import AttrlibError
-from attrlib.methods import resolve
+from attrlib.methods import Preset, resolve
 from attrlib.models import EMBEDDED, smallest
 from attrlib.protocols import PROTOCOLS, Cost, create
 from attrlib.protocols import resolve as resolve_protocol
@@ -18,7 +18,7 @@ from pages.parts import choice
 from pages.parts.score_choice import entry, read_entry
 from pages.parts.short import short_run
 
-MAX_ROWS = 24
+MAX_ROWS = 40
 LAYERS = ("Input", "Final")
 PHOTOS = AggregateSpec(
     RunSpec(
@@ -107,6 +107,12 @@ def _as_widgets(methods: Sequence[MethodSpec]) -> tuple[list[str], list[str], di
     if resolved == [MethodSpec(name, layer, tuple(params[name].items())) for name in names for layer in layers]:
         return names, layers, params
     return [str(m) for m in methods], [], {}
+
+
+def take(preset: Preset) -> None:
+    """Chooses the methods of a preset."""
+    state = st.session_state
+    state.a_methods, state.a_layers, state.a_method_params = _as_widgets(preset.methods)
 
 
 def chosen() -> tuple[tuple[MethodSpec, ...], list[str]]:

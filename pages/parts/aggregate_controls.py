@@ -9,7 +9,7 @@ from attrlib.methods import METHODS, list_methods
 from attrlib.models import EMBEDDED, NAMED, shipped
 from attrlib.protocols import PROTOCOLS
 from attrlib.registry import params_of
-from pages.parts import aggregate_choice, forms
+from pages.parts import aggregate_choice, forms, presets
 
 KERNELS = [0, *range(1, 258, 2)]
 
@@ -79,8 +79,10 @@ def model_and_methods(row: GridContainer) -> None:
             placeholder="Choose methods",
             help="Or type one with layer and parameters, such as IG@Middle:steps=20.",
         )
-        with st.popover("Parameters", icon=":material/tune:", width="stretch", key="a_methods_popover"):
-            _method([name for name in state.a_methods if name in METHODS and params_of(METHODS[name])])
+        with st.container(horizontal=True, gap="small"):
+            presets.choose("aggregate", aggregate_choice.take)
+            with st.popover("Parameters", icon=":material/tune:", width="stretch", key="a_methods_popover"):
+                _method([name for name in state.a_methods if name in METHODS and params_of(METHODS[name])])
 
 
 def _items() -> None:

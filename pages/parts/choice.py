@@ -7,13 +7,13 @@ import streamlit as st
 
 from attrlib.data.samples import PREFIX, SAMPLES
 from attrlib.errors import AttrlibError
-from attrlib.methods import METHODS, resolve
+from attrlib.methods import METHODS, read_methods, resolve
 from attrlib.models import EMBEDDED, NAMED, check_name
 from attrlib.registry import Value
-from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, parse_methods, read_link
+from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, read_link
 
 UPLOAD = "upload"
-MAX_METHODS = 24
+MAX_METHODS = 40
 OWN_LAYER = "each method's own"
 ALL_LAYERS = "Input, Middle, Final"
 """ML-Att: each method at all three layers."""
@@ -96,7 +96,7 @@ def chosen_methods(entries: Sequence[str], layer: str, params: dict[str, dict[st
     layers = NAMED if layer == ALL_LAYERS else ("" if layer == OWN_LAYER else layer,)
     for entry in entries:
         try:
-            given = (MethodSpec(entry, "", tuple(params.get(entry, {}).items())),) if entry in METHODS else parse_methods(entry)
+            given = (MethodSpec(entry, "", tuple(params.get(entry, {}).items())),) if entry in METHODS else read_methods(entry)
             methods += [resolve(replace(m, layer=m.layer or name)) for m in given for name in layers]
         except AttrlibError as error:
             problems.append(str(error))

@@ -10,10 +10,10 @@ from torch import Tensor
 from attrlib.data.images import Photo, open_photo
 from attrlib.data.samples import PREFIX, SAMPLES, open_sample
 from attrlib.errors import AttrlibError
-from attrlib.methods import METHODS, list_methods
+from attrlib.methods import METHODS, Preset, list_methods
 from attrlib.models import EMBEDDED, Classifier
 from attrlib.specs import MethodSpec, ModelSpec
-from pages.parts import choice, forms, work
+from pages.parts import choice, forms, presets, work
 
 SAME_AS_PREDICTED = -1
 
@@ -118,8 +118,10 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
             placeholder="Choose methods",
             help="Or type one with layer and parameters, such as IG@Middle:steps=20.",
         )
-        with st.popover("Parameters", icon=":material/tune:", width="stretch"):
-            _parameters([n for n in state.methods if n in infos and infos[n].params])
+        with st.container(horizontal=True, gap="small"):
+            presets.choose("inspect", _take)
+            with st.popover("Parameters", icon=":material/tune:", width="stretch"):
+                _parameters([n for n in state.methods if n in infos and infos[n].params])
     with row.cell():
         layers = choice.layer_options(list(model.layers))
         if state.layer not in layers:
@@ -142,6 +144,11 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
     for problem in problems:
         st.warning(work.sentence(problem), icon=":material/error:")
     return methods
+
+
+def _take(preset: Preset) -> None:
+    state = st.session_state
+    state.layer, state.methods, state.params = choice.as_widgets(preset.methods)
 
 
 def _parameters(names: list[str]) -> None:

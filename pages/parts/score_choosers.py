@@ -6,10 +6,10 @@ import streamlit as st
 from streamlit.elements.lib.grid_container import GridContainer
 
 from attrlib.data.datasets import list_datasets
-from attrlib.methods import METHODS
+from attrlib.methods import METHODS, Preset
 from attrlib.models import list_models
 from attrlib.protocols import PROTOCOLS
-from pages.parts import choice, forms, score_choice
+from pages.parts import choice, forms, presets, score_choice
 
 MAX_METHODS = 64
 
@@ -97,21 +97,33 @@ def _several(
         placeholder=f"Choose {label.lower()}",
         help=hint,
     )
-    with st.popover("Parameters", icon=":material/tune:", width="stretch"):
-        named = [name for name in chosen if name in registry]
+    with st.container(horizontal=True, gap="small"):
         if label == "Methods":
-            st.selectbox(
-                "Layer",
-                choice.layer_options(choice.NAMED),
-                key="s_layer",
-                persist_state="session",
-                help="For methods that name none: where attribution is computed.",
-            )
-        if not named:
-            st.caption(f"Choose {label.lower()} by name to set their parameters here.")
-            return
-        name = st.selectbox(f"Parameters of {label.lower()}", named, key=f"{key}_of", label_visibility="collapsed")
-        forms.edit(registry[name], params_key, f"{key}-form")
+            presets.choose("scores", _take)
+        with st.popover("Parameters", icon=":material/tune:", width="stretch"):
+            _params(label, key, params_key, registry)
+
+
+def _take(preset: Preset) -> None:
+    state = st.session_state
+    state.s_layer, state.s_methods, state.s_method_params = choice.as_widgets(preset.methods)
+
+
+def _params(label: str, key: str, params_key: str, registry: Mapping[str, type]) -> None:
+    named = [name for name in st.session_state[key] if name in registry]
+    if label == "Methods":
+        st.selectbox(
+            "Layer",
+            choice.layer_options(choice.NAMED),
+            key="s_layer",
+            persist_state="session",
+            help="For methods that name none: where attribution is computed.",
+        )
+    if not named:
+        st.caption(f"Choose {label.lower()} by name to set their parameters here.")
+        return
+    name = st.selectbox(f"Parameters of {label.lower()}", named, key=f"{key}_of", label_visibility="collapsed")
+    forms.edit(registry[name], params_key, f"{key}-form")
 
 
 def _data() -> None:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import streamlit as st
 
 from attrlib.errors import AttrlibError
-from attrlib.methods import METHODS
+from attrlib.methods import METHODS, read_methods
 from attrlib.registry import Value, parse_params
-from attrlib.specs import MethodSpec, ModelSpec, parse_methods
+from attrlib.specs import MethodSpec, ModelSpec
 from attrlib.studies import STUDIES, StudySpec, list_studies, model_text, parse_model, parse_study, read_study_link
 from pages.parts.short import short_method
 
@@ -52,7 +52,7 @@ def wanted() -> tuple[StudySpec, list[str]]:
             problems.append(str(error))
     for text in state.t_methods:
         try:
-            given = (MethodSpec(text),) if text in METHODS else parse_methods(text)
+            given = (MethodSpec(text),) if text in METHODS else read_methods(text)
             methods += [short_method(own) for own in given]
         except AttrlibError as error:
             problems.append(str(error))

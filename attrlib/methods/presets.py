@@ -1,0 +1,161 @@
+"""Lists of methods at the settings of published studies, to be named wherever a list of methods is given."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from attrlib.errors import AttrlibError, SpecError
+from attrlib.methods.base import METHODS, create
+from attrlib.models import NAMED, Classifier
+from attrlib.registry import Paper
+from attrlib.specs import MethodSpec, parse_methods
+
+ALL = "all"
+IDSDS_PAPER = Paper(
+    "Hesse, Schaub-Meyer and Roth 2024", "Benchmarking the Attribution Quality of Vision Models", "https://arxiv.org/abs/2407.11910"
+)
+RAO_PAPER = Paper("Rao, Böhle and Schiele 2022", "Towards Better Understanding Attribution Methods", "https://arxiv.org/abs/2205.10435")
+ERDEM_CODE = Paper("Erdem", "xai-correlation, the code of a study of metrics", "https://github.com/burnpiro/xai-correlation")
+
+_NOISE = "samples=4:noise=1:unit=absolute"
+_IDSDS = (
+    ("Gradient", "Gradient"),
+    ("IxG", "IxG"),
+    ("IxG abs", "IxG:channels=sum-abs"),
+    ("IxG-SG", f"SmoothGrad:of=IxG:{_NOISE}"),
+    ("IxG-SG abs", f"SmoothGrad:of=IxG:{_NOISE}:channels=sum-abs"),
+    ("IG", "IG:steps=50"),
+    ("IG abs", "IG:steps=50:channels=sum-abs"),
+    ("IG-U", "IG:steps=50:baseline=uniform"),
+    ("IG-U abs", "IG:steps=50:baseline=uniform:channels=sum-abs"),
+    ("IG-SG", f"SmoothGrad:of=IG:steps=50:{_NOISE}"),
+    ("IG-SG abs", f"SmoothGrad:of=IG:steps=50:{_NOISE}:channels=sum-abs"),
+    ("IG-SG-SQ", f"SmoothGrad Squared:of=IG:steps=50:{_NOISE}"),
+    ("IG-SG-VG", f"VarGrad:of=IG:steps=50:{_NOISE}"),
+    ("Grad-CAM", "Grad-CAM"),
+    ("Grad-CAM++", "Grad-CAM++"),
+    ("SG-CAM++", "Smooth Grad-CAM++:samples=4:std=0.3"),
+    ("XGrad-CAM", "XGrad-CAM"),
+    ("Layer-CAM", "Layer-CAM"),
+    ("Score-CAM", "Score-CAM"),
+    ("SS-CAM", "SS-CAM"),
+    ("IS-CAM", "IS-CAM"),
+    ("RISE", "RISE:samples=1000:cells=8:p=0.1"),
+    ("RISE-U", "RISE-U:samples=1000:cells=8:p=0.1"),
+    ("Rollout", "Rollout:start=1"),
+    ("CheferLRP", "CheferLRP:start=1"),
+    ("Grad-CAM (ViT)", "Attention Grad-CAM"),
+    ("B-cos", "B-cos"),
+    ("BagNet", "BagNet"),
+)
+_RAO = (
+    ("Gradient", "Gradient:channels=abs-sum"),
+    ("Guided Backprop", "Guided Backprop:channels=abs-sum"),
+    ("IxG", "IxG"),
+    ("IntGrad", "IG:steps=20"),
+    ("SmoothGrad", "SmoothGrad:samples=15"),
+    ("Grad-CAM", "Grad-CAM"),
+    ("Grad-CAM++", "Grad-CAM++"),
+    ("Layer-CAM", "Layer-CAM"),
+    ("Ablation-CAM", "Ablation-CAM"),
+    ("Score-CAM", "Score-CAM:weighting=probability"),
+    ("Occlusion", "Occlusion"),
+    ("RISE", "RISE:samples=1000:cells=6:p=0.1"),
+)
+_ERDEM = (
+    ("Saliency", "Gradient:channels=abs-sum"),
+    ("Deconvolution", "Deconvolution"),
+    ("Guided Backprop", "Guided Backprop"),
+    ("Guided Grad-CAM", "Guided Grad-CAM:cam=First"),
+    ("IG", "IG:steps=25"),
+    ("GradientSHAP", "GradientSHAP"),
+    ("SmoothGrad", "SmoothGrad:samples=8"),
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The methods of a study with its settings: `members` are pairs of the study's name for a method and its spec.
+
+    What a study does not say stands at the method's default. A method that names no layer has its own.
+    """
+
+    name: str
+    title: str
+    summary: str
+    paper: Paper
+    members: tuple[tuple[str, MethodSpec], ...]
+
+    @property
+    def methods(self) -> tuple[MethodSpec, ...]:
+        """The specs, in the study's order."""
+        return tuple(spec for _, spec in self.members)
+
+
+def _members(pairs: Iterable[tuple[str, str]], layers: Iterable[str] = ("",)) -> tuple[tuple[str, MethodSpec], ...]:
+    return tuple((f"{label} {layer}".strip(), MethodSpec.parse(text, layer)) for label, text in pairs for layer in layers)
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "idsds",
+            "As in IDSDS",
+            "The 23 methods for any network and those of ViT, B-cos and BagNet; CAMs at Final",
+            IDSDS_PAPER,
+            _members(_IDSDS),
+        ),
+        Preset(
+            "rao",
+            "As in Rao et al.",
+            "ML-Att: every method at Input, Middle and Final, and SmoothGrad, with which the paper compares",
+            RAO_PAPER,
+            _members(_RAO, NAMED),
+        ),
+        Preset("erdem", "As in Erdem's study", "The methods whose infidelity and sensitivity it compares", ERDEM_CODE, _members(_ERDEM)),
+    )
+}
+
+
+def list_presets() -> list[Preset]:
+    """All presets, by which a list of methods may be named: `--methods idsds`."""
+    return list(PRESETS.values())
+
+
+def read_methods(text: str, layer: str = "") -> tuple[MethodSpec, ...]:
+    """A comma-separated list of methods in text form, among them names of presets and `all`; each once, in order.
+
+    `layer` is that of every method that names none, except in presets, which say themselves where a method is computed.
+    """
+    found: list[MethodSpec] = []
+    for part in (part.strip() for part in text.split(",")):
+        if part in PRESETS:
+            found += PRESETS[part].methods
+        elif part == ALL:
+            found += (MethodSpec(name, layer) for name in METHODS)
+        elif part:
+            found += parse_methods(part, layer)
+    if not found:
+        raise SpecError(f"no method given; write for example IG,Grad-CAM@Final, or {', '.join(PRESETS)} or {ALL}")
+    return tuple(dict.fromkeys(found))
+
+
+def names_many(text: str) -> bool:
+    """Whether a list of methods names a preset or all, of which those that are not defined for a model are left out."""
+    return any(part.strip() == ALL or part.strip() in PRESETS for part in text.split(","))
+
+
+def defined(model: Classifier, methods: Iterable[MethodSpec]) -> tuple[tuple[MethodSpec, ...], list[str]]:
+    """The methods that are defined for the model, and why the others are not. Raises `SpecError` where none is."""
+    kept: list[MethodSpec] = []
+    reasons: list[str] = []
+    for spec in methods:
+        method = create(spec)
+        try:
+            method.check(model, model.layer(spec.layer or method.default_layer))
+            kept.append(spec)
+        except AttrlibError as error:
+            reasons.append(f"{spec} is left out: {error}")
+    if not kept:
+        raise SpecError(f"none of these methods is defined for {model.name}: {reasons[0] if reasons else 'none was given'}")
+    return tuple(kept), reasons
