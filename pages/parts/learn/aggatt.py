@@ -29,7 +29,7 @@ class AggAtt(Lesson):
     title = "AggAtt against cherry-picking"
     claim = "Three pictures can show whatever one likes. Sort all maps by score, average them in bins, and nothing can be hidden."
     formula = r"\text{sort maps by } L,\qquad \bar{a}_b = \frac{1}{|b|} \sum_{a \in b} \max(a, 0)\\[0.4em] b:\; 0\text{–}2\,\%,\; 2\text{–}5,\; 5\text{–}50,\; 50\text{–}95,\; 95\text{–}98,\; 98\text{–}100"
-    letters = "L: the share of the map in the outlined cell. b: a bin of maps. The middle bins are what a method usually does."
+    letters = "L: the share of the map in the outlined cell. b: a bin of maps."
     paper = GRID_PAPER
     pick: str = param("best", "Which three are shown", choices=PICKS)
     method: str = param("IxG", "The map that is judged", choices=("IxG", "Gradient", "Grad-CAM", "Layer-CAM"))

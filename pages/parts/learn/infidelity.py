@@ -63,7 +63,7 @@ class Infidelity(Lesson):
         chart(drawn, f"Infidelity of {len(METHODS)} methods under each noise, over that of a map of zeros")
         useless = [name for k, name in enumerate(METHODS) if float(values[k, place]) > 0.9]
         firsts = list(dict.fromkeys(own[0] for own in orders))
-        held = f"{firsts[0]} is first" if len(firsts) == 1 else f"the first place is held by {' and '.join(firsts)}"
+        held = f"{firsts[0]} is first" if len(firsts) == 1 else f"the first place changes hands ({', '.join(firsts)})"
         return (
             f"At σ = {self.noise} {order[0]} has the lowest value; {', '.join(useless) or 'no method'} predict no better than a map of zeros, or hardly. "
             f"Over all noises {held}: small noise asks for the raw gradient, however it looks, and large noise for something else."
