@@ -39,8 +39,10 @@ from attrlib.engine.loading import Loader
 from attrlib.engine.memory import row_bytes, rows_within
 from attrlib.engine.plan import Plan, find_parts, make_plan, select
 from attrlib.engine.run import FEWEST_FOR_WIDTH, Event, run
+from attrlib.engine.units import Unit
 from attrlib.errors import AttrlibError, Cancelled, DataError, MethodError, ProtocolError, SpecError
 from attrlib.methods import BATCH_SIZE, attribute, resolve
+from attrlib.models.cells import stitch
 from attrlib.models.frozen import has_bfloat16
 from attrlib.protocols import Prediction
 from attrlib.specs import MethodSpec, digest, parse_methods, parse_protocols
@@ -1097,6 +1099,35 @@ def test_no_thread_outlives_an_error(
     monkeypatch.undo()
     assert compare(model, "sds", "IxG", data, store).computed == 60
     assert no_threads_left()
+
+
+class Large(TorchDispatchMode):
+    """The operations whose results are more than a few numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        if isinstance(result, Tensor) and result.numel() > 100:
+            self.seen.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize("cells", [1, 4])
+def test_pictures_are_loaded_without_torch_and_are_what_the_model_sees(cells: int, model: attrlib.Classifier, data: Path) -> None:
+    dataset = load_dataset(data)
+    units = tuple(Unit(f"{k}", tuple(range(k, k + cells)), (0,) * cells) for k in range(3))
+    loader = Loader(model, dataset)
+    with Large() as large:
+        loader._load(units)
+    assert large.seen == []
+    _, batch = loader.get(units)
+    assert batch is not None
+    n = round(cells**0.5)
+    expected = torch.stack([stitch(torch.stack([model.preprocess(dataset[i].image) for i in u.images])[None], n)[0] for u in units])
+    assert torch.equal(batch.images, expected)
 
 
 def test_images_are_loaded_ahead_by_a_thread_and_not_too_far(

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from attrlib.errors import AttrlibError, Cancelled, LayerError, MethodError, SpecError
 from attrlib.methods import METHODS, Attribution, Task, attribute, attribute_all, attribute_each
+from attrlib.models.frozen import has_bfloat16
 from attrlib.registry import params_of
 from attrlib.specs import MethodSpec
 
+RISE = MethodSpec.parse("RISE:samples=8:cells=3:p=0.5")
 LAYERS = ("Input", "Middle", "Final")
 TARGETS = (1, 0, 2, 1)
 
@@ -151,3 +153,19 @@ def test_shared_seconds_count_in_full_for_each_that_uses_them() -> None:
         assert task.spared == 3
         assert task.shared("other", lambda: 0) == 1
         assert task.spared == 5
+
+
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="no bfloat16 here")
+def test_exact_work_that_slips_in_between_the_chunks_of_fast_work_is_exact() -> None:
+    model, images = tiny(), pictures(2, 16)
+    expected = [attribute(model, MethodSpec("IxG"), images, (0, 1)).maps, attribute(model, RISE, images, (0, 1), fast=True).maps]
+    slipped: list[Tensor] = []
+
+    def slip(_done: int, _total: int) -> None:
+        slipped.append(attribute(model, MethodSpec("IxG"), images, (0, 1)).maps)
+
+    found = attribute(model, RISE, images, (0, 1), batch_size=4, progress=slip, fast=True).maps
+    assert len(slipped) > 2
+    assert all(torch.equal(maps, expected[0]) for maps in slipped)
+    assert torch.allclose(found, expected[1], rtol=1e-2, atol=1e-4)
+    assert not torch.equal(found, attribute(model, RISE, images, (0, 1)).maps), "fast is what it was"

@@ -87,7 +87,8 @@ class Bench:
     ):
         self.model, self.shelf = model, shelf
         self.setting = Setting(model, seed, rows, fast, progress)
-        self._about: dict[str, object] = {"model": model.name, "model_digest": model.digest, "numerics": NUMERICS}
+        self.model_digest = model.digest
+        self._about: dict[str, object] = {"model": model.name, "model_digest": self.model_digest, "numerics": NUMERICS}
 
     def describe(self, protocol: Protocol, method: MethodSpec) -> dict[str, object]:
         """All that a score depends on besides its item; its digest is the key under which it is kept."""

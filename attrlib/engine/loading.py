@@ -1,13 +1,15 @@
 """Images from disk to the device, a few chunks ahead of the work."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from PIL import Image
 
-from attrlib.data.datasets import Dataset
+from attrlib.data.datasets import Dataset, Item
 from attrlib.engine.units import Unit
 from attrlib.errors import ImageError
 from attrlib.models import Classifier
@@ -59,8 +61,9 @@ class Loader:
         units, batch = self._load(chunk) if future is None else future.result()
         if batch is None:
             return units, None
+        n = round(batch.images.shape[1] ** 0.5)
         with self._model.session():
-            return units, dataclasses.replace(batch, images=self._model.place(batch.images))
+            return units, dataclasses.replace(batch, images=self._model.place(stitch(batch.images, n)))
 
     def _fill(self) -> None:
         while self._pool is not None and self._queue and len(self._loading) < AHEAD:
@@ -68,6 +71,10 @@ class Loader:
             self._loading[chunk] = self._pool.submit(self._load, chunk)
 
     def _load(self, chunk: tuple[Unit, ...]) -> tuple[tuple[Unit, ...], Batch | None]:
+        """The units that could be read, and their batch, of which the images (B,n*n,3,h,w) are still cells.
+
+        Without any operation of torch, which in a thread of its own would start a second team of threads on the same cores.
+        """
         good, images, masks, parts, without = [], [], [], [], []
         for unit in chunk:
             try:
@@ -78,24 +85,26 @@ class Loader:
             except ImageError as error:
                 self.failed[unit.images[0]] = str(error)
                 continue
-            cells = torch.stack([self._model.preprocess(item.image) for item in items])
-            n = round(len(items) ** 0.5)
             good.append(unit)
-            images.append(cells[0] if n == 1 else stitch(cells[None], n)[0])
-            if self._data.has_masks and n == 1:
-                own = [self._model.preprocessing.mask(mask, items[0].image.size) for mask in items[0].masks.values()]
-                masks.append(torch.stack(own).any(0) if own else torch.zeros(images[-1].shape[1:], dtype=torch.bool))
-            if others and n == 1:
-                parts.append(
-                    torch.stack([self._model.preprocessing.mask(items[0].masks[p], items[0].image.size) for p in self._data.parts])
-                )
-                without.append(torch.stack([self._model.preprocess(other) for other in others]))
+            images.append(self._seen(item.image for item in items))
+            if self._data.has_masks and len(items) == 1:
+                own = [self._mask(items[0], name) for name in items[0].masks]
+                masks.append(np.any(own, 0) if own else np.zeros(images[-1].shape[2:], dtype=bool))
+            if others and len(items) == 1:
+                parts.append(np.stack([self._mask(items[0], name) for name in self._data.parts]))
+                without.append(self._seen(others))
         if not good:
             return (), None
         labels = torch.tensor([unit.labels for unit in good])
         labels = labels[:, 0] if labels.shape[1] == 1 else labels
-        stacked = (torch.stack(found) if found else None for found in (masks, parts, without))
-        return tuple(good), Batch(tuple(unit.id for unit in good), torch.stack(images), labels, *stacked)
+        stacked = (torch.from_numpy(np.stack(found)) if found else None for found in (masks, parts, without))
+        return tuple(good), Batch(tuple(unit.id for unit in good), torch.from_numpy(np.stack(images)), labels, *stacked)
+
+    def _seen(self, pictures: Iterable[Image.Image]) -> np.ndarray:
+        return np.stack([self._model.preprocess(picture).numpy() for picture in pictures])
+
+    def _mask(self, item: Item, name: str) -> np.ndarray:
+        return self._model.preprocessing.mask(item.masks[name], item.image.size).numpy()
 
 
 def part(batch: Batch, rows: Sequence[int]) -> Batch:

@@ -85,7 +85,7 @@ class _Run:
         begun = time.perf_counter()
         groups, self.refused = find_parts(self.spec, self.model, self.data, self.bench)
         self.loader.parts = any(group.parted for group in groups)
-        key = digest(self.spec, self.model.digest)
+        key = digest(self.spec, self.bench.model_digest)
         self._keep(key, {}, "running")
         try:
             units = self._select_all(groups)
@@ -282,7 +282,7 @@ class _Run:
             for own in group.parts
             if own in self.found
         }
-        about = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "model_digest": self.model.digest}
+        about = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "model_digest": self.bench.model_digest}
         self.store.save_run(key, about, parts)
         self.store.set_state(key, state)
 

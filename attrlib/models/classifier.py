@@ -3,8 +3,9 @@
 import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 
 import torch
 from PIL import Image
@@ -77,7 +78,7 @@ class Classifier:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next((t.device for t in (*self.module.parameters(), *self.module.buffers())), torch.device("cpu"))
+        return next((t.device for t in chain(self.module.parameters(), self.module.buffers())), torch.device("cpu"))
 
     @property
     def nbytes(self) -> int:
@@ -101,7 +102,8 @@ class Classifier:
     @contextmanager
     def session(self, fast: bool = False) -> Iterator[None]:
         """One computation at a time, in evaluation mode, leaving the module as it was; in full float32, or `fast`: in bfloat16."""
-        with self._lock, torch.inference_mode(False), frozen(self.module), reduced(self.module, self.device) if fast else nullcontext():
+        precision = reduced(self.module, self.device) if fast else torch.autocast(self.device.type, enabled=False)
+        with self._lock, torch.inference_mode(False), frozen(self.module), precision:
             yield
 
     @cached_property

@@ -69,12 +69,16 @@ def reduced(module: nn.Module, device: torch.device) -> Iterator[None]:
         raise ModelError(f"the device {device} computes no bfloat16, so fast is not offered on it; leave fast out")
     heads = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:]
 
+    before: list[bool] = []
+
     def enter(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        # Not always on: exact work may slip in between two chunks.
+        before.append(torch.is_autocast_enabled(device.type))
         torch.set_autocast_enabled(device.type, False)
         return tuple(a.float() if isinstance(a, Tensor) else a for a in args)
 
     def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
-        torch.set_autocast_enabled(device.type, True)
+        torch.set_autocast_enabled(device.type, before.pop())
 
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))

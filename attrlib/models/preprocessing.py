@@ -63,7 +63,7 @@ class Preprocessing:
             shape, (width, height) = " x ".join(map(str, mask.shape)), picture_size
             raise ImageError(f"a mask of shape {shape} for a picture of {height} x {width} px; give one of the picture's height and width")
         placed = self._placed(Image.fromarray(mask.astype(bool).astype(np.uint8)), Image.Resampling.NEAREST, 0, 1)
-        return torch.from_numpy(np.array(placed)).bool()
+        return torch.from_numpy(np.array(placed).astype(bool))
 
     def _placed(self, picture: Image.Image, resample: Image.Resampling, background: int | tuple[int, int, int], scale: int) -> Image.Image:
         if self.fit == "centre":
@@ -88,8 +88,10 @@ class Preprocessing:
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """The normalised input (3,H,W), float32."""
-        values = torch.from_numpy(np.array(self.view(picture), dtype=np.float32)).permute(2, 0, 1) / 255
-        return self.normalise(values).contiguous()
+        # Without torch, whose operations would start a second team of threads in a thread that loads pictures.
+        values: np.ndarray = np.array(self.view(picture), dtype=np.float32) / np.float32(255)
+        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
     def normalise(self, values: Tensor) -> Tensor:
         """Colours in [0,1] (...,3,H,W) to normalised ones."""

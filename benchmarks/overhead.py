@@ -1,0 +1,96 @@
+"""What engine and store add to the arithmetic: `python -m benchmarks.overhead --data FOLDER`.
+
+SDS of some methods, once by the engine with an empty store, and once by plain calls: for every batch the pictures, `attribute_all`,
+the 17 outputs of each image, and Spearman's correlation. Both in turns in one process; the best of all turns counts. The ratio of
+CPU seconds is the one to trust where other programs use the machine, that of wall time where it is quiet.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import attrlib
+from attrlib.data.datasets import Dataset
+from attrlib.data.labels import match_classes
+from attrlib.deletion import cells
+from attrlib.engine.run import run
+from attrlib.engine.units import image_units
+from attrlib.methods import BATCH_SIZE, attribute_all
+from attrlib.models import Classifier
+from attrlib.postprocess import resize
+from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, parse_methods
+from attrlib.statistics import spearman
+from attrlib.store import Store
+
+GOAL = 0.03
+GRID = 4
+Scores = dict[str, float]
+
+
+def by_hand(model: Classifier, data: Dataset, specs: tuple[MethodSpec, ...], limit: int) -> Scores:
+    """Mean SDS of every method, by the arithmetic alone."""
+    chosen = image_units(data, match_classes(data.class_names, model.class_names), limit, seed=0, labelled=True).units
+    found: dict[str, list[torch.Tensor]] = {str(spec): [] for spec in specs}
+    for first in range(0, len(chosen), BATCH_SIZE):
+        units = chosen[first : first + BATCH_SIZE]
+        images = model.place(torch.stack([model.preprocess(data[unit.images[0]].image) for unit in units]))
+        labels = torch.tensor([unit.labels[0] for unit in units])
+        pictures = [images]
+        for cell in range(GRID**2):
+            pictures.append(images.clone())
+            cells(pictures[-1], GRID)[cell].zero_()
+        with torch.no_grad():
+            outputs = torch.stack([model(some).gather(1, labels[:, None])[:, 0] for some in pictures], 1)
+        for spec, own in zip(specs, attribute_all(model, specs, images, labels.tolist()), strict=True):
+            sums = torch.stack([cell.sum((1, 2, 3)) for cell in cells(resize(own.maps, model.input_size), GRID)], 1)
+            found[str(spec)].append(spearman(outputs[:, :1] - outputs[:, 1:], sums))
+    return {name: float(torch.cat(values).nanmean()) for name, values in found.items()}
+
+
+def by_engine(model: Classifier, data: Dataset, specs: tuple[MethodSpec, ...], limit: int) -> Scores:
+    """The same by a run that begins with nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder=Path(folder))
+        result = run(RunSpec(ModelSpec(model.name), data.name, (ProtocolSpec("sds"),), specs, limit), model, data, store)
+        store.close()
+    return {str(method): score.mean for (_, method), score in result.scores.items()}
+
+
+def timed(work: Callable[[], Scores]) -> tuple[Scores, float, float]:
+    """The scores, CPU seconds of all threads, and seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    scores = work()
+    return scores, time.process_time() - cpu, time.perf_counter() - wall
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder of class folders named by WNID, for example of imagenette's val")
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--methods", default="IG:steps=16,Grad-CAM,IxG")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--turns", type=int, default=3)
+    options = parser.parse_args()
+    model, data = attrlib.load_model(*[options.model] if options.model else [], device="cpu"), attrlib.load_dataset(options.data)
+    specs = parse_methods(options.methods)
+    # Once before, so that neither side pays for finding layers or for a first use of anything.
+    by_engine(model, data, specs, 1)
+    best: dict[str, tuple[float, float]] = {}
+    scores: dict[str, Scores] = {}
+    for _ in range(options.turns):
+        for name, work in (("by hand", by_hand), ("engine", by_engine)):
+            scores[name], cpu, wall = timed(lambda work=work: work(model, data, specs, options.images))  # type: ignore[misc]
+            last = best.get(name, (cpu, wall))
+            best[name] = (min(last[0], cpu), min(last[1], wall))
+    for name, (cpu, wall) in best.items():
+        print(f"{name:8} {cpu:8.2f} CPU s {wall:8.2f} s   " + "  ".join(f"{k} {v:.4f}" for k, v in scores[name].items()))
+    for i, what in enumerate(("CPU", "wall")):
+        print(f"{what:5} engine and store add {best['engine'][i] / best['by hand'][i] - 1:+.1%} (goal {GOAL:.0%})")
+
+
+if __name__ == "__main__":
+    main()
