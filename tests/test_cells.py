@@ -891,7 +891,7 @@ def test_a_model_without_a_final_layer_is_refused(setting: str) -> None:
 def test_a_model_without_a_final_layer_has_difull_at_input() -> None:
     model = without_final()
     assert agrees(model, "difull", "Input", "IxG", 2, 1, difull)
-    assert "unknown layer" in reason(model, "difull", "Final")
+    assert "has no layer Final" in reason(model, "difull", "Final")
 
 
 class Flattened(nn.Module):
