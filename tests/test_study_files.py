@@ -74,6 +74,12 @@ def test_a_plate_is_written_as_png_svg_and_pdf_the_same_every_time(kind: str) ->
         render(plate, "gif")
 
 
+def test_kernels_are_names_and_not_numbers() -> None:
+    panel = Panel("lines", "", "kernel", "score", (Series("IG", (Point("none", 0.1), Point("9", 0.2), Point("257", 0.3))),))
+    axis = draw(Plate("", (panel,))).layout.xaxis
+    assert (axis.type, list(axis.categoryarray)) == ("category", ["none", "9", "257"])
+
+
 def test_a_series_looks_alike_in_all_panels() -> None:
     plate = Plate("", (PANELS["lines"], PANELS["dots"]))
     assert set(looks_of(plate)) == {"up", "flat"}

@@ -18,7 +18,13 @@ def draw(plate: Plate) -> go.Figure:
     """The figure. Colours are those of the series' names, alike in all panels; points carry their label in the hover text."""
     panels = plate.panels
     rows, columns = (len(panels), 1) if plate.stacked else (1, len(panels))
-    figure = make_subplots(rows, columns, subplot_titles=[p.title for p in panels], vertical_spacing=0.12 / max(1, rows - 1))
+    figure = make_subplots(
+        rows,
+        columns,
+        subplot_titles=[p.title for p in panels],
+        vertical_spacing=0.12 / max(1, rows - 1),
+        horizontal_spacing=0.26 / max(2, columns),
+    )
     looks = looks_of(plate)
     shown: set[str] = set()
     for number, panel in enumerate(panels):
@@ -106,6 +112,9 @@ def _axes(figure: go.Figure, panel: Panel, row: int, column: int) -> None:
         figure.update_xaxes(type="log", row=row, col=column)
     if panel.log_y:
         figure.update_yaxes(type="log", row=row, col=column)
+    if panel.kind == "lines" and any(isinstance(p.x, str) for s in panel.series for p in s.points):
+        # Else "9" would be taken for the number, and "none" for nothing.
+        figure.update_xaxes(type="category", categoryorder="array", categoryarray=categories(panel), row=row, col=column)
     if panel.kind in ("dots", "matrix"):
         names = [s.name for s in panel.series] if panel.kind == "matrix" else categories(panel)
         figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1], row=row, col=column)
