@@ -26,7 +26,7 @@ from attrlib.data.labels import match_classes
 from attrlib.engine.loading import Loader
 from attrlib.engine.run import run
 from attrlib.engine.units import image_units
-from attrlib.methods import METHODS, attribute
+from attrlib.methods import METHODS, attribute, create
 from attrlib.models import Classifier
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
 from attrlib.store import Store
@@ -150,7 +150,7 @@ def main() -> None:
         print(f"{spec!s:40} {score:9.4f} {exact[str(spec)]:8.4f} {fast[str(spec)]:8.4f} {seconds:8.1f}")
     total = sum(seconds for _, seconds in theirs.values())
     off = {
-        name: max(abs(found[str(s)] - theirs[s][0]) for s in specs if not METHODS[s.name].seeded)
+        name: max(abs(found[str(s)] - theirs[s][0]) for s in specs if not create(s).seeded)
         for name, found in (("exact", exact), ("fast", fast))
     }
     print(f"{len(specs)} methods, {options.images} images: reference {total:.1f} s, exact {exact_seconds:.1f} s, fast {fast_seconds:.1f} s")
