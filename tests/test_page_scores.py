@@ -344,7 +344,7 @@ def test_two_protocols_are_compared(view: str, data: Path) -> None:
     at.session_state["s_view"] = view
     finished(at)
     figure = json.loads(nodes(at, "plotly_chart")[0].proto.spec)
-    assert figure["data"][0]["x"] == ["SDS<br>(grid 2)", "Sensitivity<br>(samples 2)"]
+    assert figure["data"][0]["x"] == ["SDS (grid 2)", "Sensitivity<br>(samples 2)"]
 
 
 def test_the_values_of_the_paper_stand_beside_ours(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

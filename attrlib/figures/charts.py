@@ -6,6 +6,7 @@ Every point carries in `customdata` the name of its method, and where it is one 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 import numpy as np
 import plotly.graph_objects as go
@@ -212,8 +213,8 @@ def agreement(found: Mapping[tuple[str, str], Correlation]) -> go.Figure:
 
 
 def _broken(name: str) -> str:
-    """A protocol's name with its parameters on a line of their own."""
-    return name.replace(" (", "<br>(", 1)
+    """A protocol's name on lines no wider than a cell."""
+    return "<br>".join(wrap(name, 12))
 
 
 def _between(found: Correlation) -> str:
