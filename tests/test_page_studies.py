@@ -204,7 +204,7 @@ def test_a_person_asks_a_question_and_shares_the_finding(app: str) -> None:
         page = visit(browser, f"{app}/studies?study=robustness:limit=2&models=birds_resnet10&methods=IxG,Random")
         page.get_by_role("button", name="Run the study").click()
         expect(page.get_by_text("the map most robust to rotation is that of").first).to_be_visible(timeout=SLOW)
-        expect(page.locator(".js-plotly-plot").first).to_be_visible()
+        expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=SLOW)
         assert page.locator('[data-testid="stException"]').count() == 0
         page.get_by_role("button", name="Reproduce").click()
         link = page.locator('[data-testid="stCode"] code').first.inner_text().replace("\n", "")
