@@ -171,7 +171,7 @@ def test_rules_of_the_gradient_family_are_refused_where_they_are_not_defined_and
 ) -> None:
     for name in MODELS:
         images = images_for(name)[:1]
-        if name in refused and not (name == "bcos" and layer == "Final"):
+        if name in refused:
             with pytest.raises(MethodError, match=f"(?i){method} is (not )?defined for .*{refused[name]}"):
                 attrlib.explain(method_nets.model(name), images, method, 0, layer)
         else:
