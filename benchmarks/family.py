@@ -1,0 +1,52 @@
+"""Accuracy and IDSDS of the shipped models, as the Markdown table in README: `python -m benchmarks.family`.
+
+Accuracies are from the cards, of the plain model and of the deletion-tuned one; IDSDS is that of the tuned one. What the numbers say
+of the papers' claims is for `python -m attrlib study`. What was computed before comes from the store.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import attrlib
+from attrlib import Score
+from attrlib.models import Card, shipped
+
+METHODS = ("IxG", "IG:steps=16", "SmoothGrad:samples=8", "Grad-CAM", "Occlusion:window=16:stride=16", "RISE:samples=100")
+OWN = {"bagnet": "BagNet", "bcos": "B-cos"}
+
+
+def percents(cards: Sequence[Card], kind: str) -> str:
+    """An accuracy of the plain and of the tuned model; intervals are the cards'."""
+    return " / ".join(f"{100 * card.accuracy[kind]['mean']:.1f}" for card in cards)
+
+
+def cell(score: Score | None) -> str:
+    if score is None:
+        return ""
+    low, high = score.ci95
+    return f"{score.mean:.2f} ± {(high - low) / 2:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, default=500, help="birds that are scored")
+    parser.add_argument("--models", nargs="*", help="deletion-tuned models; by default all of birds")
+    options = parser.parse_args()
+    cards = {name: Card.read(path) for name, path in shipped().items()}
+    names = options.models or [name for name, card in cards.items() if card.data.startswith("birds") and card.deletion]
+    print("| model | parameters | clean % | deleted % | " + " | ".join(METHODS) + " | own map |")
+    print("|---" * (5 + len(METHODS)) + "|")
+    for name in names:
+        card = cards[name]
+        plain = str(card.pair)
+        own = next((method for kind, method in OWN.items() if kind in card.architecture), None)
+        asked = [*METHODS, *([own] if own else [])]
+        found = attrlib.compare(["idsds"], attrlib.load_model(name), asked, "birds", limit=options.limit)
+        scores = {str(method): score for (_, method), score in found.scores.items()}
+        accuracy = [percents((cards[plain], card), kind) for kind in ("clean", "deleted")]
+        cells = [cell(scores.get(method)) for method in (*METHODS, own or "")]
+        print("| " + " | ".join([plain, f"{card.parameters / 1e6:.2f} M", *accuracy, *cells]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
