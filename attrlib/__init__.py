@@ -5,7 +5,7 @@ import attrlib._torchvision  # noqa: F401  must come before torchvision and timm
 from attrlib.aggregate import Aggregate, aggregate
 from attrlib.api import compare, explain, score
 from attrlib.data.datasets import list_datasets, load_dataset
-from attrlib.data.samples import open_image
+from attrlib.data.pictures import open_image
 from attrlib.doctor import Diagnosis, doctor
 from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import (

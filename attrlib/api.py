@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attrlib.data.datasets import Dataset, anchored, load_dataset
 from attrlib.data.images import Photo
-from attrlib.data.samples import open_image
+from attrlib.data.pictures import open_image
 from attrlib.engine.memory import rows_within
 from attrlib.engine.run import Watch, run
 from attrlib.engine.scores import RunResult, Score

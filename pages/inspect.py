@@ -5,7 +5,6 @@ from urllib.parse import parse_qsl
 
 import streamlit as st
 
-from attrlib.data.samples import PREFIX
 from attrlib.engine.explanation import Explanation
 from attrlib.specs import ExplainSpec, ModelSpec
 from attrlib.views import SCALES, SIGNS, ViewSpec
@@ -38,7 +37,7 @@ def main() -> None:
     methods = choosers.choose_methods(row, model)
     spec = ExplainSpec(
         ModelSpec(state.architecture, state.checkpoint.strip() or None),
-        photo.name if photo.name.startswith(PREFIX) else f"{choice.UPLOAD}:{photo.name}",
+        f"{choice.UPLOAD}:{photo.name}" if state.image == choice.UPLOAD else state.image,
         tuple(methods),
         None if state.target == choosers.SAME_AS_PREDICTED else target,
         state.seed,

@@ -14,8 +14,10 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
+from attrlib.data.datasets import load_dataset
 from attrlib.data.images import MAX_PIXELS, MIN_SIDE, open_photo
-from attrlib.data.samples import SAMPLES, open_image, open_sample
+from attrlib.data.pictures import NAMES, is_named, open_image, title
+from attrlib.data.samples import SAMPLES, open_sample
 from attrlib.errors import ImageError
 from attrlib.models.preprocessing import Preprocessing
 
@@ -97,6 +99,31 @@ def test_every_sample_opens_as_rgb_under_its_name(name: str) -> None:
 
 def test_samples_are_different_pictures() -> None:
     assert len({open_sample(name).digest for name in SAMPLES}) == len(SAMPLES)
+
+
+def test_a_bird_opens_under_its_name() -> None:
+    photo, item = open_image("birds:select/7"), load_dataset("birds:select")[7]
+    assert photo.image.tobytes() == item.image.tobytes()
+    assert photo.name == "birds:select/7" == item.name
+    assert title(photo.name) == f"bird 7: {load_dataset('birds').class_names[item.label]}"
+    with pytest.raises(ImageError, match="birds:test has birds 0 to 999, none 1000"):
+        open_image("birds:test/1000")
+
+
+def test_the_names_in_lists_are_those_that_open() -> None:
+    assert all(is_named(name) and open_image(name).name == name for name in NAMES)
+    assert len({title(name) for name in NAMES}) == len(NAMES)
+    for other in (
+        "cat",
+        "sample:dog",
+        "birds:test",
+        "birds:test/",
+        "birds:test/-1",
+        "birds:wild/1",
+        "birds:test/1/../2",
+        "upload:sample:cat",
+    ):
+        assert not is_named(other)
 
 
 def test_an_unknown_sample_is_refused_naming_the_nearest() -> None:

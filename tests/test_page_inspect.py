@@ -213,7 +213,7 @@ def test_an_upload_with_transparency_says_what_was_done():
         ({"methods": "IG@Nowhere"}, "no layer"),
         ({"target": "-4"}, "target"),
         ({"target": "70000"}, "does not exist"),
-        ({"image": "/etc/passwd"}, "not one of the samples"),
+        ({"image": "/etc/passwd"}, "neither one of the samples nor a bird"),
         ({"image": "upload:holiday.jpg"}, "upload it again"),
         ({"sign": "sideways"}, "sign"),
         ({"smoothing": "4"}, "odd"),

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from attrlib.cli.common import Json, command
-from attrlib.data.samples import open_image
+from attrlib.data.pictures import open_image
 from attrlib.engine.explanation import MANIFEST, Explanation, check_same, explain_photo, first, read_manifest
 from attrlib.errors import SpecError
 from attrlib.methods import defined, names_many, read_methods

@@ -8,7 +8,7 @@ import typer
 
 from attrlib.cli.common import Json, command, interruptible
 from attrlib.cli.explain import write_files
-from attrlib.data.samples import open_image
+from attrlib.data.pictures import open_image
 from attrlib.engine.montage import all_methods, draw_montage, explain_all
 from attrlib.errors import AttrlibError, SpecError
 from attrlib.figures.overlay import encode

@@ -28,10 +28,3 @@ def open_sample(name: str) -> Photo:
     if package is None or package.origin is None:
         raise ImageError("the sample photos come with scikit-image, which is not installed; pip install scikit-image")
     return open_photo(Path(package.origin).parent / "data" / SAMPLES[short], name=f"{PREFIX}{short}")
-
-
-def open_image(source: object, name: str = "") -> Photo:
-    """A picture from `sample:NAME` or anything that `open_photo` takes."""
-    if isinstance(source, str) and source.startswith(PREFIX):
-        return open_sample(source)
-    return open_photo(source, name)  # type: ignore[arg-type]

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import streamlit as st
 
-from attrlib.data.samples import PREFIX, SAMPLES
+from attrlib.data.pictures import is_named
+from attrlib.data.samples import PREFIX
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, read_methods, resolve
 from attrlib.models import EMBEDDED, NAMED, check_name
@@ -43,8 +44,8 @@ def start(query: dict[str, str]) -> None:
     if image.startswith(UPLOAD):
         problems.append("This link was made with an uploaded photo, which links do not carry: upload it again. A sample stands in for it.")
         image = DEFAULT.image
-    if image.removeprefix(PREFIX) not in SAMPLES:
-        problems.append(f"the link's picture {image[:60]!r} is not one of the samples; a sample stands in for it")
+    if not is_named(image):
+        problems.append(f"the link's picture {image[:60]!r} is neither one of the samples nor a bird; a sample stands in for it")
         image = DEFAULT.image
     state.image, state.upload = image, None
     state.architecture, state.checkpoint = spec.model.architecture, spec.model.checkpoint or ""

@@ -8,10 +8,10 @@ from streamlit.elements.lib.grid_container import GridContainer
 from torch import Tensor
 
 from attrlib.data.images import Photo, open_photo
-from attrlib.data.samples import PREFIX, SAMPLES, open_sample
+from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, Preset, list_methods
-from attrlib.models import EMBEDDED, Classifier
+from attrlib.models import EMBEDDED, Classifier, shipped
 from attrlib.specs import MethodSpec, ModelSpec
 from pages.parts import choice, forms, presets, work
 
@@ -22,13 +22,14 @@ def choose_photo(row: GridContainer) -> Photo | None:
     """A sample or an upload; None after saying what is wrong with it."""
     state = st.session_state
     with row.cell():
-        names = {f"{PREFIX}{name}": name for name in SAMPLES} | ({choice.UPLOAD: state.upload.name} if state.upload else {})
+        named = dict.fromkeys([*NAMES, *([] if state.image == choice.UPLOAD else [state.image])])
+        names = {name: title(name) for name in named} | ({choice.UPLOAD: state.upload.name} if state.upload else {})
         st.selectbox("Photo", list(names), format_func=lambda option: names[option], key="image", persist_state="session")
         with st.popover("Upload a photo", icon=":material/upload:", width="stretch"):
             st.file_uploader("JPEG, PNG or WebP, up to 20 MB", key="uploader", on_change=_take_upload)
             st.caption("It stays in the memory of this session: it is neither stored nor part of any link.")
     try:
-        photo = state.upload if state.image == choice.UPLOAD else open_sample(state.image)
+        photo = state.upload if state.image == choice.UPLOAD else open_image(state.image)
     except AttrlibError as error:
         st.error(work.sentence(error), icon=":material/error:")
         return None
@@ -54,11 +55,12 @@ def choose_model(row: GridContainer) -> Classifier | None:
     with row.cell():
         st.selectbox(
             "Model",
-            list(dict.fromkeys([EMBEDDED, state.architecture])),
+            list(dict.fromkeys([EMBEDDED, *shipped(), state.architecture])),
             key="architecture",
             persist_state="session",
             accept_new_options=True,
-            help="Type timm:NAME or torchvision:NAME for any other architecture; its weights are downloaded, or taken from a checkpoint.",
+            help="The models named birds_ know the drawn birds. Type timm:NAME or torchvision:NAME for any other architecture; its weights are "
+            "downloaded, or taken from a checkpoint.",
         )
         with st.popover("Checkpoint", icon=":material/folder_open:", width="stretch"):
             st.text_input(

@@ -4,7 +4,8 @@ import streamlit as st
 from PIL import Image
 
 from attrlib.data.images import Photo, open_photo
-from attrlib.data.samples import PREFIX, SAMPLES, open_sample
+from attrlib.data.pictures import NAMES, open_image, title
+from attrlib.data.samples import PREFIX, SAMPLES
 from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.aggregation import tiled
 from attrlib.engine.jobs import Job, Progress, State
@@ -54,7 +55,7 @@ def show(run: RunSpec, view: AggregateView) -> bool:
 def _choose_photos(n: int) -> list[Photo] | None:
     state = st.session_state
     uploads: dict[str, Photo] = state.setdefault("a_uploads", {})
-    names = [f"{PREFIX}{name}" for name in SAMPLES] + list(uploads)
+    names = [*NAMES, *uploads]
     with st.container(width=560):
         grid = st.grid(n, min_column_width=120, gap="small", key="a_own_cells")
     chosen = []
@@ -63,13 +64,13 @@ def _choose_photos(n: int) -> list[Photo] | None:
             if state.get(f"a_own_{k}") not in names:
                 state[f"a_own_{k}"] = f"{PREFIX}{(*FIRST, *SAMPLES)[k % (len(FIRST) + len(SAMPLES))]}"
             chosen.append(
-                st.selectbox(f"Cell {k + 1}", names, format_func=lambda name: name.removeprefix(PREFIX), key=f"a_own_{k}", persist_state="session")
+                st.selectbox(f"Cell {k + 1}", names, format_func=title, key=f"a_own_{k}", persist_state="session")
             )  # fmt: skip
     with st.popover("Upload photos", icon=":material/upload:"):
         st.file_uploader("JPEG, PNG or WebP, up to 20 MB each", key="a_own_files", accept_multiple_files=True, on_change=_take)
         st.caption("They stay in the memory of this session.")
     try:
-        return [uploads[name] if name in uploads else open_sample(name) for name in chosen]
+        return [uploads[name] if name in uploads else open_image(name) for name in chosen]
     except AttrlibError as error:
         st.error(sentence(error), icon=":material/error:")
         return None

@@ -1,0 +1,40 @@
+"""Pictures by name: the sample photos, drawn birds, or whatever file a path names."""
+
+import re
+
+from attrlib.data.birds import Birds
+from attrlib.data.images import Photo, open_photo
+from attrlib.data.samples import PREFIX, SAMPLES, open_sample
+from attrlib.errors import ImageError
+
+BIRDS_SHOWN = 12
+NAMES: tuple[str, ...] = (*(f"{PREFIX}{name}" for name in SAMPLES), *(f"birds:test/{k}" for k in range(BIRDS_SHOWN)))
+"""Pictures that are always at hand, some birds among them; every bird goes by `birds:SPLIT/INDEX`."""
+_BIRD = re.compile(r"(birds:(train|select|test))/(\d{1,6})")
+
+
+def is_named(name: str) -> bool:
+    """Whether a text is the name of a picture that needs no file."""
+    return name.removeprefix(PREFIX) in SAMPLES if name.startswith(PREFIX) else _BIRD.fullmatch(name) is not None
+
+
+def title(name: str) -> str:
+    """What a list calls the picture: the sample's own name, or the bird's class and index."""
+    bird = _BIRD.fullmatch(name)
+    if bird is None:
+        return name.removeprefix(PREFIX)
+    data, index = Birds(bird[2]), int(bird[3])
+    return f"bird {index}: {data.class_names[data.label(index)]}" if index < len(data) else name
+
+
+def open_image(source: object, name: str = "") -> Photo:
+    """A picture from `sample:NAME`, from `birds:SPLIT/INDEX`, or from anything that `open_photo` takes. Raises `ImageError`."""
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return open_sample(source)
+    bird = _BIRD.fullmatch(source) if isinstance(source, str) else None
+    if bird is None:
+        return open_photo(source, name)  # type: ignore[arg-type]
+    data = Birds(bird[2])
+    if int(bird[3]) >= len(data):
+        raise ImageError(f"{bird[1]} has birds 0 to {len(data) - 1}, none {bird[3]}")
+    return Photo(data[int(bird[3])].image, bird[0])
