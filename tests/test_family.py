@@ -1,0 +1,65 @@
+"""The models that come with the project: their files, their cards, and the table they are made from."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+import attrlib
+from attrlib.models import Card, shipped
+from attrlib.training.family import BIRDS, LITE0, PHOTOS, RECIPES, TUNED, trainings
+
+NAMES = sorted(shipped())
+CARDS = {name: Card.read(path) for name, path in shipped().items()}
+BIRDS_SHOWN = 64
+ALL = trainings("photos", Path("out"))
+
+
+def test_every_model_of_the_table_is_there_and_nothing_else() -> None:
+    assert set(NAMES) == set(ALL) == {*BIRDS, *(name + TUNED for name in (*BIRDS, LITE0)), *PHOTOS, LITE0}
+    assert set(RECIPES) <= set(ALL)
+
+
+def test_all_together_are_at_most_30_megabytes() -> None:
+    folder = shipped()[NAMES[0]].parent
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 30e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_is_of_its_weights_and_its_recipe(name: str) -> None:
+    card, training = CARDS[name], ALL[name]
+    data = shipped()[name].with_suffix(".safetensors").read_bytes()
+    assert card.digest == hashlib.blake2b(data, digest_size=16).hexdigest()
+    assert card.recipe == dataclasses.asdict(training.recipe), "the committed command makes this model"
+    assert card.seconds > 0
+    assert 1 <= card.epoch <= training.recipe.epochs
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PHOTOS])
+def test_a_pair_differs_in_deletion(name: str) -> None:
+    card, other = CARDS[name], CARDS[str(CARDS[name].pair)]
+    assert other.pair == name
+    assert (card.architecture, card.class_names, card.data) == (other.architecture, other.class_names, other.data)
+    assert card.deletion == ({"grid": 4, "baseline": "zeros"} if name.endswith(TUNED) else None)
+    assert attrlib.load_model(name).deletion_tuned == bool(card.deletion)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("birds_")])
+def test_a_model_is_as_right_as_its_card_says(name: str) -> None:
+    model, data = attrlib.load_model(name, "cpu"), attrlib.load_dataset("birds")
+    items = [data[k] for k in range(BIRDS_SHOWN)]
+    with torch.no_grad():
+        found = model(torch.stack([model.preprocess(item.image) for item in items])).argmax(1)
+    right = int((found == torch.tensor([item.label for item in items])).sum())
+    expected = CARDS[name].accuracy["clean"]["mean"]
+    spread = (BIRDS_SHOWN * expected * (1 - expected)) ** 0.5
+    assert abs(right - BIRDS_SHOWN * expected) <= 4 * spread + 1
+
+
+def test_standard_networks_know_the_birds_and_tuned_ones_also_deleted_ones() -> None:
+    for name in ("birds_resnet10", "birds_resnet18", "birds_resnet26", "birds_vgg11_bn"):
+        assert CARDS[name].accuracy["clean"]["mean"] >= 0.9
+        assert CARDS[name + TUNED].accuracy["clean"]["mean"] >= 0.9
+        assert CARDS[name + TUNED].accuracy["deleted"]["mean"] > CARDS[name].accuracy["deleted"]["mean"]
