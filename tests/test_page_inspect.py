@@ -318,11 +318,11 @@ def test_long_work_can_be_cancelled_and_started_again():
 
 def test_the_link_restores_methods_layer_parameters_and_view():
     at = settle(
-        start(methods="IG@Middle:steps=5:baseline=blur,IxG@Middle", sign="absolute", smoothing="9", scale="shared", target="207", seed="3")
+        start(methods="IG@Middle:steps=5:baseline=blur:channels=sum,IxG@Middle:channels=sum", sign="absolute", smoothing="9", scale="shared", target="207", seed="3")
     )
     fields = link(at)
     again = settle(start(**fields))
     assert link(again) == fields
-    assert fields["methods"] == "IG@Middle:steps=5:baseline=blur,IxG@Middle"
+    assert fields["methods"] == "IG@Middle:steps=5:baseline=blur:channels=sum,IxG@Middle:channels=sum"
     assert tuple(fields[k] for k in ("sign", "smoothing", "scale", "target", "seed")) == ("absolute", "9", "shared", "207", "3")
     assert [n.value for n in nodes(again, "image")] == [n.value for n in nodes(at, "image")]

@@ -51,7 +51,8 @@ def _measured(model: Classifier) -> int:
         return saved
 
     with model.session(), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-        in_chunks(1, model.module, _images(model, 1).requires_grad_())
+        # A copy, since the model may write into what it is given.
+        in_chunks(1, lambda rows: model.module(rows.clone()), _images(model, 1).requires_grad_())
     # The backward pass holds gradients of about the size of the largest activations.
     return sum(kept.values()) + 4 * max(kept.values(), default=0)
 
@@ -91,8 +92,8 @@ def _timed(model: Classifier, rows: int, fast: bool) -> Probe:
             model.module(images.clone())
 
     def gradient() -> None:
-        leaf = images.clone().requires_grad_()
-        torch.autograd.grad(model.module(leaf)[:, 0].sum(), leaf)
+        leaf = images.detach().requires_grad_()
+        torch.autograd.grad(model.module(leaf.clone())[:, 0].sum(), leaf)
 
     with model.session(fast):
         seconds = [min(_seconds(work, model.device) for _ in range(3)) / rows for work in (forward, gradient)]
