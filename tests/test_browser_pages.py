@@ -16,9 +16,10 @@ from attrlib.store import Store
 
 pytestmark = pytest.mark.browser
 MODEL = "birds_resnet10_tuned"
-METHODS = ["IxG", "Grad-CAM", "Layer-CAM", "Gradient", "Guided Backprop", "Random"]
-SCORES = f"scores?model={MODEL}&data=birds&protocols=idsds,difull&methods={','.join(METHODS)}&limit=48"
-TOTAL = 2 * len(METHODS) * 48
+ITEMS = 48
+METHODS = ["IxG", "Grad-CAM", "IG", "Gradient", "Guided Backprop", "Random"]
+SCORES = f"scores?model={MODEL}&data=birds&protocols=idsds,difull&methods={','.join(METHODS)}&limit={ITEMS}"
+TOTAL = 2 * len(METHODS) * ITEMS
 LONG = f"scores?model={MODEL}&data=birds&protocols=idsds&methods=IG:steps=200&limit=all"
 AGGREGATE = f"aggregate?model={MODEL}&data=birds&setting=difull&methods=IxG@Input,IxG@Middle&limit=20&seed=1"
 BINS = 'img[alt*="mean map of"]'
@@ -147,7 +148,7 @@ def test_a_run_is_watched_cancelled_resumed_and_read_down_to_its_worst_image(app
 
 
 def test_agreement_of_protocols_is_shown_and_saved_as_a_picture(app, browser):
-    page = visit(browser, f"{app}/{SCORES}".replace("limit=48", "limit=8").replace("difull", "mass"))
+    page = visit(browser, f"{app}/{SCORES}".replace(f"limit={ITEMS}", "limit=8").replace("difull", "mass"))
     press(page, "s_Start")
     plots = page.get_by_role("combobox", name="Plot")
     expect(plots).to_be_visible(timeout=SLOW)
