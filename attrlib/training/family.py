@@ -89,6 +89,8 @@ def main(
         for source in (training.data, training.select, training.report):
             if source is not None and source not in _data:
                 _data[source] = Kept(load_dataset(source))
+                # Cards say what the data are, not where they were.
+                _data[source].name = source.replace(photos, "imagenette")
         card = train_checkpoint(training, out / f"{name}.safetensors", state / name, watch=_Lines(name), datasets=_data)
         typer.echo(
             f"{name}: clean {card.accuracy['clean']['mean']:.3f}, deleted {card.accuracy['deleted']['mean']:.3f}, {card.seconds:.0f} s"
