@@ -318,7 +318,14 @@ def test_long_work_can_be_cancelled_and_started_again():
 
 def test_the_link_restores_methods_layer_parameters_and_view():
     at = settle(
-        start(methods="IG@Middle:steps=5:baseline=blur:channels=sum,IxG@Middle:channels=sum", sign="absolute", smoothing="9", scale="shared", target="207", seed="3")
+        start(
+            methods="IG@Middle:steps=5:baseline=blur:channels=sum,IxG@Middle:channels=sum",
+            sign="absolute",
+            smoothing="9",
+            scale="shared",
+            target="207",
+            seed="3",
+        )
     )
     fields = link(at)
     again = settle(start(**fields))
