@@ -319,7 +319,7 @@ def test_long_work_can_be_cancelled_and_started_again():
 def test_the_link_restores_methods_layer_parameters_and_view():
     at = settle(
         start(
-            methods="IG@Middle:steps=5:baseline=blur:channels=sum,IxG@Middle:channels=sum",
+            methods="IG@Middle:steps=5:baseline=blur,IxG@Middle",
             sign="absolute",
             smoothing="9",
             scale="shared",
