@@ -16,8 +16,8 @@ from attrlib.store import Store
 
 pytestmark = pytest.mark.browser
 MODEL = "birds_resnet10_tuned"
-ITEMS = 48
-METHODS = ["IxG", "Grad-CAM", "IG", "Gradient", "Guided Backprop", "Random"]
+ITEMS = 24
+METHODS = ["IxG", "Grad-CAM", "IG:steps=200", "Gradient", "Guided Backprop", "Random"]
 SCORES = f"scores?model={MODEL}&data=birds&protocols=idsds,difull&methods={','.join(METHODS)}&limit={ITEMS}"
 TOTAL = 2 * len(METHODS) * ITEMS
 LONG = f"scores?model={MODEL}&data=birds&protocols=idsds&methods=IG:steps=200&limit=all"
