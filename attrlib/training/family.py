@@ -38,8 +38,8 @@ LITE0 = "imagenette_efficientnet_lite0"
 
 _PLAIN = replace(PRESETS["scratch"], epochs=3, fraction=0.4)
 _ADAM = replace(_PLAIN, optimizer="adamw", rate=0.002, decay=0.0)
-_CAREFUL = replace(_ADAM, epochs=8, rate=0.002, clip=1.0)
-"""Without BatchNorm to hold the activations, slower and longer."""
+_CAREFUL = replace(_ADAM, epochs=8, clip=1.0)
+"""Without BatchNorm to hold the activations, longer and with smaller gradients."""
 RECIPES: dict[str, Recipe] = {
     "birds_fixup_resnet18": _CAREFUL,
     "birds_x_resnet18": _CAREFUL,
