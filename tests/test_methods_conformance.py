@@ -3,6 +3,7 @@
 import copy
 import random
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from itertools import product
@@ -13,14 +14,17 @@ import attrlib  # before timm: it declares the operators that torchvision may la
 import method_nets
 import numpy as np
 import pytest
+import timm
 import torch
+import torch.nn.functional as F  # noqa: N812
 from method_nets import CLASSES, MODELS, ChannelsLast, Functional, Rectified, Unread, Writes, made, pictures
 from nets import Transformer
 from torch import Tensor, nn
 
 from attrlib.errors import Cancelled, MethodError, SpecError
-from attrlib.methods import METHODS
+from attrlib.methods import METHODS, attribute_all, create, resolve
 from attrlib.registry import Param
+from attrlib.specs import MethodSpec
 
 Model = attrlib.Classifier
 INFOS = {info.name: info for info in attrlib.list_methods()}
@@ -176,6 +180,70 @@ def test_rules_of_the_gradient_family_are_refused_where_they_are_not_defined_and
                 attrlib.explain(method_nets.model(name), images, method, 0, layer)
         else:
             attrlib.explain(method_nets.model(name), images, method, 0, layer)
+
+
+REFUSING: dict[str, Callable[[], nn.Module]] = {
+    "leaky": lambda: made(Rectified, F.leaky_relu),
+    "hardswish": lambda: made(Rectified, F.hardswish),
+    "silu": lambda: made(Rectified, F.silu),
+    "gelu": lambda: made(Rectified, F.gelu, torch.relu),
+    "without a class token": lambda: made(Transformer, 0, 2),
+    "windows": lambda: made(
+        timm.create_model,
+        "swin_tiny_patch4_window7_224",
+        img_size=32,
+        window_size=4,
+        embed_dim=8,
+        depths=(2, 2),
+        num_heads=(1, 2),
+        num_classes=CLASSES,
+    ),
+}
+"""Networks that several methods are not defined for, or not at every layer."""
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("name", [*REFUSING, *(name for name in MODELS if name not in ("resnet18", "efficientnet_lite0"))])
+def test_what_check_lets_through_runs_and_what_it_refuses_never_does(name: str, layer: str) -> None:
+    model = attrlib.wrap_model(REFUSING[name](), 32) if name in REFUSING else method_nets.model(name)
+    images, place, runs = pictures(1, *model.input_size), model.layer(layer), list[int]()
+    counter = model.module.register_forward_pre_hook(lambda *_: runs.append(1))
+    try:
+        for method, info in INFOS.items():
+            small = tuple((p.name, SMALL[p.name]) for p in info.params if p.name in SMALL)
+            spec = resolve(MethodSpec(method, layer, small))
+            reason = ""
+            try:
+                create(spec).check(model, place)
+            except MethodError as error:
+                reason = str(error)
+            if not reason:
+                assert attribute_all(model, [spec], images, [0])[0].maps.isfinite().all()
+                continue
+            assert info.needs
+            assert len(reason.split()) > 8
+            runs.clear()
+            with pytest.raises(MethodError, match=re.escape(reason)):
+                attribute_all(model, [resolve(MethodSpec("Gradient", layer)), spec], images, [0])
+            assert not runs
+    finally:
+        counter.remove()
+
+
+@pytest.mark.parametrize("method", ["Guided Backprop", "Deconvolution", "Guided Grad-CAM", "LRP", "DeepLIFT"])
+def test_a_network_with_silu_has_deeplift_and_lrp_but_none_of_the_rules_for_rectifiers(method: str) -> None:
+    model = attrlib.wrap_model(made(Rectified, F.silu), 16)
+    check = create(MethodSpec(method)).check
+    if method in ("LRP", "DeepLIFT"):
+        check(model, model.layer("Input"))
+    else:
+        with pytest.raises(MethodError, match="defined for ReLU networks, but wrapped:Rectified has Silu behind Input"):
+            check(model, model.layer("Input"))
+
+
+def test_windows_of_occlusion_with_gaps_between_them_are_refused_before_anything_runs(tiny: Model) -> None:
+    with pytest.raises(MethodError, match="stride=8 leaves gaps between windows of 4"):
+        create(MethodSpec("Occlusion", params=(("window", 4), ("stride", 8)))).check(tiny, tiny.layer("Input"))
 
 
 # No trace ----------------------------------------------------------------------------------------------------------------

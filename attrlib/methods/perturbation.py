@@ -11,7 +11,7 @@ from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.baselines import BASELINES, common_baseline
 from attrlib.methods.task import Task
-from attrlib.models import Layer
+from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
 
 OCCLUSION = Paper("Zeiler & Fergus 2014", "Visualizing and Understanding Convolutional Networks", "https://arxiv.org/abs/1311.2901")
@@ -31,6 +31,9 @@ class Occlusion(Method):
     name, family, paper = "Occlusion", "perturbation", OCCLUSION
     window: int | None = param(None, "Side of the window in positions of the layer", low=1, high=1024, auto="16 at Input, 5 inside")
     stride: int | None = param(None, "Step between windows", low=1, high=1024, auto="8 at Input, 2 inside")
+
+    def check(self, model: Classifier, layer: Layer) -> None:
+        self._windows(layer)
 
     def attribute(self, task: Task) -> Tensor:
         _, height, width = task.layer.shape

@@ -48,7 +48,6 @@ class Surrogate(Method):
         labels = segments(task, self.segments, self.cells)
         counts = [int(own.max()) + 1 for own in labels]
         designs = {count: self.design(task, count) for count in set(counts)}
-        alike = self.segments == "grid"
         own = [(designs[count][0], where) for where, count in zip(labels, counts, strict=True)]
         # All images share the cells of a grid, and so its masks.
         alike = self.segments == "grid"
