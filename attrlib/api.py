@@ -66,6 +66,7 @@ def score(
     width: float | None = None,
     classes: str = "auto",
     max_memory: int | None = None,
+    filter_models: Iterable[Classifier] = (),
     store: Store | None = None,
     watch: Watch = lambda _event: None,
     **params: object,
@@ -74,14 +75,15 @@ def score(
 
     `limit` counts items (images, or grids), chosen by `seed`; `width` ends the run when the 95 % interval is no wider; `fast`
     computes in bfloat16; `classes` says how the data name classes (`auto`, `wnid`, `name`, `index`, `order`); `max_memory` is in
-    bytes. `watch` is told how far it is, and raises `Cancelled` to stop. Raises `AttrlibError` that says what to do.
+    bytes. Grids are made of images that the `filter_models` classify as confidently as the model, so that all of them can be scored on
+    the same. `watch` is told how far it is, and raises `Cancelled` to stop. Raises `AttrlibError` that says what to do.
     """
     own = protocol if isinstance(protocol, ProtocolSpec) else ProtocolSpec.parse(str(protocol))
     own = ProtocolSpec(own.name, tuple((own.values | params).items()))  # type: ignore[arg-type]
     chosen = MethodSpec.parse(method, layer or "") if isinstance(method, str) else method
     result = compare(
         [own], model, [chosen], data, limit=limit, seed=seed, fast=fast, width=width, classes=classes, max_memory=max_memory,
-        store=store, watch=watch,
+        filter_models=filter_models, store=store, watch=watch,
     )  # fmt: skip
     return next(iter(result.scores.values()))
 
@@ -98,6 +100,7 @@ def compare(
     width: float | None = None,
     classes: str = "auto",
     max_memory: int | None = None,
+    filter_models: Iterable[Classifier] = (),
     store: Store | None = None,
     watch: Watch = lambda _event: None,
 ) -> RunResult:
@@ -105,7 +108,7 @@ def compare(
 
     `methods` are specs, their text forms, or names of presets (`idsds`, `rao`, `erdem`) or `all`.
     """
-    dataset = load_dataset(data)
+    dataset, others = load_dataset(data), tuple(filter_models)
     spec = RunSpec(
         model.spec,
         anchored(dataset.name),
@@ -117,8 +120,9 @@ def compare(
         width,
         classes,
         model.deletion_tuned,
+        tuple(own.spec for own in others),
     )
-    return run(spec, model, dataset, store or open_store(), watch, max_memory)
+    return run(spec, model, dataset, store or open_store(), watch, max_memory, others)
 
 
 def as_batch(model: Classifier, images: Images) -> Tensor:

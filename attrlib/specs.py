@@ -48,6 +48,19 @@ class ModelSpec:
     architecture: str
     checkpoint: str | None = None
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads the text form ARCHITECTURE or ARCHITECTURE@CHECKPOINT."""
+        architecture, _, checkpoint = text.strip().partition("@")
+        if not architecture:
+            raise SpecError(f"{text[:80]!r} names no model; write ARCHITECTURE, or ARCHITECTURE@CHECKPOINT")
+        return cls(architecture, checkpoint.strip() or None)
+
+    @property
+    def text(self) -> str:
+        """The text form that `parse` reads."""
+        return self.architecture + (f"@{self.checkpoint}" if self.checkpoint else "")
+
     def __str__(self) -> str:
         return self.architecture
 
@@ -204,7 +217,8 @@ class RunSpec:
 
     `limit` counts items (images, or grids; None: all), chosen by `seed`, which also draws whatever is random. `width`, where
     given, stops a protocol as soon as the 95 % interval of every method is no wider. `fast` computes in bfloat16. `classes` says
-    how the classes of the data are found among the model's; `deletion_tuned`, that it was fine-tuned on deleted patches.
+    how the classes of the data are found among the model's; `deletion_tuned`, that it was fine-tuned on deleted patches. Grids are
+    made of images that the `filter_models` classify with the same confidence, too, so that several models are compared on the same ones.
     """
 
     model: ModelSpec
@@ -217,6 +231,7 @@ class RunSpec:
     width: float | None = None
     classes: str = "auto"
     deletion_tuned: bool = False
+    filter_models: tuple[ModelSpec, ...] = ()
 
     def cli(self) -> str:
         """The command line that computes the same."""
@@ -228,6 +243,7 @@ class RunSpec:
         words += ["--width", f"{self.width:g}"] if self.width is not None else []
         words += ["--classes", self.classes] if self.classes != "auto" else []
         words += ["--deletion-tuned"] if self.deletion_tuned else []
+        words += ["--filter-models", ",".join(own.text for own in self.filter_models)] if self.filter_models else []
         return shlex.join(words)
 
     def snippet(self) -> str:
@@ -235,6 +251,8 @@ class RunSpec:
         model = self.model.arguments() + (", deletion_tuned=True" if self.deletion_tuned else "")
         options = {"limit": self.limit, "seed": self.seed, "fast": self.fast, "width": self.width, "classes": self.classes}
         given = "".join(f", {name}={value!r}" for name, value in options.items() if value != getattr(type(self), name))
+        if self.filter_models:
+            given += f", filter_models=[{', '.join(f'attrlib.load_model({own.arguments()})' for own in self.filter_models)}]"
         lines = ["import attrlib", "", f"model = attrlib.load_model({model})", f"data = attrlib.load_dataset({self.data!r})"]
         lines += [f"protocols = {[str(p) for p in self.protocols]}", f"methods = {[str(m) for m in self.methods]}"]
         lines += [f"result = attrlib.compare(protocols, model, methods, data{given})", "for row in result.table():", "    print(row)"]
@@ -250,6 +268,7 @@ def read_run(fields: Mapping[str, Any]) -> RunSpec:
             tuple(ProtocolSpec(p["name"], tuple((k, v) for k, v in p["params"])) for p in fields["protocols"]),
             tuple(MethodSpec(m["name"], m["layer"], tuple((k, v) for k, v in m["params"])) for m in fields["methods"]),
             **{name: fields[name] for name in ("limit", "seed", "fast", "width", "classes", "deletion_tuned")},
+            filter_models=tuple(ModelSpec(**own) for own in fields["filter_models"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SpecError(f"this is no run ({type(error).__name__}: {str(error)[:80]}); begin it anew") from None

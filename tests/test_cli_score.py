@@ -116,7 +116,7 @@ def with_signals(monkeypatch: pytest.MonkeyPatch, numbers: Mapping[int, int]) ->
     """Sends this process a signal at the events with those numbers, from 0."""
     original = attrlib.cli.score.run
 
-    def run(spec: Any, model: Any, dataset: Any, store: Any, watch: Callable[[Event], None], budget: Any) -> Any:
+    def run(spec: Any, model: Any, dataset: Any, store: Any, watch: Callable[[Event], None], *rest: Any) -> Any:
         seen = iter(range(10**6))
 
         def watched(event: Event) -> None:
@@ -125,7 +125,7 @@ def with_signals(monkeypatch: pytest.MonkeyPatch, numbers: Mapping[int, int]) ->
                 os.kill(os.getpid(), numbers[number])
             watch(event)
 
-        return original(spec, model, dataset, store, watched, budget)
+        return original(spec, model, dataset, store, watched, *rest)
 
     monkeypatch.setattr(attrlib.cli.score, "run", run)
 
@@ -348,6 +348,18 @@ def test_resume_keeps_all_that_the_run_was_asked_for(data: Path, monkeypatch: py
     assert resumed["cli"] == again["cli"]
 
 
+def test_filter_models_are_asked_too_and_resumed_with(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("score", "--protocol", "gridpg:confidence=0.5", "--methods", "IxG,Random", "--data", data)
+    arguments = (*arguments, "--filter-models", f"{EMBEDDED}@gelu")
+    assert "at most" in succeeds(*arguments, "--plan").stdout
+    cancelled(monkeypatch, *arguments, at=8)
+    resumed = as_json("score", "--resume")
+    assert f"confidence=0.5 of {MODEL.name} and {GELU.name}" in resumed["notes"][0]
+    assert f"--filter-models {EMBEDDED}@" in resumed["cli"]
+    assert as_json(*arguments)["computed"] == 0
+    assert "unknown model" in fails(*arguments[:-1], "nothing_such")
+
+
 def test_resume_of_a_model_that_was_fine_tuned(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled(monkeypatch, "score", "--protocol", "idsds", "--methods", "IxG,Random", "--data", data, "--deletion-tuned", at=3)
     assert len(as_json("score", "--resume")["scores"]) == 2
@@ -371,7 +383,9 @@ def test_resume_may_stand_beside_what_is_asked_for(data: Path, monkeypatch: pyte
     assert as_json(*SCORE, "--data", data, "--resume")["computed"] < 40
 
 
-@pytest.mark.parametrize("option", [("--limit", 3), ("--seed", 1), ("--fast",), ("--layer", "act1"), ("--width", 0.5)])
+@pytest.mark.parametrize(
+    "option", [("--limit", 3), ("--seed", 1), ("--fast",), ("--layer", "act1"), ("--width", 0.5), ("--filter-models", EMBEDDED)]
+)
 def test_resume_does_not_ignore_other_options(option: tuple[object, ...], data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled(monkeypatch, *SCORE, "--data", data)
     assert option[0] in fails("score", "--resume", *option)

@@ -128,13 +128,13 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     opened = threading.Event()
     real = pages.parts.runs.run
 
-    def run(spec, model, data, store, watch):
+    def run(spec, model, data, store, watch, *rest):
         def watched(event):
             watch(event)
             while event.done >= 6 and not opened.wait(0.02):
                 watch(event)
 
-        return real(spec, model, data, store, watched)
+        return real(spec, model, data, store, watched, *rest)
 
     monkeypatch.setattr(pages.parts.runs, "run", run)
     yield opened
@@ -446,13 +446,24 @@ def test_names_in_a_report_are_text_and_not_html() -> None:
 def test_the_link_restores_everything(data: Path) -> None:
     fields = {
         "model": [TINY, TWIN], "data": str(data), "protocols": "sds:grid=2,gridpg:confidence=0.5", "methods": "IxG@Middle,RISE@Middle:samples=9,Sobel@Middle",
-        "limit": "all", "seed": "3", "width": "0.2", "fast": "true", "classes": "index", "tuned": "true",
+        "limit": "all", "seed": "3", "width": "0.2", "fast": "true", "classes": "index", "tuned": "true", "same": "false",
     }  # fmt: skip
     at = planned(start(**fields))
     again = {name: at.query_params[name] for name in at.query_params}
     assert {k: v if isinstance(v, list) and len(v) > 1 else (v[0] if isinstance(v, list) else v) for k, v in again.items()} == fields
     assert at.selectbox(key="s_layer").value == "Middle"
     assert "at most" in words(at)
+
+
+def test_several_models_share_their_grids_unless_that_is_switched_off(data: Path) -> None:
+    at = small(data, model=[TINY, TWIN], protocols="gridpg:confidence=0.5", methods="IxG").run()
+    for same in (True, False):
+        at.checkbox(key="s_same").set_value(same).run()
+        lines = [c.value for c in at.code if "attrlib score" in c.value]
+        assert ["--filter-models" in line for line in lines] == [same, same]
+        assert link(at)["same"] == str(same).lower()
+    at = small(data, model=[TINY, TWIN], protocols="sds", methods="IxG").run()
+    assert not any("--filter-models" in c.value for c in at.code)
 
 
 def test_parameters_of_a_protocol_and_a_method_can_be_set(data: Path) -> None:

@@ -680,6 +680,47 @@ def test_each_confidence_has_grids_of_its_own(model: attrlib.Classifier, data: P
         assert together[protocol, "IxG"].values.tobytes() == single.values.tobytes()
 
 
+def test_grids_are_of_images_that_the_filter_models_are_sure_of_too(tmp_path: Path, store: Store) -> None:
+    names = ["rose", "grass", "sky", "sand", "ice"]
+    data = pictures(tmp_path / "named")
+    for k, name in enumerate(names):
+        (data / str(k)).rename(data / name)
+    one, other = net(), net(1)
+    with torch.no_grad():
+        # The other has the classes in another order, and never says grass.
+        other.fc.weight.copy_(other.fc.weight.flip(0))
+        other.fc.bias.copy_(other.fc.bias.flip(0))
+        other.fc.bias[names[::-1].index("grass")] = -1e9
+    models = [attrlib.wrap_model(m, SIZE, HALF, HALF, class_names=own) for m, own in ((one, names), (other, names[::-1]))]
+    images = load_dataset(data)
+    sure = set(range(len(images)))
+    for own in models:
+        for k in range(len(images)):
+            said = own(own.preprocess(images[k].image)[None]).softmax(1)[0]
+            if said.max() < 0.5 or own.class_names[int(said.argmax())] != images.class_names[images.label(k)]:
+                sure.discard(k)
+    assert 8 <= len(sure) <= 16
+    found = []
+    for own, filters in (models, models[::-1]):
+        result = compare(own, GRID, "IxG", data, store, filter_models=[filters])
+        score = named(result)[GRID, "IxG"]
+        found.append(score.items)
+        assert result.notes[0].startswith(f"{len(sure)} of 20 images (4 classes) pass the filter confidence=0.5 of ")
+    assert found[0] == found[1]
+    assert {image for grid in found[0] for image in grid} <= sure
+    assert any(image not in sure for grid in named(compare(models[0], GRID, "IxG", data, store))[GRID, "IxG"].items for image in grid)
+    with passes() as counted:
+        compare(models[0], GRID, "IxG", data, store, filter_models=[models[1]])
+    assert counted.images == 0, "predictions are kept for each model"
+
+
+def test_filter_models_that_are_not_given(model: attrlib.Classifier, data: Path, store: Store) -> None:
+    spec = spec_of(model, GRID, "IxG", data, filter_models=(model.spec,))
+    for work in (lambda: run(spec, model, load_dataset(data), store), lambda: make_plan(spec, model, load_dataset(data), store)):
+        with pytest.raises(SpecError, match="names 1 filter model"):
+            work()
+
+
 def test_few_items_do_not_end_a_run(model: attrlib.Classifier, data: Path, store: Store) -> None:
     assert BATCH_SIZE > FEWEST_FOR_WIDTH > 5, "five grids are one chunk"
     result = compare(model, f"sds,{GRID}", "Random", data, store, width=1e9)

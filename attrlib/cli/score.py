@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -45,6 +46,10 @@ def score(
     seed: Annotated[str, typer.Option("--seed", help="Chooses the items, and draws what is random.")] = "0",
     width: Annotated[str | None, typer.Option("--width", help="Stop when every 95 % interval is no wider.")] = None,
     classes: Annotated[str, typer.Option("--classes", help="How class folders name classes: auto, wnid, name, index or order.")] = "auto",
+    filter_models: Annotated[
+        str | None,
+        typer.Option("--filter-models", help="Grids only of images that these are sure of, too: NAME or NAME@CHECKPOINT, by commas."),
+    ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Compute in bfloat16.")] = False,
     max_memory: Annotated[str | None, typer.Option("--max-memory", help="As in 4GB; by default half of what is free.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
@@ -61,6 +66,7 @@ def score(
             "--width": width,
             "--seed": None if seed == "0" else seed,
             "--fast": fast or None,
+            "--filter-models": filter_models,
         }
         for flag in (name for name, value in given.items() if value is not None):
             raise SpecError(f"{flag} cannot be changed: --resume alone goes on with the last run that did not end, as it was asked for")
@@ -72,7 +78,7 @@ def score(
                 raise SpecError(f"add for example {flag}; python -m attrlib protocols, methods and datasets list what there is")
         protocol = ",".join(PROTOCOLS) if protocol == "all" else str(protocol)
         spec = RunSpec(
-            ModelSpec(model, checkpoint and anchored(checkpoint)),
+            _anchored(ModelSpec(model, checkpoint)),
             anchored(str(data)),
             parse_protocols(protocol),
             read_methods(str(methods), layer),
@@ -82,12 +88,14 @@ def score(
             None if width is None else _width(width),
             classes,
             deletion_tuned,
+            tuple(_anchored(ModelSpec.parse(text)) for text in (filter_models or "").split(",") if text.strip()),
         )
     budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
     dataset = load_dataset(spec.data)
     classifier = load_model(spec.model.architecture, device, checkpoint=spec.model.checkpoint, deletion_tuned=spec.deletion_tuned)
+    others = [load_model(own.architecture, device, checkpoint=own.checkpoint) for own in spec.filter_models]
     if plan:
-        _show_plan(make_plan(spec, classifier, dataset, store, budget), as_json)
+        _show_plan(make_plan(spec, classifier, dataset, store, budget, others), as_json)
         return
     with interruptible() as check, _progress(as_json) as show:
 
@@ -96,11 +104,16 @@ def score(
             show(event)
 
         try:
-            result = run(spec, classifier, dataset, store, watch, budget)
+            result = run(spec, classifier, dataset, store, watch, budget, others)
         except Cancelled:
             typer.echo("stopped: everything computed so far is kept; python -m attrlib score --resume goes on", err=True)
             raise
     _report(result, as_json)
+
+
+def _anchored(model: ModelSpec) -> ModelSpec:
+    """With a checkpoint that is found from any folder."""
+    return replace(model, checkpoint=model.checkpoint and anchored(model.checkpoint))
 
 
 def _width(text: str) -> float:

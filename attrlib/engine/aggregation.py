@@ -73,8 +73,8 @@ class Aggregation:
     """
 
     def __init__(self, spec: RunSpec, model: Classifier, data: Dataset, store: Store):
-        if len(spec.protocols) != 1:
-            raise SpecError("an aggregate view is about one protocol; choose one")
+        if len(spec.protocols) != 1 or spec.filter_models:
+            raise SpecError("an aggregate view is about one protocol on one model; choose one of each")
         self.spec, self.model, self.data, self.store = spec, model, data, store
         groups, self.refused = find_parts(spec, model, data, Bench(model, store, spec.seed, spec.fast))
         self._group = groups[0]
@@ -82,8 +82,8 @@ class Aggregation:
         if getattr(self.protocol, "smoothing", 0):
             raise SpecError(f"{spec.protocols[0]}: smoothing is chosen in the view; leave it out of the setting")
         self._parts = {part.method_spec: part for part in self._group.parts}
-        selection, unfiltered = select(self._group, spec, model, data, Bench(model, store, spec.seed, spec.fast))
-        self._units = () if unfiltered else selection.units
+        selection, waiting = select(self._group, spec, model, data, Bench(model, store, spec.seed, spec.fast))
+        self._units = () if waiting else selection.units
         self._loader = Loader(model, data)
         self._loader.parts = self._group.parted
 

@@ -120,8 +120,23 @@ def class_map(spec: RunSpec, model: Classifier, data: Dataset) -> Sequence[int]:
     return match_classes(data.class_names, model.class_names, spec.classes) if data.class_names else ()
 
 
-def select(group: Group, spec: RunSpec, model: Classifier, data: Dataset, bench: Bench) -> tuple[Selection, list[Unit]]:
-    """The items of a group, and the images whose prediction must be known before grids can be made of them.
+def filter_benches(spec: RunSpec, models: Sequence[Classifier], shelf: Shelf) -> list[Bench]:
+    """Where the predictions of a run's filter models are kept. Raises `SpecError` where not as many are given as it names."""
+    if len(models) != len(spec.filter_models):
+        raise SpecError(
+            f"the run names {len(spec.filter_models)} filter model(s), and {len(models)} are given; load those, and give them as filter_models"
+        )
+    return [Bench(own, shelf, spec.seed) for own in models]
+
+
+Waiting = list[tuple[Bench, list[Unit]]]
+"""Images whose prediction by a model is not known yet."""
+
+
+def select(
+    group: Group, spec: RunSpec, model: Classifier, data: Dataset, bench: Bench, filters: Sequence[Bench] = ()
+) -> tuple[Selection, Waiting]:
+    """The items of a group, and the images whose predictions must be known before grids can be made of them.
 
     A prediction without a class is that of an image that cannot be read.
     """
@@ -135,18 +150,27 @@ def select(group: Group, spec: RunSpec, model: Classifier, data: Dataset, bench:
             classes = [-1] * len(data.class_names)
         return image_units(data, classes, spec.limit, spec.seed, group.labelled), []
     found = image_units(data, class_map(spec, model, data), None, spec.seed, labelled=True)
-    known = bench.shelf.records(bench.measurement_key(Prediction())[1], [unit.id for unit in found.units])
-    missing = [unit for unit in found.units if unit.id not in known]
-    if missing:
-        return found, missing
-    readable = [unit for unit in found.units if known[unit.id].details]
-    passed = [
-        unit
-        for unit in readable
-        if known[unit.id].details["class"] == unit.labels[0] and float(known[unit.id].details["probability"]) >= grids.confidence  # type: ignore[arg-type]
-    ]
-    made = grid_units(passed, len(found.units), grids.grid, grids.corners, grids.confidence, spec.limit, spec.seed)
-    broken = [unit for unit in found.units if not known[unit.id].details]
+    judges = [bench, *filters]
+    known = [own.shelf.records(own.measurement_key(Prediction())[1], [unit.id for unit in found.units]) for own in judges]
+    waiting = [(own, [u for u in found.units if u.id not in records]) for own, records in zip(judges, known, strict=True)]
+    waiting = [(own, units) for own, units in waiting if units]
+    if waiting:
+        return found, waiting
+    classes_of = [class_map(spec, own.model, data) for own in judges]
+
+    def passes(unit: Unit) -> bool:
+        # Each model has its own numbers for the classes of the data.
+        label = data.label(unit.images[0])
+        predictions = [records[unit.id].details for records in known]
+        return label is not None and all(
+            found["class"] == classes[label] and float(found["probability"]) >= grids.confidence  # type: ignore[arg-type]
+            for found, classes in zip(predictions, classes_of, strict=True)
+        )
+
+    broken = [unit for unit in found.units if not all(records[unit.id].details for records in known)]
+    passed = [unit for unit in found.units if unit not in broken and passes(unit)]
+    of = f" of {' and '.join(own.model.name for own in judges)}" if filters else ""
+    made = grid_units(passed, len(found.units), grids.grid, grids.corners, f"confidence={grids.confidence:g}{of}", spec.limit, spec.seed)
     notes = left_out([_why(data, unit) for unit in broken[:SHOWN]], len(broken))
     return Selection(made.units, (*found.notes, *notes, *made.notes)), []
 
@@ -174,9 +198,11 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def make_plan(spec: RunSpec, model: Classifier, data: Dataset, shelf: Shelf, max_memory: int | None = None) -> Plan:
+def make_plan(
+    spec: RunSpec, model: Classifier, data: Dataset, shelf: Shelf, max_memory: int | None = None, filter_models: Sequence[Classifier] = ()
+) -> Plan:
     """Looks up what is known, and times a few passes to estimate the rest. Raises as `find_parts` does."""
-    bench = Bench(model, shelf, spec.seed, spec.fast)
+    bench, filters = Bench(model, shelf, spec.seed, spec.fast), filter_benches(spec, filter_models, shelf)
     groups, refused = find_parts(spec, model, data, bench)
     rows = rows_within(model, max_memory)
     costs = probe(model, rows, spec.fast)
@@ -185,7 +211,7 @@ def make_plan(spec: RunSpec, model: Classifier, data: Dataset, shelf: Shelf, max
     seconds, upper_bound = 0.0, spec.width is not None
     for group in groups:
         try:
-            selection, unfiltered = select(group, spec, model, data, bench)
+            selection, waiting = select(group, spec, model, data, bench, filters)
         except DataError as error:
             refused += group.refused(error)
             if len(refused) == len(spec.protocols) * len(spec.methods):
@@ -193,13 +219,13 @@ def make_plan(spec: RunSpec, model: Classifier, data: Dataset, shelf: Shelf, max
             continue
         notes += selection.notes
         units = selection.units
-        if unfiltered:
+        if waiting:
             upper_bound = True
-            seconds += len(unfiltered) * costs.forward
+            seconds += sum(len(images) * probe(own.model, rows).forward for own, images in waiting)
             units = units[: min(len(units) // group.images, spec.limit or len(units))]
         for part in group.parts:
             keys = [unit.key(part.protocol.target_choice) for unit in units]
-            found = 0 if unfiltered else len(shelf.records(part.key, keys))
+            found = 0 if waiting else len(shelf.records(part.key, keys))
             known, missing = known + found, missing + len(units) - found
             seconds += (len(units) - found) * item_seconds(part, model, costs)
         measurements = {m for part in group.parts for m in part.protocol.measurements}

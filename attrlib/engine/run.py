@@ -11,7 +11,7 @@ from attrlib.engine.bench import Bench
 from attrlib.engine.fast import map_agreement
 from attrlib.engine.loading import Loader, part
 from attrlib.engine.memory import Probe, rows_within
-from attrlib.engine.plan import Group, Part, Refused, find_parts, item_seconds, select
+from attrlib.engine.plan import Group, Part, Refused, filter_benches, find_parts, item_seconds, select
 from attrlib.engine.scores import RunResult, Score
 from attrlib.engine.units import Unit, left_out
 from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, MethodError, OutOfMemory, ProtocolError
@@ -56,22 +56,33 @@ def run(
     store: Store,
     watch: Watch = lambda _event: None,
     max_memory: int | None = None,
+    filter_models: Sequence[Classifier] = (),
 ) -> RunResult:
-    """Computes what is not in the store, and returns the scores.
+    """Computes what is not in the store, and returns the scores; `filter_models` are those that the spec names.
 
     What is not defined for the model is in `refused` with the reason; raises the first such reason where nothing is defined.
     Raises `Cancelled` when `watch` does: what was computed until then is kept, and the next run of the same spec goes on from there.
     """
-    return _Run(spec, model, data, store, watch, max_memory).execute()
+    return _Run(spec, model, data, store, watch, max_memory, filter_models).execute()
 
 
 class _Run:
     """The state of one run."""
 
-    def __init__(self, spec: RunSpec, model: Classifier, data: Dataset, store: Store, watch: Watch, max_memory: int | None):
+    def __init__(
+        self,
+        spec: RunSpec,
+        model: Classifier,
+        data: Dataset,
+        store: Store,
+        watch: Watch,
+        max_memory: int | None,
+        filter_models: Sequence[Classifier],
+    ):
         self.spec, self.model, self.data, self.store, self.watch = spec, model, data, store, watch
         self.max_memory = max_memory
         self.bench = Bench(model, store, spec.seed, spec.fast, progress=lambda _done, _total: self.watch(self.event))
+        self.filters = filter_benches(spec, filter_models, store)
         self.loader = Loader(model, data)
         self.event = Event("planning")
         self.found: dict[Part, dict[Unit, Record]] = {}
@@ -126,22 +137,28 @@ class _Run:
 
     def _select(self, group: Group) -> tuple[Unit, ...]:
         """The items of a group, after the predictions that they depend on."""
-        selection, unfiltered = select(group, self.spec, self.model, self.data, self.bench)
-        if unfiltered:
+        selection, waiting = select(group, self.spec, self.model, self.data, self.bench, self.filters)
+        if waiting:
             self._fit_memory(1)
-            about, key = self.bench.measurement_key(Prediction())
-            chunks = _chunks(unfiltered, BATCH_SIZE)
-            with self.loader.ahead(chunks):
-                for number, chunk in enumerate(chunks):
-                    self.event = Event("confidence filter", number * BATCH_SIZE, len(unfiltered))
-                    self.watch(self.event)
-                    readable, batch = self.loader.get(chunk)
-                    if batch is not None:
-                        self.bench.measure(Prediction(), batch)
-                    self.store.add_records(key, about, {unit.id: Record() for unit in chunk if unit not in readable})
-            selection, _ = select(group, self.spec, self.model, self.data, self.bench)
+            for bench, images in waiting:
+                self._predict(bench, images)
+            selection, _ = select(group, self.spec, self.model, self.data, self.bench, self.filters)
         self.notes += selection.notes
         return selection.units
+
+    def _predict(self, bench: Bench, images: Sequence[Unit]) -> None:
+        """What a model predicts for some images."""
+        about, key = bench.measurement_key(Prediction())
+        loader = self.loader if bench is self.bench else Loader(bench.model, self.data)
+        chunks = _chunks(images, BATCH_SIZE)
+        with loader.ahead(chunks):
+            for number, chunk in enumerate(chunks):
+                self.event = Event("confidence filter", number * BATCH_SIZE, len(images))
+                self.watch(self.event)
+                readable, batch = loader.get(chunk)
+                if batch is not None:
+                    bench.measure(Prediction(), batch)
+                self.store.add_records(key, about, {unit.id: Record() for unit in chunk if unit not in readable})
 
     def _look_up(self, group: Group, units: Sequence[Unit]) -> int:
         """How many results of a group are known."""

@@ -71,13 +71,11 @@ def image_units(data: Dataset, classes: Sequence[int], limit: int | None, seed: 
     return Selection(tuple(units.values()), tuple(notes))
 
 
-def grid_units(passed: Sequence[Unit], looked_at: int, n: int, corners: bool, confidence: float, limit: int | None, seed: int) -> Selection:
-    """The first `limit` grids of the images that passed the confidence filter. Raises `DataError` where there is none."""
+def grid_units(passed: Sequence[Unit], looked_at: int, n: int, corners: bool, filtered: str, limit: int | None, seed: int) -> Selection:
+    """The first `limit` grids of the images that passed the confidence filter, which `filtered` says in words. Raises `DataError` where there is none."""
     grids = compose([unit.labels[0] for unit in passed], n, corners, seed)
     classes = len({unit.labels[0] for unit in passed})
-    allowed = (
-        f"{len(passed)} of {looked_at} images ({classes} classes) pass the filter confidence={confidence:g} and allow {len(grids)} grids"
-    )
+    allowed = f"{len(passed)} of {looked_at} images ({classes} classes) pass the filter {filtered} and allow {len(grids)} grids"
     if not grids:
         needed = n * n - 1 if corners else n * n
         raise DataError(

@@ -16,8 +16,7 @@ from attrlib.engine.published import published
 from attrlib.engine.run import Event, run
 from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import AttrlibError, Cancelled
-from attrlib.models import Classifier
-from attrlib.specs import ProtocolSpec, RunSpec, digest, read_run
+from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest, read_run
 from attrlib.statistics import Correlation, Difference, paired_difference
 from attrlib.store import Run, open_store
 from pages.parts import work
@@ -99,13 +98,15 @@ def _key(spec: RunSpec) -> str:
 
 
 def _run(spec: RunSpec, progress: Progress) -> Finished:
-    loading = work.model_job(spec.model, spec.deletion_tuned)
-    while not loading.wait(0.1):
-        progress(0, 0, Event(f"loading {spec.model}"))
-    model = _result(loading)
+    models = []
+    for own, loading in _loading(spec):
+        while not loading.wait(0.1):
+            progress(0, 0, Event(f"loading {own}"))
+        models.append(_result(loading))
+    model, *others = models
     progress(0, 0, Event(f"looking through {spec.data}"))
     data = load_dataset(check_data(spec.data))
-    result = run(spec, model, data, open_store(), lambda event: progress(event.done, event.total, event))
+    result = run(spec, model, data, open_store(), lambda event: progress(event.done, event.total, event), None, others)
     behind: dict[ProtocolSpec, dict[str, Difference]] = {protocol: {} for protocol, _ in result.scores}
     for protocol, method, difference in _differences(result):
         behind[protocol][method] = difference
@@ -115,6 +116,12 @@ def _run(spec: RunSpec, progress: Progress) -> Finished:
         agree[pair] = over_methods, over_items
         progress(result.computed, result.computed)
     return Finished(result, _rows(result, data), behind, agree, data, model.digest)
+
+
+def _loading(spec: RunSpec) -> list[tuple[ModelSpec, Job]]:
+    """The run's model and its filter models, as jobs."""
+    others = [(own, work.model_job(own, spec.deletion_tuned and own.checkpoint is not None)) for own in spec.filter_models]
+    return [(spec.model, work.model_job(spec.model, spec.deletion_tuned)), *others]
 
 
 def _rows(result: RunResult, data: Dataset) -> list[dict[str, Any]]:
@@ -167,19 +174,20 @@ class Stage:
 
 def prepare(spec: RunSpec) -> Stage:
     """The next step towards the cost of a run: the model, the data set, then the plan itself. Asking again asks for the next one."""
-    loading = work.model_job(spec.model, spec.deletion_tuned)
-    if loading.state is not State.DONE:
-        return Stage(loading, f"Loading {spec.model}")
+    models = []
+    for own, loading in _loading(spec):
+        if loading.state is not State.DONE:
+            return Stage(loading, f"Loading {own}")
+        models.append(loading.result)
     listing = queue("data").submit(
         digest("data", spec.data, _folder_stamp(spec.data)), lambda _progress: load_dataset(check_data(spec.data))
     )
     if listing.state is not State.DONE:
         return Stage(listing, f"Looking through {spec.data}")
-    model: Classifier = loading.result
     data: Dataset = listing.result
 
     def plan(_progress: Progress) -> Estimate:
-        return Estimate(make_plan(spec, model, data, open_store()))
+        return Estimate(make_plan(spec, models[0], data, open_store(), None, models[1:]))
 
     key = digest("plan", _key(spec), listing.key, len(_ended))
     return Stage(work.device_queue().submit(key, plan, work.PATIENCE, quick=True), "Estimating the cost")

@@ -37,6 +37,7 @@ class Wanted:
     fast: bool = False
     classes: str = "auto"
     deletion_tuned: bool = False
+    same_grids: bool = True
 
     def runs(self) -> list[RunSpec]:
         """One run for each model; none where protocols, methods or data are missing."""
@@ -44,9 +45,18 @@ class Wanted:
         if not (self.protocols and methods and self.data):
             return []
         options = (self.limit, self.seed, self.fast, self.width, self.classes)
+        grids = self.same_grids and any(PROTOCOLS[own.name].items == "grids" for own in self.protocols)
         return [
-            RunSpec(m, anchored(self.data), self.protocols, methods, *options, self.deletion_tuned and m.checkpoint is not None)
-            for m in self.models
+            RunSpec(
+                own,
+                anchored(self.data),
+                self.protocols,
+                methods,
+                *options,
+                self.deletion_tuned and own.checkpoint is not None,
+                tuple(sorted((other for other in self.models if grids and other != own), key=entry)),
+            )
+            for own in self.models
         ]
 
     def link(self) -> dict[str, str | list[str]]:
@@ -62,6 +72,7 @@ class Wanted:
             "fast": str(self.fast).lower(),
             "classes": self.classes,
             "tuned": str(self.deletion_tuned).lower(),
+            "same": str(self.same_grids).lower(),
         }
 
 
@@ -76,15 +87,15 @@ def default() -> Wanted:
 
 
 def entry(model: ModelSpec) -> str:
-    """A model as it stands in the list and in a link: ARCHITECTURE or ARCHITECTURE@CHECKPOINT."""
-    return model.architecture + (f"{AT}{model.checkpoint}" if model.checkpoint else "")
+    """A model as it stands in the list and in a link."""
+    return model.text
 
 
 def read_entry(text: str) -> ModelSpec:
-    """The inverse of `entry`. Raises `ModelError` for a name that is not known."""
-    architecture, _, checkpoint = text.strip().partition(AT)
-    check_name(architecture)
-    return ModelSpec(architecture, checkpoint.strip() or None)
+    """The inverse of `entry`. Raises `AttrlibError` for a name that is not known."""
+    model = ModelSpec.parse(text)
+    check_name(model.architecture)
+    return model
 
 
 def read_fields(fields: Mapping[str, Sequence[str]], default: Wanted) -> tuple[Wanted, list[str]]:
@@ -118,6 +129,7 @@ def read_fields(fields: Mapping[str, Sequence[str]], default: Wanted) -> tuple[W
         read("fast", lambda text: text == "true", default.fast),
         read("classes", _way, default.classes),
         read("tuned", lambda text: text == "true", default.deletion_tuned),
+        read("same", lambda text: text == "true", default.same_grids),
     )
     return wanted, list(dict.fromkeys(problems))
 
@@ -159,7 +171,7 @@ def fill(wanted: Wanted) -> None:
     state = st.session_state
     state.s_models = [entry(model) for model in wanted.models]
     state.s_data, state.s_limit, state.s_seed, state.s_width = wanted.data, wanted.limit, wanted.seed, wanted.width
-    state.s_fast, state.s_classes, state.s_tuned = wanted.fast, wanted.classes, wanted.deletion_tuned
+    state.s_fast, state.s_classes, state.s_tuned, state.s_same = wanted.fast, wanted.classes, wanted.deletion_tuned, wanted.same_grids
     state.s_protocols, state.s_protocol_params = [], {}
     for protocol in wanted.protocols:
         plain = protocol.name not in state.s_protocols
@@ -172,10 +184,11 @@ def fill(wanted: Wanted) -> None:
 
 
 def fill_from(spec: RunSpec) -> None:
-    """Sets all controls to one run."""
+    """Sets all controls to one run, with the models that it shares its grids with."""
     options = (spec.limit, spec.seed, spec.width, spec.fast, spec.classes, spec.deletion_tuned)
     every = tuple(MethodSpec(name) for name in METHODS)
-    fill(Wanted((spec.model,), spec.data, spec.protocols, None if spec.methods == every else spec.methods, *options))
+    models = (spec.model, *spec.filter_models)
+    fill(Wanted(models, spec.data, spec.protocols, None if spec.methods == every else spec.methods, *options))
 
 
 def wanted() -> tuple[Wanted, list[str]]:
@@ -195,7 +208,7 @@ def wanted() -> tuple[Wanted, list[str]]:
         found, wrong = choice.chosen_methods(state.s_methods, state.s_layer, state.s_method_params)
         methods, problems = tuple(map(short_method, found)), [*problems, *wrong]
     unique = tuple(dict.fromkeys(models))
-    options = (state.s_limit, state.s_seed, state.s_width or None, state.s_fast, state.s_classes, state.s_tuned)
+    options = (state.s_limit, state.s_seed, state.s_width or None, state.s_fast, state.s_classes, state.s_tuned, state.s_same)
     return Wanted(unique, (state.s_data or "").strip(), protocols, methods, *options), problems
 
 

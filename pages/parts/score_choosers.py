@@ -178,5 +178,11 @@ def _more() -> None:
         help="How class folders name the model's classes: found out by itself, by WNID, name, index, or order.",
     )
     st.checkbox(
+        "Several models share their grids",
+        key="s_same",
+        persist_state="session",
+        help="Grids are made of images that all the chosen models classify with the confidence that the protocol asks for.",
+    )
+    st.checkbox(
         "Fast (bfloat16)", key="s_fast", persist_state="session", help="Less exact; how far the maps agree with exact ones is said below."
     )
