@@ -13,7 +13,7 @@ from attrlib.errors import SpecError, unknown
 from attrlib.registry import Value
 from attrlib.views import ViewSpec
 
-NUMERICS = 1
+NUMERICS = 2
 """Version of the numerics: raised when any method's values change, so that nothing stale is ever read from a cache."""
 
 
@@ -216,7 +216,8 @@ class RunSpec:
     """Methods judged by protocols on a model and a data set: what a score, a command line or a manifest says.
 
     `limit` counts items (images, or grids; None: all), chosen by `seed`, which also draws whatever is random. `width`, where
-    given, stops a protocol as soon as the 95 % interval of every method is no wider. `fast` computes in bfloat16. `classes` says
+    given, stops a protocol as soon as the 95 % interval of every method is no wider. `fast` folds BatchNorm and
+    computes many forward passes in bfloat16. `classes` says
     how the classes of the data are found among the model's; `deletion_tuned`, that it was fine-tuned on deleted patches. Grids are
     made of images that the `filter_models` classify with the same confidence, too, so that several models are compared on the same ones.
     """

@@ -621,6 +621,23 @@ def test_fast_has_results_of_its_own_and_says_how_well_they_agree(
 
 
 @needs_bfloat16
+def test_fast_folds_and_folded_maps_are_not_taken_for_exact_ones(data: Path, store: Store, calls: Calls) -> None:
+    module = net()
+    module.conv2 = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8))
+    model = attrlib.wrap_model(module.eval(), SIZE, HALF, HALF)
+    exact, fast = (
+        compare(model, f"sds,{GRID.replace('gridpg', 'difull')}", "IG:steps=3,IxG@conv2.0", data, store, fast=f) for f in (False, True)
+    )
+    for key, score in named(exact).items():
+        np.testing.assert_allclose(named(fast)[key].values, score.values, rtol=1e-3)
+    assert fast.agreement.keys() == {m for _, m in exact.scores}
+    assert min(fast.agreement.values()) > 0.999
+    # Exactly the maps at a convolution that would be folded are those of the exact run.
+    assert (calls.of("IG"), calls.of("IxG")) == (2 * calls.of("IxG"), calls.of("IxG"))
+    assert sum(isinstance(own, nn.BatchNorm2d) for own in module.modules()) == 1
+
+
+@needs_bfloat16
 def test_fast_goes_on_without_what_is_refused(data: Path, store: Store) -> None:
     result = compare(classifier(activation=nn.GELU), "sds", "IxG,Guided Backprop,IxG@nowhere", data, store, fast=True)
     assert [str(m) for m in result.agreement] == ["IxG"]
@@ -1353,14 +1370,15 @@ def test_a_unit_of_work_elsewhere_gives_the_same_records(model: attrlib.Classifi
     groups, refused = find_parts(spec, other, dataset, bench)
     assert (len(groups), refused) == (2, [])
     for group in groups:
-        selection, unfiltered = select(group, spec, other, dataset, bench)
+        selection, waiting = select(group, spec, other, dataset, bench)
         loader = Loader(other, dataset)
-        if unfiltered:
-            _, batch = loader.get(tuple(unfiltered))
+        for asked, units in waiting:
+            assert asked is bench
+            _, batch = loader.get(tuple(units))
             assert batch is not None
             bench.measure(Prediction(), batch)
-            selection, unfiltered = select(group, spec, other, dataset, bench)
-        assert unfiltered == []
+        selection, waiting = select(group, spec, other, dataset, bench)
+        assert waiting == []
         size = BATCH_SIZE // group.images
         for first in range(0, len(selection.units), size):
             units, batch = loader.get(selection.units[first : first + size])

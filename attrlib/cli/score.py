@@ -50,7 +50,7 @@ def score(
         str | None,
         typer.Option("--filter-models", help="Grids only of images that these are sure of, too: NAME or NAME@CHECKPOINT, by commas."),
     ] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Compute in bfloat16.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Fold BatchNorm, and compute many forward passes in bfloat16.")] = False,
     max_memory: Annotated[str | None, typer.Option("--max-memory", help="As in 4GB; by default half of what is free.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run that did not end.")] = False,

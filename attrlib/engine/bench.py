@@ -12,6 +12,7 @@ from attrlib.engine.units import Unit
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, Attribution, attribute_each, create
 from attrlib.models import Classifier, Layer
+from attrlib.models.folded import Folded
 from attrlib.protocols import Batch, Evaluation, Explain, Measurement, Prediction, Protocol, Scene, Setting
 from attrlib.specs import NUMERICS, MethodSpec, digest
 from attrlib.store import Record
@@ -88,6 +89,7 @@ class Bench:
         self.model, self.shelf = model, shelf
         self.setting = Setting(model, seed, rows, fast, progress)
         self.model_digest = model.digest
+        self._folded = Folded()
         self._about: dict[str, object] = {"model": model.name, "model_digest": self.model_digest, "numerics": NUMERICS}
 
     def describe(self, protocol: Protocol, method: MethodSpec) -> dict[str, object]:
@@ -144,12 +146,20 @@ class Bench:
 
     def seconds(self, method: MethodSpec) -> tuple[dict[str, object], str]:
         """What the seconds of a map depend on besides its image, and the digest of it."""
-        about = self._about | {"kind": "seconds", "device": self.model.device.type, "fast": self._is_fast(method)}
+        about = self._about | {"kind": "seconds", "device": self.model.device.type, "fast": self._is_fast(method, self.model)}
         about |= self._method(method, self.model, False)
         return about, digest(about)
 
-    def _is_fast(self, method: MethodSpec) -> bool:
-        """Whether maps are made in bfloat16: where they take many forward passes, which gain most, and no gradient.
+    def _is_fast(self, method: MethodSpec, view: Classifier) -> bool:
+        """Whether maps are other than exact ones: rounded, or those of a model that was folded."""
+        return self._rounded(method) or self._quick(method, view) is not view
+
+    def _quick(self, method: MethodSpec, view: Classifier) -> Classifier:
+        """What a method explains in place of a model: in a fast run its folded twin."""
+        return self._folded(view, view.layer(method.layer).path) if self.setting.fast else view
+
+    def _rounded(self, method: MethodSpec) -> bool:
+        """Whether a fast run makes maps in bfloat16: where they take many forward passes, which gain most, and no gradient.
 
         Gradients gain a fifth on a CPU, and IG's map loses its ranks: the mean SDS of 64 photos moved by 0.03.
         """
@@ -194,7 +204,7 @@ class Bench:
 
     def _map_keys(self, method: MethodSpec, scene: Scene) -> list[str]:
         """Under which names the maps of a scene are kept, row by row."""
-        about = {"view": scene.view, "fast": self._is_fast(method), "maps": self.shelf.dtype}
+        about = {"view": scene.view, "fast": self._is_fast(method, scene.model), "maps": self.shelf.dtype}
         prefix = digest(self._about | about | self._method(method, scene.model, create(method).seeded))
         assert scene.keys is not None
         return [digest(prefix, item, target) for item, row in zip(scene.keys, scene.targets.tolist(), strict=True) for target in row]
@@ -212,8 +222,8 @@ class Bench:
         area = scene.images.shape[2] * scene.images.shape[3] / (self.model.input_size[0] * self.model.input_size[1])
         rows, targets = max(1, round(setting.rows / area)), scene.targets.flatten()[which].tolist()
         images, shared = (scene.images[owners], None) if several == 1 else (scene.images, owners)
-        fast = self._is_fast(methods[0])
-        every = attribute_each(scene.model, methods, images, targets, setting.seed, rows, setting.progress, fast, shared)
+        model, rounded = self._quick(methods[0], scene.model), self._rounded(methods[0])
+        every = attribute_each(model, methods, images, targets, setting.seed, rows, setting.progress, rounded, shared)
         for method, found in zip(methods, every, strict=True):
             if isinstance(found, Attribution) and scene.keys is not None and not scene.view:
                 about, key = self.seconds(method)

@@ -1,4 +1,4 @@
-"""What `fast` costs: how well the maps in bfloat16 agree with the exact ones."""
+"""What `fast` costs: how well its maps agree with the exact ones."""
 
 import math
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ def map_agreement(
 ) -> dict[MethodSpec, float]:
     """Spearman's correlation of each method's fast maps with its exact ones, at the predicted class, mean over two images.
 
-    `methods` are those to compare, filled in, by how they were asked for. Methods with a single pass are computed exactly in a
-    fast run too, as are gradients: theirs is 1.
+    `methods` are those to compare, filled in, by how they were asked for. Only methods of many forward passes are in bfloat16, so
+    that the others are close to 1.
     """
     model = bench.model
     single = tuple(Unit(data.item_id(unit.images[0]), unit.images[:1], unit.labels[:1]) for unit in units[:IMAGES])

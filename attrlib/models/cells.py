@@ -50,24 +50,28 @@ def crop(values: Tensor, n: int, cell: int) -> Tensor:
     return values[:, :, top : top + height, left : left + width]
 
 
-class _CellView(Classifier):
+class CellView(Classifier):
     """A classifier that shares everything with another but where its layers are and what is behind them."""
 
     def __init__(self, model: Classifier, n: int, cell: int):
         self.__dict__ |= model.__dict__
-        self._model, self._n, self._cell = model, n, cell
+        self.model, self._n, self._cell = model, n, cell
+
+    def over(self, model: Classifier) -> "CellView":
+        """The same view of another model."""
+        return self if model is self.model else type(self)(model, self._n, self._cell)
 
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width of the grid in pixels."""
-        height, width = self._model.input_size
+        height, width = self.model.input_size
         return height * self._n, width * self._n
 
     @property
     def layers(self) -> dict[str, Layer]:
         """The layers of the model, on grids, where they are defined there."""
         found = {}
-        for name in self._model.layers:
+        for name in self.model.layers:
             with suppress(LayerError):
                 found[name] = self.layer(name)
         return found
@@ -82,12 +86,12 @@ class _CellView(Classifier):
         return layout.native(crop(layout.spatial(values), self._n, self._cell))
 
 
-class DiFullView(_CellView):
+class DiFullView(CellView):
     """Looks at one cell only: pixels outside provably cannot matter."""
 
     def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
         """The layer with the cells' maps stitched together. Raises `LayerError` for tokens that belong to no position."""
-        own = self._model.layer(name)
+        own = self.model.layer(name)
         if own.layout.prefix:
             raise LayerError(
                 f"layer {name!r} of {self.name} has {own.layout.prefix} token(s) that belong to no position, so the cells' tokens cannot be "
@@ -98,7 +102,7 @@ class DiFullView(_CellView):
 
     def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
         """f_explain o f_pre with f_pre for every cell on its own."""
-        inner = self._model.split(self._model.layer(layer.name))
+        inner = self.model.split(self.model.layer(layer.name))
         return _DiFullSplit(self, layer, inner)
 
 
@@ -131,7 +135,7 @@ def layout_of(grid: Layout, n: int) -> Layout:
     return replace(grid, height=grid.height // n, width=grid.width // n)
 
 
-class DiPartView(_CellView):
+class DiPartView(CellView):
     """The backbone sees the whole grid, the head the cell's part of the Final layer."""
 
     def __init__(self, model: Classifier, n: int, cell: int):
@@ -151,7 +155,7 @@ class DiPartView(_CellView):
 
     def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
         """The layer on the whole grid."""
-        return self._model.layer(name, size or self.input_size)
+        return self.model.layer(name, size or self.input_size)
 
     def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
         """f_explain o f_pre with all but one cell cut off from the Final layer on.
@@ -159,7 +163,7 @@ class DiPartView(_CellView):
         Raises `LayerError` for a layer behind Final whose cells have read their neighbours.
         """
         size = size or torch.Size((3, *self.input_size))
-        split = _DiPartSplit(self, layer, self._model.split(layer, size))
+        split = _DiPartSplit(self, layer, self.model.split(layer, size))
         if split.behind and layer.path != self._final.path and layer.path not in self._sound:
             self._check(layer, split, size)
             self._sound.add(layer.path)
@@ -184,7 +188,7 @@ class _DiPartSplit(Split):
     def __init__(self, view: DiPartView, layer: Layer, inner: Split):
         super().__init__(inner.module, inner.path, cut=inner.cut)
         self._view, self._layer, self._inner = view, layer, inner
-        finished = [name for name, found in view._model.layers.items() if name == found.path]
+        finished = [name for name, found in view.model.layers.items() if name == found.path]
         self.behind = bool(layer.path) and finished.index(layer.path) >= finished.index(view._final.path)
 
     def fresh(self) -> Split:

@@ -50,7 +50,7 @@ RECIPES: dict[str, Recipe] = {
     "birds_bcos_resnet18": _ADAM,
     "birds_bagnet33": replace(_PLAIN, fraction=0.3, epochs=4),
     "imagenette_resnet18": replace(_PLAIN, epochs=12, fraction=1.0, scale=0.35),
-    "imagenette_bagnet33": replace(_PLAIN, epochs=4, fraction=1.0, scale=0.35),
+    "imagenette_bagnet33": replace(_PLAIN, epochs=16, fraction=1.0, scale=0.35),
     LITE0: replace(PRESETS["short"], epochs=1, batch=64, rate=0.005, scale=0.35, fraction=0.5),
 }
 """Where the training of a plain model is not that of the others."""

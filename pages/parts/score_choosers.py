@@ -184,5 +184,8 @@ def _more() -> None:
         help="Grids are made of images that all the chosen models classify with the confidence that the protocol asks for.",
     )
     st.checkbox(
-        "Fast (bfloat16)", key="s_fast", persist_state="session", help="Less exact; how far the maps agree with exact ones is said below."
+        "Fast",
+        key="s_fast",
+        persist_state="session",
+        help="BatchNorm is folded into convolutions, and many forward passes are in bfloat16: less exact. How far the maps agree is said below.",
     )

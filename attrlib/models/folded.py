@@ -1,0 +1,127 @@
+"""Twins of models that compute the same in fewer operations: each BatchNorm is folded into the convolution before it."""
+
+import copy
+from collections import Counter
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d
+from timm.layers.conv2d_same import Conv2dSame
+from torch import Tensor, nn
+
+from attrlib.models.cells import CellView
+from attrlib.models.classifier import Classifier
+
+CONVOLUTIONS, NORMS = (nn.Conv2d, Conv2dSame), (nn.BatchNorm2d, BatchNormAct2d)
+"""Exactly these: what inherits from them may do something else."""
+TOLERANCE = 1e-4
+"""Of the largest logit: what rounding in another order may move."""
+
+
+class Folded:
+    """The folded twins of some classifiers, each made once, as long as the weights of the originals do not change.
+
+    In evaluation mode BatchNorm is the map `s a + b` of each channel, with `s = weight / sqrt(var + eps)` and `b = bias - s mean`;
+    behind a convolution `W * x + c` it is the convolution with `s W` and `s c + b`. A twin has the logits and gradients of the original
+    up to rounding, shares all other weights with it, and has its modules at the same paths. Where the logits turn out to be others, or
+    nothing folds, the original is its own twin.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Classifier, Classifier] = {}
+
+    def __call__(self, model: Classifier, path: str = "") -> Classifier:
+        """The twin of a model, for attribution to the layer at a path: the model itself where that layer yields something else in the twin."""
+        if model not in self._made:
+            self._made[model] = model.over(self(model.model)) if isinstance(model, CellView) else _folded(model)
+        twin = self._made[model]
+        return twin if _weight(twin, path) is _weight(model, path) else model
+
+
+def _weight(model: Classifier, path: str) -> object:
+    return getattr(model.module.get_submodule(path), "weight", None)
+
+
+def _folded(model: Classifier) -> Classifier:
+    with model.session(), torch.no_grad():
+        probe = model._probe(2)
+        expected = model.module(probe)
+        pairs = _pairs(model.module, probe)
+        names = {name: model.layer(name).path for name in ("Middle", "Final") if name in model.layers}
+        twin = copy.copy(model)
+        twin.__dict__ |= dict(module=_fold(model.module, pairs), _layer_names=names, derived={}, _splits={}, _layouts={})
+    with twin.session(), torch.no_grad():
+        off = (twin.module(probe) - expected).abs().max()
+    return twin if pairs and bool(off <= TOLERANCE * expected.abs().max()) else model
+
+
+def _pairs(module: nn.Module, images: Tensor) -> dict[str, str]:
+    """The paths of convolutions whose output is read by a BatchNorm and by no other module, with the path of that BatchNorm."""
+    written: dict[int, tuple[str, Tensor]] = {}
+    readers: dict[str, list[str]] = {}
+    calls: Counter[str] = Counter()
+
+    def read(path: str, args: tuple[Any, ...]) -> None:
+        calls[path] += 1
+        for own in args:
+            if id(own) in written:
+                readers.setdefault(written[id(own)][0], []).append(path)
+
+    def write(path: str, output: Any) -> None:
+        # Kept, so that no later tensor gets its name.
+        written[id(output)] = path, output
+
+    modules = dict(module.named_modules())
+    with ExitStack() as stack:
+        for path, own in modules.items():
+            stack.callback(own.register_forward_pre_hook(lambda _m, args, path=path: read(path, args)).remove)
+            if type(own) in CONVOLUTIONS:
+                stack.callback(own.register_forward_hook(lambda _m, _args, output, path=path: write(path, output)).remove)
+        module(images)
+    weights = Counter(id(p) for own in modules.values() for p in own._parameters.values())
+    return {
+        path: norm
+        for path, (norm, *more) in readers.items()
+        if not more and type(modules[norm]) in NORMS and calls[path] == calls[norm] == 1 and weights[id(modules[path].weight)] == 1
+    }
+
+
+def _fold(module: nn.Module, pairs: dict[str, str]) -> nn.Module:
+    twin = copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
+    for path, norm_path in pairs.items():
+        convolution, norm = twin.get_submodule(path), twin.get_submodule(norm_path)
+        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        scale, shift = _affine(norm)
+        weight, bias = convolution.weight.double() * scale[:, None, None, None], convolution.bias
+        shift = shift if bias is None else shift + scale * bias.double()
+        convolution.weight = nn.Parameter(weight.to(convolution.weight), requires_grad=False)
+        convolution.bias = nn.Parameter(shift.to(convolution.weight), requires_grad=False)
+        parent, _, name = norm_path.rpartition(".")
+        twin.get_submodule(parent)._modules[name] = _Behind(norm)
+    return twin
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What a BatchNorm multiplies each channel by, and what it adds."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.double()
+    return scale, (0 if norm.bias is None else norm.bias.double()) - scale * norm.running_mean.double()
+
+
+class _Behind(nn.Module):
+    """What a BatchNorm does behind the normalisation: nothing, but for timm's."""
+
+    def __init__(self, norm: nn.BatchNorm2d):
+        super().__init__()
+        for name, part in norm.named_children():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the same shape."""
+        for part in self.children():
+            x = part(x)
+        return x
