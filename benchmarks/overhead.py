@@ -20,7 +20,7 @@ from attrlib.deletion import cells
 from attrlib.engine.run import run
 from attrlib.engine.units import image_units
 from attrlib.methods import BATCH_SIZE, attribute_all
-from attrlib.models import Classifier
+from attrlib.models import EMBEDDED, Classifier
 from attrlib.postprocess import resize
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, parse_methods
 from attrlib.statistics import spearman
@@ -70,12 +70,12 @@ def timed(work: Callable[[], Scores]) -> tuple[Scores, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of class folders named by WNID, for example of imagenette's val")
-    parser.add_argument("--model", default=None)
+    parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--methods", default="IG:steps=16,Grad-CAM,IxG")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
-    model, data = attrlib.load_model(*[options.model] if options.model else [], device="cpu"), attrlib.load_dataset(options.data)
+    model, data = attrlib.load_model(options.model, device="cpu"), attrlib.load_dataset(options.data)
     specs = parse_methods(options.methods)
     # Once before, so that neither side pays for finding layers or for a first use of anything.
     by_engine(model, data, specs, 1)

@@ -138,8 +138,8 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=64, help="that a map may cost")
     options = parser.parse_args()
     model, data = attrlib.load_model(device="cpu"), attrlib.load_dataset(options.data)
-    specs, _ = defined(model, every(model, options.passes, keep=is_post_hoc))
-    specs = [s for s in specs if cost_of(create(s).passes(model.layer(s.layer or METHODS[s.name].default_layer))) <= options.passes]
+    possible, _ = defined(model, every(model, options.passes, keep=is_post_hoc))
+    specs = [s for s in possible if cost_of(create(s).passes(model.layer(s.layer or METHODS[s.name].default_layer))) <= options.passes]
     exact, exact_seconds = ours(model, data, specs, options.images, fast=False)
     fast, fast_seconds = ours(model, data, specs, options.images, fast=True)
     chosen = image_units(data, match_classes(data.class_names, model.class_names), options.images, seed=0, labelled=True)
