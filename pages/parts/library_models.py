@@ -7,7 +7,7 @@ import streamlit as st
 
 from attrlib.engine.jobs import Job, State, queue
 from attrlib.errors import AttrlibError
-from attrlib.models import Card, download, list_models, shipped
+from attrlib.models import Card, ModelInfo, download, list_models, shipped
 from attrlib.models.architectures import PUBLISHED
 from attrlib.models.download import downloaded
 from attrlib.specs import digest
@@ -23,31 +23,64 @@ SHOWN = 200
 def show() -> None:
     """Ready ones first, then the search, then what must be fetched."""
     st.markdown("##### Ready to use")
-    grid = st.grid(min_column_width=260, gap="small", key="l_models")
     try:
-        ready = list_models()
+        _ready()
     except AttrlibError as error:
         st.error(sentence(error), icon=":material/error:")
-        ready = []
-    for info in ready:
-        with grid.cell(), st.container(border=True, key=f"l_model_{info.name}"):
-            st.markdown(f"**{plain(info.name)}**  \n:gray[{plain(info.source)}]")
-            st.caption(plain(info.note))
-            if info.name in shipped():
-                _card(info.name)
-    if not shipped():
-        st.caption(":material/info: No models come with this copy of the project besides the embedded one; finetune makes some.")
     _search()
     _published()
 
 
-def _card(name: str) -> None:
-    card = Card.read(shipped()[name])
+def _ready() -> None:
+    """All that need no download in one table, and the card of one."""
+    cards = {name: Card.read(path) for name, path in shipped().items()}
+    rows = [_row(info, cards.get(info.name)) for info in list_models()]
+    percent = st.column_config.NumberColumn(
+        format="%.1f %%", help="Top-1 on images that were not trained on. Deleted: with some cells of each blanked."
+    )
+    columns = {
+        "M parameters": st.column_config.NumberColumn(format="%.2f"),
+        "clean": percent,
+        "deleted": percent,
+        "deletion-tuned": st.column_config.CheckboxColumn(help="Fine-tuned on images with deleted cells, as IDSDS needs."),
+    }
+    st.dataframe(
+        rows,
+        hide_index=True,
+        width="stretch",
+        height="auto",
+        column_config=columns,
+        key="l_ready",
+        placeholder="–",
+        alt="Models that need no download",
+    )
+    if not cards:
+        st.caption(":material/info: No models come with this copy of the project besides the embedded one; finetune makes some.")
+        return
+    name = st.selectbox("Card", list(cards), key="l_card", persist_state="session", width=320)
+    card = cards[name]
     facts = [f"top-1 {what} **{found}**" for what in ("clean", "deleted") if (found := _accuracy(card.accuracy.get(what)))]
     if facts:
         st.caption(f"{', '.join(facts)} on {plain(str(card.accuracy.get('data', card.data)))}", help="With 95 % intervals; deleted: some cells of each image blanked.")  # fmt: skip
-    with st.popover("Card", icon=":material/badge:", width="stretch"):
-        st.dataframe(_facts(card), hide_index=True, width="stretch", key=f"l_card_{name}")
+    narrow = {"fact": st.column_config.TextColumn(width="small")}
+    st.dataframe(
+        _facts(card), hide_index=True, width="stretch", height="content", column_config=narrow, key="l_facts", alt=f"Card of {name}"
+    )
+
+
+def _row(info: ModelInfo, card: Card | None) -> dict[str, object]:
+    if card is None:
+        architecture, _, rest = info.note.partition(" on ")
+        return {"model": info.name, "architecture": architecture, "trained on": rest.partition(",")[0]}
+    means = {what: card.accuracy.get(what, {}).get("mean") for what in ("clean", "deleted")}
+    return {
+        "model": info.name,
+        "architecture": card.architecture.removeprefix("attrlib:"),
+        "trained on": card.data,
+        "M parameters": card.parameters / 1e6,
+        **{what: None if mean is None else 100 * mean for what, mean in means.items()},
+        "deletion-tuned": card.deletion is not None,
+    }
 
 
 def _accuracy(found: Any) -> str:
