@@ -10,6 +10,7 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from attrlib.errors import SpecError, unknown
+from attrlib.model_spec import LINK, ModelSpec, read_model
 from attrlib.registry import Value
 from attrlib.views import ViewSpec
 
@@ -36,41 +37,6 @@ def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     raise TypeError(f"{type(value).__name__} has no canonical JSON")
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """Which model: an architecture (`efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`) and where its weights come from.
-
-    `checkpoint` is the path of a local file, `random:SEED` for random weights, or None for the pretrained ones.
-    """
-
-    architecture: str
-    checkpoint: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Reads the text form ARCHITECTURE or ARCHITECTURE@CHECKPOINT."""
-        architecture, _, checkpoint = text.strip().partition("@")
-        if not architecture:
-            raise SpecError(f"{text[:80]!r} names no model; write ARCHITECTURE, or ARCHITECTURE@CHECKPOINT")
-        return cls(architecture, checkpoint.strip() or None)
-
-    @property
-    def text(self) -> str:
-        """The text form that `parse` reads."""
-        return self.architecture + (f"@{self.checkpoint}" if self.checkpoint else "")
-
-    def __str__(self) -> str:
-        return self.architecture
-
-    def flags(self) -> list[str]:
-        """The words of a command line that name it."""
-        return ["--model", self.architecture, *(["--checkpoint", self.checkpoint] if self.checkpoint else [])]
-
-    def arguments(self) -> str:
-        """What `attrlib.load_model` is called with, as Python."""
-        return f"{self.architecture!r}" + (f", checkpoint={self.checkpoint!r}" if self.checkpoint else "")
 
 
 @dataclass(frozen=True)
@@ -163,9 +129,7 @@ class ExplainSpec:
 
     def link(self) -> str:
         """The query string that restores this view. Every value is written out: a later change of a default changes no link."""
-        fields: dict[str, Any] = dict(model=self.model.architecture, image=self.image)
-        if self.model.checkpoint:
-            fields["checkpoint"] = self.model.checkpoint
+        fields: dict[str, Any] = self.model.fields() | {"image": self.image}
         fields["target"] = "predicted" if self.target is None else self.target
         fields["methods"] = ",".join(map(str, self.methods))
         fields["seed"] = self.seed
@@ -264,12 +228,12 @@ def read_run(fields: Mapping[str, Any]) -> RunSpec:
     """The run whose fields these are, as JSON holds them. Raises `SpecError` for anything else."""
     try:
         return RunSpec(
-            ModelSpec(**fields["model"]),
+            ModelSpec.read(fields["model"]),
             str(fields["data"]),
             tuple(ProtocolSpec(p["name"], tuple((k, v) for k, v in p["params"])) for p in fields["protocols"]),
             tuple(MethodSpec(m["name"], m["layer"], tuple((k, v) for k, v in m["params"])) for m in fields["methods"]),
             **{name: fields[name] for name in ("limit", "seed", "fast", "width", "classes", "deletion_tuned")},
-            filter_models=tuple(ModelSpec(**own) for own in fields["filter_models"]),
+            filter_models=tuple(ModelSpec.read(own) for own in fields["filter_models"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SpecError(f"this is no run ({type(error).__name__}: {str(error)[:80]}); begin it anew") from None
@@ -289,11 +253,10 @@ def read_link(fields: Mapping[str, str], default: ExplainSpec) -> tuple[ExplainS
     options = {p.name: p for p in ViewSpec.options()}
     view: dict[str, Value] = {n: read(n, p.parse, getattr(default.view, n)) for n, p in options.items() if n != "smoothing"}
     smoothing = read("smoothing", lambda text: ViewSpec.parse({"smoothing": text}).smoothing, default.view.smoothing)
-    named = fields.get("model") or fields.get("checkpoint")
-    unknown_fields = set(fields) - {"model", "checkpoint", "image", "target", "methods", "seed"} - set(options)
-    problems += [unknown("field of the link", name, ["model", "image", "target", "methods", *options]) for name in sorted(unknown_fields)]
+    unknown_fields = set(fields) - {*LINK, "image", "target", "methods", "seed"} - set(options)
+    problems += [unknown("field of the link", name, [*LINK, "image", "target", "methods", *options]) for name in sorted(unknown_fields)]
     spec = ExplainSpec(
-        model=ModelSpec(fields.get("model") or default.model.architecture, fields.get("checkpoint")) if named else default.model,
+        model=read_model(fields, default.model, problems),
         image=fields.get("image") or default.image,
         methods=read("methods", lambda text: parse_methods(text) if text else (), default.methods),
         target=read("target", lambda text: None if text == "predicted" else whole(text, "target"), default.target),

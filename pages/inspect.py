@@ -6,11 +6,10 @@ from urllib.parse import parse_qsl
 import streamlit as st
 
 from attrlib.engine.explanation import Explanation
-from attrlib.specs import ExplainSpec, ModelSpec
+from attrlib.specs import ExplainSpec
 from attrlib.views import SCALES, SIGNS, ViewSpec
 from pages.parts import choice, choosers, inspect_choice, inspect_rows, inspect_tools, takeaway, tiles, work
 from pages.parts.inspect_rows import Coming, Row
-from pages.parts.score_choice import entry
 
 KERNELS = [0, *range(1, 258, 2)]
 
@@ -36,7 +35,7 @@ def main() -> None:
     target = choosers.choose_target(row, model, best, probabilities)
     methods = choosers.choose_methods(row, model)
     spec = ExplainSpec(
-        ModelSpec(state.architecture, state.checkpoint.strip() or None),
+        choice.model(),
         f"{choice.UPLOAD}:{photo.name}" if state.image == choice.UPLOAD else state.image,
         tuple(methods),
         None if state.target == choosers.SAME_AS_PREDICTED else target,
@@ -69,7 +68,7 @@ def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec, running: 
         st.info("No method is chosen. Choose some above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
     tiles.show_strips(inspect_rows.strips(rows, slots), view, in_threes=choice.by_layer(spec.methods))
     for row in coming:
-        st.progress(0.0, text=f"Loading {work.plain(entry(row.spec))}")
+        st.progress(0.0, text=f"Loading {work.plain(row.spec.text)}")
     tool = inspect_tools.choose()
     waiting = bool(coming) or not all(slot.ended for own in slots for slot in own)
     if tool is not None:

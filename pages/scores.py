@@ -35,7 +35,7 @@ def _body(wanted: score_choice.Wanted, polled: bool) -> None:
     link = wanted.link()
     if {name: st.query_params.get_all(name) for name in st.query_params} != {k: v if isinstance(v, list) else [v] for k, v in link.items()}:
         st.query_params.from_dict(link)
-    specs = {score_choice.entry(spec.model): spec for spec in wanted.runs()}
+    specs = {spec.model.text: spec for spec in wanted.runs()}
     if not specs:
         st.info(_advice(wanted), icon=":material/arrow_upward:")
         score_start.show_unfinished()

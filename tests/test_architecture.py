@@ -20,6 +20,7 @@ FLOORS = [
     {"attrlib.models", "attrlib.data", "attrlib.store", "attrlib.aggregate"},
     {
         "attrlib.specs",
+        "attrlib.model_spec",
         "attrlib.views",
         "attrlib.postprocess",
         "attrlib.deletion",

@@ -31,7 +31,7 @@ def models() -> dict[str, attrlib.Classifier]:
 
 @pytest.fixture
 def _loaded(models: dict[str, attrlib.Classifier], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attrlib.cli.montage, "load_model", lambda name, device: models[name])
+    monkeypatch.setattr(attrlib.cli.montage, "load_model", lambda name, device, **_options: models[name])
 
 
 def run(*arguments: object) -> Result:

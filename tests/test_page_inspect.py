@@ -252,6 +252,24 @@ def test_a_missing_checkpoint_gets_a_message():
     assert not at.exception
 
 
+def test_another_input_size_is_in_the_tiles_and_the_link_and_a_bad_one_gets_a_message():
+    at = settle(start(model="birds_resnet10", methods="IxG,Grad-CAM"))
+    at.text_input(key="input_size").set_value("64x96")
+    settle(at)
+    assert link(at)["input_size"] == "64x96"
+    assert any("64×96" in head for head in heads(at))
+    assert "--input-size 64x96" in at.main.code[1].value
+    assert "input_size=(64, 96)" in at.main.code[2].value
+    assert heads(settle(start(**link(at)))) == heads(at)
+    at.text_input(key="input_size").set_value("64x")
+    at.run()
+    assert "as in 192x256" in texts(at)
+    at.text_input(key="input_size").set_value("9999")
+    at.run()
+    assert "from 1 to 2048" in texts(at)
+    assert not at.exception
+
+
 class Runs:
     """Creates a file when it is unpickled."""
 

@@ -29,7 +29,7 @@ import pages.parts.work
 from attrlib.engine.jobs import Queue
 from attrlib.errors import Cancelled
 from attrlib.figures import charts
-from attrlib.models import load_model
+from attrlib.models import load_model, parse_model
 from attrlib.specs import parse_methods, parse_protocols
 from attrlib.statistics import paired_difference, summary
 from attrlib.store import open_store
@@ -150,7 +150,7 @@ def api(data: Path, methods: str = METHODS, **options: Any) -> attrlib.RunResult
 
 
 def test_the_first_visit_says_what_it_costs_and_what_to_do_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = replace(score_choice.PHOTOS, models=(score_choice.read_entry(TINY),))
+    wanted = replace(score_choice.PHOTOS, models=(parse_model(TINY),))
     monkeypatch.setattr(score_choice, "default", lambda: wanted)
     at = planned(start())
     assert "Which method can I trust" in words(at)
@@ -158,6 +158,18 @@ def test_the_first_visit_says_what_it_costs_and_what_to_do_next(monkeypatch: pyt
     assert "about" in words(at)
     assert "Start computes the scores" in words(at)
     assert "Start" in buttons(at)
+
+
+def test_a_model_is_added_by_architecture_file_and_size(data: Path) -> None:
+    at = small(data).run()
+    for field, value in (("architecture", "timm:test_resnet"), ("file", "random:1"), ("size", "64x96")):
+        at.text_input(key=f"s_{field}").set_value(value)
+    press(at, "Add the model")
+    assert at.multiselect(key="s_models").value == [TINY, "timm:test_resnet@random:1@64x96"]
+    at.text_input(key="s_size").set_value("wide")
+    press(at, "Add the model")
+    assert "'wide' is not valid" in words(at)
+    assert len(at.multiselect(key="s_models").value) == 2
 
 
 def test_a_page_opened_by_a_link_before_all_others_is_run_by_the_router(data: Path) -> None:
@@ -403,9 +415,7 @@ def outcome(data: Path, *models: str) -> dict[str, runs.Finished]:
 
 def wanted(data: Path, methods: str, entry: str = TINY) -> score_choice.Wanted:
     chosen = tuple(map(short.short_method, parse_methods(methods)))
-    return score_choice.Wanted(
-        (score_choice.read_entry(entry),), str(data), tuple(map(short.short_protocol, parse_protocols("sds:grid=2"))), chosen, 6
-    )
+    return score_choice.Wanted((parse_model(entry),), str(data), tuple(map(short.short_protocol, parse_protocols("sds:grid=2"))), chosen, 6)
 
 
 def test_exports_hold_the_leaderboard_and_every_item(data: Path) -> None:

@@ -385,7 +385,7 @@ def test_what_has_no_canonical_json_has_no_digest(value):
 
 
 FULL = ExplainSpec(
-    model=ModelSpec("timm:resnet18", "my.pth"),
+    model=ModelSpec("timm:resnet18", "my.pth", (32, 48)),
     image="photo.jpg",
     methods=(MethodSpec("IG", "Final", (("steps", "20"),)), MethodSpec("Grad-CAM", "Middle")),
     target=3,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attrlib.cli.common import Json, command, interruptible
+from attrlib.cli.common import Checkpoint, Device, InputSize, Json, ModelName, command, interruptible, model_spec
 from attrlib.cli.explain import write_files
 from attrlib.data.datasets import anchored, load_dataset
 from attrlib.engine.aggregate_spec import AggregateSpec, AggregateView, at_layers
@@ -18,7 +18,7 @@ from attrlib.figures.aggatt import bin_names, panel
 from attrlib.figures.overlay import encode
 from attrlib.methods import read_methods
 from attrlib.models import EMBEDDED, load_model
-from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, whole
+from attrlib.specs import ProtocolSpec, RunSpec, whole
 from attrlib.store import open_store
 
 PANEL, NUMBERS = "aggatt.png", "aggatt.json"
@@ -31,12 +31,13 @@ def aggregate(
     out: Annotated[Path, typer.Option("--out", help=f"Folder for {PANEL} and {NUMBERS}.")],
     setting: Annotated[str, typer.Option("--setting", help="gridpg, difull, dipart, or a protocol on single images.")] = "difull",
     layers: Annotated[str, typer.Option("--layers", help="Each method that names no layer at each of these, as in Input,Final.")] = "",
-    model: Annotated[str, typer.Option("--model", help="efficientnet_lite0, timm:NAME or torchvision:NAME.")] = EMBEDDED,
-    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="File with weights for the architecture, or random:SEED.")] = None,
+    model: ModelName = EMBEDDED,
+    checkpoint: Checkpoint = None,
+    input_size: InputSize = None,
     limit: Annotated[str | None, typer.Option("--limit", help="Items at most: images, or grids.")] = None,
     seed: Annotated[str, typer.Option("--seed", help="Chooses the items, and draws what is random.")] = "0",
     classes: Annotated[str, typer.Option("--classes", help="How class folders name classes: auto, wnid, name, index or order.")] = "auto",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
     *,
     options: dict[str, Any],
@@ -46,11 +47,11 @@ def aggregate(
     chosen = at_layers(read_methods(methods), [layer.strip() for layer in layers.split(",") if layer.strip()])
     items = None if limit is None else whole(limit, "limit")
     own = RunSpec(
-        ModelSpec(model, checkpoint and anchored(checkpoint)), anchored(data), (ProtocolSpec.parse(setting),), chosen, items,
+        model_spec(model, checkpoint, input_size), anchored(data), (ProtocolSpec.parse(setting),), chosen, items,
         whole(seed, "seed"), classes=classes,
     )  # fmt: skip
     dataset, store = load_dataset(own.data), open_store()
-    classifier = load_model(model, device, checkpoint=own.model.checkpoint)
+    classifier = load_model(own.model.architecture, device, **own.model.options())
     with interruptible() as check:
 
         def watch(_event: Event) -> None:

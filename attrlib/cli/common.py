@@ -6,12 +6,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
+from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError, Cancelled
+from attrlib.model_spec import ModelSpec, parse_size
 from attrlib.registry import Param
 
 app = typer.Typer(
@@ -22,6 +25,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+ModelName = Annotated[str, typer.Option("--model", help="A name of the list, timm:NAME, torchvision:NAME, or a checkpoint with its card.")]
+Checkpoint = Annotated[str | None, typer.Option("--checkpoint", help="File with weights for the architecture, or random:SEED.")]
+InputSize = Annotated[str | None, typer.Option("--input-size", help="HxW in pixels, as in 192x256; by default the model's own.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+
+
+def model_spec(model: str, checkpoint: str | None, input_size: str | None) -> ModelSpec:
+    """The model that the flags name. Raises `SpecError`."""
+    return with_path(ModelSpec(model, checkpoint, None if input_size is None else parse_size(input_size)))
+
+
+def with_path(model: ModelSpec) -> ModelSpec:
+    """The model with its checkpoint by a path that holds in any folder."""
+    return replace(model, checkpoint=model.checkpoint and anchored(model.checkpoint))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from attrlib.cli.common import Json, command, interruptible
+from attrlib.cli.common import Checkpoint, Device, InputSize, Json, ModelName, command, interruptible, model_spec
 from attrlib.doctor import VALID, Diagnosis, Finding
 from attrlib.doctor import doctor as examine
 from attrlib.models import EMBEDDED, NAMED, load_model
@@ -18,18 +18,20 @@ from attrlib.specs import whole
 
 @command()
 def doctor(
-    model: Annotated[str, typer.Option("--model", help="As in explain; any timm:NAME, torchvision:NAME, or model of the list.")] = EMBEDDED,
-    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="File with weights for the architecture, or random:SEED.")] = None,
+    model: ModelName = EMBEDDED,
+    checkpoint: Checkpoint = None,
+    input_size: InputSize = None,
     methods: Annotated[str, typer.Option("--methods", help="Names, separated by commas; by default all.")] = "all",
     layers: Annotated[str, typer.Option("--layers", help="Names or module paths, separated by commas.")] = ",".join(NAMED),
     images: Annotated[str, typer.Option("--images", help="For how many images seconds and memory are estimated.")] = "100",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Probe which methods are valid on a model, at which layers, why the others are not, and what they cost; exit code 1 if one leaves a trace."""
     chosen = None if methods.strip() == "all" else [name.strip() for name in methods.split(",") if name.strip()]
     count = whole(images, "images")
-    classifier = load_model(model, device, checkpoint=checkpoint)
+    spec = model_spec(model, checkpoint, input_size)
+    classifier = load_model(spec.architecture, device, **spec.options())
     with interruptible() as check:
 
         def watch(done: int, total: int, what: str) -> None:

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from attrlib.cli.common import Json, command
+from attrlib.cli.common import Checkpoint, Device, InputSize, Json, command, model_spec
 from attrlib.data.pictures import open_image
 from attrlib.engine.explanation import MANIFEST, Explanation, check_same, explain_photo, first, read_manifest
 from attrlib.errors import SpecError
 from attrlib.methods import defined, names_many, read_methods
 from attrlib.models import EMBEDDED, load_model
-from attrlib.specs import ExplainSpec, ModelSpec, ViewSpec, whole
+from attrlib.specs import ExplainSpec, ViewSpec, whole
 from attrlib.store import parse_bytes
 
 
@@ -24,7 +24,8 @@ from attrlib.store import parse_bytes
 def explain(
     out: Annotated[Path, typer.Option("--out", help="Folder for panel.png, maps.npz and manifest.json.")],
     model: Annotated[str | None, typer.Option("--model", help=f"{EMBEDDED} (the default), timm:NAME or torchvision:NAME.")] = None,
-    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="File with weights for the architecture, or random:SEED.")] = None,
+    checkpoint: Checkpoint = None,
+    input_size: InputSize = None,
     image: Annotated[str | None, typer.Option("--image", help="A JPEG, PNG or WebP file, or sample:NAME.")] = None,
     methods: Annotated[
         str | None, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all.")
@@ -33,7 +34,7 @@ def explain(
     target: Annotated[str | None, typer.Option("--target", help="Class index or name; by default the predicted class.")] = None,
     seed: Annotated[str | None, typer.Option("--seed", help="Seed of random methods.")] = None,
     max_memory: Annotated[str | None, typer.Option("--max-memory", help="As in 4GB; by default half of what is free.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     manifest: Annotated[Path | None, typer.Option("--from", help="Repeat what this manifest says.")] = None,
     as_json: Json = False,
     *,
@@ -41,7 +42,14 @@ def explain(
 ) -> None:
     """Explain one picture by several methods."""
     if manifest is not None:
-        given = {"--model": model, "--methods": methods, "--target": target, "--seed": seed, "--layer": layer or None}
+        given = {
+            "--model": model,
+            "--input-size": input_size,
+            "--methods": methods,
+            "--target": target,
+            "--seed": seed,
+            "--layer": layer or None,
+        }
         for flag in [name for name, value in given.items() if value is not None] + [f"--{name}" for name in options]:
             raise SpecError(
                 f"{flag} cannot be combined with --from, which says everything; only --image, --checkpoint, --max-memory and --device can be given"
@@ -58,7 +66,7 @@ def explain(
             raise SpecError("no method given: add for example --methods IG,Grad-CAM; python -m attrlib methods lists them")
         content = None
         spec = ExplainSpec(
-            ModelSpec(model or EMBEDDED, checkpoint),
+            model_spec(model or EMBEDDED, checkpoint, input_size),
             image,
             read_methods(methods, layer),
             None,
@@ -69,7 +77,7 @@ def explain(
     photo = open_image(spec.image)
     for note in photo.notes:
         typer.echo(f"note: {photo.name}: {note}", err=True)
-    classifier = load_model(spec.model.architecture, device, checkpoint=spec.model.checkpoint)
+    classifier = load_model(spec.model.architecture, device, **spec.model.options())
     if content is not None:
         check_same(content, classifier, photo)
     else:

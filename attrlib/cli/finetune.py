@@ -13,11 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from attrlib.cli.common import Json, command, duration, interruptible
+from attrlib.cli.common import Checkpoint, Device, InputSize, Json, command, duration, interruptible, model_spec
 from attrlib.data.datasets import anchored
 from attrlib.errors import Cancelled
 from attrlib.models import EMBEDDED, Card
-from attrlib.specs import ModelSpec
 from attrlib.training import PRESETS, Progress, Recipe, Training, train_checkpoint
 
 EVERY = 10.0
@@ -29,14 +28,15 @@ def finetune(
     data: Annotated[str, typer.Option("--data", help="What to train on: a name, a folder of class folders, or a CSV file.")],
     out: Annotated[Path, typer.Option("--out", help="File for the weights, .safetensors; the model card goes beside it.")],
     model: Annotated[str, typer.Option("--model", help="Where to begin: a name, or an architecture with --checkpoint.")] = EMBEDDED,
-    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="File with weights, or random:SEED to train from scratch.")] = None,
+    checkpoint: Checkpoint = None,
+    input_size: InputSize = None,
     select: Annotated[str | None, typer.Option("--select", help="Data to choose the best epoch on; by default a tenth held out.")] = None,
     report: Annotated[str | None, typer.Option("--report", help="Data that the accuracies in the card are about.")] = None,
     preset: Annotated[str, typer.Option("--preset", help=f"Where the other flags begin: {', '.join(PRESETS)}.")] = "idsds",
     fractions: Annotated[
         str | None, typer.Option("--fractions", help="Train anew on each share of the data, as 0.2,0.4,1: writes OUT_20, OUT_40, OUT_100.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
     *,
     options: dict[str, Any],
@@ -45,7 +45,7 @@ def finetune(
 
     Several GPUs: torchrun --nproc-per-node N -m attrlib finetune ...
     """
-    begin = ModelSpec(model, checkpoint and anchored(checkpoint))
+    begin = model_spec(model, checkpoint, input_size)
     recipe = Recipe.parse(options, preset)
     training = Training(begin, anchored(data), recipe, select and anchored(select), report and anchored(report))
     todo = {out: training}

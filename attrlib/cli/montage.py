@@ -6,28 +6,35 @@ from typing import Annotated, Any
 
 import typer
 
-from attrlib.cli.common import Json, command, interruptible
+from attrlib.cli.common import Checkpoint, Device, InputSize, Json, ModelName, command, interruptible, model_spec
 from attrlib.cli.explain import write_files
 from attrlib.data.pictures import open_image
 from attrlib.engine.montage import all_methods, draw_montage, explain_all
 from attrlib.errors import AttrlibError, SpecError
 from attrlib.figures.overlay import encode
 from attrlib.models import EMBEDDED, load_model
-from attrlib.specs import ViewSpec, whole
+from attrlib.specs import ModelSpec, ViewSpec, whole
 
 
 @command(options=ViewSpec.options())
 def montage(
     out: Annotated[Path, typer.Option("--out", help="The PNG file to write.")],
-    model: Annotated[str, typer.Option("--model", help=f"{EMBEDDED} (the default), timm:NAME or torchvision:NAME.")] = EMBEDDED,
-    also: Annotated[str, typer.Option("--also", help="Further models, by commas: for methods that are not defined for the first.")] = "",
+    model: ModelName = EMBEDDED,
+    checkpoint: Checkpoint = None,
+    input_size: InputSize = None,
+    also: Annotated[
+        str,
+        typer.Option(
+            "--also", help="Further models, by commas: for methods that are not defined for the first; NAME, NAME@CHECKPOINT, and @HxW."
+        ),
+    ] = "",
     image: Annotated[str, typer.Option("--image", help="A JPEG, PNG or WebP file, or sample:NAME.")] = "sample:cat",
     methods: Annotated[
         str,
         typer.Option("--methods", help="all, or NAME@LAYER:key=value by commas; all,NAME:key=value for all, one of them with settings."),
     ] = "all",
     seed: Annotated[str, typer.Option("--seed", help="Seed of random methods.")] = "0",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     as_json: Json = False,
     *,
     options: dict[str, Any],
@@ -37,7 +44,8 @@ def montage(
         raise SpecError(f"--out {out} is no PNG file; give a name that ends in .png")
     view, specs, start = ViewSpec.parse(options), all_methods(methods), whole(seed, "seed")
     photo = open_image(image)
-    models = [load_model(name.strip(), device) for name in [model, *also.split(",")] if name.strip()]
+    further = [ModelSpec.parse(name) for name in also.split(",") if name.strip()]
+    models = [load_model(spec.architecture, device, **spec.options()) for spec in [model_spec(model, checkpoint, input_size), *further]]
     with interruptible() as check:
         shown = explain_all(models, photo, specs, start, lambda _done, _total: check())
     write_files(out.parent, {out.name: encode(draw_montage(models, photo, shown, view), "PNG")})

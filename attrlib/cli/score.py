@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from attrlib.cli.common import Json, command, duration, interruptible
+from attrlib.cli.common import Checkpoint, Device, InputSize, Json, ModelName, command, duration, interruptible, model_spec, with_path
 from attrlib.data.datasets import anchored, load_dataset
 from attrlib.engine.plan import Plan, make_plan
 from attrlib.engine.run import Event, run
@@ -38,8 +37,9 @@ def score(
         str | None, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all.")
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help="A name, a folder of class folders, or a CSV file.")] = None,
-    model: Annotated[str, typer.Option("--model", help="efficientnet_lite0, timm:NAME or torchvision:NAME.")] = EMBEDDED,
-    checkpoint: Annotated[str | None, typer.Option("--checkpoint", help="File with weights for the architecture, or random:SEED.")] = None,
+    model: ModelName = EMBEDDED,
+    checkpoint: Checkpoint = None,
+    input_size: InputSize = None,
     deletion_tuned: Annotated[bool, typer.Option("--deletion-tuned", help="It was fine-tuned on deleted patches, as idsds needs.")] = False,
     layer: Annotated[str, typer.Option("--layer", help="For methods that name none: Input, Middle, Final or a module path.")] = "",
     limit: Annotated[str | None, typer.Option("--limit", help="Items at most: images, or grids.")] = None,
@@ -52,7 +52,7 @@ def score(
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Fold BatchNorm, and compute many forward passes in bfloat16.")] = False,
     max_memory: Annotated[str | None, typer.Option("--max-memory", help="As in 4GB; by default half of what is free.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run that did not end.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Show what it would cost, and compute nothing.")] = False,
     as_json: Json = False,
@@ -78,7 +78,7 @@ def score(
                 raise SpecError(f"add for example {flag}; python -m attrlib protocols, methods and datasets list what there is")
         protocol = ",".join(PROTOCOLS) if protocol == "all" else str(protocol)
         spec = RunSpec(
-            _anchored(ModelSpec(model, checkpoint)),
+            model_spec(model, checkpoint, input_size),
             anchored(str(data)),
             parse_protocols(protocol),
             read_methods(str(methods), layer),
@@ -88,12 +88,12 @@ def score(
             None if width is None else _width(width),
             classes,
             deletion_tuned,
-            tuple(_anchored(ModelSpec.parse(text)) for text in (filter_models or "").split(",") if text.strip()),
+            tuple(with_path(ModelSpec.parse(text)) for text in (filter_models or "").split(",") if text.strip()),
         )
     budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
     dataset = load_dataset(spec.data)
-    classifier = load_model(spec.model.architecture, device, checkpoint=spec.model.checkpoint, deletion_tuned=spec.deletion_tuned)
-    others = [load_model(own.architecture, device, checkpoint=own.checkpoint) for own in spec.filter_models]
+    classifier = load_model(spec.model.architecture, device, deletion_tuned=spec.deletion_tuned, **spec.model.options())
+    others = [load_model(own.architecture, device, **own.options()) for own in spec.filter_models]
     if plan:
         _show_plan(make_plan(spec, classifier, dataset, store, budget, others), as_json)
         return
@@ -109,11 +109,6 @@ def score(
             typer.echo("stopped: everything computed so far is kept; python -m attrlib score --resume goes on", err=True)
             raise
     _report(result, as_json)
-
-
-def _anchored(model: ModelSpec) -> ModelSpec:
-    """With a checkpoint that is found from any folder."""
-    return replace(model, checkpoint=model.checkpoint and anchored(model.checkpoint))
 
 
 def _width(text: str) -> float:

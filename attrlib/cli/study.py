@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from attrlib.cli.common import Json, command, duration, interruptible
+from attrlib.cli.common import Device, Json, command, duration, interruptible
 from attrlib.cli.explain import write_files
 from attrlib.errors import SpecError
 from attrlib.methods import read_methods
@@ -42,7 +42,11 @@ def studies(as_json: Json = False) -> None:
 def study(
     name: Annotated[str, typer.Argument(help="A study, as NAME or NAME:key=value, or all; python -m attrlib studies lists them.")],
     models: Annotated[
-        str, typer.Option("--models", help="Separated by commas: NAME or ARCHITECTURE@CHECKPOINT; by default shipped ones.")
+        str,
+        typer.Option(
+            "--models",
+            help="Separated by commas: NAME or ARCHITECTURE@CHECKPOINT, with @HxW for another input size; by default shipped ones.",
+        ),
     ] = "",
     data: Annotated[str, typer.Option("--data", help="A name, a folder of class folders, or a CSV file.")] = "birds",
     methods: Annotated[
@@ -54,7 +58,7 @@ def study(
     deletion_tuned: Annotated[
         bool, typer.Option("--deletion-tuned", help="Checkpoints were fine-tuned on deleted patches, as idsds needs.")
     ] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     plan: Annotated[bool, typer.Option("--plan", help="Show what it would cost, and compute nothing.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for report, table and figures (HTML, CSV, JSON, PNG, SVG).")] = None,
     page: Annotated[
@@ -83,7 +87,7 @@ def study(
         )
 
     def load(model: ModelSpec, tuned: bool) -> Classifier:
-        return load_model(model.architecture, device, checkpoint=model.checkpoint, deletion_tuned=tuned and model.checkpoint is not None)
+        return load_model(model.architecture, device, deletion_tuned=tuned and model.checkpoint is not None, **model.options())
 
     if plan:
         for spec in specs:

@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from attrlib.errors import SpecError, unknown
+from attrlib.model_spec import LINK, read_model
 from attrlib.registry import param
-from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, parse_methods, whole
+from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, parse_methods, whole
 from attrlib.views import View
 
 AVERAGES = ("positive", "signed")
@@ -53,9 +54,7 @@ class AggregateSpec:
     def link(self) -> str:
         """The query string that restores this view. Every value is written out: a later change of a default changes no link."""
         run = self.run
-        fields: dict[str, Any] = dict(data=run.data, setting=str(self.setting), model=run.model.architecture)
-        if run.model.checkpoint:
-            fields["checkpoint"] = run.model.checkpoint
+        fields: dict[str, Any] = {"data": run.data, "setting": str(self.setting)} | run.model.fields()
         fields |= dict(methods=",".join(map(str, run.methods)), limit=run.limit or "all", seed=run.seed)
         fields |= self.view.fields()
         return "?" + urlencode(fields, safe="@:,=/")
@@ -112,16 +111,15 @@ def read_aggregate_link(fields: Mapping[str, str], default: AggregateSpec) -> tu
             problems.append(str(error))
             return otherwise
 
-    known = ["data", "setting", "model", "checkpoint", "methods", "limit", "seed", *(p.name for p in AggregateView.options())]
+    known = ["data", "setting", *LINK, "methods", "limit", "seed", *(p.name for p in AggregateView.options())]
     problems += [unknown("field of the link", name, known) for name in sorted(set(fields) - set(known))]
     given: dict[str, object] = dict(vars(default.view))
     for option in AggregateView.options():
         given[option.name] = read(option.name, partial(_option, option.name), given[option.name])
     run = default.run
-    named = fields.get("model") or fields.get("checkpoint")
     run = replace(
         run,
-        model=ModelSpec(fields.get("model") or run.model.architecture, fields.get("checkpoint")) if named else run.model,
+        model=read_model(fields, run.model, problems),
         data=fields.get("data") or run.data,
         protocols=(read("setting", ProtocolSpec.parse, run.protocols[0]),),
         methods=read("methods", _methods, run.methods),

@@ -108,7 +108,7 @@ def read_manifest(path: str | Path) -> dict:
         fields = content["spec"]
         target = fields["target"]
         spec = ExplainSpec(
-            model=ModelSpec(**{k: v if v is None else str(v) for k, v in fields["model"].items()}),  # type: ignore[arg-type]
+            model=ModelSpec.read(fields["model"]),
             image=str(fields["image"]),
             methods=tuple(
                 MethodSpec(str(m["name"]), str(m["layer"]), tuple((str(k), v) for k, v in m["params"])) for m in fields["methods"]

@@ -45,8 +45,8 @@ def published(spec: RunSpec, classes: int) -> float | None:
 
 
 def _architecture(model: ModelSpec, tuned: bool) -> str | None:
-    """The name in the paper's table, for weights that can be compared with it."""
+    """The name in the paper's table, for weights and a size of images that can be compared with it."""
     source, _, name = model.architecture.partition(":")
-    if (model.checkpoint or "").startswith(RANDOM):
+    if (model.checkpoint or "").startswith(RANDOM) or model.input_size is not None:
         return None
     return name if source == "idsds" or (source in ("torchvision", "attrlib") and tuned and model.checkpoint) else None

@@ -109,7 +109,10 @@ class AttentionMethod(Method):
 
     def check(self, model: Classifier, layer: Layer) -> None:
         if type(model) is not Classifier:
-            raise MethodError(f"{self.name} reads the attention of one whole image; use GridPG rather than DiFull or DiPart")
+            raise MethodError(
+                f"{self.name} reads the attention within one image, and in DiFull and DiPart the cells of a grid attend each to itself; take a "
+                "gradient or perturbation method at Input there, or judge this one on single images (idsds, sds, pointing)"
+            )
         _, height, width = model.layer("Input", None if layer.path else layer.shape[1:]).shape
         for mode in (Attentions, self.mode):
             self._first(find_blocks(model, layer, (height, width), mode), layer)

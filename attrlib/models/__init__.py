@@ -5,7 +5,17 @@ from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import download
 from attrlib.models.layers import NAMED, Layer, Layout
 from attrlib.models.preprocessing import Preprocessing
-from attrlib.models.zoo import EMBEDDED, ModelInfo, architecture_of, check_name, list_models, load_model, with_classes, wrap_model
+from attrlib.models.zoo import (
+    EMBEDDED,
+    ModelInfo,
+    architecture_of,
+    check_name,
+    list_models,
+    load_model,
+    parse_model,
+    with_classes,
+    wrap_model,
+)
 
 __all__ = [
     "EMBEDDED",
@@ -22,6 +32,7 @@ __all__ = [
     "download",
     "list_models",
     "load_model",
+    "parse_model",
     "pick_device",
     "shipped",
     "smallest",

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 import timm
 import torch
 from timm.data import ImageNetInfo
+from timm.layers import to_2tuple
 from torch import nn
 
 from attrlib.errors import ModelError, unknown
+from attrlib.model_spec import Size, check_size, size_text
 from attrlib.models.cards import Card, card_of, shipped
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
@@ -69,6 +71,7 @@ def load_model(
     seed: int = 0,
     class_names: Sequence[str] | None = None,
     deletion_tuned: bool = False,
+    input_size: int | Size | None = None,
 ) -> Classifier:
     """A classifier by name: `efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, or a file with its architecture.
 
@@ -78,9 +81,11 @@ def load_model(
     `load_model("timm:resnet18", checkpoint="my.pth")` and `load_model("my.pth", architecture="timm:resnet18")` are the same;
     the number of classes is read from the file. `checkpoint="random:SEED"` gives random weights, as does `pretrained=False`
     with `seed`. `deletion_tuned` says that the checkpoint was fine-tuned on images with deleted patches, as IDSDS needs.
-    Raises `ModelError` that says what to do: unknown name, hub out of reach, keys that do not fit.
+    `input_size`, a number or (height, width) in pixels, is another than the model's own; the position embeddings of timm's
+    transformers are interpolated to it.
+    Raises `ModelError` that says what to do: unknown name, hub out of reach, keys that do not fit, a size that the model does not take.
     """
-    name = str(name)
+    name, asked = str(name), None if input_size is None else check_size(input_size)
     if architecture is not None:
         name, checkpoint = architecture, checkpoint or name
     elif checkpoint is None and (name.endswith(SUFFIXES) or Path(name).is_file()):
@@ -103,11 +108,40 @@ def load_model(
         else:
             state = read_checkpoint(weights)
             module, preprocessing = build(len(card.class_names) if card else count_classes(state, _outline(build, None)), False)
+            if card:
+                _resize(module, preprocessing.size, card.preprocessing.size, name)
             load_state(module, state, weights.name)
+    preprocessing = card.preprocessing if card else preprocessing
+    if asked is not None:
+        _resize(module, preprocessing.size, asked, name)
+        preprocessing = replace(preprocessing, size=asked)
     module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
     names = class_names or (card.class_names if card else _imagenet_names(module))
-    return Classifier(module, card.preprocessing if card else preprocessing, ModelSpec(name, file), names, deletion_tuned=tuned)
+    return Classifier(module, preprocessing, ModelSpec(name, file, asked), names, deletion_tuned=tuned)
+
+
+def parse_model(text: str) -> ModelSpec:
+    """A model in text form. Raises `ModelError` for an architecture that is not known, `SpecError` for a size that no input can have."""
+    spec = ModelSpec.parse(text)
+    check_name(spec.architecture)
+    return spec
+
+
+def _resize(module: nn.Module, own: Size, wanted: Size, name: str) -> None:
+    """Has a transformer of timm take images of another size than its own; what is no such transformer is left as it is."""
+    resize = getattr(module, "set_input_size", None)
+    if resize is None or own == wanted:
+        return
+    patch = to_2tuple(getattr(getattr(module, "patch_embed", None), "patch_size", 1))
+    if any(side % step for side, step in zip(wanted, patch, strict=True)):
+        raise ModelError(f"{name} cuts images into patches of {size_text(patch)} px; choose an input size of multiples of that")
+    try:
+        resize(img_size=wanted)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{name} has no input of {size_text(wanted)} px ({str(error).splitlines()[0][:160]}); choose another size"
+        ) from None
 
 
 def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[int] | None = None, seed: int = 0) -> Classifier:
@@ -121,7 +155,8 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
         raise ModelError(f"{model.name} has no architecture by name from which a new head could be made; give it one, and wrap it again")
     build = builder(architecture_of(name))
     with _seeded(seed):
-        module = build(len(class_names), False)[0]
+        module, preprocessing = build(len(class_names), False)
+        _resize(module, preprocessing.size, model.input_size, name)
         # The head is what the number of classes changes.
         other = _outline(build, len(class_names) + 1).state_dict()
     old, state = model.module.state_dict(), module.state_dict()

@@ -10,7 +10,7 @@ import attrlib.studies.settings
 import attrlib.studies.smoothing  # noqa: F401
 from attrlib.studies.base import STUDIES, Study, StudyInfo, StudyResult, create, list_studies, parse_study, resolve
 from attrlib.studies.runner import StudyEvent, StudyPlan, plan_study, run_study, study
-from attrlib.studies.spec import StudySpec, model_text, parse_model, parse_models, read_study_link
+from attrlib.studies.spec import StudySpec, parse_models, read_study_link
 
 __all__ = [
     "STUDIES",
@@ -22,8 +22,6 @@ __all__ = [
     "StudySpec",
     "create",
     "list_studies",
-    "model_text",
-    "parse_model",
     "parse_models",
     "parse_study",
     "plan_study",

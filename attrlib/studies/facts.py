@@ -49,7 +49,7 @@ def facts_of(spec: ModelSpec, deletion_tuned: bool = False) -> Facts:
     """What the names and the card of a model say; nothing is loaded."""
     card = _card(spec)
     file = spec.checkpoint and not spec.checkpoint.startswith("random:")
-    name = spec.architecture + (f"@{Path(spec.checkpoint).stem if file else spec.checkpoint}" if spec.checkpoint else "")
+    name = replace(spec, checkpoint=Path(spec.checkpoint).stem).text if spec.checkpoint and file else spec.text
     own = parse_architecture(architecture_of(spec.architecture))
     tuned = spec.architecture.startswith("idsds:") or bool(card and card.deletion) or (deletion_tuned and bool(file))
     if card is None:
@@ -72,7 +72,7 @@ def digest_of_weights(spec: ModelSpec) -> list[object]:
     """What changes when a model's weights do: the digest on its card, or size and time of its file; nothing is loaded."""
     card, file = _card(spec), existing_file(spec.checkpoint) if spec.checkpoint else None
     stamp = [file.stat().st_size, file.stat().st_mtime_ns] if file else []
-    return [str(spec), spec.checkpoint, card.digest if card else "", *stamp]
+    return [spec, card.digest if card else "", *stamp]
 
 
 def _summary(fields: object) -> Summary | None:

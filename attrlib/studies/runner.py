@@ -12,14 +12,14 @@ from attrlib.engine.scores import RunResult
 from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, MethodError, ProtocolError
 from attrlib.methods import METHODS
 from attrlib.methods import resolve as resolve_method
-from attrlib.models import Classifier, load_model
+from attrlib.models import Classifier, load_model, parse_model
 from attrlib.protocols import PROTOCOLS
 from attrlib.specs import NUMERICS, MethodSpec, ModelSpec, RunSpec, digest
 from attrlib.store import Record, Store, open_store
 from attrlib.studies.base import Found, Study, StudyResult, create, parse_study, resolve
 from attrlib.studies.facts import Facts, digest_of_weights, facts_of, own_map
 from attrlib.studies.measure import accuracy_on
-from attrlib.studies.spec import StudySpec, parse_model
+from attrlib.studies.spec import StudySpec
 
 Load = Callable[[ModelSpec, bool], Classifier]
 TIMES = 64
@@ -54,7 +54,7 @@ class StudyPlan:
 def load_plain(spec: ModelSpec, deletion_tuned: bool) -> Classifier:
     """A model on the best device there is."""
     tuned = deletion_tuned and spec.checkpoint is not None
-    return load_model(spec.architecture, checkpoint=spec.checkpoint, deletion_tuned=tuned)
+    return load_model(spec.architecture, deletion_tuned=tuned, **spec.options())
 
 
 def study(

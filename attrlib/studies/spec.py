@@ -8,11 +8,9 @@ from urllib.parse import urlencode
 
 from attrlib.errors import AttrlibError, unknown
 from attrlib.methods import resolve
-from attrlib.models import check_name
+from attrlib.models import parse_model
 from attrlib.registry import Value
 from attrlib.specs import MethodSpec, ModelSpec, parse_methods, whole
-
-AT = "@"
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class StudySpec:
     def cli(self) -> str:
         """The command line that computes the same."""
         words = ["python", "-m", "attrlib", "study", str(self)]
-        words += ["--models", ",".join(map(model_text, self.models))] if self.models else []
+        words += ["--models", ",".join(m.text for m in self.models)] if self.models else []
         words += ["--data", self.data] if self.data != "birds" else []
         words += ["--methods", ",".join(map(str, self.methods))] if self.methods else []
         words += ["--seed", str(self.seed)] if self.seed else []
@@ -49,7 +47,7 @@ class StudySpec:
     def link(self) -> str:
         """The query string of the page that shows it."""
         fields: dict[str, Any] = {"study": str(self), "data": self.data, "seed": self.seed}
-        fields |= {"models": ",".join(map(model_text, self.models))} if self.models else {}
+        fields |= {"models": ",".join(m.text for m in self.models)} if self.models else {}
         fields |= {"methods": ",".join(map(str, self.methods))} if self.methods else {}
         fields |= {"classes": self.classes} if self.classes != "auto" else {}
         fields |= {"tuned": "true"} if self.deletion_tuned else {}
@@ -57,25 +55,13 @@ class StudySpec:
 
     def snippet(self) -> str:
         """Python that computes the same."""
-        given: dict[str, object] = {"models": [model_text(m) for m in self.models], "data": self.data}
+        given: dict[str, object] = {"models": [m.text for m in self.models], "data": self.data}
         given |= {"methods": [str(m) for m in self.methods], "seed": self.seed, "classes": self.classes}
         given |= {"deletion_tuned": self.deletion_tuned}
         plain = {"models": [], "data": "birds", "methods": [], "seed": 0, "classes": "auto", "deletion_tuned": False}
         options = "".join(f", {name}={value!r}" for name, value in given.items() if value != plain[name])
         lines = ["from attrlib.studies import study", "", f"result = study({str(self)!r}{options})", "print(result.finding)"]
         return "\n".join([*lines, "for row in result.rows:", "    print(row)"])
-
-
-def model_text(model: ModelSpec) -> str:
-    """A model as it stands in a list and in a link: ARCHITECTURE or ARCHITECTURE@CHECKPOINT."""
-    return model.architecture + (f"{AT}{model.checkpoint}" if model.checkpoint else "")
-
-
-def parse_model(text: str) -> ModelSpec:
-    """The inverse of `model_text`. Raises `ModelError` for a name that is not known."""
-    architecture, _, checkpoint = text.strip().partition(AT)
-    check_name(architecture)
-    return ModelSpec(architecture, checkpoint.strip() or None)
 
 
 def parse_models(text: str) -> tuple[ModelSpec, ...]:

@@ -119,7 +119,7 @@ def train_checkpoint(
 
 
 def _model(training: Training, data: Dataset, device: str) -> Classifier:
-    start = load_model(training.model.architecture, device, checkpoint=training.model.checkpoint)
+    start = load_model(training.model.architecture, device, **training.model.options())
     try:
         known: Sequence[int] | None = match_classes(data.class_names, start.class_names)
     except DataError:

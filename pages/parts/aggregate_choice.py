@@ -9,13 +9,12 @@ from attrlib.data.datasets import anchored
 from attrlib.engine.aggregate_spec import AggregateSpec, AggregateView, read_aggregate_link
 from attrlib.errors import AttrlibError
 from attrlib.methods import Preset, resolve
-from attrlib.models import EMBEDDED, smallest
+from attrlib.models import EMBEDDED, parse_model, smallest
 from attrlib.protocols import PROTOCOLS, Cost, create
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
 from pages.parts import choice
-from pages.parts.score_choice import entry, read_entry
 from pages.parts.short import short_run
 
 MAX_ROWS = 40
@@ -58,10 +57,9 @@ def start(query: dict[str, str]) -> None:
     own = default()
     spec, problems = read_aggregate_link(query, own)
     run = spec.run
-    state.a_model = entry(own.run.model)
+    state.a_model = own.run.model.text
     try:
-        read_entry(entry(run.model))
-        state.a_model = entry(run.model)
+        state.a_model = parse_model(run.model.text).text
     except AttrlibError as error:
         problems.append(str(error))
     state.a_data, state.a_limit, state.a_seed = run.data, run.limit, run.seed
@@ -140,7 +138,7 @@ def run_spec(methods: Sequence[MethodSpec]) -> RunSpec:
     """The run that the controls describe, in its shortest form. Raises `AttrlibError` for a model that there is not."""
     state = st.session_state
     data = anchored((state.a_data or "").strip())
-    return short_run(RunSpec(read_entry(state.a_model or ""), data, (setting(),), tuple(methods), state.a_limit, state.a_seed))
+    return short_run(RunSpec(parse_model(state.a_model or ""), data, (setting(),), tuple(methods), state.a_limit, state.a_seed))
 
 
 def cells() -> tuple[int, ...]:

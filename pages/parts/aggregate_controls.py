@@ -55,7 +55,7 @@ def model_and_methods(row: GridContainer) -> None:
             key="a_model",
             persist_state="session",
             accept_new_options=True,
-            help="Or type timm:NAME or torchvision:NAME; with @FILE behind it for a checkpoint.",
+            help="Or type timm:NAME or torchvision:NAME; with @FILE behind it for a checkpoint, with @192x256 for another input size.",
         )
         st.multiselect(
             "Layers",

@@ -9,6 +9,7 @@ from attrlib.data.pictures import is_named
 from attrlib.data.samples import PREFIX
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, read_methods, resolve
+from attrlib.model_spec import parse_size, size_text
 from attrlib.models import EMBEDDED, NAMED, check_name
 from attrlib.registry import Value
 from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, read_link
@@ -49,11 +50,19 @@ def start(query: dict[str, str]) -> None:
         image = DEFAULT.image
     state.image, state.upload = image, None
     state.architecture, state.checkpoint = spec.model.architecture, spec.model.checkpoint or ""
+    state.input_size = size_text(spec.model.input_size) if spec.model.input_size else ""
     state.target, state.seed = -1 if spec.target is None else spec.target, spec.seed
     state.layer, state.methods, state.params = as_widgets(methods)
     for option in ViewSpec.options():
         state[option.name] = getattr(spec.view, option.name)
     state.problems = problems
+
+
+def model() -> ModelSpec:
+    """The model as it stands in the session. Raises `SpecError` for a size that no input can have."""
+    state = st.session_state
+    size = state.input_size.strip()
+    return ModelSpec(state.architecture, state.checkpoint.strip() or None, parse_size(size) if size else None)
 
 
 def _is_known(method: MethodSpec, problems: list[str]) -> bool:

@@ -12,8 +12,8 @@ from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, Preset, list_methods
 from attrlib.models import EMBEDDED, Classifier, shipped
-from attrlib.specs import MethodSpec, ModelSpec
-from pages.parts import choice, forms, presets, work
+from attrlib.specs import MethodSpec
+from pages.parts import choice, forms, own_model, presets, work
 
 SAME_AS_PREDICTED = -1
 
@@ -62,7 +62,7 @@ def choose_model(row: GridContainer) -> Classifier | None:
             help="The models named birds_ know the drawn birds. Type timm:NAME or torchvision:NAME for any other architecture; its weights are "
             "downloaded, or taken from a checkpoint.",
         )
-        with st.popover("Checkpoint", icon=":material/folder_open:", width="stretch"):
+        with st.popover("Weights, size", icon=":material/folder_open:", width="stretch"):
             st.text_input(
                 "File on this computer",
                 key="checkpoint",
@@ -70,7 +70,18 @@ def choose_model(row: GridContainer) -> Classifier | None:
                 placeholder="my_model.safetensors",
                 help=".safetensors, .pth, .pt or .tar with weights for the chosen architecture; nothing in it is run.",
             )
-    spec = ModelSpec(state.architecture, state.checkpoint.strip() or None)
+            st.text_input(
+                "Input size",
+                key="input_size",
+                persist_state="session",
+                placeholder="the model's own",
+                help=own_model.SIZE_HELP,
+            )
+    try:
+        spec = choice.model()
+    except AttrlibError as error:
+        st.error(work.sentence(error), icon=":material/error:")
+        return None
     return work.wait_for(work.model_job(spec), f"Loading {spec}")
 
 

@@ -6,10 +6,9 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from attrlib.errors import AttrlibError, unknown
-from attrlib.models import list_models
+from attrlib.models import list_models, parse_model
 from attrlib.specs import ModelSpec
 from pages.parts import choice
-from pages.parts.score_choice import entry, read_entry
 from pages.parts.work import sentence
 
 MAX_MODELS = 3
@@ -31,13 +30,13 @@ def start(query: Mapping[str, str]) -> None:
     models = []
     for text in query.get("also", "").split(","):
         try:
-            models += [read_entry(text)] if text.strip() else []
+            models += [parse_model(text)] if text.strip() else []
         except AttrlibError as error:
             state.problems.append(str(error))
     models = list(dict.fromkeys(models))
     if len(models) >= MAX_MODELS:
         state.problems.append(f"the link has {len(models) + 1} models; the first {MAX_MODELS} are shown")
-    state.also = [entry(model) for model in models[: MAX_MODELS - 1]]
+    state.also = [model.text for model in models[: MAX_MODELS - 1]]
     tool = query.get("tool")
     if tool and tool not in TOOLS:
         state.problems.append(unknown("tool of the link", tool, TOOLS))
@@ -63,12 +62,12 @@ def choose_more_models(first: ModelSpec) -> list[ModelSpec]:
             accept_new_options=True,
             max_selections=MAX_MODELS - 1,
             placeholder="Add a model",
-            help="Each is explained for the class that it predicts itself. Type timm:NAME, or ARCHITECTURE@CHECKPOINT.",
+            help="Each is explained for the class that it predicts itself. Type timm:NAME, with @FILE behind it for a checkpoint, with @192x256 for another input size.",
         )
         found = []
         for text in state.also:
             try:
-                found.append(read_entry(text))
+                found.append(parse_model(text))
             except AttrlibError as error:
                 st.warning(sentence(error), icon=":material/error:")
     return [model for model in dict.fromkeys(found) if model != first]

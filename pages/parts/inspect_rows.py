@@ -15,7 +15,6 @@ from attrlib.methods import Attribution
 from attrlib.models import Classifier
 from attrlib.specs import MethodSpec, ModelSpec
 from pages.parts import tiles, work
-from pages.parts.score_choice import entry
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,5 +125,5 @@ def ready_maps(rows: Sequence[Row], slots: Sequence[list[tiles.Slot]]) -> list[R
 
 def _names(rows: Sequence[Row]) -> list[str]:
     """The models, checkpoints by the names of their files where these tell them apart."""
-    short = [entry(replace(row.spec, checkpoint=row.spec.checkpoint and Path(row.spec.checkpoint).name)) for row in rows]
-    return [name if short.count(name) == 1 else entry(row.spec) for name, row in zip(short, rows, strict=True)]
+    short = [replace(row.spec, checkpoint=row.spec.checkpoint and Path(row.spec.checkpoint).name).text for row in rows]
+    return [name if short.count(name) == 1 else row.spec.text for name, row in zip(short, rows, strict=True)]

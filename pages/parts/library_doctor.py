@@ -8,9 +8,9 @@ from attrlib.doctor import REFUSED, VALID, Diagnosis, Finding, doctor
 from attrlib.engine.jobs import Job, Progress, State
 from attrlib.errors import AttrlibError, Cancelled
 from attrlib.methods import METHODS, list_methods
-from attrlib.models import EMBEDDED, NAMED, list_models
+from attrlib.models import EMBEDDED, NAMED, list_models, parse_model
 from attrlib.specs import ModelSpec, digest
-from pages.parts import score_choice, work
+from pages.parts import work
 from pages.parts.times import duration, size
 from pages.parts.work import plain, sentence
 
@@ -29,7 +29,7 @@ def show() -> None:
             known = [info.name for info in list_models()]
             st.selectbox(
                 "Model", list(dict.fromkeys([*known, state.get("l_doctor_model", EMBEDDED)])), key="l_doctor_model", persist_state="session",
-                accept_new_options=True, help="Or type timm:NAME or torchvision:NAME; with @FILE behind it for a checkpoint, with @random:0 for random weights.",
+                accept_new_options=True, help="Or type timm:NAME or torchvision:NAME; with @FILE behind it for a checkpoint, with @random:0 for random weights, with @192x256 for another input size.",
             )  # fmt: skip
         with row.cell(column_span=2):
             st.multiselect(
@@ -52,7 +52,7 @@ def show() -> None:
     for source, reason in METHODS.left_out.items():
         st.warning(f"A method of your own could not be loaded. {plain(source)}: {plain(reason)}", icon=":material/extension_off:")
     try:
-        spec = score_choice.read_entry(state.l_doctor_model or EMBEDDED)
+        spec = parse_model(state.l_doctor_model or EMBEDDED)
     except AttrlibError as error:
         st.error(sentence(error), icon=":material/error:")
         return
@@ -63,15 +63,15 @@ def show() -> None:
 def commands() -> tuple[str, str]:
     """The command line and the Python that say the same."""
     state = st.session_state
-    name, _, checkpoint = (state.get("l_doctor_model") or EMBEDDED).partition(score_choice.AT)
+    spec = ModelSpec.parse(state.get("l_doctor_model") or EMBEDDED)
     methods, images = state.get("l_doctor_methods") or [], state.get("l_doctor_images", IMAGES)
-    words = ["python", "-m", "attrlib", "doctor", "--model", name, *(["--checkpoint", checkpoint] if checkpoint else [])]
+    words = ["python", "-m", "attrlib", "doctor", *spec.flags()]
     words += [*(["--methods", ",".join(methods)] if methods else []), "--images", str(images)]
-    load = f"{name!r}" + (f", checkpoint={checkpoint!r}" if checkpoint else "")
     chosen = f", {methods}" if methods else ""
-    return shlex.join(
-        words
-    ), f"import attrlib\n\nmodel = attrlib.load_model({load})\nfound = attrlib.doctor(model{chosen}, images={images})\nprint(found.json())"
+    return (
+        shlex.join(words),
+        f"import attrlib\n\nmodel = attrlib.load_model({spec.arguments()})\nfound = attrlib.doctor(model{chosen}, images={images})\nprint(found.json())",
+    )
 
 
 def _key(spec: ModelSpec) -> str:

@@ -9,7 +9,7 @@ import streamlit as st
 from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError, SpecError, unknown
 from attrlib.methods import METHODS
-from attrlib.models import EMBEDDED, check_name, smallest
+from attrlib.models import EMBEDDED, parse_model, smallest
 from attrlib.protocols import PROTOCOLS
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value
@@ -18,7 +18,6 @@ from pages.parts import choice
 from pages.parts.short import short_method, short_protocol
 
 ALL = "all that are defined"
-AT = "@"
 MAX_MODELS = 12
 WAYS = ("auto", "wnid", "name", "index", "order")
 
@@ -54,7 +53,7 @@ class Wanted:
                 methods,
                 *options,
                 self.deletion_tuned and own.checkpoint is not None,
-                tuple(sorted((other for other in self.models if grids and other != own), key=entry)),
+                tuple(sorted((other for other in self.models if grids and other != own), key=lambda spec: spec.text)),
             )
             for own in self.models
         ]
@@ -62,7 +61,7 @@ class Wanted:
     def link(self) -> dict[str, str | list[str]]:
         """The fields of the address that restores it. Every value is written out: a later change of a default changes no link."""
         return {
-            "model": [entry(model) for model in self.models],
+            "model": [model.text for model in self.models],
             "protocols": ",".join(map(str, self.protocols)),
             "methods": "all" if self.methods is None else ",".join(map(str, self.methods)),
             "data": self.data,
@@ -86,18 +85,6 @@ def default() -> Wanted:
     return PHOTOS if name is None else replace(PHOTOS, models=(ModelSpec(name),), data="birds", protocols=(ProtocolSpec("idsds"),))
 
 
-def entry(model: ModelSpec) -> str:
-    """A model as it stands in the list and in a link."""
-    return model.text
-
-
-def read_entry(text: str) -> ModelSpec:
-    """The inverse of `entry`. Raises `AttrlibError` for a name that is not known."""
-    model = ModelSpec.parse(text)
-    check_name(model.architecture)
-    return model
-
-
 def read_fields(fields: Mapping[str, Sequence[str]], default: Wanted) -> tuple[Wanted, list[str]]:
     """The inverse of `Wanted.link`, forgiving: what makes no sense keeps its default and is named in the list of problems."""
     problems: list[str] = []
@@ -112,7 +99,7 @@ def read_fields(fields: Mapping[str, Sequence[str]], default: Wanted) -> tuple[W
     models = []
     for text in fields.get("model", ()):
         try:
-            models.append(read_entry(text))
+            models.append(parse_model(text))
         except AttrlibError as error:
             problems.append(str(error))
     if len(models) > MAX_MODELS:
@@ -169,7 +156,7 @@ def start(fields: Mapping[str, Sequence[str]]) -> None:
 def fill(wanted: Wanted) -> None:
     """Sets all controls."""
     state = st.session_state
-    state.s_models = [entry(model) for model in wanted.models]
+    state.s_models = [model.text for model in wanted.models]
     state.s_data, state.s_limit, state.s_seed, state.s_width = wanted.data, wanted.limit, wanted.seed, wanted.width
     state.s_fast, state.s_classes, state.s_tuned, state.s_same = wanted.fast, wanted.classes, wanted.deletion_tuned, wanted.same_grids
     state.s_protocols, state.s_protocol_params = [], {}
@@ -198,7 +185,7 @@ def wanted() -> tuple[Wanted, list[str]]:
     models: list[ModelSpec] = []
     for text in state.s_models:
         try:
-            models.append(read_entry(text))
+            models.append(parse_model(text))
         except AttrlibError as error:
             problems.append(str(error))
     protocols = _protocols(state.s_protocols, state.s_protocol_params, problems)

@@ -9,7 +9,7 @@ from attrlib.data.datasets import list_datasets
 from attrlib.methods import METHODS, Preset
 from attrlib.models import list_models
 from attrlib.protocols import PROTOCOLS
-from pages.parts import choice, forms, presets, score_choice
+from pages.parts import choice, forms, own_model, presets, score_choice
 
 MAX_METHODS = 64
 
@@ -52,29 +52,16 @@ def _models(row: GridContainer) -> None:
             accept_new_options=True,
             max_selections=score_choice.MAX_MODELS,
             placeholder="Choose models",
-            help="Or type timm:NAME or torchvision:NAME; with @FILE behind it for a checkpoint, with @random:0 for random weights.",
+            help="Or type timm:NAME or torchvision:NAME; with @FILE behind it for a checkpoint, with @random:0 for random weights, with @192x256 for another input size.",
         )
-        with st.popover("Checkpoint", icon=":material/folder_open:", width="stretch"), st.form("s_checkpoint", border=False):
-            st.text_input("Architecture", key="s_architecture", placeholder="timm:resnet18")
-            st.text_input("File on this computer", key="s_file", placeholder="my_model.safetensors", help="Nothing in it is run.")
-            st.form_submit_button("Add the model", on_click=_add_checkpoint)
+        with st.popover("Weights, size", icon=":material/folder_open:", width="stretch"):
+            own_model.form("s")
             st.checkbox(
                 "Checkpoints are fine-tuned on deleted patches",
                 key="s_tuned",
                 persist_state="session",
                 help="IDSDS is defined for such models alone; shipped and published ones say so themselves.",
             )
-
-
-def _add_checkpoint() -> None:
-    state = st.session_state
-    text = state.s_architecture.strip() + score_choice.AT + state.s_file.strip()
-    try:
-        score_choice.read_entry(text)
-    except score_choice.AttrlibError as error:
-        state.s_problems = [*state.s_problems, str(error)]
-        return
-    state.s_models = list(dict.fromkeys([*state.s_models, text]))
 
 
 def _several(

@@ -131,8 +131,7 @@ def show_unfinished(here: Sequence[RunSpec] = ()) -> None:
             with st.container(horizontal=True, gap="small", vertical_alignment="center", key=f"s_unfinished_{number}"):
                 names = ", ".join(map(str, spec.protocols))
                 st.markdown(
-                    f"{plain(names)} · {len(spec.methods)} methods · {plain(score_choice.entry(spec.model))} · {plain(spec.data)} · "
-                    f"{_when(own.updated)}",
+                    f"{plain(names)} · {len(spec.methods)} methods · {plain(spec.model.text)} · {plain(spec.data)} · {_when(own.updated)}",
                     width="content",
                 )
                 st.button("Resume", key=f"s_resume_{number}", on_click=_resume, args=(spec,), icon=":material/play_arrow:", help=spec.cli())

@@ -14,7 +14,7 @@ from attrlib.figures.tables import csv_table, latex_table, ranks
 from attrlib.specs import RunSpec
 from pages.parts import score_plots
 from pages.parts.runs import Finished
-from pages.parts.score_choice import Wanted, entry
+from pages.parts.score_choice import Wanted
 
 Done = Mapping[str, Finished]
 
@@ -27,7 +27,7 @@ def reproduce(wanted: Wanted, specs: list[RunSpec], done: Done) -> None:
             (st.context.url or "").split("?")[0] + "?" + urlencode(wanted.link(), doseq=True, safe="@:,="), language=None, wrap_lines=True
         )
         for spec in specs:
-            several = f" for {entry(spec.model)}" if len(specs) > 1 else ""
+            several = f" for {spec.model.text}" if len(specs) > 1 else ""
             st.caption(f"Command line{several}: what is known already is not computed again")
             st.code(spec.cli(), language="bash", wrap_lines=True)
             st.caption(f"Python{several}")

@@ -6,9 +6,10 @@ import streamlit as st
 
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, read_methods
+from attrlib.models import parse_model
 from attrlib.registry import Value, parse_params
 from attrlib.specs import MethodSpec, ModelSpec
-from attrlib.studies import STUDIES, StudySpec, list_studies, model_text, parse_model, parse_study, read_study_link
+from attrlib.studies import STUDIES, StudySpec, list_studies, parse_study, read_study_link
 from pages.parts.short import short_method
 
 LIMIT = "limit"
@@ -32,7 +33,7 @@ def fill(spec: StudySpec) -> None:
     state = st.session_state
     params = dict(spec.params)
     state.t_study, state.t_data, state.t_seed = spec.study, spec.data, spec.seed
-    state.t_models = [model_text(model) for model in spec.models]
+    state.t_models = [model.text for model in spec.models]
     state.t_methods = [str(method) for method in spec.methods]
     state.t_limit = params.pop(LIMIT, None)
     state.t_params = {spec.study: params}

@@ -7,8 +7,8 @@ from attrlib.data.datasets import list_datasets
 from attrlib.methods import METHODS
 from attrlib.models import list_models
 from attrlib.registry import params_of
-from attrlib.studies import STUDIES, create, list_studies, parse_model
-from pages.parts import forms, study_choice
+from attrlib.studies import STUDIES, create, list_studies
+from pages.parts import forms, own_model, study_choice
 from pages.parts.work import plain
 
 MOST_MODELS, MOST_METHODS = 48, 64
@@ -34,7 +34,7 @@ def choose(row: GridContainer) -> None:
             "Run on my models", list(dict.fromkeys([*(info.name for info in list_models()), *state.t_models])), key="t_models",
             persist_state="session", accept_new_options=True, max_selections=MOST_MODELS,
             placeholder=f"{len(own.models())} shipped models",
-            help="Empty: the models that the study is made for. Or type timm:NAME, torchvision:NAME, with @FILE behind it for a checkpoint.",
+            help="Empty: the models that the study is made for. Or type timm:NAME, torchvision:NAME, with @FILE behind it for a checkpoint, with @192x256 for another input size.",
         )  # fmt: skip
         _checkpoint()
     with row.cell():
@@ -60,22 +60,9 @@ def choose(row: GridContainer) -> None:
 
 
 def _checkpoint() -> None:
-    with st.popover("Checkpoint", icon=":material/folder_open:"), st.form("t_checkpoint", border=False):
-        st.text_input("Architecture", key="t_architecture", placeholder="timm:resnet18")
-        st.text_input("File on this computer", key="t_file", placeholder="my_model.safetensors", help="Nothing in it is run.")
-        st.form_submit_button("Add the model", on_click=_add)
+    with st.popover("Weights, size", icon=":material/folder_open:"):
+        own_model.form("t")
         st.caption("Fine-tuned on deleted patches? Say so under More: then single deletion is in the model's domain.")
-
-
-def _add() -> None:
-    state = st.session_state
-    text = f"{state.t_architecture.strip()}@{state.t_file.strip()}"
-    try:
-        parse_model(text)
-    except study_choice.AttrlibError as error:
-        state.t_problems = [*state.t_problems, str(error)]
-        return
-    state.t_models = list(dict.fromkeys([*state.t_models, text]))
 
 
 def _more(given: dict) -> None:

@@ -31,7 +31,7 @@ def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
 
     def load(_progress: Any) -> Classifier:
         check_model(spec)
-        model = load_model(spec.architecture, checkpoint=spec.checkpoint, deletion_tuned=deletion_tuned)
+        model = load_model(spec.architecture, deletion_tuned=deletion_tuned, **spec.options())
         _ = model.layers
         _digests[model] = model.digest
         return model

@@ -1,0 +1,29 @@
+"""A form that adds a model of the visitor's own, by architecture, file and input size, to a list of models."""
+
+import streamlit as st
+
+from attrlib.errors import AttrlibError
+from attrlib.model_spec import ModelSpec, parse_size
+from attrlib.models import parse_model
+
+SIZE_HELP = "Height and width in pixels, as in 192x256, or one number for a square. Pictures are resized and cropped to it."
+
+
+def form(page: str) -> None:
+    """The form; `page` is the first letter of the page's state, whose list of models it adds to."""
+    with st.form(f"{page}_checkpoint", border=False):
+        st.text_input("Architecture", key=f"{page}_architecture", placeholder="timm:resnet18")
+        st.text_input("File on this computer", key=f"{page}_file", placeholder="my_model.safetensors", help="Nothing in it is run.")
+        st.text_input("Input size", key=f"{page}_size", placeholder="the model's own", help=SIZE_HELP)
+        st.form_submit_button("Add the model", on_click=_add, args=(page,))
+
+
+def _add(page: str) -> None:
+    state = st.session_state
+    name, file, size = (state[f"{page}_{field}"].strip() for field in ("architecture", "file", "size"))
+    try:
+        text = parse_model(ModelSpec(name, file or None, parse_size(size) if size else None).text).text
+    except AttrlibError as error:
+        state[f"{page}_problems"] = [*state[f"{page}_problems"], str(error)]
+        return
+    state[f"{page}_models"] = list(dict.fromkeys([*state[f"{page}_models"], text]))
