@@ -637,7 +637,7 @@ def test_the_snippet_computes_every_method(monkeypatch):
         calls.append((model, photo, method, options))
         return SimpleNamespace(maps=f"maps of {method}")
 
-    monkeypatch.setattr(attrlib, "load_model", lambda name, **options: SimpleNamespace(name=name, input_size=(8, 8), **options))
+    monkeypatch.setattr(attrlib, "load_model", lambda name, **options: SimpleNamespace(name=name, **options))
     monkeypatch.setattr(attrlib, "open_image", lambda name: f"opened {name}")
     monkeypatch.setattr(attrlib, "explain", explain)
     monkeypatch.setattr(attrlib, "resize", lambda maps, size: f"{maps} at {size}")
@@ -648,4 +648,4 @@ def test_the_snippet_computes_every_method(monkeypatch):
     assert [c[1:] for c in calls] == [(f"opened {spec.image}", str(m), dict(target=3, seed=4)) for m in spec.methods]
     assert (calls[0][0].name, calls[0][0].checkpoint) == ("timm:resnet18", "my.pth")
     assert names["maps"] == {str(m): f"maps of {m}" for m in spec.methods}
-    assert names["smooth"] == {str(m): f"maps of {m} at (8, 8) smoothed 5" for m in spec.methods}
+    assert names["smooth"] == {str(m): f"maps of {m} at (32, 48) smoothed 5" for m in spec.methods}
