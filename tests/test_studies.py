@@ -332,6 +332,7 @@ def test_methods_are_made_cheap_by_their_counts_alone(most: int, layer: str) -> 
             # At least four samples are left, and what has no samples cannot be cheaper.
             assert after <= max(most, 40) or spec.params == () or after < before, (name, before, after)
     assert dict(affordable("RISE", model, 64).params)["samples"] == 62
+    assert dict(affordable("Score-CAM", model, 17).params) == {"top": 16}
     assert dict(affordable("IG", model, 17).params)["steps"] == 12
     assert [m.layer for m in every(model, 4, ("Input", "Final"), lambda name: name == "IxG")] == ["Input", "Final"]
 

@@ -11,6 +11,8 @@ from attrlib.specs import MethodSpec
 
 COUNTS = ("samples", "steps", "masks", "evaluations", "permutations", "iterations", "designs")
 """Parameters that say how often something is done: halved until a map is cheap enough."""
+CHANNELS = "top"
+"""Parameter that says how many of a layer's channels are used, None for all: halved, too."""
 STRIDES = ("window", "stride")
 """Parameters whose doubling leaves fewer places: doubled together."""
 LEAST, FIRST_WINDOW, MOST_WINDOW = 4, {"Input": 16}, 64
@@ -44,9 +46,9 @@ def affordable(name: str, model: Classifier, most: int, layer: str = "") -> Meth
 
 def _cheaper(values: dict[str, Any], own: dict[str, Any], at: Layer) -> dict[str, Any]:
     found = dict(values)
-    for name in COUNTS:
+    for name in (*COUNTS, CHANNELS):
         if name in own:
-            now = values.get(name, own[name].default)
+            now = values.get(name, at.shape[0] if name == CHANNELS else own[name].default)
             if now is not None:
                 found[name] = max(int(own[name].low or 1), LEAST, int(now) // 2) if now > LEAST else now
     wide = [name for name in STRIDES if name in own]

@@ -42,8 +42,8 @@ class LocalisationStudy(Study):
     )
     papers = (GRID_PAPER,)
     minutes = 3.0
-    limit: int = param(10, "Grids in each setting", low=2, high=100_000)
-    passes: int = param(16, "Passes that a map may cost: samples are reduced until it fits", low=1, high=100_000)
+    limit: int = param(8, "Grids in each setting", low=2, high=100_000)
+    passes: int = param(8, "Passes that a map may cost: samples are reduced until it fits", low=1, high=100_000)
     grid: int = param(2, "Cells in each direction", low=2, high=4)
     confidence: float = param(0.9, "Least probability of the label, and predicted, for an image to be used", low=0.0, high=1.0)
 
