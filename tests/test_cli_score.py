@@ -384,7 +384,19 @@ def test_resume_may_stand_beside_what_is_asked_for(data: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "option", [("--limit", 3), ("--seed", 1), ("--fast",), ("--layer", "act1"), ("--width", 0.5), ("--filter-models", EMBEDDED)]
+    "option",
+    [
+        ("--limit", 3),
+        ("--seed", 1),
+        ("--fast",),
+        ("--layer", "act1"),
+        ("--width", 0.5),
+        ("--filter-models", EMBEDDED),
+        ("--model", "timm:resnet18"),
+        ("--checkpoint", "random:1"),
+        ("--deletion-tuned",),
+        ("--classes", "index"),
+    ],
 )
 def test_resume_does_not_ignore_other_options(option: tuple[object, ...], data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled(monkeypatch, *SCORE, "--data", data)

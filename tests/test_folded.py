@@ -62,12 +62,20 @@ def plain() -> nn.Module:
     )  # fmt: skip
 
 
+def without_statistics() -> nn.Module:
+    """Its BatchNorm takes the statistics of the batch, also in evaluation mode."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )  # fmt: skip
+
+
 NETS: dict[str, tuple[Any, int]] = {
     "plain": (plain, 0),
     "timm resnet10t": (lambda: timm.create_model("resnet10t", num_classes=5), 0),
     "timm tf_efficientnet_lite0": (lambda: timm.create_model("tf_efficientnet_lite0", num_classes=5), 0),
     "torchvision vgg11_bn": (lambda: torchvision.models.vgg11_bn(num_classes=5), 0),
     "torchvision mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=5), 0),
+    "without statistics": (without_statistics, 1),
     "Shared": (Shared, 2),
     "Twice": (Twice, 2),
     "timm densenet121": (lambda: timm.create_model("densenet121", num_classes=5), 62),
@@ -119,6 +127,18 @@ def test_a_convolution_that_is_explained_is_not_folded() -> None:
             attrlib.explain(own, torch.ones(3, 32, 32), "IxG", 1, path).maps for own in (folded(model, model.layer(path).path), model)
         )
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["timm resnet10t", "timm tf_efficientnet_lite0"])
+def test_only_convolutions_that_were_folded_yield_something_else(name: str) -> None:
+    model, folded = model_of(name), Folded()
+    twin = folded(model)
+    assert {path for path, own in model.module.named_modules() if folded(model, path) is model} == {
+        path for path, own in model.module.named_modules() if isinstance(own, nn.Conv2d) and own.bias is None
+    }
+    for layer in ("Middle", "Final", *(path for path in model.layers if path.endswith("bn1"))):
+        found, expected = (attrlib.explain(own, torch.ones(3, 32, 32), "Gradient", 1, layer).maps for own in (twin, model))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("setting", ["gridpg", "difull", "dipart"])

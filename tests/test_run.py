@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -736,6 +736,38 @@ def test_filter_models_that_are_not_given(model: attrlib.Classifier, data: Path,
     for work in (lambda: run(spec, model, load_dataset(data), store), lambda: make_plan(spec, model, load_dataset(data), store)):
         with pytest.raises(SpecError, match="names 1 filter model"):
             work()
+
+
+def test_a_filter_model_of_other_classes_is_told_before_anything_is_computed(data: Path, store: Store) -> None:
+    other = attrlib.wrap_model(net(), SIZE, HALF, HALF, class_names=["rose", "grass", "sky", "sand", "ice"])
+    (data / "0").rename(data / "nothing such")
+    own = attrlib.wrap_model(net(), SIZE, HALF, HALF, class_names=["nothing such", "1", "2", "3", "4"])
+    events: list[Event] = []
+    with pytest.raises(DataError, match=f"^{other.name}: .*none of the model's"):
+        compare(own, GRID, "IxG", data, store, filter_models=[other], watch=events.append)
+    assert not events
+
+
+def test_filter_models_without_grids(model: attrlib.Classifier, data: Path, store: Store) -> None:
+    with pytest.raises(SpecError, match="no protocol here is about grids"):
+        compare(model, "sds", "IxG", data, store, filter_models=[model])
+    assert compare(model, f"sds,{GRID}", "IxG", data, store, filter_models=[model]).scores
+
+
+def test_filter_models_stay_within_the_memory(model: attrlib.Classifier, data: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    original = Bench.measure
+
+    def spy(self: Bench, *args: Any) -> dict[str, Tensor]:
+        rows.append(self.setting.rows)
+        return original(self, *args)
+
+    monkeypatch.setattr(Bench, "measure", spy)
+    with suppress(SpecError):
+        # A grid takes more than is allowed here.
+        memory = model.nbytes + int(1.5 * row_bytes(model))
+        compare(model, GRID, "IxG", data, store, filter_models=[classifier(1)], max_memory=memory)
+    assert rows == [1] * 4
 
 
 def test_few_items_do_not_end_a_run(model: attrlib.Classifier, data: Path, store: Store) -> None:

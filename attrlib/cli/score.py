@@ -61,6 +61,10 @@ def score(
     store = open_store()
     if resume and protocol is methods is data is None:
         given = {
+            "--model": None if model == EMBEDDED else model,
+            "--checkpoint": checkpoint,
+            "--deletion-tuned": deletion_tuned or None,
+            "--classes": None if classes == "auto" else classes,
             "--limit": limit,
             "--layer": layer or None,
             "--width": width,

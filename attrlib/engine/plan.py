@@ -88,6 +88,8 @@ def find_parts(spec: RunSpec, model: Classifier, data: Dataset, bench: Bench) ->
     check_way(spec.classes)
     methods = {given: resolve_method(given) for given in dict.fromkeys(spec.methods)}
     protocols = {given: create_protocol(given) for given in dict.fromkeys(spec.protocols)}
+    if spec.filter_models and not any(own.items == "grids" for own in protocols.values()):
+        raise SpecError("filter models choose the images of grids, and no protocol here is about grids; leave them out, or add gridpg")
     parts: list[Part] = []
     refused: list[Refused] = []
     for protocol_spec, protocol in protocols.items():
@@ -116,8 +118,12 @@ def find_parts(spec: RunSpec, model: Classifier, data: Dataset, bench: Bench) ->
 
 
 def class_map(spec: RunSpec, model: Classifier, data: Dataset) -> Sequence[int]:
-    """The model's class for each class of the data."""
-    return match_classes(data.class_names, model.class_names, spec.classes) if data.class_names else ()
+    """The model's class for each class of the data. Raises `DataError` where it has none."""
+    try:
+        return match_classes(data.class_names, model.class_names, spec.classes) if data.class_names else ()
+    except DataError as error:
+        # With filter models: which one it is.
+        raise DataError(f"{model.name}: {error}" if spec.filter_models else str(error)) from None
 
 
 def filter_benches(spec: RunSpec, models: Sequence[Classifier], shelf: Shelf) -> list[Bench]:
@@ -149,14 +155,14 @@ def select(
                 raise
             classes = [-1] * len(data.class_names)
         return image_units(data, classes, spec.limit, spec.seed, group.labelled), []
-    found = image_units(data, class_map(spec, model, data), None, spec.seed, labelled=True)
     judges = [bench, *filters]
+    classes_of = [class_map(spec, own.model, data) for own in judges]
+    found = image_units(data, classes_of[0], None, spec.seed, labelled=True)
     known = [own.shelf.records(own.measurement_key(Prediction())[1], [unit.id for unit in found.units]) for own in judges]
     waiting = [(own, [u for u in found.units if u.id not in records]) for own, records in zip(judges, known, strict=True)]
     waiting = [(own, units) for own, units in waiting if units]
     if waiting:
         return found, waiting
-    classes_of = [class_map(spec, own.model, data) for own in judges]
 
     def passes(unit: Unit) -> bool:
         # Each model has its own numbers for the classes of the data.

@@ -102,7 +102,7 @@ class _Run:
             units = self._select_all(groups)
             known = sum(self._look_up(group, units[group]) for group in units)
             self._keep(key, units, "running")
-            self._fit_memory(max((g.area for g in units if any(self.pending[own] for own in g.parts)), default=0))
+            self._fit_memory(self.bench, max((g.area for g in units if any(self.pending[own] for own in g.parts)), default=0))
             self.started = time.perf_counter()
             for group in units:
                 units[group] = self._work(group, units[group])
@@ -139,8 +139,8 @@ class _Run:
         """The items of a group, after the predictions that they depend on."""
         selection, waiting = select(group, self.spec, self.model, self.data, self.bench, self.filters)
         if waiting:
-            self._fit_memory(1)
             for bench, images in waiting:
+                self._fit_memory(bench, 1)
                 self._predict(bench, images)
             selection, _ = select(group, self.spec, self.model, self.data, self.bench, self.filters)
         self.notes += selection.notes
@@ -171,9 +171,9 @@ class _Run:
             count += len(self.found[own])
         return count
 
-    def _fit_memory(self, area: float) -> None:
+    def _fit_memory(self, bench: Bench, area: float) -> None:
         if area:
-            self.bench.setting = replace(self.bench.setting, rows=rows_within(self.model, self.max_memory, area))
+            bench.setting = replace(bench.setting, rows=rows_within(bench.model, self.max_memory, area))
 
     def _agreement(self, units: Mapping[Group, tuple[Unit, ...]]) -> dict[MethodSpec, float]:
         """How well the fast maps of what was scored agree with the exact ones."""

@@ -36,11 +36,8 @@ class Folded:
         if model not in self._made:
             self._made[model] = model.over(self(model.model)) if isinstance(model, CellView) else _folded(model)
         twin = self._made[model]
-        return twin if _weight(twin, path) is _weight(model, path) else model
-
-
-def _weight(model: Classifier, path: str) -> object:
-    return getattr(model.module.get_submodule(path), "weight", None)
+        own, other = (of.module.get_submodule(path) for of in (model, twin))
+        return model if type(own) in CONVOLUTIONS and own.weight is not other.weight else twin
 
 
 def _folded(model: Classifier) -> Classifier:
@@ -83,8 +80,13 @@ def _pairs(module: nn.Module, images: Tensor) -> dict[str, str]:
     return {
         path: norm
         for path, (norm, *more) in readers.items()
-        if not more and type(modules[norm]) in NORMS and calls[path] == calls[norm] == 1 and weights[id(modules[path].weight)] == 1
+        if not more and _fixed(modules[norm]) and calls[path] == calls[norm] == 1 and weights[id(modules[path].weight)] == 1
     }
+
+
+def _fixed(norm: nn.Module) -> bool:
+    """Whether it is a BatchNorm that has statistics, and so does not take those of the batch."""
+    return type(norm) in NORMS and norm.running_mean is not None
 
 
 def _fold(module: nn.Module, pairs: dict[str, str]) -> nn.Module:
@@ -94,8 +96,8 @@ def _fold(module: nn.Module, pairs: dict[str, str]) -> nn.Module:
         assert isinstance(convolution, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
         scale, shift = _affine(norm)
-        weight, bias = convolution.weight.double() * scale[:, None, None, None], convolution.bias
-        shift = shift if bias is None else shift + scale * bias.double()
+        weight, bias = _exact(convolution.weight) * scale[:, None, None, None], convolution.bias
+        shift = shift if bias is None else shift + scale * _exact(bias)
         convolution.weight = nn.Parameter(weight.to(convolution.weight), requires_grad=False)
         convolution.bias = nn.Parameter(shift.to(convolution.weight), requires_grad=False)
         parent, _, name = norm_path.rpartition(".")
@@ -107,9 +109,14 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """What a BatchNorm multiplies each channel by, and what it adds."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight.double()
-    return scale, (0 if norm.bias is None else norm.bias.double()) - scale * norm.running_mean.double()
+    scale = (_exact(norm.running_var) + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * _exact(norm.weight)
+    return scale, (0 if norm.bias is None else _exact(norm.bias)) - scale * _exact(norm.running_mean)
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In float64, on the CPU: Apple's GPUs have none."""
+    return values.cpu().double()
 
 
 class _Behind(nn.Module):

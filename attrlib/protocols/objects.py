@@ -1,6 +1,7 @@
 """Does the attribution lie on the object? For data sets with masks."""
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,9 +35,9 @@ class OnObject(Protocol):
         ]
         return [Outcome(value) for value in values]
 
+    @abstractmethod
     def share(self, values: Tensor, mask: Tensor) -> float:
         """The score of a map (H,W) on an object (H,W)."""
-        raise NotImplementedError
 
 
 @PROTOCOLS.register

@@ -1,5 +1,6 @@
 """What the residual networks here share: a stem, stages of blocks called `layer1`, `layer2`, ..., and a head."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ class Block(Protocol):
     def __call__(self, *args: Any, **options: Any) -> nn.Module: ...
 
 
-class Stages(nn.Module):
+class Stages(nn.Module, ABC):
     """Images (B,3,H,W) to logits (B,C): `head(layerN(... layer1(stem(x))))`."""
 
     def add_stages(self, block: Block, channels: int, widths: Sequence[int], depths: Sequence[int], **first: Sequence[int]) -> int:
@@ -45,13 +46,13 @@ class Stages(nn.Module):
         """The blocks of all stages, in order."""
         return [block for stage in self.stages for block in stage.children()]
 
+    @abstractmethod
     def stem(self, x: Tensor) -> Tensor:
         """From images to the first stage's input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(self, x: Tensor) -> Tensor:
         """From the last stage's output to logits."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B,C) of images (B,3,H,W)."""
