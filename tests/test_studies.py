@@ -334,6 +334,9 @@ def test_methods_are_made_cheap_by_their_counts_alone(most: int, layer: str) -> 
     assert dict(affordable("RISE", model, 64).params)["samples"] == 62
     assert dict(affordable("Score-CAM", model, 17).params) == {"top": 16}
     assert dict(affordable("IG", model, 17).params)["steps"] == 12
+    # Windows of 32 would be the cells of single deletion on 128 px, and the map the score itself.
+    assert dict(affordable("Occlusion", model, 17).params) == {"window": 16, "stride": 16}
+    assert dict(affordable("Occlusion", load_model(), 17).params) == {"window": 28, "stride": 28}
     assert [m.layer for m in every(model, 4, ("Input", "Final"), lambda name: name == "IxG")] == ["Input", "Final"]
 
 
@@ -400,6 +403,8 @@ def test_accuracy_tells_a_trend_from_none_and_marks_what_networks_say_themselves
     assert "50 to 80 % accuracy" in falling.finding
     assert "explained better" in STUDIES["accuracy"]().analyse(family_of([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])).finding
     assert "no trend is certain" in STUDIES["accuracy"]().analyse(family_of([0.3, 0.1, 0.4, 0.15, 0.5])).finding
+    # A constant has no rank correlation, and so no trend either.
+    assert "no trend is certain" in STUDIES["accuracy"]().analyse(family_of([1.0] * 5)).finding
     assert "too few" in STUDIES["accuracy"]().analyse(family_of([0.3, 0.1])).finding
     own = Found(facts("bag", 0.6, own="BagNet"), [result_of(score("sds", "BagNet", spread(0.9)), score("sds", "IG", spread(0.1)))])
     analysis = STUDIES["accuracy"]().analyse([*family_of([0.8, 0.7, 0.6, 0.5]), own])

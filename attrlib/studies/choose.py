@@ -16,6 +16,8 @@ CHANNELS = "top"
 STRIDES = ("window", "stride")
 """Parameters whose doubling leaves fewer places: doubled together."""
 LEAST, FIRST_WINDOW, MOST_WINDOW = 4, {"Input": 16}, 64
+OF_INPUT = 8
+"""Windows in each direction at Input at least: single deletion takes a quarter away, and a window like that would be the score itself."""
 
 
 def cost_of(passes: Passes) -> int:
@@ -54,7 +56,8 @@ def _cheaper(values: dict[str, Any], own: dict[str, Any], at: Layer) -> dict[str
     wide = [name for name in STRIDES if name in own]
     if wide:
         first = FIRST_WINDOW.get("" if at.path else "Input", 2)
-        side = min(2 * int(values[wide[0]]) if wide[0] in values else first, MOST_WINDOW, *at.shape[1:])
+        most = min(MOST_WINDOW, *(side if at.path else max(1, side // OF_INPUT) for side in at.shape[1:]))
+        side = min(2 * int(values[wide[0]]) if wide[0] in values else first, most)
         found |= dict.fromkeys(wide, side)
     return found
 

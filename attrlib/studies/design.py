@@ -18,7 +18,7 @@ from attrlib.studies.facts import FACTORS, Facts, family, pairs_of
 from attrlib.studies.spec import StudySpec
 from attrlib.studies.words import interval, listed, numbers, point, signed
 
-ASKED = ("Gradient", "IxG", "IG", "Guided Backprop", "Grad-CAM", "Layer-CAM", "Occlusion")
+ASKED = ("Gradient", "IxG", "IG", "Guided Backprop", "Grad-CAM", "Layer-CAM")
 
 
 @STUDIES.register

@@ -30,7 +30,7 @@ SWEEPS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("IG", "baseline", ("zeros", "black", "white", "blur")),
     ("SmoothGrad", "samples", (2, 4, 8, 16, 32)),
     ("SmoothGrad", "noise", (0.02, 0.05, 0.15, 0.4)),
-    ("Occlusion", "window", (8, 16, 32)),
+    ("Occlusion", "window", (8, 16, 24)),
     ("RISE", "samples", (16, 64, 256)),
 )
 """A method's parameter, and the values that it is given."""
