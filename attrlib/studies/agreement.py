@@ -20,6 +20,7 @@ from attrlib.statistics import Correlation, jackknife, mean_correlation, rank_co
 from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, deletion
 from attrlib.studies.choose import COUNTS, every, some
 from attrlib.studies.facts import Facts, centres, family
+from attrlib.studies.fractions import over_fractions, twins
 from attrlib.studies.spec import StudySpec
 from attrlib.studies.words import interval, numbers, point
 
@@ -42,7 +43,8 @@ class Agreement(Study):
     see = (
         "Each cell is a rank correlation of two protocols, both turned so that higher is better: left over methods (do they rank them alike?), "
         "right over images (do they find the same maps good?). Below, infidelity and sensitivity against accuracy, and infidelity "
-        "against the scale of its noise, as it is and with each map scaled to fit."
+        "against the scale of its noise, as it is and with each map scaled to fit. Where three or more models differ in the share of their "
+        "training data alone, lines over that share."
     )
     saw = (
         "The study of 75 fine-tuned models (ResNet18, EfficientNet-B0, DenseNet121 on 20 to 100 % of the training data) asked whether infidelity "
@@ -101,6 +103,11 @@ class Agreement(Study):
                 plates.append(own[0])
                 rows += own[1]
                 sentences += more
+        for group in twins(found):
+            plate, more_rows, sentence = over_fractions(group, {"infidelity": INFIDELITY, "sensitivity": SENSITIVITY})
+            plates.append(plate)
+            rows += more_rows
+            sentences.append(sentence)
         if not sentences:
             raise DataError("no two protocols are defined on these models and data; use others")
         return Analysis(sentences[0], sentences[1:], rows, plates)
