@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attrlib.errors import SpecError
-from attrlib.postprocess import resize
+from attrlib.postprocess import are_finite, resize
 
 SHARES = (0.0, 0.02, 0.05, 0.5, 0.95, 0.98, 1.0)
 """Where the bins begin and end, as shares of the maps from the best to the worst."""
@@ -28,7 +28,7 @@ def localisation(maps: Tensor, n: int, cell: int) -> tuple[Tensor, Tensor]:
     inside = positive.unflatten(3, (n, -1)).unflatten(2, (n, -1))[:, :, row, :, column].sum((1, 2, 3))
     total = positive.sum((1, 2, 3))
     share = torch.where(total > _NOTHING, inside / total, 0.0)
-    return torch.where(torch.isfinite(maps).flatten(1).all(1), share, torch.nan), inside
+    return torch.where(are_finite(maps), share, torch.nan), inside
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ def aggregate(
     """
     height, width = _checked(maps, target_cell, grid, size, scores)
     keys = (_localised(maps, target_cell, grid, (height, width)) if scores is None else scores.double().reshape(len(maps), -1)).cpu()
-    finite = torch.isfinite(maps).flatten(1).all(1).cpu()
+    finite = are_finite(maps).cpu()
     ranked = torch.where(finite, keys[:, 0], torch.nan)
     order = tuple(sorted((~ranked.isnan()).nonzero()[:, 0].tolist(), key=(-keys).tolist().__getitem__))
     edges = tuple(round(share * len(order)) for share in SHARES)

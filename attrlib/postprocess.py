@@ -7,6 +7,9 @@ from torch import Tensor
 from attrlib.errors import SpecError
 from attrlib.views import SIGNS
 
+_BLOCK = 64
+"""Rows or columns that are smoothed at once."""
+
 
 def smooth(maps: Tensor, kernel_size: int) -> Tensor:
     """Gaussian smoothing of maps (B,1,h,w): kernel K x K with sigma = K/4, zero padding, shape kept; K = 0 or 1 changes nothing.
@@ -24,7 +27,7 @@ def smooth(maps: Tensor, kernel_size: int) -> Tensor:
 
 
 def _smooth_along(maps: Tensor, kernel_size: int, dim: int) -> Tensor:
-    """One pass of the separable kernel, as a banded matrix: on maps of at most a few hundred pixels faster than a convolution."""
+    """One pass of the separable kernel, as blocks of a banded matrix: on maps of at most a few hundred pixels faster than a convolution."""
     length = maps.shape[dim]
     half = kernel_size // 2
     # On the CPU, because not every device has float64.
@@ -32,7 +35,16 @@ def _smooth_along(maps: Tensor, kernel_size: int, dim: int) -> Tensor:
     kernel /= kernel.sum()
     distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]
     band = torch.where(distance.abs() <= half, kernel[distance.clamp(-half, half) + half], 0.0).to(maps)
-    return torch.einsum("oi,bcij->bcoj" if dim == 2 else "oi,bcji->bcjo", band, maps)
+    found = torch.empty_like(maps)
+    for first in range(0, length, _BLOCK):
+        # Only what the band reaches: outside it is zero.
+        begin, end = max(0, first - half), min(length, first + _BLOCK + half)
+        part = band[first : first + _BLOCK, begin:end]
+        if dim == 2:
+            found[:, :, first : first + _BLOCK] = part @ maps[:, :, begin:end]
+        else:
+            found[..., first : first + _BLOCK] = maps[..., begin:end] @ part.T
+    return found
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -42,6 +54,13 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     large = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
     # Rounding alone leaves the range of the values, and would rank the cells of a constant map.
     return torch.minimum(torch.maximum(large, maps.amin((2, 3), keepdim=True)), maps.amax((2, 3), keepdim=True))
+
+
+def are_finite(maps: Tensor) -> Tensor:
+    """Whether each of the maps (B,...) is without NaN and infinity: (B,)."""
+    # NaN is passed on by both, and both are far cheaper than a look at each value.
+    flat = maps.flatten(1)
+    return torch.isfinite(flat.amin(1)) & torch.isfinite(flat.amax(1))
 
 
 def apply_sign(maps: Tensor, sign: str) -> Tensor:

@@ -1,5 +1,6 @@
 """A run looked at as a whole: AggAtt and scores at any smoothing, from the maps in the store, and the images behind them."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,11 @@ from attrlib.protocols import Batch, Explain, Scene
 from attrlib.specs import MethodSpec, RunSpec
 from attrlib.statistics import Summary, summary
 from attrlib.store import Record, Store
+
+AT_HAND = 384 << 20
+"""Bytes of maps that are kept in memory for another look at them."""
+PICTURES = 64
+"""Items whose pictures are kept for another look at them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +92,8 @@ class Aggregation:
         self._units = () if waiting else selection.units
         self._loader = Loader(model, data)
         self._loader.parts = self._group.parted
+        self._kept = _Kept(store)
+        self._pictures: OrderedDict[Unit, Image.Image] = OrderedDict()
 
     @property
     def grid(self) -> int:
@@ -154,7 +162,12 @@ class Aggregation:
 
     def picture(self, unit: Unit) -> Image.Image:
         """An item as the model sees it."""
-        return tiled([self.model.preprocessing.view(self.data[index].image) for index in unit.images])
+        if unit not in self._pictures:
+            self._pictures[unit] = tiled([self.model.preprocessing.view(self.data[index].image) for index in unit.images])
+        self._pictures.move_to_end(unit)
+        while len(self._pictures) > PICTURES:
+            self._pictures.popitem(last=False)
+        return self._pictures[unit]
 
     def _part(self, method: MethodSpec) -> Part:
         if method not in self._parts:
@@ -171,7 +184,7 @@ class Aggregation:
         return self.cells.index(view.cell)
 
     def _bench(self, view: AggregateView, progress: Progress, kept: bool) -> "_SmoothBench":
-        bench = _SmoothBench(self.model, _Kept(self.store) if kept else self.store, self.spec.seed, self.spec.fast, progress=progress)
+        bench = _SmoothBench(self.model, self._kept if kept else self.store, self.spec.seed, self.spec.fast, progress=progress)
         bench.view = view
         return bench
 
@@ -240,11 +253,16 @@ class _Gone(Exception):
 
 
 class _Kept:
-    """The store without a way to make what it does not have: no image need be opened to find what it has."""
+    """The store without a way to make what it does not have: no image need be opened to find what it has.
+
+    The maps read last stay at hand, so that another smoothing need not read them again.
+    """
 
     def __init__(self, store: Store):
         self._store = store
         self.dtype = store.dtype
+        self._maps: OrderedDict[str, Tensor] = OrderedDict()
+        self._nbytes = 0
 
     def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
         """Those that are known."""
@@ -252,9 +270,16 @@ class _Kept:
 
     def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """All of them. Raises `_Gone`."""
-        found = self._store.maps(keys)
-        if len(found) < len(set(keys)):
+        missing = [key for key in dict.fromkeys(keys) if key not in self._maps]
+        read = self._store.maps(missing) if missing else {}
+        if len(read) < len(missing):
             raise _Gone
+        found = {key: read[key] if key in read else self._maps[key] for key in keys}
+        for key, values in read.items():
+            self._maps[key] = values
+            self._nbytes += values.nbytes
+        while self._nbytes > AT_HAND:
+            self._nbytes -= self._maps.popitem(last=False)[1].nbytes
         return found
 
     def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:

@@ -46,11 +46,11 @@ def draw(prepared: Tensor, photo: Image.Image, view: ViewSpec, top: float) -> Im
     return Image.fromarray(blended.round().astype(np.uint8))
 
 
-def encode(image: Image.Image, kind: str = "JPEG") -> bytes:
-    """The picture as a file: JPEG for the screen (ten times as fast to make and to send), PNG to keep."""
+def encode(image: Image.Image, kind: str = "JPEG", level: int = 6) -> bytes:
+    """The picture as a file: JPEG for the screen (ten times as fast to make and to send), PNG to keep, or with gaps, at a zlib level."""
     file = io.BytesIO()
     if kind == "JPEG":
         image.save(file, "JPEG", quality=92, subsampling=0)
     else:
-        image.save(file, kind)
+        image.save(file, kind, compress_level=level)
     return file.getvalue()

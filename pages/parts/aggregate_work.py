@@ -78,7 +78,7 @@ def row_job(found: Found, method: MethodSpec, view: AggregateView) -> Job:
         colours, own = view_of(view), row.aggregate
         bins = tuple(encode(draw_bin(own, k, colours)) if size else None for k, size in enumerate(own.sizes))
         best, worst = (
-            encode(mosaic([draw_sample(s, colours, own.target_cell, own.grid, SIDE) for s in side], 2 * SIDE), "PNG")
+            encode(mosaic([draw_sample(s, colours, own.target_cell, own.grid, SIDE) for s in side], 2 * SIDE), "PNG", level=1)
             for side in (line.best, line.worst)
         )
         return Shown(row, line, bins, best, worst)
