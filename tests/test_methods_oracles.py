@@ -714,8 +714,9 @@ def kernel(size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [3, 5, 9, 17, 33, 129])
-def test_smooth_is_a_zero_padded_convolution_with_a_gaussian(size: int) -> None:
-    given = pictures(2, 14, 23)[:, :1]
+@pytest.mark.parametrize("shape", [(14, 23), (70, 150)])
+def test_smooth_is_a_zero_padded_convolution_with_a_gaussian(size: int, shape: tuple[int, int]) -> None:
+    given = pictures(2, *shape)[:, :1]
     expected = [scipy.ndimage.convolve(m[0].double().numpy(), kernel(size), mode="constant", cval=0) for m in given]
     assert close(attrlib.smooth(given, size)[:, 0], torch.from_numpy(np.stack(expected)).float(), 1e-5)
 
