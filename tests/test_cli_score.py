@@ -187,7 +187,7 @@ def test_the_table_is_for_people(data: Path) -> None:
     assert re.fullmatch(r"0 computed, 90 known before, \d+ s", lines[-1])
     notes = result.stderr.splitlines()
     assert all(note.startswith("note: ") for note in notes)
-    assert [note.split(":")[1].strip() for note in notes if "refused" in note] == ["idsds IxG", "idsds Random"]
+    assert [note.split(":")[1].strip() for note in notes if "refused" in note] == ["idsds IxG, Random"]
     assert any("20 of 20 images" in note for note in notes)
 
 
@@ -740,7 +740,9 @@ def test_progress_is_lines_where_there_is_no_terminal(data: Path, monkeypatch: p
     assert re.fullmatch(r"0/20 confidence filter", progress[0])
     scored = [line for line in progress if "confidence filter" not in line]
     assert re.fullmatch(r"0/50 sds IxG", scored[0])
-    assert any(re.fullmatch(rf"\d+/50 {GRID} (IxG|Random), \S+ a second, \d+ s left", line) for line in scored[-2:])
+    so_far = r"; mean \S+, 95 % \S+ to \S+, n=\d+"
+    assert re.fullmatch(rf"\d+/50 sds IxG, \S+ a second, \d+ s left{so_far}", next(line for line in scored if "sds IxG," in line))
+    assert any(re.match(rf"\d+/50 {GRID} (IxG|Random), \S+ a second, \d+ s left", line) for line in scored[-2:])
     assert all(line in progress or line.startswith("note: ") for line in lines)
     assert "\x1b" not in result.output
     assert succeeds("score", "--protocol", "sds", "--methods", "Sobel", "--data", data, "--json").stderr == ""

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from attrlib.cli.common import Checkpoint, Device, InputSize, Json, ModelName, command, duration, interruptible, model_spec, with_path
 from attrlib.data.datasets import anchored, load_dataset
-from attrlib.engine.plan import Plan, make_plan
+from attrlib.engine.plan import Plan, Refused, by_reason, make_plan
 from attrlib.engine.run import Event, run
 from attrlib.engine.scores import RunResult
 from attrlib.errors import Cancelled, SpecError
@@ -141,7 +141,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
             nonlocal last
             if not quiet and time.monotonic() - last > EVERY:
                 last = time.monotonic()
-                typer.echo(_status(event), err=True)
+                typer.echo(_status(event) + _so_far(event), err=True)
 
         yield line
         return
@@ -153,6 +153,12 @@ def _status(event: Event) -> str:
     left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
     rate = f", {event.rate:.2g} a second" if event.rate else ""
     return f"{event.done}/{event.total} {event.doing}{rate}{left}"
+
+
+def _so_far(event: Event) -> str:
+    """The running mean of what is being scored, with its interval."""
+    found = next((own for (protocol, method), own in event.scores.items() if f"{protocol} {method}" == event.doing and own.n), None)
+    return "" if found is None else f"; mean {_number(found.mean)}, 95 % {_interval(found)}, n={found.n}"
 
 
 def _live(event: Event) -> Table:
@@ -189,8 +195,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     most = "at most " if plan.upper_bound else ""
     typer.echo(f"{plan.known} results are known, {most}{plan.missing} must be computed")
     typer.echo(f"about {most}{duration(plan.seconds)} and {plan.nbytes / 2**20:.0f} MB")
-    for note in [*plan.notes, *(f"{r['protocol']} {r['method']}: refused: {r['reason']}" for r in refused)]:
-        typer.echo(f"note: {note}", err=True)
+    _echo_notes(plan.notes, plan.refused)
 
 
 def _report(result: RunResult, as_json: bool) -> None:
@@ -218,6 +223,12 @@ def _report(result: RunResult, as_json: bool) -> None:
             typer.echo(f"  {ranks:>6}  {row['method']:36} {row['mean']:8.4f} {interval:20} n={row['n']}{undefined}{seconds}")
     for method, value in result.agreement.items():
         typer.echo(f"note: fast {method}: rank correlation {value:.3f} with the exact maps")
-    for note in [*result.notes, *(f"{r['protocol']} {r['method']}: refused: {r['reason']}" for r in refused)]:
-        typer.echo(f"note: {note}", err=True)
+    _echo_notes(result.notes, result.refused)
     typer.echo(f"{result.computed} computed, {result.known} known before, {duration(result.seconds)}")
+
+
+def _echo_notes(notes: Sequence[str], refused: Sequence[Refused]) -> None:
+    """On standard error; methods that are refused for one reason share a line."""
+    left_out = (f"{protocol} {', '.join(methods)}: refused: {why}" for (protocol, why), methods in by_reason(refused).items())
+    for note in [*notes, *left_out]:
+        typer.echo(f"note: {note}", err=True)

@@ -37,6 +37,14 @@ class Part:
 Refused = tuple[ProtocolSpec, MethodSpec, str]
 
 
+def by_reason(refused: Sequence[Refused]) -> dict[tuple[str, str], list[str]]:
+    """The methods that were refused, by protocol and reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for protocol, method, why in refused:
+        found.setdefault((str(protocol), why), []).append(str(method))
+    return found
+
+
 @dataclass(frozen=True)
 class Group:
     """The parts that are about the same items."""

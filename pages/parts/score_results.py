@@ -6,6 +6,7 @@ from typing import Any
 import streamlit as st
 
 from attrlib.engine.jobs import Job, State
+from attrlib.engine.plan import by_reason
 from attrlib.engine.run import Event
 from attrlib.engine.scores import Score
 from attrlib.figures import charts
@@ -139,9 +140,6 @@ def show_refused(refused: Sequence[tuple[Any, Any, str]]) -> None:
     if not refused:
         return
     with st.expander(f"Left out, as not defined here: {len(refused)}", icon=":material/block:"):
-        reasons: dict[tuple[str, str], list[str]] = {}
-        for protocol, method, why in refused:
-            reasons.setdefault((str(protocol), why), []).append(str(method))
-        for (protocol, why), methods in reasons.items():
+        for (protocol, why), methods in by_reason(refused).items():
             names = ", ".join(methods) if len(methods) <= NAMED else f"{len(methods)} methods"
             st.markdown(f"**{plain(protocol)}** with {plain(names)}: {plain(why)}")
