@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
@@ -111,6 +112,11 @@ def param(
 
 def params_of(cls: type) -> tuple[Param, ...]:
     """The parameters that a registered class declares, in order."""
+    return _declared(cls)
+
+
+@cache
+def _declared(cls: type) -> tuple[Param, ...]:
     hints = get_type_hints(cls)
 
     def kind(name: str) -> type:

@@ -1,5 +1,6 @@
 """Layer-wise relevance propagation: the logit handed back, layer by layer, to what it was made of."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -81,9 +82,17 @@ def _is_first(node: Any) -> bool:
     return kind(node) == FIRST_RULE
 
 
+def _first_position(values: Tensor) -> tuple[slice, ...]:
+    """Of the first image, what all channels have at one position."""
+    return (slice(1), slice(None), *[slice(1)] * (values.ndim - 2))[: values.ndim]
+
+
 @dataclass
 class _Called:
-    """A convolution that was called: what it gave, what of, how to call it, and its weights; `damping` is that of its gradient."""
+    """A convolution that was called: what it gave, what of, how to call it, and its weights.
+
+    `damping` is that of its gradient, once it is known whether a BatchNorm follows; None where it has another rule.
+    """
 
     output: Tensor
     version: int
@@ -91,7 +100,7 @@ class _Called:
     run: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     weight: Tensor
     bias: Tensor | None
-    damping: list[Tensor]
+    damping: list[Tensor] | None
 
     def folded(self, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
         """Its weight and bias with a BatchNorm behind it."""
@@ -108,23 +117,38 @@ class _Layerwise(Rules):
         self._task, self._alpha, self._epsilon, self._first = task, alpha, epsilon, first
         self._last: _Called | None = None
 
+    def _settle(self) -> None:
+        """Before something is written into what the last convolution gave: nothing is folded into it."""
+        if self._last is not None and self._last.damping is not None and not self._last.damping:
+            self._last.damping.append(self._damping(self._last.output))
+        self._last = None
+
     def activation(self, values: Tensor, function: Map, name: str) -> Tensor:
+        self._settle()
         with torch.no_grad():
             given = values.detach()
-            zero_at_zero = not bool(function(torch.zeros_like(given[:1])).any())
+            # One position is enough: a parameter, where there is one, is of a channel.
+            zero_at_zero = not bool(function(torch.zeros_like(given[_first_position(given)])).any())
             output = function(given)
             # All relevance passes, R_in = R_out, so that g_in = g_out f(a) / a.
-            ratio = torch.where(given == 0, 0, output / given)
+            ratio = (output / given).masked_fill_(given == 0, 0)
         if not zero_at_zero:
             # Without a rule it is found in the graph.
             return function(values)
         return self.rule(values, output, lambda gradient: gradient * ratio)
 
+    def maximum(self, values: Tensor, function: Map, name: str) -> Tensor:
+        self._settle()
+        return super().maximum(values, function, name)
+
     def layer(self, name: str, values: Tensor, func: Any, args: Any, kwargs: Any) -> Any:
         if name == "batch_norm":
             return self._norm(values, func, args, kwargs)
         if name not in CONVOLUTIONS and name not in LINEAR:
+            if re.search(r"[^_]_$|^__i[a-z]+__$|^__setitem__$", func.__name__):
+                self._settle()
             return func(*args, **kwargs)
+        self._settle()
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
         rest = {key: value for key, value in kwargs.items() if key not in ("input", "weight", "bias")}
 
@@ -132,13 +156,16 @@ class _Layerwise(Rules):
             return func(inputs, weight, bias, *args[3:], **rest)
 
         weight, bias, damping = given["weight"], given.get("bias"), list[Tensor]()
-        if name in LINEAR or not self._has_rule(values):
+        plain = name in LINEAR or not self._has_rule(values)
+        if plain:
             found = run(values, weight, bias)
-            damping.append(self._damping(found))
-            found.register_hook(lambda gradient: gradient * damping[0])
+            output = found.detach()
+            found.register_hook(lambda gradient: gradient * (damping[0] if damping else self._damping(output)))
         else:
             found = self._shared_out(values, run(values.detach(), weight, bias), run, weight, bias)
-        self._last = _Called(found, found._version, values, run, weight, bias, damping) if name in CONVOLUTIONS else None
+        self._last = _Called(found, found._version, values, run, weight, bias, damping if plain else None)
+        if name in LINEAR:
+            self._settle()
         return found
 
     def _norm(self, values: Tensor, func: Any, args: Any, kwargs: Any) -> Tensor:
@@ -146,9 +173,11 @@ class _Layerwise(Rules):
         given = {"weight": None, "bias": None, "training": False, "eps": 1e-5} | dict(zip(names, args, strict=False)) | kwargs
         last, output = self._last, func(*args, **kwargs)
         if last is None or last.output is not values or last.version != values._version or given["training"]:
+            self._settle()
             return output
-        if last.damping:
-            last.damping[0] = self._damping(output)
+        self._last = None
+        if last.damping is not None:
+            last.damping.append(self._damping(output))
             return output
         weight, bias = last.folded(given["running_mean"], given["running_var"], given["weight"], given["bias"], given["eps"])
         return self._shared_out(last.inputs, output, last.run, weight, bias)

@@ -9,6 +9,7 @@ import inspect
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -103,11 +104,17 @@ def _writes(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether a call writes its result into its first argument."""
     if re.search(r"[^_]_$", func.__name__):
         return True
+    signature = _signature(func)
+    return signature is not None and bool(signature.bind(*args, **kwargs).arguments.get("inplace"))
+
+
+@cache
+def _signature(func: Any) -> inspect.Signature | None:
+    """How a function is called; built-in ones do not say, and have no such flag."""
     try:
-        return bool(inspect.signature(func).bind(*args, **kwargs).arguments.get("inplace"))
+        return inspect.signature(func)
     except ValueError:
-        # Built-in functions have no signature, nor such a flag.
-        return False
+        return None
 
 
 class _Rule(torch.autograd.Function):

@@ -43,8 +43,15 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
     Gradients with respect to activations still flow: parameters that ask for none only save memory and time.
     """
-    training = [m for m in module.modules() if m.training]
-    trainable = [p for p in module.parameters() if p.requires_grad]
+    # As modules() and parameters() find them, but without names: that would cost as much as a small layer.
+    modules = [module]
+    known = {module}
+    for m in modules:
+        new = [child for child in m._modules.values() if child is not None and child not in known]
+        known.update(new)
+        modules += new
+    training = [m for m in modules if m.training]
+    trainable = [p for m in modules for p in m._parameters.values() if p is not None and p.requires_grad]
     try:
         for m in training:
             m.training = False
