@@ -110,7 +110,8 @@ def study(
             write_files(out, {file: make() for file, make in files_of(result).items()})
         typer.echo(f"wrote report, table and figures to {out}", err=True)
     if page is not None:
-        _write_page(page, results, f"python -m attrlib study {name} --markdown {page}")
+        asked = dataclasses.replace(specs[0], study=ALL, params=()) if name == ALL else specs[0]
+        _write_page(page, results, f"{asked.cli()} --markdown {page}")
 
 
 def _watch(name: str, check: Callable[[], None], quiet: bool) -> Callable[[StudyEvent], None]:

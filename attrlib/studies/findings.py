@@ -65,14 +65,15 @@ def markdown(results: Sequence[StudyResult], command: str, pictures: str = "find
     """The findings of studies beside the papers', with figures (files `pictures`/NAME-N.svg) and times, as a page of Markdown."""
     models = len(dict.fromkeys(model for own in results for model in own.models))
     total = sum(own.seconds for own in results)
+    shipped = not any(own.spec.models for own in results)
     lines = [
         "# Findings",
         "",
-        f"What {len(results)} studies say on {models} models that come with the project, beside what the papers saw on theirs. Made by "
-        f"`{command}`; computing it took {_minutes(total)}, and what is known is not computed again. Numbers in brackets are 95 % intervals.",
+        f"What {len(results)} {'study says' if len(results) == 1 else 'studies say'} on {models} models{' that come with the project' if shipped else ''}, "
+        f"beside what the papers saw on theirs. Made by `{command}`; computing it took {_minutes(total)}, and what is known is not computed again. Numbers in brackets are 95 % intervals.",
         "",
-        "The models are small (128 px, drawn birds) and the samples few, so that a study takes minutes: an interval that holds 0 says that "
-        "these data do not tell, not that there is nothing. Every study runs unchanged on other models and data.",
+        f"{'The models are small (128 px, drawn birds) and the samples few' if shipped else 'The samples are few'}, so that a study takes minutes: "
+        "an interval that holds 0 says that these data do not tell, not that there is nothing. Every study runs unchanged on other models and data.",
         "",
         "| study | models | results | time |",
         "|---|---|---|---|",
