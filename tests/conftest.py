@@ -1,11 +1,16 @@
 """What tests share: the embedded model, loaded once, and a small time budget for torch."""
 
 import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import attrlib
+
+Checkpoints = Callable[[Mapping[str, attrlib.Classifier]], None]
 
 os.environ.setdefault("ATTRLIB_DATA_ROOTS", os.sep)  # pages read what tests write, wherever temporary folders are
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -18,3 +23,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def embedded() -> attrlib.Classifier:
     """The embedded model. No call changes it, so all tests share it."""
     return attrlib.load_model()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results go into a folder of the test's own."""
+    monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "cache"))
+    for name in ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def checkpoints(monkeypatch: pytest.MonkeyPatch) -> Checkpoints:
+    """Checkpoints of some names are these models on the pages; all else is what it is."""
+
+    def name_them(models: Mapping[str, attrlib.Classifier]) -> None:
+        def load(name: str, *, checkpoint: str | None = None, **options: Any) -> attrlib.Classifier:
+            found = models.get(checkpoint or "")
+            return found or attrlib.load_model(name, checkpoint=checkpoint, **options)
+
+        monkeypatch.setattr("pages.parts.work.load_model", load)
+
+    return name_them

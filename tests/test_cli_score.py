@@ -45,13 +45,7 @@ MODEL = classifier()
 GELU = classifier(activation=nn.GELU)
 SCORE = ("score", "--protocol", "sds", "--methods", "IxG,Random")
 HERE = Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "cache"))
-    for name in ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(autouse=True)

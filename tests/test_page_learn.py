@@ -250,7 +250,7 @@ def test_the_probabilities_of_deletion_are_those_of_both_models():
 def test_nothing_is_impossible_for_the_gradient_in_difull_and_in_gridpg_nothing_is_called_so():
     at = settle(start("grids", method="Gradient", layer="Input"))
     shares = [n.proto.body for n in nodes(at, "html") if "in the cell" in n.proto.body]
-    assert "100 % in the cell, impossible: 0 %" in shares[1]
+    assert "100\xa0% in the cell, impossible: 0\xa0%" in shares[1]
     assert "outside" in shares[0]
     assert "outside" in shares[2]
     at = settle(start("grids", method="Gradient", layer="Final"))

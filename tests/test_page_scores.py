@@ -18,6 +18,7 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 import numpy as np
 import pytest
 from browser import SLOW, chromium, serve, visit
+from conftest import Checkpoints
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 from test_page_inspect import link, nodes, texts
@@ -29,12 +30,13 @@ import pages.parts.work
 from attrlib.engine.jobs import Queue
 from attrlib.errors import Cancelled
 from attrlib.figures import charts
-from attrlib.models import load_model, parse_model
+from attrlib.models import parse_model
 from attrlib.specs import parse_methods, parse_protocols
 from attrlib.statistics import paired_difference, summary
 from attrlib.store import open_store
 from pages.parts import behind, choice, runs, score_choice, score_plots, score_takeaway, short
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 ROOT = Path(__file__).parent.parent
 TINY, GELU, TWIN = "efficientnet_lite0@tiny", "efficientnet_lite0@gelu", "efficientnet_lite0@twin"
 MODELS = {"tiny": classifier(), "gelu": classifier(activation=nn.GELU), "twin": classifier(seed=1)}
@@ -42,20 +44,8 @@ METHODS = "IxG,Random,Grad-CAM"
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "cache"))
-    for name in ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(autouse=True)
-def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints of these names are small models; all else is what it is."""
-
-    def load(name: str, *, checkpoint: str | None = None, **options: Any) -> attrlib.Classifier:
-        return MODELS[checkpoint] if checkpoint in MODELS else load_model(name, checkpoint=checkpoint, **options)
-
-    monkeypatch.setattr(pages.parts.work, "load_model", load)
+def _small_models(checkpoints: Checkpoints) -> None:
+    checkpoints(MODELS)
 
 
 @pytest.fixture

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import attrlib  # before torchvision: it declares the operators that torchvision may lack
-
-# isort: split
 import pytest
 from browser import SLOW, chromium, serve, visit
+from conftest import Checkpoints
 from playwright.sync_api import expect
 from streamlit.testing.v1 import AppTest
 from test_page_inspect import nodes, texts
@@ -18,28 +16,18 @@ from test_run import classifier, pictures
 
 import pages.parts.study_run
 import pages.parts.work
-from attrlib.models import load_model
 from attrlib.studies import StudySpec, list_studies
 from pages.parts import study_choice, study_run
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 ROOT = Path(__file__).parent.parent
 TINY = "efficientnet_lite0@tiny"
 MODEL = classifier()
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "cache"))
-    for name in ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(autouse=True)
-def _small_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str, *, checkpoint: str | None = None, **options: Any) -> attrlib.Classifier:
-        return MODEL if checkpoint == "tiny" else load_model(name, checkpoint=checkpoint, **options)
-
-    monkeypatch.setattr(pages.parts.work, "load_model", load)
+def _small_model(checkpoints: Checkpoints) -> None:
+    checkpoints({"tiny": MODEL})
 
 
 @pytest.fixture

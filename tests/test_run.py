@@ -49,6 +49,7 @@ from attrlib.specs import MethodSpec, digest, parse_methods, parse_protocols
 from attrlib.statistics import spearman, summary
 from attrlib.store import Store, engines, files
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 CLASSES, SIZE = 5, 16
 COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200), (190, 190, 60), (60, 190, 190))
 """The colour of each class, before noise."""
@@ -122,13 +123,6 @@ def pictures(folder: Path, count: int = 4, classes: int = CLASSES, side: int = 2
 def data(tmp_path: Path) -> Path:
     """Twenty pictures, four of each class."""
     return pictures(tmp_path / "pictures")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "cache"))
-    for name in ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -71,19 +71,24 @@ def lines_svg(
     right = 14 + max((0.66 * _LETTER * len(name) for name in (*lines, *([level[0]] if level else []))), default=0)
     last = max(1, len(ticks) - 1)
 
+    rules = [(v, _number(v)) for v in axis.rules(low, high)]
+    left = max([_LEFT, *(8 + 0.62 * _LETTER * len(name) for _, name in rules)])
+
     def x(place: int) -> float:
-        return _LEFT + (width - _LEFT - right) * place / last
+        return left + (width - left - right) * place / last
 
     def y(value: float) -> float:
         return height - _BELOW - (height - _ABOVE - _BELOW) * min(1.0, max(0.0, axis.share(value, low, high)))
 
-    parts = [_rule(y(v), _LEFT, width - right, _number(v)) for v in axis.rules(low, high)]
-    step = -(-len(ticks) * 34 // max(1, width - _LEFT - round(right)))
+    parts = [_rule(y(v), left, width - right, name) for v, name in rules]
+    step = -(-len(ticks) * 34 // max(1, width - round(left + right)))
     parts += [_text(x(k), height - _BELOW + 20, name, "middle") for k, name in enumerate(ticks) if k % step == 0 or k == at]
-    parts += [_text(_LEFT - 40, 16, axis.title, "start"), _text((_LEFT + width - right) / 2, height - 5, place_title, "middle")]
+    parts += [_text(6, 16, axis.title, "start"), _text((left + width - right) / 2, height - 5, place_title, "middle")]
     names: list[tuple[float, str, str]] = []
     if level is not None:
-        parts.append(f'<path d="M{_LEFT} {y(level[1]):.1f}H{width - right:.1f}" stroke="{GREY}" stroke-width="2" stroke-dasharray="6 5"/>')
+        parts.append(
+            f'<path d="M{left:.1f} {y(level[1]):.1f}H{width - right:.1f}" stroke="{GREY}" stroke-width="2" stroke-dasharray="6 5"/>'
+        )
         names.append((y(level[1]), level[0], GREY))
     if at is not None:
         parts.append(f'<path d="M{x(at):.1f} {_ABOVE}V{height - _BELOW}" stroke="{_INK}" stroke-width="1.5" stroke-dasharray="3 4"/>')
@@ -123,11 +128,13 @@ def _apart(names: list[tuple[float, str, str]], top: float, bottom: float) -> li
 
 
 def _number(value: float) -> str:
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") if value and not 0.001 <= abs(value) < 1e4 else f"{value:.3g}"
+    if value and not 0.001 <= abs(value) < 1e4:
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.{4 if abs(value) >= 1000 else 3}g}"
 
 
 def _rule(y: float, left: float, right: float, name: str) -> str:
-    line = f'<path d="M{left} {y:.1f}H{right:.1f}" stroke="{GREY}" opacity="0.35"/>'
+    line = f'<path d="M{left:.1f} {y:.1f}H{right:.1f}" stroke="{GREY}" opacity="0.35"/>'
     return line + _text(left - 6, y + 5, name, "end")
 
 

@@ -52,7 +52,7 @@ class AggAtt(Lesson):
                 sample = Sample(desk.grid_picture(grids[place]), values, score)
                 line = f"localisation {score:.2f}"
                 figure(grids[place][0].name, line, draw_sample(sample, VIEW, 0, 2, 384), f"Map of a grid, {line}")
-        bins = rows(len(bin_names()), 1, 70)
+        bins = rows(len(bin_names()), 1, 60)
         for number, (name, size) in enumerate(zip(bin_names(), found.sizes, strict=True)):
             with bins.cell():
                 if size:

@@ -42,8 +42,8 @@ def chart(svg: str, alt: str) -> None:
 
 
 def percent(value: float) -> str:
-    """A share in whole percent."""
-    return "–" if value != value else f"{100 * value:.0f} %"
+    """A share in whole percent, number and sign on one line."""
+    return "–" if value != value else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def grey(size: tuple[int, int]) -> bytes:

@@ -66,26 +66,29 @@ def _ways(place: int, names: list[str]) -> None:
     before, after = names[max(0, place - 1)], names[min(len(names) - 1, place + 1)]
     with st.container(horizontal=True, gap="small", vertical_alignment="center", key="learn_bar"):
         st.markdown(f"#### {place + 1}. {plain(LESSONS[names[place]].title)}", width="stretch")
-        st.button("Back", on_click=_go, args=(before,), disabled=place == 0, shortcut="Left", key="learn_back")
-        with st.popover(f"{place + 1} of {len(names)}", icon=":material/list:"):
-            for number, name in enumerate(names):
-                st.button(
-                    f"{number + 1}. {LESSONS[name].title}",
-                    on_click=_go,
-                    args=(name,),
-                    type="tertiary",
-                    disabled=number == place,
-                    key=f"learn_to_{name}",
-                )
-        st.button("Next", on_click=_go, args=(after,), disabled=place == len(names) - 1, shortcut="Right", type="primary", key="learn_next")
-        st.button(
-            "Leave" if state.learn_present else "Present",
-            on_click=_present,
-            shortcut="P",
-            icon=":material/close_fullscreen:" if state.learn_present else ":material/slideshow:",
-            key="learn_presenter",
-            help="Large type, and nothing but the lesson. The arrow keys move on, and so do those of a clicker.",
-        )
+        with st.container(horizontal=True, gap="small", vertical_alignment="center", width="content", key="learn_ways"):
+            st.button("Back", on_click=_go, args=(before,), disabled=place == 0, shortcut="Left", key="learn_back")
+            with st.popover(f"{place + 1} of {len(names)}", icon=":material/list:"):
+                for number, name in enumerate(names):
+                    st.button(
+                        f"{number + 1}. {LESSONS[name].title}",
+                        on_click=_go,
+                        args=(name,),
+                        type="tertiary",
+                        disabled=number == place,
+                        key=f"learn_to_{name}",
+                    )
+            st.button(
+                "Next", on_click=_go, args=(after,), disabled=place == len(names) - 1, shortcut="Right", type="primary", key="learn_next"
+            )
+            st.button(
+                "Leave" if state.learn_present else "Present",
+                on_click=_present,
+                shortcut="P",
+                icon=":material/close_fullscreen:" if state.learn_present else ":material/slideshow:",
+                key="learn_presenter",
+                help="Large type, and nothing but the lesson. The arrow keys move on, and so do those of a clicker.",
+            )
     with st.container(key="learn_clicker"):
         st.button("Back", on_click=_go, args=(before,), disabled=place == 0, shortcut="PageUp", key="learn_page_up")
         st.button("Next", on_click=_go, args=(after,), disabled=place == len(names) - 1, shortcut="PageDown", key="learn_page_down")

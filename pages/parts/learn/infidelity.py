@@ -65,8 +65,8 @@ class Infidelity(Lesson):
         firsts = list(dict.fromkeys(own[0] for own in orders))
         held = f"{firsts[0]} is first" if len(firsts) == 1 else f"the first place changes hands ({', '.join(firsts)})"
         return (
-            f"At σ = {self.noise} {order[0]} has the lowest value; {', '.join(useless) or 'no method'} predict no better than a map of zeros, or hardly. "
-            f"Over all noises {held}: small noise asks for the raw gradient, however it looks, and large noise for something else."
+            f"At σ = {self.noise} {order[0]} has the lowest value; no better than a map of zeros, or hardly: {', '.join(useless) or 'none'}. "
+            f"Over all noises {held}. Small noise asks for the raw gradient, however it looks; the larger the noise, the less the gradient predicts."
         )
 
     def beyond(self, model: str) -> Beyond:
