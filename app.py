@@ -12,9 +12,10 @@ st.html(
     "@media (max-width: 1000px) {.stMainBlockContainer {padding: 2.2rem 1.4rem 4rem}}</style>"
 )
 
-# Only now, so that the first visitor sees the pages while torch is loaded; _openmp before anything that loads it.
-import attrlib._openmp  # noqa: E402, F401
-from pages.parts import sidebar  # noqa: E402
+# Only now, so that the first visitor sees the pages, and what is waited for, while torch is loaded; _openmp before anything that loads it.
+with st.empty(), st.spinner("Starting: PyTorch is being loaded …"):
+    import attrlib._openmp  # noqa: F401
+    from pages.parts import sidebar
 
 sidebar.show()
 page.run()
