@@ -246,7 +246,7 @@ def units(classes: Sequence[int]) -> list[Unit]:
 def selected(
     classes: Sequence[int], n: int = 2, corners: bool = False, limit: int | None = None, seed: int = 0, confidence: float = 0.99
 ) -> Selection:
-    return grid_units(units(classes), 500, n, corners, confidence, limit, seed)
+    return grid_units(units(classes), 500, n, corners, f"confidence={confidence:g}", limit, seed)
 
 
 @both_kinds

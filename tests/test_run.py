@@ -725,6 +725,23 @@ def test_grids_are_of_images_that_the_filter_models_are_sure_of_too(tmp_path: Pa
     assert counted.images == 0, "predictions are kept for each model"
 
 
+@pytest.mark.parametrize("protocol", ["gridpg", "difull"])
+def test_where_no_grid_passes_it_says_which_confidence_allows_one(protocol: str, data: Path, store: Store) -> None:
+    own = net()
+    with torch.no_grad():
+        own.fc.weight /= 300
+        own.fc.bias /= 300
+    unsure = attrlib.wrap_model(own, SIZE, HALF, HALF)
+    with pytest.raises(DataError, match=r"\(confidence=0\.\d+ allows one\)") as caught:
+        compare(unsure, f"{protocol}:confidence=1", "Random", data, store)
+    best = float(re.findall(r"confidence=(0\.\d+) allows", str(caught.value))[0])
+    assert compare(unsure, f"{protocol}:confidence={best}", "Random", data, store).scores
+    with pytest.raises(DataError, match="allows one"):
+        compare(unsure, f"{protocol}:confidence={best + 0.001:.3f}", "Random", data, store)
+    with pytest.raises(DataError, match="no confidence allows one"):
+        compare(unsure, f"{protocol}:grid=3", "Random", data, store)
+
+
 def test_filter_models_that_are_not_given(model: attrlib.Classifier, data: Path, store: Store) -> None:
     spec = spec_of(model, GRID, "IxG", data, filter_models=(model.spec,))
     for work in (lambda: run(spec, model, load_dataset(data), store), lambda: make_plan(spec, model, load_dataset(data), store)):

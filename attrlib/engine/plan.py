@@ -1,10 +1,12 @@
 """What a run consists of, what of it is known already, and what the rest will cost."""
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from attrlib.data.datasets import Dataset
+from attrlib.data.grids import compose
 from attrlib.data.labels import check_way, match_classes
 from attrlib.engine.bench import Bench, Shelf
 from attrlib.engine.memory import Probe, probe, rows_within
@@ -172,21 +174,42 @@ def select(
     if waiting:
         return found, waiting
 
-    def passes(unit: Unit) -> bool:
+    def sureness(unit: Unit) -> float:
+        """The least probability that a model gives the label; -1 where one predicts another class, or the image cannot be read."""
         # Each model has its own numbers for the classes of the data.
         label = data.label(unit.images[0])
         predictions = [records[unit.id].details for records in known]
-        return label is not None and all(
-            found["class"] == classes[label] and float(found["probability"]) >= grids.confidence  # type: ignore[arg-type]
-            for found, classes in zip(predictions, classes_of, strict=True)
+        right = label is not None and all(
+            own and own["class"] == classes[label] for own, classes in zip(predictions, classes_of, strict=True)
         )
+        return min(float(own["probability"]) for own in predictions) if right else -1.0  # type: ignore[arg-type]
 
     broken = [unit for unit in found.units if not all(records[unit.id].details for records in known)]
-    passed = [unit for unit in found.units if unit not in broken and passes(unit)]
+    sure = {unit: sureness(unit) for unit in found.units}
+    passed = [unit for unit, probability in sure.items() if probability >= grids.confidence]
     of = f" of {' and '.join(own.model.name for own in judges)}" if filters else ""
-    made = grid_units(passed, len(found.units), grids.grid, grids.corners, f"confidence={grids.confidence:g}{of}", spec.limit, spec.seed)
+    try:
+        made = grid_units(
+            passed, len(found.units), grids.grid, grids.corners, f"confidence={grids.confidence:g}{of}", spec.limit, spec.seed
+        )
+    except DataError as error:
+        raise DataError(f"{error} ({_at_best(sure, grids)})") from None
     notes = left_out([_why(data, unit) for unit in broken[:SHOWN]], len(broken))
     return Selection(made.units, (*found.notes, *notes, *made.notes)), []
+
+
+def _at_best(sure: Mapping[Unit, float], grids: Localisation) -> str:
+    """The highest confidence at which the images allow a grid, in words."""
+    steps = sorted({probability for probability in sure.values() if probability >= 0}, reverse=True)
+
+    def allows(confidence: float) -> bool:
+        labels = [unit.labels[0] for unit, probability in sure.items() if probability >= confidence]
+        return bool(compose(labels, grids.grid, grids.corners, seed=0))
+
+    place = bisect_left(steps, True, key=allows)
+    if place == len(steps):
+        return "no confidence allows one: images of too few classes are classified rightly"
+    return f"confidence={math.floor(steps[place] * 1000) / 1000:g} allows one"
 
 
 def _why(data: Dataset, unit: Unit) -> str:
