@@ -11,6 +11,7 @@ import torch
 from test_together import small
 from torch import Tensor, nn
 
+from attrlib.engine.peak import peak_memory
 from attrlib.errors import OutOfMemory
 from attrlib.methods import METHODS, Attribution, Task, attribute, attribute_all, attribute_each
 from attrlib.models.chunks import in_chunks, out_of_memory
@@ -164,3 +165,24 @@ def test_rows_are_put_together_in_order() -> None:
     assert size == 3
     assert in_chunks(4, lambda v: v, values)[1] == 4
     assert in_chunks(4, lambda v: v, values[:0])[0].shape == (0,)
+
+
+def test_memory_is_flat_over_a_thousand_images_but_for_the_maps_themselves() -> None:
+    model = attrlib.wrap_model(nets.made(nets.Plain), nets.SIZE)
+    specs = [
+        MethodSpec("IxG"),
+        MethodSpec("Grad-CAM"),
+        MethodSpec("IG", params=(("steps", 3),)),
+        MethodSpec("RISE", params=(("samples", 4),)),
+    ]
+    attribute_all(model, specs, nets.pictures(2))
+
+    def beyond_maps(count: int) -> int:
+        images = nets.pictures(count)
+        with peak_memory(torch.device("cpu")) as peak:
+            found = attribute_all(model, specs, images)
+        # They are held batch by batch, and put together one method after the other.
+        return peak.nbytes - sum(one.nbytes for one in found) - max(one.nbytes for one in found)
+
+    few, many = beyond_maps(64), beyond_maps(1000)
+    assert many <= few < nets.pictures(1000).nbytes / 4

@@ -14,7 +14,7 @@ from attrlib.methods import METHODS, Attribution, Progress, attribute_each, no_p
 from attrlib.models import Classifier
 from attrlib.specs import MethodSpec, ViewSpec, parse_methods
 
-SIDE, COLUMNS = 160, 9
+SIDE, COLUMNS = 184, 8
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,4 @@ def _tile(one: Shown, first: Classifier, view: ViewSpec) -> Tile:
     if isinstance(one.found, AttrlibError):
         return Tile(one.method.name, "not defined here", torch.zeros(1, 1), str(one.found))
     own = tile(one.found, view)
-    return own if one.model is first else replace(own, subtitle=f"{own.subtitle}, {one.model.name}")
+    return own if one.model is first else replace(own, subtitle=f"{one.found.spec.layer}, {one.model.name}")

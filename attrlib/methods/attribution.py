@@ -125,7 +125,10 @@ def _ask(model: Classifier, spec: MethodSpec, images: Tensor) -> Asked:
 def _result(asked: Asked, seed: int, images: Tensor) -> Attribution:
     diagnostics = {name: tuple(values) for name, values in asked.diagnostics.items()}
     size = (images.shape[2], images.shape[3])
-    return Attribution(torch.cat(asked.maps), tuple(asked.target), asked.spec, seed, asked.seconds, size, diagnostics)
+    maps = torch.cat(asked.maps)
+    # So that no more than one method's maps are held twice.
+    asked.maps.clear()
+    return Attribution(maps, tuple(asked.target), asked.spec, seed, asked.seconds, size, diagnostics)
 
 
 def _run(
