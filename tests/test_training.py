@@ -810,6 +810,13 @@ def test_what_is_no_number_stops_training_and_the_last_good_state_is_kept(tmp_pa
     assert same(trained(tmp_path / "state", recipe, wrapped(Poisoned)), healthy)
 
 
+def test_no_number_in_the_first_epoch(tmp_path: Path) -> None:
+    model = wrapped(Poisoned)
+    model.module.what = "loss"
+    with pytest.raises(TrainingError, match=r"^the loss is nan in epoch 1; no epoch was finished\. Try a lower rate"):
+        trained(tmp_path, PLAIN, model)
+
+
 def test_a_rate_that_is_too_high_stops_training(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"in epoch \d+; .*Try a lower rate .now 100.*clip=1"):
         trained(tmp_path, replace(PLAIN, rate=100.0, decay=1.0, epochs=30), wrapped(Flat))

@@ -18,8 +18,9 @@ from attrlib.models import Card, Classifier, load_model, with_classes
 from attrlib.models.zoo import architecture_of
 from attrlib.specs import ModelSpec, digest
 from attrlib.statistics import proportion
+from attrlib.training.accuracy import accuracies, check_labelled
 from attrlib.training.recipe import Recipe
-from attrlib.training.train import Watch, accuracies, check_labelled, train
+from attrlib.training.train import Watch, train
 
 HELD_OUT = 0.1
 """Of the training data, what chooses the best epoch where no data are given for it."""

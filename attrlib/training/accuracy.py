@@ -1,0 +1,69 @@
+"""Top-1 accuracy of a model: on images as they are, and with one random cell of each deleted."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+
+from attrlib.data.datasets import Dataset
+from attrlib.errors import DataError, ImageError
+from attrlib.models import Classifier
+from attrlib.specs import digest
+from attrlib.training.deletion import delete_cells
+
+
+@dataclass(frozen=True)
+class Right:
+    """How many of `count` images a model classifies rightly: as they are, and with one random cell of each deleted."""
+
+    clean: int
+    deleted: int | None
+    count: int
+
+
+def accuracies(
+    model: Classifier,
+    data: Dataset,
+    classes: Sequence[int],
+    deletion: int,
+    baseline: str = "zeros",
+    fast: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> Right:
+    """Counts what is right on a data set, and with one random cell of a grid of `deletion` cells deleted in each image, unless it is 0.
+
+    Images that cannot be read are left out; `check` is called before each batch. Raises `DataError` where no image can be read.
+    """
+    clean = deleted = count = 0
+    for indices in _batches(data):
+        check()
+        items = []
+        for index in indices:
+            with suppress(ImageError):
+                items.append(data[index])
+        if not items:
+            continue
+        images = torch.stack([model.preprocess(item.image) for item in items])
+        labels = torch.tensor([classes[int(item.label or 0)] for item in items])
+        generator = torch.Generator().manual_seed(int(digest("accuracy", indices[0])[:15], 16))
+        with model.session(fast), torch.no_grad():
+            clean += int((model.module(model.place(images)).argmax(1).cpu() == labels).sum())
+            if deletion:
+                images = delete_cells(images, deletion, baseline, generator, 1.0)
+                deleted += int((model.module(model.place(images)).argmax(1).cpu() == labels).sum())
+        count += len(items)
+    if not count:
+        raise DataError(f"{data.name} has no labelled image that can be read; give other data to measure accuracy on")
+    return Right(clean, deleted if deletion else None, count)
+
+
+def check_labelled(data: Dataset) -> None:
+    """Raises `DataError` for data on which no accuracy can be measured."""
+    if all(data.label(i) is None for i in range(len(data))):
+        raise DataError(f"{data.name} has no labelled image; give other data to measure accuracy on")
+
+
+def _batches(data: Dataset) -> Iterator[list[int]]:
+    labelled = [i for i in range(len(data)) if data.label(i) is not None]
+    return (labelled[first : first + 64] for first in range(0, len(labelled), 64))
