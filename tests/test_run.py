@@ -1643,3 +1643,19 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     )
     _, few, many = map(int, done.stdout.split())
     assert many - few < 9 * 2**20
+
+
+def test_looking_through_the_images_can_be_cancelled(model: attrlib.Classifier, data: Path, store: Store) -> None:
+    """A folder whose images are read for the first time takes as long as it is large."""
+    told: list[tuple[int, int]] = []
+
+    def look(done: int, total: int) -> None:
+        told.append((done, total))
+        if done:
+            raise Cancelled("enough")
+
+    many = pictures(data, 8)
+    with pytest.raises(Cancelled):
+        make_plan(spec_of(model, "sds", "IxG", many), model, load_dataset(many), store, progress=look)
+    assert told == [(0, 40), (16, 40)]
+    assert make_plan(spec_of(model, "sds", "IxG", many), model, load_dataset(many), store).missing == 40

@@ -12,6 +12,7 @@ from attrlib.engine.bench import Bench, Shelf
 from attrlib.engine.memory import Probe, probe, rows_within
 from attrlib.engine.units import SHOWN, Selection, Unit, grid_units, image_units, left_out
 from attrlib.errors import AttrlibError, DataError, ImageError, ProtocolError, SpecError
+from attrlib.methods import Progress, no_progress
 from attrlib.methods import create as create_method
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier, Layer
@@ -150,7 +151,13 @@ Waiting = list[tuple[Bench, list[Unit]]]
 
 
 def select(
-    group: Group, spec: RunSpec, model: Classifier, data: Dataset, bench: Bench, filters: Sequence[Bench] = ()
+    group: Group,
+    spec: RunSpec,
+    model: Classifier,
+    data: Dataset,
+    bench: Bench,
+    filters: Sequence[Bench] = (),
+    look: Progress = no_progress,
 ) -> tuple[Selection, Waiting]:
     """The items of a group, and the images whose predictions must be known before grids can be made of them.
 
@@ -164,10 +171,10 @@ def select(
             if group.labelled:
                 raise
             classes = [-1] * len(data.class_names)
-        return image_units(data, classes, spec.limit, spec.seed, group.labelled), []
+        return image_units(data, classes, spec.limit, spec.seed, group.labelled, look), []
     judges = [bench, *filters]
     classes_of = [class_map(spec, own.model, data) for own in judges]
-    found = image_units(data, classes_of[0], None, spec.seed, labelled=True)
+    found = image_units(data, classes_of[0], None, spec.seed, labelled=True, look=look)
     known = [own.shelf.records(own.measurement_key(Prediction())[1], [unit.id for unit in found.units]) for own in judges]
     waiting = [(own, [u for u in found.units if u.id not in records]) for own, records in zip(judges, known, strict=True)]
     waiting = [(own, units) for own, units in waiting if units]
@@ -236,9 +243,18 @@ class Plan:
 
 
 def make_plan(
-    spec: RunSpec, model: Classifier, data: Dataset, shelf: Shelf, max_memory: int | None = None, filter_models: Sequence[Classifier] = ()
+    spec: RunSpec,
+    model: Classifier,
+    data: Dataset,
+    shelf: Shelf,
+    max_memory: int | None = None,
+    filter_models: Sequence[Classifier] = (),
+    progress: Progress = no_progress,
 ) -> Plan:
-    """Looks up what is known, and times a few passes to estimate the rest. Raises as `find_parts` does."""
+    """Looks up what is known, and times a few passes to estimate the rest. Raises as `find_parts` does.
+
+    `progress` is told how many images were looked through, and raises `Cancelled` to stop.
+    """
     bench, filters = Bench(model, shelf, spec.seed, spec.fast), filter_benches(spec, filter_models, shelf)
     groups, refused = find_parts(spec, model, data, bench)
     rows = rows_within(model, max_memory)
@@ -248,7 +264,7 @@ def make_plan(
     seconds, upper_bound = 0.0, spec.width is not None
     for group in groups:
         try:
-            selection, waiting = select(group, spec, model, data, bench, filters)
+            selection, waiting = select(group, spec, model, data, bench, filters, progress)
         except DataError as error:
             refused += group.refused(error)
             if len(refused) == len(spec.protocols) * len(spec.methods):

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from attrlib.data.datasets import Dataset
 from attrlib.data.grids import compose
 from attrlib.errors import DataError, ImageError
+from attrlib.methods import Progress, no_progress
 from attrlib.specs import digest
 
 UNKNOWN = -1
 SHOWN = 5
 """Reasons in one note."""
+OFTEN = 16
+"""Images between two reports."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,23 @@ class Selection:
     notes: tuple[str, ...] = field(default=())
 
 
-def image_units(data: Dataset, classes: Sequence[int], limit: int | None, seed: int, labelled: bool) -> Selection:
+def image_units(
+    data: Dataset, classes: Sequence[int], limit: int | None, seed: int, labelled: bool, look: Progress = no_progress
+) -> Selection:
     """The first `limit` images in the seed's order, each content once; `labelled` leaves out those whose class is unknown.
 
+    `look` is told how many were looked through: the content of an image that is seen for the first time is read.
     `classes` gives the model's class for each class of the data. Raises `DataError` where nothing is left.
     """
     units: dict[str, Unit] = {}
     unlabelled = repeated = 0
     unreadable: list[str] = []
-    for index in data.order(seed):
+    wanted = len(data) if limit is None else min(limit, len(data))
+    for place, index in enumerate(data.order(seed)):
         if limit is not None and len(units) >= limit:
             break
+        if place % OFTEN == 0:
+            look(len(units), wanted)
         own = data.label(index)
         label = UNKNOWN if own is None else classes[own]
         if labelled and label == UNKNOWN:

@@ -186,8 +186,8 @@ def prepare(spec: RunSpec) -> Stage:
         return Stage(listing, f"Looking through {spec.data}")
     data: Dataset = listing.result
 
-    def plan(_progress: Progress) -> Estimate:
-        return Estimate(make_plan(spec, models[0], data, open_store(), None, models[1:]))
+    def plan(progress: Progress) -> Estimate:
+        return Estimate(make_plan(spec, models[0], data, open_store(), None, models[1:], progress))
 
     key = digest("plan", _key(spec), listing.key, len(_ended))
     return Stage(work.device_queue().submit(key, plan, work.PATIENCE, quick=True), "Estimating the cost")
