@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from attrlib.models.architectures import BagNet, BcosResNet
 
 CLASSES = 5
+TARGETS = [0, 3]
+"""Of the two images that `maps` explains where nothing else is said."""
 Rectifier = Callable[[Tensor], Tensor]
 
 
@@ -213,3 +215,17 @@ class Unread(nn.Module):
 def model(name: str) -> attrlib.Classifier:
     """One of `MODELS`, built once. Nothing that is computed through it changes it."""
     return MODELS[name]()
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> bool:
+    """Equal up to a share of the largest magnitude."""
+    assert found.shape == expected.shape
+    assert float(expected.abs().max()) > 0, "a comparison with zeros proves nothing"
+    return float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+def maps(
+    model: attrlib.Classifier, images: Tensor, method: str, layer: str | None = None, targets: object = None, **params: object
+) -> Tensor:
+    """Maps of images by a method, for `TARGETS` or others."""
+    return attrlib.explain(model, images, method, TARGETS if targets is None else targets, layer, **params).maps

@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F  # noqa: N812
-from method_nets import CLASSES, Modules, Rectified, made, pictures
+from method_nets import CLASSES, TARGETS, Modules, Rectified, close, made, maps, pictures
 from pytorch_grad_cam import AblationCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -26,18 +26,6 @@ from attrlib.methods.affine import is_affine
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")
 Model = attrlib.Classifier
-TARGETS = [0, 3]
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> bool:
-    """Equal up to a share of the largest magnitude."""
-    assert found.shape == expected.shape
-    assert float(expected.abs().max()) > 0, "a comparison with zeros proves nothing"
-    return float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
-
-
-def maps(model: Model, images: Tensor, method: str, layer: str | None = None, targets: object = None, **params: object) -> Tensor:
-    return attrlib.explain(model, images, method, TARGETS if targets is None else targets, layer, **params).maps
 
 
 def images_for(name: str, count: int = 2) -> Tensor:

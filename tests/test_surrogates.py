@@ -13,7 +13,7 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F  # noqa: N812
-from method_nets import Linear, Rectified, made, pictures
+from method_nets import TARGETS, Linear, Rectified, close, made, maps, pictures
 from skimage.segmentation import slic
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
@@ -25,18 +25,6 @@ from attrlib.methods.surrogates import LIME, coalitions
 from attrlib.specs import MethodSpec
 
 Model = attrlib.Classifier
-TARGETS = [0, 3]
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> bool:
-    """Equal up to a share of the largest magnitude."""
-    assert found.shape == expected.shape
-    assert float(expected.abs().max()) > 0, "a comparison with zeros proves nothing"
-    return float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
-
-
-def maps(model: Model, images: Tensor, method: str, layer: str | None = None, targets: object = None, **params: object) -> Tensor:
-    return attrlib.explain(model, images, method, TARGETS if targets is None else targets, layer, **params).maps
 
 
 def images_for(name: str, count: int = 2) -> Tensor:
