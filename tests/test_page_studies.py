@@ -84,7 +84,7 @@ def test_a_study_that_was_never_run_shows_question_papers_and_budget() -> None:
     at = until(start(), lambda at: "Run the study" in buttons(at))
     first = list_studies()[0]
     assert first.question in words(at)
-    assert f"about **{first.minutes:g} minutes** on two cores" in words(at)
+    assert f"about **{first.minutes:g} minutes** on one core" in words(at)
     assert "BagNet-33 .80" in words(at)
     assert at.query_params["study"] in (first.name, [first.name])
     assert not nodes(at, "plotly_chart")

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 import attrlib.cli.study
 from attrlib.errors import SpecError
+from attrlib.figures.labels import places
 from attrlib.figures.plate_figures import draw, looks_of
 from attrlib.figures.plate_files import render
 from attrlib.figures.plates import Panel, Plate, Point, Series
@@ -85,6 +86,22 @@ def test_a_series_looks_alike_in_all_panels() -> None:
     assert set(looks_of(plate)) == {"up", "flat"}
     colours = {trace.marker.color or trace.line.color for trace in draw(plate).data if trace.name == "up"}
     assert len(colours) == 1
+
+
+def test_labels_of_points_cover_neither_each_other_nor_points_nor_the_edge() -> None:
+    alone = Panel("points", "", "x", "y", (Series("s", (Point(0.0, 0.0, label="one"), Point(1.0, 1.0, label="two"))),))
+    assert places(alone, 400, 200) == {(0, 0): "top center", (0, 1): "top center"}
+    # Five at one place: one on each side, none for the fifth; at 40 px no side has room.
+    crowd = Panel("points", "", "x", "y", (Series("s", tuple(Point(0.5, 0.5, label="name") for _ in range(5))),))
+    assert list(places(crowd, 400, 200).values()) == ["top center", "bottom center", "middle right", "middle left"]
+    assert places(crowd, 20, 200) == {}
+    # A point right above takes the top, and a point at the edge has no room to its right.
+    pair = Panel(
+        "points", "", "x", "y", (Series("s", (Point(1.0, 0.5, label="a long name"), Point(1.0, 0.53), Point(0.0, 0.0), Point(0.5, 1.0))),)
+    )
+    assert places(pair, 400, 200) == {(0, 0): "middle left"}
+    texts = list(draw(Plate("", (crowd,))).data[0].text)
+    assert texts == ["name", "name", "name", "name", ""]
 
 
 # The command

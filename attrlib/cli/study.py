@@ -33,7 +33,7 @@ def studies(as_json: Json = False) -> None:
         typer.echo(json.dumps([dataclasses.asdict(s) for s in found], default=lambda kind: kind.__name__))
         return
     for s in found:
-        typer.echo(f"{s.name:14} {s.question} (about {s.minutes:g} min on {len(s.models)} shipped models)")
+        typer.echo(f"{s.name:14} {s.question} (about {s.minutes:g} min on one core, on {len(s.models)} of the shipped models)")
         for p in s.params:
             typer.echo(f"{'':16} {p.name}={p.format(p.default)}: {p.help} ({p.auto or p.expects()})")
 

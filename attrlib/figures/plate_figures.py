@@ -7,10 +7,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from attrlib.figures.charts import ACCENT, GREY, OTHER
+from attrlib.figures.labels import places
 from attrlib.figures.plates import Panel, Plate, Point, Series
 
 COLOURS = (ACCENT, OTHER, "#159a7f", "#b0488f", "#6b5fc7", "#a3822b", "#d0453e", "#4d8f2f")
 """Told apart by all common kinds of colour blindness together with `SYMBOLS`; each stands out from white and from near-black."""
+NARROW = (420, 250)
+"""Pixels that a panel of points has at least on a page 800 px wide; labels that fit there fit everywhere."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "hexagon")
 
 
@@ -70,14 +73,17 @@ def _traces(panel: Panel, series: Series, colour: str, symbol: str) -> list[go.S
             )
         ]  # fmt: skip
     if panel.kind == "points":
+        found = places(panel, *NARROW) if panel.named else {}
+        sides = [found.get((panel.series.index(series), k)) for k in range(len(points))]
         return [
             go.Scatter(
-                x=x, y=y, name=series.name, mode="markers+text" if panel.named else "markers", text=[p.label for p in points],
-                textposition="top center", textfont_size=11, cliponaxis=False, customdata=[_interval(p) for p in points],
+                x=x, y=y, name=series.name, mode="markers+text", text=[p.label if side else "" for p, side in zip(points, sides, strict=True)],
+                textposition=[side or "top center" for side in sides], textfont_size=11, cliponaxis=False,
+                customdata=[(_interval(p), p.label) for p in points],
                 error_y=_bars(y, [p.low for p in points], [p.high for p in points], colour, 1),
                 error_x=_bars(x, [p.x_low for p in points], [p.x_high for p in points], colour, 1),
                 marker=dict(color=colour, size=[13 if p.marked else 9 for p in points], symbol=["star" if p.marked else symbol for p in points]),
-                hovertemplate="%{text}: %{customdata} at %{x:.4g}<extra>" + series.name + "</extra>",
+                hovertemplate="%{customdata[1]}: %{customdata[0]} at %{x:.4g}<extra>" + series.name + "</extra>",
             )
         ]  # fmt: skip
     line = go.Scatter(

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from attrlib.errors import SpecError, unknown
 from attrlib.figures.charts import GREY
+from attrlib.figures.labels import places
 from attrlib.figures.plate_figures import categories, looks_of
 from attrlib.figures.plates import Panel, Plate, Point, Series
 
@@ -17,6 +18,15 @@ FORMATS = ("png", "svg", "pdf")
 MARKERS = {
     "circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "x": "X", "star": "*", "triangle-down": "v", "hexagon": "h",
 }  # fmt: skip
+OFFSETS: dict[str, tuple[tuple[int, int], Any, Any]] = {
+    "top center": ((0, 5), "center", "bottom"),
+    "bottom center": ((0, -5), "center", "top"),
+    "middle right": ((5, 0), "left", "center"),
+    "middle left": ((-5, 0), "right", "center"),
+}
+"""In points, and how a label is aligned, by the side where it stands."""
+PIXELS = (1100, 360)
+"""Of a panel of points, in units of its letters."""
 WIDTH, DPI = 10.0, 160
 _SMALL: dict[Any, Any] = {
     "font.size": 8,
@@ -62,7 +72,7 @@ def _panel(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
     if panel.kind == "matrix":
         _matrix(axes, panel)
         return
-    names = categories(panel)
+    names, sides = categories(panel), places(panel, *PIXELS) if panel.kind == "points" and panel.named else {}
     for number, series in enumerate(panel.series):
         colour, symbol = looks[series.name]
         if panel.kind == "boxes":
@@ -73,7 +83,7 @@ def _panel(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
             x = [p.y for p in series.points]
             axes.errorbar(x, y, xerr=_ends(series), fmt=MARKERS[symbol], ms=4, color=colour, lw=1, label=series.name)
         elif panel.kind == "points":
-            _points(axes, series, colour, symbol, panel.named)
+            _points(axes, series, colour, symbol, {k: side for (i, k), side in sides.items() if i == number})
         else:
             _line(axes, series, colour, symbol)
     if panel.log_x:
@@ -106,15 +116,16 @@ def _two(point: Point) -> tuple[float, float]:
     return (point.y - point.low, point.high - point.y) if known else (0.0, 0.0)
 
 
-def _points(axes: Axes, series: Series, colour: str, symbol: str, named: bool) -> None:
+def _points(axes: Axes, series: Series, colour: str, symbol: str, sides: dict[int, str]) -> None:
     for k, p in enumerate(series.points):
         x = float(p.x)
-        sides = [[x - p.x_low], [p.x_high - x]] if math.isfinite(p.x_low) else None
+        spread = [[x - p.x_low], [p.x_high - x]] if math.isfinite(p.x_low) else None
         marker = "*" if p.marked else MARKERS[symbol]
         label = series.name if k == 0 else "_"
-        axes.errorbar([x], [p.y], [[v] for v in _two(p)], sides, fmt=marker, ms=10 if p.marked else 5, color=colour, lw=0.7, label=label)
-        if named and p.label:
-            axes.annotate(p.label, (x, p.y), (0, 5), textcoords="offset points", ha="center", fontsize=6)
+        axes.errorbar([x], [p.y], [[v] for v in _two(p)], spread, fmt=marker, ms=10 if p.marked else 5, color=colour, lw=0.7, label=label)
+        if k in sides:
+            move, across, up = OFFSETS[sides[k]]
+            axes.annotate(p.label, (x, p.y), move, textcoords="offset points", ha=across, va=up, fontsize=6)
 
 
 def _line(axes: Axes, series: Series, colour: str, symbol: str) -> None:

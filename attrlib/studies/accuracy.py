@@ -85,7 +85,16 @@ def _post_hoc(facts: Facts, scores: dict[str, Score]) -> list[Score]:
 def _point(facts: Facts, score: Score) -> Point:
     at, own = facts.accuracy, score.summary
     assert at is not None
-    return Point(at.mean, own.mean, own.low, own.high, facts.name, at.low, at.high, marked=str(score.method) == facts.own)
+    return Point(
+        at.mean,
+        own.mean,
+        own.low,
+        own.high,
+        facts.name.removeprefix("birds_").removesuffix("_tuned"),
+        at.low,
+        at.high,
+        marked=str(score.method) == facts.own,
+    )
 
 
 def _trend(placed: Sequence[Facts], best: dict[Facts, Score]) -> str:

@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
 class Study(ABC):
     """One question, as runs of the engine and what is to be read from them. A subclass is a frozen dataclass, its fields its parameters.
 
-    `number` is its place among the studies, `see` says what to look for in the figure, `saw` what the papers found, `minutes` the budget on the shipped models on two cores.
+    `number` is its place among the studies, `see` says what to look for in the figure, `saw` what the papers found, `minutes` the budget on the shipped models on one core.
     """
 
     name: ClassVar[str]

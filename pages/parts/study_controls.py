@@ -33,7 +33,7 @@ def choose(row: GridContainer) -> None:
         st.multiselect(
             "Run on my models", list(dict.fromkeys([*(info.name for info in list_models()), *state.t_models])), key="t_models",
             persist_state="session", accept_new_options=True, max_selections=MOST_MODELS,
-            placeholder=f"{len(own.models())} shipped models",
+            placeholder=f"{len(own.models())} shipped model{'s' if len(own.models()) > 1 else ''}",
             help="Empty: the models that the study is made for. Or type timm:NAME, torchvision:NAME, with @FILE behind it for a checkpoint, with @192x256 for another input size.",
         )  # fmt: skip
         _checkpoint()
@@ -53,7 +53,7 @@ def choose(row: GridContainer) -> None:
     with row.cell():
         st.number_input(
             "Items", 2, 100_000, step=1, key="t_limit", persist_state="session", placeholder=str(own.limit),
-            help="Images, or grids, for each model. Empty: as many as fit into the study's budget on two cores.",
+            help="Images, or grids, for each model. Empty: as many as fit into the study's budget on one core.",
         )  # fmt: skip
         with st.popover("More", icon=":material/more_horiz:", width="stretch"):
             _more(dict(spec.params))

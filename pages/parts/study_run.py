@@ -139,7 +139,10 @@ def _show_cost(spec: StudySpec) -> None:
     text = "**Run the study** computes it, model by model; what other runs have computed is taken from the store."
     if _is_own(spec):
         minutes, models = create(spec).minutes, len(resolve(spec).models)
-        st.info(f"{text} On the {models} shipped models it takes about **{minutes:g} minutes** on two cores.", icon=":material/science:")
+        st.info(
+            f"{text} On {'the shipped model' if models == 1 else f'the {models} shipped models'} it takes about **{minutes:g} minutes** on one core.",
+            icon=":material/science:",
+        )
         return
     job = _prepare(spec)
     if not job.ended:

@@ -1,0 +1,53 @@
+"""Where the labels of a panel's points fit beside them without covering each other."""
+
+import math
+
+from attrlib.figures.plates import Panel
+
+SIDES = ("top center", "bottom center", "middle right", "middle left")
+"""Where a label may stand, the first that is free."""
+_LETTER, _HIGH, _MARK = 6.2, 12.0, 6.0
+"""Pixels: width of a letter, height of a line, and half of a marker."""
+Box = tuple[float, float, float, float]
+
+
+def places(panel: Panel, width: float, height: float) -> dict[tuple[int, int], str]:
+    """By number of series and of point the side of its label, on an area of so many pixels; what fits on no side is left out.
+
+    Axes are taken to be linear, and to reach 5 % beyond the points and their intervals.
+    """
+    points = {(i, k): p for i, series in enumerate(panel.series) for k, p in enumerate(series.points) if not isinstance(p.x, str)}
+    across = _ends([v for p in points.values() for v in (float(p.x), p.x_low, p.x_high)])
+    up = _ends([v for p in points.values() for v in (p.y, p.low, p.high)] + ([] if panel.level is None else [panel.level]))
+    at = {
+        key: (width * (float(p.x) - across[0]) / (across[1] - across[0]), height * (p.y - up[0]) / (up[1] - up[0]))
+        for key, p in points.items()
+        if math.isfinite(p.y)
+    }
+    taken: list[Box] = [(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in at.values()]
+    found: dict[tuple[int, int], str] = {}
+    for key, (x, y) in at.items():
+        long = _LETTER * len(points[key].label)
+        boxes = (
+            (x - long / 2, y + _MARK, x + long / 2, y + _MARK + _HIGH),
+            (x - long / 2, y - _MARK - _HIGH, x + long / 2, y - _MARK),
+            (x + _MARK, y - _HIGH / 2, x + _MARK + long, y + _HIGH / 2),
+            (x - _MARK - long, y - _HIGH / 2, x - _MARK, y + _HIGH / 2),
+        )
+        for side, box in zip(SIDES, boxes, strict=True):
+            if long and box[0] >= 0 and box[2] <= width and not any(_meet(box, other) for other in taken):
+                found[key] = side
+                taken.append(box)
+                break
+    return found
+
+
+def _ends(values: list[float]) -> tuple[float, float]:
+    known = [v for v in values if math.isfinite(v)]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    room = 0.05 * (high - low) or 0.5
+    return low - room, high + room
+
+
+def _meet(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
