@@ -42,7 +42,7 @@ class Accuracy(Study):
         "(below .15 at 83 %); intrinsically explainable models lie above: BagNet-33 about .80 at 68 %, B-cos-ResNet-50 about .32 at 76 %."
     )
     papers = (IDSDS_PAPER,)
-    minutes = 2.0
+    minutes = 1.5
     wants_accuracy = True
     limit: int = param(48, "Images for each model", low=2, high=100_000)
     passes: int = param(17, "Passes that a map may cost: samples are reduced until it fits", low=1, high=100_000)

@@ -198,6 +198,8 @@ def _against_accuracy(found: Sequence[Found]) -> Part:
                 points.setdefault(method.partition(":")[0], []).append((own, score))
         series = []
         for method, pairs in points.items():
+            if len(pairs) < 2:
+                continue
             series.append(Series(method, tuple(point(_accuracy(own), score.summary, own.facts.name) for own, score in pairs)))
             rows += [
                 {"kind": title, "first": method, "second": own.facts.name, "accuracy": _accuracy(own), "fraction": own.facts.fraction} | numbers(score.summary)

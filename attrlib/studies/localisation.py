@@ -41,7 +41,7 @@ class LocalisationStudy(Study):
         "than on GridPG, RISE poor everywhere, Occlusion good. DiPart is like DiFull, and worse towards Input."
     )
     papers = (GRID_PAPER,)
-    minutes = 3.0
+    minutes = 6.0
     limit: int = param(8, "Grids in each setting", low=2, high=100_000)
     passes: int = param(8, "Passes that a map may cost: samples are reduced until it fits", low=1, high=100_000)
     grid: int = param(2, "Cells in each direction", low=2, high=4)

@@ -36,8 +36,8 @@ class RobustnessStudy(Study):
         "30 degrees and colour and sharpness filters, as bars; it reports no ranking that holds for all data sets."
     )
     papers = (ROBUSTNESS_PAPER,)
-    minutes = 1.5
-    limit: int = param(12, "Images for each model", low=2, high=100_000)
+    minutes = 3.0
+    limit: int = param(20, "Images for each model", low=2, high=100_000)
     passes: int = param(8, "Passes that a map may cost: samples are reduced until it fits", low=1, high=100_000)
 
     def models(self) -> list[str]:

@@ -58,7 +58,7 @@ class Settings(Study):
         "50,000 validation images; of one image the standard deviation of a random map's score is 0.258, so that a hundred images leave ±0.05."
     )
     papers = (HYPERPARAMETERS_PAPER, IDSDS_PAPER)
-    minutes = 2.5
+    minutes = 2.0
     limit: int = param(24, "Images for hyperparameters and seeds", low=2, high=100_000)
     images: int = param(128, "Images for the number of images that a ranking needs", low=8, high=100_000)
     passes: int = param(8, "Passes that a map of the ranking may cost", low=1, high=100_000)

@@ -50,7 +50,7 @@ class Smoothing(Study):
         "matches SmoothGrad at a fraction of its cost."
     )
     papers = (GRID_PAPER,)
-    minutes = 1.5
+    minutes = 2.0
     limit: int = param(16, "Grids", low=2, high=100_000)
     steps: int = param(8, "Steps of IG", low=1, high=1000)
     samples: int = param(15, "Samples of SmoothGrad", low=1, high=1000)
