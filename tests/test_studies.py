@@ -676,7 +676,7 @@ def test_parameters_are_checked() -> None:
         with pytest.raises(SpecError, match=words):
             parse_study(text)
     assert resolve(StudySpec("ranking")).models
-    assert dict(resolve(StudySpec("ranking")).params)["passes"] == 64
+    assert dict(resolve(StudySpec("ranking")).params)["passes"] == 32
 
 
 def test_results_are_json_without_infinities(data: Path, store: Store) -> None:
