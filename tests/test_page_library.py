@@ -135,7 +135,7 @@ def test_a_download_that_fails_says_why(monkeypatch):
 def test_pictures_of_a_data_set_are_opened_when_asked_for(monkeypatch):
     opened = []
     real = attrlib.load_dataset
-    monkeypatch.setattr("pages.parts.library_data.load_dataset", lambda source: opened.append(source) or real(source))
+    monkeypatch.setattr("pages.parts.library_data.load_data", lambda source: opened.append(source) or real(source))
     at = settle(start(section="data"))
     names = texts(at)
     assert all(info.name in names for info in attrlib.list_datasets())

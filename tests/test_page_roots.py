@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from PIL import Image
 
 from attrlib.errors import DataError, ModelError
 from attrlib.specs import ModelSpec
-from pages.parts.roots import check_data, check_model, roots
+from pages.parts.roots import check_data, check_model, load_data, roots
 
 
 @pytest.fixture
@@ -43,6 +44,38 @@ def test_no_symbolic_link_leads_out(folders: tuple[Path, Path]) -> None:
         check_data(str(inside / "link"))
     with pytest.raises(ModelError):
         check_model(ModelSpec("timm:resnet18", str(inside / "model link.pth")))
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 16), "red").save(path)
+
+
+def test_no_link_inside_a_data_set_leads_out(folders: tuple[Path, Path]) -> None:
+    inside, outside = folders
+    picture(outside / "data" / "secret.png")
+    picture(inside / "data" / "a" / "own.png")
+    (inside / "data" / "a" / "twin.png").symlink_to(inside / "data" / "a" / "own.png")
+    assert len(load_data(str(inside / "data"))) == 2
+    for link, target in (("a/link.png", outside / "data" / "secret.png"), ("b", outside / "data")):
+        (inside / "data" / link).symlink_to(target)
+        with pytest.raises(DataError, match=r"^1 of the files of .*ATTRLIB_DATA_ROOTS") as error:
+            load_data(str(inside / "data"))
+        assert "secret" not in str(error.value)
+        (inside / "data" / link).unlink()
+    assert len(load_data(str(inside / "data"))) == 2
+
+
+def test_no_mask_and_no_line_of_a_table_leads_out(folders: tuple[Path, Path]) -> None:
+    inside, outside = folders
+    picture(outside / "secret.png")
+    picture(inside / "masked" / "images" / "bird.png")
+    (inside / "masked" / "masks").mkdir()
+    (inside / "masked" / "masks" / "bird.png").symlink_to(outside / "secret.png")
+    (inside / "table.csv").write_text("file\nmasked/images/bird.png\n../outside/secret.png\n")
+    for source in ("masked", "table.csv"):
+        with pytest.raises(DataError, match=r"^1 of the files of "):
+            load_data(str(inside / source))
 
 
 def test_a_folder_whose_name_begins_as_a_root_is_not_in_it(folders: tuple[Path, Path]) -> None:

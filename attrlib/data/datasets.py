@@ -6,7 +6,7 @@ import operator
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -110,6 +110,10 @@ class FileDataset(Dataset):
         name, mask = self._listing.names[k], self._mask(k)
         picture = file_digest(self._listing.path(self._listing.files[k]), name)
         return picture if mask is None else digest(picture, file_digest(self._listing.path(mask), f"the mask of {name}"))
+
+    def paths(self) -> Iterator[str]:
+        """Of every file that is read: pictures, then masks."""
+        return (self._listing.path(file) for file in (*self._listing.files, *self._listing.masks) if file is not None)
 
     def _mask(self, k: int) -> str | None:
         return self._listing.masks[k] if self._listing.masks else None

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attrlib.data.datasets import load_dataset
 from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.aggregation import Aggregation, Row
 from attrlib.engine.jobs import Job, Progress
@@ -13,7 +12,7 @@ from attrlib.figures.overlay import encode
 from attrlib.specs import MethodSpec, RunSpec, digest
 from attrlib.store import open_store
 from pages.parts import work
-from pages.parts.roots import check_data
+from pages.parts.roots import load_data
 
 SHOWN = 4
 """Examples of the first and the last bin."""
@@ -64,7 +63,7 @@ def found_job(spec: RunSpec, run_job: Job) -> Job:
             progress(0, 0)
         if loading.error is not None:
             raise loading.error
-        return Found(key, Aggregation(spec, loading.result, load_dataset(check_data(spec.data)), open_store()))
+        return Found(key, Aggregation(spec, loading.result, load_data(spec.data), open_store()))
 
     return work.device_queue().submit(key, find, work.PATIENCE, quick=True)
 

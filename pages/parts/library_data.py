@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import streamlit as st
 from PIL import ImageOps
 
-from attrlib.data.datasets import NAMED, Dataset, DatasetInfo, list_datasets, load_dataset
+from attrlib.data.datasets import NAMED, Dataset, DatasetInfo, list_datasets
 from attrlib.engine.jobs import Job, Progress, State, queue
 from attrlib.errors import ImageError
 from attrlib.figures.overlay import encode
 from attrlib.specs import digest
-from pages.parts.roots import check_data
+from pages.parts.roots import load_data
 from pages.parts.work import plain, sentence
 
 COUNT = 6
@@ -81,7 +81,7 @@ def _job(source: str) -> Job:
 
 def _look(source: str, progress: Progress) -> Strip:
     progress(0, 0)
-    data = load_dataset(check_data(source))
+    data = load_data(source)
     pictures: list[tuple[bytes, str]] = []
     for index in data.order(0)[: 3 * COUNT]:
         if len(pictures) == COUNT:

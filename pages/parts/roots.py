@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from attrlib.data.datasets import NAMED, SOURCES
+from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
 from attrlib.errors import DataError, ModelError
 from attrlib.models.zoo import RANDOM
 from attrlib.specs import ModelSpec
@@ -32,11 +32,36 @@ def readable(path: str) -> bool:
     return any(real.is_relative_to(root) for root in roots())
 
 
+def _has_name(source: str) -> bool:
+    return source in NAMED or source.startswith(tuple(SOURCES))
+
+
 def check_data(source: str) -> str:
     """The name or path of data, if the app may read it; else raises `DataError`, the same whether something is there or not."""
-    if source in NAMED or source.startswith(tuple(SOURCES)) or readable(source):
+    if _has_name(source) or readable(source):
         return source
     raise DataError(f"{source[:120]!r} is neither a data set by name nor in a folder that this app may read; {_ADVICE}")
+
+
+def load_data(source: str) -> Dataset:
+    """The data, if the app may read them and every file of theirs; else raises `DataError`: links and CSV files may lead anywhere."""
+    data = load_dataset(check_data(source))
+    if _has_name(source) or not isinstance(data, FileDataset):
+        return data
+    folders: dict[str, bool] = {}
+    outside = 0
+    for path in data.paths():
+        folder = os.path.dirname(path)
+        if folder not in folders:
+            folders[folder] = readable(folder)
+        # In a folder that is inside, only a link is not: most files need no look at every part of their path.
+        outside += not folders[folder] or (os.path.islink(path) and not readable(path))
+    if outside:
+        raise DataError(
+            f"{outside} of the files of {source[-120:]!r} are in no folder that this app may read, as links or a CSV file lead out of it; "
+            f"put copies of them there, or {_ADVICE}"
+        )
+    return data
 
 
 def check_model(spec: ModelSpec) -> ModelSpec:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attrlib.data.datasets import Dataset, load_dataset
+from attrlib.data.datasets import Dataset
 from attrlib.engine.agreement import Pair, agreements
 from attrlib.engine.jobs import Job, Progress, State, queue
 from attrlib.engine.plan import Plan, make_plan
@@ -20,7 +20,7 @@ from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest, read_run
 from attrlib.statistics import Correlation, Difference, paired_difference
 from attrlib.store import Run, open_store
 from pages.parts import work
-from pages.parts.roots import check_data
+from pages.parts.roots import load_data
 from pages.parts.short import short_run
 
 FRESH = 20
@@ -105,7 +105,7 @@ def _run(spec: RunSpec, progress: Progress) -> Finished:
         models.append(_result(loading))
     model, *others = models
     progress(0, 0, Event(f"looking through {spec.data}"))
-    data = load_dataset(check_data(spec.data))
+    data = load_data(spec.data)
     result = run(spec, model, data, open_store(), lambda event: progress(event.done, event.total, event), None, others)
     behind: dict[ProtocolSpec, dict[str, Difference]] = {protocol: {} for protocol, _ in result.scores}
     for protocol, method, difference in _differences(result):
@@ -179,9 +179,7 @@ def prepare(spec: RunSpec) -> Stage:
         if loading.state is not State.DONE:
             return Stage(loading, f"Loading {own}")
         models.append(loading.result)
-    listing = queue("data").submit(
-        digest("data", spec.data, _folder_stamp(spec.data)), lambda _progress: load_dataset(check_data(spec.data))
-    )
+    listing = queue("data").submit(digest("data", spec.data, _folder_stamp(spec.data)), lambda _progress: load_data(spec.data))
     if listing.state is not State.DONE:
         return Stage(listing, f"Looking through {spec.data}")
     data: Dataset = listing.result

@@ -4,7 +4,6 @@ import time
 
 import streamlit as st
 
-from attrlib.data.datasets import load_dataset
 from attrlib.engine.jobs import Job, Progress, State, queue
 from attrlib.errors import AttrlibError, Cancelled
 from attrlib.models import Classifier
@@ -13,7 +12,7 @@ from attrlib.store import open_store
 from attrlib.studies import StudyEvent, StudyPlan, StudyResult, StudySpec, create, plan_study, resolve, run_study
 from attrlib.studies.runner import is_done
 from pages.parts import work
-from pages.parts.roots import check_data
+from pages.parts.roots import load_data
 from pages.parts.times import duration, size
 from pages.parts.work import plain, sentence
 
@@ -42,7 +41,7 @@ def begin(spec: StudySpec) -> Job:
         def watch(event: StudyEvent) -> None:
             progress(round(1000 * event.share), 1000, event)
 
-        data = load_dataset(check_data(spec.data))
+        data = load_data(spec.data)
         return run_study(spec, open_store(), watch, lambda model, tuned: _load(model, tuned, progress), data)
 
     return work.device_queue().submit(_key(spec), do, long=True)
@@ -79,7 +78,7 @@ def _prepare(spec: StudySpec) -> Job:
     """Finds out what it will cost."""
 
     def plan(progress: Progress) -> StudyPlan:
-        data = load_dataset(check_data(spec.data))
+        data = load_data(spec.data)
         return plan_study(spec, open_store(), lambda model, tuned: _load(model, tuned, progress), data)
 
     return work.device_queue().submit(digest("study plan", _key(spec)), plan, work.PATIENCE)
