@@ -62,6 +62,20 @@ def test_an_uploaded_photo_is_explained(app, browser, tmp_path):
     expect(page.get_by_role("combobox", name="Photo")).to_have_value("noise.png")
 
 
+def test_what_was_chosen_stays_with_another_photo_whose_classes_have_other_labels(app, browser):
+    page = visit(browser, f"{app}?methods=IxG&image=sample:cat")
+    wait_for_maps(page, 1)
+    target = page.get_by_role("combobox", name="Target", exact=True)
+    expect(target).to_have_value(re.compile("predicted: tiger cat"))
+    for box, option in (("Photo", "coffee"), ("Layer", re.compile("^Final"))):
+        before = wait_for_maps(page, 1)
+        page.get_by_role("combobox", name=box, exact=True).click()
+        page.get_by_role("option", name=option).click()
+        wait_for_change(page, before)
+    expect(target).to_have_value(re.compile("predicted: espresso"))
+    expect(page.get_by_text("does not exist")).to_have_count(0)
+
+
 def test_a_file_that_is_no_picture_gets_a_message_and_the_app_goes_on(app, browser, tmp_path):
     (tmp_path / "letter.png").write_text("Dear Sir or Madam")
     page = visit(browser, app)

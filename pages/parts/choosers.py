@@ -1,6 +1,7 @@
 """The controls that decide what is computed: photo, model, target, methods, layer, parameters."""
 
 from collections import Counter
+from collections.abc import Container
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -93,11 +94,14 @@ def choose_target(row: GridContainer, model: Classifier, best: list[int], probab
     twice = {name for name, count in Counter(names).items() if count > 1}
     names = [f"{name} ({i})" if name in twice else name for i, name in enumerate(names)]
     others = sorted(set(range(len(names))) - set(best), key=lambda i: names[i].lower())
-    if state.target not in range(SAME_AS_PREDICTED, len(names)):
+    known = range(SAME_AS_PREDICTED, len(names))
+    _recall("target", known)
+    if state.target not in known:
         state.problems.append(
             f"Class {state.target} does not exist: {model.name} has classes 0 to {len(names) - 1}. The predicted one is taken."
         )
         state.target = SAME_AS_PREDICTED
+    state.target_was = state.target
 
     def label(i: int) -> str:
         return (
@@ -114,6 +118,16 @@ def choose_target(row: GridContainer, model: Classifier, best: list[int], probab
             help="The class whose score is explained: the five most probable first, then all. Type to search.",
         )
     return best[0] if state.target == SAME_AS_PREDICTED else state.target
+
+
+def _recall(key: str, known: Container[object]) -> None:
+    """What was chosen last, where the session has none of the options.
+
+    A browser names an option by its label. Those of classes and layers change with photo and model, so that it may send one of before.
+    """
+    state = st.session_state
+    if state[key] not in known:
+        state[key] = state.get(f"{key}_was", state[key])
 
 
 def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
@@ -137,9 +151,11 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
                 _parameters([n for n in state.methods if n in infos and infos[n].params])
     with row.cell():
         layers = choice.layer_options(list(model.layers))
+        _recall("layer", layers)
         if state.layer not in layers:
             state.problems.append(f"{model.name} has no layer {state.layer!r} that yields a map; each method's own is taken.")
             state.layer = choice.OWN_LAYER
+        state.layer_was = state.layer
         shapes = {name: "×".join(map(str, layer.shape[1:])) for name, layer in model.layers.items()}
         st.selectbox(
             "Layer",
