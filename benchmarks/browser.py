@@ -1,0 +1,155 @@
+"""How quick the app is for whoever sits before it, and what its server takes: `python -m benchmarks.browser --minutes 5`.
+
+A server with an empty store and a real browser on this machine. A page is interactive once it shows what it is for and its script
+rests. A move of a dial takes until there are other pictures, all decoded: those of a row come together. While the server is used for
+`--minutes`, every round visits all pages in new sessions and computes what is not known yet; its memory should level off.
+"""
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import psutil
+from playwright.sync_api import Browser, Page
+
+from tests.browser import MAPS, SLOW, chromium, serve, visit
+
+RESTS = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+MODEL = "birds_resnet10_tuned"
+BINS = 'img[alt*="mean map of"]:not([alt$=", 0 items"])'
+CANCEL, PROGRESS = ".st-key-s_Cancel button", '[data-testid="stProgress"]'
+PAGES = {
+    "": MAPS,
+    "aggregate": ".st-key-a_start button:enabled",
+    "scores": ".st-key-s_Start button:enabled",
+    "studies": ".st-key-t_start button:enabled",
+    "learn": "text=What to see.",
+    "library": '[data-testid="stDataFrame"]',
+}
+
+
+def settle(page: Page, selector: str) -> None:
+    """Waits until that is there and the script rests."""
+    page.wait_for_selector(selector, timeout=SLOW)
+    page.wait_for_selector(RESTS, timeout=SLOW, state="attached")
+
+
+def opened(browser: Browser, url: str, selector: str) -> float:
+    """Seconds until a page, visited in a session of its own, is interactive."""
+    start = time.perf_counter()
+    page = visit(browser, url)
+    settle(page, selector)
+    seconds = time.perf_counter() - start
+    page.context.close()
+    return seconds
+
+
+def move(page: Page, dial: str, pictures: str, key: str = "ArrowRight") -> float:
+    """Seconds from a key on a dial until some of these pictures are others."""
+    before = page.locator(pictures).evaluate_all("all => all.map(img => img.src)")
+    page.locator(f".st-key-{dial} [role=slider], .st-key-{dial} input[type=range]").first.focus()
+    start = time.perf_counter()
+    page.keyboard.press(key)
+    page.wait_for_function(
+        """([pictures, before]) => {
+            const now = [...document.querySelectorAll(pictures)];
+            return now.length >= before.length && now.every(img => img.complete) && now.some(img => !before.includes(img.src));
+        }""",
+        arg=[pictures, before],
+        timeout=SLOW,
+    )
+    return time.perf_counter() - start
+
+
+def clicked(page: Page, button: str, shown: str) -> float:
+    """Seconds from a click until that is shown."""
+    start = time.perf_counter()
+    page.click(button, timeout=SLOW)
+    page.wait_for_selector(shown, timeout=SLOW)
+    return time.perf_counter() - start
+
+
+def say(what: str, seconds: Sequence[float]) -> None:
+    p50, p95 = np.percentile(seconds, [50, 95])
+    print(f"{what}: p50 {1000 * p50:.0f} ms, p95 {1000 * p95:.0f} ms, n = {len(seconds)}", flush=True)
+
+
+def opacity(browser: Browser, app: str) -> None:
+    page = visit(browser, app)
+    settle(page, MAPS)
+    move(page, "opacity", MAPS, "Home")
+    say("Inspect, opacity to picture", [move(page, "opacity", MAPS) for _ in range(20)])
+    page.context.close()
+
+
+def smoothing(browser: Browser, app: str, grids: int) -> None:
+    page = visit(browser, f"{app}/aggregate?model={MODEL}&data=birds&setting=difull&methods=IxG@Input&limit={grids}&smoothing=9")
+    page.click(PAGES["aggregate"], timeout=SLOW)
+    page.wait_for_selector(BINS, timeout=5 * SLOW)
+    settle(page, BINS)
+    say(f"Aggregate, smoothing to pictures of {grids} grids", [move(page, "a_smoothing", BINS) for _ in range(10)])
+    page.context.close()
+
+
+def start_and_cancel(browser: Browser, app: str, seed: int = 0) -> tuple[float, float]:
+    """Seconds from a click on Start to progress, and from one on Cancel until the run has stopped."""
+    page = visit(browser, f"{app}/scores?model={MODEL}&data=birds&protocols=idsds&methods=IG:steps=200&limit=all&seed={seed}")
+    page.wait_for_selector(PAGES["scores"], timeout=SLOW)
+    started = clicked(page, PAGES["scores"], PROGRESS)
+    page.wait_for_selector(f"{PROGRESS}:has-text(' results')", timeout=SLOW)
+    stopped = clicked(page, CANCEL, "text=was cancelled after")
+    page.context.close()
+    return started, stopped
+
+
+def use(browser: Browser, app: str, seed: int) -> None:
+    """One round of a visitor: every page, maps and scores that nobody has asked for yet, and a run that is cancelled."""
+    for name, selector in PAGES.items():
+        opened(browser, f"{app}/{name}", selector)
+    opened(browser, f"{app}?methods=SmoothGrad@Input:samples=8,Random@Input,IxG@Middle,Grad-CAM&seed={seed}", MAPS)
+    page = visit(browser, f"{app}/aggregate?model={MODEL}&data=birds&setting=difull&methods=IxG@Input&limit=20&seed={seed}&smoothing=9")
+    page.click(PAGES["aggregate"], timeout=SLOW)
+    settle(page, BINS)
+    move(page, "a_smoothing", BINS)
+    page.context.close()
+    start_and_cancel(browser, app, seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5, help="how long the server is used")
+    parser.add_argument("--grids", type=int, default=50, help="grids behind the smoothing dial")
+    options = parser.parse_args()
+    load = ", ".join(f"{own:.1f}" for own in os.getloadavg())
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {load}", flush=True)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["ATTRLIB_CACHE"] = cache
+        with serve() as app, chromium() as browser:
+            # The browser is a child of Playwright's driver.
+            server = next(child for child in psutil.Process().children() if "streamlit" in child.cmdline())
+
+            def memory(when: str) -> None:
+                print(f"server {when}: {server.memory_info().rss >> 20} MiB", flush=True)
+
+            memory("at the start")
+            for name, selector in PAGES.items():
+                first, second = (opened(browser, f"{app}/{name}", selector) for _ in range(2))
+                print(f"{name or 'inspect'}: interactive after {first:.2f} s, at the second visit {second:.2f} s", flush=True)
+            memory("with every page visited")
+            opacity(browser, app)
+            smoothing(browser, app, options.grids)
+            started, stopped = start_and_cancel(browser, app)
+            print(f"Scores: Start to progress {1000 * started:.0f} ms, Cancel to stopped {1000 * stopped:.0f} ms", flush=True)
+            begin, seed = time.monotonic(), 1
+            while time.monotonic() < begin + 60 * options.minutes:
+                use(browser, app, seed)
+                memory(f"after {(time.monotonic() - begin) / 60:.1f} min, {seed} rounds")
+                seed += 1
+
+
+if __name__ == "__main__":
+    main()
