@@ -88,6 +88,7 @@ def opacity(browser: Browser, app: str) -> None:
 
 def smoothing(browser: Browser, app: str, grids: int) -> None:
     page = visit(browser, f"{app}/aggregate?model={MODEL}&data=birds&setting=difull&methods=IxG@Input&limit={grids}&smoothing=9")
+    settle(page, PAGES["aggregate"])
     page.click(PAGES["aggregate"], timeout=SLOW)
     page.wait_for_selector(BINS, timeout=5 * SLOW)
     settle(page, BINS)
@@ -98,7 +99,7 @@ def smoothing(browser: Browser, app: str, grids: int) -> None:
 def start_and_cancel(browser: Browser, app: str, seed: int = 0) -> tuple[float, float]:
     """Seconds from a click on Start to progress, and from one on Cancel until the run has stopped."""
     page = visit(browser, f"{app}/scores?model={MODEL}&data=birds&protocols=idsds&methods=IG:steps=200&limit=all&seed={seed}")
-    page.wait_for_selector(PAGES["scores"], timeout=SLOW)
+    settle(page, PAGES["scores"])
     started = clicked(page, PAGES["scores"], PROGRESS)
     page.wait_for_selector(f"{PROGRESS}:has-text(' results')", timeout=SLOW)
     stopped = clicked(page, CANCEL, "text=was cancelled after")
@@ -112,6 +113,7 @@ def use(browser: Browser, app: str, seed: int) -> None:
         opened(browser, f"{app}/{name}", selector)
     opened(browser, f"{app}?methods=SmoothGrad@Input:samples=8,Random@Input,IxG@Middle,Grad-CAM&seed={seed}", MAPS)
     page = visit(browser, f"{app}/aggregate?model={MODEL}&data=birds&setting=difull&methods=IxG@Input&limit=20&seed={seed}&smoothing=9")
+    settle(page, PAGES["aggregate"])
     page.click(PAGES["aggregate"], timeout=SLOW)
     settle(page, BINS)
     move(page, "a_smoothing", BINS)
