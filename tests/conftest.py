@@ -1,7 +1,7 @@
 """What tests share: the embedded model, loaded once, and a small time budget for torch."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def embedded() -> attrlib.Classifier:
     """The embedded model. No call changes it, so all tests share it."""
     return attrlib.load_model()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or fills the folder of whoever runs them, also where it asks for none of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTRLIB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

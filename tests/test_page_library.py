@@ -18,6 +18,7 @@ from attrlib.models.architectures import PUBLISHED
 from attrlib.store import Record, open_store
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def nodes(at: AppTest, kind: str) -> list:
@@ -56,11 +57,6 @@ def start(**query: str) -> AppTest:
     for name, value in query.items():
         at.query_params[name] = value
     return at
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "cache"))
 
 
 def test_models_that_need_no_download_and_the_published_ones():

@@ -108,9 +108,7 @@ def test_labels_of_points_cover_neither_each_other_nor_points_nor_the_edge() -> 
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "cache"))
-
+def _small_model(own_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str, device: str = "auto", **options: Any) -> attrlib.Classifier:
         assert name == EMBEDDED
         return classifier()
