@@ -74,9 +74,9 @@ def score(
     """How good a method is under a protocol, item by item; `params` are the protocol's. What was computed before is not again.
 
     `limit` counts items (images, or grids), chosen by `seed`; `width` ends the run when the 95 % interval is no wider; `fast`
-    folds BatchNorm and computes many forward passes in bfloat16; `classes` says how the data name classes (`auto`, `wnid`, `name`, `index`, `order`); `max_memory` is in
-    bytes. Grids are made of images that the `filter_models` classify as confidently as the model, so that all of them can be scored on
-    the same. `watch` is told how far it is, and raises `Cancelled` to stop. Raises `AttrlibError` that says what to do.
+    folds BatchNorm and computes many forward passes in bfloat16; `classes` says how the data name classes (`auto`, `wnid`, `name`,
+    `index`, `order`); `max_memory` is in bytes. Grids are made of images that the `filter_models` classify as confidently as the model,
+    so that all of them can be scored on the same. `watch` is told how far it is, and raises `Cancelled` to stop. Raises `AttrlibError` that says what to do.
     """
     own = protocol if isinstance(protocol, ProtocolSpec) else ProtocolSpec.parse(str(protocol))
     own = ProtocolSpec(own.name, tuple((own.values | params).items()))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -25,8 +26,8 @@ from attrlib.specs import MethodSpec, RunSpec
 from attrlib.statistics import Summary, summary
 from attrlib.store import Record, Store
 
-AT_HAND = 384 << 20
-"""Bytes of maps that are kept in memory for another look at them."""
+AT_HAND = 128 << 20
+"""Bytes of maps that are kept in memory for another look at them; half of what a queue keeps of all results."""
 PICTURES = 64
 """Items whose pictures are kept for another look at them."""
 
@@ -93,7 +94,7 @@ class Aggregation:
         self._loader = Loader(model, data)
         self._loader.parts = self._group.parted
         self._kept = _Kept(store)
-        self._pictures: OrderedDict[Unit, Image.Image] = OrderedDict()
+        self._tiled = lru_cache(PICTURES)(self._tile)
 
     @property
     def grid(self) -> int:
@@ -162,12 +163,15 @@ class Aggregation:
 
     def picture(self, unit: Unit) -> Image.Image:
         """An item as the model sees it."""
-        if unit not in self._pictures:
-            self._pictures[unit] = tiled([self.model.preprocessing.view(self.data[index].image) for index in unit.images])
-        self._pictures.move_to_end(unit)
-        while len(self._pictures) > PICTURES:
-            self._pictures.popitem(last=False)
-        return self._pictures[unit]
+        return self._tiled(unit)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the maps that are at hand."""
+        return self._kept.nbytes
+
+    def _tile(self, unit: Unit) -> Image.Image:
+        return tiled([self.model.preprocessing.view(self.data[index].image) for index in unit.images])
 
     def _part(self, method: MethodSpec) -> Part:
         if method not in self._parts:
@@ -262,7 +266,7 @@ class _Kept:
         self._store = store
         self.dtype = store.dtype
         self._maps: OrderedDict[str, Tensor] = OrderedDict()
-        self._nbytes = 0
+        self.nbytes = 0
 
     def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
         """Those that are known."""
@@ -277,9 +281,9 @@ class _Kept:
         found = {key: read[key] if key in read else self._maps[key] for key in keys}
         for key, values in read.items():
             self._maps[key] = values
-            self._nbytes += values.nbytes
-        while self._nbytes > AT_HAND:
-            self._nbytes -= self._maps.popitem(last=False)[1].nbytes
+            self.nbytes += values.nbytes
+        while self.nbytes > AT_HAND:
+            self.nbytes -= self._maps.popitem(last=False)[1].nbytes
         return found
 
     def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:

@@ -6,7 +6,6 @@ Inputs are grids (B,3,n*H,n*W) of n x n cells of the model's input size, row by 
 - `DiPart`: the backbone sees the whole grid, the head only the features of one cell.
 """
 
-import copy
 from collections import OrderedDict
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -289,10 +288,8 @@ def _convolutionalised(model: Classifier) -> Classifier | None:
     if not side or not any(isinstance(layer, nn.Linear) for layer in head):
         return None
     module = nn.Sequential(OrderedDict(features=features, classifier=_ConvolutionalHead(head, side)))
-    names = {name: model.layer(name).path for name in ("Middle", "Final") if name in model.layers}
-    view = copy.copy(model)
-    view.__dict__ |= dict(module=module, _layer_names=names, derived={}, _splits={}, _layouts={})
-    view.__dict__.pop("layers", None)
+    names: dict[str, str] = {name: model.layer(name).path for name in ("Middle", "Final") if name in model.layers}
+    view = model.with_module(module, names)
     probe = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():

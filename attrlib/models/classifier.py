@@ -1,5 +1,6 @@
 """A classifier: any module that maps normalised images to logits, with all that is needed to feed and to read it."""
 
+import copy
 import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,6 +65,18 @@ class Classifier:
         if class_names is not None and len(class_names) != outputs:
             raise ModelError(f"{len(class_names)} class names for a model with {outputs} outputs; give one name for each output")
         self.class_names: tuple[str, ...] = tuple(class_names or (f"class {i}" for i in range(outputs)))
+
+    def with_module(self, module: nn.Module, layer_names: Mapping[str, str] | None = None) -> "Classifier":
+        """This classifier with another module in place of its own.
+
+        Its layers are taken to be the same, unless `layer_names` says at which paths Middle and Final are in it.
+        """
+        other = copy.copy(self)
+        other.__dict__ |= dict(module=module, derived={}, _splits={}, _layouts={})
+        if layer_names is not None:
+            other._layer_names = dict(layer_names)
+            other.__dict__.pop("layers", None)
+        return other
 
     @property
     def name(self) -> str:

@@ -45,12 +45,14 @@ def _folded(model: Classifier) -> Classifier:
         probe = model._probe(2)
         expected = model.module(probe)
         pairs = _pairs(model.module, probe)
-        names = {name: model.layer(name).path for name in ("Middle", "Final") if name in model.layers}
-        twin = copy.copy(model)
-        twin.__dict__ |= dict(module=_fold(model.module, pairs), _layer_names=names, derived={}, _splits={}, _layouts={})
+        if not pairs:
+            return model
+        # Found before, since the twin takes them over.
+        _ = model.layers
+        twin = model.with_module(_fold(model.module, pairs))
     with twin.session(), torch.no_grad():
         off = (twin.module(probe) - expected).abs().max()
-    return twin if pairs and bool(off <= TOLERANCE * expected.abs().max()) else model
+    return twin if bool(off <= TOLERANCE * expected.abs().max()) else model
 
 
 def _pairs(module: nn.Module, images: Tensor) -> dict[str, str]:

@@ -23,8 +23,7 @@ def randomised(model: Classifier, share: float, seed: int) -> Classifier:
 
 def _twin(model: Classifier, module: nn.Module, share: float, seed: int) -> Classifier:
     probe = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
-    twin = copy.copy(model)
-    twin.__dict__ |= dict(module=module, derived={}, _splits={}, _layouts={})
+    twin = model.with_module(module)
     with twin.session():
         calls, _ = trace(module, twin.place(probe))
     # By their start, so that what a container adds before its parts (a transformer's positions) counts as the beginning.

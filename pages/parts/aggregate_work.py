@@ -52,6 +52,11 @@ class Found:
     key: str
     aggregation: Aggregation
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return self.aggregation.nbytes
+
 
 def found_job(spec: RunSpec, run_job: Job) -> Job:
     """What is known of a run; more, where it goes on and ends."""
