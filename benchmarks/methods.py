@@ -82,7 +82,7 @@ class Costs:
 def run(model: Classifier, images: int, turns: int, methods: Sequence[str]) -> list[dict]:
     """One row for each of these methods at its default layer, for a batch of so many images."""
     batch = torch.randn(images, 3, *model.input_size, generator=torch.Generator().manual_seed(1))
-    rows = []
+    rows: list[dict] = []
     costs: dict[tuple[str, int], Costs] = {}
     for name, cls in ((name, METHODS[name]) for name in methods):
         spec = MethodSpec(name, cls.default_layer, tuple(PARAMS.get(name, {}).items()))

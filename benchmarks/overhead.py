@@ -7,10 +7,9 @@ CPU seconds is the one to trust where other programs use the machine, that of wa
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import attrlib
@@ -25,6 +24,7 @@ from attrlib.postprocess import resize
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, parse_methods
 from attrlib.statistics import spearman
 from attrlib.store import Store
+from benchmarks.clock import timed
 
 GOAL = 0.03
 GRID = 4
@@ -60,13 +60,6 @@ def by_engine(model: Classifier, data: Dataset, specs: tuple[MethodSpec, ...], l
     return {str(method): score.mean for (_, method), score in result.scores.items()}
 
 
-def timed(work: Callable[[], Scores]) -> tuple[Scores, float, float]:
-    """The scores, CPU seconds of all threads, and seconds."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    scores = work()
-    return scores, time.process_time() - cpu, time.perf_counter() - wall
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of class folders named by WNID, for example of imagenette's val")
@@ -79,16 +72,15 @@ def main() -> None:
     specs = parse_methods(options.methods)
     # Once before, so that neither side pays for finding layers or for a first use of anything.
     by_engine(model, data, specs, 1)
-    best: dict[str, tuple[float, float]] = {}
+    best = dict.fromkeys(("by hand", "engine"), np.full(2, np.inf))
     scores: dict[str, Scores] = {}
     for _ in range(options.turns):
         for name, work in (("by hand", by_hand), ("engine", by_engine)):
-            scores[name], cpu, wall = timed(lambda work=work: work(model, data, specs, options.images))  # type: ignore[misc]
-            last = best.get(name, (cpu, wall))
-            best[name] = (min(last[0], cpu), min(last[1], wall))
-    for name, (cpu, wall) in best.items():
+            scores[name], seconds = timed(lambda work=work: work(model, data, specs, options.images))  # type: ignore[misc]
+            best[name] = np.minimum(best[name], seconds)
+    for name, (wall, cpu) in best.items():
         print(f"{name:8} {cpu:8.2f} CPU s {wall:8.2f} s   " + "  ".join(f"{k} {v:.4f}" for k, v in scores[name].items()))
-    for i, what in enumerate(("CPU", "wall")):
+    for i, what in enumerate(("wall", "CPU")):
         print(f"{what:5} engine and store add {best['engine'][i] / best['by hand'][i] - 1:+.1%} (goal {GOAL:.0%})")
 
 

@@ -21,7 +21,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from attrlib.methods import BATCH_SIZE, METHODS, attribute
-from attrlib.models import Classifier
+from attrlib.models import EMBEDDED, Classifier
 from attrlib.specs import MethodSpec
 
 CAMS = {
@@ -83,7 +83,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=None)
+    parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--slow", action="store_true", help=f"with {' and '.join(SLOW)}, a pass for every channel")
@@ -92,14 +92,14 @@ def main() -> None:
         parser.error(f"--images must be from 1 to {BATCH_SIZE}, which are rows at once")
     # It says with every call that it sets a flag of its input.
     warnings.filterwarnings("ignore", module="captum")
-    model = attrlib.load_model(*[options.model] if options.model else [], device="cpu")
+    model = attrlib.load_model(options.model, device="cpu")
     images = torch.randn(options.images, 3, *model.input_size, generator=torch.Generator().manual_seed(1))
     print(f"{'method':16} {'ours':>9} {'theirs':>9}   ratio   (CPU s, {options.images} images, {model.name})")
     for name, (who, theirs) in rivals(model, images).items():
         if name in SLOW and not options.slow:
             continue
         spec = MethodSpec(name, METHODS[name].default_layer, tuple(PARAMS.get(name, {}).items()))
-        ours = lambda spec=spec: attribute(model, spec, images, [0] * len(images))  # type: ignore[misc]  # noqa: E731
+        ours = lambda spec=spec: attribute(model, spec, images, [0] * len(images))  # noqa: E731
         turns = [(seconds(ours), seconds(theirs)) for _ in range(options.turns)]
         mine, other = (min(values) for values in zip(*turns, strict=True))
         print(f"{name:16} {mine:9.3f} {other:9.3f} {mine / other:7.2f}   {who}", flush=True)

@@ -10,7 +10,6 @@ cut to --passes of them, on both sides alike, so that it ends in minutes. Where 
 import argparse
 import copy
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from attrlib.models import Classifier
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
 from attrlib.store import Store
 from attrlib.studies.choose import cost_of, every, is_post_hoc
+from benchmarks.clock import now, timed
 
 GOAL, GOAL_FAST, TOLERANCE = 2.5, 4.0, 0.01
 Maps = Callable[[Tensor, Tensor], Tensor]
@@ -91,11 +91,10 @@ def reference_maps(model: Classifier, module: nn.Module, spec: MethodSpec) -> Ma
 def reference(model: Classifier, specs: list[MethodSpec], images: Tensor, labels: Tensor) -> dict[MethodSpec, tuple[float, np.ndarray]]:
     """Mean SDS of every method, and its seconds, of the clock and of all threads."""
     module = copy.deepcopy(model.module).to(memory_format=torch.contiguous_format).eval().requires_grad_(True)  # type: ignore[call-overload]
-    slow = copy.copy(model)
-    slow.__dict__ |= dict(module=module, derived={}, _splits={}, _layouts={})
+    slow = model.with_module(module)
     found = {}
     for spec in specs:
-        start, values = _now(), []
+        start, values = now(), []
         maps_of = reference_maps(slow, module, spec)
         for first in range(0, len(images), 16):
             x, t = images[first : first + 16].contiguous(), labels[first : first + 16]
@@ -110,13 +109,8 @@ def reference(model: Classifier, specs: list[MethodSpec], images: Tensor, labels
             drops = outputs[0][:, None] - np.stack(outputs[1:], 1)
             sums = np.stack([maps[:, 0, rows, columns].sum((1, 2)) for rows, columns in cells], 1)
             values += [spearmanr(a, b).statistic for a, b in zip(drops, sums, strict=True)]
-        found[spec] = (float(np.nanmean(values)), _now() - start)
+        found[spec] = (float(np.nanmean(values)), now() - start)
     return found
-
-
-def _now() -> np.ndarray:
-    """Seconds, and CPU seconds of all threads."""
-    return np.array([time.perf_counter(), time.process_time()])
 
 
 def ours(model: Classifier, data: Dataset, specs: list[MethodSpec], limit: int, fast: bool) -> tuple[dict[str, float], np.ndarray]:
@@ -124,9 +118,7 @@ def ours(model: Classifier, data: Dataset, specs: list[MethodSpec], limit: int, 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder=Path(folder))
         spec = RunSpec(ModelSpec(model.name), data.name, (ProtocolSpec("sds"),), tuple(specs), limit, fast=fast)
-        start = _now()
-        result = run(spec, model, data, store)
-        seconds = _now() - start
+        result, seconds = timed(lambda: run(spec, model, data, store))
         store.close()
     return {str(method): score.mean for (_, method), score in result.scores.items()}, seconds
 

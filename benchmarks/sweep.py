@@ -6,30 +6,25 @@ forward passes and no gradient are in bfloat16; of each method the rank correlat
 """
 
 import argparse
-import time
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import attrlib
 from attrlib.data.samples import SAMPLES
+from attrlib.engine.bench import is_rounded
 from attrlib.methods import Attribution, attribute, attribute_all, create, defined, read_methods
-from attrlib.models import Classifier
+from attrlib.models import EMBEDDED, Classifier
 from attrlib.models.folded import Folded
 from attrlib.models.frozen import has_bfloat16
 from attrlib.specs import MethodSpec
 from attrlib.statistics import spearman
+from benchmarks.clock import timed
 
 ALONE, TOGETHER, FAST = "one at a time", "together", "fast"
 GOALS = {TOGETHER: 1.6, FAST: 2.5}
-
-
-def timed(work: Callable[[], list[Attribution]]) -> tuple[list[Attribution], float, float]:
-    """The maps, CPU seconds of all threads, and seconds."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    found = work()
-    return found, time.process_time() - cpu, time.perf_counter() - wall
 
 
 def quickly(model: Classifier, specs: Iterable[MethodSpec], images: Tensor, targets: list[int]) -> list[Attribution]:
@@ -37,8 +32,8 @@ def quickly(model: Classifier, specs: Iterable[MethodSpec], images: Tensor, targ
     folded, groups = Folded(), dict[tuple[Classifier, bool], list[MethodSpec]]()
     for spec in specs:
         layer = model.layer(spec.layer or create(spec).default_layer)
-        passes = create(spec).passes(layer)
-        groups.setdefault((folded(model, layer.path), rounded(passes.forward, passes.gradient)), []).append(spec)
+        low = is_rounded(create(spec).passes(layer)) and has_bfloat16(model.device)
+        groups.setdefault((folded(model, layer.path), low), []).append(spec)
     found = {
         spec: one
         for (twin, low), own in groups.items()
@@ -47,21 +42,16 @@ def quickly(model: Classifier, specs: Iterable[MethodSpec], images: Tensor, targ
     return [found[spec] for spec in specs]
 
 
-def rounded(forward: int, gradient: int) -> bool:
-    """Whether a fast run makes maps of so many passes in bfloat16."""
-    return forward > 1 and not gradient and has_bfloat16(torch.device("cpu"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=None)
+    parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--methods", default="idsds", help="as for the command line")
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     if not 1 <= options.images <= len(SAMPLES):
         parser.error(f"--images must be from 1 to {len(SAMPLES)}, which are photos at hand")
-    model = attrlib.load_model(*[options.model] if options.model else [], device="cpu")
+    model = attrlib.load_model(options.model, device="cpu")
     images = torch.stack([model.preprocess(attrlib.open_image(f"sample:{name}").image) for name in list(SAMPLES)[: options.images]])
     specs, reasons = defined(model, read_methods(options.methods))
     for reason in reasons:
@@ -73,22 +63,22 @@ def main() -> None:
         TOGETHER: lambda: attribute_all(model, specs, images, targets),
         FAST: lambda: quickly(model, specs, images, targets),
     }
-    best = {name: (float("inf"), float("inf")) for name in ways}
+    best = {name: np.full(2, np.inf) for name in ways}
     maps: dict[str, list[Attribution]] = {}
     for _ in range(options.turns):
         for name, work in ways.items():
-            maps[name], cpu, wall = timed(work)
-            best[name] = (min(best[name][0], cpu), min(best[name][1], wall))
+            maps[name], seconds = timed(work)
+            best[name] = np.minimum(best[name], seconds)
     print(f"{len(specs)} methods, {len(images)} images, {model.name}")
     print(f"{'method':64} {'s alone':>8} {'s fast':>8} {'rank agreement with exact: least, mean':>40}")
     for one, other, quick in zip(maps[ALONE], maps[TOGETHER], maps[FAST], strict=True):
         assert torch.equal(one.maps, other.maps), f"{one.spec} is not what it is alone"
         ranks = spearman(one.maps.flatten(1), quick.maps.flatten(1))
         print(f"{one.spec!s:64} {one.seconds:8.2f} {quick.seconds:8.2f} {float(ranks.min()):31.4f} {float(ranks.nanmean()):8.4f}")
-    for name, (cpu, wall) in best.items():
+    for name, (wall, cpu) in best.items():
         print(f"{name:14} {cpu:8.2f} CPU s {wall:8.2f} s")
     for name, goal in GOALS.items():
-        for i, what in enumerate(("CPU", "wall")):
+        for i, what in enumerate(("wall", "CPU")):
             print(f"{what:5} {best[ALONE][i] / best[name][i]:.2f} times faster {name} (goal {goal})")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from attrlib.engine.loading import part
 from attrlib.engine.units import Unit
 from attrlib.errors import AttrlibError
-from attrlib.methods import METHODS, Attribution, attribute_each, create
+from attrlib.methods import METHODS, Attribution, Passes, attribute_each, create
 from attrlib.models import Classifier, Layer
 from attrlib.models.folded import Folded
 from attrlib.protocols import Batch, Evaluation, Explain, Measurement, Prediction, Protocol, Scene, Setting
@@ -159,12 +159,7 @@ class Bench:
         return self._folded(view, view.layer(method.layer).path) if self.setting.fast else view
 
     def _rounded(self, method: MethodSpec) -> bool:
-        """Whether a fast run makes maps in bfloat16: where they take many forward passes, which gain most, and no gradient.
-
-        Gradients gain a fifth on a CPU, and IG's map loses its ranks: the mean SDS of 64 photos moved by 0.03.
-        """
-        passes = create(method).passes(self.model.layer(method.layer))
-        return self.setting.fast and passes.forward > 1 and not passes.gradient
+        return self.setting.fast and is_rounded(create(method).passes(self.model.layer(method.layer)))
 
     def _method(self, method: MethodSpec, view: Classifier, seeded: bool) -> dict[str, object]:
         # The path rather than the name: a wrapped model may call any layer Middle.
@@ -229,6 +224,14 @@ class Bench:
                 about, key = self.seconds(method)
                 self.shelf.add_records(key, about, {scene.keys[owner]: Record(found.seconds / len(which)) for owner in owners})
         return every
+
+
+def is_rounded(passes: Passes) -> bool:
+    """Whether a fast run makes maps of these passes in bfloat16: of many forward passes, which gain most, and no gradient.
+
+    Gradients gain a fifth on a CPU, and IG's map loses its ranks: the mean SDS of 64 photos moved by 0.03.
+    """
+    return passes.forward > 1 and not passes.gradient
 
 
 def _of(found: Attribution | AttrlibError) -> Tensor:
