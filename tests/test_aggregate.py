@@ -24,7 +24,7 @@ from attrlib.engine.panels import line_of, view_of
 from attrlib.engine.run import run
 from attrlib.errors import AttrlibError, SpecError
 from attrlib.figures.aggatt import bin_names, draw_bin, mosaic, outlined, panel
-from attrlib.figures.by_layer import Scores, boxes
+from attrlib.figures.by_layer import POINTS, Scores, boxes
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
 from attrlib.store import Store
 
@@ -445,9 +445,12 @@ def test_figures_draw_bins_examples_and_boxes(model, folder, store) -> None:
     assert len(draw_bin(rows[0].aggregate, empty, view_of(view)).getcolors()) == 1
     filled = draw_bin(rows[0].aggregate, 2, view_of(view), 64)
     assert filled.getpixel((0, 0)) == (255, 255, 255)
-    figure = boxes([Scores("IxG", "Input", rows[0].values), Scores("IxG", "Final", rows[1].values)], "DiFull", 0.25, 1.0)
+    scores = [Scores("IxG", "Input", rows[0].values), Scores("IxG", "Final", rows[1].values)]
+    figure = boxes(scores, "DiFull", 0.25, 1.0)
     assert [trace.name for trace in figure.data] == ["IxG"]
-    assert figure.data[0].boxpoints is False
+    assert figure.data[0].boxpoints == "all"
+    assert [scores[k].values[i] for k, i in figure.data[0].customdata] == list(figure.data[0].y)
+    assert boxes([Scores("IxG", "Input", np.arange(POINTS + 1.0))], "DiFull", None, None).data[0].boxpoints is False
     assert sorted(set(figure.data[0].x)) == ["Fin", "Inp"]
     assert [shape.y0 for shape in figure.layout.shapes] == [0.25, 1.0]
     assert mosaic([filled] * 3).size == (224, 224)

@@ -193,7 +193,20 @@ def test_the_smoothing_of_an_aggregate_view_moves_its_maps_and_computes_nothing(
     expect(tiles).to_have_count(9, timeout=SLOW)
     scores = [float(re.findall(r"score ([\d.]+)\.", tiles.nth(i).get_attribute("alt") or "")[0]) for i in range(9)]
     assert scores == sorted(scores, reverse=True)
+
+    click_at(page, page.locator(".st-key-a_boxes path.point").first)
+    expect(page.get_by_text("all 20, best first")).to_be_visible(timeout=SLOW)
+    expect(page.locator(".st-key-a_images").get_by_text("ads_click")).to_have_count(1, timeout=SLOW)
     assert known(cache) == kept
+
+
+def click_at(page: Page, place: Locator) -> None:
+    """Where it is, whatever lies over it: a plot takes its clicks on a sheet of its own."""
+    place.scroll_into_view_if_needed()
+    box = place.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
 
 
 def pictures(images: Locator) -> list[str]:

@@ -150,6 +150,14 @@ def test_from_the_cost_to_rows_bins_and_their_images(files):
     assert len(nodes(at, "image") + nodes(at, "imgs")) == 2 * 8 + 2
 
 
+def test_an_item_is_marked_among_all_of_its_row(files):
+    at = started(start(files, methods="IxG@Final"))
+    at.session_state["a_bin"] = ("IxG@Final", None, 3)
+    at = settle(at)
+    assert "all 5, best first" in texts(at)
+    assert texts(at).count(":material/ads_click:") == 1
+
+
 def test_a_link_to_what_is_known_shows_it_without_a_click(files):
     started(start(files))
     at = settle(start(files))

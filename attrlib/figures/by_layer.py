@@ -11,6 +11,8 @@ from attrlib.models import NAMED
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8a929c", "#F0E442")
 """Okabe and Ito's, told apart by the colour-blind; grey in place of black, which a dark page would swallow."""
 GREY = "#8a929c"
+POINTS = 2000
+"""Scores up to which each is also drawn as a point: more would hide the boxes and make a page slow."""
 _SHORT = {"Input": "Inp", "Middle": "Mid", "Final": "Fin"}
 
 
@@ -24,18 +26,23 @@ class Scores:
 
 
 def boxes(scores: Sequence[Scores], title: str, chance: float | None, perfect: float | None) -> go.Figure:
-    """Median, quartiles and whiskers of each method at each layer, without outliers; lines at chance and at the perfect score."""
+    """Median, quartiles and whiskers of each method at each layer over points, one for each score; lines at chance and at the perfect score.
+
+    Every point carries in `customdata` its number among `scores` and its position among their values.
+    """
     known = [name for name in NAMED if any(s.layer == name for s in scores)]
     layers = [*known, *dict.fromkeys(s.layer for s in scores if s.layer not in known)]
-    figure = go.Figure()
+    figure, points = go.Figure(), sum(len(s.values) for s in scores) <= POINTS
     for number, method in enumerate(dict.fromkeys(s.method for s in scores)):
         own = sorted((s for s in scores if s.method == method), key=lambda s: layers.index(s.layer))
-        values = [s.values[np.isfinite(s.values)] for s in own]
-        places = [_SHORT.get(s.layer, s.layer) for s, v in zip(own, values, strict=True) for _ in v]
+        defined = [(s, int(i)) for s in own for i in np.flatnonzero(np.isfinite(s.values))]
         colour = COLOURS[number % len(COLOURS)]
         figure.add_trace(
             go.Box(
-                x=places, y=np.concatenate(values), name=method, boxpoints=False, line=dict(width=1.5, color=colour),
+                x=[_SHORT.get(s.layer, s.layer) for s, _ in defined], y=[s.values[i] for s, i in defined], name=method,
+                customdata=[(scores.index(s), i) for s, i in defined], boxpoints="all" if points else False, jitter=0.7, pointpos=0,
+                line=dict(width=1.5, color=colour), marker=dict(size=4, opacity=0.4),
+                selected=dict(marker=dict(opacity=1, size=8)), unselected=dict(marker=dict(opacity=0.4)),
                 hovertemplate="%{fullData.name}, %{x}: %{y:.3f}<extra></extra>",
             )
         )  # fmt: skip

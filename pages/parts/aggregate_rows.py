@@ -1,5 +1,6 @@
 """AggAtt on the page: one row for each method and layer, the bins in the middle, and the images behind a bin."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import streamlit as st
@@ -9,7 +10,7 @@ from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.jobs import Job, State
 from attrlib.engine.panels import subtitle, view_of
 from attrlib.figures.aggatt import SIDE, bin_names, panel
-from attrlib.figures.by_layer import Scores, boxes
+from attrlib.figures.by_layer import POINTS, Scores, boxes
 from attrlib.figures.colours import css_gradient
 from attrlib.figures.overlay import colour_map, encode
 from attrlib.methods import resolve
@@ -17,6 +18,7 @@ from attrlib.protocols import create
 from attrlib.specs import MethodSpec, ProtocolSpec
 from pages.parts import aggregate_work, work
 from pages.parts.aggregate_work import PAGE, Found, Shown
+from pages.parts.plots import camera
 from pages.parts.work import plain, sentence
 
 
@@ -78,7 +80,7 @@ def _row(number: int, method: MethodSpec, job: Job, last: Shown | None, view: Ag
     with grid.cell():
         st.image(own.best if own else _blank(), width="stretch", alt=f"Examples of the best maps of {method}")
         st.caption("best", text_alignment="center")
-    chosen = st.session_state.a_bin
+    chosen = st.session_state.a_bin or ("", None, None)
     for place, name in enumerate(bin_names()):
         with grid.cell():
             picture = own.bins[place] if own else None
@@ -89,7 +91,7 @@ def _row(number: int, method: MethodSpec, job: Job, last: Shown | None, view: Ag
                 key=f"a_bin_{number}_{place}",
                 on_click=_choose,
                 args=(str(method), place),
-                type="primary" if chosen == (str(method), place) else "secondary",
+                type="primary" if chosen[:2] == (str(method), place) else "secondary",
                 disabled=not size,
                 width="stretch",
                 help=f"{size} maps: see them" if size else "Too few items for a map in this bin",
@@ -100,7 +102,18 @@ def _row(number: int, method: MethodSpec, job: Job, last: Shown | None, view: Ag
 
 
 def _choose(method: str, place: int) -> None:
-    st.session_state.a_bin, st.session_state.a_page = (method, place), 0
+    st.session_state.a_bin, st.session_state.a_page = (method, place, None), 0
+
+
+def _pick(done: Sequence[Shown]) -> None:
+    """Takes over the point that was clicked on: all items of its row, on the page that it is on."""
+    points = st.session_state.a_boxes.selection.points
+    if points:
+        number, position = points[-1]["customdata"]
+        row = done[number].row
+        if position in row.aggregate.order:
+            st.session_state.a_bin = (str(row.method), None, position)
+            st.session_state.a_page = row.aggregate.order.index(position) // PAGE
 
 
 def _boxes(done: list[Shown], setting: ProtocolSpec) -> None:
@@ -110,11 +123,13 @@ def _boxes(done: list[Shown], setting: ProtocolSpec) -> None:
     st.plotly_chart(
         boxes(scores, protocol.title, protocol.chance_level, perfect if abs(perfect) < float("inf") else None),
         key="a_boxes",
-        config={"displaylogo": False},
+        on_select=partial(_pick, done),
+        selection_mode="points",
+        config=camera(f"{setting.name}-by-layer"),
+        alt=f"Box plots of {protocol.title} by layer. The means are above: {'; '.join(f'{s.row.method} {s.row.summary.mean:.2f}' for s in done)}",
     )
-    st.caption(
-        f"{plain(protocol.title)}: {plain(protocol.reading)} Boxes are quartiles, whiskers reach 1.5 times their width; outliers are not drawn."
-    )
+    points = "Click a point for its image and those beside it in rank." if sum(len(s.values) for s in scores) <= POINTS else ""
+    st.caption(f"{plain(protocol.title)}: {plain(protocol.reading)} Boxes are quartiles, whiskers reach 1.5 times their width. {points}")
 
 
 def _panel(done: list[Shown], view: AggregateView) -> bytes:
@@ -126,16 +141,15 @@ def _behind(found: Found, done: dict[MethodSpec, Shown], view: AggregateView) ->
     state = st.session_state
     if state.a_bin is None:
         return False
-    name, place = state.a_bin
+    name, place, chosen = state.a_bin
     own = next((s for method, s in done.items() if str(method) == name), None)
     if own is None:
         return False
-    members = own.row.aggregate.members(place)
+    members = own.row.aggregate.order if place is None else own.row.aggregate.members(place)
     pages = max(1, -(-len(members) // PAGE))
     state.a_page = min(state.a_page, pages - 1)
-    st.markdown(
-        f"##### {plain(own.row.method.name)} at {plain(resolve(own.row.method).layer)}, bin {plain(bin_names()[place])}: {len(members)} of {len(own.row.aggregate.order)}, best first"
-    )
+    which = f"all {len(members)}" if place is None else f"bin {plain(bin_names()[place])}: {len(members)} of {len(own.row.aggregate.order)}"
+    st.markdown(f"##### {plain(own.row.method.name)} at {plain(resolve(own.row.method).layer)}, {which}, best first")
     if pages > 1:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.button("Better", on_click=_turn, args=(-1,), disabled=state.a_page == 0, icon=":material/chevron_left:", key="a_before")
@@ -155,7 +169,8 @@ def _behind(found: Found, done: dict[MethodSpec, Shown], view: AggregateView) ->
             score = float(own.row.aggregate.scores[position])
             names = ", ".join(n for n in tile.names if n) if tile else ""
             st.image(tile.picture if tile else _blank(), width="stretch", alt=f"Map number {rank} of the bin, score {score:.3f}. {names}")
-            st.caption(f"**{score:.3f}** {plain(names)}")
+            mark = ":material/ads_click: " if position == chosen else ""
+            st.caption(f"{mark}**{score:.3f}** {plain(names)}", help="The point that was clicked" if mark else None)
     return not job.ended
 
 

@@ -14,6 +14,7 @@ from attrlib.specs import ViewSpec
 from pages.parts import inspect_work, tiles
 from pages.parts.inspect_pick import figure, keep, pick, signed
 from pages.parts.inspect_rows import Ready
+from pages.parts.plots import camera
 
 COARSEST, FINEST = 2, 16
 
@@ -81,7 +82,7 @@ def _pictures(ready: Ready, score: CellScore, view: ViewSpec, output: str) -> No
         st.plotly_chart(
             cell_scatter(score.drops, score.sums, output),
             key="patch-scatter",
-            config={"displayModeBar": False},
+            config=camera("drop-against-attribution"),
             alt=f"Scatter of output drop against attribution sum of each cell, rank correlation {signed(score.correlation)}",
         )
 

@@ -10,6 +10,7 @@ from attrlib.engine.scores import Score
 from attrlib.figures import charts
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec
+from pages.parts.plots import camera
 from pages.parts.runs import Finished
 
 INTERVALS, BOX, VIOLIN, DIFFERENCES, COST = "Intervals", "Box", "Violin", "Differences", "Cost"
@@ -94,16 +95,10 @@ def show(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished
         key=key,
         on_select=lambda: pick(st.session_state.get(key, {}).get("selection", {}).get("points", [])),
         selection_mode="points",
-        config=_config(view, state.get("s_format", FORMATS[0])),
+        config=camera(view.lower().replace(" ", "-"), state.get("s_format", FORMATS[0])),
         alt=f"{view} of {label_of(protocol)}. {WORDS[view]} The same numbers are in the table above.",
     )
     st.caption(WORDS[view])
-
-
-def _config(view: str, kind: str) -> dict[str, Any]:
-    """The camera is always there; a PNG is twice as fine as the screen."""
-    image = {"format": kind.lower(), "filename": view.lower().replace(" ", "-"), "scale": 2 if kind == "PNG" else 1}
-    return {"displaylogo": False, "displayModeBar": True, "modeBarButtons": [["toImage"]], "toImageButtonOptions": image}
 
 
 def pick(points: Sequence[Mapping[str, Any]]) -> None:

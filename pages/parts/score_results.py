@@ -13,6 +13,7 @@ from attrlib.figures import charts
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec, RunSpec
 from pages.parts import behind, leaderboard, score_plots
+from pages.parts.plots import camera
 from pages.parts.runs import Finished
 from pages.parts.times import duration
 from pages.parts.work import plain, sentence
@@ -52,9 +53,7 @@ def show_live(jobs: Mapping[str, Job], specs: Mapping[str, RunSpec]) -> None:
         means = {(n, row["method"]): row["mean"] for n, rows in known.items() for row in rows}
         # Models without any result keep their place.
         means |= {(n, str(m)): means.get((n, str(m)), float("nan")) for n in jobs for m in specs[n].methods}
-        st.plotly_chart(
-            charts.heat_map(means, scale), key="s_live", config={"displayModeBar": False}, alt="Means by model and method so far"
-        )
+        st.plotly_chart(charts.heat_map(means, scale), key="s_live", config=camera("means-so-far"), alt="Means by model and method so far")
 
 
 def _so_far(job: Job, protocol: ProtocolSpec) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import streamlit as st
 from attrlib.figures.plate_figures import draw
 from attrlib.studies import Study, StudyResult, StudySpec
 from attrlib.studies.findings import even, files_of, refusals
+from pages.parts.plots import camera
 from pages.parts.times import duration
 from pages.parts.work import plain, sentence
 
@@ -19,8 +20,7 @@ def show(result: StudyResult) -> None:
     for number, plate in enumerate(result.plates):
         st.caption(plain(plate.caption))
         st.plotly_chart(
-            draw(plate), key=f"t_plate_{result.spec}_{number}", width="stretch",
-            config={"displaylogo": False, "modeBarButtons": [["toImage"]], "toImageButtonOptions": {"format": "svg", "filename": result.spec.study}},
+            draw(plate), key=f"t_plate_{result.spec}_{number}", width="stretch", config=camera(result.spec.study),
             alt=f"{plate.caption} The same numbers are in the table below.",
         )  # fmt: skip
     grid = st.grid(min_column_width=380, gap="medium", key="t_words")
