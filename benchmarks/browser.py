@@ -1,7 +1,8 @@
 """How quick the app is for whoever sits before it, and what its server takes: `python -m benchmarks.browser --minutes 5`.
 
 A server with an empty store and a real browser on this machine. A page is interactive once it shows what it is for and its script
-rests. A move of a dial takes until there are other pictures, all decoded: those of a row come together. While the server is used for
+rests: in a new session, where the browser has loaded and started Streamlit's own front end first, which is measured on an empty page;
+and, cached, in a session that has been on all pages before. A move of a dial takes until there are other pictures, all decoded: those of a row come together. While the server is used for
 `--minutes`, every round visits all pages in new sessions and computes what is not known yet; its memory should level off.
 """
 
@@ -11,6 +12,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -46,6 +48,22 @@ def opened(browser: Browser, url: str, selector: str) -> float:
     seconds = time.perf_counter() - start
     page.context.close()
     return seconds
+
+
+def empty(browser: Browser, folder: Path) -> float:
+    """Seconds until a page that shows one word is there: Streamlit itself."""
+    script = folder / "empty.py"
+    script.write_text("import streamlit as st\n\nst.markdown('empty')\n")
+    with serve(script) as app:
+        return min(opened(browser, app, "text=empty") for _ in range(3))
+
+
+def turned(page: Page, name: str, selector: str) -> float:
+    """Seconds from a click in the navigation until that page is interactive."""
+    start = time.perf_counter()
+    page.click(f'[data-testid="stSidebarNavLink"][href$="/{name}"]', timeout=SLOW)
+    settle(page, selector)
+    return time.perf_counter() - start
 
 
 def move(page: Page, dial: str, pictures: str, key: str = "ArrowRight") -> float:
@@ -138,9 +156,16 @@ def main() -> None:
                 print(f"server {when}: {server.memory_info().rss >> 20} MiB", flush=True)
 
             memory("at the start")
+            print(f"an empty page of Streamlit: {empty(browser, Path(cache)):.2f} s", flush=True)
             for name, selector in PAGES.items():
                 first, second = (opened(browser, f"{app}/{name}", selector) for _ in range(2))
-                print(f"{name or 'inspect'}: interactive after {first:.2f} s, at the second visit {second:.2f} s", flush=True)
+                print(f"{name or 'inspect'}: interactive after {first:.2f} s, in a second session {second:.2f} s", flush=True)
+            page = visit(browser, app)
+            settle(page, MAPS)
+            for _ in range(2):
+                seconds = {name or "inspect": turned(page, name, selector) for name, selector in reversed(PAGES.items())}
+            print("cached:", ", ".join(f"{name} {own:.2f} s" for name, own in seconds.items()), flush=True)
+            page.context.close()
             memory("with every page visited")
             opacity(browser, app)
             smoothing(browser, app, options.grids)

@@ -30,12 +30,12 @@ MAPS = 'img[alt*="over the photo"]'
 
 
 @contextmanager
-def serve() -> Iterator[str]:
+def serve(script: str | Path = "app.py") -> Iterator[str]:
     """The address of a running app."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless", "true", "--server.port", str(port)]
+    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless", "true", "--server.port", str(port)]
     url = f"http://localhost:{port}"
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
