@@ -459,6 +459,30 @@ def test_lrp_epsilon_is_that_of_captum(net_class: type[nn.Module], epsilon: floa
     assert epsilon < 0.01 or not close(found, maps(attrlib.wrap_model(module, 16), images, "LRP"), 0.05)
 
 
+class Read(nn.Module):
+    """A convolution and its BatchNorm, which an activation reads, in place or not, and, where asked for, something else before it."""
+
+    def __init__(self, activation: Callable[..., Tensor], inplace: bool, twice: bool) -> None:
+        super().__init__()
+        self.activation, self.inplace, self.twice = activation, inplace, twice
+        self.convolution, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.norm(self.convolution(5 * x))
+        aside = 0.5 * z if self.twice else 0
+        return self.head((self.activation(z, inplace=self.inplace) + aside).mean((2, 3)))
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("activation", [F.relu, F.relu6, F.leaky_relu, F.silu])
+def test_lrp_epsilon_is_the_same_for_activations_that_write_in_place(activation: Callable[..., Tensor], twice: bool) -> None:
+    images = pictures(3, 16)
+    inside, outside = (made(lambda inplace=inplace: Read(activation, inplace, twice)) for inplace in (True, False))
+    found, expected = (maps(attrlib.wrap_model(module, 16), images, "LRP", epsilon=0.3) for module in (inside, outside))
+    assert close(found, expected, 1e-5)
+    assert not close(found, maps(attrlib.wrap_model(inside, 16), images, "LRP"), 0.05)
+
+
 class Positive(nn.Sequential):
     """As Captum's alpha-beta rule needs it, which neglects negative inputs and counts negative biases as positive."""
 

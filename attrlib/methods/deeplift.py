@@ -10,7 +10,7 @@ from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, common_baseline
 from attrlib.methods.gradients import ByChannel
-from attrlib.methods.rules import Map, Rules, check_by_trial, undefined
+from attrlib.methods.rules import TINY, Map, Rules, check_by_trial, undefined
 from attrlib.methods.task import Task
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
@@ -18,6 +18,9 @@ from attrlib.registry import Paper, param
 DEEPLIFT = Paper(
     "Shrikumar et al. 2017", "Learning Important Features Through Propagating Activation Differences", "https://arxiv.org/abs/1704.02685"
 )
+
+CLAMPS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "clip")
+"""Activations that only choose between the value and a constant, and round nothing."""
 
 
 @METHODS.register
@@ -65,9 +68,9 @@ class DeepLIFT(ByChannel):
             rules = _Rescale()
             with rules:
                 before = rules.record(task, start, rows)
-                multipliers = task.gradient(task.inputs[rows], rows, visit=lambda scores: self._check_graph(scores, task))
+                scores, multipliers = task.scored_gradient(task.inputs[rows], rows, lambda scores: self._check_graph(scores, task))
             values = (task.inputs[rows] - start) * multipliers
-            change = task.clean_scores()[rows] - before.expand(len(rows), -1).gather(1, task.targets[rows][:, None])[:, 0]
+            change = scores - before.expand(len(rows), -1).gather(1, task.targets[rows][:, None])[:, 0]
             found.append(values)
             errors.append((values.flatten(1).sum(1) - change).abs() / change.abs().clamp_min(1e-12))
         return torch.cat(found), torch.cat(errors)
@@ -81,7 +84,7 @@ class DeepLIFT(ByChannel):
             )
 
     def passes(self, layer: Layer) -> Passes:
-        return Passes(forward=2, gradient=1)
+        return Passes(forward=1, gradient=1)
 
 
 class _Rescale(Rules):
@@ -104,15 +107,20 @@ class _Rescale(Rules):
         if self._recording:
             return self._keep(values, function)
         given, other = values.detach(), self._other(values)
+        start, slope = _with_derivative(function, other)
         with torch.no_grad():
-            output, difference = function(given), given - other
-            change = output - function(other)
-            # Smaller differences are rounding; there the multiplier is the derivative.
-            small = difference.abs() <= 1e-6 * (given.abs() + other.abs()) + 1e-10
-            multiplier = change / torch.where(small, 1, difference)
-            if bool(small.any()):
-                multiplier = torch.where(small, _derivative(function, given), multiplier)
-        return self.rule(values, output, lambda gradient: gradient * multiplier)
+            difference = given - other
+            # Smaller differences are rounding.
+            limit = None if name in CLAMPS else torch.add(1e-6 * other.abs() + 1e-10, given.abs(), alpha=1e-6)
+            output = function(values)
+            multiplier = output - start
+            if limit is not None:
+                small = difference.abs() <= limit
+                multiplier.masked_fill_(small, 0)
+                difference.masked_fill_(small, 0)
+            # Where there is no difference, 0 / 0 becomes the derivative; no other value changes.
+            multiplier.add_(slope, alpha=TINY).div_(difference.add_(TINY))
+        return self.rule(values, output, multiplier.mul_)
 
     def maximum(self, values: Tensor, function: Map, name: str) -> Tensor:
         if self._recording:
@@ -133,7 +141,10 @@ class _Rescale(Rules):
 
     def _keep(self, values: Tensor, function: Map) -> Tensor:
         self._inputs.append(values.detach().clone())
-        return function(values)
+        with torch.no_grad():
+            output = function(values)
+        # Nothing flows back here: the flag only says that what comes depends on the input.
+        return output.detach().requires_grad_()
 
     def _other(self, values: Tensor) -> Tensor:
         """What stands in the place of the values at the baseline: of their shape, or (1,...) for all alike."""
@@ -143,7 +154,9 @@ class _Rescale(Rules):
         return other if len(other) == 1 else other.repeat(len(values) // len(other), *[1] * (values.ndim - 1))
 
 
-def _derivative(function: Map, values: Tensor) -> Tensor:
+def _with_derivative(function: Map, values: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         leaf = values.detach().requires_grad_()
-        return torch.autograd.grad(function(leaf).sum(), leaf)[0]
+        output = function(leaf.clone())
+        (slope,) = torch.autograd.grad(output.sum(), leaf)
+    return output.detach(), slope

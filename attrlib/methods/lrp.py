@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import REDUCTION, REDUCTIONS
 from attrlib.methods.gradients import ByChannel
-from attrlib.methods.rules import FIRST_RULE, STRUCTURAL, Map, Rules, check_by_trial, graph, kind, undefined
+from attrlib.methods.rules import FIRST_RULE, STRUCTURAL, TINY, Map, Rules, check_by_trial, graph, kind, undefined
 from attrlib.methods.task import Task
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
@@ -56,13 +56,18 @@ class LRP(ByChannel):
     def values(self, task: Task) -> Tensor:
         at_pixels = self.first != "same" and not task.layer.path
         rules = _Layerwise(task, ALPHAS.get(self.rule), self.epsilon, self.first if at_pixels else "same")
+
+        def visit(scores: Tensor) -> None:
+            rules.settle()
+            self._check_graph(scores, task, at_pixels)
+
         with rules:
             # What flows back is relevance over activation: of linear operations without a rule that is the gradient.
-            ratio = task.gradient(task.inputs, task.rows, visit=lambda scores: self._check_graph(scores, task, at_pixels))
+            ratio = task.gradient(task.inputs, task.rows, visit=visit)
         return ratio if at_pixels else task.inputs * ratio
 
     def _check_graph(self, scores: Tensor, task: Task, at_pixels: bool) -> None:
-        others = undefined(scores, POOLED)
+        others = undefined(scores, POOLED | {"Relu"})
         if others:
             raise MethodError(
                 f"LRP is not defined for {', '.join(others)}, which {task.classifier.name} has behind {task.layer.name}; use IxG or IG instead"
@@ -89,10 +94,7 @@ def _first_position(values: Tensor) -> tuple[slice, ...]:
 
 @dataclass
 class _Called:
-    """A convolution that was called: what it gave, what of, how to call it, and its weights.
-
-    `damping` is that of its gradient, once it is known whether a BatchNorm follows; None where it has another rule.
-    """
+    """A convolution that was called: what it gave, what of, how to call it, and its weights."""
 
     output: Tensor
     version: int
@@ -100,13 +102,25 @@ class _Called:
     run: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     weight: Tensor
     bias: Tensor | None
-    damping: list[Tensor] | None
 
     def folded(self, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
         """Its weight and bias with a BatchNorm behind it."""
         scale = (1 if weight is None else weight) / (variance + eps).sqrt()
         shift = (0 if bias is None else bias) - mean * scale
         return self.weight * scale.view(-1, *[1] * (self.weight.ndim - 1)), shift + (0 if self.bias is None else scale * self.bias)
+
+
+@dataclass
+class _Undamped:
+    """What a layer with the epsilon rule gave, a BatchNorm behind it included, in which call; `size` waits for its |z| + e.
+
+    None there says that the activation behind it sees to the damping.
+    """
+
+    output: Tensor
+    version: int
+    call: int
+    size: list[Tensor | None]
 
 
 class _Layerwise(Rules):
@@ -116,29 +130,42 @@ class _Layerwise(Rules):
         super().__init__()
         self._task, self._alpha, self._epsilon, self._first = task, alpha, epsilon, first
         self._last: _Called | None = None
+        self._undamped: _Undamped | None = None
 
-    def _settle(self) -> None:
-        """Before something is written into what the last convolution gave: nothing is folded into it."""
-        if self._last is not None and self._last.damping is not None and not self._last.damping:
-            self._last.damping.append(self._damping(self._last.output))
-        self._last = None
+    def settle(self) -> None:
+        """Before something is written into what the last layer gave, and at the end: nothing is folded into it."""
+        if self._undamped is not None:
+            self._undamped.size.append(self._undamped.output.detach().abs().add_(self._epsilon))
+        self._last = self._undamped = None
 
     def activation(self, values: Tensor, function: Map, name: str) -> Tensor:
-        self._settle()
+        # One position is enough: a parameter, where there is one, is of a channel.
+        zero = torch.zeros_like(values.detach()[_first_position(values)])
+        found = function(zero)
+        zero_at_zero, made = not bool(found.any()), self._undamped
+        # Then nothing else reads what it writes into.
+        straight = zero_at_zero and found is zero and made is not None and self._just_made(values)
+        if made is not None and straight:
+            made.size.append(None)
+            self._last = self._undamped = None
+        else:
+            self.settle()
+            if name == "relu" or not zero_at_zero:
+                # Its gradient is its rule, or it has none, which is found in the graph.
+                return function(values)
         with torch.no_grad():
-            given = values.detach()
-            # One position is enough: a parameter, where there is one, is of a channel.
-            zero_at_zero = not bool(function(torch.zeros_like(given[_first_position(given)])).any())
-            output = function(given)
-            # All relevance passes, R_in = R_out, so that g_in = g_out f(a) / a.
-            ratio = (output / given).masked_fill_(given == 0, 0)
-        if not zero_at_zero:
-            # Without a rule it is found in the graph.
-            return function(values)
-        return self.rule(values, output, lambda gradient: gradient * ratio)
+            # All relevance passes, R_in = R_out, so that g_in = g_out f(z) / z, here with the damping of z or without.
+            ratio = torch.copysign(values.new_full((), self._epsilon), values).add_(values) if straight else values + TINY
+            output = function(values)
+            torch.div(output, ratio, out=ratio)
+        return self.rule(values, output, ratio.mul_)
+
+    def _just_made(self, values: Tensor) -> bool:
+        made = self._undamped
+        return made is not None and made.output is values and made.version == values._version and made.call + 1 == self.calls
 
     def maximum(self, values: Tensor, function: Map, name: str) -> Tensor:
-        self._settle()
+        self.settle()
         return super().maximum(values, function, name)
 
     def layer(self, name: str, values: Tensor, func: Any, args: Any, kwargs: Any) -> Any:
@@ -146,26 +173,25 @@ class _Layerwise(Rules):
             return self._norm(values, func, args, kwargs)
         if name not in CONVOLUTIONS and name not in LINEAR:
             if re.search(r"[^_]_$|^__i[a-z]+__$|^__setitem__$", func.__name__):
-                self._settle()
+                self.settle()
             return func(*args, **kwargs)
-        self._settle()
+        self.settle()
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
         rest = {key: value for key, value in kwargs.items() if key not in ("input", "weight", "bias")}
 
         def run(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return func(inputs, weight, bias, *args[3:], **rest)
 
-        weight, bias, damping = given["weight"], given.get("bias"), list[Tensor]()
+        weight, bias = given["weight"], given.get("bias")
         plain = name in LINEAR or not self._has_rule(values)
         if plain:
-            found = run(values, weight, bias)
-            output = found.detach()
-            found.register_hook(lambda gradient: gradient * (damping[0] if damping else self._damping(output)))
+            found, size = run(values, weight, bias), list[Tensor | None]()
+            found.register_hook(lambda gradient: self._damped(gradient, size[0]))
+            self._undamped = _Undamped(found, found._version, self.calls, size)
         else:
             found = self._shared_out(values, run(values.detach(), weight, bias), run, weight, bias)
-        self._last = _Called(found, found._version, values, run, weight, bias, damping if plain else None)
-        if name in LINEAR:
-            self._settle()
+        if name in CONVOLUTIONS:
+            self._last = _Called(found, found._version, values, run, weight, bias)
         return found
 
     def _norm(self, values: Tensor, func: Any, args: Any, kwargs: Any) -> Tensor:
@@ -173,19 +199,18 @@ class _Layerwise(Rules):
         given = {"weight": None, "bias": None, "training": False, "eps": 1e-5} | dict(zip(names, args, strict=False)) | kwargs
         last, output = self._last, func(*args, **kwargs)
         if last is None or last.output is not values or last.version != values._version or given["training"]:
-            self._settle()
+            self.settle()
             return output
         self._last = None
-        if last.damping is not None:
-            last.damping.append(self._damping(output))
+        if self._undamped is not None:
+            self._undamped = replace(self._undamped, output=output, version=output._version, call=self.calls)
             return output
         weight, bias = last.folded(given["running_mean"], given["running_var"], given["weight"], given["bias"], given["eps"])
         return self._shared_out(last.inputs, output, last.run, weight, bias)
 
-    def _damping(self, output: Tensor) -> Tensor:
-        """z / (z + e sign z), by which the epsilon rule differs from the gradient."""
-        size = output.detach().abs()
-        return size / (size + self._epsilon)
+    def _damped(self, gradient: Tensor, size: Tensor | None) -> Tensor:
+        """The gradient times z / (z + e sign z) = 1 - e / (|z| + e), by which the epsilon rule differs from it; written over the size."""
+        return gradient if size is None else torch.addcdiv(gradient, gradient, size, value=-self._epsilon, out=size)
 
     def _has_rule(self, values: Tensor) -> bool:
         return self._alpha is not None or self._reads_pixels(values)

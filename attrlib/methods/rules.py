@@ -5,11 +5,9 @@ whatever form they have: module or function, in place, used twice. Everything el
 pass leaves then says what the network is made of, so that what no rule is defined for is found rather than passed over.
 """
 
-import inspect
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -58,6 +56,9 @@ WORDS = {
     "NativeGroupNorm": "GroupNorm",
 }
 
+TINY = 1e-30
+"""Added to what is divided by: 0 / 0 becomes 0, and no other value changes."""
+
 
 class Rules(TorchFunctionMode):
     """Hands activations, maxima and layers in the forward pass to the methods of a subclass; nothing of the network is changed."""
@@ -65,9 +66,11 @@ class Rules(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.backward = False
+        self.calls = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self.calls += 1
         given = args[0] if args else kwargs.get("input")
         if self.backward or not (isinstance(given, Tensor) and given.requires_grad):
             return func(*args, **kwargs)
@@ -78,14 +81,12 @@ class Rules(TorchFunctionMode):
             def apply(values: Tensor) -> Tensor:
                 return func(values, *args[1:], **rest)
 
-            handle = self.activation if name in ACTIVATIONS else self.maximum
-            found = handle(given, lambda values: apply(values.clone()), name)
-            return given.copy_(found) if _writes(func, args, kwargs) else found
+            return (self.activation if name in ACTIVATIONS else self.maximum)(given, apply, name)
         return self.layer(name, given, func, args, kwargs)
 
     @abstractmethod
     def activation(self, values: Tensor, function: Map, name: str) -> Tensor:
-        """The function of every value, which is of each on its own, with the rule for its backward pass."""
+        """The function of every value, which is of each on its own, with the rule for its backward pass; it may write into the values."""
 
     def maximum(self, values: Tensor, function: Map, name: str) -> Tensor:
         """Pooling by maxima: by default as it is, which sends everything to the largest value."""
@@ -96,32 +97,21 @@ class Rules(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def rule(self, values: Tensor, output: Tensor, back: Map, first: bool = False) -> Tensor:
-        """`output` as a function of `values` whose backward pass is `back`; `first` marks that it gives relevance, not a gradient."""
-        return (_FirstRule if first else _Rule).apply(values, self, (output.detach(),), back)
+        """`output` as a function of `values` whose backward pass is `back`; `first` marks that it gives relevance, not a gradient.
 
-
-def _writes(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether a call writes its result into its first argument."""
-    if re.search(r"[^_]_$", func.__name__):
-        return True
-    signature = _signature(func)
-    return signature is not None and bool(signature.bind(*args, **kwargs).arguments.get("inplace"))
-
-
-@cache
-def _signature(func: Any) -> inspect.Signature | None:
-    """How a function is called; built-in ones do not say, and have no such flag."""
-    try:
-        return inspect.signature(func)
-    except ValueError:
-        return None
+        The output may be the values themselves, which the function has written into.
+        """
+        given = output if output is values else output.detach()
+        return (_FirstRule if first else _Rule).apply(values, self, (given,), back)
 
 
 class _Rule(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, _values: Tensor, rules: Rules, output: tuple[Tensor], back: Map) -> Tensor:
+    def forward(ctx: Any, values: Tensor, rules: Rules, output: tuple[Tensor], back: Map) -> Tensor:
         ctx.rules, ctx.back = rules, back
-        # Not an argument itself, which would make of the result a view that nothing could write into.
+        if output[0] is values:
+            ctx.mark_dirty(values)
+        # Else not an argument itself, which would make of the result a view that nothing could write into.
         return output[0]
 
     @staticmethod

@@ -130,18 +130,17 @@ class Task:
 
     def gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None = None) -> Tensor:
         """d target logit / d inputs, of the shape of `inputs`. `visit` sees the logits' graph before the backward pass."""
-        return self.in_chunks(lambda some, own: self._gradient(some, own, visit), inputs, rows)
+        return self.in_chunks(lambda some, own: self.scored_gradient(some, own, visit)[1], inputs, rows)
 
-    def _gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None) -> Tensor:
+    def scored_gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None = None) -> tuple[Tensor, Tensor]:
+        """Target logits (N,) and their gradient, of the shape of `inputs`, in one pass of all rows at once."""
         leaf = inputs.detach().requires_grad_()
         with torch.enable_grad():
             scores = self._pick(self.logits(leaf, rows), rows)
             if visit is not None:
                 visit(scores)
-            if not scores.requires_grad:
-                return torch.zeros_like(inputs)
-            (gradient,) = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)
-        return torch.zeros_like(inputs) if gradient is None else gradient
+            gradient = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
+        return scores.detach(), torch.zeros_like(inputs) if gradient is None else gradient
 
     def in_chunks(self, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         """`work` of `chunk` rows of each tensor at a time, put together; where memory runs out, of half as many from then on."""
