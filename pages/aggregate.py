@@ -9,6 +9,7 @@ from attrlib.engine.jobs import Job, State
 from attrlib.errors import AttrlibError
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.specs import RunSpec
+from attrlib.studies.words import listed
 from pages.parts import aggregate_choice, aggregate_controls, aggregate_rows, aggregate_run, aggregate_work, own_grid, router, runs
 from pages.parts.work import plain, sentence
 
@@ -41,7 +42,7 @@ def main() -> None:
             st.button("Dismiss", on_click=_dismiss, type="tertiary", icon=":material/check:")
     if run is None or not run.methods or not run.data:
         missing = [what for what, has in (("data", run and run.data), ("a method", run and run.methods)) if not has]
-        st.info(f"Choose {' and '.join(missing) if run else 'another model or setting'} above to go on.", icon=":material/arrow_upward:")
+        st.info(f"Choose {listed(missing) if run else 'another model or setting'} above to go on.", icon=":material/arrow_upward:")
         return
     state.setdefault("a_mode", MODES[0])
     busy = state.a_mode != OWN and aggregate_run.is_busy(run)

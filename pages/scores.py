@@ -4,6 +4,7 @@ import streamlit as st
 
 from attrlib.engine.jobs import Job, State
 from attrlib.specs import RunSpec
+from attrlib.studies.words import listed
 from pages.parts import router, score_choice, score_choosers, score_results, score_start, score_takeaway
 from pages.parts.runs import Finished, find
 from pages.parts.work import sentence
@@ -82,7 +83,7 @@ def _advice(wanted: score_choice.Wanted) -> str:
         )
         if not own
     ]
-    return f"Choose {' and '.join(missing)} above to see what a run costs."
+    return f"Choose {listed(missing)} above to see what a run costs."
 
 
 router.through_router()

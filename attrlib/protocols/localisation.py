@@ -28,7 +28,7 @@ class Localisation(Protocol):
     paper = GRID_PAPER
     items = "grids"
     bounds = (0.0, 1.0)
-    reading = "1: all positive attribution lies in the cell of the target. 1 / n^2: no better than spread evenly."
+    reading = "1: all positive attribution lies in the cell of the target. 1/n²: no better than spread evenly."
     grid: int = param(2, "Cells in each direction, n", low=2, high=4)
     confidence: float = param(0.99, "Least probability of the label, and predicted, for an image to be used", low=0.0, high=1.0)
     smoothing: int = param(
