@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -37,13 +38,19 @@ def serve(script: str | Path = "app.py") -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless", "true", "--server.port", str(port)]
     url = f"http://localhost:{port}"
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        wait_healthy(url)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(30)
+    # Into a file: a pipe that nobody reads would stop the server once it is full.
+    with tempfile.TemporaryFile() as said:
+        server = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            wait_healthy(url)
+            yield url
+        except TimeoutError as error:
+            said.seek(0)
+            error.add_note(said.read()[-4000:].decode(errors="replace"))
+            raise
+        finally:
+            server.terminate()
+            server.wait(30)
 
 
 def wait_healthy(url: str, seconds: float = 60) -> None:
