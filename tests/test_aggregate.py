@@ -459,6 +459,19 @@ def test_figures_draw_bins_examples_and_boxes(model, folder, store) -> None:
     assert bin_names() == ["0–2 %", "2–5 %", "5–50 %", "50–95 %", "95–98 %", "98–100 %"]
 
 
+def test_what_is_at_hand_is_counted(model, folder, store) -> None:
+    data, own = attrlib.load_dataset(folder), spec("difull:confidence=0.5", folder)
+    run(own, model, data, store)
+    found = Aggregation(own, model, data, store)
+    assert found.nbytes == 0
+    row = found.row(METHODS[0], AggregateView())
+    maps = len(row.units) * len(found.cells) * row.side[0] * row.side[1] * 4
+    assert found.nbytes == maps
+    picture = found.picture(row.units[0])
+    found.picture(row.units[0])
+    assert found.nbytes == maps + 3 * picture.width * picture.height
+
+
 def test_errors_are_those_of_the_library(model, folder, store) -> None:
     data = attrlib.load_dataset(folder)
     with pytest.raises(AttrlibError, match="one protocol"):

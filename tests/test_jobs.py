@@ -422,6 +422,11 @@ def test_the_least_recently_used_results_go_first(small: Queue) -> None:
     assert small.kept_bytes == 900_000
 
 
+def test_several_results_in_one_count_together(small: Queue) -> None:
+    ended(small.submit("a", lambda _progress: [Result(300_000), (bytes(100_000), Result(50_000))]))
+    assert small.kept_bytes == 450_000
+
+
 def test_a_dropped_result_is_computed_anew(small: Queue) -> None:
     old = ended(small.submit("a", returns(Result(800_000))))
     ended(small.submit("b", returns(Result(800_000))))

@@ -167,8 +167,9 @@ class Aggregation:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the maps that are at hand."""
-        return self._kept.nbytes
+        """Bytes of the maps and pictures that are at hand."""
+        height, width = self.model.input_size
+        return self._kept.nbytes + self._tiled.cache_info().currsize * 3 * height * width * self.grid**2
 
     def _tile(self, unit: Unit) -> Image.Image:
         return tiled([self.model.preprocessing.view(self.data[index].image) for index in unit.images])

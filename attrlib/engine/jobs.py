@@ -251,7 +251,16 @@ def _turn(job: Job) -> int:
 
 
 def _size(job: Job) -> int:
-    return int(getattr(job.result, "nbytes", 1024))
+    return _bytes(job.result)
+
+
+def _bytes(result: object) -> int:
+    """What a result takes, as it says itself; of what does not, a guess."""
+    if isinstance(result, bytes):
+        return len(result)
+    if isinstance(result, list | tuple):
+        return sum(map(_bytes, result))
+    return int(getattr(result, "nbytes", 1024))
 
 
 _queues: dict[str, Queue] = {}

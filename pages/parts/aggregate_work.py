@@ -44,6 +44,11 @@ class Tile:
     score: float
     names: tuple[str, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return len(self.picture)
+
 
 @dataclass(frozen=True)
 class Found:
