@@ -15,7 +15,7 @@ import torch
 
 import attrlib
 from attrlib.errors import AttrlibError
-from attrlib.methods import BATCH_SIZE, METHODS, attribute
+from attrlib.methods import METHODS, attribute, rows_at_once
 from attrlib.models import Classifier, Layer
 from attrlib.specs import MethodSpec
 
@@ -34,17 +34,24 @@ PARAMS: dict[str, dict[str, int]] = {
 LIMIT, LIMIT_PERTURBATION = 1.3, 1.15
 
 
+LONG_ENOUGH = 0.1
+"""Seconds that are timed at least: a clock of CPU time may tick in milliseconds."""
+
+
 def best(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call: of the CPU, or, on another device, those that pass until it is done."""
-    if device.type == "cpu":
-        start = time.process_time()
+
+    def now() -> float:
+        if device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    start, calls, passed = now(), 0, 0.0
+    while passed < LONG_ENOUGH:
         work()
-        return time.process_time() - start
-    torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    work()
-    torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+        calls, passed = calls + 1, now() - start
+    return passed / calls
 
 
 class Costs:
@@ -95,7 +102,8 @@ def run(model: Classifier, images: int, turns: int, methods: Sequence[str]) -> l
             continue
         passes = method.passes(layer)
         many = passes.forward + passes.gradient > 2
-        chunk = BATCH_SIZE // images * images if many else images
+        at_once = rows_at_once(model, model.input_size)
+        chunk = max(1, at_once // images) * images if many else images
         single, several = (costs.setdefault((layer.path, n), Costs(model, layer, n)) for n in (images, chunk))
         rows.append(
             {

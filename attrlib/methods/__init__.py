@@ -16,7 +16,7 @@ from attrlib.methods import (  # noqa: F401, I001  the order of lists and menus
     intrinsic,
     sanity,
 )
-from attrlib.methods.attribution import BATCH_SIZE, Attribution, attribute, attribute_all, attribute_each
+from attrlib.methods.attribution import BATCH_SIZE, Attribution, attribute, attribute_all, attribute_each, rows_at_once
 from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, list_methods, resolve
 from attrlib.methods.presets import PRESETS, Preset, defined, list_presets, names_many, read_methods
 from attrlib.methods.task import Progress, Task, no_progress
@@ -43,4 +43,5 @@ __all__ = [
     "no_progress",
     "read_methods",
     "resolve",
+    "rows_at_once",
 ]

@@ -1,5 +1,6 @@
 """Runs a method on images: the one place where maps are made."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from attrlib.postprocess import defect, resize
 from attrlib.specs import MethodSpec
 
 BATCH_SIZE = 16
-"""Rows that go through the model at once. Larger batches were no faster on any CPU tried and leave its caches."""
+"""Rows that go through the model at once, at most. Larger batches were no faster on any CPU tried and leave its caches."""
+KEPT = 20 * 2**20
+"""Bytes up to which a C library keeps memory that was freed. What is larger comes anew from the system, page by page, with every layer."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,14 @@ class Attribution:
     def defects(self) -> tuple[str | None, ...]:
         """For each map why it says nothing (all zero, constant, NaN), or None."""
         return tuple(defect(m[0]) for m in self.maps)
+
+
+def rows_at_once(model: Classifier, size: tuple[int, int], rows: int = BATCH_SIZE) -> int:
+    """How many of so many images of a size (H,W) go through the model at once: on a CPU no more than keep all layers' outputs small."""
+    if model.device.type != "cpu":
+        return rows
+    largest = max(math.prod(layer.shape) for layer in model.layers.values()) * math.prod(size) / math.prod(model.input_size)
+    return max(1, min(rows, int(KEPT / (4 * largest))))
 
 
 def attribute(
@@ -117,8 +128,7 @@ def _ask(model: Classifier, spec: MethodSpec, images: Tensor) -> Asked:
     spec = resolve(spec)
     method, layer = create(spec), model.layer(spec.layer, (images.shape[2], images.shape[3]))
     method.check(model, layer)
-    with model.session():
-        model.split(layer, images.shape[1:])
+    model.split(layer, images.shape[1:])
     return Asked(spec, method, layer)
 
 
@@ -151,7 +161,7 @@ def _run(
         raise SpecError("items that share images need a target each")
     if targets is not None and (len(targets) != len(of) or not all(0 <= t < len(model.class_names) for t in targets)):
         raise SpecError(f"{len(of)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
-    watch, chunk = _Stopwatch(progress), batch_size
+    watch, chunk = _Stopwatch(progress), rows_at_once(model, (images.shape[2], images.shape[3]), batch_size)
     layers = {layer: [one for one in asked if one.layer == layer] for layer in dict.fromkeys(one.layer for one in asked)}
     for part in _batches(of, batch_size):
         several = of[part]

@@ -47,6 +47,19 @@ def common_baseline(task: Task, name: str) -> Tensor:
     return task.shared(("baseline", name), lambda: task.reference(_plain(task, name)))
 
 
+def is_common(task: Task, name: str) -> bool:
+    """Whether one row stands for the baseline of all items: at Input. Inside, what goes around the layer is each item's own."""
+    return not task.layer.path and name != "blur"
+
+
+def baseline_scores(task: Task, name: str) -> Tensor:
+    """The items' target logits (B,) at their baseline."""
+    if not is_common(task, name):
+        return task.scores(baseline(task, name), task.rows)
+    with torch.no_grad():
+        return task.logits(common_baseline(task, name), task.rows[:1])[0, task.targets]
+
+
 def _blurred(images: Tensor) -> Tensor:
     size = images.shape[-1] // 4 * 4 + 1
     flat = images.flatten(0, 1)[:, None]

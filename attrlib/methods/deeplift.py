@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Passes
-from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, common_baseline
+from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, common_baseline, is_common
 from attrlib.methods.gradients import ByChannel
 from attrlib.methods.rules import TINY, Map, Rules, check_by_trial, undefined
 from attrlib.methods.task import Task
@@ -58,8 +58,7 @@ class DeepLIFT(ByChannel):
         return task.shared(("deeplift", self.baseline), lambda: self._rescale(task))
 
     def _rescale(self, task: Task) -> tuple[Tensor, Tensor]:
-        # At the input one row stands for the baseline of all items; inside, what goes around the layer is each item's own.
-        one = not task.layer.path and self.baseline != "blur"
+        one = is_common(task, self.baseline)
         starts = common_baseline(task, self.baseline) if one else baseline(task, self.baseline)
         rows_at_once = task.chunk if one else max(1, task.chunk // 2)
         found, errors = [], []

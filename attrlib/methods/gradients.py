@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
-from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, reduce_channels
+from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, baseline_scores, reduce_channels
 from attrlib.methods.task import Task
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
@@ -103,13 +103,14 @@ class IntegratedGradients(ByChannel):
         start = baseline(task, self.baseline)
         difference = task.inputs - start
         nodes, weights = quadrature(self.steps)
+        shares = task.inputs.new_tensor(nodes).view(-1, *[1] * task.inputs.ndim)
         total = torch.zeros_like(task.inputs)
         for which, rows in task.variants(self.steps):
-            points = torch.cat([start + nodes[i] * difference for i in which])
+            points = (shares[which.start : which.stop] * difference).add_(start).flatten(0, 1)
             for i, part in zip(which, task.gradient(points, rows).chunk(len(which)), strict=True):
-                total += weights[i] * part
+                total.add_(part, alpha=weights[i])
         attributed = difference * total
-        change = task.clean_scores() - task.scores(start, task.rows)
+        change = task.clean_scores() - baseline_scores(task, self.baseline)
         return attributed, (attributed.flatten(1).sum(1) - change).abs() / change.abs().clamp_min(1e-12)
 
     def passes(self, layer: Layer) -> Passes:

@@ -55,7 +55,7 @@ class OverNoise(Method):
             copies = {i: copies[i] if i in copies else task.inputs + std * draw(task, i) for i, _ in pairs}
             points = torch.cat([copies[i] if nodes[j] == 1 else nodes[j] * copies[i] for i, j in pairs])
             for (i, j), gradient in zip(pairs, task.gradient(points, rows).chunk(len(which)), strict=True):
-                total = weights[j] * gradient if j == 0 else total + weights[j] * gradient
+                total = weights[j] * gradient if j == 0 else total.add_(gradient, alpha=weights[j])
                 if j == len(nodes) - 1:
                     # Welford's recurrence: a difference of two sums leaves nothing but rounding where the variance is small.
                     value = total if self.of == "Gradient" else copies[i] * total

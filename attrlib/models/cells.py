@@ -145,8 +145,7 @@ class DiPartView(CellView):
         own = model.layer("Final").layout
         self._final = model.layer("Final", self.input_size)
         grid = self._final.layout
-        with self.session():
-            cut = not grid.prefix and model.split(self._final, torch.Size((3, *self.input_size))).cut
+        cut = not grid.prefix and model.split(self._final, torch.Size((3, *self.input_size))).cut
         if not cut or (grid.height, grid.width) != (own.height * n, own.width * n):
             raise LayerError(
                 f"the head of {self.name} does not read one map with {n} x {n} times the positions; DiPart is not defined for it"
@@ -164,7 +163,8 @@ class DiPartView(CellView):
         size = size or torch.Size((3, *self.input_size))
         split = _DiPartSplit(self, layer, self.model.split(layer, size))
         if split.behind and layer.path != self._final.path and layer.path not in self._sound:
-            self._check(layer, split, size)
+            with self.session():
+                self._check(layer, split, size)
             self._sound.add(layer.path)
         return split
 

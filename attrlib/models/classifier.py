@@ -161,11 +161,12 @@ class Classifier:
         return self._layouts[size]
 
     def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
-        """The model as f_explain o f_pre at the layer, for images of `size` (3,H,W). To be used inside `session()`."""
+        """The model as f_explain o f_pre at the layer, for images of `size` (3,H,W); it runs inside `session()` only."""
         size = size or torch.Size((3, *self.input_size))
         key = (layer.path, size)
         if key not in self._splits:
-            self._splits[key] = Split.at(self.module, layer.path, self._probe(2, size)).fresh()
+            with self.session():
+                self._splits[key] = Split.at(self.module, layer.path, self._probe(2, size)).fresh()
         return self._splits[key]
 
     def target(self, target: int | str) -> int:
