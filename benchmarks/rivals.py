@@ -48,10 +48,9 @@ PARAMS: dict[str, dict[str, int | str]] = {
 }
 
 
-def rivals(model: Classifier, images: Tensor) -> Mapping[str, tuple[str, Callable[[], Any]]]:
-    """For each method who else has it, and their maps of the images for class 0."""
+def rivals(model: Classifier, x: Tensor) -> Mapping[str, tuple[str, Callable[[], Any]]]:
+    """For each method who else has it, and their maps of images x, in the memory format that convolutions want, for class 0."""
     module: nn.Module = copy.deepcopy(model.module).eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x = images.contiguous(memory_format=torch.channels_last)
     layer = module.get_submodule(model.layer("Final").path)
     rows = rows_at_once(model, model.input_size)
     each = max(1, rows // len(x))
@@ -121,7 +120,7 @@ def main() -> None:
     # It says with every call that it sets a flag of its input.
     warnings.filterwarnings("ignore", module="captum")
     model = attrlib.load_model(options.model, device="cpu")
-    images = torch.randn(options.images, 3, *model.input_size, generator=torch.Generator().manual_seed(1))
+    images = model.place(torch.randn(options.images, 3, *model.input_size, generator=torch.Generator().manual_seed(1)))
     print(f"{'method':16} {'ours':>9} {'theirs':>9}   ratio   (CPU s, {options.images} images, {model.name})")
     for name, (who, theirs) in rivals(model, images).items():
         if name in SLOW and not options.slow:

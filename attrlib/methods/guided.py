@@ -86,8 +86,8 @@ def _with_rule(task: Task, name: str, rule: Hook) -> Callable[[Tensor], None]:
 
 
 def _guided(inputs: tuple[Tensor | None, ...], _outputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    # relu'(x) * max(g, 0) = max(relu'(x) * g, 0): clamping what leaves the node is the guided rule.
-    return tuple(None if g is None else g.clamp_min(0) for g in inputs)
+    # relu'(x) * max(g, 0) = max(relu'(x) * g, 0): clamping what leaves the node, which has made it anew, is the guided rule.
+    return tuple(None if g is None else g.clamp_min_(0) for g in inputs)
 
 
 def _deconvolved(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
