@@ -471,3 +471,31 @@ def test_a_file_that_is_read_is_left_as_it_is(state, tmp_path):
     assert file.read_bytes() == content
     assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]
     assert_same(torch.load(io.BytesIO(content), weights_only=True), state)
+
+
+def test_a_text_file_beside_a_checkpoint_names_its_classes(tmp_path):
+    file = save(BUILDERS[TIMM](7).state_dict(), tmp_path / "w.pth")
+    count = len(attrlib.load_model(TIMM, "cpu", checkpoint=file).class_names)
+    names = [f"bird {k}" for k in range(count)]
+    (tmp_path / "w.txt").write_text("\ufeff" + "\n".join(names) + "\n\n", "utf-8")
+    model = attrlib.load_model(TIMM, "cpu", checkpoint=file)
+    assert model.class_names == tuple(names)
+    assert model.target("bird 1") == 1
+    given = attrlib.load_model(TIMM, "cpu", checkpoint=file, class_names=[str(k) for k in range(count)])
+    assert given.class_names[1] == "1"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"one\ntwo\n", r"w\.txt names 2 classes, and the model has \d+; write one name a line"),
+        (b"\xff\xfe\x00", r"w\.txt beside the checkpoint is not a text that can be read"),
+        (b"a" * (1 << 20) + b"b", r"w\.txt beside the checkpoint is too large"),
+    ],
+    ids=["count", "bytes", "size"],
+)
+def test_a_file_that_does_not_name_the_classes_is_refused(content, says, tmp_path):
+    file = save(BUILDERS[TIMM](7).state_dict(), tmp_path / "w.pth")
+    (tmp_path / "w.txt").write_bytes(content)
+    with pytest.raises(ModelError, match=says):
+        attrlib.load_model(TIMM, "cpu", checkpoint=file)

@@ -1,4 +1,5 @@
 import io
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from attrlib.figures.colours import css_gradient, table
+from attrlib.figures.numbers import number, spans_decades
 from attrlib.figures.overlay import colour_map, draw, encode, limit, prepare
 from attrlib.figures.panel import Tile, limits, panel
 from attrlib.specs import ViewSpec
@@ -321,3 +323,20 @@ def test_a_png_keeps_every_pixel_and_a_jpeg_nearly_so() -> None:
     assert png.tobytes() == picture.tobytes()
     assert np.abs(np.asarray(jpeg).astype(int) - np.asarray(picture)).mean() < 6
     assert encode(picture) == encode(picture, "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.5, "0.500"), (-0.0133, "-0.013"), (0.0026, "0.0026"), (2.6e-5, "2.6e-05"), (-4e-7, "-4e-07"), (0.0, "0.000"), (1234.5, "1234.500"),
+     (math.nan, "–"), (math.inf, "–")],
+)  # fmt: skip
+def test_no_score_is_rounded_to_nothing(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_only_values_above_0_that_differ_by_decades_span_them() -> None:
+    assert spans_decades([1e-5, 1e-2, math.nan])
+    assert not spans_decades([1e-2, 1.0])
+    assert not spans_decades([0.0, 1e-5, 1.0])
+    assert not spans_decades([-1e-5, 1.0])
+    assert not spans_decades([])

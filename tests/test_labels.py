@@ -6,7 +6,7 @@ import pytest
 from timm.data import ImageNetInfo
 
 from attrlib.data.datasets import load_dataset
-from attrlib.data.labels import match_classes
+from attrlib.data.labels import match_classes, order_note
 from attrlib.errors import DataError
 
 IMAGENETTE = {
@@ -207,3 +207,12 @@ def test_data_without_classes_map_to_none(by: str, imagenet) -> None:
 def test_an_unknown_way_is_refused(imagenet) -> None:
     with pytest.raises(DataError, match=r"unknown way to match classes 'names'\. Did you mean name"):
         match_classes(["tench"], imagenet, by="names")
+
+
+def test_matching_by_order_is_said_and_no_other(imagenet) -> None:
+    (note,) = order_note(["b", "a"], generic(2))
+    assert "'a' is class 0, 'b' is class 1; a text file" in note
+    assert order_note(["b", "a"], ["a", "b"]) == ()
+    assert order_note(["b", "a"], generic(2), "order") == ()
+    assert order_note(list(IMAGENETTE), imagenet) == ()
+    assert ", and so on" in order_note(["a", "b", "c", "d"], generic(4))[0]

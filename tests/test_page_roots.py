@@ -78,6 +78,17 @@ def test_no_mask_and_no_line_of_a_table_leads_out(folders: tuple[Path, Path]) ->
             load_data(str(inside / source))
 
 
+def test_a_link_in_the_place_of_class_names_leads_nowhere(folders: tuple[Path, Path]) -> None:
+    inside, outside = folders
+    (inside / "own.pth").write_bytes(b"")
+    spec = ModelSpec("timm:resnet18", str(inside / "own.pth"))
+    assert check_model(spec) is spec
+    (outside / "passwords.txt").write_text("secret")
+    (inside / "own.txt").symlink_to(outside / "passwords.txt")
+    with pytest.raises(ModelError, match="in no folder that this app may read"):
+        check_model(spec)
+
+
 def test_a_folder_whose_name_begins_as_a_root_is_not_in_it(folders: tuple[Path, Path]) -> None:
     inside, _ = folders
     with pytest.raises(DataError):

@@ -417,10 +417,14 @@ def test_exports_hold_the_leaderboard_and_every_item(data: Path) -> None:
     content = json.loads(score_takeaway.everything(found))
     assert len(content["manifests"]) == 2
     assert content["manifests"][0]["spec"]["spec"]["limit"] == 6
-    latex = score_takeaway.latex_table(score_takeaway.table(found), "x_y")
+    captions = score_takeaway.captions(found)
+    assert list(captions) == ["sds:grid=2"]
+    assert captions["sds:grid=2"].endswith("seed 0. Higher is better.")
+    latex = score_takeaway.latex_table(score_takeaway.table(found), captions)
     assert latex.count(r"\begin{tabular}{lrr}") == 1
     assert r"efficientnet\_lite0@tiny" in latex
-    assert r"x\_y" in latex
+    assert "Mean over 6 items." in latex
+    assert latex.count(r"$\pm$") == 2 * 3
 
 
 def test_the_report_is_one_file_that_needs_nothing_else(data: Path) -> None:
@@ -591,3 +595,14 @@ def test_a_preset_takes_the_place_of_the_methods(data):
     assert not at.exception
     assert at.selectbox(key="s_layer").value == choice.ALL_LAYERS
     assert len(at.multiselect(key="s_methods").value) == 12
+
+
+def test_scores_that_span_decades_are_told_apart_by_a_logarithmic_scale() -> None:
+    scale = charts.Scale("Infidelity", higher_is_better=False)
+    far = [charts.Line(name, summary(own), own, 0.1) for name, own in (("a", np.array([1e-5, 2e-5])), ("b", np.array([0.2, 0.3])))]
+    for figure in (charts.intervals(far, scale), charts.distributions(far, scale)):
+        assert figure.layout.xaxis.type == "log"
+    assert charts.pareto(far, scale).layout.yaxis.type == "log"
+    near, chance = [line("a", 0.2, 0.1), line("b", 0.3, 0.2)], charts.Scale("GridPG", higher_is_better=True, chance=0.25)
+    assert charts.intervals(near, scale).layout.xaxis.type is None
+    assert charts.intervals(far, chance).layout.xaxis.type is None

@@ -26,7 +26,12 @@ app = typer.Typer(
 )
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 ModelName = Annotated[str, typer.Option("--model", help="A name of the list, timm:NAME, torchvision:NAME, or a checkpoint with its card.")]
-Checkpoint = Annotated[str | None, typer.Option("--checkpoint", help="File with weights for the architecture, or random:SEED.")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", help="File with weights for the architecture, or random:SEED. NAME.txt beside it may name the classes, one a line."
+    ),
+]
 InputSize = Annotated[str | None, typer.Option("--input-size", help="HxW in pixels, as in 192x256; by default the model's own.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 

@@ -19,6 +19,7 @@ from attrlib.engine.plan import Plan, Refused, by_reason, make_plan
 from attrlib.engine.run import Event, run
 from attrlib.engine.scores import RunResult
 from attrlib.errors import Cancelled, SpecError
+from attrlib.figures.numbers import number
 from attrlib.methods import read_methods
 from attrlib.models import EMBEDDED, load_model
 from attrlib.protocols import PROTOCOLS
@@ -194,7 +195,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
         return
     most = "at most " if plan.upper_bound else ""
     typer.echo(f"{plan.known} results are known, {most}{plan.missing} must be computed")
-    typer.echo(f"about {most}{duration(plan.seconds)} and {plan.nbytes / 2**20:.0f} MB")
+    typer.echo(f"about {duration(plan.seconds)} and {plan.nbytes / 2**20:.0f} MB")
     _echo_notes(plan.notes, plan.refused)
 
 
@@ -217,10 +218,11 @@ def _report(result: RunResult, as_json: bool) -> None:
         typer.echo(f"{protocol}: {'higher' if own.higher_is_better else 'lower'} is better{chance}")
         for row in (row for row in rows if row["protocol"] == protocol):
             ranks = f"{row['first']}" if row["first"] == row["last"] else f"{row['first']}–{row['last']}"
-            interval = "–" if math.isnan(row["low"]) else f"[{row['low']:.4f}, {row['high']:.4f}]"  # type: ignore[arg-type]
+            interval = "–" if math.isnan(row["low"]) else f"[{number(row['low'], 4)}, {number(row['high'], 4)}]"  # type: ignore[arg-type]
             undefined = f", {row['undefined']} undefined" if row["undefined"] else ""
             seconds = "" if math.isnan(row["seconds"]) else f"  {row['seconds']:.3f} s a map"  # type: ignore[arg-type]
-            typer.echo(f"  {ranks:>6}  {row['method']:36} {row['mean']:8.4f} {interval:20} n={row['n']}{undefined}{seconds}")
+            mean = number(row["mean"], 4)  # type: ignore[arg-type]
+            typer.echo(f"  {ranks:>6}  {row['method']:36} {mean:>8} {interval:20} n={row['n']}{undefined}{seconds}")
     for method, value in result.agreement.items():
         typer.echo(f"note: fast {method}: rank correlation {value:.3f} with the exact maps")
     _echo_notes(result.notes, result.refused)

@@ -26,16 +26,36 @@ def match_classes(names: Sequence[str], model_names: Sequence[str], by: str = "a
     all classes, and order only where the counts are equal and the model's classes have no names. Raises `DataError` that names
     classes which do not fit.
     """
+    return _matched(names, model_names, by)[1]
+
+
+def order_note(names: Sequence[str], model_names: Sequence[str], by: str = "auto") -> tuple[str, ...]:
+    """What is to be said where `auto` matches by order, since the model's classes have no names; nothing elsewhere."""
+    if by != "auto":
+        return ()
+    way, found = _matched(names, model_names, by)
+    if way != "order":
+        return ()
+    pairs = sorted(zip(found, names, strict=True))
+    shown = ", ".join(f"{name[:80]!r} is class {k}" for k, name in pairs[:_SOME])
+    return (
+        f"classes are matched by order, as those of the model have no names: {shown}{', and so on' if pairs[_SOME:] else ''}; a text file "
+        "beside the checkpoint, of its name with .txt at the end, may name them, one a line",
+    )
+
+
+def _matched(names: Sequence[str], model_names: Sequence[str], by: str) -> tuple[str, tuple[int, ...]]:
+    """The way that is taken, and what it gives."""
     check_way(by)
     if by != "auto":
-        return _unique(_WAYS[by](names, model_names), names, model_names, by)
+        return by, _unique(_WAYS[by](names, model_names), names, model_names, by)
     found = {way: _WAYS[way](names, model_names) for way in ("wnid", "name", "index")}
     if all(name == f"class {k}" for k, name in enumerate(model_names)) and len(names) == len(model_names):
         found["order"] = _by_order(names, model_names)
     fits = (way for way, candidates in found.items() if all(len(c) == 1 for c in candidates))
     # Where none fits, the error is best about the one that comes nearest.
     way = next(fits, None) or max(found, key=lambda way: sum(map(bool, found[way])))
-    return _unique(found[way], names, model_names, way)
+    return way, _unique(found[way], names, model_names, way)
 
 
 def check_way(by: str) -> None:

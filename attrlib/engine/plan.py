@@ -3,11 +3,11 @@
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attrlib.data.datasets import Dataset
 from attrlib.data.grids import compose
-from attrlib.data.labels import check_way, match_classes
+from attrlib.data.labels import check_way, match_classes, order_note
 from attrlib.engine.bench import Bench, Shelf
 from attrlib.engine.memory import Probe, probe, rows_within
 from attrlib.engine.units import SHOWN, Selection, Unit, grid_units, image_units, left_out
@@ -171,7 +171,8 @@ def select(
             if group.labelled:
                 raise
             classes = [-1] * len(data.class_names)
-        return image_units(data, classes, spec.limit, spec.seed, group.labelled, look), []
+        selection = image_units(data, classes, spec.limit, spec.seed, group.labelled, look)
+        return replace(selection, notes=(*selection.notes, *_order_notes(spec, [model], data))) if group.labelled else selection, []
     judges = [bench, *filters]
     classes_of = [class_map(spec, own.model, data) for own in judges]
     found = image_units(data, classes_of[0], None, spec.seed, labelled=True, look=look)
@@ -202,7 +203,11 @@ def select(
     except DataError as error:
         raise DataError(f"{error} ({_at_best(sure, grids)})") from None
     notes = left_out([_why(data, unit) for unit in broken[:SHOWN]], len(broken))
-    return Selection(made.units, (*found.notes, *notes, *made.notes)), []
+    return Selection(made.units, (*found.notes, *notes, *made.notes, *_order_notes(spec, [own.model for own in judges], data))), []
+
+
+def _order_notes(spec: RunSpec, models: Sequence[Classifier], data: Dataset) -> list[str]:
+    return [note for own in models for note in order_note(data.class_names, own.class_names, spec.classes)]
 
 
 def _at_best(sure: Mapping[Unit, float], grids: Localisation) -> str:

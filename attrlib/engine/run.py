@@ -34,7 +34,7 @@ NOMINAL = Probe(forward=1.0, gradient=2.5, row_bytes=0)
 @dataclass(frozen=True)
 class Event:
     """How far a run is: items done of those that must be computed, items a second, seconds left (None before anything is known),
-    what it is doing, and the score of each part so far, by protocol and method.
+    what it is doing, the score of each part so far, by protocol and method, and what the items are a count of.
     """
 
     doing: str
@@ -43,6 +43,7 @@ class Event:
     rate: float = 0.0
     seconds_left: float | None = None
     scores: Mapping[tuple[str, str], Summary] = field(default_factory=dict)
+    of: str = "results"
 
 
 Watch = Callable[[Event], None]
@@ -117,7 +118,10 @@ class _Run:
             self.store.set_state(key, "failed")
             raise
         self._keep(key, units, "done")
-        scores = {(p.protocol_spec, p.method_spec): self._score(p, units[group]) for group in units for p in group.parts if p in self.found}
+        done = [(part, units[group]) for group in units for part in group.parts if part in self.found]
+        # In the order asked for: groups are those of protocols that share items.
+        done.sort(key=lambda own: self.spec.protocols.index(own[0].protocol_spec))
+        scores = {(part.protocol_spec, part.method_spec): self._score(part, own) for part, own in done}
         notes = tuple(dict.fromkeys([*self.notes, *self.store.notes]))
         seconds = time.perf_counter() - begun
         return RunResult(self.spec, scores, self.refused, notes, self.computed, known, seconds, agreement)
@@ -153,7 +157,7 @@ class _Run:
         chunks = _chunks(images, BATCH_SIZE)
         with loader.ahead(chunks):
             for number, chunk in enumerate(chunks):
-                self.event = Event("confidence filter", number * BATCH_SIZE, len(images))
+                self.event = Event("confidence filter", number * BATCH_SIZE, len(images), of="images")
                 self.watch(self.event)
                 readable, batch = loader.get(chunk)
                 if batch is not None:

@@ -11,6 +11,7 @@ from textwrap import wrap
 import numpy as np
 import plotly.graph_objects as go
 
+from attrlib.figures.numbers import MANY_DECADES, number, spans_decades
 from attrlib.statistics import Correlation, Difference, Summary
 
 ACCENT, OTHER, GREY = "#3a87c8", "#d97706", "#8a929c"
@@ -19,7 +20,6 @@ MAX_POINTS = 400
 """Items up to which each is drawn beside its box: more would hide each other."""
 FEW = 12
 """Methods up to which each point bears its name."""
-MANY_DECADES = 2
 _ROW, _EDGES = 30, 96
 
 
@@ -35,6 +35,11 @@ class Scale:
     def label(self) -> str:
         """The title with the direction."""
         return f"{self.title} · higher is better →" if self.higher_is_better else f"← lower is better · {self.title}"
+
+    @property
+    def direction(self) -> str:
+        """Which direction is better, as a sentence."""
+        return f"{'Higher' if self.higher_is_better else 'Lower'} is better."
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +64,7 @@ def intervals(lines: Sequence[Line], scale: Scale) -> go.Figure:
         x=means, y=names, error_x=bars, mode="markers", marker=dict(color=ACCENT, size=9), customdata=[[n] for n in names],
         text=hover, hovertemplate="%{y}: %{text}<extra></extra>",
     )  # fmt: skip
-    return _rows(go.Figure(points), names, scale)
+    return _logarithmic(_rows(go.Figure(points), names, scale), means, scale)
 
 
 def distributions(lines: Sequence[Line], scale: Scale, kind: str = "box") -> go.Figure:
@@ -78,7 +83,7 @@ def distributions(lines: Sequence[Line], scale: Scale, kind: str = "box") -> go.
                 hovertemplate="%{y}: %{x:.4g}<extra></extra>", hoveron="points", showlegend=False, **own,
             )
         )  # fmt: skip
-    return _rows(figure, names, scale, row=44)
+    return _logarithmic(_rows(figure, names, scale, row=44), [v for line in lines for v in line.values], scale)
 
 
 def differences(behind: Mapping[str, Difference], best: str, scale: Scale) -> go.Figure:
@@ -130,6 +135,7 @@ def pareto(lines: Sequence[Line], scale: Scale) -> go.Figure:
     if scale.chance is not None:
         figure.add_hline(scale.chance, line=dict(color=GREY, dash="dash", width=1.5), annotation=dict(text="chance", font_color=GREY))
     arrow = "↑" if scale.higher_is_better else "↓"
+    _logarithmic(figure, [k.summary.mean for k in known], scale, "yaxis")
     return figure.update_layout(
         xaxis=dict(type="log", title="time for one map ← faster", **_times([k.seconds for k in known])),
         yaxis_title=f"{scale.title} {arrow} better", height=420, margin=dict(l=10, r=20, t=40, b=50),
@@ -239,9 +245,14 @@ def _rows(figure: go.Figure, names: Sequence[str], scale: Scale, row: int = _ROW
     )  # fmt: skip
 
 
+def _logarithmic(figure: go.Figure, values: Sequence[float], scale: Scale, axis: str = "xaxis") -> go.Figure:
+    """On a logarithmic scale where the values need one; chance, where there is any, may be 0."""
+    return figure.update_layout({axis: dict(type="log")}) if scale.chance is None and spans_decades(values) else figure
+
+
 def _even(value: float, among: Sequence[float]) -> str:
     """With two decimals, like all others, where that tells them apart."""
-    return f"{value:.2f}" if max(among) - min(among) > 0.1 else _short(value)
+    return number(value, 2) if max(among) - min(among) > 0.1 else _short(value)
 
 
 def _short(value: float) -> str:

@@ -103,3 +103,23 @@ def card_of(checkpoint: str | Path) -> Path | None:
     """The card beside a checkpoint, if there is one."""
     file = existing_file(checkpoint)
     return None if file is None else existing_file(file.with_suffix(".json"))
+
+
+def names_file_of(checkpoint: str | Path) -> Path | None:
+    """The text file beside a checkpoint that names its classes, `NAME.txt`, if there is one."""
+    file = existing_file(checkpoint)
+    return None if file is None else existing_file(file.with_suffix(".txt"))
+
+
+def read_names(file: Path, count: int) -> tuple[str, ...]:
+    """The names of `count` classes, one a line, in the order of the model's outputs. Raises `ModelError`."""
+    advice = "write one name a line, in the order of the model's outputs, or move the file away"
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise ModelError(f"{file.name} beside the checkpoint is too large to name classes; {advice}")
+        names = tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError):
+        raise ModelError(f"{file.name} beside the checkpoint is not a text that can be read; {advice}") from None
+    if len(names) != count:
+        raise ModelError(f"{file.name} names {len(names)} classes, and the model has {count}; {advice}")
+    return names

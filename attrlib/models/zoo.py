@@ -14,7 +14,7 @@ from torch import nn
 
 from attrlib.errors import ModelError, unknown
 from attrlib.model_spec import Size, check_size, size_text
-from attrlib.models.cards import Card, card_of, shipped
+from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipped
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
@@ -79,7 +79,7 @@ def load_model(
     `attrlib.models.download` got. A checkpoint with a model card beside it needs no architecture.
 
     `load_model("timm:resnet18", checkpoint="my.pth")` and `load_model("my.pth", architecture="timm:resnet18")` are the same;
-    the number of classes is read from the file. `checkpoint="random:SEED"` gives random weights, as does `pretrained=False`
+    the number of classes is read from the file, their names, where there is no card, from `my.txt` beside it, one a line. `checkpoint="random:SEED"` gives random weights, as does `pretrained=False`
     with `seed`. `deletion_tuned` says that the checkpoint was fine-tuned on images with deleted patches, as IDSDS needs.
     `input_size`, a number or (height, width) in pixels, is another than the model's own; the position embeddings of timm's
     transformers are interpolated to it.
@@ -118,7 +118,11 @@ def load_model(
     module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
     names = class_names or (card.class_names if card else _imagenet_names(module))
-    return Classifier(module, preprocessing, ModelSpec(name, file, asked), names, deletion_tuned=tuned)
+    model = Classifier(module, preprocessing, ModelSpec(name, file, asked), names, deletion_tuned=tuned)
+    listed = names_file_of(weights) if weights and not class_names and not card else None
+    if listed is not None:
+        model.class_names = read_names(listed, len(model.class_names))
+    return model
 
 
 def parse_model(text: str) -> ModelSpec:

@@ -17,6 +17,7 @@ from attrlib.engine.plan import class_map
 from attrlib.engine.scores import Score
 from attrlib.engine.units import UNKNOWN, Unit
 from attrlib.errors import DataError, ImageError
+from attrlib.figures.numbers import number
 from attrlib.figures.overlay import draw, encode, limit, prepare
 from attrlib.methods import resolve
 from attrlib.models import Classifier, Layer
@@ -73,10 +74,10 @@ def show(finished: Finished, score: Score, chosen: int | None) -> bool:
     for what, place in places(score, chosen):
         with grid.cell():
             value = score.values[place]
-            number = "undefined" if np.isnan(value) else f"{value:.3f}"
+            shown = "undefined" if np.isnan(value) else number(value)
             job = _job(finished, score, place, loading.result) if loading.state is State.DONE else loading
             waiting |= not job.ended
-            _tile(f"{what} {number}", job)
+            _tile(f"{what} {shown}", job)
     return waiting
 
 

@@ -69,7 +69,8 @@ def choose_model(row: GridContainer) -> Classifier | None:
                 key="checkpoint",
                 persist_state="session",
                 placeholder="my_model.safetensors",
-                help=".safetensors, .pth, .pt or .tar with weights for the chosen architecture; nothing in it is run.",
+                help=".safetensors, .pth, .pt or .tar with weights for the chosen architecture; nothing in it is run. "
+                "A text file beside it, of the same name with .txt at the end, may name the classes, one a line.",
             )
             st.text_input(
                 "Input size",

@@ -9,11 +9,14 @@ import streamlit as st
 
 from attrlib.engine.published import SOURCE
 from attrlib.figures.charts import ACCENT, GREY, Scale
+from attrlib.figures.numbers import number, spans_decades
 from attrlib.figures.tables import ranks
 from attrlib.statistics import Summary
 
 WIDTH, HEIGHT = 170, 28
 ROW, MOST = 36, 12
+SMALL = 0.001
+"""A mean below which four decimals say too little."""
 
 
 def live_rows(scores: Mapping[tuple[str, str], Summary], protocol: str, higher_is_better: bool) -> list[dict[str, Any]]:
@@ -34,7 +37,7 @@ def show(
     frame = _frame(rows, scale)
     # Two tables that differ in nothing but their rows take the same room, so that nothing jumps.
     look: dict[str, Any] = dict(
-        column_config=_columns(scale),
+        column_config=_columns(scale, rows),
         hide_index=True,
         height="content" if len(rows) <= MOST else ROW * MOST,
         row_height=ROW,
@@ -58,12 +61,17 @@ def _frame(rows: Sequence[Mapping[str, Any]], scale: Scale) -> dict[str, list[An
     ends = [v for row in rows for v in (row["low"], row["mean"], row["high"]) if math.isfinite(v)]
     ends += [] if scale.chance is None else [scale.chance]
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    # A picture of the intervals on the scale that tells the means apart.
+    logarithmic = scale.chance is None and spans_decades(row["mean"] for row in rows)
+    if logarithmic:
+        ends = [value for value in ends if value > 0]
+        low, high = math.log10(min(ends)), math.log10(max(ends))
     margin = 0.06 * (high - low) or 0.5
     return {
         "rank": [ranks(row["first"], row["last"]) if "first" in row else None for row in rows],
         "method": [row["method"] for row in rows],
         "mean": [row["mean"] for row in rows],
-        "bar": [_bar(row, scale.chance, low - margin, high + margin) for row in rows],
+        "bar": [_bar(row, scale.chance, low - margin, high + margin, logarithmic) for row in rows],
         "interval": [_interval(row["low"], row["high"]) for row in rows],
         **({"paper": [row["paper"] for row in rows]} if rows and "paper" in rows[0] else {}),
         "n": [row["n"] for row in rows],
@@ -73,20 +81,22 @@ def _frame(rows: Sequence[Mapping[str, Any]], scale: Scale) -> dict[str, list[An
 
 
 def _interval(low: float, high: float) -> str | None:
-    return None if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+    return None if math.isnan(low) else f"{number(low)} to {number(high)}"
 
 
-def _columns(scale: Scale) -> dict[str, Any]:
+def _columns(scale: Scale, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     arrow = "↑" if scale.higher_is_better else "↓"
-    better = f"{'Higher' if scale.higher_is_better else 'Lower'} is better."
     dashed = "" if scale.chance is None else f" The dashed line is chance, {scale.chance:.3g}."
+    small = any(0 < abs(row["mean"]) < SMALL for row in rows)
     c = st.column_config
     return {
         "rank": c.TextColumn(
             "Rank", width=50, help="The ranks that the data allow: with 95 % probability all are right at once. A range is a tie."
         ),
         "method": c.TextColumn("Method", width=135, pinned=True),
-        "mean": c.NumberColumn(f"Mean {arrow}", format="%.4f", width=72, help=f"Mean over the items. {better}"),
+        "mean": c.NumberColumn(
+            f"Mean {arrow}", format="%.3g" if small else "%.4f", width=72, help=f"Mean over the items. {scale.direction}"
+        ),
         "bar": c.ImageColumn("95 % interval", width=WIDTH, help=f"Of the mean, Student's t.{dashed}"),
         "interval": c.TextColumn("from – to", width=125),
         "n": c.NumberColumn("Items", width=55),
@@ -96,13 +106,14 @@ def _columns(scale: Scale) -> dict[str, Any]:
     }
 
 
-def _bar(row: Mapping[str, Any], chance: float | None, low: float, high: float) -> str | None:
-    """The interval as a picture on a scale that all rows share."""
+def _bar(row: Mapping[str, Any], chance: float | None, low: float, high: float, logarithmic: bool) -> str | None:
+    """The interval as a picture on a scale, linear or of the values' logarithms, that all rows share."""
     if math.isnan(row["mean"]):
         return None
 
     def x(value: float) -> float:
-        return round((value - low) / (high - low) * WIDTH, 1)
+        place = (math.log10(value) if value > 0 else low) if logarithmic else value
+        return round((place - low) / (high - low) * WIDTH, 1)
 
     parts = []
     if chance is not None:

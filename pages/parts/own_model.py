@@ -6,6 +6,7 @@ from attrlib.errors import AttrlibError
 from attrlib.model_spec import ModelSpec, parse_size
 from attrlib.models import parse_model
 
+FILE_HELP = "Nothing in it is run. A text file beside it, my_model.txt, may name the classes: one a line, in the order of the outputs."
 SIZE_HELP = "Height and width in pixels, as in 192x256, or one number for a square. Pictures are resized and cropped to it."
 
 
@@ -13,7 +14,7 @@ def form(page: str) -> None:
     """The form; `page` is the first letter of the page's state, whose list of models it adds to."""
     with st.form(f"{page}_checkpoint", border=False):
         st.text_input("Architecture", key=f"{page}_architecture", placeholder="timm:resnet18")
-        st.text_input("File on this computer", key=f"{page}_file", placeholder="my_model.safetensors", help="Nothing in it is run.")
+        st.text_input("File on this computer", key=f"{page}_file", placeholder="my_model.safetensors", help=FILE_HELP)
         st.text_input("Input size", key=f"{page}_size", placeholder="the model's own", help=SIZE_HELP)
         st.form_submit_button("Add the model", on_click=_add, args=(page,))
 

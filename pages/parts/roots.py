@@ -7,6 +7,7 @@ import streamlit as st
 
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
 from attrlib.errors import DataError, ModelError
+from attrlib.models.cards import names_file_of
 from attrlib.models.zoo import RANDOM
 from attrlib.specs import ModelSpec
 
@@ -64,9 +65,13 @@ def load_data(source: str) -> Dataset:
     return data
 
 
+def _is_inside(file: Path | None) -> bool:
+    return file is None or readable(str(file))
+
+
 def check_model(spec: ModelSpec) -> ModelSpec:
     """The model, if the app may read its checkpoint; else raises `ModelError`, the same whether something is there or not."""
     for path in (spec.checkpoint, spec.architecture if os.sep in spec.architecture else None):
-        if path and not path.startswith(RANDOM) and not readable(path):
+        if path and not path.startswith(RANDOM) and not (readable(path) and _is_inside(names_file_of(path))):
             raise ModelError(f"{path[:120]!r} is in no folder that this app may read; {_ADVICE}")
     return spec

@@ -30,7 +30,7 @@ def show_progress(name: str, job: Job) -> None:
     if job.state is State.WAITING:
         parts.append("waits for another run to end")
     else:
-        parts += [f"{event.done} of {event.total} results"] if event.total else []
+        parts += [f"{event.done} of {event.total} {event.of}"] if event.total else []
         parts += [f"{event.rate:.2g} a second"] if event.rate else []
         parts += [f"{duration(event.seconds_left)} left"] if event.seconds_left is not None else []
         parts.append(plain(event.doing))

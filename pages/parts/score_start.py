@@ -91,9 +91,9 @@ def _failed(stage: runs.Stage) -> bool:
 def cost(plans: Sequence[Plan]) -> str:
     """Time, memory and how much is known, of all runs together."""
     known, missing = sum(p.known for p in plans), sum(p.missing for p in plans)
-    most = "at most " if any(p.upper_bound for p in plans) else "about "
+    most = "at most " if any(p.upper_bound for p in plans) else ""
     share = f"{100 * known / (known + missing):.0f} % known" if known + missing else "nothing to compute"
-    return f"**{most}{duration(sum(p.seconds for p in plans))}** · {size(max(p.nbytes for p in plans))} of memory · {known + missing} results, {share}"
+    return f"**about {duration(sum(p.seconds for p in plans))}** · {size(max(p.nbytes for p in plans))} of memory · {most}{known + missing} results, {share}"
 
 
 def _start(specs: Sequence[RunSpec]) -> None:
@@ -115,7 +115,7 @@ def show_ended(jobs: Jobs) -> None:
         if job.state is State.FAILED:
             st.error(f"**{plain(name)}**: {sentence(job.error)}", icon=":material/error:")
         else:
-            far = f"after {event.done} of {event.total} results" if event.total else "before its first result"
+            far = f"after {event.done} of {event.total} {event.of}" if event.total else "before its first result"
             text = f"**{plain(name)}** was cancelled {far}. What is computed is kept: Resume goes on from there."
             st.info(text, icon=":material/pause_circle:")
 

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from attrlib.figures.report import Section, html_report
-from attrlib.figures.tables import csv_table, latex_table, ranks
+from attrlib.figures.tables import counted, csv_table, latex_table, ranks
 from attrlib.specs import RunSpec
 from pages.parts import score_plots
 from pages.parts.runs import Finished
@@ -45,7 +45,7 @@ def export(done: Done) -> None:
         _button("Leaderboard (CSV)", lambda: csv_table(table(done)), "leaderboard.csv", "text/csv")
         _button("Every item (CSV)", lambda: csv_table(items(done)), "items.csv", "text/csv")
         _button("Everything (JSON)", lambda: everything(done), "scores.json", "application/json")
-        _button("Tables (LaTeX)", lambda: latex_table(table(done), _about(done)).encode(), "tables.tex", "text/x-tex")
+        _button("Tables (LaTeX)", lambda: latex_table(table(done), captions(done)).encode(), "tables.tex", "text/x-tex")
         _button("Report (HTML)", lambda: report(done), "report.html", "text/html")
         st.segmented_control(
             "Plots, by the camera above them",
@@ -92,10 +92,11 @@ def _manifest(done: Done) -> bytes:
     return json.dumps(found, indent=1).encode()
 
 
-def _about(done: Done) -> str:
+def captions(done: Done) -> dict[str, str]:
+    """For each protocol what its numbers are."""
     spec = next(iter(done.values())).result.spec
-    count = max(row["n"] for row in table(done))
-    return f"mean over {count} items of {spec.data}, seed {spec.seed}"
+    scales = {str(p): score_plots.scale_of(p) for finished in done.values() for p in finished.behind}
+    return {p: f"{own.title} on {spec.data}, seed {spec.seed}. {own.direction}" for p, own in scales.items()}
 
 
 def report(done: Done) -> bytes:
@@ -111,7 +112,8 @@ def report(done: Done) -> bytes:
         sections.append(Section("Notes", columns=("Note",), rows=[[text] for text in dict.fromkeys([*notes, *left_out])]))
     copies = {f"Command line, {model}": f.result.spec.cli() for model, f in done.items()}
     copies |= {f"Python, {model}": f.result.spec.snippet() for model, f in done.items()}
-    summary = f"{', '.join(done)}: {_about(done)}."
+    spec = next(iter(done.values())).result.spec
+    summary = f"{', '.join(done)}: means over {counted(table(done))} of {spec.data}, seed {spec.seed}."
     return html_report("Which method can be trusted?", summary, sections, copies)
 
 
@@ -133,10 +135,9 @@ def _section(model: str, finished: Finished, protocol: Any, done: Done) -> Secti
     ]  # fmt: skip
     beyond = (score_plots.VIOLIN, *score_plots.AGREEING)
     views = [v for v in score_plots.views_of(finished, protocol, {model: finished}) if v not in beyond]
-    direction = "Higher is better." if score.protocol.higher_is_better else "Lower is better."
     return Section(
         f"{score_plots.label_of(protocol)} on {model}",
-        f"{direction} {score.protocol.reading} {score.protocol.paper.authors}: {score.protocol.paper.title}, {score.protocol.paper.url}",
+        f"{score_plots.scale_of(protocol).direction} {score.protocol.reading} {score.protocol.paper.authors}: {score.protocol.paper.title}, {score.protocol.paper.url}",
         ("Rank", "Method", "Mean", "from", "to", *paper.values(), "Items", "Undefined", "s / map"),
         rows,
         [score_plots.figure_of(view, finished, protocol, done) for view in views],

@@ -16,6 +16,7 @@ from attrlib.engine.memory import rows_within
 from attrlib.errors import existing_file
 from attrlib.methods import METHODS, attribute
 from attrlib.models import Classifier, load_model, pick_device
+from attrlib.models.cards import names_file_of
 from attrlib.specs import MethodSpec, ModelSpec, digest
 from pages.parts.roots import check_model
 
@@ -40,9 +41,10 @@ def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
 
 
 def stamp(path: str | None) -> list[int] | None:
-    """Size and time of change of a file, so that another one of the same name is taken for another; None where there is none."""
-    file = existing_file(path) if path else None
-    return [file.stat().st_size, file.stat().st_mtime_ns] if file is not None else None
+    """Size and time of change of a checkpoint and of the file that names its classes, so that another one of the same name is taken
+    for another; None where there is none."""
+    files = [existing_file(path), names_file_of(path)] if path else []
+    return [number for file in files if file is not None for number in (file.stat().st_size, file.stat().st_mtime_ns)] or None
 
 
 def device_queue() -> Queue:
