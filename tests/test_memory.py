@@ -1,5 +1,6 @@
 """Where memory runs out, half as many rows go through the model, down to one; no map depends on it."""
 
+import math
 from itertools import product
 
 import attrlib  # before torchvision: it declares the operators that torchvision may lack
@@ -93,6 +94,19 @@ def test_the_chunk_is_halved_until_it_fits_and_stays_so(error: Exception) -> Non
     assert module.passed == [2] * 16
     module.room = 1 << 30
     assert close(found.maps, attribute(model, found.spec, images, (1, 0, 2, 1)).maps)
+
+
+def test_no_more_rows_go_through_at_once_than_keep_the_largest_output_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, module = cramped("cut")
+    images, spec = nets.pictures(4), MethodSpec.parse("SmoothGrad:samples=8")
+    largest = max(math.prod(layer.shape) for layer in model.layers.values())
+    expected = attribute(model, spec, images, (1, 0, 2, 1))
+    assert module.passed == [16, 16]
+    module.passed.clear()
+    # Of float32, two rows and a half.
+    monkeypatch.setattr("attrlib.methods.attribution.KEPT", 10 * largest)
+    assert close(attribute(model, spec, images, (1, 0, 2, 1)).maps, expected.maps)
+    assert module.passed == [2] * 16
 
 
 def test_the_next_batch_begins_with_what_sufficed() -> None:
