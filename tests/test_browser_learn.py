@@ -13,6 +13,11 @@ from pages.parts.learn.lesson import LESSONS
 pytestmark = pytest.mark.browser
 NAMES = list(LESSONS)
 WIDTH, HEIGHT = 1400, 900
+KEYS_WORK = """() => {
+    const repeated = new KeyboardEvent('keydown', {key: 'ArrowLeft', repeat: true, bubbles: true, cancelable: true});
+    return !document.body.dispatchEvent(repeated);
+}"""
+"""Whether somebody takes the keys: what listens comes shortly after a page's first look. A repeated key moves nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +44,12 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def wait_for(page: Page, lesson: str) -> None:
-    """Waits until a lesson stands there, with what to see."""
+    """Waits until a lesson stands there, with what to see and keys that move on."""
     page.wait_for_url(f"**lesson={lesson}&**", timeout=SLOW)
     expect(page.get_by_role("heading", name=LESSONS[lesson].title)).to_be_visible(timeout=SLOW)
     expect(page.get_by_text("What to see.")).to_be_visible(timeout=SLOW)
     expect(page.locator('[data-testid="stException"]')).to_have_count(0)
+    page.wait_for_function(KEYS_WORK, timeout=SLOW)
 
 
 def test_keys_move_through_the_lecture_and_leave_sliders_alone(app, page):
@@ -57,10 +63,67 @@ def test_keys_move_through_the_lecture_and_leave_sliders_alone(app, page):
     page.keyboard.press("ArrowRight")
     page.wait_for_url("**cell=7**", timeout=SLOW)
     wait_for(page, "idsds")
-    page.mouse.click(WIDTH - 5, HEIGHT - 5)
     page.keyboard.press("PageUp")
     wait_for(page, "leakage")
     page.keyboard.press("p")
+    page.wait_for_url("**present=false**", timeout=SLOW)
+    expect(page.locator('[data-testid="stSidebar"]')).to_be_visible()
+
+
+def test_a_control_used_with_the_mouse_does_not_keep_the_keys(app, page):
+    page.goto(f"{app}/learn?lesson=deletion&birds=4&present=true")
+    wait_for(page, "deletion")
+    track = page.locator(".st-key-learn_deletion_step [data-testid=stSlider]").bounding_box()
+    assert track is not None
+    page.mouse.click(track["x"] + 0.7 * track["width"], track["y"] + 0.75 * track["height"])
+    page.wait_for_url(re.compile("step=1[0-2]"), timeout=SLOW)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**lesson=leakage&**", timeout=SLOW)
+    page.keyboard.press("PageUp")
+    wait_for(page, "deletion")
+    page.get_by_role("radio", name="IxG").click()
+    page.wait_for_url("**order=IxG**", timeout=SLOW)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**lesson=leakage&**", timeout=SLOW)
+    page.keyboard.press("PageDown")
+    wait_for(page, "idsds")
+    method = page.locator(".st-key-learn_idsds_method").get_by_role("combobox")
+    method.click()
+    page.get_by_role("option", name="Grad-CAM").click()
+    page.wait_for_url("**method=Grad-CAM**", timeout=SLOW)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**lesson=grids&**", timeout=SLOW)
+
+
+def test_all_of_several_quick_presses_count(app, page):
+    page.goto(f"{app}/learn?lesson={NAMES[0]}")
+    wait_for(page, NAMES[0])
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(60)
+    page.wait_for_url(f"**lesson={NAMES[6]}&**", timeout=SLOW)
+
+
+def test_the_presenter_comes_and_goes_by_keyboard_and_nothing_covers_the_lesson(app, page):
+    page.goto(f"{app}/learn?lesson=leakage&birds=25")
+    wait_for(page, "leakage")
+    page.get_by_role("button", name="Present").focus()
+    expect(page.get_by_text("Large type")).to_be_visible(timeout=SLOW)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**present=true**", timeout=SLOW)
+    page.keyboard.press("ArrowRight")
+    wait_for(page, "idsds")
+    expect(page.get_by_text("Large type")).to_have_count(0)
+    page.locator(".st-key-learn_idsds_method").get_by_role("combobox").click()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("option")).to_have_count(0)
+    page.locator(".st-key-learn_pictures img").first.hover()
+    page.get_by_role("button", name="Fullscreen: ").first.click()
+    expect(page.get_by_role("button", name="Close fullscreen")).to_be_visible(timeout=SLOW)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Close fullscreen")).to_have_count(0)
+    expect(page.locator('[data-testid="stSidebar"]')).to_be_hidden()
+    page.keyboard.press("Escape")
     page.wait_for_url("**present=false**", timeout=SLOW)
     expect(page.locator('[data-testid="stSidebar"]')).to_be_visible()
 
@@ -84,3 +147,7 @@ def test_a_lesson_before_an_audience_fits_on_one_screen_and_its_link_opens_the_s
     page.goto(page.url)
     wait_for(page, "idsds")
     expect(page.get_by_text(words)).to_be_visible(timeout=SLOW)
+    page.set_viewport_size({"width": 800, "height": 600})
+    page.wait_for_function(
+        "document.querySelector('.st-key-learn_pictures img')?.getBoundingClientRect().bottom < innerHeight", timeout=SLOW
+    )

@@ -273,7 +273,7 @@ def test_one_moves_back_and_on_and_to_any_lesson():
     at.button(key="learn_next").click()
     at = settle(at)
     assert link(at)["lesson"] == names[1]
-    at.button(key="learn_page_up").click()
+    at.button(key="learn_back").click()
     at = settle(at)
     assert link(at)["lesson"] == names[0]
     at.button(key=f"learn_to_{names[-1]}").click()
@@ -283,10 +283,12 @@ def test_one_moves_back_and_on_and_to_any_lesson():
     assert at.button(key="learn_next").disabled
 
 
-def test_the_arrow_keys_belong_to_the_buttons():
-    at = settle(start())
-    keys = {key: at.button(key=key).proto.shortcut.lower() for key in ("learn_back", "learn_next", "learn_page_up", "learn_page_down")}
-    assert keys == {"learn_back": "left", "learn_next": "right", "learn_page_up": "pageup", "learn_page_down": "pagedown"}
+def test_a_click_moves_from_where_one_is_by_then():
+    at, names = settle(start()), list(LESSONS)
+    at.session_state.learn_lesson = names[3]
+    at.button(key="learn_next").click()
+    at = settle(at)
+    assert link(at)["lesson"] == names[4]
 
 
 def test_a_control_keeps_its_place_while_another_lesson_is_shown():
@@ -301,6 +303,7 @@ def test_before_an_audience_there_is_no_sidebar_and_large_type():
     at = settle(start("sanity"))
     assert style(at)
     assert "stSidebar" not in style(at)
+    assert "Esc" in at.button(key="learn_presenter").help
     at.button(key="learn_presenter").click()
     at = settle(at)
     assert re.search(r'stSidebar"\][^}]*display: none', style(at))
@@ -308,6 +311,7 @@ def test_before_an_audience_there_is_no_sidebar_and_large_type():
     assert link(at)["present"] == "true"
     again = settle(start("sanity", present="true"))
     assert again.button(key="learn_presenter").label == "Leave"
+    assert not again.button(key="learn_presenter").help
 
 
 # Bad input, and what does not come

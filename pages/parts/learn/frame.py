@@ -6,7 +6,7 @@ import streamlit as st
 
 from attrlib.engine.jobs import State
 from pages.parts import inspect_work
-from pages.parts.learn import controls
+from pages.parts.learn import controls, keys
 from pages.parts.learn.desk import Desk, NotYet, pairs
 from pages.parts.learn.drawing import grey
 from pages.parts.learn.lesson import LESSONS, Lesson
@@ -21,20 +21,21 @@ STYLE = """
 .st-key-learn_pictures > div:has(> .st-key-learn_see) {flex: 1 1 12rem}
 .st-key-learn_screen .katex {font-size: 1em}
 .st-key-learn_screen .katex-display {margin: 0.3rem 0 0.5rem; overflow-x: auto; overflow-y: hidden}
-.st-key-learn_clicker {display: none}
+.st-key-learn_keys {display: none}
 @media (max-width: 1000px) {
   .st-key-learn_screen {grid-template-columns: minmax(0, 1fr); grid-template-rows: auto}
-  .st-key-learn_screen > div:has(> .st-key-learn_pictures) {grid-column: 1; grid-row: auto}
+  .st-key-learn_screen > div:has(> .st-key-learn_pictures) {grid-column: 1; grid-row: auto; order: -1}
   .st-key-learn_pictures > div:has(> .st-key-learn_tiles) {max-width: none}
 }
 """
-"""Words left, pictures right, as large as lets all rows fit on the screen; below 1000 px one below the other."""
+"""Words left, pictures right, as large as lets all rows fit on the screen; below 1000 px the pictures come first."""
 PRESENTER = """
 html {font-size: 18px}
 [data-testid="stSidebar"], [data-testid="stHeader"], [data-testid="stExpandSidebarButton"] {display: none}
 .stMainBlockContainer {padding: 1rem 2rem 1rem !important}
 """
 """Larger letters enlarge all that is measured by them."""
+PRESENT = "Large type, and nothing but the lesson. The arrow keys and those of a clicker move on, Esc leaves."
 BAR, HEAD, SEE = 120, 72, 110
 """Pixels before an audience of the bar with the margins, of the words over each row of tiles, and of what to see below them."""
 
@@ -61,13 +62,12 @@ def _dismiss() -> None:
 
 
 def _ways(place: int, names: list[str]) -> None:
-    """Title and number, and the buttons with their keys; clickers send the page keys."""
-    state = st.session_state
-    before, after = names[max(0, place - 1)], names[min(len(names) - 1, place + 1)]
+    """Title and number, and the buttons and keys that move on."""
+    present = st.session_state.learn_present
     with st.container(horizontal=True, gap="small", vertical_alignment="center", key="learn_bar"):
         st.markdown(f"#### {place + 1}. {plain(LESSONS[names[place]].title)}", width="stretch")
         with st.container(horizontal=True, gap="small", vertical_alignment="center", width="content", key="learn_ways"):
-            st.button("Back", on_click=_go, args=(before,), disabled=place == 0, shortcut="Left", key="learn_back")
+            st.button("Back", on_click=_move, args=(-1,), disabled=place == 0, icon=":material/arrow_back:", key="learn_back")
             with st.popover(f"{place + 1} of {len(names)}", icon=":material/list:"):
                 for number, name in enumerate(names):
                     st.button(
@@ -79,19 +79,32 @@ def _ways(place: int, names: list[str]) -> None:
                         key=f"learn_to_{name}",
                     )
             st.button(
-                "Next", on_click=_go, args=(after,), disabled=place == len(names) - 1, shortcut="Right", type="primary", key="learn_next"
+                "Next",
+                on_click=_move,
+                args=(1,),
+                disabled=place == len(names) - 1,
+                icon=":material/arrow_forward:",
+                icon_position="right",
+                type="primary",
+                key="learn_next",
             )
             st.button(
-                "Leave" if state.learn_present else "Present",
+                "Leave" if present else "Present",
                 on_click=_present,
                 shortcut="P",
-                icon=":material/close_fullscreen:" if state.learn_present else ":material/slideshow:",
+                icon=":material/close_fullscreen:" if present else ":material/slideshow:",
                 key="learn_presenter",
-                help="Large type, and nothing but the lesson. The arrow keys move on, and so do those of a clicker.",
+                # It would stay above the lesson as long as the button has the focus.
+                help=None if present else PRESENT,
             )
-    with st.container(key="learn_clicker"):
-        st.button("Back", on_click=_go, args=(before,), disabled=place == 0, shortcut="PageUp", key="learn_page_up")
-        st.button("Next", on_click=_go, args=(after,), disabled=place == len(names) - 1, shortcut="PageDown", key="learn_page_down")
+    keys.listen(present, _move, _leave)
+
+
+def _move(steps: int) -> None:
+    """From where one is by now, which may not be what is drawn."""
+    names = list(LESSONS)
+    place = names.index(st.session_state.learn_lesson) + steps
+    _go(names[min(max(place, 0), len(names) - 1)])
 
 
 def _go(name: str) -> None:
@@ -100,6 +113,10 @@ def _go(name: str) -> None:
 
 def _present() -> None:
     st.session_state.learn_present = not st.session_state.learn_present
+
+
+def _leave() -> None:
+    st.session_state.learn_present = False
 
 
 def _body(lesson: type[Lesson], polled: bool) -> None:
