@@ -101,12 +101,16 @@ LINK = ("model", "checkpoint", "input_size")
 
 
 def read_model(fields: Mapping[str, str], default: ModelSpec, problems: list[str]) -> ModelSpec:
-    """The inverse of `ModelSpec.fields`, forgiving: the default without any of them; a size that makes no sense is a problem, and left out."""
+    """The inverse of `ModelSpec.fields`, forgiving: the default without any of them; what makes no sense is a problem, and left out.
+
+    The model may also be in text form, as in lists; fields of its own go before what that says.
+    """
     if not any(fields.get(name) for name in LINK):
         return default
-    size = None
+    given, size = ModelSpec(default.architecture), None
     try:
+        given = ModelSpec.parse(fields["model"]) if fields.get("model") else given
         size = parse_size(fields["input_size"]) if fields.get("input_size") else None
     except SpecError as error:
         problems.append(str(error))
-    return ModelSpec(fields.get("model") or default.architecture, fields.get("checkpoint") or None, size)
+    return ModelSpec(given.architecture, fields.get("checkpoint") or given.checkpoint, size or given.input_size)

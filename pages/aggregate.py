@@ -1,6 +1,6 @@
 """How does a method behave on a whole data set? AggAtt, scores by layer, and a grid of one's own."""
 
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import streamlit as st
 
@@ -71,7 +71,7 @@ def _body(run: RunSpec, polled: bool) -> None:
         aggregate_controls.choose_view(() if own else aggregate_choice.cells())
         view = aggregate_choice.view()
         _reproduce(AggregateSpec(run, view))
-    link = dict(parse_qsl(AggregateSpec(run, view).link().lstrip("?"), keep_blank_values=True))
+    link = dict(parse_qsl(AggregateSpec(run, view).link().lstrip("?"), keep_blank_values=True)) | aggregate_choice.shown()
     if st.query_params.to_dict() != link:
         st.query_params.from_dict(link)
     waiting = own_grid.show(run, view) if own else _results(run, job, view)
@@ -114,7 +114,8 @@ def _reproduce(spec: AggregateSpec) -> None:
     """Link, command line and Python snippet of exactly this view."""
     with st.popover("Reproduce", icon=":material/link:"):
         st.caption("Link to exactly this view")
-        st.code((st.context.url or "").split("?")[0] + spec.link(), language=None, wrap_lines=True)
+        more = urlencode(aggregate_choice.shown(), safe="@:,=/")
+        st.code((st.context.url or "").split("?")[0] + spec.link() + (f"&{more}" if more else ""), language=None, wrap_lines=True)
         st.caption("Command line: panel and numbers")
         st.code(spec.cli(), language="bash", wrap_lines=True)
         st.caption("Python")

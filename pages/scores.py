@@ -33,19 +33,19 @@ def _dismiss() -> None:
 
 def _body(wanted: score_choice.Wanted, polled: bool) -> None:
     """All that changes by itself: cost, progress, results."""
-    link = wanted.link()
+    specs = {spec.model.text: spec for spec in wanted.runs()}
+    jobs: dict[str, Job | None] = {name: find(spec) for name, spec in specs.items()}
+    done = {name: job.result for name, job in jobs.items() if job is not None and job.state is State.DONE}
+    link = wanted.link() | (score_choice.shown() if done else {})
     if {name: st.query_params.get_all(name) for name in st.query_params} != {k: v if isinstance(v, list) else [v] for k, v in link.items()}:
         st.query_params.from_dict(link)
-    specs = {spec.model.text: spec for spec in wanted.runs()}
     if not specs:
         st.info(_advice(wanted), icon=":material/arrow_upward:")
         score_start.show_unfinished()
         return
-    jobs: dict[str, Job | None] = {name: find(spec) for name, spec in specs.items()}
-    done = {name: job.result for name, job in jobs.items() if job is not None and job.state is State.DONE}
     with st.container(horizontal=True, gap="small", vertical_alignment="center", key="s_bar"):
         score_start.show_button(specs, jobs)
-        score_takeaway.reproduce(wanted, list(specs.values()), done)
+        score_takeaway.reproduce(link, list(specs.values()), done)
         score_takeaway.export(done)
     score_start.show_cost(specs, jobs)
     waiting = _results(specs, jobs, done)

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -772,7 +772,9 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 # Real processes
 
 
-def process(*arguments: object, cache: Path, **options: Any) -> subprocess.Popen[bytes]:
+@contextmanager
+def process(*arguments: object, cache: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that runs; what is left of it in the end is killed, since a failed test must not wait for it."""
     environment = os.environ | {
         "ATTRLIB_CACHE": str(cache),
         "OMP_NUM_THREADS": "1",
@@ -780,7 +782,11 @@ def process(*arguments: object, cache: Path, **options: Any) -> subprocess.Popen
         "COLUMNS": "120",
         "TERM": "xterm",
     }
-    return subprocess.Popen([sys.executable, "-m", "attrlib", *map(str, arguments)], env=environment, **options)
+    with subprocess.Popen([sys.executable, "-m", "attrlib", *map(str, arguments)], env=environment, **options) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 def records(cache: Path) -> int:
@@ -808,9 +814,12 @@ class Terminal:
         self._reader.start()
 
     def _read(self) -> None:
+        # Other than select(), it takes any number of open files.
+        ready = select.poll()
+        ready.register(self.own, select.POLLIN)
         with suppress(OSError):
             while True:
-                if select.select([self.own], [], [], 0.1)[0]:
+                if ready.poll(100):
                     self.text += os.read(self.own, 65536).decode(errors="replace")
 
     @property

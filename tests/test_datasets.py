@@ -13,6 +13,7 @@ from PIL import Image
 import attrlib
 from attrlib.data import datasets
 from attrlib.data.datasets import NAMED, Dataset, DatasetInfo, Item, list_datasets, load_dataset, named
+from attrlib.data.derived import Kept, Subset
 from attrlib.data.folders import MAX_CSV_BYTES
 from attrlib.data.labels import match_classes
 from attrlib.errors import DataError, ImageError, SpecError
@@ -145,6 +146,13 @@ def test_a_data_set_stays_where_it_is_when_the_working_directory_changes(tmp_pat
     data = load_dataset("here")
     monkeypatch.chdir("/")
     assert data[0].id == data.item_id(0)
+
+
+@pytest.mark.parametrize("source", ["birds", "birds:train", "photos"])
+def test_a_picture_is_called_the_same_without_being_opened(source: str) -> None:
+    data = load_dataset(source)
+    for own in (data, Subset(data, [3, 1]), Kept(data)):
+        assert [own.item_name(k) for k in (0, 1, -1)] == [own[k].name for k in (0, 1, -1)]
 
 
 def test_names_that_are_no_utf8_or_hold_line_breaks_can_be_loaded_and_printed(tmp_path: Path) -> None:

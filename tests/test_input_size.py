@@ -23,6 +23,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from attrlib.cli import app
+from attrlib.cli.common import model_spec
 from attrlib.engine.aggregate_spec import AggregateSpec, read_aggregate_link
 from attrlib.errors import MethodError, ModelError, SpecError
 from attrlib.model_spec import LARGEST, ModelSpec, parse_size
@@ -100,6 +101,18 @@ def test_a_size_in_a_link_that_makes_no_sense_is_named_and_left_out() -> None:
     assert spec.model == ModelSpec("timm:resnet18")
     assert len(problems) == 1
     assert "'big'" in problems[0]
+
+
+def test_a_model_in_a_link_or_after_a_flag_may_be_in_text_form(tmp_path: Path) -> None:
+    default = ExplainSpec(ModelSpec("efficientnet_lite0"), "sample:cat", ())
+    text, whole = "timm:resnet18@/there/a.pth@160x224", ModelSpec("timm:resnet18", "/there/a.pth", (160, 224))
+    assert read_link({"model": text}, default)[0].model == whole
+    assert read_link({"model": text, "checkpoint": "/b.pth"}, default)[0].model == replace(whole, checkpoint="/b.pth")
+    assert model_spec(text, None, None) == whole
+    assert model_spec(text, "random:3", "64") == ModelSpec("timm:resnet18", "random:3", (64, 64))
+    file = tmp_path / "own@home.pth"
+    file.write_bytes(b"")
+    assert model_spec(str(file), None, None) == ModelSpec(str(file))
 
 
 # What a model makes of it

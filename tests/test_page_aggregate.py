@@ -156,6 +156,10 @@ def test_an_item_is_marked_among_all_of_its_row(files):
     at = settle(at)
     assert "all 5, best first" in texts(at)
     assert texts(at).count(":material/ads_click:") == 1
+    assert {name: link(at)[name] for name in ("row", "item")} == {"row": "IxG@Final", "item": "3"}
+    again = settle(start(files, methods="IxG@Final", row="IxG@Final", bin="2"))
+    assert "bin 5–50 %: 2 of 5" in texts(again)
+    assert not settle(start(files, methods="IxG@Final", row="IG@Nowhere", bin="77", item="x")).warning
 
 
 def test_a_link_to_what_is_known_shows_it_without_a_click(files):

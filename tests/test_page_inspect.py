@@ -217,11 +217,11 @@ def test_an_upload_with_transparency_says_what_was_done():
         ({"image": "upload:holiday.jpg"}, "upload it again"),
         ({"sign": "sideways"}, "sign"),
         ({"smoothing": "4"}, "odd"),
-        ({"opacity": "7"}, "Opacity=7 is out of range"),
+        ({"opacity": "7"}, "opacity=7 is out of range"),
         ({"methods": ",".join(f"Sobel,Random,IG@Final:steps={i}" for i in range(1, 43))}, "the first 40 are shown"),
         ({"smoothing": "1", "target": "99999"}, "does not exist"),
         ({"nonsense": "1"}, "Unknown field"),
-        ({"seed": "x"}, "Seed='x' is not valid"),
+        ({"seed": "x"}, "seed='x' is not valid"),
     ],
 )
 def test_a_link_with_nonsense_gets_a_message_and_the_page_works(query, says):

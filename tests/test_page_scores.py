@@ -340,6 +340,25 @@ def test_every_plot_is_drawn(view: str, data: Path) -> None:
     assert view == "Cost" or len(names & {"IxG", "Grad-CAM", "Random"}) >= 2
 
 
+def test_a_link_restores_what_of_the_results_was_looked_at(data: Path) -> None:
+    looked = {"shown": "sensitivity:samples=2", "on": TWIN, "plot": "Box", "behind": "Random", "item": "2"}
+    at = done(small(data, model=[TINY, TWIN], protocols="sds:grid=2,sensitivity:samples=2", **looked))
+    for key, value in (("s_protocol", looked["shown"]), ("s_model", TWIN), ("s_view", "Box"), ("s_method", "Random"), ("s_item", 2)):
+        assert at.session_state[key] == value
+    assert "Chosen" in str([h.proto.body for h in nodes(at, "html")])
+    at.session_state["s_method"] = "IxG"
+    finished(at)
+    address = {name: at.query_params[name] for name in looked}
+    assert {name: own if isinstance(own, str) else own[0] for name, own in address.items()} == looked | {"behind": "IxG"}
+    assert any("behind=IxG" in code.value for code in at.code)
+
+
+def test_what_a_link_wants_to_look_at_and_is_not_there_is_left_out(data: Path) -> None:
+    at = done(small(data, shown="idsds", on="nobody", plot="Pie", behind="IG", item="99999"))
+    assert not at.error
+    assert at.session_state["s_protocol"] == "sds:grid=2"
+
+
 @pytest.mark.parametrize("view", ["Agreement on methods", "Agreement on items"])
 def test_two_protocols_are_compared(view: str, data: Path) -> None:
     at = done(small(data, protocols="sds:grid=2,sensitivity:samples=2"))
@@ -414,6 +433,8 @@ def test_exports_hold_the_leaderboard_and_every_item(data: Path) -> None:
     assert [(r["model"], r["method"]) for r in table] == [(name, row["method"]) for name, own in found.items() for row in own.rows]
     items = list(csv.DictReader(io.StringIO(score_takeaway.csv_table(score_takeaway.items(found)).decode())))
     assert len(items) == 2 * 3 * 6
+    names = {item.id: item.name for item in attrlib.load_dataset(data)}
+    assert {(row["item"], row["name"]) for row in items} <= names.items()
     content = json.loads(score_takeaway.everything(found))
     assert len(content["manifests"]) == 2
     assert content["manifests"][0]["spec"]["spec"]["limit"] == 6

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from attrlib.data.datasets import anchored
-from attrlib.errors import AttrlibError, Cancelled
+from attrlib.errors import AttrlibError, Cancelled, existing_file
 from attrlib.model_spec import ModelSpec, parse_size
 from attrlib.registry import Param
 
@@ -25,7 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-ModelName = Annotated[str, typer.Option("--model", help="A name of the list, timm:NAME, torchvision:NAME, or a checkpoint with its card.")]
+ModelName = Annotated[
+    str, typer.Option("--model", help="A name of the list, timm:NAME, torchvision:NAME, NAME@FILE, or a checkpoint with its card.")
+]
 Checkpoint = Annotated[
     str | None,
     typer.Option(
@@ -37,8 +39,10 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")
 
 
 def model_spec(model: str, checkpoint: str | None, input_size: str | None) -> ModelSpec:
-    """The model that the flags name. Raises `SpecError`."""
-    return with_path(ModelSpec(model, checkpoint, None if input_size is None else parse_size(input_size)))
+    """The model that the flags name, `--model` alone in text form too: NAME@CHECKPOINT@HxW. Raises `SpecError`."""
+    given = ModelSpec(model) if existing_file(model) else ModelSpec.parse(model)
+    size = None if input_size is None else parse_size(input_size)
+    return with_path(ModelSpec(given.architecture, checkpoint or given.checkpoint, size or given.input_size))
 
 
 def with_path(model: ModelSpec) -> ModelSpec:

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from attrlib.cli.common import Checkpoint, Device, InputSize, Json, ModelName, command, duration, interruptible, model_spec, with_path
-from attrlib.data.datasets import anchored, load_dataset
+from attrlib.data.datasets import Dataset, anchored, load_dataset
 from attrlib.engine.plan import Plan, Refused, by_reason, make_plan
 from attrlib.engine.run import Event, run
 from attrlib.engine.scores import RunResult
@@ -113,7 +113,7 @@ def score(
         except Cancelled:
             typer.echo("stopped: everything computed so far is kept; python -m attrlib score --resume goes on", err=True)
             raise
-    _report(result, as_json)
+    _report(result, dataset, as_json)
 
 
 def _width(text: str) -> float:
@@ -199,12 +199,13 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     _echo_notes(plan.notes, plan.refused)
 
 
-def _report(result: RunResult, as_json: bool) -> None:
+def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
     rows = result.table()
     refused = [{"protocol": str(p), "method": str(m), "reason": why} for p, m, why in result.refused]
     if as_json:
         scores = [
-            {name: _finite(value) for name, value in row.items()} | {"values": [_finite(float(v)) for v in own.values], "ids": own.ids}
+            {name: _finite(value) for name, value in row.items()}
+            | {"values": [_finite(float(v)) for v in own.values], "ids": own.ids, "names": own.names(data)}
             for row in rows
             for own in [next(s for (p, m), s in result.scores.items() if (str(p), str(m)) == (row["protocol"], row["method"]))]
         ]

@@ -76,6 +76,10 @@ class Dataset(Sequence[Item], ABC):
     def item_id(self, index: int) -> str:
         """The content digest of a picture, without decoding it."""
 
+    def item_name(self, index: int) -> str:
+        """What a picture is called, without opening it."""
+        return f"{self.name}/{range(len(self))[operator.index(index)]}"
+
     def order(self, seed: int = 0) -> list[int]:
         """All indices in a random order that depends on the seed alone; the first k are the first k images of any run."""
         generator = torch.Generator().manual_seed(whole(seed, "seed"))
@@ -110,6 +114,9 @@ class FileDataset(Dataset):
         name, mask = self._listing.names[k], self._mask(k)
         picture = file_digest(self._listing.path(self._listing.files[k]), name)
         return picture if mask is None else digest(picture, file_digest(self._listing.path(mask), f"the mask of {name}"))
+
+    def item_name(self, index: int) -> str:
+        return self._listing.names[operator.index(index)]
 
     def paths(self) -> Iterator[str]:
         """Of every file that is read: pictures, then masks."""

@@ -35,6 +35,9 @@ class Subset(Dataset):
     def item_id(self, index: int) -> str:
         return self._data.item_id(self._indices[operator.index(index)])
 
+    def item_name(self, index: int) -> str:
+        return self._data.item_name(self._indices[operator.index(index)])
+
 
 class Kept(Dataset):
     """A data set whose items stay decoded once they were asked for, as far as `share` of the memory that is free now holds them.
@@ -70,6 +73,9 @@ class Kept(Dataset):
 
     def item_id(self, index: int) -> str:
         return self._data.item_id(index)
+
+    def item_name(self, index: int) -> str:
+        return self._data.item_name(index)
 
 
 def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:

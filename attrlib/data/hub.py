@@ -48,7 +48,7 @@ class TorchvisionDataset(Dataset):
 
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
         k = range(len(self))[operator.index(index)]
-        name = f"{self.name}/{k}"
+        name = self.item_name(k)
         try:
             picture, _ = self._data[k]
         except (OSError, ValueError, SyntaxError) as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attrlib.errors import SpecError
-from attrlib.methods import BATCH_SIZE
+from attrlib.methods import BATCH_SIZE, rows_at_once
 from attrlib.models import Classifier
 from attrlib.models.chunks import in_chunks
 
@@ -58,7 +58,7 @@ def _measured(model: Classifier) -> int:
 
 
 def rows_within(model: Classifier, max_memory: int | None = None, area: float = 1) -> int:
-    """Images at once that stay within `max_memory` bytes, weights included, at most 16; by default within half of what is free.
+    """Images at once that stay within `max_memory` bytes, weights included, and are no slower together; by default within half of what is free.
 
     Raises `SpecError` where not even one does that is `area` times the size of the model's input.
     """
@@ -69,7 +69,7 @@ def rows_within(model: Classifier, max_memory: int | None = None, area: float = 
         given = allowed if max_memory is None else max_memory
         what = "image" if area == 1 else "grid"
         raise SpecError(f"{model.name} needs {_size(needed)} for a single {what}, more than the {_size(given)} allowed; raise max_memory")
-    return max(1, min(BATCH_SIZE, allowed // max(1, each)))
+    return rows_at_once(model, model.input_size, max(1, min(BATCH_SIZE, allowed // max(1, each))))
 
 
 _row_bytes: WeakKeyDictionary[Classifier, int] = WeakKeyDictionary()

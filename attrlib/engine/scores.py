@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
+from attrlib.data.datasets import Dataset
 from attrlib.protocols import Protocol
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
 from attrlib.statistics import Difference, Place, Summary, paired_difference, rank_table, summary
@@ -32,6 +33,10 @@ class Score:
     def method(self) -> MethodSpec:
         """The method that was scored."""
         return self.spec.methods[0]
+
+    def names(self, data: Dataset) -> tuple[str, ...]:
+        """What each item is called in the data: its picture, or those of its grid."""
+        return tuple(" + ".join(map(data.item_name, own)) for own in self.items)
 
     @property
     def counted(self) -> np.ndarray:

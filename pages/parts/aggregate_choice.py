@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import streamlit as st
 
+from attrlib.aggregate import SHARES
 from attrlib.data.datasets import anchored
 from attrlib.engine.aggregate_spec import AggregateSpec, AggregateView, read_aggregate_link
 from attrlib.errors import AttrlibError
@@ -19,6 +20,8 @@ from pages.parts.short import short_run
 
 MAX_ROWS = 40
 LAYERS = ("Input", "Final")
+SHOWN = ("row", "bin", "item")
+"""Fields of the address: the row, its bin, by number or all of it, and the item that was clicked on."""
 PHOTOS = AggregateSpec(
     RunSpec(
         ModelSpec(EMBEDDED),
@@ -55,7 +58,7 @@ def start(query: dict[str, str]) -> None:
     if "a_data" in state:
         return
     own = default()
-    spec, problems = read_aggregate_link(query, own)
+    spec, problems = read_aggregate_link({name: text for name, text in query.items() if name not in SHOWN}, own)
     run = spec.run
     state.a_model = own.run.model.text
     try:
@@ -79,8 +82,24 @@ def start(query: dict[str, str]) -> None:
     state.a_methods, state.a_layers, state.a_method_params = _as_widgets(methods[:MAX_ROWS])
     for option in AggregateView.options():
         state[f"a_{option.name}"] = getattr(spec.view, option.name)
-    state.a_bin, state.a_page = None, 0
+    state.a_bin, state.a_page = _read_bin(query), 0
     state.a_problems = problems
+
+
+def shown() -> dict[str, str]:
+    """The fields of the address that say which items are looked at."""
+    if st.session_state.a_bin is None:
+        return {}
+    row, place, item = st.session_state.a_bin
+    return {name: str(value) for name, value in zip(SHOWN, (row, place, item), strict=True) if value is not None}
+
+
+def _read_bin(query: dict[str, str]) -> tuple[str, int | None, int | None] | None:
+    """The inverse of `shown`. Whether the row is there is seen when it is drawn."""
+    numbers = [int(text) if (text := query.get(name, "")).isdecimal() and len(text) < 10 else None for name in SHOWN[1:]]
+    place, item = numbers
+    known = place is None or place < len(SHARES) - 1
+    return (query["row"], place if known else None, item) if query.get("row") else None
 
 
 def _no_smoothing(given: ProtocolSpec) -> dict[str, Value]:

@@ -127,8 +127,7 @@ def look(data: Dataset, score: Score, place: int, model: Classifier, progress: P
     try:
         protocol.evaluate(Evaluation(bench.setting, batch, targets, measured, explain))
     except _Enough as found:
-        name = " + ".join(data[i].name for i in images)
-        return _draw(name, found.scene, found.maps, model)
+        return _draw(score.names(data)[place], found.scene, found.maps, model)
     raise DataError("the protocol looks at no map of this item")
 
 

@@ -20,6 +20,8 @@ from pages.parts.short import short_method, short_protocol
 ALL = "all that are defined"
 MAX_MODELS = 12
 WAYS = ("auto", "wnid", "name", "index", "order")
+SHOWN = {"shown": "s_protocol", "on": "s_model", "plot": "s_view", "behind": "s_method", "item": "s_item"}
+"""What of the results is looked at: fields of the address, and where the session has them. Who shows them checks that they are there."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def read_fields(fields: Mapping[str, Sequence[str]], default: Wanted) -> tuple[W
             problems.append(str(error))
     if len(models) > MAX_MODELS:
         problems.append(f"the link has {len(models)} models; the first {MAX_MODELS} are taken")
-    problems += [unknown("field of the link", name, default.link()) for name in sorted(set(fields) - set(default.link()))]
+    known = [*default.link(), *SHOWN]
+    problems += [unknown("field of the link", name, known) for name in sorted(set(fields) - set(known))]
     wanted = Wanted(
         tuple(dict.fromkeys(models))[:MAX_MODELS] or default.models,
         read("data", str, default.data),
@@ -151,6 +154,16 @@ def start(fields: Mapping[str, Sequence[str]]) -> None:
         wanted, problems = read_fields(fields, PHOTOS if fields else default())
         fill(wanted)
         st.session_state.s_problems = problems
+        for field, key in SHOWN.items():
+            if fields.get(field):
+                text = fields[field][-1]
+                st.session_state[key] = text if field != "item" else int(text) if text.isdecimal() and len(text) < 10 else None
+
+
+def shown() -> dict[str, str | list[str]]:
+    """The fields of the address that say what of the results is looked at."""
+    found = {field: st.session_state.get(key) for field, key in SHOWN.items()}
+    return {field: str(value) for field, value in found.items() if value is not None}
 
 
 def fill(wanted: Wanted) -> None:

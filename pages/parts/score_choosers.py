@@ -45,7 +45,7 @@ def _models(row: GridContainer) -> None:
     state = st.session_state
     with row.cell(column_span=2):
         st.multiselect(
-            "Models",
+            f"Models: {len(state.s_models)}",
             list(dict.fromkeys([*(info.name for info in list_models()), *state.s_models])),
             key="s_models",
             persist_state="session",
@@ -75,7 +75,7 @@ def _several(
     """Some of what is registered, or typed, with a form for the parameters of each; what is registered later appears by itself."""
     chosen = st.session_state[key]
     st.multiselect(
-        label,
+        f"{label}: {'all' if score_choice.ALL in chosen else len(chosen)}",
         list(dict.fromkeys([*options, *chosen])),
         key=key,
         persist_state="session",

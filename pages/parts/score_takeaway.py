@@ -14,18 +14,15 @@ from attrlib.figures.tables import counted, csv_table, latex_table, ranks
 from attrlib.specs import RunSpec
 from pages.parts import score_plots
 from pages.parts.runs import Finished
-from pages.parts.score_choice import Wanted
 
 Done = Mapping[str, Finished]
 
 
-def reproduce(wanted: Wanted, specs: list[RunSpec], done: Done) -> None:
+def reproduce(link: Mapping[str, str | list[str]], specs: list[RunSpec], done: Done) -> None:
     """Link, command line and Python snippet of exactly these runs, and the manifests of those that are done."""
     with st.popover("Reproduce", icon=":material/link:"):
         st.caption("Link to exactly this view")
-        st.code(
-            (st.context.url or "").split("?")[0] + "?" + urlencode(wanted.link(), doseq=True, safe="@:,="), language=None, wrap_lines=True
-        )
+        st.code((st.context.url or "").split("?")[0] + "?" + urlencode(link, doseq=True, safe="@:,="), language=None, wrap_lines=True)
         for spec in specs:
             several = f" for {spec.model.text}" if len(specs) > 1 else ""
             st.caption(f"Command line{several}: what is known already is not computed again")
@@ -70,10 +67,10 @@ def table(done: Done) -> list[dict[str, Any]]:
 def items(done: Done) -> list[dict[str, Any]]:
     """The value of each item: one row for each model, protocol, method and item."""
     return [
-        {"model": model, "protocol": str(protocol), "method": str(method), "item": item, "value": float(value)}
+        {"model": model, "protocol": str(protocol), "method": str(method), "item": item, "name": name, "value": float(value)}
         for model, finished in done.items()
         for (protocol, method), score in finished.result.scores.items()
-        for item, value in zip(score.ids, score.values, strict=True)
+        for item, name, value in zip(score.ids, score.names(finished.data), score.values, strict=True)
     ]
 
 

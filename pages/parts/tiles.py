@@ -149,7 +149,9 @@ def _seconds(seconds: float) -> str:
 
 def head(title: str, line: str) -> None:
     """A title, and a line below it."""
-    st.html(f'<div style="line-height:1.3"><b>{_escape(title)}</b><br><small style="opacity:.7">{_escape(line)}</small></div>')
+    st.html(
+        f'<div style="line-height:1.3;overflow-wrap:anywhere"><b>{_escape(title)}</b><br><small style="opacity:.7">{_escape(line)}</small></div>'
+    )
 
 
 def _escape(text: str) -> str:

@@ -99,9 +99,10 @@ def wait_for(job: Job, label: str) -> Any:
 
 
 def sentence(message: object) -> str:
-    """A message of the library as a sentence on the page."""
+    """A message of the library as a sentence on the page; a name at its beginning stays as it is."""
     text = str(message)
-    return plain(text[:1].upper() + text[1:])
+    first = text.split(" ", 1)[0].rstrip(",;:")
+    return plain(text[:1].upper() + text[1:] if first.isalpha() else text)
 
 
 def plain(text: str) -> str:

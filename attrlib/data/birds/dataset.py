@@ -30,7 +30,7 @@ class Birds(Dataset):
 
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
         scene = self.scene(index)
-        return Item(Image.fromarray(scene.render()), scene.label, scene.id, f"birds:{self.split}/{scene.index}", scene.masks())
+        return Item(Image.fromarray(scene.render()), scene.label, scene.id, self.item_name(index), scene.masks())
 
     def without(self, index: int, part: str) -> Image.Image:
         return Image.fromarray(self.scene(index).render([part]))
@@ -40,6 +40,9 @@ class Birds(Dataset):
 
     def item_id(self, index: int) -> str:
         return scene_id(self.split, self._position(index))
+
+    def item_name(self, index: int) -> str:
+        return f"birds:{self.split}/{self._position(index)}"
 
     def scene(self, index: int, size: int = SIZE) -> BirdScene:
         """The scene of a picture, which can be drawn without any of its parts, and at another size."""
