@@ -72,3 +72,16 @@ def existing_file(path: str | Path) -> Path | None:
         return file if file.is_file() else None
     except (OSError, RuntimeError, ValueError):
         return None
+
+
+def overwritten(error: BaseException) -> bool:
+    """Whether autograd has refused since values that it needs were written over; it has no type of error of its own for that."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in ("inplace operation", "in an in-place operation"))
+
+
+def no_gradients(method: str) -> MethodError:
+    """What to say then."""
+    return MethodError(
+        f"{method} needs gradients, which PyTorch cannot compute as the model writes in place into what they depend on; write y = y + x "
+        "instead of y += x in its code, or choose a method without gradients, such as RISE"
+    )

@@ -14,10 +14,10 @@ import pytest
 import torch
 from method_nets import Functional, made, pictures
 from test_methods_conformance import SMALL
-from torch import Tensor
+from torch import Tensor, nn
 
 from attrlib.errors import AttrlibError, Cancelled, LayerError, MethodError, SpecError
-from attrlib.methods import METHODS, Attribution, Task, attribute, attribute_all, attribute_each
+from attrlib.methods import METHODS, Attribution, Task, attribute, attribute_all, attribute_each, resolve
 from attrlib.models.frozen import has_bfloat16
 from attrlib.registry import params_of
 from attrlib.specs import MethodSpec
@@ -169,3 +169,25 @@ def test_exact_work_that_slips_in_between_the_chunks_of_fast_work_is_exact() -> 
     assert all(torch.equal(maps, expected[0]) for maps in slipped)
     assert torch.allclose(found, expected[1], rtol=1e-2, atol=1e-4)
     assert not torch.equal(found, attribute(model, RISE, images, (0, 1)).maps), "fast is what it was"
+
+
+class Overwriting(nn.Module):
+    """What PyTorch cannot differentiate: it adds in place to what a ReLU has to remember."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.convolution(images).relu()
+        values += 0.1
+        return self.head(values.mean((2, 3)))
+
+
+def test_a_model_that_autograd_cannot_differentiate_is_named_with_a_way_out() -> None:
+    model = attrlib.wrap_model(Overwriting().eval(), 32, layers={"Middle": "convolution", "Final": "convolution"})
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for name in ("Gradient", "IG", "Guided Backprop"):
+        with pytest.raises(MethodError, match=f"{name} needs gradients, which PyTorch cannot compute .* such as RISE"):
+            attribute(model, resolve(MethodSpec(name)), images, [0, 1])
+    assert attribute(model, resolve(MethodSpec("RISE", "", (("samples", 4),))), images, [0, 1]).maps.isfinite().all()

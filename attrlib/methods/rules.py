@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from attrlib.errors import MethodError
+from attrlib.errors import MethodError, no_gradients, overwritten
 from attrlib.methods.base import Method
 from attrlib.methods.task import Task
 from attrlib.models import Classifier, Layer
@@ -173,8 +173,10 @@ def check_by_trial(method: Method, model: Classifier, layer: Layer) -> None:
                 method.attribute(Task(model, at, picture, torch.zeros(1, dtype=torch.long, device=picture.device)))
             except MethodError as error:
                 known[key] = str(error)
-            except BaseException:
-                del known[key]
-                raise
+            except BaseException as error:
+                if not overwritten(error):
+                    del known[key]
+                    raise
+                known[key] = str(no_gradients(method.name))
     if known[key]:
         raise MethodError(known[key])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from attrlib.errors import AttrlibError, MethodError, OutOfMemory
+from attrlib.errors import AttrlibError, MethodError, OutOfMemory, no_gradients, overwritten
 from attrlib.methods.base import Method
 from attrlib.methods.task import Task
 from attrlib.models import Layer
@@ -82,6 +82,8 @@ class JointBatch:
             try:
                 asked.attribute(self._shared())
             except (RuntimeError, MemoryError, OutOfMemory) as error:
+                if overwritten(error):
+                    raise no_gradients(asked.spec.name) from None
                 if not out_of_memory(error):
                     raise
             else:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attrlib.errors import LayerError
+from attrlib.errors import LayerError, overwritten
 from attrlib.models.split import trace
 
 Kind = Literal["NCHW", "NHWC", "tokens"]
@@ -194,6 +194,7 @@ def _vgg_layers(module: nn.Module) -> dict[str, str] | None:
 
 def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blocks: list[str], probe: Tensor) -> list[str]:
     outputs: dict[str, Tensor] = {}
+    gradients: tuple[Tensor | None, ...] = tuple(None for _ in blocks)
 
     def keep(path: str) -> Callable[..., None]:
         return lambda _module, _args, output: outputs.__setitem__(path, output)
@@ -202,9 +203,13 @@ def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blo
         for path in blocks:
             stack.callback(module.get_submodule(path).register_forward_hook(keep(path)).remove)
         logits = module(probe.clone().requires_grad_().clone())
-        gradients = torch.autograd.grad(logits.square().sum(), [outputs[p] for p in blocks], allow_unused=True)
+        try:
+            gradients = torch.autograd.grad(logits.square().sum(), [outputs[p] for p in blocks], allow_unused=True)
+        except RuntimeError as error:
+            if not overwritten(error):
+                raise
     read = [p for p, g in zip(blocks, gradients, strict=True) if g is not None and layers[p].layout.spatial(g).abs().amax() > 0]
     if read:
         return read[-1:]
-    # A head that is still all zero reads nothing: then assume that class tokens, where there are any, are what it will read.
+    # A head that is still all zero reads nothing, and some models have no gradients: then assume that class tokens, where there are any, are what it will read.
     return blocks[-2:-1] if layers[blocks[-1]].layout.prefix else blocks[-1:]
