@@ -247,7 +247,9 @@ def _rows(figure: go.Figure, names: Sequence[str], scale: Scale, row: int = _ROW
 
 def _logarithmic(figure: go.Figure, values: Sequence[float], scale: Scale, axis: str = "xaxis") -> go.Figure:
     """On a logarithmic scale where the values need one; chance, where there is any, may be 0."""
-    return figure.update_layout({axis: dict(type="log")}) if scale.chance is None and spans_decades(values) else figure
+    return (
+        figure.update_layout({axis: dict(type="log", exponentformat="power")}) if scale.chance is None and spans_decades(values) else figure
+    )
 
 
 def _even(value: float, among: Sequence[float]) -> str:

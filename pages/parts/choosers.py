@@ -46,6 +46,7 @@ def _take_upload() -> None:
     try:
         state.upload = open_photo(state.uploader.getvalue(), state.uploader.name[:80])
         state.image = choice.UPLOAD
+        problems_seen()
     except AttrlibError as error:
         state.problems.append(str(error))
 

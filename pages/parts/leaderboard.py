@@ -95,7 +95,7 @@ def _columns(scale: Scale, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ),
         "method": c.TextColumn("Method", width=135, pinned=True),
         "mean": c.NumberColumn(
-            f"Mean {arrow}", format="%.3g" if small else "%.4f", width=72, help=f"Mean over the items. {scale.direction}"
+            f"Mean {arrow}", format="%.2e" if small else "%.4f", width=72, help=f"Mean over the items. {scale.direction}"
         ),
         "bar": c.ImageColumn("95 % interval", width=WIDTH, help=f"Of the mean, Student's t.{dashed}"),
         "interval": c.TextColumn("from – to", width=125),
