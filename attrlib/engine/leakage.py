@@ -82,7 +82,7 @@ def _features(model: Classifier, masks: Tensor) -> Tensor:
     pictures = model.preprocessing.normalise(masks[:, None].float().expand(-1, 3, -1, -1))
     with model.session(), torch.no_grad():
         found = layer.layout.spatial(model.split(layer).fresh().before(model.place(pictures)))
-    return found.mean((2, 3)).double().cpu()
+    return found.mean((2, 3)).cpu().double()
 
 
 def read_classes(features: Tensor, labels: Tensor) -> Tensor:

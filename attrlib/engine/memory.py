@@ -29,8 +29,10 @@ class Probe:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free where the model is."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    """Memory that is free where the model is; what PyTorch holds there and does not use is."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def row_bytes(model: Classifier) -> int:

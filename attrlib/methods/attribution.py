@@ -161,7 +161,7 @@ def _run(
         raise SpecError("items that share images need a target each")
     if targets is not None and (len(targets) != len(of) or not all(0 <= t < len(model.class_names) for t in targets)):
         raise SpecError(f"{len(of)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
-    watch, chunk = _Stopwatch(progress), rows_at_once(model, (images.shape[2], images.shape[3]), batch_size)
+    watch, chunk = _Stopwatch(progress, model.device), rows_at_once(model, (images.shape[2], images.shape[3]), batch_size)
     layers = {layer: [one for one in asked if one.layer == layer] for layer in dict.fromkeys(one.layer for one in asked)}
     for part in _batches(of, batch_size):
         several = of[part]
@@ -200,11 +200,13 @@ def _run(
 class _Stopwatch:
     """Seconds, but for those in which whoever watches the progress does other work."""
 
-    def __init__(self, progress: Progress):
-        self._progress, self._paused = progress, 0.0
+    def __init__(self, progress: Progress, device: torch.device):
+        self._progress, self._device, self._paused = progress, device, 0.0
 
     def read(self) -> float:
-        """Seconds since some moment."""
+        """Seconds since some moment, when all that was asked of the device is done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         return time.perf_counter() - self._paused
 
     def report(self, done: int, total: int) -> None:

@@ -172,7 +172,7 @@ class EigenCAM(Method):
         tall = channels <= positions
         gram = activations @ activations.mT if tall else activations.mT @ activations
         # On the CPU, because not every device has float64.
-        _, vectors = torch.linalg.eigh(gram.double().cpu())
+        _, vectors = torch.linalg.eigh(gram.cpu().double())
         first = vectors[:, :, -1].to(activations)
         first = (first[:, None] @ activations)[:, 0] if tall else first * (activations @ first[:, :, None]).norm(dim=1)
         first = first * torch.where(first.sum(1, keepdim=True) < 0, -1.0, 1.0)

@@ -29,6 +29,7 @@ from attrlib.specs import digest
 
 FOLDERS = "ATTRLIB_METHODS"
 GROUP = "attrlib.methods"
+_OWN = "attrlib_own_"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -77,7 +78,7 @@ def _run(file: Path) -> None:
     for path in (file.parent, file):
         if os.name == "posix" and path.stat().st_mode & stat.S_IWOTH:
             raise MethodError(f"everybody may write to {path.name}, so it is not run; take that right away with chmod o-w")
-    name = f"attrlib_own_{digest(str(file.resolve()))[:12]}"
+    name = f"{_OWN}{digest(str(file.resolve()))[:12]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None, "a file has a location"
     assert spec.loader is not None, "a Python file has a loader"
@@ -118,8 +119,7 @@ def _check(cls: type[Method]) -> None:
 
 def _guard(cls: type[Method], source: str) -> None:
     """Has the class's failures named, its maps looked at, and the model put back; its code becomes a part of what its maps depend on."""
-    file = sys.modules[cls.__module__].__file__ or ""
-    cls.code = digest(Path(file).read_bytes())
+    cls.code = _code(Path(sys.modules[cls.__module__].__file__ or ""))
     cls.check = _named(cls.check, cls, source)  # type: ignore[method-assign]
     cls.passes = _named(cls.passes, cls, source)  # type: ignore[method-assign]
     attribute = _named(cls.attribute, cls, source)
@@ -136,6 +136,15 @@ def _guard(cls: type[Method], source: str) -> None:
         return _proper(maps, task, f"{cls.name} ({source})")
 
     cls.attribute = guarded  # type: ignore[method-assign]
+
+
+def _code(file: Path) -> str:
+    """Digest of the file and of the modules beside it that are loaded; what it imports from elsewhere is taken not to change."""
+    files = {
+        Path(own) for name, module in list(sys.modules.items()) if not name.startswith(_OWN) and (own := getattr(module, "__file__", None))
+    }
+    beside = sorted(own for own in files - {file} if own.parent == file.parent and own.is_file())
+    return digest(*(own.read_bytes() for own in (file, *beside)))
 
 
 def _named(function: F, cls: type[Method], source: str) -> F:

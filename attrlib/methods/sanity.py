@@ -28,7 +28,8 @@ class Random(Method):
     def attribute(self, task: Task) -> Tensor:
         size = task.layer.shape[1:]
         contents = [digest(image.detach().cpu().contiguous().numpy().data.cast("B")) for image in task.images]
-        return task.per_item(torch.stack([torch.rand(1, *size, generator=task.generator("random", content)) for content in contents]))
+        maps = torch.stack([torch.rand(1, *size, generator=task.generator("random", content)) for content in contents])
+        return task.per_item(maps.to(task.images.device))
 
     def passes(self, layer: Layer) -> Passes:
         return Passes()

@@ -60,7 +60,7 @@ class Surrogate(Method):
         longest = max(len(kept) for kept, _ in own)
         fill = None if self.fill == "zeros" else common_baseline(task, self.fill)
         found = [values for _, values in task.perturbed(longest, make, self.output == "probability", fill)]
-        outputs = torch.cat(found).double().cpu()
+        outputs = torch.cat(found).cpu().double()
         owners = task.per_item(torch.arange(len(task.images), device=task.images.device)).tolist()
         maps = torch.zeros(len(task), *labels.shape[1:])
         for k, (where, count) in enumerate(zip(labels, counts, strict=True)):

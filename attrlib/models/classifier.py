@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
+from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
+from attrlib.models.code import code_of
 from attrlib.models.frozen import frozen, reduced
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
 from attrlib.models.preprocessing import Preprocessing
@@ -33,6 +35,16 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ModelError(f"device {str(device)!r} cannot be used here ({reason}); use auto or cpu") from None
     return picked
+
+
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+# One for each module: two classifiers may be around the same one.
+_making = threading.Lock()
+
+
+def _lock_of(module: nn.Module) -> threading.RLock:
+    with _making:
+        return _locks.setdefault(module, threading.RLock())
 
 
 class Classifier:
@@ -60,7 +72,7 @@ class Classifier:
         self.derived: dict[tuple[object, ...], Classifier] = {}
         self._splits: dict[tuple[str, torch.Size], Split] = {}
         self._layouts: dict[tuple[int, int], dict[str, Layout]] = {}
-        self._lock = threading.RLock()
+        self._lock = _lock_of(module)
         outputs = self._probe_outputs()
         if class_names is not None and len(class_names) != outputs:
             raise ModelError(f"{len(class_names)} class names for a model with {outputs} outputs; give one name for each output")
@@ -72,7 +84,7 @@ class Classifier:
         Its layers are taken to be the same, unless `layer_names` says at which paths Middle and Final are in it.
         """
         other = copy.copy(self)
-        other.__dict__ |= dict(module=module, derived={}, _splits={}, _layouts={})
+        other.__dict__ |= dict(module=module, derived={}, _splits={}, _layouts={}, _lock=_lock_of(module))
         if layer_names is not None:
             other._layer_names = dict(layer_names)
             other.__dict__.pop("layers", None)
@@ -133,7 +145,12 @@ class Classifier:
         """The layer of that name or module path, for images of `size` (H,W). Raises `LayerError` where there is none that yields a map."""
         if size is not None and size != self.input_size:
             path = self.layer(name).path
-            return Layer(name, path, self._layouts_at(size)[path])
+            layout = self._layouts_at(size).get(path)
+            if layout is None:
+                raise LayerError(
+                    f"layer {name!r} of {self.name} yields no map for images of {size[0]} x {size[1]} px; choose another layer"
+                )
+            return Layer(name, path, layout)
         if name == "Input" or name in self.layers:
             return self.layers[name]
         if name in NAMED:
@@ -187,12 +204,16 @@ class Classifier:
 
     @property
     def digest(self) -> str:
-        """Digest of weights, architecture and preprocessing, read anew each time (some 25 ms for 5 M parameters)."""
+        """Digest of weights, architecture and preprocessing, read anew each time (some 25 ms for 5 M parameters).
+
+        Of modules of one's own also of their code and plain attributes, and of which layers Middle and Final are where that was said.
+        """
         hasher = hashlib.blake2b(digest_size=16)
         for key, tensor in sorted((*self.module.named_parameters(), *self.module.named_buffers()), key=lambda item: item[0]):
             hasher.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
             hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest(hasher.hexdigest(), repr(self.module), self.preprocessing)
+        own = [part for part in (code_of(self.module), sorted(self._layer_names.items())) if part]
+        return digest(hasher.hexdigest(), repr(self.module), self.preprocessing, *own)
 
     def _probe(self, count: int, size: torch.Size | None = None) -> Tensor:
         generator = torch.Generator().manual_seed(0)
