@@ -294,7 +294,9 @@ def test_running_out_of_memory_is_no_fault_of_the_method(load: Load, error: str)
     assert attrlib.explain(model(), pictures(3, SIZE), "Mine", 0).maps.shape == (3, 1, SIZE, SIZE)
 
 
-def test_stored_maps_are_those_of_the_code_that_made_them(load: Load, tmp_path: Path) -> None:
+def test_stored_maps_are_those_of_the_code_that_made_them(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+
     def key(method: str) -> dict[str, object]:
         return Bench(model(), Scratch()).describe(create(ProtocolSpec("sds")), MethodSpec(method, "Input"))
 
@@ -305,6 +307,17 @@ def test_stored_maps_are_those_of_the_code_that_made_them(load: Load, tmp_path: 
     assert key("Mine")["code"] != first["code"]
     assert key("Mine") | {"code": 0} == first | {"code": 0}
     assert "code" not in key("IxG")
+    # What it imports from beside it is part of the code.
+    helper = tmp_path / "helper_of_mine.py"
+    found = []
+    for factor in (1, 2):
+        METHODS.forget("Mine")
+        sys.modules.pop("helper_of_mine", None)
+        helper.write_text(f"FACTOR = {factor}")
+        load(mine=source("import helper_of_mine\n        return helper_of_mine.FACTOR * task.reduce(task.inputs)", "import helper_of_mine"))
+        found.append(key("Mine")["code"])
+    sys.modules.pop("helper_of_mine", None)
+    assert found[0] != found[1]
 
 
 def test_uploads_and_links_cannot_name_code(load: Load, tmp_path: Path) -> None:

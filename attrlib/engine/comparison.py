@@ -1,12 +1,11 @@
 """Two maps of one picture against each other: their difference and their rank correlation."""
 
-import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from attrlib.figures.overlay import limit, prepare
+from attrlib.protocols.stability import twin_correlations
 from attrlib.specs import ViewSpec
 from attrlib.statistics import spearman
 
@@ -41,11 +40,5 @@ def compare_maps(first: Tensor, second: Tensor, size: tuple[int, int], view: Vie
 
 
 def twin_correlation(original: Tensor, twin: Tensor) -> float:
-    """Spearman's correlation of two maps (1,1,h,w) of one resolution, as parameter randomisation has it (Adebayo et al. 2018).
-
-    0 where only the twin is constant, as nothing is left of the original then; NaN where the original is constant or not finite.
-    """
-    value = float(spearman(original.reshape(1, -1), twin.reshape(1, -1)))
-    nothing_left = bool(torch.isfinite(twin).all()) and float(twin.amin()) == float(twin.amax())
-    original_says_something = bool(torch.isfinite(original).all()) and float(original.amin()) < float(original.amax())
-    return 0.0 if math.isnan(value) and nothing_left and original_says_something else value
+    """Of two maps (1,1,h,w) of one resolution; see `twin_correlations`."""
+    return float(twin_correlations(original.reshape(1, -1), twin.reshape(1, -1))[0])

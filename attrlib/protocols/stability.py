@@ -181,6 +181,17 @@ def ssim(a: Tensor, b: Tensor, where: Tensor) -> float:
 SANITY_PAPER = Paper("Adebayo et al. 2018", "Sanity Checks for Saliency Maps", "https://arxiv.org/abs/1810.03292")
 
 
+def twin_correlations(original: Tensor, twin: Tensor) -> Tensor:
+    """Spearman's correlation of maps (B,n) of a model with those of a shuffled one, as parameter randomisation has it (Adebayo et al. 2018).
+
+    0 where only the twin's is constant, often the zeros of a CAM, as nothing is left of the original then; NaN where the original is
+    constant or not finite.
+    """
+    says_something = original.isfinite().all(1) & (original.amin(1) < original.amax(1))
+    nothing_left = twin.amin(1) == twin.amax(1)
+    return torch.where(says_something & nothing_left, 0.0, spearman(original, twin))
+
+
 @PROTOCOLS.register
 @dataclass(frozen=True)
 class Randomisation(Protocol):
@@ -211,7 +222,6 @@ class Randomisation(Protocol):
     def evaluate(self, work: Evaluation) -> list[Outcome]:
         setting = work.setting
         original = self._compared(work.explain(work.scene())[0])
-        defined = original.isfinite().all(1) & (original.amin(1) < original.amax(1))
         stages = []
         for stage in range(1, self.stages + 1):
             share = stage / self.stages
@@ -219,11 +229,7 @@ class Randomisation(Protocol):
                 setting.twins[share] = randomised(setting.model, share, setting.seed)
             view = f"randomised:{stage}/{self.stages}:{setting.seed}"
             maps, _ = work.explain(Scene(setting.twins[share], work.batch.images, work.targets[:, None], view, work.batch.ids))
-            compared = self._compared(maps)
-            correlation = spearman(original, compared)
-            # A constant map of the shuffled model, often the zeros of a CAM, has nothing left of the original.
-            nothing = defined & (compared.amin(1) == compared.amax(1))
-            stages.append(torch.where(nothing, 0.0, correlation))
+            stages.append(twin_correlations(original, self._compared(maps)))
         values = torch.stack(stages, 1)
         return [Outcome(float(row.mean()), {"stages": row.tolist()}) for row in values]
 
