@@ -11,7 +11,7 @@ from torch import Tensor
 from attrlib.deletion import BASELINES, cells, replacement
 from attrlib.errors import ProtocolError
 from attrlib.models import Classifier
-from attrlib.postprocess import apply_sign
+from attrlib.postprocess import apply_sign, are_finite
 from attrlib.protocols.base import PROTOCOLS, Batch, Cost, Evaluation, Measurement, Outcome, Protocol, Setting
 from attrlib.registry import Paper, param
 from attrlib.statistics import spearman
@@ -201,13 +201,13 @@ class IncrementalDeletion(Protocol):
         begin, end = (images, instead) if self.mode == "deletion" else (instead, images)
         current, done = begin, torch.zeros(len(images), pixels, dtype=torch.bool)
         maps = work.maps()
-        priority, defined = self._priority(maps), _finite(maps)
+        priority, defined = self._priority(maps), are_finite(maps)
         curve = []
         for step in range(self.steps):
             count = pixels * step // self.steps
             if step and self.update:
                 maps = work.maps(work.changed(current))
-                priority, defined = self._priority(maps), defined & _finite(maps)
+                priority, defined = self._priority(maps), defined & are_finite(maps)
             chosen = priority.masked_fill(done, math.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
             done = torch.zeros_like(done).scatter_(1, chosen, True)
             shown = done.view(-1, 1, *images.shape[2:]).to(images.device)
@@ -222,7 +222,3 @@ class IncrementalDeletion(Protocol):
         """Values (B,H*W), the highest of which are taken first."""
         values = apply_sign(maps, self.sign).flatten(1).double().nan_to_num(0.0)
         return values if self.order == "descending" else -values
-
-
-def _finite(maps: Tensor) -> Tensor:
-    return maps.isfinite().flatten(1).all(1)

@@ -14,6 +14,7 @@ from torchvision.transforms import functional as colour
 
 from attrlib.models import Preprocessing
 from attrlib.models.randomised import randomised
+from attrlib.postprocess import are_finite
 from attrlib.protocols.base import PROTOCOLS, Batch, Cost, Evaluation, Measurement, Outcome, Protocol, Scene, Setting
 from attrlib.protocols.deletion import TARGETS
 from attrlib.protocols.faithfulness import INFIDELITY_PAPER
@@ -151,7 +152,7 @@ class Robustness(Protocol):
         original = work.maps()
         similar = torch.full(counts.shape, math.nan, dtype=torch.float64)
         everywhere = torch.ones(1, 1, *images.shape[2:])
-        defined = original.isfinite().flatten(1).all(1) & (original.amin((1, 2, 3)) < original.amax((1, 2, 3)))
+        defined = are_finite(original) & (original.amin((1, 2, 3)) < original.amax((1, 2, 3)))
         for k, changed in enumerate(changes(self.change, self.amounts, images, work.setting.model.preprocessing)):
             if not bool(counts[:, k].any()):
                 continue
