@@ -633,20 +633,53 @@ OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp(-1, 1)": lambda x: x.clamp(-1, 1),
     "maximum": lambda x: torch.maximum(x, 0.1 * x),
     "Tanh": nn.Tanh(),
+    "sigmoid": torch.sigmoid,
+    "sigmoid in place": lambda x: x.sigmoid_(),
+    "sigmoid times a gate that is made of it": lambda x: (y := x.sigmoid()) * y.mean((2, 3), keepdim=True).sigmoid(),
+    "Hardsigmoid": nn.Hardsigmoid(),
+    "LogSigmoid": nn.LogSigmoid(),
+    "SiLU written out": lambda x: x * x.sigmoid(),
+    "Softsign": nn.Softsign(),
+    "Softshrink": nn.Softshrink(),
+    "Hardshrink": nn.Hardshrink(),
     "GELU written out": lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
     "GELU written out by tanh": lambda x: 0.5 * x * (1 + torch.tanh(0.7978845608 * (x + 0.044715 * x**3))),
 }
 
 
+@pytest.mark.parametrize("method", ["Guided Backprop", "Deconvolution"])
 @pytest.mark.parametrize("activation", OTHERS)
-def test_guided_backprop_is_refused_where_there_is_another_activation(activation: str) -> None:
-    with pytest.raises(MethodError, match="Guided Backprop is defined for ReLU networks"):
-        guided_maps(OTHERS[activation], F.relu)
+def test_guided_backprop_is_refused_where_there_is_another_activation(activation: str, method: str) -> None:
+    with pytest.raises(MethodError, match=f"{method} is defined for ReLU networks"):
+        guided_maps(OTHERS[activation], F.relu, method)
 
 
-@pytest.mark.parametrize("activation", ["GELU", "LeakyReLU", "PReLU", "ELU", "SELU", "Hardswish"])
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "squeeze-and-excitation": lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(),
+    "hard": lambda x: x * F.hardsigmoid(x.mean((2, 3), keepdim=True)),
+    "flattened and expanded": lambda x: x.mean((2, 3)).sigmoid()[:, :, None, None].expand_as(x) * x,
+    "one for each axis": lambda x: x * x.mean(2, keepdim=True).sigmoid() * x.mean(3, keepdim=True).sigmoid(),
+    "smaller than the activations": lambda x: x * F.interpolate(F.avg_pool2d(x, 2).sigmoid(), size=x.shape[2:]),
+}
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_gates_beside_rectifiers_keep_their_gradient(gate: str) -> None:
+    expected = guided_maps(lambda x: GATES[gate](GuidedReLU()(x)), method="Gradient")
+    assert close(guided_maps(lambda x: GATES[gate](F.relu(x))), expected)
+
+
+def test_a_sigmoid_that_ends_the_model_keeps_its_gradient() -> None:
+    found, expected = (
+        maps(attrlib.wrap_model(nn.Sequential(made(Rectified, rectify), nn.Sigmoid()), 16), pictures(3, 16), method, [0, 3, 1])
+        for rectify, method in ((F.relu, "Guided Backprop"), (GuidedReLU(), "Gradient"))
+    )
+    assert close(found, expected)
+
+
+@pytest.mark.parametrize("activation", ["GELU", "LeakyReLU", "PReLU", "ELU", "SELU", "Hardswish", "Softsign", "Softshrink", "LogSigmoid"])
 def test_the_refusal_of_guided_backprop_names_the_activation(activation: str) -> None:
-    with pytest.raises(MethodError, match=rf"(?i) has {activation.removeprefix('S')}"):
+    with pytest.raises(MethodError, match=rf"(?i) has S?{activation.removeprefix('S')}"):
         guided_maps(OTHERS[activation], F.relu)
 
 

@@ -1,7 +1,7 @@
 """Guided Backpropagation and Deconvolution on any rectifier, by way of the autograd graph."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import REDUCTION, REDUCTIONS
 from attrlib.methods.gradients import ByChannel
-from attrlib.methods.rules import check_by_trial, graph
+from attrlib.methods.rules import STRUCTURAL, check_by_trial, graph, kind
 from attrlib.methods.task import Task
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
@@ -20,18 +20,23 @@ ALL_CONVOLUTIONAL = Paper(
     "Springenberg et al. 2015", "Striving for Simplicity: The All Convolutional Net", "https://arxiv.org/abs/1412.6806"
 )
 ZEILER = Paper("Zeiler and Fergus 2014", "Visualizing and Understanding Convolutional Networks", "https://arxiv.org/abs/1311.2901")
-_OTHER_ACTIVATIONS = re.compile(r"(gelu|silu|swish|mish|elu|softplus|hardtanh|threshold|maximum|clamp|tanh|erf)", re.IGNORECASE)
+_OTHER_ACTIVATIONS = re.compile(
+    r"(gelu|silu|swish|mish|elu|softplus|hardtanh|threshold|maximum|clamp|tanh|erf|sigmoid|shrink)", re.IGNORECASE
+)
+_SIGMOIDS = ("Sigmoid", "Hardsigmoid")
+_ON_THE_WAY = STRUCTURAL | {"UpsampleNearest2D", "UpsampleBilinear2D", "UpsampleBicubic2D"}
 Hook = Callable[[tuple[Tensor | None, ...], tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]
 
 
 class OfRectifiers(ByChannel):
     """A gradient with another rule at every ReLU, nn.ReLU and nn.ReLU6, in place or not, and their functional forms.
 
-    Where the part of the model behind the layer has other activations (GELU, SiLU, ...) the rule is not defined and the method
-    is refused.
+    Where the part of the model behind the layer has other activations (GELU, SiLU, sigmoid, ...) the rule is not defined and the
+    method is refused. A sigmoid that only weighs activations (the gate of squeeze-and-excitation) or ends the model is no activation
+    between layers: it keeps its gradient.
     """
 
-    needs = ("ReLU or ReLU6 as the only activations",)
+    needs = ("ReLU or ReLU6 as the only activations, besides sigmoid gates",)
 
     def check(self, model: Classifier, layer: Layer) -> None:
         check_by_trial(self, model, layer)
@@ -73,10 +78,14 @@ def guided_gradient(task: Task) -> Tensor:
 def _with_rule(task: Task, name: str, rule: Hook) -> Callable[[Tensor], None]:
     def visit(scores: Tensor) -> None:
         nodes = list(graph(scores.grad_fn))
-        others = sorted({n.name().split("Backward")[0] for n in nodes if not _is_rectifier(n) and _OTHER_ACTIVATIONS.search(n.name())})
-        if others:
+        others = [n for n in nodes if not _is_rectifier(n) and _OTHER_ACTIVATIONS.search(n.name())]
+        if any(kind(n) in _SIGMOIDS for n in others):
+            gates = {*_moved(scores.grad_fn), *_gates(nodes)}
+            others = [n for n in others if kind(n) not in _SIGMOIDS or n not in gates]
+        names = sorted({kind(n) for n in others} | {"softsign" for n in nodes if _is_softsign(n)})
+        if names:
             raise MethodError(
-                f"{name} is defined for ReLU networks, but {task.classifier.name} has {', '.join(others)} behind "
+                f"{name} is defined for ReLU networks, but {task.classifier.name} has {', '.join(names)} behind "
                 f"{task.layer.name}; use Gradient or IxG instead"
             )
         for node in filter(_is_rectifier, nodes):
@@ -93,6 +102,31 @@ def _guided(inputs: tuple[Tensor | None, ...], _outputs: tuple[Tensor | None, ..
 def _deconvolved(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     (gradient,) = outputs
     return tuple(None if g is None or gradient is None else gradient.clamp_min(0) for g in inputs)
+
+
+def _moved(node: Any) -> Iterator[Any]:
+    """A node, and those whose values it has, only moved or resized."""
+    return graph(node, lambda n: kind(n) not in _ON_THE_WAY)
+
+
+def _gates(nodes: Sequence[Any]) -> Iterator[Any]:
+    """The sigmoids that are a factor of activations which are not made of them, nor what they are made of, as in SiLU written out."""
+    for node in nodes:
+        if kind(node) == "Mul":
+            factors = [following for following, _ in node.next_functions if following is not None]
+            for factor, other in zip(factors, factors[::-1], strict=True) if len(factors) == 2 else ():
+                for gate in _moved(factor):
+                    if kind(gate) in _SIGMOIDS and gate.next_functions[0][0] is not other and gate not in graph(other):
+                        yield gate
+
+
+def _is_softsign(node: Any) -> bool:
+    """x / (|x| + 1), which PyTorch has no node for."""
+    if kind(node) != "Div" or any(following is None for following, _ in node.next_functions):
+        return False
+    (numerator, _), (denominator, _) = node.next_functions
+    sizes = graph(denominator, lambda n: kind(n) != "Add")
+    return any(kind(n) == "Abs" and n.next_functions[0][0] is numerator for n in sizes)
 
 
 def _is_rectifier(node: Any) -> bool:
