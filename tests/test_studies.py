@@ -483,6 +483,16 @@ def test_smoothing_finds_the_best_kernel_and_its_gain() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("samples", [2, 10])
+def test_smoothing_plots_the_cost_of_what_it_runs(samples: int, data: Path, store: Store) -> None:
+    result = run_study(small("smoothing", data, [PLAIN], samples=samples), store, load=load)
+    (plate,) = result.plates
+    # A pass for each noisy copy, and one for a gradient.
+    assert {s.name.partition("@")[0]: s.points[0].x for s in plate.panels[2].series} == {
+        "S-IxG": 1, "S-Gradient": 1, "Grad-CAM at Final": 1, "SmoothGrad": samples,
+    }  # fmt: skip
+
+
 def test_agreement_turns_protocols_so_that_higher_is_better() -> None:
     order = ("IG", "IxG", "Gradient", "Random", "Grad-CAM")
     up, down = (0.9, 0.7, 0.5, 0.3, 0.1), (1.0, 2.0, 3.0, 4.0, 5.0)

@@ -20,7 +20,7 @@ from attrlib.specs import MethodSpec, RunSpec
 from attrlib.statistics import Summary, summary
 from attrlib.store import Store
 from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, paired
-from attrlib.studies.choose import affordable, cost_of
+from attrlib.studies.choose import cost_of
 from attrlib.studies.facts import Facts, centres, family
 from attrlib.studies.measure import map_correlations
 from attrlib.studies.spec import StudySpec
@@ -63,15 +63,14 @@ class Smoothing(Study):
     def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
         protocols = list(self._kernels(model).values())
         smooth = [self.run_of(given, facts, model, list(dict.fromkeys(protocols)), self._smoothed(given))]
-        others = (MethodSpec(COMPARED, "", (("samples", self.samples),)), REFERENCE)
-        return [*smooth, self.run_of(given, facts, model, protocols[:1], others)]
+        return [*smooth, self.run_of(given, facts, model, protocols[:1], self._others())]
 
     def further(self, given: StudySpec, facts: Facts, model: Classifier, data: Dataset, store: Store, watch: Watch) -> Mapping[str, Any]:
         kernels = {k: int(dict(_pairs(p)).get("smoothing", 0)) for k, p in self._kernels(model).items()}
         spec = self.run_of(given, facts, model, [self._protocol(0)], [*self._smoothed(given), REFERENCE])
         found = map_correlations(spec, resolve_method(REFERENCE), list(dict.fromkeys(kernels.values())), model, data, store, watch)
         costs = {}
-        for method in (*self._smoothed(given), REFERENCE, affordable(COMPARED, model, self.samples)):
+        for method in (*self._smoothed(given), *self._others()):
             layer = model.layer(resolve_method(method).layer)
             costs[method.name] = cost_of(create_method(method).passes(layer))
         alike = {(name, k): found[name, own] for k, own in kernels.items() for name, at in found if at == own}
@@ -79,6 +78,9 @@ class Smoothing(Study):
 
     def _smoothed(self, given: StudySpec) -> tuple[MethodSpec, ...]:
         return given.methods or (MethodSpec("IG", "Input", (("steps", self.steps),)), MethodSpec("IxG", "Input"))
+
+    def _others(self) -> tuple[MethodSpec, ...]:
+        return (MethodSpec(COMPARED, "", (("samples", self.samples),)), REFERENCE)
 
     def _protocol(self, kernel: int) -> str:
         text = f"gridpg:grid={self.grid}:confidence={self.confidence:g}"
