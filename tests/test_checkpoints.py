@@ -22,7 +22,7 @@ from nets import CLASSES, Plain, Residual, made, pictures
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
-from attrlib.models.checkpoints import count_classes, load_state, read_checkpoint, strip_prefix
+from attrlib.models.checkpoints import MOST_CLASSES, count_classes, load_state, read_checkpoint, strip_prefix
 
 TIMM = "timm:test_resnet"
 TORCHVISION = "torchvision:shufflenet_v2_x0_5"
@@ -313,6 +313,44 @@ def test_a_file_that_holds_itself_is_refused(tmp_path):
     file = save(content, tmp_path / "w.pth")
     with ends_within(1), pytest.raises(ModelError):
         read_checkpoint(file)
+
+
+# Small files that stand for large weights.
+
+
+WITHOUT_VALUES = {
+    "expanded": lambda: torch.zeros(1, 1).expand(1_500_000, 512),
+    "one value many times": lambda: torch.zeros(2).as_strided((3,), (0,)),
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "without data": lambda: torch.zeros(3, device="meta"),
+    "quantised": lambda: torch.quantize_per_tensor(torch.rand(3, 4), 0.1, 0, torch.quint8),
+}
+
+
+@pytest.mark.parametrize("key", ["fc.weight", ""])
+@pytest.mark.parametrize("make", WITHOUT_VALUES.values(), ids=WITHOUT_VALUES)
+@pytest.mark.parametrize("name", ["w.pth", "w.old.pth"])
+def test_a_tensor_whose_values_are_not_all_in_the_file_is_refused(name, make, key, state, tmp_path):
+    file = save({"state_dict": {**state, key: make()}}, tmp_path / name)
+    with pytest.raises(ModelError, match=rf"{name} does not hold all values of '{key}' .*save it again with v\.contiguous\(\)"):
+        read_checkpoint(file)
+
+
+def test_views_of_what_is_in_the_file_are_read(tmp_path):
+    values = torch.arange(12.0).view(3, 4)
+    views = {"transposed": values.T, "part": values[1:, 2:], "tied": values, "empty": values[:0], "one row": values[:1].expand(1, 4)}
+    assert_same(read_checkpoint(save(views, tmp_path / "w.pth")), views)
+
+
+def test_the_head_of_a_checkpoint_has_a_bounded_number_of_classes(state):
+    def head(classes: int) -> dict[str, Tensor]:
+        return {**state, "fc.weight": torch.zeros(classes, 8, dtype=torch.uint8), "fc.bias": torch.zeros(classes)}
+
+    assert count_classes(head(MOST_CLASSES), made(Plain)) == MOST_CLASSES == 100_000
+    with pytest.raises(
+        ModelError, match="the checkpoint has 100001 classes, more than the 100000 that can be loaded; choose one with fewer"
+    ):
+        count_classes(head(MOST_CLASSES + 1), made(Plain))
 
 
 # Another architecture.

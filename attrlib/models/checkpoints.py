@@ -20,6 +20,8 @@ warnings.filterwarnings("ignore", message="Detected pickle protocol")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "weights")
 _ADVICE = "save it again with safetensors, or with torch.save(model.state_dict(), FILE)"
+MOST_CLASSES = 100_000
+"""More than any classifier in use has: ImageNet-21k has 21,843."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -70,10 +72,22 @@ def _state_dict(content: object, name: str) -> dict[str, Tensor]:
             tensors = OrderedDict((str(k), v) for k, v in content.items() if isinstance(v, Tensor))
             if not tensors:
                 break
+            if strange := [key for key, value in tensors.items() if not _is_stored(value)]:
+                raise ModelError(
+                    f"{name} does not hold all values of {strange[0][:80]!r} (it is expanded, sparse, quantised or without data); "
+                    "save it again with v.contiguous(), v.to_dense() or v.dequantize() in place of such a tensor v"
+                )
             _set_metadata(tensors, getattr(content, "_metadata", None))
             return tensors
         content = inner
     raise ModelError(f"{name} holds no weights; expected a state dict, alone or under one of {', '.join(_WRAPPERS[:3])}")
+
+
+def _is_stored(tensor: Tensor) -> bool:
+    """Whether each value lies in the file, so that a small file cannot stand for large weights."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
+        return False
+    return tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
 
 
 def _set_metadata(state: Mapping[str, Tensor], metadata: Mapping | None) -> None:
@@ -127,11 +141,19 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> N
 
 
 def count_classes(state: Mapping[str, Tensor], module: nn.Module) -> int | None:
-    """The number of classes of a checkpoint whose head differs from the module's only in that; None where nothing differs."""
+    """The number of classes of a checkpoint whose head differs from the module's only in that; None where nothing differs.
+
+    Raises `ModelError` for more than `MOST_CLASSES`.
+    """
     state = strip_prefix(state, module)
     changed = {
         state[k].shape[0]
         for k, v in module.state_dict().items()
         if k in state and v.ndim and state[k].ndim == v.ndim and state[k].shape[0] != v.shape[0] and state[k].shape[1:] == v.shape[1:]
     }
-    return changed.pop() if len(changed) == 1 else None
+    if len(changed) != 1:
+        return None
+    classes = changed.pop()
+    if classes > MOST_CLASSES:
+        raise ModelError(f"the checkpoint has {classes} classes, more than the {MOST_CLASSES} that can be loaded; choose one with fewer")
+    return classes
