@@ -580,6 +580,31 @@ def test_settings_reads_sweeps_seeds_and_the_number_of_images() -> None:
     assert sizes == ["2 images", "4 images", "8 images", "16 images", "32 images"]
 
 
+def swept(values: np.ndarray) -> str:
+    """What the study says of a sweep of IG's steps, of values (settings, images)."""
+    scores = [score("sds", f"IG:steps={n}", own) for n, own in zip((2, 4, 8, 16, 32), values, strict=False)]
+    analysis = STUDIES["settings"]().analyse([Found(facts("net"), [result_of(*scores)])])
+    return " ".join([analysis.finding, *analysis.more])
+
+
+def test_settings_that_are_equal_seldom_pass_for_different() -> None:
+    generator, claims = np.random.default_rng(0), 0
+    for _ in range(100):
+        images = 0.3 * generator.normal(size=48)
+        claims += "no certain difference" not in swept(images + 0.1 * generator.normal(size=(5, 48)))
+    # At 5 % more than ten of a hundred have a chance of 1 %; the interval of the best and the worst alone makes 38.
+    assert claims <= 10
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_settings_that_differ_pass_for_different(count: int) -> None:
+    values = 0.1 * np.random.default_rng(1).normal(size=(count, 48))
+    assert "no certain difference" not in swept(values + np.linspace(0, 0.2, count)[:, None])
+    # With the best alike: the worst is told from it all the same.
+    assert "no certain difference" not in swept(values + np.array([0.0, *[0.2] * (count - 1)])[:, None])
+    assert "no certain difference" in swept(values - values.mean(1, keepdims=True) + 1e-4 * np.arange(count)[:, None])
+
+
 def test_rankings_by_disjoint_images_agree_as_the_signal_allows() -> None:
     means = np.linspace(0, 1, 10)
     noise = np.random.default_rng(0).normal(0, 1, (10, 64))

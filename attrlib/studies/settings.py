@@ -15,8 +15,8 @@ from attrlib.models import Classifier
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import Paper, param
 from attrlib.specs import MethodSpec, RunSpec
-from attrlib.statistics import rank_correlation, spearman, summary
-from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, deletion, paired
+from attrlib.statistics import rank_correlation, rank_table, spearman, summary
+from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, deletion
 from attrlib.studies.choose import every
 from attrlib.studies.facts import Facts, centres, family
 from attrlib.studies.spec import StudySpec
@@ -117,9 +117,11 @@ def _sweeps(facts: Facts, scores: dict[str, Score]) -> Part:
             for v, s in own.items()
         ]
         low, high = min(own, key=lambda v: own[v].mean), max(own, key=lambda v: own[v].mean)
-        gap = paired(own[high], own[low])
+        # Best and worst are chosen by the data, so that only a test corrected over all pairs tells them apart.
+        places = {place.name: place for place in rank_table({str(v): s.counted for v, s in own.items()})}
+        certain = places[str(low)].first > 1 and places[str(high)].last < len(places)
         words.append(
-            f"{key} of {name}: {interval(own[low].summary)} at {low} to {interval(own[high].summary)} at {high}{' (no certain difference)' if gap.tie else ''}"
+            f"{key} of {name}: {interval(own[low].summary)} at {low} to {interval(own[high].summary)} at {high}{'' if certain else ' (no certain difference)'}"
         )
     if not panels:
         return [], [], []
