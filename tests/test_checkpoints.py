@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import signal
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -333,6 +334,33 @@ WITHOUT_VALUES = {
 def test_a_tensor_whose_values_are_not_all_in_the_file_is_refused(name, make, key, state, tmp_path):
     file = save({"state_dict": {**state, key: make()}}, tmp_path / name)
     with pytest.raises(ModelError, match=rf"{name} does not hold all values of '{key}' .*save it again with v\.contiguous\(\)"):
+        read_checkpoint(file)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("packed", ["/data/0", "/data.pkl"])
+def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(packed, kind, tmp_path, monkeypatch):
+    plain, file = save({"w": torch.zeros(1_000_000)}, tmp_path / "plain.pth"), tmp_path / "w.pth"
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(file, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name), kind if name.endswith(packed) else zipfile.ZIP_STORED)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpacked"))
+    with pytest.raises(
+        ModelError, match=r"w\.pth is compressed, .*so it was not loaded; save it again with safetensors, or with torch\.save"
+    ):
+        read_checkpoint(file)
+
+
+def test_entries_of_an_archive_that_share_their_bytes_are_refused(tmp_path, monkeypatch):
+    file = save({f"w{k}": torch.full((1000,), float(k)) for k in range(20)}, tmp_path / "w.pth")
+    with zipfile.ZipFile(file, "a") as archive:
+        (large,) = (entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
+        for k in range(20, 60):
+            archive.filelist.append(copy.copy(large))
+            archive.filelist[-1].filename = large.filename.removesuffix("0") + str(k)
+        archive.writestr("last", b"")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpacked"))
+    with pytest.raises(ModelError, match=r"w\.pth is compressed"):
         read_checkpoint(file)
 
 

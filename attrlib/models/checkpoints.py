@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -45,8 +46,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         )
     namespace_is_new = argparse.Namespace not in torch.serialization.get_safe_globals()
     try:
+        _check_archive(file)
         with torch.serialization.safe_globals([argparse.Namespace]) if namespace_is_new else nullcontext():
             content = torch.load(file, map_location="cpu", weights_only=True)
+    except ModelError:
+        raise
     except pickle.UnpicklingError:
         raise ModelError(f"{file.name} holds more than weights: loading it could run code, so it was not loaded; {_ADVICE}") from None
     except Exception as error:  # noqa: BLE001  a damaged file makes the reader fail in a dozen unrelated ways
@@ -55,6 +59,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             f"{file.name} is not a checkpoint that PyTorch can read, or is cut off ({reason}); copy it again, or {_ADVICE}"
         ) from None
     return _state_dict(content, file.name)
+
+
+def _check_archive(file: Path) -> None:
+    """Raises `ModelError` for a zip whose entries would take more memory than the file is long: compressed, or one over another."""
+    with file.open("rb") as opened:
+        if opened.read(4) != b"PK\x03\x04":
+            return
+        with zipfile.ZipFile(opened) as archive:
+            entries = archive.infolist()
+    # PyTorch writes entries as they are, one behind the other.
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    if not stored or sum(entry.file_size for entry in entries) > file.stat().st_size:
+        raise ModelError(
+            f"{file.name} is compressed, or its entries overlap, as in no checkpoint of PyTorch, so it was not loaded; {_ADVICE}"
+        )
 
 
 def _is_text(file: Path) -> bool:
