@@ -580,6 +580,14 @@ def test_results_from_rounded_maps_are_not_taken_for_exact_ones(model: attrlib.C
     assert not same(results["float16"], results["float32"])
 
 
+def test_rounding_of_stored_maps_is_no_change_between_a_picture_and_its_like(model: attrlib.Classifier, data: Path, tmp_path: Path) -> None:
+    with closing(Store(folder=tmp_path / "halves", dtype="float16")) as halves:
+        # A map that no picture changes, compared from the store and from perturbed pictures, which are not kept.
+        (score,) = compare(model, "sensitivity:samples=2", "Gaussian", data, halves).scores.values()
+    assert len(score.values) == 20
+    assert (score.values == 0).all()
+
+
 # Fast
 
 

@@ -179,7 +179,7 @@ class Bench:
             layer = scene.model.layer(method.layer, size)
             if scene.keys is None:
                 (maps,) = self._compute([method], scene, list(range(scene.targets.numel())))
-                return _of(maps)[:, 0].unflatten(0, scene.targets.shape), layer
+                return self.shelf.rounded(_of(maps))[:, 0].unflatten(0, scene.targets.shape), layer
             keys = self._map_keys(method, scene)
             known = self.shelf.maps(list(dict.fromkeys(keys)))
             missing = [k for k, key in enumerate(keys) if key not in known]
