@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shlex
 import signal
@@ -192,6 +193,7 @@ WRONG_PREPROCESSING: dict[str, Any] = {
     "size": ["a", "b"],
     "size ": 16,
     "size  ": [0, 0],
+    "size   ": [math.inf, 16],
     "mean": ["a", "b", "c"],
     "std": [0, 0, 0],
     "std ": [1, 1],
@@ -221,6 +223,42 @@ def test_what_is_no_card_is_refused_in_a_line(copied: Path, content: bytes) -> N
             call()
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"size": [200_000, 200_000]}, r"input size .* is not valid: give .* from 1 to 2048"),
+        ({"size": [16, 2049]}, r"input size .* is not valid: give .* from 1 to 2048"),
+        ({"crop": 0.005}, "crop=0.005 is not valid: give .* from 0.1 to 2"),
+        ({"size": [2048, 16], "crop": 0.4}, "crop that is too small for its size; give it a crop of 0.5 or more"),
+        ({"mean": [math.nan] * 3}, "mean and std are not valid: give"),
+        ({"std": [0.5, math.inf, 0.5]}, "mean and std are not valid: give"),
+    ],
+    ids=str,
+)
+def test_a_card_that_would_fill_memory_or_has_no_numbers_is_refused(copied: Path, given: dict[str, Any], message: str) -> None:
+    beside = copied.with_suffix(".json")
+    beside.write_text(json.dumps(GOOD | {"preprocessing": asdict(PREPROCESSING) | given}))
+    for call in (lambda: Card.read(beside), lambda: load_model(copied, "cpu")):
+        with pytest.raises(ModelError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("given", [{"size": [2048, 2048], "crop": 0.5}, {"crop": 0.1}], ids=str)
+def test_a_card_at_the_bounds_is_read(copied: Path, given: dict[str, Any]) -> None:
+    beside = copied.with_suffix(".json")
+    beside.write_text(json.dumps(GOOD | {"preprocessing": asdict(PREPROCESSING) | given}))
+    assert Card.read(beside).preprocessing.crop == given["crop"]
+
+
+def test_a_card_names_a_bounded_number_of_classes(tmp_path: Path) -> None:
+    card = tmp_path / "own.json"
+    card.write_text(json.dumps(GOOD | {"class_names": ["a"] * 100_000}))
+    assert len(Card.read(card).class_names) == 100_000
+    card.write_text(json.dumps(GOOD | {"class_names": ["a"] * 100_001}))
+    with pytest.raises(ModelError, match="more than 100000 class_names"):
+        Card.read(card)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from attrlib.errors import ModelError, existing_file
+from attrlib.errors import ModelError, SpecError, existing_file
+from attrlib.model_spec import LARGEST, check_size
+from attrlib.models.checkpoints import MOST_CLASSES
 from attrlib.models.preprocessing import Preprocessing
 
 _MAX_BYTES = 1 << 20
@@ -69,10 +71,17 @@ class Card:
             sizes = {name: tuple(map(kind, own[name])) for name, kind in (("size", int), ("mean", float), ("std", float))}
             if not isinstance(fields["class_names"], list):
                 raise TypeError("class_names is no list")
+            if len(fields["class_names"]) > MOST_CLASSES:
+                raise ValueError(f"more than {MOST_CLASSES} class_names")
             card = cls(**{**fields, "class_names": tuple(fields["class_names"]), "preprocessing": Preprocessing(**{**own, **sizes})})
             card._check()
+            check_size(card.preprocessing.size)
+            if max(card.preprocessing.size) > card.preprocessing.crop * 2 * LARGEST:
+                raise ModelError(f"{file.name} has a crop that is too small for its size; give it a crop of 0.5 or more")
             return card
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except SpecError as error:
+            raise ModelError(f"{file.name}: {error}") from None
+        except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(
                 f"{file.name} is no model card ({type(error).__name__}: {str(error)[:80]}); it is the JSON that finetune wrote beside the weights"
             ) from None

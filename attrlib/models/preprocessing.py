@@ -20,6 +20,10 @@ INTERPOLATIONS = {
 }
 # A picture 16 times as long as wide has the same centre crop as one cut to that; a longer one would only fill memory.
 _MAX_ASPECT = 16
+# The whole picture is resized before it is cut: a small crop would fill memory. The smallest of timm is 0.875.
+_MIN_CROP = 0.1
+# Of colours in [0,1]; far beyond what any network has, and float32 holds their quotients.
+_MAX_MEAN, _MIN_STD, _MAX_STD = 1e3, 1e-6, 1e3
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,10 @@ class Preprocessing:
             raise ModelError(f"input_size={self.size} is not valid: give one number of pixels, or (height, width)")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ModelError("mean and std need three numbers each, one for each colour channel, std above 0")
-        if not 0 < self.crop <= 2:
-            raise ModelError(f"crop={self.crop} is not valid: it is a share of the short side, above 0 and at most 2")
+        if not all(abs(m) <= _MAX_MEAN for m in self.mean) or not all(_MIN_STD <= s <= _MAX_STD for s in self.std):
+            raise ModelError("mean and std are not valid: give those of colours in [0,1], such as 0.5; neither NaN nor infinite")
+        if not _MIN_CROP <= self.crop <= 2:
+            raise ModelError(f"crop={self.crop} is not valid: give a share of the short side from {_MIN_CROP} to 2")
         if self.fit not in ("centre", "squash", "border"):
             raise ModelError(f"fit={self.fit!r} is not known; choose centre, squash or border")
         if self.interpolation not in INTERPOLATIONS:
