@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import signal
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -361,6 +362,26 @@ def test_entries_of_an_archive_that_share_their_bytes_are_refused(tmp_path, monk
         archive.writestr("last", b"")
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpacked"))
     with pytest.raises(ModelError, match=r"w\.pth is compressed"):
+        read_checkpoint(file)
+
+
+def test_an_archive_with_a_second_directory_is_refused(tmp_path, monkeypatch):
+    """`zipfile` would see a harmless directory, before the end record, PyTorch the one at the offset, of compressed entries."""
+    plain, packed, harmless = save({"w": torch.zeros(100_000)}, tmp_path / "plain.pth"), io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    body, end = packed.getvalue()[:-22], packed.getvalue()[-22:]
+    (size,) = struct.unpack("<I", end[12:16])
+    entry = zipfile.ZipInfo("a")
+    entry.comment = b" " * (size - 46 - 1)
+    with zipfile.ZipFile(harmless, "w") as target:
+        target.writestr(entry, b"")
+    file = tmp_path / "w.pth"
+    file.write_bytes(body + harmless.getvalue()[-22 - size : -22] + end)
+    assert torch.equal(torch.load(file, weights_only=True)["w"], torch.zeros(100_000))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpacked"))
+    with pytest.raises(ModelError, match=r"w\.pth is a zip that readers could understand in two ways, .*save it again"):
         read_checkpoint(file)
 
 

@@ -1,7 +1,9 @@
 """Weights from local files: read without running code, stripped of wrappers, loaded strictly."""
 
 import argparse
+import os
 import pickle
+import struct
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -67,13 +69,32 @@ def _check_archive(file: Path) -> None:
         if opened.read(4) != b"PK\x03\x04":
             return
         with zipfile.ZipFile(opened) as archive:
-            entries = archive.infolist()
+            entries, start = archive.infolist(), archive.start_dir
+            opened.seek(-98, os.SEEK_END)
+            one = _directory(opened.read(), file.stat().st_size) == start
+    if not one:
+        raise ModelError(f"{file.name} is a zip that readers could understand in two ways, so it was not loaded; {_ADVICE}")
     # PyTorch writes entries as they are, one behind the other.
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     if not stored or sum(entry.file_size for entry in entries) > file.stat().st_size:
         raise ModelError(
             f"{file.name} is compressed, or its entries overlap, as in no checkpoint of PyTorch, so it was not loaded; {_ADVICE}"
         )
+
+
+def _directory(tail: bytes, length: int) -> int | None:
+    """Where the directory of a zip begins by its last 98 bytes; None where another record could say otherwise.
+
+    `zipfile` infers it from the directory's end, PyTorch goes where the records point: a file could show each another directory.
+    """
+    record, locator, end = tail[:56], tail[56:76], tail[76:]
+    if not (end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0")):
+        return None
+    (short,) = struct.unpack("<I", end[16:20])
+    if not locator.startswith(b"PK\x06\x07"):
+        return short
+    (long,), (where,) = struct.unpack("<Q", record[48:]), struct.unpack("<Q", locator[8:16])
+    return long if record.startswith(b"PK\x06\x06") and where == length - 98 and short in (long, 0xFFFFFFFF) else None
 
 
 def _is_text(file: Path) -> bool:
