@@ -97,8 +97,8 @@ def wait_for_maps(page: Page, count: int) -> list[str]:
 
 
 def sources(page: Page) -> list[str]:
-    """The addresses of the drawn maps: they change with their content."""
-    return [str(page.locator(MAPS).nth(i).get_attribute("src")) for i in range(page.locator(MAPS).count())]
+    """The addresses of the drawn maps, which change with their content; all at one moment, as the page may be drawn anew meanwhile."""
+    return [str(src) for src in page.locator(MAPS).evaluate_all("all => all.map(img => img.src)")]
 
 
 def wait_for_change(page: Page, before: list[str]) -> list[str]:
