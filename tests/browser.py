@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 FLAGS = [
@@ -97,8 +97,13 @@ def wait_for_maps(page: Page, count: int) -> list[str]:
 
 
 def sources(page: Page) -> list[str]:
-    """The addresses of the drawn maps, which change with their content; all at one moment, as the page may be drawn anew meanwhile."""
-    return [str(src) for src in page.locator(MAPS).evaluate_all("all => all.map(img => img.src)")]
+    """The addresses of the drawn maps."""
+    return pictures(page.locator(MAPS))
+
+
+def pictures(images: Locator) -> list[str]:
+    """The addresses of pictures, which change with their content; all at one moment, as the page may be drawn anew meanwhile."""
+    return [str(src) for src in images.evaluate_all("all => all.map(img => img.src)")]
 
 
 def wait_for_change(page: Page, before: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from browser import SLOW, chromium, serve, visit, wait_for_maps
+from browser import SLOW, chromium, pictures, serve, visit, wait_for_maps
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -207,11 +207,6 @@ def click_at(page: Page, place: Locator) -> None:
     assert box is not None
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-
-
-def pictures(images: Locator) -> list[str]:
-    """The addresses of pictures, which change with their content."""
-    return [str(src) for src in images.evaluate_all("all => all.map(img => img.src)")]
 
 
 def known(cache: Path) -> tuple[int, ...]:

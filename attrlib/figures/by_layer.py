@@ -25,6 +25,11 @@ class Scores:
     values: np.ndarray
 
 
+def shows_points(scores: Sequence[Scores]) -> bool:
+    """Whether each score is drawn as a point over its box."""
+    return sum(len(s.values) for s in scores) <= POINTS
+
+
 def boxes(scores: Sequence[Scores], title: str, chance: float | None, perfect: float | None) -> go.Figure:
     """Median, quartiles and whiskers of each method at each layer over points, one for each score; lines at chance and at the perfect score.
 
@@ -32,7 +37,7 @@ def boxes(scores: Sequence[Scores], title: str, chance: float | None, perfect: f
     """
     known = [name for name in NAMED if any(s.layer == name for s in scores)]
     layers = [*known, *dict.fromkeys(s.layer for s in scores if s.layer not in known)]
-    figure, points = go.Figure(), sum(len(s.values) for s in scores) <= POINTS
+    figure, points = go.Figure(), shows_points(scores)
     for number, method in enumerate(dict.fromkeys(s.method for s in scores)):
         own = sorted((s for s in scores if s.method == method), key=lambda s: layers.index(s.layer))
         defined = [(s, int(i)) for s in own for i in np.flatnonzero(np.isfinite(s.values))]

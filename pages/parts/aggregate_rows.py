@@ -10,7 +10,7 @@ from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.jobs import Job, State
 from attrlib.engine.panels import subtitle, view_of
 from attrlib.figures.aggatt import SIDE, bin_names, panel
-from attrlib.figures.by_layer import POINTS, Scores, boxes
+from attrlib.figures.by_layer import Scores, boxes, shows_points
 from attrlib.figures.colours import css_gradient
 from attrlib.figures.overlay import colour_map, encode
 from attrlib.methods import resolve
@@ -128,7 +128,7 @@ def _boxes(done: list[Shown], setting: ProtocolSpec) -> None:
         config=camera(f"{setting.name}-by-layer"),
         alt=f"Box plots of {protocol.title} by layer. The means are above: {'; '.join(f'{s.row.method} {s.row.summary.mean:.2f}' for s in done)}",
     )
-    points = "Click a point for its image and those beside it in rank." if sum(len(s.values) for s in scores) <= POINTS else ""
+    points = "Click a point for its image and those beside it in rank." if shows_points(scores) else ""
     st.caption(f"{plain(protocol.title)}: {plain(protocol.reading)} Boxes are quartiles, whiskers reach 1.5 times their width. {points}")
 
 
