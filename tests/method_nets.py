@@ -10,6 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F  # noqa: N812
 import torchvision
+from support.numbers import SEED
 from torch import Tensor, nn
 
 from attrlib.models.architectures import BagNet, BcosResNet
@@ -23,12 +24,12 @@ Rectifier = Callable[[Tensor], Tensor]
 def made(net: Callable[..., nn.Module], *args: object, seed: int = 0, **options: object) -> nn.Module:
     """The net in evaluation mode, with reproducible weights."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + SEED)
         return net(*args, **options).eval()
 
 
 def pictures(count: int, height: int, width: int | None = None, seed: int = 1) -> Tensor:
-    return torch.randn(count, 3, height, width or height, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(count, 3, height, width or height, generator=torch.Generator().manual_seed(seed + SEED))
 
 
 class Linear(nn.Module):
@@ -215,13 +216,6 @@ class Unread(nn.Module):
 def model(name: str) -> attrlib.Classifier:
     """One of `MODELS`, built once. Nothing that is computed through it changes it."""
     return MODELS[name]()
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> bool:
-    """Equal up to a share of the largest magnitude."""
-    assert found.shape == expected.shape
-    assert float(expected.abs().max()) > 0, "a comparison with zeros proves nothing"
-    return float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 
 def maps(

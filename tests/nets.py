@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from support.numbers import SEED
 from torch import Tensor, nn
 
 SIZE = 16
@@ -13,7 +14,7 @@ CLASSES = 5
 def made(net: Callable[..., nn.Module], *args: object, seed: int = 0) -> nn.Module:
     """The net in evaluation mode with reproducible weights and normalisation statistics that are not the identity."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + SEED)
         module = net(*args).eval()
         for m in module.modules():
             if isinstance(m, nn.BatchNorm2d):
@@ -23,7 +24,7 @@ def made(net: Callable[..., nn.Module], *args: object, seed: int = 0) -> nn.Modu
 
 
 def pictures(count: int, height: int = SIZE, width: int | None = None, seed: int = 1) -> Tensor:
-    return torch.randn(count, 3, height, width or height, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(count, 3, height, width or height, generator=torch.Generator().manual_seed(seed + SEED))
 
 
 class Plain(nn.Module):

@@ -14,10 +14,11 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F  # noqa: N812
-from method_nets import CLASSES, TARGETS, Modules, Rectified, close, made, maps, pictures
+from method_nets import CLASSES, TARGETS, Modules, Rectified, made, maps, pictures
 from pytorch_grad_cam import AblationCAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, ScoreCAM, XGradCAM
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from support.numbers import close
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError, MethodError

@@ -18,6 +18,7 @@ import pytest
 import timm
 import torch
 from method_nets import ChannelsLast, Functional, GuidedReLU, made, pictures
+from support.numbers import close
 from torch import Tensor, nn
 from torchvision.models.vgg import VGG, make_layers
 
@@ -189,14 +190,6 @@ def explained(method: str, setup: Setup, target: int, channel: int) -> Tensor:
     nodes, weights = np.polynomial.legendre.leggauss(3)
     parts = [w / 2 * gradient(start * (node + 1) / 2) for node, w in zip(nodes, weights, strict=True)]
     return (start * sum(parts)).sum(channel)[None]
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> bool:
-    """Equal up to a share of the largest magnitude."""
-    found, expected = found.detach(), expected.detach()
-    assert found.shape == expected.shape
-    assert float(expected.abs().max()) > 0, "a comparison with zeros proves nothing"
-    return float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 
 def maps_of(view: Model, method: str, layer: str, grids: Tensor, targets: Sequence[int] | None, **options: object) -> Tensor:

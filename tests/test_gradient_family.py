@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from method_nets import CLASSES, Linear, Modules, Quadratic, Rectified, made, pictures
 from nets import Dense, Residual, SharedActivation, Transformer
 from nets import made as made_net
+from support.numbers import close
 from torch import Tensor, nn
 
 from attrlib.errors import MethodError
@@ -31,13 +32,6 @@ from attrlib.specs import MethodSpec
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")
 Model = attrlib.Classifier
 TARGETS = [0, 3, 1]
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> bool:
-    """Equal up to a share of the largest magnitude."""
-    assert found.shape == expected.shape
-    assert float(expected.abs().max()) > 0, "a comparison with zeros proves nothing"
-    return float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 
 def maps(model: Model, images: Tensor, method: str, targets: object = TARGETS, layer: str | None = None, **params: object) -> Tensor:

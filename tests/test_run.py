@@ -27,6 +27,7 @@ import pytest
 import scipy.stats
 import torch
 from PIL import Image
+from support.numbers import SEED
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -90,7 +91,7 @@ class Net(nn.Module):
 
 def net(seed: int = 0, **options: Any) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + SEED)
         return Net(**options).eval()
 
 
@@ -105,7 +106,7 @@ def model() -> attrlib.Classifier:
 
 def picture(colour: int, number: int, side: int = 20) -> Image.Image:
     """A picture of a class: its colour, with noise that is the number's own."""
-    noise = np.random.default_rng([colour, number])
+    noise = np.random.default_rng([colour, number + SEED])
     values = np.array(COLOURS[colour]) + noise.normal(0, 25, (side, side, 1)) + noise.normal(0, 10, (side, side, 3))
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 

@@ -13,9 +13,10 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F  # noqa: N812
-from method_nets import TARGETS, Linear, Rectified, close, made, maps, pictures
+from method_nets import TARGETS, Linear, Rectified, made, maps, pictures
 from skimage.segmentation import slic
 from sklearn.linear_model import Ridge
+from support.numbers import close
 from torch import Tensor, nn
 
 from attrlib.methods import Task, attribute, perturbation
