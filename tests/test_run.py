@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -27,6 +26,8 @@ import pytest
 import scipy.stats
 import torch
 from PIL import Image
+from support.stores import wait_out
+from support.waiting import LIMIT
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -561,7 +562,7 @@ def test_two_runs_at_once_agree(model: attrlib.Classifier, data: Path, tmp_path:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(LIMIT)
     assert same(found[0], found[1])
     with closing(alone(tmp_path / "shared")) as store:
         assert compare(model, f"sds,{GRID}", "IxG,Random", data, store).computed == 0
@@ -1553,7 +1554,7 @@ def test_a_full_disk_ends_no_run(
     assert compare(model, f"sds,{GRID}", "IxG,Random", data, store).computed == 0, "known to this process"
     assert max(calls.times.values()) == 1
     disk.full = False
-    time.sleep(0.2)
+    wait_out(store)
     store.close()
     with closing(alone(tmp_path / "full")) as later:
         assert compare(model, f"sds,{GRID}", "IxG,Random", data, later).computed == 0, "written when there was room again"
@@ -1581,7 +1582,7 @@ def test_a_locked_database_ends_no_run(
     assert max(calls.times.values()) == 1
     for connection in others:
         connection.close()
-    time.sleep(0.2)
+    wait_out(store)
     store.close()
     with closing(alone(tmp_path / "locked")) as later:
         assert compare(model, "sds", "IxG,Random", data, later).computed == 0
@@ -1647,7 +1648,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     tests = Path(__file__).parent
     variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path)], env=variables, capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", MEASURE, str(tmp_path)], env=variables, capture_output=True, text=True, check=True, timeout=LIMIT
     )
     _, few, many = map(int, done.stdout.split())
     assert many - few < 9 * 2**20

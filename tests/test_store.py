@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 import sqlalchemy
 import torch
+from support.stores import wait_out
+from support.waiting import LIMIT
 from torch import Tensor
 
 from attrlib.errors import SpecError, StoreError
@@ -651,7 +653,7 @@ def test_a_table_that_a_server_does_not_give(tmp_path: Path, server: str) -> Non
     assert any("cannot be read" in note for note in store.notes)
     assert "hush" not in str(store.notes)
     run_sql(server, "ALTER TABLE attrlib.gone RENAME TO records")
-    time.sleep(0.1)
+    wait_out(store)
     store.add_records("k", SPEC, {"b": Record(2.0)})
     store.close()
     again = Store(server, tmp_path)
@@ -665,7 +667,7 @@ def test_two_writers_of_the_same_records_do_not_block_each_other_on_a_server(tmp
     gate = threading.Barrier(2)
 
     def add(store: Store, records: dict[str, Record]) -> None:
-        gate.wait()
+        gate.wait(LIMIT)
         store.add_records("k", SPEC, records)
 
     for step in range(3):
@@ -706,7 +708,7 @@ def test_the_store_is_opened_once_however_many_threads_ask(own: pytest.MonkeyPat
     gate = threading.Barrier(8)
 
     def ask(_: int) -> Store:
-        gate.wait()
+        gate.wait(LIMIT)
         return open_store()
 
     with ThreadPoolExecutor(8) as pool:

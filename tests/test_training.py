@@ -23,6 +23,7 @@ import scipy.stats
 import torch
 import torch.nn.functional as F  # noqa: N812
 from PIL import Image
+from support.waiting import LIMIT
 from torch import Tensor, nn
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import gaussian_blur
@@ -713,7 +714,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     """Python with these tests at hand, on one thread."""
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     own = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | environment
-    return subprocess.run([sys.executable, *arguments], env=own, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([sys.executable, *arguments], env=own, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
 def test_what_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
