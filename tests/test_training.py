@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -928,12 +929,12 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import sys, test_training\ntest_training.one_of_several(sys.argv[1])\n")
     state = tmp_path / "state"
-    command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(state))
-    try:
-        done = python(*command, GLOO_SOCKET_IFNAME="lo")
-    except subprocess.TimeoutExpired:
-        # On a busy machine the processes now and then do not find each other.
-        done = python(*command, GLOO_SOCKET_IFNAME="lo")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # At an address: with --standalone they look for each other by the machine's name, wherever that leads.
+    place = ("--master-addr", "127.0.0.1", "--master-port", str(port))
+    done = python("-m", "torch.distributed.run", "--nproc-per-node", "2", *place, str(script), str(state), GLOO_SOCKET_IFNAME="lo")
     assert done.returncode == 0, done.stderr[-3000:]
     found, alone = torch.load(state / "found", weights_only=True), trained(tmp_path / "alone", DISTRIBUTED, wrapped(Flat))
     assert [row["clean"] for row in found["history"]] == pytest.approx([row["clean"] for row in alone.history], abs=0.05)
