@@ -164,10 +164,11 @@ def test_signed_averages_and_another_target_cell(files):
     assert link(at)["average"] == "signed"
 
 
-def test_a_run_can_be_cancelled_and_resumed(files, monkeypatch):
+def test_a_run_can_be_cancelled_and_resumed(files, monkeypatch, request):
     at = settle(start(files, seed="7", limit="all", methods="IxG@Input,IxG@Middle,IxG@Final,Occlusion@Final"))
     real, opened = attrlib.engine.bench.attribute_each, threading.Event()
     calls: list[object] = []
+    request.addfinalizer(opened.set)
 
     def held(model, methods, images, targets, seed, rows, progress, *rest):
         calls.append(methods)

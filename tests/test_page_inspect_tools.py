@@ -129,8 +129,9 @@ def test_a_chosen_class_is_explained_for_every_model(small):
     assert [h.count("class 3") for h in heads(at) if "<b>efficientnet_lite0@random" in h] == [1, 1]
 
 
-def test_the_first_row_does_not_wait_for_the_model_of_the_second(small, monkeypatch):
+def test_the_first_row_does_not_wait_for_the_model_of_the_second(small, monkeypatch, request):
     second, gate = small.add(), threading.Event()
+    request.addfinalizer(gate.set)
 
     def slow(name, checkpoint=None, **options):
         return small.load(name, checkpoint) if checkpoint != second or gate.wait(LIMIT) else None

@@ -254,12 +254,13 @@ def test_the_doctor_says_what_is_valid_where_and_why_not(monkeypatch):
     assert [text[-2:] for text in table.loc["Sobel"][1:4]] == ["MB"] * 3
 
 
-def test_a_doctor_that_is_stopped_or_asked_of_no_model_says_so(monkeypatch):
+def test_a_doctor_that_is_stopped_or_asked_of_no_model_says_so(monkeypatch, request):
     def endless(_model, _methods, images, watch):
-        while not never.wait(PAUSE):
+        while not over.wait(PAUSE):
             watch(3, 600, "IG@Input")
 
-    never = threading.Event()
+    over = threading.Event()
+    request.addfinalizer(over.set)
     monkeypatch.setattr("pages.parts.library_doctor.doctor", endless)
     at = settle(start(section="doctor"))
     at.number_input(key="l_doctor_images").set_value(12)

@@ -93,8 +93,9 @@ def test_results_in_the_store_appear_without_a_click(data: Path) -> None:
     assert "0 results computed now, 30 known before" in words(again)
 
 
-def test_a_study_can_be_cancelled_and_resumed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_can_be_cancelled_and_resumed(data: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     opened, real = threading.Event(), pages.parts.study_run.run_study
+    request.addfinalizer(opened.set)
 
     def gated(spec: Any, store: Any, watch: Any, load: Any, dataset: Any) -> Any:
         def watched(event: Any) -> None:
