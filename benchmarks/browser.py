@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 from playwright.sync_api import Browser, Page
 
-from tests.browser import MAPS, SLOW, chromium, serve, visit
+from tests.support.browser import MAPS, chromium, serve, visit
 
 RESTS = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 MODEL = "birds_resnet10_tuned"
@@ -36,8 +36,8 @@ PAGES = {
 
 def settle(page: Page, selector: str) -> None:
     """Waits until that is there and the script rests."""
-    page.wait_for_selector(selector, timeout=SLOW)
-    page.wait_for_selector(RESTS, timeout=SLOW, state="attached")
+    page.wait_for_selector(selector)
+    page.wait_for_selector(RESTS, state="attached")
 
 
 def opened(browser: Browser, url: str, selector: str) -> float:
@@ -61,7 +61,7 @@ def empty(browser: Browser, folder: Path) -> float:
 def turned(page: Page, name: str, selector: str) -> float:
     """Seconds from a click in the navigation until that page is interactive."""
     start = time.perf_counter()
-    page.click(f'[data-testid="stSidebarNavLink"][href$="/{name}"]', timeout=SLOW)
+    page.click(f'[data-testid="stSidebarNavLink"][href$="/{name}"]')
     settle(page, selector)
     return time.perf_counter() - start
 
@@ -78,7 +78,6 @@ def move(page: Page, dial: str, pictures: str, key: str = "ArrowRight") -> float
             return now.length >= before.length && now.every(img => img.complete) && now.some(img => !before.includes(img.src));
         }""",
         arg=[pictures, before],
-        timeout=SLOW,
     )
     return time.perf_counter() - start
 
@@ -86,8 +85,8 @@ def move(page: Page, dial: str, pictures: str, key: str = "ArrowRight") -> float
 def clicked(page: Page, button: str, shown: str) -> float:
     """Seconds from a click until that is shown."""
     start = time.perf_counter()
-    page.click(button, timeout=SLOW)
-    page.wait_for_selector(shown, timeout=SLOW)
+    page.click(button)
+    page.wait_for_selector(shown)
     return time.perf_counter() - start
 
 
@@ -107,8 +106,8 @@ def opacity(browser: Browser, app: str) -> None:
 def smoothing(browser: Browser, app: str, grids: int) -> None:
     page = visit(browser, f"{app}/aggregate?model={MODEL}&data=birds&setting=difull&methods=IxG@Input&limit={grids}&smoothing=9")
     settle(page, PAGES["aggregate"])
-    page.click(PAGES["aggregate"], timeout=SLOW)
-    page.wait_for_selector(BINS, timeout=5 * SLOW)
+    page.click(PAGES["aggregate"])
+    page.wait_for_selector(BINS)
     settle(page, BINS)
     say(f"Aggregate, smoothing to pictures of {grids} grids", [move(page, "a_smoothing", BINS) for _ in range(10)])
     page.context.close()
@@ -119,7 +118,7 @@ def start_and_cancel(browser: Browser, app: str, seed: int = 0) -> tuple[float, 
     page = visit(browser, f"{app}/scores?model={MODEL}&data=birds&protocols=idsds&methods=IG:steps=200&limit=all&seed={seed}")
     settle(page, PAGES["scores"])
     started = clicked(page, PAGES["scores"], PROGRESS)
-    page.wait_for_selector(f"{PROGRESS}:has-text(' results')", timeout=SLOW)
+    page.wait_for_selector(f"{PROGRESS}:has-text(' results')")
     stopped = clicked(page, CANCEL, "text=was cancelled after")
     page.context.close()
     return started, stopped
@@ -132,7 +131,7 @@ def use(browser: Browser, app: str, seed: int) -> None:
     opened(browser, f"{app}?methods=SmoothGrad@Input:samples=8,Random@Input,IxG@Middle,Grad-CAM&seed={seed}", MAPS)
     page = visit(browser, f"{app}/aggregate?model={MODEL}&data=birds&setting=difull&methods=IxG@Input&limit=20&seed={seed}&smoothing=9")
     settle(page, PAGES["aggregate"])
-    page.click(PAGES["aggregate"], timeout=SLOW)
+    page.click(PAGES["aggregate"])
     settle(page, BINS)
     move(page, "a_smoothing", BINS)
     page.context.close()

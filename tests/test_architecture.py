@@ -6,6 +6,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from support.waiting import LIMIT
 
 HERE = Path(__file__).parent.parent
 MAX_LINES = 350
@@ -204,5 +205,5 @@ def test_everything_public_has_a_docstring(module: str) -> None:
 
 @pytest.mark.parametrize("tool", ["ruff check", "ruff format --check", "mypy"])
 def test_the_tools_find_nothing(tool: str) -> None:
-    found = subprocess.run([sys.executable, "-m", *tool.split()], cwd=HERE, capture_output=True, text=True, timeout=300, check=False)
+    found = subprocess.run([sys.executable, "-m", *tool.split()], cwd=HERE, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert found.returncode == 0, found.stdout + found.stderr

@@ -9,6 +9,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 from PIL import Image
+from support.waiting import LIMIT
 
 from attrlib.data import birds
 from attrlib.data.birds import CLASS_NAMES, CODE, PARTS, SIZES, Birds, BirdScene, labels, masks, render, scene, scene_id
@@ -163,7 +164,7 @@ def test_a_scene_is_the_same_in_another_process(scenes: list[BirdScene]) -> None
         "import hashlib; from attrlib.data.birds import BirdScene; s = BirdScene('test', 4); m = s.masks(); "
         "print(*[hashlib.sha256(a.tobytes()).hexdigest() for a in (s.render(), s.render(['tail']), m['wing'])])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True).stdout.split()
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=True).stdout.split()
     s = scenes[4]
     assert found == [fingerprint(a) for a in (s.render(), s.render(["tail"]), s.masks()["wing"])]
 

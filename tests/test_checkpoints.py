@@ -4,12 +4,10 @@ import copy
 import io
 import pickle
 import re
-import signal
 import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import attrlib  # before timm and torchvision: it declares the operators that torchvision may lack
@@ -21,6 +19,7 @@ import timm
 import torch
 import torchvision
 from nets import CLASSES, Plain, Residual, made, pictures
+from support.waiting import ends
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
@@ -295,25 +294,11 @@ def test_a_safetensors_file_without_weights_is_refused(tmp_path):
         read_checkpoint(save({}, tmp_path / "w.safetensors"))
 
 
-@contextmanager
-def ends_within(seconds: float) -> Iterator[None]:
-    def give_up(*_: object) -> None:
-        raise TimeoutError
-
-    previous = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-
-
 def test_a_file_that_holds_itself_is_refused(tmp_path):
     content: dict[str, object] = {}
     content["model"] = content
     file = save(content, tmp_path / "w.pth")
-    with ends_within(1), pytest.raises(ModelError):
+    with ends(), pytest.raises(ModelError):
         read_checkpoint(file)
 
 

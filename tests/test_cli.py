@@ -19,6 +19,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from support.waiting import LIMIT
 from typer.testing import CliRunner, Result
 
 import attrlib
@@ -715,7 +716,7 @@ def test_an_interruption_ends_with_code_130_and_leaves_nothing(
 
 def program(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "attrlib", *map(str, arguments)]
-    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
 def test_the_program_repeats_what_the_library_computed(explained: Path, tmp_path: Path) -> None:
@@ -746,7 +747,7 @@ def test_nothing_but_the_one_line_reaches_the_real_standard_error(tmp_path: Path
         [*start, "sample:cat", "--model", "nosuch"],
     ]
     command = [sys.executable, "-c", SEVERAL]
-    found = subprocess.run(command, cwd=HERE, input=json.dumps(several), capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(command, cwd=HERE, input=json.dumps(several), capture_output=True, text=True, timeout=LIMIT, check=False)
     said = found.stderr.splitlines()
     assert [line.split(":")[0] for line in said] == ["error"] * 3, found.stderr
     assert [line.split()[1] for line in said] == ["large.png", "code.pth", "unknown"]

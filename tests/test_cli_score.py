@@ -16,10 +16,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrlib  # before torchvision: it declares the operators that torchvision may lack
@@ -29,6 +29,8 @@ import pytest
 import test_run
 import torch
 from PIL import Image
+from support.gate import Gate
+from support.waiting import LIMIT, until
 from test_run import GRID, HALF, SIZE, classifier, net, pictures
 from torch import nn
 from typer.testing import CliRunner, Result
@@ -756,9 +758,15 @@ def test_progress_goes_to_a_terminal_only_unless_json_is_asked_for(quiet: bool, 
     assert ("1/2 sds IxG" in screen.getvalue()) == (terminal and not quiet)
 
 
-def test_lines_come_only_every_few_seconds(data: Path) -> None:
+@pytest.mark.parametrize(("step", "some"), [(0.0, False), (1.0, True), (6.0, True)])
+def test_lines_come_only_every_few_seconds(step: float, some: bool, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time goes on by so much at each look at it."""
+    looks = itertools.count()
+    monkeypatch.setattr(attrlib.cli.score, "time", SimpleNamespace(monotonic=lambda: step * next(looks)))
+    lines = [line for line in succeeds(*SCORE, "--data", data).stderr.splitlines() if "/" in line]
+    assert bool(lines) is some
+    assert len(lines) * attrlib.cli.score.EVERY <= step * next(looks)
     assert attrlib.cli.score.EVERY >= 1
-    assert not [line for line in succeeds(*SCORE, "--data", data).stderr.splitlines() if "/" in line]
 
 
 @pytest.mark.parametrize(
@@ -791,17 +799,10 @@ def process(*arguments: object, cache: Path, **options: Any) -> Iterator[subproc
 
 def records(cache: Path) -> int:
     """How many scores are stored by now."""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{cache / 'results.sqlite'}?mode=ro", uri=True, timeout=0.1)) as database:
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{cache / 'results.sqlite'}?mode=ro", uri=True, timeout=LIMIT)) as database:
         query = 'SELECT COUNT(*) FROM records JOIN specs USING (key) WHERE spec LIKE \'%"kind":"score"%\''
         return int(database.execute(query).fetchone()[0])
     return 0
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Terminal:
@@ -830,7 +831,7 @@ class Terminal:
     def close(self) -> None:
         os.close(self.child)
         os.close(self.own)
-        self._reader.join(5)
+        self._reader.join(LIMIT)
 
 
 @pytest.fixture
@@ -841,44 +842,57 @@ def terminal() -> Iterator[Terminal]:
 
 
 @pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """What `Held` waits at in the processes, image by image."""
+    (tmp_path / "gate").mkdir()
+    return Gate(tmp_path / "gate")
+
+
+@pytest.fixture
 def tiny(tmp_path: Path) -> tuple[object, ...]:
-    """A command for real processes: the smallest ResNet of timm, with random weights, slow enough to be stopped."""
+    """A command for real processes: the smallest ResNet of timm, with random weights, and a method that can be held."""
     data = pictures(tmp_path / "pictures", 2)
-    words = ("score", "--protocol", "sds:target=prediction:grid=2", "--methods", "Random,RISE:samples=200", "--data", data)
+    words = ("score", "--protocol", "sds:target=prediction:grid=2", "--methods", "Random,Held", "--data", data)
     return (*words, "--model", "timm:test_resnet", "--checkpoint", "random:3")
 
 
-def test_a_real_process_is_interrupted_killed_and_resumed(tiny: tuple[object, ...], tmp_path: Path, terminal: Terminal) -> None:
+def test_a_real_process_is_interrupted_killed_and_resumed(
+    tiny: tuple[object, ...], tmp_path: Path, terminal: Terminal, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "real"
+    for name, value in gate.environment.items():
+        monkeypatch.setenv(name, value)
+    gate.let(3)
     # On a terminal: a live table with a running mean, and Ctrl-C.
     with process(*tiny, cache=cache, stdout=subprocess.PIPE, stderr=terminal.child) as first:
-        wait_until(lambda: re.search(r"RISE:samples=200\s+-?\d\.\d+", terminal.plain) is not None or first.poll() is not None)
+        until(lambda: re.search(r"Held\s+-?\d\.\d+", terminal.plain) is not None or first.poll() is not None, lambda: terminal.plain)
+        until(lambda: records(cache) == 13)
+        # In the middle of the fourth image, which by itself would never end.
         first.send_signal(signal.SIGINT)
-        begun = time.monotonic()
-        out, _ = first.communicate(timeout=60)
-        waited = time.monotonic() - begun
+        out, _ = first.communicate(timeout=LIMIT)
     assert first.returncode == 130
     assert out == b""
-    assert waited < 10
-    wait_until(lambda: "cancelled" in terminal.plain)
+    until(lambda: "cancelled" in terminal.plain)
     shown = terminal.plain
     assert "\x1b[" in terminal.text
     assert re.search(r"protocol\s+method\s+mean\s+95 % interval\s+n", shown)
-    assert re.search(r"\d+/20 sds:target=prediction:grid=2 (Random|RISE:samples=200)", shown)
+    assert re.search(r"\d+/20 sds:target=prediction:grid=2 (Random|Held)", shown)
     assert re.search(r"sds:target=prediction:grid=2\s+Random\s+-?\d\.\d+\s+-?\d\S* to -?\d\S*\s+\d+", shown)
     assert "everything computed so far is kept; python -m attrlib score --resume goes on" in " ".join(shown.split())
     stopped = records(cache)
-    assert 0 < stopped < 20
+    assert stopped == 13
     # Killed, after it has computed one more.
     with process("score", "--resume", cache=cache, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as second:
-        wait_until(lambda: records(cache) > stopped or second.poll() is not None)
+        gate.let(1)
+        until(lambda: records(cache) > stopped or second.poll() is not None)
         second.kill()
-        assert second.wait(30) == -signal.SIGKILL
+        assert second.wait(LIMIT) == -signal.SIGKILL
     killed = records(cache)
-    assert stopped < killed < 20
+    assert killed == 14
+    gate.open()
     # To its end, piped.
     with process("score", "--resume", "--json", cache=cache, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as third:
-        out, err = third.communicate(timeout=120)
+        out, err = third.communicate(timeout=LIMIT)
     assert (third.returncode, err) == (0, b"")
     found = strict(out.decode())
     assert (found["known"], found["computed"]) == (killed, 20 - killed)

@@ -4,9 +4,10 @@ import attrlib
 
 # isort: split
 import json
-import time
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -225,29 +226,40 @@ def test_the_doctor_leaves_no_trace_and_can_be_stopped(training: bool) -> None:
 
 
 @pytest.mark.usefixtures("registered")
-def test_seconds_follow_from_the_number_of_passes() -> None:
+def test_seconds_follow_from_the_number_of_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def look() -> float:
+        nonlocal now
+        now += 1e-6
+        return now
+
+    for module in ("attrlib.doctor", "attrlib.methods.attribution"):
+        monkeypatch.setattr(sys.modules[module], "time", SimpleNamespace(perf_counter=look))
+
     @METHODS.register
     @dataclass(frozen=True)
     class Sleeps(Mine):
-        """Sleeps in every pass."""
+        """Takes two milliseconds in every pass."""
 
         name = "Sleeps"
         samples: int = param(320, "Passes", low=1, high=1000)
 
         def act(self, task: Task) -> None:
+            nonlocal now
             for k in range(self.samples):
                 task.progress(k, self.samples)
-                time.sleep(0.002)
+                now += 0.002
 
         def passes(self, layer: Layer) -> Passes:
             return Passes(forward=self.samples)
 
     short = doctor(model(), ["Sleeps"], layers=["Input"], images=10).findings[0]
-    assert 0.64 <= short.seconds < 60
+    assert short.seconds == pytest.approx(320 * 0.002, rel=0.01)
     assert short.seconds_all == pytest.approx(10 * short.seconds)
     assert short.note == ""
     stopped = doctor(model(), ["Sleeps"], layers=["Input"], images=10, limit=0.01).findings[0]
-    assert 0.5 <= stopped.seconds < 60
+    assert stopped.seconds == pytest.approx(320 * 0.002, rel=0.01)
     assert stopped.note.startswith("stopped after 0.01 s")
 
 

@@ -1,14 +1,12 @@
 import io
 import math
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
+from support.waiting import ends
 from torch import Tensor
 
 from attrlib.figures.colours import css_gradient, table
@@ -288,24 +286,10 @@ def test_the_scale_below_a_tile_shows_its_colour_map(sign: str) -> None:
     assert np.abs(bar - expected).max() <= 10
 
 
-@contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    def stop(*_args: object) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 @pytest.mark.parametrize("width", [8, 32, 64, 120, 121])
 def test_a_panel_of_a_narrow_photo_can_be_drawn(width: int) -> None:
     photo = PHOTO.resize((width, width))
-    with at_most(2):
+    with ends():
         assert panel(photo, "tiger cat", tiles(2), ViewSpec()).size == (16 + 3 * (width + 16), 16 + width + 66 + 16)
 
 

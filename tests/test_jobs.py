@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from support.waiting import LIMIT, until
 
 from attrlib.engine import jobs
 from attrlib.engine.jobs import Job, Progress, Queue, State
 from attrlib.errors import Cancelled, MethodError
-
-SOON = 5.0
-"""Seconds that no test waits unless something hangs."""
-
 
 MB = 1_000_000
 
@@ -59,10 +56,10 @@ def busy(queue: Queue) -> Iterator[Job]:
 
     def work(_progress: Progress) -> None:
         inside.set()
-        leave.wait(SOON)
+        leave.wait(LIMIT)
 
     job = queue.submit("busy", work)
-    assert inside.wait(SOON)
+    assert inside.wait(LIMIT)
     try:
         yield job
     finally:
@@ -70,7 +67,7 @@ def busy(queue: Queue) -> Iterator[Job]:
 
 
 def ended(job: Job) -> Job:
-    assert job.wait(SOON)
+    assert job.wait(LIMIT)
     return job
 
 
@@ -123,7 +120,7 @@ def test_many_threads_that_submit_the_same_key_at_once_run_it_once(queue: Queue)
         return len(runs)
 
     def ask(_i: int) -> Job:
-        start.wait(SOON)
+        start.wait(LIMIT)
         return ended(queue.submit("a", work))
 
     with ThreadPoolExecutor(count) as threads:
@@ -169,7 +166,7 @@ def test_the_queue_goes_on_after_a_failure(error: BaseException, queue: Queue) -
     failed = queue.submit("a", raises(error))
     after = queue.submit("b", returns(1))
     assert ended(failed).state in (State.FAILED, State.CANCELLED)
-    assert after.wait(1)
+    assert after.wait(LIMIT)
     assert after.result == 1
 
 
@@ -220,10 +217,10 @@ def test_a_job_is_cancelled_between_chunks(queue: Queue) -> None:
             chunks.append(i)
             if i == 3:
                 reached.set()
-                assert go_on.wait(SOON)
+                assert go_on.wait(LIMIT)
 
     job = queue.submit("a", work)
-    assert reached.wait(SOON)
+    assert reached.wait(LIMIT)
     assert not job.wait(0)
     job.cancel()
     go_on.set()
@@ -445,9 +442,7 @@ def test_the_newest_result_is_kept_however_large(small: Queue) -> None:
         small.submit("large", returns())
     ended(last)
     ended(large)
-    deadline = time.monotonic() + SOON
-    while small.kept_bytes > 5 * MB and time.monotonic() < deadline:
-        time.sleep(0.001)
+    until(lambda: small.kept_bytes <= 5 * MB, lambda: f"{small.kept_bytes} bytes are kept")
     assert small.kept_bytes == 5 * MB
     assert small.submit("large", returns()) is large
 
@@ -504,7 +499,7 @@ def test_progress_and_the_time_left_can_be_read_while_it_runs(queue: Queue, cloc
 def test_waiting_for_a_job_can_be_bounded(queue: Queue) -> None:
     with busy(queue) as job:
         assert not job.wait(0.01)
-    assert job.wait(SOON)
+    assert job.wait(LIMIT)
 
 
 # Queues
@@ -524,7 +519,7 @@ def test_threads_that_ask_for_a_queue_at_once_get_the_same(monkeypatch: pytest.M
     start = threading.Barrier(4)
 
     def ask(_i: int) -> Queue:
-        start.wait(SOON)
+        start.wait(LIMIT)
         return jobs.queue("test at once")
 
     with ThreadPoolExecutor(4) as threads:
@@ -546,7 +541,7 @@ def test_closing_a_queue_stops_its_work_at_the_next_chunk_and_releases_all_who_w
             progress(0, 1)
 
     asked = [queue.submit("a", endless), *(queue.submit(k, lambda _: order.append(1), quick=k == "q") for k in "bc")]
-    assert inside.wait(SOON)
+    assert inside.wait(LIMIT)
     queue.close()
     assert [ended(job).state for job in asked] == [State.CANCELLED] * 3
     assert not order
@@ -555,5 +550,5 @@ def test_closing_a_queue_stops_its_work_at_the_next_chunk_and_releases_all_who_w
 def test_work_for_a_closed_queue_is_cancelled_at_once(queue: Queue) -> None:
     queue.close()
     job = queue.submit("a", returns(1))
-    assert job.wait(0.1)
+    assert job.ended
     assert job.state is State.CANCELLED

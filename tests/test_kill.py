@@ -22,6 +22,7 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 # isort: split
 import pytest
 import test_run
+from support.waiting import LIMIT, until
 from test_run import GRID
 
 import attrlib.engine.bench
@@ -38,13 +39,21 @@ PAUSE = 0.004
 PROTOCOLS, METHODS = f"sds,sds:target=prediction,{GRID}", "IxG,Random,Gradient,IG:steps=3"
 
 
-def attempt(number: int, cache: str, data: str, log: str, result: str) -> None:
-    """One run, in a process of its own, which writes down whatever it begins to compute before it does."""
+def attempt(number: int, most: int | None, cache: str, data: str, log: str, result: str) -> None:
+    """One run, in a process of its own, which writes down whatever it begins to compute before it does.
+
+    It goes no further than the beginning of so many computations, where it waits to be killed.
+    """
     lines = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    begun = 0
 
     def begin(what: str, items: list[str]) -> None:
+        nonlocal begun
+        begun += 1
         os.write(lines, json.dumps([number, what, items]).encode() + b"\n")
         time.sleep(PAUSE * len(items))
+        while most is not None and begun >= most:
+            time.sleep(PAUSE)
 
     attribute, perform, measure = attrlib.engine.bench.attribute_each, Bench.perform, Bench.measure
 
@@ -111,19 +120,19 @@ def server() -> Iterator[subprocess.Popen[str]]:
         yield process
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(30) == 0
+        assert process.wait(LIMIT) == 0
 
 
 class Attempt:
     """A process that computes, and what it wrote down so far."""
 
-    def __init__(self, server: subprocess.Popen[str], number: int, folder: Path, data: Path):
+    def __init__(self, server: subprocess.Popen[str], number: int, folder: Path, data: Path, most: int | None = None):
         assert server.stdin is not None
         assert server.stdout is not None
         self.server, self.log, self.result = server, folder / "log", folder / "result"
         self.log.touch()
         self.before = self.log.stat().st_size
-        server.stdin.write(json.dumps([number, *map(str, (folder / "cache", data, self.log, self.result))]) + "\n")
+        server.stdin.write(json.dumps([number, most, *map(str, (folder / "cache", data, self.log, self.result))]) + "\n")
         server.stdin.flush()
         self.process = int(server.stdout.readline())
 
@@ -138,10 +147,8 @@ class Attempt:
         return int(self.server.stdout.readline())
 
     def kill_after(self, lines: int, delay: float) -> int:
-        """Kills it so many seconds after it has begun so many computations, unless it is done before."""
-        deadline = time.monotonic() + 30
-        while self.lines() < lines and not self.result.exists() and time.monotonic() < deadline:
-            time.sleep(0.002)
+        """Kills it so many seconds after it has begun so many computations."""
+        until(lambda: self.lines() >= lines, lambda: f"{self.lines()} computations have begun")
         time.sleep(delay)
         os.kill(self.process, signal.SIGKILL)
         return self.end()
@@ -180,9 +187,9 @@ def test_a_run_that_is_killed_twenty_times_is_that_of_nobody_killing_it(server: 
 
     moments = random.Random(7)
     for number in range(KILLS):
-        running = Attempt(server, number, killed, data)
-        # From opening the store to the fifth computation, anywhere in it or while it is stored.
-        code = running.kill_after(moments.choice((0, 1, 2, 3, 4, 5)), moments.uniform(0, 6 * PAUSE))
+        lines = moments.choice((0, 1, 2, 3, 4, 5))
+        # From opening the store to the fifth computation, anywhere in it or while it is stored; at the latest at the second one after.
+        code = Attempt(server, number, killed, data, lines + 2).kill_after(lines, moments.uniform(0, 6 * PAUSE))
         assert code == -signal.SIGKILL, f"attempt {number} came to an end before it was killed"
     assert not (killed / "result").exists()
     assert Attempt(server, KILLS, killed, data).end() == 0

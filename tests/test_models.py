@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrlib  # before timm and torchvision: it declares the operators that torchvision may lack
 
@@ -18,6 +19,7 @@ import torch
 import torchvision
 from nets import CLASSES, SIZE, Plain, Residual, made, pictures
 from PIL import Image
+from support.waiting import LIMIT
 from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -756,6 +758,20 @@ def test_a_layer_without_a_map_at_another_size_is_named() -> None:
         model.layer("0", (32, 32))
 
 
+class Asked:
+    """A lock that says when somebody has asked for it, who may have to wait for it then."""
+
+    def __init__(self, lock: threading.RLock):
+        self.lock, self.asked = lock, threading.Event()
+
+    def __enter__(self) -> bool:
+        self.asked.set()
+        return self.lock.__enter__()
+
+    def __exit__(self, *details: Any) -> None:
+        self.lock.__exit__(*details)
+
+
 def test_two_classifiers_around_one_module_take_turns() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
     one, other = (attrlib.wrap_model(net, 16) for _ in range(2))
@@ -764,7 +780,7 @@ def test_two_classifiers_around_one_module_take_turns() -> None:
     def first() -> None:
         with one.session():
             inside.set()
-            leave.wait(10)
+            leave.wait(LIMIT)
 
     def second() -> None:
         with other.session():
@@ -772,13 +788,15 @@ def test_two_classifiers_around_one_module_take_turns() -> None:
 
     threads = [threading.Thread(target=own) for own in (first, second)]
     threads[0].start()
-    assert inside.wait(10)
+    assert inside.wait(LIMIT)
+    assert one._lock is other._lock
+    other._lock = Asked(other._lock)
     threads[1].start()
-    threads[1].join(0.2)
+    assert other._lock.asked.wait(LIMIT)
     assert modes == []
     leave.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(LIMIT)
     assert modes == [False]
     assert net.training
 

@@ -1,8 +1,7 @@
 """The page Aggregate without a browser: from the link to the images of a bin, the dials, a grid of one's own, and bad input."""
 
 import io
-import time
-from collections.abc import Iterator
+import threading
 from pathlib import Path
 
 import attrlib  # before torchvision: it declares the operators that torchvision may lack
@@ -14,11 +13,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
+from support.pages import link, nodes, open_page, pictures, run, until, waits
+from support.pages import words as texts
+from support.waiting import PAUSE
 
 from attrlib.models.architectures import ARCHITECTURES
 from attrlib.specs import parse_methods
 
-ROOT = Path(__file__).parent.parent
 NET = "attrlib:small_x_resnet18_w16"
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200), "white": (220, 220, 220)}
 
@@ -56,47 +57,17 @@ def cache(monkeypatch: pytest.MonkeyPatch, files: Path) -> None:
     monkeypatch.setenv("ATTRLIB_CACHE", str(files / "cache"))
 
 
-def nodes(at: AppTest, kind: str) -> list:
-    def walk(node) -> Iterator:
-        for child in getattr(node, "children", {}).values():
-            if child.type == kind:
-                yield child
-            yield from walk(child)
-
-    return list(walk(at.main))
-
-
-def texts(at: AppTest) -> str:
-    kinds = ("caption", "warning", "error", "info", "alert", "markdown")
-    return "\n".join(str(n.value) for kind in kinds for n in nodes(at, kind)).replace("\\", "")
-
-
 def start(files: Path, **query: str) -> AppTest:
     given = dict(
         data=str(files / "data"), setting="difull:confidence=0.0", model=NET, checkpoint=str(files / "net.safetensors"),
         methods="IxG@Input,IxG@Final", limit="5", seed="0",
     )  # fmt: skip
-    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    at.switch_page("pages/aggregate.py")
-    for name, value in (given | query).items():
-        at.query_params[name] = value
-    return at
+    return open_page("aggregate", **(given | query))
 
 
-def settle(at: AppTest, seconds: float = 60) -> AppTest:
-    """Runs the page until nothing on it is waited for."""
-    end = time.monotonic() + seconds
-    at.run()
-    while ("hourglass_top" in texts(at) or nodes(at, "progress") or waits_for_tiles(at)) and time.monotonic() < end:
-        time.sleep(0.05)
-        at.run()
-    assert not at.exception
-    assert time.monotonic() < end, "it did not settle: " + texts(at)
-    return at
-
-
-def waits_for_tiles(at: AppTest) -> bool:
-    return bool(at.session_state.get("a_waiting"))
+def settle(at: AppTest) -> AppTest:
+    """Run the page until nothing on it is still to come."""
+    return until(at, lambda at: not waits(at) and not at.session_state.get("a_waiting"))
 
 
 def started(at: AppTest) -> AppTest:
@@ -117,15 +88,8 @@ def mean(row: str) -> float:
     return float(row.split("mean ")[1].split(" ")[0])
 
 
-def link(at: AppTest) -> dict[str, str]:
-    values = {name: at.query_params[name] for name in at.query_params}
-    return {name: value if isinstance(value, str) else value[0] for name, value in values.items()}
-
-
 def test_first_load_offers_what_needs_no_download():
-    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    at.switch_page("pages/aggregate.py").run()
-    assert not at.exception
+    at = run(open_page("aggregate"))
     assert at.session_state["a_data"] in ("photos", "birds")
     assert at.button(key="a_start").label == "Start"
     assert "arxiv.org/abs/2205.10435" in texts(at)
@@ -140,14 +104,14 @@ def test_from_the_cost_to_rows_bins_and_their_images(files):
     assert "Input 256×256" in rows(at)[0]
     assert "Final 8×8" in rows(at)[1]
     assert mean(rows(at)[0]) == 1.0
-    assert len(nodes(at, "image") + nodes(at, "imgs")) == 2 * 8
+    assert len(pictures(at)) == 2 * 8
     assert len(at.get("plotly_chart")) == 1
     assert at.button(key="a_bin_0_0").disabled
     at.button(key="a_bin_1_2").click()
     at = settle(at)
     assert "IxG at Final, bin 5–50 %: 2 of 5" in texts(at)
     assert "**1.000**" in texts(at) or "**0.9" in texts(at)
-    assert len(nodes(at, "image") + nodes(at, "imgs")) == 2 * 8 + 2
+    assert len(pictures(at)) == 2 * 8 + 2
 
 
 def test_an_item_is_marked_among_all_of_its_row(files):
@@ -171,13 +135,13 @@ def test_a_link_to_what_is_known_shows_it_without_a_click(files):
 
 def test_the_dial_moves_maps_and_scores_and_computes_nothing(files, monkeypatch):
     at = started(start(files))
-    before = [n.value for n in nodes(at, "image") + nodes(at, "imgs")]
+    before = pictures(at)
     monkeypatch.setattr("attrlib.engine.bench.attribute_each", lambda *_args, **_options: 1 / 0)
     at.select_slider(key="a_smoothing").set_value(65)
     at = settle(at)
     assert "smoothed K = 65" in rows(at)[0]
     assert mean(rows(at)[0]) < 1.0
-    assert [n.value for n in nodes(at, "image") + nodes(at, "imgs")] != before
+    assert pictures(at) != before
     assert link(at)["smoothing"] == "65"
     at.select_slider(key="a_smoothing").set_value(1)
     assert mean(rows(settle(at))[0]) == 1.0
@@ -192,35 +156,35 @@ def test_scores_on_the_page_are_those_of_the_library(files):
 
 def test_signed_averages_and_another_target_cell(files):
     at = started(start(files))
-    positive = [n.value for n in nodes(at, "image") + nodes(at, "imgs")]
+    positive = pictures(at)
     at.session_state["a_average"] = "signed"
     at = settle(at)
-    signed = [n.value for n in nodes(at, "image") + nodes(at, "imgs")]
+    signed = pictures(at)
     assert signed != positive
     assert link(at)["average"] == "signed"
 
 
-def test_a_run_can_be_cancelled_and_resumed(files, monkeypatch):
+def test_a_run_can_be_cancelled_and_resumed(files, monkeypatch, request):
     at = settle(start(files, seed="7", limit="all", methods="IxG@Input,IxG@Middle,IxG@Final,Occlusion@Final"))
-    real = attrlib.engine.bench.attribute_each
+    real, opened = attrlib.engine.bench.attribute_each, threading.Event()
+    calls: list[object] = []
+    request.addfinalizer(opened.set)
 
-    def slowly(*args, **options):
-        time.sleep(0.3)
-        return real(*args, **options)
+    def held(model, methods, images, targets, seed, rows, progress, *rest):
+        calls.append(methods)
+        while len(calls) > 2 and not opened.wait(PAUSE):
+            progress(0, 1)
+        return real(model, methods, images, targets, seed, rows, progress, *rest)
 
-    monkeypatch.setattr("attrlib.engine.bench.attribute_each", slowly)
+    monkeypatch.setattr("attrlib.engine.bench.attribute_each", held)
     at.button(key="a_start").click()
-    at.run()
-    end = time.monotonic() + 30
-    while " of " not in "".join(p.proto.text for p in nodes(at, "progress")) and time.monotonic() < end:
-        time.sleep(0.05)
-        at.run()
+    at = until(at, lambda at: " of " in "".join(p.proto.text for p in nodes(at, "progress")))
     assert at.button(key="a_start").label == "Cancel"
     at.button(key="a_start").click()
     at = settle(at)
     assert at.button(key="a_start").label == "Resume"
     assert "It was cancelled" in texts(at)
-    monkeypatch.setattr("attrlib.engine.bench.attribute_each", real)
+    opened.set()
     at.button(key="a_start").click()
     at = settle(at)
     assert at.button(key="a_start").label == "Run again"
@@ -240,7 +204,7 @@ def test_a_grid_of_ones_own_shows_every_methods_map_and_score(files):
     at = settle(at)
     heads = [str(m.value) for m in at.markdown if "\n:gray" in str(m.value)]
     assert [h.split("**")[1] for h in heads] == ["Grid", "IxG", "Grad-CAM", "Sobel"]
-    assert len(nodes(at, "image") + nodes(at, "imgs")) == 4
+    assert len(pictures(at)) == 4
     assert "localisation **1.000**" in texts(at)
     at.selectbox(key="a_own_0").set_value("sample:rocket")
     at.select_slider(key="a_smoothing").set_value(65)
@@ -288,7 +252,7 @@ def test_single_images_make_no_grid(files):
     ids=lambda value: str(value)[:30],
 )
 def test_nonsense_in_a_link_is_named_in_a_sentence(query, says, files):
-    at = start(files, **query).run()
+    at = run(start(files, **query))
     if says not in texts(at):
         at = settle(at)
     if says not in texts(at):

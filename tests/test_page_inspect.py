@@ -3,7 +3,7 @@
 import io
 import pickle
 import struct
-import time
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,54 +12,17 @@ import pytest
 import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
+from support.pages import buttons, link, nodes, press, settle, texts, until
+from support.pages import open_page as start
+from support.waiting import PAUSE
 
 import attrlib
 import pages.parts.work
-
-ROOT = Path(__file__).parent.parent
-
-
-def nodes(at: AppTest, kind: str) -> list:
-    def walk(node) -> Iterator:
-        for child in getattr(node, "children", {}).values():
-            if child.type == kind:
-                yield child
-            yield from walk(child)
-
-    return list(walk(at.main))
 
 
 def heads(at: AppTest) -> list[str]:
     """The titles of the tiles, with their second lines."""
     return [n.proto.body for n in nodes(at, "html") if "line-height:1.3" in n.proto.body]
-
-
-def texts(at: AppTest) -> str:
-    return "\n".join(str(n.value) for kind in ("caption", "warning", "error", "info", "alert") for n in nodes(at, kind))
-
-
-def settle(at: AppTest, seconds: float = 60) -> AppTest:
-    """Runs the page until no tile waits any more."""
-    end = time.monotonic() + seconds
-    at.run()
-    while nodes(at, "progress") and time.monotonic() < end:
-        at.run()
-    assert not at.exception
-    assert not nodes(at, "progress"), "maps did not become ready"
-    return at
-
-
-def start(**query: str) -> AppTest:
-    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    for name, value in query.items():
-        at.query_params[name] = value
-    return at
-
-
-def link(at: AppTest) -> dict[str, str]:
-    """The fields of the page's address."""
-    values = {name: at.query_params[name] for name in at.query_params}
-    return {name: value if isinstance(value, str) else value[0] for name, value in values.items()}
 
 
 def titles(at: AppTest) -> list[str]:
@@ -322,16 +285,33 @@ def test_no_method_chosen_says_what_to_do():
     assert not at.exception
 
 
-def test_long_work_can_be_cancelled_and_started_again():
-    at = start(methods="RISE:samples=20000:cells=9").run()
-    cancel = [b for b in at.button if b.label == "Cancel"]
-    assert cancel
-    cancel[0].click().run()
-    end = time.monotonic() + 30
-    while nodes(at, "progress") and time.monotonic() < end:
-        at.run()
+@pytest.fixture
+def gate(monkeypatch) -> Iterator[threading.Event]:
+    """Attributions wait before they begin until it is set, or until they are cancelled."""
+    opened = threading.Event()
+    real = pages.parts.work.attribute
+
+    def held(model, spec, images, targets, seed, rows, progress):
+        while not opened.wait(PAUSE):
+            progress(0, 1)
+        return real(model, spec, images, targets, seed, rows, progress)
+
+    monkeypatch.setattr(pages.parts.work, "attribute", held)
+    yield opened
+    opened.set()
+
+
+def test_long_work_can_be_cancelled_and_started_again(gate):
+    at = until(start(methods="RISE:samples=9:cells=3", seed="77"), lambda at: "Cancel" in buttons(at))
+    at = settle(press(at, "Cancel"))
     assert "Cancelled" in texts(at)
-    assert [b.label for b in at.button if b.label == "Try again"] == ["Try again"]
+    assert [b for b in buttons(at) if b == "Try again"] == ["Try again"]
+    press(at, "Try again")
+    assert "Cancelled" not in texts(at)
+    assert "Cancel" in buttons(at)
+    gate.set()
+    assert titles(settle(at)) == ["Photo", "RISE"]
+    assert "Try again" not in buttons(at)
 
 
 def test_the_link_restores_methods_layer_parameters_and_view():

@@ -11,7 +11,10 @@ import pytest
 import torch
 from nets import Plain, made
 from streamlit.testing.v1 import AppTest
-from test_page_inspect import heads, link, nodes, settle, start, texts, titles
+from support.pages import link, nodes, settle, texts
+from support.pages import open_page as start
+from support.waiting import LIMIT
+from test_page_inspect import heads, titles
 
 import pages.parts.inspect_work
 import pages.parts.work
@@ -126,11 +129,12 @@ def test_a_chosen_class_is_explained_for_every_model(small):
     assert [h.count("class 3") for h in heads(at) if "<b>efficientnet_lite0@random" in h] == [1, 1]
 
 
-def test_the_first_row_does_not_wait_for_the_model_of_the_second(small, monkeypatch):
+def test_the_first_row_does_not_wait_for_the_model_of_the_second(small, monkeypatch, request):
     second, gate = small.add(), threading.Event()
+    request.addfinalizer(gate.set)
 
     def slow(name, checkpoint=None, **options):
-        return small.load(name, checkpoint) if checkpoint != second or gate.wait(30) else None
+        return small.load(name, checkpoint) if checkpoint != second or gate.wait(LIMIT) else None
 
     checkpoint = small.add()
     opened(small, checkpoint)

@@ -4,15 +4,15 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 
 # isort: split
 import re
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 import torch
 from nets import made
 from streamlit.testing.v1 import AppTest
+from support.pages import link, nodes, open_page, until, waits
+from support.pages import words as said
 from torch import nn
 
 import pages.parts.learn.desk
@@ -32,7 +32,6 @@ from pages.parts.learn.controls import Setting, key_of
 from pages.parts.learn.desk import TUNED, pairs
 from pages.parts.learn.lesson import LESSONS
 
-ROOT = Path(__file__).parent.parent
 MODEL = pairs()[0]
 SMALL = {"birds": "4", "grids": "1"}
 FEWEST = {"leakage": {"birds": "25"}, "aggatt": {"grids": "10"}}
@@ -77,40 +76,15 @@ def small(monkeypatch) -> Iterator[None]:
     _forget()
 
 
-def nodes(at: AppTest, kind: str) -> list:
-    def walk(node) -> Iterator:
-        for child in getattr(node, "children", {}).values():
-            if child.type == kind:
-                yield child
-            yield from walk(child)
-
-    return list(walk(at.main))
-
-
-def settle(at: AppTest, seconds: float = 60) -> AppTest:
-    """Runs the page until nothing on it is waited for."""
-    end = time.monotonic() + seconds
-    at.run()
-    while nodes(at, "progress") and time.monotonic() < end:
-        at.run()
-    assert not at.exception, at.exception[0].message
-    assert not nodes(at, "progress"), "the lesson did not become ready"
-    return at
-
-
 def start(lesson: str = "", **query: str) -> AppTest:
-    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    at.switch_page("pages/learn.py")
     least = {p.name: SMALL[p.name] for p in params_of(LESSONS[lesson]) if p.name in SMALL} if lesson in LESSONS else {}
     asked = {"lesson": lesson} if lesson else {}
-    for name, value in (asked | {"model": MODEL} | least | FEWEST.get(lesson, {}) | query).items():
-        at.query_params[name] = value
-    return at
+    return open_page("learn", **(asked | {"model": MODEL} | least | FEWEST.get(lesson, {}) | query))
 
 
-def link(at: AppTest) -> dict[str, str]:
-    values = {name: at.query_params[name] for name in at.query_params}
-    return {name: value if isinstance(value, str) else value[0] for name, value in values.items()}
+def settle(at: AppTest) -> AppTest:
+    """Run the page until the lesson stands there."""
+    return until(at, lambda at: not waits(at) and not at.session_state.get("learn_waits"))
 
 
 def seen(at: AppTest) -> str:
@@ -129,11 +103,6 @@ def style(at: AppTest) -> str:
     """The page's own style, which Streamlit keeps beside the main part."""
     (event,) = [block for key, block in at._tree.children.items() if key not in (0, 1) and block.children]
     return "".join(child.proto.body for child in event.children.values() if child.type == "html" and "learn_screen" in child.proto.body)
-
-
-def said(at: AppTest) -> str:
-    kinds = ("caption", "warning", "error", "info", "alert", "markdown")
-    return "\n".join(str(n.value) for kind in kinds for n in nodes(at, kind)).replace("\\", "")
 
 
 def other(p: Param, value: object) -> object:

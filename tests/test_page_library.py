@@ -1,14 +1,14 @@
 """The page Library without a browser: models, data sets, the cache and the machine, and bad input to each."""
 
 import json
-import time
-from collections.abc import Iterator
-from pathlib import Path
+import threading
 
 import pytest
 import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
+from support.pages import nodes, open_page, until, words
+from support.waiting import LIMIT, PAUSE
 
 import attrlib
 from attrlib.engine.jobs import queue
@@ -17,46 +17,24 @@ from attrlib.models import Card, Preprocessing
 from attrlib.models.architectures import PUBLISHED
 from attrlib.store import Record, open_store
 
-ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-def nodes(at: AppTest, kind: str) -> list:
-    def walk(node) -> Iterator:
-        for child in getattr(node, "children", {}).values():
-            if child.type == kind:
-                yield child
-            yield from walk(child)
-
-    return list(walk(at.main))
-
-
 def texts(at: AppTest) -> str:
-    kinds = ("caption", "warning", "error", "info", "success", "alert", "markdown", "code")
-    return "\n".join(str(n.value) for kind in kinds for n in nodes(at, kind)).replace("\\", "")
+    return words(at, "code")
 
 
 def tables(at: AppTest) -> list:
     return [d.value for d in at.dataframe]
 
 
-def settle(at: AppTest, seconds: float = 40) -> AppTest:
-    """Runs the page until nothing on it is waited for."""
-    end = time.monotonic() + seconds
-    at.run()
-    while any("opening" in n.proto.text for n in nodes(at, "progress")) and time.monotonic() < end:
-        time.sleep(0.1)
-        at.run()
-    assert not at.exception
-    return at
+def settle(at: AppTest) -> AppTest:
+    """Run the page until no data set is being opened on it. Other work is waited for by those who began it."""
+    return until(at, lambda at: not any("opening" in n.proto.text for n in nodes(at, "progress")))
 
 
 def start(**query: str) -> AppTest:
-    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    at.switch_page("pages/library.py")
-    for name, value in query.items():
-        at.query_params[name] = value
-    return at
+    return open_page("library", **query)
 
 
 def test_models_that_need_no_download_and_the_published_ones():
@@ -124,7 +102,7 @@ def test_a_download_that_fails_says_why(monkeypatch):
     at = settle(at)
     at.button(key="l_download").click()
     at = settle(at)
-    queue("downloads").find("vgg11").wait(10)
+    assert queue("downloads").find("vgg11").wait(LIMIT)
     assert "dsds:vgg11 could not be downloaded" in texts(settle(at))
 
 
@@ -248,12 +226,8 @@ def test_every_section_can_be_reproduced(section):
     assert json.dumps(shown).count("python") >= 1
 
 
-def examined(at: AppTest, seconds: float = 60) -> AppTest:
-    end = time.monotonic() + seconds
-    while at.button(key="l_doctor_start").label == "Cancel" and time.monotonic() < end:
-        time.sleep(0.2)
-        at = settle(at)
-    return at
+def examined(at: AppTest) -> AppTest:
+    return until(at, lambda at: at.button(key="l_doctor_start").label != "Cancel")
 
 
 def test_the_doctor_says_what_is_valid_where_and_why_not(monkeypatch):
@@ -280,13 +254,14 @@ def test_the_doctor_says_what_is_valid_where_and_why_not(monkeypatch):
     assert [text[-2:] for text in table.loc["Sobel"][1:4]] == ["MB"] * 3
 
 
-def test_a_doctor_that_is_stopped_or_asked_of_no_model_says_so(monkeypatch):
-    def slow(_model, _methods, images, watch):
-        for k in range(600):
-            watch(k, 600, "IG@Input")
-            time.sleep(0.1)
+def test_a_doctor_that_is_stopped_or_asked_of_no_model_says_so(monkeypatch, request):
+    def endless(_model, _methods, images, watch):
+        while not over.wait(PAUSE):
+            watch(3, 600, "IG@Input")
 
-    monkeypatch.setattr("pages.parts.library_doctor.doctor", slow)
+    over = threading.Event()
+    request.addfinalizer(over.set)
+    monkeypatch.setattr("pages.parts.library_doctor.doctor", endless)
     at = settle(start(section="doctor"))
     at.number_input(key="l_doctor_images").set_value(12)
     at = settle(at)

@@ -5,7 +5,6 @@ import io
 import json
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +16,12 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 # isort: split
 import numpy as np
 import pytest
-from browser import SLOW, chromium, serve, visit
 from conftest import Checkpoints
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
-from test_page_inspect import link, nodes, texts
+from support.browser import chromium, serve, visit
+from support.pages import buttons, link, nodes, open_page, press, texts, until, words
+from support.waiting import LIMIT, PAUSE
 from test_run import classifier, pictures
 from torch import nn
 
@@ -37,7 +37,6 @@ from attrlib.store import open_store
 from pages.parts import behind, choice, runs, score_choice, score_plots, score_takeaway, short
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-ROOT = Path(__file__).parent.parent
 TINY, GELU, TWIN = "efficientnet_lite0@tiny", "efficientnet_lite0@gelu", "efficientnet_lite0@twin"
 MODELS = {"tiny": classifier(), "gelu": classifier(activation=nn.GELU), "twin": classifier(seed=1)}
 METHODS = "IxG,Random,Grad-CAM"
@@ -56,51 +55,21 @@ def data(tmp_path: Path) -> Path:
 
 def start(**query: object) -> AppTest:
     """The page, opened by a link with these fields."""
-    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    at.switch_page("pages/scores.py")
-    for name, value in query.items():
-        at.query_params[name] = [str(v) for v in value] if isinstance(value, list) else str(value)
-    return at
+    return open_page("scores", **query)
 
 
 def small(data: Path, **query: object) -> AppTest:
     return start(**{"model": TINY, "data": data, "protocols": "sds:grid=2", "methods": METHODS, "limit": 6} | query)
 
 
-def until(at: AppTest, condition: Callable[[], bool], seconds: float = 30) -> AppTest:
-    """Runs the page until something is so."""
-    end = time.monotonic() + seconds
-    while True:
-        at.run()
-        assert not at.exception, [e.value for e in at.exception]
-        if condition():
-            return at
-        assert time.monotonic() < end, words(at)
-        time.sleep(0.05)
-
-
-def words(at: AppTest) -> str:
-    return "\n".join([texts(at), *(m.value for m in at.markdown)])
-
-
-def buttons(at: AppTest) -> list[str]:
-    return [b.label for b in at.button]
-
-
-def press(at: AppTest, label: str) -> AppTest:
-    next(b for b in at.button if b.label == label).click().run()
-    assert not at.exception
-    return at
-
-
 def planned(at: AppTest) -> AppTest:
-    return until(at, lambda: "of memory" in words(at))
+    return until(at, lambda at: "of memory" in words(at))
 
 
 def finished(at: AppTest) -> AppTest:
     """Results and the images behind them are there."""
     return until(
-        at, lambda: "Run again" in buttons(at) and bool(nodes(at, "image")) and "…" not in str([h.proto.body for h in nodes(at, "html")])
+        at, lambda at: "Run again" in buttons(at) and bool(nodes(at, "image")) and "…" not in str([h.proto.body for h in nodes(at, "html")])
     )
 
 
@@ -121,7 +90,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     def run(spec, model, data, store, watch, *rest):
         def watched(event):
             watch(event)
-            while event.done >= 6 and not opened.wait(0.02):
+            while event.done >= 6 and not opened.wait(PAUSE):
                 watch(event)
 
         return real(spec, model, data, store, watched, *rest)
@@ -187,7 +156,7 @@ def test_what_is_not_defined_on_the_model_is_shown_with_the_reason_and_the_rest_
 
 def test_where_nothing_is_defined_one_sentence_says_why(data: Path) -> None:
     at = small(data, model=GELU, methods="Guided Backprop")
-    until(at, lambda: bool(at.error))
+    until(at, lambda at: bool(at.error))
     assert "defined for ReLU networks" in at.error[0].value
     assert "Traceback" not in words(at)
 
@@ -196,7 +165,7 @@ def test_where_nothing_is_defined_one_sentence_says_why(data: Path) -> None:
 def test_a_bad_folder_gets_one_sentence_and_other_data_can_be_chosen(folder: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     at = small(tmp_path / folder, model=[TINY, TWIN], protocols="sds:grid=2:target=prediction")
-    until(at, lambda: bool(at.error))
+    until(at, lambda at: bool(at.error))
     assert len(at.error) == 1
     assert "Traceback" not in words(at)
     at.selectbox(key="s_data").set_value("photos")
@@ -205,7 +174,7 @@ def test_a_bad_folder_gets_one_sentence_and_other_data_can_be_chosen(folder: str
 
 def test_a_model_that_cannot_be_loaded_is_one_sentence_and_the_others_run(data: Path) -> None:
     at = small(data, model=[TINY, "efficientnet_lite0@/nowhere/weights.pth"])
-    until(at, lambda: bool(at.error) and "of memory" in words(at))
+    until(at, lambda at: bool(at.error) and "of memory" in words(at))
     assert "There is no file" in at.error[0].value
 
 
@@ -232,12 +201,12 @@ def test_what_is_known_is_shown_without_a_click(data: Path) -> None:
 
 def test_a_running_run_shows_its_scores_so_far_and_can_be_cancelled_and_resumed(data: Path, gate: threading.Event) -> None:
     at = press(planned(small(data)), "Start")
-    until(at, lambda: bool(at.dataframe))
+    until(at, lambda at: bool(at.dataframe))
     assert "6 of 18 results" in nodes(at, "progress")[0].proto.text
     assert board(at)["method"] == ["IxG"]
     assert buttons(at)[-1] == "Cancel"
     press(at, "Cancel")
-    until(at, lambda: "was cancelled" in words(at))
+    until(at, lambda at: "was cancelled" in words(at))
     assert "after 6 of 18 results" in words(at)
     assert open_store().runs()[0].state == "cancelled"
     gate.set()
@@ -248,7 +217,7 @@ def test_a_running_run_shows_its_scores_so_far_and_can_be_cancelled_and_resumed(
 
 def test_a_reload_finds_its_run_and_two_tabs_share_one(data: Path, gate: threading.Event) -> None:
     at = press(planned(small(data)), "Start")
-    until(at, lambda: bool(at.dataframe))
+    until(at, lambda at: bool(at.dataframe))
     other = small(data).run()
     assert "Cancel" in buttons(other)
     assert board(other) == board(at)
@@ -278,10 +247,10 @@ def test_a_run_that_another_process_left_is_offered_and_goes_on_from_there(data:
 
 def test_a_folder_that_vanishes_during_a_run_ends_in_one_sentence(data: Path, gate: threading.Event) -> None:
     at = press(planned(small(data)), "Start")
-    until(at, lambda: bool(at.dataframe))
+    until(at, lambda at: bool(at.dataframe))
     shutil.rmtree(data)
     press(at, "Cancel")
-    until(at, lambda: "was cancelled" in words(at) and bool(at.error))
+    until(at, lambda at: "was cancelled" in words(at) and bool(at.error))
     assert at.button(key="s_Resume").disabled
     assert "Traceback" not in words(at)
 
@@ -291,18 +260,18 @@ def test_a_long_job_lets_all_others_in_and_they_come_in_order() -> None:
 
     def work(progress: Callable[..., None]) -> None:
         begun.set()
-        go.wait(5)
+        go.wait(LIMIT)
         progress(1, 2, "news")
         order.append("long")
 
     long = queue.submit("long", work, long=True)
-    begun.wait(5)
+    assert begun.wait(LIMIT)
     others = [
         queue.submit(name, lambda _p, name=name: order.append(name), quick=name == "quick", long=name == "second")
         for name in ("second", "map", "quick")
     ]
     go.set()
-    assert all(job.wait(5) for job in (long, *others))
+    assert all(job.wait(LIMIT) for job in (long, *others))
     assert order == ["quick", "map", "long", "second"]
     assert (long.news, queue.find("long"), queue.find("nothing")) == ("news", long, None)
     queue.close()
@@ -405,7 +374,7 @@ def test_another_model_can_be_looked_at(data: Path) -> None:
     assert at.session_state["s_model"] == TINY
     at.selectbox(key="s_model").set_value(TWIN)
     finished(at)
-    assert f"on {TWIN}".replace("_", "\\_") in words(at)
+    assert f"on {TWIN}" in words(at)
 
 
 def test_several_protocols_can_be_looked_at_one_by_one(data: Path) -> None:
@@ -582,28 +551,28 @@ def browser() -> Iterator[Browser]:
 def test_from_a_link_to_the_worst_image_and_a_file_to_take_away(browser: Browser, data: Path, tmp_path: Path) -> None:
     with serve() as app:
         page = visit(browser, f"{app}/scores?data={data}&protocols=sds:grid=2&methods=IxG,Random,Sobel&limit=4")
-        expect(page.get_by_text("12 results, 0 % known")).to_be_visible(timeout=SLOW)
+        expect(page.get_by_text("12 results, 0 % known")).to_be_visible()
         page.get_by_role("button", name="Start").click()
-        expect(page.get_by_text("Images behind the score of")).to_be_visible(timeout=SLOW)
-        expect(page.locator('img[alt^="Worst"]')).to_have_count(2, timeout=SLOW)
+        expect(page.get_by_text("Images behind the score of")).to_be_visible()
+        expect(page.locator('img[alt^="Worst"]')).to_have_count(2)
         expect(page.get_by_text("12 results computed")).to_be_visible()
         page.reload()
-        expect(page.locator('img[alt^="Worst"]')).to_have_count(2, timeout=SLOW)
+        expect(page.locator('img[alt^="Worst"]')).to_have_count(2)
         chosen = page.get_by_role("combobox", name="Images behind the score of")
         before = chosen.input_value()
         board = page.locator('[data-testid="stDataFrame"]')
         box = board.bounding_box()
         assert box is not None
         board.click(position={"x": 120, "y": 36 * 2.5 + 36})
-        expect(chosen).not_to_have_value(before, timeout=SLOW)
+        expect(chosen).not_to_have_value(before)
         page.get_by_role("button", name="Export").click()
-        with page.expect_download(timeout=SLOW) as download:
+        with page.expect_download() as download:
             page.get_by_role("button", name="Report (HTML)").click()
         download.value.save_as(tmp_path / "report.html")
         page.close()
         report = browser.new_page()
         report.goto((tmp_path / "report.html").as_uri())
-        expect(report.locator(".main-svg").first).to_be_visible(timeout=SLOW)
+        expect(report.locator(".main-svg").first).to_be_visible()
         report.close()
 
 

@@ -1,17 +1,17 @@
 """The page Studies: every state without a browser, and one study from question to finding in one."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import SLOW, chromium, serve, visit
 from conftest import Checkpoints
 from playwright.sync_api import expect
 from streamlit.testing.v1 import AppTest
-from test_page_inspect import nodes, texts
+from support.browser import chromium, serve, visit
+from support.pages import buttons, nodes, open_page, press, until, words
+from support.waiting import PAUSE
 from test_run import classifier, pictures
 
 import pages.parts.study_run
@@ -20,7 +20,6 @@ from attrlib.studies import StudySpec, list_studies
 from pages.parts import study_choice, study_run
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-ROOT = Path(__file__).parent.parent
 TINY = "efficientnet_lite0@tiny"
 MODEL = classifier()
 
@@ -36,40 +35,11 @@ def data(tmp_path: Path) -> Path:
 
 
 def start(**query: object) -> AppTest:
-    at = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    at.switch_page("pages/studies.py")
-    for name, value in query.items():
-        at.query_params[name] = str(value)
-    return at
+    return open_page("studies", **query)
 
 
 def small(data: Path, **query: object) -> AppTest:
     return start(**{"study": "robustness:limit=3", "models": TINY, "methods": "IxG,Random", "data": data} | query)
-
-
-def until(at: AppTest, condition: Callable[[AppTest], bool], seconds: float = 60) -> AppTest:
-    end = time.monotonic() + seconds
-    while True:
-        at.run()
-        assert not at.exception, [e.value for e in at.exception]
-        if condition(at):
-            return at
-        assert time.monotonic() < end, words(at)
-        time.sleep(0.05)
-
-
-def words(at: AppTest) -> str:
-    return "\n".join([texts(at), *(m.value for m in at.markdown)]).replace("\\", "")
-
-
-def buttons(at: AppTest) -> list[str]:
-    return [b.label for b in at.button]
-
-
-def press(at: AppTest, label: str) -> AppTest:
-    next(b for b in at.button if b.label == label).click().run()
-    assert not at.exception
-    return at
 
 
 def ready(at: AppTest) -> AppTest:
@@ -123,13 +93,14 @@ def test_results_in_the_store_appear_without_a_click(data: Path) -> None:
     assert "0 results computed now, 30 known before" in words(again)
 
 
-def test_a_study_can_be_cancelled_and_resumed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_can_be_cancelled_and_resumed(data: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     opened, real = threading.Event(), pages.parts.study_run.run_study
+    request.addfinalizer(opened.set)
 
     def gated(spec: Any, store: Any, watch: Any, load: Any, dataset: Any) -> Any:
         def watched(event: Any) -> None:
             watch(event)
-            while event.share > 0.1 and not opened.wait(0.02):
+            while event.share > 0.1 and not opened.wait(PAUSE):
                 watch(event)
 
         return real(spec, store, watched, load, dataset)
@@ -191,11 +162,11 @@ def test_a_person_asks_a_question_and_shares_the_finding(app: str) -> None:
     with chromium() as browser:
         page = visit(browser, f"{app}/studies?study=robustness:limit=2&models=birds_resnet10&methods=IxG,Random")
         page.get_by_role("button", name="Run the study").click()
-        expect(page.get_by_text("the map most robust to rotation is that of").first).to_be_visible(timeout=SLOW)
-        expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=SLOW)
+        expect(page.get_by_text("the map most robust to rotation is that of").first).to_be_visible()
+        expect(page.locator(".js-plotly-plot").first).to_be_visible()
         assert page.locator('[data-testid="stException"]').count() == 0
         page.get_by_role("button", name="Reproduce").click()
         link = page.locator('[data-testid="stCode"] code').first.inner_text().replace("\n", "")
         other = visit(browser, link, 800)
-        expect(other.get_by_text("the map most robust to rotation is that of").first).to_be_visible(timeout=SLOW)
+        expect(other.get_by_text("the map most robust to rotation is that of").first).to_be_visible()
         assert not other.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth + 2")

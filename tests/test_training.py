@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -23,6 +24,7 @@ import scipy.stats
 import torch
 import torch.nn.functional as F  # noqa: N812
 from PIL import Image
+from support.waiting import LIMIT
 from torch import Tensor, nn
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import gaussian_blur
@@ -713,7 +715,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     """Python with these tests at hand, on one thread."""
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     own = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | environment
-    return subprocess.run([sys.executable, *arguments], env=own, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([sys.executable, *arguments], env=own, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
 def test_what_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -927,12 +929,12 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import sys, test_training\ntest_training.one_of_several(sys.argv[1])\n")
     state = tmp_path / "state"
-    command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(state))
-    try:
-        done = python(*command, GLOO_SOCKET_IFNAME="lo")
-    except subprocess.TimeoutExpired:
-        # On a busy machine the processes now and then do not find each other.
-        done = python(*command, GLOO_SOCKET_IFNAME="lo")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # At an address: with --standalone they look for each other by the machine's name, wherever that leads.
+    place = ("--master-addr", "127.0.0.1", "--master-port", str(port))
+    done = python("-m", "torch.distributed.run", "--nproc-per-node", "2", *place, str(script), str(state), GLOO_SOCKET_IFNAME="lo")
     assert done.returncode == 0, done.stderr[-3000:]
     found, alone = torch.load(state / "found", weights_only=True), trained(tmp_path / "alone", DISTRIBUTED, wrapped(Flat))
     assert [row["clean"] for row in found["history"]] == pytest.approx([row["clean"] for row in alone.history], abs=0.05)

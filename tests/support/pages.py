@@ -1,0 +1,90 @@
+"""The app's pages without a browser: how they are opened, what stands on them, and waiting until that is there."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from streamlit.testing.v1 import AppTest
+
+from .waiting import LIMIT
+from .waiting import until as wait_until
+
+APP = Path(__file__).parents[2] / "app.py"
+MESSAGES = ("caption", "warning", "error", "info", "success", "alert")
+
+
+def open_page(name: str = "", **query: object) -> AppTest:
+    """Return a page, not run yet, as a link with these fields opens it; a list is a field that is there several times."""
+    at = AppTest.from_file(str(APP), default_timeout=LIMIT)
+    if name:
+        at.switch_page(f"pages/{name}.py")
+    for field, value in query.items():
+        at.query_params[field] = [str(v) for v in value] if isinstance(value, list) else str(value)
+    return at
+
+
+def nodes(at: AppTest, kind: str) -> list[Any]:
+    """Return all elements of a kind in the main part, in order."""
+
+    def walk(node: Any) -> Iterator[Any]:
+        for child in getattr(node, "children", {}).values():
+            if child.type == kind:
+                yield child
+            yield from walk(child)
+
+    return list(walk(at.main))
+
+
+def texts(at: AppTest, *more: str) -> str:
+    """Return the messages in the main part, and the texts of further kinds of elements, as they are written in Markdown."""
+    return "\n".join(str(n.value) for kind in (*MESSAGES, *more) for n in nodes(at, kind))
+
+
+def words(at: AppTest, *more: str) -> str:
+    """Return the messages and the prose in the main part as one reads them, without the marks that keep Markdown from acting."""
+    return texts(at, "markdown", *more).replace("\\", "")
+
+
+def pictures(at: AppTest) -> list[Any]:
+    """Return what stands for the pictures in the main part, which changes with their content."""
+    return [n.value for n in nodes(at, "image") + nodes(at, "imgs")]
+
+
+def link(at: AppTest) -> dict[str, str]:
+    """Return the fields of the page's address; of a field that is there several times the first."""
+    values = {name: at.query_params[name] for name in at.query_params}
+    return {name: value if isinstance(value, str) else value[0] for name, value in values.items()}
+
+
+def buttons(at: AppTest) -> list[str]:
+    """Return the labels of all buttons."""
+    return [b.label for b in at.button]
+
+
+def press(at: AppTest, label: str) -> AppTest:
+    """Press the first button of that label, and run the page."""
+    return run(next(b for b in at.button if b.label == label).click())
+
+
+def run(at: AppTest | Any) -> AppTest:
+    """Run the page, or that of an element, which must not fail."""
+    page: AppTest = at.run()
+    assert not page.exception, [e.value for e in page.exception]
+    return page
+
+
+def until(at: AppTest, condition: Callable[[AppTest], object]) -> AppTest:
+    """Run the page, as its browser would, until the condition holds."""
+    wait_until(lambda: condition(run(at)), lambda: words(at) + str([n.proto.text for n in nodes(at, "progress")]))
+    return at
+
+
+def waits(at: AppTest) -> bool:
+    """Return whether the page says that something on it is still to come."""
+    hourglass = any("hourglass_top" in str(n.value) for kind in ("caption", "markdown") for n in nodes(at, kind))
+    return hourglass or bool(nodes(at, "progress"))
+
+
+def settle(at: AppTest) -> AppTest:
+    """Run the page until nothing on it is still to come."""
+    return until(at, lambda at: not waits(at))
