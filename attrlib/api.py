@@ -15,8 +15,9 @@ from attrlib.engine.memory import rows_within
 from attrlib.engine.run import Watch, run
 from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import ImageError, SpecError
-from attrlib.methods import BATCH_SIZE, Attribution, Progress, attribute, no_progress, read_methods
+from attrlib.methods import BATCH_SIZE, Attribution, attribute, read_methods
 from attrlib.models import Classifier
+from attrlib.progress import Progress, no_listener, no_progress
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
 from attrlib.store import Store, open_store
 
@@ -68,7 +69,7 @@ def score(
     max_memory: int | None = None,
     filter_models: Iterable[Classifier] = (),
     store: Store | None = None,
-    watch: Watch = lambda _event: None,
+    watch: Watch = no_listener,
     **params: object,
 ) -> Score:
     """How good a method is under a protocol, item by item; `params` are the protocol's. What was computed before is not again.
@@ -102,7 +103,7 @@ def compare(
     max_memory: int | None = None,
     filter_models: Iterable[Classifier] = (),
     store: Store | None = None,
-    watch: Watch = lambda _event: None,
+    watch: Watch = no_listener,
 ) -> RunResult:
     """Several methods under several protocols on the same items: scores, and the ranks that the data allow. Options as in `score`.
 

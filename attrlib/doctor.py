@@ -13,10 +13,10 @@ from attrlib.errors import AttrlibError, Cancelled, OutOfMemory, SpecError
 from attrlib.methods import BATCH_SIZE, METHODS, Passes, attribute, create, resolve
 from attrlib.models import NAMED, Classifier
 from attrlib.models.state import State
+from attrlib.progress import NewsProgress, no_progress
 from attrlib.registry import params_of
 from attrlib.specs import MethodSpec
 
-Watch = Callable[[int, int, str], None]
 """Told how many probes are done, of how many, and which one is next; raises `Cancelled` to stop."""
 
 VALID, REFUSED, FAILED = "valid", "refused", "failed"
@@ -95,7 +95,7 @@ def doctor(
     layers: Sequence[str] = NAMED,
     images: int = 100,
     limit: float = 3.0,
-    watch: Watch = lambda _done, _total, _what: None,
+    watch: NewsProgress = no_progress,
 ) -> Diagnosis:
     """Probes methods (names; None: all) at `layers` on a synthetic image, and estimates what `images` of them cost.
 

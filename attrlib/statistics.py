@@ -125,16 +125,18 @@ def jackknife(statistic: Callable[[np.ndarray], float], values: np.ndarray, boun
 
 
 def proportion(count: int, n: int) -> Summary:
-    """The share `count` of `n` with Wilson's 95 % interval (Wilson 1927), z = 1.96:
+    """Return the share `count / n` with its 95 % interval (Wilson 1927).
 
-    (count + z^2/2 +- z sqrt(count (n - count) / n + z^2/4)) / (n + z^2).
+    Raises:
+        DataError: If `count` is not between 0 and `n`, or `n` is 0.
     """
     if not 0 <= count <= n or not n:
         raise DataError(f"{count} of {n} is no share; count at least one item")
-    z = float(-ndtri(LEVEL / 2))
-    centre, half = count + z * z / 2, z * math.sqrt(count * (n - count) / n + z * z / 4)
-    low, high = (centre - half) / (n + z * z), (centre + half) / (n + z * z)
-    return Summary(count / n, max(low, 0.0), min(high, 1.0), n, 0)
+    # Takes a second to import, and most uses of this module need no share.
+    from scipy.stats import binomtest
+
+    interval = binomtest(count, n).proportion_ci(1 - LEVEL, method="wilson")
+    return Summary(count / n, float(interval.low), float(interval.high), n, 0)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from attrlib.models.architectures.catalogue import HE
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.specs import ModelSpec
 from attrlib.statistics import proportion
-from attrlib.training import Progress, Recipe, Training, train_checkpoint
+from attrlib.training import Recipe, Training, TrainingProgress, train_checkpoint
 
 SIZE = 16
 PREPROCESSING = Preprocessing((SIZE, SIZE), HALF, (0.25, 0.25, 0.5), "bicubic", 0.9)
@@ -291,7 +291,7 @@ def test_weights_that_cannot_be_written_say_so_and_the_same_call_writes_them(mad
     with pytest.raises(TrainingError, match=r"own\.safetensors cannot be written .*the training is kept, make room and run the same again"):
         train_checkpoint(made.training, out, tmp_path / "state", "cpu")
     out.parent.unlink()
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     train_checkpoint(made.training, out, tmp_path / "state", "cpu", seen.append)
     assert seen == []
     assert out.read_bytes() == made.out.read_bytes()
@@ -637,7 +637,7 @@ def test_fractions_go_on_with_the_one_that_was_stopped(data: Path, tmp_path: Pat
     out, trained = tmp_path / "own.safetensors", []
 
     def stopped(training: Training, *others: Any) -> Card:
-        def watched(found: Progress) -> None:
+        def watched(found: TrainingProgress) -> None:
             trained.append((training.recipe.fraction, found.epoch))
             if stop and training.recipe.fraction == 1:
                 raise Cancelled("cancelled")
@@ -663,7 +663,7 @@ def test_what_was_cancelled_goes_on_with_the_same_command(
     def interrupted(*arguments: Any) -> Card:
         *others, watch = arguments
 
-        def watched(found: Progress) -> None:
+        def watched(found: TrainingProgress) -> None:
             seen.append(found.epoch)
             if found.epoch == 2 and kill:
                 os.kill(os.getpid(), number)

@@ -1085,4 +1085,6 @@ def test_nothing_warns() -> None:
         warnings.simplefilter("error")
         model = residual_net()
         for setting in SETTINGS:
-            maps_of(grid_view(model, setting, 2, 1), "IxG", "Final", grids_for(model, 2), [1, 2])
+            maps = maps_of(grid_view(model, setting, 2, 1), "IxG", "Final", grids_for(model, 2), [1, 2])
+            assert bool(maps.isfinite().all())
+            assert bool((maps != 0).flatten(1).any(1).all())

@@ -424,7 +424,11 @@ def test_nothing_is_loaded_of_weights_that_do_not_fit(state):
 
 def test_weights_from_before_batch_counters_are_loaded(state):
     old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    load_state(made(Plain), old, "w.pth")
+    module = made(Plain, seed=1)
+    counters = {k: v.clone() for k, v in module.state_dict().items() if k not in old}
+    load_state(module, old, "w.pth")
+    assert counters
+    assert_same(module.state_dict(), old | counters)
 
 
 class Versioned(nn.Module):
@@ -444,7 +448,11 @@ class Versioned(nn.Module):
 
 def test_the_versions_of_modules_are_kept(tmp_path):
     file = save(Versioned().state_dict(), tmp_path / "w.pth")
-    load_state(Versioned(), read_checkpoint(file), "w.pth")
+    module = Versioned()
+    with torch.no_grad():
+        module.weight.fill_(-1)
+    load_state(module, read_checkpoint(file), "w.pth")
+    assert module.weight.item() == 0
 
 
 # The number of classes.

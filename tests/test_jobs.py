@@ -13,8 +13,9 @@ import torch
 from support.waiting import LIMIT, until
 
 from attrlib.engine import jobs
-from attrlib.engine.jobs import Job, Progress, Queue, State
+from attrlib.engine.jobs import Job, Priority, Queue, State
 from attrlib.errors import Cancelled, MethodError
+from attrlib.progress import NewsProgress
 
 MB = 1_000_000
 
@@ -54,7 +55,7 @@ def busy(queue: Queue) -> Iterator[Job]:
     """The worker is inside a long job that reports nothing until the context ends."""
     inside, leave = threading.Event(), threading.Event()
 
-    def work(_progress: Progress) -> None:
+    def work(_progress: NewsProgress) -> None:
         inside.set()
         leave.wait(LIMIT)
 
@@ -71,12 +72,12 @@ def ended(job: Job) -> Job:
     return job
 
 
-def returns(value: Any = None) -> Callable[[Progress], Any]:
+def returns(value: Any = None) -> Callable[[NewsProgress], Any]:
     return lambda _progress: value
 
 
-def raises(error: BaseException) -> Callable[[Progress], Any]:
-    def work(_progress: Progress) -> None:
+def raises(error: BaseException) -> Callable[[NewsProgress], Any]:
+    def work(_progress: NewsProgress) -> None:
         raise error
 
     return work
@@ -93,7 +94,7 @@ def test_a_job_ends_with_the_result_of_its_work(queue: Queue) -> None:
 def test_jobs_run_one_at_a_time_in_order_of_submission(queue: Queue) -> None:
     order: list[tuple[int, str]] = []
 
-    def work(i: int) -> Callable[[Progress], None]:
+    def work(i: int) -> Callable[[NewsProgress], None]:
         return lambda _progress: order.extend([(i, "starts"), (i, "ends")])
 
     for job in [queue.submit(str(i), work(i)) for i in range(20)]:
@@ -115,7 +116,7 @@ def test_many_threads_that_submit_the_same_key_at_once_run_it_once(queue: Queue)
     count = 32
     start, runs = threading.Barrier(count), []
 
-    def work(_progress: Progress) -> int:
+    def work(_progress: NewsProgress) -> int:
         runs.append(1)
         return len(runs)
 
@@ -177,7 +178,7 @@ def test_an_ended_job_keeps_nothing_of_what_its_work_held(error: Exception | Non
     def submit() -> None:
         outer = Result()
 
-        def work(_progress: Progress) -> None:
+        def work(_progress: NewsProgress) -> None:
             inner = Result()
             kept.extend([weakref.ref(outer), weakref.ref(inner)])
             if error is not None:
@@ -211,7 +212,7 @@ def test_a_job_cancelled_before_its_start_does_no_work(queue: Queue) -> None:
 def test_a_job_is_cancelled_between_chunks(queue: Queue) -> None:
     chunks, reached, go_on = [], threading.Event(), threading.Event()
 
-    def work(progress: Progress) -> None:
+    def work(progress: NewsProgress) -> None:
         for i in range(10):
             progress(i, 10)
             chunks.append(i)
@@ -294,7 +295,7 @@ def test_work_without_patience_is_never_abandoned(queue: Queue, clock: SimpleNam
 
 
 def test_abandoned_running_work_stops_at_its_next_chunk(queue: Queue, clock: SimpleNamespace) -> None:
-    def work(progress: Progress) -> None:
+    def work(progress: NewsProgress) -> None:
         for i in range(5):
             clock.now += 6.0
             progress(i, 5)
@@ -321,20 +322,23 @@ def test_abandoned_work_that_was_also_cancelled_stays_cancelled(queue: Queue, cl
 def test_quick_jobs_overtake_waiting_long_ones(queue: Queue) -> None:
     order: list[str] = []
 
-    def note(name: str) -> Callable[[Progress], None]:
+    def note(name: str) -> Callable[[NewsProgress], None]:
         return lambda _progress: order.append(name)
 
     with busy(queue):
-        asked = [queue.submit(n, note(n), quick=n.startswith("q")) for n in ("long1", "long2", "q1", "long3", "q2")]
+        asked = [
+            queue.submit(n, note(n), priority=Priority.QUICK if n.startswith("q") else Priority.NORMAL)
+            for n in ("long1", "long2", "q1", "long3", "q2")
+        ]
     for job in asked:
         ended(job)
     assert order == ["q1", "q2", "long1", "long2", "long3"]
 
 
-def chunked(count: int, order: list[str], at: dict[int, Callable[[], Any]]) -> Callable[[Progress], str]:
+def chunked(count: int, order: list[str], at: dict[int, Callable[[], Any]]) -> Callable[[NewsProgress], str]:
     """Long work that does something of `at` in the middle of some chunks."""
 
-    def work(progress: Progress) -> str:
+    def work(progress: NewsProgress) -> str:
         for i in range(count):
             progress(i, count)
             order.append(f"chunk {i}")
@@ -350,7 +354,7 @@ def test_quick_jobs_slip_in_between_the_chunks_of_a_running_long_one(queue: Queu
 
     def ask() -> None:
         queue.submit("long2", lambda _progress: order.append("long2"))
-        queue.submit("quick", lambda _progress: order.append("quick"), quick=True)
+        queue.submit("quick", lambda _progress: order.append("quick"), priority=Priority.QUICK)
 
     long = ended(queue.submit("long", chunked(4, order, {1: ask})))
     ended(queue.submit("long2", returns()))
@@ -361,12 +365,12 @@ def test_quick_jobs_slip_in_between_the_chunks_of_a_running_long_one(queue: Queu
 def test_a_quick_job_is_not_interrupted_by_another(queue: Queue) -> None:
     order: list[str] = []
 
-    def quick(progress: Progress) -> None:
-        queue.submit("other", lambda _progress: order.append("other"), quick=True)
+    def quick(progress: NewsProgress) -> None:
+        queue.submit("other", lambda _progress: order.append("other"), priority=Priority.QUICK)
         progress(1, 2)
         order.append("quick")
 
-    ended(queue.submit("quick", quick, quick=True))
+    ended(queue.submit("quick", quick, priority=Priority.QUICK))
     ended(queue.submit("other", returns()))
     assert order == ["quick", "other"]
 
@@ -376,7 +380,7 @@ def test_a_quick_job_that_fails_harms_no_long_one(error: Exception, queue: Queue
     asked: list[Job] = []
 
     def ask() -> None:
-        asked.append(queue.submit("quick", raises(error), quick=True))
+        asked.append(queue.submit("quick", raises(error), priority=Priority.QUICK))
 
     assert ended(queue.submit("long", chunked(3, [], {1: ask}))).result == "long"
     assert ended(asked[0]).state in (State.FAILED, State.CANCELLED)
@@ -386,7 +390,7 @@ def test_cancelling_the_long_job_does_not_cancel_the_quick_one(queue: Queue) -> 
     asked: list[Job] = []
 
     def ask() -> None:
-        asked.append(queue.submit("quick", returns(1), quick=True))
+        asked.append(queue.submit("quick", returns(1), priority=Priority.QUICK))
         queue.submit("long", returns()).cancel()
 
     assert ended(queue.submit("long", chunked(3, [], {1: ask}))).state is State.CANCELLED
@@ -450,7 +454,7 @@ def test_the_newest_result_is_kept_however_large(small: Queue) -> None:
 def test_an_unfinished_job_is_never_dropped_even_where_it_is_the_oldest(small: Queue) -> None:
     with busy(small):
         old = small.submit("old", returns(Result()))
-        large = [small.submit(k, returns(Result(600_000)), quick=True) for k in "abc"]
+        large = [small.submit(k, returns(Result(600_000)), priority=Priority.QUICK) for k in "abc"]
     for job in (*large, old):
         ended(job)
     settle(small)
@@ -463,19 +467,19 @@ def test_results_of_quick_jobs_that_slip_in_are_bounded_too(small: Queue) -> Non
 
     def ask() -> None:
         for i in range(5):
-            small.submit(f"quick {i}", returns(Result(400_000)), quick=True)
+            small.submit(f"quick {i}", returns(Result(400_000)), priority=Priority.QUICK)
 
     ended(small.submit("long", chunked(4, [], {1: ask, 3: lambda: held.append(small.kept_bytes)})))
     assert held[0] <= MB + 1024
 
 
-# Progress
+# NewsProgress
 
 
 def test_progress_and_the_time_left_can_be_read_while_it_runs(queue: Queue, clock: SimpleNamespace) -> None:
     seen: list[Any] = []
 
-    def work(progress: Progress) -> None:
+    def work(progress: NewsProgress) -> None:
         job = queue.submit("a", returns())
         progress(0, 10)
         seen.append((job.state, job.done, job.total, job.seconds_left))
@@ -535,12 +539,15 @@ def test_two_queues_work_at_the_same_time(queue: Queue, small: Queue) -> None:
 def test_closing_a_queue_stops_its_work_at_the_next_chunk_and_releases_all_who_wait(queue: Queue) -> None:
     inside, order = threading.Event(), []
 
-    def endless(progress: Progress) -> None:
+    def endless(progress: NewsProgress) -> None:
         while True:
             inside.set()
             progress(0, 1)
 
-    asked = [queue.submit("a", endless), *(queue.submit(k, lambda _: order.append(1), quick=k == "q") for k in "bc")]
+    asked = [
+        queue.submit("a", endless),
+        *(queue.submit(k, lambda _: order.append(1), priority=Priority.QUICK if k == "q" else Priority.NORMAL) for k in "bc"),
+    ]
     assert inside.wait(LIMIT)
     queue.close()
     assert [ended(job).state for job in asked] == [State.CANCELLED] * 3

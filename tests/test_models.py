@@ -313,6 +313,9 @@ def test_an_unknown_model_is_answered_with_the_nearest_names(name, near):
 @pytest.mark.parametrize("name", [EMBEDDED, "timm:resnet18", "timm:resnet18.a1_in1k", "torchvision:vgg11"])
 def test_known_names_pass(name):
     check_name(name)
+    family, _, rest = name.rpartition(":")
+    with pytest.raises(ModelError, match="unknown"):
+        check_name(f"{family}:no_{rest}" if family else f"no_{rest}")
 
 
 def test_an_unknown_tag_of_a_timm_model_is_refused():

@@ -27,7 +27,7 @@ from torch import nn
 
 import pages.parts.runs
 import pages.parts.work
-from attrlib.engine.jobs import Queue
+from attrlib.engine.jobs import Priority, Queue
 from attrlib.errors import Cancelled
 from attrlib.figures import charts
 from attrlib.models import parse_model
@@ -264,10 +264,14 @@ def test_a_long_job_lets_all_others_in_and_they_come_in_order() -> None:
         progress(1, 2, "news")
         order.append("long")
 
-    long = queue.submit("long", work, long=True)
+    long = queue.submit("long", work, priority=Priority.LONG)
     assert begun.wait(LIMIT)
     others = [
-        queue.submit(name, lambda _p, name=name: order.append(name), quick=name == "quick", long=name == "second")
+        queue.submit(
+            name,
+            lambda _p, name=name: order.append(name),
+            priority={"quick": Priority.QUICK, "second": Priority.LONG}.get(name, Priority.NORMAL),
+        )
         for name in ("second", "map", "quick")
     ]
     go.set()

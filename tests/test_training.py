@@ -35,7 +35,7 @@ from attrlib.errors import Cancelled, DataError, ImageError, SpecError, Training
 from attrlib.models.architectures import BcosResNet
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.specs import ModelSpec
-from attrlib.training import PRESETS, Progress, Recipe, Trained, Training, accuracies, train, train_checkpoint
+from attrlib.training import PRESETS, Recipe, Trained, Training, TrainingProgress, accuracies, train, train_checkpoint
 from attrlib.training.deletion import delete_cells
 from attrlib.training.family import BIRDS, LITE0, PHOTOS, TUNED, trainings
 from attrlib.training.feed import Feed, random_box
@@ -544,7 +544,7 @@ def test_the_loss_of_a_b_cos_network_is_binary_unless_the_recipe_says_otherwise(
 def test_colours_are_learnt_to_the_last_image_and_progress_says_how_far(tmp_path: Path, optimizer: str, reduced: bool) -> None:
     recipe = replace(PLAIN, epochs=8, optimizer=optimizer, rate=0.1 if optimizer == "sgd" else 0.02, schedule="cosine", warmup=0.1)
     recipe = replace(recipe, reduced=reduced)
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     model = wrapped()
     found = trained(tmp_path, recipe, model, watch=seen.append)
     assert found.clean == 1
@@ -654,7 +654,7 @@ class Stop:
     def __init__(self, epoch: int, error: BaseException) -> None:
         self.epoch, self.error, self.count = epoch, error, 0
 
-    def __call__(self, found: Progress) -> None:
+    def __call__(self, found: TrainingProgress) -> None:
         self.count += found.epoch == self.epoch
         if self.count == 1:
             raise self.error
@@ -664,7 +664,7 @@ class Stop:
 def test_what_was_cancelled_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path, uninterrupted: Trained, epoch: int) -> None:
     with pytest.raises(Cancelled):
         trained(tmp_path, watch=Stop(epoch, Cancelled("enough")))
-    begun: list[Progress] = []
+    begun: list[TrainingProgress] = []
     found = trained(tmp_path, watch=begun.append)
     assert begun[0].epoch == epoch
     assert same(found, uninterrupted)
@@ -672,7 +672,7 @@ def test_what_was_cancelled_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Pat
 
 def test_what_is_done_already_is_not_trained_again(tmp_path: Path, uninterrupted: Trained) -> None:
     trained(tmp_path)
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     model = wrapped(seed=5)
     assert same(trained(tmp_path, model=model, watch=seen.append), uninterrupted)
     assert seen == []
@@ -685,7 +685,7 @@ def killed(folder: str) -> None:
     def die(*_args: Any, **_options: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def watch_for(epoch: int) -> Callable[[Progress], None]:
+    def watch_for(epoch: int) -> Callable[[TrainingProgress], None]:
         return lambda found: die() if found.epoch == epoch else None
 
     def half(save: Callable[..., None]) -> Callable[..., None]:
@@ -721,7 +721,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 def test_what_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     done = python("-c", f"import test_training; test_training.killed({str(tmp_path / 'state')!r})")
     assert done.stdout.split() == ["-9"] * 4, done.stdout + done.stderr
-    begun: list[Progress] = []
+    begun: list[TrainingProgress] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -800,7 +800,7 @@ def test_what_is_no_number_stops_training_and_the_last_good_state_is_kept(tmp_pa
     healthy = trained(tmp_path / "healthy", recipe, wrapped(Poisoned))
     model = wrapped(Poisoned)
 
-    def poison(found: Progress) -> None:
+    def poison(found: TrainingProgress) -> None:
         # Called behind the step: what is poisoned in the second epoch shows in the third.
         model.module.what = what if found.epoch == 2 else ""
 

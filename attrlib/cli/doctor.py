@@ -34,7 +34,7 @@ def doctor(
     classifier = load_model(spec.architecture, device, **spec.options())
     with interruptible() as check:
 
-        def watch(done: int, total: int, what: str) -> None:
+        def watch(done: int, total: int, what: str = "") -> None:
             check()
             if sys.stderr.isatty():
                 typer.echo(f"\r{done}/{total} {what:40}" if done < total else "\r" + " " * 60 + "\r", nl=False, err=True)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from attrlib.engine.explanation import MANIFEST, Explanation, check_same, explai
 from attrlib.errors import SpecError
 from attrlib.methods import defined, names_many, read_methods
 from attrlib.models import EMBEDDED, load_model
+from attrlib.progress import Progress
 from attrlib.specs import ExplainSpec, ViewSpec, whole
 from attrlib.store import parse_bytes
 
@@ -111,7 +111,7 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
         raise SpecError(f"cannot write to {str(folder)!r} ({error.strerror}); choose another folder with --out, or make room") from None
 
 
-def _progress_line() -> Callable[[int, int], None]:
+def _progress_line() -> Progress:
     def show(done: int, total: int) -> None:
         if sys.stderr.isatty():
             typer.echo(f"\r{done}/{total} passes " if done < total else "\r" + " " * 24 + "\r", nl=False, err=True)

@@ -17,7 +17,7 @@ from attrlib.cli.common import Checkpoint, Device, InputSize, Json, command, dur
 from attrlib.data.datasets import anchored
 from attrlib.errors import Cancelled
 from attrlib.models import EMBEDDED, Card
-from attrlib.training import PRESETS, Progress, Recipe, Training, train_checkpoint
+from attrlib.training import PRESETS, Recipe, Training, TrainingProgress, train_checkpoint
 
 EVERY = 10.0
 """Seconds between lines of progress where no terminal shows them."""
@@ -71,7 +71,7 @@ def _train(training: Training, out: Path, device: str, quiet: bool) -> Card:
     with interruptible() as check:
         show = _line(quiet or int(os.environ.get("RANK", 0)) > 0)
 
-        def watch(found: Progress) -> None:
+        def watch(found: TrainingProgress) -> None:
             check()
             show(found)
 
@@ -86,11 +86,11 @@ def _state(out: Path) -> Path:
     return out.with_suffix(".training")
 
 
-def _line(quiet: bool) -> Callable[[Progress], None]:
+def _line(quiet: bool) -> Callable[[TrainingProgress], None]:
     """Shows how far training is: in place on a terminal, else a line every few seconds."""
     last = 0.0
 
-    def show(found: Progress) -> None:
+    def show(found: TrainingProgress) -> None:
         nonlocal last
         terminal = sys.stderr.isatty()
         if quiet or time.monotonic() - last < (0.5 if terminal else EVERY):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from attrlib.errors import ImageError, existing_file
 from attrlib.specs import digest
@@ -20,15 +20,6 @@ MAX_PIXELS = 50_000_000
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 MIN_SIDE = 8
 _WHITE = (255, 255, 255, 255)
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +97,19 @@ def _checked(image: Image.Image, name: str) -> Photo:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF orientation says; other metadata, damaged or not, is ignored."""
+    """Return the picture turned as its EXIF orientation says; other metadata, damaged or not, is ignored."""
     try:
-        turn = _TURNS.get(image.getexif().get(0x0112, 1))
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if orientation == 1:
+            return image
+        # With no other entry: Pillow encodes all of them again, and fails on damaged ones.
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        turned = image.copy()
+        turned.info["exif"] = exif.tobytes()
+        return ImageOps.exif_transpose(turned)
     except Exception:  # noqa: BLE001  damaged metadata is no reason to refuse the pixels
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return image
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:

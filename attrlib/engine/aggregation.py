@@ -18,9 +18,10 @@ from attrlib.engine.loading import Loader
 from attrlib.engine.plan import Part, find_parts, select
 from attrlib.engine.units import Unit
 from attrlib.errors import SpecError, unknown
-from attrlib.methods import BATCH_SIZE, Progress, no_progress
+from attrlib.methods import BATCH_SIZE
 from attrlib.models import Classifier
 from attrlib.postprocess import resize, smooth
+from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, Explain, Scene
 from attrlib.specs import MethodSpec, RunSpec
 from attrlib.statistics import Summary, summary

@@ -1,7 +1,7 @@
 """Where one unit of work is done: a protocol on a method and some items, with maps and measurements shared by all of them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol as Interface
 
 import torch
@@ -13,6 +13,7 @@ from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, Attribution, Passes, attribute_each, create
 from attrlib.models import Classifier, Layer
 from attrlib.models.folded import Folded
+from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, Evaluation, Explain, Measurement, Prediction, Protocol, Scene, Setting
 from attrlib.specs import NUMERICS, MethodSpec, digest
 from attrlib.store import Record
@@ -84,7 +85,7 @@ class Bench:
         seed: int = 0,
         fast: bool = False,
         rows: int = 16,
-        progress: Callable[[int, int], None] = lambda _done, _total: None,
+        progress: Progress = no_progress,
     ):
         self.model, self.shelf = model, shelf
         self.setting = Setting(model, seed, rows, fast, progress)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from attrlib.data.images import Photo
-from attrlib.methods import Attribution, Progress, no_progress
+from attrlib.methods import Attribution
 from attrlib.models import Classifier
+from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, Evaluation, Setting
 from attrlib.protocols.deletion import IDSDS, SDS, SingleDeletion
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from attrlib.data.images import Photo
 from attrlib.deletion import cells
 from attrlib.errors import ProtocolError
-from attrlib.methods import Attribution, Progress, no_progress
+from attrlib.methods import Attribution
 from attrlib.models import Classifier
+from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, Evaluation, Setting
 from attrlib.protocols.deletion import ORDERS, instead_of
 

@@ -16,8 +16,9 @@ from attrlib.engine.memory import rows_within
 from attrlib.errors import SpecError, existing_file
 from attrlib.figures.overlay import encode, prepare
 from attrlib.figures.panel import Tile, panel
-from attrlib.methods import Attribution, Progress, attribute_all, no_progress, resolve
+from attrlib.methods import Attribution, attribute_all, resolve
 from attrlib.models import Classifier
+from attrlib.progress import Progress, no_progress
 from attrlib.specs import NUMERICS, ExplainSpec, MethodSpec, ModelSpec, ViewSpec, digest, whole
 
 PANEL, ARRAYS, MANIFEST = "panel.png", "maps.npz", "manifest.json"

@@ -5,15 +5,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from enum import Enum
+from enum import Enum, IntEnum
+from operator import attrgetter
 from typing import Any
 
 from attrlib.errors import AttrlibError, Cancelled
 from attrlib.models.chunks import out_of_memory
+from attrlib.progress import NewsProgress
 
-Progress = Callable[..., None]
-"""Told how much is done, of how much, and, if there is more to say, the news: what `Job.news` then shows."""
-Work = Callable[[Progress], Any]
+Work = Callable[[NewsProgress], Any]
+"""What a job computes; the news that it reports are shown as `Job.news`."""
 
 
 YIELD = 3.0
@@ -30,15 +31,28 @@ class State(Enum):
     CANCELLED = "cancelled"
 
 
+class Priority(IntEnum):
+    """Order in which jobs run; among equals the first submitted comes first.
+
+    A job runs between the chunks of any job of a lower priority, so that nobody waits for somebody else's run.
+    """
+
+    QUICK = 0
+    """Takes seconds; is never interrupted."""
+    NORMAL = 1
+    LONG = 2
+    """Takes minutes or hours."""
+
+
 class Job:
     """One piece of work and what has become of it. Read by any thread, written by the worker.
 
     `news` is what the work has last said of itself, None before; it stays when the job has ended.
     """
 
-    def __init__(self, key: str, work: Work, queue: "Queue", patience: float | None, quick: bool, long: bool = False):
+    def __init__(self, key: str, work: Work, queue: "Queue", patience: float | None, priority: Priority):
         self.key = key
-        self.quick, self.long = quick, long
+        self.priority = priority
         self.news: Any = None
         self._queue = queue
         self.state = State.WAITING
@@ -120,11 +134,11 @@ class Job:
         self.news = self.news if news is None else news
         if self._stop.is_set() or self.abandoned:
             raise Cancelled("cancelled")
-        if not self.quick:
+        if self.priority > Priority.QUICK:
             self._queue.give_way(self)
 
 
-def _nothing(_progress: Progress) -> None:
+def _nothing(_progress: NewsProgress) -> None:
     return None
 
 
@@ -138,8 +152,7 @@ def _reason(error: BaseException) -> str:
 class Queue:
     """Jobs one at a time, in order of submission, their results kept up to `max_bytes` (least recently used out first).
 
-    Quick jobs come first: they slip in between the chunks of any other. A long job, one that takes minutes or hours, comes last and
-    lets all others in, so that nobody waits for somebody else's run.
+    See `Priority` for the order where jobs differ in priority.
     """
 
     def __init__(self, name: str, max_bytes: int = 256 << 20):
@@ -152,7 +165,7 @@ class Queue:
         self._thread.start()
         atexit.register(self.close)
 
-    def submit(self, key: str, work: Work, patience: float | None = None, quick: bool = False, long: bool = False) -> Job:
+    def submit(self, key: str, work: Work, patience: float | None = None, priority: Priority = Priority.NORMAL) -> Job:
         """The job of that key: the one there is (waiting, running, done, failed or cancelled), or a new one.
 
         With `patience` (seconds) it is dropped when nobody has asked for it, by `submit` or `Job.watch`, for so long.
@@ -160,7 +173,7 @@ class Queue:
         with self._changed:
             job = self._jobs.get(key)
             if job is None or job.dropped:
-                job = self._jobs[key] = Job(key, work, self, patience, quick, long)
+                job = self._jobs[key] = Job(key, work, self, patience, priority)
                 if self._closed:
                     job.cancel()
                     job.run()
@@ -222,14 +235,14 @@ class Queue:
                     if self._closed:
                         return
                     self._changed.wait()
-                job = self._waiting.pop(self._waiting.index(min(self._waiting, key=_turn)))
+                job = self._waiting.pop(self._waiting.index(min(self._waiting, key=attrgetter("priority"))))
             job.run()
             self._shrink()
 
     def _next_before(self, running: Job) -> Job | None:
         with self._changed:
-            job = min(self._waiting, key=_turn, default=None)
-            if job is None or _turn(job) >= _turn(running):
+            job = min(self._waiting, key=attrgetter("priority"), default=None)
+            if job is None or job.priority >= running.priority:
                 return None
             self._waiting.remove(job)
             return job
@@ -243,11 +256,6 @@ class Queue:
                 if job.ended:
                     total -= _size(job)
                     del self._jobs[key]
-
-
-def _turn(job: Job) -> int:
-    """Quick jobs first, long ones last; among equals the first that came."""
-    return 0 if job.quick else 2 if job.long else 1
 
 
 def _size(job: Job) -> int:

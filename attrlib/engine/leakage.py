@@ -8,8 +8,9 @@ from torch import Tensor
 
 from attrlib.data.images import Photo
 from attrlib.errors import DataError, SpecError
-from attrlib.methods import BATCH_SIZE, Progress, attribute, no_progress
+from attrlib.methods import BATCH_SIZE, attribute
 from attrlib.models import Classifier
+from attrlib.progress import Progress, no_progress
 from attrlib.registry import Paper
 from attrlib.specs import MethodSpec
 from attrlib.statistics import Summary, proportion

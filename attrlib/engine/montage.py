@@ -10,8 +10,9 @@ from attrlib.data.images import Photo
 from attrlib.engine.explanation import tile
 from attrlib.errors import AttrlibError
 from attrlib.figures.panel import Tile, panel
-from attrlib.methods import METHODS, Attribution, Progress, attribute_each, no_progress, resolve
+from attrlib.methods import METHODS, Attribution, attribute_each, resolve
 from attrlib.models import Classifier
+from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec, ViewSpec, parse_methods
 
 SIDE, COLUMNS = 184, 8

@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from attrlib.data.images import Photo
-from attrlib.methods import Attribution, Progress, no_progress
+from attrlib.methods import Attribution
 from attrlib.models import Classifier, Layer
+from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, Evaluation, Explain, Setting
 from attrlib.protocols.faithfulness import Infidelity, noise
 

@@ -11,10 +11,11 @@ from attrlib.data.images import Photo
 from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.bench import Bench, Shelf
 from attrlib.errors import SpecError
-from attrlib.methods import Progress, no_progress, resolve
+from attrlib.methods import resolve
 from attrlib.models import Classifier
 from attrlib.models.cells import crop, stitch
 from attrlib.postprocess import resize, smooth
+from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Scene, create
 from attrlib.protocols.localisation import Localisation
 from attrlib.specs import MethodSpec, ProtocolSpec, digest

@@ -12,10 +12,10 @@ from attrlib.engine.bench import Bench, Shelf
 from attrlib.engine.memory import Probe, probe, rows_within
 from attrlib.engine.units import SHOWN, Selection, Unit, grid_units, image_units, left_out
 from attrlib.errors import AttrlibError, DataError, ImageError, ProtocolError, SpecError
-from attrlib.methods import Progress, no_progress
 from attrlib.methods import create as create_method
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier, Layer
+from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Prediction, Protocol
 from attrlib.protocols import create as create_protocol
 from attrlib.protocols.localisation import Localisation

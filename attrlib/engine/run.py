@@ -1,7 +1,7 @@
 """Executes a run: chunk by chunk, everything stored as soon as it is known, so that it can end at any moment and go on later."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, Metho
 from attrlib.methods import BATCH_SIZE, Passes
 from attrlib.methods import create as create_method
 from attrlib.models import Classifier
+from attrlib.progress import Listener, no_listener
 from attrlib.protocols import Prediction
 from attrlib.specs import MethodSpec, RunSpec, digest
 from attrlib.statistics import Summary, summary
@@ -46,7 +47,7 @@ class Event:
     of: str = "results"
 
 
-Watch = Callable[[Event], None]
+Watch = Listener[Event]
 """Called every few passes; raises `Cancelled` to stop the run."""
 
 
@@ -55,7 +56,7 @@ def run(
     model: Classifier,
     data: Dataset,
     store: Store,
-    watch: Watch = lambda _event: None,
+    watch: Watch = no_listener,
     max_memory: int | None = None,
     filter_models: Sequence[Classifier] = (),
 ) -> RunResult:

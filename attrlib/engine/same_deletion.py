@@ -9,8 +9,9 @@ from torch import Tensor
 from attrlib.data.images import Photo
 from attrlib.engine.deletion_path import DeletionPath, delete_in_order
 from attrlib.errors import ProtocolError
-from attrlib.methods import Progress, attribute, no_progress
+from attrlib.methods import attribute
 from attrlib.models import Classifier
+from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec
 
 

@@ -12,8 +12,8 @@ from attrlib.engine.bench import Bench, Scratch
 from attrlib.engine.loading import Loader
 from attrlib.engine.units import Unit
 from attrlib.errors import DataError, LayerError, MethodError
-from attrlib.methods import Progress, no_progress
 from attrlib.models import Classifier
+from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Protocol
 from attrlib.specs import MethodSpec
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from attrlib.data.datasets import Dataset
 from attrlib.data.grids import compose
 from attrlib.errors import DataError, ImageError
-from attrlib.methods import Progress, no_progress
+from attrlib.progress import Progress, no_progress
 from attrlib.specs import digest
 
 UNKNOWN = -1

@@ -19,7 +19,7 @@ from attrlib.methods import (  # noqa: F401, I001  the order of lists and menus
 from attrlib.methods.attribution import BATCH_SIZE, Attribution, attribute, attribute_all, attribute_each, rows_at_once
 from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, list_methods, resolve
 from attrlib.methods.presets import PRESETS, Preset, defined, list_presets, names_many, read_methods
-from attrlib.methods.task import Progress, Task, no_progress
+from attrlib.methods.task import Task
 
 __all__ = [
     "BATCH_SIZE",
@@ -30,7 +30,6 @@ __all__ = [
     "MethodInfo",
     "Passes",
     "Preset",
-    "Progress",
     "Task",
     "attribute",
     "attribute_all",
@@ -40,7 +39,6 @@ __all__ = [
     "list_methods",
     "list_presets",
     "names_many",
-    "no_progress",
     "read_methods",
     "resolve",
     "rows_at_once",

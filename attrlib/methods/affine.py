@@ -2,7 +2,7 @@
 
 import torch
 
-from attrlib.methods.rules import undefined
+from attrlib.methods.autograd_graph import undefined
 from attrlib.methods.task import Task
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from attrlib.errors import AttrlibError, Cancelled, SpecError
 from attrlib.methods.base import create, resolve
-from attrlib.methods.task import Progress, Task, no_progress
+from attrlib.methods.task import Task
 from attrlib.methods.together import Asked, Items, JointBatch
 from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import in_chunks
 from attrlib.postprocess import defect, resize
+from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec
 
 BATCH_SIZE = 16

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from attrlib.errors import MethodError
+from attrlib.methods.autograd_graph import undefined
+from attrlib.methods.backward import TINY, BackwardRules, Map
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, common_baseline, is_common
 from attrlib.methods.gradients import ByChannel
-from attrlib.methods.rules import TINY, Map, Rules, check_by_trial, undefined
 from attrlib.methods.task import Task
+from attrlib.methods.trial import check_by_trial
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
 
@@ -86,7 +88,7 @@ class DeepLIFT(ByChannel):
         return Passes(forward=1, gradient=1)
 
 
-class _Rescale(Rules):
+class _Rescale(BackwardRules):
     """First records what goes into activations and maxima at the baseline; then gives them multipliers, in the same order."""
 
     def __init__(self) -> None:
@@ -119,7 +121,7 @@ class _Rescale(Rules):
                 difference.masked_fill_(small, 0)
             # Where there is no difference, 0 / 0 becomes the derivative; no other value changes.
             multiplier.add_(slope, alpha=TINY).div_(difference.add_(TINY))
-        return self.rule(values, output, multiplier.mul_)
+        return self.with_backward(values, output, multiplier.mul_)
 
     def maximum(self, values: Tensor, function: Map, name: str) -> Tensor:
         if self._recording:
@@ -136,7 +138,7 @@ class _Rescale(Rules):
             difference = (given - other).detach()
             return torch.where(difference == 0, plain, (gained + lost) / torch.where(difference == 0, 1, difference))
 
-        return self.rule(values, outputs, back)
+        return self.with_backward(values, outputs, back)
 
     def _keep(self, values: Tensor, function: Map) -> Tensor:
         self._inputs.append(values.detach().clone())

@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from attrlib.errors import MethodError
+from attrlib.methods.autograd_graph import STRUCTURAL, graph, kind
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import REDUCTION, REDUCTIONS
 from attrlib.methods.gradients import ByChannel
-from attrlib.methods.rules import STRUCTURAL, check_by_trial, graph, kind
 from attrlib.methods.task import Task
+from attrlib.methods.trial import check_by_trial
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
 

@@ -11,15 +11,10 @@ from torch import Tensor
 from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import in_chunks
 from attrlib.models.split import Split
+from attrlib.progress import Progress, no_progress
 from attrlib.specs import digest
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]
-"""Called with (done, total) passes between chunks; raises `Cancelled` to stop the work."""
-
-
-def no_progress(_done: int, _total: int) -> None:
-    """Neither shows nor stops anything."""
 
 
 @dataclass

@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
@@ -14,13 +13,13 @@ from platformdirs import user_cache_dir
 
 from attrlib.errors import ModelError, unknown
 from attrlib.models.architectures import PUBLISHED
+from attrlib.progress import Progress, no_progress
 
 PREFIX = "idsds:"
 CHUNK = 1 << 20
 MOST = 4 << 30
 """Bytes: the largest of the files has 1.7 GB (VGG-19 with the state of its optimiser)."""
 TIMEOUT = 20.0
-Progress = Callable[[int, int], None]
 """Called with the bytes that are there and those of the whole file; raises `Cancelled` to stop."""
 _one = threading.Lock()
 
@@ -36,7 +35,7 @@ def downloaded(name: str) -> Path | None:
     return file
 
 
-def download(name: str, progress: Progress = lambda _done, _total: None) -> Path:
+def download(name: str, progress: Progress = no_progress) -> Path:
     """Downloads the published checkpoint `idsds:NAME` into the cache folder, unless it is there; its path.
 
     The length must be what the server announces; the digest is kept beside the file. What is interrupted leaves nothing behind.

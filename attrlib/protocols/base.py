@@ -12,10 +12,9 @@ from attrlib.errors import ProtocolError
 from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import in_chunks
 from attrlib.postprocess import resize
+from attrlib.progress import Progress, no_progress
 from attrlib.registry import Paper, Param, Registry, params_of, parse_params
 from attrlib.specs import ProtocolSpec, digest
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Setting:
     seed: int = 0
     rows: int = 16
     fast: bool = False
-    progress: Progress = lambda _done, _total: None
+    progress: Progress = no_progress
     twins: dict[float, Classifier] = field(default_factory=dict, compare=False)
     """Randomised models, kept for the length of a run."""
 

@@ -13,6 +13,7 @@ from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, Metho
 from attrlib.methods import METHODS
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier, load_model, parse_model
+from attrlib.progress import Listener, no_listener
 from attrlib.protocols import PROTOCOLS
 from attrlib.specs import NUMERICS, MethodSpec, ModelSpec, RunSpec, digest
 from attrlib.store import Record, Store, open_store
@@ -36,7 +37,6 @@ class StudyEvent:
     seconds_left: float | None = None
 
 
-StudyWatch = Callable[[StudyEvent], None]
 """Called every few passes; raises `Cancelled` to stop the study."""
 
 
@@ -67,7 +67,7 @@ def study(
     classes: str = "auto",
     deletion_tuned: bool = False,
     store: Store | None = None,
-    watch: StudyWatch = lambda _event: None,
+    watch: Listener[StudyEvent] = no_listener,
     **params: object,
 ) -> StudyResult:
     """A study by name, or with parameters in it (`smoothing:limit=8`), on the shipped models and the birds, or on others.
@@ -83,7 +83,7 @@ def study(
 
 
 def run_study(
-    spec: StudySpec, store: Store, watch: StudyWatch = lambda _event: None, load: Load = load_plain, data: Dataset | None = None
+    spec: StudySpec, store: Store, watch: Listener[StudyEvent] = no_listener, load: Load = load_plain, data: Dataset | None = None
 ) -> StudyResult:
     """Computes what is not in the store, and says what it means. Raises `AttrlibError` where nothing is defined on any model."""
     return _Running(spec, store, watch, load, data).execute()
@@ -130,7 +130,7 @@ def _seconds_key(given: StudySpec) -> tuple[dict[str, object], str]:
 class _Running:
     """The state of one study."""
 
-    def __init__(self, spec: StudySpec, store: Store, watch: StudyWatch, load: Load, data: Dataset | None):
+    def __init__(self, spec: StudySpec, store: Store, watch: Listener[StudyEvent], load: Load, data: Dataset | None):
         self.spec, self.store, self.watch, self.load = spec, store, watch, load
         self.given = replace(resolve(spec), data=anchored(spec.data))
         self.study: Study = create(self.given)

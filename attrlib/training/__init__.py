@@ -3,6 +3,6 @@
 from attrlib.training.accuracy import Right, accuracies
 from attrlib.training.finetune import Training, train_checkpoint
 from attrlib.training.recipe import PRESETS, Recipe
-from attrlib.training.train import Progress, Trained, train
+from attrlib.training.train import Trained, TrainingProgress, train
 
-__all__ = ["PRESETS", "Progress", "Recipe", "Right", "Trained", "Training", "accuracies", "train", "train_checkpoint"]
+__all__ = ["PRESETS", "Recipe", "Right", "Trained", "Training", "TrainingProgress", "accuracies", "train", "train_checkpoint"]

@@ -14,7 +14,7 @@ from attrlib.models.cards import ASSETS
 from attrlib.specs import ModelSpec
 from attrlib.training.finetune import Training, train_checkpoint
 from attrlib.training.recipe import PRESETS, Recipe
-from attrlib.training.train import Progress
+from attrlib.training.train import TrainingProgress
 
 TUNED = "_tuned"
 """What the name of a deletion-tuned model ends with; before it is that of the plain one, from which it was made."""
@@ -107,7 +107,7 @@ class _Lines:
     def __init__(self, name: str):
         self.name, self.last = name, time.monotonic()
 
-    def __call__(self, found: Progress) -> None:
+    def __call__(self, found: TrainingProgress) -> None:
         if time.monotonic() - self.last > 30:
             self.last = time.monotonic()
             typer.echo(

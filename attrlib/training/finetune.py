@@ -16,11 +16,12 @@ from attrlib.data.labels import match_classes, with_description
 from attrlib.errors import DataError, SpecError, TrainingError
 from attrlib.models import Card, Classifier, load_model, with_classes
 from attrlib.models.zoo import architecture_of
+from attrlib.progress import Listener, no_listener
 from attrlib.specs import ModelSpec, digest
 from attrlib.statistics import proportion
 from attrlib.training.accuracy import accuracies, check_labelled
 from attrlib.training.recipe import Recipe
-from attrlib.training.train import Watch, train
+from attrlib.training.train import TrainingProgress, train
 
 HELD_OUT = 0.1
 """Of the training data, what chooses the best epoch where no data are given for it."""
@@ -54,7 +55,7 @@ def train_checkpoint(
     out: Path,
     folder: Path,
     device: str = "auto",
-    watch: Watch = lambda _progress: None,
+    watch: Listener[TrainingProgress] = no_listener,
     datasets: Mapping[str, Dataset] | None = None,
 ) -> Card:
     """Trains, and writes `out` (.safetensors, matrices in float16) and its card beside it (.json). Interrupted, the same call goes on.

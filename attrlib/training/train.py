@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from attrlib.errors import ImageError, SpecError, TrainingError
 from attrlib.models import Classifier
 from attrlib.models.architectures import BcosResNet
 from attrlib.models.frozen import has_bfloat16
+from attrlib.progress import Listener, no_listener
 from attrlib.specs import digest
 from attrlib.training.accuracy import accuracies, check_labelled
 from attrlib.training.deletion import delete_cells
@@ -29,7 +30,7 @@ CHANGEABLE = ("rate", "warmup", "clip", "reduced")
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """How far training is: steps done of all, the mean loss of late, seconds left, and accuracies on the selection data so far."""
 
     epoch: int
@@ -39,10 +40,6 @@ class Progress:
     seconds_left: float | None
     clean: float | None
     deleted: float | None
-
-
-Watch = Callable[[Progress], None]
-"""Called every few steps; raises `Cancelled` to stop. The epochs that are done are kept."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def train(
     select_classes: Sequence[int],
     recipe: Recipe,
     folder: Path,
-    watch: Watch = lambda _progress: None,
+    watch: Listener[TrainingProgress] = no_listener,
 ) -> Trained:
     """Trains the model's module in place; `classes` give the model's class for each class of the data.
 
@@ -90,7 +87,7 @@ class _Trainer:
         select_classes: Sequence[int],
         recipe: Recipe,
         folder: Path,
-        watch: Watch,
+        watch: Listener[TrainingProgress],
     ):
         self.model, self.recipe, self.watch = model, recipe, watch
         self.module, self.device = model.module, model.device
@@ -127,7 +124,7 @@ class _Trainer:
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
         self.seconds, self.first = 0.0, 0
-        self.last: Progress | None = None
+        self.last: TrainingProgress | None = None
 
     def train(self) -> Trained:
         self._resume()
@@ -176,7 +173,7 @@ class _Trainer:
                 each = (time.perf_counter() - start) / (step + 1)
                 last = self.history[-1] if self.history else {}
                 left = each * (self.steps - number - 1)
-                self.last = Progress(epoch + 1, number + 1, self.steps, total / seen, left, last.get("clean"), last.get("deleted"))
+                self.last = TrainingProgress(epoch + 1, number + 1, self.steps, total / seen, left, last.get("clean"), last.get("deleted"))
                 self._check()
         if not seen:
             raise ImageError(f"none of the {len(self.feed)} training images can be read: {next(iter(self.feed.failed.values()), '')}")

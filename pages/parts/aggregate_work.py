@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.aggregation import Aggregation, Row
-from attrlib.engine.jobs import Job, Progress
+from attrlib.engine.jobs import Job, Priority
 from attrlib.engine.panels import line_of, samples, view_of
 from attrlib.figures.aggatt import SIDE, PanelRow, draw_bin, draw_sample, mosaic
 from attrlib.figures.overlay import encode
+from attrlib.progress import NewsProgress
 from attrlib.specs import MethodSpec, RunSpec, digest
 from attrlib.store import open_store
 from pages.parts import work
@@ -67,7 +68,7 @@ def found_job(spec: RunSpec, run_job: Job) -> Job:
     """What is known of a run; more, where it goes on and ends."""
     key = digest("aggregation", spec, work.stamp(spec.model.checkpoint), run_job.state.value, run_job.done)
 
-    def find(progress: Progress) -> Found:
+    def find(progress: NewsProgress) -> Found:
         loading = work.model_job(spec.model, spec.deletion_tuned)
         while not loading.wait(0.1):
             progress(0, 0)
@@ -75,13 +76,13 @@ def found_job(spec: RunSpec, run_job: Job) -> Job:
             raise loading.error
         return Found(key, Aggregation(spec, loading.result, load_data(spec.data), open_store()))
 
-    return work.device_queue().submit(key, find, work.PATIENCE, quick=True)
+    return work.device_queue().submit(key, find, work.PATIENCE, priority=Priority.QUICK)
 
 
 def row_job(found: Found, method: MethodSpec, view: AggregateView) -> Job:
     """One row: sorted, averaged and drawn."""
 
-    def make(progress: Progress) -> Shown:
+    def make(progress: NewsProgress) -> Shown:
         row = found.aggregation.row(method, view, progress)
         line = line_of(found.aggregation, row, view, progress, SHOWN)
         colours, own = view_of(view), row.aggregate
@@ -94,17 +95,17 @@ def row_job(found: Found, method: MethodSpec, view: AggregateView) -> Job:
 
     # The dial moves in finer steps than the kernels of inner layers.
     key = digest(found.key, "row", method, found.aggregation.kernel(method, view), view.cell, view.average)
-    return work.device_queue().submit(key, make, work.PATIENCE, quick=True)
+    return work.device_queue().submit(key, make, work.PATIENCE, priority=Priority.QUICK)
 
 
 def tiles_job(found: Found, row: Row, positions: Sequence[int], view: AggregateView) -> Job:
     """Some items of a bin, drawn."""
 
-    def make(progress: Progress) -> list[Tile]:
+    def make(progress: NewsProgress) -> list[Tile]:
         examples = found.aggregation.examples(row, positions, view, progress)
         colours, own = view_of(view), row.aggregate
         drawn = (encode(draw_sample(s, colours, own.target_cell, own.grid, 2 * SIDE)) for s in samples(examples, 2 * SIDE))
         return [Tile(picture, e.score, e.names) for picture, e in zip(drawn, examples, strict=True)]
 
     key = digest(found.key, "tiles", row.method, list(positions), view)
-    return work.device_queue().submit(key, make, work.PATIENCE, quick=True)
+    return work.device_queue().submit(key, make, work.PATIENCE, priority=Priority.QUICK)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from attrlib.data.datasets import Dataset
 from attrlib.engine.bench import Bench
-from attrlib.engine.jobs import Job, Progress, State
+from attrlib.engine.jobs import Job, Priority, State
 from attrlib.engine.loading import Loader
 from attrlib.engine.plan import class_map
 from attrlib.engine.scores import Score
@@ -22,6 +22,7 @@ from attrlib.figures.overlay import draw, encode, limit, prepare
 from attrlib.methods import resolve
 from attrlib.models import Classifier, Layer
 from attrlib.postprocess import defect
+from attrlib.progress import NewsProgress
 from attrlib.protocols import Evaluation, Prediction, Scene
 from attrlib.specs import ViewSpec, digest
 from attrlib.store import open_store
@@ -103,10 +104,12 @@ def _blank() -> bytes:
 
 def _job(finished: Finished, score: Score, place: int, model: Classifier) -> Job:
     key = digest("behind", finished.run_key, score.spec, score.ids[place])
-    return work.device_queue().submit(key, lambda progress: look(finished.data, score, place, model, progress), work.PATIENCE, quick=True)
+    return work.device_queue().submit(
+        key, lambda progress: look(finished.data, score, place, model, progress), work.PATIENCE, priority=Priority.QUICK
+    )
 
 
-def look(data: Dataset, score: Score, place: int, model: Classifier, progress: Progress) -> Seen:
+def look(data: Dataset, score: Score, place: int, model: Classifier, progress: NewsProgress) -> Seen:
     """One item with the map that the protocol asked for first, which the store still has, or which is made anew just so."""
     spec, protocol = score.spec, score.protocol
     images = score.items[place]

@@ -4,9 +4,10 @@ import streamlit as st
 
 from attrlib.engine.cell_view import cell_outputs
 from attrlib.engine.deletion_path import delete_in_order
-from attrlib.engine.jobs import Job, Progress, State, queue
+from attrlib.engine.jobs import Job, Priority, State, queue
 from attrlib.models import Classifier
 from attrlib.models.randomised import randomised
+from attrlib.progress import NewsProgress
 from attrlib.specs import digest
 from pages.parts import work
 from pages.parts.inspect_rows import Ready, Row
@@ -19,28 +20,32 @@ QUICK_GRID = 8
 def outputs_job(row: Row, grid: int, baseline: str, seed: int) -> Job:
     """What the model says without each cell: the same for every map of the row."""
 
-    def measure(progress: Progress) -> object:
+    def measure(progress: NewsProgress) -> object:
         return cell_outputs(row.model, row.photo, row.target, grid, baseline, seed, progress)
 
     key = digest("cell outputs", work.digest_of(row.model), row.photo.digest, row.target, grid, baseline, seed)
-    return queue(str(row.model.device)).submit(key, measure, work.PATIENCE, quick=grid <= QUICK_GRID)
+    return queue(str(row.model.device)).submit(
+        key, measure, work.PATIENCE, priority=Priority.QUICK if grid <= QUICK_GRID else Priority.NORMAL
+    )
 
 
 def path_job(ready: Ready, order: str, grid: int | None, baseline: str, seed: int) -> Job:
     """The picture's way from whole to deleted in order of a map."""
     row, attribution = ready.row, ready.attribution
 
-    def delete(progress: Progress) -> object:
+    def delete(progress: NewsProgress) -> object:
         return delete_in_order(row.model, row.photo, attribution, order, grid, baseline, seed, progress)
 
     key = digest("deletion path", ready.job.key, order, grid, baseline, seed)
-    return queue(str(row.model.device)).submit(key, delete, work.PATIENCE, quick=(grid or 0) <= QUICK_GRID)
+    return queue(str(row.model.device)).submit(
+        key, delete, work.PATIENCE, priority=Priority.QUICK if (grid or 0) <= QUICK_GRID else Priority.NORMAL
+    )
 
 
 def twin_job(model: Classifier, share: float, seed: int) -> Job:
     """The model with the weights of the last `share` of its layers shuffled."""
 
-    def shuffle(_progress: Progress) -> Classifier:
+    def shuffle(_progress: NewsProgress) -> Classifier:
         twin = randomised(model, share, seed)
         work.digest_of(twin)
         return twin
@@ -54,7 +59,7 @@ def waits_for(job: Job) -> bool:
     if not job.ended:
         waiting = job.state is State.WAITING
         st.progress(job.done / job.total if job.total else 0.0, text="waiting" if waiting else seconds_left(job))
-        if not waiting and not job.quick:
+        if not waiting and job.priority is not Priority.QUICK:
             st.button("Cancel", key=f"cancel-{job.key}", on_click=job.cancel, type="tertiary", icon=":material/close:")
         return True
     if job.state is not State.DONE:

@@ -6,9 +6,10 @@ import streamlit as st
 from PIL import ImageOps
 
 from attrlib.data.datasets import NAMED, Dataset, DatasetInfo, list_datasets
-from attrlib.engine.jobs import Job, Progress, State, queue
+from attrlib.engine.jobs import Job, State, queue
 from attrlib.errors import ImageError
 from attrlib.figures.overlay import encode
+from attrlib.progress import NewsProgress
 from attrlib.specs import digest
 from pages.parts.roots import load_data
 from pages.parts.work import plain, sentence
@@ -79,7 +80,7 @@ def _job(source: str) -> Job:
     return queue("data").submit(digest("strip", source), lambda progress: _look(source, progress))
 
 
-def _look(source: str, progress: Progress) -> Strip:
+def _look(source: str, progress: NewsProgress) -> Strip:
     progress(0, 0)
     data = load_data(source)
     pictures: list[tuple[bytes, str]] = []

@@ -5,10 +5,11 @@ import shlex
 import streamlit as st
 
 from attrlib.doctor import REFUSED, VALID, Diagnosis, Finding, doctor
-from attrlib.engine.jobs import Job, Progress, State
+from attrlib.engine.jobs import Job, Priority, State
 from attrlib.errors import AttrlibError, Cancelled
 from attrlib.methods import METHODS, list_methods
 from attrlib.models import EMBEDDED, NAMED, list_models, parse_model
+from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, digest
 from pages.parts import work
 from pages.parts.times import duration, size
@@ -82,7 +83,7 @@ def _key(spec: ModelSpec) -> str:
 def _start(spec: ModelSpec) -> None:
     methods, images, key = list(st.session_state.l_doctor_methods) or None, int(st.session_state.l_doctor_images), _key(spec)
 
-    def examine(progress: Progress) -> Diagnosis:
+    def examine(progress: NewsProgress) -> Diagnosis:
         loading = work.model_job(spec)
         while not loading.wait(0.1):
             progress(0, 0, f"loading {spec}")
@@ -93,7 +94,7 @@ def _start(spec: ModelSpec) -> None:
     job = work.device_queue().find(key)
     if job is not None:
         job.forget()
-    work.device_queue().submit(key, examine, long=True)
+    work.device_queue().submit(key, examine, priority=Priority.LONG)
 
 
 def _answer(spec: ModelSpec, ended: bool) -> None:

@@ -8,7 +8,7 @@ from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.data.samples import PREFIX, SAMPLES
 from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.aggregation import tiled
-from attrlib.engine.jobs import Job, Progress, State
+from attrlib.engine.jobs import Job, Priority, State
 from attrlib.engine.own_grid import map_grid
 from attrlib.engine.panels import view_of
 from attrlib.errors import AttrlibError
@@ -16,6 +16,7 @@ from attrlib.figures.aggatt import Sample, draw_sample, outlined
 from attrlib.figures.overlay import encode
 from attrlib.methods import METHODS, resolve
 from attrlib.models import Classifier
+from attrlib.progress import NewsProgress
 from attrlib.protocols import create
 from attrlib.protocols.localisation import Localisation
 from attrlib.specs import MethodSpec, RunSpec, digest
@@ -103,12 +104,12 @@ def _choose_target(model: Classifier, photo: Photo) -> int | None:
 def _job(model: Classifier, photos: list[Photo], run: RunSpec, cell: int, target: int, method: MethodSpec) -> Job:
     """The map of one method on the grid."""
 
-    def make(progress: Progress) -> object:
+    def make(progress: NewsProgress) -> object:
         return map_grid(model, photos, run.protocols[0], cell, target, method, open_store(), run.seed, progress)
 
     stamp = work.stamp(run.model.checkpoint)
     key = digest("own grid", run.model, stamp, [p.digest for p in photos], run.protocols[0], cell, target, resolve(method), run.seed)
-    return work.device_queue().submit(key, make, work.PATIENCE, quick=METHODS[method.name].fast)
+    return work.device_queue().submit(key, make, work.PATIENCE, priority=Priority.QUICK if METHODS[method.name].fast else Priority.NORMAL)
 
 
 def _tiles(model: Classifier, photos: list[Photo], jobs: dict[MethodSpec, Job], cell: int, n: int, view: AggregateView) -> None:

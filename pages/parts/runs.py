@@ -10,12 +10,13 @@ from typing import Any
 
 from attrlib.data.datasets import Dataset
 from attrlib.engine.agreement import Pair, agreements
-from attrlib.engine.jobs import Job, Progress, State, queue
+from attrlib.engine.jobs import Job, Priority, State, queue
 from attrlib.engine.plan import Plan, make_plan
 from attrlib.engine.published import published
 from attrlib.engine.run import Event, run
 from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import AttrlibError, Cancelled
+from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest, read_run
 from attrlib.statistics import Correlation, Difference, paired_difference
 from attrlib.store import Run, open_store
@@ -84,20 +85,20 @@ def start(spec: RunSpec) -> Job:
     if job is not None:
         job.forget()
 
-    def do(progress: Progress) -> Finished:
+    def do(progress: NewsProgress) -> Finished:
         try:
             return _run(spec, progress)
         finally:
             _ended.append(_key(spec))
 
-    return work.device_queue().submit(_key(spec), do, long=True)
+    return work.device_queue().submit(_key(spec), do, priority=Priority.LONG)
 
 
 def _key(spec: RunSpec) -> str:
     return digest("run", spec, work.stamp(spec.model.checkpoint))
 
 
-def _run(spec: RunSpec, progress: Progress) -> Finished:
+def _run(spec: RunSpec, progress: NewsProgress) -> Finished:
     models = []
     for own, loading in _loading(spec):
         while not loading.wait(0.1):
@@ -184,11 +185,11 @@ def prepare(spec: RunSpec) -> Stage:
         return Stage(listing, f"Looking through {spec.data}")
     data: Dataset = listing.result
 
-    def plan(progress: Progress) -> Estimate:
+    def plan(progress: NewsProgress) -> Estimate:
         return Estimate(make_plan(spec, models[0], data, open_store(), None, models[1:], progress))
 
     key = digest("plan", _key(spec), listing.key, len(_ended))
-    return Stage(work.device_queue().submit(key, plan, work.PATIENCE, quick=True), "Estimating the cost")
+    return Stage(work.device_queue().submit(key, plan, work.PATIENCE, priority=Priority.QUICK), "Estimating the cost")
 
 
 def _folder_stamp(source: str) -> list[int]:

@@ -4,9 +4,10 @@ import time
 
 import streamlit as st
 
-from attrlib.engine.jobs import Job, Progress, State, queue
+from attrlib.engine.jobs import Job, Priority, State, queue
 from attrlib.errors import AttrlibError, Cancelled
 from attrlib.models import Classifier
+from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, digest
 from attrlib.store import open_store
 from attrlib.studies import StudyEvent, StudyPlan, StudyResult, StudySpec, create, plan_study, resolve, run_study
@@ -37,17 +38,17 @@ def begin(spec: StudySpec) -> Job:
     if job is not None:
         job.forget()
 
-    def do(progress: Progress) -> StudyResult:
+    def do(progress: NewsProgress) -> StudyResult:
         def watch(event: StudyEvent) -> None:
             progress(round(1000 * event.share), 1000, event)
 
         data = load_data(spec.data)
         return run_study(spec, open_store(), watch, lambda model, tuned: _load(model, tuned, progress), data)
 
-    return work.device_queue().submit(_key(spec), do, long=True)
+    return work.device_queue().submit(_key(spec), do, priority=Priority.LONG)
 
 
-def _load(model: ModelSpec, tuned: bool, progress: Progress) -> Classifier:
+def _load(model: ModelSpec, tuned: bool, progress: NewsProgress) -> Classifier:
     job = work.model_job(model, tuned and model.checkpoint is not None)
     while not job.wait(0.1):
         progress(job.done, job.total)
@@ -65,7 +66,7 @@ def _key(spec: StudySpec) -> str:
 def _look(spec: StudySpec) -> Job:
     """Finds out whether it was computed before: asked of the store in a queue of its own, so that no page waits for a disk."""
 
-    def look(_progress: Progress) -> bool:
+    def look(_progress: NewsProgress) -> bool:
         return is_done(spec, open_store())
 
     key = digest("study done", _key(spec), str(open_store().folder), int(time.time() / FRESH))
@@ -77,7 +78,7 @@ def _look(spec: StudySpec) -> Job:
 def _prepare(spec: StudySpec) -> Job:
     """Finds out what it will cost."""
 
-    def plan(progress: Progress) -> StudyPlan:
+    def plan(progress: NewsProgress) -> StudyPlan:
         data = load_data(spec.data)
         return plan_study(spec, open_store(), lambda model, tuned: _load(model, tuned, progress), data)
 

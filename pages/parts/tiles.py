@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 
 import streamlit as st
 from PIL import Image
 from torch import Tensor
 
 from attrlib.engine.explanation import tile
-from attrlib.engine.jobs import Job, State
+from attrlib.engine.jobs import Job, Priority, State
 from attrlib.figures.colours import css_gradient
 from attrlib.figures.overlay import colour_map, draw, encode
 from attrlib.figures.panel import Tile, limits
@@ -130,7 +131,7 @@ def _show_blank(slot: Slot, photo: Image.Image) -> None:
     else:
         waiting = job.state is State.WAITING
         st.progress(job.done / job.total if job.total else 0.0, text="waiting" if waiting else seconds_left(job))
-    if job is None or (job.quick and not job.ended):
+    if job is None or (job.priority is Priority.QUICK and not job.ended):
         st.empty()
     elif job.ended:
         st.button("Try again", key=f"retry-{job.key}", on_click=job.forget, type="tertiary", icon=":material/refresh:")
@@ -150,12 +151,8 @@ def _seconds(seconds: float) -> str:
 def head(title: str, line: str) -> None:
     """A title, and a line below it."""
     st.html(
-        f'<div style="line-height:1.3;overflow-wrap:anywhere"><b>{_escape(title)}</b><br><small style="opacity:.7">{_escape(line)}</small></div>'
+        f'<div style="line-height:1.3;overflow-wrap:anywhere"><b>{escape(title)}</b><br><small style="opacity:.7">{escape(line)}</small></div>'
     )
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
 
 
 def legend(view: ViewSpec, top: float) -> str:
@@ -171,7 +168,7 @@ def legend(view: ViewSpec, top: float) -> str:
 
 def _bars(top: list[tuple[str, float]]) -> str:
     rows = [
-        f'<div style="display:flex;justify-content:space-between;gap:.5rem"><span>{_escape(name)}</span><span>{p:.2f}</span></div>'
+        f'<div style="display:flex;justify-content:space-between;gap:.5rem"><span>{escape(name)}</span><span>{p:.2f}</span></div>'
         f'<div style="height:.2rem;margin-bottom:.2rem;width:{max(p, 0.005):.1%};background:currentColor;opacity:.55"></div>'
         for name, p in top
     ]

@@ -11,7 +11,7 @@ import torch
 from attrlib.api import as_batch
 from attrlib.data.images import Photo
 from attrlib.engine.explanation import map_key
-from attrlib.engine.jobs import Job, Queue, State, queue
+from attrlib.engine.jobs import Job, Priority, Queue, State, queue
 from attrlib.engine.memory import rows_within
 from attrlib.errors import existing_file
 from attrlib.methods import METHODS, attribute
@@ -60,7 +60,7 @@ def prediction_job(model: Classifier, photo: Photo) -> Job:
         with torch.no_grad():
             return model(as_batch(model, photo)).softmax(1)[0].cpu()
 
-    return queue(str(model.device)).submit(digest("predict", digest_of(model), photo.digest), predict, quick=True)
+    return queue(str(model.device)).submit(digest("predict", digest_of(model), photo.digest), predict, priority=Priority.QUICK)
 
 
 def map_job(model: Classifier, photo: Photo, method: MethodSpec, target: int, seed: int) -> Job:
@@ -70,7 +70,7 @@ def map_job(model: Classifier, photo: Photo, method: MethodSpec, target: int, se
     def work(progress: Any) -> Any:
         return attribute(model, method, as_batch(model, photo), [target], seed, rows_within(model), progress)
 
-    return queue(str(model.device)).submit(key, work, PATIENCE, quick=METHODS[method.name].fast)
+    return queue(str(model.device)).submit(key, work, PATIENCE, priority=Priority.QUICK if METHODS[method.name].fast else Priority.NORMAL)
 
 
 def digest_of(model: Classifier) -> str:

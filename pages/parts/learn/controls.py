@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -69,11 +68,6 @@ def fields_of(lesson: Lesson) -> dict[str, str]:
     """The fields of the link that restores this screen. Every value is written out: a later change of a default changes no link."""
     shared = {p.name: p.format(st.session_state[f"learn_{p.name}"]) for p in params_of(Setting)}
     return {"lesson": lesson.name} | shared | {p.name: p.format(getattr(lesson, p.name)) for p in params_of(type(lesson))}
-
-
-def query_of(lesson: Lesson) -> str:
-    """The same as a query string."""
-    return "?" + urlencode(fields_of(lesson))
 
 
 def show(lesson: type[Lesson]) -> None:

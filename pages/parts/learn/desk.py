@@ -15,10 +15,11 @@ from attrlib.data.images import Photo
 from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.aggregation import tiled
 from attrlib.engine.bench import Scratch
-from attrlib.engine.jobs import Job, Progress, State, queue
+from attrlib.engine.jobs import Job, State, queue
 from attrlib.engine.own_grid import GridMap, map_grid
 from attrlib.methods import Attribution, resolve
 from attrlib.models import Classifier, shipped, smallest
+from attrlib.progress import NewsProgress
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, digest
 from pages.parts import inspect_work, tiles, work
 
@@ -112,7 +113,7 @@ class Desk:
                 raise NotYet(job)
         return list(jobs)
 
-    def compute(self, what: str, do: Callable[[Progress], Any], *about: object) -> Job:
+    def compute(self, what: str, do: Callable[[NewsProgress], Any], *about: object) -> Job:
         """Work of a lesson on the device; `about` is all that it depends on besides the models and the seed."""
         key = digest("learn", what, self.model_name, self.seed, *about)
         return work.device_queue().submit(key, do, work.PATIENCE)
@@ -135,7 +136,7 @@ class Desk:
     def birds(self, indices: Sequence[int]) -> list[Bird]:
         """Birds by their places in the data."""
 
-        def draw(progress: Progress) -> Flock:
+        def draw(progress: NewsProgress) -> Flock:
             data, found = load_dataset(DATA), []
             for number, index in enumerate(indices):
                 progress(number, len(indices))
@@ -164,7 +165,7 @@ class Desk:
         """The map of a method, given in text form, for the bird in one cell of each of some grids, in a localisation setting."""
         model, spec, protocol = self.plain, resolve(MethodSpec.parse(method)), ProtocolSpec(setting)
 
-        def explain(progress: Progress) -> GridMaps:
+        def explain(progress: NewsProgress) -> GridMaps:
             found = []
             for number, birds in enumerate(grids):
                 progress(number, len(grids))

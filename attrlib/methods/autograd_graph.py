@@ -1,0 +1,73 @@
+"""The operations that a network consists of, read from the autograd graph of its forward pass, so that what no rule covers is refused."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from attrlib.methods.backward import RELEVANCE_RULE, RULE
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+STRUCTURAL = _words(
+    "AccumulateGrad Alias AsStrided Clone ConstantPadNd Copy CopyBackwards CopySlices Expand Gather Permute ReshapeAlias Select Slice "
+    "Squeeze T ToCopy Transpose UnsafeView Unsqueeze View"
+)
+"""Nodes that only move values."""
+LINEAR = STRUCTURAL | _words(
+    "AdaptiveAvgPool2D Add Addmm AvgPool2D AvgPool3D Baddbmm Bmm Cat Convolution CudnnBatchNorm CudnnConvolution Diagonal Div Dot Flip "
+    "Index IndexSelect Linear Mean MiopenBatchNorm MkldnnConvolution Mm Mul Mv NativeBatchNorm NativeDropout Neg PixelShuffle "
+    "PixelUnshuffle ReflectionPad2D Repeat ReplicationPad2D Roll Rsub Split SplitWithSizes Stack Sub Sum Unbind Unfold UnsafeSplit "
+    "UpsampleBicubic2D UpsampleBilinear2D UpsampleNearest2D"
+)
+"""Nodes that are linear in each of their inputs."""
+PRODUCTS = _words("Addmm Baddbmm Bmm Convolution Div Dot Linear Mm Mul Mv")
+"""Those of them that are linear in the explained values only if at most one factor depends on these."""
+WORDS = {
+    "Mul": "products of activations",
+    "Div": "quotients of activations",
+    "Bmm": "matrix products of activations",
+    "NativeLayerNorm": "LayerNorm",
+    "NativeGroupNorm": "GroupNorm",
+}
+
+
+def graph(node: Any, stop: Callable[[Any], bool] = lambda _node: False) -> Iterator[Any]:
+    """Yield a node and all nodes it depends on, each once; do not descend from a node for which `stop` holds."""
+    seen, queue = set(), [node]
+    while queue:
+        node = queue.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            queue += [] if stop(node) else [following for following, _ in node.next_functions]
+
+
+def kind(node: Any) -> str:
+    """Return the name of the operation whose derivative a node is, such as `Convolution`."""
+    return re.sub(r"Backward\d*$", "", node.name().removeprefix("torch::autograd::"))
+
+
+def undefined(scores: Tensor, allowed: Iterable[str] = ()) -> list[str]:
+    """Return, in words, the operations that a propagation of relevance or multipliers is not defined for.
+
+    These are all that are neither linear in what is explained, nor have a custom backward rule, nor are allowed.
+
+    Args:
+        scores: Target logits (B,), with their graph.
+        allowed: Further kinds of nodes that the caller can deal with.
+    """
+    known = LINEAR | {RULE, RELEVANCE_RULE} | set(allowed)
+    found = set()
+    for node in graph(scores.grad_fn):
+        name = kind(node)
+        inputs = [following is not None for following, _ in node.next_functions]
+        # The first input of these is a summand.
+        factors = inputs[1:] if name in ("Addmm", "Baddbmm") else inputs
+        if name not in known or (name in PRODUCTS and sum(factors) > 1) or (name == "Div" and inputs[1]):
+            found.add(WORDS.get(name, "attention" if "Attention" in name else name.lower()))
+    return sorted(found)

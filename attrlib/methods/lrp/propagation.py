@@ -1,0 +1,162 @@
+"""Relevance propagation through any network: applies a composite's rules during the forward pass, without a change to the network."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attrlib.methods.backward import TINY, BackwardRules, Map
+from attrlib.methods.lrp.composite import CONVOLUTIONS, Composite
+from attrlib.methods.lrp.rules import GradientRule, LayerCall, PropagationRule, RedistributionRule
+
+_WRITES = re.compile(r"[^_]_$|^__i[a-z]+__$|^__setitem__$")
+"""Names of functions that write into their first argument."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Foldable:
+    """The last convolution, into which a BatchNorm that follows directly is folded."""
+
+    call: LayerCall
+    rule: PropagationRule
+    output: Tensor
+    version: int
+
+    def folded(self, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> LayerCall:
+        """Return the call with the weight and bias of the convolution and the BatchNorm together."""
+        call = self.call
+        scale = (1 if weight is None else weight) / (variance + eps).sqrt()
+        shift = (0 if bias is None else bias) - mean * scale
+        own = call.weight * scale.view(-1, *[1] * (call.weight.ndim - 1))
+        return replace(call, weight=own, bias=shift + (0 if call.bias is None else scale * call.bias))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pending:
+    """The last layer with a gradient rule, its BatchNorm included, whose denominator is not known yet.
+
+    `size` waits for the magnitude of the denominator, or None if the activation that follows applies the rule. `number` is the number
+    of the call that made the output, by which an activation recognises that it follows directly.
+    """
+
+    rule: GradientRule
+    output: Tensor
+    version: int
+    number: int
+    size: list[Tensor | None]
+
+
+class RelevancePropagation(BackwardRules):
+    """The rules of a composite as a modified gradient, which is relevance over activation, g_i = R_i / a_i."""
+
+    def __init__(self, composite: Composite):
+        super().__init__()
+        self._composite = composite
+        self._foldable: _Foldable | None = None
+        self._pending: _Pending | None = None
+
+    def settle(self) -> None:
+        """Apply the rule of the last layer to its output as it is, before anything writes into it and after the forward pass."""
+        pending = self._pending
+        if pending is not None:
+            pending.size.append(pending.rule.size(pending.output.detach()))
+        self._foldable = self._pending = None
+
+    def activation(self, values: Tensor, function: Map, name: str) -> Tensor:
+        # One position is enough: a parameter, where there is one, is of a channel.
+        zero = torch.zeros_like(values.detach()[_first_position(values)])
+        found = function(zero)
+        zero_at_zero = not bool(found.any())
+        # An in-place activation that follows directly: nothing else reads what it writes into.
+        pending = self._pending if zero_at_zero and found is zero and self._follows_directly(values) else None
+        if pending is not None:
+            pending.size.append(None)
+            self._foldable = self._pending = None
+        else:
+            self.settle()
+            if name == "relu" or not zero_at_zero:
+                # The gradient of ReLU is its rule; what is not zero at zero has none, which the check of the graph finds.
+                return function(values)
+        with torch.no_grad():
+            # All relevance passes, R_in = R_out, so that g_in = g_out f(z) / z, here with the layer's denominator in place of z or not.
+            ratio = values + TINY if pending is None else pending.rule.stabilised(values)
+            output = function(values)
+            torch.div(output, ratio, out=ratio)
+        return self.with_backward(values, output, ratio.mul_)
+
+    def _follows_directly(self, values: Tensor) -> bool:
+        pending = self._pending
+        return pending is not None and pending.output is values and pending.version == values._version and pending.number + 1 == self.calls
+
+    def maximum(self, values: Tensor, function: Map, name: str) -> Tensor:
+        self.settle()
+        return super().maximum(values, function, name)
+
+    def layer(self, name: str, values: Tensor, func: Any, args: Any, kwargs: Any) -> Any:
+        if name == "batch_norm":
+            return self._batch_norm(values, func, args, kwargs)
+        rule = self._composite.rule(name, values)
+        if rule is None:
+            if _WRITES.search(func.__name__):
+                self.settle()
+            return func(*args, **kwargs)
+        self.settle()
+        call = _layer_call(func, args, kwargs)
+        output = self._apply(rule, call)
+        if name in CONVOLUTIONS:
+            self._foldable = _Foldable(call, rule, output, output._version)
+        return output
+
+    def _batch_norm(self, values: Tensor, func: Any, args: Any, kwargs: Any) -> Tensor:
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+        given = {"weight": None, "bias": None, "training": False, "eps": 1e-5} | dict(zip(names, args, strict=False)) | kwargs
+        last, output = self._foldable, func(*args, **kwargs)
+        if last is None or last.output is not values or last.version != values._version or given["training"]:
+            self.settle()
+            return output
+        self._foldable = None
+        if self._pending is not None:
+            self._pending = replace(self._pending, output=output, version=output._version, number=self.calls)
+            return output
+        assert isinstance(last.rule, RedistributionRule), "else its output would be pending"
+        call = last.folded(given["running_mean"], given["running_var"], given["weight"], given["bias"], given["eps"])
+        return self._redistributed(last.rule, call, output)
+
+    def _apply(self, rule: PropagationRule, call: LayerCall) -> Tensor:
+        """Return the output of a layer, whose backward pass is its rule."""
+        if isinstance(rule, RedistributionRule):
+            return self._redistributed(rule, call, call.run(call.inputs.detach(), call.weight, call.bias))
+        assert isinstance(rule, GradientRule), "there are two kinds of rules"
+        output, size = call.run(call.inputs, call.weight, call.bias), list[Tensor | None]()
+        output.register_hook(lambda gradient: gradient if size[0] is None else rule.damped(gradient, size[0]))
+        self._pending = _Pending(rule, output, output._version, self.calls, size)
+        return output
+
+    def _redistributed(self, rule: RedistributionRule, call: LayerCall, output: Tensor) -> Tensor:
+        # Copies, because what follows may write into either.
+        call_of_copy = replace(call, inputs=call.inputs.detach().clone().requires_grad_())
+        z = output.detach().clone()
+
+        def back(gradient: Tensor) -> Tensor:
+            with torch.enable_grad():
+                return rule.redistribute(call_of_copy, gradient * z)
+
+        return self.with_backward(call.inputs, output, back, rule.reads_pixels)
+
+
+def _first_position(values: Tensor) -> tuple[slice, ...]:
+    """Return the index of all channels at one position of the first image."""
+    return (slice(1), slice(None), *[slice(1)] * (values.ndim - 2))[: values.ndim]
+
+
+def _layer_call(func: Callable[..., Tensor], args: Any, kwargs: Any) -> LayerCall:
+    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    rest = {key: value for key, value in kwargs.items() if key not in ("input", "weight", "bias")}
+
+    def run(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return func(inputs, weight, bias, *args[3:], **rest)
+
+    return LayerCall(given["input"], given["weight"], given.get("bias"), run)

@@ -1,0 +1,38 @@
+"""Whether a method is defined for a model, tested on one image of noise."""
+
+from weakref import WeakKeyDictionary
+
+import torch
+
+from attrlib.errors import MethodError, no_gradients, overwritten
+from attrlib.methods.base import Method
+from attrlib.methods.task import Task
+from attrlib.models import Classifier, Layer
+
+_tried: WeakKeyDictionary[Classifier, dict[object, str]] = WeakKeyDictionary()
+
+
+def check_by_trial(method: Method, model: Classifier, layer: Layer) -> None:
+    """Explain an image of noise, once for each model, layer and method.
+
+    Raises:
+        MethodError: If the method is not defined for the model; with the method's own reason.
+    """
+    known, key = _tried.setdefault(model, {}), (method, layer)
+    if key not in known:
+        height, width = model.input_size
+        with model.session():
+            picture = model.place(torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0)))
+            known[key] = ""
+            try:
+                at = model.layer(layer.name)
+                method.attribute(Task(model, at, picture, torch.zeros(1, dtype=torch.long, device=picture.device)))
+            except MethodError as error:
+                known[key] = str(error)
+            except BaseException as error:
+                if not overwritten(error):
+                    del known[key]
+                    raise
+                known[key] = str(no_gradients(method.name))
+    if known[key]:
+        raise MethodError(known[key])
