@@ -172,7 +172,7 @@ def test_a_link_to_what_is_known_shows_it_without_a_click(files):
 def test_the_dial_moves_maps_and_scores_and_computes_nothing(files, monkeypatch):
     at = started(start(files))
     before = [n.value for n in nodes(at, "image") + nodes(at, "imgs")]
-    monkeypatch.setattr("attrlib.engine.bench.attribute_each", lambda *_args, **_options: 1 / 0)
+    monkeypatch.setattr("attrlib.engine.evaluator.attribute_each", lambda *_args, **_options: 1 / 0)
     at.select_slider(key="a_smoothing").set_value(65)
     at = settle(at)
     assert "smoothed K = 65" in rows(at)[0]
@@ -202,13 +202,13 @@ def test_signed_averages_and_another_target_cell(files):
 
 def test_a_run_can_be_cancelled_and_resumed(files, monkeypatch):
     at = settle(start(files, seed="7", limit="all", methods="IxG@Input,IxG@Middle,IxG@Final,Occlusion@Final"))
-    real = attrlib.engine.bench.attribute_each
+    real = attrlib.engine.evaluator.attribute_each
 
     def slowly(*args, **options):
         time.sleep(0.3)
         return real(*args, **options)
 
-    monkeypatch.setattr("attrlib.engine.bench.attribute_each", slowly)
+    monkeypatch.setattr("attrlib.engine.evaluator.attribute_each", slowly)
     at.button(key="a_start").click()
     at.run()
     end = time.monotonic() + 30
@@ -220,7 +220,7 @@ def test_a_run_can_be_cancelled_and_resumed(files, monkeypatch):
     at = settle(at)
     assert at.button(key="a_start").label == "Resume"
     assert "It was cancelled" in texts(at)
-    monkeypatch.setattr("attrlib.engine.bench.attribute_each", real)
+    monkeypatch.setattr("attrlib.engine.evaluator.attribute_each", real)
     at.button(key="a_start").click()
     at = settle(at)
     assert at.button(key="a_start").label == "Run again"

@@ -80,7 +80,7 @@ class AggregateSpec:
             [
                 "import attrlib",
                 "from attrlib.engine.aggregate_spec import AggregateView",
-                "from attrlib.engine.aggregation import Aggregation",
+                "from attrlib.aggregation.view import Aggregation",
                 "from attrlib.store import open_store",
                 "",
                 f"model = attrlib.load_model({run.model.arguments()})",

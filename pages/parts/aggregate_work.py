@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from attrlib.aggregation.panels import line_of, samples, view_of
+from attrlib.aggregation.view import Aggregation, Row
 from attrlib.engine.aggregate_spec import AggregateView
-from attrlib.engine.aggregation import Aggregation, Row
 from attrlib.engine.jobs import Job, Progress
-from attrlib.engine.panels import line_of, samples, view_of
 from attrlib.figures.aggatt import SIDE, PanelRow, draw_bin, draw_sample, mosaic
 from attrlib.figures.overlay import encode
 from attrlib.specs import MethodSpec, RunSpec, digest

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from attrlib.aggregation.view import Aggregation, Example, Row
 from attrlib.engine.aggregate_spec import AggregateView
-from attrlib.engine.aggregation import Aggregation, Example, Row
 from attrlib.figures.aggatt import EXAMPLES, SIDE, PanelRow, Sample
 from attrlib.methods import Progress, no_progress
 from attrlib.methods import resolve as resolve_method
