@@ -289,7 +289,9 @@ def test_difull_at_tokens_that_all_belong_to_positions_is_autograd_through_the_c
     tokens = output(model.module, path, cut(grid, n, cell)).requires_grad_()
     logits = logits_when(model.module, cut(grid, n, cell), {path: lambda _out: tokens.clone()})
     (gradient,) = torch.autograd.grad(logits[0, 3], tokens)
-    assert close(cut(found, n, cell), (tokens * gradient).detach().sum(2).view(1, 1, side, side))
+    terms = (tokens * gradient).detach()
+    # The LayerNorm after the last block makes the sum over channels zero there: what is left of its terms is rounding.
+    assert close(cut(found, n, cell), terms.sum(2).view(1, 1, side, side), 1e-5, scale=terms.abs().sum(2))
     assert torch.equal(found != 0, inside_only(found, n, cell))
 
 
@@ -439,7 +441,8 @@ def test_difull_rise_is_that_of_all_masks_but_runs_only_those_that_hide_part_of_
 def test_gridpg_of_a_head_that_pools_is_the_model_itself(name: str, n: int) -> None:
     model = model_of(name)
     grids = grids_for(model, n)
-    assert close(grid_view(model, "gridpg", n)(grids), model.module(grids), 1e-6)
+    # Two ways through up to 50 layers, each of sums of some thousand terms.
+    assert close(grid_view(model, "gridpg", n)(grids), model.module(grids), 1e-5)
 
 
 @pytest.mark.parametrize("method", [*GRADIENTS, "Guided Backprop"])
@@ -529,7 +532,7 @@ def test_gridpg_needs_a_head_that_pools_whatever_the_number_of_positions() -> No
     model = attrlib.wrap_model(nets.made(Uneven), 18)
     assert (model.layer("Final").shape[1], model.layer("Final", (36, 36)).shape[1]) == (5, 9)
     grids = grids_for(model, 2)
-    assert close(grid_view(model, "gridpg", 2)(grids), model.module(grids), 1e-6)
+    assert close(grid_view(model, "gridpg", 2)(grids), model.module(grids), 1e-5)
 
 
 class Summed(nets.Plain):

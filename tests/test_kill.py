@@ -24,8 +24,8 @@ import pytest
 import test_run
 from test_run import GRID
 
-import attrlib.engine.evaluator
 import attrlib.engine.evaluations
+import attrlib.engine.evaluator
 import attrlib.engine.plan
 from attrlib.engine.evaluations import Evaluation
 from attrlib.engine.evaluator import Evaluator

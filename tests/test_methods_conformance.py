@@ -66,11 +66,37 @@ def reference(name: str, layer: str, method: str) -> attrlib.Attribution:
     return explain(method_nets.model(name), images_for(name), method, TARGETS, layer)
 
 
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> bool:
-    """Equal maps; in a minority the last bit may have put an activation on the other side of a kink."""
-    scale = expected.flatten(1).norm(dim=1).clamp_min(1e-12)
-    errors = (found - expected).flatten(1).norm(dim=1) / scale
-    return bool(errors.max() < 0.02 and (len(errors) < 3 or errors.median() < tolerance))
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-4, cancelled: float = 0.0) -> bool:
+    """Return whether maps (B,1,h,w) agree, each up to a share of its norm.
+
+    In a minority the last bit may have put an activation on the other side of a kink: then its gradient appears or vanishes, in one of
+    four noisy copies of a small network that is up to a tenth of the map. `cancelled` is the magnitude of the terms that each value is
+    the sum of, of which rounding leaves some 1e-6 where the sum is zero.
+    """
+    floor = 1e-6 * cancelled * expected[0].numel() ** 0.5
+    errors = (actual - expected).flatten(1).norm(dim=1) / (expected.flatten(1).norm(dim=1) + floor / tolerance).clamp_min(1e-12)
+    return bool(errors.max() < 0.1 and (len(errors) < 3 or errors.median() < tolerance))
+
+
+@cache
+def terms(name: str, layer: str) -> float:
+    """Return the largest sum over channels of |activation x gradient| at a layer: what CAMs and IxG add up."""
+    model, images = method_nets.model(name), images_for(name)
+    if layer not in model.layers or model.layer(layer).layout.kind != "tokens":
+        return 0.0
+    values: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        values.append(output.detach().requires_grad_())
+        return values[-1]
+
+    handle = model.module.get_submodule(model.layer(layer).path).register_forward_hook(keep)
+    try:
+        logits = model(images)
+    finally:
+        handle.remove()
+    (gradient,) = torch.autograd.grad(logits[range(len(images)), TARGETS].sum(), values[-1])
+    return float((values[-1].detach() * gradient).abs().sum(-1).max())
 
 
 @everywhere
@@ -98,7 +124,7 @@ def test_the_batch_size_changes_nothing(name: str, layer: str, method: str, batc
     expected = reference(name, layer, method)
     found = explain(method_nets.model(name), images_for(name)[some], method, TARGETS[some], layer, batch_size=batch_size)
     # Where activations have both signs, the denominator of Grad-CAM++ comes near zero, and the last bit counts.
-    assert close(found.maps, expected.maps[some], 0.02 if "++" in method else 1e-4)
+    assert close(found.maps, expected.maps[some], 0.02 if "++" in method else 1e-4, terms(name, layer))
     assert found.target == expected.target[some]
     assert found.diagnostics.keys() == expected.diagnostics.keys()
 
@@ -106,7 +132,7 @@ def test_the_batch_size_changes_nothing(name: str, layer: str, method: str, batc
 @everywhere
 def test_an_image_alone_has_the_map_that_it_has_among_others(name: str, layer: str, method: str) -> None:
     found = explain(method_nets.model(name), images_for(name)[2:3], method, TARGETS[2], layer)
-    assert close(found.maps, reference(name, layer, method).maps[2:3])
+    assert close(found.maps, reference(name, layer, method).maps[2:3], cancelled=terms(name, layer))
 
 
 @everywhere

@@ -18,6 +18,7 @@ import skimage.transform
 import torch
 import torch.nn.functional as F  # noqa: N812
 from method_nets import ChannelsLast, GuidedReLU, Linear, Modules, Quadratic, Rectified, made, pictures
+from support.numbers import close
 from torch import Tensor, nn
 
 from attrlib.errors import MethodError, SpecError
@@ -27,13 +28,6 @@ from attrlib.postprocess import apply_sign, defect
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")
 Model = attrlib.Classifier
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> bool:
-    """Equal up to a share of the largest magnitude."""
-    assert found.shape == expected.shape
-    assert float(expected.abs().max()) > 0, "a comparison with zeros proves nothing"
-    return float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 
 def maps(model: Model, images: Tensor, method: str, targets: object = None, layer: str | None = None, **params: object) -> Tensor:

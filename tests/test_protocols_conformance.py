@@ -95,14 +95,14 @@ def reference(spec: ProtocolSpec, method: str) -> list[Record]:
     return perform(spec, method)
 
 
-def close(found: Sequence[Record], expected: Sequence[Record], tolerance: float = 1e-5) -> bool:
-    """Equal values and details."""
+def close(found: Sequence[Record], expected: Sequence[Record], tolerance: float = 1e-5, of: float = 1.0) -> bool:
+    """Return whether values and details agree, up to a share of each and of the magnitude `of`: most are of maps with norm 1."""
 
     def numbers(records: Sequence[Record]) -> np.ndarray:
         return np.array([[r.value, *(number for name in sorted(r.details) for number in r.details[name])] for r in records])  # type: ignore[union-attr]
 
     one, other = numbers(found), numbers(expected)
-    return one.shape == other.shape and np.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
+    return one.shape == other.shape and np.allclose(one, other, rtol=tolerance, atol=tolerance * of, equal_nan=True)
 
 
 # Values ----------------------------------------------------------------------------------------------------------------
@@ -133,9 +133,11 @@ def test_values_are_within_bounds_and_details_are_lists_of_finite_numbers(spec: 
 def test_batch_order_and_rows_change_nothing(spec: ProtocolSpec, method: str) -> None:
     expected = reference(spec, method)
     bench = Evaluator(model(), InMemoryCache(), rows=1)
+    # Pixels between which a magnified map rises by less than rounding may be deleted in another order: each moves an output by some 1e-4.
+    tolerance = 1e-3 if spec.name == "ids" else 1e-5
     for which in ([4, 0, 5], [2]):
-        assert close(perform(spec, method, which, bench), [expected[i] for i in which])
-    assert close(perform(spec, method, range(ITEMS)[::-1], rows=3), expected[::-1])
+        assert close(perform(spec, method, which, bench), [expected[i] for i in which], tolerance)
+    assert close(perform(spec, method, range(ITEMS)[::-1], rows=3), expected[::-1], tolerance)
 
 
 @every_protocol
@@ -164,7 +166,8 @@ def test_another_seed_changes_what_is_seeded_and_nothing_else(spec: ProtocolSpec
         assert close(found, expected, 0)
     # The pointing game's are zeros and ones; shuffled weights mean nothing to a method that ignores them.
     elif (own or spec.name != "pointing") and not (spec.name == "randomisation" and method == "Random"):
-        assert not close(found, expected)
+        # Infidelity, a mean of squares, is far below 1: what changes is a share of the values themselves.
+        assert not close(found, expected, 1e-3, of=0)
 
 
 @every_protocol

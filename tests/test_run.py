@@ -1353,8 +1353,8 @@ def test_a_plan_says_what_is_known_before_between_and_after(model: attrlib.Class
     ask = functools.partial(plan_of, model, "sds,ids:steps=2", "IxG,Random", data, store)
     before = ask()
     assert (before.known, before.missing, before.upper_bound, before.refused) == (0, 80, False, ())
-    assert before.seconds > 0
-    assert before.nbytes == model.nbytes + BATCH_SIZE * row_bytes(model)
+    assert before.estimate().seconds > 0
+    assert before.estimate().nbytes == model.nbytes + BATCH_SIZE * row_bytes(model)
     assert (calls, store.runs(), store.sizes().records) == ([], [], 0), "a plan computes nothing"
     compare(model, "sds", "IxG,Random", data, store, limit=8)
     assert (ask().known, ask().missing) == (16, 64)
@@ -1367,7 +1367,7 @@ def test_a_plan_says_what_is_known_before_between_and_after(model: attrlib.Class
     result = compare(model, "sds,ids:steps=2", "IxG,Random", data, store)
     assert (result.known, result.computed) == (between.known, between.missing)
     after = ask()
-    assert (after.known, after.missing, after.seconds) == (80, 0, 0.0)
+    assert (after.known, after.missing, after.estimate().seconds) == (80, 0, 0.0)
 
 
 def test_a_plan_of_grids_is_an_upper_bound_until_the_filter_has_run(model: attrlib.Classifier, data: Path, store: Store) -> None:
@@ -1381,7 +1381,7 @@ def test_a_plan_of_grids_is_an_upper_bound_until_the_filter_has_run(model: attrl
     assert any("19 of 20 images" in note for note in between.notes)
     compare(model, GRID, "IxG,Random", data, store)
     after = plan_of(model, GRID, "IxG,Random", data, store)
-    assert (after.known, after.missing, after.seconds) == (8, 0, 0.0)
+    assert (after.known, after.missing, after.estimate().seconds) == (8, 0, 0.0)
 
 
 def test_a_plan_names_what_is_refused(model: attrlib.Classifier, data: Path, store: Store) -> None:
@@ -1396,7 +1396,7 @@ def test_a_plan_names_what_is_refused(model: attrlib.Classifier, data: Path, sto
 
 def test_a_plan_estimates_more_for_more_work(model: attrlib.Classifier, data: Path, store: Store) -> None:
     def seconds(protocol: str, method: str, **options: Any) -> float:
-        return plan_of(model, protocol, method, data, store, **options).seconds
+        return plan_of(model, protocol, method, data, store, **options).estimate().seconds
 
     assert seconds("sds", "IG:steps=200") > 5 * seconds("sds", "IG:steps=5")
     assert seconds("sds", "IG:steps=200", limit=4) < 0.6 * seconds("sds", "IG:steps=200")
@@ -1687,6 +1687,6 @@ def test_looking_through_the_images_can_be_cancelled(model: attrlib.Classifier, 
 
     many = pictures(data, 8)
     with pytest.raises(Cancelled):
-        make_plan(spec_of(model, "sds", "IxG", many), model, load_dataset(many), store, progress=look)
+        make_plan(spec_of(model, "sds", "IxG", many), model, load_dataset(many), store, on_progress=look)
     assert told == [(0, 40), (16, 40)]
     assert make_plan(spec_of(model, "sds", "IxG", many), model, load_dataset(many), store).missing == 40

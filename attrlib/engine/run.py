@@ -167,16 +167,17 @@ class _Run:
     def _evaluate(self, plan: GroupPlan) -> tuple[EvalItem, ...]:
         """Compute what is missing of a group; return the items that were used and could be read."""
         size, units = plan.group.chunk_size, plan.units(self.plan.area)
-        numbers, by_key = list(units), {each.key: each for each in plan.group.evaluations}
+        numbers = list(units)
         open_chunks, unreadable = set(numbers), dict[str, str]()
         enough = self._narrow_after(plan, open_chunks, 0)
         with closing(self.executor.map([] if enough else list(units.values()))) as results:
             for result in results:
                 number = numbers[result.unit]
+                evaluation = units[number].missing[result.evaluation][0]
                 if result.refused:
-                    self._refuse(by_key[result.evaluation], result.refused)
-                elif result.values and by_key[result.evaluation] in self.progress:
-                    self._add(self.progress[by_key[result.evaluation]], number * size, result)
+                    self._refuse(evaluation, result.refused)
+                elif result.values and evaluation in self.progress:
+                    self._add(self.progress[evaluation], number * size, result)
                 if result.finished:
                     unreadable |= result.unreadable
                     self._give_up(plan, slice(number * size, (number + 1) * size))

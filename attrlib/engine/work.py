@@ -55,7 +55,7 @@ class UnitResult:
 
     Attributes:
         unit: Number of the unit among those given to the executor.
-        evaluation: Key of the evaluation, empty for predictions.
+        evaluation: Number of the evaluation among those of the unit.
         values: Value of each item by its position in the unit, NaN where undefined.
         computed: How many of them were computed, rather than found in the cache.
         refused: Why the method is not defined for the model, if so.
@@ -64,7 +64,7 @@ class UnitResult:
     """
 
     unit: int
-    evaluation: str = ""
+    evaluation: int = 0
     values: Mapping[int, float] = field(default_factory=dict)
     computed: int = 0
     refused: str = ""
@@ -90,7 +90,7 @@ class Worker:
         self._doing = ""
         self._heartbeat, self._max_memory, self._data = heartbeat, max_memory, data
         self._evaluators = [each.reporting_to(lambda _done, _total: heartbeat(self._doing)) for each in evaluators]
-        self._refused: set[str] = set()
+        self._refused: set[Evaluation] = set()
 
     def loader(self, units: Sequence[WorkUnit]) -> Loader:
         """Return a loader for these units, all of one kind and model."""
@@ -122,12 +122,14 @@ class Worker:
     def _evaluate(self, number: int, unit: EvaluateUnit, loader: Loader) -> Iterator[UnitResult]:
         evaluator = self._evaluators[0]
         evaluator = evaluator.with_rows(rows_within(evaluator.model, self._max_memory, unit.area))
-        missing = {each: list(positions) for each, positions in unit.missing if each.key not in self._refused}
-        for each in list(missing):
+        missing = {each: list(positions) for each, positions in unit.missing if each not in self._refused}
+        for place, (each, _) in enumerate(unit.missing):
+            if each not in missing:
+                continue
             cached = self._cached(each, unit, missing[each])
             if cached:
                 missing[each] = [position for position in missing[each] if position not in cached]
-                yield UnitResult(number, each.key, cached)
+                yield UnitResult(number, place, cached)
             if not missing[each]:
                 continue
             readable, batch = loader.get(unit.items)
@@ -142,13 +144,13 @@ class Worker:
                 try:
                     records = self._score(evaluator, each, items, take(batch, [row_of[p] for p in positions]), together)
                 except (MethodError, LayerError, ProtocolError, OutOfMemory) as error:
-                    self._refused.add(each.key)
+                    self._refused.add(each)
                     del missing[each]
-                    yield UnitResult(number, each.key, refused=str(error))
+                    yield UnitResult(number, place, refused=str(error))
                     break
                 missing[each] = [position for position in missing[each] if position not in positions]
                 values = {position: record.value for position, record in zip(positions, records.values(), strict=True)}
-                yield UnitResult(number, each.key, values, computed=len(values))
+                yield UnitResult(number, place, values, computed=len(values))
 
     def _score(
         self, evaluator: Evaluator, each: Evaluation, items: Sequence[EvalItem], batch: Batch, together: Sequence[MethodSpec]
