@@ -20,8 +20,6 @@ FLOORS = [
     {"attrlib.models", "attrlib.data", "attrlib.store", "attrlib.aggregate"},
     {
         "attrlib.specs",
-        "attrlib.model_spec",
-        "attrlib.views",
         "attrlib.postprocess",
         "attrlib.deletion",
         "attrlib.statistics",

@@ -7,9 +7,9 @@ import streamlit as st
 from attrlib.engine.jobs import Job, Progress, State, queue
 from attrlib.errors import AttrlibError, Cancelled
 from attrlib.models import Classifier
-from attrlib.specs import ModelSpec, digest
+from attrlib.specs import ModelSpec, StudySpec, digest
 from attrlib.store import open_store
-from attrlib.studies import StudyEvent, StudyPlan, StudyResult, StudySpec, create, plan_study, resolve, run_study
+from attrlib.studies import StudyEvent, StudyPlan, StudyResult, create, plan_study, resolve, run_study
 from attrlib.studies.runner import is_done
 from pages.parts import work
 from pages.parts.roots import load_data
