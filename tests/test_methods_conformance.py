@@ -66,16 +66,21 @@ def reference(name: str, layer: str, method: str) -> attrlib.Attribution:
     return explain(method_nets.model(name), images_for(name), method, TARGETS, layer)
 
 
-def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-4, cancelled: float = 0.0) -> bool:
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-4, kink: float = 0.02, cancelled: float = 0.0) -> bool:
     """Return whether maps (B,1,h,w) agree, each up to a share of its norm.
 
-    In a minority the last bit may have put an activation on the other side of a kink: then its gradient appears or vanishes, in one of
-    four noisy copies of a small network that is up to a tenth of the map. `cancelled` is the magnitude of the terms that each value is
-    the sum of, of which rounding leaves some 1e-6 where the sum is zero.
+    In a minority the last bit may have put an activation on the other side of a kink, which moves a map by less than `kink`. `cancelled`
+    is the magnitude of the terms that each value is the sum of: rounding leaves some 1e-6 of it where the sum is zero.
     """
-    floor = 1e-6 * cancelled * expected[0].numel() ** 0.5
-    errors = (actual - expected).flatten(1).norm(dim=1) / (expected.flatten(1).norm(dim=1) + floor / tolerance).clamp_min(1e-12)
-    return bool(errors.max() < 0.1 and (len(errors) < 3 or errors.median() < tolerance))
+    rounding = 1e-6 * cancelled * expected[0].numel() ** 0.5
+    differences = ((actual - expected).flatten(1).norm(dim=1) - rounding).clamp_min(0)
+    errors = differences / expected.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return bool(errors.max() < kink and (len(errors) < 3 or errors.median() < tolerance))
+
+
+def rounding_of(name: str, layer: str, method: str) -> dict[str, float]:
+    """Return what another order of summation may do to a map: in one of four noisy copies a kink moves up to a tenth of it."""
+    return {"kink": 0.1 if INFOS[method].seeded else 0.02, "cancelled": terms(name, layer)}
 
 
 @cache
@@ -124,7 +129,7 @@ def test_the_batch_size_changes_nothing(name: str, layer: str, method: str, batc
     expected = reference(name, layer, method)
     found = explain(method_nets.model(name), images_for(name)[some], method, TARGETS[some], layer, batch_size=batch_size)
     # Where activations have both signs, the denominator of Grad-CAM++ comes near zero, and the last bit counts.
-    assert close(found.maps, expected.maps[some], 0.02 if "++" in method else 1e-4, terms(name, layer))
+    assert close(found.maps, expected.maps[some], 0.02 if "++" in method else 1e-4, **rounding_of(name, layer, method))
     assert found.target == expected.target[some]
     assert found.diagnostics.keys() == expected.diagnostics.keys()
 
@@ -132,7 +137,7 @@ def test_the_batch_size_changes_nothing(name: str, layer: str, method: str, batc
 @everywhere
 def test_an_image_alone_has_the_map_that_it_has_among_others(name: str, layer: str, method: str) -> None:
     found = explain(method_nets.model(name), images_for(name)[2:3], method, TARGETS[2], layer)
-    assert close(found.maps, reference(name, layer, method).maps[2:3], cancelled=terms(name, layer))
+    assert close(found.maps, reference(name, layer, method).maps[2:3], **rounding_of(name, layer, method))
 
 
 @everywhere
@@ -153,7 +158,7 @@ def test_another_seed_changes_seeded_methods_and_no_others(name: str, layer: str
     assert torch.equal(found, expected) != INFOS[method].seeded
     # Of the noise on its masks a softmax over channels leaves almost nothing where logits are as near each other as here.
     if INFOS[method].seeded and method != "SS-CAM":
-        assert not torch.allclose(found, expected, rtol=1e-3, atol=0)
+        assert any(not close(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @every_method
