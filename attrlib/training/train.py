@@ -128,7 +128,23 @@ class _Trainer:
 
     def train(self) -> Trained:
         self._resume()
-        wrapped = self._distribute()
+        if self.world == 1:
+            self._epochs(self.module)
+        else:
+            if not torch.distributed.is_initialized():
+                torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            # The wrapper goes before the group does: as the group's last owner it would wait, holding Python's lock, for a thread of
+            # gloo that needs the lock.
+            self._epochs(nn.parallel.DistributedDataParallel(self.module))
+            torch.distributed.destroy_process_group()
+        assert self.best is not None, "there is at least one epoch"
+        row = self.best["row"]
+        self.module.load_state_dict(self.best["state"])
+        self.module.eval()
+        left_out = tuple(self.feed.failed.values())
+        return Trained(self.best["state"], int(row["epoch"]), row["clean"], row.get("deleted"), self.seconds, tuple(self.history), left_out)
+
+    def _epochs(self, wrapped: nn.Module) -> None:
         start = time.perf_counter()
         before = self.seconds
         for epoch in range(self.first, self.recipe.epochs):
@@ -147,14 +163,6 @@ class _Trainer:
                 self.best = {"row": row, "state": state}
             self.seconds = before + time.perf_counter() - start
             self._save(epoch + 1)
-        assert self.best is not None, "there is at least one epoch"
-        row = self.best["row"]
-        self.module.load_state_dict(self.best["state"])
-        self.module.eval()
-        if self.world > 1:
-            torch.distributed.destroy_process_group()
-        left_out = tuple(self.feed.failed.values())
-        return Trained(self.best["state"], int(row["epoch"]), row["clean"], row.get("deleted"), self.seconds, tuple(self.history), left_out)
 
     def _epoch(self, wrapped: nn.Module, epoch: int) -> None:
         self.module.train()
@@ -221,13 +229,6 @@ class _Trainer:
         if recipe.schedule == "cosine":
             return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
         return recipe.rate * 0.1 ** (3 * step // self.steps)
-
-    def _distribute(self) -> nn.Module:
-        if self.world == 1:
-            return self.module
-        if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-        return nn.parallel.DistributedDataParallel(self.module)
 
     def _save(self, epoch: int) -> None:
         """Replaces the state in one go, so that a kill leaves either the old or the new one."""
