@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +15,18 @@ from attrlib.data.pictures import open_image
 from attrlib.engine.memory import rows_within
 from attrlib.engine.run import Watch, run
 from attrlib.engine.scores import RunResult, Score
-from attrlib.errors import ImageError, SpecError
+from attrlib.errors import ImageError, SpecError, unknown
 from attrlib.methods import BATCH_SIZE, Attribution, attribute, read_methods
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_listener, no_progress
-from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
+from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, options_of
+from attrlib.specs.codec import documented
 from attrlib.store import Store, open_store
 
 Picture = Photo | Image.Image | str | Path
 Images = Picture | Iterable[Picture] | Tensor
+RUN_OPTIONS = tuple(p for p in options_of(RunSpec) if p.name != "deletion_tuned")
+"""Keywords of `score` and `compare`; the model says itself whether it was tuned on deleted patches."""
 
 
 def explain(
@@ -54,6 +58,7 @@ def explain(
     return attribute(model, spec, batch, _targets(model, target, len(batch)), seed, rows, progress)
 
 
+@documented(RUN_OPTIONS)
 def score(
     protocol: str | ProtocolSpec,
     model: Classifier,
@@ -61,67 +66,57 @@ def score(
     data: str | Path | Dataset,
     *,
     layer: str | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    fast: bool = False,
-    width: float | None = None,
-    classes: str = "auto",
     max_memory: int | None = None,
     filter_models: Iterable[Classifier] = (),
     store: Store | None = None,
     watch: Watch = no_listener,
-    **params: object,
+    **options: Any,
 ) -> Score:
-    """How good a method is under a protocol, item by item; `params` are the protocol's. What was computed before is not again.
+    """How good a method is under a protocol, item by item. What was computed before is not computed again.
 
-    `limit` counts items (images, or grids), chosen by `seed`; `width` ends the run when the 95 % interval is no wider; `fast`
-    folds BatchNorm and computes many forward passes in bfloat16; `classes` says how the data name classes (`auto`, `wnid`, `name`,
-    `index`, `order`); `max_memory` is in bytes. Grids are made of images that the `filter_models` classify as confidently as the model,
-    so that all of them can be scored on the same. `watch` is told how far it is, and raises `Cancelled` to stop. Raises `AttrlibError` that says what to do.
+    Other keywords are parameters of the protocol. Grids are made of images that the `filter_models` classify as confidently as the model,
+    so that all of them can be scored on the same. `max_memory` is in bytes. `watch` is told how far it is, and raises `Cancelled` to stop.
+    Raises `AttrlibError` that says what to do.
     """
     own = protocol if isinstance(protocol, ProtocolSpec) else ProtocolSpec.parse(str(protocol))
-    own = ProtocolSpec(own.name, tuple((own.values | params).items()))  # type: ignore[arg-type]
+    given = {p.name: options.pop(p.name) for p in RUN_OPTIONS if p.name in options}
+    own = ProtocolSpec(own.name, tuple((own.values | options).items()))
     chosen = MethodSpec.parse(method, layer or "") if isinstance(method, str) else method
     result = compare(
-        [own], model, [chosen], data, limit=limit, seed=seed, fast=fast, width=width, classes=classes, max_memory=max_memory,
-        filter_models=filter_models, store=store, watch=watch,
+        [own], model, [chosen], data, max_memory=max_memory, filter_models=filter_models, store=store, watch=watch, **given
     )  # fmt: skip
     return next(iter(result.scores.values()))
 
 
+@documented(RUN_OPTIONS)
 def compare(
     protocols: Iterable[str | ProtocolSpec],
     model: Classifier,
     methods: Iterable[str | MethodSpec],
     data: str | Path | Dataset,
     *,
-    limit: int | None = None,
-    seed: int = 0,
-    fast: bool = False,
-    width: float | None = None,
-    classes: str = "auto",
     max_memory: int | None = None,
     filter_models: Iterable[Classifier] = (),
     store: Store | None = None,
     watch: Watch = no_listener,
+    **options: Any,
 ) -> RunResult:
-    """Several methods under several protocols on the same items: scores, and the ranks that the data allow. Options as in `score`.
+    """Several methods under several protocols on the same items: scores, and the ranks that the data allow. Keywords as in `score`.
 
     `methods` are specs, their text forms, or names of presets (`idsds`, `rao`, `erdem`) or `all`.
     """
+    for name in options:
+        if name not in {p.name for p in RUN_OPTIONS}:
+            raise SpecError(unknown("option of a run", name, [p.name for p in RUN_OPTIONS]))
     dataset, others = load_dataset(data), tuple(filter_models)
     spec = RunSpec(
         model.spec,
         anchored(dataset.name),
         tuple(p if isinstance(p, ProtocolSpec) else ProtocolSpec.parse(str(p)) for p in protocols),
         tuple(spec for m in methods for spec in ((m,) if isinstance(m, MethodSpec) else read_methods(str(m)))),
-        limit,
-        seed,
-        fast,
-        width,
-        classes,
-        model.deletion_tuned,
-        tuple(own.spec for own in others),
+        deletion_tuned=model.deletion_tuned,
+        filter_models=tuple(own.spec for own in others),
+        **options,
     )
     return run(spec, model, dataset, store or open_store(), watch, max_memory, others)
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from attrlib.errors import SpecError
-from attrlib.views import SIGNS
+from attrlib.specs import SIGNS
 
 _BLOCK = 64
 """Rows or columns that are smoothed at once."""

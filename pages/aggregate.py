@@ -4,11 +4,10 @@ from urllib.parse import parse_qsl, urlencode
 
 import streamlit as st
 
-from attrlib.engine.aggregate_spec import AggregateSpec, AggregateView
 from attrlib.engine.jobs import Job, State
 from attrlib.errors import AttrlibError
 from attrlib.protocols.localisation import GRID_PAPER
-from attrlib.specs import RunSpec
+from attrlib.specs import AggregateSpec, AggregateView, RunSpec
 from attrlib.studies.words import listed
 from pages.parts import aggregate_choice, aggregate_controls, aggregate_rows, aggregate_run, aggregate_work, own_grid, router, runs
 from pages.parts.work import plain, sentence

@@ -6,8 +6,8 @@ from urllib.parse import parse_qsl
 import streamlit as st
 
 from attrlib.engine.explanation import Explanation
-from attrlib.specs import ExplainSpec
-from attrlib.views import SCALES, SIGNS, ViewSpec
+from attrlib.registry import params_of
+from attrlib.specs import SCALES, SIGNS, ExplainSpec, ViewSpec
 from pages.parts import choice, choosers, inspect_choice, inspect_rows, inspect_tools, takeaway, tiles, work
 from pages.parts.inspect_rows import Coming, Row
 
@@ -82,7 +82,7 @@ def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec, running: 
 
 
 def _choose_view() -> ViewSpec:
-    options = {p.name: p for p in ViewSpec.options()}
+    options = {p.name: p for p in params_of(ViewSpec)}
     st.segmented_control("Sign", SIGNS, key="sign", persist_state="session", required=True, help=options["sign"].help)
     st.select_slider(
         "Smoothing K",

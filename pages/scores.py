@@ -77,9 +77,9 @@ def _advice(wanted: score_choice.Wanted) -> str:
         what
         for what, own in (
             ("a model", wanted.models),
-            ("a protocol", wanted.protocols),
-            ("a method", wanted.methods is None or wanted.methods),
-            ("data", wanted.data),
+            ("a protocol", wanted.run.protocols),
+            ("a method", wanted.run.methods),
+            ("data", wanted.run.data),
         )
         if not own
     ]

@@ -6,7 +6,8 @@ import streamlit as st
 
 from attrlib.engine.jobs import State
 from attrlib.errors import AttrlibError
-from attrlib.studies import StudySpec, create
+from attrlib.specs import StudySpec
+from attrlib.studies import create
 from pages.parts import router, study_choice, study_controls, study_run, study_view
 from pages.parts.work import sentence
 

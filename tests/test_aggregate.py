@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from attrlib.aggregate import SHARES, aggregate, localisation
 from attrlib.cli import app
 from attrlib.data.images import Photo
-from attrlib.engine.aggregate_spec import AggregateSpec, AggregateView, at_layers, read_aggregate_link
 from attrlib.engine.aggregation import Aggregation
 from attrlib.engine.own_grid import map_grid
 from attrlib.engine.panels import line_of, view_of
@@ -25,7 +24,7 @@ from attrlib.engine.run import run
 from attrlib.errors import AttrlibError, SpecError
 from attrlib.figures.aggatt import bin_names, draw_bin, mosaic, outlined, panel
 from attrlib.figures.by_layer import POINTS, Scores, boxes
-from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
+from attrlib.specs import AggregateSpec, AggregateView, MethodSpec, ModelSpec, ProtocolSpec, RunSpec, at_layers
 from attrlib.store import Store
 
 SIDE = 32
@@ -371,7 +370,7 @@ def test_kernels_cover_the_same_share_at_every_resolution() -> None:
 def test_a_link_restores_the_view(folder) -> None:
     own = AggregateSpec(spec("gridpg:grid=3", folder), AggregateView(cell=2, smoothing=33, average="signed"))
     fields = dict(pair.split("=", 1) for pair in own.link().lstrip("?").split("&"))
-    found, problems = read_aggregate_link(fields, AggregateSpec(spec("difull", folder)))
+    found, problems = AggregateSpec.read_link(fields, AggregateSpec(spec("difull", folder)))
     assert (found, problems) == (own, [])
 
 
@@ -387,7 +386,7 @@ def test_a_link_restores_the_view(folder) -> None:
 )
 def test_nonsense_in_a_link_keeps_the_default_and_is_named(field: dict[str, str], says: str, folder) -> None:
     default = AggregateSpec(spec("difull", folder))
-    found, problems = read_aggregate_link(field, default)
+    found, problems = AggregateSpec.read_link(field, default)
     assert found == default
     assert len(problems) == 1
     assert says in problems[0]

@@ -21,8 +21,6 @@ FLOORS = [
     {"attrlib.models", "attrlib.data", "attrlib.store", "attrlib.aggregate"},
     {
         "attrlib.specs",
-        "attrlib.model_spec",
-        "attrlib.views",
         "attrlib.postprocess",
         "attrlib.progress",
         "attrlib.deletion",

@@ -28,6 +28,7 @@ from attrlib.errors import Cancelled
 from attrlib.methods import METHODS
 from attrlib.models import Classifier, load_model
 from attrlib.models.architectures import ARCHITECTURES, PUBLISHED
+from attrlib.registry import params_of
 from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec
 
 HERE = Path(__file__).parent.parent
@@ -307,7 +308,7 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("option", [p.name for p in ViewSpec.options()])
+@pytest.mark.parametrize("option", [p.name for p in params_of(ViewSpec)])
 def test_a_view_option_changes_the_panel_and_no_map(option: str) -> None:
     value, others = VIEWS[option]
     before, after = drawn(*others), drawn(*others, f"--{option}", value)
@@ -526,7 +527,7 @@ class RunsCode:
         (["--target", "²"], "unknown class"),
         (["--seed", "nonsense"], "seed='nonsense'"),
         (["--seed", "1.5"], "seed='1.5'"),
-        (["--seed=-1"], "seed='-1'"),
+        (["--seed=-1"], "seed=-1 is out of range"),
         (["--seed", "9" * 5000], "seed="),
         (["--smoothing", "4"], "odd"),
         (["--smoothing", "9" * 5000], "from 0 to 257"),

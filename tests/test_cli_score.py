@@ -200,7 +200,7 @@ def test_fast_says_how_well_it_agrees(data: Path) -> None:
 def test_the_command_line_of_a_run_computes_the_same(data: Path) -> None:
     found = as_json(
         *("score", "--protocol", "sds:grid=2,ids:steps=3", "--methods", "IG:steps=3,IxG", "--layer", "act1", "--data", data, "--limit", 9),
-        *("--seed", 4, "--width", 0.01, "--classes", "index"),
+        *("--seed", 4, "--ci-width", 0.01, "--classes", "index"),
     )
     words = shlex.split(found["cli"])
     assert words[:4] == ["python", "-m", "attrlib", "score"]
@@ -262,7 +262,7 @@ def test_notes_about_what_was_left_out(data: Path) -> None:
 
 
 def test_width_ends_a_run(tmp_path: Path) -> None:
-    found = as_json(*SCORE, "--data", pictures(tmp_path / "many", 8), "--width", "1.5")
+    found = as_json(*SCORE, "--data", pictures(tmp_path / "many", 8), "--ci-width", "1.5")
     assert {row["n"] for row in found["scores"]} == {16}
 
 
@@ -336,7 +336,7 @@ def test_a_second_interrupt_ends_it_at_once(data: Path, monkeypatch: pytest.Monk
 
 
 def test_resume_keeps_all_that_the_run_was_asked_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = (*SCORE, "--data", data, "--limit", 7, "--seed", 5, "--width", 0.001, "--classes", "order", "--layer", "act1")
+    arguments = (*SCORE, "--data", data, "--limit", 7, "--seed", 5, "--ci-width", 0.001, "--classes", "order", "--layer", "act1")
     cancelled(monkeypatch, *arguments, at=3)
     resumed = as_json("score", "--resume")
     again = as_json(*arguments)
@@ -386,7 +386,7 @@ def test_resume_may_stand_beside_what_is_asked_for(data: Path, monkeypatch: pyte
         ("--seed", 1),
         ("--fast",),
         ("--layer", "act1"),
-        ("--width", 0.5),
+        ("--ci-width", 0.5),
         ("--filter-models", EMBEDDED),
         ("--model", "timm:resnet18"),
         ("--checkpoint", "random:1"),
@@ -472,12 +472,12 @@ def test_data_that_cannot_be_used(make: Callable[[Path], object], protocol: str,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--limit", "0"), "limit=0 is not valid"),
-        (("--limit", "-4"), "limit='-4' is not valid"),
+        (("--limit", "0"), "limit=0 is out of range: a whole number from 1"),
+        (("--limit", "-4"), "limit=-4 is out of range"),
         (("--limit", "many"), "limit='many' is not valid"),
         (("--seed", "x"), "seed='x' is not valid"),
-        (("--width", "0"), "width=0.0 is not valid"),
-        (("--width", "nan"), "width=nan is not valid"),
+        (("--ci-width", "0"), "ci_width=0 is out of range: a number above 0"),
+        (("--ci-width", "nan"), "ci_width='nan' is not valid"),
         (("--max-memory", "10KB"), "for a single image, more than the"),
         (("--max-memory", "lots"), "max-memory='lots' is not valid: expected bytes, as in 4GB"),
         (("--max-memory", "-1GB"), "max-memory='-1GB' is not valid"),
@@ -509,8 +509,8 @@ def test_data_that_cannot_be_used(make: Callable[[Path], object], protocol: str,
         (("--layer", "fc"), "layer 'fc' of wrapped:Net yields no spatial map"),
         (("--methods", "Guided Backprop", "--checkpoint", "gelu"), "use Gradient or IxG instead"),
         (("--protocol", "sds:grid=3"), "cannot be cut into 3 x 3"),
-        (("--width", "inf"), "width"),
-        (("--width", "narrow"), "width"),
+        (("--ci-width", "inf"), "ci_width"),
+        (("--ci-width", "narrow"), "ci_width"),
     ],
 )
 def test_bad_input_ends_in_one_line(arguments: tuple[str, ...], words: str, data: Path) -> None:

@@ -13,9 +13,10 @@ from attrlib.figures.colours import css_gradient, table
 from attrlib.figures.numbers import number, spans_decades
 from attrlib.figures.overlay import colour_map, draw, encode, limit, prepare
 from attrlib.figures.panel import Tile, limits, panel
+from attrlib.registry import params_of
 from attrlib.specs import ViewSpec
 
-CHOICES = {p.name: p.choices for p in ViewSpec.options()}
+CHOICES = {p.name: p.choices for p in params_of(ViewSpec)}
 DIVERGING, SEQUENTIAL = CHOICES["diverging"], CHOICES["sequential"]
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8))
 

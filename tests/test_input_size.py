@@ -23,12 +23,19 @@ from torch import nn
 from typer.testing import CliRunner
 
 from attrlib.cli import app
-from attrlib.cli.common import model_spec
-from attrlib.engine.aggregate_spec import AggregateSpec, read_aggregate_link
+from attrlib.cli.common import take_model
 from attrlib.errors import MethodError, ModelError, SpecError
-from attrlib.model_spec import LARGEST, ModelSpec, parse_size
 from attrlib.models import Card, Preprocessing, with_classes
-from attrlib.specs import ExplainSpec, MethodSpec, ProtocolSpec, RunSpec, read_link, read_run
+from attrlib.specs import (
+    LARGEST,
+    AggregateSpec,
+    ExplainSpec,
+    MethodSpec,
+    ModelSpec,
+    ProtocolSpec,
+    RunSpec,
+    parse_size,
+)
 
 SPECS = [
     ModelSpec("efficientnet_lite0"),
@@ -52,7 +59,7 @@ def loaded(spec: ModelSpec) -> attrlib.Classifier:
 @each
 def test_text_json_flags_and_python_say_the_same_model(spec: ModelSpec) -> None:
     assert ModelSpec.parse(spec.text) == spec
-    assert ModelSpec.read(json.loads(json.dumps(vars(spec)))) == spec
+    assert ModelSpec.from_json(json.loads(json.dumps(vars(spec)))) == spec
     called = ast.parse(f"f({spec.arguments()})", mode="eval").body
     assert isinstance(called, ast.Call)
     options = {word.arg: ast.literal_eval(word.value) for word in called.keywords}
@@ -67,20 +74,20 @@ def test_text_json_flags_and_python_say_the_same_model(spec: ModelSpec) -> None:
 def test_links_command_lines_and_runs_carry_it(spec: ModelSpec) -> None:
     shown = ExplainSpec(spec, "sample:cat", (MethodSpec("IxG", "Input"),))
     default = ExplainSpec(ModelSpec("other", "x", (5, 5)), "sample:dog", ())
-    assert read_link(dict(parse_qsl(shown.link()[1:])), default) == (shown, [])
+    assert ExplainSpec.read_link(dict(parse_qsl(shown.link()[1:])), default) == (shown, [])
     assert " ".join(spec.flags()) in " ".join(shlex.split(shown.cli()))
     assert f"load_model({spec.arguments()})" in shown.snippet()
     run = RunSpec(spec, "birds", (ProtocolSpec("sds"),), (MethodSpec("IxG"),))
-    assert read_run(json.loads(json.dumps(run, default=vars))) == run
+    assert RunSpec.from_json(json.loads(json.dumps(run, default=vars))) == run
     view = AggregateSpec(run)
-    assert read_aggregate_link(dict(parse_qsl(view.link()[1:])), AggregateSpec(replace(run, model=default.model))) == (view, [])
+    assert AggregateSpec.read_link(dict(parse_qsl(view.link()[1:])), AggregateSpec(replace(run, model=default.model))) == (view, [])
 
 
 def test_a_run_that_was_stored_before_there_were_sizes_is_read() -> None:
     run = RunSpec(ModelSpec("timm:resnet18", "random:3"), "birds", (ProtocolSpec("sds"),), (MethodSpec("IxG"),))
     fields = json.loads(json.dumps(run, default=vars))
     del fields["model"]["input_size"]
-    assert read_run(fields) == run
+    assert RunSpec.from_json(fields) == run
 
 
 @pytest.mark.parametrize("text", ["0x10", "10x0", f"{LARGEST + 1}x10", "10x", "x10", "axb", "-3x4", "10x10x10", "1e2", "", "10.5x3", "٣x٣"])
@@ -97,7 +104,7 @@ def test_a_size_that_is_none_is_refused_in_python(size: object) -> None:
 
 def test_a_size_in_a_link_that_makes_no_sense_is_named_and_left_out() -> None:
     default = ExplainSpec(ModelSpec("efficientnet_lite0"), "sample:cat", ())
-    spec, problems = read_link({"model": "timm:resnet18", "input_size": "big"}, default)
+    spec, problems = ExplainSpec.read_link({"model": "timm:resnet18", "input_size": "big"}, default)
     assert spec.model == ModelSpec("timm:resnet18")
     assert len(problems) == 1
     assert "'big'" in problems[0]
@@ -106,13 +113,13 @@ def test_a_size_in_a_link_that_makes_no_sense_is_named_and_left_out() -> None:
 def test_a_model_in_a_link_or_after_a_flag_may_be_in_text_form(tmp_path: Path) -> None:
     default = ExplainSpec(ModelSpec("efficientnet_lite0"), "sample:cat", ())
     text, whole = "timm:resnet18@/there/a.pth@160x224", ModelSpec("timm:resnet18", "/there/a.pth", (160, 224))
-    assert read_link({"model": text}, default)[0].model == whole
-    assert read_link({"model": text, "checkpoint": "/b.pth"}, default)[0].model == replace(whole, checkpoint="/b.pth")
-    assert model_spec(text, None, None) == whole
-    assert model_spec(text, "random:3", "64") == ModelSpec("timm:resnet18", "random:3", (64, 64))
+    assert ExplainSpec.read_link({"model": text}, default)[0].model == whole
+    assert ExplainSpec.read_link({"model": text, "checkpoint": "/b.pth"}, default)[0].model == replace(whole, checkpoint="/b.pth")
+    assert take_model({"model": text}) == whole
+    assert take_model({"model": text, "checkpoint": "random:3", "input_size": "64"}) == ModelSpec("timm:resnet18", "random:3", (64, 64))
     file = tmp_path / "own@home.pth"
     file.write_bytes(b"")
-    assert model_spec(str(file), None, None) == ModelSpec(str(file))
+    assert take_model({"model": str(file)}) == ModelSpec(str(file))
 
 
 # What a model makes of it

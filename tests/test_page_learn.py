@@ -20,11 +20,10 @@ import pages.parts.learn.lessons
 import pages.parts.work
 from attrlib.data.birds.classes import CLASS_NAMES
 from attrlib.data.images import Photo
-from attrlib.engine.aggregate_spec import read_aggregate_link
 from attrlib.engine.jobs import queue
 from attrlib.errors import ModelError, ProtocolError
 from attrlib.registry import Param, params_of
-from attrlib.specs import ModelSpec, digest, read_link
+from attrlib.specs import AggregateSpec, ExplainSpec, ModelSpec, digest
 from attrlib.statistics import spearman
 from pages.parts import aggregate_choice, choice, score_choice
 from pages.parts.inspect_choice import TOOLS
@@ -168,14 +167,14 @@ def test_the_page_that_does_it_for_real_understands_the_link(name):
     query = dict(parse_qsl(address.query, keep_blank_values=True))
     if address.path.endswith("scores"):
         wanted, problems = score_choice.read_fields(parse_qs(address.query, keep_blank_values=True), score_choice.PHOTOS)
-        assert wanted.data == "birds"
-        assert len(wanted.methods or ()) > 1
+        assert wanted.run.data == "birds"
+        assert len(wanted.run.methods or ()) > 1
     elif address.path.endswith("aggregate"):
-        spec, problems = read_aggregate_link(query, aggregate_choice.PHOTOS)
+        spec, problems = AggregateSpec.read_link(query, aggregate_choice.PHOTOS)
         assert spec.run.model.architecture == MODEL
     else:
         assert query.get("tool", "Compare") in TOOLS
-        spec, problems = read_link({k: v for k, v in query.items() if k != "tool"}, choice.DEFAULT)
+        spec, problems = ExplainSpec.read_link({k: v for k, v in query.items() if k != "tool"}, choice.DEFAULT)
         assert len(spec.methods) > 1
     assert problems == []
 

@@ -397,7 +397,14 @@ def outcome(data: Path, *models: str) -> dict[str, runs.Finished]:
 
 def wanted(data: Path, methods: str, entry: str = TINY) -> score_choice.Wanted:
     chosen = tuple(map(short.short_method, parse_methods(methods)))
-    return score_choice.Wanted((parse_model(entry),), str(data), tuple(map(short.short_protocol, parse_protocols("sds:grid=2"))), chosen, 6)
+    run = replace(
+        score_choice.PHOTOS.run,
+        data=str(data),
+        protocols=tuple(map(short.short_protocol, parse_protocols("sds:grid=2"))),
+        methods=chosen,
+        limit=6,
+    )
+    return score_choice.Wanted((parse_model(entry),), run)
 
 
 def test_exports_hold_the_leaderboard_and_every_item(data: Path) -> None:
@@ -444,7 +451,7 @@ def test_names_in_a_report_are_text_and_not_html() -> None:
 def test_the_link_restores_everything(data: Path) -> None:
     fields = {
         "model": [TINY, TWIN], "data": str(data), "protocols": "sds:grid=2,gridpg:confidence=0.5", "methods": "IxG@Middle,RISE@Middle:samples=9,Sobel@Middle",
-        "limit": "all", "seed": "3", "width": "0.2", "fast": "true", "classes": "index", "tuned": "true", "same": "false",
+        "limit": "all", "seed": "3", "ci_width": "0.2", "fast": "true", "classes": "index", "deletion_tuned": "true", "same": "false",
     }  # fmt: skip
     at = planned(start(**fields))
     again = {name: at.query_params[name] for name in at.query_params}
@@ -491,8 +498,8 @@ def test_all_that_are_defined_stands_for_every_method(data: Path) -> None:
         ("methods", "Gard-CAM", "Did you mean Grad-CAM"),
         ("limit", "-4", "limit"),
         ("seed", "x", "Seed='x' is not valid"),
-        ("width", "wide", "Width='wide' is not valid"),
-        ("classes", "guess", "Unknown way to find classes"),
+        ("ci_width", "wide", "width='wide' is not valid"),
+        ("classes", "guess", "Unknown way to match classes"),
         ("nonsense", "1", "Unknown field"),
         ("model", "![x](https://example.org)", "https\\://example.org"),
     ],

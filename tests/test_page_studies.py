@@ -16,7 +16,8 @@ from test_run import classifier, pictures
 
 import pages.parts.study_run
 import pages.parts.work
-from attrlib.studies import StudySpec, list_studies
+from attrlib.specs import StudySpec
+from attrlib.studies import list_studies
 from pages.parts import study_choice, study_run
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -13,7 +13,7 @@ import pytest
 import attrlib
 from attrlib.errors import AttrlibError, MethodError, SpecError
 from attrlib.registry import Param, Registry, param, params_of, parse_params
-from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, canonical, digest, parse_methods, read_link, whole
+from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, canonical, digest, parse_methods, whole
 
 STEPS = Param("steps", int, 20, "Steps", low=1, high=1000)
 SIGMA = Param("sigma", float, 0.1, "Width", low=0.0, high=2.5)
@@ -394,21 +394,26 @@ FULL = ExplainSpec(
 )
 
 
-def other(value: object) -> object:
+def other(value: object, declared: Param | None) -> object:
     if isinstance(value, bool):
         return not value
-    if isinstance(value, int | float):
+    if declared is not None and declared.choices:
+        return next(choice for choice in declared.choices if choice != value)
+    if isinstance(value, float):
+        return value + 0.25
+    if isinstance(value, int):
         return value + 1
     if isinstance(value, str):
         return value + "x"
     if isinstance(value, tuple):
-        return value[:-1]
+        return value[::-1] if value[::-1] != value else value[:-1]
     raise AssertionError(value)
 
 
 def variations(spec: object) -> list[tuple[str, object]]:
     """Every way to change one field of a spec, or of a spec inside it."""
     found = []
+    declared = {p.path[0]: p for p in params_of(type(spec)) if len(p.path) == 1}
     for f in dataclasses.fields(spec):
         value = getattr(spec, f.name)
         if dataclasses.is_dataclass(value):
@@ -416,7 +421,7 @@ def variations(spec: object) -> list[tuple[str, object]]:
         elif f.name == "smoothing":
             found.append((f.name, dataclasses.replace(spec, smoothing=value + 2)))
         else:
-            found.append((f.name, dataclasses.replace(spec, **{f.name: other(value)})))
+            found.append((f.name, dataclasses.replace(spec, **{f.name: other(value, declared.get(f.name))})))
         if value is not None and f.default is None:
             found.append((f"{f.name} absent", dataclasses.replace(spec, **{f.name: None})))
     return found
@@ -518,13 +523,13 @@ def test_a_link_restores_what_it_was_made_of():
     draw = random.Random(2)
     for _ in range(400):
         spec = random_spec(draw)
-        found, problems = read_link(fields_of(spec.link()), DEFAULT)
+        found, problems = ExplainSpec.read_link(fields_of(spec.link()), DEFAULT)
         assert problems == []
         assert found == spec
 
 
 def test_a_link_does_not_depend_on_the_defaults_of_its_reader():
-    found, problems = read_link(fields_of(DEFAULT.link()), FULL)
+    found, problems = ExplainSpec.read_link(fields_of(DEFAULT.link()), FULL)
     assert (found, problems) == (DEFAULT, [])
 
 
@@ -537,23 +542,23 @@ def test_a_link_can_be_read_by_people():
 
 def test_typed_parameters_are_written_as_text():
     spec = dataclasses.replace(FULL, methods=(MethodSpec("IG", "Final", (("steps", 20), ("noisy", True), ("size", None))),))
-    found, _ = read_link(fields_of(spec.link()), DEFAULT)
+    found, _ = ExplainSpec.read_link(fields_of(spec.link()), DEFAULT)
     assert found.methods == (MethodSpec("IG", "Final", (("steps", "20"), ("noisy", "true"), ("size", "auto"))),)
 
 
 def test_an_empty_link_is_the_default():
-    assert read_link({}, FULL) == (FULL, [])
+    assert ExplainSpec.read_link({}, FULL) == (FULL, [])
 
 
 def test_fields_that_are_absent_keep_their_default():
-    found, problems = read_link({"target": "7", "clip": "60"}, FULL)
+    found, problems = ExplainSpec.read_link({"target": "7", "clip": "60"}, FULL)
     assert problems == []
     assert found == dataclasses.replace(FULL, target=7, view=dataclasses.replace(FULL.view, clip=60.0))
 
 
 def test_a_link_restores_random_weights():
     spec = dataclasses.replace(DEFAULT, model=ModelSpec("timm:resnet18", "random:3"))
-    assert read_link(fields_of(spec.link()), DEFAULT)[0] == spec
+    assert ExplainSpec.read_link(fields_of(spec.link()), DEFAULT)[0] == spec
 
 
 NONSENSE = {
@@ -572,7 +577,7 @@ NONSENSE = {
 
 @pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in NONSENSE.items() for v in values])
 def test_nonsense_in_a_link_is_reported_once_and_keeps_the_default(field, value):
-    found, problems = read_link({field: value}, FULL)
+    found, problems = ExplainSpec.read_link({field: value}, FULL)
     assert found == FULL
     assert len(problems) == 1
     assert len(problems[0]) < 300
@@ -581,27 +586,27 @@ def test_nonsense_in_a_link_is_reported_once_and_keeps_the_default(field, value)
 
 @pytest.mark.parametrize("value", ["-1", "259", "x", "2.5"])
 def test_nonsense_smoothing_is_reported_once(value):
-    found, problems = read_link({"smoothing": value}, FULL)
+    found, problems = ExplainSpec.read_link({"smoothing": value}, FULL)
     assert found == FULL
     assert len(problems) == 1
 
 
 def test_nonsense_everywhere_is_reported_everywhere_and_keeps_what_makes_sense():
     fields = {field: values[0] for field, values in NONSENSE.items()}
-    found, problems = read_link(fields | {"image": "other.jpg", "model": "torchvision:vgg11"}, FULL)
+    found, problems = ExplainSpec.read_link(fields | {"image": "other.jpg", "model": "torchvision:vgg11"}, FULL)
     assert found == dataclasses.replace(FULL, image="other.jpg", model=ModelSpec("torchvision:vgg11"))
     assert len(problems) == len(fields)
 
 
 def test_unknown_fields_are_reported_with_the_nearest_name():
-    found, problems = read_link({"opacitiy": "0.5", "utm_source": "x"}, FULL)
+    found, problems = ExplainSpec.read_link({"opacitiy": "0.5", "utm_source": "x"}, FULL)
     assert found == FULL
     assert len(problems) == 2
     assert "unknown field of the link 'opacitiy'. Did you mean opacity?" in problems
 
 
 def test_a_checkpoint_without_a_model_is_one_of_the_default_model():
-    found, problems = read_link({"checkpoint": "other.pth"}, FULL)
+    found, problems = ExplainSpec.read_link({"checkpoint": "other.pth"}, FULL)
     assert found == dataclasses.replace(FULL, model=ModelSpec(FULL.model.architecture, "other.pth"))
     assert problems == []
 

@@ -678,17 +678,17 @@ def test_a_run_ends_when_intervals_are_narrow(model: attrlib.Classifier, tmp_pat
     width = spans[48] * 1.0001
     expected = next(n for n, span in spans.items() if span <= width)
     with closing(alone(tmp_path / "narrow")) as other:
-        narrow = compare(model, "sds", "IxG,Random", data, other, width=width)
+        narrow = compare(model, "sds", "IxG,Random", data, other, ci_width=width)
         assert {len(score.values) for score in narrow.scores.values()} == {expected}
         assert narrow.computed == 2 * expected < whole.computed
         for key, score in named(narrow).items():
             assert score.summary.high - score.summary.low <= width
             assert score.values.tobytes() == named(whole)[key].values[:expected].tobytes()
-        assert compare(model, "sds", "IxG,Random", data, other, width=width).computed == 0
+        assert compare(model, "sds", "IxG,Random", data, other, ci_width=width).computed == 0
         (stored,) = (r for r in other.runs() if r.state == "done")
         assert {len(part["items"]) for part in stored.parts.values()} == {expected}
-        assert compare(model, "sds", "IxG,Random", data, other, width=width / 100).computed == 2 * (100 - expected)
-    assert same(compare(model, "sds", "IxG,Random", data, store, width=width), narrow), "what is known ends it at the same item"
+        assert compare(model, "sds", "IxG,Random", data, other, ci_width=width / 100).computed == 2 * (100 - expected)
+    assert same(compare(model, "sds", "IxG,Random", data, store, ci_width=width), narrow), "what is known ends it at the same item"
 
 
 def test_each_confidence_has_grids_of_its_own(model: attrlib.Classifier, data: Path, tmp_path: Path, store: Store) -> None:
@@ -794,7 +794,7 @@ def test_filter_models_stay_within_the_memory(model: attrlib.Classifier, data: P
 
 def test_few_items_do_not_end_a_run(model: attrlib.Classifier, data: Path, store: Store) -> None:
     assert BATCH_SIZE > FEWEST_FOR_WIDTH > 5, "five grids are one chunk"
-    result = compare(model, f"sds,{GRID}", "Random", data, store, width=1e9)
+    result = compare(model, f"sds,{GRID}", "Random", data, store, ci_width=1e9)
     assert [len(score.values) for score in result.scores.values()] == [16, 5]
 
 
@@ -934,13 +934,13 @@ def test_a_run_that_cannot_go_on_is_not_left_as_running(data: Path, store: Store
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"limit": 0}, "limit=0 is not valid"),
-        ({"limit": -3}, "limit=-3 is not valid"),
-        ({"width": 0.0}, "width=0.0 is not valid"),
-        ({"width": -1.0}, "width=-1.0 is not valid"),
-        ({"width": math.nan}, "width=nan is not valid"),
-        ({"seed": -1}, "seed='-1' is not valid"),
-        ({"width": math.inf}, "width=inf is not valid"),
+        ({"limit": 0}, "limit=0 is out of range: a whole number from 1"),
+        ({"limit": -3}, "limit=-3 is out of range"),
+        ({"ci_width": 0.0}, "ci_width=0.0 is out of range"),
+        ({"ci_width": -1.0}, "ci_width=-1.0 is out of range"),
+        ({"ci_width": math.nan}, "ci_width=nan is out of range"),
+        ({"seed": -1}, "seed=-1 is out of range"),
+        ({"ci_width": math.inf}, "ci_width=inf is out of range"),
         ({"limit": "8"}, "limit"),
         ({"limit": 2.5}, "limit"),
     ],
@@ -1344,7 +1344,7 @@ def test_the_total_counts_only_what_is_computed(case: str, model: attrlib.Classi
         spoil(data)
     events: list[Event] = []
     protocols = "sds,sds:target=prediction"
-    result = compare(model, protocols, "IxG", data, store, watch=events.append, width=1e9 if case == "width" else None)
+    result = compare(model, protocols, "IxG", data, store, watch=events.append, ci_width=1e9 if case == "width" else None)
     # The last event comes before the last unit, of at most 16 items.
     assert events[-1].total - result.computed == 0
 
@@ -1414,7 +1414,7 @@ def test_a_plan_costs_nothing_when_all_is_known_of_the_predictions(model: attrli
 
 
 def test_a_plan_with_a_stop_rule_is_an_upper_bound(model: attrlib.Classifier, data: Path, store: Store) -> None:
-    assert plan_of(model, "sds", "IxG", data, store, width=0.5).upper_bound
+    assert plan_of(model, "sds", "IxG", data, store, ci_width=0.5).upper_bound
 
 
 # Units of work elsewhere

@@ -31,10 +31,10 @@ from attrlib.models import Classifier, load_model
 from attrlib.models.cells import stitch
 from attrlib.postprocess import resize, smooth
 from attrlib.protocols import create as create_protocol
-from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
+from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, StudySpec
 from attrlib.statistics import Summary, jackknife, mean_correlation, rank_correlation, summary
 from attrlib.store import Store
-from attrlib.studies import STUDIES, StudyPlan, StudyResult, StudySpec, list_studies, parse_study, plan_study, resolve, run_study
+from attrlib.studies import PARSERS, STUDIES, StudyPlan, StudyResult, list_studies, parse_study, plan_study, resolve, run_study
 from attrlib.studies.base import Found, paired
 from attrlib.studies.choose import affordable, cost_of, every
 from attrlib.studies.facts import FACTORS, Facts, centres, differs_in, facts_of, family, pairs_of, parse_architecture
@@ -43,7 +43,6 @@ from attrlib.studies.measure import accuracy_on, map_correlations
 from attrlib.studies.runner import is_done
 from attrlib.studies.settings import agreement_of
 from attrlib.studies.smoothing import scaled
-from attrlib.studies.spec import read_study_link
 
 NAMES = [info.name for info in list_studies()]
 PLAIN, TUNED = ModelSpec("timm:resnet18", "random:1"), ModelSpec("timm:resnet18", "random:2")
@@ -696,11 +695,11 @@ def test_a_link_restores_a_study_and_forgives_nonsense() -> None:
     )  # fmt: skip
     from urllib.parse import parse_qsl
 
-    read, problems = read_study_link(dict(parse_qsl(spec.link()[1:])), StudySpec("ranking"), parse_study)
+    read, problems = StudySpec.read_link(dict(parse_qsl(spec.link()[1:])), StudySpec("ranking"), PARSERS)
     assert problems == []
     assert read == spec
-    read, problems = read_study_link(
-        {"study": "rankings", "seed": "x", "models": "nope", "colour": "red"}, StudySpec("ranking"), parse_study
+    read, problems = StudySpec.read_link(
+        {"study": "rankings", "seed": "x", "models": "nope", "colour": "red"}, StudySpec("ranking"), PARSERS
     )
     assert read == StudySpec("ranking")
     assert len(problems) == 4

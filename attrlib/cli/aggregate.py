@@ -7,49 +7,37 @@ from typing import Annotated, Any
 
 import typer
 
-from attrlib.cli.common import Checkpoint, Device, InputSize, Json, ModelName, command, interruptible, model_spec
+from attrlib.cli.common import Device, Json, command, interruptible, read_options
 from attrlib.cli.explain import write_files
-from attrlib.data.datasets import anchored, load_dataset
-from attrlib.engine.aggregate_spec import AggregateSpec, AggregateView, at_layers
+from attrlib.data.datasets import load_dataset
 from attrlib.engine.aggregation import Aggregation, Row
 from attrlib.engine.panels import line_of, view_of
 from attrlib.engine.run import Event, run
 from attrlib.figures.aggatt import bin_names, panel
 from attrlib.figures.overlay import encode
 from attrlib.methods import read_methods
-from attrlib.models import EMBEDDED, load_model
-from attrlib.specs import ProtocolSpec, RunSpec, whole
+from attrlib.models import load_model
+from attrlib.registry import params_of
+from attrlib.specs import AggregateSpec, at_layers, read_list
 from attrlib.store import open_store
 
 PANEL, NUMBERS = "aggatt.png", "aggatt.json"
+SETTING = "difull"
 
 
-@command(options=AggregateView.options())
+@command(options=params_of(AggregateSpec))
 def aggregate(
-    data: Annotated[str, typer.Option("--data", help="A name, a folder of class folders, or a CSV file.")],
-    methods: Annotated[str, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all.")],
     out: Annotated[Path, typer.Option("--out", help=f"Folder for {PANEL} and {NUMBERS}.")],
-    setting: Annotated[str, typer.Option("--setting", help="gridpg, difull, dipart, or a protocol on single images.")] = "difull",
     layers: Annotated[str, typer.Option("--layers", help="Each method that names no layer at each of these, as in Input,Final.")] = "",
-    model: ModelName = EMBEDDED,
-    checkpoint: Checkpoint = None,
-    input_size: InputSize = None,
-    limit: Annotated[str | None, typer.Option("--limit", help="Items at most: images, or grids.")] = None,
-    seed: Annotated[str, typer.Option("--seed", help="Chooses the items, and draws what is random.")] = "0",
-    classes: Annotated[str, typer.Option("--classes", help="How class folders name classes: auto, wnid, name, index or order.")] = "auto",
     device: Device = "auto",
     as_json: Json = False,
     *,
-    options: dict[str, Any],
+    options: dict[str, str],
 ) -> None:
     """Sort a method's maps on a data set by score, and average them in bins (AggAtt). What was computed before is not again."""
-    view = AggregateView.parse(options)
-    chosen = at_layers(read_methods(methods), [layer.strip() for layer in layers.split(",") if layer.strip()])
-    items = None if limit is None else whole(limit, "limit")
-    own = RunSpec(
-        model_spec(model, checkpoint, input_size), anchored(data), (ProtocolSpec.parse(setting),), chosen, items,
-        whole(seed, "seed"), classes=classes,
-    )  # fmt: skip
+    named = read_list(layers, str.strip)
+    spec = read_options(AggregateSpec, {"setting": SETTING, **options}, methods=lambda text: at_layers(read_methods(text), named))
+    own, view = spec.run, spec.view
     dataset, store = load_dataset(own.data), open_store()
     classifier = load_model(own.model.architecture, device, **own.model.options())
     with interruptible() as check:
@@ -59,9 +47,11 @@ def aggregate(
 
         result = run(own, classifier, dataset, store, watch)
         found = Aggregation(own, classifier, dataset, store)
-        rows = [found.row(method, view, lambda _done, _total: check()) for method in chosen if (own.protocols[0], method) in result.scores]
+        rows = [
+            found.row(method, view, lambda _done, _total: check()) for method in own.methods if (own.protocols[0], method) in result.scores
+        ]
         lines = [line_of(found, row, view) for row in rows]
-    numbers = {"cli": AggregateSpec(own, view).cli(), "notes": result.notes, "rows": [_numbers(row) for row in rows]}
+    numbers = {"cli": spec.cli(str(out)), "notes": result.notes, "rows": [_numbers(row) for row in rows]}
     numbers |= {"refused": [{"method": str(method), "reason": reason} for _, method, reason in result.refused]}
     write_files(out, {PANEL: encode(panel(lines, view_of(view)), "PNG"), NUMBERS: json.dumps(numbers, indent=1).encode()})
     if as_json:

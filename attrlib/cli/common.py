@@ -4,18 +4,20 @@ import functools
 import inspect
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError, Cancelled, existing_file
-from attrlib.model_spec import ModelSpec, parse_size
-from attrlib.registry import Param
+from attrlib.models import EMBEDDED
+from attrlib.registry import Param, params_of
+from attrlib.specs import ModelSpec, Spec, flag_of, read_list
+from attrlib.specs.codec import Parsers
 
 app = typer.Typer(
     help="Explore and judge attribution maps of image classifiers.",
@@ -25,29 +27,40 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-ModelName = Annotated[
-    str, typer.Option("--model", help="A name of the list, timm:NAME, torchvision:NAME, NAME@FILE, or a checkpoint with its card.")
-]
-Checkpoint = Annotated[
-    str | None,
-    typer.Option(
-        "--checkpoint", help="File with weights for the architecture, or random:SEED. NAME.txt beside it may name the classes, one a line."
-    ),
-]
-InputSize = Annotated[str | None, typer.Option("--input-size", help="HxW in pixels, as in 192x256; by default the model's own.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 
 
-def model_spec(model: str, checkpoint: str | None, input_size: str | None) -> ModelSpec:
-    """The model that the flags name, `--model` alone in text form too: NAME@CHECKPOINT@HxW. Raises `SpecError`."""
-    given = ModelSpec(model) if existing_file(model) else ModelSpec.parse(model)
-    size = None if input_size is None else parse_size(input_size)
-    return with_path(ModelSpec(given.architecture, checkpoint or given.checkpoint, size or given.input_size))
+MODEL = params_of(ModelSpec)
+S = TypeVar("S", bound=Spec)
 
 
-def with_path(model: ModelSpec) -> ModelSpec:
-    """The model with its checkpoint by a path that holds in any folder."""
-    return replace(model, checkpoint=model.checkpoint and anchored(model.checkpoint))
+def _parse_model(text: str) -> ModelSpec:
+    """A file by its path, whatever is in its name, or the text form; the checkpoint by a path that holds in any folder."""
+    model = ModelSpec(text) if existing_file(text) else ModelSpec.parse(text)
+    return replace(model, checkpoint=_anchor(model.checkpoint))
+
+
+def _anchor(path: str | None) -> str | None:
+    return anchored(path) if path else None
+
+
+PARSERS: Parsers = {
+    "model": _parse_model,
+    "checkpoint": _anchor,
+    "data": anchored,
+    "filter_models": lambda text: read_list(text, _parse_model),
+}
+"""What the command line reads otherwise than a link: paths hold in the folder that the command runs in."""
+
+
+def read_options(cls: type[S], options: Mapping[str, str], **parsers: Callable[[str], Any]) -> S:
+    """Return the spec that the flags describe, of the embedded model where they name none. Raises `AttrlibError`."""
+    return cls.read({"model": EMBEDDED, **options}, {**PARSERS, **parsers})
+
+
+def take_model(options: dict[str, str]) -> ModelSpec:
+    """Take the flags that name a model out of `options`, and return the model. Raises `SpecError`."""
+    return read_options(ModelSpec, {p.name: options.pop(p.name) for p in MODEL if p.name in options})
 
 
 def main() -> None:
@@ -56,14 +69,18 @@ def main() -> None:
 
 
 def command(options: tuple[Param, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a command: `options` become flags, passed as keyword `options`; errors end in one line and exit code 2 (130 if cancelled)."""
+    """Register a command whose errors end in one line and exit code 2 (130 if cancelled).
+
+    `options` become flags; the text of those that are given is passed as keyword `options`, by name.
+    """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def run(**given: Any) -> None:
             try:
                 if options:
-                    given["options"] = {p.name: value for p in options if (value := given.pop(p.name)) is not None}
+                    texts = {p.name: given.pop(p.name) for p in options}
+                    given["options"] = {name: "true" if text is True else text for name, text in texts.items() if text not in (None, False)}
                 function(**given)
             except (Cancelled, KeyboardInterrupt):
                 typer.echo("cancelled", err=True)
@@ -109,8 +126,19 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def _flag(option: Param) -> inspect.Parameter:
-    kind = Annotated[
-        str | None, typer.Option(f"--{option.name}", help=f"{option.help} ({option.expects()}; default {option.format(option.default)}).")
-    ]
-    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+def _flag(param: Param) -> inspect.Parameter:
+    kind: Any
+    if param.positional:
+        kind = Annotated[str, typer.Argument(help=_help(param))]
+        return inspect.Parameter(param.name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
+    option = typer.Option(flag_of(param), help=_help(param))
+    kind = Annotated[bool, option] if param.is_switch else Annotated[str | None, option]
+    return inspect.Parameter(param.name, inspect.Parameter.KEYWORD_ONLY, default=False if param.is_switch else None, annotation=kind)
+
+
+def _help(param: Param) -> str:
+    notes = [param.expects()] if param.is_plain and not param.is_switch and (param.kind is not str or param.choices) else []
+    if not (param.required or param.is_switch):
+        default = param.auto or param.format(param.default)
+        notes += [f"default {default}"] if default else []
+    return f"{param.help}{' (' if notes else ''}{'; '.join(notes)}{')' if notes else ''}."

@@ -9,28 +9,27 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from attrlib.cli.common import Checkpoint, Device, InputSize, Json, ModelName, command, interruptible, model_spec
+from attrlib.cli.common import MODEL, Device, Json, command, interruptible, take_model
 from attrlib.doctor import VALID, Diagnosis, Finding
 from attrlib.doctor import doctor as examine
-from attrlib.models import EMBEDDED, NAMED, load_model
+from attrlib.models import NAMED, load_model
 from attrlib.specs import whole
 
 
-@command()
+@command(options=MODEL)
 def doctor(
-    model: ModelName = EMBEDDED,
-    checkpoint: Checkpoint = None,
-    input_size: InputSize = None,
     methods: Annotated[str, typer.Option("--methods", help="Names, separated by commas; by default all.")] = "all",
     layers: Annotated[str, typer.Option("--layers", help="Names or module paths, separated by commas.")] = ",".join(NAMED),
     images: Annotated[str, typer.Option("--images", help="For how many images seconds and memory are estimated.")] = "100",
     device: Device = "auto",
     as_json: Json = False,
+    *,
+    options: dict[str, str],
 ) -> None:
     """Probe which methods are valid on a model, at which layers, why the others are not, and what they cost; exit code 1 if one leaves a trace."""
     chosen = None if methods.strip() == "all" else [name.strip() for name in methods.split(",") if name.strip()]
     count = whole(images, "images")
-    spec = model_spec(model, checkpoint, input_size)
+    spec = take_model(options)
     classifier = load_model(spec.architecture, device, **spec.options())
     with interruptible() as check:
 

@@ -9,70 +9,47 @@ from typing import Annotated, Any
 
 import typer
 
-from attrlib.cli.common import Checkpoint, Device, InputSize, Json, command, model_spec
+from attrlib.cli.common import Device, Json, command, read_options
 from attrlib.data.pictures import open_image
 from attrlib.engine.explanation import MANIFEST, Explanation, check_same, explain_photo, first, read_manifest
 from attrlib.errors import SpecError
 from attrlib.methods import defined, names_many, read_methods
-from attrlib.models import EMBEDDED, load_model
+from attrlib.models import load_model
 from attrlib.progress import Progress
-from attrlib.specs import ExplainSpec, ViewSpec, whole
+from attrlib.registry import params_of
+from attrlib.specs import ExplainSpec, flag_of
 from attrlib.store import parse_bytes
 
+REPEATED = ("image", "checkpoint")
+"""What may be given beside a manifest: where its files are now."""
 
-@command(options=ViewSpec.options())
+
+@command(options=params_of(ExplainSpec))
 def explain(
     out: Annotated[Path, typer.Option("--out", help="Folder for panel.png, maps.npz and manifest.json.")],
-    model: Annotated[str | None, typer.Option("--model", help=f"{EMBEDDED} (the default), timm:NAME or torchvision:NAME.")] = None,
-    checkpoint: Checkpoint = None,
-    input_size: InputSize = None,
-    image: Annotated[str | None, typer.Option("--image", help="A JPEG, PNG or WebP file, or sample:NAME.")] = None,
-    methods: Annotated[
-        str | None, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all.")
-    ] = None,
     layer: Annotated[str, typer.Option("--layer", help="For methods that name none: Input, Middle, Final or a module path.")] = "",
-    target: Annotated[str | None, typer.Option("--target", help="Class index or name; by default the predicted class.")] = None,
-    seed: Annotated[str | None, typer.Option("--seed", help="Seed of random methods.")] = None,
     max_memory: Annotated[str | None, typer.Option("--max-memory", help="As in 4GB; by default half of what is free.")] = None,
     device: Device = "auto",
     manifest: Annotated[Path | None, typer.Option("--from", help="Repeat what this manifest says.")] = None,
     as_json: Json = False,
     *,
-    options: dict[str, Any],
+    options: dict[str, str],
 ) -> None:
     """Explain one picture by several methods."""
+    target = options.pop("target", None)
     if manifest is not None:
-        given = {
-            "--model": model,
-            "--input-size": input_size,
-            "--methods": methods,
-            "--target": target,
-            "--seed": seed,
-            "--layer": layer or None,
-        }
-        for flag in [name for name, value in given.items() if value is not None] + [f"--{name}" for name in options]:
+        given = [flag_of(p) for p in params_of(ExplainSpec) if p.name in options and p.name not in REPEATED]
+        for flag in [*given, *(["--target"] if target is not None else []), *(["--layer"] if layer else [])]:
             raise SpecError(
                 f"{flag} cannot be combined with --from, which says everything; only --image, --checkpoint, --max-memory and --device can be given"
             )
         content = read_manifest(manifest)
         spec = content["spec"]
-        spec = dataclasses.replace(
-            spec, image=image or spec.image, model=dataclasses.replace(spec.model, checkpoint=checkpoint or spec.model.checkpoint)
-        )
+        model = dataclasses.replace(spec.model, checkpoint=options.get("checkpoint") or spec.model.checkpoint)
+        spec = dataclasses.replace(spec, image=options.get("image") or spec.image, model=model)
     else:
-        if image is None:
-            raise SpecError("no picture given: add --image FILE, or try --image sample:cat")
-        if methods is None:
-            raise SpecError("no method given: add for example --methods IG,Grad-CAM; python -m attrlib methods lists them")
         content = None
-        spec = ExplainSpec(
-            model_spec(model or EMBEDDED, checkpoint, input_size),
-            image,
-            read_methods(methods, layer),
-            None,
-            whole(seed or 0, "seed"),
-            ViewSpec.parse(options),
-        )
+        spec = read_options(ExplainSpec, options, methods=lambda text: read_methods(text, layer))
     budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
     photo = open_image(spec.image)
     for note in photo.notes:
@@ -83,7 +60,7 @@ def explain(
     else:
         if target is not None:
             spec = dataclasses.replace(spec, target=classifier.target(target))
-        if names_many(str(methods)):
+        if names_many(options["methods"]):
             kept, reasons = defined(classifier, spec.methods)
             spec = dataclasses.replace(spec, methods=kept)
             for reason in reasons:

@@ -9,27 +9,24 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from attrlib.cli.common import Checkpoint, Device, InputSize, Json, command, duration, interruptible, model_spec
+from attrlib.cli.common import MODEL, Device, Json, command, duration, interruptible, take_model
 from attrlib.data.datasets import anchored
 from attrlib.errors import Cancelled
-from attrlib.models import EMBEDDED, Card
+from attrlib.models import Card
 from attrlib.training import PRESETS, Recipe, Training, TrainingProgress, train_checkpoint
 
 EVERY = 10.0
 """Seconds between lines of progress where no terminal shows them."""
 
 
-@command(options=Recipe.options())
+@command(options=MODEL + Recipe.options())
 def finetune(
     data: Annotated[str, typer.Option("--data", help="What to train on: a name, a folder of class folders, or a CSV file.")],
     out: Annotated[Path, typer.Option("--out", help="File for the weights, .safetensors; the model card goes beside it.")],
-    model: Annotated[str, typer.Option("--model", help="Where to begin: a name, or an architecture with --checkpoint.")] = EMBEDDED,
-    checkpoint: Checkpoint = None,
-    input_size: InputSize = None,
     select: Annotated[str | None, typer.Option("--select", help="Data to choose the best epoch on; by default a tenth held out.")] = None,
     report: Annotated[str | None, typer.Option("--report", help="Data that the accuracies in the card are about.")] = None,
     preset: Annotated[str, typer.Option("--preset", help=f"Where the other flags begin: {', '.join(PRESETS)}.")] = "idsds",
@@ -39,13 +36,13 @@ def finetune(
     device: Device = "auto",
     as_json: Json = False,
     *,
-    options: dict[str, Any],
+    options: dict[str, str],
 ) -> None:
     """Fine-tune a model, by default as IDSDS asks: on images half of which miss one cell. Interrupted, the same command goes on.
 
     Several GPUs: torchrun --nproc-per-node N -m attrlib finetune ...
     """
-    begin = model_spec(model, checkpoint, input_size)
+    begin = take_model(options)
     recipe = Recipe.parse(options, preset)
     training = Training(begin, anchored(data), recipe, select and anchored(select), report and anchored(report))
     todo = {out: training}

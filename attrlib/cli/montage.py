@@ -2,26 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from attrlib.cli.common import Checkpoint, Device, InputSize, Json, ModelName, command, interruptible, model_spec
+from attrlib.cli.common import MODEL, Device, Json, command, interruptible, take_model
 from attrlib.cli.explain import write_files
 from attrlib.data.pictures import open_image
 from attrlib.engine.montage import all_methods, draw_montage, explain_all
 from attrlib.errors import AttrlibError, SpecError
 from attrlib.figures.overlay import encode
-from attrlib.models import EMBEDDED, load_model
+from attrlib.models import load_model
+from attrlib.registry import params_of
 from attrlib.specs import ModelSpec, ViewSpec, whole
 
 
-@command(options=ViewSpec.options())
+@command(options=MODEL + params_of(ViewSpec))
 def montage(
     out: Annotated[Path, typer.Option("--out", help="The PNG file to write.")],
-    model: ModelName = EMBEDDED,
-    checkpoint: Checkpoint = None,
-    input_size: InputSize = None,
     also: Annotated[
         str,
         typer.Option(
@@ -37,15 +35,16 @@ def montage(
     device: Device = "auto",
     as_json: Json = False,
     *,
-    options: dict[str, Any],
+    options: dict[str, str],
 ) -> None:
     """Draw one picture explained by all methods, each with its predicted class."""
     if out.suffix.lower() != ".png":
         raise SpecError(f"--out {out} is no PNG file; give a name that ends in .png")
+    model = take_model(options)
     view, specs, start = ViewSpec.parse(options), all_methods(methods), whole(seed, "seed")
     photo = open_image(image)
     further = [ModelSpec.parse(name) for name in also.split(",") if name.strip()]
-    models = [load_model(spec.architecture, device, **spec.options()) for spec in [model_spec(model, checkpoint, input_size), *further]]
+    models = [load_model(spec.architecture, device, **spec.options()) for spec in [model, *further]]
     with interruptible() as check:
         shown = explain_all(models, photo, specs, start, lambda _done, _total: check())
     write_files(out.parent, {out.name: encode(draw_montage(models, photo, shown, view), "PNG")})

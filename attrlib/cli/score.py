@@ -13,17 +13,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from attrlib.cli.common import Checkpoint, Device, InputSize, Json, ModelName, command, duration, interruptible, model_spec, with_path
-from attrlib.data.datasets import Dataset, anchored, load_dataset
+from attrlib.cli.common import Device, Json, command, duration, interruptible, read_options
+from attrlib.data.datasets import Dataset, load_dataset
 from attrlib.engine.plan import Plan, Refused, by_reason, make_plan
 from attrlib.engine.run import Event, run
 from attrlib.engine.scores import RunResult
 from attrlib.errors import Cancelled, SpecError
 from attrlib.figures.numbers import number
 from attrlib.methods import read_methods
-from attrlib.models import EMBEDDED, load_model
+from attrlib.models import load_model
 from attrlib.protocols import PROTOCOLS
-from attrlib.specs import ModelSpec, RunSpec, parse_protocols, read_run, whole
+from attrlib.registry import params_of
+from attrlib.specs import ProtocolSpec, RunSpec, flag_of, parse_protocols
 from attrlib.statistics import Summary
 from attrlib.store import Run, Store, open_store, parse_bytes
 
@@ -31,70 +32,25 @@ EVERY = 5.0
 """Seconds between lines of progress where no terminal shows them."""
 
 
-@command()
+@command(options=params_of(RunSpec))
 def score(
-    protocol: Annotated[str | None, typer.Option("--protocol", help="Separated by commas: NAME or NAME:key=value, or all.")] = None,
-    methods: Annotated[
-        str | None, typer.Option("--methods", help="Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all.")
-    ] = None,
-    data: Annotated[str | None, typer.Option("--data", help="A name, a folder of class folders, or a CSV file.")] = None,
-    model: ModelName = EMBEDDED,
-    checkpoint: Checkpoint = None,
-    input_size: InputSize = None,
-    deletion_tuned: Annotated[bool, typer.Option("--deletion-tuned", help="It was fine-tuned on deleted patches, as idsds needs.")] = False,
     layer: Annotated[str, typer.Option("--layer", help="For methods that name none: Input, Middle, Final or a module path.")] = "",
-    limit: Annotated[str | None, typer.Option("--limit", help="Items at most: images, or grids.")] = None,
-    seed: Annotated[str, typer.Option("--seed", help="Chooses the items, and draws what is random.")] = "0",
-    width: Annotated[str | None, typer.Option("--width", help="Stop when every 95 % interval is no wider.")] = None,
-    classes: Annotated[str, typer.Option("--classes", help="How class folders name classes: auto, wnid, name, index or order.")] = "auto",
-    filter_models: Annotated[
-        str | None,
-        typer.Option("--filter-models", help="Grids only of images that these are sure of, too: NAME or NAME@CHECKPOINT, by commas."),
-    ] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Fold BatchNorm, and compute many forward passes in bfloat16.")] = False,
     max_memory: Annotated[str | None, typer.Option("--max-memory", help="As in 4GB; by default half of what is free.")] = None,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run that did not end.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Show what it would cost, and compute nothing.")] = False,
     as_json: Json = False,
+    *,
+    options: dict[str, str],
 ) -> None:
     """Score methods by protocols on a data set. What was computed before is not computed again."""
     store = open_store()
-    if resume and protocol is methods is data is None:
-        given = {
-            "--model": None if model == EMBEDDED else model,
-            "--checkpoint": checkpoint,
-            "--deletion-tuned": deletion_tuned or None,
-            "--classes": None if classes == "auto" else classes,
-            "--limit": limit,
-            "--layer": layer or None,
-            "--width": width,
-            "--seed": None if seed == "0" else seed,
-            "--fast": fast or None,
-            "--filter-models": filter_models,
-        }
-        for flag in (name for name, value in given.items() if value is not None):
+    if resume and not {"protocols", "methods", "data"} & set(options):
+        for flag in [*(flag_of(p) for p in params_of(RunSpec) if p.name in options), *(["--layer"] if layer else [])]:
             raise SpecError(f"{flag} cannot be changed: --resume alone goes on with the last run that did not end, as it was asked for")
-        last = _unfinished(store)
-        spec = read_run(last.spec["spec"])
+        spec = RunSpec.from_json(_unfinished(store).spec["spec"])
     else:
-        for flag, value in (("--protocol sds", protocol), ("--methods IG,Grad-CAM", methods), ("--data FOLDER", data)):
-            if value is None:
-                raise SpecError(f"add for example {flag}; python -m attrlib protocols, methods and datasets list what there is")
-        protocol = ",".join(PROTOCOLS) if protocol == "all" else str(protocol)
-        spec = RunSpec(
-            model_spec(model, checkpoint, input_size),
-            anchored(str(data)),
-            parse_protocols(protocol),
-            read_methods(str(methods), layer),
-            None if limit is None else whole(limit, "limit"),
-            whole(seed, "seed"),
-            fast,
-            None if width is None else _width(width),
-            classes,
-            deletion_tuned,
-            tuple(with_path(ModelSpec.parse(text)) for text in (filter_models or "").split(",") if text.strip()),
-        )
+        spec = read_options(RunSpec, options, protocols=_parse_protocols, methods=lambda text: read_methods(text, layer))
     budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
     dataset = load_dataset(spec.data)
     classifier = load_model(spec.model.architecture, device, deletion_tuned=spec.deletion_tuned, **spec.model.options())
@@ -116,11 +72,8 @@ def score(
     _report(result, dataset, as_json)
 
 
-def _width(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise SpecError(f"width={text[:40]!r} is not valid: expected the width of an interval, as in 0.05") from None
+def _parse_protocols(text: str) -> tuple[ProtocolSpec, ...]:
+    return parse_protocols(",".join(PROTOCOLS) if text == "all" else text)
 
 
 def _unfinished(store: Store) -> Run:

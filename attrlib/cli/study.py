@@ -15,9 +15,10 @@ from attrlib.cli.explain import write_files
 from attrlib.errors import SpecError
 from attrlib.methods import read_methods
 from attrlib.models import Classifier, load_model
-from attrlib.specs import ModelSpec, whole
+from attrlib.registry import params_of
+from attrlib.specs import ModelSpec, StudySpec, whole
 from attrlib.store import open_store
-from attrlib.studies import StudyEvent, StudyResult, StudySpec, list_studies, parse_models, parse_study, plan_study, run_study
+from attrlib.studies import PARSERS, StudyEvent, StudyResult, list_studies, plan_study, run_study
 from attrlib.studies.findings import files_of, markdown, plain, refusals
 
 EVERY = 5.0
@@ -38,26 +39,9 @@ def studies(as_json: Json = False) -> None:
             typer.echo(f"{'':16} {p.name}={p.format(p.default)}: {p.help} ({p.auto or p.expects()})")
 
 
-@command()
+@command(options=params_of(StudySpec))
 def study(
-    name: Annotated[str, typer.Argument(help="A study, as NAME or NAME:key=value, or all; python -m attrlib studies lists them.")],
-    models: Annotated[
-        str,
-        typer.Option(
-            "--models",
-            help="Separated by commas: NAME or ARCHITECTURE@CHECKPOINT, with @HxW for another input size; by default shipped ones.",
-        ),
-    ] = "",
-    data: Annotated[str, typer.Option("--data", help="A name, a folder of class folders, or a CSV file.")] = "birds",
-    methods: Annotated[
-        str, typer.Option("--methods", help="Separated by commas, as they are; by default the study's own, kept cheap.")
-    ] = "",
     limit: Annotated[str | None, typer.Option("--limit", help="Items for each model: images, or grids.")] = None,
-    seed: Annotated[str, typer.Option("--seed", help="Chooses the items, and draws what is random.")] = "0",
-    classes: Annotated[str, typer.Option("--classes", help="How class folders name classes: auto, wnid, name, index or order.")] = "auto",
-    deletion_tuned: Annotated[
-        bool, typer.Option("--deletion-tuned", help="Checkpoints were fine-tuned on deleted patches, as idsds needs.")
-    ] = False,
     device: Device = "auto",
     plan: Annotated[bool, typer.Option("--plan", help="Show what it would cost, and compute nothing.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for report, table and figures (HTML, CSV, JSON, PNG, SVG).")] = None,
@@ -65,26 +49,16 @@ def study(
         Path | None, typer.Option("--markdown", help="File for the findings as Markdown, with a folder of figures beside it.")
     ] = None,
     as_json: Json = False,
+    *,
+    options: dict[str, str],
 ) -> None:
     """Answer a question on models, methods and data. What was computed before is not computed again."""
+    name = options["study"]
     names = [info.name for info in list_studies()] if name == ALL else [name]
     if name == ALL and limit is not None:
         raise SpecError("--limit means images in one study and grids in another; give it to one study, as in smoothing --limit 8")
-    specs = []
-    for text in names:
-        own, params = parse_study(text + (f":limit={whole(limit, 'limit')}" if limit is not None else ""))
-        specs.append(
-            StudySpec(
-                own,
-                params,
-                parse_models(models),
-                data,
-                read_methods(methods) if methods else (),
-                whole(seed, "seed"),
-                classes,
-                deletion_tuned,
-            )
-        )
+    more = f":limit={whole(limit, 'limit')}" if limit is not None else ""
+    specs = [StudySpec.read({**options, "study": text + more}, {**PARSERS, "methods": read_methods}) for text in names]
 
     def load(model: ModelSpec, tuned: bool) -> Classifier:
         return load_model(model.architecture, device, deletion_tuned=tuned and model.checkpoint is not None, **model.options())

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from attrlib.aggregate import Aggregate, aggregate
 from attrlib.data.datasets import Dataset
-from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.bench import Bench
 from attrlib.engine.loading import Loader
 from attrlib.engine.plan import Part, find_parts, select
@@ -23,7 +22,7 @@ from attrlib.models import Classifier
 from attrlib.postprocess import resize, smooth
 from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, Explain, Scene
-from attrlib.specs import MethodSpec, RunSpec
+from attrlib.specs import AggregateView, MethodSpec, RunSpec
 from attrlib.statistics import Summary, summary
 from attrlib.store import Record, Store
 

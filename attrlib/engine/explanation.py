@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from attrlib.figures.panel import Tile, panel
 from attrlib.methods import Attribution, attribute_all, resolve
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
-from attrlib.specs import NUMERICS, ExplainSpec, MethodSpec, ModelSpec, ViewSpec, digest, whole
+from attrlib.specs import NUMERICS, ExplainSpec, MethodSpec, ViewSpec, digest
 
 PANEL, ARRAYS, MANIFEST = "panel.png", "maps.npz", "manifest.json"
 _MAX_MANIFEST = 1 << 20
@@ -106,22 +106,14 @@ def read_manifest(path: str | Path) -> dict:
         missing = {"numerics", "model_digest", "image_digest", "files"} - set(content)
         if missing:
             raise ValueError(f"no {', '.join(sorted(missing))}")
-        fields = content["spec"]
-        target = fields["target"]
-        spec = ExplainSpec(
-            model=ModelSpec.read(fields["model"]),
-            image=str(fields["image"]),
-            methods=tuple(
-                MethodSpec(str(m["name"]), str(m["layer"]), tuple((str(k), v) for k, v in m["params"])) for m in fields["methods"]
-            ),
-            target=None if target is None else whole(target, "target"),
-            seed=whole(fields["seed"], "seed"),
-            view=ViewSpec.parse(fields["view"]),
-        )
+        incomplete = {field.name for field in fields(ExplainSpec)} - set(content["spec"])
+        if incomplete:
+            raise ValueError(f"no {', '.join(sorted(incomplete))}")
+        spec = ExplainSpec.from_json(content["spec"])
         if not spec.methods:
             raise ValueError("no methods")
         return content | {"spec": spec}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (SpecError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SpecError(
             f"{file.name} is not a manifest of explain ({type(error).__name__}: {str(error)[:80]}); give the file that it wrote"
         ) from None

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from attrlib.aggregate import localisation
 from attrlib.data.images import Photo
-from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.bench import Bench, Shelf
 from attrlib.errors import SpecError
 from attrlib.methods import resolve
@@ -18,7 +17,7 @@ from attrlib.postprocess import resize, smooth
 from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Scene, create
 from attrlib.protocols.localisation import Localisation
-from attrlib.specs import MethodSpec, ProtocolSpec, digest
+from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec, digest
 
 
 @dataclass(frozen=True, eq=False)

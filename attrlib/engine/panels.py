@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.aggregation import Aggregation, Example, Row
 from attrlib.figures.aggatt import EXAMPLES, SIDE, PanelRow, Sample
 from attrlib.methods import resolve as resolve_method
 from attrlib.postprocess import resize
 from attrlib.progress import Progress, no_progress
-from attrlib.specs import ViewSpec
+from attrlib.specs import AggregateView, ViewSpec
 
 
 def view_of(view: AggregateView) -> ViewSpec:

@@ -94,8 +94,8 @@ def find_parts(spec: RunSpec, model: Classifier, data: Dataset, bench: Bench) ->
         raise SpecError("nothing to score: give at least one protocol and one method")
     if spec.limit is not None and (not isinstance(spec.limit, int) or spec.limit < 1):
         raise SpecError(f"limit={spec.limit!s:.40} is not valid: it counts items, from 1; leave it out for all")
-    if spec.width is not None and not 0 < spec.width < math.inf:
-        raise SpecError(f"width={spec.width} is not valid: it is the width of an interval, above 0")
+    if spec.ci_width is not None and not 0 < spec.ci_width < math.inf:
+        raise SpecError(f"ci_width={spec.ci_width} is not valid: it is the width of an interval, above 0")
     check_way(spec.classes)
     methods = {given: resolve_method(given) for given in dict.fromkeys(spec.methods)}
     protocols = {given: create_protocol(given) for given in dict.fromkeys(spec.protocols)}
@@ -266,7 +266,7 @@ def make_plan(
     costs = probe(model, rows, spec.fast)
     known = missing = 0
     notes: list[str] = []
-    seconds, upper_bound = 0.0, spec.width is not None
+    seconds, upper_bound = 0.0, spec.ci_width is not None
     for group in groups:
         try:
             selection, waiting = select(group, spec, model, data, bench, filters, progress)

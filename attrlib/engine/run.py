@@ -259,10 +259,10 @@ class _Run:
 
     def _narrow(self, group: Group, units: Sequence[Unit]) -> bool:
         """Whether the interval of every part is as narrow as was asked for."""
-        if self.spec.width is None:
+        if self.spec.ci_width is None:
             return False
         summaries = [self._summary(own, units) for own in group.parts if own in self.found]
-        return all(s.n >= FEWEST_FOR_WIDTH and s.high - s.low <= self.spec.width for s in summaries)
+        return all(s.n >= FEWEST_FOR_WIDTH and s.high - s.low <= self.spec.ci_width for s in summaries)
 
     def _summary(self, own: Part, units: Sequence[Unit]) -> Summary:
         values = np.array([self.found[own][unit].value for unit in units if unit in self.found[own]], dtype=np.float64)

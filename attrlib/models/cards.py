@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from attrlib.errors import ModelError, SpecError, existing_file
-from attrlib.model_spec import LARGEST, check_size
 from attrlib.models.checkpoints import MOST_CLASSES
 from attrlib.models.preprocessing import Preprocessing
+from attrlib.specs import LARGEST, check_size
 
 _MAX_BYTES = 1 << 20
 

@@ -13,14 +13,13 @@ from timm.layers import to_2tuple
 from torch import nn
 
 from attrlib.errors import ModelError, unknown
-from attrlib.model_spec import Size, check_size, size_text
 from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipped
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from attrlib.models.sources import EMBEDDED, Build, architectures, builder
-from attrlib.specs import ModelSpec, whole
+from attrlib.specs import ModelSpec, Size, check_size, size_text, whole
 
 RANDOM = "random:"
 

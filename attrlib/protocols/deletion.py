@@ -14,8 +14,8 @@ from attrlib.models import Classifier
 from attrlib.postprocess import apply_sign, are_finite
 from attrlib.protocols.base import PROTOCOLS, Batch, Cost, Evaluation, Measurement, Outcome, Protocol, Setting
 from attrlib.registry import Paper, param
+from attrlib.specs import SIGNS
 from attrlib.statistics import spearman
-from attrlib.views import SIGNS
 
 IDSDS_PAPER = Paper("Hesse et al. 2024", "Benchmarking the Attribution Quality of Vision Models", "https://arxiv.org/abs/2407.11910")
 TARGETS = ("label", "prediction")

@@ -11,8 +11,8 @@ from attrlib.postprocess import apply_sign
 from attrlib.protocols.base import PROTOCOLS, Batch, Evaluation, Measurement, Outcome, Setting
 from attrlib.protocols.deletion import OUTPUTS, TARGETS, RankedDrops, outputs_of
 from attrlib.registry import Paper, param
+from attrlib.specs import SIGNS
 from attrlib.statistics import spearman
-from attrlib.views import SIGNS
 
 FEWEST = 3
 """Parts that must be visible: of two, the correlation could only be -1 or 1."""

@@ -11,12 +11,11 @@ from attrlib.figures.plates import Panel, Plate, Point, Series
 from attrlib.models import Classifier
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import param
-from attrlib.specs import MethodSpec, RunSpec
+from attrlib.specs import MethodSpec, RunSpec, StudySpec
 from attrlib.statistics import rank_correlation
 from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, deletion, paired
 from attrlib.studies.choose import some
 from attrlib.studies.facts import Facts, family
-from attrlib.studies.spec import StudySpec
 from attrlib.studies.words import interval, numbers, verdict
 
 METHODS_ASKED = ("IxG", "IG", "Grad-CAM", "Layer-CAM")

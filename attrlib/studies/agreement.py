@@ -15,13 +15,12 @@ from attrlib.protocols import PROTOCOLS
 from attrlib.protocols.faithfulness import INFIDELITY_PAPER
 from attrlib.protocols.stability import ROBUSTNESS_PAPER
 from attrlib.registry import param, params_of
-from attrlib.specs import ProtocolSpec, RunSpec
+from attrlib.specs import ProtocolSpec, RunSpec, StudySpec
 from attrlib.statistics import Correlation, jackknife, mean_correlation, rank_correlation
 from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, deletion
 from attrlib.studies.choose import COUNTS, every, some
 from attrlib.studies.facts import Facts, centres, family
 from attrlib.studies.fractions import over_fractions, twins
-from attrlib.studies.spec import StudySpec
 from attrlib.studies.words import interval, numbers, point
 
 ASKED = ("Gradient", "IxG", "IG", "Guided Backprop")

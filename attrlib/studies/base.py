@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,13 +13,14 @@ from attrlib.engine.run import Watch
 from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import SpecError
 from attrlib.figures.plates import Plate
-from attrlib.models import Classifier
+from attrlib.methods import resolve as resolve_method
+from attrlib.models import Classifier, parse_model
 from attrlib.registry import Paper, Param, Registry, param, params_of, parse_params
-from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
+from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, StudySpec, parse_methods, read_list
+from attrlib.specs.codec import Parsers
 from attrlib.statistics import Difference, paired_difference
 from attrlib.store import Store
 from attrlib.studies.facts import Facts
-from attrlib.studies.spec import StudySpec
 
 Row = dict[str, object]
 
@@ -174,7 +175,7 @@ def resolve(spec: StudySpec) -> StudySpec:
     models = spec.models or tuple(ModelSpec(name) for name in study.models())
     if not models:
         raise SpecError(f"no shipped model fits the study {spec.study}; name some with --models")
-    return StudySpec(spec.study, params, models, spec.data, spec.methods, spec.seed, spec.classes, spec.deletion_tuned)
+    return replace(spec, params=params, models=models)
 
 
 def parse_study(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
@@ -183,6 +184,17 @@ def parse_study(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
     cls = STUDIES[own.name]
     values = parse_params(cls, own.values, own.name)
     return own.name, tuple((name, values[name]) for name in own.values)
+
+
+def _known_methods(text: str) -> tuple[MethodSpec, ...]:
+    methods = parse_methods(text)
+    for method in methods:
+        resolve_method(method)
+    return methods
+
+
+PARSERS: Parsers = {"study": parse_study, "models": lambda text: read_list(text, parse_model), "methods": _known_methods}
+"""What reads the fields of a `StudySpec` that name something: each must be known."""
 
 
 @dataclass(frozen=True)

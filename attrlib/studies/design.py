@@ -10,12 +10,11 @@ from attrlib.figures.plates import Panel, Plate, Point, Series
 from attrlib.models import Classifier
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import param
-from attrlib.specs import MethodSpec, RunSpec
+from attrlib.specs import MethodSpec, RunSpec, StudySpec
 from attrlib.statistics import Correlation, rank_correlation, summary
 from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, aligned, deletion
 from attrlib.studies.choose import some
 from attrlib.studies.facts import FACTORS, Facts, family, pairs_of
-from attrlib.studies.spec import StudySpec
 from attrlib.studies.words import interval, listed, numbers, point, signed
 
 ASKED = ("Gradient", "IxG", "IG", "Guided Backprop", "Grad-CAM", "Layer-CAM")

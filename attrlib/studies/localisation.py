@@ -11,12 +11,11 @@ from attrlib.methods import METHODS
 from attrlib.models import NAMED, Classifier
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
-from attrlib.specs import RunSpec
+from attrlib.specs import RunSpec, StudySpec
 from attrlib.statistics import summary
 from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, aligned
 from attrlib.studies.choose import every, is_post_hoc
 from attrlib.studies.facts import Facts, centres, family
-from attrlib.studies.spec import StudySpec
 from attrlib.studies.words import interval, listed, numbers, signed
 
 SETTINGS = {"gridpg": "GridPG", "difull": "DiFull", "dipart": "DiPart"}

@@ -16,10 +16,9 @@ from attrlib.models import Classifier
 from attrlib.postprocess import resize, smooth
 from attrlib.protocols import Evaluation, Prediction
 from attrlib.protocols.localisation import Localisation
-from attrlib.specs import MethodSpec, ModelSpec, RunSpec, digest
+from attrlib.specs import MethodSpec, ModelSpec, RunSpec, StudySpec, digest
 from attrlib.statistics import Summary, proportion, spearman
 from attrlib.store import Record, Store
-from attrlib.studies.spec import StudySpec
 
 
 def accuracy_on(model: Classifier, data: Dataset, given: StudySpec, limit: int, store: Store) -> Summary | None:

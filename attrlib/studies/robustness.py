@@ -10,12 +10,11 @@ from attrlib.figures.plates import Panel, Plate, Series
 from attrlib.models import Classifier
 from attrlib.protocols.stability import CHANGES, ROBUSTNESS_PAPER
 from attrlib.registry import param
-from attrlib.specs import RunSpec
+from attrlib.specs import RunSpec, StudySpec
 from attrlib.statistics import rank_correlation, rank_table
 from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study
 from attrlib.studies.choose import every
 from attrlib.studies.facts import Facts, centres, family
-from attrlib.studies.spec import StudySpec
 from attrlib.studies.words import interval, listed, numbers, point
 
 

@@ -15,12 +15,11 @@ from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier, load_model, parse_model
 from attrlib.progress import Listener, no_listener
 from attrlib.protocols import PROTOCOLS
-from attrlib.specs import NUMERICS, MethodSpec, ModelSpec, RunSpec, digest
+from attrlib.specs import NUMERICS, MethodSpec, ModelSpec, RunSpec, StudySpec, digest
 from attrlib.store import Record, Store, open_store
 from attrlib.studies.base import Found, Study, StudyResult, create, parse_study, resolve
 from attrlib.studies.facts import Facts, digest_of_weights, facts_of, own_map
 from attrlib.studies.measure import accuracy_on
-from attrlib.studies.spec import StudySpec
 
 Load = Callable[[ModelSpec, bool], Classifier]
 TIMES = 64

@@ -14,12 +14,11 @@ from attrlib.methods import METHODS
 from attrlib.models import Classifier
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import Paper, param
-from attrlib.specs import MethodSpec, RunSpec
+from attrlib.specs import MethodSpec, RunSpec, StudySpec
 from attrlib.statistics import rank_correlation, rank_table, spearman, summary
 from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, deletion
 from attrlib.studies.choose import every
 from attrlib.studies.facts import Facts, centres, family
-from attrlib.studies.spec import StudySpec
 from attrlib.studies.words import interval, numbers, point
 
 HYPERPARAMETERS_PAPER = Paper(

@@ -16,14 +16,13 @@ from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
-from attrlib.specs import MethodSpec, RunSpec
+from attrlib.specs import MethodSpec, RunSpec, StudySpec
 from attrlib.statistics import Summary, summary
 from attrlib.store import Store
 from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, paired
 from attrlib.studies.choose import cost_of
 from attrlib.studies.facts import Facts, centres, family
 from attrlib.studies.measure import map_correlations
-from attrlib.studies.spec import StudySpec
 from attrlib.studies.words import interval, numbers, point, verdict
 
 KERNELS = (0, 9, 17, 33, 65, 129, 257)

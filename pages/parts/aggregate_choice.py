@@ -7,14 +7,13 @@ import streamlit as st
 
 from attrlib.aggregate import SHARES
 from attrlib.data.datasets import anchored
-from attrlib.engine.aggregate_spec import AggregateSpec, AggregateView, read_aggregate_link
 from attrlib.errors import AttrlibError
 from attrlib.methods import Preset, resolve
 from attrlib.models import EMBEDDED, parse_model, smallest
 from attrlib.protocols import PROTOCOLS, Cost, create
 from attrlib.protocols import resolve as resolve_protocol
-from attrlib.registry import Value
-from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
+from attrlib.registry import Value, params_of
+from attrlib.specs import AggregateSpec, AggregateView, MethodSpec, ModelSpec, ProtocolSpec, RunSpec, options_of
 from pages.parts import choice
 from pages.parts.short import short_run
 
@@ -58,14 +57,16 @@ def start(query: dict[str, str]) -> None:
     if "a_data" in state:
         return
     own = default()
-    spec, problems = read_aggregate_link({name: text for name, text in query.items() if name not in SHOWN}, own)
+    spec, problems = AggregateSpec.read_link({name: text for name, text in query.items() if name not in SHOWN}, own)
     run = spec.run
     state.a_model = own.run.model.text
     try:
         state.a_model = parse_model(run.model.text).text
     except AttrlibError as error:
         problems.append(str(error))
-    state.a_data, state.a_limit, state.a_seed = run.data, run.limit, run.seed
+    state.a_data = run.data
+    for option in options_of(RunSpec):
+        state[f"a_{option.name}"] = getattr(run, option.name)
     state.a_setting = own.setting.name
     state.a_setting_params = {own.setting.name: resolve_protocol(own.setting).values}
     try:
@@ -80,7 +81,7 @@ def start(query: dict[str, str]) -> None:
     if len(methods) > MAX_ROWS:
         problems.append(f"the link has {len(methods)} rows; the first {MAX_ROWS} are shown")
     state.a_methods, state.a_layers, state.a_method_params = _as_widgets(methods[:MAX_ROWS])
-    for option in AggregateView.options():
+    for option in params_of(AggregateView):
         state[f"a_{option.name}"] = getattr(spec.view, option.name)
     state.a_bin, state.a_page = _read_bin(query), 0
     state.a_problems = problems
@@ -157,7 +158,8 @@ def run_spec(methods: Sequence[MethodSpec]) -> RunSpec:
     """The run that the controls describe, in its shortest form. Raises `AttrlibError` for a model that there is not."""
     state = st.session_state
     data = anchored((state.a_data or "").strip())
-    return short_run(RunSpec(parse_model(state.a_model or ""), data, (setting(),), tuple(methods), state.a_limit, state.a_seed))
+    options = {option.name: state[f"a_{option.name}"] for option in options_of(RunSpec)}
+    return short_run(RunSpec(parse_model(state.a_model or ""), data, (setting(),), tuple(methods), **options))
 
 
 def cells() -> tuple[int, ...]:
@@ -168,6 +170,6 @@ def cells() -> tuple[int, ...]:
 def view() -> AggregateView:
     """The view as it stands in the session; a cell that is no target in this setting is the first that is."""
     state = st.session_state
-    given = AggregateView.parse({option.name: state[f"a_{option.name}"] for option in AggregateView.options()})
+    given = AggregateView.parse({option.name: state[f"a_{option.name}"] for option in params_of(AggregateView)})
     targets = cells()
     return given if given.cell in targets else replace(given, cell=targets[0])

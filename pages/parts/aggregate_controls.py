@@ -4,11 +4,11 @@ import streamlit as st
 from streamlit.elements.lib.grid_container import GridContainer
 
 from attrlib.data.datasets import list_datasets
-from attrlib.engine.aggregate_spec import AVERAGES, AggregateView
 from attrlib.methods import METHODS, list_methods
 from attrlib.models import EMBEDDED, NAMED, shipped
 from attrlib.protocols import PROTOCOLS
 from attrlib.registry import params_of
+from attrlib.specs import AVERAGES, AggregateView, RunSpec, options_of
 from pages.parts import aggregate_choice, forms, presets
 
 KERNELS = [0, *range(1, 258, 2)]
@@ -96,7 +96,7 @@ def _items() -> None:
         placeholder="all",
         help="Drawn by the seed. The paper uses 500 grids in GridPG, 1000 in DiFull and DiPart. Empty: all.",
     )
-    st.number_input("Seed", 0, 2**31 - 1, step=1, key="a_seed", persist_state="session", help="Draws the items and whatever is random.")
+    forms.option_input(next(option for option in options_of(RunSpec) if option.name == "seed"), "a_seed")
 
 
 def _setting() -> None:
@@ -112,7 +112,7 @@ def _method(names: list[str]) -> None:
 
 def choose_view(cells: tuple[int, ...]) -> None:
     """The dials: they move maps and scores, and compute no attribution anew."""
-    options = {p.name: p for p in AggregateView.options()}
+    options = {p.name: p for p in params_of(AggregateView)}
     st.select_slider("Smoothing K", KERNELS, key="a_smoothing", persist_state="session", width=185, help=options["smoothing"].help + ".")
     st.segmented_control("Average", AVERAGES, key="a_average", persist_state="session", required=True, help=options["average"].help + ".")
     if len(cells) > 1:

@@ -6,7 +6,6 @@ from functools import partial
 import streamlit as st
 from PIL import Image
 
-from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.jobs import Job, State
 from attrlib.engine.panels import subtitle, view_of
 from attrlib.figures.aggatt import SIDE, bin_names, panel
@@ -15,7 +14,7 @@ from attrlib.figures.colours import css_gradient
 from attrlib.figures.overlay import colour_map, encode
 from attrlib.methods import resolve
 from attrlib.protocols import create
-from attrlib.specs import MethodSpec, ProtocolSpec
+from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec
 from pages.parts import aggregate_work, work
 from pages.parts.aggregate_work import PAGE, Found, Shown
 from pages.parts.plots import camera

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.aggregation import Aggregation, Row
 from attrlib.engine.jobs import Job, Priority
 from attrlib.engine.panels import line_of, samples, view_of
 from attrlib.figures.aggatt import SIDE, PanelRow, draw_bin, draw_sample, mosaic
 from attrlib.figures.overlay import encode
 from attrlib.progress import NewsProgress
-from attrlib.specs import MethodSpec, RunSpec, digest
+from attrlib.specs import AggregateView, MethodSpec, RunSpec, digest
 from attrlib.store import open_store
 from pages.parts import work
 from pages.parts.roots import load_data

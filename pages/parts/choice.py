@@ -9,10 +9,9 @@ from attrlib.data.pictures import is_named
 from attrlib.data.samples import PREFIX
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, read_methods, resolve
-from attrlib.model_spec import parse_size, size_text
 from attrlib.models import EMBEDDED, NAMED, check_name
-from attrlib.registry import Value
-from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, read_link
+from attrlib.registry import Value, params_of
+from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, parse_size, size_text
 
 UPLOAD = "upload"
 MAX_METHODS = 40
@@ -31,7 +30,7 @@ def start(query: dict[str, str]) -> None:
     state = st.session_state
     if "image" in state:
         return
-    spec, problems = read_link(query, DEFAULT)
+    spec, problems = ExplainSpec.read_link(query, DEFAULT)
     try:
         check_name(spec.model.architecture)
     except AttrlibError as error:
@@ -53,7 +52,7 @@ def start(query: dict[str, str]) -> None:
     state.input_size = size_text(spec.model.input_size) if spec.model.input_size else ""
     state.target, state.seed = -1 if spec.target is None else spec.target, spec.seed
     state.layer, state.methods, state.params = as_widgets(methods)
-    for option in ViewSpec.options():
+    for option in params_of(ViewSpec):
         state[option.name] = getattr(spec.view, option.name)
     state.problems = problems
 
@@ -115,7 +114,7 @@ def chosen_methods(entries: Sequence[str], layer: str, params: dict[str, dict[st
 
 def view() -> ViewSpec:
     """The view options as they stand in the session."""
-    return ViewSpec.parse({option.name: st.session_state[option.name] for option in ViewSpec.options()})
+    return ViewSpec.parse({option.name: st.session_state[option.name] for option in params_of(ViewSpec)})
 
 
 def layer_options(paths: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Forms generated from the typed parameters of registered classes."""
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import streamlit as st
 
@@ -23,6 +24,31 @@ def param_input(param: Param, value: Value, key: str) -> Value:
     number = None if value is None else float(value)
     step = (highest - lowest) / 100
     return st.number_input(label, lowest, highest, number, step, key=key, help=param.help, placeholder=param.auto, format="%.3g")
+
+
+def option_input(param: Param, key: str) -> None:
+    """Show the widget of an option of a spec, whose value is kept in the session under `key`."""
+    label, hint = param.label or param.name.replace("_", " ").capitalize(), f"{param.help}."
+    if param.choices:
+        st.selectbox(label, param.choices, key=key, persist_state="session", help=hint)
+    elif param.kind is bool:
+        st.checkbox(label, key=key, persist_state="session", help=hint)
+    elif param.kind is str:
+        st.text_input(label, key=key, persist_state="session", help=hint)
+    else:
+        hint = f"{hint} Empty: {param.auto}." if param.auto else hint
+        whole = param.kind is int
+        low, high = param.low if param.above is None else param.above, param.high
+        options: dict[str, Any] = dict(key=key, persist_state="session", placeholder=param.auto or None, help=hint)
+        if whole:
+            st.number_input(label, None if low is None else int(low), None if high is None else int(high), step=1, **options)
+        else:
+            st.number_input(label, low, high, step=0.01, format="%.3g", **options)
+
+
+def option_value(param: Param, value: Any) -> Any:
+    """Return what a widget of `option_input` means: a bound that is excluded stands for nothing."""
+    return None if param.auto and value == param.above else value
 
 
 def edit(cls: type, values_key: str, key: str, without: Collection[str] = ()) -> None:

@@ -6,7 +6,6 @@ from PIL import Image
 from attrlib.data.images import Photo, open_photo
 from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.data.samples import PREFIX, SAMPLES
-from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.aggregation import tiled
 from attrlib.engine.jobs import Job, Priority, State
 from attrlib.engine.own_grid import map_grid
@@ -19,7 +18,7 @@ from attrlib.models import Classifier
 from attrlib.progress import NewsProgress
 from attrlib.protocols import create
 from attrlib.protocols.localisation import Localisation
-from attrlib.specs import MethodSpec, RunSpec, digest
+from attrlib.specs import AggregateView, MethodSpec, RunSpec, digest
 from attrlib.store import open_store
 from pages.parts import work
 from pages.parts.work import plain, sentence

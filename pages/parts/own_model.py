@@ -3,8 +3,8 @@
 import streamlit as st
 
 from attrlib.errors import AttrlibError
-from attrlib.model_spec import ModelSpec, parse_size
 from attrlib.models import parse_model
+from attrlib.specs import ModelSpec, parse_size
 
 FILE_HELP = "Nothing in it is run. A text file beside it, my_model.txt, may name the classes: one a line, in the order of the outputs."
 SIZE_HELP = "Height and width in pixels, as in 192x256, or one number for a square. Pictures are resized and cropped to it."

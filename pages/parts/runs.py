@@ -17,7 +17,7 @@ from attrlib.engine.run import Event, run
 from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import AttrlibError, Cancelled
 from attrlib.progress import NewsProgress
-from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest, read_run
+from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest
 from attrlib.statistics import Correlation, Difference, paired_difference
 from attrlib.store import Run, open_store
 from pages.parts import work
@@ -222,7 +222,7 @@ def _stopped() -> list[Unfinished]:
     stopped, done = [], set()
     for stored in open_store().runs():
         try:
-            spec = short_run(read_run(stored.spec["spec"]))
+            spec = short_run(RunSpec.from_json(stored.spec["spec"]))
         except (AttrlibError, KeyError):
             continue
         if stored.state == "done":

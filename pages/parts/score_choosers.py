@@ -9,9 +9,13 @@ from attrlib.data.datasets import list_datasets
 from attrlib.methods import METHODS, Preset
 from attrlib.models import list_models
 from attrlib.protocols import PROTOCOLS
+from attrlib.specs import RunSpec, options_of
 from pages.parts import choice, forms, own_model, presets, score_choice
 
 MAX_METHODS = 64
+OPTIONS = {option.name: option for option in options_of(RunSpec)}
+PLACED = ("limit", "deletion_tuned")
+"""Options with a place of their own; all others stand under More."""
 
 
 def choose(row: GridContainer) -> None:
@@ -56,12 +60,7 @@ def _models(row: GridContainer) -> None:
         )
         with st.popover("Weights, size", icon=":material/folder_open:", width="stretch"):
             own_model.form("s")
-            st.checkbox(
-                "Checkpoints are fine-tuned on deleted patches",
-                key="s_tuned",
-                persist_state="session",
-                help="IDSDS is defined for such models alone; shipped and published ones say so themselves.",
-            )
+            _option("deletion_tuned")
 
 
 def _several(
@@ -129,50 +128,22 @@ def _data() -> None:
 
 
 def _items() -> None:
-    st.number_input(
-        "Items",
-        1,
-        2**31 - 1,
-        step=1,
-        key="s_limit",
-        persist_state="session",
-        placeholder="all",
-        help="Images, or grids, at most; the seed chooses them. Empty: all.",
-    )
+    _option("limit")
     with st.popover("More", icon=":material/more_horiz:", width="stretch"):
         _more()
 
 
 def _more() -> None:
-    st.number_input(
-        "Seed", 0, 2**31 - 1, step=1, key="s_seed", persist_state="session", help="Chooses the items, and draws what is random."
-    )
-    st.number_input(
-        "Until the 95 % interval is no wider than",
-        0.0,
-        step=0.01,
-        key="s_width",
-        persist_state="session",
-        placeholder="never",
-        format="%.3g",
-        help="Stops a protocol as soon as the interval of every method is so narrow. Empty: all items are used.",
-    )
-    st.selectbox(
-        "Classes of the data",
-        score_choice.WAYS,
-        key="s_classes",
-        persist_state="session",
-        help="How class folders name the model's classes: found out by itself, by WNID, name, index, or order.",
-    )
+    for name in OPTIONS:
+        if name not in PLACED:
+            _option(name)
     st.checkbox(
         "Several models share their grids",
         key="s_same",
         persist_state="session",
         help="Grids are made of images that all the chosen models classify with the confidence that the protocol asks for.",
     )
-    st.checkbox(
-        "Fast",
-        key="s_fast",
-        persist_state="session",
-        help="BatchNorm is folded into convolutions, and many forward passes are in bfloat16: less exact. How far the maps agree is said below.",
-    )
+
+
+def _option(name: str) -> None:
+    forms.option_input(OPTIONS[name], f"s_{name}")

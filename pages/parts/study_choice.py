@@ -8,8 +8,8 @@ from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, read_methods
 from attrlib.models import parse_model
 from attrlib.registry import Value, parse_params
-from attrlib.specs import MethodSpec, ModelSpec
-from attrlib.studies import STUDIES, StudySpec, list_studies, parse_study, read_study_link
+from attrlib.specs import MethodSpec, ModelSpec, StudySpec, options_of
+from attrlib.studies import PARSERS, STUDIES, list_studies
 from pages.parts.short import short_method
 
 LIMIT = "limit"
@@ -23,7 +23,7 @@ def default() -> StudySpec:
 def start(fields: Mapping[str, str]) -> None:
     """At the first look of a session: fills the session from the link, naming what in it makes no sense."""
     if "t_study" not in st.session_state:
-        spec, problems = read_study_link(fields, default(), parse_study)
+        spec, problems = StudySpec.read_link(fields, default(), PARSERS)
         fill(spec)
         st.session_state.t_problems = problems
 
@@ -32,12 +32,13 @@ def fill(spec: StudySpec) -> None:
     """Sets all controls."""
     state = st.session_state
     params = dict(spec.params)
-    state.t_study, state.t_data, state.t_seed = spec.study, spec.data, spec.seed
+    state.t_study = spec.study
+    for option in options_of(StudySpec):
+        state[f"t_{option.name}"] = getattr(spec, option.name)
     state.t_models = [model.text for model in spec.models]
     state.t_methods = [str(method) for method in spec.methods]
     state.t_limit = params.pop(LIMIT, None)
     state.t_params = {spec.study: params}
-    state.t_classes, state.t_tuned = spec.classes, spec.deletion_tuned
 
 
 def wanted() -> tuple[StudySpec, list[str]]:
@@ -61,6 +62,6 @@ def wanted() -> tuple[StudySpec, list[str]]:
     params |= {LIMIT: state.t_limit} if state.t_limit is not None else {}
     plain = parse_params(STUDIES[state.t_study], {}, state.t_study)
     pairs = tuple((name, value) for name, value in params.items() if value != plain[name])
-    data = (state.t_data or "").strip() or "birds"
-    unique = tuple(dict.fromkeys(models)), tuple(dict.fromkeys(methods))
-    return StudySpec(state.t_study, pairs, unique[0], data, unique[1], state.t_seed, state.t_classes, state.t_tuned), problems
+    options = {option.name: state[f"t_{option.name}"] for option in options_of(StudySpec)}
+    options["data"] = (options["data"] or "").strip() or "birds"
+    return StudySpec(state.t_study, pairs, models=tuple(dict.fromkeys(models)), methods=tuple(dict.fromkeys(methods)), **options), problems

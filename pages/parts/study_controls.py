@@ -7,12 +7,12 @@ from attrlib.data.datasets import list_datasets
 from attrlib.methods import METHODS
 from attrlib.models import list_models
 from attrlib.registry import params_of
+from attrlib.specs import StudySpec, options_of
 from attrlib.studies import STUDIES, create, list_studies
 from pages.parts import forms, own_model, study_choice
 from pages.parts.work import plain
 
 MOST_MODELS, MOST_METHODS = 48, 64
-WAYS = ("auto", "wnid", "name", "index", "order")
 
 
 def choose_study() -> None:
@@ -28,7 +28,7 @@ def choose(row: GridContainer) -> None:
     """What the study runs on, in the cells of one row that wraps; left empty it is the study's own choice."""
     state = st.session_state
     spec, _ = study_choice.wanted()
-    own = create(study_choice.StudySpec(state.t_study))
+    own = create(StudySpec(state.t_study))
     with row.cell(column_span=2):
         st.multiselect(
             "Run on my models", list(dict.fromkeys([*(info.name for info in list_models()), *state.t_models])), key="t_models",
@@ -67,16 +67,11 @@ def _checkpoint() -> None:
 
 def _more(given: dict) -> None:
     state = st.session_state
-    st.number_input(
-        "Seed", 0, 2**31 - 1, step=1, key="t_seed", persist_state="session", help="Chooses the items, and draws what is random."
-    )
-    st.selectbox(
-        "Classes of the data", WAYS, key="t_classes", persist_state="session",
-        help="How class folders name the model's classes: found out by itself, by WNID, name, index, or order.",
-    )  # fmt: skip
-    st.checkbox("Checkpoints are fine-tuned on deleted patches", key="t_tuned", persist_state="session")
+    for option in options_of(StudySpec):
+        if option.name != "data":
+            forms.option_input(option, f"t_{option.name}")
     params = tuple(p for p in params_of(STUDIES[state.t_study]) if p.name != study_choice.LIMIT)
-    st.caption(f"Of this study: {plain(create(study_choice.StudySpec(state.t_study)).question)}")
+    st.caption(f"Of this study: {plain(create(StudySpec(state.t_study)).question)}")
     values = forms.params_form(params, given, f"t_form_{state.t_study}")
     if values is not None:
         state.t_params = state.t_params | {state.t_study: values}

@@ -8,9 +8,9 @@ from attrlib.engine.jobs import Job, Priority, State, queue
 from attrlib.errors import AttrlibError, Cancelled
 from attrlib.models import Classifier
 from attrlib.progress import NewsProgress
-from attrlib.specs import ModelSpec, digest
+from attrlib.specs import ModelSpec, StudySpec, digest
 from attrlib.store import open_store
-from attrlib.studies import StudyEvent, StudyPlan, StudyResult, StudySpec, create, plan_study, resolve, run_study
+from attrlib.studies import StudyEvent, StudyPlan, StudyResult, create, plan_study, resolve, run_study
 from attrlib.studies.runner import is_done
 from pages.parts import work
 from pages.parts.roots import load_data

@@ -5,7 +5,8 @@ import mimetypes
 import streamlit as st
 
 from attrlib.figures.plate_figures import draw
-from attrlib.studies import Study, StudyResult, StudySpec
+from attrlib.specs import StudySpec
+from attrlib.studies import Study, StudyResult
 from attrlib.studies.findings import even, files_of, refusals
 from pages.parts.plots import camera
 from pages.parts.times import duration

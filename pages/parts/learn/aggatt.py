@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import torch
 
 from attrlib.aggregate import Aggregate, aggregate
-from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.figures.aggatt import Sample, bin_names, draw_bin, draw_sample
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
-from attrlib.specs import ViewSpec
+from attrlib.specs import AggregateView, ViewSpec
 from pages.parts.learn import beyond
 from pages.parts.learn.desk import Desk, GridMaps
 from pages.parts.learn.drawing import VIEW, figure, hidden, rows

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from urllib.parse import urlencode
 
-from attrlib.engine.aggregate_spec import AggregateSpec, AggregateView
-from attrlib.specs import ExplainSpec, ModelSpec, RunSpec, parse_methods, parse_protocols
+from attrlib.specs import AggregateSpec, AggregateView, ExplainSpec, ModelSpec, RunSpec, parse_methods, parse_protocols
 from pages.parts.choice import DEFAULT
 from pages.parts.learn.desk import DATA
 from pages.parts.learn.lesson import Beyond
@@ -19,7 +18,8 @@ def inspect(methods: str, tool: str = "") -> Beyond:
 
 def scores(models: Sequence[str], protocols: str, methods: str, limit: int = 48) -> Beyond:
     """Scores, on the birds."""
-    wanted = Wanted(tuple(map(ModelSpec, models)), DATA, parse_protocols(protocols), parse_methods(methods), limit)
+    run = RunSpec(ModelSpec(models[0]), DATA, parse_protocols(protocols), parse_methods(methods), limit)
+    wanted = Wanted(tuple(map(ModelSpec, models)), run)
     return Beyond("scores", "Scores: on many birds", "?" + urlencode(wanted.link(), doseq=True))
 
 

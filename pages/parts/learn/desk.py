@@ -12,7 +12,6 @@ from PIL import Image
 from attrlib.data.datasets import load_dataset
 from attrlib.data.grids import compose
 from attrlib.data.images import Photo
-from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.aggregation import tiled
 from attrlib.engine.bench import Scratch
 from attrlib.engine.jobs import Job, State, queue
@@ -20,7 +19,7 @@ from attrlib.engine.own_grid import GridMap, map_grid
 from attrlib.methods import Attribution, resolve
 from attrlib.models import Classifier, shipped, smallest
 from attrlib.progress import NewsProgress
-from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, digest
+from attrlib.specs import AggregateView, MethodSpec, ModelSpec, ProtocolSpec, digest
 from pages.parts import inspect_work, tiles, work
 
 DATA = "birds"

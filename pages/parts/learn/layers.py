@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.engine.jobs import State
 from attrlib.figures.aggatt import outlined
 from attrlib.figures.overlay import draw, limit
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
+from attrlib.specs import AggregateView
 from pages.parts.learn.beyond import aggregate
 from pages.parts.learn.desk import Desk
 from pages.parts.learn.drawing import VIEW, figure, hidden, rows

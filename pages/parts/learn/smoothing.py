@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from attrlib.engine.aggregate_spec import AggregateView
 from attrlib.figures.aggatt import outlined
 from attrlib.figures.lines import Axis, lines_svg
 from attrlib.figures.overlay import draw, limit
 from attrlib.postprocess import resize, smooth
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
+from attrlib.specs import AggregateView
 from attrlib.statistics import spearman
 from pages.parts.learn.beyond import aggregate
 from pages.parts.learn.desk import Desk, GridMaps

@@ -12,7 +12,7 @@ from attrlib.methods.gradients import INPUT_X_GRADIENT
 from attrlib.models.cells import crop
 from attrlib.postprocess import apply_sign
 from attrlib.registry import param
-from attrlib.views import SIGNS, ViewSpec
+from attrlib.specs import SIGNS, ViewSpec
 from pages.parts.learn.beyond import inspect
 from pages.parts.learn.desk import Desk
 from pages.parts.learn.drawing import figure, map_tile, rows, signed

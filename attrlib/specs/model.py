@@ -1,11 +1,13 @@
-"""Which model: its architecture, its weights and the size of its input; in one text form, and in flags, links and Python."""
+"""Which model: its architecture, its weights and the size of its input."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from attrlib.errors import SpecError
+from attrlib.registry import REQUIRED, param, params_of
+from attrlib.specs.codec import Reader, Spec
+from attrlib.specs.text import read_list
 
 AT = "@"
 LARGEST = 2048
@@ -38,20 +40,31 @@ def size_text(size: Size) -> str:
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(Spec):
     """Which model: an architecture (`efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`) and where its weights come from.
 
     `checkpoint` is the path of a local file, `random:SEED` for random weights, or None for the pretrained ones; `input_size` is
     (height, width) in pixels, None for the model's own. As text ARCHITECTURE or ARCHITECTURE@CHECKPOINT, with @HxW behind it for a size.
     """
 
-    architecture: str
-    checkpoint: str | None = None
-    input_size: Size | None = None
+    architecture: str = param(
+        REQUIRED,
+        "A name of the list, timm:NAME, torchvision:NAME, NAME@FILE, or a checkpoint with its card; by default the embedded model",
+        name="model",
+    )
+    checkpoint: str | None = param(
+        None,
+        "File with weights for the architecture, or random:SEED. NAME.txt beside it may name the classes, one a line",
+        auto="the pretrained weights",
+        none="",
+    )
+    input_size: Size | None = param(
+        None, "HxW in pixels, as in 192x256", auto="the model's own", none="", read=parse_size, write=size_text, check=check_size
+    )
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads the text form. Raises `SpecError` for no name, and for a size that no input can have."""
+        """Read the text form. Raises `SpecError` for no name, and for a size that no input can have."""
         head, at, last = text.strip().rpartition(AT)
         sized = at and re.fullmatch(r"\d+[x×]\d+", last, re.ASCII)
         architecture, _, checkpoint = (head if sized else text.strip()).partition(AT)
@@ -60,13 +73,20 @@ class ModelSpec:
         return cls(architecture.strip(), checkpoint.strip() or None, parse_size(last) if sized else None)
 
     @classmethod
-    def read(cls, fields: Mapping[str, Any]) -> Self:
-        """From what JSON holds of it. Raises `KeyError`, `TypeError` or `SpecError` for anything else."""
-        checkpoint, size = fields.get("checkpoint"), fields.get("input_size")
-        known = {"architecture", "checkpoint", "input_size"}
-        if set(fields) - known or not isinstance(fields["architecture"], str) or not isinstance(checkpoint, str | None):
-            raise TypeError(f"a model has {', '.join(sorted(known))}, as text")
-        return cls(fields["architecture"], checkpoint, None if size is None else check_size(size))
+    def build(cls, reader: Reader, default: Self | None = None) -> Self:
+        """Read the fields, the first of them also in text form. Where any is given, none of the others is that of `default`.
+
+        A checkpoint or a size of its own goes before what the text form says; a checkpoint without a model is one of the default's.
+        """
+        model, checkpoint, size = params_of(ModelSpec)
+        if default is not None and not any(reader.texts.get(p.name) for p in (model, checkpoint, size)):
+            return default
+        given = reader.value(model, REQUIRED if default is None else cls(default.architecture), cls.parse)
+        return cls(
+            given.architecture,
+            reader.value(checkpoint, None) or given.checkpoint,
+            reader.value(size, None) or given.input_size,
+        )
 
     def __str__(self) -> str:
         return self.architecture
@@ -77,40 +97,20 @@ class ModelSpec:
         size = f"{AT}{size_text(self.input_size)}" if self.input_size else ""
         return self.architecture + (f"{AT}{self.checkpoint}" if self.checkpoint else "") + size
 
-    def fields(self) -> dict[str, str]:
-        """The fields of a link that name it."""
-        given = {"checkpoint": self.checkpoint, "input_size": self.input_size and size_text(self.input_size)}
-        return {"model": self.architecture} | {name: value for name, value in given.items() if value}
-
-    def flags(self) -> list[str]:
-        """The words of a command line that name it."""
-        names = {"model": "--model", "checkpoint": "--checkpoint", "input_size": "--input-size"}
-        return [word for name, value in self.fields().items() for word in (names[name], value)]
-
     def options(self) -> dict[str, Any]:
-        """What `attrlib.load_model` is called with besides the architecture."""
+        """Return what `attrlib.load_model` is called with besides the architecture."""
         return {name: value for name, value in (("checkpoint", self.checkpoint), ("input_size", self.input_size)) if value is not None}
 
     def arguments(self) -> str:
-        """The call of `attrlib.load_model`, as Python."""
+        """Return the arguments of `attrlib.load_model`, as Python."""
         return ", ".join([repr(self.architecture), *(f"{name}={value!r}" for name, value in self.options().items())])
 
 
-LINK = ("model", "checkpoint", "input_size")
-"""The fields of a link that name a model."""
+def parse_model_specs(text: str) -> tuple[ModelSpec, ...]:
+    """Read a list of models in text form, separated by commas, each once, in order. Raises `SpecError`."""
+    return read_list(text, ModelSpec.parse)
 
 
-def read_model(fields: Mapping[str, str], default: ModelSpec, problems: list[str]) -> ModelSpec:
-    """The inverse of `ModelSpec.fields`, forgiving: the default without any of them; what makes no sense is a problem, and left out.
-
-    The model may also be in text form, as in lists; fields of its own go before what that says.
-    """
-    if not any(fields.get(name) for name in LINK):
-        return default
-    given, size = ModelSpec(default.architecture), None
-    try:
-        given = ModelSpec.parse(fields["model"]) if fields.get("model") else given
-        size = parse_size(fields["input_size"]) if fields.get("input_size") else None
-    except SpecError as error:
-        problems.append(str(error))
-    return ModelSpec(given.architecture, fields.get("checkpoint") or given.checkpoint, size or given.input_size)
+def write_model_specs(models: tuple[ModelSpec, ...]) -> str:
+    """Write models in text form, separated by commas."""
+    return ",".join(model.text for model in models)

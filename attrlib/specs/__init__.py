@@ -1,0 +1,49 @@
+"""Frozen specs: what is to be computed and shown, in one vocabulary for the library, the command line, links and manifests.
+
+Each declares its fields once; `codec` derives text, link, command line, Python and JSON from the declarations.
+"""
+
+from attrlib.specs.aggregate import AVERAGES, AggregateSpec, AggregateView, at_layers
+from attrlib.specs.codec import Spec, flag_of, options_of
+from attrlib.specs.digest import NUMERICS, canonical, digest
+from attrlib.specs.explain import ExplainSpec
+from attrlib.specs.method import MethodSpec, parse_methods
+from attrlib.specs.model import LARGEST, ModelSpec, Size, check_size, parse_size, size_text
+from attrlib.specs.protocol import ProtocolSpec, parse_protocols
+from attrlib.specs.run import CLASSES, RunSpec
+from attrlib.specs.study import StudySpec
+from attrlib.specs.text import read_list, whole
+from attrlib.specs.view import SCALES, SIGNS, View, ViewSpec
+
+__all__ = [
+    "AVERAGES",
+    "CLASSES",
+    "LARGEST",
+    "NUMERICS",
+    "SCALES",
+    "SIGNS",
+    "AggregateSpec",
+    "AggregateView",
+    "ExplainSpec",
+    "MethodSpec",
+    "ModelSpec",
+    "ProtocolSpec",
+    "RunSpec",
+    "Size",
+    "Spec",
+    "StudySpec",
+    "View",
+    "ViewSpec",
+    "at_layers",
+    "canonical",
+    "check_size",
+    "digest",
+    "flag_of",
+    "options_of",
+    "parse_methods",
+    "parse_protocols",
+    "parse_size",
+    "read_list",
+    "size_text",
+    "whole",
+]

@@ -1,0 +1,99 @@
+"""A run of one protocol, and how its maps are sorted and averaged in bins (AggAtt)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from attrlib.registry import nested, param
+from attrlib.specs.codec import Spec, options_of
+from attrlib.specs.method import MethodSpec
+from attrlib.specs.protocol import ProtocolSpec
+from attrlib.specs.run import RunSpec
+from attrlib.specs.view import View, check_kernel
+
+AVERAGES = ("positive", "signed")
+
+
+@dataclass(frozen=True)
+class AggregateView(View):
+    """How the maps of a run are smoothed and averaged. None of it computes an attribution anew."""
+
+    cell: int = param(0, "The target cell of the grids, row by row from 0", low=0, high=15)
+    smoothing: int = param(
+        0,
+        "Gaussian smoothing K x K at the input's size, sigma = K/4, of the signed maps, before scores and averages; inside the "
+        "network the kernel covers the same share of the picture; 0 is off, else odd",
+        low=0,
+        high=257,
+        check=check_kernel,
+    )
+    average: str = param("positive", "Average max(a, 0), or both signs", choices=AVERAGES)
+
+    def kernel(self, side: int, full: int) -> int:
+        """Return K for maps whose side is `side` where the input's is `full`: the nearest odd number to K side / full, 0 for none.
+
+        K = 129 at 224 px is 17 at 28 x 28 and 9 at 14 x 14, as in the figures of Rao et al.
+        """
+        size = 2 * round((self.smoothing * side / full - 1) / 2) + 1
+        return size if self.smoothing > 1 and size > 1 else 0
+
+
+def _parse_setting(text: str) -> tuple[ProtocolSpec, ...]:
+    return (ProtocolSpec.parse(text),)
+
+
+@dataclass(frozen=True)
+class AggregateSpec(Spec):
+    """A run of one protocol, and how its maps are averaged."""
+
+    command: ClassVar[str] = "aggregate"
+    out: ClassVar[str] = "aggregated"
+    what: ClassVar[str] = "aggregate view"
+
+    run: RunSpec = nested(
+        RunSpec,
+        without=("fast", "ci_width", "deletion_tuned", "filter_models"),
+        instead={
+            "protocols": dict(
+                name="setting",
+                flag="setting",
+                read=_parse_setting,
+                help="gridpg, difull, dipart, or a protocol on single images",
+                missing="no setting given: add for example --setting difull",
+            )
+        },
+    )
+    view: AggregateView = nested(AggregateView)
+
+    @property
+    def setting(self) -> ProtocolSpec:
+        """The protocol."""
+        return self.run.protocols[0]
+
+    def snippet(self) -> str:
+        """Return Python that computes the same."""
+        run = self.run
+        view = self.view.keywords([p.name for p in options_of(AggregateView)]).removeprefix(", ")
+        options = run.keywords([p.path[-1] for p in options_of(RunSpec)])
+        return "\n".join(
+            [
+                "import attrlib",
+                "from attrlib.engine.aggregation import Aggregation",
+                "from attrlib.specs import AggregateView",
+                "from attrlib.store import open_store",
+                "",
+                f"model = attrlib.load_model({run.model.arguments()})",
+                f"data = attrlib.load_dataset({run.data!r})",
+                f"methods = {[str(m) for m in run.methods]}",
+                f"result = attrlib.compare([{str(self.setting)!r}], model, methods, data{options})",
+                "maps = Aggregation(result.spec, model, data, open_store())",
+                f"rows = [maps.row(method, AggregateView({view})) for method in result.spec.methods]",
+                "for row in rows:",
+                "    print(row.method, row.summary.mean, row.aggregate.sizes)",
+            ]
+        )
+
+
+def at_layers(methods: Sequence[MethodSpec], layers: Sequence[str]) -> tuple[MethodSpec, ...]:
+    """Return each method that names no layer at each of the layers, by default its own; method by method, each once."""
+    return tuple(dict.fromkeys(replace(m, layer=m.layer or layer) for m in methods for layer in layers or [""]))

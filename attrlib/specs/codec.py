@@ -1,0 +1,189 @@
+"""What follows from the declared fields of a spec: link, command line, Python, JSON, and a reader that forgives.
+
+A spec is a frozen dataclass whose fields are declared with `param`, or with `nested` where they are specs themselves
+(`attrlib.registry`). Nothing else has to be written for a new field.
+"""
+
+import dataclasses
+import inspect
+import json
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, ClassVar, Self, TypeVar
+from urllib.parse import urlencode
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from attrlib.errors import AttrlibError, SpecError, unknown
+from attrlib.registry import REQUIRED, Param, params_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+Parsers = Mapping[str, Callable[[str], Any]]
+"""For some fields, what reads their text instead of their declaration: names that only modules above this one know."""
+
+
+class Reader:
+    """Fields as text.
+
+    Args:
+        texts: The text of each field that is given.
+        parsers: For some fields, what reads their text instead of their declaration.
+        problems: Takes messages about what makes no sense, which keeps its default then; without it the first one raises `SpecError`.
+    """
+
+    def __init__(self, texts: Mapping[str, str], parsers: Parsers = MappingProxyType({}), problems: list[str] | None = None):
+        self.texts, self._parsers, self._problems = texts, parsers, problems
+
+    def value(self, param: Param, default: Any, parse: Callable[[str], Any] | None = None) -> Any:
+        """Return the value of a field, `default` where it is not given; `parse` reads it, by default its declaration. Raises `SpecError`."""
+        text = self.texts.get(param.name)
+        if text == "" and self._problems is not None:
+            return () if param.kind is tuple else default
+        if text is None:
+            if default is REQUIRED:
+                raise SpecError(param.missing or f"no {param.name} given: add {flag_of(param)}")
+            return default
+        try:
+            return self._parsers.get(param.name, parse or param.parse)(text)
+        except AttrlibError as error:
+            if self._problems is None:
+                raise
+            self._problems.append(str(error))
+            return default
+
+
+class Spec:
+    """Base of all specs: frozen dataclasses that say what is to be computed and shown."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    command: ClassVar[str] = ""
+    """The command of `python -m attrlib` that computes it."""
+    out: ClassVar[str] = ""
+    """The folder that it writes by default, where it must write one."""
+    what: ClassVar[str] = "spec"
+    """What it is called in messages."""
+
+    def __post_init__(self) -> None:
+        for p in params_of(type(self)):
+            if len(p.path) == 1:
+                p.validate(getattr(self, p.path[0]))
+
+    @classmethod
+    def build(cls, reader: Reader, default: Self | None = None) -> Self:
+        """Read all fields. Those that are not given are those of `default`, or have the defaults of their declaration."""
+        values: dict[str, Any] = {}
+        for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+            own = [p for p in params_of(cls) if p.path[0] == f.name]
+            otherwise = REQUIRED if default is None else getattr(default, f.name)
+            if "nested" in f.metadata:
+                values[f.name] = f.metadata["nested"].build(_Inner(reader, own, f.metadata), None if otherwise is REQUIRED else otherwise)
+            else:
+                values[f.name] = reader.value(own[0], own[0].default if otherwise is REQUIRED else otherwise)
+        return cls(**values)
+
+    @classmethod
+    def read(cls, texts: Mapping[str, str], parsers: Parsers = MappingProxyType({})) -> Self:
+        """Read fields from text, as flags give them. Raises `SpecError` for the first that makes no sense, or is missing."""
+        return cls.build(Reader(texts, parsers))
+
+    @classmethod
+    def read_link(cls, fields: Mapping[str, str], default: Self, parsers: Parsers = MappingProxyType({})) -> tuple[Self, list[str]]:
+        """Read the fields of a link; what makes no sense keeps its default and is named in the list of problems."""
+        known = [p.name for p in params_of(cls)]
+        problems = [unknown("field of the link", name, known) for name in sorted(set(fields) - set(known))]
+        spec = cls.build(Reader(fields, parsers, problems), default)
+        return spec, list(dict.fromkeys(problems))
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Read what JSON holds of a spec, each value in its type. Raises `SpecError` for anything else."""
+        try:
+            return _adapter_of(cls).validate_json(json.dumps(value))
+        except (ValidationError, TypeError, ValueError, RecursionError) as error:
+            raise SpecError(f"this is no {cls.what} ({_reason(error)}); begin it anew") from None
+
+    def fields(self) -> dict[str, str]:
+        """Return every field as text; those that have none, as an optional field that is None, are left out."""
+        found = {p.name: (p, p.format(attrgetter(".".join(p.path))(self))) for p in params_of(type(self))}
+        return {name: text for name, (p, text) in found.items() if text or p.required}
+
+    def link(self) -> str:
+        """Return the query string that restores this. Every value is written out: a later change of a default changes no link."""
+        return "?" + urlencode(self.fields(), safe="@:,=/")
+
+    def flags(self) -> list[str]:
+        """Return the words of a command line for what is not at its default."""
+        texts, words = self.fields(), []
+        for p in params_of(type(self)):
+            if p.name in texts and (p.required or texts[p.name] != p.format(p.default)):
+                words += [flag_of(p)] if not p.positional else []
+                words += [texts[p.name]] if not p.is_switch else []
+        return words
+
+    def cli(self, out: str = "") -> str:
+        """Return the command line that computes the same, where it writes files into the folder `out`."""
+        folder = out or self.out
+        return shlex.join(["python", "-m", "attrlib", self.command, *self.flags(), *(["--out", folder] if folder else [])])
+
+    def keywords(self, names: Collection[str]) -> str:
+        """Return Python for those of the fields that are not at their default, as keyword arguments behind others."""
+        own = {p.path[0]: p.default for p in params_of(type(self)) if len(p.path) == 1}
+        return "".join(f", {n}={getattr(self, n)!r}" for n in names if getattr(self, n) != own[n])
+
+
+class _Inner(Reader):
+    """Fields of a spec within a spec, under the names that they have there."""
+
+    def __init__(self, outer: Reader, own: list[Param], metadata: Mapping[str, Any]):
+        self._outer, self._own = outer, {p.path[1:]: p for p in own}
+        self.texts = outer.texts
+
+    def value(self, param: Param, default: Any, parse: Callable[[str], Any] | None = None) -> Any:
+        """Return the value of a field; one that the whole leaves out has its default."""
+        found = self._own.get(param.path)
+        return default if found is None else self._outer.value(found, default, parse)
+
+
+def flag_of(param: Param) -> str:
+    """Return the flag of a field on the command line."""
+    return f"--{param.flag or param.name.replace('_', '-')}"
+
+
+def options_of(cls: type) -> tuple[Param, ...]:
+    """Return the fields of a spec that are numbers, switches or texts and have a default: what can be set in a form."""
+    return tuple(p for p in params_of(cls) if p.is_plain and not p.required and len(p.path) == 1)
+
+
+def documented(options: Iterable[Param]) -> Callable[[F], F]:
+    """Name options that a function takes as `**options` in its signature and its docstring."""
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        *own, rest = signature.parameters.values()
+        kind = inspect.Parameter.KEYWORD_ONLY
+        named = [inspect.Parameter(p.name, kind, default=p.default, annotation=p.kind | None if p.auto else p.kind) for p in options]
+        function.__signature__ = signature.replace(parameters=[*own, *named, rest])  # type: ignore[attr-defined]
+        lines = [f"    {p.name}: {p.help}; default {p.format(p.default)}." for p in options]
+        function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
+        return function
+
+    return decorate
+
+
+def _adapter_of(cls: type) -> TypeAdapter:
+    return _adapter(cls)
+
+
+@cache
+def _adapter(cls: type) -> TypeAdapter:
+    return TypeAdapter(cls)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"[:120]
+    return f"{type(error).__name__}: {str(error)[:80]}"

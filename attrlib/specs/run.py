@@ -1,0 +1,99 @@
+"""Methods judged by protocols on a model and a data set."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from attrlib.registry import REQUIRED, nested, param
+from attrlib.specs.codec import Spec, options_of
+from attrlib.specs.explain import METHODS_HELP, MOST, NO_METHODS
+from attrlib.specs.method import MethodSpec, parse_methods
+from attrlib.specs.model import ModelSpec, parse_model_specs, write_model_specs
+from attrlib.specs.protocol import ProtocolSpec, parse_protocols
+from attrlib.specs.text import write_list
+
+CLASSES = ("auto", "wnid", "name", "index", "order")
+"""Ways to find the classes of the data among the model's."""
+DATA_HELP = "A name, a folder of class folders, or a CSV file"
+
+
+def seed_param() -> Any:
+    """Declare the seed of a run or a study."""
+    return param(0, "Chooses the items, and draws what is random", low=0, high=MOST)
+
+
+def classes_param() -> Any:
+    """Declare how the classes of the data are found among the model's."""
+    return param(
+        "auto",
+        "How class folders name the model's classes: found automatically, or by WNID, name, index or order",
+        choices=CLASSES,
+        label="Classes of the data",
+        noun="way to match classes",
+    )
+
+
+@dataclass(frozen=True)
+class RunSpec(Spec):
+    """Methods judged by protocols on a model and a data set: what a score, a link, a command line or a manifest says.
+
+    A field with a default is an option. Adding one here adds it to the command line, the link, the snippet, the keyword
+    arguments of `attrlib.score` and `attrlib.compare`, and the form of the page Scores; see CONTRIBUTING.md, "An option of a run".
+    """
+
+    command: ClassVar[str] = "score"
+    what: ClassVar[str] = "run"
+
+    model: ModelSpec = nested(ModelSpec)
+    data: str = param(
+        REQUIRED,
+        DATA_HELP,
+        missing="no data given: add for example --data FOLDER; python -m attrlib datasets lists those that have a name",
+    )
+    protocols: tuple[ProtocolSpec, ...] = param(
+        REQUIRED,
+        "Separated by commas: NAME or NAME:key=value, or all",
+        read=parse_protocols,
+        write=write_list,
+        flag="protocol",
+        missing="no protocol given: add for example --protocol sds; python -m attrlib protocols lists them",
+    )
+    methods: tuple[MethodSpec, ...] = param(REQUIRED, METHODS_HELP, read=parse_methods, write=write_list, missing=NO_METHODS)
+    limit: int | None = param(
+        None, "Images, or grids, at most; the seed chooses them", low=1, high=MOST, auto="all", none="all", label="Items"
+    )
+    seed: int = seed_param()
+    fast: bool = param(
+        False,
+        "Fold BatchNorm into convolutions, and compute many forward passes in bfloat16: less exact; the result says how far the maps agree",
+    )
+    ci_width: float | None = param(
+        None,
+        "Stop a protocol as soon as the 95 % confidence interval of every method is this narrow",
+        above=0.0,
+        auto="never",
+        none="none",
+        label="Stop at a 95 % CI of width",
+    )
+    classes: str = classes_param()
+    deletion_tuned: bool = param(
+        False,
+        "The checkpoint is fine-tuned on deleted patches, as idsds needs; shipped and published ones say so themselves",
+        label="Checkpoints are fine-tuned on deleted patches",
+    )
+    filter_models: tuple[ModelSpec, ...] = param(
+        (),
+        "Grids only of images that these models classify as confidently, too: NAME or NAME@CHECKPOINT, separated by commas",
+        read=parse_model_specs,
+        write=write_model_specs,
+    )
+
+    def snippet(self) -> str:
+        """Return Python that computes the same."""
+        model = self.model.arguments() + self.keywords(["deletion_tuned"])
+        given = self.keywords([p.name for p in options_of(RunSpec) if p.name != "deletion_tuned"])
+        if self.filter_models:
+            given += f", filter_models=[{', '.join(f'attrlib.load_model({other.arguments()})' for other in self.filter_models)}]"
+        lines = ["import attrlib", "", f"model = attrlib.load_model({model})", f"data = attrlib.load_dataset({self.data!r})"]
+        lines += [f"protocols = {[str(p) for p in self.protocols]}", f"methods = {[str(m) for m in self.methods]}"]
+        lines += [f"result = attrlib.compare(protocols, model, methods, data{given})", "for row in result.table():", "    print(row)"]
+        return "\n".join(lines)

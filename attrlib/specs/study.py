@@ -1,0 +1,68 @@
+"""What a study is about: its name and parameters, models, data and methods."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from attrlib.registry import REQUIRED, param, params_of
+from attrlib.specs.codec import Reader, Spec
+from attrlib.specs.method import MethodSpec, parse_methods
+from attrlib.specs.model import ModelSpec, parse_model_specs, write_model_specs
+from attrlib.specs.run import DATA_HELP, classes_param, seed_param
+from attrlib.specs.text import Pairs, read_pairs, write_list, write_pairs
+
+
+@dataclass(frozen=True)
+class StudySpec(Spec):
+    """A study on models and data. Without `models` its own; without `methods` its own, at settings that keep it cheap.
+
+    `params` are the study's, as text or in type; in text form they stand behind its name, as in `smoothing:limit=8`.
+    `seed` chooses the items and draws whatever is random.
+    """
+
+    command: ClassVar[str] = "study"
+    what: ClassVar[str] = "study"
+
+    study: str = param(
+        REQUIRED, "A study, as NAME or NAME:key=value, or all; python -m attrlib studies lists them", positional=True,
+        missing="no study given: add for example ranking; python -m attrlib studies lists them",
+    )  # fmt: skip
+    params: Pairs = ()
+    models: tuple[ModelSpec, ...] = param(
+        (),
+        "Separated by commas: NAME or ARCHITECTURE@CHECKPOINT, with @HxW for another input size; by default shipped ones",
+        read=parse_model_specs,
+        write=write_model_specs,
+    )
+    data: str = param("birds", DATA_HELP)
+    methods: tuple[MethodSpec, ...] = param(
+        (), "Separated by commas, as they are; by default the study's own, kept cheap", read=parse_methods, write=write_list
+    )
+    seed: int = seed_param()
+    classes: str = classes_param()
+    deletion_tuned: bool = param(
+        False, "Checkpoints are fine-tuned on deleted patches, as idsds needs", label="Checkpoints are fine-tuned on deleted patches"
+    )
+
+    def __str__(self) -> str:
+        return self.study + write_pairs(self.params)
+
+    @classmethod
+    def build(cls, reader: Reader, default: Self | None = None) -> Self:
+        """Read all fields, the parameters from the text form of the study."""
+        study, *others = params_of(cls)
+        named = reader.value(study, REQUIRED if default is None else (default.study, default.params), read_pairs)
+        rest = {p.name: reader.value(p, p.default if default is None else getattr(default, p.name)) for p in others}
+        return cls(*named, **rest)
+
+    def fields(self) -> dict[str, str]:
+        """Return every field as text."""
+        return super().fields() | {"study": str(self)}
+
+    def snippet(self) -> str:
+        """Return Python that computes the same."""
+        given = f", models={[m.text for m in self.models]}" if self.models else ""
+        given += self.keywords(["data"])
+        given += f", methods={[str(m) for m in self.methods]}" if self.methods else ""
+        given += self.keywords(["seed", "classes", "deletion_tuned"])
+        lines = ["from attrlib.studies import study", "", f"result = study({str(self)!r}{given})", "print(result.finding)"]
+        return "\n".join([*lines, "for row in result.rows:", "    print(row)"])

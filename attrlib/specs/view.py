@@ -1,0 +1,42 @@
+"""How maps are shown: typed options, which links, command lines and dials are made from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from attrlib.errors import SpecError
+from attrlib.registry import param, parse_params
+from attrlib.specs.codec import Spec
+
+SIGNS = ("signed", "positive", "absolute")
+SCALES = ("shared", "each")
+
+
+def check_kernel(size: int) -> None:
+    """Raises `SpecError` for an even kernel size."""
+    if size and size % 2 == 0:
+        raise SpecError(f"smoothing={size} is even: the kernel size K must be odd, or 0 for none")
+
+
+class View(Spec):
+    """How maps are shown: a frozen dataclass of typed options. None of it changes an attribution."""
+
+    @classmethod
+    def parse(cls, given: Mapping[str, object]) -> Self:
+        """Return the view with the given options, the others at their defaults. Raises `SpecError`."""
+        return cls(**parse_params(cls, given, "view"))
+
+
+@dataclass(frozen=True)
+class ViewSpec(View):
+    """How maps of one picture are drawn."""
+
+    sign: str = param("signed", "Show both signs, only evidence for the class, or magnitude", choices=SIGNS)
+    smoothing: int = param(
+        0, "Gaussian smoothing K x K, sigma = K/4, of the signed map; 0 is off, else odd", low=0, high=257, check=check_kernel
+    )
+    opacity: float = param(0.7, "Opacity of the map over the greyed photo", low=0.0, high=1.0)
+    scale: str = param("each", "One colour scale for all maps, or one for each", choices=SCALES)
+    clip: float = param(99.5, "Percentile of the magnitudes that saturates the colours", low=50.0, high=100.0)
+    diverging: str = param("BlueOrange", "Colour map of signed maps", choices=("BlueOrange", "RdBu", "PuOr", "PRGn"))
+    sequential: str = param("Inferno", "Colour map of positive maps", choices=("Inferno", "Viridis", "Cividis", "Magma"))
