@@ -390,6 +390,7 @@ def test_resume_may_stand_beside_what_is_asked_for(data: Path, monkeypatch: pyte
         ("--filter-models", EMBEDDED),
         ("--model", "timm:resnet18"),
         ("--checkpoint", "random:1"),
+        ("--input-size", "64"),
         ("--deletion-tuned",),
         ("--classes", "index"),
     ],

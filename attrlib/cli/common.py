@@ -139,6 +139,6 @@ def _flag(param: Param) -> inspect.Parameter:
 def _help(param: Param) -> str:
     notes = [param.expects()] if param.is_plain and not param.is_switch and (param.kind is not str or param.choices) else []
     if not (param.required or param.is_switch):
-        default = param.auto or param.format(param.default)
+        default = param.format(param.default) or param.auto
         notes += [f"default {default}"] if default else []
     return f"{param.help}{' (' if notes else ''}{'; '.join(notes)}{')' if notes else ''}."

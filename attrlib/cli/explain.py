@@ -20,6 +20,7 @@ from attrlib.registry import params_of
 from attrlib.specs import ExplainSpec, flag_of
 from attrlib.store import parse_bytes
 
+PREDICTED = "predicted"
 REPEATED = ("image", "checkpoint")
 """What may be given beside a manifest: where its files are now."""
 
@@ -58,7 +59,7 @@ def explain(
     if content is not None:
         check_same(content, classifier, photo)
     else:
-        if target is not None:
+        if target not in (None, PREDICTED):
             spec = dataclasses.replace(spec, target=classifier.target(target))
         if names_many(options["methods"]):
             kept, reasons = defined(classifier, spec.methods)

@@ -10,6 +10,7 @@ from functools import cache
 from timm.data import ImageNetInfo
 
 from attrlib.errors import DataError, unknown
+from attrlib.specs import CLASSES
 
 _WNID = re.compile(r"(n\d{8})(?:[ _,-].*)?")
 _SOME = 3
@@ -60,8 +61,8 @@ def _matched(names: Sequence[str], model_names: Sequence[str], by: str) -> tuple
 
 def check_way(by: str) -> None:
     """Raises `DataError` where there is no such way to match classes."""
-    if by != "auto" and by not in _WAYS:
-        raise DataError(unknown("way to match classes", by, ["auto", *_WAYS]))
+    if by not in CLASSES:
+        raise DataError(unknown("way to match classes", by, CLASSES))
 
 
 def _unique(candidates: Candidates, names: Sequence[str], model_names: Sequence[str], way: str) -> tuple[int, ...]:

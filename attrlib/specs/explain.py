@@ -5,15 +5,14 @@ from typing import ClassVar
 
 from attrlib.registry import REQUIRED, nested, param
 from attrlib.specs.codec import Spec
-from attrlib.specs.method import MethodSpec, parse_methods
+from attrlib.specs.method import MethodSpec, methods_param
 from attrlib.specs.model import ModelSpec
-from attrlib.specs.text import write_list
+from attrlib.specs.text import MOST, whole
 from attrlib.specs.view import ViewSpec
 
-MOST = 2**31 - 1
-"""Largest seed, index or number of items."""
-METHODS_HELP = "Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all"
-NO_METHODS = "no method given: add for example --methods IG,Grad-CAM; python -m attrlib methods lists them"
+
+def _parse_class(value: object) -> int:
+    return whole(value, "target")
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,10 @@ class ExplainSpec(Spec):
     image: str = param(
         REQUIRED, "A JPEG, PNG or WebP file, or sample:NAME", missing="no picture given: add --image FILE, or try --image sample:cat"
     )
-    methods: tuple[MethodSpec, ...] = param(REQUIRED, METHODS_HELP, read=parse_methods, write=write_list, missing=NO_METHODS)
-    target: int | None = param(None, "Class index or name", low=0, high=MOST, auto="the predicted class", none="predicted")
+    methods: tuple[MethodSpec, ...] = methods_param()
+    target: int | None = param(
+        None, "Class index or name", read=_parse_class, check=_parse_class, auto="the predicted class", none="predicted"
+    )
     seed: int = param(0, "Seed of random methods", low=0, high=MOST)
     view: ViewSpec = nested(ViewSpec)
 

@@ -1,11 +1,12 @@
 """Which method, at which layer, with which parameters."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from attrlib.errors import SpecError
+from attrlib.registry import REQUIRED, param
 from attrlib.specs.codec import Spec
-from attrlib.specs.text import Pairs, Value, read_list, read_pairs, write_pairs
+from attrlib.specs.text import Pairs, Value, read_list, read_pairs, write_list, write_pairs
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,14 @@ class MethodSpec(Spec):
 def parse_methods(text: str, layer: str = "") -> tuple[MethodSpec, ...]:
     """Read a list of methods in text form, separated by commas, each once, in order."""
     return read_list(text, lambda part: MethodSpec.parse(part, layer), "no method given; write for example IG,Grad-CAM@Final")
+
+
+def methods_param() -> Any:
+    """Declare the methods of a spec, in text form separated by commas."""
+    return param(
+        REQUIRED,
+        "Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all",
+        read=parse_methods,
+        write=write_list,
+        missing="no method given: add for example --methods IG,Grad-CAM; python -m attrlib methods lists them",
+    )

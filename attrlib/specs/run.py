@@ -5,11 +5,10 @@ from typing import Any, ClassVar
 
 from attrlib.registry import REQUIRED, nested, param
 from attrlib.specs.codec import Spec, options_of
-from attrlib.specs.explain import METHODS_HELP, MOST, NO_METHODS
-from attrlib.specs.method import MethodSpec, parse_methods
+from attrlib.specs.method import MethodSpec, methods_param
 from attrlib.specs.model import ModelSpec, parse_model_specs, write_model_specs
 from attrlib.specs.protocol import ProtocolSpec, parse_protocols
-from attrlib.specs.text import write_list
+from attrlib.specs.text import MOST, write_list
 
 CLASSES = ("auto", "wnid", "name", "index", "order")
 """Ways to find the classes of the data among the model's."""
@@ -57,7 +56,7 @@ class RunSpec(Spec):
         flag="protocol",
         missing="no protocol given: add for example --protocol sds; python -m attrlib protocols lists them",
     )
-    methods: tuple[MethodSpec, ...] = param(REQUIRED, METHODS_HELP, read=parse_methods, write=write_list, missing=NO_METHODS)
+    methods: tuple[MethodSpec, ...] = methods_param()
     limit: int | None = param(
         None, "Images, or grids, at most; the seed chooses them", low=1, high=MOST, auto="all", none="all", label="Items"
     )

@@ -7,6 +7,8 @@ from attrlib.errors import SpecError
 from attrlib.registry import Value
 
 T = TypeVar("T")
+MOST = 2**31 - 1
+"""Largest seed, index or number of items."""
 Pairs = tuple[tuple[str, Value], ...]
 
 
@@ -52,6 +54,6 @@ def whole(text: object, name: str) -> int:
         number = int(str(text))
     except ValueError:
         number = -1
-    if not 0 <= number < 2**31:
+    if not 0 <= number <= MOST:
         raise SpecError(f"{name}={str(text)[:40]!r} is not valid: expected a whole number from 0")
     return number

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from attrlib.data.datasets import Dataset, anchored, load_dataset
 from attrlib.engine.plan import make_plan
@@ -15,7 +16,8 @@ from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier, load_model, parse_model
 from attrlib.progress import Listener, no_listener
 from attrlib.protocols import PROTOCOLS
-from attrlib.specs import NUMERICS, MethodSpec, ModelSpec, RunSpec, StudySpec, digest
+from attrlib.specs import NUMERICS, MethodSpec, ModelSpec, RunSpec, StudySpec, digest, options_of
+from attrlib.specs.codec import documented
 from attrlib.store import Record, Store, open_store
 from attrlib.studies.base import Found, Study, StudyResult, create, parse_study, resolve
 from attrlib.studies.facts import Facts, digest_of_weights, facts_of, own_map
@@ -25,6 +27,8 @@ Load = Callable[[ModelSpec, bool], Classifier]
 TIMES = 64
 """Times that a study can be gone on with before its seconds are no longer added up."""
 DONE = "done"
+STUDY_OPTIONS = tuple(p for p in options_of(StudySpec) if p.name != "data")
+"""Keywords of `study` that are not parameters of the study itself."""
 
 
 @dataclass(frozen=True)
@@ -56,28 +60,26 @@ def load_plain(spec: ModelSpec, deletion_tuned: bool) -> Classifier:
     return load_model(spec.architecture, deletion_tuned=tuned, **spec.options())
 
 
+@documented(STUDY_OPTIONS)
 def study(
     name: str,
     models: Iterable[str | ModelSpec] = (),
     data: str | Path = "birds",
     *,
     methods: Iterable[str | MethodSpec] = (),
-    seed: int = 0,
-    classes: str = "auto",
-    deletion_tuned: bool = False,
     store: Store | None = None,
     watch: Listener[StudyEvent] = no_listener,
-    **params: object,
+    **options: Any,
 ) -> StudyResult:
     """A study by name, or with parameters in it (`smoothing:limit=8`), on the shipped models and the birds, or on others.
 
-    What was computed before is not again. `watch` is told how far it is, and raises `Cancelled` to stop: what was computed is kept.
+    Other keywords are parameters of the study. What was computed before is not computed again. `watch` is told how far it is, and raises `Cancelled` to stop: what was computed is kept.
     """
     own, given = parse_study(name)
     chosen = tuple(m if isinstance(m, ModelSpec) else parse_model(m) for m in models)
     asked = tuple(m if isinstance(m, MethodSpec) else MethodSpec.parse(m) for m in methods)
-    pairs = tuple((dict(given) | params).items())
-    spec = StudySpec(own, pairs, chosen, str(data), asked, seed, classes, deletion_tuned)
+    of_spec = {p.name: options.pop(p.name) for p in STUDY_OPTIONS if p.name in options}
+    spec = StudySpec(own, tuple((dict(given) | options).items()), chosen, str(data), asked, **of_spec)
     return run_study(spec, store or open_store(), watch)
 
 
