@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qsl
 
 import attrlib  # before torchvision: it declares the operators that torchvision may lack
 
@@ -31,7 +32,7 @@ from attrlib.engine.jobs import Priority, Queue
 from attrlib.errors import Cancelled
 from attrlib.figures import charts
 from attrlib.models import parse_model
-from attrlib.specs import parse_methods, parse_protocols
+from attrlib.specs import RunSpec, options_of, parse_methods, parse_protocols
 from attrlib.statistics import paired_difference, summary
 from attrlib.store import open_store
 from pages.parts import behind, choice, runs, score_choice, score_plots, score_takeaway, short
@@ -455,9 +456,25 @@ def test_the_link_restores_everything(data: Path) -> None:
     }  # fmt: skip
     at = planned(start(**fields))
     again = {name: at.query_params[name] for name in at.query_params}
-    assert {k: v if isinstance(v, list) and len(v) > 1 else (v[0] if isinstance(v, list) else v) for k, v in again.items()} == fields
+    found = {k: v if isinstance(v, list) and len(v) > 1 else (v[0] if isinstance(v, list) else v) for k, v in again.items()}
+    assert {k: found[k] for k in fields} == fields
     assert at.selectbox(key="s_layer").value == "Middle"
     assert "at most" in words(at)
+
+
+def test_every_option_of_a_run_has_a_control(data: Path) -> None:
+    at = small(data).run()
+    controls = {control.key for kind in (at.number_input, at.selectbox, at.checkbox, at.text_input) for control in kind}
+    assert {f"s_{option.name}" for option in options_of(RunSpec)} <= controls
+
+
+def test_the_link_of_one_run_opens_the_page_with_the_models_that_it_shares_its_grids_with(data: Path) -> None:
+    run = replace(wanted(data, "IxG").runs()[0], filter_models=(parse_model(TWIN),))
+    fields = dict(parse_qsl(run.link()[1:]))
+    found, problems = score_choice.read_fields({name: [text] for name, text in fields.items()}, score_choice.PHOTOS)
+    assert problems == []
+    assert [model.text for model in found.models] == [run.model.text, TWIN]
+    assert replace(found.run, model=run.model, filter_models=run.filter_models) == run
 
 
 def test_several_models_share_their_grids_unless_that_is_switched_off(data: Path) -> None:

@@ -56,7 +56,13 @@ SPECS: list[Spec] = [
     ExplainSpec(MODEL, "my photo.jpg", METHODS, 3, 4, ViewSpec("positive", 5, 0.5, "shared", 98.0, "RdBu", "Magma")),
     RUN,
     AggregateSpec(
-        RunSpec(MODEL, "my data", (ProtocolSpec("gridpg", (("grid", "3"),)),), METHODS, 7, 3, classes="name"),
+        RunSpec(
+            MODEL,
+            "my data",
+            (ProtocolSpec("gridpg", (("grid", "3"),)),),
+            METHODS,
+            **{p.name: changed(p) for p in options_of(RunSpec) if ("run", p.name) in {q.path for q in params_of(AggregateSpec)}},  # type: ignore[arg-type]
+        ),
         AggregateView(2, 33, "signed"),
     ),
     StudySpec("smoothing", (("limit", "8"), ("steps", "4")), (MODEL, ModelSpec("efficientnet_lite0")), "photos", METHODS, 5, "name", True),
