@@ -7,7 +7,7 @@ from attrlib.api import compare, explain, score
 from attrlib.data.datasets import list_datasets, load_dataset
 from attrlib.data.pictures import open_image
 from attrlib.doctor import Diagnosis, doctor
-from attrlib.engine.scores import RunResult, Score
+from attrlib.engine.results import RunResult, Score
 from attrlib.errors import (
     AttrlibError,
     Cancelled,

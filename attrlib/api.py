@@ -13,8 +13,9 @@ from attrlib.data.datasets import Dataset, anchored, load_dataset
 from attrlib.data.images import Photo
 from attrlib.data.pictures import open_image
 from attrlib.engine.memory import rows_within
+from attrlib.engine.plan import make_plan
+from attrlib.engine.results import RunResult, Score
 from attrlib.engine.run import Watch, run
-from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import ImageError, SpecError, unknown
 from attrlib.methods import BATCH_SIZE, Attribution, attribute, read_methods
 from attrlib.models import Classifier
@@ -118,7 +119,8 @@ def compare(
         filter_models=tuple(own.spec for own in others),
         **options,
     )
-    return run(spec, model, dataset, store or open_store(), watch, max_memory, others)
+    plan = make_plan(spec, model, dataset, store or open_store(), filter_models=others, max_memory=max_memory)
+    return run(plan, watch)
 
 
 def as_batch(model: Classifier, images: Images) -> Tensor:

@@ -101,6 +101,33 @@ def summary(values: np.ndarray) -> Summary:
     return Summary(mean, mean - half, mean + half, n, len(every) - n)
 
 
+class RunningSummary:
+    """The summary of values that arrive a few at a time, without keeping them (Chan et al. 1983)."""
+
+    def __init__(self) -> None:
+        self._n = self._undefined = 0
+        self._mean = self._squares = 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        """Add values; those that are not finite count as undefined."""
+        defined = values[np.isfinite(values)]
+        self._undefined += len(values) - len(defined)
+        if not len(defined):
+            return
+        mean, count = float(defined.mean()), self._n + len(defined)
+        shift = mean - self._mean
+        self._squares += float(((defined - mean) ** 2).sum()) + shift**2 * self._n * len(defined) / count
+        self._mean += shift * len(defined) / count
+        self._n = count
+
+    def summary(self) -> Summary:
+        """Return mean and 95 % interval as `summary` gives them, up to rounding."""
+        n = self._n
+        mean = self._mean if n else math.nan
+        half = float(stdtrit(n - 1, 1 - LEVEL / 2) * math.sqrt(self._squares / (n - 1) / n)) if n > 1 else math.nan
+        return Summary(mean, mean - half, mean + half, n, self._undefined)
+
+
 def mean_correlation(means: np.ndarray) -> float:
     """Mean over all pairs of rows of (k, n) of Spearman's correlation over the columns, undefined pairs left out."""
     rows = torch.from_numpy(np.ascontiguousarray(means, dtype=np.float64))

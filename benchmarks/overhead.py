@@ -16,8 +16,9 @@ import attrlib
 from attrlib.data.datasets import Dataset
 from attrlib.data.labels import match_classes
 from attrlib.deletion import cells
+from attrlib.engine.items import image_items
+from attrlib.engine.plan import make_plan
 from attrlib.engine.run import run
-from attrlib.engine.units import image_units
 from attrlib.methods import BATCH_SIZE, attribute_all
 from attrlib.models import EMBEDDED, Classifier
 from attrlib.postprocess import resize
@@ -33,7 +34,7 @@ Scores = dict[str, float]
 
 def by_hand(model: Classifier, data: Dataset, specs: tuple[MethodSpec, ...], limit: int) -> Scores:
     """Mean SDS of every method, by the arithmetic alone."""
-    chosen = image_units(data, match_classes(data.class_names, model.class_names), limit, seed=0, labelled=True).units
+    chosen = image_items(data, match_classes(data.class_names, model.class_names), limit, seed=0, labelled=True).items
     found: dict[str, list[torch.Tensor]] = {str(spec): [] for spec in specs}
     for first in range(0, len(chosen), BATCH_SIZE):
         units = chosen[first : first + BATCH_SIZE]
@@ -55,7 +56,8 @@ def by_engine(model: Classifier, data: Dataset, specs: tuple[MethodSpec, ...], l
     """The same by a run that begins with nothing."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder=Path(folder))
-        result = run(RunSpec(ModelSpec(model.name), data.name, (ProtocolSpec("sds"),), specs, limit), model, data, store)
+        spec = RunSpec(ModelSpec(model.name), data.name, (ProtocolSpec("sds"),), specs, limit)
+        result = run(make_plan(spec, model, data, store))
         store.close()
     return {str(method): score.mean for (_, method), score in result.scores.items()}
 

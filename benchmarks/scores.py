@@ -23,9 +23,10 @@ from torch import Tensor, nn
 import attrlib
 from attrlib.data.datasets import Dataset
 from attrlib.data.labels import match_classes
-from attrlib.engine.loading import Loader
+from attrlib.engine.items import image_items
+from attrlib.engine.loader import Loader
+from attrlib.engine.plan import make_plan
 from attrlib.engine.run import run
-from attrlib.engine.units import image_units
 from attrlib.methods import METHODS, attribute, create, defined
 from attrlib.models import Classifier
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
@@ -118,7 +119,7 @@ def ours(model: Classifier, data: Dataset, specs: list[MethodSpec], limit: int, 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder=Path(folder))
         spec = RunSpec(ModelSpec(model.name), data.name, (ProtocolSpec("sds"),), tuple(specs), limit, fast=fast)
-        result, seconds = timed(lambda: run(spec, model, data, store))
+        result, seconds = timed(lambda: run(make_plan(spec, model, data, store)))
         store.close()
     return {str(method): score.mean for (_, method), score in result.scores.items()}, seconds
 
@@ -134,8 +135,8 @@ def main() -> None:
     specs = [s for s in possible if cost_of(create(s).passes(model.layer(s.layer or METHODS[s.name].default_layer))) <= options.passes]
     exact, exact_seconds = ours(model, data, specs, options.images, fast=False)
     fast, fast_seconds = ours(model, data, specs, options.images, fast=True)
-    chosen = image_units(data, match_classes(data.class_names, model.class_names), options.images, seed=0, labelled=True)
-    _, batch = Loader(model, data).get(chosen.units)
+    chosen = image_items(data, match_classes(data.class_names, model.class_names), options.images, seed=0, labelled=True)
+    _, batch = Loader(model, data).get(chosen.items)
     assert batch is not None
     theirs = reference(model, specs, batch.images, batch.labels)
     print(f"{'method':40} reference    exact     fast   CPU seconds of the reference")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import attrlib
 from attrlib.data.samples import SAMPLES
-from attrlib.engine.bench import is_rounded
+from attrlib.engine.evaluator import uses_bfloat16
 from attrlib.methods import Attribution, attribute, attribute_all, create, defined, read_methods
 from attrlib.models import EMBEDDED, Classifier
 from attrlib.models.folded import Folded
@@ -32,7 +32,7 @@ def quickly(model: Classifier, specs: Iterable[MethodSpec], images: Tensor, targ
     folded, groups = Folded(), dict[tuple[Classifier, bool], list[MethodSpec]]()
     for spec in specs:
         layer = model.layer(spec.layer or create(spec).default_layer)
-        low = is_rounded(create(spec).passes(layer)) and has_bfloat16(model.device)
+        low = uses_bfloat16(create(spec).passes(layer)) and has_bfloat16(model.device)
         groups.setdefault((folded(model, layer.path), low), []).append(spec)
     found = {
         spec: one

@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl
 
 import streamlit as st
 
-from attrlib.engine.explanation import Explanation
+from attrlib.engine.explain import Explanation
 from attrlib.registry import params_of
 from attrlib.specs import SCALES, SIGNS, ExplainSpec, ViewSpec
 from pages.parts import choice, choosers, inspect_choice, inspect_rows, inspect_tools, takeaway, tiles, work

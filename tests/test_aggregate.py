@@ -15,11 +15,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from attrlib.aggregate import SHARES, aggregate, localisation
+from attrlib.aggregation.panels import line_of, view_of
+from attrlib.aggregation.view import Aggregation
 from attrlib.cli import app
 from attrlib.data.images import Photo
-from attrlib.engine.aggregation import Aggregation
-from attrlib.engine.own_grid import map_grid
-from attrlib.engine.panels import line_of, view_of
+from attrlib.diagnostics.localisation_grid import map_grid
 from attrlib.engine.run import run
 from attrlib.errors import AttrlibError, SpecError
 from attrlib.figures.aggatt import bin_names, draw_bin, mosaic, outlined, panel
@@ -266,7 +266,7 @@ def test_nothing_is_computed_and_no_image_is_opened_for_what_the_store_has(model
     def fail(*_args: object, **_options: object) -> None:
         raise AssertionError("computed, or opened")
 
-    monkeypatch.setattr("attrlib.engine.bench.attribute_each", fail)
+    monkeypatch.setattr("attrlib.engine.evaluator.attribute_each", fail)
     monkeypatch.setattr(type(data), "__getitem__", fail)
     for smoothing in (0, 9, 33):
         assert found.row(METHODS[0], AggregateView(smoothing=smoothing)).summary.n == 6
@@ -464,10 +464,10 @@ def test_what_is_at_hand_is_counted(model, folder, store) -> None:
     found = Aggregation(own, model, data, store)
     assert found.nbytes == 0
     row = found.row(METHODS[0], AggregateView())
-    maps = len(row.units) * len(found.cells) * row.side[0] * row.side[1] * 4
+    maps = len(row.items) * len(found.cells) * row.side[0] * row.side[1] * 4
     assert found.nbytes == maps
-    picture = found.picture(row.units[0])
-    found.picture(row.units[0])
+    picture = found.picture(row.items[0])
+    found.picture(row.items[0])
     assert found.nbytes == maps + 3 * picture.width * picture.height
 
 

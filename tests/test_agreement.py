@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from attrlib.engine.agreement import agreements, over_items, over_methods
-from attrlib.engine.published import published
-from attrlib.engine.scores import RunResult, Score
+from attrlib.analysis.agreement import agreements, over_items, over_methods
+from attrlib.analysis.paper_values import published
+from attrlib.engine.results import RunResult, Score
 from attrlib.figures import charts
 from attrlib.protocols import create
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec

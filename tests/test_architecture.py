@@ -16,6 +16,7 @@ FLOORS = [
     {"pages", "attrlib.cli"},
     {"attrlib.studies"},
     {"attrlib.api", "attrlib.doctor"},
+    {"attrlib.analysis", "attrlib.diagnostics", "attrlib.aggregation"},
     {"attrlib.engine"},
     {"attrlib.methods", "attrlib.protocols", "attrlib.training", "attrlib.figures"},
     {"attrlib.models", "attrlib.data", "attrlib.store", "attrlib.aggregate"},

@@ -15,17 +15,19 @@ import scipy.special
 import scipy.stats
 import torch
 from method_nets import Linear, Rectified, made, pictures
+from support.engine import evaluate_items
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from attrlib.engine.bench import Bench, Scratch
-from attrlib.engine.scores import Score
-from attrlib.engine.units import Unit
+from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import EvalItem
+from attrlib.engine.results import Score
 from attrlib.errors import ProtocolError
 from attrlib.methods import resolve
 from attrlib.models import Layer
 from attrlib.models.layers import Layout
-from attrlib.protocols import Batch, Evaluation, Explain, Outcome, Scene, Setting, create
+from attrlib.protocols import Batch, EvalBatch, Explain, Outcome, Scene, Setting, create
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, digest
 
 Model = attrlib.Classifier
@@ -51,11 +53,11 @@ def evaluate(
     """The outcomes of a protocol on a method, or on maps that are given, with nothing of the engine in between."""
     own, setting = create(ProtocolSpec.parse(protocol)), Setting(model, seed)
     if isinstance(explain, str):
-        explain = Bench(model, Scratch(), seed).explain(resolve(MethodSpec.parse(explain)))
+        explain = Evaluator(model, InMemoryCache(), seed).explainer(resolve(MethodSpec.parse(explain)))
     labels = torch.tensor(list(targets))
     batch = Batch(tuple(ids) or tuple(f"image {i}" for i in range(len(images))), images, labels)
     measured = {m: m.measure(setting, batch, labels) for m in own.measurements}
-    return own.evaluate(Evaluation(setting, batch, labels, measured, explain))
+    return own.evaluate(EvalBatch(setting, batch, labels, measured, explain))
 
 
 def values(outcomes: Sequence[Outcome]) -> np.ndarray:
@@ -225,11 +227,15 @@ def test_the_class_is_the_label_or_the_prediction() -> None:
     model, images = steep_model(size), pictures(6, *size)
     predicted = model(images).argmax(1).tolist()
     labels = [(k + 1) % method_nets.CLASSES for k in predicted]
-    units = [Unit(f"u{i}", (i,), (label,)) for i, label in enumerate(labels)]
+    units = [EvalItem(f"u{i}", (i,), (label,)) for i, label in enumerate(labels)]
     batch = Batch(tuple(u.id for u in units), images, torch.tensor(labels))
     for target, classes in (("label", labels), ("prediction", predicted)):
-        records = Bench(model, Scratch()).perform(
-            create(ProtocolSpec.parse(f"sds:target={target}")), resolve(MethodSpec("Gradient")), units, batch
+        records = evaluate_items(
+            Evaluator(model, InMemoryCache()),
+            create(ProtocolSpec.parse(f"sds:target={target}")),
+            resolve(MethodSpec("Gradient")),
+            units,
+            batch,
         )
         maps = attrlib.explain(model, images, "Gradient", classes).maps
         expected, _ = single_deletion(model, images, classes, maps, torch.zeros_like(images), 4, "logit", "signed")
@@ -334,7 +340,7 @@ def test_a_constant_map_is_undefined_at_the_resolution_of_every_layer(small: int
     count = len(constants)
     protocol, setting, batch = create(ProtocolSpec("sds")), Setting(steep_model((20, 20))), Batch(("",) * count, *empty(count, side))
     outputs = torch.arange(17.0).repeat(count, 1)
-    work = Evaluation(setting, batch, batch.labels, {protocol.measurements[0]: {"logit": outputs}}, given(maps, kind))
+    work = EvalBatch(setting, batch, batch.labels, {protocol.measurements[0]: {"logit": outputs}}, given(maps, kind))
     assert np.isnan(values(protocol.evaluate(work))).all()
 
 
@@ -387,10 +393,10 @@ def test_undefined_images_are_counted_and_left_out_or_count_zero() -> None:
 def test_random_maps_are_at_chance(grid: int) -> None:
     images, count = pictures(600, 16), 600
     model = steep_model((16, 16))
-    units = [Unit(f"u{i}", (i,), (i % 5,)) for i in range(count)]
+    units = [EvalItem(f"u{i}", (i,), (i % 5,)) for i in range(count)]
     batch = Batch(tuple(u.id for u in units), images, torch.tensor([u.labels[0] for u in units]))
-    bench, protocol = Bench(model, Scratch(), rows=200), create(ProtocolSpec.parse(f"sds:grid={grid}"))
-    records = bench.perform(protocol, resolve(MethodSpec("Random")), units, batch)
+    bench, protocol = Evaluator(model, InMemoryCache(), rows=200), create(ProtocolSpec.parse(f"sds:grid={grid}"))
+    records = evaluate_items(bench, protocol, resolve(MethodSpec("Random")), units, batch)
     found = np.array([record.value for record in records.values()])
     spread = 1 / (grid**2 - 1) ** 0.5
     assert abs(found.mean() - protocol.chance_level) < 3 * spread / count**0.5
@@ -423,8 +429,8 @@ def test_a_grid_that_does_not_cut_the_images_into_equal_cells_is_refused_and_tho
 def test_sds_idsds_and_both_policies_share_scores_and_every_method_shares_the_outputs() -> None:
     model, seen = recorded((16, 16))
     model.deletion_tuned = True
-    bench, images = Bench(model, Scratch()), pictures(3, 16)
-    units = [Unit(f"u{i}", (i,), (i,)) for i in range(3)]
+    bench, images = Evaluator(model, InMemoryCache()), pictures(3, 16)
+    units = [EvalItem(f"u{i}", (i,), (i,)) for i in range(3)]
     batch = Batch(tuple(u.id for u in units), images, torch.arange(3))
     found, keys, passes = [], set(), []
     for protocol in ("sds", "idsds", "sds:undefined=zero", "idsds:output=logit"):
@@ -432,7 +438,7 @@ def test_sds_idsds_and_both_policies_share_scores_and_every_method_shares_the_ou
             own, spec = create(ProtocolSpec.parse(protocol)), resolve(MethodSpec(method))
             keys.add(digest(bench.describe(own, spec)))
             seen.clear()
-            found.append([record.value for record in bench.perform(own, spec, units, batch).values()])
+            found.append([record.value for record in evaluate_items(bench, own, spec, units, batch).values()])
             passes.append(sum(map(len, seen)))
     assert len(keys) == 2
     assert found[0::2] == [found[0]] * 4

@@ -13,16 +13,18 @@ import pytest
 import scipy.stats
 import torch
 from method_nets import Linear, Rectified, made, pictures
+from support.engine import evaluate_items
 from torch import Tensor, nn
 
-from attrlib.engine.bench import Bench, Scratch
-from attrlib.engine.units import Unit
+from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import EvalItem
 from attrlib.errors import SpecError
 from attrlib.methods import resolve
 from attrlib.models import Layer
 from attrlib.models.frozen import has_bfloat16
 from attrlib.models.layers import Layout
-from attrlib.protocols import Batch, Evaluation, Explain, Outcome, Setting, create
+from attrlib.protocols import Batch, EvalBatch, Explain, Outcome, Setting, create
 from attrlib.specs import MethodSpec, ProtocolSpec
 
 Model = attrlib.Classifier
@@ -61,11 +63,11 @@ def evaluate(
 ) -> list[Outcome]:  # fmt: skip
     own, setting = create(ProtocolSpec.parse(protocol)), Setting(model, seed)
     if isinstance(explain, str):
-        explain = Bench(model, Scratch(), seed).explain(resolve(MethodSpec.parse(explain)))
+        explain = Evaluator(model, InMemoryCache(), seed).explainer(resolve(MethodSpec.parse(explain)))
     labels = torch.tensor(list(targets))
     batch = Batch(tuple(ids), images, labels)
     measured = {m: m.measure(setting, batch, labels) for m in own.measurements}
-    return own.evaluate(Evaluation(setting, batch, labels, measured, explain))
+    return own.evaluate(EvalBatch(setting, batch, labels, measured, explain))
 
 
 def values(outcomes: Sequence[Outcome]) -> np.ndarray:
@@ -210,10 +212,11 @@ def test_noise_follows_the_seed_and_the_item_alone() -> None:
 @pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this machine computes no bfloat16")
 def test_what_little_noise_does_is_computed_exactly_also_in_a_fast_run() -> None:
     model, images = attrlib.wrap_model(made(Rectified, torch.tanh), SIZE), pictures(3, *SIZE)
-    units = [Unit(name, (i,), (target,)) for i, (name, target) in enumerate(zip(IDS, TARGETS, strict=True))]
+    units = [EvalItem(name, (i,), (target,)) for i, (name, target) in enumerate(zip(IDS, TARGETS, strict=True))]
     batch, protocol, method = Batch(IDS, images, torch.tensor(TARGETS)), create(ProtocolSpec("infidelity")), resolve(MethodSpec("Gradient"))
     exact, fast = (
-        [record.value for record in Bench(model, Scratch(), fast=f).perform(protocol, method, units, batch).values()] for f in (False, True)
+        [record.value for record in evaluate_items(Evaluator(model, InMemoryCache(), fast=f), protocol, method, units, batch).values()]
+        for f in (False, True)
     )
     assert fast == pytest.approx(exact, rel=0.01)
 

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from attrlib.data.grids import compose
-from attrlib.engine.units import Selection, Unit, grid_units
+from attrlib.engine.items import EvalItem, Selection, grid_items
 from attrlib.errors import DataError
 from attrlib.specs import digest
 
@@ -238,21 +238,21 @@ def test_the_first_grids_are_of_the_same_kind_as_the_last(corners: bool) -> None
 # As items of a run -----------------------------------------------------------------------------------------------------
 
 
-def units(classes: Sequence[int]) -> list[Unit]:
+def units(classes: Sequence[int]) -> list[EvalItem]:
     """Images in the order of a data set, whose places there are no positions in this list."""
-    return [Unit(f"photo {place}", (1000 + place,), (label,)) for place, label in enumerate(classes)]
+    return [EvalItem(f"photo {place}", (1000 + place,), (label,)) for place, label in enumerate(classes)]
 
 
 def selected(
     classes: Sequence[int], n: int = 2, corners: bool = False, limit: int | None = None, seed: int = 0, confidence: float = 0.99
 ) -> Selection:
-    return grid_units(units(classes), 500, n, corners, f"confidence={confidence:g}", limit, seed)
+    return grid_items(units(classes), 500, n, corners, f"confidence={confidence:g}", limit, seed)
 
 
 @both_kinds
 def test_the_items_are_the_grids_with_their_images_labels_and_contents(corners: bool) -> None:
     classes = shuffled([6] * 12)
-    found = selected(classes, corners=corners, seed=3).units
+    found = selected(classes, corners=corners, seed=3).items
     for unit, grid in zip(found, compose(classes, 2, corners, 3), strict=True):
         assert unit.images == tuple(1000 + position for position in grid)
         assert unit.labels == tuple(classes[position] for position in grid)
@@ -263,21 +263,21 @@ def test_the_items_are_the_grids_with_their_images_labels_and_contents(corners: 
 @both_kinds
 def test_the_first_grids_are_the_same_however_many_are_used(corners: bool) -> None:
     classes = shuffled([6] * 12)
-    every = selected(classes, corners=corners).units
+    every = selected(classes, corners=corners).items
     for limit in (1, 3, len(every), 1000):
-        assert selected(classes, corners=corners, limit=limit).units == every[:limit]
+        assert selected(classes, corners=corners, limit=limit).items == every[:limit]
 
 
 def test_the_order_of_the_cells_is_part_of_a_grid() -> None:
-    (one,) = selected([0, 1, 2, 3], seed=0).units
-    others = [selected([0, 1, 2, 3], seed=seed).units[0] for seed in range(20)]
+    (one,) = selected([0, 1, 2, 3], seed=0).items
+    others = [selected([0, 1, 2, 3], seed=seed).items[0] for seed in range(20)]
     assert len({unit.images for unit in others}) > 5
     assert all((unit.id == one.id) == (unit.images == one.images) for unit in others)
 
 
 def test_the_results_of_a_grid_depend_on_its_labels_where_they_are_targets() -> None:
-    same = Unit("grid", (1, 2, 3, 4), (0, 1, 2, 3))
-    other = Unit("grid", (1, 2, 3, 4), (0, 1, 2, 4))
+    same = EvalItem("grid", (1, 2, 3, 4), (0, 1, 2, 3))
+    other = EvalItem("grid", (1, 2, 3, 4), (0, 1, 2, 4))
     assert same.key("prediction") == other.key("prediction") == "grid"
     assert len({same.key("label"), other.key("label"), "grid"}) == 3
 
@@ -303,4 +303,4 @@ def test_too_few_images_are_refused_with_what_is_needed(counts: tuple[int, ...],
 def test_a_note_says_what_the_filter_left() -> None:
     found = selected(shuffled([5] * 8), limit=2, confidence=0.9)
     assert found.notes == ("40 of 500 images (8 classes) pass the filter confidence=0.9 and allow 10 grids",)
-    assert len(found.units) == 2
+    assert len(found.items) == 2

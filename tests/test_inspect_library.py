@@ -12,14 +12,16 @@ import scipy.stats
 import torch
 from nets import Plain, made
 from PIL import Image
+from support.engine import evaluate_items
 from torch import Tensor
 
 from attrlib.data.images import Photo, open_photo
-from attrlib.engine.bench import Bench, Scratch
-from attrlib.engine.cell_view import cell_outputs, cell_score
-from attrlib.engine.comparison import compare_maps, twin_correlation
-from attrlib.engine.deletion_path import STEPS, delete_in_order
-from attrlib.engine.units import Unit
+from attrlib.diagnostics.deletion_curve import STEPS, delete_in_order
+from attrlib.diagnostics.map_comparison import compare_maps, twin_correlation
+from attrlib.diagnostics.single_deletion import cell_outputs, cell_score
+from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import EvalItem
 from attrlib.errors import Cancelled, ProtocolError
 from attrlib.figures.cells import cell_scatter, draw_cells, short
 from attrlib.figures.colours import table
@@ -64,9 +66,11 @@ def probability(model: attrlib.Classifier, image: Tensor) -> float:
 def official(protocol: str, model: attrlib.Classifier, photo: Photo, method: str):
     """What a run would say of this photo."""
     images = model.preprocess(photo.image)[None]
-    batch, unit = Batch((photo.digest,), images, torch.tensor([TARGET])), Unit(photo.digest, (0,), (TARGET,))
-    bench = Bench(model, Scratch())
-    return next(iter(bench.perform(create(ProtocolSpec.parse(protocol)), resolve(MethodSpec.parse(method)), [unit], batch).values()))
+    batch, unit = Batch((photo.digest,), images, torch.tensor([TARGET])), EvalItem(photo.digest, (0,), (TARGET,))
+    bench = Evaluator(model, InMemoryCache())
+    return next(
+        iter(evaluate_items(bench, create(ProtocolSpec.parse(protocol)), resolve(MethodSpec.parse(method)), [unit], batch).values())
+    )
 
 
 # Comparing maps

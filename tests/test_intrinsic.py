@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from attrlib.engine.bench import Bench, Scratch
-from attrlib.engine.plan import find_parts
+from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.evaluations import find_evaluations
+from attrlib.engine.evaluator import Evaluator
 from attrlib.errors import Cancelled, MethodError
 from attrlib.methods import METHODS, attribute, list_methods
 from attrlib.models.architectures import BagNet, BcosResNet
@@ -27,7 +28,7 @@ BAG, BCOS = MethodSpec("BagNet"), MethodSpec("B-cos")
 
 
 def lively(module: nn.Module) -> nn.Module:
-    """Evaluation mode, with normalisation that is not the identity."""
+    """EvalBatch mode, with normalisation that is not the identity."""
     generator = torch.Generator().manual_seed(3)
     for own in module.modules():
         if isinstance(own, nn.BatchNorm2d):
@@ -259,8 +260,8 @@ def test_a_run_leaves_them_out_of_settings_that_cut_the_network_and_of_other_net
     others = "B-cos" if spec is BAG else "BagNet"
     protocols = parse_protocols("gridpg,difull,dipart,sds")
     run = RunSpec(ModelSpec("wrapped"), "photos", protocols, (spec, MethodSpec("IxG"), MethodSpec(others)))
-    groups, refused = find_parts(run, model, type("Data", (), {"offers": ()})(), Bench(model, Scratch()))
-    offered = {(part.protocol_spec.name, part.method_spec.name) for group in groups for part in group.parts}
+    groups, refused = find_evaluations(run, type("Data", (), {"offers": ()})(), Evaluator(model, InMemoryCache()))
+    offered = {(part.protocol_spec.name, part.method_spec.name) for group in groups for part in group.evaluations}
     assert offered >= {("gridpg", spec.name), ("sds", spec.name), ("gridpg", "IxG"), ("difull", "IxG"), ("sds", "IxG")}
     reasons = {(protocol.name, method.name): why for protocol, method, why in refused}
     for setting in ("difull", "dipart"):

@@ -25,9 +25,12 @@ import test_run
 from support.waiting import LIMIT, until
 from test_run import GRID
 
-import attrlib.engine.bench
-import attrlib.engine.run
-from attrlib.engine.bench import Bench
+import attrlib.engine.evaluations
+import attrlib.engine.evaluator
+import attrlib.engine.plan
+from attrlib.engine.evaluations import Evaluation
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.work import Worker
 from attrlib.protocols import Batch, Measurement
 from attrlib.specs import digest
 from attrlib.store import Store, Verified
@@ -55,7 +58,7 @@ def attempt(number: int, most: int | None, cache: str, data: str, log: str, resu
         while most is not None and begun >= most:
             time.sleep(PAUSE)
 
-    attribute, perform, measure = attrlib.engine.bench.attribute_each, Bench.perform, Bench.measure
+    attribute, score, measure = attrlib.engine.evaluator.attribute_each, Worker._score, Evaluator.measure
 
     def logged_attribute(view: Any, specs: Any, images: Any, targets: Any, *rest: Any) -> Any:
         owners = rest[4] if len(rest) > 4 and rest[4] is not None else range(len(images))
@@ -64,11 +67,11 @@ def attempt(number: int, most: int | None, cache: str, data: str, log: str, resu
         begin(f"map {type(view).__name__}", [f"{spec} {content} {target}" for spec in specs for content, target in pairs])
         return attribute(view, specs, images, targets, *rest)
 
-    def logged_perform(self: Bench, protocol: Any, method: Any, units: Any, batch: Batch, *rest: Any) -> Any:
-        begin(f"score {protocol} {method}", [unit.id for unit in units])
-        return perform(self, protocol, method, units, batch, *rest)
+    def logged_score(self: Worker, evaluator: Any, evaluation: Evaluation, items: Any, *rest: Any) -> Any:
+        begin(f"score {evaluation.protocol} {evaluation.method}", [item.id for item in items])
+        return score(self, evaluator, evaluation, items, *rest)
 
-    def logged_measure(self: Bench, measurement: Measurement, batch: Batch, targets: Any = None) -> Any:
+    def logged_measure(self: Evaluator, measurement: Measurement, batch: Batch, targets: Any = None) -> Any:
         own = measurement.measure
 
         def logged(setting: Any, part: Batch, chosen: Any) -> Any:
@@ -84,9 +87,9 @@ def attempt(number: int, most: int | None, cache: str, data: str, log: str, resu
         finally:
             object.__delattr__(measurement, "measure")
 
-    attrlib.engine.bench.attribute_each = logged_attribute
-    Bench.perform, Bench.measure = logged_perform, logged_measure  # type: ignore[method-assign]
-    attrlib.engine.run.BATCH_SIZE = CHUNK
+    attrlib.engine.evaluator.attribute_each = logged_attribute
+    Worker._score, Evaluator.measure = logged_score, logged_measure  # type: ignore[method-assign]
+    attrlib.engine.evaluations.BATCH_SIZE = attrlib.engine.plan.BATCH_SIZE = CHUNK
     with closing(Store(folder=Path(cache))) as store:
         found = test_run.compare(test_run.classifier(), PROTOCOLS, METHODS, data, store)
     scores = {key: (s.values.tobytes(), s.ids, s.items, repr(list(map(dict, s.details)))) for key, s in test_run.named(found).items()}

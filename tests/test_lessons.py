@@ -13,12 +13,12 @@ from PIL import Image
 from torch import nn
 
 from attrlib.data.images import Photo
-from attrlib.engine.bench import Scratch
-from attrlib.engine.leakage import FOLDS, PENALTY, mask_leakage, read_classes
-from attrlib.engine.noise_view import infidelity_by_noise
-from attrlib.engine.own_grid import GridMap, map_grid
-from attrlib.engine.same_deletion import delete_alike
-from attrlib.engine.scores_at_once import score_at_once
+from attrlib.diagnostics.infidelity_sweep import infidelity_by_noise
+from attrlib.diagnostics.localisation_grid import GridMap, map_grid
+from attrlib.diagnostics.mask_leakage import FOLDS, PENALTY, mask_leakage, read_classes
+from attrlib.diagnostics.shared_deletion import delete_alike
+from attrlib.diagnostics.small_benchmark import score_at_once
+from attrlib.engine.cache import InMemoryCache
 from attrlib.errors import DataError, ProtocolError, SpecError
 from attrlib.figures.grids import draw_seen, mark_impossible
 from attrlib.figures.lines import Axis, lines_svg
@@ -186,7 +186,9 @@ def test_attribution_outside_the_cell_is_all_but_the_cell():
 
 def test_what_cannot_matter_in_difull_has_no_attribution_by_the_gradient_and_some_by_random():
     own, shown = model(), photos(4)
-    found = [map_grid(own, shown, ProtocolSpec("difull"), 2, 0, MethodSpec(name, "Input"), Scratch()) for name in ("Gradient", "Random")]
+    found = [
+        map_grid(own, shown, ProtocolSpec("difull"), 2, 0, MethodSpec(name, "Input"), InMemoryCache()) for name in ("Gradient", "Random")
+    ]
     assert float(found[0].outside.abs().max()) == 0
     assert float(found[1].outside.abs().max()) > 0
 

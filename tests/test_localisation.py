@@ -15,17 +15,20 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from method_nets import made, pictures
+from support.engine import evaluate_items
 from torch import Tensor, nn
 
-from attrlib.engine.bench import Bench, Scratch
+from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.evaluations import find_evaluations
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import EvalItem
 from attrlib.engine.memory import Probe
-from attrlib.engine.plan import find_parts, item_seconds
-from attrlib.engine.units import Unit
+from attrlib.engine.plan import item_seconds
 from attrlib.errors import ProtocolError, SpecError
 from attrlib.methods import resolve
 from attrlib.models import Layer
 from attrlib.models.layers import Layout
-from attrlib.protocols import PROTOCOLS, Batch, Evaluation, Explain, Outcome, Scene, Setting, create
+from attrlib.protocols import PROTOCOLS, Batch, EvalBatch, Explain, Outcome, Scene, Setting, create
 from attrlib.protocols.localisation import localisation
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, digest
 from attrlib.store import Record
@@ -53,8 +56,10 @@ def grid_batch(images: Tensor, labels: Sequence[Sequence[int]]) -> Batch:
 def records(model: Model, protocol: str, method: str, images: Tensor, labels: Sequence[Sequence[int]]) -> list[Record]:
     """The scores of a method as the engine computes them."""
     batch = grid_batch(images, labels)
-    units = [Unit(name, tuple(range(len(own))), tuple(own)) for name, own in zip(batch.ids, labels, strict=True)]
-    found = Bench(model, Scratch()).perform(create(ProtocolSpec.parse(protocol)), resolve(MethodSpec.parse(method)), units, batch)
+    units = [EvalItem(name, tuple(range(len(own))), tuple(own)) for name, own in zip(batch.ids, labels, strict=True)]
+    found = evaluate_items(
+        Evaluator(model, InMemoryCache()), create(ProtocolSpec.parse(protocol)), resolve(MethodSpec.parse(method)), units, batch
+    )
     return [found[unit.key("label")] for unit in units]
 
 
@@ -72,7 +77,7 @@ def judge(protocol: str, maps: dict[int, Tensor] | Tensor, size: int, labels: Se
 def outcome(protocol: str, explain: Explain, images: Tensor, labels: Sequence[int], model: Model) -> Outcome:
     batch = grid_batch(images, [labels])
     own = create(ProtocolSpec.parse(protocol))
-    (found,) = own.evaluate(Evaluation(Setting(model), batch, batch.labels, {}, explain))
+    (found,) = own.evaluate(EvalBatch(Setting(model), batch, batch.labels, {}, explain))
     return found
 
 
@@ -247,7 +252,7 @@ def test_views_of_different_settings_sizes_and_cells_have_different_names() -> N
     for setting, n in (("gridpg", 2), ("gridpg", 3), ("difull", 2), ("difull", 3), ("dipart", 2), ("dipart", 3)):
         protocol = create(ProtocolSpec.parse(f"{setting}:grid={n}"))
         batch = grid_batch(torch.zeros(1, 3, 64 * n, 64 * n), [[0] * n * n])
-        work = Evaluation(Setting(method_nets.model("functional")), batch, batch.labels, {}, lambda scene: (torch.zeros(0), None))  # type: ignore[arg-type, return-value]
+        work = EvalBatch(Setting(method_nets.model("functional")), batch, batch.labels, {}, lambda scene: (torch.zeros(0), None))  # type: ignore[arg-type, return-value]
         for scene, _cells in protocol.scenes(work):  # type: ignore[attr-defined]
             assert scene.view not in names
             names.add(scene.view)
@@ -259,7 +264,7 @@ def test_a_grid_with_an_undefined_target_is_undefined_and_the_others_are_not() -
     maps[1, 2, 0, 0] = math.nan
     batch = grid_batch(torch.zeros(2, 3, 4, 4), [[0, 1, 2, 3]] * 2)
     layer = Layer("given", "given", Layout("NCHW", 1, 4, 4))
-    work = Evaluation(Setting(method_nets.model("functional")), batch, batch.labels, {}, lambda scene: (maps, layer))
+    work = EvalBatch(Setting(method_nets.model("functional")), batch, batch.labels, {}, lambda scene: (maps, layer))
     first, second = create(ProtocolSpec.parse("gridpg")).evaluate(work)
     assert first.value == 0.25
     assert math.isnan(second.value)
@@ -433,9 +438,9 @@ def test_difull_of_backpropagation_at_the_input_is_1_exactly(resnet: Model, phot
 
 def final_maps(model: Model, setting: str, method: str, grids: Tensor, labels: list[list[int]]) -> Tensor:
     """The maps of all targets, as the protocol asks for them."""
-    explain = Bench(model, Scratch()).explain(resolve(MethodSpec.parse(method)))
+    explain = Evaluator(model, InMemoryCache()).explainer(resolve(MethodSpec.parse(method)))
     batch = grid_batch(grids, labels)
-    work = Evaluation(Setting(model), batch, batch.labels, {}, explain)
+    work = EvalBatch(Setting(model), batch, batch.labels, {}, explain)
     scenes = create(ProtocolSpec.parse(setting)).scenes(work)  # type: ignore[attr-defined]
     return torch.cat([explain(scene)[0] for scene, _ in scenes], 1)
 
@@ -470,7 +475,7 @@ def refusals(model: Model, protocol: str, methods: Sequence[str]) -> list[str]:
     spec = RunSpec(ModelSpec("wrapped"), "photos", (ProtocolSpec.parse(protocol),), tuple(MethodSpec.parse(m) for m in methods))
     data = type("Data", (), {"offers": ()})()
     try:
-        _, refused = find_parts(spec, model, data, Bench(model, Scratch()))
+        _, refused = find_evaluations(spec, data, Evaluator(model, InMemoryCache()))
     except ProtocolError as error:
         return [str(error)] * len(methods)
     reasons = {method: why for _, method, why in refused}
@@ -529,8 +534,8 @@ def test_a_method_costs_the_same_by_either_name_of_its_layer_and_less_the_later_
     model = method_nets.model("resnet18")
     methods = [f"RISE@{layer}" for layer in ("Input", "layer1", "layer2", "Middle", "layer3", "layer4", "Final")]
     spec = RunSpec(ModelSpec("wrapped"), "photos", (ProtocolSpec.parse("difull"),), tuple(MethodSpec.parse(m) for m in methods))
-    (group,), _ = find_parts(spec, model, type("Data", (), {"offers": ()})(), Bench(model, Scratch()))
-    seconds = {part.method_spec.layer: item_seconds(part, model, Probe(1.0, 2.5, 0)) for part in group.parts}
+    (group,), _ = find_evaluations(spec, type("Data", (), {"offers": ()})(), Evaluator(model, InMemoryCache()))
+    seconds = {part.method_spec.layer: item_seconds(part, model, Probe(1.0, 2.5, 0)) for part in group.evaluations}
     assert seconds["Middle"] == seconds["layer2"]
     assert seconds["Final"] == seconds["layer4"]
     assert seconds["Input"] > seconds["layer1"] > seconds["layer2"] > seconds["layer3"] > seconds["layer4"]

@@ -40,12 +40,12 @@ class Small(nn.Module):
     def __init__(self, inner: nn.Module, error: Exception = ERRORS[0]) -> None:
         super().__init__()
         self.inner, self.error, self.room = inner, error, 1 << 30
-        self.failed: list[int] = []
+        self.unreadable: list[int] = []
         self.passed: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > self.room:
-            self.failed.append(len(x))
+            self.unreadable.append(len(x))
             raise self.error
         self.passed.append(len(x))
         return self.inner(x)
@@ -58,7 +58,7 @@ def cramped(name: str, error: Exception = ERRORS[0]) -> tuple[attrlib.Classifier
     with model.session():
         for layer in LAYERS:
             model.split(model.layer(layer))
-    module.failed, module.passed = [], []
+    module.unreadable, module.passed = [], []
     return model, module
 
 
@@ -76,7 +76,7 @@ def test_every_method_goes_on_with_fewer_rows(name: str) -> None:
     expected = attribute_each(model, specs, images, TARGETS, batch_size=5)
     for module.room, options in ((1, {}), (2, {"owners": range(5)})):
         found = attribute_each(model, specs, images, TARGETS, batch_size=5, **options)
-        assert max(module.failed) == 5
+        assert max(module.unreadable) == 5
         for spec, one, other in zip(specs, found, expected, strict=True):
             assert type(one) is type(other), f"{spec}: {one}"
             if isinstance(one, Attribution) and isinstance(other, Attribution):
@@ -90,7 +90,7 @@ def test_the_chunk_is_halved_until_it_fits_and_stays_so(error: Exception) -> Non
     module.room = 2
     images = nets.pictures(4)
     (found,) = attribute_all(model, [MethodSpec.parse("SmoothGrad:samples=8")], images, (1, 0, 2, 1), batch_size=8)
-    assert module.failed == [8, 4]
+    assert module.unreadable == [8, 4]
     assert module.passed == [2] * 16
     module.room = 1 << 30
     assert close(found.maps, attribute(model, found.spec, images, (1, 0, 2, 1)).maps)
@@ -113,7 +113,7 @@ def test_the_next_batch_begins_with_what_sufficed() -> None:
     model, module = cramped("cut")
     module.room = 1
     attribute(model, MethodSpec("Gradient"), nets.pictures(8), [0] * 8, batch_size=4)
-    assert module.failed == [4, 2]
+    assert module.unreadable == [4, 2]
 
 
 def test_the_predicted_class_is_found_in_fewer_rows() -> None:
@@ -151,7 +151,7 @@ def test_where_one_row_is_too_much_it_is_said(method: str) -> None:
     spec = small(method, "Middle")
     with pytest.raises(OutOfMemory, match="not enough memory for a single image; take a smaller model"):
         attribute(model, spec, nets.pictures(3), [0, 1, 2])
-    assert module.failed[-1] == 1
+    assert module.unreadable[-1] == 1
     failed, fine = attribute_each(model, [spec, MethodSpec("Random")], nets.pictures(3), [0, 1, 2])
     assert isinstance(failed, OutOfMemory)
     assert isinstance(fine, Attribution)
@@ -163,7 +163,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     module.room = 1
     with pytest.raises(RuntimeError, match="size mismatch"):
         attribute(model, MethodSpec("Gradient"), nets.pictures(2), [0, 1])
-    assert module.failed == [2]
+    assert module.unreadable == [2]
     assert not out_of_memory(ValueError("not enough memory"))
 
 

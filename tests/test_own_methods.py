@@ -17,7 +17,8 @@ import torch
 from nets import Plain, made, pictures
 from torch import nn
 
-from attrlib.engine.bench import Bench, Scratch
+from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.evaluator import Evaluator
 from attrlib.errors import MethodError, OutOfMemory
 from attrlib.methods import METHODS, own
 from attrlib.models.state import State, restored
@@ -298,7 +299,7 @@ def test_stored_maps_are_those_of_the_code_that_made_them(load: Load, tmp_path: 
     monkeypatch.syspath_prepend(tmp_path)
 
     def key(method: str) -> dict[str, object]:
-        return Bench(model(), Scratch()).describe(create(ProtocolSpec("sds")), MethodSpec(method, "Input"))
+        return Evaluator(model(), InMemoryCache()).describe(create(ProtocolSpec("sds")), MethodSpec(method, "Input"))
 
     load(mine=source())
     first = key("Mine")

@@ -136,7 +136,7 @@ def test_a_link_to_what_is_known_shows_it_without_a_click(files):
 def test_the_dial_moves_maps_and_scores_and_computes_nothing(files, monkeypatch):
     at = started(start(files))
     before = pictures(at)
-    monkeypatch.setattr("attrlib.engine.bench.attribute_each", lambda *_args, **_options: 1 / 0)
+    monkeypatch.setattr("attrlib.engine.evaluator.attribute_each", lambda *_args, **_options: 1 / 0)
     at.select_slider(key="a_smoothing").set_value(65)
     at = settle(at)
     assert "smoothed K = 65" in rows(at)[0]
@@ -166,7 +166,7 @@ def test_signed_averages_and_another_target_cell(files):
 
 def test_a_run_can_be_cancelled_and_resumed(files, monkeypatch, request):
     at = settle(start(files, seed="7", limit="all", methods="IxG@Input,IxG@Middle,IxG@Final,Occlusion@Final"))
-    real, opened = attrlib.engine.bench.attribute_each, threading.Event()
+    real, opened = attrlib.engine.evaluator.attribute_each, threading.Event()
     calls: list[object] = []
     request.addfinalizer(opened.set)
 
@@ -176,7 +176,7 @@ def test_a_run_can_be_cancelled_and_resumed(files, monkeypatch, request):
             progress(0, 1)
         return real(model, methods, images, targets, seed, rows, progress, *rest)
 
-    monkeypatch.setattr("attrlib.engine.bench.attribute_each", held)
+    monkeypatch.setattr("attrlib.engine.evaluator.attribute_each", held)
     at.button(key="a_start").click()
     at = until(at, lambda at: " of " in "".join(p.proto.text for p in nodes(at, "progress")))
     assert at.button(key="a_start").label == "Cancel"

@@ -19,9 +19,9 @@ from test_page_inspect import heads, titles
 import pages.parts.inspect_work
 import pages.parts.work
 from attrlib.data.samples import open_sample
-from attrlib.engine.cell_view import cell_outputs, cell_score
-from attrlib.engine.comparison import compare_maps
-from attrlib.engine.deletion_path import delete_in_order
+from attrlib.diagnostics.deletion_curve import delete_in_order
+from attrlib.diagnostics.map_comparison import compare_maps
+from attrlib.diagnostics.single_deletion import cell_outputs, cell_score
 from attrlib.errors import ModelError
 from attrlib.specs import ViewSpec
 from pages.parts import choice

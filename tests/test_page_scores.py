@@ -29,6 +29,7 @@ from torch import nn
 import pages.parts.runs
 import pages.parts.work
 from attrlib.engine.jobs import Priority, Queue
+from attrlib.engine.plan import make_plan
 from attrlib.errors import Cancelled
 from attrlib.figures import charts
 from attrlib.models import parse_model
@@ -88,13 +89,13 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     opened = threading.Event()
     real = pages.parts.runs.run
 
-    def run(spec, model, data, store, watch, *rest):
+    def run(plan, watch):
         def watched(event):
             watch(event)
             while event.done >= 6 and not opened.wait(PAUSE):
                 watch(event)
 
-        return real(spec, model, data, store, watched, *rest)
+        return real(plan, watched)
 
     monkeypatch.setattr(pages.parts.runs, "run", run)
     yield opened
@@ -235,7 +236,7 @@ def test_a_run_that_another_process_left_is_offered_and_goes_on_from_there(data:
 
     spec = replace(wanted(data, METHODS).runs()[0], methods=parse_methods("IxG@Input,Random"))
     with pytest.raises(Cancelled):
-        pages.parts.runs.run(spec, MODELS["tiny"], attrlib.load_dataset(data), open_store(), stop)
+        pages.parts.runs.run(make_plan(spec, MODELS["tiny"], attrlib.load_dataset(data), open_store()), stop)
     at = planned(small(data, protocols="sds"))
     assert "Unfinished runs: 1" in [e.label for e in at.expander]
     at = finished(press(at, "Resume"))

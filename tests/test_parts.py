@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from method_nets import made
 from PIL import Image
+from support.engine import evaluate_items
 from test_run import pictures
 from torch import Tensor, nn
 
@@ -23,9 +24,10 @@ from attrlib.data.birds import PARTS, BirdScene
 from attrlib.data.birds.classes import CLASS_NAMES
 from attrlib.data.datasets import Dataset, Item, load_dataset
 from attrlib.data.derived import Subset
-from attrlib.engine.bench import Bench, Scratch
-from attrlib.engine.loading import Loader
-from attrlib.engine.units import Unit
+from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import EvalItem
+from attrlib.engine.loader import Loader
 from attrlib.errors import DataError, ProtocolError
 from attrlib.methods import resolve
 from attrlib.protocols import Batch, Scene, create
@@ -182,13 +184,13 @@ def linear(net: type[nn.Module] = Flat) -> attrlib.Classifier:
 def perform(
     model: attrlib.Classifier, data: Dataset, text: str = "parts", method: str = "IxG", which: Sequence[int] | None = None
 ) -> list[Record]:
-    loader, protocol = Loader(model, data), create(ProtocolSpec.parse(text))
-    loader.parts = True
+    protocol = create(ProtocolSpec.parse(text))
+    loader = Loader(model, data, protocol.needs)
     indices = range(len(data)) if which is None else which
-    chunk = tuple(Unit(data.item_id(k), (k,), (data.label(k) or 0,)) for k in indices)
+    chunk = tuple(EvalItem(data.item_id(k), (k,), (data.label(k) or 0,)) for k in indices)
     units, batch = loader.get(chunk)
     assert batch is not None
-    return list(Bench(model, Scratch()).perform(protocol, resolve(MethodSpec.parse(method)), units, batch).values())
+    return list(evaluate_items(Evaluator(model, InMemoryCache()), protocol, resolve(MethodSpec.parse(method)), units, batch).values())
 
 
 def test_where_the_attribution_of_a_part_is_what_its_removal_takes_the_score_is_exactly_1() -> None:
@@ -220,7 +222,7 @@ def test_values_are_those_of_scipy_over_the_parts_that_show(method: str, sign: s
     data, model = Rectangles(["abcde", "abde", "bcde", "abc", "acde", "abcde"]), linear()
     found = perform(model, data, f"parts:sign={sign}", method)
     images = torch.stack([model.preprocess(data.picture(k)) for k in range(6)])
-    maps = Bench(model, Scratch()).explain(resolve(MethodSpec.parse(method)))
+    maps = Evaluator(model, InMemoryCache()).explainer(resolve(MethodSpec.parse(method)))
     values, _ = maps(Scene(model, images, torch.tensor([[k % 5] for k in range(6)]), keys=tuple(data.item_id(k) for k in range(6))))
     signed = {"signed": values, "absolute": values.abs(), "positive": values.clamp_min(0)}[sign].double()[:, 0].numpy()
     for k, record in enumerate(found):
@@ -317,9 +319,8 @@ def test_parts_are_rendered_only_where_a_protocol_needs_them(
 def test_grids_are_loaded_without_counterfactuals(birds_model: attrlib.Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_dataset("birds")
     monkeypatch.setattr(type(data), "without", lambda *_args: pytest.fail("rendered for a grid"))
-    loader = Loader(birds_model, data)
-    loader.parts = True
-    _, batch = loader.get((Unit("grid", (0, 1, 2, 3), (0, 1, 2, 3)),))
+    loader = Loader(birds_model, data, {"parts"})
+    _, batch = loader.get((EvalItem("grid", (0, 1, 2, 3), (0, 1, 2, 3)),))
     assert isinstance(batch, Batch)
     assert batch.images.shape == (1, 3, 2 * SIZE, 2 * SIZE)
     assert batch.parts is batch.without is None

@@ -16,15 +16,17 @@ import numpy as np
 import pytest
 import torch
 from method_nets import CLASSES, Functional, made, pictures
+from support.engine import evaluate_items
 from torch import Tensor, nn
 
-from attrlib.engine.bench import Bench, Scratch
-from attrlib.engine.units import Unit
+from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import EvalItem
 from attrlib.errors import Cancelled, ProtocolError, SpecError
 from attrlib.methods import METHODS
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Layer
-from attrlib.protocols import PROTOCOLS, Batch, Evaluation, Protocol, Scene, create, list_protocols, resolve
+from attrlib.protocols import PROTOCOLS, Batch, EvalBatch, Protocol, Scene, create, list_protocols, resolve
 from attrlib.registry import Param
 from attrlib.specs import MethodSpec, ProtocolSpec, digest
 from attrlib.store import Record
@@ -59,12 +61,12 @@ def model() -> Model:
     return attrlib.wrap_model(made(Functional), SIZE, deletion_tuned=True)
 
 
-def items(protocol: Protocol, which: Sequence[int] = range(ITEMS)) -> tuple[list[Unit], Batch]:
+def items(protocol: Protocol, which: Sequence[int] = range(ITEMS)) -> tuple[list[EvalItem], Batch]:
     """Some of a few images or grids, with labels and, for images, masks."""
     n = protocol.grid if protocol.items == "grids" else 1
     images = pictures(ITEMS, n * SIZE[0], n * SIZE[1])[list(which)]
     labels = [tuple((3 * i + k + i // 2) % CLASSES for k in range(n * n)) for i in which]
-    units = [Unit(f"{protocol.items} {i}", (i,) * n * n, own) for i, own in zip(which, labels, strict=True)]
+    units = [EvalItem(f"{protocol.items} {i}", (i,) * n * n, own) for i, own in zip(which, labels, strict=True)]
     masks = None if n > 1 else pictures(ITEMS, *SIZE, seed=2)[list(which), 0] > 0.5
     tensor = torch.tensor(labels)
     ids = tuple(u.id for u in units)
@@ -77,13 +79,13 @@ def items(protocol: Protocol, which: Sequence[int] = range(ITEMS)) -> tuple[list
 
 
 def perform(
-    spec: ProtocolSpec, method: str, which: Sequence[int] = range(ITEMS), bench: Bench | None = None, seed: int = 0, rows: int = 16
+    spec: ProtocolSpec, method: str, which: Sequence[int] = range(ITEMS), bench: Evaluator | None = None, seed: int = 0, rows: int = 16
 ) -> list[Record]:
     protocol = create(spec)
     units, batch = items(protocol, which)
-    bench = bench or Bench(model(), Scratch(), seed, rows=rows)
+    bench = bench or Evaluator(model(), InMemoryCache(), seed, rows=rows)
     protocol.check(bench.model, [need for need in ("masks", "parts") if getattr(batch, need) is not None])
-    found = bench.perform(protocol, resolve_method(MethodSpec.parse(method)), units, batch)
+    found = evaluate_items(bench, protocol, resolve_method(MethodSpec.parse(method)), units, batch)
     assert list(found) == [unit.key(protocol.target_choice) for unit in units]
     return list(found.values())
 
@@ -130,7 +132,7 @@ def test_values_are_within_bounds_and_details_are_lists_of_finite_numbers(spec: 
 @every_pair
 def test_batch_order_and_rows_change_nothing(spec: ProtocolSpec, method: str) -> None:
     expected = reference(spec, method)
-    bench = Bench(model(), Scratch(), rows=1)
+    bench = Evaluator(model(), InMemoryCache(), rows=1)
     # Pixels between which a magnified map rises by less than rounding may be deleted in another order: each moves an output by some 1e-4.
     tolerance = 1e-3 if spec.name == "ids" else 1e-5
     for which in ([4, 0, 5], [2]):
@@ -140,7 +142,7 @@ def test_batch_order_and_rows_change_nothing(spec: ProtocolSpec, method: str) ->
 
 @every_protocol
 def test_what_is_on_the_shelf_already_changes_nothing_and_is_not_computed_again(spec: ProtocolSpec) -> None:
-    bench = Bench(model(), Scratch())
+    bench = Evaluator(model(), InMemoryCache())
     perform(spec, "Gradient", [1, 4], bench)
     assert close(perform(spec, "Gradient", bench=bench), reference(spec, "Gradient"))
     counter = Counter()
@@ -170,10 +172,10 @@ def test_another_seed_changes_what_is_seeded_and_nothing_else(spec: ProtocolSpec
 
 @every_protocol
 def test_two_seeds_and_two_models_do_not_mix_on_one_shelf(spec: ProtocolSpec) -> None:
-    shelf, other = Scratch(), attrlib.wrap_model(made(Functional, seed=3), SIZE, deletion_tuned=True)
-    for bench in (Bench(model(), shelf, 7), Bench(other, shelf), Bench(model(), shelf)):
+    shelf, other = InMemoryCache(), attrlib.wrap_model(made(Functional, seed=3), SIZE, deletion_tuned=True)
+    for bench in (Evaluator(model(), shelf, 7), Evaluator(other, shelf), Evaluator(model(), shelf)):
         found = perform(spec, "SmoothGrad:samples=2", bench=bench)
-        assert close(found, perform(spec, "SmoothGrad:samples=2", bench=Bench(bench.model, Scratch(), bench.setting.seed)))
+        assert close(found, perform(spec, "SmoothGrad:samples=2", bench=Evaluator(bench.model, InMemoryCache(), bench.context.seed)))
     assert close(found, reference(spec, "SmoothGrad:samples=2"))
 
 
@@ -182,17 +184,17 @@ def test_the_description_has_the_seed_where_and_only_where_it_matters(spec: Prot
     protocol = create(spec)
     for method in METHODS_USED:
         own = resolve_method(MethodSpec.parse(method))
-        keys = [digest(Bench(model(), Scratch(), seed).describe(protocol, own)) for seed in (0, 7)]
+        keys = [digest(Evaluator(model(), InMemoryCache(), seed).describe(protocol, own)) for seed in (0, 7)]
         assert (len(set(keys)) == 2) == (protocol.seeded or METHODS[own.name].seeded)
 
 
 @every_protocol
 def test_costs_are_what_is_done(spec: ProtocolSpec) -> None:
     protocol = create(spec)
-    bench, scenes, counter = Bench(model(), Scratch()), [], Counter()
+    bench, scenes, counter = Evaluator(model(), InMemoryCache()), [], Counter()
     _, batch = items(protocol)
     targets = batch.labels
-    inner = bench.explain(resolve_method(MethodSpec("Sobel" if protocol.items == "images" else "Gradient")))
+    inner = bench.explainer(resolve_method(MethodSpec("Sobel" if protocol.items == "images" else "Gradient")))
 
     def explain(scene: Scene) -> tuple[Tensor, Layer]:
         scenes.append(scene)
@@ -206,11 +208,11 @@ def test_costs_are_what_is_done(spec: ProtocolSpec) -> None:
         measured = {}
         for measurement in protocol.measurements:
             counter.rows = 0
-            measured[measurement] = measurement.measure(bench.setting, batch, targets)
+            measured[measurement] = measurement.measure(bench.context, batch, targets)
             assert counter.rows == ITEMS * measurement.forwards()
             assert all(len(values) == ITEMS for values in measured[measurement].values())
         counter.rows = 0
-        protocol.evaluate(Evaluation(bench.setting, batch, targets, measured, explain))
+        protocol.evaluate(EvalBatch(bench.context, batch, targets, measured, explain))
     finally:
         handle.remove()
     assert counter.rows == ITEMS * protocol.cost.forwards
@@ -274,15 +276,15 @@ def touched() -> tuple[Model, Fuse, dict[str, object]]:
 def test_the_model_is_left_as_it_was_also_after_a_failure_in_the_middle_and_the_work_can_go_on(spec: ProtocolSpec, method: str) -> None:
     original, fuse, before = touched()
     fuse.blows_at = -1
-    assert close(perform(spec, method, bench=Bench(original, Scratch())), reference(spec, method))
+    assert close(perform(spec, method, bench=Evaluator(original, InMemoryCache())), reference(spec, method))
     assert snapshot(original.module) == before
     # What is found out of the model once, its layers among it, is known by now.
     fuse.calls = 0
-    perform(spec, method, bench=Bench(original, Scratch()))
+    perform(spec, method, bench=Evaluator(original, InMemoryCache()))
     total = fuse.calls
     assert total >= 1
     for blows_at in {1, (total + 1) // 2, total}:
-        bench = Bench(original, Scratch())
+        bench = Evaluator(original, InMemoryCache())
         fuse.calls, fuse.blows_at = 0, blows_at
         with pytest.raises(ArithmeticError, match="blown"):
             perform(spec, method, bench=bench)
@@ -303,7 +305,7 @@ def test_the_model_is_left_as_it_was_where_the_work_is_cancelled(spec: ProtocolS
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled, match="enough"):
-        perform(spec, "RISE:samples=20:cells=4", [0, 1], Bench(original, Scratch(), rows=2, progress=cancel))
+        perform(spec, "RISE:samples=20:cells=4", [0, 1], Evaluator(original, InMemoryCache(), rows=2, on_progress=cancel))
     assert snapshot(original.module) == before
 
 
@@ -315,7 +317,7 @@ def test_random_states_images_and_labels_are_left_alone_and_gradients_around_do_
     kept = batch.images.clone(), batch.labels.clone(), None if batch.masks is None else batch.masks.clone()
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()
     with around():
-        found = Bench(model(), Scratch()).perform(protocol, resolve_method(MethodSpec("Gradient")), units, batch)
+        found = evaluate_items(Evaluator(model(), InMemoryCache()), protocol, resolve_method(MethodSpec("Gradient")), units, batch)
     assert close(list(found.values()), reference(spec, "Gradient"))
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
@@ -348,7 +350,7 @@ def other_values(name: str, param: Param) -> list[object]:
 
 @every_param
 def test_two_protocols_of_one_key_have_the_same_values_and_others_share_nothing_that_differs(name: str, param: Param) -> None:
-    bench, method = Bench(model(), Scratch()), resolve_method(MethodSpec("Gradient"))
+    bench, method = Evaluator(model(), InMemoryCache()), resolve_method(MethodSpec("Gradient"))
     plain = spec_of(name)
     perform(plain, "Gradient", bench=bench)
     for value in other_values(name, param):

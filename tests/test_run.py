@@ -27,22 +27,27 @@ import pytest
 import scipy.stats
 import torch
 from PIL import Image
+from support.engine import evaluate_items
 from support.numbers import SEED
 from support.stores import wait_out
 from support.waiting import LIMIT
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import attrlib.engine.bench
-import attrlib.engine.run
+import attrlib.engine.evaluations
+import attrlib.engine.evaluator
+import attrlib.engine.plan
 from attrlib import RunResult, RunSpec, Score
 from attrlib.data.datasets import load_dataset
-from attrlib.engine.bench import Bench, Scratch
-from attrlib.engine.loading import Loader
+from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.evaluations import find_evaluations
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import EvalItem, chunked
+from attrlib.engine.loader import Loader
 from attrlib.engine.memory import row_bytes, rows_within
-from attrlib.engine.plan import Plan, find_parts, make_plan, select
-from attrlib.engine.run import FEWEST_FOR_WIDTH, Event, run
-from attrlib.engine.units import Unit
+from attrlib.engine.plan import Plan, make_plan
+from attrlib.engine.run import MIN_ITEMS_FOR_WIDTH, Event, run
+from attrlib.engine.selection import select
 from attrlib.errors import AttrlibError, Cancelled, DataError, MethodError, ProtocolError, SpecError
 from attrlib.methods import BATCH_SIZE, attribute, resolve
 from attrlib.models.cells import stitch
@@ -147,7 +152,7 @@ class Calls(list[tuple[str, str, int]]):
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    found, original = Calls(), attrlib.engine.bench.attribute_each
+    found, original = Calls(), attrlib.engine.evaluator.attribute_each
 
     def counted(view: Any, specs: Sequence[MethodSpec], images: Tensor, targets: Sequence[int], *rest: Any) -> list[Any]:
         owners = rest[4] if len(rest) > 4 and rest[4] is not None else range(len(images))
@@ -156,7 +161,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         found.extend((str(resolve(spec)), content, target) for spec in specs for content, target in zip(contents, targets, strict=True))
         return result
 
-    monkeypatch.setattr(attrlib.engine.bench, "attribute_each", counted)
+    monkeypatch.setattr(attrlib.engine.evaluator, "attribute_each", counted)
     return found
 
 
@@ -264,7 +269,7 @@ def test_score_compare_and_run_agree(model: attrlib.Classifier, data: Path, tmp_
     with closing(alone(tmp_path / "a")) as a, closing(alone(tmp_path / "b")) as b, closing(alone(tmp_path / "c")) as c:
         single = attrlib.score("sds", model, "IG", data, layer="act1", limit=7, seed=3, store=a, grid=2)
         several = compare(model, "ids:steps=2,sds:grid=2", "IxG,IG@act1", data, b, limit=7, seed=3)
-        lowest = run(spec_of(model, "sds:grid=2", "IG@act1", data, limit=7, seed=3), model, load_dataset(data), c)
+        lowest = run(make_plan(spec_of(model, "sds:grid=2", "IG@act1", data, limit=7, seed=3), model, load_dataset(data), c))
     dataset = load_dataset(data)
     for other in (named(several)["sds:grid=2", "IG@act1"], named(lowest)["sds:grid=2", "IG@act1"]):
         assert other.values.tobytes() == single.values.tobytes()
@@ -426,7 +431,7 @@ def test_another_version_of_the_numerics_misses(
     compare(model, GRID, "IxG", data, store)
     compare(model, "sds", "IxG", data, store)
     calls.clear()
-    monkeypatch.setattr(attrlib.engine.bench, "NUMERICS", attrlib.engine.bench.NUMERICS + 1)
+    monkeypatch.setattr(attrlib.engine.evaluator, "NUMERICS", attrlib.engine.evaluator.NUMERICS + 1)
     with passes() as counted:
         assert compare(model, GRID, "IxG", data, store).known == 0
         assert compare(model, "sds", "IxG", data, store).known == 0
@@ -654,13 +659,13 @@ def test_agreement_is_measured_within_the_memory_too(
     model: attrlib.Classifier, data: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    original = attrlib.engine.bench.attribute_each
+    original = attrlib.engine.evaluator.attribute_each
 
     def spy(*args: Any) -> list[Any]:
         rows.append(args[5])
         return original(*args)
 
-    monkeypatch.setattr(attrlib.engine.bench, "attribute_each", spy)
+    monkeypatch.setattr(attrlib.engine.evaluator, "attribute_each", spy)
     compare(model, "sds", "IG:steps=3", data, store, fast=True, max_memory=model.nbytes + int(1.5 * row_bytes(model)))
     assert set(rows) == {1}
 
@@ -755,9 +760,8 @@ def test_where_no_grid_passes_it_says_which_confidence_allows_one(protocol: str,
 
 def test_filter_models_that_are_not_given(model: attrlib.Classifier, data: Path, store: Store) -> None:
     spec = spec_of(model, GRID, "IxG", data, filter_models=(model.spec,))
-    for work in (lambda: run(spec, model, load_dataset(data), store), lambda: make_plan(spec, model, load_dataset(data), store)):
-        with pytest.raises(SpecError, match="names 1 filter model"):
-            work()
+    with pytest.raises(SpecError, match="names 1 filter model"):
+        make_plan(spec, model, load_dataset(data), store)
 
 
 def test_a_filter_model_of_other_classes_is_told_before_anything_is_computed(data: Path, store: Store) -> None:
@@ -778,13 +782,13 @@ def test_filter_models_without_grids(model: attrlib.Classifier, data: Path, stor
 
 def test_filter_models_stay_within_the_memory(model: attrlib.Classifier, data: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    original = Bench.measure
+    original = Evaluator.measure
 
-    def spy(self: Bench, *args: Any) -> dict[str, Tensor]:
-        rows.append(self.setting.rows)
+    def spy(self: Evaluator, *args: Any) -> dict[str, Tensor]:
+        rows.append(self.context.rows)
         return original(self, *args)
 
-    monkeypatch.setattr(Bench, "measure", spy)
+    monkeypatch.setattr(Evaluator, "measure", spy)
     with suppress(SpecError):
         # A grid takes more than is allowed here.
         memory = model.nbytes + int(1.5 * row_bytes(model))
@@ -793,7 +797,7 @@ def test_filter_models_stay_within_the_memory(model: attrlib.Classifier, data: P
 
 
 def test_few_items_do_not_end_a_run(model: attrlib.Classifier, data: Path, store: Store) -> None:
-    assert BATCH_SIZE > FEWEST_FOR_WIDTH > 5, "five grids are one chunk"
+    assert BATCH_SIZE > MIN_ITEMS_FOR_WIDTH > 5, "five grids are one chunk"
     result = compare(model, f"sds,{GRID}", "Random", data, store, ci_width=1e9)
     assert [len(score.values) for score in result.scores.values()] == [16, 5]
 
@@ -1122,7 +1126,8 @@ def stop_at(number: int) -> Callable[[Event], None]:
 def test_a_run_that_is_cancelled_at_any_event_goes_on_where_it_was(
     model: attrlib.Classifier, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attrlib.engine.run, "BATCH_SIZE", 8)
+    for module in (attrlib.engine.evaluations, attrlib.engine.plan):
+        monkeypatch.setattr(module, "BATCH_SIZE", 8)
     data = pictures(tmp_path / "few", 2)
     events: list[Event] = []
     with closing(alone(tmp_path / "whole")) as store:
@@ -1202,7 +1207,7 @@ def test_no_thread_outlives_an_error(
     def fail(*_args: object) -> None:
         raise error
 
-    monkeypatch.setattr(attrlib.engine.bench, "attribute_each", fail)
+    monkeypatch.setattr(attrlib.engine.evaluator, "attribute_each", fail)
     before = threading.active_count()
     with pytest.raises(type(error)):
         compare(model, "sds", "IxG", data, store)
@@ -1230,7 +1235,7 @@ class Large(TorchDispatchMode):
 @pytest.mark.parametrize("cells", [1, 4])
 def test_pictures_are_loaded_without_torch_and_are_what_the_model_sees(cells: int, model: attrlib.Classifier, data: Path) -> None:
     dataset = load_dataset(data)
-    units = tuple(Unit(f"{k}", tuple(range(k, k + cells)), (0,) * cells) for k in range(3))
+    units = tuple(EvalItem(f"{k}", tuple(range(k, k + cells)), (0,) * cells) for k in range(3))
     loader = Loader(model, dataset)
     with Large() as large:
         loader._load(units)
@@ -1344,7 +1349,7 @@ def test_the_total_counts_only_what_is_computed(case: str, model: attrlib.Classi
         spoil(data)
     events: list[Event] = []
     protocols = "sds,sds:target=prediction"
-    result = compare(model, protocols, "IxG", data, store, watch=events.append, ci_width=1e9 if case == "width" else None)
+    result = compare(model, protocols, "IxG", data, store, watch=events.append, ci_ci_width=1e9 if case == "width" else None)
     # The last event comes before the last unit, of at most 16 items.
     assert events[-1].total - result.computed == 0
 
@@ -1356,8 +1361,8 @@ def test_a_plan_says_what_is_known_before_between_and_after(model: attrlib.Class
     ask = functools.partial(plan_of, model, "sds,ids:steps=2", "IxG,Random", data, store)
     before = ask()
     assert (before.known, before.missing, before.upper_bound, before.refused) == (0, 80, False, ())
-    assert before.seconds > 0
-    assert before.nbytes == model.nbytes + BATCH_SIZE * row_bytes(model)
+    assert before.estimate().seconds > 0
+    assert before.estimate().nbytes == model.nbytes + BATCH_SIZE * row_bytes(model)
     assert (calls, store.runs(), store.sizes().records) == ([], [], 0), "a plan computes nothing"
     compare(model, "sds", "IxG,Random", data, store, limit=8)
     assert (ask().known, ask().missing) == (16, 64)
@@ -1370,7 +1375,7 @@ def test_a_plan_says_what_is_known_before_between_and_after(model: attrlib.Class
     result = compare(model, "sds,ids:steps=2", "IxG,Random", data, store)
     assert (result.known, result.computed) == (between.known, between.missing)
     after = ask()
-    assert (after.known, after.missing, after.seconds) == (80, 0, 0.0)
+    assert (after.known, after.missing, after.estimate().seconds) == (80, 0, 0.0)
 
 
 def test_a_plan_of_grids_is_an_upper_bound_until_the_filter_has_run(model: attrlib.Classifier, data: Path, store: Store) -> None:
@@ -1384,7 +1389,7 @@ def test_a_plan_of_grids_is_an_upper_bound_until_the_filter_has_run(model: attrl
     assert any("19 of 20 images" in note for note in between.notes)
     compare(model, GRID, "IxG,Random", data, store)
     after = plan_of(model, GRID, "IxG,Random", data, store)
-    assert (after.known, after.missing, after.seconds) == (8, 0, 0.0)
+    assert (after.known, after.missing, after.estimate().seconds) == (8, 0, 0.0)
 
 
 def test_a_plan_names_what_is_refused(model: attrlib.Classifier, data: Path, store: Store) -> None:
@@ -1399,7 +1404,7 @@ def test_a_plan_names_what_is_refused(model: attrlib.Classifier, data: Path, sto
 
 def test_a_plan_estimates_more_for_more_work(model: attrlib.Classifier, data: Path, store: Store) -> None:
     def seconds(protocol: str, method: str, **options: Any) -> float:
-        return plan_of(model, protocol, method, data, store, **options).seconds
+        return plan_of(model, protocol, method, data, store, **options).estimate().seconds
 
     assert seconds("sds", "IG:steps=200") > 5 * seconds("sds", "IG:steps=5")
     assert seconds("sds", "IG:steps=200", limit=4) < 0.6 * seconds("sds", "IG:steps=200")
@@ -1410,7 +1415,7 @@ def test_a_plan_costs_nothing_when_all_is_known_of_the_predictions(model: attrli
     (data / "0" / "1.png").rename(data / "1" / "wrong.png")
     compare(model, "sds:target=prediction", "IxG", data, store)
     found = plan_of(model, "sds:target=prediction", "IxG", data, store)
-    assert (found.missing, found.seconds) == (0, 0.0)
+    assert (found.missing, found.estimate().seconds) == (0, 0.0)
 
 
 def test_a_plan_with_a_stop_rule_is_an_upper_bound(model: attrlib.Classifier, data: Path, store: Store) -> None:
@@ -1420,57 +1425,74 @@ def test_a_plan_with_a_stop_rule_is_an_upper_bound(model: attrlib.Classifier, da
 # Units of work elsewhere
 
 
+class Recorder(InMemoryCache):
+    """What is added to a cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: dict[str, tuple[Any, Any]] = {}  # type: ignore[assignment]
+        self.maps: dict[str, Tensor] = {}  # type: ignore[assignment]
+
+    def add_records(self, key: str, spec: Any, records: Any) -> None:
+        self.records[key] = spec, records
+
+    def add_maps(self, maps: Any) -> None:
+        self.maps |= maps
+
+
 def test_a_unit_of_work_elsewhere_gives_the_same_records(model: attrlib.Classifier, data: Path, store: Store) -> None:
     """What a cluster does: a spec and items in, records and maps out, with nothing but a scratch."""
     compare(model, f"sds,{GRID}", "IxG,Random,IG:steps=3", data, store)
     spec, dataset = spec_of(model, f"sds,{GRID}", "IxG,Random,IG:steps=3", data), load_dataset(data)
-    scratch = Scratch()
-    other = classifier()
-    bench = Bench(other, scratch, spec.seed, spec.fast)
-    groups, refused = find_parts(spec, other, dataset, bench)
+    cache, other = InMemoryCache(), classifier()
+    bench = Evaluator(other, cache, spec.seed, spec.fast)
+    groups, refused = find_evaluations(spec, dataset, bench)
     assert (len(groups), refused) == (2, [])
     for group in groups:
-        selection, waiting = select(group, spec, other, dataset, bench)
+        selection, unpredicted = select(group, spec, dataset, [bench])
         loader = Loader(other, dataset)
-        for asked, units in waiting:
-            assert asked is bench
-            _, batch = loader.get(tuple(units))
+        assert set(unpredicted) <= {0}
+        for units in unpredicted.values():
+            _, batch = loader.get(units)
             assert batch is not None
             bench.measure(Prediction(), batch)
-        selection, waiting = select(group, spec, other, dataset, bench)
-        assert waiting == []
-        size = BATCH_SIZE // group.images
-        for first in range(0, len(selection.units), size):
-            units, batch = loader.get(selection.units[first : first + size])
+        selection, unpredicted = select(group, spec, dataset, [bench])
+        assert unpredicted == {}
+        for chunk in chunked(selection.items, group.chunk_size):
+            units, batch = loader.get(chunk)
             assert batch is not None
-            for own in group.parts:
-                records = bench.perform(own.protocol, own.method, units, batch)
+            for own in group.evaluations:
+                records = evaluate_items(bench, own.protocol, own.method, units, batch)
                 assert list(records) == [unit.key(own.protocol.target_choice) for unit in units]
                 assert store.records(own.key, list(records)) == records
     # Measurements and maps have the keys of the run, too, so that all of it can be sent back.
-    for key, records in scratch.kept.items():
+    sent = Recorder()
+    cache.move_to(sent)
+    for key, (about, records) in sent.records.items():
         stored = store.records(key, list(records))
         assert list(stored) == list(records)
-        if scratch.specs[key]["kind"] == "measurement":
+        if about["kind"] == "measurement":
             assert stored == records
-    maps = store.maps(list(scratch.kept_maps))
-    assert len(maps) == len(scratch.kept_maps) > 60
-    assert all(torch.equal(values, scratch.kept_maps[key]) for key, values in maps.items())
+    maps = store.maps(list(sent.maps))
+    assert len(maps) == len(sent.maps) > 60
+    assert all(torch.equal(values, sent.maps[key]) for key, values in maps.items())
+    cache.move_to(sent)
+    assert cache.maps(list(maps)) == {}
 
 
 @pytest.mark.parametrize("several", [1, 3])
 def test_a_unit_may_have_any_number_of_items(several: int, model: attrlib.Classifier, data: Path, store: Store) -> None:
     result = named(compare(model, "sds", "IG:steps=3", data, store))["sds", "IG:steps=3"]
     spec, dataset = spec_of(model, "sds", "IG:steps=3", data), load_dataset(data)
-    bench = Bench(model, Scratch())
-    (group,), _ = find_parts(spec, model, dataset, bench)
-    (own,) = group.parts
-    units = select(group, spec, model, dataset, bench)[0].units
+    bench = Evaluator(model, InMemoryCache())
+    (group,), _ = find_evaluations(spec, dataset, bench)
+    (own,) = group.evaluations
+    units = select(group, spec, dataset, [bench])[0].items
     values = []
     for first in range(0, len(units), several):
         good, batch = Loader(model, dataset).get(units[first : first + several])
         assert batch is not None
-        values += [r.value for r in bench.perform(own.protocol, own.method, good, batch).values()]
+        values += [r.value for r in evaluate_items(bench, own.protocol, own.method, good, batch).values()]
     assert np.allclose(values, result.values, rtol=0, atol=1e-6)
 
 
@@ -1673,6 +1695,6 @@ def test_looking_through_the_images_can_be_cancelled(model: attrlib.Classifier, 
 
     many = pictures(data, 8)
     with pytest.raises(Cancelled):
-        make_plan(spec_of(model, "sds", "IxG", many), model, load_dataset(many), store, progress=look)
+        make_plan(spec_of(model, "sds", "IxG", many), model, load_dataset(many), store, on_progress=look)
     assert told == [(0, 40), (16, 40)]
     assert make_plan(spec_of(model, "sds", "IxG", many), model, load_dataset(many), store).missing == 40

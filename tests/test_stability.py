@@ -23,12 +23,13 @@ from method_nets import CLASSES, Quadratic, Rectified, made, pictures
 from PIL import Image, ImageEnhance
 from torch import Tensor, nn
 
-from attrlib.engine.bench import Bench, Scratch
+from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.evaluator import Evaluator
 from attrlib.methods import resolve
 from attrlib.models import Layer
 from attrlib.models.layers import Layout
 from attrlib.models.randomised import randomised
-from attrlib.protocols import Batch, Evaluation, Explain, Measurement, Outcome, Scene, Setting, create
+from attrlib.protocols import Batch, EvalBatch, Explain, Measurement, Outcome, Scene, Setting, create
 from attrlib.specs import MethodSpec, ProtocolSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")
@@ -47,7 +48,7 @@ class Spy:
         self.maps = None if isinstance(method, str) else method
         self.inner: Explain | None = None
         if isinstance(method, str):
-            self.inner = Bench(model, Scratch(), seed).explain(resolve(MethodSpec.parse(method)))
+            self.inner = Evaluator(model, InMemoryCache(), seed).explainer(resolve(MethodSpec.parse(method)))
 
     def __call__(self, scene: Scene) -> tuple[Tensor, Layer]:
         self.scenes.append(scene)
@@ -67,7 +68,7 @@ def evaluate(
     labels = torch.tensor(list(targets))
     batch = Batch(tuple(ids), images, labels)
     known = {m: measured or m.measure(setting, batch, labels) for m in own.measurements}
-    return own.evaluate(Evaluation(setting, batch, labels, known, explain))
+    return own.evaluate(EvalBatch(setting, batch, labels, known, explain))
 
 
 def values(outcomes: Sequence[Outcome]) -> np.ndarray:

@@ -22,9 +22,10 @@ from test_run import HALF, SIZE, classifier, net, pictures
 
 from attrlib import Score
 from attrlib.data.datasets import load_dataset
-from attrlib.engine.bench import Bench
-from attrlib.engine.plan import find_parts, select
-from attrlib.engine.scores import RunResult
+from attrlib.engine.evaluations import find_evaluations
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.results import RunResult
+from attrlib.engine.selection import select
 from attrlib.errors import Cancelled, DataError, ProtocolError, SpecError
 from attrlib.methods import METHODS, attribute, create
 from attrlib.models import Classifier, load_model
@@ -203,12 +204,12 @@ def test_map_correlations_are_those_of_a_plain_loop(data: Path, store: Store) ->
     spec = RunSpec(model.spec, str(data), (ProtocolSpec.parse("gridpg:confidence=0.5"),), (method, reference), 2)
     attrlib.compare(spec.protocols, model, spec.methods, dataset, limit=2, store=store)
     found = map_correlations(spec, reference, [0, 5], model, dataset, store, lambda _event: None)
-    groups, _ = find_parts(spec, model, dataset, Bench(model, store))
-    units = select(groups[0], spec, model, dataset, Bench(model, store))[0].units
+    groups, _ = find_evaluations(spec, dataset, Evaluator(model, store))
+    units = select(groups[0], spec, dataset, [Evaluator(model, store)])[0].items
     assert set(found) == {("IxG@Input", 0), ("IxG@Input", 5)}
     expected: dict[int, list[float]] = {0: [], 5: []}
     tolerances: dict[int, list[float]] = {0: [], 5: []}
-    view = groups[0].parts[0].protocol.views(model)[0]
+    view = groups[0].evaluations[0].protocol.views(model)[0]
     for unit in units:
         grid = stitch(torch.stack([model.preprocess(dataset[i].image) for i in unit.images])[None], 2)
         for label in unit.labels:

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from attrlib.aggregation.panels import line_of, view_of
+from attrlib.aggregation.view import Aggregation, Row
 from attrlib.cli.common import Device, Json, command, interruptible, read_options
 from attrlib.cli.explain import write_files
 from attrlib.data.datasets import load_dataset
-from attrlib.engine.aggregation import Aggregation, Row
-from attrlib.engine.panels import line_of, view_of
+from attrlib.engine.plan import make_plan
 from attrlib.engine.run import Event, run
 from attrlib.figures.aggatt import bin_names, panel
 from attrlib.figures.overlay import encode
@@ -45,7 +46,7 @@ def aggregate(
         def watch(_event: Event) -> None:
             check()
 
-        result = run(own, classifier, dataset, store, watch)
+        result = run(make_plan(own, classifier, dataset, store), watch)
         found = Aggregation(own, classifier, dataset, store)
         rows = [
             found.row(method, view, lambda _done, _total: check()) for method in own.methods if (own.protocols[0], method) in result.scores
@@ -76,7 +77,7 @@ def _numbers(row: Row) -> dict[str, Any]:
         "n": row.summary.n,
         "scale": own.scale,
         "bins": [{"share": name, "size": size} for name, size in zip(bin_names(), own.sizes, strict=True)],
-        "order": [row.units[position].id for position in own.order],
-        "ids": [unit.id for unit in row.units],
+        "order": [row.items[position].id for position in own.order],
+        "ids": [item.id for item in row.items],
         "values": values,
     }

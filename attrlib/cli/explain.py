@@ -11,7 +11,7 @@ import typer
 
 from attrlib.cli.common import Device, Json, command, read_options
 from attrlib.data.pictures import open_image
-from attrlib.engine.explanation import MANIFEST, Explanation, check_same, explain_photo, first, read_manifest
+from attrlib.engine.explain import MANIFEST, Explanation, check_same, explain_photo, first, read_manifest
 from attrlib.errors import SpecError
 from attrlib.methods import defined, names_many, read_methods
 from attrlib.models import load_model

@@ -15,9 +15,10 @@ from rich.table import Table
 
 from attrlib.cli.common import Device, Json, command, duration, interruptible, read_options
 from attrlib.data.datasets import Dataset, load_dataset
-from attrlib.engine.plan import Plan, Refused, by_reason, make_plan
+from attrlib.engine.evaluations import Refusal, by_reason
+from attrlib.engine.plan import Plan, make_plan
+from attrlib.engine.results import RunResult
 from attrlib.engine.run import Event, run
-from attrlib.engine.scores import RunResult
 from attrlib.errors import Cancelled, SpecError
 from attrlib.figures.numbers import number
 from attrlib.methods import read_methods
@@ -55,8 +56,9 @@ def score(
     dataset = load_dataset(spec.data)
     classifier = load_model(spec.model.architecture, device, deletion_tuned=spec.deletion_tuned, **spec.model.options())
     others = [load_model(own.architecture, device, **own.options()) for own in spec.filter_models]
+    planned = make_plan(spec, classifier, dataset, store, filter_models=others, max_memory=budget)
     if plan:
-        _show_plan(make_plan(spec, classifier, dataset, store, budget, others), as_json)
+        _show_plan(planned, as_json)
         return
     with interruptible() as check, _progress(as_json) as show:
 
@@ -65,7 +67,7 @@ def score(
             show(event)
 
         try:
-            result = run(spec, classifier, dataset, store, watch, budget, others)
+            result = run(planned, watch)
         except Cancelled:
             typer.echo("stopped: everything computed so far is kept; python -m attrlib score --resume goes on", err=True)
             raise
@@ -135,20 +137,21 @@ def _finite(value: Any) -> Any:
 
 
 def _show_plan(plan: Plan, as_json: bool) -> None:
+    estimate = plan.estimate()
     refused = [{"protocol": str(p), "method": str(m), "reason": why} for p, m, why in plan.refused]
     if as_json:
         fields = {
             "known": plan.known,
             "missing": plan.missing,
-            "seconds": plan.seconds,
-            "bytes": plan.nbytes,
+            "seconds": estimate.seconds,
+            "bytes": estimate.nbytes,
             "upper_bound": plan.upper_bound,
         }
         typer.echo(json.dumps(fields | {"refused": refused, "notes": plan.notes}))
         return
     most = "at most " if plan.upper_bound else ""
     typer.echo(f"{plan.known} results are known, {most}{plan.missing} must be computed")
-    typer.echo(f"about {duration(plan.seconds)} and {plan.nbytes / 2**20:.0f} MB")
+    typer.echo(f"about {duration(estimate.seconds)} and {estimate.nbytes / 2**20:.0f} MB")
     _echo_notes(plan.notes, plan.refused)
 
 
@@ -183,7 +186,7 @@ def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
     typer.echo(f"{result.computed} computed, {result.known} known before, {duration(result.seconds)}")
 
 
-def _echo_notes(notes: Sequence[str], refused: Sequence[Refused]) -> None:
+def _echo_notes(notes: Sequence[str], refused: Sequence[Refusal]) -> None:
     """On standard error; methods that are refused for one reason share a line."""
     left_out = (f"{protocol} {', '.join(methods)}: refused: {why}" for (protocol, why), methods in by_reason(refused).items())
     for note in [*notes, *left_out]:

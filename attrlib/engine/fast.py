@@ -1,14 +1,13 @@
-"""What `fast` costs: how well its maps agree with the exact ones."""
+"""Measure what `fast` costs: how well its maps agree with the exact ones."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from attrlib.data.datasets import Dataset
-from attrlib.engine.bench import Bench
-from attrlib.engine.loading import Loader
-from attrlib.engine.units import Unit
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import EvalItem
 from attrlib.protocols import Prediction, Scene
 from attrlib.specs import MethodSpec
 from attrlib.statistics import spearman
@@ -17,23 +16,27 @@ IMAGES = 2
 
 
 def map_agreement(
-    methods: Mapping[MethodSpec, MethodSpec], bench: Bench, data: Dataset, units: tuple[Unit, ...]
+    methods: Mapping[MethodSpec, MethodSpec], evaluator: Evaluator, data: Dataset, items: Sequence[EvalItem]
 ) -> dict[MethodSpec, float]:
-    """Spearman's correlation of each method's fast maps with its exact ones, at the predicted class, mean over two images.
+    """Return Spearman's correlation of each method's fast maps with its exact ones, for the predicted class, mean over two images.
 
-    `methods` are those to compare, filled in, by how they were asked for. Only methods of many forward passes are in bfloat16, so
-    that the others are close to 1.
+    Only methods of many forward passes are computed in bfloat16: the others are close to 1.
+
+    Args:
+        methods: The methods, resolved, by how they were asked for.
+        evaluator: A fast one.
+        data: The data set.
+        items: Items of it, of which the first two images are used.
     """
-    model = bench.model
-    single = tuple(Unit(data.item_id(unit.images[0]), unit.images[:1], unit.labels[:1]) for unit in units[:IMAGES])
-    _, batch = Loader(model, data).get(single)
+    single = tuple(EvalItem(data.item_id(item.images[0]), item.images[:1], item.labels[:1]) for item in items[:IMAGES])
+    _, batch = evaluator.loader(data).get(single)
     if batch is None:
         return {}
-    targets = bench.measure(Prediction(), batch)["class"].long()
-    scene = Scene(model, batch.images, targets[:, None], keys=batch.ids)
-    exact = Bench(model, bench.shelf, bench.setting.seed, False, bench.setting.rows, bench.setting.progress)
-    found = {}
+    targets = evaluator.measure(Prediction(), batch)["class"].long()
+    request = Scene(evaluator.model, batch.images, targets[:, None], keys=batch.ids)
+    agreement = {}
     for asked, method in methods.items():
-        values = spearman(*(own.explain(method)(scene)[0].flatten(1) for own in (exact, bench)))
-        found[asked] = float(values.nanmean()) if bool(torch.isfinite(values).any()) else math.nan
-    return found
+        maps = (each.explainer(method)(request)[0].flatten(1) for each in (evaluator.exact(), evaluator))
+        values = spearman(*maps)
+        agreement[asked] = float(values.nanmean()) if bool(torch.isfinite(values).any()) else math.nan
+    return agreement

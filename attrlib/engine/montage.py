@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from attrlib.data.images import Photo
-from attrlib.engine.explanation import tile
+from attrlib.engine.explain import tile
 from attrlib.errors import AttrlibError
 from attrlib.figures.panel import Tile, panel
 from attrlib.methods import METHODS, Attribution, attribute_each, resolve

@@ -1,41 +1,40 @@
-"""Executes a run: chunk by chunk, everything stored as soon as it is known, so that it can end at any moment and go on later."""
+"""Execute a plan: everything is stored as soon as it is computed, so that a run can end at any moment and be resumed."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from attrlib.data.datasets import Dataset
-from attrlib.engine.bench import Bench
+from attrlib.engine.evaluations import Evaluation, Refusal
+from attrlib.engine.executors import Executor, LocalExecutor
 from attrlib.engine.fast import map_agreement
-from attrlib.engine.loading import Loader, part
-from attrlib.engine.memory import Probe, rows_within
-from attrlib.engine.plan import Group, Part, Refused, filter_benches, find_parts, item_seconds, select
-from attrlib.engine.scores import RunResult, Score
-from attrlib.engine.units import Unit, left_out
-from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, MethodError, OutOfMemory, ProtocolError
-from attrlib.methods import BATCH_SIZE, Passes
-from attrlib.methods import create as create_method
-from attrlib.models import Classifier
+from attrlib.engine.items import EvalItem, unreadable_note
+from attrlib.engine.plan import FORWARD_PASSES, GroupPlan, Plan, item_seconds
+from attrlib.engine.results import RunResult, Score, StoredDetails
+from attrlib.engine.work import Heartbeat, UnitResult, Worker
+from attrlib.errors import AttrlibError, Cancelled, DataError, ProtocolError
 from attrlib.progress import Listener, no_listener
-from attrlib.protocols import Prediction
-from attrlib.specs import MethodSpec, RunSpec, digest
-from attrlib.statistics import Summary, summary
-from attrlib.store import Record, Store
+from attrlib.specs import MethodSpec, digest
+from attrlib.statistics import RunningSummary, Summary, summary
 
-PASSES_AT_ONCE = 512
-"""Passes in one unit of work: an item of an expensive method is stored, and seen, before the next one is begun."""
-FEWEST_FOR_WIDTH = 10
+MIN_ITEMS_FOR_WIDTH = 10
 """Items before an interval is trusted to stop a run."""
-NOMINAL = Probe(forward=1.0, gradient=2.5, row_bytes=0)
-"""Passes in units of a forward pass, to weigh the parts of a run against each other."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """How far a run is: items done of those that must be computed, items a second, seconds left (None before anything is known),
-    what it is doing, the score of each part so far, by protocol and method, and what the items are a count of.
+    """How far a run is.
+
+    Attributes:
+        doing: What is being computed.
+        done: Results computed so far.
+        total: Results that must be computed.
+        rate: Results per second.
+        seconds_left: Estimate, None before anything is computed.
+        scores: The score of each evaluation so far, by protocol and method.
+        of: What `done` and `total` count.
     """
 
     doing: str
@@ -49,68 +48,93 @@ class Event:
 
 Watch = Listener[Event]
 """Called every few passes; raises `Cancelled` to stop the run."""
+ExecutorFactory = Callable[[Plan, Heartbeat], Executor]
+"""Makes what executes the units of a plan."""
 
 
-def run(
-    spec: RunSpec,
-    model: Classifier,
-    data: Dataset,
-    store: Store,
-    watch: Watch = no_listener,
-    max_memory: int | None = None,
-    filter_models: Sequence[Classifier] = (),
-) -> RunResult:
-    """Computes what is not in the store, and returns the scores; `filter_models` are those that the spec names.
+def local(plan: Plan, heartbeat: Heartbeat) -> Executor:
+    """Return an executor that runs in this thread."""
+    return LocalExecutor(Worker(plan.evaluators, plan.data, plan.max_memory, heartbeat))
 
-    What is not defined for the model is in `refused` with the reason; raises the first such reason where nothing is defined.
-    Raises `Cancelled` when `watch` does: what was computed until then is kept, and the next run of the same spec goes on from there.
+
+def run(plan: Plan, watch: Watch = no_listener, executor: ExecutorFactory = local) -> RunResult:
+    """Compute what a plan lacks, and return the scores.
+
+    Args:
+        plan: The plan.
+        watch: Called every few passes with how far the run is; raises `Cancelled` to stop.
+        executor: Makes what executes the units of work. No result depends on it.
+
+    Returns:
+        The scores. What turns out not to be defined is in `refused`, with the reason.
+
+    Raises:
+        Cancelled: When `watch` does. What was computed until then is stored: the next run of the same spec resumes there.
+        AttrlibError: If nothing is defined.
     """
-    return _Run(spec, model, data, store, watch, max_memory, filter_models).execute()
+    return _Run(plan, watch, executor).execute()
+
+
+class _Progress:
+    """The results of an evaluation while they come in."""
+
+    def __init__(self, evaluation: Evaluation, plan: GroupPlan, weight: float):
+        self.evaluation, self.weight = evaluation, weight
+        self.values, self.done = plan.values[evaluation].copy(), plan.cached[evaluation].copy()
+        self._expected = ~self.done
+        self.missing = int(self._expected.sum())
+        self.so_far = RunningSummary()
+        self.so_far.add(self.counted(self.done))
+
+    def counted(self, chosen: np.ndarray | slice) -> np.ndarray:
+        """Return some values as they count in the mean."""
+        values = self.values[chosen]
+        return np.where(np.isnan(values), self.evaluation.protocol.undefined_value, values)
+
+    def add(self, first: int, result: UnitResult) -> None:
+        """Add results of the chunk that begins at item `first`."""
+        positions = np.array(list(result.values), dtype=int) + first
+        self.values[positions], self.done[positions] = list(result.values.values()), True
+        self.so_far.add(self.counted(positions))
+        self._expected[positions] = False
+        self.missing -= len(positions)
+
+    def give_up(self, items: slice) -> None:
+        """Expect no more results of some items: they cannot be read, or are not needed."""
+        self.missing -= int(self._expected[items].sum())
+        self._expected[items] = False
 
 
 class _Run:
     """The state of one run."""
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        model: Classifier,
-        data: Dataset,
-        store: Store,
-        watch: Watch,
-        max_memory: int | None,
-        filter_models: Sequence[Classifier],
-    ):
-        self.spec, self.model, self.data, self.store, self.watch = spec, model, data, store, watch
-        self.max_memory = max_memory
-        self.bench = Bench(model, store, spec.seed, spec.fast, progress=lambda _done, _total: self.watch(self.event))
-        self.filters = filter_benches(spec, filter_models, store)
-        self.loader = Loader(model, data)
+    def __init__(self, plan: Plan, watch: Watch, executor: ExecutorFactory):
+        self.plan, self.spec, self.store, self.watch = plan, plan.spec, plan.store, watch
+        self.executor = executor(plan, self._beat)
         self.event = Event("planning")
-        self.found: dict[Part, dict[Unit, Record]] = {}
-        self.weights: dict[Part, float] = {}
-        self.refused: list[Refused] = []
+        self.progress: dict[Evaluation, _Progress] = {}
+        self.refused: list[Refusal] = list(plan.refused)
         self.notes: list[str] = []
-        self.pending: dict[Part, int] = {}
-        self.computed, self.weight_done = 0, 0.0
+        self.of = "results"
+        self.computed, self.weight_done, self.predicted, self.to_predict = 0, 0.0, 0, 0
+        self.changed = True
 
     def execute(self) -> RunResult:
         begun = time.perf_counter()
-        groups, self.refused = find_parts(self.spec, self.model, self.data, self.bench)
-        self.loader.parts = any(group.parted for group in groups)
-        key = digest(self.spec, self.bench.model_digest)
-        self._keep(key, {}, "running")
+        key = digest(self.spec, self.plan.model.digest)
+        used: dict[GroupPlan, tuple[EvalItem, ...]] = {}
+        self._save(key, used)
         try:
-            units = self._select_all(groups)
-            known = sum(self._look_up(group, units[group]) for group in units)
-            self._keep(key, units, "running")
-            self._fit_memory(self.bench, max((g.area for g in units if any(self.pending[own] for own in g.parts)), default=0))
+            self._predict()
+            self._begin()
+            known = self.plan.known
+            self._save(key, {each: each.items for each in self.plan.groups})
             self.started = time.perf_counter()
-            for group in units:
-                units[group] = self._work(group, units[group])
-            if not self.found:
-                raise ProtocolError(self.refused[-1][2])
-            agreement = self._agreement(units) if self.spec.fast else {}
+            for each in self.plan.groups:
+                used[each] = self._evaluate(each)
+            if not self.progress:
+                raise ProtocolError(self.refused[-1].reason)
+            agreement = self._agreement(used) if self.spec.fast else {}
             self._tell("done")
         except Cancelled:
             self.store.set_state(key, "cancelled")
@@ -118,196 +142,156 @@ class _Run:
         except AttrlibError:
             self.store.set_state(key, "failed")
             raise
-        self._keep(key, units, "done")
-        done = [(part, units[group]) for group in units for part in group.parts if part in self.found]
-        # In the order asked for: groups are those of protocols that share items.
-        done.sort(key=lambda own: self.spec.protocols.index(own[0].protocol_spec))
-        scores = {(part.protocol_spec, part.method_spec): self._score(part, own) for part, own in done}
-        notes = tuple(dict.fromkeys([*self.notes, *self.store.notes]))
-        seconds = time.perf_counter() - begun
-        return RunResult(self.spec, scores, self.refused, notes, self.computed, known, seconds, agreement)
+        self._save(key, used, "done")
+        scores = self._scores(used)
+        notes = tuple(dict.fromkeys([*self.plan.notes, *self.notes, *self.store.notes]))
+        return RunResult(self.spec, scores, self.refused, notes, self.computed, known, time.perf_counter() - begun, agreement)
 
-    def _select_all(self, groups: Sequence[Group]) -> dict[Group, tuple[Unit, ...]]:
-        """The items of each group. A group without any is refused, with the reason, unless it is the only one."""
-        units = {}
-        for group in groups:
-            try:
-                units[group] = self._select(group)
-            except DataError as error:
-                self.refused += group.refused(error)
-                last = error
-        if not units:
-            raise last
-        return units
+    def _predict(self) -> None:
+        """Compute the predictions that the items of grids depend on, and select these items."""
+        for units in self.plan.predict_units():
+            self.of, self.predicted, self.to_predict = "images", 0, sum(len(unit.items) for unit in units)
+            for result in self.executor.map(units):
+                self.predicted += len(units[result.unit].items)
+                self.changed = True
+        self.of = "results"
+        before = len(self.plan.refused)
+        self.plan = self.plan.predicted()
+        self.refused += self.plan.refused[before:]
 
-    def _select(self, group: Group) -> tuple[Unit, ...]:
-        """The items of a group, after the predictions that they depend on."""
-        selection, waiting = select(group, self.spec, self.model, self.data, self.bench, self.filters)
-        if waiting:
-            for bench, images in waiting:
-                self._fit_memory(bench, 1)
-                self._predict(bench, images)
-            selection, _ = select(group, self.spec, self.model, self.data, self.bench, self.filters)
-        self.notes += selection.notes
-        return selection.units
+    def _begin(self) -> None:
+        for each in self.plan.groups:
+            for evaluation in each.group.evaluations:
+                weight = item_seconds(evaluation, self.plan.model, FORWARD_PASSES)
+                self.progress[evaluation] = _Progress(evaluation, each, weight)
 
-    def _predict(self, bench: Bench, images: Sequence[Unit]) -> None:
-        """What a model predicts for some images."""
-        about, key = bench.measurement_key(Prediction())
-        loader = self.loader if bench is self.bench else Loader(bench.model, self.data)
-        chunks = _chunks(images, BATCH_SIZE)
-        with loader.ahead(chunks):
-            for number, chunk in enumerate(chunks):
-                self.event = Event("confidence filter", number * BATCH_SIZE, len(images), of="images")
-                self.watch(self.event)
-                readable, batch = loader.get(chunk)
-                if batch is not None:
-                    bench.measure(Prediction(), batch)
-                self.store.add_records(key, about, {unit.id: Record() for unit in chunk if unit not in readable})
-
-    def _look_up(self, group: Group, units: Sequence[Unit]) -> int:
-        """How many results of a group are known."""
-        count = 0
-        for own in group.parts:
-            by_key = {unit.key(own.protocol.target_choice): unit for unit in units}
-            self.found[own] = {by_key[key]: record for key, record in self.store.records(own.key, list(by_key)).items()}
-            self.weights[own] = item_seconds(own, self.model, NOMINAL)
-            self.pending[own] = len(units) - len(self.found[own])
-            count += len(self.found[own])
-        return count
-
-    def _fit_memory(self, bench: Bench, area: float) -> None:
-        if area:
-            bench.setting = replace(bench.setting, rows=rows_within(bench.model, self.max_memory, area))
-
-    def _agreement(self, units: Mapping[Group, tuple[Unit, ...]]) -> dict[MethodSpec, float]:
-        """How well the fast maps of what was scored agree with the exact ones."""
-        methods = {own.method_spec: own.method for group in units for own in group.parts if own in self.found}
-        return map_agreement(methods, self.bench, self.data, next(iter(units.values())))
-
-    def _work(self, group: Group, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
-        """Computes what is missing of a group; the items that were used and could be read."""
-        size = max(1, BATCH_SIZE // group.images)
-        chunks = _chunks(units, size)
-        with self.loader.ahead([chunk for chunk in chunks if any(self._missing(own, chunk) for own in group.parts)]):
-            for number, chunk in enumerate(chunks):
-                for own in group.parts:
-                    self._compute(own, chunk, group)
-                    self._leave(own, units[(number + 1) * size :])
-                if self._narrow(group, units[: (number + 1) * size]):
-                    units = units[: (number + 1) * size]
-                    for own in group.parts:
-                        self._leave(own, ())
-                    break
-        readable = tuple(unit for unit in units if unit.images[0] not in self.loader.failed)
-        self.notes += left_out(list(self.loader.failed.values()), len(units) - len(readable))
+    def _evaluate(self, plan: GroupPlan) -> tuple[EvalItem, ...]:
+        """Compute what is missing of a group; return the items that were used and could be read."""
+        size, units = plan.group.chunk_size, plan.units(self.plan.area)
+        numbers = list(units)
+        open_chunks, unreadable = set(numbers), dict[str, str]()
+        enough = self._narrow_after(plan, open_chunks, 0)
+        with closing(self.executor.map([] if enough else list(units.values()))) as results:
+            for result in results:
+                number = numbers[result.unit]
+                evaluation = units[number].missing[result.evaluation][0]
+                if result.refused:
+                    self._refuse(evaluation, result.refused)
+                elif result.values and evaluation in self.progress:
+                    self._add(self.progress[evaluation], number * size, result)
+                if result.finished:
+                    unreadable |= result.unreadable
+                    self._give_up(plan, slice(number * size, (number + 1) * size))
+                    first = min(open_chunks)
+                    open_chunks.remove(number)
+                    enough = self._narrow_after(plan, open_chunks, first)
+                    if enough:
+                        break
+        self._give_up(plan, slice(None))
+        items = plan.items[:enough]
+        readable = tuple(item for item in items if item.id not in unreadable)
+        self.notes += unreadable_note(list(unreadable.values()), len(items) - len(readable))
         if not readable:
-            raise DataError(f"none of the {len(units)} images of {self.data.name} can be read: {next(iter(self.loader.failed.values()))}")
+            raise DataError(f"none of the {len(items)} images of {self.plan.data.name} can be read: {next(iter(unreadable.values()))}")
         return readable
 
-    def _leave(self, own: Part, rest: Sequence[Unit]) -> None:
-        """Only the rest of a part is still to be done."""
-        if own in self.pending:
-            self.pending[own] = len(self._missing(own, rest))
+    def _add(self, progress: _Progress, first: int, result: UnitResult) -> None:
+        progress.add(first, result)
+        self.computed += result.computed
+        self.weight_done += result.computed * progress.weight
+        self.changed = True
 
-    def _missing(self, own: Part, chunk: Sequence[Unit]) -> list[Unit]:
-        return [unit for unit in chunk if unit not in self.found[own]] if own in self.found else []
+    def _refuse(self, evaluation: Evaluation, reason: str) -> None:
+        """Drop an evaluation whose method turns out not to be defined for the model."""
+        if self.progress.pop(evaluation, None) is not None:
+            self.refused.append(Refusal(evaluation.protocol_spec, evaluation.method_spec, reason))
+            self.changed = True
 
-    def _compute(self, own: Part, chunk: tuple[Unit, ...], group: Group) -> None:
-        """Computes and stores what is missing of one part in a chunk, a few items at a time."""
-        if not self._missing(own, chunk):
-            return
-        readable, batch = self.loader.get(chunk)
-        missing = [row for row, unit in enumerate(readable) if unit not in self.found[own]]
-        if batch is None or not missing:
-            return
-        passes = self._passes(own)
-        step = max(1, PASSES_AT_ONCE // max(1, passes.forward + passes.gradient))
-        for first in range(0, len(missing), step):
-            rows = missing[first : first + step]
-            self._tell(f"{own.protocol_spec} {own.method_spec}")
-            units = [readable[row] for row in rows]
-            try:
-                records = self.bench.perform(own.protocol, own.method, units, part(batch, rows), self._beside(own, group, units))
-            except (MethodError, LayerError, ProtocolError, OutOfMemory) as error:
-                self._refuse(own, str(error))
-                return
-            self.store.add_records(own.key, own.about, records)
-            self.found[own] |= dict(zip(units, records.values(), strict=True))
-            self.computed += len(units)
-            self.weight_done += len(units) * self.weights[own]
-            self.pending[own] -= len(units)
+    def _give_up(self, plan: GroupPlan, items: slice) -> None:
+        for evaluation in plan.group.evaluations:
+            if evaluation in self.progress:
+                self.progress[evaluation].give_up(items)
+        self.changed = True
 
-    def _beside(self, own: Part, group: Group, units: Sequence[Unit]) -> list[MethodSpec]:
-        """The methods of a protocol that are at the same layer and take as many passes, and may so share some; none that has begun."""
-        return [
-            other.method
-            for other in group.parts
-            if (other.protocol, other.method.layer) == (own.protocol, own.method.layer)
-            and other.method != own.method
-            and len(self._missing(other, units)) == len(units)
-            and self._passes(other) == self._passes(own)
-        ]
-
-    def _passes(self, own: Part) -> Passes:
-        return create_method(own.method).passes(self.model.layer(own.method.layer))
-
-    def _refuse(self, own: Part, reason: str) -> None:
-        """Drops a part whose method turns out not to be defined for the model."""
-        del self.found[own], self.pending[own]
-        self.refused.append((own.protocol_spec, own.method_spec, reason))
-
-    def _narrow(self, group: Group, units: Sequence[Unit]) -> bool:
-        """Whether the interval of every part is as narrow as was asked for."""
+    def _narrow_after(self, plan: GroupPlan, open_chunks: set[int], first: int) -> int | None:
+        """Return after how many items every interval is narrow enough, if it is after a chunk from `first` before the first open one."""
         if self.spec.ci_width is None:
-            return False
-        summaries = [self._summary(own, units) for own in group.parts if own in self.found]
-        return all(s.n >= FEWEST_FOR_WIDTH and s.high - s.low <= self.spec.ci_width for s in summaries)
+            return None
+        size = plan.group.chunk_size
+        chunks = -(-len(plan.items) // size)
+        for number in range(first, min(open_chunks, default=chunks)):
+            last = min((number + 1) * size, len(plan.items))
+            if self._is_narrow(plan, last):
+                return last
+        return None
 
-    def _summary(self, own: Part, units: Sequence[Unit]) -> Summary:
-        values = np.array([self.found[own][unit].value for unit in units if unit in self.found[own]], dtype=np.float64)
-        return summary(np.where(np.isnan(values), own.protocol.undefined_value, values))
+    def _is_narrow(self, plan: GroupPlan, last: int) -> bool:
+        progress = [self.progress[each] for each in plan.group.evaluations if each in self.progress]
+        summaries = [summary(each.counted(np.flatnonzero(each.done[:last]))) for each in progress]
+        assert self.spec.ci_width is not None
+        return all(s.n >= MIN_ITEMS_FOR_WIDTH and s.high - s.low <= self.spec.ci_width for s in summaries)
+
+    def _beat(self, doing: str) -> None:
+        """Report how far the run is, also while nothing new is known: whoever watches may stop it."""
+        if self.of == "images":
+            self.event = Event(doing, self.predicted, self.to_predict, of="images")
+            self.watch(self.event)
+        elif self.changed or doing != self.event.doing:
+            self._tell(doing)
+        else:
+            self.watch(self.event)
 
     def _tell(self, doing: str) -> None:
         elapsed = time.perf_counter() - self.started
-        weight_left = sum(count * self.weights[own] for own, count in self.pending.items())
+        weight_left = sum(each.missing * each.weight for each in self.progress.values())
         left = elapsed / self.weight_done * weight_left if self.weight_done else None
-        scores = {(str(own.protocol_spec), str(own.method_spec)): self._summary(own, list(found)) for own, found in self.found.items()}
+        scores = {(str(e.protocol_spec), str(e.method_spec)): each.so_far.summary() for e, each in self.progress.items()}
         rate = self.computed / elapsed if elapsed else 0.0
-        self.event = Event(doing, self.computed, self.computed + sum(self.pending.values()), rate, left, scores)
+        missing = sum(each.missing for each in self.progress.values())
+        self.event, self.changed = Event(doing, self.computed, self.computed + missing, rate, left, scores), False
         self.watch(self.event)
 
-    def _score(self, own: Part, units: Sequence[Unit]) -> Score:
-        found = self.found[own]
-        used = [unit for unit in units if unit in found]
-        one = replace(self.spec, protocols=(own.protocol_spec,), methods=(own.method_spec,))
-        times = self.store.records(self.bench.seconds(own.method)[1], [unit.id for unit in used])
+    def _agreement(self, used: Mapping[GroupPlan, tuple[EvalItem, ...]]) -> dict[MethodSpec, float]:
+        """Return how well the fast maps of what was scored agree with the exact ones."""
+        methods = {each.method_spec: each.method for plan in used for each in plan.group.evaluations if each in self.progress}
+        evaluator = self.plan.evaluators[0].reporting_to(lambda _done, _total: self.watch(self.event))
+        return map_agreement(methods, evaluator, self.plan.data, next(iter(used.values())))
+
+    def _scores(self, used: Mapping[GroupPlan, tuple[EvalItem, ...]]) -> dict:
+        """Return the scores, in the order in which they were asked for."""
+        pairs = [(each, plan, items) for plan, items in used.items() for each in plan.group.evaluations if each in self.progress]
+        pairs.sort(key=lambda pair: self.spec.protocols.index(pair[0].protocol_spec))
+        return {(each.protocol_spec, each.method_spec): self._score(each, plan, items) for each, plan, items in pairs}
+
+    def _score(self, evaluation: Evaluation, plan: GroupPlan, items: tuple[EvalItem, ...]) -> Score:
+        progress = self.progress[evaluation]
+        readable = set(items)
+        chosen = [place for place, item in enumerate(plan.items) if item in readable and progress.done[place]]
+        ids = tuple(plan.items[place].id for place in chosen)
         return Score(
-            one,
-            own.protocol,
-            np.array([found[unit].value for unit in used], dtype=np.float64),
-            tuple(unit.id for unit in used),
-            tuple(unit.images for unit in used),
-            tuple(found[unit].details for unit in used),
-            float(np.mean([record.value for record in times.values()])) if times else float("nan"),
-            tuple(self.notes),
+            replace(self.spec, protocols=(evaluation.protocol_spec,), methods=(evaluation.method_spec,)),
+            evaluation.protocol,
+            progress.values[chosen],
+            ids,
+            tuple(plan.items[place].images for place in chosen),
+            StoredDetails(self.store, evaluation.key, tuple(plan.keys[place] for place in chosen)),
+            self._seconds(evaluation, ids),
+            tuple(dict.fromkeys([*self.plan.notes, *self.notes])),
         )
 
-    def _keep(self, key: str, units: Mapping[Group, Sequence[Unit]], state: str) -> None:
-        """Writes the run's manifest."""
-        parts = {
-            f"{own.protocol_spec}|{own.method_spec}": {
-                "key": own.key,
-                "items": [unit.key(own.protocol.target_choice) for unit in used],
-            }
-            for group, used in units.items()
-            for own in group.parts
-            if own in self.found
-        }
-        about = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "model_digest": self.bench.model_digest}
+    def _seconds(self, evaluation: Evaluation, ids: tuple[str, ...]) -> float:
+        times = self.store.values(self.plan.evaluators[0].seconds_key(evaluation.method)[1], ids)
+        return float(np.mean(list(times.values()))) if times else float("nan")
+
+    def _save(self, key: str, used: Mapping[GroupPlan, tuple[EvalItem, ...]], state: str = "running") -> None:
+        """Write the run's manifest."""
+        parts = {}
+        for plan, items in used.items():
+            readable = set(items)
+            keys = [name for name, item in zip(plan.keys, plan.items, strict=True) if item in readable]
+            for each in plan.group.evaluations:
+                if each in self.progress:
+                    parts[f"{each.protocol_spec}|{each.method_spec}"] = {"key": each.key, "items": keys}
+        about = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "model_digest": self.plan.model.digest}
         self.store.save_run(key, about, parts)
         self.store.set_state(key, state)
-
-
-def _chunks(units: Sequence[Unit], size: int) -> list[tuple[Unit, ...]]:
-    return [tuple(units[first : first + size]) for first in range(0, len(units), size)]

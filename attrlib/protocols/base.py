@@ -130,7 +130,7 @@ class Prediction(Measurement):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvalBatch:
     """One protocol at work on one method and some items."""
 
     setting: Setting
@@ -225,6 +225,10 @@ class Protocol(ABC):
         """The models that maps are asked of: where a method's layer must exist."""
         return [model]
 
+    def requests(self, work: EvalBatch) -> list[Scene]:
+        """Return the maps of the items themselves that `evaluate` asks for, in order; the first is shown beside a score."""
+        return [work.scene()]
+
     def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
         """Raises `ProtocolError` with the reason and what to do where the protocol is not defined for the model or the data.
 
@@ -239,7 +243,7 @@ class Protocol(ABC):
         return {"protocol": self.name} | {p.name: getattr(self, p.name) for p in params_of(type(self))}
 
     @abstractmethod
-    def evaluate(self, work: Evaluation) -> list[Outcome]:
+    def evaluate(self, work: EvalBatch) -> list[Outcome]:
         """One outcome for each item of the batch."""
 
 

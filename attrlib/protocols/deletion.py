@@ -12,7 +12,7 @@ from attrlib.deletion import BASELINES, cells, replacement
 from attrlib.errors import ProtocolError
 from attrlib.models import Classifier
 from attrlib.postprocess import apply_sign, are_finite
-from attrlib.protocols.base import PROTOCOLS, Batch, Cost, Evaluation, Measurement, Outcome, Protocol, Setting
+from attrlib.protocols.base import PROTOCOLS, Batch, Cost, EvalBatch, Measurement, Outcome, Protocol, Setting
 from attrlib.registry import Paper, param
 from attrlib.specs import SIGNS
 from attrlib.statistics import spearman
@@ -117,7 +117,7 @@ class SingleDeletion(RankedDrops):
         # One implementation under two names.
         return super().key() | {"protocol": "single deletion"}
 
-    def evaluate(self, work: Evaluation) -> list[Outcome]:
+    def evaluate(self, work: EvalBatch) -> list[Outcome]:
         outputs = work.measured[self.measurements[0]][self.output].double()
         maps = apply_sign(work.maps(), self.sign).double()
         # Cell by cell, in one order: the cells of a constant map must tie exactly.
@@ -194,7 +194,7 @@ class IncrementalDeletion(Protocol):
     def cost(self) -> Cost:
         return Cost(inputs=self.steps if self.update else 1, forwards=self.steps)
 
-    def evaluate(self, work: Evaluation) -> list[Outcome]:
+    def evaluate(self, work: EvalBatch) -> list[Outcome]:
         images = work.batch.images
         pixels = images.shape[2] * images.shape[3]
         instead = instead_of(self.baseline, work.setting, work.batch)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attrlib.protocols.base import PROTOCOLS, Batch, Evaluation, Measurement, Outcome, Protocol, Setting
+from attrlib.protocols.base import PROTOCOLS, Batch, EvalBatch, Measurement, Outcome, Protocol, Setting
 from attrlib.protocols.deletion import TARGETS
 from attrlib.registry import Paper, param
 
@@ -72,7 +72,7 @@ class Infidelity(Protocol):
     def measurements(self) -> tuple[Measurement, ...]:
         return (NoiseDrops(self.samples, self.noise),)
 
-    def evaluate(self, work: Evaluation) -> list[Outcome]:
+    def evaluate(self, work: EvalBatch) -> list[Outcome]:
         drops = work.measured[self.measurements[0]]["drops"].double()
         maps = work.maps().double()
         outcomes = []

@@ -12,7 +12,7 @@ from attrlib.errors import AttrlibError, ProtocolError
 from attrlib.models import Classifier
 from attrlib.models.cells import grid_view
 from attrlib.postprocess import smooth
-from attrlib.protocols.base import PROTOCOLS, Cost, Evaluation, Outcome, Protocol, Scene
+from attrlib.protocols.base import PROTOCOLS, Cost, EvalBatch, Outcome, Protocol, Scene
 from attrlib.registry import Paper, param
 
 GRID_PAPER = Paper("Rao et al. 2022", "Towards Better Understanding Attribution Methods", "https://arxiv.org/abs/2205.10435")
@@ -73,7 +73,7 @@ class Localisation(Protocol):
         # The images that passed are in the grid's own digest.
         return {k: v for k, v in super().key().items() if k != "confidence"}
 
-    def evaluate(self, work: Evaluation) -> list[Outcome]:
+    def evaluate(self, work: EvalBatch) -> list[Outcome]:
         found = [
             localisation(maps[:, [place]], self.grid, cell)
             for scene, cells in self.scenes(work)
@@ -84,11 +84,14 @@ class Localisation(Protocol):
         rows = zip(shares, insides, strict=True)
         return [Outcome(float(share.mean()), {"shares": share.tolist(), "inside": inside.tolist()}) for share, inside in rows]
 
-    def scenes(self, work: Evaluation) -> list[tuple[Scene, tuple[int, ...]]]:
+    def requests(self, work: EvalBatch) -> list[Scene]:
+        return [scene for scene, _ in self.scenes(work)]
+
+    def scenes(self, work: EvalBatch) -> list[tuple[Scene, tuple[int, ...]]]:
         """What is explained, and which cells are its targets: here each cell in a view of its own."""
         return [(self._scene(work, cell, (cell,)), (cell,)) for cell in self.cells]
 
-    def _scene(self, work: Evaluation, cell: int, targets: tuple[int, ...]) -> Scene:
+    def _scene(self, work: EvalBatch, cell: int, targets: tuple[int, ...]) -> Scene:
         view, name = self.view(work.setting.model, cell)
         return Scene(view, work.batch.images, work.targets[:, targets], name, work.batch.ids)
 
@@ -116,7 +119,7 @@ class GridPG(Localisation):
     def views(self, model: Classifier) -> list[Classifier]:
         return [self.view(model, 0)[0]]
 
-    def scenes(self, work: Evaluation) -> list[tuple[Scene, tuple[int, ...]]]:
+    def scenes(self, work: EvalBatch) -> list[tuple[Scene, tuple[int, ...]]]:
         # One head for all cells: what does not depend on the class is computed once for all targets.
         return [(self._scene(work, 0, self.cells), self.cells)]
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attrlib.protocols.base import PROTOCOLS, Evaluation, Outcome, Protocol
+from attrlib.protocols.base import PROTOCOLS, EvalBatch, Outcome, Protocol
 from attrlib.protocols.deletion import TARGETS
 from attrlib.registry import Paper, param
 
@@ -25,7 +25,7 @@ class OnObject(Protocol):
     needs = ("masks",)
     target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
 
-    def evaluate(self, work: Evaluation) -> list[Outcome]:
+    def evaluate(self, work: EvalBatch) -> list[Outcome]:
         masks = work.batch.masks
         assert masks is not None, "check() refuses data without masks"
         maps = work.maps().double()[:, 0]

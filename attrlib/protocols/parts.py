@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attrlib.postprocess import apply_sign
-from attrlib.protocols.base import PROTOCOLS, Batch, Evaluation, Measurement, Outcome, Setting
+from attrlib.protocols.base import PROTOCOLS, Batch, EvalBatch, Measurement, Outcome, Setting
 from attrlib.protocols.deletion import OUTPUTS, TARGETS, RankedDrops, outputs_of
 from attrlib.registry import Paper, param
 from attrlib.specs import SIGNS
@@ -62,7 +62,7 @@ class PartRemoval(RankedDrops):
     def measurements(self) -> tuple[Measurement, ...]:
         return (PartOutputs(),)
 
-    def evaluate(self, work: Evaluation) -> list[Outcome]:
+    def evaluate(self, work: EvalBatch) -> list[Outcome]:
         assert work.batch.parts is not None, "check() refuses data without parts"
         outputs = work.measured[self.measurements[0]][self.output].double()
         drops = outputs[:, :1] - outputs[:, 1:]

@@ -15,7 +15,7 @@ from torchvision.transforms import functional as colour
 from attrlib.models import Preprocessing
 from attrlib.models.randomised import randomised
 from attrlib.postprocess import are_finite
-from attrlib.protocols.base import PROTOCOLS, Batch, Cost, Evaluation, Measurement, Outcome, Protocol, Scene, Setting
+from attrlib.protocols.base import PROTOCOLS, Batch, Cost, EvalBatch, Measurement, Outcome, Protocol, Scene, Setting
 from attrlib.protocols.deletion import TARGETS
 from attrlib.protocols.faithfulness import INFIDELITY_PAPER
 from attrlib.registry import Paper, param
@@ -48,7 +48,7 @@ class Sensitivity(Protocol):
     def cost(self) -> Cost:
         return Cost(inputs=1 + self.samples)
 
-    def evaluate(self, work: Evaluation) -> list[Outcome]:
+    def evaluate(self, work: EvalBatch) -> list[Outcome]:
         images, setting = work.batch.images, work.setting
         original, _ = work.explain(work.scene())
         norm = original.double().flatten(1).norm(dim=1)
@@ -145,7 +145,7 @@ class Robustness(Protocol):
     def cost(self) -> Cost:
         return Cost(inputs=1 + len(self.amounts))
 
-    def evaluate(self, work: Evaluation) -> list[Outcome]:
+    def evaluate(self, work: EvalBatch) -> list[Outcome]:
         probability = work.measured[self.measurements[0]]["probability"].double()
         counts = (probability[:, 1:] - probability[:, :1]).abs() < self.tolerance
         images = work.batch.images
@@ -220,7 +220,7 @@ class Randomisation(Protocol):
     def cost(self) -> Cost:
         return Cost(inputs=1 + self.stages)
 
-    def evaluate(self, work: Evaluation) -> list[Outcome]:
+    def evaluate(self, work: EvalBatch) -> list[Outcome]:
         setting = work.setting
         original = self._compared(work.explain(work.scene())[0])
         stages = []

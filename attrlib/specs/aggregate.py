@@ -78,7 +78,7 @@ class AggregateSpec(Spec):
         return "\n".join(
             [
                 "import attrlib",
-                "from attrlib.engine.aggregation import Aggregation",
+                "from attrlib.aggregation.view import Aggregation",
                 "from attrlib.specs import AggregateView",
                 "from attrlib.store import open_store",
                 "",

@@ -49,6 +49,22 @@ class Records:
             self._notes(NOT_READ.format(why=error))
         return {item: found[item] for item in items if item in found}
 
+    def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
+        """The values alone of those items that are known, in their order: without reading the details, which take much more room."""
+        query = select(table.c.item, table.c.value).where(table.c.key == key)
+
+        def work(connection: Connection) -> dict[str, float]:
+            parts = (connection.execute(query.where(table.c.item.in_(part))) for part in chunks(items))
+            return {item: _record(value, None).value for part in parts for item, value in part}
+
+        with self._lock:
+            found = {item: self._kept[key, item][1].value for item in items if (key, item) in self._kept} if self._kept else {}
+        try:
+            found |= self._database.read(work)
+        except Unavailable as error:
+            self._notes(NOT_READ.format(why=error))
+        return {item: found[item] for item in items if item in found}
+
     def add(self, key: str, spec: Mapping, records: Mapping[str, Record]) -> bool:
         """Adds those that are new, in one transaction; whether the database took them."""
         text = canonical(spec)

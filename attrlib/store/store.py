@@ -69,6 +69,10 @@ class Store:
         """The records under that key of those items that are known, in their order."""
         return self._records.get(key, items)
 
+    def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
+        """The values alone of the records under that key of those items that are known, in their order."""
+        return self._records.values(key, items)
+
     def add_records(self, key: str, spec: Mapping, records: Mapping[str, Record]) -> None:
         """Adds records by item, all or none; those that are known already stay as they are.
 

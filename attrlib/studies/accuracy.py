@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attrlib.engine.scores import Score
+from attrlib.engine.results import Score
 from attrlib.errors import DataError
 from attrlib.figures.plates import Panel, Plate, Point, Series
 from attrlib.models import Classifier

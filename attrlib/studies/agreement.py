@@ -6,8 +6,8 @@ from itertools import combinations
 
 import numpy as np
 
-from attrlib.engine import agreement as engine
-from attrlib.engine.scores import Score
+from attrlib.analysis import agreement as engine
+from attrlib.engine.results import Score
 from attrlib.errors import DataError
 from attrlib.figures.plates import Panel, Plate, Point, Series
 from attrlib.models import Classifier

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from attrlib.data.datasets import Dataset
+from attrlib.engine.results import RunResult, Score
 from attrlib.engine.run import Watch
-from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import SpecError
 from attrlib.figures.plates import Plate
 from attrlib.methods import resolve as resolve_method

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attrlib.engine.scores import Score
+from attrlib.engine.results import Score
 from attrlib.figures.plates import Panel, Plate, Point, Series
 from attrlib.methods import METHODS
 from attrlib.models import NAMED, Classifier

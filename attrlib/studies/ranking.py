@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attrlib.engine.scores import Score
+from attrlib.engine.results import Score
 from attrlib.figures.plates import Panel, Plate, Series
 from attrlib.models import Classifier
 from attrlib.protocols.deletion import IDSDS_PAPER

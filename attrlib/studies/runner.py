@@ -8,8 +8,8 @@ from typing import Any
 
 from attrlib.data.datasets import Dataset, anchored, load_dataset
 from attrlib.engine.plan import make_plan
+from attrlib.engine.results import RunResult
 from attrlib.engine.run import Event, run
-from attrlib.engine.scores import RunResult
 from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, MethodError, ProtocolError
 from attrlib.methods import METHODS
 from attrlib.methods import resolve as resolve_method
@@ -98,14 +98,18 @@ def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dat
         facts, model = running.open(model_spec)
         for own in running.study.runs(running.given, facts, model, number == 0):
             try:
-                plans.append(make_plan(own, model, running.data, store))
+                plan = make_plan(own, model, running.data, store)
+                plans.append((plan, plan.estimate()))
             except REFUSED as error:
                 running.refuse(facts, own, error)
     if not plans:
         raise running.error
-    upper = any(p.upper_bound for p in plans)
     return StudyPlan(
-        sum(p.known for p in plans), sum(p.missing for p in plans), sum(p.seconds for p in plans), max(p.nbytes for p in plans), upper
+        sum(plan.known for plan, _ in plans),
+        sum(plan.missing for plan, _ in plans),
+        sum(estimate.seconds for _, estimate in plans),
+        max(estimate.nbytes for _, estimate in plans),
+        any(plan.upper_bound for plan, _ in plans),
     )
 
 
@@ -185,7 +189,7 @@ class _Running:
                 self._tell(f"{facts.name}: {event.doing}", (place + far) / len(runs))
 
             try:
-                result = run(own, model, self.data, self.store, watch)
+                result = run(make_plan(own, model, self.data, self.store), watch)
             except REFUSED as error:
                 self.refuse(facts, own, error)
                 continue

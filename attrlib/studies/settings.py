@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from attrlib.engine.scores import Score
+from attrlib.engine.results import Score
 from attrlib.errors import DataError
 from attrlib.figures.plates import Panel, Plate, Point, Series
 from attrlib.methods import METHODS

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from attrlib.data.datasets import Dataset
+from attrlib.engine.results import Score
 from attrlib.engine.run import Watch
-from attrlib.engine.scores import Score
 from attrlib.errors import DataError
 from attrlib.figures.plates import Panel, Plate, Point, Series
 from attrlib.methods import create as create_method

@@ -6,8 +6,8 @@ from functools import partial
 import streamlit as st
 from PIL import Image
 
+from attrlib.aggregation.panels import subtitle, view_of
 from attrlib.engine.jobs import Job, State
-from attrlib.engine.panels import subtitle, view_of
 from attrlib.figures.aggatt import SIDE, bin_names, panel
 from attrlib.figures.by_layer import Scores, boxes, shows_points
 from attrlib.figures.colours import css_gradient

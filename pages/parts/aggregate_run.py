@@ -46,22 +46,22 @@ def _start(spec: RunSpec) -> None:
 def show_cost(spec: RunSpec) -> None:
     """What a run that is not done will cost, or why it cannot be; one that is known already is begun, which is to read it."""
     stage = runs.prepare(spec)
-    plan = stage.plan
-    if plan is None:
+    if stage.plan is None:
         if stage.job.state in (State.FAILED, State.CANCELLED):
             st.error(sentence(stage.job.error or "It was cancelled."), icon=":material/error:")
             st.button("Try again", key=f"again-{stage.job.key}", on_click=stage.job.forget, icon=":material/refresh:")
         else:
             st.caption(f":material/hourglass_top: {plain(stage.doing)}")
         return
+    plan, estimate = stage.plan.plan, stage.plan.estimate
     if plan.known and not plan.missing and not plan.upper_bound and runs.find(spec) is None:
         runs.start(spec)
         st.caption(":material/hourglass_top: Reading what is known")
         return
     most = "at most " if plan.upper_bound else "about "
     st.info(
-        f"**Start** computes {plan.missing} maps with their scores, {plan.known} are known: {most}{duration(plan.seconds)}, "
-        f"{size(plan.nbytes)} of memory. You may leave the page meanwhile, or close it.",
+        f"**Start** computes {plan.missing} maps with their scores, {plan.known} are known: {most}{duration(estimate.seconds)}, "
+        f"{size(estimate.nbytes)} of memory. You may leave the page meanwhile, or close it.",
         icon=":material/grid_view:",
     )
     for note in plan.notes:

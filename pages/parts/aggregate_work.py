@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attrlib.engine.aggregation import Aggregation, Row
+from attrlib.aggregation.panels import line_of, samples, view_of
+from attrlib.aggregation.view import Aggregation, Row
 from attrlib.engine.jobs import Job, Priority
-from attrlib.engine.panels import line_of, samples, view_of
 from attrlib.figures.aggatt import SIDE, PanelRow, draw_bin, draw_sample, mosaic
 from attrlib.figures.overlay import encode
 from attrlib.progress import NewsProgress

@@ -10,20 +10,19 @@ import torch
 from PIL import Image
 
 from attrlib.data.datasets import Dataset
-from attrlib.engine.bench import Bench
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import UNKNOWN, EvalItem
 from attrlib.engine.jobs import Job, Priority, State
-from attrlib.engine.loading import Loader
-from attrlib.engine.plan import class_map
-from attrlib.engine.scores import Score
-from attrlib.engine.units import UNKNOWN, Unit
-from attrlib.errors import DataError, ImageError
+from attrlib.engine.results import Score
+from attrlib.engine.selection import class_map
+from attrlib.errors import ImageError
 from attrlib.figures.numbers import number
 from attrlib.figures.overlay import draw, encode, limit, prepare
 from attrlib.methods import resolve
-from attrlib.models import Classifier, Layer
+from attrlib.models import Classifier
 from attrlib.postprocess import defect
 from attrlib.progress import NewsProgress
-from attrlib.protocols import Evaluation, Prediction, Scene
+from attrlib.protocols import Scene
 from attrlib.specs import ViewSpec, digest
 from attrlib.store import open_store
 from pages.parts import work
@@ -47,13 +46,6 @@ class Seen:
     def nbytes(self) -> int:
         """Bytes of both pictures."""
         return len(self.picture) + len(self.overlay)
-
-
-class _Enough(Exception):
-    """Ends an evaluation at the first map that the protocol asks for."""
-
-    def __init__(self, scene: Scene, maps: torch.Tensor):
-        self.scene, self.maps = scene, maps
 
 
 def places(score: Score, chosen: int | None = None) -> list[tuple[str, int]]:
@@ -113,25 +105,14 @@ def look(data: Dataset, score: Score, place: int, model: Classifier, progress: N
     """One item with the map that the protocol asked for first, which the store still has, or which is made anew just so."""
     spec, protocol = score.spec, score.protocol
     images = score.items[place]
-    unit = Unit(score.ids[place], images, _labels(data, score, images, model))
-    loader = Loader(model, data)
-    loader.parts = "parts" in protocol.needs
-    units, batch = loader.get((unit,))
-    if batch is None or not units:
-        raise ImageError(next(iter(loader.failed.values())))
-    bench = Bench(model, open_store(), spec.seed, spec.fast, progress=progress)
-    targets = batch.labels if protocol.target_choice == "label" else bench.measure(Prediction(), batch)["class"].long()
-    maps_of = bench.explain(resolve(score.method))
-
-    def explain(scene: Scene) -> tuple[torch.Tensor, Layer]:
-        raise _Enough(scene, maps_of(scene)[0])
-
-    measured = {m: bench.measure(m, batch, targets) for m in protocol.measurements}
-    try:
-        protocol.evaluate(Evaluation(bench.setting, batch, targets, measured, explain))
-    except _Enough as found:
-        return _draw(score.names(data)[place], found.scene, found.maps, model)
-    raise DataError("the protocol looks at no map of this item")
+    evaluator = Evaluator(model, open_store(), spec.seed, spec.fast, on_progress=progress)
+    loader = evaluator.loader(data, [protocol])
+    _, batch = loader.get((EvalItem(score.ids[place], images, _labels(data, score, images, model)),))
+    if batch is None:
+        raise ImageError(next(iter(loader.unreadable.values())))
+    explain = evaluator.explainer(resolve(score.method))
+    request = protocol.requests(evaluator.eval_batch(protocol, batch, explain))[0]
+    return _draw(score.names(data)[place], request, explain(request)[0], model)
 
 
 def _labels(data: Dataset, score: Score, images: Sequence[int], model: Classifier) -> tuple[int, ...]:

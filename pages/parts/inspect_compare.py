@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from attrlib.engine.comparison import Comparison, compare_maps
+from attrlib.diagnostics.map_comparison import Comparison, compare_maps
 from attrlib.figures.overlay import draw
 from attrlib.specs import ViewSpec
 from pages.parts import tiles

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from attrlib.engine.deletion_path import DeletionPath
-from attrlib.engine.explanation import tile
+from attrlib.diagnostics.deletion_curve import DeletionPath
+from attrlib.engine.explain import tile
 from attrlib.engine.jobs import State
 from attrlib.figures.deletion import curve_svg, draw_deleted
 from attrlib.figures.overlay import draw

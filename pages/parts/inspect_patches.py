@@ -6,7 +6,7 @@ from dataclasses import replace
 import streamlit as st
 
 from attrlib.deletion import BASELINES
-from attrlib.engine.cell_view import CellScore, cell_score
+from attrlib.diagnostics.single_deletion import CellScore, cell_score
 from attrlib.engine.jobs import State
 from attrlib.figures.cells import cell_scatter, draw_cells, magnitude
 from attrlib.protocols.deletion import IDSDS_PAPER, OUTPUTS

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from attrlib.engine.comparison import twin_correlation
-from attrlib.engine.explanation import tile
+from attrlib.diagnostics.map_comparison import twin_correlation
+from attrlib.engine.explain import tile
 from attrlib.engine.jobs import Job, State
 from attrlib.figures.overlay import draw
 from attrlib.figures.panel import Tile, limits

@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from attrlib.engine.cell_view import cell_outputs
-from attrlib.engine.deletion_path import delete_in_order
+from attrlib.diagnostics.deletion_curve import delete_in_order
+from attrlib.diagnostics.single_deletion import cell_outputs
 from attrlib.engine.jobs import Job, Priority, State, queue
 from attrlib.models import Classifier
 from attrlib.models.randomised import randomised

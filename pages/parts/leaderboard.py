@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from attrlib.engine.published import SOURCE
+from attrlib.analysis.paper_values import SOURCE
 from attrlib.figures.charts import ACCENT, GREY, Scale
 from attrlib.figures.numbers import number, spans_decades
 from attrlib.figures.tables import ranks

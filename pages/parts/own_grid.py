@@ -3,13 +3,13 @@
 import streamlit as st
 from PIL import Image
 
+from attrlib.aggregation.panels import view_of
+from attrlib.aggregation.view import tiled
 from attrlib.data.images import Photo, open_photo
 from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.data.samples import PREFIX, SAMPLES
-from attrlib.engine.aggregation import tiled
+from attrlib.diagnostics.localisation_grid import map_grid
 from attrlib.engine.jobs import Job, Priority, State
-from attrlib.engine.own_grid import map_grid
-from attrlib.engine.panels import view_of
 from attrlib.errors import AttrlibError
 from attrlib.figures.aggatt import Sample, draw_sample, outlined
 from attrlib.figures.overlay import encode

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attrlib.analysis.agreement import Pair, agreements
+from attrlib.analysis.paper_values import published
 from attrlib.data.datasets import Dataset
-from attrlib.engine.agreement import Pair, agreements
 from attrlib.engine.jobs import Job, Priority, State, queue
-from attrlib.engine.plan import Plan, make_plan
-from attrlib.engine.published import published
+from attrlib.engine.plan import Estimate, Plan, make_plan
+from attrlib.engine.results import RunResult, Score
 from attrlib.engine.run import Event, run
-from attrlib.engine.scores import RunResult, Score
 from attrlib.errors import AttrlibError, Cancelled
 from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest
@@ -53,11 +53,11 @@ class Finished:
     @property
     def nbytes(self) -> int:
         """Bytes that it takes, roughly: numbers and names of items, and the details of each."""
-        return sum(len(s.values) * (200 + 60 * len(s.details[0] if s.details else ())) for s in self.result.scores.values())
+        return sum(200 * len(score.values) for score in self.result.scores.values())
 
     def score(self, protocol: str, method: str) -> Score | None:
         """The score of a method under a protocol, both in text form."""
-        return next((s for (p, m), s in self.result.scores.items() if (str(p), str(m)) == (protocol, method)), None)
+        return self.result.score(protocol, method)
 
     @property
     def manifest(self) -> Run | None:
@@ -85,9 +85,11 @@ def start(spec: RunSpec) -> Job:
     if job is not None:
         job.forget()
 
+    plan = prepare(spec).plan
+
     def do(progress: NewsProgress) -> Finished:
         try:
-            return _run(spec, progress)
+            return _run(spec, plan.plan if plan else None, progress)
         finally:
             _ended.append(_key(spec))
 
@@ -98,16 +100,10 @@ def _key(spec: RunSpec) -> str:
     return digest("run", spec, work.stamp(spec.model.checkpoint))
 
 
-def _run(spec: RunSpec, progress: NewsProgress) -> Finished:
-    models = []
-    for own, loading in _loading(spec):
-        while not loading.wait(0.1):
-            progress(0, 0, Event(f"loading {own}"))
-        models.append(_result(loading))
-    model, *others = models
-    progress(0, 0, Event(f"looking through {spec.data}"))
-    data = load_data(spec.data)
-    result = run(spec, model, data, open_store(), lambda event: progress(event.done, event.total, event), None, others)
+def _run(spec: RunSpec, plan: Plan | None, progress: NewsProgress) -> Finished:
+    """Execute a run, by the plan whose cost was shown, or by a new one."""
+    plan = plan or _plan(spec, progress)
+    result = run(plan, lambda event: progress(event.done, event.total, event))
     behind: dict[ProtocolSpec, dict[str, Difference]] = {protocol: {} for protocol, _ in result.scores}
     for protocol, method, difference in _differences(result):
         behind[protocol][method] = difference
@@ -116,7 +112,18 @@ def _run(spec: RunSpec, progress: NewsProgress) -> Finished:
     for pair, over_methods, over_items in agreements(result):
         agree[pair] = over_methods, over_items
         progress(result.computed, result.computed)
-    return Finished(result, _rows(result, data), behind, agree, data, model.digest)
+    return Finished(result, _rows(result, plan.data), behind, agree, plan.data, plan.model.digest)
+
+
+def _plan(spec: RunSpec, progress: NewsProgress) -> Plan:
+    """Load models and data, and plan a run."""
+    models = []
+    for own, loading in _loading(spec):
+        while not loading.wait(0.1):
+            progress(0, 0, Event(f"loading {own}"))
+        models.append(_result(loading))
+    progress(0, 0, Event(f"looking through {spec.data}"))
+    return make_plan(spec, models[0], load_data(spec.data), open_store(), filter_models=models[1:])
 
 
 def _loading(spec: RunSpec) -> list[tuple[ModelSpec, Job]]:
@@ -146,18 +153,19 @@ def _result(job: Job) -> Any:
 
 def _differences(result: RunResult) -> Iterator[tuple[ProtocolSpec, str, Difference]]:
     """Of each method under each protocol how much higher the best one scores on the same items."""
-    for protocol in dict.fromkeys(own for own, _ in result.scores):
-        scores = {str(m): s for (p, m), s in result.scores.items() if p == protocol}
+    for protocol in result.protocols:
+        scores = {str(method): score for method, score in result.of_protocol(protocol).items()}
         best, *others = (place.name for place in result.places(protocol))
         for name in others:
             yield protocol, name, paired_difference(scores[name].counted, scores[best].counted)
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A plan as a job's result: by itself it would count for the memory that the run needs, and drive all else from the queue."""
+class Planned:
+    """A plan, and what it will take."""
 
     plan: Plan
+    estimate: Estimate
 
 
 @dataclass(frozen=True)
@@ -168,9 +176,9 @@ class Stage:
     doing: str
 
     @property
-    def plan(self) -> Plan | None:
-        """The plan, once it is made."""
-        return self.job.result.plan if isinstance(self.job.result, Estimate) else None
+    def plan(self) -> Planned | None:
+        """The plan with its cost, once it is made."""
+        return self.job.result if isinstance(self.job.result, Planned) else None
 
 
 def prepare(spec: RunSpec) -> Stage:
@@ -185,8 +193,9 @@ def prepare(spec: RunSpec) -> Stage:
         return Stage(listing, f"Looking through {spec.data}")
     data: Dataset = listing.result
 
-    def plan(progress: NewsProgress) -> Estimate:
-        return Estimate(make_plan(spec, models[0], data, open_store(), None, models[1:], progress))
+    def plan(progress: NewsProgress) -> Planned:
+        made = make_plan(spec, models[0], data, open_store(), filter_models=models[1:], on_progress=progress)
+        return Planned(made, made.estimate())
 
     key = digest("plan", _key(spec), listing.key, len(_ended))
     return Stage(work.device_queue().submit(key, plan, work.PATIENCE, priority=Priority.QUICK), "Estimating the cost")

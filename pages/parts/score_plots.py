@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from attrlib.engine.scores import Score
+from attrlib.engine.results import Score
 from attrlib.figures import charts
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec

@@ -5,10 +5,10 @@ from typing import Any
 
 import streamlit as st
 
+from attrlib.engine.evaluations import Refusal, by_reason
 from attrlib.engine.jobs import Job, State
-from attrlib.engine.plan import by_reason
+from attrlib.engine.results import Score
 from attrlib.engine.run import Event
-from attrlib.engine.scores import Score
 from attrlib.figures import charts
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec, RunSpec
@@ -134,7 +134,7 @@ def _notes(finished: Finished) -> None:
     show_refused(result.refused)
 
 
-def show_refused(refused: Sequence[tuple[Any, Any, str]]) -> None:
+def show_refused(refused: Sequence[Refusal]) -> None:
     """What is not defined on the model or the data, with the reason."""
     if not refused:
         return

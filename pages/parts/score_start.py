@@ -7,7 +7,6 @@ from typing import Literal
 import streamlit as st
 
 from attrlib.engine.jobs import Job, State
-from attrlib.engine.plan import Plan
 from attrlib.engine.run import Event
 from attrlib.specs import RunSpec
 from pages.parts import runs, score_choice, score_results
@@ -64,7 +63,11 @@ def show_cost(specs: Mapping[str, RunSpec], jobs: Jobs) -> None:
         return
     stages = [runs.prepare(spec) for spec in left.values()]
     plans = [stage.plan for stage in stages if stage.plan is not None]
-    if len(plans) == len(left) and not any(jobs.values()) and all(p.missing == 0 and not p.upper_bound and p.known for p in plans):
+    if (
+        len(plans) == len(left)
+        and not any(jobs.values())
+        and all(p.plan.missing == 0 and not p.plan.upper_bound and p.plan.known for p in plans)
+    ):
         # All is known: the results are a matter of reading them.
         _start(list(left.values()))
     waiting = [stage.doing for stage in stages if not _settled(stage)]
@@ -77,9 +80,9 @@ def show_cost(specs: Mapping[str, RunSpec], jobs: Jobs) -> None:
     for key, job in failed.items():
         st.error(sentence(job.error or "It was cancelled."), icon=":material/error:")
         st.button("Try again", key=f"again-{key}", on_click=job.forget, icon=":material/refresh:")
-    for note in dict.fromkeys(note for plan in plans for note in plan.notes):
+    for note in dict.fromkeys(note for own in plans for note in own.plan.notes):
         st.caption(f":material/info: {sentence(note)}")
-    score_results.show_refused([own for plan in plans for own in plan.refused])
+    score_results.show_refused([refused for own in plans for refused in own.plan.refused])
     if not failed and not any(jobs.values()):
         st.info(HOW, icon=":material/leaderboard:")
 
@@ -88,12 +91,13 @@ def _failed(stage: runs.Stage) -> bool:
     return stage.job.state in (State.FAILED, State.CANCELLED)
 
 
-def cost(plans: Sequence[Plan]) -> str:
+def cost(plans: Sequence[runs.Planned]) -> str:
     """Time, memory and how much is known, of all runs together."""
-    known, missing = sum(p.known for p in plans), sum(p.missing for p in plans)
-    most = "at most " if any(p.upper_bound for p in plans) else ""
+    known, missing = sum(own.plan.known for own in plans), sum(own.plan.missing for own in plans)
+    most = "at most " if any(own.plan.upper_bound for own in plans) else ""
     share = f"{100 * known / (known + missing):.0f} % known" if known + missing else "nothing to compute"
-    return f"**about {duration(sum(p.seconds for p in plans))}** · {size(max(p.nbytes for p in plans))} of memory · {most}{known + missing} results, {share}"
+    seconds, nbytes = sum(own.estimate.seconds for own in plans), max(own.estimate.nbytes for own in plans)
+    return f"**about {duration(seconds)}** · {size(nbytes)} of memory · {most}{known + missing} results, {share}"
 
 
 def _start(specs: Sequence[RunSpec]) -> None:

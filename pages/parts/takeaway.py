@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from attrlib.engine.explanation import ARRAYS, MANIFEST, PANEL, Explanation
+from attrlib.engine.explain import ARRAYS, MANIFEST, PANEL, Explanation
 from attrlib.specs import ExplainSpec
 from pages.parts import choice
 

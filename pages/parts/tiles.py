@@ -8,7 +8,7 @@ import streamlit as st
 from PIL import Image
 from torch import Tensor
 
-from attrlib.engine.explanation import tile
+from attrlib.engine.explain import tile
 from attrlib.engine.jobs import Job, Priority, State
 from attrlib.figures.colours import css_gradient
 from attrlib.figures.overlay import colour_map, draw, encode

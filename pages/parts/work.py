@@ -10,7 +10,7 @@ import torch
 
 from attrlib.api import as_batch
 from attrlib.data.images import Photo
-from attrlib.engine.explanation import map_key
+from attrlib.engine.explain import map_key
 from attrlib.engine.jobs import Job, Priority, Queue, State, queue
 from attrlib.engine.memory import rows_within
 from attrlib.errors import existing_file

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from attrlib.engine.same_deletion import delete_alike
+from attrlib.diagnostics.shared_deletion import delete_alike
 from attrlib.figures.deletion import draw_deleted
 from attrlib.figures.lines import Axis, lines_svg
 from attrlib.methods import resolve

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from attrlib.aggregation.view import tiled
 from attrlib.data.datasets import load_dataset
 from attrlib.data.grids import compose
 from attrlib.data.images import Photo
-from attrlib.engine.aggregation import tiled
-from attrlib.engine.bench import Scratch
+from attrlib.diagnostics.localisation_grid import GridMap, map_grid
+from attrlib.engine.cache import InMemoryCache
 from attrlib.engine.jobs import Job, State, queue
-from attrlib.engine.own_grid import GridMap, map_grid
 from attrlib.methods import Attribution, resolve
 from attrlib.models import Classifier, shipped, smallest
 from attrlib.progress import NewsProgress
@@ -169,7 +169,7 @@ class Desk:
             for number, birds in enumerate(grids):
                 progress(number, len(grids))
                 photos, target = [bird.photo for bird in birds], model.target(birds[cell].name)
-                found.append(map_grid(model, photos, protocol, cell, target, spec, Scratch(), self.seed))
+                found.append(map_grid(model, photos, protocol, cell, target, spec, InMemoryCache(), self.seed))
             return GridMaps(found)
 
         return self.compute("grid maps", explain, protocol, spec, cell, [[bird.index for bird in birds] for birds in grids])

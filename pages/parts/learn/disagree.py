@@ -5,7 +5,7 @@ from itertools import combinations
 
 import torch
 
-from attrlib.engine.scores_at_once import score_at_once
+from attrlib.diagnostics.small_benchmark import score_at_once
 from attrlib.figures.lines import Axis, lines_svg
 from attrlib.methods import resolve as resolve_method
 from attrlib.protocols import create

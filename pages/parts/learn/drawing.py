@@ -5,7 +5,7 @@ import streamlit as st
 from PIL import Image
 from streamlit.elements.lib.grid_container import GridContainer
 
-from attrlib.engine.explanation import tile
+from attrlib.engine.explain import tile
 from attrlib.figures.overlay import draw, encode, limit
 from attrlib.methods import Attribution
 from attrlib.specs import ViewSpec

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from attrlib.deletion import cells
-from attrlib.engine.cell_view import cell_score
+from attrlib.diagnostics.single_deletion import cell_score
 from attrlib.figures.cells import cell_scatter, draw_cells, magnitude
 from attrlib.figures.deletion import draw_deleted
 from attrlib.protocols.deletion import IDSDS_PAPER

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from attrlib.engine.noise_view import infidelity_by_noise
+from attrlib.diagnostics.infidelity_sweep import infidelity_by_noise
 from attrlib.figures.lines import Axis, lines_svg
 from attrlib.protocols.faithfulness import INFIDELITY_PAPER
 from attrlib.registry import param

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from attrlib.engine.leakage import LEAKAGE_PAPER, mask_leakage
+from attrlib.diagnostics.mask_leakage import LEAKAGE_PAPER, mask_leakage
 from attrlib.methods import resolve
 from attrlib.registry import param
 from attrlib.specs import MethodSpec

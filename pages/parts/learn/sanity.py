@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from attrlib.engine.comparison import twin_correlation
+from attrlib.diagnostics.map_comparison import twin_correlation
 from attrlib.protocols.stability import SANITY_PAPER
 from attrlib.registry import param
 from pages.parts.learn.beyond import inspect

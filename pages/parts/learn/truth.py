@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attrlib.engine.comparison import compare_maps
+from attrlib.diagnostics.map_comparison import compare_maps
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.protocols.objects import MassAccuracy
 from attrlib.registry import param

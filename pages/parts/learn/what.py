@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attrlib.engine.comparison import compare_maps
+from attrlib.diagnostics.map_comparison import compare_maps
 from attrlib.figures.aggatt import outlined
 from attrlib.figures.cells import draw_cells, magnitude
 from attrlib.methods.gradients import INPUT_X_GRADIENT

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attrlib.data.images import Photo
-from attrlib.engine.deletion_path import DeletionPath, delete_in_order
+from attrlib.diagnostics.deletion_curve import DeletionPath, delete_in_order
 from attrlib.errors import ProtocolError
 from attrlib.methods import attribute
 from attrlib.models import Classifier

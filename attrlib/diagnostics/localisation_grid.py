@@ -8,7 +8,8 @@ from torch import Tensor
 
 from attrlib.aggregate import localisation
 from attrlib.data.images import Photo
-from attrlib.engine.bench import Bench, Shelf
+from attrlib.engine.cache import ResultCache
+from attrlib.engine.evaluator import Evaluator
 from attrlib.errors import SpecError
 from attrlib.methods import resolve
 from attrlib.models import Classifier
@@ -55,11 +56,11 @@ def map_grid(
     cell: int,
     target: int,
     method: MethodSpec,
-    shelf: Shelf,
+    cache: ResultCache,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> GridMap:
-    """The map of a method for class `target` in one cell of n x n pictures, row by row; from the shelf where it is known.
+    """The map of a method for class `target` in one cell of n x n pictures, row by row; from the cache if it is there.
 
     `setting` is gridpg, difull or dipart. Raises `AttrlibError` where it is not defined for the model, and `SpecError` for
     another number of pictures than it needs, a cell that is none, or a protocol that has no grids.
@@ -74,6 +75,6 @@ def map_grid(
     view, name = protocol.view(model, cell if protocol.corners else 0)
     images = stitch(torch.stack([model.preprocess(photo.image) for photo in photos])[None], n)
     scene = Scene(view, model.place(images), torch.tensor([[target]]), name, (digest("grid", [photo.digest for photo in photos]),))
-    bench = Bench(model, shelf, seed, rows=4, progress=progress)
-    maps, _ = bench.explain(resolve(method))(scene)
+    evaluator = Evaluator(model, cache, seed, rows=4, on_progress=progress)
+    maps, _ = evaluator.explainer(resolve(method))(scene)
     return GridMap(maps, (images.shape[2], images.shape[3]), n, cell)

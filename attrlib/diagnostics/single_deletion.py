@@ -9,7 +9,7 @@ from attrlib.data.images import Photo
 from attrlib.methods import Attribution
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
-from attrlib.protocols import Batch, Evaluation, Setting
+from attrlib.protocols import Batch, EvalBatch, Setting
 from attrlib.protocols.deletion import IDSDS, SDS, SingleDeletion
 
 
@@ -63,7 +63,7 @@ def cell_score(found: CellOutputs, attribution: Attribution, output: str = "logi
     protocol = _protocol(found.model, found.grid, found.baseline, output)
     layer = found.model.layer(attribution.spec.layer)
     measured = {protocol.measurements[0]: found.outputs}
-    work = Evaluation(Setting(found.model), found.batch, found.batch.labels, measured, lambda _scene: (attribution.maps, layer))
+    work = EvalBatch(Setting(found.model), found.batch, found.batch.labels, measured, lambda _scene: (attribution.maps, layer))
     outcome = protocol.evaluate(work)[0]
     values = found.outputs[output].double()[0]
     return CellScore(protocol.title, values[0] - values[1:], torch.tensor(outcome.details["sums"], dtype=torch.float64), outcome.value)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from attrlib.data.datasets import Dataset, load_dataset
 from attrlib.data.labels import match_classes
-from attrlib.engine.bench import Bench, Scratch
-from attrlib.engine.loading import Loader
-from attrlib.engine.units import Unit
+from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import EvalItem
 from attrlib.errors import DataError, LayerError, MethodError
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
@@ -35,20 +35,21 @@ def score_at_once(
     dataset = load_dataset(data)
     classes = match_classes(dataset.class_names, model.class_names, "auto")
     labels = {k: dataset.label(k) for k in indices}
-    units = tuple(Unit(dataset.item_id(k), (k,), (classes[own],)) for k, own in labels.items() if own is not None)
+    items = tuple(EvalItem(dataset.item_id(k), (k,), (classes[label],)) for k, label in labels.items() if label is not None)
     for protocol in protocols:
         protocol.check(model, dataset.offers)
-    units, batch = Loader(model, dataset).get(units)
+    evaluator = Evaluator(model, InMemoryCache(), seed)
+    items, batch = evaluator.loader(dataset, protocols).get(items)
     if batch is None:
         raise DataError(f"none of the {len(indices)} pictures of {dataset.name} has a class and can be read; choose others")
-    bench = Bench(model, Scratch(), seed)
-    found = torch.full((len(protocols), len(methods), len(units)), math.nan, dtype=torch.float64)
+    scores = torch.full((len(protocols), len(methods), len(items)), math.nan, dtype=torch.float64)
     for row, protocol in enumerate(protocols):
         for column, method in enumerate(methods):
             progress(row * len(methods) + column, len(protocols) * len(methods))
             try:
-                records = bench.perform(protocol, method, units, batch)
+                records = evaluator.evaluate(protocol, items, batch, evaluator.explainer(method))
             except (MethodError, LayerError):
                 continue
-            found[row, column] = torch.tensor([records[unit.key(protocol.target_choice)].value for unit in units], dtype=torch.float64)
-    return found
+            values = [records[item.key(protocol.target_choice)].value for item in items]
+            scores[row, column] = torch.tensor(values, dtype=torch.float64)
+    return scores

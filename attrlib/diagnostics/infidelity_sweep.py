@@ -12,7 +12,7 @@ from attrlib.data.images import Photo
 from attrlib.methods import Attribution
 from attrlib.models import Classifier, Layer
 from attrlib.progress import Progress, no_progress
-from attrlib.protocols import Batch, Evaluation, Explain, Setting
+from attrlib.protocols import Batch, EvalBatch, Explain, Setting
 from attrlib.protocols.faithfulness import Infidelity, noise
 
 
@@ -58,7 +58,7 @@ def infidelity_by_noise(
         measured = {m: m.measure(setting, batch, target) for m in protocol.measurements}
         nothing.append(measured[protocol.measurements[0]]["drops"].square().mean())
         for row, own in enumerate(maps):
-            outcome = protocol.evaluate(Evaluation(setting, batch, target, measured, _given(own.maps, model.layer(own.spec.layer))))[0]
+            outcome = protocol.evaluate(EvalBatch(setting, batch, target, measured, _given(own.maps, model.layer(own.spec.layer))))[0]
             raw[row, column], normalised[row, column] = outcome.details["raw"][0], outcome.details["normalised"][0]
         drawn = batch.images[0].cpu() - noise(setting, photo.digest, 0, batch.images.shape[2:], std)
         colours = model.preprocessing.denormalise(drawn).clamp(0, 1).permute(1, 2, 0)

@@ -12,7 +12,7 @@ from attrlib.errors import ProtocolError
 from attrlib.methods import Attribution
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
-from attrlib.protocols import Batch, Evaluation, Setting
+from attrlib.protocols import Batch, EvalBatch, Setting
 from attrlib.protocols.deletion import ORDERS, instead_of
 
 STEPS = 32
@@ -78,7 +78,7 @@ def delete_in_order(
     setting = Setting(model, seed)
     target, layer = torch.tensor(attribution.target[:1]), model.layer(attribution.spec.layer)
     batch = Batch((photo.digest,), model.place(model.preprocess(photo.image)[None]), target)
-    values = Evaluation(setting, batch, target, {}, lambda _scene: (attribution.maps, layer)).maps()[0, 0].double().nan_to_num(0.0)
+    values = EvalBatch(setting, batch, target, {}, lambda _scene: (attribution.maps, layer)).maps()[0, 0].double().nan_to_num(0.0)
     place, counts = _pixels(values, order) if grid is None else _cells(values, order, grid)
     instead = instead_of(baseline, setting, batch)
     probabilities = []

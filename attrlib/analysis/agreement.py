@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from attrlib.engine.scores import RunResult, Score
+from attrlib.engine.results import RunResult, Score
 from attrlib.specs import ProtocolSpec
 from attrlib.statistics import Correlation, ranks, spearman
 

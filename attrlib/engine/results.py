@@ -1,15 +1,49 @@
-"""What comes out of a run: a score for each protocol and method, and what can be said of the methods together."""
+"""What comes out of a run: a score for each protocol and method, and how the methods compare."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import overload
 
 import numpy as np
 
 from attrlib.data.datasets import Dataset
+from attrlib.engine.cache import ResultCache
+from attrlib.engine.evaluations import Refusal
 from attrlib.protocols import Protocol
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
 from attrlib.statistics import Difference, Place, Summary, paired_difference, rank_table, summary
+from attrlib.store import Detail
+
+READ_AHEAD = 1024
+"""Records read at a time while details are iterated over."""
+
+
+class StoredDetails(Sequence[Mapping[str, Detail]]):
+    """The details of a score's items, read from the store when they are asked for: those of a large run do not fit into memory."""
+
+    def __init__(self, cache: ResultCache, key: str, items: Sequence[str]):
+        self._cache, self._key, self._items = cache, key, items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, place: int) -> Mapping[str, Detail]: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Mapping[str, Detail]]: ...
+    def __getitem__(self, place: int | slice) -> Mapping[str, Detail] | Sequence[Mapping[str, Detail]]:
+        if isinstance(place, slice):
+            return StoredDetails(self._cache, self._key, self._items[place])
+        return self._read([self._items[place]])[0]
+
+    def __iter__(self) -> Iterator[Mapping[str, Detail]]:
+        for first in range(0, len(self._items), READ_AHEAD):
+            yield from self._read(self._items[first : first + READ_AHEAD])
+
+    def _read(self, items: Sequence[str]) -> list[Mapping[str, Detail]]:
+        records = self._cache.records(self._key, items)
+        return [records[item].details if item in records else {} for item in items]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +59,7 @@ class Score:
     values: np.ndarray
     ids: tuple[str, ...]
     items: tuple[tuple[int, ...], ...]
-    details: tuple[Mapping[str, float | Sequence[float]], ...]
+    details: Sequence[Mapping[str, Detail]]
     seconds: float = float("nan")
     notes: tuple[str, ...] = ()
 
@@ -74,29 +108,50 @@ class RunResult:
 
     spec: RunSpec
     scores: Mapping[tuple[ProtocolSpec, MethodSpec], Score]
-    refused: Sequence[tuple[ProtocolSpec, MethodSpec, str]] = ()
+    refused: Sequence[Refusal] = ()
     notes: tuple[str, ...] = ()
     computed: int = 0
     known: int = 0
     seconds: float = 0.0
     agreement: Mapping[MethodSpec, float] = field(default_factory=dict)
 
+    @property
+    def protocols(self) -> tuple[ProtocolSpec, ...]:
+        """The protocols that have scores, in the order asked for."""
+        return tuple(dict.fromkeys(protocol for protocol, _ in self.scores))
+
+    def of_protocol(self, protocol: ProtocolSpec | str) -> dict[MethodSpec, Score]:
+        """Return the scores under a protocol by method."""
+        return {method: score for (each, method), score in self.scores.items() if str(each) == str(protocol)}
+
+    def of_method(self, method: MethodSpec | str) -> dict[ProtocolSpec, Score]:
+        """Return the scores of a method by protocol."""
+        return {protocol: score for (protocol, each), score in self.scores.items() if str(each) == str(method)}
+
+    def score(self, protocol: ProtocolSpec | str, method: MethodSpec | str) -> Score | None:
+        """Return the score of a method under a protocol, None if there is none."""
+        return next((score for each, score in self.of_protocol(protocol).items() if str(each) == str(method)), None)
+
+    def of_item(self, item: str) -> dict[tuple[ProtocolSpec, MethodSpec], float]:
+        """Return the value of one item, by its id, under each protocol and method that scored it."""
+        return {pair: float(score.values[score.ids.index(item)]) for pair, score in self.scores.items() if item in score.ids}
+
     def places(self, protocol: ProtocolSpec) -> list[Place]:
-        """The methods under a protocol, best first, with the ranks that each may hold."""
-        of_protocol = {str(method): score for (own, method), score in self.scores.items() if own == protocol}
-        better = next(iter(of_protocol.values())).protocol.higher_is_better
-        return rank_table({name: score.counted for name, score in of_protocol.items()}, better)
+        """Return the methods under a protocol, best first, with the ranks that each may hold."""
+        scores = self.of_protocol(protocol)
+        better = next(iter(scores.values())).protocol.higher_is_better
+        return rank_table({str(method): score.counted for method, score in scores.items()}, better)
 
     def differences(self, protocol: ProtocolSpec) -> dict[tuple[MethodSpec, MethodSpec], Difference]:
         """Of each pair of methods how much higher the first scores on the same items, with its bootstrap interval."""
-        of_protocol = {method: score for (own, method), score in self.scores.items() if own == protocol}
-        return {(a, b): paired_difference(of_protocol[a].counted, of_protocol[b].counted) for a, b in combinations(of_protocol, 2)}
+        scores = self.of_protocol(protocol)
+        return {(a, b): paired_difference(scores[a].counted, scores[b].counted) for a, b in combinations(scores, 2)}
 
     def table(self) -> list[dict[str, object]]:
         """One row for each protocol and method, best first: mean, interval, ranks, counts, seconds for a map."""
         rows: list[dict[str, object]] = []
-        for protocol in dict.fromkeys(own for own, _ in self.scores):
-            by_name = {str(method): score for (own, method), score in self.scores.items() if own == protocol}
+        for protocol in self.protocols:
+            by_name = {str(method): score for method, score in self.of_protocol(protocol).items()}
             for place in self.places(protocol):
                 score = by_name[place.name]
                 rows.append(

@@ -1,0 +1,326 @@
+"""A run seen as a whole: AggAtt and scores at any smoothing, from the maps in the store, and the images behind them."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attrlib.aggregate import Aggregate, aggregate
+from attrlib.data.datasets import Dataset
+from attrlib.engine.cache import RunStore
+from attrlib.engine.evaluations import Evaluation
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import EvalItem
+from attrlib.engine.plan import make_plan
+from attrlib.errors import SpecError, unknown
+from attrlib.models import Classifier, Layer
+from attrlib.postprocess import resize, smooth
+from attrlib.progress import Progress, no_progress
+from attrlib.protocols import Batch, Explain, Scene
+from attrlib.specs import AggregateView, MethodSpec, RunSpec
+from attrlib.statistics import Summary, summary
+from attrlib.store import Record
+
+MAP_BYTES = 128 << 20
+"""Bytes of maps kept in memory for another look at them; half of what a queue keeps of all results."""
+PICTURES = 64
+"""Items whose pictures are kept for another look at them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One method on all items, at the smoothing of a view.
+
+    Attributes:
+        method: The method.
+        side: Height and width of its maps.
+        kernel: Size of the smoothing at that resolution.
+        values: Score of each item, (N,), NaN where undefined.
+        aggregate: AggAtt of the maps.
+        items: The items.
+    """
+
+    method: MethodSpec
+    side: tuple[int, int]
+    kernel: int
+    values: np.ndarray
+    aggregate: Aggregate
+    items: tuple[EvalItem, ...]
+
+    @property
+    def summary(self) -> Summary:
+        """Mean of the scores, its 95 % interval and counts."""
+        return summary(self.values)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the row takes."""
+        return self.aggregate.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One item of a row.
+
+    Attributes:
+        picture: What the model sees.
+        values: The smoothed, signed map, (H,W) at the picture's size.
+        score: Its score.
+        names: The names of its classes.
+        item: The item.
+    """
+
+    picture: Image.Image
+    values: Tensor
+    score: float
+    names: tuple[str, ...]
+    item: EvalItem
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the map and the picture take."""
+        return self.values.nbytes + 3 * self.picture.width * self.picture.height
+
+
+class Aggregation:
+    """The maps of a run of one protocol, as far as it came. A map that the store has lost meanwhile is computed again.
+
+    Args:
+        spec: The run.
+        model: Its model.
+        data: Its data set.
+        store: Where its results are.
+
+    Raises:
+        SpecError: If the run has several protocols, or its protocol smooths: smoothing is up to the view.
+    """
+
+    def __init__(self, spec: RunSpec, model: Classifier, data: Dataset, store: RunStore):
+        if len(spec.protocols) != 1 or spec.filter_models:
+            raise SpecError("an aggregate view is about one protocol on one model; choose one of each")
+        plan = make_plan(spec, model, data, store)
+        self.spec, self.model, self.data, self.refused = spec, model, data, plan.refused
+        (self._plan,) = plan.groups
+        self._group = self._plan.group
+        self.protocol = self._group.evaluations[0].protocol
+        if getattr(self.protocol, "smoothing", 0):
+            raise SpecError(f"{spec.protocols[0]}: smoothing is chosen in the view; leave it out of the setting")
+        self._evaluations = {each.method_spec: each for each in self._group.evaluations}
+        self._items = () if self._plan.unpredicted else self._plan.items
+        self._maps = _RecentMaps(store)
+        self._evaluator = Evaluator(model, self._maps, spec.seed, spec.fast)
+        self._loader = self._evaluator.loader(data, [self.protocol])
+        self._tiled = lru_cache(PICTURES)(self._tile)
+
+    @property
+    def grid(self) -> int:
+        """Cells in each direction, 1 for single images."""
+        return self._group.grids.grid if self._group.grids else 1
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """The cells that are targets."""
+        return self._group.grids.cells if self._group.grids else (0,)
+
+    def known(self, method: MethodSpec) -> tuple[EvalItem, ...]:
+        """Return the items whose score is cached, in the run's order."""
+        evaluation = self._evaluation(method)
+        keys = {item.key(self._group.target_choice): item for item in self._items}
+        cached = self._maps.values(evaluation.key, list(keys))
+        return tuple(item for key, item in keys.items() if key in cached)
+
+    def kernel(self, method: MethodSpec, view: AggregateView) -> int:
+        """Return the size of the smoothing at the resolution of a method's maps, 0 for none: views of the same kernel show the same."""
+        evaluation = self._evaluation(method)
+        seen = evaluation.protocol.views(self.model)[0]
+        return view.kernel(seen.layer(evaluation.method.layer, seen.input_size).layout.height, seen.input_size[0])
+
+    def row(self, method: MethodSpec, view: AggregateView, progress: Progress = no_progress) -> Row:
+        """Return scores and AggAtt of one method.
+
+        Raises:
+            SpecError: If the view's cell is no target, or nothing is cached yet.
+        """
+        evaluation, items, place = self._evaluation(method), self.known(method), self._place(view)
+        if not items:
+            raise SpecError(f"nothing is known of {method} yet; start the run")
+        records: list[Record] = []
+        maps: list[Tensor] = []
+        used: list[EvalItem] = []
+        step = self._group.chunk_size
+        for first in range(0, len(items), step):
+            progress(first, len(items))
+            readable, chunk, smoothed = self._smoothed(evaluation, items[first : first + step], view, progress)
+            used += readable
+            records += chunk
+            maps.append(smoothed[:, [place]])
+        native = torch.cat(maps)
+        height, width = self.model.input_size
+        size = height * self.grid, width * self.grid
+        values = torch.tensor([record.value for record in records], dtype=torch.float64)
+        scores = torch.tensor([_score_of_cell(record, place) for record in records], dtype=torch.float64) if self._group.grids else values
+        cell = view.cell if self._group.grids else 0
+        bins = aggregate(native, cell, self.grid, size=size, signed=view.average == "signed", scores=scores)
+        side = (native.shape[2], native.shape[3])
+        return Row(method, side, view.kernel(side[0], size[0]), values.numpy(), bins, tuple(used))
+
+    def examples(self, row: Row, positions: Sequence[int], view: AggregateView, progress: Progress = no_progress) -> list[Example]:
+        """Return the items at some positions of a row, with the map of the target cell."""
+        evaluation, place = self._evaluation(row.method), self._place(view)
+        examples: list[Example] = []
+        for position in positions:
+            progress(len(examples), len(positions))
+            item = row.items[position]
+            readable, _, smoothed = self._smoothed(evaluation, [item], view, progress)
+            if readable:
+                picture = self.picture(item)
+                values = resize(smoothed[:, [place]], (picture.height, picture.width))[0, 0]
+                names = tuple(self.model.class_names[label].split(",")[0] if label >= 0 else "" for label in item.labels)
+                examples.append(Example(picture, values, float(row.aggregate.scores[position]), names, item))
+        return examples
+
+    def picture(self, item: EvalItem) -> Image.Image:
+        """Return an item as the model sees it."""
+        return self._tiled(item)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the maps and pictures that are kept."""
+        height, width = self.model.input_size
+        return self._maps.nbytes + self._tiled.cache_info().currsize * 3 * height * width * self.grid**2
+
+    def _tile(self, item: EvalItem) -> Image.Image:
+        return tiled([self.model.preprocessing.view(self.data[index].image) for index in item.images])
+
+    def _evaluation(self, method: MethodSpec) -> Evaluation:
+        if method not in self._evaluations:
+            reasons = [reason for _, refused, reason in self.refused if refused == method]
+            raise SpecError(reasons[0] if reasons else unknown("method of the run", method, map(str, self._evaluations)))
+        return self._evaluations[method]
+
+    def _place(self, view: AggregateView) -> int:
+        """Return the position of the target cell among the targets."""
+        if self._group.grids is None:
+            return 0
+        if view.cell not in self.cells:
+            raise SpecError(f"cell={view.cell} is no target of {self.protocol.name}; choose one of {', '.join(map(str, self.cells))}")
+        return self.cells.index(view.cell)
+
+    def _smoothed(
+        self, evaluation: Evaluation, items: Sequence[EvalItem], view: AggregateView, progress: Progress
+    ) -> tuple[Sequence[EvalItem], list[Record], Tensor]:
+        """Return the readable items, their scores at a smoothing, and the smoothed maps (B,T,h,w) of all their targets."""
+        evaluator = self._evaluator.reporting_to(progress)
+        batch: Batch | None
+        if self._group.grids is not None:
+            # No picture need be opened where all maps are cached: their keys depend on the items and their labels alone.
+            batch = self._blank(items)
+            explain = self._from_cache(evaluator, evaluation, batch)
+            if explain is not None:
+                return items, *self._score(evaluator, evaluation, items, batch, explain, view)
+        items, batch = self._loader.get(tuple(items))
+        if batch is None:
+            return (), [], torch.zeros(0, len(self.cells), 1, 1)
+        return items, *self._score(evaluator, evaluation, items, batch, evaluator.explainer(evaluation.method), view)
+
+    def _from_cache(self, evaluator: Evaluator, evaluation: Evaluation, batch: Batch) -> Explain | None:
+        """Return what gives the maps that a protocol asks for, all read before; None if one is not cached."""
+        maps: dict[str, Tensor] = {}
+        for request in self.protocol.requests(evaluator.eval_batch(self.protocol, batch, evaluator.explainer(evaluation.method))):
+            cached = evaluator.cached_maps(evaluation.method, request)
+            if cached is None:
+                return None
+            maps[request.view] = cached
+
+        def explain(request: Scene) -> tuple[Tensor, Layer]:
+            return maps[request.view], request.model.layer(evaluation.method.layer, (request.images.shape[2], request.images.shape[3]))
+
+        return explain
+
+    def _score(
+        self, evaluator: Evaluator, evaluation: Evaluation, items: Sequence[EvalItem], batch: Batch, explain: Explain, view: AggregateView
+    ) -> tuple[list[Record], Tensor]:
+        """Score smoothed maps; return the records, and the smoothed maps of all targets."""
+        seen: list[Tensor] = []
+
+        def smoothed(request: Scene) -> tuple[Tensor, Layer]:
+            maps, layer = explain(request)
+            seen.append(smooth(maps, view.kernel(maps.shape[2], request.images.shape[2])))
+            return seen[-1], layer
+
+        records = evaluator.evaluate(evaluation.protocol, items, batch, smoothed)
+        return list(records.values()), torch.cat(seen, 1)
+
+    def _blank(self, items: Sequence[EvalItem]) -> Batch:
+        """Return a batch without pictures."""
+        height, width = self.model.input_size
+        images = torch.zeros(1, 3, 1, 1).expand(len(items), 3, height * self.grid, width * self.grid)
+        return Batch(tuple(item.id for item in items), images, torch.tensor([item.labels for item in items]))
+
+
+def _score_of_cell(record: Record, place: int) -> tuple[float, float]:
+    """Return localisation in one of the targets' cells, and the positive attribution inside it."""
+    shares, inside = (record.details[name] for name in ("shares", "inside"))
+    assert isinstance(shares, Sequence)
+    assert isinstance(inside, Sequence)
+    return shares[place], inside[place]
+
+
+def tiled(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return n x n pictures of one size, row by row, as one; a single one as it is."""
+    n, (width, height) = round(len(pictures) ** 0.5), pictures[0].size
+    sheet = Image.new("RGB", (n * width, n * height))
+    for k, picture in enumerate(pictures):
+        sheet.paste(picture, (k % n * width, k // n * height))
+    return sheet
+
+
+class _RecentMaps:
+    """The store, with the maps read last kept in memory, so that another smoothing need not read them again."""
+
+    def __init__(self, store: RunStore):
+        self._store = store
+        self._recent: OrderedDict[str, Tensor] = OrderedDict()
+        self.nbytes = 0
+
+    @property
+    def dtype(self) -> str:
+        """Precision of cached maps."""
+        return self._store.dtype
+
+    def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
+        """Return the cached records among these items."""
+        return self._store.records(key, items)
+
+    def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
+        """Return the values alone of the cached records among these items."""
+        return self._store.values(key, items)
+
+    def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:
+        """Add records to the store."""
+        self._store.add_records(key, spec, records)
+
+    def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Return the cached maps among these keys."""
+        missing = [key for key in dict.fromkeys(keys) if key not in self._recent]
+        read = self._store.maps(missing) if missing else {}
+        found = {key: read[key] if key in read else self._recent[key] for key in keys if key in read or key in self._recent}
+        for key, values in read.items():
+            self._recent[key] = values
+            self.nbytes += values.nbytes
+        while self.nbytes > MAP_BYTES:
+            self.nbytes -= self._recent.popitem(last=False)[1].nbytes
+        return found
+
+    def add_maps(self, maps: Mapping[str, Tensor]) -> None:
+        """Add maps to the store."""
+        self._store.add_maps(maps)
+
+    def rounded(self, maps: Tensor) -> Tensor:
+        """Return maps at the precision at which the store keeps them."""
+        return self._store.rounded(maps)

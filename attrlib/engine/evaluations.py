@@ -1,0 +1,152 @@
+"""What a run evaluates: each protocol with each method, grouped by the items they share."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from attrlib.data.datasets import Dataset
+from attrlib.data.labels import check_way
+from attrlib.engine.evaluator import Evaluator
+from attrlib.errors import AttrlibError, ProtocolError, SpecError
+from attrlib.methods import BATCH_SIZE, Passes
+from attrlib.methods import create as create_method
+from attrlib.methods import resolve as resolve_method
+from attrlib.models import Classifier
+from attrlib.protocols import Protocol
+from attrlib.protocols import create as create_protocol
+from attrlib.protocols.localisation import Localisation
+from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, digest
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A protocol on a method.
+
+    Attributes:
+        protocol_spec: The protocol as it was asked for.
+        method_spec: The method as it was asked for.
+        protocol: The protocol with all parameters.
+        method: The method with all parameters and its layer.
+        key: Key of the records: the digest of `about`.
+        about: Everything that a score depends on besides its item.
+    """
+
+    protocol_spec: ProtocolSpec
+    method_spec: MethodSpec
+    protocol: Protocol
+    method: MethodSpec
+    key: str
+    about: dict[str, object] = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.protocol_spec} {self.method_spec}"
+
+    def passes(self, model: Classifier) -> Passes:
+        """Return the passes that one map needs."""
+        return create_method(self.method).passes(model.layer(self.method.layer))
+
+
+class Refusal(NamedTuple):
+    """A protocol on a method that is not defined for the model or the data, and why."""
+
+    protocol: ProtocolSpec
+    method: MethodSpec
+    reason: str
+
+
+def by_reason(refused: Sequence[Refusal]) -> dict[tuple[str, str], list[str]]:
+    """Return the refused methods by protocol and reason."""
+    methods: dict[tuple[str, str], list[str]] = {}
+    for protocol, method, reason in refused:
+        methods.setdefault((str(protocol), reason), []).append(str(method))
+    return methods
+
+
+@dataclass(frozen=True)
+class ItemGroup:
+    """The evaluations that are about the same items, method by method."""
+
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def grids(self) -> Localisation | None:
+        """One of the protocols, if the items are grids."""
+        protocol = self.evaluations[0].protocol
+        return protocol if isinstance(protocol, Localisation) else None
+
+    @property
+    def target_choice(self) -> str:
+        """Which class is explained: `label` or `prediction`."""
+        return self.evaluations[0].protocol.target_choice
+
+    @property
+    def images_per_item(self) -> int:
+        """Images in one item."""
+        return self.grids.grid**2 if self.grids else 1
+
+    @property
+    def chunk_size(self) -> int:
+        """Items that are loaded and computed together."""
+        return max(1, BATCH_SIZE // self.images_per_item)
+
+    def refuse(self, error: AttrlibError) -> list[Refusal]:
+        """Return all evaluations as refused."""
+        return [Refusal(each.protocol_spec, each.method_spec, str(error)) for each in self.evaluations]
+
+
+def find_evaluations(spec: RunSpec, data: Dataset, evaluator: Evaluator) -> tuple[list[ItemGroup], list[Refusal]]:
+    """Return the evaluations of a run, grouped by their items, and what is not defined for the model or the data.
+
+    Raises:
+        SpecError: If the spec makes no sense.
+        MethodError: If a method is unknown.
+        ProtocolError: If a protocol is unknown, or nothing at all is defined.
+    """
+    _check(spec)
+    methods = {asked: resolve_method(asked) for asked in dict.fromkeys(spec.methods)}
+    protocols = {asked: create_protocol(asked) for asked in dict.fromkeys(spec.protocols)}
+    if spec.filter_models and not any(protocol.items == "grids" for protocol in protocols.values()):
+        raise SpecError("filter models choose the images of grids, and no protocol here is about grids; leave them out, or add gridpg")
+    evaluations: list[Evaluation] = []
+    refused: list[Refusal] = []
+    for protocol_spec, protocol in protocols.items():
+        for method_spec, method in methods.items():
+            try:
+                _check_defined(protocol, method, data, evaluator.model)
+                about = evaluator.describe(protocol, method)
+            except AttrlibError as error:
+                refused.append(Refusal(protocol_spec, method_spec, str(error)))
+                continue
+            evaluations.append(Evaluation(protocol_spec, method_spec, protocol, method, digest(about), about))
+    if not evaluations:
+        raise ProtocolError(refused[0].reason)
+    groups: dict[object, list[Evaluation]] = {}
+    for each in evaluations:
+        groups.setdefault(_items_key(each.protocol), []).append(each)
+    # Method by method, so that protocols share its maps while they are in the operating system's cache.
+    order = {method: place for place, method in enumerate(methods)}
+    return [ItemGroup(tuple(sorted(group, key=lambda each: order[each.method_spec]))) for group in groups.values()], refused
+
+
+def _check(spec: RunSpec) -> None:
+    if not spec.protocols or not spec.methods:
+        raise SpecError("nothing to score: give at least one protocol and one method")
+    if spec.limit is not None and (not isinstance(spec.limit, int) or spec.limit < 1):
+        raise SpecError(f"limit={spec.limit!s:.40} is not valid: it counts items, from 1; leave it out for all")
+    if spec.ci_width is not None and not 0 < spec.ci_width < math.inf:
+        raise SpecError(f"ci_width={spec.ci_width} is not valid: it is the width of an interval, above 0")
+    check_way(spec.classes)
+
+
+def _check_defined(protocol: Protocol, method: MethodSpec, data: Dataset, model: Classifier) -> None:
+    protocol.check(model, data.offers)
+    for view in protocol.views(model):
+        created, layer = create_method(method), view.layer(method.layer, view.input_size)
+        created.check(view, layer)
+        created.passes(layer)
+
+
+def _items_key(protocol: Protocol) -> object:
+    """Return what the items of a protocol depend on."""
+    return (protocol.grid, protocol.corners, protocol.confidence) if isinstance(protocol, Localisation) else protocol.target_choice

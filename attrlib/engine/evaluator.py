@@ -1,0 +1,259 @@
+"""Score maps of a model under protocols: the one place where protocol, maps, measurements and cache meet."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from attrlib.data.datasets import Dataset
+from attrlib.engine.cache import ResultCache
+from attrlib.engine.items import EvalItem
+from attrlib.engine.loader import Loader, take
+from attrlib.errors import AttrlibError
+from attrlib.methods import BATCH_SIZE, METHODS, Attribution, Passes, attribute_each, create
+from attrlib.models import Classifier, Layer
+from attrlib.models.folded import Folded
+from attrlib.progress import Progress, no_progress
+from attrlib.protocols import Batch, EvalBatch, Explain, Measurement, Prediction, Protocol, Scene, Setting
+from attrlib.specs import NUMERICS, MethodSpec, digest
+from attrlib.store import Record
+
+
+class Evaluator:
+    """Evaluate attribution methods of one model by any protocol, reading and filling a cache.
+
+    Args:
+        model: The classifier.
+        cache: Where results are looked up and kept; see `ResultCache`.
+        seed: Seed of everything random.
+        fast: Fold BatchNorm and compute many forward passes in bfloat16.
+        rows: Images that go through the model at once, at most; no result depends on it.
+        on_progress: Called with (done, total) passes; raises `Cancelled` to stop.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        cache: ResultCache,
+        seed: int = 0,
+        fast: bool = False,
+        rows: int = BATCH_SIZE,
+        on_progress: Progress = no_progress,
+    ):
+        self.model, self.cache = model, cache
+        self.context = Setting(model, seed, rows, fast, on_progress)
+        self._folded = Folded()
+        self._about: dict[str, object] = {"model": model.name, "model_digest": model.digest, "numerics": NUMERICS}
+
+    def with_rows(self, rows: int) -> "Evaluator":
+        """Return the same evaluator for another number of images at once."""
+        return self._with(rows=rows)
+
+    def reporting_to(self, on_progress: Progress) -> "Evaluator":
+        """Return the same evaluator with another progress callback."""
+        return self._with(progress=on_progress)
+
+    def exact(self) -> "Evaluator":
+        """Return the same evaluator without the approximations of `fast`."""
+        return self._with(fast=False)
+
+    def _with(self, **changes: object) -> "Evaluator":
+        twin = object.__new__(Evaluator)
+        twin.__dict__ |= self.__dict__ | {"context": dataclasses.replace(self.context, **changes)}  # type: ignore[arg-type]
+        return twin
+
+    def loader(self, data: Dataset, protocols: Iterable[Protocol] = ()) -> Loader:
+        """Return a loader of what these protocols need of a data set."""
+        return Loader(self.model, data, {need for protocol in protocols for need in protocol.needs})
+
+    # Scores
+
+    def describe(self, protocol: Protocol, method: MethodSpec) -> dict[str, object]:
+        """Return everything that a score depends on besides its item; its digest is the key of the records."""
+        seeded = protocol.seeded or create(method).seeded
+        about = {"kind": "score", "protocol": protocol.key(), "fast": self.context.fast, "maps": self.cache.dtype}
+        return self._about | about | self._describe_method(method, protocol.views(self.model)[0], seeded)
+
+    def evaluate(self, protocol: Protocol, items: Sequence[EvalItem], batch: Batch, explain: Explain) -> dict[str, Record]:
+        """Score the maps of `explain` on some items.
+
+        Args:
+            protocol: The protocol.
+            items: The items.
+            batch: Their images, row by row.
+            explain: The maps to score; see `explainer`.
+
+        Returns:
+            The record of each item by `EvalItem.key`. They are not added to the cache.
+        """
+        outcomes = protocol.evaluate(self.eval_batch(protocol, batch, explain))
+        choice = protocol.target_choice
+        return {item.key(choice): Record(outcome.value, outcome.details) for item, outcome in zip(items, outcomes, strict=True)}
+
+    def eval_batch(self, protocol: Protocol, batch: Batch, explain: Explain) -> EvalBatch:
+        """Return what a protocol is given: images, targets, measurements and maps."""
+        labelled = protocol.target_choice == "label"
+        targets = batch.labels if labelled else self.measure(Prediction(), batch)["class"].long()
+        measured = {m: self.measure(m, batch, targets) for m in protocol.measurements}
+        return EvalBatch(self.context, batch, targets, measured, explain)
+
+    # Measurements
+
+    def measure(self, measurement: Measurement, batch: Batch, targets: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the values of a measurement, from the cache or computed and cached.
+
+        Args:
+            measurement: What to measure; it does not depend on the method.
+            batch: The items.
+            targets: Target class of each item, (B,); not needed by measurements that do not depend on it.
+
+        Returns:
+            Values by name, float64, (B,...).
+        """
+        keys = list(batch.ids)
+        if measurement.targeted and targets is not None:
+            keys = [f"{key}:{target}" for key, target in zip(keys, targets.tolist(), strict=True)]
+        about, key = self.measurement_key(measurement)
+        cached = self.cache.records(key, keys)
+        missing = [row for row, item in enumerate(keys) if item not in cached]
+        if missing:
+            chosen = torch.zeros(len(batch), dtype=torch.long) if targets is None else targets
+            # Always exact: there are few, and the scores of all methods depend on them.
+            computed = measurement.measure(dataclasses.replace(self.context, fast=False), take(batch, missing), chosen[missing])
+            lists = {name: values.double().tolist() for name, values in computed.items()}
+            new = {keys[row]: Record(details={name: values[i] for name, values in lists.items()}) for i, row in enumerate(missing)}
+            self.cache.add_records(key, about, new)
+            cached = cached | new
+        names = cached[keys[0]].details
+        return {name: torch.tensor([cached[item].details[name] for item in keys], dtype=torch.float64) for name in names}
+
+    def count_measured(self, measurement: Measurement, items: Sequence[EvalItem], target_choice: str) -> int:
+        """Return for how many items a measurement is cached, for their label or the model's prediction."""
+        key = self.measurement_key(measurement)[1]
+        if not measurement.targeted:
+            return len(self.cache.values(key, [item.id for item in items]))
+        targets = {item.id: item.labels[0] for item in items}
+        if target_choice == "prediction":
+            predictions = self.cache.records(self.measurement_key(Prediction())[1], list(targets))
+            targets = {item: int(record.details["class"]) for item, record in predictions.items() if record.details}  # type: ignore[arg-type]
+        return len(self.cache.values(key, [f"{item}:{target}" for item, target in targets.items()]))
+
+    def measurement_key(self, measurement: Measurement) -> tuple[dict[str, object], str]:
+        """Return what a measurement depends on besides its item, and the digest of that."""
+        fields = {"name": type(measurement).__name__} | dataclasses.asdict(measurement)
+        about = self._about | {"kind": "measurement", "measurement": fields, "seed": self.context.seed if measurement.seeded else None}
+        return about, digest(about)
+
+    # Maps
+
+    def explainer(self, method: MethodSpec, together: Sequence[MethodSpec] = ()) -> Explain:
+        """Return a function from a request to maps (B,T,h,w) of a method and their layer, from the cache or computed and cached.
+
+        Args:
+            method: The method, resolved.
+            together: Methods at the same layer whose maps will be asked for next: computed in the same passes, and cached.
+        """
+
+        def explain(request: Scene) -> tuple[Tensor, Layer]:
+            layer = request.model.layer(method.layer, (request.images.shape[2], request.images.shape[3]))
+            if request.keys is None:
+                (maps,) = self._compute([method], request, list(range(request.targets.numel())))
+                return self.cache.rounded(_maps_or_raise(maps))[:, 0].unflatten(0, request.targets.shape), layer
+            keys = self._map_keys(method, request)
+            cached = self.cache.maps(list(dict.fromkeys(keys)))
+            missing = [k for k, key in enumerate(keys) if key not in cached]
+            if missing:
+                cached = cached | self._compute_together(method, together, request, missing)
+            return torch.stack([cached[key][0] for key in keys]).unflatten(0, request.targets.shape), layer
+
+        return explain
+
+    def cached_maps(self, method: MethodSpec, request: Scene) -> Tensor | None:
+        """Return the maps (B,T,h,w) of a request if all are cached; its images are not looked at."""
+        keys = self._map_keys(method, request)
+        cached = self.cache.maps(list(dict.fromkeys(keys)))
+        if any(key not in cached for key in keys):
+            return None
+        return torch.stack([cached[key][0] for key in keys]).unflatten(0, request.targets.shape)
+
+    def seconds_key(self, method: MethodSpec) -> tuple[dict[str, object], str]:
+        """Return what the seconds of a map depend on besides its image, and the digest of that."""
+        about = self._about | {"kind": "seconds", "device": self.model.device.type, "fast": self._is_approximate(method, self.model)}
+        about |= self._describe_method(method, self.model, False)
+        return about, digest(about)
+
+    def _compute_together(
+        self, method: MethodSpec, together: Sequence[MethodSpec], request: Scene, missing: list[int]
+    ) -> dict[str, Tensor]:
+        """Compute missing maps of a method, and those of the methods together with it none of whose maps is cached yet."""
+        keys = {each: [all_keys[k] for k in missing] for each in (method, *together) for all_keys in [self._map_keys(each, request)]}
+        begun = self.cache.maps([key for each in together for key in keys[each]]) if together else {}
+        chosen = [each for each in keys if each == method or not begun.keys() & set(keys[each])]
+        first, *others = self._compute(chosen, request, missing)
+        cached = self._add_maps(first, keys[method])
+        for each, maps in zip(chosen[1:], others, strict=True):
+            # An error of another method is raised when its own turn comes.
+            if isinstance(maps, Attribution):
+                self._add_maps(maps, keys[each])
+        return cached
+
+    def _compute(self, methods: Sequence[MethodSpec], request: Scene, which: list[int]) -> list[Attribution | AttrlibError]:
+        """Compute maps (k,1,h,w) of some pairs of image and target, counted row by row, by each method."""
+        context, target_count = self.context, request.targets.shape[1]
+        owners = [k // target_count for k in which]
+        area = request.images.shape[2] * request.images.shape[3] / (self.model.input_size[0] * self.model.input_size[1])
+        rows, targets = max(1, round(context.rows / area)), request.targets.flatten()[which].tolist()
+        images, shared = (request.images[owners], None) if target_count == 1 else (request.images, owners)
+        model, reduced = self._explained(methods[0], request.model), self._reduced(methods[0])
+        results = attribute_each(model, methods, images, targets, context.seed, rows, context.progress, reduced, shared)
+        for method, result in zip(methods, results, strict=True):
+            if isinstance(result, Attribution) and request.keys is not None and not request.view:
+                about, key = self.seconds_key(method)
+                self.cache.add_records(key, about, {request.keys[owner]: Record(result.seconds / len(which)) for owner in owners})
+        return results
+
+    def _add_maps(self, result: Attribution | AttrlibError, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Cache maps; return them as the cache gives them back."""
+        maps = dict(zip(keys, self.cache.rounded(_maps_or_raise(result)), strict=True))
+        self.cache.add_maps(maps)
+        return maps
+
+    def _map_keys(self, method: MethodSpec, request: Scene) -> list[str]:
+        """Return the keys of the maps of a request, row by row."""
+        about = {"view": request.view, "fast": self._is_approximate(method, request.model), "maps": self.cache.dtype}
+        prefix = digest(self._about | about | self._describe_method(method, request.model, create(method).seeded))
+        assert request.keys is not None
+        return [digest(prefix, item, target) for item, row in zip(request.keys, request.targets.tolist(), strict=True) for target in row]
+
+    def _describe_method(self, method: MethodSpec, view: Classifier, seeded: bool) -> dict[str, object]:
+        # The path rather than the name: a wrapped model may call any layer Middle.
+        layer = view.layer(method.layer, view.input_size).path
+        code = METHODS[method.name].code
+        custom = {"code": code} if code else {}
+        return custom | {"method": method.name, "params": method.values, "layer": layer, "seed": self.context.seed if seeded else None}
+
+    def _is_approximate(self, method: MethodSpec, view: Classifier) -> bool:
+        return self._reduced(method) or self._explained(method, view) is not view
+
+    def _explained(self, method: MethodSpec, view: Classifier) -> Classifier:
+        """Return the model that is explained: in a fast run its folded twin."""
+        return self._folded(view, view.layer(method.layer).path) if self.context.fast else view
+
+    def _reduced(self, method: MethodSpec) -> bool:
+        """Return whether the maps are computed in bfloat16."""
+        return self.context.fast and uses_bfloat16(create(method).passes(self.model.layer(method.layer)))
+
+
+def uses_bfloat16(passes: Passes) -> bool:
+    """Return whether a fast run computes maps of these passes in bfloat16: many forward passes, which gain most, and no gradient.
+
+    Gradients gain a fifth on a CPU, and IG's map loses its ranks: the mean SDS of 64 photos moved by 0.03.
+    """
+    return passes.forward > 1 and not passes.gradient
+
+
+def _maps_or_raise(result: Attribution | AttrlibError) -> Tensor:
+    if isinstance(result, AttrlibError):
+        raise result
+    return result.maps

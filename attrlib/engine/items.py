@@ -1,0 +1,133 @@
+"""Items of a run: images, or grids of images, in an order drawn by the seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from attrlib.data.datasets import Dataset
+from attrlib.data.grids import compose
+from attrlib.errors import DataError, ImageError
+from attrlib.progress import Progress, no_progress
+from attrlib.specs import digest
+
+UNKNOWN = -1
+"""Label of an image whose class is not known."""
+REASONS_SHOWN = 5
+"""Reasons listed in one note."""
+PROGRESS_INTERVAL = 16
+"""Images between two progress reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalItem:
+    """One item: an image or a grid of images.
+
+    Attributes:
+        id: Content digest.
+        images: Indices in the data set of the images it is made of; a grid lists its cells row by row.
+        labels: The model's class of each image, -1 where unknown.
+    """
+
+    id: str
+    images: tuple[int, ...]
+    labels: tuple[int, ...]
+
+    def key(self, target_choice: str) -> str:
+        """Return the key of the item's results: labels are part of it unless `target_choice` is `prediction`."""
+        return self.id if target_choice == "prediction" else digest(self.id, list(self.labels))
+
+
+def unreadable_note(reasons: Sequence[str], count: int) -> list[str]:
+    """Return a note on `count` unreadable items with the first few reasons, or nothing if there are none."""
+    more = "; ..." if count > REASONS_SHOWN else ""
+    return [f"{count} item(s) left out that cannot be read: {'; '.join(reasons[:REASONS_SHOWN])}{more}"] if count else []
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The items of a run, and `notes` on what was left out and why."""
+
+    items: tuple[EvalItem, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def image_items(
+    data: Dataset, classes: Sequence[int], limit: int | None, seed: int, labelled: bool, on_progress: Progress = no_progress
+) -> Selection:
+    """Select the first `limit` images in the order of the seed, each content once.
+
+    Args:
+        data: The data set.
+        classes: The model's class for each class of the data.
+        limit: Number of items, None for all.
+        seed: Draws the order.
+        labelled: Leave out images whose class is unknown.
+        on_progress: Called with the number of images looked through; an image seen for the first time is read.
+
+    Raises:
+        DataError: If nothing is left.
+    """
+    items: dict[str, EvalItem] = {}
+    unlabelled = repeated = 0
+    unreadable: list[str] = []
+    wanted = len(data) if limit is None else min(limit, len(data))
+    for place, index in enumerate(data.order(seed)):
+        if limit is not None and len(items) >= limit:
+            break
+        if place % PROGRESS_INTERVAL == 0:
+            on_progress(len(items), wanted)
+        data_class = data.label(index)
+        label = UNKNOWN if data_class is None else classes[data_class]
+        if labelled and label == UNKNOWN:
+            unlabelled += 1
+            continue
+        try:
+            item = EvalItem(data.item_id(index), (index,), (label,))
+        except ImageError as error:
+            unreadable.append(str(error))
+            continue
+        repeated += item.id in items
+        items.setdefault(item.id, item)
+    counts = ((unlabelled, "without a known class"), (repeated, "that repeat another"))
+    notes = [f"{count} image(s) {what} left out" for count, what in counts if count] + unreadable_note(unreadable, len(unreadable))
+    if not items:
+        hint = "; give their classes (class folders or a CSV), or choose target=prediction" if unlabelled else ""
+        raise DataError(f"{data.name} has no image that can be scored ({'; '.join(notes) or 'it is empty'}){hint}")
+    return Selection(tuple(items.values()), tuple(notes))
+
+
+def grid_items(
+    passed: Sequence[EvalItem], candidates: int, grid: int, corners: bool, filter_text: str, limit: int | None, seed: int
+) -> Selection:
+    """Compose the first `limit` grids of the images that passed the confidence filter.
+
+    Args:
+        passed: Images that passed.
+        candidates: Number of images before the filter.
+        grid: Cells in each direction.
+        corners: The first class fills the first and the last cell, as DiFull and DiPart need.
+        filter_text: The filter in words, for notes and errors.
+        limit: Number of grids, None for all.
+        seed: Draws the grids.
+
+    Raises:
+        DataError: If not even one grid can be composed.
+    """
+    grids = compose([item.labels[0] for item in passed], grid, corners, seed)
+    classes = len({item.labels[0] for item in passed})
+    allowed = f"{len(passed)} of {candidates} images ({classes} classes) pass the filter {filter_text} and allow {len(grids)} grids"
+    if not grids:
+        needed = grid * grid - 1 if corners else grid * grid
+        raise DataError(
+            f"{allowed}: a {grid} x {grid} grid needs images of {needed} classes{', two of one of them' if corners else ''}. "
+            "Lower confidence, use more images, or a smaller grid"
+        )
+    chosen = [[passed[position] for position in cells] for cells in grids[:limit]]
+    items = tuple(
+        EvalItem(digest(*(c.id for c in cells)), tuple(c.images[0] for c in cells), tuple(c.labels[0] for c in cells)) for cells in chosen
+    )
+    return Selection(items, (allowed,))
+
+
+def chunked(items: Sequence[EvalItem], size: int) -> list[tuple[EvalItem, ...]]:
+    """Split items into consecutive chunks of `size`, the last one possibly smaller."""
+    return [tuple(items[first : first + size]) for first in range(0, len(items), size)]

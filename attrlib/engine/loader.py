@@ -1,0 +1,133 @@
+"""Load images from disk to the device, a few chunks ahead of the computation."""
+
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import Image
+
+from attrlib.data.datasets import Dataset, Item
+from attrlib.engine.items import EvalItem
+from attrlib.errors import ImageError
+from attrlib.models import Classifier
+from attrlib.models.cells import stitch
+from attrlib.protocols import Batch
+
+CHUNKS_AHEAD = 2
+
+Chunk = tuple[EvalItem, ...]
+Loaded = tuple[Chunk, Batch | None]
+"""The readable items of a chunk and their batch, None where none is readable."""
+
+
+class Loader:
+    """Batches of items as the model sees them.
+
+    Args:
+        model: The classifier, whose preprocessing and device are used.
+        data: The data set.
+        needs: What the protocols need besides images and labels (see `Protocol.needs`): with `parts`, batches hold the pictures
+            without each part.
+
+    Attributes:
+        unreadable: Why each item, by its id, could not be read; such items are left out.
+    """
+
+    def __init__(self, model: Classifier, data: Dataset, needs: Collection[str] = ()):
+        self.unreadable: dict[str, str] = {}
+        self._model, self._data, self._with_parts = model, data, "parts" in needs
+        self._pool: ThreadPoolExecutor | None = None
+        self._loading: dict[Chunk, Future[Loaded]] = {}
+        self._queue: list[Chunk] = []
+        self._last: tuple[Chunk, Loaded] | None = None
+
+    @contextmanager
+    def prefetch(self, chunks: Sequence[Chunk]) -> Iterator[None]:
+        """Inside, load the chunks in this order in a thread, at most two ahead of the one in use."""
+        self._queue = list(chunks)
+        with ThreadPoolExecutor(1, "attrlib-loader") as pool:
+            self._pool = pool
+            try:
+                self._fill()
+                yield
+            finally:
+                self._pool, self._queue = None, []
+                for future in self._loading.values():
+                    future.cancel()
+                self._loading.clear()
+
+    def get(self, chunk: Chunk) -> Loaded:
+        """Return the readable items of a chunk and their batch on the model's device. The last chunk is kept."""
+        if self._last is None or self._last[0] != chunk:
+            self._last = (chunk, self._place(chunk))
+        return self._last[1]
+
+    def skip(self, chunk: Chunk) -> None:
+        """Drop a chunk from those being loaded, if it turned out not to be needed."""
+        future = self._loading.pop(chunk, None)
+        if future is not None:
+            future.cancel()
+            self._fill()
+
+    def _place(self, chunk: Chunk) -> Loaded:
+        future = self._loading.pop(chunk, None)
+        self._fill()
+        items, batch = self._load(chunk) if future is None else future.result()
+        if batch is None:
+            return items, None
+        grid = round(batch.images.shape[1] ** 0.5)
+        with self._model.session():
+            return items, dataclasses.replace(batch, images=self._model.place(stitch(batch.images, grid)))
+
+    def _fill(self) -> None:
+        while self._pool is not None and self._queue and len(self._loading) < CHUNKS_AHEAD:
+            chunk = self._queue.pop(0)
+            self._loading[chunk] = self._pool.submit(self._load, chunk)
+
+    def _load(self, chunk: Chunk) -> Loaded:
+        """Load a chunk; its images (B,n*n,3,h,w) are still separate cells.
+
+        No operation of torch runs here: in a thread of its own it would start a second team of threads on the same cores.
+        """
+        readable, images, masks, parts, without = [], [], [], [], []
+        for item in chunk:
+            try:
+                pictures = [self._data[index] for index in item.images]
+                variants = (
+                    [self._data.without(item.images[0], part) for part in self._data.parts]
+                    if self._with_parts and len(item.images) == 1
+                    else []
+                )
+            except ImageError as error:
+                self.unreadable[item.id] = str(error)
+                continue
+            readable.append(item)
+            images.append(self._preprocess(picture.image for picture in pictures))
+            if self._data.has_masks and len(pictures) == 1:
+                on_object = [self._mask(pictures[0], name) for name in pictures[0].masks]
+                masks.append(np.any(on_object, 0) if on_object else np.zeros(images[-1].shape[2:], dtype=bool))
+            if variants:
+                parts.append(np.stack([self._mask(pictures[0], name) for name in self._data.parts]))
+                without.append(self._preprocess(variants))
+        if not readable:
+            return (), None
+        labels = torch.tensor([item.labels for item in readable])
+        labels = labels[:, 0] if labels.shape[1] == 1 else labels
+        stacked = (torch.from_numpy(np.stack(arrays)) if arrays else None for arrays in (masks, parts, without))
+        return tuple(readable), Batch(tuple(item.id for item in readable), torch.from_numpy(np.stack(images)), labels, *stacked)
+
+    def _preprocess(self, pictures: Iterable[Image.Image]) -> np.ndarray:
+        return np.stack([self._model.preprocess(picture).numpy() for picture in pictures])
+
+    def _mask(self, item: Item, name: str) -> np.ndarray:
+        return self._model.preprocessing.mask(item.masks[name], item.image.size).numpy()
+
+
+def take(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Return some rows of a batch."""
+    chosen = list(rows)
+    optional = (None if values is None else values[chosen] for values in (batch.masks, batch.parts, batch.without))
+    return Batch(tuple(batch.ids[row] for row in chosen), batch.images[chosen], batch.labels[chosen], *optional)

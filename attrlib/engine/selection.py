@@ -1,0 +1,126 @@
+"""Select the items of a run; those of grids depend on what the models predict."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from attrlib.data.datasets import Dataset
+from attrlib.data.grids import compose
+from attrlib.data.labels import match_classes, order_note
+from attrlib.engine.evaluations import ItemGroup
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import REASONS_SHOWN, UNKNOWN, EvalItem, Selection, grid_items, image_items, unreadable_note
+from attrlib.errors import DataError, ImageError
+from attrlib.models import Classifier
+from attrlib.progress import Progress, no_progress
+from attrlib.protocols import Prediction
+from attrlib.protocols.localisation import Localisation
+from attrlib.specs import RunSpec
+
+Unpredicted = Mapping[int, tuple[EvalItem, ...]]
+"""Images whose prediction is not cached, by the number of the model: 0 the run's own, then its filter models."""
+
+
+def class_map(spec: RunSpec, model: Classifier, data: Dataset) -> Sequence[int]:
+    """Return the model's class for each class of the data.
+
+    Raises:
+        DataError: If the model has no such class.
+    """
+    try:
+        return match_classes(data.class_names, model.class_names, spec.classes) if data.class_names else ()
+    except DataError as error:
+        # With filter models: which one it is.
+        raise DataError(f"{model.name}: {error}" if spec.filter_models else str(error)) from None
+
+
+def select(
+    group: ItemGroup, spec: RunSpec, data: Dataset, evaluators: Sequence[Evaluator], on_progress: Progress = no_progress
+) -> tuple[Selection, Unpredicted]:
+    """Return the items of a group, and the images whose predictions must be computed before grids can be composed.
+
+    Args:
+        group: The evaluations.
+        spec: The run.
+        data: The data set.
+        evaluators: Of the run's model, and of each filter model.
+        on_progress: Called with the number of images looked through.
+
+    Returns:
+        The items and nothing, or the candidate images and those that lack a prediction.
+
+    Raises:
+        DataError: If there are no items.
+    """
+    if group.grids is None:
+        return _select_images(group, spec, data, evaluators[0].model, on_progress), {}
+    classes = [class_map(spec, each.model, data) for each in evaluators]
+    candidates = image_items(data, classes[0], None, spec.seed, labelled=True, on_progress=on_progress)
+    ids = [item.id for item in candidates.items]
+    predictions = [each.cache.records(each.measurement_key(Prediction())[1], ids) for each in evaluators]
+    unpredicted = {
+        number: missing
+        for number, cached in enumerate(predictions)
+        if (missing := tuple(item for item in candidates.items if item.id not in cached))
+    }
+    if unpredicted:
+        return candidates, unpredicted
+
+    def confidence(item: EvalItem) -> float:
+        """Return the least probability of the label; -1 if a model predicts another class, or the image is unreadable."""
+        label = data.label(item.images[0])
+        details = [cached[item.id].details for cached in predictions]
+        # Each model has its own numbers for the classes of the data.
+        right = label is not None and all(own and own["class"] == matched[label] for own, matched in zip(details, classes, strict=True))
+        return min(float(own["probability"]) for own in details) if right else -1.0  # type: ignore[arg-type]
+
+    unreadable = [item for item in candidates.items if not all(cached[item.id].details for cached in predictions)]
+    confidences = {item: confidence(item) for item in candidates.items}
+    passed = [item for item, probability in confidences.items() if probability >= group.grids.confidence]
+    models = [each.model for each in evaluators]
+    of = f" of {' and '.join(model.name for model in models)}" if len(models) > 1 else ""
+    text = f"confidence={group.grids.confidence:g}{of}"
+    try:
+        grids = grid_items(passed, len(candidates.items), group.grids.grid, group.grids.corners, text, spec.limit, spec.seed)
+    except DataError as error:
+        raise DataError(f"{error} ({_highest_confidence(confidences, group.grids)})") from None
+    notes = unreadable_note([_reason(data, item) for item in unreadable[:REASONS_SHOWN]], len(unreadable))
+    return Selection(grids.items, (*candidates.notes, *notes, *grids.notes, *_order_notes(spec, models, data))), {}
+
+
+def _select_images(group: ItemGroup, spec: RunSpec, data: Dataset, model: Classifier, on_progress: Progress) -> Selection:
+    labelled = group.target_choice == "label"
+    try:
+        classes = class_map(spec, model, data)
+    except DataError:
+        if labelled:
+            raise
+        classes = [UNKNOWN] * len(data.class_names)
+    selection = image_items(data, classes, spec.limit, spec.seed, labelled, on_progress)
+    return replace(selection, notes=(*selection.notes, *_order_notes(spec, [model], data))) if labelled else selection
+
+
+def _order_notes(spec: RunSpec, models: Sequence[Classifier], data: Dataset) -> list[str]:
+    return [note for model in models for note in order_note(data.class_names, model.class_names, spec.classes)]
+
+
+def _highest_confidence(confidences: Mapping[EvalItem, float], grids: Localisation) -> str:
+    """Return in words the highest confidence at which the images allow a grid."""
+    steps = sorted({probability for probability in confidences.values() if probability >= 0}, reverse=True)
+
+    def allows(confidence: float) -> bool:
+        labels = [item.labels[0] for item, probability in confidences.items() if probability >= confidence]
+        return bool(compose(labels, grids.grid, grids.corners, seed=0))
+
+    place = bisect_left(steps, True, key=allows)
+    if place == len(steps):
+        return "no confidence allows one: images of too few classes are classified rightly"
+    return f"confidence={math.floor(steps[place] * 1000) / 1000:g} allows one"
+
+
+def _reason(data: Dataset, item: EvalItem) -> str:
+    try:
+        return f"{data[item.images[0]].name} could not be read before"
+    except ImageError as error:
+        return str(error)

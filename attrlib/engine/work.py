@@ -1,0 +1,186 @@
+"""Units of work as plain data, and the worker that executes them: here, in another process or on another machine."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from attrlib.data.datasets import Dataset
+from attrlib.engine.evaluations import Evaluation
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.items import EvalItem
+from attrlib.engine.loader import Loader, take
+from attrlib.engine.memory import rows_within
+from attrlib.errors import LayerError, MethodError, OutOfMemory, ProtocolError
+from attrlib.protocols import Batch, Prediction
+from attrlib.specs import MethodSpec
+from attrlib.store import Record
+
+PASSES_PER_STEP = 512
+"""Passes between two results of a unit: an item of an expensive method is stored, and shown, before the next one begins."""
+
+
+@dataclass(frozen=True)
+class PredictUnit:
+    """Predict the class of some images.
+
+    Attributes:
+        items: The images.
+        model: Number of the model: 0 the run's own, then its filter models.
+    """
+
+    items: tuple[EvalItem, ...]
+    model: int
+
+
+@dataclass(frozen=True)
+class EvaluateUnit:
+    """Score some items.
+
+    Attributes:
+        items: The items, loaded together.
+        missing: Each evaluation with the positions in `items` that it has no result of.
+        area: The largest input to explain in the run, in sizes of the model's input: decides how many rows fit into memory.
+    """
+
+    items: tuple[EvalItem, ...]
+    missing: tuple[tuple[Evaluation, tuple[int, ...]], ...]
+    area: float = 1.0
+
+
+WorkUnit = PredictUnit | EvaluateUnit
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What came out of a step of a unit. Its records are in the cache by the time it is yielded.
+
+    Attributes:
+        unit: Number of the unit among those given to the executor.
+        evaluation: Number of the evaluation among those of the unit.
+        values: Value of each item by its position in the unit, NaN where undefined.
+        computed: How many of them were computed, rather than found in the cache.
+        refused: Why the method is not defined for the model, if so.
+        unreadable: Why items, by their id, could not be read.
+        finished: Whether this is the unit's last result.
+    """
+
+    unit: int
+    evaluation: int = 0
+    values: Mapping[int, float] = field(default_factory=dict)
+    computed: int = 0
+    refused: str = ""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    finished: bool = False
+
+
+Heartbeat = Callable[[str], None]
+"""Called every few passes with what is being computed; raises `Cancelled` to stop."""
+
+
+class Worker:
+    """Execute units with loaded models and data.
+
+    Args:
+        evaluators: Of the run's model, and of each filter model.
+        data: The data set.
+        max_memory: Bytes that may be used, weights included; None for half of what is free.
+        heartbeat: Called every few passes.
+    """
+
+    def __init__(self, evaluators: Sequence[Evaluator], data: Dataset, max_memory: int | None, heartbeat: Heartbeat):
+        self._doing = ""
+        self._heartbeat, self._max_memory, self._data = heartbeat, max_memory, data
+        self._evaluators = [each.reporting_to(lambda _done, _total: heartbeat(self._doing)) for each in evaluators]
+        self._refused: set[Evaluation] = set()
+
+    def loader(self, units: Sequence[WorkUnit]) -> Loader:
+        """Return a loader for these units, all of one kind and model."""
+        first = units[0]
+        if isinstance(first, PredictUnit):
+            return self._evaluators[first.model].loader(self._data)
+        return self._evaluators[0].loader(self._data, {each.protocol for unit in units for each, _ in unit.missing})  # type: ignore[union-attr]
+
+    def execute(self, number: int, unit: WorkUnit, loader: Loader) -> Iterator[UnitResult]:
+        """Execute a unit, step by step. What an evaluation raises because it is not defined is a result; everything else is raised."""
+        if isinstance(unit, PredictUnit):
+            self._predict(unit, loader)
+        else:
+            yield from self._evaluate(number, unit, loader)
+        loader.skip(unit.items)
+        unreadable = {item.id: loader.unreadable[item.id] for item in unit.items if item.id in loader.unreadable}
+        yield UnitResult(number, unreadable=unreadable, finished=True)
+
+    def _predict(self, unit: PredictUnit, loader: Loader) -> None:
+        evaluator = self._evaluators[unit.model]
+        self._report("confidence filter")
+        readable, batch = loader.get(unit.items)
+        if batch is not None:
+            evaluator.with_rows(rows_within(evaluator.model, self._max_memory)).measure(Prediction(), batch)
+        about, key = evaluator.measurement_key(Prediction())
+        # A prediction without a class says that the image cannot be read.
+        evaluator.cache.add_records(key, about, {item.id: Record() for item in unit.items if item not in readable})
+
+    def _evaluate(self, number: int, unit: EvaluateUnit, loader: Loader) -> Iterator[UnitResult]:
+        evaluator = self._evaluators[0]
+        evaluator = evaluator.with_rows(rows_within(evaluator.model, self._max_memory, unit.area))
+        missing = {each: list(positions) for each, positions in unit.missing if each not in self._refused}
+        for place, (each, _) in enumerate(unit.missing):
+            if each not in missing:
+                continue
+            cached = self._cached(each, unit, missing[each])
+            if cached:
+                missing[each] = [position for position in missing[each] if position not in cached]
+                yield UnitResult(number, place, cached)
+            if not missing[each]:
+                continue
+            readable, batch = loader.get(unit.items)
+            if batch is None:
+                return
+            row_of = {unit.items.index(item): row for row, item in enumerate(readable)}
+            todo = [position for position in missing[each] if position in row_of]
+            for positions in self._steps(each, todo):
+                self._report(str(each))
+                items = [unit.items[position] for position in positions]
+                together = self._together(each, missing, positions)
+                try:
+                    records = self._score(evaluator, each, items, take(batch, [row_of[p] for p in positions]), together)
+                except (MethodError, LayerError, ProtocolError, OutOfMemory) as error:
+                    self._refused.add(each)
+                    del missing[each]
+                    yield UnitResult(number, place, refused=str(error))
+                    break
+                missing[each] = [position for position in missing[each] if position not in positions]
+                values = {position: record.value for position, record in zip(positions, records.values(), strict=True)}
+                yield UnitResult(number, place, values, computed=len(values))
+
+    def _score(
+        self, evaluator: Evaluator, each: Evaluation, items: Sequence[EvalItem], batch: Batch, together: Sequence[MethodSpec]
+    ) -> dict[str, Record]:
+        records = evaluator.evaluate(each.protocol, items, batch, evaluator.explainer(each.method, together))
+        evaluator.cache.add_records(each.key, each.about, records)
+        return records
+
+    def _cached(self, each: Evaluation, unit: EvaluateUnit, positions: Sequence[int]) -> dict[int, float]:
+        """Return what another run has computed since this one was planned."""
+        keys = {unit.items[position].key(each.protocol.target_choice): position for position in positions}
+        return {keys[key]: value for key, value in self._evaluators[0].cache.values(each.key, list(keys)).items()}
+
+    def _steps(self, each: Evaluation, positions: Sequence[int]) -> Iterator[list[int]]:
+        passes = each.passes(self._evaluators[0].model)
+        step = max(1, PASSES_PER_STEP // max(1, passes.forward + passes.gradient))
+        return (list(positions[first : first + step]) for first in range(0, len(positions), step))
+
+    def _together(self, each: Evaluation, missing: Mapping[Evaluation, Sequence[int]], positions: Sequence[int]) -> list[MethodSpec]:
+        """Return the methods of the same protocol at the same layer with as many passes, which may share some; none that has begun."""
+        model = self._evaluators[0].model
+        return [
+            other.method
+            for other in missing
+            if (other.protocol, other.method.layer) == (each.protocol, each.method.layer)
+            and other.method != each.method
+            and set(positions) <= set(missing[other])
+            and other.passes(model) == each.passes(model)
+        ]
+
+    def _report(self, doing: str) -> None:
+        self._doing = doing
+        self._heartbeat(doing)

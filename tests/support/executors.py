@@ -1,0 +1,54 @@
+"""An executor that shuffles units and executes them in two other processes, as a cluster would."""
+
+import multiprocessing
+import random
+from collections.abc import Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+import torch
+
+import attrlib
+from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.plan import Plan
+from attrlib.engine.work import Heartbeat, UnitResult, Worker, WorkUnit
+from attrlib.specs import RunSpec
+
+_worker: Worker
+_cache: InMemoryCache
+
+
+def _start(spec: RunSpec, dtype: str) -> None:
+    """Load the models and the data of a run, once in each process."""
+    global _worker, _cache
+    torch.set_num_threads(1)
+    _cache = InMemoryCache(dtype)
+    models = [attrlib.load_model(each.architecture, "cpu", **each.options()) for each in (spec.model, *spec.filter_models)]
+    evaluators = [Evaluator(model, _cache, spec.seed, spec.fast and not number) for number, model in enumerate(models)]
+    _worker = Worker(evaluators, attrlib.load_dataset(spec.data), None, lambda _doing: None)
+
+
+def _execute(number: int, unit: WorkUnit) -> tuple[list[UnitResult], InMemoryCache]:
+    results = list(_worker.execute(number, unit, _worker.loader([unit])))
+    sent = InMemoryCache(_cache.dtype)
+    _cache.move_to(sent)
+    return results, sent
+
+
+class ShuffledProcesses:
+    """Execute units in a random order in two processes; nothing but plain data goes there and comes back."""
+
+    def __init__(self, plan: Plan, _heartbeat: Heartbeat):
+        self._plan = plan
+
+    def map(self, units: Sequence[WorkUnit]) -> Generator[UnitResult, None, None]:
+        """Yield the results of units as they come."""
+        order = list(enumerate(units))
+        random.Random(0).shuffle(order)
+        context = multiprocessing.get_context("spawn")
+        initargs = (self._plan.spec, self._plan.store.dtype)
+        with ProcessPoolExecutor(2, mp_context=context, initializer=_start, initargs=initargs) as pool:
+            for future in as_completed([pool.submit(_execute, number, unit) for number, unit in order]):
+                results, cache = future.result()
+                cache.move_to(self._plan.store)
+                yield from results
