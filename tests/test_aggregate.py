@@ -20,6 +20,7 @@ from attrlib.aggregation.view import Aggregation
 from attrlib.cli import app
 from attrlib.data.images import Photo
 from attrlib.diagnostics.localisation_grid import map_grid
+from attrlib.engine.plan import make_plan
 from attrlib.engine.run import run
 from attrlib.errors import AttrlibError, SpecError
 from attrlib.figures.aggatt import bin_names, draw_bin, mosaic, outlined, panel
@@ -242,7 +243,7 @@ def spec(setting: str, folder: Path, methods: tuple[MethodSpec, ...] = METHODS, 
 def test_scores_at_any_smoothing_are_those_of_the_protocol(setting: str, model, folder, store) -> None:
     data = attrlib.load_dataset(folder)
     own = spec(f"{setting}:confidence=0.5", folder)
-    before = run(own, model, data, store)
+    before = run(make_plan(own, model, data, store))
     found = Aggregation(own, model, data, store)
     for method in METHODS:
         plain = found.row(method, AggregateView())
@@ -251,7 +252,7 @@ def test_scores_at_any_smoothing_are_those_of_the_protocol(setting: str, model, 
         row = found.row(method, view)
         assert row.kernel == view.kernel(row.side[0], 2 * SIDE) == found.kernel(method, view) > 0
         smoothed = spec(f"{setting}:confidence=0.5:smoothing={row.kernel}", folder, (method,))
-        expected = run(smoothed, model, data, store).scores[smoothed.protocols[0], method]
+        expected = run(make_plan(smoothed, model, data, store)).scores[smoothed.protocols[0], method]
         assert row.values.tolist() == pytest.approx(expected.values.tolist(), abs=1e-12)
         assert row.aggregate.scores.tolist() == pytest.approx([d["shares"][0] for d in expected.details], abs=1e-9)
         assert row.aggregate.bins.shape == (6, 1, 2 * SIDE, 2 * SIDE)
@@ -260,7 +261,7 @@ def test_scores_at_any_smoothing_are_those_of_the_protocol(setting: str, model, 
 def test_nothing_is_computed_and_no_image_is_opened_for_what_the_store_has(model, folder, store, monkeypatch) -> None:
     data = attrlib.load_dataset(folder)
     own = spec("difull:confidence=0.5", folder)
-    run(own, model, data, store)
+    run(make_plan(own, model, data, store))
     found = Aggregation(own, model, data, store)
 
     def fail(*_args: object, **_options: object) -> None:
@@ -275,7 +276,7 @@ def test_nothing_is_computed_and_no_image_is_opened_for_what_the_store_has(model
 def test_a_map_that_the_store_has_lost_is_made_again(model, folder, tmp_path) -> None:
     data, own = attrlib.load_dataset(folder), spec("gridpg:confidence=0.5", folder, METHODS[1:], 3)
     store = Store(folder=tmp_path)
-    run(own, model, data, store)
+    run(make_plan(own, model, data, store))
     found = Aggregation(own, model, data, store)
     before = found.row(METHODS[1], AggregateView(smoothing=9))
     store.prune(0)
@@ -292,16 +293,16 @@ def test_a_run_that_was_cancelled_shows_what_is_known(model, folder, tmp_path) -
             raise attrlib.Cancelled("enough")
 
     with pytest.raises(attrlib.Cancelled):
-        run(own, model, data, store, stop)
+        run(make_plan(own, model, data, store), stop)
     found = Aggregation(own, model, data, store)
     row = found.row(METHODS[0], AggregateView())
-    assert 4 <= row.summary.n < len(run(own, model, data, store).scores[own.protocols[0], METHODS[0]].values)
+    assert 4 <= row.summary.n < len(run(make_plan(own, model, data, store)).scores[own.protocols[0], METHODS[0]].values)
     assert sum(row.aggregate.sizes) == row.summary.n
 
 
 def test_single_images_are_sorted_by_a_protocol_on_them(model, folder, store) -> None:
     data, own = attrlib.load_dataset(folder), spec("sds", folder, METHODS, 8)
-    scores = run(own, model, data, store).scores
+    scores = run(make_plan(own, model, data, store)).scores
     found = Aggregation(own, model, data, store)
     row = found.row(METHODS[0], AggregateView())
     assert row.values.tolist() == scores[own.protocols[0], METHODS[0]].values.tolist()
@@ -313,7 +314,7 @@ def test_single_images_are_sorted_by_a_protocol_on_them(model, folder, store) ->
 
 def test_examples_show_the_grid_the_score_and_the_classes(model, folder, store) -> None:
     data, own = attrlib.load_dataset(folder), spec("difull:confidence=0.5", folder)
-    run(own, model, data, store)
+    run(make_plan(own, model, data, store))
     found = Aggregation(own, model, data, store)
     row = found.row(METHODS[1], AggregateView(cell=3))
     (example,) = found.examples(row, row.aggregate.order[:1], AggregateView(cell=3))
@@ -336,7 +337,7 @@ def test_a_view_that_makes_no_sense_is_refused(setting: str, view: AggregateView
     data, store = attrlib.load_dataset(folder), Store(folder=tmp_path)
     own = spec(setting, folder, METHODS[1:], 2)
     if "0.6" not in setting:
-        run(own, model, data, store)
+        run(make_plan(own, model, data, store))
     with pytest.raises(SpecError, match=says):
         Aggregation(own, model, data, store).row(METHODS[1], view)
 
@@ -433,7 +434,7 @@ def test_the_command_says_what_is_wrong_in_one_line(flag, says, folder, model, t
 
 def test_figures_draw_bins_examples_and_boxes(model, folder, store) -> None:
     data, own = attrlib.load_dataset(folder), spec("difull:confidence=0.5", folder)
-    run(own, model, data, store)
+    run(make_plan(own, model, data, store))
     found, view = Aggregation(own, model, data, store), AggregateView()
     rows = [found.row(method, view) for method in METHODS]
     lines = [line_of(found, row, view) for row in rows]
@@ -460,7 +461,7 @@ def test_figures_draw_bins_examples_and_boxes(model, folder, store) -> None:
 
 def test_what_is_at_hand_is_counted(model, folder, store) -> None:
     data, own = attrlib.load_dataset(folder), spec("difull:confidence=0.5", folder)
-    run(own, model, data, store)
+    run(make_plan(own, model, data, store))
     found = Aggregation(own, model, data, store)
     assert found.nbytes == 0
     row = found.row(METHODS[0], AggregateView())

@@ -36,6 +36,8 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 import attrlib.cli.score
+from attrlib.engine.plan import Plan
+from attrlib.engine.results import RunResult
 from attrlib.engine.run import Event
 from attrlib.methods import METHODS
 from attrlib.models import EMBEDDED, load_model
@@ -112,7 +114,7 @@ def with_signals(monkeypatch: pytest.MonkeyPatch, numbers: Mapping[int, int]) ->
     """Sends this process a signal at the events with those numbers, from 0."""
     original = attrlib.cli.score.run
 
-    def run(spec: Any, model: Any, dataset: Any, store: Any, watch: Callable[[Event], None], *rest: Any) -> Any:
+    def run(plan: Plan, watch: Callable[[Event], None]) -> RunResult:
         seen = iter(range(10**6))
 
         def watched(event: Event) -> None:
@@ -121,7 +123,7 @@ def with_signals(monkeypatch: pytest.MonkeyPatch, numbers: Mapping[int, int]) ->
                 os.kill(os.getpid(), numbers[number])
             watch(event)
 
-        return original(spec, model, dataset, store, watched, *rest)
+        return original(plan, watched)
 
     monkeypatch.setattr(attrlib.cli.score, "run", run)
 

@@ -92,7 +92,7 @@ def run_study(
 
 def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dataset | None = None) -> StudyPlan:
     """What is known of a study, and what the rest will cost. Raises as `run_study` does."""
-    running = _Running(spec, store, lambda _event: None, load, data)
+    running = _Running(spec, store, no_listener, load, data)
     plans = []
     for number, model_spec in enumerate(running.given.models):
         facts, model = running.open(model_spec)
