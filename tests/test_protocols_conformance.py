@@ -133,8 +133,9 @@ def test_values_are_within_bounds_and_details_are_lists_of_finite_numbers(spec: 
 def test_batch_order_and_rows_change_nothing(spec: ProtocolSpec, method: str) -> None:
     expected = reference(spec, method)
     bench = Evaluator(model(), InMemoryCache(), rows=1)
-    # Pixels between which a magnified map rises by less than rounding may be deleted in another order: each moves an output by some 1e-4.
-    tolerance = 1e-3 if spec.name == "ids" else 1e-5
+    # Pixels between which a magnified map rises by less than rounding may change places: each moves an output of the model, or the share
+    # of the pixels inside the object, by some 1e-4.
+    tolerance = 1e-3 if spec.name in ("ids", "rank") else 1e-5
     for which in ([4, 0, 5], [2]):
         assert close(perform(spec, method, which, bench), [expected[i] for i in which], tolerance)
     assert close(perform(spec, method, range(ITEMS)[::-1], rows=3), expected[::-1], tolerance)

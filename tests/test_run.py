@@ -1349,7 +1349,7 @@ def test_the_total_counts_only_what_is_computed(case: str, model: attrlib.Classi
         spoil(data)
     events: list[Event] = []
     protocols = "sds,sds:target=prediction"
-    result = compare(model, protocols, "IxG", data, store, watch=events.append, ci_ci_width=1e9 if case == "width" else None)
+    result = compare(model, protocols, "IxG", data, store, watch=events.append, ci_width=1e9 if case == "width" else None)
     # The last event comes before the last unit, of at most 16 items.
     assert events[-1].total - result.computed == 0
 

@@ -380,7 +380,7 @@ def test_images_that_cannot_be_read_are_left_out_of_their_batch_and_named() -> N
     own = feed(numbered(16, broken=(3, 11)), PLAIN)
     found = [int(label) for _, labels in own.epoch(0) for label in labels]
     assert sorted(found) == [k for k in range(16) if k not in (3, 11)]
-    assert own.unreadable == {3: "picture 3 is broken", 11: "picture 11 is broken"}
+    assert own.failed == {3: "picture 3 is broken", 11: "picture 11 is broken"}
 
 
 # Recipes and schedules ---------------------------------------------------------------------------------------------------
