@@ -180,7 +180,7 @@ def scores(name: str, protocols: Iterable[str], methods: Sequence[str], data: st
 
 def _score(model: Any, protocol: str, method: str, data: str, options: Mapping[str, Any]) -> str:
     found = attrlib.score(protocol, model, method, data, **options)
-    return digest(found.values, found.ids, found.undefined, found.mean, found.ci95, found.details)
+    return digest(found.values, found.ids, found.undefined, found.mean, found.ci95, list(found.details))
 
 
 def _field(row: Any, name: str) -> Any:
