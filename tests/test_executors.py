@@ -70,7 +70,7 @@ def test_a_run_elsewhere_counts_the_same(results: tuple[RunResult, RunResult]) -
 
 
 def test_a_run_elsewhere_stops_after_the_same_items(tmp_path: Path) -> None:
-    spec = replace(SPEC, protocols=(ProtocolSpec("sds"),), methods=parse_methods("IxG"), limit=128, ci_width=0.35)
+    spec = replace(SPEC, protocols=(ProtocolSpec("sds"),), methods=parse_methods("IxG"), limit=128, ci_width=0.5)
     here, there = executed(spec, tmp_path / "here"), executed(spec, tmp_path / "there", ShuffledProcesses)
     ((pair, score),) = here.scores.items()
     assert 16 <= len(score.values) < 128

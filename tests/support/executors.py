@@ -4,6 +4,7 @@ import multiprocessing
 import random
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 
 import torch
 
@@ -18,10 +19,10 @@ _worker: Worker
 _cache: InMemoryCache
 
 
-def _start(spec: RunSpec, dtype: str) -> None:
-    """Load the models and the data of a run, once in each process."""
+def _start(spec: RunSpec, dtype: str, threads: int) -> None:
+    """Load the models and the data of a run, once in each process. The last bit of a sum depends on how many threads share it."""
     global _worker, _cache
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     _cache = InMemoryCache(dtype)
     models = [attrlib.load_model(each.architecture, "cpu", **each.options()) for each in (spec.model, *spec.filter_models)]
     evaluators = [Evaluator(model, _cache, spec.seed, spec.fast and not number) for number, model in enumerate(models)]
@@ -35,6 +36,14 @@ def _execute(number: int, unit: WorkUnit) -> tuple[list[UnitResult], InMemoryCac
     return results, sent
 
 
+@cache
+def _processes(spec: RunSpec, dtype: str) -> ProcessPoolExecutor:
+    """Two processes with the models and the data of a run; importing torch takes them seconds."""
+    return ProcessPoolExecutor(
+        2, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(spec, dtype, torch.get_num_threads())
+    )
+
+
 class ShuffledProcesses:
     """Execute units in a random order in two processes; nothing but plain data goes there and comes back."""
 
@@ -45,10 +54,8 @@ class ShuffledProcesses:
         """Yield the results of units as they come."""
         order = list(enumerate(units))
         random.Random(0).shuffle(order)
-        context = multiprocessing.get_context("spawn")
-        initargs = (self._plan.spec, self._plan.store.dtype)
-        with ProcessPoolExecutor(2, mp_context=context, initializer=_start, initargs=initargs) as pool:
-            for future in as_completed([pool.submit(_execute, number, unit) for number, unit in order]):
-                results, cache = future.result()
-                cache.move_to(self._plan.store)
-                yield from results
+        pool = _processes(self._plan.spec, self._plan.store.dtype)
+        for future in as_completed([pool.submit(_execute, number, unit) for number, unit in order]):
+            results, sent = future.result()
+            sent.move_to(self._plan.store)
+            yield from results
