@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from attrlib.methods import METHODS, Method, Passes, Task
+from attrlib.methods import METHODS, AttributionContext, Method, Passes
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
 
@@ -22,8 +22,8 @@ class CentreSurround(Method):
     paper = Paper("attrlib", "Example of a method of one's own", "https://example.org")
     window: int = param(9, "Side of the window, odd", low=3, high=63)
 
-    def attribute(self, task: Task) -> Tensor:
-        maps = task.reduce(task.inputs * task.clean_gradient())
+    def attribute(self, context: AttributionContext) -> Tensor:
+        maps = context.reduce(context.inputs * context.clean_gradient())
         return maps - F.avg_pool2d(maps, self.window | 1, stride=1, padding=self.window // 2, count_include_pad=False)
 
     def passes(self, layer: Layer) -> Passes:

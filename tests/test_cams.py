@@ -22,7 +22,7 @@ from support.numbers import close
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError, MethodError
-from attrlib.methods import Task, cams, channel_cams
+from attrlib.methods import AttributionContext, cams, channel_cams
 from attrlib.methods.affine import is_affine
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")
@@ -309,7 +309,7 @@ def test_ablation_cam_on_a_linear_head_takes_no_pass_for_a_channel(monkeypatch: 
     counter.count = 0
     maps(model, images, "Ablation-CAM", "Final")
     assert counter.count < 16
-    monkeypatch.setattr(channel_cams, "is_affine", lambda task: False)
+    monkeypatch.setattr(channel_cams, "is_affine", lambda context: False)
     slow = maps(model, images, "Ablation-CAM", "Final")
     assert counter.count > 2 * 512
     assert close(fast, slow, 1e-3)
@@ -368,7 +368,7 @@ def affine(tail: Callable[[nn.Module, Tensor], Tensor]) -> bool:
     model = attrlib.wrap_model(made(Tail, tail), 12)
     layer = model.layer("conv")
     with model.session():
-        return is_affine(Task(model, layer, model.place(pictures(2, 12)), torch.tensor(TARGETS)))
+        return is_affine(AttributionContext(model, layer, model.place(pictures(2, 12)), torch.tensor(TARGETS)))
 
 
 @pytest.mark.parametrize("tail", AFFINE)

@@ -27,7 +27,7 @@ from attrlib.errors import ProtocolError
 from attrlib.methods import resolve
 from attrlib.models import Layer
 from attrlib.models.layers import Layout
-from attrlib.protocols import Batch, EvalBatch, Explain, Outcome, Scene, Setting, create
+from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain, Outcome, Scene, create
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, digest
 
 Model = attrlib.Classifier
@@ -51,7 +51,7 @@ def evaluate(
     seed: int = 0,
 ) -> list[Outcome]:
     """The outcomes of a protocol on a method, or on maps that are given, with nothing of the engine in between."""
-    own, setting = create(ProtocolSpec.parse(protocol)), Setting(model, seed)
+    own, setting = create(ProtocolSpec.parse(protocol)), EvalContext(model, seed)
     if isinstance(explain, str):
         explain = Evaluator(model, InMemoryCache(), seed).explainer(resolve(MethodSpec.parse(explain)))
     labels = torch.tensor(list(targets))
@@ -338,7 +338,7 @@ def test_a_constant_map_is_undefined_at_the_resolution_of_every_layer(small: int
     constants = torch.cat([torch.tensor([0.0, 1.0, 0.1, -1 / 3]), pictures(1, 2, 2).flatten()])
     maps = constants.view(-1, 1, 1, 1).expand(-1, 1, small, small).contiguous()
     count = len(constants)
-    protocol, setting, batch = create(ProtocolSpec("sds")), Setting(steep_model((20, 20))), Batch(("",) * count, *empty(count, side))
+    protocol, setting, batch = create(ProtocolSpec("sds")), EvalContext(steep_model((20, 20))), Batch(("",) * count, *empty(count, side))
     outputs = torch.arange(17.0).repeat(count, 1)
     work = EvalBatch(setting, batch, batch.labels, {protocol.measurements[0]: {"logit": outputs}}, given(maps, kind))
     assert np.isnan(values(protocol.evaluate(work))).all()

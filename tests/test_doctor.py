@@ -20,7 +20,7 @@ from attrlib.cli import app
 from attrlib.doctor import FAILED, REFUSED, VALID, Diagnosis, doctor
 from attrlib.engine.peak import peak_memory
 from attrlib.errors import AttrlibError, Cancelled, MethodError, SpecError
-from attrlib.methods import METHODS, Method, Passes, Task, create
+from attrlib.methods import METHODS, AttributionContext, Method, Passes, create
 from attrlib.models import Layer
 from attrlib.models.state import State
 from attrlib.registry import Paper, param
@@ -49,11 +49,11 @@ class Mine(Method):
 
     name, family, paper, fast = "Mine", "own", MINE, True
 
-    def attribute(self, task: Task) -> Tensor:
-        self.act(task)
-        return task.reduce(task.inputs)
+    def attribute(self, context: AttributionContext) -> Tensor:
+        self.act(context)
+        return context.reduce(context.inputs)
 
-    def act(self, task: Task) -> None:
+    def act(self, context: AttributionContext) -> None:
         pass
 
     def passes(self, layer: Layer) -> Passes:
@@ -184,8 +184,8 @@ def test_a_trace_is_named_and_wiped_away(change: str) -> None:
 
         name = "Leaves"
 
-        def act(self, task: Task) -> None:
-            act(task)
+        def act(self, context: AttributionContext) -> None:
+            act(context)
 
     classifier = model()
     before, images = State(classifier.module), pictures(1, SIZE)
@@ -245,10 +245,10 @@ def test_seconds_follow_from_the_number_of_passes(monkeypatch: pytest.MonkeyPatc
         name = "Sleeps"
         samples: int = param(320, "Passes", low=1, high=1000)
 
-        def act(self, task: Task) -> None:
+        def act(self, context: AttributionContext) -> None:
             nonlocal now
             for k in range(self.samples):
-                task.progress(k, self.samples)
+                context.progress(k, self.samples)
                 now += 0.002
 
         def passes(self, layer: Layer) -> Passes:
@@ -351,7 +351,7 @@ def test_a_trace_is_exit_code_1() -> None:
 
         name = "Draws"
 
-        def act(self, task: Task) -> None:
+        def act(self, context: AttributionContext) -> None:
             torch.rand(1)
 
     state = torch.get_rng_state()

@@ -24,7 +24,7 @@ from attrlib.methods import resolve
 from attrlib.models import Layer
 from attrlib.models.frozen import has_bfloat16
 from attrlib.models.layers import Layout
-from attrlib.protocols import Batch, EvalBatch, Explain, Outcome, Setting, create
+from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain, Outcome, create
 from attrlib.specs import MethodSpec, ProtocolSpec
 
 Model = attrlib.Classifier
@@ -61,7 +61,7 @@ def evaluate(
     protocol: str, model: Model, images: Tensor, explain: Explain | str, targets: Sequence[int] = TARGETS, ids: Sequence[str] = IDS,
     seed: int = 0,
 ) -> list[Outcome]:  # fmt: skip
-    own, setting = create(ProtocolSpec.parse(protocol)), Setting(model, seed)
+    own, setting = create(ProtocolSpec.parse(protocol)), EvalContext(model, seed)
     if isinstance(explain, str):
         explain = Evaluator(model, InMemoryCache(), seed).explainer(resolve(MethodSpec.parse(explain)))
     labels = torch.tensor(list(targets))

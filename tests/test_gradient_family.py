@@ -23,7 +23,7 @@ from support.numbers import close
 from torch import Tensor, nn
 
 from attrlib.errors import MethodError
-from attrlib.methods import METHODS, Task, attribute_all, create
+from attrlib.methods import METHODS, AttributionContext, attribute_all, create
 from attrlib.methods.baselines import BACKGROUNDS, BASELINES, background, baseline
 from attrlib.methods.gradients import quadrature
 from attrlib.methods.noise import draw
@@ -42,15 +42,15 @@ def summed(values: Tensor) -> Tensor:
     return values.detach().float().sum(1, keepdim=True)
 
 
-def task_of(model: Model, images: Tensor, targets: list[int], seed: int = 0, layer: str = "Input") -> Task:
-    return Task(model, model.layer(layer), model.place(images), torch.tensor(targets), seed=seed)
+def task_of(model: Model, images: Tensor, targets: list[int], seed: int = 0, layer: str = "Input") -> AttributionContext:
+    return AttributionContext(model, model.layer(layer), model.place(images), torch.tensor(targets), seed=seed)
 
 
 def noise_of(model: Model, images: Tensor, count: int, layer: str = "Input") -> list[Tensor]:
     """The noise that methods add, which is the same for all of them."""
     with model.session():
-        task = task_of(model, images, [0] * len(images), layer=layer)
-        return [draw(task, i) for i in range(count)]
+        context = task_of(model, images, [0] * len(images), layer=layer)
+        return [draw(context, i) for i in range(count)]
 
 
 def gradient_of(model: Model, images: Tensor, targets: list[int]) -> Tensor:
@@ -121,9 +121,9 @@ def test_the_uniform_baseline_is_one_picture_between_minus_one_and_one_for_all_i
 @pytest.mark.parametrize("kind", BACKGROUNDS)
 def test_backgrounds_are_pictures_that_the_seed_and_their_number_decide(net: Model, kind: str) -> None:
     with net.session():
-        task, other = (task_of(net, pictures(2, 16), [0, 1], seed) for seed in (0, 1))
-        drawn = [background(task, kind, i) for i in range(4)]
-        again, seeded = background(task, kind, 2), background(other, kind, 2)
+        context, other = (task_of(net, pictures(2, 16), [0, 1], seed) for seed in (0, 1))
+        drawn = [background(context, kind, i) for i in range(4)]
+        again, seeded = background(context, kind, 2), background(other, kind, 2)
     assert all(d.shape == (1, 3, 16, 16) for d in drawn)
     assert torch.equal(drawn[2], again)
     assert not torch.equal(drawn[2], seeded)
@@ -207,12 +207,12 @@ def test_gradient_shap_is_what_a_plain_loop_over_its_points_gives(net: Model, la
     images, samples = pictures(3, 16), 7
     noise = noise_of(net, images, samples, layer)
     with net.session():
-        task = task_of(net, images, TARGETS, layer=layer)
-        shares = torch.rand(samples, generator=task.generator("paths"))
-        inputs, total = task.inputs, 0
+        context = task_of(net, images, TARGETS, layer=layer)
+        shares = torch.rand(samples, generator=context.generator("paths"))
+        inputs, total = context.inputs, 0
         std = 0.3 * (inputs.amax((1, 2, 3), keepdim=True) - inputs.amin((1, 2, 3), keepdim=True))
         for i in range(samples):
-            start, end = background(task, "greys", i), inputs + std * noise[i]
+            start, end = background(context, "greys", i), inputs + std * noise[i]
             point = (start + shares[i] * (end - start)).requires_grad_()
             logits = net.module(point) if layer == "Input" else net.module.fc(F.relu(net.module.conv2(F.relu(point))).mean((2, 3)))
             total = total + (end - start) * torch.autograd.grad(logits[range(3), TARGETS].sum(), point)[0]
@@ -236,16 +236,16 @@ def test_expected_gradients_of_a_linear_model_are_the_weight_times_the_differenc
     images, w = pictures(3, 12, 20), model.module.weight.detach()[TARGETS]
     for kind in BACKGROUNDS:
         with model.session():
-            task = task_of(model, images, TARGETS)
-            mean = torch.cat([background(task, kind, i) for i in range(5)]).mean(0)
+            context = task_of(model, images, TARGETS)
+            mean = torch.cat([background(context, kind, i) for i in range(5)]).mean(0)
         assert close(maps(model, images, "Expected Gradients", samples=5, background=kind), summed(w * (images - mean)), 1e-4)
 
 
 def test_expected_gradients_sum_to_the_difference_to_the_mean_output_of_the_references() -> None:
     model, images = attrlib.wrap_model(made(Rectified, nn.Tanh()), 16), pictures(3, 16)
     with model.session(), torch.no_grad():
-        task = task_of(model, images, TARGETS)
-        references = torch.cat([background(task, "greys", i) for i in range(400)])
+        context = task_of(model, images, TARGETS)
+        references = torch.cat([background(context, "greys", i) for i in range(400)])
         change = model.module(images)[range(3), TARGETS] - model.module(references).mean(0)[TARGETS]
     found = maps(model, images, "Expected Gradients", samples=400, background="greys").sum((1, 2, 3))
     assert close(found, change, 0.1)

@@ -24,7 +24,7 @@ from attrlib.figures.grids import draw_seen, mark_impossible
 from attrlib.figures.lines import Axis, lines_svg
 from attrlib.methods import resolve
 from attrlib.protocols import create
-from attrlib.protocols.base import Setting
+from attrlib.protocols.base import EvalContext
 from attrlib.protocols.faithfulness import noise
 from attrlib.specs import MethodSpec, ProtocolSpec
 
@@ -134,7 +134,7 @@ def test_infidelity_of_a_linear_model_is_the_squared_noise_along_the_difference_
     found = infidelity_by_noise(own, photo, maps, stds, samples=4, seed=5)
     gradient = own.module.weight[2].detach().double().sum(0)
     for column, std in enumerate(stds):
-        drawn = torch.stack([noise(Setting(own, 5), photo.digest, k, (SIDE, SIDE), std)[0] for k in range(4)]).double()
+        drawn = torch.stack([noise(EvalContext(own, 5), photo.digest, k, (SIDE, SIDE), std)[0] for k in range(4)]).double()
         drops = (drawn * gradient).sum((1, 2))
         assert float(found.nothing[column]) == pytest.approx(float(drops.square().mean()), rel=1e-3)
         expected = ((drawn * maps[1].maps[0, 0].double()).sum((1, 2)) - drops).square().mean()

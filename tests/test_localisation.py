@@ -28,7 +28,7 @@ from attrlib.errors import ProtocolError, SpecError
 from attrlib.methods import resolve
 from attrlib.models import Layer
 from attrlib.models.layers import Layout
-from attrlib.protocols import PROTOCOLS, Batch, EvalBatch, Explain, Outcome, Scene, Setting, create
+from attrlib.protocols import PROTOCOLS, Batch, EvalBatch, EvalContext, Explain, ExplanationRequest, Outcome, create
 from attrlib.protocols.localisation import localisation
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, digest
 from attrlib.store import Record
@@ -67,8 +67,8 @@ def judge(protocol: str, maps: dict[int, Tensor] | Tensor, size: int, labels: Se
     """The outcome of one grid for maps (T,h,w) that are given: for all targets at once, or for each cell's view."""
     model = model or method_nets.model("functional")
 
-    def explain(scene: Scene) -> tuple[Tensor, Layer]:
-        given = maps if isinstance(maps, Tensor) else maps[int(scene.view.split(":")[2])]
+    def explain(request: ExplanationRequest) -> tuple[Tensor, Layer]:
+        given = maps if isinstance(maps, Tensor) else maps[int(request.view.split(":")[2])]
         return given[None], Layer("given", "given", Layout("NCHW", 1, *given.shape[1:]))
 
     return outcome(protocol, explain, torch.zeros(1, 3, size, size), labels, model)
@@ -77,7 +77,7 @@ def judge(protocol: str, maps: dict[int, Tensor] | Tensor, size: int, labels: Se
 def outcome(protocol: str, explain: Explain, images: Tensor, labels: Sequence[int], model: Model) -> Outcome:
     batch = grid_batch(images, [labels])
     own = create(ProtocolSpec.parse(protocol))
-    (found,) = own.evaluate(EvalBatch(Setting(model), batch, batch.labels, {}, explain))
+    (found,) = own.evaluate(EvalBatch(EvalContext(model), batch, batch.labels, {}, explain))
     return found
 
 
@@ -203,10 +203,10 @@ def test_an_even_smoothing_kernel_is_refused(setting: str) -> None:
 @pytest.mark.parametrize("n", [2, 3])
 def test_gridpg_asks_for_the_label_of_every_cell_at_once(n: int) -> None:
     labels = [4, 1, 3, 0, 2, 1, 4, 0, 3][: n * n]
-    asked: list[Scene] = []
+    asked: list[ExplanationRequest] = []
 
-    def explain(scene: Scene) -> tuple[Tensor, Layer]:
-        asked.append(scene)
+    def explain(request: ExplanationRequest) -> tuple[Tensor, Layer]:
+        asked.append(request)
         maps = torch.zeros(1, n * n, n, n)
         for place in range(n * n):
             # The attribution to the label of one cell lies in that cell and the next.
@@ -216,11 +216,11 @@ def test_gridpg_asks_for_the_label_of_every_cell_at_once(n: int) -> None:
 
     images = torch.zeros(1, 3, n, n)
     found = outcome(f"gridpg:grid={n}", explain, images, labels, method_nets.model("functional"))
-    (scene,) = asked
-    assert scene.targets.tolist() == [labels]
-    assert scene.images is images
-    assert scene.keys == ("grid 0",)
-    assert scene.view
+    (request,) = asked
+    assert request.targets.tolist() == [labels]
+    assert request.images is images
+    assert request.keys == ("grid 0",)
+    assert request.view
     assert found.details == {"shares": [0.75] * (n * n), "inside": [3.0] * (n * n)}
 
 
@@ -230,21 +230,21 @@ def test_difull_and_dipart_ask_for_both_corners_each_in_its_own_view(setting: st
     model, labels = method_nets.model("functional"), [4, 1, 3, 0, 2, 1, 0, 3, 4][-n * n :]
     last, asked = n * n - 1, []
 
-    def explain(scene: Scene) -> tuple[Tensor, Layer]:
-        asked.append(scene)
+    def explain(request: ExplanationRequest) -> tuple[Tensor, Layer]:
+        asked.append(request)
         maps = torch.zeros(1, 1, n, n)
         maps[..., 0, 0], maps[..., -1, -1], maps[..., 0, 1] = 1, 2, 1
         return maps, Layer("given", "given", Layout("NCHW", 1, n, n))
 
     images = pictures(1, 64 * n)
     found = outcome(f"{setting}:grid={n}", explain, F.interpolate(images, size=(n, n)), labels, model)
-    assert [scene.targets.tolist() for scene in asked] == [[[labels[0]]], [[labels[last]]]]
-    assert len({scene.view for scene in asked}) == 2
+    assert [request.targets.tolist() for request in asked] == [[[labels[0]]], [[labels[last]]]]
+    assert len({request.view for request in asked}) == 2
     assert found.details == {"shares": [0.25, 0.5], "inside": [1.0, 2.0]}
     assert found.value == 0.375
     if setting == "difull":
-        for scene, cell in zip(asked, (0, last), strict=True):
-            assert torch.allclose(scene.model(images), model(cut(images, n, cell)), atol=1e-5)
+        for request, cell in zip(asked, (0, last), strict=True):
+            assert torch.allclose(request.model(images), model(cut(images, n, cell)), atol=1e-5)
 
 
 def test_views_of_different_settings_sizes_and_cells_have_different_names() -> None:
@@ -252,10 +252,10 @@ def test_views_of_different_settings_sizes_and_cells_have_different_names() -> N
     for setting, n in (("gridpg", 2), ("gridpg", 3), ("difull", 2), ("difull", 3), ("dipart", 2), ("dipart", 3)):
         protocol = create(ProtocolSpec.parse(f"{setting}:grid={n}"))
         batch = grid_batch(torch.zeros(1, 3, 64 * n, 64 * n), [[0] * n * n])
-        work = EvalBatch(Setting(method_nets.model("functional")), batch, batch.labels, {}, lambda scene: (torch.zeros(0), None))  # type: ignore[arg-type, return-value]
-        for scene, _cells in protocol.scenes(work):  # type: ignore[attr-defined]
-            assert scene.view not in names
-            names.add(scene.view)
+        work = EvalBatch(EvalContext(method_nets.model("functional")), batch, batch.labels, {}, lambda request: (torch.zeros(0), None))  # type: ignore[arg-type, return-value]
+        for request, _cells in protocol.cell_requests(work):  # type: ignore[attr-defined]
+            assert request.view not in names
+            names.add(request.view)
     assert len(names) == 2 + 4 * 2
 
 
@@ -264,7 +264,7 @@ def test_a_grid_with_an_undefined_target_is_undefined_and_the_others_are_not() -
     maps[1, 2, 0, 0] = math.nan
     batch = grid_batch(torch.zeros(2, 3, 4, 4), [[0, 1, 2, 3]] * 2)
     layer = Layer("given", "given", Layout("NCHW", 1, 4, 4))
-    work = EvalBatch(Setting(method_nets.model("functional")), batch, batch.labels, {}, lambda scene: (maps, layer))
+    work = EvalBatch(EvalContext(method_nets.model("functional")), batch, batch.labels, {}, lambda request: (maps, layer))
     first, second = create(ProtocolSpec.parse("gridpg")).evaluate(work)
     assert first.value == 0.25
     assert math.isnan(second.value)
@@ -290,7 +290,7 @@ def test_chance_is_what_an_even_map_scores(setting: str, n: int, chance: float) 
     maps = torch.ones(1, cells, 7, 7)
     layer = Layer("given", "given", Layout("NCHW", 1, 7, 7))
     found = outcome(
-        f"{setting}:grid={n}", lambda scene: (maps, layer), torch.zeros(1, 3, 12 * n, 12 * n), [0] * n * n, model_for("functional")
+        f"{setting}:grid={n}", lambda request: (maps, layer), torch.zeros(1, 3, 12 * n, 12 * n), [0] * n * n, model_for("functional")
     )
     assert found.value == pytest.approx(chance, abs=1e-6)
     assert own.bounds == (0, 1)
@@ -440,9 +440,9 @@ def final_maps(model: Model, setting: str, method: str, grids: Tensor, labels: l
     """The maps of all targets, as the protocol asks for them."""
     explain = Evaluator(model, InMemoryCache()).explainer(resolve(MethodSpec.parse(method)))
     batch = grid_batch(grids, labels)
-    work = EvalBatch(Setting(model), batch, batch.labels, {}, explain)
-    scenes = create(ProtocolSpec.parse(setting)).scenes(work)  # type: ignore[attr-defined]
-    return torch.cat([explain(scene)[0] for scene, _ in scenes], 1)
+    work = EvalBatch(EvalContext(model), batch, batch.labels, {}, explain)
+    requests = create(ProtocolSpec.parse(setting)).cell_requests(work)  # type: ignore[attr-defined]
+    return torch.cat([explain(request)[0] for request, _ in requests], 1)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attrlib.engine.peak import peak_memory
 from attrlib.errors import OutOfMemory
-from attrlib.methods import METHODS, Attribution, Task, attribute, attribute_all, attribute_each
+from attrlib.methods import METHODS, Attribution, AttributionContext, attribute, attribute_all, attribute_each
 from attrlib.models.chunks import in_chunks, out_of_memory
 from attrlib.specs import MethodSpec
 
@@ -127,11 +127,11 @@ def test_the_predicted_class_is_found_in_fewer_rows() -> None:
 def test_a_method_that_takes_all_items_at_once_is_given_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 
-    def at_once(_method: object, task: Task) -> Tensor:
-        taken.append(len(task))
-        if len(task) > 2:
+    def at_once(_method: object, context: AttributionContext) -> Tensor:
+        taken.append(len(context))
+        if len(context) > 2:
             raise ERRORS[1]
-        return task.reduce(task.inputs)
+        return context.reduce(context.inputs)
 
     model, images = cramped("cut")[0], nets.pictures(5)
     monkeypatch.setattr(METHODS["Gradient"], "attribute", at_once)

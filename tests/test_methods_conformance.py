@@ -181,7 +181,7 @@ def test_a_target_is_one_for_all_or_one_for_each_by_index_or_by_name(method: str
     assert torch.equal(explain(model, images, method, ["bee", 0, "2", "ANT"]).maps[:3], explain(model, images, method, TARGETS).maps[:3])
 
 
-@pytest.mark.parametrize("method", [name for name, info in INFOS.items() if info.about_class])
+@pytest.mark.parametrize("method", [name for name, info in INFOS.items() if info.class_specific])
 @pytest.mark.parametrize("name", ["functional", "channels_last"])
 def test_a_map_is_that_of_its_own_target(name: str, method: str) -> None:
     model, images = method_nets.model(name), images_for(name)
@@ -339,7 +339,7 @@ def test_a_refused_method_leaves_the_module_as_it_was() -> None:
 @on_every_model
 @pytest.mark.parametrize("call", [1, 2])
 def test_a_model_that_raises_is_left_as_it_was(name: str, method: str, call: int) -> None:
-    if call == 2 and not INFOS[method].about_class:
+    if call == 2 and not INFOS[method].class_specific:
         pytest.skip("runs the whole model for the predicted class alone")
     model, fuse, before = touched(name)
     # The first call finds the predicted class, the second is the method's own.
@@ -428,7 +428,7 @@ def test_a_module_that_writes_into_its_input_changes_neither_the_callers_tensor_
         assert close(found.maps, expected.maps)
 
 
-@pytest.mark.parametrize("method", [name for name, info in INFOS.items() if info.about_class])
+@pytest.mark.parametrize("method", [name for name, info in INFOS.items() if info.class_specific])
 def test_at_a_layer_that_the_logits_do_not_depend_on_maps_are_zero(method: str) -> None:
     found = explain(attrlib.wrap_model(made(Unread), 16), pictures(2, 16), method, 0, "auxiliary")
     assert found.maps.shape == (2, 1, 8, 8)

@@ -761,7 +761,7 @@ def test_a_layer_without_a_map_at_another_size_is_named() -> None:
         model.layer("0", (32, 32))
 
 
-class Asked:
+class MethodRequest:
     """A lock that says when somebody has asked for it, who may have to wait for it then."""
 
     def __init__(self, lock: threading.RLock):
@@ -793,7 +793,7 @@ def test_two_classifiers_around_one_module_take_turns() -> None:
     threads[0].start()
     assert inside.wait(LIMIT)
     assert one._lock is other._lock
-    other._lock = Asked(other._lock)
+    other._lock = MethodRequest(other._lock)
     threads[1].start()
     assert other._lock.asked.wait(LIMIT)
     assert modes == []

@@ -15,7 +15,7 @@ from torch import Tensor
 from attrlib.errors import ProtocolError
 from attrlib.models import Layer
 from attrlib.models.layers import Layout
-from attrlib.protocols import Batch, EvalBatch, Explain, Scene, Setting, create, list_protocols
+from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain, Scene, create, list_protocols
 from attrlib.specs import ProtocolSpec
 
 NAMES = ("pointing", "mass", "rank")
@@ -41,7 +41,7 @@ def scores(
     method: Explain = explain
     labels = torch.tensor(list(targets) or [0] * count)
     batch = Batch(tuple(map(str, range(count))), torch.zeros(count, 3, *masks.shape[1:]), labels, masks)
-    outcomes = create(ProtocolSpec.parse(protocol)).evaluate(EvalBatch(Setting(model), batch, labels, {}, method))
+    outcomes = create(ProtocolSpec.parse(protocol)).evaluate(EvalBatch(EvalContext(model), batch, labels, {}, method))
     assert len(asked) == 1
     assert asked[0].targets[:, 0].tolist() == labels.tolist()
     return [outcome.value for outcome in outcomes]

@@ -37,7 +37,7 @@ from attrlib.registry import Paper, param
 SIZE = 16
 
 
-def source(body: str = "return task.reduce(task.clean_gradient())", more: str = "", **changed: str) -> str:
+def source(body: str = "return context.reduce(context.clean_gradient())", more: str = "", **changed: str) -> str:
     parts = {
         "bases": "(Method)",
         "doc": '"""Mine: the gradient."""',
@@ -56,7 +56,7 @@ class Mine{parts["bases"]}:
     {parts["paper"]}
     {more}
 
-    def attribute(self, task):
+    def attribute(self, context):
         {body}
 
     def passes(self, layer):
@@ -96,7 +96,8 @@ def test_a_file_in_the_folder_is_a_method_like_any_other(load: Load) -> None:
     assert (
         load(
             mine=source(
-                more='scale: float = param(2.0, "Factor", low=0.0, high=9.0)', body="return self.scale * task.reduce(task.clean_gradient())"
+                more='scale: float = param(2.0, "Factor", low=0.0, high=9.0)',
+                body="return self.scale * context.reduce(context.clean_gradient())",
             )
         )
         == {}
@@ -219,9 +220,9 @@ def test_an_unknown_method_is_told_of_what_was_not_loaded(load: Load) -> None:
 
 WRONG = {
     "not a tensor": ("return [1]", "returned a list; return a tensor of shape (2, 1, 4, 4)"),
-    "shape": ("return task.clean_gradient()", "returned maps of shape (2, 8, 4, 4), expected (2, 1, 4, 4)"),
-    "NaN": ("return task.reduce(task.clean_gradient() / 0 * 0)", "returned values that are not finite at Final"),
-    "integers": ("return task.reduce(task.inputs).long()", "returned maps of torch.int64"),
+    "shape": ("return context.clean_gradient()", "returned maps of shape (2, 8, 4, 4), expected (2, 1, 4, 4)"),
+    "NaN": ("return context.reduce(context.clean_gradient() / 0 * 0)", "returned values that are not finite at Final"),
+    "integers": ("return context.reduce(context.inputs).long()", "returned maps of torch.int64"),
     "raises": ("raise ValueError('no idea')", "fails in attribute: ValueError in line 18: no idea"),
 }  # fmt: skip
 
@@ -249,11 +250,11 @@ CHANGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("then", ["return task.reduce(task.inputs)", "raise ValueError('and fails')"])
+@pytest.mark.parametrize("then", ["return context.reduce(context.inputs)", "raise ValueError('and fails')"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_method_that_changes_the_model_is_refused_and_the_model_put_back(load: Load, name: str, then: str) -> None:
     change, what = CHANGES[name]
-    assert load(mine=source(f"module = task.classifier.module\n        {change}\n        {then}")) == {}
+    assert load(mine=source(f"module = context.classifier.module\n        {change}\n        {then}")) == {}
     classifier, images = model(), pictures(2, SIZE)
     calls: list[int] = []
     handle = classifier.module.fc.register_forward_hook(lambda *_: calls.append(1))
@@ -290,7 +291,7 @@ def test_running_out_of_memory_is_no_fault_of_the_method(load: Load, error: str)
     with pytest.raises(OutOfMemory, match="not enough memory for a single image"):
         attrlib.explain(model(), pictures(1, SIZE), "Mine", 0)
     METHODS.forget("Mine")
-    fits = source(f"if len(task) > 1: raise {error}\n        return task.reduce(task.inputs)")
+    fits = source(f"if len(context) > 1: raise {error}\n        return context.reduce(context.inputs)")
     assert load(mine=fits) == {}
     assert attrlib.explain(model(), pictures(3, SIZE), "Mine", 0).maps.shape == (3, 1, SIZE, SIZE)
 
@@ -304,7 +305,7 @@ def test_stored_maps_are_those_of_the_code_that_made_them(load: Load, tmp_path: 
     load(mine=source())
     first = key("Mine")
     METHODS.forget("Mine")
-    load(mine=source("return task.reduce(task.inputs)"))
+    load(mine=source("return context.reduce(context.inputs)"))
     assert key("Mine")["code"] != first["code"]
     assert key("Mine") | {"code": 0} == first | {"code": 0}
     assert "code" not in key("IxG")
@@ -315,7 +316,11 @@ def test_stored_maps_are_those_of_the_code_that_made_them(load: Load, tmp_path: 
         METHODS.forget("Mine")
         sys.modules.pop("helper_of_mine", None)
         helper.write_text(f"FACTOR = {factor}")
-        load(mine=source("import helper_of_mine\n        return helper_of_mine.FACTOR * task.reduce(task.inputs)", "import helper_of_mine"))
+        load(
+            mine=source(
+                "import helper_of_mine\n        return helper_of_mine.FACTOR * context.reduce(context.inputs)", "import helper_of_mine"
+            )
+        )
         found.append(key("Mine")["code"])
     sys.modules.pop("helper_of_mine", None)
     assert found[0] != found[1]

@@ -27,7 +27,7 @@ from attrlib.specs import AggregateSpec, ExplainSpec, ModelSpec, digest
 from attrlib.statistics import spearman
 from pages.parts import aggregate_choice, choice, score_choice
 from pages.parts.inspect_choice import TOOLS
-from pages.parts.learn.controls import Setting, key_of
+from pages.parts.learn.controls import EvalContext, key_of
 from pages.parts.learn.desk import TUNED, pairs
 from pages.parts.learn.lesson import LESSONS
 
@@ -343,6 +343,6 @@ def test_without_models_the_page_says_how_they_are_made(monkeypatch):
 
 
 def test_every_setting_that_all_lessons_share_is_a_choice_that_there_is():
-    shared = {p.name: p for p in params_of(Setting)}
+    shared = {p.name: p for p in params_of(EvalContext)}
     assert shared["model"].choices == pairs()
     assert shared["model"].default in pairs()

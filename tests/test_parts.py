@@ -30,7 +30,7 @@ from attrlib.engine.items import EvalItem
 from attrlib.engine.loader import Loader
 from attrlib.errors import DataError, ProtocolError
 from attrlib.methods import resolve
-from attrlib.protocols import Batch, Scene, create
+from attrlib.protocols import Batch, ExplanationRequest, create
 from attrlib.protocols.parts import FEWEST
 from attrlib.specs import MethodSpec, ProtocolSpec
 from attrlib.store import Record, Store
@@ -223,7 +223,9 @@ def test_values_are_those_of_scipy_over_the_parts_that_show(method: str, sign: s
     found = perform(model, data, f"parts:sign={sign}", method)
     images = torch.stack([model.preprocess(data.picture(k)) for k in range(6)])
     maps = Evaluator(model, InMemoryCache()).explainer(resolve(MethodSpec.parse(method)))
-    values, _ = maps(Scene(model, images, torch.tensor([[k % 5] for k in range(6)]), keys=tuple(data.item_id(k) for k in range(6))))
+    values, _ = maps(
+        ExplanationRequest(model, images, torch.tensor([[k % 5] for k in range(6)]), keys=tuple(data.item_id(k) for k in range(6)))
+    )
     signed = {"signed": values, "absolute": values.abs(), "positive": values.clamp_min(0)}[sign].double()[:, 0].numpy()
     for k, record in enumerate(found):
         x = model(images[k : k + 1])[0, k % 5]

@@ -26,7 +26,7 @@ from attrlib.errors import Cancelled, ProtocolError, SpecError
 from attrlib.methods import METHODS
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Layer
-from attrlib.protocols import PROTOCOLS, Batch, EvalBatch, Protocol, Scene, create, list_protocols, resolve
+from attrlib.protocols import PROTOCOLS, Batch, EvalBatch, ExplanationRequest, Protocol, create, list_protocols, resolve
 from attrlib.registry import Param
 from attrlib.specs import MethodSpec, ProtocolSpec, digest
 from attrlib.store import Record
@@ -192,15 +192,15 @@ def test_the_description_has_the_seed_where_and_only_where_it_matters(spec: Prot
 @every_protocol
 def test_costs_are_what_is_done(spec: ProtocolSpec) -> None:
     protocol = create(spec)
-    bench, scenes, counter = Evaluator(model(), InMemoryCache()), [], Counter()
+    bench, requests, counter = Evaluator(model(), InMemoryCache()), [], Counter()
     _, batch = items(protocol)
     targets = batch.labels
     inner = bench.explainer(resolve_method(MethodSpec("Sobel" if protocol.items == "images" else "Gradient")))
 
-    def explain(scene: Scene) -> tuple[Tensor, Layer]:
-        scenes.append(scene)
+    def explain(request: ExplanationRequest) -> tuple[Tensor, Layer]:
+        requests.append(request)
         with_hook, counter.silent = counter.silent, True
-        found = inner(scene)
+        found = inner(request)
         counter.silent = with_hook
         return found
 
@@ -217,9 +217,9 @@ def test_costs_are_what_is_done(spec: ProtocolSpec) -> None:
     finally:
         handle.remove()
     assert counter.rows == ITEMS * protocol.cost.forwards
-    assert len(scenes) == protocol.cost.inputs
-    assert {scene.targets.shape for scene in scenes} == {(ITEMS, protocol.cost.targets)}
-    assert all(len(scene.images) == ITEMS for scene in scenes)
+    assert len(requests) == protocol.cost.inputs
+    assert {request.targets.shape for request in requests} == {(ITEMS, protocol.cost.targets)}
+    assert all(len(request.images) == ITEMS for request in requests)
 
 
 class Counter:

@@ -432,14 +432,14 @@ def test_nothing_remains_when_the_code_inside_a_session_raises():
     earlier = snapshot(module)
     model = attrlib.wrap_model(module, SIZE)
 
-    def task() -> None:
+    def context() -> None:
         with model.session(), model.session():
             assert not any(m.training for m in module.modules())
             assert not any(p.requires_grad for p in module.parameters())
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        task()
+        context()
     assert_untouched(module, earlier)
 
 

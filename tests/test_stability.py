@@ -29,7 +29,7 @@ from attrlib.methods import resolve
 from attrlib.models import Layer
 from attrlib.models.layers import Layout
 from attrlib.models.randomised import randomised
-from attrlib.protocols import Batch, EvalBatch, Explain, Measurement, Outcome, Scene, Setting, create
+from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain, ExplanationRequest, Measurement, Outcome, create
 from attrlib.specs import MethodSpec, ProtocolSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")
@@ -44,27 +44,27 @@ class Spy:
     """A method that keeps what it is asked, and answers as a real method does, or with maps that are given call by call."""
 
     def __init__(self, model: Model, method: str | Sequence[Tensor], seed: int = 0) -> None:
-        self.scenes: list[Scene] = []
+        self.requests: list[ExplanationRequest] = []
         self.maps = None if isinstance(method, str) else method
         self.inner: Explain | None = None
         if isinstance(method, str):
             self.inner = Evaluator(model, InMemoryCache(), seed).explainer(resolve(MethodSpec.parse(method)))
 
-    def __call__(self, scene: Scene) -> tuple[Tensor, Layer]:
-        self.scenes.append(scene)
+    def __call__(self, request: ExplanationRequest) -> tuple[Tensor, Layer]:
+        self.requests.append(request)
         if self.inner is not None:
-            return self.inner(scene)
+            return self.inner(request)
         assert self.maps is not None
-        maps = self.maps[min(len(self.scenes), len(self.maps)) - 1]
+        maps = self.maps[min(len(self.requests), len(self.maps)) - 1]
         return maps, Layer("given", "given", Layout("NCHW", 1, *maps.shape[2:]))
 
 
 def evaluate(
     protocol: str, model: Model, images: Tensor, explain: Explain, targets: Sequence[int] = TARGETS, ids: Sequence[str] = IDS, seed: int = 0,
-    measured: dict[str, Tensor] | None = None, setting: Setting | None = None,
+    measured: dict[str, Tensor] | None = None, setting: EvalContext | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """The outcomes of a protocol; `measured` stands in for what it measures."""
-    own, setting = create(ProtocolSpec.parse(protocol)), setting or Setting(model, seed)
+    own, setting = create(ProtocolSpec.parse(protocol)), setting or EvalContext(model, seed)
     labels = torch.tensor(list(targets))
     batch = Batch(tuple(ids), images, labels)
     known = {m: measured or m.measure(setting, batch, labels) for m in own.measurements}
@@ -108,9 +108,9 @@ def test_sensitivity_is_the_sensitivity_max_of_captum_for_the_same_perturbations
         model.module.conv2.bias += 1
     spy = Spy(model, method)
     found = evaluate(f"sensitivity:samples=4:radius={radius}", model, images, spy)
-    assert len(spy.scenes) == 5
-    assert torch.equal(spy.scenes[0].images, images)
-    moved = torch.stack([scene.images for scene in spy.scenes[1:]], 1).flatten(0, 1)
+    assert len(spy.requests) == 5
+    assert torch.equal(spy.requests[0].images, images)
+    moved = torch.stack([request.images for request in spy.requests[1:]], 1).flatten(0, 1)
     expected = captum.metrics.sensitivity_max(
         captum_method(model.module, method), images, lambda _: moved, n_perturb_samples=4, target=torch.tensor(TARGETS)
     )
@@ -124,7 +124,7 @@ def moves(radius: float, ids: Sequence[str] = IDS, seed: int = 0, samples: int =
     images = torch.zeros(len(ids), 3, *SIZE) if images is None else images
     spy = Spy(tanh_model(), [torch.ones(len(ids), 1, *SIZE)])
     evaluate(f"sensitivity:samples={samples}:radius={radius}", tanh_model(), images, spy, [0] * len(ids), ids, seed)
-    return torch.stack([scene.images for scene in spy.scenes[1:]]) - images
+    return torch.stack([request.images for request in spy.requests[1:]]) - images
 
 
 @pytest.mark.parametrize("radius", [0.02, 3.0])
@@ -150,7 +150,7 @@ def test_a_method_that_draws_numbers_draws_the_same_for_the_image_and_what_is_ne
     model, images = tanh_model(), pictures(3, *SIZE)
     spy = Spy(model, method, seed=3)
     found = evaluate("sensitivity:samples=3", model, images, spy, seed=3)
-    maps = [attrlib.explain(model, scene.images, method, TARGETS, seed=3).maps.double().flatten(1) for scene in spy.scenes]
+    maps = [attrlib.explain(model, request.images, method, TARGETS, seed=3).maps.double().flatten(1) for request in spy.requests]
     ratios = torch.stack([(other - maps[0]).norm(dim=1) / maps[0].norm(dim=1) for other in maps[1:]])
     assert values(found) == pytest.approx(ratios.amax(0).numpy(), rel=1e-3)
     assert values(found).max() < 0.25
@@ -231,13 +231,13 @@ def test_images_are_rotated_as_by_skimage_and_scipy(
     spy = Spy(model, [torch.ones(3, 1, *size)])
     evaluate("robustness:tolerance=1" + (f":amount={amount}" if amount else ""), model, images, spy)
     most = amount or 30.0
-    for degrees, scene in zip((-most, -most / 2, most / 2, most), spy.scenes[1:], strict=True):
+    for degrees, request in zip((-most, -most / 2, most / 2, most), spy.requests[1:], strict=True):
         inside = scipy.ndimage.minimum_filter(skimage_rotated(torch.ones(1, 1, *size), degrees)[0, 0], 3, mode="constant") > 0.999
         expected = oracle(images, degrees)
         assert inside.mean() > 0.2
-        assert np.allclose(scene.images.numpy()[:, :, inside], expected[:, :, inside], atol=1e-3)
+        assert np.allclose(request.images.numpy()[:, :, inside], expected[:, :, inside], atol=1e-3)
         outside = skimage_rotated(torch.ones(1, 1, *size), degrees)[0, 0] == 0
-        assert np.abs(scene.images.numpy()[:, :, outside]).max(initial=0) < 1e-3
+        assert np.abs(request.images.numpy()[:, :, outside]).max(initial=0) < 1e-3
 
 
 @pytest.mark.parametrize("side", [24, 25])
@@ -321,9 +321,9 @@ def test_colour_filters_are_those_of_pil(change: str, amount: float | None) -> N
         "brightness": ImageEnhance.Brightness, "contrast": ImageEnhance.Contrast, "saturation": ImageEnhance.Color,
         "sharpness": ImageEnhance.Sharpness,
     }[change]  # fmt: skip
-    assert len(spy.scenes) == 3
-    for factor, scene in zip((1 / most, most), spy.scenes[1:], strict=True):
-        found = (scene.images * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)).permute(0, 2, 3, 1) * 255
+    assert len(spy.requests) == 3
+    for factor, request in zip((1 / most, most), spy.requests[1:], strict=True):
+        found = (request.images * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)).permute(0, 2, 3, 1) * 255
         expected = np.stack([np.asarray(enhance(Image.fromarray(photo)).enhance(factor), dtype=float) for photo in photos])
         assert np.abs(found.numpy() - expected).max() < 1.6
         assert np.abs(expected - photos).mean() > 5
@@ -337,7 +337,7 @@ def test_only_changes_that_hardly_move_the_probability_count() -> None:
     def outcomes(tolerance: float) -> tuple[list[Outcome], int]:
         spy = Spy(model, "IxG")
         protocol = f"robustness:change=contrast:tolerance={tolerance}"
-        return evaluate(protocol, model, images, spy, range(4), "abcd", measured={"probability": probability}), len(spy.scenes)
+        return evaluate(protocol, model, images, spy, range(4), "abcd", measured={"probability": probability}), len(spy.requests)
 
     every, asked = outcomes(1)
     full = np.array([o.details["ssim"] for o in every])
@@ -354,13 +354,13 @@ def test_only_changes_that_hardly_move_the_probability_count() -> None:
 
 def test_what_is_measured_is_the_targets_probability_of_the_images_that_are_explained() -> None:
     model, images = tanh_model(), pictures(3, *SIZE)
-    protocol, setting = create(ProtocolSpec("robustness")), Setting(model)
+    protocol, setting = create(ProtocolSpec("robustness")), EvalContext(model)
     batch = Batch(IDS, images, torch.tensor(TARGETS))
     (measured,) = (m.measure(setting, batch, batch.labels)["probability"] for m in protocol.measurements)
     spy = Spy(model, [torch.ones(3, 1, *SIZE)])
     evaluate("robustness:tolerance=1", model, images, spy)
     with torch.no_grad():
-        expected = torch.stack([model.module(scene.images).softmax(1)[range(3), TARGETS] for scene in spy.scenes], 1)
+        expected = torch.stack([model.module(request.images).softmax(1)[range(3), TARGETS] for request in spy.requests], 1)
     assert torch.allclose(measured, expected, atol=1e-6)
     assert protocol.measurements[0].forwards() == measured.shape[1] == 5
 
@@ -524,9 +524,9 @@ def test_each_stage_is_the_rank_correlation_with_the_map_of_the_shuffled_model(m
     model, images, seed = chain(), pictures(3, 16, 24), 5
     spy = Spy(model, method, seed)
     found = evaluate(f"randomisation:stages=4:absolute={absolute}", model, images, spy, seed=seed)
-    assert [shuffled(model, scene.model) for scene in spy.scenes] == [set(CHAIN[: 2 * stage]) for stage in range(5)]
-    assert [scene.model is model for scene in spy.scenes] == [True, False, False, False, False]
-    alone = [attrlib.wrap_model(copy.deepcopy(scene.model.module), (16, 24)) for scene in spy.scenes]
+    assert [shuffled(model, request.model) for request in spy.requests] == [set(CHAIN[: 2 * stage]) for stage in range(5)]
+    assert [request.model is model for request in spy.requests] == [True, False, False, False, False]
+    alone = [attrlib.wrap_model(copy.deepcopy(request.model.module), (16, 24)) for request in spy.requests]
     maps = [attrlib.explain(each, images, method, TARGETS).maps.flatten(1).double().numpy() for each in alone]
     maps = [np.abs(each) for each in maps] if absolute else maps
     for row, outcome in enumerate(found):
@@ -545,12 +545,12 @@ def test_a_map_that_knows_nothing_of_the_model_has_1(method: str) -> None:
 
 
 def test_twins_are_made_once_for_a_setting_and_stages_never_share_maps() -> None:
-    model, setting = chain(), Setting(chain())
+    model, setting = chain(), EvalContext(chain())
     spies = [Spy(model, "Gradient"), Spy(model, "Gradient")]
     for spy in spies:
         evaluate("randomisation:stages=2", model, pictures(3, 16, 24), spy, setting=setting)
-    assert [one.model is other.model for one, other in zip(*(spy.scenes for spy in spies), strict=True)] == [True] * 3
-    views = [scene.view for scene in spies[0].scenes]
+    assert [one.model is other.model for one, other in zip(*(spy.requests for spy in spies), strict=True)] == [True] * 3
+    views = [request.view for request in spies[0].requests]
     assert views[0] == ""
     assert len(set(views)) == 3
 

@@ -19,7 +19,7 @@ from sklearn.linear_model import Ridge
 from support.numbers import close
 from torch import Tensor, nn
 
-from attrlib.methods import Task, attribute, perturbation
+from attrlib.methods import AttributionContext, attribute, perturbation
 from attrlib.methods.baselines import common_baseline
 from attrlib.methods.segments import segments
 from attrlib.methods.surrogates import LIME, coalitions
@@ -57,9 +57,9 @@ def masked(model: Model, layer: str, images: Tensor, masks: Tensor, fill: Tensor
             handle.remove()
 
 
-def task_of(model: Model, images: Tensor, layer: str = "Input", seed: int = 0) -> Task:
+def task_of(model: Model, images: Tensor, layer: str = "Input", seed: int = 0) -> AttributionContext:
     """To be used inside `model.session()`."""
-    return Task(model, model.layer(layer), model.place(images), torch.tensor(TARGETS[: len(images)]), seed=seed)
+    return AttributionContext(model, model.layer(layer), model.place(images), torch.tensor(TARGETS[: len(images)]), seed=seed)
 
 
 def grid(height: int, width: int, cells: int) -> Tensor:
@@ -225,9 +225,9 @@ def test_of_a_linear_model_a_segments_value_is_the_sum_of_weight_times_input(
 def test_lime_is_the_weighted_ridge_regression_of_scikit_learn() -> None:
     model, images = method_nets.model("functional"), images_for("functional")
     with model.session():
-        task = task_of(model, images)
-        labels = segments(task, "slic", 4)
-        designs = [LIME(samples=40).design(task, int(own.max()) + 1) for own in labels]
+        context = task_of(model, images)
+        labels = segments(context, "slic", 4)
+        designs = [LIME(samples=40).design(context, int(own.max()) + 1) for own in labels]
     expected = []
     assert len({len(kept.T) for kept, _ in designs}) == 2, "images with as many superpixels prove less"
     for k, (own, (kept, weights)) in enumerate(zip(labels, designs, strict=True)):
@@ -244,8 +244,8 @@ def test_lime_is_the_weighted_ridge_regression_of_scikit_learn() -> None:
 def test_half_of_the_segments_are_kept_at_random_by_lime() -> None:
     model = method_nets.model("functional")
     with model.session():
-        task = task_of(model, images_for("functional"))
-        kept, _ = LIME(samples=2000).design(task, 30)
+        context = task_of(model, images_for("functional"))
+        kept, _ = LIME(samples=2000).design(context, 30)
         other, _ = LIME(samples=2000).design(task_of(model, images_for("functional"), seed=1), 30)
     assert float(kept[1:].mean()) == pytest.approx(0.5, abs=0.01)
     assert abs(np.corrcoef(kept[1:].flatten(), other[1:].flatten())[0, 1]) < 0.02

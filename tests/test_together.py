@@ -17,7 +17,7 @@ from test_methods_conformance import SMALL
 from torch import Tensor, nn
 
 from attrlib.errors import AttrlibError, Cancelled, LayerError, MethodError, SpecError
-from attrlib.methods import METHODS, Attribution, Task, attribute, attribute_all, attribute_each, resolve
+from attrlib.methods import METHODS, Attribution, AttributionContext, attribute, attribute_all, attribute_each, resolve
 from attrlib.models.frozen import has_bfloat16
 from attrlib.registry import params_of
 from attrlib.specs import MethodSpec
@@ -47,13 +47,13 @@ def images_for(name: str) -> Tensor:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows of every pass behind the layer."""
     found: list[int] = []
-    own = Task._logits
+    own = AttributionContext._logits
 
-    def counted(task: Task, inputs: Tensor, owners: Tensor) -> Tensor:
+    def counted(context: AttributionContext, inputs: Tensor, owners: Tensor) -> Tensor:
         found.append(len(owners))
-        return own(task, inputs, owners)
+        return own(context, inputs, owners)
 
-    monkeypatch.setattr(Task, "_logits", counted)
+    monkeypatch.setattr(AttributionContext, "_logits", counted)
     return found
 
 
@@ -120,15 +120,15 @@ def test_cancelling_is_no_ones_error() -> None:
 
 def test_what_was_shared_is_let_go_after_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[Tensor]] = []
-    own = Task.gradient
+    own = AttributionContext.gradient
 
-    def watched(task: Task, *args: object) -> Tensor:
+    def watched(context: AttributionContext, *args: object) -> Tensor:
         assert not any(ref() is not None for ref in alive), "the gradient of the batch before"
-        value = own(task, *args)  # type: ignore[arg-type]
+        value = own(context, *args)  # type: ignore[arg-type]
         alive.append(weakref.ref(value))
         return value
 
-    monkeypatch.setattr(Task, "gradient", watched)
+    monkeypatch.setattr(AttributionContext, "gradient", watched)
     specs = [MethodSpec("Gradient", layer) for layer in LAYERS]
     found = attribute_all(method_nets.model("functional"), specs, images_for("functional"), batch_size=1)
     assert len(found) == 3
@@ -140,19 +140,21 @@ def test_shared_seconds_count_in_full_for_each_that_uses_them() -> None:
     model = method_nets.model("functional")
     ticks = count()
     with model.session():
-        task = Task(model, model.layer("Input"), images_for("functional"), torch.tensor(TARGETS), clock=lambda: float(next(ticks)))
-        inner = lambda: task.shared("inner", lambda: 1)  # noqa: E731
-        assert task.shared("outer", lambda: inner() + 1) == 2  # inner takes one tick, outer three
-        assert task.spared == 0
+        context = AttributionContext(
+            model, model.layer("Input"), images_for("functional"), torch.tensor(TARGETS), clock=lambda: float(next(ticks))
+        )
+        inner = lambda: context.shared("inner", lambda: 1)  # noqa: E731
+        assert context.shared("outer", lambda: inner() + 1) == 2  # inner takes one tick, outer three
+        assert context.spared == 0
         assert inner() == 1
-        assert task.spared == 1
-        assert task.shared("other", inner) == 1  # itself one tick, and the one that inner had taken
-        assert task.spared == 2
-        task.spared = 0
-        assert task.shared("outer", lambda: 0) == 2
-        assert task.spared == 3
-        assert task.shared("other", lambda: 0) == 1
-        assert task.spared == 5
+        assert context.spared == 1
+        assert context.shared("other", inner) == 1  # itself one tick, and the one that inner had taken
+        assert context.spared == 2
+        context.spared = 0
+        assert context.shared("outer", lambda: 0) == 2
+        assert context.spared == 3
+        assert context.shared("other", lambda: 0) == 1
+        assert context.spared == 5
 
 
 @pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="no bfloat16 here")

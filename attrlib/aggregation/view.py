@@ -21,7 +21,7 @@ from attrlib.errors import SpecError, unknown
 from attrlib.models import Classifier, Layer
 from attrlib.postprocess import resize, smooth
 from attrlib.progress import Progress, no_progress
-from attrlib.protocols import Batch, Explain, Scene
+from attrlib.protocols import Batch, Explain, ExplanationRequest
 from attrlib.specs import AggregateView, MethodSpec, RunSpec
 from attrlib.statistics import Summary, summary
 from attrlib.store import Record
@@ -237,7 +237,7 @@ class Aggregation:
                 return None
             maps[request.view] = cached
 
-        def explain(request: Scene) -> tuple[Tensor, Layer]:
+        def explain(request: ExplanationRequest) -> tuple[Tensor, Layer]:
             return maps[request.view], request.model.layer(evaluation.method.layer, (request.images.shape[2], request.images.shape[3]))
 
         return explain
@@ -248,7 +248,7 @@ class Aggregation:
         """Score smoothed maps; return the records, and the smoothed maps of all targets."""
         seen: list[Tensor] = []
 
-        def smoothed(request: Scene) -> tuple[Tensor, Layer]:
+        def smoothed(request: ExplanationRequest) -> tuple[Tensor, Layer]:
             maps, layer = explain(request)
             seen.append(smooth(maps, view.kernel(maps.shape[2], request.images.shape[2])))
             return seen[-1], layer

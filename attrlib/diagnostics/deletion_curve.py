@@ -12,7 +12,7 @@ from attrlib.errors import ProtocolError
 from attrlib.methods import Attribution
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
-from attrlib.protocols import Batch, EvalBatch, Setting
+from attrlib.protocols import Batch, EvalBatch, EvalContext
 from attrlib.protocols.deletion import ORDERS, instead_of
 
 STEPS = 32
@@ -75,17 +75,17 @@ def delete_in_order(
     """
     if order not in ORDERS:
         raise ProtocolError(f"order={order!r} is not known; choose {' or '.join(ORDERS)}")
-    setting = Setting(model, seed)
+    context = EvalContext(model, seed)
     target, layer = torch.tensor(attribution.target[:1]), model.layer(attribution.spec.layer)
     batch = Batch((photo.digest,), model.place(model.preprocess(photo.image)[None]), target)
-    values = EvalBatch(setting, batch, target, {}, lambda _scene: (attribution.maps, layer)).maps()[0, 0].double().nan_to_num(0.0)
+    values = EvalBatch(context, batch, target, {}, lambda _request: (attribution.maps, layer)).maps()[0, 0].double().nan_to_num(0.0)
     place, counts = _pixels(values, order) if grid is None else _cells(values, order, grid)
-    instead = instead_of(baseline, setting, batch)
+    instead = instead_of(baseline, context, batch)
     probabilities = []
-    for first in range(0, len(counts), setting.rows):
+    for first in range(0, len(counts), context.rows):
         progress(first, len(counts))
-        gone = torch.stack([place < count for count in counts[first : first + setting.rows]])[:, None].to(batch.images.device)
-        logits = setting.logits(torch.where(gone, instead, batch.images))
+        gone = torch.stack([place < count for count in counts[first : first + context.rows]])[:, None].to(batch.images.device)
+        logits = context.logits(torch.where(gone, instead, batch.images))
         probabilities.append(logits.softmax(1)[:, int(target)].double())
     colours = model.preprocessing.denormalise(instead[0].cpu()).clamp(0, 1).permute(1, 2, 0)
     return DeletionPath(place.int(), counts, torch.cat(probabilities), (colours * 255).round().byte().numpy(), grid)

@@ -12,7 +12,7 @@ from attrlib.data.images import Photo
 from attrlib.methods import Attribution
 from attrlib.models import Classifier, Layer
 from attrlib.progress import Progress, no_progress
-from attrlib.protocols import Batch, EvalBatch, Explain, Setting
+from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain
 from attrlib.protocols.faithfulness import Infidelity, noise
 
 
@@ -47,7 +47,7 @@ def infidelity_by_noise(
 
     What the model says to the noise is computed once for all maps: 1 + `samples` forward passes for each deviation.
     """
-    setting = Setting(model, seed)
+    context = EvalContext(model, seed)
     target = torch.tensor(maps[0].target[:1])
     batch = Batch((photo.digest,), model.place(model.preprocess(photo.image)[None]), target)
     raw, normalised = torch.empty(2, len(maps), len(stds), dtype=torch.float64)
@@ -55,16 +55,16 @@ def infidelity_by_noise(
     for column, std in enumerate(stds):
         progress(column, len(stds))
         protocol = Infidelity(samples=samples, noise=std)
-        measured = {m: m.measure(setting, batch, target) for m in protocol.measurements}
+        measured = {m: m.measure(context, batch, target) for m in protocol.measurements}
         nothing.append(measured[protocol.measurements[0]]["drops"].square().mean())
         for row, own in enumerate(maps):
-            outcome = protocol.evaluate(EvalBatch(setting, batch, target, measured, _given(own.maps, model.layer(own.spec.layer))))[0]
+            outcome = protocol.evaluate(EvalBatch(context, batch, target, measured, _given(own.maps, model.layer(own.spec.layer))))[0]
             raw[row, column], normalised[row, column] = outcome.details["raw"][0], outcome.details["normalised"][0]
-        drawn = batch.images[0].cpu() - noise(setting, photo.digest, 0, batch.images.shape[2:], std)
+        drawn = batch.images[0].cpu() - noise(context, photo.digest, 0, batch.images.shape[2:], std)
         colours = model.preprocessing.denormalise(drawn).clamp(0, 1).permute(1, 2, 0)
         noisy.append(Image.fromarray((colours.numpy() * 255).round().astype(np.uint8)))
     return NoiseView(raw, normalised, torch.stack(nothing), tuple(noisy))
 
 
 def _given(maps: Tensor, layer: Layer) -> Explain:
-    return lambda _scene: (maps, layer)
+    return lambda _request: (maps, layer)

@@ -16,7 +16,7 @@ from attrlib.models import Classifier
 from attrlib.models.cells import crop, stitch
 from attrlib.postprocess import resize, smooth
 from attrlib.progress import Progress, no_progress
-from attrlib.protocols import Scene, create
+from attrlib.protocols import ExplanationRequest, create
 from attrlib.protocols.localisation import Localisation
 from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec, digest
 
@@ -74,7 +74,9 @@ def map_grid(
     protocol.check(model)
     view, name = protocol.view(model, cell if protocol.corners else 0)
     images = stitch(torch.stack([model.preprocess(photo.image) for photo in photos])[None], n)
-    scene = Scene(view, model.place(images), torch.tensor([[target]]), name, (digest("grid", [photo.digest for photo in photos]),))
+    request = ExplanationRequest(
+        view, model.place(images), torch.tensor([[target]]), name, (digest("grid", [photo.digest for photo in photos]),)
+    )
     evaluator = Evaluator(model, cache, seed, rows=4, on_progress=progress)
-    maps, _ = evaluator.explainer(resolve(method))(scene)
+    maps, _ = evaluator.explainer(resolve(method))(request)
     return GridMap(maps, (images.shape[2], images.shape[3]), n, cell)

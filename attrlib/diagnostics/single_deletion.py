@@ -9,7 +9,7 @@ from attrlib.data.images import Photo
 from attrlib.methods import Attribution
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
-from attrlib.protocols import Batch, EvalBatch, Setting
+from attrlib.protocols import Batch, EvalBatch, EvalContext
 from attrlib.protocols.deletion import IDSDS, SDS, SingleDeletion
 
 
@@ -49,9 +49,9 @@ def cell_outputs(
     protocol = _protocol(model, grid, baseline)
     protocol.check(model)
     passes = iter(range(1 + grid**2))
-    setting = Setting(model, seed, progress=lambda _done, _total: progress(next(passes), 1 + grid**2))
+    context = EvalContext(model, seed, progress=lambda _done, _total: progress(next(passes), 1 + grid**2))
     batch = Batch((photo.digest,), model.place(model.preprocess(photo.image)[None]), torch.tensor([target]))
-    return CellOutputs(model, batch, grid, baseline, protocol.measurements[0].measure(setting, batch, batch.labels))
+    return CellOutputs(model, batch, grid, baseline, protocol.measurements[0].measure(context, batch, batch.labels))
 
 
 def cell_score(found: CellOutputs, attribution: Attribution, output: str = "logit") -> CellScore:
@@ -63,7 +63,7 @@ def cell_score(found: CellOutputs, attribution: Attribution, output: str = "logi
     protocol = _protocol(found.model, found.grid, found.baseline, output)
     layer = found.model.layer(attribution.spec.layer)
     measured = {protocol.measurements[0]: found.outputs}
-    work = EvalBatch(Setting(found.model), found.batch, found.batch.labels, measured, lambda _scene: (attribution.maps, layer))
+    work = EvalBatch(EvalContext(found.model), found.batch, found.batch.labels, measured, lambda _request: (attribution.maps, layer))
     outcome = protocol.evaluate(work)[0]
     values = found.outputs[output].double()[0]
     return CellScore(protocol.title, values[0] - values[1:], torch.tensor(outcome.details["sums"], dtype=torch.float64), outcome.value)

@@ -15,7 +15,7 @@ from attrlib.methods import BATCH_SIZE, METHODS, Attribution, Passes, attribute_
 from attrlib.models import Classifier, Layer
 from attrlib.models.folded import Folded
 from attrlib.progress import Progress, no_progress
-from attrlib.protocols import Batch, EvalBatch, Explain, Measurement, Prediction, Protocol, Scene, Setting
+from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain, ExplanationRequest, Measurement, Prediction, Protocol
 from attrlib.specs import NUMERICS, MethodSpec, digest
 from attrlib.store import Record
 
@@ -42,7 +42,7 @@ class Evaluator:
         on_progress: Progress = no_progress,
     ):
         self.model, self.cache = model, cache
-        self.context = Setting(model, seed, rows, fast, on_progress)
+        self.context = EvalContext(model, seed, rows, fast, on_progress)
         self._folded = Folded()
         self._about: dict[str, object] = {"model": model.name, "model_digest": model.digest, "numerics": NUMERICS}
 
@@ -155,7 +155,7 @@ class Evaluator:
             together: Methods at the same layer whose maps will be asked for next: computed in the same passes, and cached.
         """
 
-        def explain(request: Scene) -> tuple[Tensor, Layer]:
+        def explain(request: ExplanationRequest) -> tuple[Tensor, Layer]:
             layer = request.model.layer(method.layer, (request.images.shape[2], request.images.shape[3]))
             if request.keys is None:
                 (maps,) = self._compute([method], request, list(range(request.targets.numel())))
@@ -169,7 +169,7 @@ class Evaluator:
 
         return explain
 
-    def cached_maps(self, method: MethodSpec, request: Scene) -> Tensor | None:
+    def cached_maps(self, method: MethodSpec, request: ExplanationRequest) -> Tensor | None:
         """Return the maps (B,T,h,w) of a request if all are cached; its images are not looked at."""
         keys = self._map_keys(method, request)
         cached = self.cache.maps(list(dict.fromkeys(keys)))
@@ -184,7 +184,7 @@ class Evaluator:
         return about, digest(about)
 
     def _compute_together(
-        self, method: MethodSpec, together: Sequence[MethodSpec], request: Scene, missing: list[int]
+        self, method: MethodSpec, together: Sequence[MethodSpec], request: ExplanationRequest, missing: list[int]
     ) -> dict[str, Tensor]:
         """Compute missing maps of a method, and those of the methods together with it none of whose maps is cached yet."""
         keys = {each: [all_keys[k] for k in missing] for each in (method, *together) for all_keys in [self._map_keys(each, request)]}
@@ -198,7 +198,7 @@ class Evaluator:
                 self._add_maps(maps, keys[each])
         return cached
 
-    def _compute(self, methods: Sequence[MethodSpec], request: Scene, which: list[int]) -> list[Attribution | AttrlibError]:
+    def _compute(self, methods: Sequence[MethodSpec], request: ExplanationRequest, which: list[int]) -> list[Attribution | AttrlibError]:
         """Compute maps (k,1,h,w) of some pairs of image and target, counted row by row, by each method."""
         context, target_count = self.context, request.targets.shape[1]
         owners = [k // target_count for k in which]
@@ -219,7 +219,7 @@ class Evaluator:
         self.cache.add_maps(maps)
         return maps
 
-    def _map_keys(self, method: MethodSpec, request: Scene) -> list[str]:
+    def _map_keys(self, method: MethodSpec, request: ExplanationRequest) -> list[str]:
         """Return the keys of the maps of a request, row by row."""
         about = {"view": request.view, "fast": self._is_approximate(method, request.model), "maps": self.cache.dtype}
         prefix = digest(self._about | about | self._describe_method(method, request.model, create(method).seeded))

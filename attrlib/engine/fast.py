@@ -8,7 +8,7 @@ import torch
 from attrlib.data.datasets import Dataset
 from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.items import EvalItem
-from attrlib.protocols import Prediction, Scene
+from attrlib.protocols import ExplanationRequest, Prediction
 from attrlib.specs import MethodSpec
 from attrlib.statistics import spearman
 
@@ -33,7 +33,7 @@ def map_agreement(
     if batch is None:
         return {}
     targets = evaluator.measure(Prediction(), batch)["class"].long()
-    request = Scene(evaluator.model, batch.images, targets[:, None], keys=batch.ids)
+    request = ExplanationRequest(evaluator.model, batch.images, targets[:, None], keys=batch.ids)
     agreement = {}
     for asked, method in methods.items():
         maps = (each.explainer(method)(request)[0].flatten(1) for each in (evaluator.exact(), evaluator))

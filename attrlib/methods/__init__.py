@@ -19,18 +19,18 @@ from attrlib.methods import (  # noqa: F401, I001  the order of lists and menus
 from attrlib.methods.attribution import BATCH_SIZE, Attribution, attribute, attribute_all, attribute_each, rows_at_once
 from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, list_methods, resolve
 from attrlib.methods.presets import PRESETS, Preset, defined, list_presets, names_many, read_methods
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 
 __all__ = [
     "BATCH_SIZE",
     "METHODS",
     "PRESETS",
     "Attribution",
+    "AttributionContext",
     "Method",
     "MethodInfo",
     "Passes",
     "Preset",
-    "Task",
     "attribute",
     "attribute_all",
     "attribute_each",

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from attrlib.errors import AttrlibError, MethodError
 from attrlib.methods.base import METHODS, Method, Passes
+from attrlib.methods.context import AttributionContext
 from attrlib.methods.relevance import Relevance
-from attrlib.methods.task import Task
 from attrlib.models import Classifier, Layer, Layout
 from attrlib.models.attention import Attentions
 from attrlib.registry import Paper, param
@@ -117,14 +117,14 @@ class AttentionMethod(Method):
         for mode in (Attentions, self.mode):
             self._first(find_blocks(model, layer, (height, width), mode), layer)
 
-    def attribute(self, task: Task) -> Tensor:
-        blocks = find_blocks(task.classifier, task.layer, (task.images.shape[2], task.images.shape[3]))
-        tokens = self.tokens(task, blocks, self._first(blocks, task.layer))
+    def attribute(self, context: AttributionContext) -> Tensor:
+        blocks = find_blocks(context.classifier, context.layer, (context.images.shape[2], context.images.shape[3]))
+        tokens = self.tokens(context, blocks, self._first(blocks, context.layer))
         grid = tokens[:, blocks.layout.prefix :].unflatten(1, (1, blocks.layout.height, blocks.layout.width))
-        return grid if grid.shape[2:] == task.layer.shape[1:] else F.interpolate(grid, size=task.layer.shape[1:], mode="nearest")
+        return grid if grid.shape[2:] == context.layer.shape[1:] else F.interpolate(grid, size=context.layer.shape[1:], mode="nearest")
 
     @abstractmethod
-    def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
+    def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:
         """A value (B,T) for each token of each item, from block `first` on, which is counted in the whole network."""
 
     def _first(self, blocks: Blocks, layer: Layer) -> int:
@@ -135,20 +135,24 @@ class AttentionMethod(Method):
         return max(start, blocks.first)
 
 
-def _mixed(task: Task, blocks: Blocks) -> list[Tensor]:
+def _mixed(context: AttributionContext, blocks: Blocks) -> list[Tensor]:
     """The mean over heads (U,T,T) of the attention of each block behind the layer, for the images; shared."""
 
     def make() -> list[Tensor]:
         # Attention knows no class: of the items that share an image one is enough.
-        rows = task.rows if task.owners is None else torch.stack([(task.owners == k).nonzero()[0, 0] for k in range(len(task.images))])
+        rows = (
+            context.rows
+            if context.owners is None
+            else torch.stack([(context.owners == k).nonzero()[0, 0] for k in range(len(context.images))])
+        )
         parts: list[list[Tensor]] = []
-        for own in rows.split(task.chunk):
+        for own in rows.split(context.chunk):
             with torch.no_grad(), Attentions() as seen:
-                task.logits(task.inputs[own], own)
+                context.logits(context.inputs[own], own)
             parts.append([_by_heads(a).mean(1) for a in seen.found[blocks.first - blocks.total :]])
         return [torch.cat(block) for block in zip(*parts, strict=True)]
 
-    return task.shared("attention", make)
+    return context.shared("attention", make)
 
 
 @dataclass(frozen=True)
@@ -160,31 +164,31 @@ class _Slopes:
     gradient: Tensor
 
 
-def _slopes(task: Task, blocks: Blocks) -> _Slopes:
+def _slopes(context: AttributionContext, blocks: Blocks) -> _Slopes:
     """One gradient pass; shared."""
 
     def make() -> _Slopes:
         parts, read = [], list(blocks.read)
-        for own in task.rows.split(task.chunk):
-            attentions, gradients = _differentiated(task, own, blocks, blocks.first)
+        for own in context.rows.split(context.chunk):
+            attentions, gradients = _differentiated(context, own, blocks, blocks.first)
             products = [(g * a).relu().mean(1) for a, g in zip(attentions, gradients, strict=True)]
             parts.append((*products, attentions[-1][:, :, read], gradients[-1][:, :, read]))
         *found, attention, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
         return _Slopes(found, attention, gradient)
 
-    return task.shared("attention slopes", make)
+    return context.shared("attention slopes", make)
 
 
-def _differentiated(task: Task, rows: Tensor, blocks: Blocks, first: int) -> tuple[list[Tensor], list[Tensor]]:
+def _differentiated(context: AttributionContext, rows: Tensor, blocks: Blocks, first: int) -> tuple[list[Tensor], list[Tensor]]:
     """The attention (N,heads,T,T) of some items in the blocks from `first` on, and the target logit's gradient in each."""
     with torch.enable_grad(), Attentions() as seen:
-        logits = task.logits(task.inputs[rows].detach().requires_grad_(), rows)
+        logits = context.logits(context.inputs[rows].detach().requires_grad_(), rows)
     chosen = seen.found[first - blocks.total :]
-    return [_by_heads(a.detach()) for a in chosen], _derivatives(task, rows, logits, chosen)
+    return [_by_heads(a.detach()) for a in chosen], _derivatives(context, rows, logits, chosen)
 
 
-def _derivatives(task: Task, rows: Tensor, logits: Tensor, attentions: Sequence[Tensor]) -> list[Tensor]:
-    one = torch.zeros_like(logits).scatter_(1, task.targets[rows][:, None], 1.0)
+def _derivatives(context: AttributionContext, rows: Tensor, logits: Tensor, attentions: Sequence[Tensor]) -> list[Tensor]:
+    one = torch.zeros_like(logits).scatter_(1, context.targets[rows][:, None], 1.0)
     return [_by_heads(g) for g in torch.autograd.grad(logits, attentions, one, allow_unused=True, materialize_grads=True)]
 
 
@@ -202,11 +206,11 @@ class RawAttention(AttentionMethod):
     """Raw attention: how much the token that the head reads attends to each patch in one block, mean over heads. Not about a class."""
 
     name, family, paper = "Raw attention", "transformer", DINO
-    about_class = False
+    class_specific = False
     block: int | None = param(None, "Block, counted from 0", low=0, high=1000, auto="the last")
 
-    def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
-        return task.per_item(_mixed(task, blocks)[first - blocks.first][:, list(blocks.read)].mean(1))
+    def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:
+        return context.per_item(_mixed(context, blocks)[first - blocks.first][:, list(blocks.read)].mean(1))
 
     def _first(self, blocks: Blocks, layer: Layer) -> int:
         block = blocks.total - 1 if self.block is None else self.block
@@ -229,12 +233,12 @@ class Rollout(AttentionMethod):
     """
 
     name, family, paper = "Rollout", "transformer", ROLLOUT
-    about_class = False
+    class_specific = False
     start: int = param(1, "First block that takes part, counted from 0", low=0, high=1000)
 
-    def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
+    def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:
         # A row of A sums to one, so that of A + I to two.
-        return task.per_item(_flow([a / 2 for a in _mixed(task, blocks)[first - blocks.first :]], blocks, keep=0.5))
+        return context.per_item(_flow([a / 2 for a in _mixed(context, blocks)[first - blocks.first :]], blocks, keep=0.5))
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(forward=1)
@@ -250,8 +254,8 @@ class AttentionGradCAM(AttentionMethod):
 
     name, family, paper = "Attention Grad-CAM", "transformer", CHEFER_LRP
 
-    def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
-        slopes = _slopes(task, blocks)
+    def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:
+        slopes = _slopes(context, blocks)
         weights = slopes.gradient[..., blocks.layout.prefix :].mean(-1, keepdim=True)
         return (slopes.attention * weights).mean((1, 2)).relu()
 
@@ -270,8 +274,8 @@ class Chefer(AttentionMethod):
     name, family, paper = "Chefer", "transformer", CHEFER
     start: int = param(0, "First block that takes part, counted from 0", low=0, high=1000)
 
-    def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
-        return _flow(_slopes(task, blocks).products[first - blocks.first :], blocks)
+    def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:
+        return _flow(_slopes(context, blocks).products[first - blocks.first :], blocks)
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=1)
@@ -290,14 +294,14 @@ class CheferLRP(AttentionMethod):
     mode = Relevance
     start: int = param(1, "First block that takes part, counted from 0", low=0, high=1000)
 
-    def tokens(self, task: Task, blocks: Blocks, first: int) -> Tensor:
-        return torch.cat([self._some(task, own, blocks, first) for own in task.rows.split(task.chunk)])
+    def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:
+        return torch.cat([self._some(context, own, blocks, first) for own in context.rows.split(context.chunk)])
 
-    def _some(self, task: Task, rows: Tensor, blocks: Blocks, first: int) -> Tensor:
-        _, gradients = _differentiated(task, rows, blocks, first)
+    def _some(self, context: AttributionContext, rows: Tensor, blocks: Blocks, first: int) -> Tensor:
+        _, gradients = _differentiated(context, rows, blocks, first)
         with torch.enable_grad(), Relevance() as seen:
-            logits = task.logits(task.inputs[rows].detach().requires_grad_(), rows)
-        relevances = _derivatives(task, rows, logits, seen.found[first - blocks.total :])
+            logits = context.logits(context.inputs[rows].detach().requires_grad_(), rows)
+        relevances = _derivatives(context, rows, logits, seen.found[first - blocks.total :])
         return _flow([(g * r).relu().mean(1) for g, r in zip(gradients, relevances, strict=True)], blocks)
 
     def passes(self, layer: Layer) -> Passes:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from attrlib.errors import AttrlibError, Cancelled, SpecError
 from attrlib.methods.base import create, resolve
-from attrlib.methods.task import Task
-from attrlib.methods.together import Asked, Items, JointBatch
+from attrlib.methods.context import AttributionContext
+from attrlib.methods.together import Items, MethodRequest, SharedBatch
 from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import in_chunks
 from attrlib.postprocess import defect, resize
@@ -114,37 +114,37 @@ def attribute_each(
     owners: Sequence[int] | None = None,
 ) -> list[Attribution | AttrlibError]:
     """As `attribute_all`, but with the error in place of the maps of a method that raises one. Bad targets are nobody's, and raise."""
-    found: list[Asked | AttrlibError] = []
+    found: list[MethodRequest | AttrlibError] = []
     for spec in specs:
         try:
             found.append(_ask(model, spec, images))
         except AttrlibError as error:
             found.append(error.with_traceback(None))
-    asked = [one for one in found if isinstance(one, Asked)]
-    _run(model, asked, images, targets, seed, batch_size, progress, fast, owners, tolerant=True)
+    request = [one for one in found if isinstance(one, MethodRequest)]
+    _run(model, request, images, targets, seed, batch_size, progress, fast, owners, tolerant=True)
     return [one if isinstance(one, AttrlibError) else one.error or _result(one, seed, images) for one in found]
 
 
-def _ask(model: Classifier, spec: MethodSpec, images: Tensor) -> Asked:
+def _ask(model: Classifier, spec: MethodSpec, images: Tensor) -> MethodRequest:
     spec = resolve(spec)
     method, layer = create(spec), model.layer(spec.layer, (images.shape[2], images.shape[3]))
     method.check(model, layer)
     model.split(layer, images.shape[1:])
-    return Asked(spec, method, layer)
+    return MethodRequest(spec, method, layer)
 
 
-def _result(asked: Asked, seed: int, images: Tensor) -> Attribution:
-    diagnostics = {name: tuple(values) for name, values in asked.diagnostics.items()}
+def _result(request: MethodRequest, seed: int, images: Tensor) -> Attribution:
+    diagnostics = {name: tuple(values) for name, values in request.diagnostics.items()}
     size = (images.shape[2], images.shape[3])
-    maps = torch.cat(asked.maps)
+    maps = torch.cat(request.maps)
     # So that no more than one method's maps are held twice.
-    asked.maps.clear()
-    return Attribution(maps, tuple(asked.target), asked.spec, seed, asked.seconds, size, diagnostics)
+    request.maps.clear()
+    return Attribution(maps, tuple(request.target), request.spec, seed, request.seconds, size, diagnostics)
 
 
 def _run(
     model: Classifier,
-    asked: Sequence[Asked],
+    request: Sequence[MethodRequest],
     images: Tensor,
     targets: Sequence[int] | None,
     seed: int,
@@ -163,7 +163,7 @@ def _run(
     if targets is not None and (len(targets) != len(of) or not all(0 <= t < len(model.class_names) for t in targets)):
         raise SpecError(f"{len(of)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
     watch, chunk = _Stopwatch(progress, model.device), rows_at_once(model, (images.shape[2], images.shape[3]), batch_size)
-    layers = {layer: [one for one in asked if one.layer == layer] for layer in dict.fromkeys(one.layer for one in asked)}
+    layers = {layer: [one for one in request if one.layer == layer] for layer in dict.fromkeys(one.layer for one in request)}
     for part in _batches(of, batch_size):
         several = of[part]
         used = list(dict.fromkeys(several))
@@ -179,14 +179,14 @@ def _run(
             begun = watch.read() - start
             for layer, methods in layers.items():
 
-                def make(items: Items, rows: int, layer: Layer = layer) -> Task:
-                    return Task(model, layer, items.images, items.targets, items.owners, seed, rows, watch.report, watch.read)
+                def make(items: Items, rows: int, layer: Layer = layer) -> AttributionContext:
+                    return AttributionContext(model, layer, items.images, items.targets, items.owners, seed, rows, watch.report, watch.read)
 
-                batch = JointBatch(Items(placed, target, indices), chunk, make)
+                batch = SharedBatch(Items(placed, target, indices), chunk, make)
                 for one in methods:
                     if one.error is not None:
                         continue
-                    if len(asked) > 1:
+                    if len(request) > 1:
                         watch.report(0, 0)
                     try:
                         batch.attribute(one)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from attrlib.errors import MethodError
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, Param, Registry, params_of, parse_params
 from attrlib.specs import MethodSpec
@@ -31,7 +31,7 @@ class Method(ABC):
 
     `needs` says in words what a model must have; `signed` whether maps have both signs; `fast` whether one forward and at
     most one backward pass suffice; `seeded` whether the map depends on the seed, which a class may make a property of its parameters;
-    `about_class` whether it depends on the target class.
+    `class_specific` whether it depends on the target class.
     `code` is a digest of the source of a method of the user's own: its stored maps are those of this code alone.
     """
 
@@ -43,15 +43,15 @@ class Method(ABC):
     signed: ClassVar[bool] = True
     seeded: ClassVar[bool] = False
     fast: ClassVar[bool] = False
-    about_class: ClassVar[bool] = True
+    class_specific: ClassVar[bool] = True
     code: ClassVar[str] = ""
 
     def check(self, model: Classifier, layer: Layer) -> None:  # noqa: B027  most methods are defined for every model
         """Raises `MethodError` with the reason where the method is known not to be defined before anything is computed."""
 
     @abstractmethod
-    def attribute(self, task: Task) -> Tensor:
-        """Signed maps (B,1,h,w) at the resolution of the task's layer. Raises `MethodError` where the method is not defined."""
+    def attribute(self, context: AttributionContext) -> Tensor:
+        """Signed maps (B,1,h,w) at the resolution of the context's layer. Raises `MethodError` where the method is not defined."""
 
     @abstractmethod
     def passes(self, layer: Layer) -> Passes:
@@ -74,7 +74,7 @@ class MethodInfo:
     signed: bool
     seeded: bool
     fast: bool
-    about_class: bool
+    class_specific: bool
     params: tuple[Param, ...]
 
 
@@ -91,7 +91,7 @@ def list_methods() -> list[MethodInfo]:
             cls.signed,
             cls().seeded,
             cls.fast,
-            cls.about_class,
+            cls.class_specific,
             params_of(cls),
         )
         for cls in METHODS.values()

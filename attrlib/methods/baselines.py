@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from attrlib.data.samples import SAMPLES, open_sample
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 from attrlib.postprocess import smooth
 
 REDUCTIONS = ("sum", "abs-sum", "sum-abs")
@@ -25,39 +25,39 @@ GREYS, PHOTOS, UNIFORM = "greys", "photos", "uniform"
 BACKGROUNDS = (PHOTOS, GREYS, UNIFORM)
 
 
-def reduce_channels(task: Task, values: Tensor, reduction: str) -> Tensor:
+def reduce_channels(context: AttributionContext, values: Tensor, reduction: str) -> Tensor:
     """Channels to one (B,1,h,w): their sum, the sum of their magnitudes, or the magnitude of their sum."""
-    reduced = task.reduce(values.abs() if reduction == "abs-sum" else values)
+    reduced = context.reduce(values.abs() if reduction == "abs-sum" else values)
     return reduced.abs() if reduction == "sum-abs" else reduced
 
 
-def baseline(task: Task, name: str) -> Tensor:
-    """A reference input of the layer, of the shape of `task.inputs`: zeros there, or f_pre of a picture."""
+def baseline(context: AttributionContext, name: str) -> Tensor:
+    """A reference input of the layer, of the shape of `context.inputs`: zeros there, or f_pre of a picture."""
     if name == "zeros":
-        return torch.zeros_like(task.inputs)
+        return torch.zeros_like(context.inputs)
     if name == "blur":
-        return task.shared(("baseline", name), lambda: task.before(_blurred(task.images)))
-    return common_baseline(task, name).expand_as(task.inputs)
+        return context.shared(("baseline", name), lambda: context.before(_blurred(context.images)))
+    return common_baseline(context, name).expand_as(context.inputs)
 
 
-def common_baseline(task: Task, name: str) -> Tensor:
+def common_baseline(context: AttributionContext, name: str) -> Tensor:
     """The same, (1,...), where it is one for all images: any but blur."""
     if name == "zeros":
-        return torch.zeros_like(task.inputs[:1])
-    return task.shared(("baseline", name), lambda: task.reference(_plain(task, name)))
+        return torch.zeros_like(context.inputs[:1])
+    return context.shared(("baseline", name), lambda: context.reference(_plain(context, name)))
 
 
-def is_common(task: Task, name: str) -> bool:
+def is_common(context: AttributionContext, name: str) -> bool:
     """Whether one row stands for the baseline of all items: at Input. Inside, what goes around the layer is each item's own."""
-    return not task.layer.path and name != "blur"
+    return not context.layer.path and name != "blur"
 
 
-def baseline_scores(task: Task, name: str) -> Tensor:
+def baseline_scores(context: AttributionContext, name: str) -> Tensor:
     """The items' target logits (B,) at their baseline."""
-    if not is_common(task, name):
-        return task.scores(baseline(task, name), task.rows)
+    if not is_common(context, name):
+        return context.scores(baseline(context, name), context.rows)
     with torch.no_grad():
-        return task.logits(common_baseline(task, name), task.rows[:1])[0, task.targets]
+        return context.logits(common_baseline(context, name), context.rows[:1])[0, context.targets]
 
 
 def _blurred(images: Tensor) -> Tensor:
@@ -66,23 +66,23 @@ def _blurred(images: Tensor) -> Tensor:
     return (smooth(flat, size) / smooth(torch.ones_like(flat[:1]), size)).view_as(images)
 
 
-def _plain(task: Task, name: str) -> Tensor:
+def _plain(context: AttributionContext, name: str) -> Tensor:
     if name == "uniform":
-        return _uniform(task.images[:1], task.generator("uniform"))
-    return task.classifier.preprocessing.normalise(torch.full_like(task.images[:1], 0.0 if name == "black" else 1.0))
+        return _uniform(context.images[:1], context.generator("uniform"))
+    return context.classifier.preprocessing.normalise(torch.full_like(context.images[:1], 0.0 if name == "black" else 1.0))
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     return 2 * torch.rand(like.shape, generator=generator).to(like.device) - 1
 
 
-def background(task: Task, kind: str, draw: int) -> Tensor:
+def background(context: AttributionContext, kind: str, draw: int) -> Tensor:
     """Draw number `draw` from a distribution of reference inputs, (1,...): f_pre of a picture that the seed alone decides.
 
     `photos`: a random crop, mirrored or not, of one of the sample photos; `greys`: a plain grey, from black to white;
     `uniform`: independent normalised values from U[-1, 1].
     """
-    return task.reference(_picture(task, kind, draw))
+    return context.reference(_picture(context, kind, draw))
 
 
 @cache
@@ -90,13 +90,13 @@ def _photo(name: str) -> Image.Image:
     return open_sample(name).image.convert("RGB")
 
 
-def _picture(task: Task, kind: str, draw: int) -> Tensor:
-    generator, images = task.generator("background", kind, draw), task.images[:1]
+def _picture(context: AttributionContext, kind: str, draw: int) -> Tensor:
+    generator, images = context.generator("background", kind, draw), context.images[:1]
     if kind == UNIFORM:
         return _uniform(images, generator)
     if kind == GREYS:
         level = float(torch.rand((), generator=generator))
-        return task.classifier.preprocessing.normalise(torch.full_like(images, level))
+        return context.classifier.preprocessing.normalise(torch.full_like(images, level))
     which, share, down, right, mirrored = torch.rand(5, generator=generator).tolist()
     photo = _photo(list(SAMPLES)[int(which * len(SAMPLES))])
     height, width = images.shape[2:]
@@ -106,4 +106,4 @@ def _picture(task: Task, kind: str, draw: int) -> Tensor:
     top, left = int(down * (photo.height - tall + 1)), int(right * (photo.width - wide + 1))
     cropped = photo.resize((width, height), box=(left, top, left + wide, top + tall))
     values = torch.from_numpy(np.array(cropped, dtype=np.float32)).permute(2, 0, 1)[None] / 255
-    return task.classifier.preprocessing.normalise((values.flip(3) if mirrored < 0.5 else values).to(images))
+    return context.classifier.preprocessing.normalise((values.flip(3) if mirrored < 0.5 else values).to(images))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
 
@@ -39,9 +39,9 @@ class GradientCAM(Method):
     def weights(self, activations: Tensor, gradient: Tensor) -> Tensor:
         """Weights that broadcast against activations (B,C,h,w), from them and the logit's gradient (B,C,h,w)."""
 
-    def attribute(self, task: Task) -> Tensor:
-        activations = task.spatial(task.inputs)
-        return weighted(self.weights(activations, task.spatial(task.clean_gradient())), activations)
+    def attribute(self, context: AttributionContext) -> Tensor:
+        activations = context.spatial(context.inputs)
+        return weighted(self.weights(activations, context.spatial(context.clean_gradient())), activations)
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=1)
@@ -97,25 +97,25 @@ class SmoothGradCAMPlusPlus(Method):
     samples: int = param(4, "Noisy images", low=1, high=1000)
     std: float = param(0.3, "Standard deviation of the noise in units of the normalised image", low=0.0, high=10.0)
 
-    def attribute(self, task: Task) -> Tensor:
-        moments = [torch.zeros_like(task.inputs) for _ in range(3)]
-        for which, _ in task.variants(self.samples):
-            noisy = torch.cat([task.images + self.std * noise(task, i) for i in which])
-            gradient = task.instead(noisy).clean_gradient().unflatten(0, (len(which), len(task)))
+    def attribute(self, context: AttributionContext) -> Tensor:
+        moments = [torch.zeros_like(context.inputs) for _ in range(3)]
+        for which, _ in context.variants(self.samples):
+            noisy = torch.cat([context.images + self.std * noise(context, i) for i in which])
+            gradient = context.instead(noisy).clean_gradient().unflatten(0, (len(which), len(context)))
             for power, total in enumerate(moments, start=1):
                 total += gradient.pow(power).sum(0)
-        first, second, third = (task.spatial(m / self.samples) for m in moments)
-        activations = task.spatial(task.inputs)
+        first, second, third = (context.spatial(m / self.samples) for m in moments)
+        activations = context.spatial(context.inputs)
         return weighted(plus_plus(activations, first, torch.where(second == 0, 0.0, third / second)), activations)
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=self.samples, before=1 + self.samples)
 
 
-def noise(task: Task, sample: int) -> Tensor:
+def noise(context: AttributionContext, sample: int) -> Tensor:
     """Noise (1,3,H,W) of one sample: the same for every image, so that neither batch nor order matters."""
-    generator = task.generator("noisy image", sample)
-    return torch.randn(1, *task.images.shape[1:], generator=generator).to(task.images.device)
+    generator = context.generator("noisy image", sample)
+    return torch.randn(1, *context.images.shape[1:], generator=generator).to(context.images.device)
 
 
 @METHODS.register
@@ -164,10 +164,10 @@ class EigenCAM(Method):
     """
 
     name, family, paper = "Eigen-CAM", "CAM", EIGEN_CAM
-    default_layer, signed, fast, about_class = "Final", False, True, False
+    default_layer, signed, fast, class_specific = "Final", False, True, False
 
-    def attribute(self, task: Task) -> Tensor:
-        activations = task.spatial(task.sources).flatten(2)
+    def attribute(self, context: AttributionContext) -> Tensor:
+        activations = context.spatial(context.sources).flatten(2)
         channels, positions = activations.shape[1:]
         tall = channels <= positions
         gram = activations @ activations.mT if tall else activations.mT @ activations
@@ -176,7 +176,7 @@ class EigenCAM(Method):
         first = vectors[:, :, -1].to(activations)
         first = (first[:, None] @ activations)[:, 0] if tall else first * (activations @ first[:, :, None]).norm(dim=1)
         first = first * torch.where(first.sum(1, keepdim=True) < 0, -1.0, 1.0)
-        return task.per_item(first.relu().view(-1, 1, *task.layer.shape[1:]))
+        return context.per_item(first.relu().view(-1, 1, *context.layer.shape[1:]))
 
     def passes(self, layer: Layer) -> Passes:
         return Passes()

@@ -9,7 +9,7 @@ from torch import Tensor
 from attrlib.methods.affine import is_affine
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.cams import weighted
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
 
@@ -32,25 +32,25 @@ class AblationCAM(Method):
     name, family, paper = "Ablation-CAM", "CAM", ABLATION_CAM
     default_layer, signed = "Final", False
 
-    def attribute(self, task: Task) -> Tensor:
-        activations, full = task.spatial(task.inputs), task.clean_scores()[:, None]
-        if is_affine(task):
-            drops = (task.spatial(task.clean_gradient()) * activations).sum((2, 3))
+    def attribute(self, context: AttributionContext) -> Tensor:
+        activations, full = context.spatial(context.inputs), context.clean_scores()[:, None]
+        if is_affine(context):
+            drops = (context.spatial(context.clean_gradient()) * activations).sum((2, 3))
         else:
-            drops = full - self._without_each_channel(task)
+            drops = full - self._without_each_channel(context)
         weights = torch.where(full == 0, 0.0, drops / full)
         return weighted(weights[:, :, None, None], activations)
 
-    def _without_each_channel(self, task: Task) -> Tensor:
+    def _without_each_channel(self, context: AttributionContext) -> Tensor:
         """Target logits (B,C)."""
-        channels, height, width = task.layer.shape
-        kept = torch.arange(channels, device=task.images.device)
+        channels, height, width = context.layer.shape
+        kept = torch.arange(channels, device=context.images.device)
 
         def ablate(which: range) -> Tensor:
             factors = kept != kept[which.start : which.stop, None]
             return factors.float()[:, :, None, None].expand(-1, -1, height, width)
 
-        return torch.cat([scores for _, scores in task.perturbed(channels, ablate)]).T
+        return torch.cat([scores for _, scores in context.perturbed(channels, ablate)]).T
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(forward=1 + layer.shape[0], gradient=1)
@@ -79,21 +79,21 @@ class MaskCAM(Method):
         """How many variants there are of each mask, whose scores are averaged."""
         return 1
 
-    def altered(self, masks: Tensor, copies: list[int], task: Task) -> Tensor:
+    def altered(self, masks: Tensor, copies: list[int], context: AttributionContext) -> Tensor:
         """What becomes of masks (U,k,H,W) in these copies, one for each of the k."""
         return masks
 
-    def attribute(self, task: Task) -> Tensor:
-        maps, chosen = task.spatial(task.sources), self._chosen(task)
-        each, whole = chosen.shape[1], task.at("Input")
+    def attribute(self, context: AttributionContext) -> Tensor:
+        maps, chosen = context.spatial(context.sources), self._chosen(context)
+        each, whole = chosen.shape[1], context.at("Input")
 
         def make(which: range) -> Tensor:
             shown = normalised(picked(maps, chosen[:, [i % each for i in which]]), whole.layer.shape[1:])
             return self.altered(shown, [i // each for i in which], whole).transpose(0, 1)[:, :, None]
 
         chunks = whole.perturbed(self.copies * each, make, softmax=self.weighting == "probability")
-        scores = torch.cat([values for _, values in chunks]).view(self.copies, each, len(task)).mean(0).T
-        maps = picked(task.spatial(task.inputs), task.per_item(chosen))
+        scores = torch.cat([values for _, values in chunks]).view(self.copies, each, len(context)).mean(0).T
+        maps = picked(context.spatial(context.inputs), context.per_item(chosen))
         flat = maps.amax((2, 3)) == maps.amin((2, 3))
         if self.weighting == "softmax":
             # Where all channels are constant there is nothing to choose from.
@@ -106,9 +106,9 @@ class MaskCAM(Method):
         count = self.copies * min(layer.shape[0], self.top or layer.shape[0])
         return Passes(forward=count, before=1 + count)
 
-    def _chosen(self, task: Task) -> Tensor:
+    def _chosen(self, context: AttributionContext) -> Tensor:
         """Which channels (U,K) are used."""
-        maps = task.spatial(task.sources)
+        maps = context.spatial(context.sources)
         if self.top is None or self.top >= maps.shape[1]:
             return torch.arange(maps.shape[1], device=maps.device).expand(len(maps), -1)
         return maps.flatten(2).std(2).topk(self.top).indices.sort().values
@@ -153,14 +153,14 @@ class SSCAM(MaskCAM):
     def copies(self) -> int:
         return self.samples
 
-    def altered(self, masks: Tensor, copies: list[int], task: Task) -> Tensor:
-        drawn = {copy: mask_noise(task, copy) for copy in dict.fromkeys(copies)}
+    def altered(self, masks: Tensor, copies: list[int], context: AttributionContext) -> Tensor:
+        drawn = {copy: mask_noise(context, copy) for copy in dict.fromkeys(copies)}
         return masks + self.std * torch.stack([drawn[copy] for copy in copies])
 
 
-def mask_noise(task: Task, copy: int) -> Tensor:
+def mask_noise(context: AttributionContext, copy: int) -> Tensor:
     """Noise (H,W) of one copy, of standard deviation 1."""
-    return torch.randn(task.images.shape[2:], generator=task.generator("mask", copy)).to(task.images.device)
+    return torch.randn(context.images.shape[2:], generator=context.generator("mask", copy)).to(context.images.device)
 
 
 @METHODS.register
@@ -175,6 +175,6 @@ class ISCAM(MaskCAM):
     def copies(self) -> int:
         return self.steps
 
-    def altered(self, masks: Tensor, copies: list[int], task: Task) -> Tensor:
+    def altered(self, masks: Tensor, copies: list[int], context: AttributionContext) -> Tensor:
         shares = torch.tensor([(copy + 1) / self.steps for copy in copies], device=masks.device)
         return masks * shares[:, None, None]

@@ -11,8 +11,8 @@ from attrlib.methods.autograd_graph import undefined
 from attrlib.methods.backward import TINY, BackwardRules, Map
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, common_baseline, is_common
+from attrlib.methods.context import AttributionContext
 from attrlib.methods.gradients import ByChannel
-from attrlib.methods.task import Task
 from attrlib.methods.trial import check_by_trial
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
@@ -49,38 +49,38 @@ class DeepLIFT(ByChannel):
     def check(self, model: Classifier, layer: Layer) -> None:
         check_by_trial(self, model, layer)
 
-    def attribute(self, task: Task) -> Tensor:
-        _, task.diagnostics["convergence"] = self._found(task)
-        return super().attribute(task)
+    def attribute(self, context: AttributionContext) -> Tensor:
+        _, context.diagnostics["convergence"] = self._found(context)
+        return super().attribute(context)
 
-    def values(self, task: Task) -> Tensor:
-        return self._found(task)[0]
+    def values(self, context: AttributionContext) -> Tensor:
+        return self._found(context)[0]
 
-    def _found(self, task: Task) -> tuple[Tensor, Tensor]:
-        return task.shared(("deeplift", self.baseline), lambda: self._rescale(task))
+    def _found(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
+        return context.shared(("deeplift", self.baseline), lambda: self._rescale(context))
 
-    def _rescale(self, task: Task) -> tuple[Tensor, Tensor]:
-        one = is_common(task, self.baseline)
-        starts = common_baseline(task, self.baseline) if one else baseline(task, self.baseline)
-        rows_at_once = task.chunk if one else max(1, task.chunk // 2)
+    def _rescale(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
+        one = is_common(context, self.baseline)
+        starts = common_baseline(context, self.baseline) if one else baseline(context, self.baseline)
+        rows_at_once = context.chunk if one else max(1, context.chunk // 2)
         found, errors = [], []
-        for rows in task.rows.split(rows_at_once):
+        for rows in context.rows.split(rows_at_once):
             start = starts if one else starts[rows]
             rules = _Rescale()
             with rules:
-                before = rules.record(task, start, rows)
-                scores, multipliers = task.scored_gradient(task.inputs[rows], rows, lambda scores: self._check_graph(scores, task))
-            values = (task.inputs[rows] - start) * multipliers
-            change = scores - before.expand(len(rows), -1).gather(1, task.targets[rows][:, None])[:, 0]
+                before = rules.record(context, start, rows)
+                scores, multipliers = context.scored_gradient(context.inputs[rows], rows, lambda scores: self._check_graph(scores, context))
+            values = (context.inputs[rows] - start) * multipliers
+            change = scores - before.expand(len(rows), -1).gather(1, context.targets[rows][:, None])[:, 0]
             found.append(values)
             errors.append((values.flatten(1).sum(1) - change).abs() / change.abs().clamp_min(1e-12))
         return torch.cat(found), torch.cat(errors)
 
-    def _check_graph(self, scores: Tensor, task: Task) -> None:
+    def _check_graph(self, scores: Tensor, context: AttributionContext) -> None:
         others = undefined(scores)
         if others:
             raise MethodError(
-                f"DeepLIFT is not defined for {', '.join(others)}, which {task.classifier.name} has behind {task.layer.name}; "
+                f"DeepLIFT is not defined for {', '.join(others)}, which {context.classifier.name} has behind {context.layer.name}; "
                 "use IG or IxG instead"
             )
 
@@ -96,11 +96,11 @@ class _Rescale(BackwardRules):
         self._recording = False
         self._inputs: deque[Tensor] = deque()
 
-    def record(self, task: Task, start: Tensor, rows: Tensor) -> Tensor:
+    def record(self, context: AttributionContext, start: Tensor, rows: Tensor) -> Tensor:
         """Logits of the baseline (n,C), which is that of all `rows` where it has one row."""
         self._recording = True
         with torch.enable_grad():
-            logits = task.logits(start.detach().requires_grad_(), rows[: len(start)])
+            logits = context.logits(start.detach().requires_grad_(), rows[: len(start)])
         self._recording = False
         return logits.detach()
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import BACKGROUNDS, BASELINES, REDUCTION, REDUCTIONS, background, baseline
+from attrlib.methods.context import AttributionContext
 from attrlib.methods.gradients import ByChannel
 from attrlib.methods.noise import UNITS, deviation, draw
-from attrlib.methods.task import Task
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
 
@@ -32,17 +32,17 @@ class OverPaths(ByChannel):
     samples: int
 
     @abstractmethod
-    def ends(self, task: Task, number: int) -> tuple[Tensor, Tensor]:
+    def ends(self, context: AttributionContext, number: int) -> tuple[Tensor, Tensor]:
         """Where path `number` starts, (B,...) or (1,...), and where it ends."""
 
-    def values(self, task: Task) -> Tensor:
-        shares = torch.rand(self.samples, generator=task.generator("paths")).tolist()
-        total = torch.zeros_like(task.inputs)
-        for which, rows in task.variants(self.samples):
-            starts, ends = zip(*(self.ends(task, i) for i in which), strict=True)
+    def values(self, context: AttributionContext) -> Tensor:
+        shares = torch.rand(self.samples, generator=context.generator("paths")).tolist()
+        total = torch.zeros_like(context.inputs)
+        for which, rows in context.variants(self.samples):
+            starts, ends = zip(*(self.ends(context, i) for i in which), strict=True)
             lengths = [end - start for start, end in zip(starts, ends, strict=True)]
             points = torch.cat([start + shares[i] * length for i, start, length in zip(which, starts, lengths, strict=True)])
-            for length, gradient in zip(lengths, task.gradient(points, rows).chunk(len(which)), strict=True):
+            for length, gradient in zip(lengths, context.gradient(points, rows).chunk(len(which)), strict=True):
                 total += length * gradient
         return total / self.samples
 
@@ -66,9 +66,9 @@ class GradientSHAP(OverPaths):
     unit: str = param("range", "Of the noise: a share of each input's range, or absolute, in normalised units", choices=UNITS)
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
-    def ends(self, task: Task, number: int) -> tuple[Tensor, Tensor]:
-        start = background(task, "greys", number) if self.baseline == "greys" else baseline(task, self.baseline)
-        return start, task.inputs + deviation(task, self.noise, self.unit) * draw(task, number)
+    def ends(self, context: AttributionContext, number: int) -> tuple[Tensor, Tensor]:
+        start = background(context, "greys", number) if self.baseline == "greys" else baseline(context, self.baseline)
+        return start, context.inputs + deviation(context, self.noise, self.unit) * draw(context, number)
 
 
 @METHODS.register
@@ -85,5 +85,5 @@ class ExpectedGradients(OverPaths):
     background: str = param("photos", "What references are drawn from, a new one for every sample", choices=BACKGROUNDS)
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
-    def ends(self, task: Task, number: int) -> tuple[Tensor, Tensor]:
-        return background(task, self.background, number), task.inputs
+    def ends(self, context: AttributionContext, number: int) -> tuple[Tensor, Tensor]:
+        return background(context, self.background, number), context.inputs

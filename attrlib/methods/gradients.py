@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, baseline_scores, reduce_channels
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
 
@@ -28,13 +28,13 @@ class ByChannel(Method):
     channels: str
 
     @abstractmethod
-    def values(self, task: Task) -> Tensor:
+    def values(self, context: AttributionContext) -> Tensor:
         """What is attributed to every entry of the layer's output: (B,...) in its layout."""
 
-    def attribute(self, task: Task) -> Tensor:
+    def attribute(self, context: AttributionContext) -> Tensor:
         same: Any = self
-        found = task.shared(replace(same, channels="sum"), lambda: self.values(task))
-        return reduce_channels(task, found, self.channels)
+        found = context.shared(replace(same, channels="sum"), lambda: self.values(context))
+        return reduce_channels(context, found, self.channels)
 
 
 @METHODS.register
@@ -45,8 +45,8 @@ class Gradient(ByChannel):
     name, family, paper, fast = "Gradient", "gradient", SALIENCY, True
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
-    def values(self, task: Task) -> Tensor:
-        return task.clean_gradient()
+    def values(self, context: AttributionContext) -> Tensor:
+        return context.clean_gradient()
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=1)
@@ -60,8 +60,8 @@ class InputXGradient(ByChannel):
     name, family, paper, fast = "IxG", "gradient", INPUT_X_GRADIENT, True
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
-    def values(self, task: Task) -> Tensor:
-        return task.inputs * task.clean_gradient()
+    def values(self, context: AttributionContext) -> Tensor:
+        return context.inputs * context.clean_gradient()
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=1)
@@ -88,29 +88,29 @@ class IntegratedGradients(ByChannel):
         """Whether the baseline is drawn."""
         return self.baseline == "uniform"
 
-    def attribute(self, task: Task) -> Tensor:
-        _, task.diagnostics["convergence"] = self._integral(task)
-        return super().attribute(task)
+    def attribute(self, context: AttributionContext) -> Tensor:
+        _, context.diagnostics["convergence"] = self._integral(context)
+        return super().attribute(context)
 
-    def values(self, task: Task) -> Tensor:
-        return self._integral(task)[0]
+    def values(self, context: AttributionContext) -> Tensor:
+        return self._integral(context)[0]
 
-    def _integral(self, task: Task) -> tuple[Tensor, Tensor]:
+    def _integral(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
         """Attributions (B,...) and the convergence error (B,)."""
-        return task.shared(("ig", self.steps, self.baseline), lambda: self._integrate(task))
+        return context.shared(("ig", self.steps, self.baseline), lambda: self._integrate(context))
 
-    def _integrate(self, task: Task) -> tuple[Tensor, Tensor]:
-        start = baseline(task, self.baseline)
-        difference = task.inputs - start
+    def _integrate(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
+        start = baseline(context, self.baseline)
+        difference = context.inputs - start
         nodes, weights = quadrature(self.steps)
-        shares = task.inputs.new_tensor(nodes).view(-1, *[1] * task.inputs.ndim)
-        total = torch.zeros_like(task.inputs)
-        for which, rows in task.variants(self.steps):
+        shares = context.inputs.new_tensor(nodes).view(-1, *[1] * context.inputs.ndim)
+        total = torch.zeros_like(context.inputs)
+        for which, rows in context.variants(self.steps):
             points = (shares[which.start : which.stop] * difference).add_(start).flatten(0, 1)
-            for i, part in zip(which, task.gradient(points, rows).chunk(len(which)), strict=True):
+            for i, part in zip(which, context.gradient(points, rows).chunk(len(which)), strict=True):
                 total.add_(part, alpha=weights[i])
         attributed = difference * total
-        change = task.clean_scores() - baseline_scores(task, self.baseline)
+        change = context.clean_scores() - baseline_scores(context, self.baseline)
         return attributed, (attributed.flatten(1).sum(1) - change).abs() / change.abs().clamp_min(1e-12)
 
     def passes(self, layer: Layer) -> Passes:

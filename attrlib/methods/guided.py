@@ -11,8 +11,8 @@ from attrlib.errors import MethodError
 from attrlib.methods.autograd_graph import STRUCTURAL, graph, kind
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import REDUCTION, REDUCTIONS
+from attrlib.methods.context import AttributionContext
 from attrlib.methods.gradients import ByChannel
-from attrlib.methods.task import Task
 from attrlib.methods.trial import check_by_trial
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
@@ -54,8 +54,8 @@ class GuidedBackprop(OfRectifiers):
     name, family, paper, fast = "Guided Backprop", "gradient", ALL_CONVOLUTIONAL, True
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
-    def values(self, task: Task) -> Tensor:
-        return guided_gradient(task)
+    def values(self, context: AttributionContext) -> Tensor:
+        return guided_gradient(context)
 
 
 @METHODS.register
@@ -66,17 +66,17 @@ class Deconvolution(OfRectifiers):
     name, family, paper, fast = "Deconvolution", "gradient", ZEILER, True
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
-    def values(self, task: Task) -> Tensor:
-        return task.gradient(task.inputs, task.rows, visit=_with_rule(task, self.name, _deconvolved))
+    def values(self, context: AttributionContext) -> Tensor:
+        return context.gradient(context.inputs, context.rows, visit=_with_rule(context, self.name, _deconvolved))
 
 
-def guided_gradient(task: Task) -> Tensor:
-    """The guided gradient at the task's inputs, of their shape; shared. Raises `MethodError` where other activations are."""
-    visit = _with_rule(task, GuidedBackprop.name, _guided)
-    return task.shared("guided gradient", lambda: task.gradient(task.inputs, task.rows, visit=visit))
+def guided_gradient(context: AttributionContext) -> Tensor:
+    """The guided gradient at the context's inputs, of their shape; shared. Raises `MethodError` where other activations are."""
+    visit = _with_rule(context, GuidedBackprop.name, _guided)
+    return context.shared("guided gradient", lambda: context.gradient(context.inputs, context.rows, visit=visit))
 
 
-def _with_rule(task: Task, name: str, rule: Hook) -> Callable[[Tensor], None]:
+def _with_rule(context: AttributionContext, name: str, rule: Hook) -> Callable[[Tensor], None]:
     def visit(scores: Tensor) -> None:
         nodes = list(graph(scores.grad_fn))
         others = [n for n in nodes if not _is_rectifier(n) and _OTHER_ACTIVATIONS.search(n.name())]
@@ -86,8 +86,8 @@ def _with_rule(task: Task, name: str, rule: Hook) -> Callable[[Tensor], None]:
         names = sorted({kind(n) for n in others} | {"softsign" for n in nodes if _is_softsign(n)})
         if names:
             raise MethodError(
-                f"{name} is defined for ReLU networks, but {task.classifier.name} has {', '.join(names)} behind "
-                f"{task.layer.name}; use Gradient or IxG instead"
+                f"{name} is defined for ReLU networks, but {context.classifier.name} has {', '.join(names)} behind "
+                f"{context.layer.name}; use Gradient or IxG instead"
             )
         for node in filter(_is_rectifier, nodes):
             node.register_hook(rule)

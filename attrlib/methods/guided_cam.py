@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from attrlib.errors import LayerError
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.cams import GRAD_CAM, GradCAM
+from attrlib.methods.context import AttributionContext
 from attrlib.methods.guided import GuidedBackprop
-from attrlib.methods.task import Task
 from attrlib.models import Classifier, Layer
 from attrlib.postprocess import resize
 from attrlib.registry import param
@@ -31,9 +31,9 @@ class GuidedGradCAM(Method):
         model.layer(self._cam_layer(model))
         GuidedBackprop().check(model, layer)
 
-    def attribute(self, task: Task) -> Tensor:
-        cam = GradCAM().attribute(task.at(self._cam_layer(task.classifier)))
-        return GuidedBackprop().attribute(task) * resize(cam, task.layer.shape[1:])
+    def attribute(self, context: AttributionContext) -> Tensor:
+        cam = GradCAM().attribute(context.at(self._cam_layer(context.classifier)))
+        return GuidedBackprop().attribute(context) * resize(cam, context.layer.shape[1:])
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(forward=1, gradient=1)

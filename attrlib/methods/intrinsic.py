@@ -7,7 +7,7 @@ from torch import Tensor
 
 from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Method, Passes
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 from attrlib.models import Classifier, Layer
 from attrlib.models.architectures import BagNet, BcosResNet, dynamic_weights, patch_logits
 from attrlib.registry import Paper
@@ -38,12 +38,12 @@ class PatchLogits(OwnMap):
     name, family, paper, network = "BagNet", "intrinsic", BAGNET, BagNet
     needs = ("a BagNet",)
 
-    def attribute(self, task: Task) -> Tensor:
-        module, images, maps = task.classifier.module, task.per_item(task.images), []
+    def attribute(self, context: AttributionContext) -> Tensor:
+        module, images, maps = context.classifier.module, context.per_item(context.images), []
         assert isinstance(module, BagNet), "check() refuses others"
-        for k in range(len(task)):
-            task.progress(64 * k, 64 * len(task))
-            maps.append(patch_logits(module, images[k : k + 1], task.targets[k : k + 1]))
+        for k in range(len(context)):
+            context.progress(64 * k, 64 * len(context))
+            maps.append(patch_logits(module, images[k : k + 1], context.targets[k : k + 1]))
         return torch.cat(maps)
 
     def passes(self, layer: Layer) -> Passes:
@@ -61,10 +61,10 @@ class DynamicLinear(OwnMap):
     name, family, paper, network, fast = "B-cos", "intrinsic", BCOS, BcosResNet, True
     needs = ("a B-cos network",)
 
-    def attribute(self, task: Task) -> Tensor:
-        module, images = task.classifier.module, task.per_item(task.images)
+    def attribute(self, context: AttributionContext) -> Tensor:
+        module, images = context.classifier.module, context.per_item(context.images)
         assert isinstance(module, BcosResNet), "check() refuses others"
-        parts = zip(images.split(task.chunk), task.targets.split(task.chunk), strict=True)
+        parts = zip(images.split(context.chunk), context.targets.split(context.chunk), strict=True)
         return torch.cat([(dynamic_weights(module, x, t) * module.encode(x)).sum(1, keepdim=True) for x, t in parts])
 
     def passes(self, layer: Layer) -> Passes:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.baselines import REDUCTION, REDUCTIONS, reduce_channels
+from attrlib.methods.context import AttributionContext
 from attrlib.methods.gradients import quadrature
-from attrlib.methods.task import Task
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
 
@@ -40,21 +40,21 @@ class OverNoise(Method):
     unit: str = param("range", "Of the noise: a share of each input's range, or absolute, in normalised units", choices=UNITS)
     steps: int = param(50, "Nodes of the quadrature of IG", low=1, high=1000)
 
-    def moments(self, task: Task) -> tuple[Tensor, Tensor]:
+    def moments(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
         """Mean and variance (1/n) over the copies, each (B,...); shared."""
         nodes, weights = quadrature(self.steps) if self.of == "IG" else ([1.0], [1.0])
         key = ("moments", self.of, self.samples, self.noise, self.unit, len(nodes))
-        return task.shared(key, lambda: self._moments(task, nodes, weights))
+        return context.shared(key, lambda: self._moments(context, nodes, weights))
 
-    def _moments(self, task: Task, nodes: list[float], weights: list[float]) -> tuple[Tensor, Tensor]:
-        std = deviation(task, self.noise, self.unit)
-        mean, squares, total = (torch.zeros_like(task.inputs) for _ in range(3))
+    def _moments(self, context: AttributionContext, nodes: list[float], weights: list[float]) -> tuple[Tensor, Tensor]:
+        std = deviation(context, self.noise, self.unit)
+        mean, squares, total = (torch.zeros_like(context.inputs) for _ in range(3))
         copies: dict[int, Tensor] = {}
-        for which, rows in task.variants(self.samples * len(nodes)):
+        for which, rows in context.variants(self.samples * len(nodes)):
             pairs = [divmod(k, len(nodes)) for k in which]
-            copies = {i: copies[i] if i in copies else task.inputs + std * draw(task, i) for i, _ in pairs}
+            copies = {i: copies[i] if i in copies else context.inputs + std * draw(context, i) for i, _ in pairs}
             points = torch.cat([copies[i] if nodes[j] == 1 else nodes[j] * copies[i] for i, j in pairs])
-            for (i, j), gradient in zip(pairs, task.gradient(points, rows).chunk(len(which)), strict=True):
+            for (i, j), gradient in zip(pairs, context.gradient(points, rows).chunk(len(which)), strict=True):
                 total = weights[j] * gradient if j == 0 else total.add_(gradient, alpha=weights[j])
                 if j == len(nodes) - 1:
                     # Welford's recurrence: a difference of two sums leaves nothing but rounding where the variance is small.
@@ -68,17 +68,17 @@ class OverNoise(Method):
         return Passes(gradient=self.samples * (self.steps if self.of == "IG" else 1))
 
 
-def deviation(task: Task, noise: float, unit: str) -> Tensor:
+def deviation(context: AttributionContext, noise: float, unit: str) -> Tensor:
     """The standard deviation of the noise for each item, to broadcast against the inputs (B,...)."""
-    low, high = task.inputs.flatten(1).aminmax(dim=1)
+    low, high = context.inputs.flatten(1).aminmax(dim=1)
     std = noise * (high - low) if unit == "range" else torch.full_like(low, noise)
-    return std.view(-1, *[1] * (task.inputs.ndim - 1))
+    return std.view(-1, *[1] * (context.inputs.ndim - 1))
 
 
-def draw(task: Task, sample: int) -> Tensor:
+def draw(context: AttributionContext, sample: int) -> Tensor:
     """Noise (1,...) of one sample: the same for every image, so that neither batch nor order matters."""
-    noise = torch.randn(1, *task.inputs.shape[1:], generator=task.generator("noise", sample))
-    return noise.to(task.inputs.device)
+    noise = torch.randn(1, *context.inputs.shape[1:], generator=context.generator("noise", sample))
+    return noise.to(context.inputs.device)
 
 
 @METHODS.register
@@ -89,8 +89,8 @@ class SmoothGrad(OverNoise):
     name, family, paper = "SmoothGrad", "gradient", SMOOTHGRAD
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
-    def attribute(self, task: Task) -> Tensor:
-        return reduce_channels(task, self.moments(task)[0], self.channels)
+    def attribute(self, context: AttributionContext) -> Tensor:
+        return reduce_channels(context, self.moments(context)[0], self.channels)
 
 
 @METHODS.register
@@ -100,9 +100,9 @@ class SmoothGradSquared(OverNoise):
 
     name, family, paper, signed = "SmoothGrad Squared", "gradient", SQUARED, False
 
-    def attribute(self, task: Task) -> Tensor:
-        mean, variance = self.moments(task)
-        return task.reduce(variance + mean.square())
+    def attribute(self, context: AttributionContext) -> Tensor:
+        mean, variance = self.moments(context)
+        return context.reduce(variance + mean.square())
 
 
 @METHODS.register
@@ -112,5 +112,5 @@ class VarGrad(OverNoise):
 
     name, family, paper, signed = "VarGrad", "gradient", VARGRAD, False
 
-    def attribute(self, task: Task) -> Tensor:
-        return task.reduce(self.moments(task)[1])
+    def attribute(self, context: AttributionContext) -> Tensor:
+        return context.reduce(self.moments(context)[1])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from attrlib.errors import AttrlibError, MethodError
 from attrlib.methods.base import METHODS, Method, Passes
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 from attrlib.models import Layer, Layout
 from attrlib.models.chunks import out_of_memory
 from attrlib.models.state import restored
@@ -112,7 +112,7 @@ def _check(cls: type[Method]) -> None:
     try:
         passes = cls().passes(Layer("Input", "", Layout("NCHW", 3, 32, 32)))
     except TypeError as error:
-        raise MethodError(f"{what} cannot be made ({error}); it needs attribute(task) and passes(layer)") from None
+        raise MethodError(f"{what} cannot be made ({error}); it needs attribute(context) and passes(layer)") from None
     if not isinstance(passes, Passes):
         raise MethodError(f"{what}.passes returns a {type(passes).__name__}; return Passes(forward=..., gradient=...)")
 
@@ -125,15 +125,15 @@ def _guard(cls: type[Method], source: str) -> None:
     attribute = _named(cls.attribute, cls, source)
 
     @functools.wraps(attribute)
-    def guarded(self: Method, task: Task) -> Tensor:
-        with restored(task.classifier.module) as changed:
-            maps = attribute(self, task)
+    def guarded(self: Method, context: AttributionContext) -> Tensor:
+        with restored(context.classifier.module) as changed:
+            maps = attribute(self, context)
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise MethodError(
                 f"{cls.name} ({source}) has changed the model: {changed[0]}{more}; it was put back, and the maps are not used"
             )
-        return _proper(maps, task, f"{cls.name} ({source})")
+        return _proper(maps, context, f"{cls.name} ({source})")
 
     cls.attribute = guarded  # type: ignore[method-assign]
 
@@ -162,15 +162,15 @@ def _named(function: F, cls: type[Method], source: str) -> F:
     return named  # type: ignore[return-value]
 
 
-def _proper(maps: object, task: Task, what: str) -> Tensor:
-    expected = (len(task), 1, *task.layer.shape[1:])
+def _proper(maps: object, context: AttributionContext, what: str) -> Tensor:
+    expected = (len(context), 1, *context.layer.shape[1:])
     if not isinstance(maps, Tensor):
         raise MethodError(f"{what} returned a {type(maps).__name__}; return a tensor of shape {expected}")
     if tuple(maps.shape) != expected:
         raise MethodError(f"{what} returned maps of shape {tuple(maps.shape)}, expected {expected}")
     if not maps.is_floating_point() or not bool(maps.isfinite().all()):
         found = "values that are not finite" if maps.is_floating_point() else f"maps of {maps.dtype}"
-        raise MethodError(f"{what} returned {found} at {task.layer.name}; return finite floats, 0 where nothing can be said")
+        raise MethodError(f"{what} returned {found} at {context.layer.name}; return finite floats, 0 where nothing can be said")
     return maps
 
 

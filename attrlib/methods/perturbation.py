@@ -10,7 +10,7 @@ from torch import Tensor
 from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.baselines import BASELINES, common_baseline
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
 
@@ -35,16 +35,16 @@ class Occlusion(Method):
     def check(self, model: Classifier, layer: Layer) -> None:
         self._windows(layer)
 
-    def attribute(self, task: Task) -> Tensor:
-        _, height, width = task.layer.shape
-        window, corners = self._windows(task.layer)
-        full = task.clean_scores()
-        total = full.new_zeros(len(task), height * width)
+    def attribute(self, context: AttributionContext) -> Tensor:
+        _, height, width = context.layer.shape
+        window, corners = self._windows(context.layer)
+        full = context.clean_scores()
+        total = full.new_zeros(len(context), height * width)
 
         def hide(which: range) -> Tensor:
             return 1 - cover(corners[which.start : which.stop], window, height, width)[:, None]
 
-        for factors, scores in task.perturbed(len(corners), hide):
+        for factors, scores in context.perturbed(len(corners), hide):
             mask = 1 - factors[:, 0]
             total += ((full - scores) / mask.sum((1, 2))[:, None]).T @ mask.flatten(1)
         return total.view(-1, 1, height, width)
@@ -94,19 +94,19 @@ class RISE(Method):
     p: float = param(0.1, "Share of cells that stay visible", low=0.01, high=0.99)
     fill: str = param("zeros", FILL, choices=FILLS)
 
-    def attribute(self, task: Task) -> Tensor:
-        _, height, width = task.layer.shape
-        generator = task.generator("rise")
+    def attribute(self, context: AttributionContext) -> Tensor:
+        _, height, width = context.layer.shape
+        generator = context.generator("rise")
         grids = (torch.rand(self.samples, 1, self.cells, self.cells, generator=generator) < self.p).float()
         shifts = torch.rand(self.samples, 2, generator=generator).tolist()
-        total = task.images.new_zeros(len(task), height * width)
+        total = context.images.new_zeros(len(context), height * width)
 
         def draw(which: range) -> Tensor:
             part = slice(which.start, which.stop)
-            return magnify(grids[part].to(task.images.device), shifts[part], height, width)
+            return magnify(grids[part].to(context.images.device), shifts[part], height, width)
 
-        fill = None if self.fill == "zeros" else common_baseline(task, self.fill)
-        for masks, weights in task.perturbed(self.samples, draw, softmax=True, fill=fill):
+        fill = None if self.fill == "zeros" else common_baseline(context, self.fill)
+        for masks, weights in context.perturbed(self.samples, draw, softmax=True, fill=fill):
             total += weights.T @ masks.flatten(1)
         return total.view(-1, 1, height, width) / (self.samples * self.p)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
 from attrlib.specs import digest
@@ -23,13 +23,13 @@ class Random(Method):
     """Random: independent uniform values in [0, 1), from the seed and the image's content."""
 
     name, family, paper = "Random", "sanity", SANITY_CHECKS
-    signed, seeded, fast, about_class = False, True, True, False
+    signed, seeded, fast, class_specific = False, True, True, False
 
-    def attribute(self, task: Task) -> Tensor:
-        size = task.layer.shape[1:]
-        contents = [digest(image.detach().cpu().contiguous().numpy().data.cast("B")) for image in task.images]
-        maps = torch.stack([torch.rand(1, *size, generator=task.generator("random", content)) for content in contents])
-        return task.per_item(maps.to(task.images.device))
+    def attribute(self, context: AttributionContext) -> Tensor:
+        size = context.layer.shape[1:]
+        contents = [digest(image.detach().cpu().contiguous().numpy().data.cast("B")) for image in context.images]
+        maps = torch.stack([torch.rand(1, *size, generator=context.generator("random", content)) for content in contents])
+        return context.per_item(maps.to(context.images.device))
 
     def passes(self, layer: Layer) -> Passes:
         return Passes()
@@ -41,16 +41,16 @@ class Sobel(Method):
     """Sobel: magnitude of the grey image's gradient by 3x3 Sobel filters, averaged to the layer's resolution."""
 
     name, family, paper = "Sobel", "sanity", SANITY_CHECKS
-    signed, fast, about_class = False, True, False
+    signed, fast, class_specific = False, True, False
 
-    def attribute(self, task: Task) -> Tensor:
-        colours = task.classifier.preprocessing.denormalise(task.images)
+    def attribute(self, context: AttributionContext) -> Tensor:
+        colours = context.classifier.preprocessing.denormalise(context.images)
         grey = (colours * colours.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
         horizontal = grey.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
         filters = torch.stack([horizontal, horizontal.T])[:, None]
         edges = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), filters)
         magnitude = edges.square().sum(1, keepdim=True).sqrt()
-        return task.per_item(F.adaptive_avg_pool2d(magnitude, task.layer.shape[1:]))
+        return context.per_item(F.adaptive_avg_pool2d(magnitude, context.layer.shape[1:]))
 
     def passes(self, layer: Layer) -> Passes:
         return Passes()
@@ -62,13 +62,13 @@ class Gaussian(Method):
     """Gaussian: exp(-(u^2 + v^2) / 2 s^2) around the centre, u and v in widths and heights of the image: where photos have their object."""
 
     name, family, paper = "Gaussian", "sanity", CENTRE
-    signed, fast, about_class = False, True, False
+    signed, fast, class_specific = False, True, False
     sigma: float = param(0.25, "Standard deviation s as a share of the side", low=0.01, high=10.0)
 
-    def attribute(self, task: Task) -> Tensor:
-        height, width = task.layer.shape[1:]
+    def attribute(self, context: AttributionContext) -> Tensor:
+        height, width = context.layer.shape[1:]
         down, right = (bell(length, self.sigma) for length in (height, width))
-        return (down[:, None] * right).to(task.images.device).expand(len(task), 1, -1, -1)
+        return (down[:, None] * right).to(context.images.device).expand(len(context), 1, -1, -1)
 
     def passes(self, layer: Layer) -> Passes:
         return Passes()

@@ -4,25 +4,27 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 
 SEGMENTS = ("slic", "grid")
 
 
-def segments(task: Task, kind: str, cells: int) -> Tensor:
+def segments(context: AttributionContext, kind: str, cells: int) -> Tensor:
     """Labels (U,h,w) of the layer's positions, on the CPU: `cells` x `cells` of a grid, or that many SLIC superpixels of each image.
 
     An image's labels go from 0 without gaps. At an inner layer a position belongs to the superpixel at its centre.
     """
-    height, width = task.layer.shape[1:]
+    height, width = context.layer.shape[1:]
     if kind == "grid":
         down, right = (torch.arange(length) * min(cells, length) // length for length in (height, width))
-        return (down[:, None] * min(cells, width) + right).expand(len(task.images), -1, -1)
-    return task.shared(("segments", kind, cells), lambda: torch.stack([_superpixels(one, cells, height, width) for one in _colours(task)]))
+        return (down[:, None] * min(cells, width) + right).expand(len(context.images), -1, -1)
+    return context.shared(
+        ("segments", kind, cells), lambda: torch.stack([_superpixels(one, cells, height, width) for one in _colours(context)])
+    )
 
 
-def _colours(task: Task) -> Tensor:
-    return task.classifier.preprocessing.denormalise(task.images).clamp(0, 1).cpu()
+def _colours(context: AttributionContext) -> Tensor:
+    return context.classifier.preprocessing.denormalise(context.images).clamp(0, 1).cpu()
 
 
 def _superpixels(colours: Tensor, cells: int, height: int, width: int) -> Tensor:

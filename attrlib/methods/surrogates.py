@@ -10,9 +10,9 @@ from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.baselines import common_baseline
+from attrlib.methods.context import AttributionContext
 from attrlib.methods.perturbation import FILL, FILLS
 from attrlib.methods.segments import SEGMENTS, segments
-from attrlib.methods.task import Task
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
 
@@ -37,17 +37,17 @@ class Surrogate(Method):
     fill: str = param("zeros", FILL, choices=FILLS)
 
     @abstractmethod
-    def design(self, task: Task, count: int) -> tuple[Tensor, Tensor]:
+    def design(self, context: AttributionContext, count: int) -> tuple[Tensor, Tensor]:
         """Which of `count` segments are kept, (n,count) of 0 and 1, float64, first all of them; and the weights (n,)."""
 
     @abstractmethod
     def fit(self, kept: Tensor, weights: Tensor, outputs: Tensor) -> Tensor:
         """phi (count,T), float64, from a design and outputs (n,T), of which those of the whole image are taken off."""
 
-    def attribute(self, task: Task) -> Tensor:
-        labels = segments(task, self.segments, self.cells)
+    def attribute(self, context: AttributionContext) -> Tensor:
+        labels = segments(context, self.segments, self.cells)
         counts = [int(own.max()) + 1 for own in labels]
-        designs = {count: self.design(task, count) for count in set(counts)}
+        designs = {count: self.design(context, count) for count in set(counts)}
         own = [(designs[count][0], where) for where, count in zip(labels, counts, strict=True)]
         # All images share the cells of a grid, and so its masks.
         alike = self.segments == "grid"
@@ -58,18 +58,18 @@ class Surrogate(Method):
             return factors[:, 0] if alike else factors
 
         longest = max(len(kept) for kept, _ in own)
-        fill = None if self.fill == "zeros" else common_baseline(task, self.fill)
-        found = [values for _, values in task.perturbed(longest, make, self.output == "probability", fill)]
+        fill = None if self.fill == "zeros" else common_baseline(context, self.fill)
+        found = [values for _, values in context.perturbed(longest, make, self.output == "probability", fill)]
         outputs = torch.cat(found).cpu().double()
-        owners = task.per_item(torch.arange(len(task.images), device=task.images.device)).tolist()
-        maps = torch.zeros(len(task), *labels.shape[1:])
+        owners = context.per_item(torch.arange(len(context.images), device=context.images.device)).tolist()
+        maps = torch.zeros(len(context), *labels.shape[1:])
         for k, (where, count) in enumerate(zip(labels, counts, strict=True)):
             items = [item for item, owner in enumerate(owners) if owner == k]
             kept, weights = designs[count]
             values = self.fit(kept, weights, outputs[: len(kept), items] - outputs[:1, items])
             each = values / where.flatten().bincount()[:, None]
             maps[items] = each.T[:, where].float()
-        return maps[:, None].to(task.images.device)
+        return maps[:, None].to(context.images.device)
 
 
 def least_squares(values: Tensor, weights: Tensor, outputs: Tensor, ridge: float = 0.0) -> Tensor:
@@ -93,8 +93,8 @@ class LIME(Surrogate):
     width: float = param(0.25, "Width of the kernel in cosine distance", low=0.01, high=100.0)
     ridge: float = param(1.0, "Strength of the ridge penalty", low=0.0, high=1e6)
 
-    def design(self, task: Task, count: int) -> tuple[Tensor, Tensor]:
-        kept = (torch.rand(self.samples, count, generator=task.generator("lime", count)) < 0.5).double()
+    def design(self, context: AttributionContext, count: int) -> tuple[Tensor, Tensor]:
+        kept = (torch.rand(self.samples, count, generator=context.generator("lime", count)) < 0.5).double()
         kept[0] = 1
         distance = 1 - (kept.mean(1)).sqrt()
         return kept, (-0.5 * (distance / self.width) ** 2).exp()
@@ -119,8 +119,8 @@ class KernelSHAP(Surrogate):
 
     name, family, paper = "KernelSHAP", "perturbation", SHAP
 
-    def design(self, task: Task, count: int) -> tuple[Tensor, Tensor]:
-        kept, weights = coalitions(count, self.samples, task.generator("shap", count))
+    def design(self, context: AttributionContext, count: int) -> tuple[Tensor, Tensor]:
+        kept, weights = coalitions(count, self.samples, context.generator("shap", count))
         ends = torch.stack([torch.ones(count), torch.zeros(count)]).double()
         return torch.cat([ends, kept]), torch.cat([torch.zeros(2).double(), weights])
 

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from attrlib.errors import AttrlibError, MethodError, OutOfMemory, no_gradients, overwritten
 from attrlib.methods.base import Method
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 from attrlib.models import Layer
 from attrlib.models.chunks import half, out_of_memory
 from attrlib.specs import MethodSpec
 
 
 @dataclass
-class Asked:
+class MethodRequest:
     """A method that is asked for, and what has become of it so far: maps and diagnostics batch by batch, or the error that it raised."""
 
     spec: MethodSpec
@@ -26,19 +26,19 @@ class Asked:
     seconds: float = 0.0
     error: AttrlibError | None = None
 
-    def attribute(self, task: Task) -> None:
-        """Adds the maps of a task's items."""
-        task.diagnostics, task.spared, start = {}, task.prepared, task.clock()
-        found = self.method.attribute(task)
-        expected = (len(task), 1, *self.layer.shape[1:])
+    def attribute(self, context: AttributionContext) -> None:
+        """Adds the maps of a context's items."""
+        context.diagnostics, context.spared, start = {}, context.prepared, context.clock()
+        found = self.method.attribute(context)
+        expected = (len(context), 1, *self.layer.shape[1:])
         if found.shape != expected:
             raise MethodError(f"{self.spec.name} returned maps of shape {tuple(found.shape)}, expected {expected}")
         maps = found.detach().float().cpu().contiguous()
         self.maps.append(maps)
-        self.target += task.targets.tolist()
-        for name, values in task.diagnostics.items():
+        self.target += context.targets.tolist()
+        for name, values in context.diagnostics.items():
             self.diagnostics.setdefault(name, []).extend(values.tolist())
-        self.seconds += task.clock() - start + task.spared
+        self.seconds += context.clock() - start + context.spared
 
 
 @dataclass(frozen=True)
@@ -60,30 +60,30 @@ class Items:
         return Items(self.images[used], self.targets[part], owners)
 
 
-class JointBatch:
-    """Items at one layer. All methods that come share one task; where memory runs out, two batches take its place for good.
+class SharedBatch:
+    """Items at one layer. All methods that come share one context; where memory runs out, two batches take its place for good.
 
-    `make` makes the task of items with so many rows at once.
+    `make` makes the context of items with so many rows at once.
     """
 
-    def __init__(self, items: Items, chunk: int, make: Callable[[Items, int], Task]):
+    def __init__(self, items: Items, chunk: int, make: Callable[[Items, int], AttributionContext]):
         self._items, self._chunk, self._make = items, chunk, make
-        self._task: Task | None = None
-        self._halves: list[JointBatch] = []
+        self._context: AttributionContext | None = None
+        self._halves: list[SharedBatch] = []
 
     @property
     def chunk(self) -> int:
         """Rows at once that memory has sufficed for."""
-        return min((own.chunk for own in self._halves), default=self._chunk if self._task is None else self._task.chunk)
+        return min((own.chunk for own in self._halves), default=self._chunk if self._context is None else self._context.chunk)
 
-    def attribute(self, asked: Asked) -> None:
+    def attribute(self, request: MethodRequest) -> None:
         """Adds the maps of a method. Raises `OutOfMemory` where there is not enough for one item."""
         if not self._halves:
             try:
-                asked.attribute(self._shared())
+                request.attribute(self._shared())
             except (RuntimeError, MemoryError, OutOfMemory) as error:
                 if overwritten(error):
-                    raise no_gradients(asked.spec.name) from None
+                    raise no_gradients(request.spec.name) from None
                 if not out_of_memory(error):
                     raise
             else:
@@ -91,16 +91,16 @@ class JointBatch:
             # Only here, where the error no longer holds what the method had.
             self._halve()
         for own in self._halves:
-            own.attribute(asked)
+            own.attribute(request)
 
-    def _shared(self) -> Task:
-        if self._task is None:
-            self._task = self._make(self._items, self._chunk)
-        return self._task
+    def _shared(self) -> AttributionContext:
+        if self._context is None:
+            self._context = self._make(self._items, self._chunk)
+        return self._context
 
     def _halve(self) -> None:
         chunk, count = self.chunk, len(self._items)
-        self._task = None
+        self._context = None
         smaller = half(chunk if count == 1 else max(2, chunk))
         parts = [slice(0, (count + 1) // 2), slice((count + 1) // 2, count)][: min(2, count)]
-        self._halves = [JointBatch(self._items.some(part), smaller, self._make) for part in parts]
+        self._halves = [SharedBatch(self._items.some(part), smaller, self._make) for part in parts]

@@ -6,7 +6,7 @@ import torch
 
 from attrlib.errors import MethodError, no_gradients, overwritten
 from attrlib.methods.base import Method
-from attrlib.methods.task import Task
+from attrlib.methods.context import AttributionContext
 from attrlib.models import Classifier, Layer
 
 _tried: WeakKeyDictionary[Classifier, dict[object, str]] = WeakKeyDictionary()
@@ -26,7 +26,7 @@ def check_by_trial(method: Method, model: Classifier, layer: Layer) -> None:
             known[key] = ""
             try:
                 at = model.layer(layer.name)
-                method.attribute(Task(model, at, picture, torch.zeros(1, dtype=torch.long, device=picture.device)))
+                method.attribute(AttributionContext(model, at, picture, torch.zeros(1, dtype=torch.long, device=picture.device)))
             except MethodError as error:
                 known[key] = str(error)
             except BaseException as error:

@@ -113,7 +113,7 @@ class Split:
         return split
 
     def fresh(self) -> "Split":
-        """A copy without memory of any images: two tasks at once must not share one."""
+        """A copy without memory of any images: two contexts at once must not share one."""
         return Split(self.module, self.path, self.stubs, self.cut)
 
     def before(self, images: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Scene:
+class ExplanationRequest:
     """What a method is asked to explain: a view of the model, inputs (B,3,H,W) and the classes (B,T) of each.
 
     `view` names how the model differs from the run's own (as `difull:2:0` does), empty where it does not. `keys` are digests of
@@ -53,7 +53,7 @@ class Scene:
     keys: tuple[str, ...] | None = None
 
 
-Explain = Callable[[Scene], tuple[Tensor, Layer]]
+Explain = Callable[[ExplanationRequest], tuple[Tensor, Layer]]
 """Maps (B,T,h,w) of the method that is being scored, and the layer they are of. A protocol does not know which method it is."""
 
 
@@ -66,7 +66,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Setting:
+class EvalContext:
     """What a measurement or protocol may use besides its items: the model, the seed, rows at once, and a way to report and stop."""
 
     model: Classifier
@@ -106,7 +106,7 @@ class Measurement(ABC):
     """Whether they depend on the target."""
 
     @abstractmethod
-    def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+    def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
         """Values by name, (B,...) each."""
 
     @abstractmethod
@@ -120,8 +120,8 @@ class Prediction(Measurement):
 
     targeted = False
 
-    def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
-        logits = setting.logits(batch.images)
+    def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+        logits = context.logits(batch.images)
         probability, top = logits.softmax(1).max(1)
         return {"class": top, "probability": probability}
 
@@ -133,29 +133,29 @@ class Prediction(Measurement):
 class EvalBatch:
     """One protocol at work on one method and some items."""
 
-    setting: Setting
+    context: EvalContext
     batch: Batch
     targets: Tensor
     measured: Mapping[Measurement, Mapping[str, Tensor]]
     explain: Explain
 
-    def scene(self) -> Scene:
+    def request(self) -> ExplanationRequest:
         """The images as they are, explained for their targets."""
-        return Scene(self.setting.model, self.batch.images, self.targets[:, None], keys=self.batch.ids)
+        return ExplanationRequest(self.context.model, self.batch.images, self.targets[:, None], keys=self.batch.ids)
 
-    def changed(self, images: Tensor) -> Scene:
+    def changed(self, images: Tensor) -> ExplanationRequest:
         """Other images in place of the batch's, explained for the same targets, by the model itself."""
-        return Scene(self.setting.model, images, self.targets[:, None])
+        return ExplanationRequest(self.context.model, images, self.targets[:, None])
 
-    def maps(self, scene: Scene | None = None, before: Callable[[Tensor], Tensor] = lambda maps: maps) -> Tensor:
+    def maps(self, request: ExplanationRequest | None = None, before: Callable[[Tensor], Tensor] = lambda maps: maps) -> Tensor:
         """Maps (B,T,H,W) at the size of the inputs, on the CPU: bilinear, but tokens keep their square patches (as in IDSDS).
 
         `before` is applied to the maps at the resolution of their layer.
         """
-        scene = scene or self.scene()
-        maps, layer = self.explain(scene)
+        request = request or self.request()
+        maps, layer = self.explain(request)
         maps = before(maps)
-        size = (scene.images.shape[2], scene.images.shape[3])
+        size = (request.images.shape[2], request.images.shape[3])
         if layer.layout.kind == "tokens":
             return torch.nn.functional.interpolate(maps, size=size, mode="nearest-exact")
         return resize(maps, size)
@@ -225,9 +225,9 @@ class Protocol(ABC):
         """The models that maps are asked of: where a method's layer must exist."""
         return [model]
 
-    def requests(self, work: EvalBatch) -> list[Scene]:
+    def requests(self, work: EvalBatch) -> list[ExplanationRequest]:
         """Return the maps of the items themselves that `evaluate` asks for, in order; the first is shown beside a score."""
-        return [work.scene()]
+        return [work.request()]
 
     def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
         """Raises `ProtocolError` with the reason and what to do where the protocol is not defined for the model or the data.

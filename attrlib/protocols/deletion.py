@@ -12,7 +12,7 @@ from attrlib.deletion import BASELINES, cells, replacement
 from attrlib.errors import ProtocolError
 from attrlib.models import Classifier
 from attrlib.postprocess import apply_sign, are_finite
-from attrlib.protocols.base import PROTOCOLS, Batch, Cost, EvalBatch, Measurement, Outcome, Protocol, Setting
+from attrlib.protocols.base import PROTOCOLS, Batch, Cost, EvalBatch, EvalContext, Measurement, Outcome, Protocol
 from attrlib.registry import Paper, param
 from attrlib.specs import SIGNS
 from attrlib.statistics import spearman
@@ -22,10 +22,10 @@ TARGETS = ("label", "prediction")
 OUTPUTS = ("logit", "softmax")
 
 
-def instead_of(baseline: str, setting: Setting, batch: Batch) -> Tensor:
+def instead_of(baseline: str, context: EvalContext, batch: Batch) -> Tensor:
     """What replaces deleted pixels of each image; random values are drawn for each from the seed and its content."""
     shape = batch.images.shape[1:]
-    draw = lambda: torch.stack([torch.rand(shape, generator=setting.generator(item, "baseline")) for item in batch.ids])  # noqa: E731
+    draw = lambda: torch.stack([torch.rand(shape, generator=context.generator(item, "baseline")) for item in batch.ids])  # noqa: E731
     return replacement(baseline, batch.images, draw)
 
 
@@ -48,13 +48,13 @@ class PatchOutputs(Measurement):
         """A random baseline is drawn from the seed."""
         return self.baseline == "random"
 
-    def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
-        instead = cells(instead_of(self.baseline, setting, batch), self.grid)
-        logits = [setting.logits(batch.images)]
+    def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+        instead = cells(instead_of(self.baseline, context, batch), self.grid)
+        logits = [context.logits(batch.images)]
         for cell, patch in enumerate(instead):
             deleted = batch.images.clone()
             cells(deleted, self.grid)[cell].copy_(patch)
-            logits.append(setting.logits(deleted))
+            logits.append(context.logits(deleted))
         return outputs_of(torch.stack(logits, 1), targets)
 
     def forwards(self) -> float:
@@ -197,7 +197,7 @@ class IncrementalDeletion(Protocol):
     def evaluate(self, work: EvalBatch) -> list[Outcome]:
         images = work.batch.images
         pixels = images.shape[2] * images.shape[3]
-        instead = instead_of(self.baseline, work.setting, work.batch)
+        instead = instead_of(self.baseline, work.context, work.batch)
         begin, end = (images, instead) if self.mode == "deletion" else (instead, images)
         current, done = begin, torch.zeros(len(images), pixels, dtype=torch.bool)
         maps = work.maps()
@@ -212,7 +212,7 @@ class IncrementalDeletion(Protocol):
             done = torch.zeros_like(done).scatter_(1, chosen, True)
             shown = done.view(-1, 1, *images.shape[2:]).to(images.device)
             current = torch.where(shown, end, begin)
-            probabilities = work.setting.logits(current).softmax(1)
+            probabilities = work.context.logits(current).softmax(1)
             curve.append(probabilities.gather(1, work.targets[:, None])[:, 0].double())
         curves = torch.stack(curve, 1)
         means = torch.where(defined, curves.mean(1), math.nan)

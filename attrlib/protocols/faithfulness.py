@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attrlib.protocols.base import PROTOCOLS, Batch, EvalBatch, Measurement, Outcome, Protocol, Setting
+from attrlib.protocols.base import PROTOCOLS, Batch, EvalBatch, EvalContext, Measurement, Outcome, Protocol
 from attrlib.protocols.deletion import TARGETS
 from attrlib.registry import Paper, param
 
 INFIDELITY_PAPER = Paper("Yeh et al. 2019", "On the (In)fidelity and Sensitivity of Explanations", "https://arxiv.org/abs/1901.09392")
 
 
-def noise(setting: Setting, item: str, sample: int, size: Sequence[int], std: float) -> Tensor:
+def noise(context: EvalContext, item: str, sample: int, size: Sequence[int], std: float) -> Tensor:
     """Gaussian noise (1,H,W) of a standard deviation in normalised units, the same for all colour channels."""
-    return std * torch.randn(1, *size, generator=setting.generator(item, "infidelity", sample))
+    return std * torch.randn(1, *size, generator=context.generator(item, "infidelity", sample))
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class NoiseDrops(Measurement):
     std: float
     seeded = True
 
-    def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+    def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
         size = batch.images.shape[2:]
-        found = [setting.logits(batch.images)]
+        found = [context.logits(batch.images)]
         for k in range(self.samples):
-            drawn = torch.stack([noise(setting, item, k, size, self.std) for item in batch.ids])
-            found.append(setting.logits(batch.images - drawn.to(batch.images.device)))
+            drawn = torch.stack([noise(context, item, k, size, self.std) for item in batch.ids])
+            found.append(context.logits(batch.images - drawn.to(batch.images.device)))
         logits = torch.stack(found, 1).gather(2, targets[:, None, None].expand(-1, len(found), 1))[..., 0].double()
         return {"drops": logits[:, :1] - logits[:, 1:]}
 
@@ -77,7 +77,7 @@ class Infidelity(Protocol):
         maps = work.maps().double()
         outcomes = []
         for item, map_, drop in zip(work.batch.ids, maps, drops, strict=True):
-            drawn = torch.stack([noise(work.setting, item, k, maps.shape[2:], self.noise) for k in range(self.samples)])
+            drawn = torch.stack([noise(work.context, item, k, maps.shape[2:], self.noise) for k in range(self.samples)])
             predicted = (drawn.double() * map_).sum((1, 2, 3))
             scale = (predicted * drop).mean() / predicted.square().mean()
             raw = float((predicted - drop).square().mean())

@@ -12,7 +12,7 @@ from attrlib.errors import AttrlibError, ProtocolError
 from attrlib.models import Classifier
 from attrlib.models.cells import grid_view
 from attrlib.postprocess import smooth
-from attrlib.protocols.base import PROTOCOLS, Cost, EvalBatch, Outcome, Protocol, Scene
+from attrlib.protocols.base import PROTOCOLS, Cost, EvalBatch, ExplanationRequest, Outcome, Protocol
 from attrlib.registry import Paper, param
 
 GRID_PAPER = Paper("Rao et al. 2022", "Towards Better Understanding Attribution Methods", "https://arxiv.org/abs/2205.10435")
@@ -76,24 +76,24 @@ class Localisation(Protocol):
     def evaluate(self, work: EvalBatch) -> list[Outcome]:
         found = [
             localisation(maps[:, [place]], self.grid, cell)
-            for scene, cells in self.scenes(work)
-            for maps in [work.maps(scene, self._smooth)]
+            for request, cells in self.cell_requests(work)
+            for maps in [work.maps(request, self._smooth)]
             for place, cell in enumerate(cells)
         ]
         shares, insides = (torch.stack(values, 1) for values in zip(*found, strict=True))
         rows = zip(shares, insides, strict=True)
         return [Outcome(float(share.mean()), {"shares": share.tolist(), "inside": inside.tolist()}) for share, inside in rows]
 
-    def requests(self, work: EvalBatch) -> list[Scene]:
-        return [scene for scene, _ in self.scenes(work)]
+    def requests(self, work: EvalBatch) -> list[ExplanationRequest]:
+        return [request for request, _ in self.cell_requests(work)]
 
-    def scenes(self, work: EvalBatch) -> list[tuple[Scene, tuple[int, ...]]]:
+    def cell_requests(self, work: EvalBatch) -> list[tuple[ExplanationRequest, tuple[int, ...]]]:
         """What is explained, and which cells are its targets: here each cell in a view of its own."""
-        return [(self._scene(work, cell, (cell,)), (cell,)) for cell in self.cells]
+        return [(self._request(work, cell, (cell,)), (cell,)) for cell in self.cells]
 
-    def _scene(self, work: EvalBatch, cell: int, targets: tuple[int, ...]) -> Scene:
-        view, name = self.view(work.setting.model, cell)
-        return Scene(view, work.batch.images, work.targets[:, targets], name, work.batch.ids)
+    def _request(self, work: EvalBatch, cell: int, targets: tuple[int, ...]) -> ExplanationRequest:
+        view, name = self.view(work.context.model, cell)
+        return ExplanationRequest(view, work.batch.images, work.targets[:, targets], name, work.batch.ids)
 
     def _smooth(self, maps: Tensor) -> Tensor:
         return smooth(maps, self.smoothing)
@@ -119,9 +119,9 @@ class GridPG(Localisation):
     def views(self, model: Classifier) -> list[Classifier]:
         return [self.view(model, 0)[0]]
 
-    def scenes(self, work: EvalBatch) -> list[tuple[Scene, tuple[int, ...]]]:
+    def cell_requests(self, work: EvalBatch) -> list[tuple[ExplanationRequest, tuple[int, ...]]]:
         # One head for all cells: what does not depend on the class is computed once for all targets.
-        return [(self._scene(work, 0, self.cells), self.cells)]
+        return [(self._request(work, 0, self.cells), self.cells)]
 
 
 @PROTOCOLS.register

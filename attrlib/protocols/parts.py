@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attrlib.postprocess import apply_sign
-from attrlib.protocols.base import PROTOCOLS, Batch, EvalBatch, Measurement, Outcome, Setting
+from attrlib.protocols.base import PROTOCOLS, Batch, EvalBatch, EvalContext, Measurement, Outcome
 from attrlib.protocols.deletion import OUTPUTS, TARGETS, RankedDrops, outputs_of
 from attrlib.registry import Paper, param
 from attrlib.specs import SIGNS
@@ -22,11 +22,11 @@ FEWEST = 3
 class PartOutputs(Measurement):
     """The target's logit and probability for the image, and for the same scene without each part: (B, 1 + parts) each."""
 
-    def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+    def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
         assert batch.without is not None, "check() refuses data without parts"
         several = batch.without.shape[1]
         logits = torch.cat(
-            [setting.logits(batch.images)[:, None], setting.logits(batch.without.flatten(0, 1)).unflatten(0, (-1, several))], 1
+            [context.logits(batch.images)[:, None], context.logits(batch.without.flatten(0, 1)).unflatten(0, (-1, several))], 1
         )
         return outputs_of(logits, targets)
 

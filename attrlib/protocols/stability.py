@@ -15,7 +15,7 @@ from torchvision.transforms import functional as colour
 from attrlib.models import Preprocessing
 from attrlib.models.randomised import randomised
 from attrlib.postprocess import are_finite
-from attrlib.protocols.base import PROTOCOLS, Batch, Cost, EvalBatch, Measurement, Outcome, Protocol, Scene, Setting
+from attrlib.protocols.base import PROTOCOLS, Batch, Cost, EvalBatch, EvalContext, ExplanationRequest, Measurement, Outcome, Protocol
 from attrlib.protocols.deletion import TARGETS
 from attrlib.protocols.faithfulness import INFIDELITY_PAPER
 from attrlib.registry import Paper, param
@@ -49,12 +49,12 @@ class Sensitivity(Protocol):
         return Cost(inputs=1 + self.samples)
 
     def evaluate(self, work: EvalBatch) -> list[Outcome]:
-        images, setting = work.batch.images, work.setting
-        original, _ = work.explain(work.scene())
+        images, context = work.batch.images, work.context
+        original, _ = work.explain(work.request())
         norm = original.double().flatten(1).norm(dim=1)
         ratios = []
         for k in range(self.samples):
-            drawn = [torch.rand(images.shape[1:], generator=setting.generator(item, "sensitivity", k)) for item in work.batch.ids]
+            drawn = [torch.rand(images.shape[1:], generator=context.generator(item, "sensitivity", k)) for item in work.batch.ids]
             moved, _ = work.explain(work.changed(images + ((2 * torch.stack(drawn) - 1) * self.radius).to(images.device)))
             ratios.append((moved - original).double().flatten(1).norm(dim=1) / norm)
         # 0 / 0 and x / 0: a map of zeros has no relative change.
@@ -99,9 +99,9 @@ class ChangedProbability(Measurement):
     change: str
     amounts: tuple[float, ...]
 
-    def measure(self, setting: Setting, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
-        several = [batch.images, *changes(self.change, self.amounts, batch.images, setting.model.preprocessing)]
-        return {"probability": torch.cat([setting.logits(images).softmax(1).gather(1, targets[:, None]) for images in several], 1)}
+    def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+        several = [batch.images, *changes(self.change, self.amounts, batch.images, context.model.preprocessing)]
+        return {"probability": torch.cat([context.logits(images).softmax(1).gather(1, targets[:, None]) for images in several], 1)}
 
     def forwards(self) -> float:
         return 1 + len(self.amounts)
@@ -153,7 +153,7 @@ class Robustness(Protocol):
         similar = torch.full(counts.shape, math.nan, dtype=torch.float64)
         everywhere = torch.ones(1, 1, *images.shape[2:])
         defined = are_finite(original) & (original.amin((1, 2, 3)) < original.amax((1, 2, 3)))
-        for k, changed in enumerate(changes(self.change, self.amounts, images, work.setting.model.preprocessing)):
+        for k, changed in enumerate(changes(self.change, self.amounts, images, work.context.model.preprocessing)):
             if not bool(counts[:, k].any()):
                 continue
             maps, inside = work.maps(work.changed(changed)), everywhere
@@ -221,15 +221,15 @@ class Randomisation(Protocol):
         return Cost(inputs=1 + self.stages)
 
     def evaluate(self, work: EvalBatch) -> list[Outcome]:
-        setting = work.setting
-        original = self._compared(work.explain(work.scene())[0])
+        context = work.context
+        original = self._compared(work.explain(work.request())[0])
         stages = []
         for stage in range(1, self.stages + 1):
             share = stage / self.stages
-            if share not in setting.twins:
-                setting.twins[share] = randomised(setting.model, share, setting.seed)
-            view = f"randomised:{stage}/{self.stages}:{setting.seed}"
-            maps, _ = work.explain(Scene(setting.twins[share], work.batch.images, work.targets[:, None], view, work.batch.ids))
+            if share not in context.twins:
+                context.twins[share] = randomised(context.model, share, context.seed)
+            view = f"randomised:{stage}/{self.stages}:{context.seed}"
+            maps, _ = work.explain(ExplanationRequest(context.twins[share], work.batch.images, work.targets[:, None], view, work.batch.ids))
             stages.append(twin_correlations(original, self._compared(maps)))
         values = torch.stack(stages, 1)
         return [Outcome(float(row.mean()), {"stages": row.tolist()}) for row in values]

@@ -22,7 +22,7 @@ from attrlib.methods import resolve
 from attrlib.models import Classifier
 from attrlib.postprocess import defect
 from attrlib.progress import NewsProgress
-from attrlib.protocols import Scene
+from attrlib.protocols import ExplanationRequest
 from attrlib.specs import ViewSpec, digest
 from attrlib.store import open_store
 from pages.parts import work
@@ -123,12 +123,12 @@ def _labels(data: Dataset, score: Score, images: Sequence[int], model: Classifie
     return tuple(UNKNOWN if label is None else classes[label] for label in own)
 
 
-def _draw(name: str, scene: Scene, maps: torch.Tensor, model: Classifier) -> Seen:
-    size = (scene.images.shape[2], scene.images.shape[3])
-    colours = model.preprocessing.denormalise(scene.images[0].float().cpu()).clamp(0, 1)
+def _draw(name: str, request: ExplanationRequest, maps: torch.Tensor, model: Classifier) -> Seen:
+    size = (request.images.shape[2], request.images.shape[3])
+    colours = model.preprocessing.denormalise(request.images[0].float().cpu()).clamp(0, 1)
     picture = Image.fromarray((colours * 255).round().byte().permute(1, 2, 0).numpy())
     large = picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.BICUBIC) if max(size) < 300 else picture
     values = prepare(maps[:1, :1].float().cpu(), VIEW, size)[0, 0]
     overlay = draw(values, large, VIEW, limit([values], VIEW.clip))
-    target = model.class_names[int(scene.targets[0, 0])].split(",")[0]
+    target = model.class_names[int(request.targets[0, 0])].split(",")[0]
     return Seen(name, encode(large), encode(overlay), target, defect(maps[0, :1].cpu()))

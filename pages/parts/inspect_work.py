@@ -55,7 +55,7 @@ def twin_job(model: Classifier, share: float, seed: int) -> Job:
 
 def waits_for(job: Job) -> bool:
     """Whether the job has not ended: shows how far it is then, or why it came to nothing."""
-    # Asked once: a job may end while this runs, and what is shown must be what is returned.
+    # MethodRequest once: a job may end while this runs, and what is shown must be what is returned.
     if not job.ended:
         waiting = job.state is State.WAITING
         st.progress(job.done / job.total if job.total else 0.0, text="waiting" if waiting else seconds_left(job))

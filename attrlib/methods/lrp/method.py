@@ -10,11 +10,11 @@ from attrlib.methods.autograd_graph import graph, kind, undefined
 from attrlib.methods.backward import RELEVANCE_RULE
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import REDUCTION, REDUCTIONS
+from attrlib.methods.context import AttributionContext
 from attrlib.methods.gradients import ByChannel
 from attrlib.methods.lrp.composite import SAME, Composite, rule_names
 from attrlib.methods.lrp.propagation import RelevancePropagation
 from attrlib.methods.lrp.rules import PROPAGATION_RULES
-from attrlib.methods.task import Task
 from attrlib.methods.trial import check_by_trial
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
@@ -50,29 +50,29 @@ class LRP(ByChannel):
     def check(self, model: Classifier, layer: Layer) -> None:
         check_by_trial(self, model, layer)
 
-    def values(self, task: Task) -> Tensor:
-        first = SAME if task.layer.path else self.first
-        composite = Composite.of(self.rule, first, self.epsilon, task.classifier.preprocessing.normalise)
+    def values(self, context: AttributionContext) -> Tensor:
+        first = SAME if context.layer.path else self.first
+        composite = Composite.of(self.rule, first, self.epsilon, context.classifier.preprocessing.normalise)
         propagation = RelevancePropagation(composite)
 
         def visit(scores: Tensor) -> None:
             propagation.settle()
-            self._check_graph(scores, task, first)
+            self._check_graph(scores, context, first)
 
         with propagation:
-            ratio = task.gradient(task.inputs, task.rows, visit=visit)
-        return task.inputs * ratio if first == SAME else ratio
+            ratio = context.gradient(context.inputs, context.rows, visit=visit)
+        return context.inputs * ratio if first == SAME else ratio
 
-    def _check_graph(self, scores: Tensor, task: Task, first: str) -> None:
+    def _check_graph(self, scores: Tensor, context: AttributionContext, first: str) -> None:
         others = undefined(scores, POOLED | {"Relu"})
         if others:
             raise MethodError(
-                f"LRP is not defined for {', '.join(others)}, which {task.classifier.name} has behind {task.layer.name}; use IxG or IG instead"
+                f"LRP is not defined for {', '.join(others)}, which {context.classifier.name} has behind {context.layer.name}; use IxG or IG instead"
             )
         past = [node for node in graph(scores.grad_fn, stop=_is_first) if kind(node) == "AccumulateGrad"]
         if first != SAME and past:
             raise MethodError(
-                f"LRP: first={first} needs convolutions that read the pixels and nothing else that does, which {task.classifier.name} "
+                f"LRP: first={first} needs convolutions that read the pixels and nothing else that does, which {context.classifier.name} "
                 "has not; choose first=same"
             )
 

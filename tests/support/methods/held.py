@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from attrlib.methods import METHODS, Method, Passes, Task
+from attrlib.methods import METHODS, AttributionContext, Method, Passes
 from attrlib.models import Layer
 from attrlib.registry import Paper
 
@@ -23,13 +23,13 @@ class Held(Method):
     name, family = "Held", "sanity"
     paper = Paper("attrlib", "Tests", "https://example.org")
 
-    def attribute(self, task: Task) -> Tensor:
+    def attribute(self, context: AttributionContext) -> Tensor:
         gate = Path(os.environ["ATTRLIB_TEST_GATE"])
-        task.progress(1, 2)
+        context.progress(1, 2)
         while not self._let(gate):
             time.sleep(0.02)
-            task.progress(1, 2)
-        return task.reduce(task.inputs)
+            context.progress(1, 2)
+        return context.reduce(context.inputs)
 
     def _let(self, gate: Path) -> bool:
         """Whether the gate is open, or there was a ticket for one call, which is used up."""

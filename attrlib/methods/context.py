@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 @dataclass
-class Task:
+class AttributionContext:
     """Attribute the target logits of items to the output of `layer`. An item is an image of `images` (U,3,H,W), normalised, and a class.
 
     `targets` (B,) are the items' classes, `owners` (B,) their images, by default each image once. To be made and used inside
     `classifier.session()`. `chunk` bounds how many rows go through the model at once; no result depends on it. Methods see
     `inputs` (B,...), the layer's output f_pre(image) of each item, in the layer's own layout, and `sources` (U,...), that of each image.
 
-    Methods that are asked for together have one task, one after the other: what they have in common is computed once, by `shared`.
+    Methods that are asked for together have one context, one after the other: what they have in common is computed once, by `shared`.
     `spared` counts the seconds that others had spent on what the present method has used, and `prepared` those of f_pre. No method may
-    write into what is shared, nor into the task's tensors.
+    write into what is shared, nor into the context's tensors.
     """
 
     classifier: Classifier
@@ -86,7 +86,7 @@ class Task:
         return self.shared("gradient", lambda: self.gradient(self.inputs, self.rows))
 
     def before(self, images: Tensor) -> Tensor:
-        """f_pre (B,...) of images (U,3,H,W) in place of the task's own."""
+        """f_pre (B,...) of images (U,3,H,W) in place of the context's own."""
         return self.per_item(self._before(self._split.fresh(), images))
 
     def _before(self, split: Split, images: Tensor) -> Tensor:
@@ -97,13 +97,13 @@ class Task:
         """f_pre (n,...) of images (n,3,H,W) that are compared with all items."""
         return self._split.fresh().before(images).float()
 
-    def at(self, layer: str) -> "Task":
+    def at(self, layer: str) -> "AttributionContext":
         """The same items at another layer of the model; shared."""
         found = self.classifier.layer(layer, (self.images.shape[2], self.images.shape[3]))
         return self if found.path == self.layer.path else self.shared(("at", found.path), lambda: replace(self, layer=found, _memo={}))
 
-    def instead(self, images: Tensor) -> "Task":
-        """The same items k times, copy by copy, of images (k*U,3,H,W) in place of the task's own."""
+    def instead(self, images: Tensor) -> "AttributionContext":
+        """The same items k times, copy by copy, of images (k*U,3,H,W) in place of the context's own."""
         copies = len(images) // len(self.images)
         first = len(self.images) * torch.arange(copies, device=images.device)
         owners = (first[:, None] + self._owners).flatten()
