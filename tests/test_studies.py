@@ -36,14 +36,14 @@ from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, StudySpe
 from attrlib.statistics import Summary, jackknife, mean_correlation, rank_correlation, summary
 from attrlib.store import Store
 from attrlib.studies import PARSERS, STUDIES, StudyPlan, StudyResult, list_studies, parse_study, plan_study, resolve, run_study
-from attrlib.studies.base import Found, paired
+from attrlib.studies.base import ModelResults, paired
 from attrlib.studies.choose import affordable, cost_of, every
-from attrlib.studies.facts import FACTORS, Facts, centres, differs_in, facts_of, family, pairs_of, parse_architecture
 from attrlib.studies.fractions import twins
 from attrlib.studies.measure import accuracy_on, map_correlations
 from attrlib.studies.runner import is_done
 from attrlib.studies.settings import agreement_of
 from attrlib.studies.smoothing import scaled
+from attrlib.studies.traits import FACTORS, ModelTraits, centres, differs_in, family, pairs_of, parse_architecture, traits_of
 
 NAMES = [info.name for info in list_studies()]
 PLAIN, TUNED = ModelSpec("timm:resnet18", "random:1"), ModelSpec("timm:resnet18", "random:2")
@@ -106,8 +106,8 @@ def test_a_study_computes_concludes_and_computes_nothing_twice(name: str, data: 
     assert result.finding.endswith(".")
     assert any(c.isdigit() for c in result.finding)
     assert result.rows
-    assert result.plates
-    assert all(panel.series for plate in result.plates for panel in plate.panels)
+    assert result.figures
+    assert all(panel.series for figure in result.figures for panel in figure.panels)
     assert (result.title, result.saw, result.see) == tuple(getattr(STUDIES[name], own) for own in ("title", "saw", "see"))
     again = run_study(spec, store, load=load)
     assert (again.computed, again.known) == (0, result.known + result.computed)
@@ -255,7 +255,7 @@ def test_an_architecture_is_read_from_its_name(name: str, expected: tuple) -> No
     assert (own.family, own.depth, own.width, own.norm, own.bias) == expected
 
 
-def shipped(name: str, tuned: bool = False) -> Facts:
+def shipped(name: str, tuned: bool = False) -> ModelTraits:
     return replace(parse_architecture(f"attrlib:small_{name}"), name=name + ("_tuned" if tuned else ""), tuned=tuned)
 
 
@@ -314,7 +314,7 @@ def test_facts_of_shipped_models_are_those_of_their_cards() -> None:
         if own.bias is False:
             assert not [name for name, _ in model.module.named_parameters() if "bias" in name]
     assert {own.name for own in family(tuned=True)} | {own.name for own in family(tuned=False)} == {own.name for own in family()}
-    assert facts_of(ModelSpec("timm:resnet18", "random:0")).accuracy is None
+    assert traits_of(ModelSpec("timm:resnet18", "random:0")).accuracy is None
 
 
 # Which methods, at which settings
@@ -375,9 +375,9 @@ def spread(mean: float, n: int = 40, width: float = 0.02, seed: int = 0) -> np.n
     return mean + noise - noise.mean()
 
 
-def facts(name: str, accuracy: float | None = None, **more: Any) -> Facts:
+def traits(name: str, accuracy: float | None = None, **more: Any) -> ModelTraits:
     found = None if accuracy is None else Summary(accuracy, accuracy - 0.01, accuracy + 0.01, 100, 0)
-    return replace(Facts(name, "resnet", 18, 16, True, True, accuracy=found), **more)
+    return replace(ModelTraits(name, "resnet", 18, 16, True, True, accuracy=found), **more)
 
 
 def test_ranking_names_the_leader_and_what_signs_are_worth() -> None:
@@ -385,7 +385,7 @@ def test_ranking_names_the_leader_and_what_signs_are_worth() -> None:
     signs = {"IG": 0.2, "IxG": 0.2, "Gradient": 0.4}
     raw = [score("sds", name, spread(mean, seed=k)) for k, (name, mean) in enumerate(means.items())]
     absolute = [score("sds:sign=absolute", name, spread(mean, seed=k)) for k, (name, mean) in enumerate(signs.items())]
-    found = Found(facts("net"), [result_of(*raw), result_of(*absolute)])
+    found = ModelResults(traits("net"), [result_of(*raw), result_of(*absolute)])
     analysis = STUDIES["ranking"]().analyse([found])
     assert "**IG** leads on net with 0.50 [" in analysis.finding
     assert "beyond doubt" in analysis.finding
@@ -393,14 +393,14 @@ def test_ranking_names_the_leader_and_what_signs_are_worth() -> None:
     assert f"({np.mean([0.3, 0.1, -0.3]):+.2f} [" in analysis.finding
     assert "better beyond doubt for IG and IxG, absolute ones for Gradient, of 3" in " ".join(analysis.more)
     assert [(row["method"], row["first"], row["last"]) for row in analysis.rows] == [("IG", 1, 1), ("IxG", 2, 2), ("Gradient", 3, 3)]
-    twin = Found(facts("twin"), [result_of(*(score("sds", n, spread(-m)) for n, m in means.items()))])
+    twin = ModelResults(traits("twin"), [result_of(*(score("sds", n, spread(-m)) for n, m in means.items()))])
     assert "correlate with -1.00" in STUDIES["ranking"]().analyse([found, twin]).finding
 
 
 def test_accuracy_tells_a_trend_from_none_and_marks_what_networks_say_themselves() -> None:
-    def family_of(qualities: Sequence[float]) -> list[Found]:
+    def family_of(qualities: Sequence[float]) -> list[ModelResults]:
         return [
-            Found(facts(f"m{k}", 0.5 + 0.05 * k), [result_of(score("sds", "IG", spread(q)), score("sds", "IxG", spread(q - 0.2)))])
+            ModelResults(traits(f"m{k}", 0.5 + 0.05 * k), [result_of(score("sds", "IG", spread(q)), score("sds", "IxG", spread(q - 0.2)))])
             for k, q in enumerate(qualities)
         ]
 
@@ -413,21 +413,21 @@ def test_accuracy_tells_a_trend_from_none_and_marks_what_networks_say_themselves
     # A constant has no rank correlation, and so no trend either.
     assert "no trend is certain" in STUDIES["accuracy"]().analyse(family_of([1.0] * 5)).finding
     assert "too few" in STUDIES["accuracy"]().analyse(family_of([0.3, 0.1])).finding
-    own = Found(facts("bag", 0.6, own="BagNet"), [result_of(score("sds", "BagNet", spread(0.9)), score("sds", "IG", spread(0.1)))])
+    own = ModelResults(traits("bag", 0.6, own="BagNet"), [result_of(score("sds", "BagNet", spread(0.9)), score("sds", "IG", spread(0.1)))])
     analysis = STUDIES["accuracy"]().analyse([*family_of([0.8, 0.7, 0.6, 0.5]), own])
     assert "own map of bag scores 0.90" in analysis.finding
     assert "it leads the best post-hoc result on any other model, IG on m0 (+0.10" in analysis.finding
-    marked = [p.label for s in analysis.plates[0].panels[0].series for p in s.points if p.marked]
+    marked = [p.label for s in analysis.figures[0].panels[0].series for p in s.points if p.marked]
     assert marked == ["bag"]
     assert {row["method"] for row in analysis.rows if row["kind"] == "best post-hoc"} == {"IG"}
 
 
 def test_design_gives_the_difference_of_twins_image_by_image() -> None:
     noise = np.random.default_rng(0).normal(0, 0.3, 60)
-    shallow, deep = facts("r10", depth=10), facts("r18", depth=18)
+    shallow, deep = traits("r10", depth=10), traits("r18", depth=18)
     found = [
-        Found(shallow, [result_of(score("sds", "IG", 0.6 + noise), score("sds", "IxG", 0.3 + noise))]),
-        Found(deep, [result_of(score("sds", "IG", 0.4 + noise), score("sds", "IxG", 0.3 + noise[::-1]))]),
+        ModelResults(shallow, [result_of(score("sds", "IG", 0.6 + noise), score("sds", "IxG", 0.3 + noise))]),
+        ModelResults(deep, [result_of(score("sds", "IG", 0.4 + noise), score("sds", "IxG", 0.3 + noise[::-1]))]),
     ]
     analysis = STUDIES["design"]().analyse(found)
     row = next(r for r in analysis.rows if r["method"] == "IG")
@@ -437,8 +437,8 @@ def test_design_gives_the_difference_of_twins_image_by_image() -> None:
     assert "harms 1 of 2 methods" in " ".join(analysis.more)
     assert "-0.10 [" in analysis.finding
     twins = [
-        Found(facts("net"), [result_of(*(score("sds", m, spread(v)) for m, v in zip(("IG", "IxG", "Gradient", "Random"), (0.4, 0.3, 0.2, 0.1), strict=True)))]),
-        Found(facts("net_tuned", tuned=True), [result_of(*(score("idsds", m, spread(v)) for m, v in zip(("IG", "IxG", "Gradient", "Random"), (0.9, 0.7, 0.8, 0.1), strict=True)))]),
+        ModelResults(traits("net"), [result_of(*(score("sds", m, spread(v)) for m, v in zip(("IG", "IxG", "Gradient", "Random"), (0.4, 0.3, 0.2, 0.1), strict=True)))]),
+        ModelResults(traits("net_tuned", tuned=True), [result_of(*(score("idsds", m, spread(v)) for m, v in zip(("IG", "IxG", "Gradient", "Random"), (0.9, 0.7, 0.8, 0.1), strict=True)))]),
     ]  # fmt: skip
     assert "rank the methods with a correlation of 0.80 over 1 pair" in " ".join(STUDIES["design"]().analyse(twins).more)
 
@@ -454,14 +454,14 @@ def test_localisation_compares_at_the_same_layer_and_finds_what_is_exact() -> No
         grid("gridpg", "IG@Input", 0.26), grid("gridpg", "IxG@Input", 0.24), grid("gridpg", "IG@Final", 0.60), grid("gridpg", "Grad-CAM@Final", 0.60),
         grid("difull", "IG@Input", 1.0), grid("difull", "Grad-CAM@Final", 0.45), grid("difull", "RISE@Input", 0.3),
     ]  # fmt: skip
-    analysis = STUDIES["localisation"]().analyse([Found(facts("net"), [result_of(*scores)])])
+    analysis = STUDIES["localisation"]().analyse([ModelResults(traits("net"), [result_of(*scores)])])
     assert "gradient methods at Input lie between 0.24 and 0.27 on GridPG, where chance is 0.25" in analysis.finding.replace(
         "0.245", "0.24"
     )
     assert "IG at Final differs from Grad-CAM by +0.00" in analysis.finding
     assert any("in every grid, with IG." in line for line in analysis.more)
     assert any("GridPG is led by IG at Input" in line for line in analysis.more)
-    boxes = {p.title: {s.name: len(s.points) for s in p.series} for p in analysis.plates[0].panels}
+    boxes = {p.title: {s.name: len(s.points) for s in p.series} for p in analysis.figures[0].panels}
     assert boxes == {"GridPG": {"Input": 8, "Final": 8}, "DiFull": {"Input": 8, "Final": 4}}
 
 
@@ -472,7 +472,9 @@ def test_smoothing_finds_the_best_kernel_and_its_gain() -> None:
     cam, noisy = score("gridpg", "Grad-CAM@Final", spread(0.62)), score("gridpg", "SmoothGrad:samples=4", spread(0.5))
     alike = {("IG@Input", k): [v, v + 0.02] for k, v in curve.items()}
     costs = {"IG": 10, "Grad-CAM": 1, "SmoothGrad": 4}
-    found = Found(facts("net"), [result_of(*scores), result_of(cam, noisy)], {"alike": alike, "protocols": protocols, "costs": costs})
+    found = ModelResults(
+        traits("net"), [result_of(*scores), result_of(cam, noisy)], {"alike": alike, "protocols": protocols, "costs": costs}
+    )
     analysis = STUDIES["smoothing"]().analyse([found])
     assert "from 0.30 [" in analysis.finding
     assert "to 0.70 [" in analysis.finding
@@ -481,7 +483,7 @@ def test_smoothing_finds_the_best_kernel_and_its_gain() -> None:
     assert "SmoothGrad (0.50 [" in analysis.finding
     assert "with 0.31 [" in analysis.finding
     assert "0.71 [" in analysis.finding
-    lines, likeness, cost = analysis.plates[0].panels
+    lines, likeness, cost = analysis.figures[0].panels
     assert [p.y for p in lines.series[0].points] == pytest.approx(list(curve.values()))
     assert [p.y for p in likeness.series[0].points] == pytest.approx([v + 0.01 for v in curve.values()])
     assert {s.name: (s.points[0].x, round(s.points[0].y, 2)) for s in cost.series} == {
@@ -492,9 +494,9 @@ def test_smoothing_finds_the_best_kernel_and_its_gain() -> None:
 @pytest.mark.parametrize("samples", [2, 10])
 def test_smoothing_plots_the_cost_of_what_it_runs(samples: int, data: Path, store: Store) -> None:
     result = run_study(small("smoothing", data, [PLAIN], samples=samples), store, load=load)
-    (plate,) = result.plates
+    (figure,) = result.figures
     # A pass for each noisy copy, and one for a gradient.
-    assert {s.name.partition("@")[0]: s.points[0].x for s in plate.panels[2].series} == {
+    assert {s.name.partition("@")[0]: s.points[0].x for s in figure.panels[2].series} == {
         "S-IxG": 1, "S-Gradient": 1, "Grad-CAM at Final": 1, "SmoothGrad": samples,
     }  # fmt: skip
 
@@ -508,26 +510,26 @@ def test_agreement_turns_protocols_so_that_higher_is_better() -> None:
         *(score("sensitivity:samples=2", m, v - 0.01 * image) for m, v in zip(order, down, strict=True)),
         *(score("infidelity:samples=4", m, v + 0.01 * image) for m, v in zip(order, up, strict=True)),
     ]
-    analysis = STUDIES["agreement"]().analyse([Found(facts("net", 0.9), [result_of(*scores)])])
+    analysis = STUDIES["agreement"]().analyse([ModelResults(traits("net", 0.9), [result_of(*scores)])])
     rows = {(r["kind"], r["first"], r["second"]): r["mean"] for r in analysis.rows}
     # Lower sensitivity is better: it ranks as sds does. Lower infidelity is better, and here it says the opposite.
     assert rows["over methods", "sds", "sensitivity"] == pytest.approx(1)
     assert rows["over methods", "sds", "infidelity"] == pytest.approx(-1)
     assert rows["over images", "sds", "sensitivity"] == pytest.approx(1)
     assert rows["over images", "sds", "infidelity"] == pytest.approx(-1)
-    matrix = {s.name: {p.x: p.y for p in s.points} for s in analysis.plates[0].panels[0].series}
+    matrix = {s.name: {p.x: p.y for p in s.points} for s in analysis.figures[0].panels[0].series}
     assert matrix["sds"] == pytest.approx({"sds": 1, "sensitivity": 1, "infidelity": -1})
     assert "1 agree beyond doubt and 2 contradict each other" in analysis.finding
 
 
 def test_agreement_with_accuracy_and_with_the_noise() -> None:
-    def model(k: int) -> Found:
+    def model(k: int) -> ModelResults:
         scores = [score("infidelity:samples=4", m, spread(1.0 + k)) for m in ("IG", "IxG")]
         scores += [score("sensitivity:samples=2", m, spread(5.0 - k)) for m in ("IG", "IxG")]
         if k == 0:
             for n, (first, second) in {0.001: (1.0, 2.0), 0.3: (2.0, 1.0)}.items():
                 scores += [score(f"infidelity:samples=4:noise={n:g}", m, spread(v)) for m, v in (("IG", first), ("IxG", second))]
-        return Found(facts(f"m{k}", 0.5 + 0.1 * k, fraction=0.1 * (k + 1)), [result_of(*scores)])
+        return ModelResults(traits(f"m{k}", 0.5 + 0.1 * k, fraction=0.1 * (k + 1)), [result_of(*scores)])
 
     analysis = STUDIES["agreement"]().analyse([model(k) for k in range(5)])
     text = " ".join([analysis.finding, *analysis.more])
@@ -539,7 +541,7 @@ def test_agreement_with_accuracy_and_with_the_noise() -> None:
         "From 10 to 50 % of the training data the accuracy of 5 twins goes from 50 to 90 %; with the share correlate infidelity of IG +1.00"
     )
     assert shares in text
-    accuracy, infidelity, sensitivity = analysis.plates[-1].panels
+    accuracy, infidelity, sensitivity = analysis.figures[-1].panels
     assert [p.x for p in accuracy.series[0].points] == pytest.approx([10, 20, 30, 40, 50])
     assert [p.y for p in accuracy.series[0].points] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
     assert {s.name: [round(p.y, 9) for p in s.points] for s in infidelity.series} == {key: [1, 2, 3, 4, 5] for key in ("IG", "IxG")}
@@ -548,19 +550,19 @@ def test_agreement_with_accuracy_and_with_the_noise() -> None:
 
 
 def test_lines_over_shares_are_of_models_that_differ_in_nothing_else() -> None:
-    def model(name: str, fraction: float, **other: Any) -> Found:
-        return Found(replace(facts(name, 0.5, fraction=fraction), **other), [])
+    def model(name: str, fraction: float, **other: Any) -> ModelResults:
+        return ModelResults(replace(traits(name, 0.5, fraction=fraction), **other), [])
 
     deeper = [model(f"deep{k}", 0.1 * k, depth=50) for k in (3, 1, 2)]
     others = [model("a", 0.1), model("b", 0.2), model("c", 0.3, tuned=True), model("d", math.nan), model("e", 0.4, accuracy=None)]
-    assert [[own.facts.name for own in group] for group in twins([*deeper, *others])] == [["deep1", "deep2", "deep3"]]
+    assert [[own.traits.name for own in group] for group in twins([*deeper, *others])] == [["deep1", "deep2", "deep3"]]
 
 
 def test_robustness_ranks_each_change_and_compares_them() -> None:
     means = {"Grad-CAM": 0.9, "IxG": 0.5, "Gradient": 0.4, "Random": 0.0}
     scores = [score("robustness:change=rotation", m, spread(v)) for m, v in means.items()]
     scores += [score("robustness:change=contrast", m, spread(-v)) for m, v in means.items()]
-    analysis = STUDIES["robustness"]().analyse([Found(facts("net"), [result_of(*scores)])])
+    analysis = STUDIES["robustness"]().analyse([ModelResults(traits("net"), [result_of(*scores)])])
     assert "most robust to rotation is that of Grad-CAM (SSIM 0.90 [" in analysis.finding
     assert "the least that of Random (0.00" in analysis.finding.replace("-0.00", "0.00")
     assert "contrast -1.00" in analysis.finding
@@ -572,7 +574,7 @@ def test_settings_reads_sweeps_seeds_and_the_number_of_images() -> None:
     base = {"IG": 0.6, "IxG": 0.4, "Gradient": 0.2, "Random": 0.0}
     many = [score("sds", m, spread(v, 64, 0.3, seed=k)) for k, (m, v) in enumerate(base.items())]
     seeds = [[score("sds", m, spread(v + shift), seed) for m, v in base.items()] for seed, shift in ((1, 0.05), (2, -0.05))]
-    found = Found(facts("net"), [result_of(*sweep), result_of(*many), *(result_of(*own) for own in seeds)])
+    found = ModelResults(traits("net"), [result_of(*sweep), result_of(*many), *(result_of(*own) for own in seeds)])
     analysis = STUDIES["settings"]().analyse([found])
     text = " ".join([analysis.finding, *analysis.more])
     assert "steps of IG: 0.10 [" in text
@@ -589,7 +591,7 @@ def test_settings_reads_sweeps_seeds_and_the_number_of_images() -> None:
 def swept(values: np.ndarray) -> str:
     """What the study says of a sweep of IG's steps, of values (settings, images)."""
     scores = [score("sds", f"IG:steps={n}", own) for n, own in zip((2, 4, 8, 16, 32), values, strict=False)]
-    analysis = STUDIES["settings"]().analyse([Found(facts("net"), [result_of(*scores)])])
+    analysis = STUDIES["settings"]().analyse([ModelResults(traits("net"), [result_of(*scores)])])
     return " ".join([analysis.finding, *analysis.more])
 
 

@@ -1,4 +1,4 @@
-"""Plates as Plotly figures and as files; the command `study`, its report and its page of findings."""
+"""Study figures in Plotly and as files; the command `study`, its report and its page of findings."""
 
 import csv
 import io
@@ -20,9 +20,9 @@ from typer.testing import CliRunner, Result
 import attrlib.cli.study
 from attrlib.errors import SpecError
 from attrlib.figures.labels import places
-from attrlib.figures.plate_figures import draw, looks_of
-from attrlib.figures.plate_files import render
-from attrlib.figures.plates import Panel, Plate, Point, Series
+from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
+from attrlib.figures.study_files import render
+from attrlib.figures.study_plots import draw, looks_of
 from attrlib.models import EMBEDDED
 
 UP = Series("up", (Point(1, 0.2, 0.1, 0.3, "a"), Point(10, 0.4, 0.3, 0.6, "b")))
@@ -38,9 +38,9 @@ PANELS = {
 
 
 @pytest.mark.parametrize("kind", PANELS)
-def test_a_plate_is_a_figure_with_exactly_its_numbers(kind: str) -> None:
+def test_a_study_figure_is_a_figure_with_exactly_its_numbers(kind: str) -> None:
     panel = PANELS[kind]
-    figure = draw(Plate("What to see.", (panel,)))
+    figure = draw(StudyFigure("What to see.", (panel,)))
     if kind == "matrix":
         np.testing.assert_array_equal(np.array(figure.data[0].z, dtype=float), [[1, -0.5], [-0.5, math.nan]])
         assert list(figure.data[0].y) == ["a", "b"]
@@ -62,29 +62,29 @@ def test_a_plate_is_a_figure_with_exactly_its_numbers(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PANELS)
-def test_a_plate_is_written_as_png_svg_and_pdf_the_same_every_time(kind: str) -> None:
-    plate = Plate("What to see.", (PANELS[kind], PANELS["lines"]), stacked=kind == "dots")
-    picture = Image.open(io.BytesIO(render(plate, "png")))
+def test_a_study_figure_is_written_as_png_svg_and_pdf_the_same_every_time(kind: str) -> None:
+    study_figure = StudyFigure("What to see.", (PANELS[kind], PANELS["lines"]), stacked=kind == "dots")
+    picture = Image.open(io.BytesIO(render(study_figure, "png")))
     assert picture.width == 1600
     assert np.asarray(picture.convert("L")).std() > 5
-    drawing = render(plate, "svg")
+    drawing = render(study_figure, "svg")
     assert PANELS[kind].title in drawing.decode()
-    assert render(plate, "svg") == drawing
-    assert render(plate, "pdf").startswith(b"%PDF")
+    assert render(study_figure, "svg") == drawing
+    assert render(study_figure, "pdf").startswith(b"%PDF")
     with pytest.raises(SpecError, match="unknown format of a figure 'gif'"):
-        render(plate, "gif")
+        render(study_figure, "gif")
 
 
 def test_kernels_are_names_and_not_numbers() -> None:
     panel = Panel("lines", "", "kernel", "score", (Series("IG", (Point("none", 0.1), Point("9", 0.2), Point("257", 0.3))),))
-    axis = draw(Plate("", (panel,))).layout.xaxis
+    axis = draw(StudyFigure("", (panel,))).layout.xaxis
     assert (axis.type, list(axis.categoryarray)) == ("category", ["none", "9", "257"])
 
 
 def test_a_series_looks_alike_in_all_panels() -> None:
-    plate = Plate("", (PANELS["lines"], PANELS["dots"]))
-    assert set(looks_of(plate)) == {"up", "flat"}
-    colours = {trace.marker.color or trace.line.color for trace in draw(plate).data if trace.name == "up"}
+    study_figure = StudyFigure("", (PANELS["lines"], PANELS["dots"]))
+    assert set(looks_of(study_figure)) == {"up", "flat"}
+    colours = {trace.marker.color or trace.line.color for trace in draw(study_figure).data if trace.name == "up"}
     assert len(colours) == 1
 
 
@@ -100,7 +100,7 @@ def test_labels_of_points_cover_neither_each_other_nor_points_nor_the_edge() -> 
         "points", "", "x", "y", (Series("s", (Point(1.0, 0.5, label="a long name"), Point(1.0, 0.53), Point(0.0, 0.0), Point(0.5, 1.0))),)
     )
     assert places(pair, 400, 200) == {(0, 0): "middle left"}
-    texts = list(draw(Plate("", (crowd,))).data[0].text)
+    texts = list(draw(StudyFigure("", (crowd,))).data[0].text)
     assert texts == ["name", "name", "name", "name", ""]
 
 

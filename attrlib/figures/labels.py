@@ -2,7 +2,7 @@
 
 import math
 
-from attrlib.figures.plates import Panel
+from attrlib.figures.study_figure import Panel
 
 SIDES = ("top center", "bottom center", "middle right", "middle left")
 """Where a label may stand, the first that is free."""

@@ -7,15 +7,15 @@ import numpy as np
 
 from attrlib.engine.results import Score
 from attrlib.errors import DataError
-from attrlib.figures.plates import Panel, Plate, Point, Series
+from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 from attrlib.models import Classifier
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import param
 from attrlib.specs import MethodSpec, RunSpec, StudySpec
 from attrlib.statistics import rank_correlation
-from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, deletion, paired
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, deletion, paired
 from attrlib.studies.choose import some
-from attrlib.studies.facts import Facts, family
+from attrlib.studies.traits import ModelTraits, family
 from attrlib.studies.words import interval, numbers, verdict
 
 METHODS_ASKED = ("IxG", "IG", "Grad-CAM", "Layer-CAM")
@@ -49,59 +49,61 @@ class Accuracy(Study):
     def models(self) -> list[str]:
         return [own.name for own in family(tuned=True)]
 
-    def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
+    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
         methods = given.methods or some(METHODS_ASKED, model, self.passes)
-        own = (MethodSpec(facts.own),) if facts.own else ()
-        return [self.run_of(given, facts, model, [deletion(facts)], [*methods, *own])]
+        own = (MethodSpec(traits.own),) if traits.own else ()
+        return [self.run_of(given, traits, model, [deletion(traits)], [*methods, *own])]
 
-    def analyse(self, found: Sequence[Found]) -> Analysis:
-        known = {own.facts: own.by_method(deletion(own.facts)) for own in found}
-        best = {facts: max(_post_hoc(facts, scores), key=lambda s: s.mean) for facts, scores in known.items() if _post_hoc(facts, scores)}
-        own = {facts: scores[facts.own] for facts, scores in known.items() if facts.own in scores}
-        placed = [facts for facts in known if facts.accuracy is not None]
+    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
+        known = {own.traits: own.by_method(deletion(own.traits)) for own in found}
+        best = {
+            traits: max(_post_hoc(traits, scores), key=lambda s: s.mean) for traits, scores in known.items() if _post_hoc(traits, scores)
+        }
+        own = {traits: scores[traits.own] for traits, scores in known.items() if traits.own in scores}
+        placed = [traits for traits in known if traits.accuracy is not None]
         if not best:
             raise DataError("no post-hoc method is defined on any of these models; name others with --methods")
         rows: list[Row] = [
-            {"model": facts.name, "accuracy": facts.accuracy.mean if facts.accuracy else float("nan"), "kind": kind, "method": str(s.method)} | numbers(s.summary)
+            {"model": traits.name, "accuracy": traits.accuracy.mean if traits.accuracy else float("nan"), "kind": kind, "method": str(s.method)} | numbers(s.summary)
             for kind, scores in (("best post-hoc", best), ("own map", own))
-            for facts, s in scores.items()
+            for traits, s in scores.items()
         ]  # fmt: skip
         series = tuple(
-            Series(kind, tuple(_point(facts, scores[facts]) for facts in placed if facts in scores))
+            Series(kind, tuple(_point(traits, scores[traits]) for traits in placed if traits in scores))
             for kind, scores in (("best post-hoc method", best), ("the network's own map", own))
-            if any(facts in scores for facts in placed)
+            if any(traits in scores for traits in placed)
         )
         panel = Panel("points", "", "top-1 accuracy", "single deletion score ↑ better", series, level=0.0)
-        plate = Plate("Attribution quality of each model against its accuracy, with 95 % intervals of both.", (panel,))
+        figure = StudyFigure("Attribution quality of each model against its accuracy, with 95 % intervals of both.", (panel,))
         trend, intrinsic = _trend(placed, best), _intrinsic(own, best)
-        return Analysis(" ".join([trend, *intrinsic[:1]]), [*intrinsic[1:], *_by_method(placed, best, known)], rows, [plate])
+        return Analysis(" ".join([trend, *intrinsic[:1]]), [*intrinsic[1:], *_by_method(placed, best, known)], rows, [figure])
 
 
-def _post_hoc(facts: Facts, scores: dict[str, Score]) -> list[Score]:
-    return [score for name, score in scores.items() if name != facts.own and not np.isnan(score.mean)]
+def _post_hoc(traits: ModelTraits, scores: dict[str, Score]) -> list[Score]:
+    return [score for name, score in scores.items() if name != traits.own and not np.isnan(score.mean)]
 
 
-def _point(facts: Facts, score: Score) -> Point:
-    at, own = facts.accuracy, score.summary
+def _point(traits: ModelTraits, score: Score) -> Point:
+    at, own = traits.accuracy, score.summary
     assert at is not None
     return Point(
         at.mean,
         own.mean,
         own.low,
         own.high,
-        facts.name.removeprefix("birds_").removesuffix("_tuned"),
+        traits.name.removeprefix("birds_").removesuffix("_tuned"),
         at.low,
         at.high,
-        marked=str(score.method) == facts.own,
+        marked=str(score.method) == traits.own,
     )
 
 
-def _trend(placed: Sequence[Facts], best: dict[Facts, Score]) -> str:
-    both = [facts for facts in placed if facts in best]
+def _trend(placed: Sequence[ModelTraits], best: dict[ModelTraits, Score]) -> str:
+    both = [traits for traits in placed if traits in best]
     if len(both) < FEWEST:
         return f"{len(both)} models with a known accuracy are too few for a trend."
     accuracy = _accuracies(both)
-    trend = rank_correlation(accuracy, np.array([best[facts].mean for facts in both]))
+    trend = rank_correlation(accuracy, np.array([best[traits].mean for traits in both]))
     certain = f"accurate models are explained {'worse' if trend.value < 0 else 'better'}"
     words = certain if trend.low > 0 or trend.high < 0 else "no trend is certain"
     return (
@@ -110,33 +112,33 @@ def _trend(placed: Sequence[Facts], best: dict[Facts, Score]) -> str:
     )
 
 
-def _by_method(placed: Sequence[Facts], best: dict[Facts, Score], known: dict[Facts, dict[str, Score]]) -> list[str]:
-    both = [facts for facts in placed if facts in best]
+def _by_method(placed: Sequence[ModelTraits], best: dict[ModelTraits, Score], known: dict[ModelTraits, dict[str, Score]]) -> list[str]:
+    both = [traits for traits in placed if traits in best]
     if len(both) < FEWEST:
         return []
     trends = {}
-    for name in dict.fromkeys(str(s.method) for facts in both for s in _post_hoc(facts, known[facts])):
-        values = np.array([known[facts][name].mean if name in known[facts] else np.nan for facts in both])
+    for name in dict.fromkeys(str(s.method) for traits in both for s in _post_hoc(traits, known[traits])):
+        values = np.array([known[traits][name].mean if name in known[traits] else np.nan for traits in both])
         trends[name] = rank_correlation(_accuracies(both), values)
     return [
         f"Method by method, accuracy correlates with the score of {', of '.join(f'{n} with {interval(t)}' for n, t in trends.items())}."
     ]
 
 
-def _accuracies(models: Sequence[Facts]) -> np.ndarray:
-    return np.array([facts.accuracy.mean for facts in models if facts.accuracy])
+def _accuracies(models: Sequence[ModelTraits]) -> np.ndarray:
+    return np.array([traits.accuracy.mean for traits in models if traits.accuracy])
 
 
-def _intrinsic(own: dict[Facts, Score], best: dict[Facts, Score]) -> list[str]:
+def _intrinsic(own: dict[ModelTraits, Score], best: dict[ModelTraits, Score]) -> list[str]:
     """Each network's own map against the best post-hoc method on any other model, on the same images."""
     sentences = []
-    for facts, score in own.items():
-        others = {other: s for other, s in best.items() if other != facts}
+    for traits, score in own.items():
+        others = {other: s for other, s in best.items() if other != traits}
         if others:
             other, top = max(others.items(), key=lambda pair: pair[1].mean)
             gap = paired(score, top)
             sentences.append(
-                f"The own map of {facts.name} scores {interval(score.summary)}; it {verdict(gap, 'leads', 'falls behind')}"
+                f"The own map of {traits.name} scores {interval(score.summary)}; it {verdict(gap, 'leads', 'falls behind')}"
                 f"{' from' if gap.tie else ''} the best post-hoc result on any other model, {top.method} on {other.name} ({interval(gap)})."
             )
     return sentences

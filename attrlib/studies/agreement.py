@@ -9,7 +9,7 @@ import numpy as np
 from attrlib.analysis import agreement as engine
 from attrlib.engine.results import Score
 from attrlib.errors import DataError
-from attrlib.figures.plates import Panel, Plate, Point, Series
+from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 from attrlib.models import Classifier
 from attrlib.protocols import PROTOCOLS
 from attrlib.protocols.faithfulness import INFIDELITY_PAPER
@@ -17,10 +17,10 @@ from attrlib.protocols.stability import ROBUSTNESS_PAPER
 from attrlib.registry import param, params_of
 from attrlib.specs import ProtocolSpec, RunSpec, StudySpec
 from attrlib.statistics import Correlation, jackknife, mean_correlation, rank_correlation
-from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, deletion
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, deletion
 from attrlib.studies.choose import COUNTS, every, some
-from attrlib.studies.facts import Facts, centres, family
 from attrlib.studies.fractions import over_fractions, twins
+from attrlib.studies.traits import ModelTraits, centres, family
 from attrlib.studies.words import interval, numbers, point
 
 ASKED = ("Gradient", "IxG", "IG", "Guided Backprop")
@@ -62,29 +62,29 @@ class Agreement(Study):
         first = [own for own in centres(family(tuned=True)) if own.depth][:1]
         return list(dict.fromkeys(own.name for own in (*first, *every)))
 
-    def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
+    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
         asked = given.methods or some(ASKED, model, self.passes)
-        runs = [self.run_of(given, facts, model, [INFIDELITY, SENSITIVITY], asked)]
+        runs = [self.run_of(given, traits, model, [INFIDELITY, SENSITIVITY], asked)]
         if main:
             methods = given.methods or every(model, self.passes)
-            images, grids = self._protocols(facts)
-            runs += [self.run_of(given, facts, model, [name], methods) for name in images]
+            images, grids = self._protocols(traits)
+            runs += [self.run_of(given, traits, model, [name], methods) for name in images]
             few = replace(self, limit=self.grids)
-            runs += [few.run_of(given, facts, model, [name], methods) for name in grids]
+            runs += [few.run_of(given, traits, model, [name], methods) for name in grids]
             noisy = [f"{own}:noise={noise:g}" for noise in NOISES for own in (INFIDELITY, NORMALISED)]
-            runs.append(self.run_of(given, facts, model, noisy, asked))
+            runs.append(self.run_of(given, traits, model, noisy, asked))
         return runs
 
-    def _protocols(self, facts: Facts) -> tuple[list[str], list[str]]:
+    def _protocols(self, traits: ModelTraits) -> tuple[list[str], list[str]]:
         """All protocols, on images and on grids; single deletion once, as the model allows it."""
-        left_out = {"idsds", "sds"} - {deletion(facts)}
+        left_out = {"idsds", "sds"} - {deletion(traits)}
         names = [name for name in PROTOCOLS if name not in left_out]
         images, grids = ([_cheap(n) for n in names if PROTOCOLS[n].items == kind] for kind in ("images", "grids"))
         return images, grids
 
-    def analyse(self, found: Sequence[Found]) -> Analysis:
+    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
         sentences: list[str] = []
-        plates: list[Plate] = []
+        figures: list[StudyFigure] = []
         rows: list[Row] = []
         compared = _compared(found[0])
         over_methods = {(a, b): engine.over_methods(compared[a], compared[b]) for a, b in combinations(compared, 2)}
@@ -95,21 +95,21 @@ class Agreement(Study):
                 for kind, values in (("over methods", over_methods), ("over images", over_images))
                 for (a, b), value in values.items()
             ]
-            plates.append(_matrices(found[0].facts, list(compared), over_methods, over_images))
-            sentences += _agreement_words(found[0].facts, compared, over_methods, over_images)
+            figures.append(_matrices(found[0].traits, list(compared), over_methods, over_images))
+            sentences += _agreement_words(found[0].traits, compared, over_methods, over_images)
         for own, more in (_against_accuracy(found), _against_noise(found[0])):
             if own is not None:
-                plates.append(own[0])
+                figures.append(own[0])
                 rows += own[1]
                 sentences += more
         for group in twins(found):
-            plate, more_rows, sentence = over_fractions(group, {"infidelity": INFIDELITY, "sensitivity": SENSITIVITY})
-            plates.append(plate)
+            figure, more_rows, sentence = over_fractions(group, {"infidelity": INFIDELITY, "sensitivity": SENSITIVITY})
+            figures.append(figure)
             rows += more_rows
             sentences.append(sentence)
         if not sentences:
             raise DataError("no two protocols are defined on these models and data; use others")
-        return Analysis(sentences[0], sentences[1:], rows, plates)
+        return Analysis(sentences[0], sentences[1:], rows, figures)
 
 
 def _cheap(name: str) -> str:
@@ -128,7 +128,7 @@ def _cheap(name: str) -> str:
 Scores = dict[str, Score]
 
 
-def _compared(found: Found) -> dict[str, Scores]:
+def _compared(found: ModelResults) -> dict[str, Scores]:
     """By protocol's name and method its score; only what is known of three methods."""
     known: dict[str, Scores] = {}
     for protocol, method, score in found.scores():
@@ -140,7 +140,7 @@ def _compared(found: Found) -> dict[str, Scores]:
 Pairs = dict[tuple[str, str], Correlation]
 
 
-def _matrices(facts: Facts, names: Sequence[str], methods: Pairs, images: Pairs) -> Plate:
+def _matrices(traits: ModelTraits, names: Sequence[str], methods: Pairs, images: Pairs) -> StudyFigure:
     def series(values: dict[tuple[str, str], float]) -> tuple[Series, ...]:
         both = values | {(b, a): v for (a, b), v in values.items()} | {(n, n): 1.0 for n in names}
         return tuple(Series(a, tuple(Point(b, both[a, b]) for b in names)) for a in names)
@@ -149,10 +149,10 @@ def _matrices(facts: Facts, names: Sequence[str], methods: Pairs, images: Pairs)
         Panel("matrix", "over methods", "", "", series({pair: own.value for pair, own in methods.items()})),
         Panel("matrix", "over images", "", "", series({pair: own.value for pair, own in images.items()})),
     )
-    return Plate(f"Rank correlation of protocols on {facts.name}. Empty cells have no items in common.", panels)
+    return StudyFigure(f"Rank correlation of protocols on {traits.name}. Empty cells have no items in common.", panels)
 
 
-def _agreement_words(facts: Facts, compared: dict[str, Scores], methods: Pairs, images: Pairs) -> list[str]:
+def _agreement_words(traits: ModelTraits, compared: dict[str, Scores], methods: Pairs, images: Pairs) -> list[str]:
     known = {pair: own for pair, own in methods.items() if np.isfinite(own.value)}
     if not known:
         return []
@@ -165,7 +165,7 @@ def _agreement_words(facts: Facts, compared: dict[str, Scores], methods: Pairs, 
     alike = [own.value for own in images.values() if np.isfinite(own.value)]
     single = f" Over the images of one method two protocols correlate with {np.mean(alike):.2f} on average." if alike else ""
     return [
-        f"On {facts.name} two of {len(compared)} protocols rank the methods with a mean correlation of {interval(mean)}: of "
+        f"On {traits.name} two of {len(compared)} protocols rank the methods with a mean correlation of {interval(mean)}: of "
         f"{len(known)} pairs {certain} agree beyond doubt and {against} contradict{'s' if against == 1 else ''} each other.{single}",
         f"Most alike are {_both(most)} ({interval(known[most])}), least {_both(least)} ({interval(known[least])}).",
     ]
@@ -179,19 +179,19 @@ def _both(pair: tuple[str, str]) -> str:
     return " and ".join(PROTOCOLS[name].title for name in pair)
 
 
-Part = tuple[tuple[Plate, list[Row]] | None, list[str]]
+Part = tuple[tuple[StudyFigure, list[Row]] | None, list[str]]
 
 
-def _against_accuracy(found: Sequence[Found]) -> Part:
+def _against_accuracy(found: Sequence[ModelResults]) -> Part:
     """Infidelity and sensitivity of each method against the model's accuracy, and the share of the training data that it saw."""
-    placed = [own for own in found if own.facts.accuracy is not None]
+    placed = [own for own in found if own.traits.accuracy is not None]
     if len(placed) < 2:
         return None, []
     panels: list[Panel] = []
     rows: list[Row] = []
     words: list[str] = []
     for protocol, title in ((INFIDELITY, "infidelity"), (SENSITIVITY, "sensitivity")):
-        points: dict[str, list[tuple[Found, Score]]] = {}
+        points: dict[str, list[tuple[ModelResults, Score]]] = {}
         for own in placed:
             for method, score in own.by_method(protocol).items():
                 points.setdefault(method.partition(":")[0], []).append((own, score))
@@ -199,9 +199,9 @@ def _against_accuracy(found: Sequence[Found]) -> Part:
         for method, pairs in points.items():
             if len(pairs) < 2:
                 continue
-            series.append(Series(method, tuple(point(_accuracy(own), score.summary, own.facts.name) for own, score in pairs)))
+            series.append(Series(method, tuple(point(_accuracy(own), score.summary, own.traits.name) for own, score in pairs)))
             rows += [
-                {"kind": title, "first": method, "second": own.facts.name, "accuracy": _accuracy(own), "fraction": own.facts.fraction} | numbers(score.summary)
+                {"kind": title, "first": method, "second": own.traits.name, "accuracy": _accuracy(own), "fraction": own.traits.fraction} | numbers(score.summary)
                 for own, score in pairs
             ]  # fmt: skip
             trend = rank_correlation(np.array([_accuracy(own) for own, _ in pairs]), np.array([score.mean for _, score in pairs]))
@@ -218,21 +218,21 @@ def _against_accuracy(found: Sequence[Found]) -> Part:
                 named=False,
             )
         )
-    shares = sorted({own.facts.fraction for own in placed if np.isfinite(own.facts.fraction)})
+    shares = sorted({own.traits.fraction for own in placed if np.isfinite(own.traits.fraction)})
     note = (
         f" Models were trained on {' to '.join(f'{100 * s:g}' for s in (shares[0], shares[-1]))} % of the data." if len(shares) > 1 else ""
     )
     sentence = f"Over {len(placed)} models accuracy correlates with {'; '.join(words)}.{note}" if words else ""
-    return (Plate("Infidelity and sensitivity of each model and method against accuracy.", tuple(panels)), rows), [
+    return (StudyFigure("Infidelity and sensitivity of each model and method against accuracy.", tuple(panels)), rows), [
         sentence
     ] if sentence else []
 
 
-def _accuracy(found: Found) -> float:
-    return found.facts.accuracy.mean if found.facts.accuracy else float("nan")
+def _accuracy(found: ModelResults) -> float:
+    return found.traits.accuracy.mean if found.traits.accuracy else float("nan")
 
 
-def _against_noise(found: Found) -> Part:
+def _against_noise(found: ModelResults) -> Part:
     """Infidelity against the scale of its noise, with and without scaling each map."""
     panels: list[Panel] = []
     rows: list[Row] = []
@@ -265,8 +265,8 @@ def _against_noise(found: Found) -> Part:
     if not panels:
         return None, []
     parts = [f"{title}, {_runs(own)}" for title, own in tops.items()]
-    words = f"On {found.facts.name} the least infidelity has, over noise from {NOISES[0]:g} to {NOISES[-1]:g}: {'; '.join(parts)}."
-    return (Plate(f"Infidelity on {found.facts.name} against the standard deviation of its noise.", tuple(panels)), rows), [words]
+    words = f"On {found.traits.name} the least infidelity has, over noise from {NOISES[0]:g} to {NOISES[-1]:g}: {'; '.join(parts)}."
+    return (StudyFigure(f"Infidelity on {found.traits.name} against the standard deviation of its noise.", tuple(panels)), rows), [words]
 
 
 def _runs(names: Sequence[str]) -> str:

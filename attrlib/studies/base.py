@@ -12,7 +12,7 @@ from attrlib.data.datasets import Dataset
 from attrlib.engine.results import RunResult, Score
 from attrlib.engine.run import Watch
 from attrlib.errors import SpecError
-from attrlib.figures.plates import Plate
+from attrlib.figures.study_figure import StudyFigure
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier, parse_model
 from attrlib.registry import Paper, Param, Registry, param, params_of, parse_params
@@ -20,16 +20,16 @@ from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, StudySpe
 from attrlib.specs.codec import Parsers
 from attrlib.statistics import Difference, paired_difference
 from attrlib.store import Store
-from attrlib.studies.facts import Facts
+from attrlib.studies.traits import ModelTraits
 
 Row = dict[str, object]
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class ModelResults:
     """What the runs on one model gave; `further` is what the study computed besides, by name."""
 
-    facts: Facts
+    traits: ModelTraits
     results: Sequence[RunResult]
     further: Mapping[str, Any] = field(default_factory=dict)
 
@@ -51,7 +51,7 @@ class Analysis:
     finding: str
     more: Sequence[str]
     rows: Sequence[Row]
-    plates: Sequence[Plate]
+    figures: Sequence[StudyFigure]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class StudyResult:
     saw: str
     papers: Sequence[Paper]
     rows: Sequence[Row]
-    plates: Sequence[Plate]
+    figures: Sequence[StudyFigure]
     models: Sequence[str]
     refused: Sequence[tuple[str, str, str, str]] = ()
     notes: Sequence[str] = ()
@@ -78,7 +78,7 @@ class StudyResult:
     @property
     def nbytes(self) -> int:
         """Bytes that it takes, roughly."""
-        return 200 * sum(len(row) for row in self.rows) + 150 * sum(len(s.points) for p in self.plates for q in p.panels for s in q.series)
+        return 200 * sum(len(row) for row in self.rows) + 150 * sum(len(s.points) for p in self.figures for q in p.panels for s in q.series)
 
     def as_json(self) -> dict[str, Any]:
         """Everything as JSON values; what is not finite is None."""
@@ -86,7 +86,7 @@ class StudyResult:
         fields |= {"study": str(self.spec), "cli": self.spec.cli(), "models": list(self.models), "notes": list(self.notes)}
         fields |= {"papers": [asdict(paper) for paper in self.papers], "rows": list(self.rows), "more": list(self.more)}
         fields["refused"] = [dict(zip(("model", "protocol", "method", "reason"), own, strict=True)) for own in self.refused]
-        fields["figures"] = [asdict(plate) for plate in self.plates]
+        fields["figures"] = [asdict(figure) for figure in self.figures]
         return _plain(fields)
 
 
@@ -122,21 +122,23 @@ class Study(ABC):
         """The shipped models that it runs on by default."""
 
     @abstractmethod
-    def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
+    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
         """What is to be scored on a model; `main` for the first one, where a study looks at one closely."""
 
-    def further(self, given: StudySpec, facts: Facts, model: Classifier, data: Dataset, store: Store, watch: Watch) -> Mapping[str, Any]:
+    def further(
+        self, given: StudySpec, traits: ModelTraits, model: Classifier, data: Dataset, store: Store, watch: Watch
+    ) -> Mapping[str, Any]:
         """What else is to be known of a model, after its runs."""
         return {}
 
     @abstractmethod
-    def analyse(self, found: Sequence[Found]) -> Analysis:
+    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
         """What the scores say, from nothing but the scores. Raises `DataError` where they say nothing."""
 
     def run_of(
         self,
         given: StudySpec,
-        facts: Facts,
+        traits: ModelTraits,
         model: Classifier,
         protocols: Sequence[str],
         methods: Sequence[MethodSpec],
@@ -145,16 +147,16 @@ class Study(ABC):
         """A run on the study's data and items."""
         return RunSpec(
             model.spec, given.data, tuple(ProtocolSpec.parse(p) for p in protocols), tuple(dict.fromkeys(methods)), self.limit,
-            given.seed if seed is None else seed, classes=given.classes, deletion_tuned=facts.tuned and model.spec.checkpoint is not None,
+            given.seed if seed is None else seed, classes=given.classes, deletion_tuned=traits.tuned and model.spec.checkpoint is not None,
         )  # fmt: skip
 
 
 STUDIES: Registry[Study] = Registry("study", SpecError)
 
 
-def deletion(facts: Facts) -> str:
+def deletion(traits: ModelTraits) -> str:
     """Single deletion as the model allows it: in its domain where it was tuned for it."""
-    return "idsds" if facts.tuned else "sds"
+    return "idsds" if traits.tuned else "sds"
 
 
 def ordered() -> list[type[Study]]:

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from attrlib.errors import DataError
-from attrlib.figures.plates import Panel, Plate, Point, Series
+from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 from attrlib.models import Classifier
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import param
 from attrlib.specs import MethodSpec, RunSpec, StudySpec
 from attrlib.statistics import Correlation, rank_correlation, summary
-from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, aligned, deletion
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, aligned, deletion
 from attrlib.studies.choose import some
-from attrlib.studies.facts import FACTORS, Facts, family, pairs_of
+from attrlib.studies.traits import FACTORS, ModelTraits, family, pairs_of
 from attrlib.studies.words import interval, listed, numbers, point, signed
 
 ASKED = ("Gradient", "IxG", "IG", "Guided Backprop", "Grad-CAM", "Layer-CAM")
@@ -45,13 +45,13 @@ class Design(Study):
     def models(self) -> list[str]:
         return [own.name for own in family()]
 
-    def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
+    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
         methods = given.methods or some(ASKED, model, self.passes)
-        own = (MethodSpec(facts.own),) if facts.own else ()
-        return [self.run_of(given, facts, model, [deletion(facts)], [*methods, *own])]
+        own = (MethodSpec(traits.own),) if traits.own else ()
+        return [self.run_of(given, traits, model, [deletion(traits)], [*methods, *own])]
 
-    def analyse(self, found: Sequence[Found]) -> Analysis:
-        by_facts = {own.facts: own for own in found}
+    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
+        by_facts = {own.traits: own for own in found}
         pairs = pairs_of(list(by_facts))
         if not pairs:
             raise DataError("no two of these models differ in one thing alone (depth, width, BatchNorm, bias, tuning); add the twin of one")
@@ -74,19 +74,19 @@ class Design(Study):
             sentences.append(_sentence(factor, len(own), pooled))
         sentences += _in_domain([(by_facts[a], by_facts[b]) for a, b in pairs.get("tuned", [])])
         finding = f"Averaged over methods and pairs the score changes by {listed(headline, 9)}."
-        plate = Plate(
+        figure = StudyFigure(
             "How much higher the model with more of it scores, method by method, on the same images.", tuple(panels), stacked=True
         )
-        return Analysis(finding, sentences, rows, [plate])
+        return Analysis(finding, sentences, rows, [figure])
 
 
-def _gaps(less: Found, more: Found) -> dict[str, np.ndarray]:
+def _gaps(less: ModelResults, more: ModelResults) -> dict[str, np.ndarray]:
     """By method, how much higher the second model scores on each image that both have."""
-    a, b = less.by_method(deletion(less.facts)), more.by_method(deletion(more.facts))
+    a, b = less.by_method(deletion(less.traits)), more.by_method(deletion(more.traits))
     return {method: np.subtract(*aligned(b[method], a[method])) for method in a if method in b}
 
 
-def _label(factor: str, less: Facts, more: Facts) -> str:
+def _label(factor: str, less: ModelTraits, more: ModelTraits) -> str:
     return less.name if factor == "tuned" else f"{less.name} → {more.name}"
 
 
@@ -110,11 +110,11 @@ def _all_methods(pooled: dict[str, list[np.ndarray]]) -> str:
     return signed(summary(np.nanmean(np.stack(gaps), 0) if same else np.concatenate(gaps)))
 
 
-def _in_domain(pairs: Sequence[tuple[Found, Found]]) -> list[str]:
+def _in_domain(pairs: Sequence[tuple[ModelResults, ModelResults]]) -> list[str]:
     """Whether plain and tuned twins rank the methods alike."""
     values: list[Correlation] = []
     for plain, tuned in pairs:
-        a, b = plain.by_method(deletion(plain.facts)), tuned.by_method(deletion(tuned.facts))
+        a, b = plain.by_method(deletion(plain.traits)), tuned.by_method(deletion(tuned.traits))
         common = [name for name in a if name in b]
         values.append(rank_correlation(np.array([a[n].mean for n in common]), np.array([b[n].mean for n in common])))
     known = [own.value for own in values if np.isfinite(own.value)]

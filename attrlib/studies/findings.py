@@ -4,9 +4,9 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from attrlib.figures.plate_figures import draw
-from attrlib.figures.plate_files import render
 from attrlib.figures.report import Section, html_report
+from attrlib.figures.study_files import render
+from attrlib.figures.study_plots import draw
 from attrlib.figures.tables import csv_table
 from attrlib.studies.base import StudyResult
 
@@ -21,8 +21,8 @@ def files_of(result: StudyResult) -> Mapping[str, Callable[[], bytes]]:
         f"{name}.csv": lambda: csv_table(even(result.rows)),
         f"{name}.json": lambda: json.dumps(result.as_json(), indent=1).encode(),
     }
-    for number, plate in enumerate(result.plates, 1):
-        files |= {f"{name}-{number}.{kind}": (lambda plate=plate, kind=kind: render(plate, kind)) for kind in FIGURES}  # type: ignore[misc]
+    for number, figure in enumerate(result.figures, 1):
+        files |= {f"{name}-{number}.{kind}": (lambda figure=figure, kind=kind: render(figure, kind)) for kind in FIGURES}  # type: ignore[misc]
     return files
 
 
@@ -42,7 +42,7 @@ def report(results: Sequence[StudyResult]) -> bytes:
         )
         columns = list(rows[0]) if rows else []
         cells = [[_cell(row[name]) for name in columns] for row in rows]
-        sections.append(Section(own.title, text, columns, cells, [draw(plate) for plate in own.plates]))
+        sections.append(Section(own.title, text, columns, cells, [draw(figure) for figure in own.figures]))
     models = listed_models(results)
     return html_report("What makes an attribution good?", f"Studies on {models}.", sections, {r.title: r.spec.cli() for r in results})
 
@@ -87,8 +87,8 @@ def markdown(results: Sequence[StudyResult], command: str, pictures: str = "find
         lines += [*(f"- {one}" for one in own.more), *([""] if own.more else [])]
         sources = ", ".join(f"[{paper.authors}]({paper.url})" for paper in own.papers)
         lines += [f"**The papers:** {own.saw} ({sources})", ""]
-        for number, plate in enumerate(own.plates, 1):
-            lines += [f"![{plate.caption}]({pictures}/{own.spec.study}-{number}.svg)", ""]
+        for number, figure in enumerate(own.figures, 1):
+            lines += [f"![{figure.caption}]({pictures}/{own.spec.study}-{number}.svg)", ""]
         lines += [f"*To see:* {own.see}", ""]
         lines += [f"- {one}" for one in (*refusals(own), *own.notes)]
         lines += [*([""] if own.refused or own.notes else []), f"`{own.spec.cli()}`, {_minutes(own.seconds)}."]

@@ -5,30 +5,30 @@ from dataclasses import replace
 
 import numpy as np
 
-from attrlib.figures.plates import Panel, Plate, Series
+from attrlib.figures.study_figure import Panel, Series, StudyFigure
 from attrlib.statistics import rank_correlation
-from attrlib.studies.base import Found, Row
-from attrlib.studies.facts import Facts
+from attrlib.studies.base import ModelResults, Row
+from attrlib.studies.traits import ModelTraits
 from attrlib.studies.words import interval, numbers, point
 
 FEWEST = 3
 """Shares that make a line."""
 
 
-def twins(found: Sequence[Found]) -> list[list[Found]]:
+def twins(found: Sequence[ModelResults]) -> list[list[ModelResults]]:
     """Groups of models that differ in the share of the training data alone, each sorted by it; only groups of `FEWEST` shares or more."""
-    groups: dict[Facts, dict[float, Found]] = {}
+    groups: dict[ModelTraits, dict[float, ModelResults]] = {}
     for own in found:
-        if np.isfinite(own.facts.fraction) and own.facts.accuracy is not None:
-            alike = replace(own.facts, name="", accuracy=None, fraction=0.0)
-            groups.setdefault(alike, {})[own.facts.fraction] = own
+        if np.isfinite(own.traits.fraction) and own.traits.accuracy is not None:
+            alike = replace(own.traits, name="", accuracy=None, fraction=0.0)
+            groups.setdefault(alike, {})[own.traits.fraction] = own
     return [[group[share] for share in sorted(group)] for group in groups.values() if len(group) >= FEWEST]
 
 
-def over_fractions(group: Sequence[Found], protocols: Mapping[str, str]) -> tuple[Plate, list[Row], str]:
+def over_fractions(group: Sequence[ModelResults], protocols: Mapping[str, str]) -> tuple[StudyFigure, list[Row], str]:
     """Accuracy and each method's scores against the share, by protocols of these titles; and in words how both go with it."""
-    shares = np.array([own.facts.fraction for own in group])
-    accuracies = [own.facts.accuracy for own in group if own.facts.accuracy]
+    shares = np.array([own.traits.fraction for own in group])
+    accuracies = [own.traits.accuracy for own in group if own.traits.accuracy]
     line = tuple(point(100 * share, found) for share, found in zip(shares, accuracies, strict=True))
     panels = [Panel("lines", "accuracy", "% of the training data", "top-1 accuracy", (Series("accuracy", line),), log_x=True)]
     rows: list[Row] = []
@@ -42,7 +42,7 @@ def over_fractions(group: Sequence[Found], protocols: Mapping[str, str]) -> tupl
             plain = name.partition(":")[0]
             series.append(Series(plain, tuple(point(100 * share, one) for share, one in zip(shares, found, strict=True))))
             rows += [
-                {"kind": f"{title} over shares", "first": plain, "second": own.facts.name, "fraction": own.facts.fraction} | numbers(one)
+                {"kind": f"{title} over shares", "first": plain, "second": own.traits.name, "fraction": own.traits.fraction} | numbers(one)
                 for own, one in zip(group, found, strict=True)
             ]
             trend = rank_correlation(shares, np.array([one.mean for one in found]))
@@ -63,4 +63,4 @@ def over_fractions(group: Sequence[Found], protocols: Mapping[str, str]) -> tupl
         f"From {100 * shares[0]:g} to {100 * shares[-1]:g} % of the training data the accuracy of {len(group)} twins goes from {100 * first:.0f} to "
         f"{100 * last:.0f} %; with the share correlate {'; '.join(words)}."
     )
-    return Plate("Accuracy, infidelity and sensitivity over the share of the training data.", tuple(panels)), rows, sentence
+    return StudyFigure("Accuracy, infidelity and sensitivity over the share of the training data.", tuple(panels)), rows, sentence

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from attrlib.engine.results import Score
-from attrlib.figures.plates import Panel, Plate, Point, Series
+from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 from attrlib.methods import METHODS
 from attrlib.models import NAMED, Classifier
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
 from attrlib.specs import RunSpec, StudySpec
 from attrlib.statistics import summary
-from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, aligned
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, aligned
 from attrlib.studies.choose import every, is_post_hoc
-from attrlib.studies.facts import Facts, centres, family
+from attrlib.studies.traits import ModelTraits, centres, family
 from attrlib.studies.words import interval, listed, numbers, signed
 
 SETTINGS = {"gridpg": "GridPG", "difull": "DiFull", "dipart": "DiPart"}
@@ -50,27 +50,27 @@ class LocalisationStudy(Study):
         # As in the paper one ResNet and one VGG, neither tuned.
         return [own.name for own in centres(family(tuned=False)) if own.depth][:2]
 
-    def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
+    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
         protocols = [f"{name}:grid={self.grid}:confidence={self.confidence:g}" for name in SETTINGS]
         methods = given.methods or every(model, self.passes, NAMED, is_post_hoc)
-        return [self.run_of(given, facts, model, protocols, methods)]
+        return [self.run_of(given, traits, model, protocols, methods)]
 
-    def analyse(self, found: Sequence[Found]) -> Analysis:
+    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
         rows: list[Row] = []
-        plates: list[Plate] = []
+        figures: list[StudyFigure] = []
         sentences: list[str] = []
         further: list[str] = []
         for own in found:
             known = {(p.name, m.name, m.layer): score for p, m, score in own.scores()}
             rows += [
-                {"model": own.facts.name, "setting": setting, "method": name, "layer": layer} | numbers(score.summary) | {"undefined": score.undefined}
+                {"model": own.traits.name, "setting": setting, "method": name, "layer": layer} | numbers(score.summary) | {"undefined": score.undefined}
                 for (setting, name, layer), score in known.items()
             ]  # fmt: skip
-            plates.append(_plate(own.facts, known))
+            figures.append(_figure(own.traits, known))
             words, more = _words(known)
-            sentences.append(f"On {own.facts.name} {words}")
-            further += [f"{own.facts.name}: {one}" for one in more]
-        return Analysis(" ".join(sentences), further, rows, plates)
+            sentences.append(f"On {own.traits.name} {words}")
+            further += [f"{own.traits.name}: {one}" for one in more]
+        return Analysis(" ".join(sentences), further, rows, figures)
 
 
 Known = dict[tuple[str, str, str], Score]
@@ -81,7 +81,7 @@ def shares(score: Score) -> list[float]:
     return [value for detail in score.details for value in detail["shares"]]  # type: ignore[union-attr]
 
 
-def _plate(facts: Facts, known: Known) -> Plate:
+def _figure(traits: ModelTraits, known: Known) -> StudyFigure:
     panels = []
     names = list(dict.fromkeys(name for _, name, _ in known))
     layers = list(dict.fromkeys(layer for *_, layer in known))
@@ -94,7 +94,9 @@ def _plate(facts: Facts, known: Known) -> Plate:
         chance = next((score.protocol.chance_level for score in own.values()), None)
         if own:
             panels.append(Panel("boxes", title, "", "share inside the target's cell ↑", series, level=chance))
-    return Plate(f"Localisation on {facts.name}: median, quartiles and range over all grids and targets.", tuple(panels), stacked=True)
+    return StudyFigure(
+        f"Localisation on {traits.name}: median, quartiles and range over all grids and targets.", tuple(panels), stacked=True
+    )
 
 
 def _words(known: Known) -> tuple[str, list[str]]:

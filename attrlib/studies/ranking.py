@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from attrlib.engine.results import Score
-from attrlib.figures.plates import Panel, Plate, Series
+from attrlib.figures.study_figure import Panel, Series, StudyFigure
 from attrlib.models import Classifier
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import param
 from attrlib.specs import RunSpec, StudySpec
 from attrlib.statistics import Summary, jackknife, mean_correlation, rank_table, summary
-from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, aligned, deletion, paired
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, aligned, deletion, paired
 from attrlib.studies.choose import every, is_signed
-from attrlib.studies.facts import Facts, centres, family
+from attrlib.studies.traits import ModelTraits, centres, family
 from attrlib.studies.words import interval, listed, numbers, point, signed
 
 ABSOLUTE = ":sign=absolute"
@@ -47,58 +47,58 @@ class Ranking(Study):
         # A pass of a BagNet costs twenty of another's; how far its own map leads is for the study of accuracy.
         return [own.name for own in centres(family(tuned=True)) if own.family != "bagnet"]
 
-    def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
-        methods, protocol = given.methods or every(model, self.passes), deletion(facts)
+    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
+        methods, protocol = given.methods or every(model, self.passes), deletion(traits)
         signed = [method for method in methods if is_signed(method)]
-        runs = [self.run_of(given, facts, model, [protocol], methods)]
-        return [*runs, *([self.run_of(given, facts, model, [protocol + ABSOLUTE], signed)] if signed else [])]
+        runs = [self.run_of(given, traits, model, [protocol], methods)]
+        return [*runs, *([self.run_of(given, traits, model, [protocol + ABSOLUTE], signed)] if signed else [])]
 
-    def analyse(self, found: Sequence[Found]) -> Analysis:
+    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
         rows: list[Row] = []
-        plates: list[Plate] = []
+        figures: list[StudyFigure] = []
         sentences: list[str] = []
         for own in found:
-            protocol = deletion(own.facts)
+            protocol = deletion(own.traits)
             raw, absolute = own.by_method(protocol), own.by_method(protocol + ABSOLUTE)
             places = rank_table({name: score.counted for name, score in raw.items()})
             for place in places:
                 score, other = raw[place.name], absolute.get(place.name)
-                row: Row = {"model": own.facts.name, "method": place.name, "first": place.first, "last": place.last} | numbers(
+                row: Row = {"model": own.traits.name, "method": place.name, "first": place.first, "last": place.last} | numbers(
                     place.summary
                 )
                 row |= {"absolute": other.mean if other else float("nan"), "undefined": score.undefined, "seconds": score.seconds}
                 rows.append(row)
-            plates.append(_plate(own.facts, [p.name for p in places], raw, absolute))
+            figures.append(_figure(own.traits, [p.name for p in places], raw, absolute))
             tied = [p.name for p in places if p.first == 1]
-            first = f"**{places[0].name}** leads on {own.facts.name} with {interval(places[0].summary)}"
+            first = f"**{places[0].name}** leads on {own.traits.name} with {interval(places[0].summary)}"
             sentences.append(first + (f", not told apart from {listed(tied[1:], 3)}" if len(tied) > 1 else ", beyond doubt") + ".")
         signs, each = _signs(found)
         headline = [sentences.pop(0), _alike(found)] if len(found) > 1 else [sentences.pop(0)]
-        return Analysis(" ".join(own for own in (*headline, signs) if own), [*sentences, *each], rows, plates)
+        return Analysis(" ".join(own for own in (*headline, signs) if own), [*sentences, *each], rows, figures)
 
 
-def _plate(facts: Facts, names: Sequence[str], raw: dict[str, Score], absolute: dict[str, Score]) -> Plate:
+def _figure(traits: ModelTraits, names: Sequence[str], raw: dict[str, Score], absolute: dict[str, Score]) -> StudyFigure:
     kinds = (("raw values", raw), ("absolute values", absolute))
     series = tuple(Series(kind, tuple(point(n, scores[n].summary) for n in names if n in scores)) for kind, scores in kinds)
-    protocol = deletion(facts).upper()
-    panel = Panel("dots", f"{facts.name}", "", f"{protocol}, higher is better →", series, level=0.0)
-    return Plate(f"{protocol} of each method on {facts.name}; the dashed line is chance.", (panel,))
+    protocol = deletion(traits).upper()
+    panel = Panel("dots", f"{traits.name}", "", f"{protocol}, higher is better →", series, level=0.0)
+    return StudyFigure(f"{protocol} of each method on {traits.name}; the dashed line is chance.", (panel,))
 
 
-def _alike(found: Sequence[Found]) -> str:
+def _alike(found: Sequence[ModelResults]) -> str:
     """How well the models agree on the ranking of the methods that all of them have."""
-    scores = [own.by_method(deletion(own.facts)) for own in found]
+    scores = [own.by_method(deletion(own.traits)) for own in found]
     common = [name for name in scores[0] if all(name in own for own in scores)]
     means = np.array([[own[name].mean for name in common] for own in scores])
     alike = jackknife(mean_correlation, means, (-1.0, 1.0))
     return f"Rankings of two of the {len(found)} models correlate with {interval(alike)} on average."
 
 
-def _signs(found: Sequence[Found]) -> tuple[str, list[str]]:
+def _signs(found: Sequence[ModelResults]) -> tuple[str, list[str]]:
     """What raw values are worth: over methods, image by image; and on which methods."""
     gaps, more = [], []
     for own in found:
-        raw, absolute = own.by_method(deletion(own.facts)), own.by_method(deletion(own.facts) + ABSOLUTE)
+        raw, absolute = own.by_method(deletion(own.traits)), own.by_method(deletion(own.traits) + ABSOLUTE)
         both = [name for name in raw if name in absolute]
         if not both:
             continue
@@ -109,7 +109,7 @@ def _signs(found: Sequence[Found]) -> tuple[str, list[str]]:
         better = [name for name, d in zip(both, differences, strict=True) if not d.tie and d.mean > 0]
         worse = [name for name, d in zip(both, differences, strict=True) if not d.tie and d.mean < 0]
         more.append(
-            f"On {own.facts.name} raw values are better beyond doubt for {listed(better, 8) or 'no method'}, absolute ones for "
+            f"On {own.traits.name} raw values are better beyond doubt for {listed(better, 8) or 'no method'}, absolute ones for "
             f"{listed(worse, 8) or 'none'}, of {len(both)} signed methods."
         )
     if not gaps:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from attrlib.engine.results import Score
-from attrlib.figures.plates import Panel, Plate, Series
+from attrlib.figures.study_figure import Panel, Series, StudyFigure
 from attrlib.models import Classifier
 from attrlib.protocols.stability import CHANGES, ROBUSTNESS_PAPER
 from attrlib.registry import param
 from attrlib.specs import RunSpec, StudySpec
 from attrlib.statistics import rank_correlation, rank_table
-from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study
 from attrlib.studies.choose import every
-from attrlib.studies.facts import Facts, centres, family
+from attrlib.studies.traits import ModelTraits, centres, family
 from attrlib.studies.words import interval, listed, numbers, point
 
 
@@ -42,49 +42,49 @@ class RobustnessStudy(Study):
     def models(self) -> list[str]:
         return [own.name for own in centres(family(tuned=False)) if own.depth][:1]
 
-    def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
+    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
         methods = given.methods or every(model, self.passes)
-        return [self.run_of(given, facts, model, [f"robustness:change={change}" for change in CHANGES], methods)]
+        return [self.run_of(given, traits, model, [f"robustness:change={change}" for change in CHANGES], methods)]
 
-    def analyse(self, found: Sequence[Found]) -> Analysis:
+    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
         rows: list[Row] = []
-        plates: list[Plate] = []
+        figures: list[StudyFigure] = []
         sentences: list[str] = []
         more: list[str] = []
         for own in found:
             known = {change: own.by_method(f"robustness:change={change}") for change in CHANGES}
             known = {change: scores for change, scores in known.items() if scores}
             rows += [
-                {"model": own.facts.name, "change": change, "method": name} | numbers(score.summary) | {"undefined": score.undefined}
+                {"model": own.traits.name, "change": change, "method": name} | numbers(score.summary) | {"undefined": score.undefined}
                 for change, scores in known.items()
                 for name, score in scores.items()
             ]  # fmt: skip
             first = next(iter(known.values()))
             order = sorted(first, key=lambda name: np.nan_to_num(first[name].mean, nan=-2), reverse=True)
             series = tuple(Series(c, tuple(point(n, s[n].summary) for n in order if n in s)) for c, s in known.items())
-            plates.append(
-                Plate(
-                    f"Similarity of maps on {own.facts.name}, most robust to rotation first.",
-                    (Panel("dots", own.facts.name, "", "SSIM →", series),),
+            figures.append(
+                StudyFigure(
+                    f"Similarity of maps on {own.traits.name}, most robust to rotation first.",
+                    (Panel("dots", own.traits.name, "", "SSIM →", series),),
                 )
             )
-            lines = [_line(own.facts, change, scores) for change, scores in known.items()]
+            lines = [_line(own.traits, change, scores) for change, scores in known.items()]
             sentences.append(
                 " ".join([lines[0], *_alike({change: {n: s.mean for n, s in scores.items()} for change, scores in known.items()})])
             )
             more += lines[1:]
-        return Analysis(" ".join(sentences), more, rows, plates)
+        return Analysis(" ".join(sentences), more, rows, figures)
 
 
-def _line(facts: Facts, change: str, scores: dict[str, Score]) -> str:
+def _line(traits: ModelTraits, change: str, scores: dict[str, Score]) -> str:
     """The most and the least robust method."""
     places = [p for p in rank_table({name: score.counted for name, score in scores.items()}) if p.summary.n]
     if not places:
-        return f"On {facts.name} no image keeps its probability under {change}."
+        return f"On {traits.name} no image keeps its probability under {change}."
     tied = [p.name for p in places if p.first == 1]
     also = f", not told apart from {listed(tied[1:], 2)}" if len(tied) > 1 else ""
     return (
-        f"On {facts.name} the map most robust to {change} is that of {places[0].name} (SSIM {interval(places[0].summary)}{also}), the least "
+        f"On {traits.name} the map most robust to {change} is that of {places[0].name} (SSIM {interval(places[0].summary)}{also}), the least "
         f"that of {places[-1].name} ({interval(places[-1].summary)})."
     )
 

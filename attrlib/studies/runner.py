@@ -19,9 +19,9 @@ from attrlib.protocols import PROTOCOLS
 from attrlib.specs import NUMERICS, MethodSpec, ModelSpec, RunSpec, StudySpec, digest, options_of
 from attrlib.specs.codec import documented
 from attrlib.store import Record, Store, open_store
-from attrlib.studies.base import Found, Study, StudyResult, create, parse_study, resolve
-from attrlib.studies.facts import Facts, digest_of_weights, facts_of, own_map
+from attrlib.studies.base import ModelResults, Study, StudyResult, create, parse_study, resolve
 from attrlib.studies.measure import accuracy_on
+from attrlib.studies.traits import ModelTraits, digest_of_weights, own_map, traits_of
 
 Load = Callable[[ModelSpec, bool], Classifier]
 TIMES = 64
@@ -95,13 +95,13 @@ def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dat
     running = _Running(spec, store, no_listener, load, data)
     plans = []
     for number, model_spec in enumerate(running.given.models):
-        facts, model = running.open(model_spec)
-        for own in running.study.runs(running.given, facts, model, number == 0):
+        traits, model = running.open(model_spec)
+        for own in running.study.runs(running.given, traits, model, number == 0):
             try:
                 plan = make_plan(own, model, running.data, store)
                 plans.append((plan, plan.estimate()))
             except REFUSED as error:
-                running.refuse(facts, own, error)
+                running.refuse(traits, own, error)
     if not plans:
         raise running.error
     return StudyPlan(
@@ -158,53 +158,53 @@ class _Running:
             raise
         own = self.study
         return StudyResult(
-            self.spec, own.title, own.question, analysis.finding, analysis.more, own.see, own.saw, own.papers, analysis.rows, analysis.plates,
-            [f.facts.name for f in found], list(dict.fromkeys(self.refused)), list(dict.fromkeys([*self.notes, *self.store.notes])),
+            self.spec, own.title, own.question, analysis.finding, analysis.more, own.see, own.saw, own.papers, analysis.rows, analysis.figures,
+            [f.traits.name for f in found], list(dict.fromkeys(self.refused)), list(dict.fromkeys([*self.notes, *self.store.notes])),
             self.computed, self.known, self._seconds(time.perf_counter() - begun, done=True),
         )  # fmt: skip
 
-    def open(self, spec: ModelSpec) -> tuple[Facts, Classifier]:
+    def open(self, spec: ModelSpec) -> tuple[ModelTraits, Classifier]:
         """A model with what is known of it."""
-        facts, model = facts_of(spec, self.given.deletion_tuned), self.load(spec, self.given.deletion_tuned)
-        return replace(facts, tuned=model.deletion_tuned, own=own_map(model)), model
+        traits, model = traits_of(spec, self.given.deletion_tuned), self.load(spec, self.given.deletion_tuned)
+        return replace(traits, tuned=model.deletion_tuned, own=own_map(model)), model
 
-    def refuse(self, facts: Facts, own: RunSpec, error: AttrlibError) -> None:
+    def refuse(self, traits: ModelTraits, own: RunSpec, error: AttrlibError) -> None:
         """Leaves out a run, with the reason."""
         self.error = error
-        self.refused += [(facts.name, str(p), "", str(error)) for p in own.protocols]
+        self.refused += [(traits.name, str(p), "", str(error)) for p in own.protocols]
 
-    def _look_at(self, number: int) -> Found | None:
+    def _look_at(self, number: int) -> ModelResults | None:
         """One model, with all its runs."""
         self.number, self.begun, self.share = number, time.perf_counter(), 0.0
         computed = self.computed
         self._tell(f"loading {self.given.models[number]}", 0.0)
-        facts, model = self.open(self.given.models[number])
+        traits, model = self.open(self.given.models[number])
         results: list[RunResult] = []
-        runs = self.study.runs(self.given, facts, model, number == 0)
+        runs = self.study.runs(self.given, traits, model, number == 0)
         for place, own in enumerate(runs):
 
             def watch(event: Event, place: int = place) -> None:
                 # Before the first score is known, it looks for the items.
                 far = event.done / event.total if event.total and event.scores else 0.0
-                self._tell(f"{facts.name}: {event.doing}", (place + far) / len(runs))
+                self._tell(f"{traits.name}: {event.doing}", (place + far) / len(runs))
 
             try:
                 result = run(make_plan(own, model, self.data, self.store), watch)
             except REFUSED as error:
-                self.refuse(facts, own, error)
+                self.refuse(traits, own, error)
                 continue
             results.append(result)
-            self.refused += [(facts.name, str(p), str(m), why) for p, m, why in result.refused]
+            self.refused += [(traits.name, str(p), str(m), why) for p, m, why in result.refused]
             self.notes += result.notes
             self.computed, self.known = self.computed + result.computed, self.known + result.known
         if not results:
             return None
-        if self.study.wants_accuracy and facts.accuracy is None:
-            facts = replace(facts, accuracy=accuracy_on(model, self.data, self.given, self.study.limit, self.store))
-        further = self.study.further(self.given, facts, model, self.data, self.store, lambda event: self._tell(event.doing, 1.0))
+        if self.study.wants_accuracy and traits.accuracy is None:
+            traits = replace(traits, accuracy=accuracy_on(model, self.data, self.given, self.study.limit, self.store))
+        further = self.study.further(self.given, traits, model, self.data, self.store, lambda event: self._tell(event.doing, 1.0))
         if self.computed > computed:
             self.lengths.append(time.perf_counter() - self.begun)
-        return Found(facts, results, further)
+        return ModelResults(traits, results, further)
 
     def _tell(self, doing: str, share: float) -> None:
         """Passes on how far it is; the time left is that of models like those so far."""

@@ -9,16 +9,16 @@ import torch
 
 from attrlib.engine.results import Score
 from attrlib.errors import DataError
-from attrlib.figures.plates import Panel, Plate, Point, Series
+from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 from attrlib.methods import METHODS
 from attrlib.models import Classifier
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import Paper, param
 from attrlib.specs import MethodSpec, RunSpec, StudySpec
 from attrlib.statistics import rank_correlation, rank_table, spearman, summary
-from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, deletion
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, deletion
 from attrlib.studies.choose import every
-from attrlib.studies.facts import Facts, centres, family
+from attrlib.studies.traits import ModelTraits, centres, family
 from attrlib.studies.words import interval, numbers, point
 
 HYPERPARAMETERS_PAPER = Paper(
@@ -66,31 +66,31 @@ class Settings(Study):
     def models(self) -> list[str]:
         return [own.name for own in centres(family(tuned=True)) if own.depth][:1]
 
-    def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
-        protocol = [deletion(facts)]
+    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
+        protocol = [deletion(traits)]
         asked = {method.name for method in given.methods}
         swept = [m for name, key, values in SWEEPS if name in METHODS and (not asked or name in asked) for m in _sweep(name, key, values)]
         ranked = given.methods or every(model, self.passes)
-        many = replace(self, limit=self.images).run_of(given, facts, model, protocol, ranked)
-        seeded = [self.run_of(given, facts, model, protocol, ranked, given.seed + k) for k in range(1, self.seeds + 1)]
-        return [*([self.run_of(given, facts, model, protocol, swept)] if swept else []), many, *seeded]
+        many = replace(self, limit=self.images).run_of(given, traits, model, protocol, ranked)
+        seeded = [self.run_of(given, traits, model, protocol, ranked, given.seed + k) for k in range(1, self.seeds + 1)]
+        return [*([self.run_of(given, traits, model, protocol, swept)] if swept else []), many, *seeded]
 
-    def analyse(self, found: Sequence[Found]) -> Analysis:
+    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
         rows: list[Row] = []
-        plates: list[Plate] = []
+        figures: list[StudyFigure] = []
         sentences: list[str] = []
         for own in found:
-            protocol = deletion(own.facts)
+            protocol = deletion(own.traits)
             results = [{str(m): s for (p, m), s in r.scores.items() if str(p) == protocol} for r in own.results]
             ranked = max(results, key=lambda scores: max((len(s.values) for s in scores.values()), default=0) * (len(scores) > 0))
             seeded = [s for s, r in zip(results, own.results, strict=True) if r.spec.seed != own.results[0].spec.seed]
-            for plate, more, words in (_needed(own.facts, ranked), _sweeps(own.facts, results[0]), _seeds(own.facts, ranked, seeded)):
-                plates += plate
+            for figure, more, words in (_needed(own.traits, ranked), _sweeps(own.traits, results[0]), _seeds(own.traits, ranked, seeded)):
+                figures += figure
                 rows += more
                 sentences += words
         if not sentences:
             raise DataError("none of the methods has a hyperparameter that is studied, and fewer than three can be ranked; add methods")
-        return Analysis(sentences[0], sentences[1:], rows, plates)
+        return Analysis(sentences[0], sentences[1:], rows, figures)
 
 
 def _sweep(name: str, key: str, values: Sequence[Any]) -> list[MethodSpec]:
@@ -99,10 +99,10 @@ def _sweep(name: str, key: str, values: Sequence[Any]) -> list[MethodSpec]:
     return [MethodSpec(name, "", ((key, v), *besides, *((("stride", v),) if key == "window" else ()))) for v in values]
 
 
-Part = tuple[list[Plate], list[Row], list[str]]
+Part = tuple[list[StudyFigure], list[Row], list[str]]
 
 
-def _sweeps(facts: Facts, scores: dict[str, Score]) -> Part:
+def _sweeps(traits: ModelTraits, scores: dict[str, Score]) -> Part:
     panels, rows, words = [], list[Row](), []
     for name, key, values in SWEEPS:
         own = {v: scores[str(m)] for v, m in zip(values, _sweep(name, key, values), strict=True) if str(m) in scores}
@@ -110,9 +110,9 @@ def _sweeps(facts: Facts, scores: dict[str, Score]) -> Part:
             continue
         numeric = not isinstance(values[0], str)
         points = tuple(point(v, s.summary) for v, s in own.items())
-        panels.append(Panel("lines", f"{name}: {key}", key, "score ↑", (Series(facts.name, points),), log_x=numeric))
+        panels.append(Panel("lines", f"{name}: {key}", key, "score ↑", (Series(traits.name, points),), log_x=numeric))
         rows += [
-            {"model": facts.name, "kind": "hyperparameter", "method": name, "setting": f"{key}={v}"} | numbers(s.summary)
+            {"model": traits.name, "kind": "hyperparameter", "method": name, "setting": f"{key}={v}"} | numbers(s.summary)
             for v, s in own.items()
         ]
         low, high = min(own, key=lambda v: own[v].mean), max(own, key=lambda v: own[v].mean)
@@ -124,14 +124,14 @@ def _sweeps(facts: Facts, scores: dict[str, Score]) -> Part:
         )
     if not panels:
         return [], [], []
-    plates = [
-        Plate(f"Single deletion score on {facts.name} against one hyperparameter at a time.", tuple(panels[k : k + 3]))
+    figures = [
+        StudyFigure(f"Single deletion score on {traits.name} against one hyperparameter at a time.", tuple(panels[k : k + 3]))
         for k in range(0, len(panels), 3)
     ]
-    return plates, rows, [f"On {facts.name}, from worst to best value: {'; '.join(words)}."]
+    return figures, rows, [f"On {traits.name}, from worst to best value: {'; '.join(words)}."]
 
 
-def _seeds(facts: Facts, ranked: dict[str, Score], seeded: Sequence[dict[str, Score]]) -> Part:
+def _seeds(traits: ModelTraits, ranked: dict[str, Score], seeded: Sequence[dict[str, Score]]) -> Part:
     """Scores of other images and other noise, and how often intervals of two seeds that should overlap do not."""
     runs = [scores for scores in seeded if scores]
     if len(runs) < 2:
@@ -140,7 +140,7 @@ def _seeds(facts: Facts, ranked: dict[str, Score], seeded: Sequence[dict[str, Sc
     order = sorted(names, key=lambda n: np.nan_to_num(ranked[n].mean, nan=-2), reverse=True)
     series = tuple(Series(f"seed {scores[order[0]].spec.seed}", tuple(point(n, scores[n].summary) for n in order)) for scores in runs)
     rows: list[Row] = [
-        {"model": facts.name, "kind": "seed", "method": n, "setting": f"seed={scores[n].spec.seed}"} | numbers(scores[n].summary)
+        {"model": traits.name, "kind": "seed", "method": n, "setting": f"seed={scores[n].spec.seed}"} | numbers(scores[n].summary)
         for scores in runs
         for n in order
     ]  # fmt: skip
@@ -153,8 +153,10 @@ def _seeds(facts: Facts, ranked: dict[str, Score], seeded: Sequence[dict[str, Sc
         f"Other seeds, that is other {count} images and other noise, move a method's score by {spread:.3f} (standard deviation, mean over methods); "
         f"intervals promise about {np.mean(errors):.3f}. Rankings of two seeds correlate with {np.mean(pairs):.2f}."
     )
-    plate = Plate(f"Single deletion score on {facts.name} for other seeds.", (Panel("dots", facts.name, "", "score →", series, level=0.0),))
-    return [plate], rows, [words]
+    figure = StudyFigure(
+        f"Single deletion score on {traits.name} for other seeds.", (Panel("dots", traits.name, "", "score →", series, level=0.0),)
+    )
+    return [figure], rows, [words]
 
 
 def agreement_of(values: np.ndarray, n: int, draws: int = DRAWS) -> np.ndarray:
@@ -169,7 +171,7 @@ def agreement_of(values: np.ndarray, n: int, draws: int = DRAWS) -> np.ndarray:
     return spearman(*means).numpy()
 
 
-def _needed(facts: Facts, ranked: dict[str, Score]) -> Part:
+def _needed(traits: ModelTraits, ranked: dict[str, Score]) -> Part:
     """How well rankings by two sets of n images agree, and from which n on well."""
     names = [n for n, s in ranked.items() if np.isfinite(s.counted).all()]
     if len(names) < 3 or len({ranked[n].ids for n in names}) != 1:
@@ -183,7 +185,7 @@ def _needed(facts: Facts, ranked: dict[str, Score]) -> Part:
         points.append(Point(n, float(np.nanmean(found)), float(low), float(high)))
         rows.append(
             {
-                "model": facts.name,
+                "model": traits.name,
                 "kind": "images",
                 "method": "",
                 "setting": f"{n} images",
@@ -194,7 +196,7 @@ def _needed(facts: Facts, ranked: dict[str, Score]) -> Part:
         )
     panel = Panel(
         "lines",
-        facts.name,
+        traits.name,
         "images for each ranking",
         "rank correlation ↑",
         (Series("two rankings", tuple(points)),),
@@ -205,10 +207,10 @@ def _needed(facts: Facts, ranked: dict[str, Score]) -> Part:
     last = points[-1]
     words = f"from {enough} images on" if enough else f"not even with {last.x} images"
     text = (
-        f"On {facts.name} two rankings of {len(names)} methods by different images agree with a correlation of {ENOUGH} {words} "
+        f"On {traits.name} two rankings of {len(names)} methods by different images agree with a correlation of {ENOUGH} {words} "
         f"({last.y:.2f} with {last.x} images, 95 % of draws in [{last.low:.2f}, {last.high:.2f}])."
     )
     mean = summary(values.std(1, ddof=1))
     more = f" The score of one image varies by {mean.mean:.2f}, so that a mean of {len(values[0])} is known to ±{1.96 * mean.mean / len(values[0]) ** 0.5:.2f}."
-    plate = Plate(f"Agreement of rankings by two sets of n images on {facts.name}; the dashed line is {ENOUGH}.", (panel,))
-    return [plate], rows, [text + more]
+    figure = StudyFigure(f"Agreement of rankings by two sets of n images on {traits.name}; the dashed line is {ENOUGH}.", (panel,))
+    return [figure], rows, [text + more]

@@ -10,7 +10,7 @@ from attrlib.data.datasets import Dataset
 from attrlib.engine.results import Score
 from attrlib.engine.run import Watch
 from attrlib.errors import DataError
-from attrlib.figures.plates import Panel, Plate, Point, Series
+from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 from attrlib.methods import create as create_method
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier
@@ -19,10 +19,10 @@ from attrlib.registry import param
 from attrlib.specs import MethodSpec, RunSpec, StudySpec
 from attrlib.statistics import Summary, summary
 from attrlib.store import Store
-from attrlib.studies.base import STUDIES, Analysis, Found, Row, Study, paired
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, paired
 from attrlib.studies.choose import cost_of
-from attrlib.studies.facts import Facts, centres, family
 from attrlib.studies.measure import map_correlations
+from attrlib.studies.traits import ModelTraits, centres, family
 from attrlib.studies.words import interval, numbers, point, verdict
 
 KERNELS = (0, 9, 17, 33, 65, 129, 257)
@@ -59,14 +59,16 @@ class Smoothing(Study):
     def models(self) -> list[str]:
         return [own.name for own in centres(family(tuned=False)) if own.depth][:2]
 
-    def runs(self, given: StudySpec, facts: Facts, model: Classifier, main: bool) -> list[RunSpec]:
+    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
         protocols = list(self._kernels(model).values())
-        smooth = [self.run_of(given, facts, model, list(dict.fromkeys(protocols)), self._smoothed(given))]
-        return [*smooth, self.run_of(given, facts, model, protocols[:1], self._others())]
+        smooth = [self.run_of(given, traits, model, list(dict.fromkeys(protocols)), self._smoothed(given))]
+        return [*smooth, self.run_of(given, traits, model, protocols[:1], self._others())]
 
-    def further(self, given: StudySpec, facts: Facts, model: Classifier, data: Dataset, store: Store, watch: Watch) -> Mapping[str, Any]:
+    def further(
+        self, given: StudySpec, traits: ModelTraits, model: Classifier, data: Dataset, store: Store, watch: Watch
+    ) -> Mapping[str, Any]:
         kernels = {k: int(dict(_pairs(p)).get("smoothing", 0)) for k, p in self._kernels(model).items()}
-        spec = self.run_of(given, facts, model, [self._protocol(0)], [*self._smoothed(given), REFERENCE])
+        spec = self.run_of(given, traits, model, [self._protocol(0)], [*self._smoothed(given), REFERENCE])
         found = map_correlations(spec, resolve_method(REFERENCE), list(dict.fromkeys(kernels.values())), model, data, store, watch)
         costs = {}
         for method in (*self._smoothed(given), *self._others()):
@@ -89,9 +91,9 @@ class Smoothing(Study):
         """The protocol for each of the paper's kernels, scaled to the model's input."""
         return {k: self._protocol(scaled(k, model.input_size[0])) for k in KERNELS}
 
-    def analyse(self, found: Sequence[Found]) -> Analysis:
+    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
         rows: list[Row] = []
-        plates: list[Plate] = []
+        figures: list[StudyFigure] = []
         sentences: list[str] = []
         for own in found:
             scores, cam, noisy = self._scores(own)
@@ -103,17 +105,17 @@ class Smoothing(Study):
             }
             for name, by_kernel in scores.items():
                 for k, score in by_kernel.items():
-                    row: Row = {"model": own.facts.name, "method": name, "kernel": k} | numbers(score.summary)
+                    row: Row = {"model": own.traits.name, "method": name, "kernel": k} | numbers(score.summary)
                     rows.append(row | numbers(alike[name].get(k, summary(np.array([]))), "correlation_"))
             others = {"Grad-CAM at Final": cam} | ({COMPARED: noisy} if noisy else {})
-            rows += [{"model": own.facts.name, "method": name, "kernel": 0} | numbers(score.summary) for name, score in others.items()]
-            plates.append(_plate(own, scores, alike, others))
-            sentences += _words(own.facts, scores, alike, cam, noisy)
+            rows += [{"model": own.traits.name, "method": name, "kernel": 0} | numbers(score.summary) for name, score in others.items()]
+            figures.append(_figure(own, scores, alike, others))
+            sentences += _words(own.traits, scores, alike, cam, noisy)
         if not sentences:
             raise DataError("GridPG with IG or IxG at Input and Grad-CAM at Final is defined on none of these models; choose CNNs")
-        return Analysis(sentences[0], sentences[1:], rows, plates)
+        return Analysis(sentences[0], sentences[1:], rows, figures)
 
-    def _scores(self, own: Found) -> tuple[dict[str, dict[int, Score]], Score | None, Score | None]:
+    def _scores(self, own: ModelResults) -> tuple[dict[str, dict[int, Score]], Score | None, Score | None]:
         """By method and kernel; of Grad-CAM; of SmoothGrad."""
         protocols: dict[int, str] = own.further.get("protocols", {})
         scores: dict[str, dict[int, Score]] = {}
@@ -141,7 +143,7 @@ def _pairs(protocol: str) -> list[tuple[str, str]]:
 Alike = dict[str, dict[int, Summary]]
 
 
-def _plate(own: Found, scores: dict[str, dict[int, Score]], alike: Alike, others: dict[str, Score]) -> Plate:
+def _figure(own: ModelResults, scores: dict[str, dict[int, Score]], alike: Alike, others: dict[str, Score]) -> StudyFigure:
     ticks = {k: str(k) if k else "none" for k in KERNELS}
     lines = [Series(f"S-{name}", tuple(point(ticks[k], s.summary) for k, s in by_kernel.items())) for name, by_kernel in scores.items()]
     flat = [Series(name, tuple(Point(ticks[k], score.mean) for k in KERNELS)) for name, score in others.items()]
@@ -152,21 +154,21 @@ def _plate(own: Found, scores: dict[str, dict[int, Score]], alike: Alike, others
     cost = [Series(name, (point(costs[s.method.name], s.summary, ""),)) for name, s in dots]
     chance = next(iter(others.values())).protocol.chance_level
     panels = (
-        Panel("lines", f"Score on {own.facts.name}", "kernel K at 224 px", "GridPG ↑", (*lines, *flat), level=chance),
+        Panel("lines", f"Score on {own.traits.name}", "kernel K at 224 px", "GridPG ↑", (*lines, *flat), level=chance),
         Panel("lines", "Likeness to Grad-CAM", "kernel K at 224 px", "rank correlation of maps", tuple(correlation)),
         Panel("points", "Best score and cost", "passes for one map", "GridPG ↑", tuple(cost), log_x=True, level=chance),
     )
-    return Plate(f"Smoothing IG and IxG at the input of {own.facts.name}; bands are 95 % intervals.", panels)
+    return StudyFigure(f"Smoothing IG and IxG at the input of {own.traits.name}; bands are 95 % intervals.", panels)
 
 
-def _words(facts: Facts, scores: dict[str, dict[int, Score]], alike: Alike, cam: Score, noisy: Score | None) -> list[str]:
+def _words(traits: ModelTraits, scores: dict[str, dict[int, Score]], alike: Alike, cam: Score, noisy: Score | None) -> list[str]:
     sentences = []
     for name, by_kernel in scores.items():
         top = max(by_kernel, key=lambda k: by_kernel[k].mean)
         gain, gap = paired(by_kernel[top], by_kernel[0]), paired(by_kernel[top], cam)
-        text = f"On {facts.name} {name} rises from {interval(by_kernel[0].summary)} to {interval(by_kernel[top].summary)} at K = {top} ({interval(gain)})"
+        text = f"On {traits.name} {name} rises from {interval(by_kernel[0].summary)} to {interval(by_kernel[top].summary)} at K = {top} ({interval(gain)})"
         if top == 0:
-            text = f"On {facts.name} smoothing does not help {name} ({interval(by_kernel[0].summary)})"
+            text = f"On {traits.name} smoothing does not help {name} ({interval(by_kernel[0].summary)})"
         text += f" and {verdict(gap, 'beats', 'stays below')}{' from' if gap.tie else ''} Grad-CAM at Final ({interval(cam.summary)})"
         if noisy is not None and name.startswith(SMOOTHED[0]):
             other = paired(by_kernel[top], noisy)

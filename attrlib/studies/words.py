@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from attrlib.figures.plates import Point
+from attrlib.figures.study_figure import Point
 from attrlib.statistics import Correlation, Difference, Summary
 
 

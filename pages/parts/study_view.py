@@ -4,7 +4,7 @@ import mimetypes
 
 import streamlit as st
 
-from attrlib.figures.plate_figures import draw
+from attrlib.figures.study_plots import draw
 from attrlib.specs import StudySpec
 from attrlib.studies import Study, StudyResult
 from attrlib.studies.findings import even, files_of, refusals
@@ -18,11 +18,11 @@ LABELS = {"html": "Report (HTML)", "csv": "Table (CSV)", "json": "Everything (JS
 def show(result: StudyResult) -> None:
     """The finding, figures, details, table."""
     st.markdown(f"##### {_bold(result.finding)}")
-    for number, plate in enumerate(result.plates):
-        st.caption(plain(plate.caption))
+    for number, study_figure in enumerate(result.figures):
+        st.caption(plain(study_figure.caption))
         st.plotly_chart(
-            draw(plate), key=f"t_plate_{result.spec}_{number}", width="stretch", config=camera(result.spec.study),
-            alt=f"{plate.caption} The same numbers are in the table below.",
+            draw(study_figure), key=f"t_figure_{result.spec}_{number}", width="stretch", config=camera(result.spec.study),
+            alt=f"{study_figure.caption} The same numbers are in the table below.",
         )  # fmt: skip
     grid = st.grid(min_column_width=380, gap="medium", key="t_words")
     with grid.cell():

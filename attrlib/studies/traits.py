@@ -26,7 +26,7 @@ _STEM = 64
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelTraits:
     """A model as a study sees it. `norm` and `bias` are None where the name of the architecture does not tell.
 
     `accuracy` is top-1 with its interval from the card, `fraction` the share of the training data that it was trained on, `own` the
@@ -45,7 +45,7 @@ class Facts:
     own: str = ""
 
 
-def facts_of(spec: ModelSpec, deletion_tuned: bool = False) -> Facts:
+def traits_of(spec: ModelSpec, deletion_tuned: bool = False) -> ModelTraits:
     """What the names and the card of a model say; nothing is loaded."""
     card = _card(spec)
     file = spec.checkpoint and not spec.checkpoint.startswith("random:")
@@ -81,18 +81,18 @@ def _summary(fields: object) -> Summary | None:
     return Summary(fields["mean"], fields["low"], fields["high"], fields["n"], fields.get("undefined", 0))
 
 
-def parse_architecture(name: str) -> Facts:
+def parse_architecture(name: str) -> ModelTraits:
     """Family, depth, width, BatchNorm and bias as far as the name of an architecture tells them, those of ResNets and VGGs."""
     plain = name.rpartition(":")[2].partition(".")[0].removeprefix("small_")
     width = re.search(r"_w(\d+)$", plain)
     plain = plain[: width.start()] if width else plain
     found = re.fullmatch(r"(?:(fixup|x|wide)_?)?(resnet|vgg)(\d+)(_bn|_2)?", plain)
     if found is None:
-        return Facts(name, re.sub(r"\d+$", "", plain) if width else plain, width=int(width[1]) if width else 0)
+        return ModelTraits(name, re.sub(r"\d+$", "", plain) if width else plain, width=int(width[1]) if width else 0)
     prefix, family, depth, suffix = found.groups()
     norm = prefix not in ("fixup", "x") if family == "resnet" else suffix == "_bn"
     channels = int(width[1]) if width else _STEM * _WIDE.get(prefix, 1)
-    return Facts(name, family, int(depth), channels, norm, prefix != "x")
+    return ModelTraits(name, family, int(depth), channels, norm, prefix != "x")
 
 
 def own_map(model: Classifier) -> str:
@@ -107,7 +107,7 @@ def own_map(model: Classifier) -> str:
     return ""
 
 
-def differs_in(a: Facts, b: Facts) -> str | None:
+def differs_in(a: ModelTraits, b: ModelTraits) -> str | None:
     """The one factor in which two models of a family differ; None where it is none, or several."""
     if a.family != b.family or (a.fraction != b.fraction and not math.isnan(a.fraction) and not math.isnan(b.fraction)):
         return None
@@ -115,9 +115,9 @@ def differs_in(a: Facts, b: Facts) -> str | None:
     return factors[0] if len(factors) == 1 else None
 
 
-def pairs_of(models: Sequence[Facts]) -> dict[str, list[tuple[Facts, Facts]]]:
+def pairs_of(models: Sequence[ModelTraits]) -> dict[str, list[tuple[ModelTraits, ModelTraits]]]:
     """The pairs of models that differ in one factor alone, by factor; the second has more of it: deeper, wider, with it."""
-    found: dict[str, list[tuple[Facts, Facts]]] = {factor: [] for factor in FACTORS}
+    found: dict[str, list[tuple[ModelTraits, ModelTraits]]] = {factor: [] for factor in FACTORS}
     for i, a in enumerate(models):
         for b in models[i + 1 :]:
             factor = differs_in(a, b)
@@ -127,15 +127,15 @@ def pairs_of(models: Sequence[Facts]) -> dict[str, list[tuple[Facts, Facts]]]:
     return {factor: own for factor, own in found.items() if own}
 
 
-def family(data: str = "birds", tuned: bool | None = None) -> list[Facts]:
+def family(data: str = "birds", tuned: bool | None = None) -> list[ModelTraits]:
     """The shipped models that were trained on some data, with deletion or without (None: both)."""
-    every = [facts_of(ModelSpec(name)) for name, path in shipped().items() if Card.read(path).data.partition(":")[0] == data]
+    every = [traits_of(ModelSpec(name)) for name, path in shipped().items() if Card.read(path).data.partition(":")[0] == data]
     return [own for own in every if tuned is None or own.tuned == tuned]
 
 
-def centres(models: Sequence[Facts]) -> list[Facts]:
+def centres(models: Sequence[ModelTraits]) -> list[ModelTraits]:
     """Of each family the model that most others differ from in one factor alone; the largest family first."""
-    families: dict[str, list[Facts]] = {}
+    families: dict[str, list[ModelTraits]] = {}
     for own in models:
         families.setdefault(own.family, []).append(own)
     by_size = sorted(families.values(), key=len, reverse=True)

@@ -1,4 +1,4 @@
-"""Plates as files, PNG, SVG or PDF, drawn by Matplotlib: no browser is needed, and the same plate gives the same bytes."""
+"""Write study figures as PNG, SVG or PDF with Matplotlib: no browser is needed, and the same figure gives the same bytes."""
 
 import io
 import math
@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from attrlib.errors import SpecError, unknown
 from attrlib.figures.charts import GREY
 from attrlib.figures.labels import places
-from attrlib.figures.plate_figures import categories, looks_of
-from attrlib.figures.plates import Panel, Plate, Point, Series
+from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
+from attrlib.figures.study_plots import categories, looks_of
 
 FORMATS = ("png", "svg", "pdf")
 MARKERS = {
@@ -37,17 +37,17 @@ _SMALL: dict[Any, Any] = {
 }
 
 
-def render(plate: Plate, format: str) -> bytes:  # noqa: A002
-    """The plate as a file of that format, on white. Raises `SpecError` for any other format."""
+def render(study_figure: StudyFigure, format: str) -> bytes:  # noqa: A002
+    """Return the figure as a file of that format, on white. Raises `SpecError` for any other format."""
     if format not in FORMATS:
         raise SpecError(unknown("format of a figure", format, FORMATS))
-    panels, looks = plate.panels, looks_of(plate)
-    rows, columns = (len(panels), 1) if plate.stacked else (1, len(panels))
+    panels, looks = study_figure.panels, looks_of(study_figure)
+    rows, columns = (len(panels), 1) if study_figure.stacked else (1, len(panels))
     heights = [_height(panel) for panel in panels]
     with mpl.rc_context(_SMALL):
-        size = (WIDTH, (sum(heights) if plate.stacked else max(heights)) + 0.5)
+        size = (WIDTH, (sum(heights) if study_figure.stacked else max(heights)) + 0.5)
         figure = Figure(figsize=size, layout="constrained")
-        ratios = dict(height_ratios=heights) if plate.stacked else {}
+        ratios = dict(height_ratios=heights) if study_figure.stacked else {}
         every = figure.subplots(rows, columns, squeeze=False, gridspec_kw=ratios)
         for panel, axes in zip(panels, every.flat, strict=True):
             _panel(axes, panel, looks)

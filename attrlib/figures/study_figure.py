@@ -51,7 +51,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Plate:
+class StudyFigure:
     """A figure: a caption that says what to see, and panels beside each other, or below (`stacked`)."""
 
     caption: str

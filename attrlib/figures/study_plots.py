@@ -1,4 +1,4 @@
-"""Plates as Plotly figures."""
+"""Study figures in Plotly."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 
 from attrlib.figures.charts import ACCENT, GREY, OTHER
 from attrlib.figures.labels import places
-from attrlib.figures.plates import Panel, Plate, Point, Series
+from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 
 COLOURS = (ACCENT, OTHER, "#159a7f", "#b0488f", "#6b5fc7", "#a3822b", "#d0453e", "#4d8f2f")
 """Told apart by all common kinds of colour blindness together with `SYMBOLS`; each stands out from white and from near-black."""
@@ -17,10 +17,10 @@ NARROW = (420, 250)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "hexagon")
 
 
-def draw(plate: Plate) -> go.Figure:
+def draw(study_figure: StudyFigure) -> go.Figure:
     """The figure. Colours are those of the series' names, alike in all panels; points carry their label in the hover text."""
-    panels = plate.panels
-    rows, columns = (len(panels), 1) if plate.stacked else (1, len(panels))
+    panels = study_figure.panels
+    rows, columns = (len(panels), 1) if study_figure.stacked else (1, len(panels))
     figure = make_subplots(
         rows,
         columns,
@@ -28,10 +28,10 @@ def draw(plate: Plate) -> go.Figure:
         vertical_spacing=0.12 / max(1, rows - 1),
         horizontal_spacing=0.26 / max(2, columns),
     )
-    looks = looks_of(plate)
+    looks = looks_of(study_figure)
     shown: set[str] = set()
     for number, panel in enumerate(panels):
-        row, column = (number + 1, 1) if plate.stacked else (1, number + 1)
+        row, column = (number + 1, 1) if study_figure.stacked else (1, number + 1)
         for series in panel.series:
             if panel.kind == "matrix":
                 break
@@ -43,7 +43,7 @@ def draw(plate: Plate) -> go.Figure:
             figure.add_trace(_matrix(panel), row, column)
         _axes(figure, panel, row, column)
     heights = [_height(panel) for panel in panels]
-    height = sum(heights) if plate.stacked else max(heights)
+    height = sum(heights) if study_figure.stacked else max(heights)
     figure.update_layout(
         height=height + 90, margin=dict(l=10, r=20, t=60, b=50), boxmode="group", showlegend=len(looks) > 1,
         legend=dict(orientation="h", y=1, yref="container", yanchor="top", x=0),
@@ -52,9 +52,9 @@ def draw(plate: Plate) -> go.Figure:
     return figure
 
 
-def looks_of(plate: Plate) -> dict[str, tuple[str, str]]:
-    """Colour and symbol of each series' name, the same in all panels of a plate."""
-    names = list(dict.fromkeys(s.name for panel in plate.panels if panel.kind != "matrix" for s in panel.series))
+def looks_of(study_figure: StudyFigure) -> dict[str, tuple[str, str]]:
+    """Colour and symbol of each series' name, the same in all panels of a figure."""
+    names = list(dict.fromkeys(s.name for panel in study_figure.panels if panel.kind != "matrix" for s in panel.series))
     # Seven symbols to eight colours: no two of the first 56 look alike.
     return {name: (COLOURS[i % len(COLOURS)], SYMBOLS[i % 7]) for i, name in enumerate(names)}
 
