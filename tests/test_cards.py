@@ -42,7 +42,7 @@ from attrlib.training import Recipe, Training, TrainingProgress, train_checkpoin
 
 SIZE = 16
 PREPROCESSING = Preprocessing((SIZE, SIZE), HALF, (0.25, 0.25, 0.5), "bicubic", 0.9)
-RECIPE = Recipe(epochs=5, batch=8, rate=0.1, deletion=2, baseline="random", scale=0.6, reduced=False, seed=3)
+RECIPE = Recipe(epochs=5, batch=8, lr=0.1, deletion=2, baseline="random", scale=0.6, amp=False, seed=3)
 NAMES = ("blue", "green", "red", "turquoise", "yellow")
 ORDER = (2, 1, 0, 4, 3)
 """Which of `COLOURS` each class, by its name, is."""
@@ -326,7 +326,7 @@ def test_the_interval_of_a_share_is_within_0_and_1_and_of_nothing_there_is_none(
 
 def test_tuning_goes_on_from_a_checkpoint_and_the_new_one_loads_without_the_old(made: Made, copied: Path, tmp_path: Path) -> None:
     """As `--model FILE`; the old file may be gone afterwards."""
-    training = Training(ModelSpec(str(copied)), str(made.data), replace(RECIPE, epochs=1, rate=0.0))
+    training = Training(ModelSpec(str(copied)), str(made.data), replace(RECIPE, epochs=1, lr=0.0))
     card = train_checkpoint(training, tmp_path / "new.safetensors", tmp_path / "state", "cpu")
     weights = safetensors.torch.load_file(copied)
     copied.unlink()
@@ -568,7 +568,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def command(data: Path, out: Path, *more: object) -> list[object]:
-    small = ("--epochs", 3, "--batch", 8, "--rate", 0.1, "--deletion", 2, "--reduced", "false", "--device", "cpu")
+    small = ("--epochs", 3, "--batch", 8, "--lr", 0.1, "--deletion", 2, "--amp", "false", "--device", "cpu")
     return ["finetune", "--model", "attrlib:tiny", "--checkpoint", "random:0", "--data", data, "--out", out, *small, *more]
 
 
@@ -589,7 +589,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, R
 def test_the_command_writes_a_checkpoint_and_says_what_it_can(whole: tuple[Path, Result]) -> None:
     out, result = whole
     card = Card.read(out.with_suffix(".json"))
-    assert (card.recipe["epochs"], card.recipe["deletion"], card.recipe["decay"]) == (3, 2, 1e-4)
+    assert (card.recipe["epochs"], card.recipe["deletion"], card.recipe["weight_decay"]) == (3, 2, 1e-4)
     assert load_model(out, "cpu").deletion_tuned
     lines = result.stdout.splitlines()
     for line, name in zip(lines, ("clean", "deleted"), strict=False):
@@ -723,9 +723,9 @@ def test_a_wrong_flag_is_refused_in_a_line_and_nothing_is_trained(
 
 
 def test_a_divergence_ends_in_a_line_and_keeps_the_state(data: Path, tmp_path: Path) -> None:
-    result = invoke(*command(data, tmp_path / "own.safetensors", "--rate", 100, "--decay", 10, "--epochs", 40))
+    result = invoke(*command(data, tmp_path / "own.safetensors", "--lr", 100, "--weight-decay", 10, "--epochs", 40))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "Try a lower rate (now 100)" in result.stderr.splitlines()[-1]
+    assert "Try a lower lr (now 100)" in result.stderr.splitlines()[-1]
     assert os.listdir(tmp_path) == ["own.training"]
 
 

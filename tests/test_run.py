@@ -51,7 +51,7 @@ from attrlib.engine.selection import select
 from attrlib.errors import AttrlibError, Cancelled, DataError, MethodError, ProtocolError, SpecError
 from attrlib.methods import BATCH_SIZE, attribute, resolve
 from attrlib.models.cells import stitch
-from attrlib.models.frozen import has_bfloat16
+from attrlib.models.preserve import has_bfloat16
 from attrlib.protocols import Prediction
 from attrlib.specs import MethodSpec, digest, parse_methods, parse_protocols
 from attrlib.statistics import spearman, summary

@@ -28,7 +28,7 @@ from nets import (
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError, ModelError
-from attrlib.models.frozen import frozen
+from attrlib.models.preserve import preserved
 from attrlib.models.split import Split
 
 # Net, layer, and whether the layer is a cut: whether nothing that comes before it goes around it.
@@ -123,7 +123,7 @@ def split_of(module: nn.Module, path: str, size: tuple[int, int] = (SIZE, SIZE))
 @each_case
 def test_the_layer_is_known_to_be_a_cut_or_not(net, path, cut):
     module = made(net)
-    with frozen(module):
+    with preserved(module):
         assert split_of(module, path).cut is cut
 
 
@@ -131,7 +131,7 @@ def test_the_layer_is_known_to_be_a_cut_or_not(net, path, cut):
 def test_before_is_the_output_that_a_hook_sees(net, path, cut):
     module, images = made(net), pictures(3)
     expected = output_of(module, path, images)
-    with frozen(module):
+    with preserved(module):
         close(split_of(module, path).before(images), expected)
 
 
@@ -140,7 +140,7 @@ def test_after_of_before_is_the_model(net, path, cut):
     module, images = made(net), pictures(3)
     with torch.no_grad():
         expected = module(images)
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, path)
         close(split.after(split.before(images)), expected)
 
@@ -154,7 +154,7 @@ def test_after_of_another_output_is_what_a_hook_would_make_of_it(net, path, cut)
         expected = logits_where(module, path, images, other)
         unchanged = module(images)
     assert not torch.allclose(expected, unchanged, atol=1e-3)
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, path)
         split.before(images)
         close(split.after(other), expected)
@@ -166,7 +166,7 @@ def test_the_gradient_at_the_layer_is_that_of_an_ordinary_pass(net, path, cut):
     weights = torch.randn(3, CLASSES, generator=torch.Generator().manual_seed(7))
     expected = gradient_at(copy.deepcopy(module), path, images, weights)
     assert expected.abs().max() > 0
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, path)
         output = split.before(images).clone().requires_grad_()
         (found,) = torch.autograd.grad((split.after(output) * weights).sum(), output)
@@ -178,7 +178,7 @@ def test_after_leaves_the_given_output_the_images_and_its_own_memory_alone(net, 
     module, images = made(net), pictures(2)
     with torch.no_grad():
         expected = module(images)
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, path)
         output = split.before(images)
         given = output.clone()
@@ -196,7 +196,7 @@ def test_rows_may_derive_from_several_images_in_any_order(net, path, cut):
     given = output_of(module, path, images)[rows] + noise
     with torch.no_grad():
         expected = torch.cat([logits_where(module, path, images[r : r + 1], given[i : i + 1]) for i, r in enumerate(rows.tolist())])
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, path)
         split.before(images)
         close(split.after(given, rows), expected)
@@ -208,7 +208,7 @@ def test_rows_of_a_single_image_need_no_mapping(net, path, cut):
     given = output_of(module, path, image) * torch.linspace(-1, 2, 5).view(5, *[1] * (output_of(module, path, image).ndim - 1))
     with torch.no_grad():
         expected = torch.cat([logits_where(module, path, image, g[None]) for g in given])
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, path)
         split.before(image)
         close(split.after(given), expected)
@@ -217,7 +217,7 @@ def test_rows_of_a_single_image_need_no_mapping(net, path, cut):
 @each_case
 def test_a_row_does_not_depend_on_the_others(net, path, cut):
     module, images = made(net), pictures(4)
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, path)
         together = split.before(images)
         logits = split.after(together)
@@ -247,7 +247,7 @@ def test_a_later_before_replaces_the_images_of_an_earlier_one():
     first, second = pictures(2, seed=11), pictures(3, seed=12)
     with torch.no_grad():
         expected = module(second)
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, "conv2")
         split.before(first)
         close(split.after(split.before(second)), expected)
@@ -256,7 +256,7 @@ def test_a_later_before_replaces_the_images_of_an_earlier_one():
 @pytest.mark.parametrize("skip", [False, True])
 def test_after_runs_nothing_that_comes_before_the_layer(skip):
     module = made(Counted, skip)
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, "third")
         assert split.cut is not skip
         output = split.before(pictures(2))
@@ -268,7 +268,7 @@ def test_after_runs_nothing_that_comes_before_the_layer(skip):
 
 def test_before_runs_nothing_that_comes_after_a_cut():
     module = made(Counted, False)
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, "second")
         start = module.runs
         split.before(pictures(2))
@@ -277,7 +277,7 @@ def test_before_runs_nothing_that_comes_after_a_cut():
 
 def test_after_needs_a_before():
     module = made(Plain)
-    with frozen(module):
+    with preserved(module):
         split = Split(module, "features.2")
         with pytest.raises(LayerError, match=r"call before\(\) first"):
             split.after(torch.zeros(1, 6, 8, 8))
@@ -299,7 +299,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(("path", "reason"), [("twice", "called 2 times"), ("never", "not called"), ("lstm", "returns a tuple")])
 def test_layers_that_cannot_be_split_at_are_named_with_the_reason(path, reason):
     module = made(Odd)
-    with frozen(module), pytest.raises(LayerError, match=reason):
+    with preserved(module), pytest.raises(LayerError, match=reason):
         split_of(module, path)
 
 
@@ -321,7 +321,7 @@ def test_published_networks_can_be_split(name, options, paths):
     rows = torch.tensor([1, 0, 1])
     for path in paths:
         expected = gradient_at(module, path, images, weights)
-        with frozen(module):
+        with preserved(module):
             split = split_of(module, path, (64, 64))
             output = split.before(images)
             close(split.after(output[rows], rows), logits[rows])
@@ -514,7 +514,7 @@ class Gated(nn.Module):
 def test_after_uses_the_given_output_inside_a_pytorch_encoder_without_gradients():
     module, images = made(FastPath), pictures(2)
     given = output_of(module, "encoder.norm1", images) + pictures(1)[:, :1, :16, :8].reshape(1, 16, 8)
-    with frozen(module), torch.no_grad():
+    with preserved(module), torch.no_grad():
         expected = logits_where(module, "encoder.norm1", images, given)
         split = split_of(module, "encoder.norm1")
         split.before(images)
@@ -525,7 +525,7 @@ def test_after_of_before_is_the_model_where_an_in_place_result_is_ignored():
     module, images = made(IgnoresReturn), pictures(2)
     with torch.no_grad():
         expected = module(images)
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, "conv2")
         close(split.after(split.before(images)), expected)
 
@@ -535,7 +535,7 @@ def test_a_model_that_writes_into_its_input_can_be_split(path):
     module, images = made(WritesInput), pictures(2)
     with torch.no_grad():
         expected = module(images.clone())
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, path)
         found = split.after(split.before(images))
     assert torch.equal(images, pictures(2))
@@ -546,7 +546,7 @@ def test_rows_are_mapped_where_a_stub_returns_the_sequence_first():
     module, images, rows = made(SequenceFirst), pictures(2), torch.tensor([1, 0])
     with torch.no_grad():
         expected = module(images)[rows]
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, "last")
         close(split.after(split.before(images)[rows], rows), expected)
 
@@ -555,14 +555,14 @@ def test_a_gate_around_the_layer_makes_it_no_cut():
     module, images = made(Gated), 40 * pictures(2)
     with torch.no_grad():
         expected = module(images)
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, "conv2")
         close(split.after(split.before(images)), expected)
 
 
 def test_a_model_may_refuse_nan_with_any_exception():
     module = made(FiniteOnly, FloatingPointError)
-    with frozen(module):
+    with preserved(module):
         assert not split_of(module, "conv2").cut
 
 
@@ -571,7 +571,7 @@ def test_a_hook_that_changes_the_layers_output_is_applied_once():
     module.features[2].register_forward_hook(lambda _m, _a, output: output * 2)
     with torch.no_grad():
         expected = module(images)
-    with frozen(module):
+    with preserved(module):
         split = split_of(module, "features.2")
         close(split.after(split.before(images)), expected)
 

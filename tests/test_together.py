@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attrlib.errors import AttrlibError, Cancelled, LayerError, MethodError, SpecError
 from attrlib.methods import METHODS, Attribution, AttributionContext, attribute, attribute_all, attribute_each, resolve
-from attrlib.models.frozen import has_bfloat16
+from attrlib.models.preserve import has_bfloat16
 from attrlib.registry import params_of
 from attrlib.specs import MethodSpec
 

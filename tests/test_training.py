@@ -38,12 +38,12 @@ from attrlib.specs import ModelSpec
 from attrlib.training import PRESETS, Recipe, Trained, Training, TrainingProgress, accuracies, train, train_checkpoint
 from attrlib.training.deletion import delete_cells
 from attrlib.training.family import BIRDS, LITE0, PHOTOS, TUNED, trainings
-from attrlib.training.feed import Feed, random_box
+from attrlib.training.loader import TrainLoader, random_box
 
 SIZE = 16
 HALF = (0.5, 0.5, 0.5)
 COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200), (190, 190, 60), (60, 190, 190))
-PLAIN = Recipe(epochs=4, batch=8, rate=0.1, deletion=4, scale=0.6, reduced=False)
+PLAIN = Recipe(epochs=4, batch=8, lr=0.1, deletion=4, scale=0.6, amp=False)
 """A short training that sees deleted cells."""
 
 
@@ -287,17 +287,17 @@ def test_without_crops_and_where_none_fits_it_is_the_largest_in_the_middle(size:
 # Feeding ---------------------------------------------------------------------------------------------------------------
 
 
-def feed(data: Dataset, recipe: Recipe, size: int = SIZE, threads: int = 2, classes: Sequence[int] | None = None) -> Feed:
-    return Feed(data, classes or range(len(data.class_names)), Preprocessing((size, size), HALF, HALF), recipe, threads)
+def loader(data: Dataset, recipe: Recipe, size: int = SIZE, threads: int = 2, classes: Sequence[int] | None = None) -> TrainLoader:
+    return TrainLoader(data, classes or range(len(data.class_names)), Preprocessing((size, size), HALF, HALF), recipe, threads)
 
 
 def order(data: Dataset, recipe: Recipe, epoch: int = 0, **options: Any) -> list[int]:
-    return [int(label) for _, labels in feed(data, recipe, **options).epoch(epoch) for label in labels]
+    return [int(label) for _, labels in loader(data, recipe, **options).epoch(epoch) for label in labels]
 
 
 def by_label(data: Dataset, recipe: Recipe, epoch: int = 0, **options: Any) -> dict[int, bytes]:
     found = {}
-    for images, labels in feed(data, recipe, **options).epoch(epoch):
+    for images, labels in loader(data, recipe, **options).epoch(epoch):
         assert images.dtype == torch.uint8
         assert images.shape == (len(labels), 3, SIZE, SIZE)
         found |= {int(label): image.numpy().tobytes() for image, label in zip(images, labels, strict=True)}
@@ -310,7 +310,7 @@ def test_an_epoch_holds_every_image_once_in_an_order_that_seed_and_epoch_draw() 
     assert Counter(first) == Counter(range(32))
     assert first != list(range(32))
     assert order(data, PLAIN) == first
-    assert order(data, replace(PLAIN, rate=0.5, epochs=9, deletion=0, flip=False, scale=1.0), threads=1) == first
+    assert order(data, replace(PLAIN, lr=0.5, epochs=9, deletion=0, flip=False, scale=1.0), threads=1) == first
     assert order(data, PLAIN, epoch=1) != first
     assert order(data, replace(PLAIN, seed=1)) != first
     assert order(data, replace(PLAIN, batch=16)) == first
@@ -318,16 +318,16 @@ def test_an_epoch_holds_every_image_once_in_an_order_that_seed_and_epoch_draw() 
 
 @pytest.mark.parametrize(("count", "steps", "used"), [(32, 4, 32), (35, 4, 32), (8, 1, 8), (5, 1, 5), (1, 1, 1)])
 def test_the_last_incomplete_batch_is_left_out_unless_it_is_the_only_one(count: int, steps: int, used: int) -> None:
-    assert feed(numbered(count), PLAIN).steps == steps
+    assert loader(numbered(count), PLAIN).steps == steps
     found = order(numbered(count), PLAIN)
     assert len(found) == len(set(found)) == used
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_shares_of_all_devices_make_up_each_batch(world: int) -> None:
-    data, own = numbered(24), feed(numbered(24), PLAIN)
+    data, own = numbered(24), loader(numbered(24), PLAIN)
     whole = [dict(zip(labels.tolist(), images.unbind(), strict=True)) for images, labels in own.epoch(3)]
-    shares = [list(feed(data, PLAIN).epoch(3, rank, world)) for rank in range(world)]
+    shares = [list(loader(data, PLAIN).epoch(3, rank, world)) for rank in range(world)]
     assert len(whole) == 3
     for step, batch in enumerate(whole):
         union = [pair for share in shares for pair in zip(share[step][1].tolist(), share[step][0].unbind(), strict=True)]
@@ -367,17 +367,17 @@ def test_labels_are_the_model_s_classes() -> None:
 def test_a_fraction_is_drawn_by_the_seed_from_what_is_labelled_and_smaller_ones_are_part_of_it() -> None:
     labels = [None if k % 4 == 0 else k for k in range(40)]
     data = Pictures([noise(k) for k in range(40)], labels, 40)
-    used = {share: feed(data, replace(PLAIN, fraction=share)).indices for share in (0.2, 0.4, 0.6, 0.8, 1.0)}
+    used = {share: loader(data, replace(PLAIN, fraction=share)).indices for share in (0.2, 0.4, 0.6, 0.8, 1.0)}
     assert [len(indices) for indices in used.values()] == [6, 12, 18, 24, 30]
     shares = [set(indices) for indices in used.values()]
     assert all(small < large for small, large in pairwise(shares))
     assert shares[-1] == {k for k in range(40) if k % 4}
-    assert feed(data, replace(PLAIN, fraction=0.2, seed=1)).indices != used[0.2]
-    assert len(feed(data, replace(PLAIN, fraction=0.001))) == 1
+    assert loader(data, replace(PLAIN, fraction=0.2, seed=1)).indices != used[0.2]
+    assert len(loader(data, replace(PLAIN, fraction=0.001))) == 1
 
 
 def test_images_that_cannot_be_read_are_left_out_of_their_batch_and_named() -> None:
-    own = feed(numbered(16, broken=(3, 11)), PLAIN)
+    own = loader(numbered(16, broken=(3, 11)), PLAIN)
     found = [int(label) for _, labels in own.epoch(0) for label in labels]
     assert sorted(found) == [k for k in range(16) if k not in (3, 11)]
     assert own.failed == {3: "picture 3 is broken", 11: "picture 11 is broken"}
@@ -388,11 +388,11 @@ def test_images_that_cannot_be_read_are_left_out_of_their_batch_and_named() -> N
 
 def test_the_default_is_the_recipe_of_the_paper() -> None:
     """Momentum is tested below. Numbers: arXiv 2407.11910, and RandomResizedCrop's default for the scale."""
-    paper = dict(epochs=30, batch=256, rate=0.001, optimizer="sgd", decay=1e-4, schedule="step", warmup=0.0)
-    paper |= dict(deletion=4, baseline="zeros", scale=0.08, flip=True, smoothing=0.0, clip=0.0, loss="auto", fraction=1.0)
+    paper = dict(epochs=30, batch=256, lr=0.001, optimizer="sgd", weight_decay=1e-4, schedule="step", warmup=0.0)
+    paper |= dict(deletion=4, baseline="zeros", scale=0.08, flip=True, label_smoothing=0.0, clip=0.0, loss="auto", fraction=1.0)
     for recipe in (Recipe(), PRESETS["idsds"], Recipe.parse({})):
         assert {name: value for name, value in asdict(recipe).items() if name in paper} == paper
-    assert set(asdict(Recipe())) - set(paper) == {"reduced", "seed"}
+    assert set(asdict(Recipe())) - set(paper) == {"amp", "seed"}
 
 
 def test_presets_are_valid_and_only_scratch_deletes_nothing() -> None:
@@ -402,8 +402,8 @@ def test_presets_are_valid_and_only_scratch_deletes_nothing() -> None:
 
 
 def test_text_becomes_numbers_on_top_of_a_preset() -> None:
-    found = Recipe.parse({"epochs": "3", "rate": "0.5", "flip": "false", "baseline": "blur"}, "scratch")
-    assert found == replace(PRESETS["scratch"], epochs=3, rate=0.5, flip=False, baseline="blur")
+    found = Recipe.parse({"epochs": "3", "lr": "0.5", "flip": "false", "baseline": "blur"}, "scratch")
+    assert found == replace(PRESETS["scratch"], epochs=3, lr=0.5, flip=False, baseline="blur")
     assert {option.name for option in Recipe.options()} == {field.name for field in fields(Recipe)}
     assert all(option.help for option in Recipe.options())
 
@@ -413,8 +413,8 @@ def test_text_becomes_numbers_on_top_of_a_preset() -> None:
     [
         ({"epochs": "0"}, "epochs=0 is out of range"),
         ({"epochs": "1.5"}, "epochs='1.5' is not valid"),
-        ({"rate": "-1"}, "rate=-1 is out of range"),
-        ({"rate": "nan"}, "rate='nan' is not valid"),
+        ({"lr": "-1"}, "lr=-1 is out of range"),
+        ({"lr": "nan"}, "lr='nan' is not valid"),
         ({"batch": "many"}, "batch='many' is not valid"),
         ({"deletion": "33"}, "deletion=33 is out of range"),
         ({"fraction": "0"}, "fraction=0 is out of range"),
@@ -460,26 +460,26 @@ def test_the_step_schedule_is_torch_s_of_ten_epochs_and_a_tenth(monkeypatch: pyt
         expected += 2 * [optimizer.param_groups[0]["lr"]]
         optimizer.step()
         schedule.step()
-    assert rates(monkeypatch, tmp_path, replace(Recipe(), reduced=False)) == pytest.approx(expected, rel=1e-9)
+    assert rates(monkeypatch, tmp_path, replace(Recipe(), amp=False)) == pytest.approx(expected, rel=1e-9)
     assert expected[0] == pytest.approx(100 * expected[-1])
 
 
 def test_the_cosine_schedule_rises_and_falls_as_its_formula_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    recipe = replace(PLAIN, epochs=10, rate=0.01, schedule="cosine", warmup=0.3)
+    recipe = replace(PLAIN, epochs=10, lr=0.01, schedule="cosine", warmup=0.3)
     warm = [0.01 * (k + 1) / 6 for k in range(6)]
     assert rates(monkeypatch, tmp_path, recipe) == pytest.approx(warm + [0.005 * (1 + math.cos(math.pi * k / 14)) for k in range(14)])
 
 
 LOOPS = {
-    "sgd": (replace(PLAIN, epochs=3, rate=0.01, decay=0.01), lambda g: torch.optim.SGD(g, 0.01, 0.9, weight_decay=0.01)),
-    "clip": (replace(PLAIN, epochs=3, rate=0.5, decay=0.0, clip=0.1), lambda g: torch.optim.SGD(g, 0.5, 0.9)),
+    "sgd": (replace(PLAIN, epochs=3, lr=0.01, weight_decay=0.01), lambda g: torch.optim.SGD(g, 0.01, 0.9, weight_decay=0.01)),
+    "clip": (replace(PLAIN, epochs=3, lr=0.5, weight_decay=0.0, clip=0.1), lambda g: torch.optim.SGD(g, 0.5, 0.9)),
     "adamw": (
-        replace(PLAIN, epochs=3, rate=0.01, decay=0.1, optimizer="adamw"),
+        replace(PLAIN, epochs=3, lr=0.01, weight_decay=0.1, optimizer="adamw"),
         # Matrices alone decay.
         lambda g: torch.optim.AdamW([{"params": g[:1]}, {"params": g[1:], "weight_decay": 0.0}], 0.01, weight_decay=0.1),
     ),
-    "smoothing": (replace(PLAIN, epochs=3, rate=0.01, decay=0.0, smoothing=0.2), lambda g: torch.optim.SGD(g, 0.01, 0.9)),
-    "binary": (replace(PLAIN, epochs=3, rate=0.05, decay=0.0, loss="binary"), lambda g: torch.optim.SGD(g, 0.05, 0.9)),
+    "smoothing": (replace(PLAIN, epochs=3, lr=0.01, weight_decay=0.0, label_smoothing=0.2), lambda g: torch.optim.SGD(g, 0.01, 0.9)),
+    "binary": (replace(PLAIN, epochs=3, lr=0.05, weight_decay=0.0, loss="binary"), lambda g: torch.optim.SGD(g, 0.05, 0.9)),
 }
 
 
@@ -502,7 +502,7 @@ def test_weights_are_those_of_a_plain_loop(tmp_path: Path, name: str) -> None:
         if recipe.loss == "binary":
             loss = F.binary_cross_entropy_with_logits(logits, F.one_hot(y, 5).float())
         else:
-            loss = F.cross_entropy(logits, y, label_smoothing=recipe.smoothing)
+            loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
         loss.backward()
         if recipe.clip:
             nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
@@ -519,7 +519,7 @@ def test_weights_are_those_of_a_plain_loop(tmp_path: Path, name: str) -> None:
 
 
 def test_the_loss_of_a_b_cos_network_is_binary_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
-    recipe = replace(PLAIN, epochs=1, batch=len(DATA), deletion=0, scale=1.0, flip=False, rate=0.0)
+    recipe = replace(PLAIN, epochs=1, batch=len(DATA), deletion=0, scale=1.0, flip=False, lr=0.0)
     model = wrapped(lambda: BcosResNet((1, 1, 1, 1), 4, False, 5))
     x = torch.stack([model.preprocess(image) for image in DATA.images])
     y = torch.tensor(DATA.labels)
@@ -540,10 +540,10 @@ def test_the_loss_of_a_b_cos_network_is_binary_unless_the_recipe_says_otherwise(
 # Training ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("optimizer", "reduced"), [("sgd", False), ("adamw", False), ("sgd", True)])
-def test_colours_are_learnt_to_the_last_image_and_progress_says_how_far(tmp_path: Path, optimizer: str, reduced: bool) -> None:
-    recipe = replace(PLAIN, epochs=8, optimizer=optimizer, rate=0.1 if optimizer == "sgd" else 0.02, schedule="cosine", warmup=0.1)
-    recipe = replace(recipe, reduced=reduced)
+@pytest.mark.parametrize(("optimizer", "amp"), [("sgd", False), ("adamw", False), ("sgd", True)])
+def test_colours_are_learnt_to_the_last_image_and_progress_says_how_far(tmp_path: Path, optimizer: str, amp: bool) -> None:
+    recipe = replace(PLAIN, epochs=8, optimizer=optimizer, lr=0.1 if optimizer == "sgd" else 0.02, schedule="cosine", warmup=0.1)
+    recipe = replace(recipe, amp=amp)
     seen: list[TrainingProgress] = []
     model = wrapped()
     found = trained(tmp_path, recipe, model, watch=seen.append)
@@ -582,7 +582,7 @@ class Fading(Tiny):
 
 def test_the_best_epoch_is_the_one_with_the_best_accuracies_on_the_selection_data(tmp_path: Path) -> None:
     model = wrapped(Fading)
-    found = trained(tmp_path, replace(PLAIN, epochs=7, rate=0.2), model)
+    found = trained(tmp_path, replace(PLAIN, epochs=7, lr=0.2), model)
     merits = [(row["clean"] + row["deleted"]) / 2 for row in found.history]
     assert found.epoch == 1 + merits.index(max(merits))
     assert 1 < found.epoch <= 4
@@ -737,14 +737,14 @@ def test_what_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) 
 @pytest.mark.parametrize(
     "other",
     [
-        dict(recipe=replace(PLAIN, decay=0.01)),
+        dict(recipe=replace(PLAIN, weight_decay=0.01)),
         dict(recipe=replace(PLAIN, seed=1)),
         dict(data=coloured(7)),
         dict(data=coloured(8, name="others")),
         dict(model=attrlib.wrap_model(Flat(), SIZE)),
         dict(select=coloured(4, start=200, name="other select")),
     ],
-    ids=["decay", "seed", "count", "name", "model", "select"],
+    ids=["weight_decay", "seed", "count", "name", "model", "select"],
 )
 def test_the_state_of_other_training_is_refused_and_stays(tmp_path: Path, other: dict[str, Any]) -> None:
     with pytest.raises(Cancelled):
@@ -804,7 +804,7 @@ def test_what_is_no_number_stops_training_and_the_last_good_state_is_kept(tmp_pa
         # Called behind the step: what is poisoned in the second epoch shows in the third.
         model.module.what = what if found.epoch == 2 else ""
 
-    with pytest.raises(TrainingError, match=f"^{message} in epoch 3; the state after epoch 2 is kept. Try a lower rate .now 0.1."):
+    with pytest.raises(TrainingError, match=f"^{message} in epoch 3; the state after epoch 2 is kept. Try a lower lr .now 0.1."):
         trained(tmp_path / "state", recipe, model, watch=poison)
     content = torch.load(tmp_path / "state" / "state.pt", weights_only=True)
     assert content["epoch"] == 2
@@ -815,13 +815,13 @@ def test_what_is_no_number_stops_training_and_the_last_good_state_is_kept(tmp_pa
 def test_no_number_in_the_first_epoch(tmp_path: Path) -> None:
     model = wrapped(Poisoned)
     model.module.what = "loss"
-    with pytest.raises(TrainingError, match=r"^the loss is nan in epoch 1; no epoch was finished\. Try a lower rate"):
+    with pytest.raises(TrainingError, match=r"^the loss is nan in epoch 1; no epoch was finished\. Try a lower lr"):
         trained(tmp_path, PLAIN, model)
 
 
 def test_a_rate_that_is_too_high_stops_training(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"in epoch \d+; .*Try a lower rate .now 100.*clip=1"):
-        trained(tmp_path, replace(PLAIN, rate=100.0, decay=1.0, epochs=30), wrapped(Flat))
+    with pytest.raises(TrainingError, match=r"in epoch \d+; .*Try a lower lr .now 100.*clip=1"):
+        trained(tmp_path, replace(PLAIN, lr=100.0, weight_decay=1.0, epochs=30), wrapped(Flat))
 
 
 @pytest.mark.parametrize(
@@ -890,13 +890,13 @@ def test_data_of_one_class_or_none_are_refused(tmp_path: Path) -> None:
 def test_one_picture_of_each_class_leaves_none_to_select_on_and_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Feed, "epoch", lambda *_args: pytest.fail("it trained"))
+    monkeypatch.setattr(TrainLoader, "epoch", lambda *_args: pytest.fail("it trained"))
     with pytest.raises(DataError, match=r"held out.*give other data"):
         checkpoint(tmp_path, coloured(1))
 
 
 def test_a_report_on_unlabelled_data_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Feed, "epoch", lambda *_args: pytest.fail("it trained"))
+    monkeypatch.setattr(TrainLoader, "epoch", lambda *_args: pytest.fail("it trained"))
     nothing = Pictures(DATA.images, [None] * len(DATA), 0, name="unlabelled")
     training = Training(ModelSpec("attrlib:small_resnet10_w16", "random:0"), "p", PLAIN, report="unlabelled")
     with pytest.raises(DataError, match="unlabelled has no labelled image"):
@@ -913,7 +913,7 @@ def test_images_smaller_than_the_grid_are_refused(tmp_path: Path, monkeypatch: p
 # Several processes ---------------------------------------------------------------------------------------------------------
 
 
-DISTRIBUTED = replace(PLAIN, deletion=0, rate=0.01, epochs=3)
+DISTRIBUTED = replace(PLAIN, deletion=0, lr=0.01, epochs=3)
 
 
 def one_of_several(folder: str) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
 from attrlib.models.code import code_of
-from attrlib.models.frozen import frozen, reduced
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
 from attrlib.models.preprocessing import Preprocessing
+from attrlib.models.preserve import preserved, reduced
 from attrlib.models.split import Split
 from attrlib.specs import ModelSpec, digest
 
@@ -128,7 +128,7 @@ class Classifier:
     def session(self, fast: bool = False) -> Iterator[None]:
         """One computation at a time, in evaluation mode, leaving the module as it was; in full float32, or `fast`: in bfloat16."""
         precision = reduced(self.module, self.device) if fast else torch.autocast(self.device.type, enabled=False)
-        with self._lock, torch.inference_mode(False), frozen(self.module), precision:
+        with self._lock, torch.inference_mode(False), preserved(self.module), precision:
             yield
 
     @cached_property

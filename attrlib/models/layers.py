@@ -101,7 +101,7 @@ def infer_layout(shape: Sequence[int], image_size: tuple[int, int]) -> Layout | 
 def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None = None) -> dict[str, Layer]:
     """`Input`, `Middle`, `Final` and every module path with a spatial map, in order of execution, from two probe images.
 
-    `names` overrides which paths `Middle` and `Final` stand for. To be called inside `frozen(module)`.
+    `names` overrides which paths `Middle` and `Final` stand for. To be called inside `preserved(module)`.
     """
     size = (probe.shape[2], probe.shape[3])
     calls, _ = trace(module, probe[:1])

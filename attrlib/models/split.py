@@ -82,7 +82,7 @@ class _Stub:
 class Split:
     """`split.after(split.before(images))` is the model's output, for one layer of it.
 
-    Made by `Split.at` for one image size; must be used inside `frozen(module)`. `path=""` is the input: `before` is then the identity.
+    Made by `Split.at` for one image size; must be used inside `preserved(module)`. `path=""` is the input: `before` is then the identity.
     """
 
     module: nn.Module

@@ -37,7 +37,7 @@ PHOTOS = {"imagenette_resnet18": "small_resnet18_w16", "imagenette_bagnet33": "s
 LITE0 = "imagenette_efficientnet_lite0"
 
 _PLAIN = replace(PRESETS["scratch"], epochs=3, fraction=0.4)
-_ADAM = replace(_PLAIN, optimizer="adamw", rate=0.002, decay=0.0)
+_ADAM = replace(_PLAIN, optimizer="adamw", lr=0.002, weight_decay=0.0)
 _CAREFUL = replace(_ADAM, epochs=8, clip=1.0)
 """Without BatchNorm to hold the activations, longer and with smaller gradients."""
 RECIPES: dict[str, Recipe] = {
@@ -46,12 +46,12 @@ RECIPES: dict[str, Recipe] = {
     "birds_vgg11_bn": _ADAM,
     "birds_vgg11": replace(_CAREFUL, epochs=6),
     "birds_x_vgg11": replace(_CAREFUL, epochs=6),
-    "birds_vit6": replace(_ADAM, rate=0.001, decay=0.05, epochs=10, fraction=0.5),
+    "birds_vit6": replace(_ADAM, lr=0.001, weight_decay=0.05, epochs=10, fraction=0.5),
     "birds_bcos_resnet18": _ADAM,
     "birds_bagnet33": replace(_PLAIN, fraction=0.3, epochs=4),
     "imagenette_resnet18": replace(_PLAIN, epochs=12, fraction=1.0, scale=0.35),
     "imagenette_bagnet33": replace(_PLAIN, epochs=16, fraction=1.0, scale=0.35),
-    LITE0: replace(PRESETS["short"], epochs=1, batch=64, rate=0.005, scale=0.35, fraction=0.5),
+    LITE0: replace(PRESETS["short"], epochs=1, batch=64, lr=0.005, scale=0.35, fraction=0.5),
 }
 """Where the training of a plain model is not that of the others."""
 
@@ -67,7 +67,7 @@ def trainings(photos: str, folder: Path) -> dict[str, Training]:
             found[name] = Training(start, data[0], recipe, data[1], data[2])
             continue
         found[name] = Training(start, data[0], recipe, data[1], data[2], name + TUNED)
-        tuned = replace(recipe, epochs=min(recipe.epochs, max(2, recipe.epochs // 2)), rate=recipe.rate / 5, warmup=0.0, deletion=4)
+        tuned = replace(recipe, epochs=min(recipe.epochs, max(2, recipe.epochs // 2)), lr=recipe.lr / 5, warmup=0.0, deletion=4)
         tuned = replace(tuned, optimizer="sgd" if tuned.optimizer == "nesterov" else tuned.optimizer)
         begin = replace(start, checkpoint=str(folder / f"{name}.safetensors"))
         found[name + TUNED] = Training(begin, data[0], tuned, data[1], data[2], name)

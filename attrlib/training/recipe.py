@@ -23,22 +23,22 @@ class Recipe:
 
     epochs: int = param(30, "Passes over the training data", low=1, high=10_000)
     batch: int = param(256, "Images in one step, over all devices", low=1, high=65_536)
-    rate: float = param(0.001, "Learning rate", low=0.0, high=100.0)
+    lr: float = param(0.001, "Learning rate", low=0.0, high=100.0)
     optimizer: str = param(
         "sgd", "SGD with momentum 0.9, plain or Nesterov's, or AdamW; the latter two decay matrices only", choices=OPTIMIZERS
     )
-    decay: float = param(1e-4, "Weight decay", low=0.0, high=10.0)
-    schedule: str = param("step", "A tenth of the rate after every third of the epochs, or a cosine to 0", choices=SCHEDULES)
-    warmup: float = param(0.0, "Share of the steps over which the rate rises from 0", low=0.0, high=0.9)
+    weight_decay: float = param(1e-4, "Weight decay", low=0.0, high=10.0)
+    schedule: str = param("step", "A tenth of lr after every third of the epochs, or a cosine to 0", choices=SCHEDULES)
+    warmup: float = param(0.0, "Share of the steps over which lr rises from 0", low=0.0, high=0.9)
     deletion: int = param(4, "Cells in each direction of the grid of which one is deleted; 0 deletes nothing", low=0, high=32)
     baseline: str = param("zeros", "What replaces a deleted cell", choices=BASELINES)
     scale: float = param(0.08, "Least area of the random crop that each image is resized from; 1 crops nothing", low=0.01, high=1.0)
     flip: bool = param(True, "Mirror half of the images")
-    smoothing: float = param(0.0, "Label smoothing", low=0.0, high=0.9)
+    label_smoothing: float = param(0.0, "Label smoothing", low=0.0, high=0.9)
     clip: float = param(0.0, "Largest norm of the gradient; 0 clips nothing", low=0.0, high=1e6)
     loss: str = param("auto", "Cross-entropy, or binary cross-entropy for each class, as B-cos networks need", choices=LOSSES)
     fraction: float = param(1.0, "Share of the training data that is used, drawn by the seed", low=0.001, high=1.0)
-    reduced: bool = param(True, "bfloat16 where the device has it")
+    amp: bool = param(True, "bfloat16 where the device has it")
     seed: int = param(0, "Seed of the order, the crops and the deletions", low=0, high=2**31 - 1)
 
     @classmethod
@@ -58,8 +58,17 @@ class Recipe:
 PRESETS: dict[str, Recipe] = {
     "idsds": Recipe(),
     "scratch": Recipe(
-        epochs=12, batch=128, rate=0.2, decay=5e-4, optimizer="nesterov", schedule="cosine", warmup=0.1, deletion=0, scale=0.6, clip=5.0
+        epochs=12,
+        batch=128,
+        lr=0.2,
+        weight_decay=5e-4,
+        optimizer="nesterov",
+        schedule="cosine",
+        warmup=0.1,
+        deletion=0,
+        scale=0.6,
+        clip=5.0,
     ),
-    "short": Recipe(epochs=4, batch=128, rate=0.02, decay=5e-4, schedule="cosine", scale=0.6, clip=5.0),
+    "short": Recipe(epochs=4, batch=128, lr=0.02, weight_decay=5e-4, schedule="cosine", scale=0.6, clip=5.0),
 }
 """`idsds`: the paper's fine-tuning. `scratch` and `short`: from random weights, and fine-tuning, on small images and two cores."""

@@ -17,15 +17,15 @@ from attrlib.data.datasets import Dataset
 from attrlib.errors import ImageError, SpecError, TrainingError
 from attrlib.models import Classifier
 from attrlib.models.architectures import BcosResNet
-from attrlib.models.frozen import has_bfloat16
+from attrlib.models.preserve import has_bfloat16
 from attrlib.progress import Listener, no_listener
 from attrlib.specs import digest
 from attrlib.training.accuracy import accuracies, check_labelled
 from attrlib.training.deletion import delete_cells
-from attrlib.training.feed import Feed
+from attrlib.training.loader import TrainLoader
 from attrlib.training.recipe import Recipe
 
-CHANGEABLE = ("rate", "warmup", "clip", "reduced")
+CHANGEABLE = ("lr", "warmup", "clip", "amp")
 """What of a recipe may be another when training goes on: what helps where it diverged."""
 
 
@@ -91,7 +91,7 @@ class _Trainer:
     ):
         self.model, self.recipe, self.watch = model, recipe, watch
         self.module, self.device = model.module, model.device
-        self.feed = Feed(data, classes, model.preprocessing, recipe)
+        self.loader = TrainLoader(data, classes, model.preprocessing, recipe)
         self.select, self.select_classes = select, select_classes
         self.state_file = folder / "state.pt"
         check_labelled(select)
@@ -100,27 +100,27 @@ class _Trainer:
         except OSError as error:
             raise TrainingError(f"the folder {folder} cannot be made ({error.strerror}); choose another place") from None
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        if min(recipe.batch, len(self.feed)) < self.world:
+        if min(recipe.batch, len(self.loader)) < self.world:
             raise TrainingError(
-                f"{self.world} processes share batches of {min(recipe.batch, len(self.feed))}; start fewer, or choose a larger batch"
+                f"{self.world} processes share batches of {min(recipe.batch, len(self.loader))}; start fewer, or choose a larger batch"
             )
-        self.steps = self.feed.steps * recipe.epochs
+        self.steps = self.loader.steps * recipe.epochs
         about = {name: value for name, value in asdict(recipe).items() if name not in CHANGEABLE}
-        self.about = digest(about, model.spec, model.class_names, data.name, len(self.feed), select.name, len(select))
+        self.about = digest(about, model.spec, model.class_names, data.name, len(self.loader), select.name, len(select))
         self.binary = recipe.loss == "binary" or (recipe.loss == "auto" and isinstance(self.module, BcosResNet))
         decayed = [p for p in self.module.parameters() if p.ndim > 1]
         others = [p for p in self.module.parameters() if p.ndim <= 1]
         groups = [
-            {"params": decayed, "weight_decay": recipe.decay},
-            {"params": others, "weight_decay": recipe.decay if recipe.optimizer == "sgd" else 0.0},
+            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": others, "weight_decay": recipe.weight_decay if recipe.optimizer == "sgd" else 0.0},
         ]
         if recipe.optimizer == "adamw":
-            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.rate)
+            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
         else:
-            self.optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9, nesterov=recipe.optimizer == "nesterov")
-        if self.binary and recipe.smoothing:
-            raise SpecError("smoothing is for cross-entropy, not for the binary loss; leave it out")
-        self.reduced = recipe.reduced and has_bfloat16(self.device)
+            self.optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=recipe.optimizer == "nesterov")
+        if self.binary and recipe.label_smoothing:
+            raise SpecError("label_smoothing is for cross-entropy, not for the binary loss; leave it out")
+        self.amp = recipe.amp and has_bfloat16(self.device)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
         self.seconds, self.first = 0.0, 0
@@ -141,7 +141,7 @@ class _Trainer:
         row = self.best["row"]
         self.module.load_state_dict(self.best["state"])
         self.module.eval()
-        left_out = tuple(self.feed.failed.values())
+        left_out = tuple(self.loader.failed.values())
         return Trained(self.best["state"], int(row["epoch"]), row["clean"], row.get("deleted"), self.seconds, tuple(self.history), left_out)
 
     def _epochs(self, wrapped: nn.Module) -> None:
@@ -153,7 +153,7 @@ class _Trainer:
                 torch.manual_seed(int(digest(self.recipe.seed, "module", epoch, self.rank)[:15], 16))
                 self._epoch(wrapped, epoch)
             right = accuracies(
-                self.model, self.select, self.select_classes, self.recipe.deletion, self.recipe.baseline, self.reduced, self._check
+                self.model, self.select, self.select_classes, self.recipe.deletion, self.recipe.baseline, self.amp, self._check
             )
             row = {"epoch": epoch + 1, "loss": self.loss, "clean": right.clean / right.count}
             row |= {} if right.deleted is None else {"deleted": right.deleted / right.count}
@@ -167,12 +167,12 @@ class _Trainer:
     def _epoch(self, wrapped: nn.Module, epoch: int) -> None:
         self.module.train()
         start, total, seen = time.perf_counter(), 0.0, 0
-        for step, (images, labels) in enumerate(self.feed.epoch(epoch, self.rank, self.world)):
+        for step, (images, labels) in enumerate(self.loader.epoch(epoch, self.rank, self.world)):
             if not len(labels):
                 continue
-            number = epoch * self.feed.steps + step
+            number = epoch * self.loader.steps + step
             for group in self.optimizer.param_groups:
-                group["lr"] = self._rate(number)
+                group["lr"] = self._lr(number)
             loss = self._step(wrapped, images, labels, digest(self.recipe.seed, epoch, step, self.rank))
             if not math.isfinite(loss):
                 raise self._diverged(f"the loss is {loss}", epoch)
@@ -184,7 +184,7 @@ class _Trainer:
                 self.last = TrainingProgress(epoch + 1, number + 1, self.steps, total / seen, left, last.get("clean"), last.get("deleted"))
                 self._check()
         if not seen:
-            raise ImageError(f"none of the {len(self.feed)} training images can be read: {next(iter(self.feed.failed.values()), '')}")
+            raise ImageError(f"none of the {len(self.loader)} training images can be read: {next(iter(self.loader.failed.values()), '')}")
         if not all(bool(tensor.isfinite().all()) for tensor in self.module.state_dict().values()):
             raise self._diverged("a weight is no number", epoch)
         self.loss = total / seen
@@ -196,7 +196,7 @@ class _Trainer:
     def _diverged(self, what: str, epoch: int) -> TrainingError:
         kept = f"the state after epoch {epoch} is kept" if epoch else "no epoch was finished"
         return TrainingError(
-            f"{what} in epoch {epoch + 1}; {kept}. Try a lower rate (now {self.recipe.rate:g}), a longer warmup, clip=1, or reduced=false"
+            f"{what} in epoch {epoch + 1}; {kept}. Try a lower lr (now {self.recipe.lr:g}), a longer warmup, clip=1, or amp=false"
         )
 
     def _step(self, wrapped: nn.Module, images: Tensor, labels: Tensor, seed: str) -> float:
@@ -205,7 +205,7 @@ class _Trainer:
         if recipe.deletion:
             x = delete_cells(x, recipe.deletion, recipe.baseline, generator)
         targets = labels.to(self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.reduced):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
             logits = wrapped(x)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(logits.float(), targets)
@@ -220,15 +220,15 @@ class _Trainer:
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.binary:
             return F.binary_cross_entropy_with_logits(logits, F.one_hot(targets, logits.shape[1]).to(logits))
-        return F.cross_entropy(logits, targets, label_smoothing=self.recipe.smoothing)
+        return F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
 
-    def _rate(self, step: int) -> float:
+    def _lr(self, step: int) -> float:
         recipe, warm = self.recipe, int(self.recipe.warmup * self.steps)
         if step < warm:
-            return recipe.rate * (step + 1) / warm
+            return recipe.lr * (step + 1) / warm
         if recipe.schedule == "cosine":
-            return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
-        return recipe.rate * 0.1 ** (3 * step // self.steps)
+            return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+        return recipe.lr * 0.1 ** (3 * step // self.steps)
 
     def _save(self, epoch: int) -> None:
         """Replaces the state in one go, so that a kill leaves either the old or the new one."""

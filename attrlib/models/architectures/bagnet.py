@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from attrlib.models.architectures.residual import DOUBLING, Stages
-from attrlib.models.frozen import frozen
+from attrlib.models.preserve import preserved
 
 STRIDES = (2, 2, 2, 1)
 KERNELS = {9: (3, 3, 1, 1), 17: (3, 3, 3, 1), 33: (3, 3, 3, 3)}
@@ -94,7 +94,7 @@ def patch_logits(model: BagNet, images: Tensor, targets: Tensor | None = None, b
     reach = model.receptive_field // 2
     padded = F.pad(images, (reach, reach + -width % 8, reach, reach + -height % 8))
     maps = []
-    with frozen(model):
+    with preserved(model):
         for start in range(0, len(images), batch_size):
             part = padded[start : start + batch_size]
             if targets is None:

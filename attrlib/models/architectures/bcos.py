@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from attrlib.models.architectures.residual import DOUBLING, HALVING, Block, Stages
-from attrlib.models.frozen import frozen
+from attrlib.models.preserve import preserved
 
 
 class BcosConv2d(nn.Conv2d):
@@ -170,7 +170,7 @@ def dynamic_weights(model: BcosResNet, images: Tensor, targets: Tensor) -> Tenso
     (W(x) * model.encode(x)).sum((1, 2, 3)) is the logit less `model.logit_bias`; summed over channels alone, it is the model's
     own attribution map. Computed in evaluation mode; the model stays as it was.
     """
-    with frozen(model), torch.enable_grad():
+    with preserved(model), torch.enable_grad():
         encoded = model.encode(images).detach().requires_grad_()
         logits = linearised(model).logits(encoded)
         return torch.autograd.grad(logits.gather(1, targets.to(logits.device)[:, None]).sum(), encoded)[0]

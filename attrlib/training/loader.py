@@ -19,7 +19,7 @@ from attrlib.training.recipe import Recipe
 AHEAD = 4
 
 
-class Feed:
+class TrainLoader:
     """Batches of one data set for training. An image's crop depends on the seed, the epoch and its position alone.
 
     `failed` names images that could not be read, which are left out of their batches. Raises `DataError` where none is labelled.

@@ -41,8 +41,8 @@ def exact() -> Iterator[None]:
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients for parameters inside; every mode and flag as it was afterwards, also after an error.
+def preserved(module: nn.Module) -> Iterator[None]:
+    """Run the body in evaluation mode without parameter gradients, and restore every mode and flag afterwards, also after an error.
 
     Gradients with respect to activations still flow: parameters that ask for none only save memory and time.
     """
