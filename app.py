@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pages.parts import router
+from pages.shared import router
 
 st.set_page_config(page_title="attrlib", page_icon=":material/filter_center_focus:", layout="wide")
 page = router.navigation()
@@ -15,7 +15,7 @@ st.html(
 # Only now, so that the first visitor sees the pages, and what is waited for, while torch is loaded; _openmp before anything that loads it.
 with st.empty(), st.spinner("Starting: PyTorch is being loaded …"):
     import attrlib._openmp  # noqa: F401
-    from pages.parts import sidebar
+    from pages.shared import sidebar
 
 sidebar.show()
 page.run()

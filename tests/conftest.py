@@ -50,6 +50,6 @@ def checkpoints(monkeypatch: pytest.MonkeyPatch) -> Checkpoints:
             found = models.get(checkpoint or "")
             return found or attrlib.load_model(name, checkpoint=checkpoint, **options)
 
-        monkeypatch.setattr("pages.parts.work.load_model", load)
+        monkeypatch.setattr("pages.shared.jobs.load_model", load)
 
     return name_them

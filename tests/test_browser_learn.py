@@ -7,8 +7,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from support.browser import chromium, serve, settle, visit
 
-from pages.parts.learn import lessons  # noqa: F401  which registers them
-from pages.parts.learn.lesson import LESSONS
+from pages.learn import lessons  # noqa: F401  which registers them
+from pages.learn.lesson import LESSONS
 
 pytestmark = pytest.mark.browser
 NAMES = list(LESSONS)

@@ -29,7 +29,7 @@ from attrlib.figures.deletion import NEXT, curve_svg, draw_deleted
 from attrlib.methods import Attribution, resolve
 from attrlib.protocols import Batch, create
 from attrlib.specs import MethodSpec, ProtocolSpec, ViewSpec
-from pages.parts import choice
+from pages.shared import selection
 
 HEIGHT, WIDTH, TARGET = 16, 24, 2
 VIEW = ViewSpec(clip=100.0)
@@ -261,16 +261,16 @@ def test_the_point_of_the_curve_stands_at_its_step():
 def test_methods_at_all_three_layers_become_widgets_and_come_back():
     text = "IxG@Input,IxG@Middle,IxG@Final,IG@Input:steps=3,IG@Middle:steps=3,IG@Final:steps=3,IG@Input,IG@Middle,IG@Final"
     methods = [resolve(MethodSpec.parse(part)) for part in text.split(",")]
-    layer, entries, params = choice.as_widgets(methods)
-    assert (layer, entries[:2], params["IG"]["steps"]) == (choice.ALL_LAYERS, ["IxG", "IG"], 3)
-    assert choice.chosen_methods(entries, layer, params) == (methods, [])
-    assert choice.by_layer(methods)
-    assert not choice.by_layer(methods[1:])
-    assert not choice.by_layer([])
-    assert choice.as_widgets(methods[:2])[0] == choice.OWN_LAYER
+    layer, entries, params = selection.as_widgets(methods)
+    assert (layer, entries[:2], params["IG"]["steps"]) == (selection.ALL_LAYERS, ["IxG", "IG"], 3)
+    assert selection.chosen_methods(entries, layer, params) == (methods, [])
+    assert selection.by_layer(methods)
+    assert not selection.by_layer(methods[1:])
+    assert not selection.by_layer([])
+    assert selection.as_widgets(methods[:2])[0] == selection.OWN_LAYER
 
 
 def test_a_method_typed_with_a_layer_keeps_it():
-    found, problems = choice.chosen_methods(["IxG", "IG@Final"], choice.ALL_LAYERS, {})
+    found, problems = selection.chosen_methods(["IxG", "IG@Final"], selection.ALL_LAYERS, {})
     assert [f"{m.name}@{m.layer}" for m in found] == ["IxG@Input", "IxG@Middle", "IxG@Final", "IG@Final"]
     assert not problems

@@ -17,7 +17,7 @@ from support.pages import open_page as start
 from support.waiting import PAUSE
 
 import attrlib
-import pages.parts.work
+import pages.shared.jobs
 
 
 def heads(at: AppTest) -> list[str]:
@@ -33,13 +33,13 @@ def titles(at: AppTest) -> list[str]:
 def calls(monkeypatch) -> list[str]:
     """The attributions that the page has asked for."""
     made: list[str] = []
-    real = pages.parts.work.attribute
+    real = pages.shared.jobs.attribute
 
     def counted(model, spec, *args, **kwargs):
         made.append(str(spec))
         return real(model, spec, *args, **kwargs)
 
-    monkeypatch.setattr(pages.parts.work, "attribute", counted)
+    monkeypatch.setattr(pages.shared.jobs, "attribute", counted)
     return made
 
 
@@ -109,7 +109,7 @@ def test_a_map_that_says_nothing_says_why():
 
 def test_a_method_that_the_model_does_not_allow_is_refused_with_the_reason(monkeypatch):
     real = attrlib.load_model
-    monkeypatch.setattr(pages.parts.work, "load_model", lambda name, **kw: real(name, pretrained=False))
+    monkeypatch.setattr(pages.shared.jobs, "load_model", lambda name, **kw: real(name, pretrained=False))
     at = settle(start(model="timm:vit_tiny_patch16_224", methods="Guided Backprop,Gradient"))
     assert "Guided Backprop is defined for ReLU networks" in texts(at)
     assert titles(at) == ["Photo", "Guided Backprop", "Gradient"]
@@ -199,7 +199,7 @@ def test_a_model_that_cannot_be_loaded_gets_a_message_and_another_can_be_chosen(
             raise attrlib.ModelError("the weights could not be had; connect to the internet")
         return attrlib.load_model(name)
 
-    monkeypatch.setattr(pages.parts.work, "load_model", fail)
+    monkeypatch.setattr(pages.shared.jobs, "load_model", fail)
     at = start(model="timm:resnet26").run()
     assert "connect to the internet" in texts(at)
     assert not at.exception
@@ -289,14 +289,14 @@ def test_no_method_chosen_says_what_to_do():
 def gate(monkeypatch) -> Iterator[threading.Event]:
     """Attributions wait before they begin until it is set, or until they are cancelled."""
     opened = threading.Event()
-    real = pages.parts.work.attribute
+    real = pages.shared.jobs.attribute
 
     def held(model, spec, images, targets, seed, rows, progress):
         while not opened.wait(PAUSE):
             progress(0, 1)
         return real(model, spec, images, targets, seed, rows, progress)
 
-    monkeypatch.setattr(pages.parts.work, "attribute", held)
+    monkeypatch.setattr(pages.shared.jobs, "attribute", held)
     yield opened
     opened.set()
 

@@ -16,15 +16,15 @@ from support.pages import open_page as start
 from support.waiting import LIMIT
 from test_page_inspect import heads, titles
 
-import pages.parts.inspect_work
-import pages.parts.work
+import pages.inspect.map_jobs
+import pages.shared.jobs
 from attrlib.data.samples import open_sample
 from attrlib.diagnostics.deletion_curve import delete_in_order
 from attrlib.diagnostics.map_comparison import compare_maps
 from attrlib.diagnostics.single_deletion import cell_outputs, cell_score
 from attrlib.errors import ModelError
 from attrlib.specs import ViewSpec
-from pages.parts import choice
+from pages.shared import selection
 
 METHODS = "IxG,Gradient"
 
@@ -36,9 +36,9 @@ class Small:
         self.first = first
         self.models: dict[str | None, attrlib.Classifier] = {}
         self.calls: list[str] = []
-        monkeypatch.setattr(pages.parts.work, "load_model", self.load)
+        monkeypatch.setattr(pages.shared.jobs, "load_model", self.load)
         for name in ("cell_outputs", "delete_in_order", "randomised"):
-            monkeypatch.setattr(pages.parts.inspect_work, name, self.counted(name, getattr(pages.parts.inspect_work, name)))
+            monkeypatch.setattr(pages.inspect.map_jobs, name, self.counted(name, getattr(pages.inspect.map_jobs, name)))
 
     def counted(self, name: str, real):
         def call(*args, **kwargs):
@@ -90,20 +90,20 @@ def map_of(model: attrlib.Classifier, method: str) -> attrlib.Attribution:
 
 def test_one_choice_shows_every_method_at_all_three_layers(small):
     at = opened(small)
-    at.selectbox(key="layer").set_value(choice.ALL_LAYERS)
+    at.selectbox(key="layer").set_value(selection.ALL_LAYERS)
     at = settle(at)
     assert titles(at) == ["Photo", *["IxG"] * 3, "Photo", *["Gradient"] * 3]
     assert [h.split('opacity:.7">')[1].split(" ")[0] for h in heads(at)[1:4]] == ["Input", "Middle", "Final"]
     fields = link(at)
     again = settle(start(**fields))
-    assert (again.selectbox(key="layer").value, again.multiselect(key="methods").value) == (choice.ALL_LAYERS, ["IxG", "Gradient"])
+    assert (again.selectbox(key="layer").value, again.multiselect(key="methods").value) == (selection.ALL_LAYERS, ["IxG", "Gradient"])
     assert link(again) == fields
 
 
 def test_too_many_maps_are_cut_off_with_a_message(small):
     names = [info.name for info in attrlib.list_methods() if not info.needs and info.family != "intrinsic"][:14]
     at = opened(small, methods=",".join(names))
-    at.selectbox(key="layer").set_value(choice.ALL_LAYERS)
+    at.selectbox(key="layer").set_value(selection.ALL_LAYERS)
     at.run()
     assert "42 maps are too many to look at; the first 40 are shown" in texts(at)
 
@@ -138,7 +138,7 @@ def test_the_first_row_does_not_wait_for_the_model_of_the_second(small, monkeypa
 
     checkpoint = small.add()
     opened(small, checkpoint)
-    monkeypatch.setattr(pages.parts.work, "load_model", slow)
+    monkeypatch.setattr(pages.shared.jobs, "load_model", slow)
     at = start(model="efficientnet_lite0", checkpoint=checkpoint, methods=METHODS, also=f"efficientnet_lite0@{second}").run()
     assert titles(at) == ["Photo", "IxG", "Gradient"]
     assert [p.proto.text for p in nodes(at, "progress")] == [f"Loading efficientnet\\_lite0@random\\:{second[7:]}"]
@@ -276,7 +276,7 @@ def test_a_tool_that_fails_says_why_and_can_be_tried_again(small, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as broken:
-        broken.setattr(pages.parts.inspect_work, "delete_in_order", fail)
+        broken.setattr(pages.inspect.map_jobs, "delete_in_order", fail)
         at = opened(small, tool="Deletion")
         assert "not enough memory" in texts(at)
         assert titles(at) == ["Photo", "IxG", "Gradient"]

@@ -15,9 +15,9 @@ from support.pages import link, nodes, open_page, until, waits
 from support.pages import words as said
 from torch import nn
 
-import pages.parts.learn.desk
-import pages.parts.learn.lessons
-import pages.parts.work
+import pages.learn.context
+import pages.learn.lessons
+import pages.shared.jobs
 from attrlib.data.birds.classes import CLASS_NAMES
 from attrlib.data.images import Photo
 from attrlib.engine.jobs import queue
@@ -25,11 +25,12 @@ from attrlib.errors import ModelError, ProtocolError
 from attrlib.registry import Param, params_of
 from attrlib.specs import AggregateSpec, ExplainSpec, ModelSpec, digest
 from attrlib.statistics import spearman
-from pages.parts import aggregate_choice, choice, score_choice
-from pages.parts.inspect_choice import TOOLS
-from pages.parts.learn.controls import EvalContext, key_of
-from pages.parts.learn.desk import TUNED, pairs
-from pages.parts.learn.lesson import LESSONS
+from pages.inspect.choice import TOOLS
+from pages.learn.context import TUNED, pairs
+from pages.learn.controls import LessonOptions, key_of
+from pages.learn.lesson import LESSONS
+from pages.scores import choice
+from pages.shared import selection
 
 MODEL = pairs()[0]
 SMALL = {"birds": "4", "grids": "1"}
@@ -70,7 +71,7 @@ def _forget() -> None:
 @pytest.fixture(autouse=True)
 def small(monkeypatch) -> Iterator[None]:
     _forget()
-    monkeypatch.setattr(pages.parts.work, "load_model", lambda name, **_options: NETS[name])
+    monkeypatch.setattr(pages.shared.jobs, "load_model", lambda name, **_options: NETS[name])
     yield
     _forget()
 
@@ -166,15 +167,15 @@ def test_the_page_that_does_it_for_real_understands_the_link(name):
     address = urlsplit(button.proto.url)
     query = dict(parse_qsl(address.query, keep_blank_values=True))
     if address.path.endswith("scores"):
-        wanted, problems = score_choice.read_fields(parse_qs(address.query, keep_blank_values=True), score_choice.PHOTOS)
+        wanted, problems = choice.read_fields(parse_qs(address.query, keep_blank_values=True), choice.PHOTOS)
         assert wanted.run.data == "birds"
         assert len(wanted.run.methods or ()) > 1
     elif address.path.endswith("aggregate"):
-        spec, problems = AggregateSpec.read_link(query, aggregate_choice.PHOTOS)
+        spec, problems = AggregateSpec.read_link(query, choice.PHOTOS)
         assert spec.run.model.architecture == MODEL
     else:
         assert query.get("tool", "Compare") in TOOLS
-        spec, problems = ExplainSpec.read_link({k: v for k, v in query.items() if k != "tool"}, choice.DEFAULT)
+        spec, problems = ExplainSpec.read_link({k: v for k, v in query.items() if k != "tool"}, selection.DEFAULT)
         assert len(spec.methods) > 1
     assert problems == []
 
@@ -311,7 +312,7 @@ def test_a_model_that_cannot_be_had_says_why_and_can_be_tried_again(monkeypatch)
         raise ModelError("the weights could not be had; connect to the internet")
 
     with monkeypatch.context() as broken:
-        broken.setattr(pages.parts.work, "load_model", fail)
+        broken.setattr(pages.shared.jobs, "load_model", fail)
         at = settle(start("sanity"))
         assert "connect to the internet" in said(at)
     next(b for b in at.button if b.label == "Try again").click()
@@ -319,14 +320,14 @@ def test_a_model_that_cannot_be_had_says_why_and_can_be_tried_again(monkeypatch)
 
 
 def test_a_setting_that_is_not_defined_costs_only_its_pictures(monkeypatch):
-    real = pages.parts.learn.desk.map_grid
+    real = pages.learn.context.map_grid
 
     def refuse(model, photos, protocol, *args):
         if protocol.name == "dipart":
             raise ProtocolError("DiPart is not defined for it")
         return real(model, photos, protocol, *args)
 
-    monkeypatch.setattr(pages.parts.learn.desk, "map_grid", refuse)
+    monkeypatch.setattr(pages.learn.context, "map_grid", refuse)
     at = settle(start("grids", bird="500"))
     assert "DiPart is not defined for it" in said(at)
     assert "DiFull" in seen(at)
@@ -336,13 +337,13 @@ def test_a_setting_that_is_not_defined_costs_only_its_pictures(monkeypatch):
 
 
 def test_without_models_the_page_says_how_they_are_made(monkeypatch):
-    monkeypatch.setattr(pages.parts.learn.desk, "shipped", dict)
+    monkeypatch.setattr(pages.learn.context, "shipped", dict)
     at = start().run()
     assert not at.exception
     assert "attrlib.training.family" in said(at)
 
 
 def test_every_setting_that_all_lessons_share_is_a_choice_that_there_is():
-    shared = {p.name: p for p in params_of(EvalContext)}
+    shared = {p.name: p for p in params_of(LessonOptions)}
     assert shared["model"].choices == pairs()
     assert shared["model"].default in pairs()

@@ -55,7 +55,7 @@ def test_a_shipped_model_shows_its_card(tmp_path, monkeypatch):
         {"data": "birds:test", "clean": {"mean": 0.591, "low": 0.56, "high": 0.62}}, 702896, pair="own_plain", digest="abc",
     )  # fmt: skip
     (tmp_path / "own.json").write_text(card.text())
-    for module in ("attrlib.models.zoo", "pages.parts.library_models"):
+    for module in ("attrlib.models.zoo", "pages.library.models"):
         monkeypatch.setattr(f"{module}.shipped", lambda: {"own": tmp_path / "own.json"})
     at = settle(start())
     assert "59.1% [56.0%, 62.0%]" in texts(at)
@@ -96,7 +96,7 @@ def test_a_download_that_fails_says_why(monkeypatch):
         progress(1 << 20, 2 << 20)
         raise attrlib.ModelError(f"{name} could not be downloaded; connect to the internet")
 
-    monkeypatch.setattr("pages.parts.library_models.download", fail)
+    monkeypatch.setattr("pages.library.models.download", fail)
     at = settle(start())
     at.selectbox(key="l_checkpoint").set_value("vgg11")
     at = settle(at)
@@ -109,7 +109,7 @@ def test_a_download_that_fails_says_why(monkeypatch):
 def test_pictures_of_a_data_set_are_opened_when_asked_for(monkeypatch):
     opened = []
     real = attrlib.load_dataset
-    monkeypatch.setattr("pages.parts.library_data.load_data", lambda source: opened.append(source) or real(source))
+    monkeypatch.setattr("pages.library.data.load_data", lambda source: opened.append(source) or real(source))
     at = settle(start(section="data"))
     names = texts(at)
     assert all(info.name in names for info in attrlib.list_datasets())
@@ -261,7 +261,7 @@ def test_a_doctor_that_is_stopped_or_asked_of_no_model_says_so(monkeypatch, requ
 
     over = threading.Event()
     request.addfinalizer(over.set)
-    monkeypatch.setattr("pages.parts.library_doctor.doctor", endless)
+    monkeypatch.setattr("pages.library.doctor.doctor", endless)
     at = settle(start(section="doctor"))
     at.number_input(key="l_doctor_images").set_value(12)
     at = settle(at)

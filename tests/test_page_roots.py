@@ -9,7 +9,7 @@ from PIL import Image
 
 from attrlib.errors import DataError, ModelError
 from attrlib.specs import ModelSpec
-from pages.parts.roots import check_data, check_model, load_data, roots
+from pages.shared.roots import check_data, check_model, load_data, roots
 
 
 @pytest.fixture

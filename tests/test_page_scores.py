@@ -26,8 +26,8 @@ from support.waiting import LIMIT, PAUSE
 from test_run import classifier, pictures
 from torch import nn
 
-import pages.parts.runs
-import pages.parts.work
+import pages.shared.jobs
+import pages.shared.run_jobs
 from attrlib.engine.jobs import Priority, Queue
 from attrlib.engine.plan import make_plan
 from attrlib.errors import Cancelled
@@ -36,7 +36,8 @@ from attrlib.models import parse_model
 from attrlib.specs import RunSpec, options_of, parse_methods, parse_protocols
 from attrlib.statistics import paired_difference, summary
 from attrlib.store import open_store
-from pages.parts import behind, choice, runs, score_choice, score_plots, score_takeaway, short
+from pages.scores import choice, examples, plots, takeaway
+from pages.shared import run_jobs, selection, short
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 TINY, GELU, TWIN = "efficientnet_lite0@tiny", "efficientnet_lite0@gelu", "efficientnet_lite0@twin"
@@ -87,7 +88,7 @@ def board(at: AppTest) -> dict[str, list]:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Runs stop after a few events until it is set, or until they are cancelled."""
     opened = threading.Event()
-    real = pages.parts.runs.run
+    real = pages.shared.run_jobs.run
 
     def run(plan, watch):
         def watched(event):
@@ -97,7 +98,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
         return real(plan, watched)
 
-    monkeypatch.setattr(pages.parts.runs, "run", run)
+    monkeypatch.setattr(pages.shared.run_jobs, "run", run)
     yield opened
     opened.set()
 
@@ -111,8 +112,8 @@ def api(data: Path, methods: str = METHODS, **options: Any) -> attrlib.RunResult
 
 
 def test_the_first_visit_says_what_it_costs_and_what_to_do_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = replace(score_choice.PHOTOS, models=(parse_model(TINY),))
-    monkeypatch.setattr(score_choice, "default", lambda: wanted)
+    wanted = replace(choice.PHOTOS, models=(parse_model(TINY),))
+    monkeypatch.setattr(choice, "default", lambda: wanted)
     at = planned(start())
     assert "Which method can I trust" in words(at)
     assert "40 results, 0 % known" in words(at)
@@ -236,7 +237,7 @@ def test_a_run_that_another_process_left_is_offered_and_goes_on_from_there(data:
 
     spec = replace(wanted(data, METHODS).runs()[0], methods=parse_methods("IxG@Input,Random"))
     with pytest.raises(Cancelled):
-        pages.parts.runs.run(make_plan(spec, MODELS["tiny"], attrlib.load_dataset(data), open_store()), stop)
+        pages.shared.run_jobs.run(make_plan(spec, MODELS["tiny"], attrlib.load_dataset(data), open_store()), stop)
     at = planned(small(data, protocols="sds"))
     assert "Unfinished runs: 1" in [e.label for e in at.expander]
     at = finished(press(at, "Resume"))
@@ -329,7 +330,7 @@ def test_a_link_restores_what_of_the_results_was_looked_at(data: Path) -> None:
 
 
 def test_what_a_link_wants_to_look_at_and_is_not_there_is_left_out(data: Path) -> None:
-    at = done(small(data, shown="idsds", on="nobody", plot="Pie", behind="IG", item="99999"))
+    at = done(small(data, shown="idsds", on="nobody", plot="Pie", examples="IG", item="99999"))
     assert not at.error
     assert at.session_state["s_protocol"] == "sds:grid=2"
 
@@ -344,7 +345,7 @@ def test_two_protocols_are_compared(view: str, data: Path) -> None:
 
 
 def test_the_values_of_the_paper_stand_beside_ours(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "published", lambda spec, classes: 0.25 if str(spec.methods[0]) == "IxG" else None)
+    monkeypatch.setattr(run_jobs, "published", lambda spec, classes: 0.25 if str(spec.methods[0]) == "IxG" else None)
     at = done(small(data, limit=5))
     frame = at.dataframe[0].value
     assert dict(zip(frame["method"], frame["paper"], strict=True))["IxG"] == 0.25
@@ -368,10 +369,10 @@ def test_a_plot_is_saved_as_the_chosen_kind_of_file(kind: str, data: Path) -> No
 )
 def test_a_click_on_a_point_chooses_what_it_stands_for(customdata: list, chosen: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     state = SimpleNamespace(s_method="Random", s_item=1, s_model=None)
-    monkeypatch.setattr(score_plots.st, "session_state", state)
-    score_plots.pick([])
+    monkeypatch.setattr(plots.st, "session_state", state)
+    plots.pick([])
     assert state.s_method == "Random"
-    score_plots.pick([{"customdata": customdata}])
+    plots.pick([{"customdata": customdata}])
     assert (state.s_method, state.s_item, state.s_model) == chosen
 
 
@@ -390,40 +391,40 @@ def test_several_protocols_can_be_looked_at_one_by_one(data: Path) -> None:
     assert "lower is better" in words(at)
 
 
-def outcome(data: Path, *models: str) -> dict[str, runs.Finished]:
+def outcome(data: Path, *models: str) -> dict[str, run_jobs.Finished]:
     """What a run of these models has ended in."""
     done(small(data, model=list(models)))
-    found = {entry: runs.find(own) for entry in models for own in wanted(data, METHODS, entry).runs()}
+    found = {entry: run_jobs.find(own) for entry in models for own in wanted(data, METHODS, entry).runs()}
     return {entry: job.result for entry, job in found.items() if job is not None}
 
 
-def wanted(data: Path, methods: str, entry: str = TINY) -> score_choice.Wanted:
+def wanted(data: Path, methods: str, entry: str = TINY) -> choice.Wanted:
     chosen = tuple(map(short.short_method, parse_methods(methods)))
     run = replace(
-        score_choice.PHOTOS.run,
+        choice.PHOTOS.run,
         data=str(data),
         protocols=tuple(map(short.short_protocol, parse_protocols("sds:grid=2"))),
         methods=chosen,
         limit=6,
     )
-    return score_choice.Wanted((parse_model(entry),), run)
+    return choice.Wanted((parse_model(entry),), run)
 
 
 def test_exports_hold_the_leaderboard_and_every_item(data: Path) -> None:
     found = outcome(data, TINY, TWIN)
-    table = list(csv.DictReader(io.StringIO(score_takeaway.csv_table(score_takeaway.table(found)).decode())))
+    table = list(csv.DictReader(io.StringIO(takeaway.csv_table(takeaway.table(found)).decode())))
     assert [(r["model"], r["method"]) for r in table] == [(name, row["method"]) for name, own in found.items() for row in own.rows]
-    items = list(csv.DictReader(io.StringIO(score_takeaway.csv_table(score_takeaway.items(found)).decode())))
+    items = list(csv.DictReader(io.StringIO(takeaway.csv_table(takeaway.items(found)).decode())))
     assert len(items) == 2 * 3 * 6
     names = {item.id: item.name for item in attrlib.load_dataset(data)}
     assert {(row["item"], row["name"]) for row in items} <= names.items()
-    content = json.loads(score_takeaway.everything(found))
+    content = json.loads(takeaway.everything(found))
     assert len(content["manifests"]) == 2
     assert content["manifests"][0]["spec"]["spec"]["limit"] == 6
-    captions = score_takeaway.captions(found)
+    captions = takeaway.captions(found)
     assert list(captions) == ["sds:grid=2"]
     assert captions["sds:grid=2"].endswith("seed 0. Higher is better.")
-    latex = score_takeaway.latex_table(score_takeaway.table(found), captions)
+    latex = takeaway.latex_table(takeaway.table(found), captions)
     assert latex.count(r"\begin{tabular}{lrr}") == 1
     assert r"efficientnet\_lite0@tiny" in latex
     assert "Mean over 6 items." in latex
@@ -431,7 +432,7 @@ def test_exports_hold_the_leaderboard_and_every_item(data: Path) -> None:
 
 
 def test_the_report_is_one_file_that_needs_nothing_else(data: Path) -> None:
-    html = score_takeaway.report(outcome(data, TINY, TWIN)).decode()
+    html = takeaway.report(outcome(data, TINY, TWIN)).decode()
     assert html.count("<script src") == 0
     assert "plotly.js" in html
     assert "python -m attrlib score" in html
@@ -472,7 +473,7 @@ def test_every_option_of_a_run_has_a_control(data: Path) -> None:
 def test_the_link_of_one_run_opens_the_page_with_the_models_that_it_shares_its_grids_with(data: Path) -> None:
     run = replace(wanted(data, "IxG").runs()[0], filter_models=(parse_model(TWIN),))
     fields = dict(parse_qsl(run.link()[1:]))
-    found, problems = score_choice.read_fields({name: [text] for name, text in fields.items()}, score_choice.PHOTOS)
+    found, problems = choice.read_fields({name: [text] for name, text in fields.items()}, choice.PHOTOS)
     assert problems == []
     assert [model.text for model in found.models] == [run.model.text, TWIN]
     assert replace(found.run, model=run.model, filter_models=run.filter_models) == run
@@ -503,7 +504,7 @@ def test_parameters_of_a_protocol_and_a_method_can_be_set(data: Path) -> None:
 
 def test_all_that_are_defined_stands_for_every_method(data: Path) -> None:
     at = small(data, methods="all").run()
-    assert at.multiselect(key="s_methods").value == [score_choice.ALL]
+    assert at.multiselect(key="s_methods").value == [choice.ALL]
     assert link(at)["methods"] == "all"
 
 
@@ -562,9 +563,9 @@ def test_a_score_without_any_defined_item_is_drawn_and_has_images() -> None:
 
 def test_the_chosen_item_comes_first_and_undefined_ones_are_named(data: Path) -> None:
     score = next(iter(api(data).scores.values()))
-    assert [what for what, _ in behind.places(score, 2)] == ["Chosen", "Best", "Median", "Worst"]
+    assert [what for what, _ in examples.places(score, 2)] == ["Chosen", "Best", "Median", "Worst"]
     score.values[0] = np.nan
-    assert ("Undefined", 0) in behind.places(score)
+    assert ("Undefined", 0) in examples.places(score)
 
 
 # In a browser
@@ -612,7 +613,7 @@ def test_a_preset_takes_the_place_of_the_methods(data):
     assert at.multiselect(key="s_methods").value[1:4] == ["Deconvolution", "Guided Backprop", "Guided Grad-CAM"]
     at.button(key="scores_preset_rao").click().run()
     assert not at.exception
-    assert at.selectbox(key="s_layer").value == choice.ALL_LAYERS
+    assert at.selectbox(key="s_layer").value == selection.ALL_LAYERS
     assert len(at.multiselect(key="s_methods").value) == 12
 
 

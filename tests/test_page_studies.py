@@ -14,11 +14,11 @@ from support.pages import buttons, nodes, open_page, press, until, words
 from support.waiting import PAUSE
 from test_run import classifier, pictures
 
-import pages.parts.study_run
-import pages.parts.work
+import pages.shared.jobs
+import pages.studies.run_panel
 from attrlib.specs import StudySpec
 from attrlib.studies import list_studies
-from pages.parts import study_choice, study_run
+from pages.studies import choice, run_panel
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 TINY = "efficientnet_lite0@tiny"
@@ -88,14 +88,14 @@ def test_results_in_the_store_appear_without_a_click(data: Path) -> None:
     at = done(press(ready(small(data)), "Run the study"))
     spec, problems = at.session_state["t_study"], at.session_state["t_problems"]
     assert (spec, problems) == ("robustness", [])
-    for job in list(pages.parts.work.device_queue()._jobs.values()):
+    for job in list(pages.shared.jobs.device_queue()._jobs.values()):
         job.forget()
     again = done(small(data))
     assert "0 results computed now, 30 known before" in words(again)
 
 
 def test_a_study_can_be_cancelled_and_resumed(data: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    opened, real = threading.Event(), pages.parts.study_run.run_study
+    opened, real = threading.Event(), pages.studies.run_panel.run_study
     request.addfinalizer(opened.set)
 
     def gated(spec: Any, store: Any, watch: Any, load: Any, dataset: Any) -> Any:
@@ -106,7 +106,7 @@ def test_a_study_can_be_cancelled_and_resumed(data: Path, monkeypatch: pytest.Mo
 
         return real(spec, store, watched, load, dataset)
 
-    monkeypatch.setattr(pages.parts.study_run, "run_study", gated)
+    monkeypatch.setattr(pages.studies.run_panel, "run_study", gated)
     at = until(
         press(ready(small(data)), "Run the study"),
         lambda at: "Cancel" in buttons(at) and " %" in str([n.proto.text for n in nodes(at, "progress")]),
@@ -143,8 +143,8 @@ def test_controls_and_spec_say_the_same(data: Path) -> None:
     assert at.session_state["t_limit"] == 3
     assert dict(at.session_state["t_params"]["robustness"]) == {"passes": 4}
     assert at.query_params["seed"] in ("3", ["3"])
-    assert study_choice.default() == StudySpec("ranking")
-    assert study_run.find(StudySpec("settings", (("limit", 7),))) is None
+    assert choice.default() == StudySpec("ranking")
+    assert run_panel.find(StudySpec("settings", (("limit", 7),))) is None
 
 
 # In a browser

@@ -1,0 +1,183 @@
+"""AggAtt on the page: one row for each method and layer, the bins in the middle, and the images behind a bin."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import streamlit as st
+from PIL import Image
+
+from attrlib.aggregation.panels import subtitle, view_of
+from attrlib.engine.jobs import Job, State
+from attrlib.figures.aggatt import SIDE, bin_names, panel
+from attrlib.figures.by_layer import Scores, boxes, shows_points
+from attrlib.figures.colours import css_gradient
+from attrlib.figures.overlay import colour_map, encode
+from attrlib.methods import resolve
+from attrlib.protocols import create
+from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec
+from pages.aggregate import row_jobs
+from pages.aggregate.row_jobs import PAGE, Found, Shown
+from pages.shared import jobs
+from pages.shared.jobs import plain, sentence
+from pages.shared.plots import camera
+
+
+def show(found: Found, methods: tuple[MethodSpec, ...], setting: ProtocolSpec, view: AggregateView) -> bool:
+    """All rows, their scores, and the images of the chosen bin; whether anything is still waited for."""
+    row_jobs_of = {method: row_jobs.row_job(found, method, view) for method in methods}
+    done = {method: job.result for method, job in row_jobs_of.items() if job.state is State.DONE}
+    kept = st.session_state.setdefault("a_kept", {})
+    kept |= {method: job.key for method, job in row_jobs_of.items() if job.state is State.DONE}
+    _explain(list(done.values()), view)
+    for number, (method, job) in enumerate(row_jobs_of.items()):
+        _row(number, method, job, _last(kept.get(method)), view)
+    waiting = any(not job.ended for job in row_jobs_of.values())
+    if done:
+        _boxes(list(done.values()), setting)
+        st.download_button(
+            "Panel (PNG)",
+            partial(_panel, list(done.values()), view),
+            "aggatt.png",
+            "image/png",
+            on_click="ignore",
+            icon=":material/download:",
+        )
+    return _behind(found, done, view) or waiting
+
+
+def _explain(done: list[Shown], view: AggregateView) -> None:
+    """How to read the rows, with their colours, which mean the same in all of them."""
+    sizes = f" They hold {', '.join(map(str, done[0].row.aggregate.sizes))} maps." if done else ""
+    st.caption(
+        "Left, examples of the best bin; right, of the worst; in the middle the mean map of each bin, the best 2 % first."
+        f"{sizes} Click a bin for its images."
+    )
+    ends = ("−", "0", "+") if view.average == "signed" else ("0", "", "99.5 % of all values of the row's bins")
+    labels = "".join(f"<span>{end}</span>" for end in ends)
+    with st.container(width=420):
+        st.html(
+            f'<div style="height:.45rem;border-radius:2px;background:{css_gradient(colour_map(view_of(view)))}"></div>'
+            f'<div style="display:flex;justify-content:space-between;font-size:.75rem;opacity:.7">{labels}</div>'
+        )
+
+
+def _last(key: str | None) -> Shown | None:
+    """What was shown of a row before a dial was moved, if it is still kept."""
+    job = jobs.device_queue().find(key) if key else None
+    return job.result if job is not None and job.state is State.DONE else None
+
+
+def _row(number: int, method: MethodSpec, job: Job, last: Shown | None, view: AggregateView) -> None:
+    own: Shown | None = job.result if job.state is State.DONE else last
+    layer = resolve(method).layer
+    text = subtitle(own.row) if own is not None else layer
+    updating = "" if job.ended else f" · :material/hourglass_top: {'waiting' if not job.done else f'{job.done} of {job.total}'}"
+    st.markdown(f"**{plain(method.name)}** &nbsp; :gray[{plain(text)}]{updating}")
+    if job.state is State.FAILED:
+        st.caption(f":material/block: {sentence(job.error)}")
+        return
+    grid = st.grid(8, min_column_width=96, gap="small", key=f"a_row_{number}")
+    with grid.cell():
+        st.image(own.best if own else _blank(), width="stretch", alt=f"Examples of the best maps of {method}")
+        st.caption("best", text_alignment="center")
+    chosen = st.session_state.a_bin or ("", None, None)
+    for place, name in enumerate(bin_names()):
+        with grid.cell():
+            picture = own.bins[place] if own else None
+            size = own.row.aggregate.sizes[place] if own else 0
+            st.image(picture or _blank(), width="stretch", alt=f"{method} at {layer}: mean map of {name}, {size} items")
+            st.button(
+                name,
+                key=f"a_bin_{number}_{place}",
+                on_click=_choose,
+                args=(str(method), place),
+                type="primary" if chosen[:2] == (str(method), place) else "secondary",
+                disabled=not size,
+                width="stretch",
+                help=f"{size} maps: see them" if size else "Too few items for a map in this bin",
+            )
+    with grid.cell():
+        st.image(own.worst if own else _blank(), width="stretch", alt=f"Examples of the worst maps of {method}")
+        st.caption("worst", text_alignment="center")
+
+
+def _choose(method: str, place: int) -> None:
+    st.session_state.a_bin, st.session_state.a_page = (method, place, None), 0
+
+
+def _pick(done: Sequence[Shown]) -> None:
+    """Takes over the point that was clicked on: all items of its row, on the page that it is on."""
+    points = st.session_state.a_boxes.selection.points
+    if points:
+        number, position = points[-1]["customdata"]
+        row = done[number].row
+        if position in row.aggregate.order:
+            st.session_state.a_bin = (str(row.method), None, position)
+            st.session_state.a_page = row.aggregate.order.index(position) // PAGE
+
+
+def _boxes(done: list[Shown], setting: ProtocolSpec) -> None:
+    protocol = create(setting)
+    scores = [Scores(s.row.method.name, resolve(s.row.method).layer, s.row.values) for s in done]
+    perfect = protocol.bounds[1 if protocol.higher_is_better else 0]
+    st.plotly_chart(
+        boxes(scores, protocol.title, protocol.chance_level, perfect if abs(perfect) < float("inf") else None),
+        key="a_boxes",
+        on_select=partial(_pick, done),
+        selection_mode="points",
+        config=camera(f"{setting.name}-by-layer"),
+        alt=f"Box plots of {protocol.title} by layer. The means are above: {'; '.join(f'{s.row.method} {s.row.summary.mean:.2f}' for s in done)}",
+    )
+    points = "Click a point for its image and those beside it in rank." if shows_points(scores) else ""
+    st.caption(f"{plain(protocol.title)}: {plain(protocol.reading)} Boxes are quartiles, whiskers reach 1.5 times their width. {points}")
+
+
+def _panel(done: list[Shown], view: AggregateView) -> bytes:
+    return encode(panel([s.line for s in done], view_of(view)), "PNG")
+
+
+def _behind(found: Found, done: dict[MethodSpec, Shown], view: AggregateView) -> bool:
+    """The images of the chosen bin, sorted and paged; whether they are still waited for."""
+    state = st.session_state
+    if state.a_bin is None:
+        return False
+    name, place, chosen = state.a_bin
+    own = next((s for method, s in done.items() if str(method) == name), None)
+    if own is None:
+        return False
+    members = own.row.aggregate.order if place is None else own.row.aggregate.members(place)
+    pages = max(1, -(-len(members) // PAGE))
+    state.a_page = min(state.a_page, pages - 1)
+    which = f"all {len(members)}" if place is None else f"bin {plain(bin_names()[place])}: {len(members)} of {len(own.row.aggregate.order)}"
+    st.markdown(f"##### {plain(own.row.method.name)} at {plain(resolve(own.row.method).layer)}, {which}, best first")
+    if pages > 1:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.button("Better", on_click=_turn, args=(-1,), disabled=state.a_page == 0, icon=":material/chevron_left:", key="a_before")
+            st.markdown(f"page {state.a_page + 1} of {pages}", width="content")
+            st.button(
+                "Worse", on_click=_turn, args=(1,), disabled=state.a_page == pages - 1, icon=":material/chevron_right:", key="a_after"
+            )
+    first = state.a_page * PAGE
+    job = row_jobs.tiles_job(found, own.row, members[first : first + PAGE], view)
+    if job.state is State.FAILED:
+        st.error(sentence(job.error), icon=":material/error:")
+        return False
+    grid = st.grid(min_column_width=165, gap="small", key="a_images")
+    for rank, position in enumerate(members[first : first + PAGE], first + 1):
+        with grid.cell():
+            tile = job.result[rank - first - 1] if job.state is State.DONE and rank - first <= len(job.result) else None
+            score = float(own.row.aggregate.scores[position])
+            names = ", ".join(n for n in tile.names if n) if tile else ""
+            st.image(tile.picture if tile else _blank(), width="stretch", alt=f"Map number {rank} of the bin, score {score:.3f}. {names}")
+            mark = ":material/ads_click: " if position == chosen else ""
+            st.caption(f"{mark}**{score:.3f}** {plain(names)}", help="The point that was clicked" if mark else None)
+    return not job.ended
+
+
+def _turn(step: int) -> None:
+    st.session_state.a_page += step
+
+
+@st.cache_data(max_entries=1, show_spinner=False)
+def _blank() -> bytes:
+    return encode(Image.new("RGBA", (SIDE, SIDE), (128, 132, 138, 40)), "PNG")

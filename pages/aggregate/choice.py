@@ -1,0 +1,175 @@
+"""What the user has chosen on the page Aggregate, kept in the session and readable from and writable to a link."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import streamlit as st
+
+from attrlib.aggregate import SHARES
+from attrlib.data.datasets import anchored
+from attrlib.errors import AttrlibError
+from attrlib.methods import Preset, resolve
+from attrlib.models import EMBEDDED, parse_model, smallest
+from attrlib.protocols import PROTOCOLS, Cost, create
+from attrlib.protocols import resolve as resolve_protocol
+from attrlib.registry import Value, params_of
+from attrlib.specs import AggregateSpec, AggregateView, MethodSpec, ModelSpec, ProtocolSpec, RunSpec, options_of
+from pages.shared import selection
+from pages.shared.short import short_run
+
+MAX_ROWS = 40
+LAYERS = ("Input", "Final")
+SHOWN = ("row", "bin", "item")
+"""Fields of the address: the row, its bin, by number or all of it, and the item that was clicked on."""
+PHOTOS = AggregateSpec(
+    RunSpec(
+        ModelSpec(EMBEDDED),
+        "photos",
+        (ProtocolSpec("sds", (("target", "prediction"),)),),
+        tuple(MethodSpec(name, layer) for name in ("IxG", "Grad-CAM") for layer in LAYERS),
+        limit=50,
+    )
+)
+"""What needs no download with the embedded model: single images, as the photos are too few for grids."""
+
+
+def default() -> AggregateSpec:
+    """DiFull on the birds with a model that was trained on them, where one comes with the project; else `PHOTOS`."""
+    birds = smallest("birds", tuned=False)
+    if birds is None:
+        return PHOTOS
+    return replace(PHOTOS, run=replace(PHOTOS.run, model=ModelSpec(birds), data="birds", protocols=(ProtocolSpec("difull"),)))
+
+
+def settings() -> dict[str, str]:
+    """The protocols that an aggregate view can sort by, with what they are called: of grids, then of single images.
+
+    On single images those whose scores follow from one map of each image, so that smoothing moves them without a pass of the model.
+    """
+    grids = {name: cls.title for name, cls in PROTOCOLS.items() if cls.items == "grids"}
+    plain = {name: f"single images, {cls.title}" for name, cls in PROTOCOLS.items() if cls.items == "images" and cls().cost == Cost()}
+    return grids | plain
+
+
+def start(query: dict[str, str]) -> None:
+    """At the first look of a session: fills the session from the link, naming what in it makes no sense."""
+    state = st.session_state
+    if "a_data" in state:
+        return
+    own = default()
+    spec, problems = AggregateSpec.read_link({name: text for name, text in query.items() if name not in SHOWN}, own)
+    run = spec.run
+    state.a_model = own.run.model.text
+    try:
+        state.a_model = parse_model(run.model.text).text
+    except AttrlibError as error:
+        problems.append(str(error))
+    state.a_data = run.data
+    for option in options_of(RunSpec):
+        state[f"a_{option.name}"] = getattr(run, option.name)
+    state.a_setting = own.setting.name
+    state.a_setting_params = {own.setting.name: resolve_protocol(own.setting).values}
+    try:
+        given = resolve_protocol(spec.setting)
+        if given.name in settings():
+            state.a_setting, state.a_setting_params = given.name, {given.name: {**given.values, **_no_smoothing(given)}}
+        else:
+            problems.append(f"{given.name} needs more than one map of each image; {own.setting.name} is taken")
+    except AttrlibError as error:
+        problems.append(str(error))
+    methods = [m for m in run.methods if _is_known(m, problems)]
+    if len(methods) > MAX_ROWS:
+        problems.append(f"the link has {len(methods)} rows; the first {MAX_ROWS} are shown")
+    state.a_methods, state.a_layers, state.a_method_params = _as_widgets(methods[:MAX_ROWS])
+    for option in params_of(AggregateView):
+        state[f"a_{option.name}"] = getattr(spec.view, option.name)
+    state.a_bin, state.a_page = _read_bin(query), 0
+    state.a_problems = problems
+
+
+def shown() -> dict[str, str]:
+    """The fields of the address that say which items are looked at."""
+    if st.session_state.a_bin is None:
+        return {}
+    row, place, item = st.session_state.a_bin
+    return {name: str(value) for name, value in zip(SHOWN, (row, place, item), strict=True) if value is not None}
+
+
+def _read_bin(query: dict[str, str]) -> tuple[str, int | None, int | None] | None:
+    """The inverse of `shown`. Whether the row is there is seen when it is drawn."""
+    numbers = [int(text) if (text := query.get(name, "")).isdecimal() and len(text) < 10 else None for name in SHOWN[1:]]
+    place, item = numbers
+    known = place is None or place < len(SHARES) - 1
+    return (query["row"], place if known else None, item) if query.get("row") else None
+
+
+def _no_smoothing(given: ProtocolSpec) -> dict[str, Value]:
+    """The view smooths; a setting that does, too, would do it twice."""
+    return {"smoothing": 0} if "smoothing" in given.values else {}
+
+
+def _is_known(method: MethodSpec, problems: list[str]) -> bool:
+    try:
+        resolve(method)
+    except AttrlibError as error:
+        problems.append(str(error))
+        return False
+    return True
+
+
+def _as_widgets(methods: Sequence[MethodSpec]) -> tuple[list[str], list[str], dict[str, dict[str, Value]]]:
+    """Names, layers for all, and parameters by method, where the methods are all names at all layers; else each as text."""
+    resolved = [resolve(m) for m in methods]
+    names, layers = list(dict.fromkeys(m.name for m in resolved)), list(dict.fromkeys(m.layer for m in resolved))
+    params = {m.name: m.values for m in resolved}
+    if resolved == [MethodSpec(name, layer, tuple(params[name].items())) for name in names for layer in layers]:
+        return names, layers, params
+    return [str(m) for m in methods], [], {}
+
+
+def take(preset: Preset) -> None:
+    """Chooses the methods of a preset."""
+    state = st.session_state
+    state.a_methods, state.a_layers, state.a_method_params = _as_widgets(preset.methods)
+
+
+def chosen() -> tuple[tuple[MethodSpec, ...], list[str]]:
+    """Each method at each layer, and what is wrong with the entries that are none; what is more than `MAX_ROWS` rows is left out."""
+    state = st.session_state
+    methods: list[MethodSpec] = []
+    problems: list[str] = []
+    for text in state.a_methods:
+        for layer in state.a_layers or [selection.OWN_LAYER]:
+            found, wrong = selection.chosen_methods([text], layer, state.a_method_params)
+            methods, problems = methods + found, problems + wrong
+    methods = list(dict.fromkeys(methods))
+    if len(methods) > MAX_ROWS:
+        problems.append(f"{len(methods)} rows are more than fit; the first {MAX_ROWS} are shown")
+    return tuple(methods[:MAX_ROWS]), list(dict.fromkeys(problems))
+
+
+def setting() -> ProtocolSpec:
+    """The chosen protocol with its parameters."""
+    state = st.session_state
+    return ProtocolSpec(state.a_setting, tuple(state.a_setting_params.get(state.a_setting, {}).items()))
+
+
+def run_spec(methods: Sequence[MethodSpec]) -> RunSpec:
+    """The run that the controls describe, in its shortest form. Raises `AttrlibError` for a model that there is not."""
+    state = st.session_state
+    data = anchored((state.a_data or "").strip())
+    options = {option.name: state[f"a_{option.name}"] for option in options_of(RunSpec)}
+    return short_run(RunSpec(parse_model(state.a_model or ""), data, (setting(),), tuple(methods), **options))
+
+
+def cells() -> tuple[int, ...]:
+    """The cells that are targets in the chosen setting. Raises `AttrlibError` for parameters that make no sense."""
+    return getattr(create(setting()), "cells", (0,))
+
+
+def view() -> AggregateView:
+    """The view as it stands in the session; a cell that is no target in this setting is the first that is."""
+    state = st.session_state
+    given = AggregateView.parse({option.name: state[f"a_{option.name}"] for option in params_of(AggregateView)})
+    targets = cells()
+    return given if given.cell in targets else replace(given, cell=targets[0])

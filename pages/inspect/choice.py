@@ -1,0 +1,73 @@
+"""What a link to Inspect says beyond the picture and its maps: models of further rows, and the tool that is open."""
+
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from attrlib.errors import AttrlibError, unknown
+from attrlib.models import list_models, parse_model
+from attrlib.specs import ModelSpec
+from pages.shared import selection
+from pages.shared.jobs import sentence
+
+MAX_MODELS = 3
+TOOLS = {
+    "Compare": ":material/compare_arrows:",
+    "Patches": ":material/grid_on:",
+    "Deletion": ":material/backspace:",
+    "Sanity": ":material/psychology_alt:",
+}
+"""What looks closer at the maps that are there, with an icon each."""
+
+
+def start(query: Mapping[str, str]) -> None:
+    """At the first run of a session: fills the session from the link, naming what in it makes no sense."""
+    state = st.session_state
+    selection.start({name: value for name, value in query.items() if name not in ("also", "tool")})
+    if "also" in state:
+        return
+    models = []
+    for text in query.get("also", "").split(","):
+        try:
+            models += [parse_model(text)] if text.strip() else []
+        except AttrlibError as error:
+            state.problems.append(str(error))
+    models = list(dict.fromkeys(models))
+    if len(models) >= MAX_MODELS:
+        state.problems.append(f"the link has {len(models) + 1} models; the first {MAX_MODELS} are shown")
+    state.also = [model.text for model in models[: MAX_MODELS - 1]]
+    tool = query.get("tool")
+    if tool and tool not in TOOLS:
+        state.problems.append(unknown("tool of the link", tool, TOOLS))
+    state.tool = tool if tool in TOOLS else None
+
+
+def link_fields() -> str:
+    """What a link says of it, to be put behind that of the spec."""
+    state = st.session_state
+    fields = {"also": ",".join(state.also), "tool": state.tool}
+    return "".join(f"&{urlencode({name: value}, safe='@:,=')}" for name, value in fields.items() if value)
+
+
+def choose_more_models(first: ModelSpec) -> list[ModelSpec]:
+    """The models of further rows, chosen in the sidebar: those that are not the first one, with a message for what is none."""
+    state = st.session_state
+    with st.sidebar:
+        st.multiselect(
+            "More models, one row each",
+            list(dict.fromkeys([*(info.name for info in list_models()), *state.also])),
+            key="also",
+            persist_state="session",
+            accept_new_options=True,
+            max_selections=MAX_MODELS - 1,
+            placeholder="Add a model",
+            help="Each is explained for the class that it predicts itself. Type timm:NAME, with @FILE behind it for a checkpoint, with @192x256 for another input size.",
+        )
+        found = []
+        for text in state.also:
+            try:
+                found.append(parse_model(text))
+            except AttrlibError as error:
+                st.warning(sentence(error), icon=":material/error:")
+    return [model for model in dict.fromkeys(found) if model != first]

@@ -1,0 +1,74 @@
+"""Deletion: the photo fades in order of a map, and a slider moves photo, probability and what goes next together."""
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from attrlib.diagnostics.deletion_curve import DeletionPath
+from attrlib.engine.explain import tile
+from attrlib.engine.jobs import State
+from attrlib.figures.deletion import curve_svg, draw_deleted
+from attrlib.figures.overlay import draw
+from attrlib.figures.panel import limits
+from attrlib.protocols.deletion import ORDERS
+from attrlib.specs import ViewSpec
+from pages.inspect import map_jobs
+from pages.inspect.patches import choose_baseline, choose_grid
+from pages.inspect.pick import figure, keep, pick
+from pages.inspect.tile_rows import Ready
+
+FIRST = {ORDERS[1]: "most relevant", ORDERS[0]: "least relevant"}
+
+
+def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
+    """The choice of map, order, unit and baseline; the scrubber below. Whether it waits."""
+    keep("deletion_order", list(FIRST), ORDERS[1])
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        ready = pick("Map", maps, "deletion_map")
+        st.segmented_control(
+            "First to go",
+            list(FIRST),
+            format_func=FIRST.__getitem__,
+            key="deletion_order",
+            persist_state="session",
+            required=True,
+            help="Most relevant first: a good map makes the probability fall at once. Least relevant first: it stays high for long.",
+        )
+        order: str = st.session_state.deletion_order
+        grid = choose_grid(ready, "deletion_grid", singles="pixels")
+        baseline = choose_baseline("deletion_baseline")
+    job = map_jobs.path_job(ready, order, grid or None, baseline, st.session_state.seed)
+    if map_jobs.waits_for(job):
+        return True
+    if job.state is State.DONE:
+        _scrubber(ready, job.result, order, view)
+    return False
+
+
+def _scrubber(ready: Ready, path: DeletionPath, order: str, view: ViewSpec) -> None:
+    grid = st.grid(4, min_column_width=165, gap="small", key="deletion-tiles")
+    photo, beside = grid.cell(), grid.cell()
+    with grid.cell(column_span=2):
+        place = st.container()
+        if st.session_state.get("deletion_step", 0) > path.steps:
+            st.session_state.deletion_step = path.steps
+        step = st.slider(
+            "Step", 0, path.steps, key="deletion_step", persist_state="session", help="Drag along the curve, or use the arrow keys."
+        )
+        share, probability, start = path.counts[step] / path.counts[-1], float(path.probabilities[step]), float(path.probabilities[0])
+        name = ready.row.class_name
+        alt = f"Probability of {name} at each of {path.steps} steps, from {start:.2f} to {float(path.probabilities[-1]):.2f}; {probability:.2f} at step {step}"
+        place.image(curve_svg(path.probabilities, step), width="stretch", alt=alt)
+        st.markdown(
+            f"**p({name}) = {probability:.2f}** with {share:.0%} of the photo deleted, {FIRST[order]} first (whole photo: {start:.2f}). "
+            f"Mean along the curve: {path.area:.2f}, {'lower' if order == ORDERS[1] else 'higher'} is better."
+        )
+    with beside:
+        shown = tile(ready.attribution, view)
+        values = draw(shown.values, ready.row.picture, view, limits([shown], view)[0])
+        figure(shown.title, shown.subtitle, values, f"{ready.name}: the map whose order counts")
+    with photo:
+        what = "cell" if path.grid else "pixels"
+        line = f"pink: the {what} to go next" if step < path.steps else "nothing is left to delete"
+        image = draw_deleted(ready.row.picture, path.deleted(step), path.following(step), path.instead, outlined=path.grid is not None)
+        figure(f"{share:.0%} deleted", line, image, f"The photo with {share:.0%} deleted in order of {ready.name}; {line}")

@@ -1,0 +1,68 @@
+"""Asks the queues for what the tools below the gallery show; a slider or another colour asks for nothing new."""
+
+import streamlit as st
+
+from attrlib.diagnostics.deletion_curve import delete_in_order
+from attrlib.diagnostics.single_deletion import cell_outputs
+from attrlib.engine.jobs import Job, Priority, State, queue
+from attrlib.models import Classifier
+from attrlib.models.randomised import randomised
+from attrlib.progress import NewsProgress
+from attrlib.specs import digest
+from pages.inspect.tile_rows import Ready, Row
+from pages.shared import jobs
+from pages.shared.tiles import seconds_left
+
+QUICK_GRID = 8
+"""Cells in each direction up to which deleting them takes a few seconds on a CPU, and may pass other work by."""
+
+
+def outputs_job(row: Row, grid: int, baseline: str, seed: int) -> Job:
+    """What the model says without each cell: the same for every map of the row."""
+
+    def measure(progress: NewsProgress) -> object:
+        return cell_outputs(row.model, row.photo, row.target, grid, baseline, seed, progress)
+
+    key = digest("cell outputs", jobs.digest_of(row.model), row.photo.digest, row.target, grid, baseline, seed)
+    return queue(str(row.model.device)).submit(
+        key, measure, jobs.PATIENCE, priority=Priority.QUICK if grid <= QUICK_GRID else Priority.NORMAL
+    )
+
+
+def path_job(ready: Ready, order: str, grid: int | None, baseline: str, seed: int) -> Job:
+    """The picture's way from whole to deleted in order of a map."""
+    row, attribution = ready.row, ready.attribution
+
+    def delete(progress: NewsProgress) -> object:
+        return delete_in_order(row.model, row.photo, attribution, order, grid, baseline, seed, progress)
+
+    key = digest("deletion path", ready.job.key, order, grid, baseline, seed)
+    return queue(str(row.model.device)).submit(
+        key, delete, jobs.PATIENCE, priority=Priority.QUICK if (grid or 0) <= QUICK_GRID else Priority.NORMAL
+    )
+
+
+def twin_job(model: Classifier, share: float, seed: int) -> Job:
+    """The model with the weights of the last `share` of its layers shuffled."""
+
+    def shuffle(_progress: NewsProgress) -> Classifier:
+        twin = randomised(model, share, seed)
+        jobs.digest_of(twin)
+        return twin
+
+    return queue("models").submit(digest("twin", jobs.digest_of(model), share, seed), shuffle)
+
+
+def waits_for(job: Job) -> bool:
+    """Whether the job has not ended: shows how far it is then, or why it came to nothing."""
+    # MethodRequest once: a job may end while this runs, and what is shown must be what is returned.
+    if not job.ended:
+        waiting = job.state is State.WAITING
+        st.progress(job.done / job.total if job.total else 0.0, text="waiting" if waiting else seconds_left(job))
+        if not waiting and job.priority is not Priority.QUICK:
+            st.button("Cancel", key=f"cancel-{job.key}", on_click=job.cancel, type="tertiary", icon=":material/close:")
+        return True
+    if job.state is not State.DONE:
+        st.error(jobs.sentence(job.error or "It was cancelled."), icon=":material/error:")
+        st.button("Try again", key=f"again-{job.key}", on_click=job.forget, type="tertiary", icon=":material/refresh:")
+    return False

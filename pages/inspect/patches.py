@@ -1,0 +1,103 @@
+"""Patches: what the model loses without each cell of the photo, against what a map says of the cell."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import streamlit as st
+
+from attrlib.deletion import BASELINES
+from attrlib.diagnostics.single_deletion import CellScore, cell_score
+from attrlib.engine.jobs import State
+from attrlib.figures.cells import cell_scatter, draw_cells, magnitude
+from attrlib.protocols.deletion import IDSDS_PAPER, OUTPUTS
+from attrlib.specs import ViewSpec
+from pages.inspect import map_jobs
+from pages.inspect.pick import figure, keep, pick, signed
+from pages.inspect.tile_rows import Ready
+from pages.shared import tiles
+from pages.shared.plots import camera
+
+COARSEST, FINEST = 2, 16
+
+
+def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
+    """The choice of map, cells and baseline; drops and sums on the photo, and their scatter. Whether it waits."""
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        ready = pick("Map", maps, "patch_map")
+        grid = choose_grid(ready, "patch_grid")
+        baseline = choose_baseline("patch_baseline")
+        keep("patch_output", OUTPUTS, OUTPUTS[0])
+        st.segmented_control(
+            "Output",
+            OUTPUTS,
+            key="patch_output",
+            persist_state="session",
+            required=True,
+            help="The output of the target whose drop counts.",
+        )
+        output: str = st.session_state.patch_output
+    job = map_jobs.outputs_job(ready.row, grid, baseline, st.session_state.seed)
+    if map_jobs.waits_for(job):
+        return True
+    if job.state is State.DONE:
+        score = cell_score(job.result, ready.attribution, output)
+        _pictures(ready, score, view, output)
+        st.markdown(_sentence(score, ready, grid))
+        st.caption(f"Single deletion as in [{IDSDS_PAPER.authors}]({IDSDS_PAPER.url}): {IDSDS_PAPER.title}.")
+    return False
+
+
+def choose_grid(ready: Ready, key: str, singles: str | None = None) -> int:
+    """Cells in each direction, of those that the model's input can be cut into; with `singles`, 0 under that name stands first."""
+    height, width = ready.row.model.input_size
+    fitting = [n for n in range(COARSEST, FINEST + 1) if height % n == width % n == 0]
+    options = [0, *fitting] if singles else fitting or [1]
+    keep(key, options, 0 if singles else 4 if 4 in options else options[0])
+    label = "Deletes" if singles else "Cells"
+    return st.selectbox(
+        label, options, format_func=lambda n: f"{n} × {n} cells" if n else str(singles), key=key, persist_state="session", width=150
+    )
+
+
+def choose_baseline(key: str) -> str:
+    """What takes the place of deleted pixels."""
+    keep(key, BASELINES, BASELINES[0])
+    hint = "What takes the place of deleted pixels: zeros is the mean colour, random is noise, blur the blurred photo."
+    return st.selectbox("Baseline", BASELINES, key=key, persist_state="session", width=130, help=hint)
+
+
+def _pictures(ready: Ready, score: CellScore, view: ViewSpec, output: str) -> None:
+    photo, own = ready.row.picture, replace(view, sign="signed")
+    cells = st.grid(4, min_column_width=165, gap="small", key="patch-tiles")
+    sides = (
+        ("Output drop", f"of the {output} without the cell", score.drops),
+        ("Attribution", f"{ready.name}, sum of the cell", score.sums),
+    )
+    for title, line, values in sides:
+        with cells.cell():
+            top = magnitude([values])
+            figure(title, line, draw_cells(photo, values, own, top), _words(title, values))
+            st.html(tiles.legend(own, top))
+    with cells.cell(column_span=2):
+        tiles.head("Drop against attribution", "one point for each cell")
+        st.plotly_chart(
+            cell_scatter(score.drops, score.sums, output),
+            key="patch-scatter",
+            config=camera("drop-against-attribution"),
+            alt=f"Scatter of output drop against attribution sum of each cell, rank correlation {signed(score.correlation)}",
+        )
+
+
+def _words(title: str, values: object) -> str:
+    rows = [f"{float(value):.3g}" for value in values]  # type: ignore[attr-defined]
+    return f"{title} of each cell, row by row: {', '.join(rows) if len(rows) <= 16 else f'{len(rows)} cells'}"
+
+
+def _sentence(score: CellScore, ready: Ready, grid: int) -> str:
+    if score.correlation != score.correlation:
+        return f"**{score.name} undefined** for this photo: all cells have the same drop or the same attribution."
+    tuned = "" if score.name == "IDSDS" else " The model never saw deleted cells, so they are out of its domain: SDS, not IDSDS."
+    return (
+        f"**{score.name} {signed(score.correlation)}** of this photo: Spearman's correlation of both over {grid * grid} cells. "
+        f"1: the cells rank by attribution as they do by what {ready.row.class_name} loses without them; 0: chance.{tuned}"
+    )

@@ -1,0 +1,74 @@
+"""Sanity: a map beside that of a twin of the model with shuffled weights, and beside noise."""
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from attrlib.diagnostics.map_comparison import twin_correlation
+from attrlib.engine.explain import tile
+from attrlib.engine.jobs import Job, State
+from attrlib.figures.overlay import draw
+from attrlib.figures.panel import Tile, limits
+from attrlib.methods import Attribution, resolve
+from attrlib.protocols.stability import SANITY_PAPER
+from attrlib.specs import MethodSpec, ViewSpec
+from pages.inspect import map_jobs
+from pages.inspect.pick import figure, keep, pick, signed
+from pages.inspect.tile_rows import Ready
+from pages.shared import jobs, tiles
+
+SHARES = {0.25: "last quarter", 0.5: "last half", 1.0: "all"}
+
+
+def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
+    """The choice of map and of the layers that forget; three pictures with correlations. Whether it waits."""
+    keep("sanity_share", list(SHARES), 1.0)
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
+        ready = pick("Map", maps, "sanity_map")
+        st.segmented_control(
+            "Layers with shuffled weights",
+            list(SHARES),
+            format_func=SHARES.__getitem__,
+            key="sanity_share",
+            persist_state="session",
+            required=True,
+            help="Counted from the logits. A layer's weights keep their values and lose their places, so that nothing learnt is left.",
+        )
+    share: float = st.session_state.sanity_share
+    row, method, seed = ready.row, ready.attribution.spec, st.session_state.seed
+    noise = jobs.map_job(row.model, row.photo, resolve(MethodSpec("Random", method.layer)), row.target, seed)
+    making: Job = map_jobs.twin_job(row.model, share, seed)
+    job = jobs.map_job(making.result, row.photo, method, row.target, seed) if making.state is State.DONE else making
+    shown = [("This model", ready.job), ("Shuffled twin", job), ("Random", noise)]
+    grid = st.grid(3, min_column_width=165, gap="small", key="sanity-tiles")
+    waits = False
+    for title, own in shown:
+        with grid.cell():
+            if own.state is State.DONE and own is not making:
+                _tile(title, ready, own.result, view)
+                continue
+            tiles.head(title, ready.name)
+            if own.state is State.DONE:
+                # The twin has come meanwhile: the next run asks for its map.
+                st.progress(1.0, text="running")
+                waits = True
+            else:
+                waits |= map_jobs.waits_for(own)
+    st.caption(
+        "A map that looks alike on the twin shows the photo and not what the model has learnt: its correlation should be near 0. "
+        f"Random is the level of no information. [{SANITY_PAPER.authors}]({SANITY_PAPER.url})"
+    )
+    return waits
+
+
+def _tile(title: str, ready: Ready, found: Attribution, view: ViewSpec) -> None:
+    shown: Tile = tile(found, view)
+    original = ready.attribution
+    line = ready.name if found is original else f"rank correlation {signed(twin_correlation(original.maps, found.maps))}"
+    if shown.defect is not None:
+        tiles.head(title, line)
+        st.caption(f":material/block: {shown.defect}")
+        return
+    top = limits([shown], view)[0]
+    figure(title, line, draw(shown.values, ready.row.picture, view, top), f"{title}: {ready.name}, {line}")
+    st.html(tiles.legend(view, top))

@@ -1,0 +1,129 @@
+"""Rows of the gallery: one model each, with the class that is explained for it, and the maps that are ready."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import streamlit as st
+from PIL import Image
+
+from attrlib.data.images import Photo
+from attrlib.engine.jobs import Job
+from attrlib.errors import AttrlibError
+from attrlib.methods import Attribution
+from attrlib.models import Classifier
+from attrlib.specs import MethodSpec, ModelSpec
+from pages.shared import jobs, tiles
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A model as it was chosen and as it is, the picture, the explained class, and the most probable ones with their probabilities."""
+
+    spec: ModelSpec
+    model: Classifier
+    photo: Photo
+    target: int
+    top: list[tuple[str, float]]
+
+    @property
+    def class_name(self) -> str:
+        """The explained class."""
+        return self.model.class_names[self.target].split(",")[0]
+
+    @property
+    def picture(self) -> Image.Image:
+        """The photo as the model sees it."""
+        return tiles.picture(self.photo.digest, self.model.preprocessing, self.photo.image)
+
+    def slots(self, methods: Sequence[MethodSpec]) -> list[tiles.Slot]:
+        """A place for each method, its map asked for; what is not defined says why."""
+        found = []
+        for method in methods:
+            try:
+                self.model.layer(method.layer)
+                found.append(tiles.Slot(method, jobs.map_job(self.model, self.photo, method, self.target, st.session_state.seed)))
+            except AttrlibError as error:
+                found.append(tiles.Slot(method, None, str(error)))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A map that is there, with a name that no other on the page has."""
+
+    name: str
+    row: Row
+    job: Job
+
+    @property
+    def attribution(self) -> Attribution:
+        """The map."""
+        return self.job.result
+
+
+@dataclass(frozen=True, eq=False)
+class Coming:
+    """A row whose model is not there yet."""
+
+    spec: ModelSpec
+    job: Job
+
+
+def further_row(spec: ModelSpec, photo: Photo, first: Row, wanted: bool) -> Row | Coming | None:
+    """The row of another model: explained for what it predicts or, where a class is `wanted`, for that of the first row.
+
+    None after saying why the model cannot be had. The page does not wait: the rows that are there are shown.
+    """
+    loading = jobs.model_job(spec)
+    if not loading.ended:
+        return Coming(spec, loading)
+    model = jobs.wait_for(loading, f"Loading {spec}")
+    if model is None:
+        return None
+    asking = jobs.prediction_job(model, photo)
+    if not asking.ended:
+        return Coming(spec, asking)
+    probabilities = jobs.wait_for(asking, f"Asking {spec}")
+    if probabilities is None:
+        return None
+    best = [int(i) for i in probabilities.topk(min(5, len(probabilities))).indices]
+    top = [(model.class_names[i].split(",")[0], float(probabilities[i])) for i in best]
+    same = _same_class(model, first) if wanted else None
+    return Row(spec, model, photo, best[0] if same is None else same, top)
+
+
+def _same_class(model: Classifier, first: Row) -> int | None:
+    """The class of the first row, where another model has it at the same place or one of that name."""
+    if len(model.class_names) > first.target and model.class_names[first.target] == first.model.class_names[first.target]:
+        return first.target
+    try:
+        return model.target(first.class_name)
+    except AttrlibError:
+        return None
+
+
+def strips(rows: Sequence[Row], slots: Sequence[list[tiles.Slot]]) -> list[tiles.Strip]:
+    """What the gallery shows: a single row is titled Photo, several by their models."""
+    names = ["Photo"] if len(rows) == 1 else _names(rows)
+    return [tiles.Strip(name, row.picture, row.class_name, row.top, own) for name, row, own in zip(names, rows, slots, strict=True)]
+
+
+def ready_maps(rows: Sequence[Row], slots: Sequence[list[tiles.Slot]]) -> list[Ready]:
+    """The maps that are there and say something, under names as short as they can be told apart by."""
+    found = [(row, slot.method, slot.job) for row, own in zip(rows, slots, strict=True) for slot in own if slot.job and slot.done]
+    found = [(row, method, job) for row, method, job in found if job.result.defects[0] is None]
+    short = [f"{method.name}@{method.layer}" for _, method, _ in found]
+    twice = {(row, name) for (row, name), count in Counter(zip([id(row) for row, _, _ in found], short, strict=True)).items() if count > 1}
+    names = [str(method) if (id(row), name) in twice else name for (row, method, _), name in zip(found, short, strict=True)]
+    if len(rows) > 1:
+        models = dict(zip(map(id, rows), _names(rows), strict=True))
+        names = [f"{name} · {models[id(row)]}" for name, (row, _, _) in zip(names, found, strict=True)]
+    return [Ready(name, row, job) for name, (row, _, job) in zip(names, found, strict=True)]
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """The models, checkpoints by the names of their files where these tell them apart."""
+    short = [replace(row.spec, checkpoint=row.spec.checkpoint and Path(row.spec.checkpoint).name).text for row in rows]
+    return [name if short.count(name) == 1 else row.spec.text for name, row in zip(short, rows, strict=True)]

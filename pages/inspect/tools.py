@@ -1,0 +1,51 @@
+"""What looks closer at the maps that are there: one tool at a time, below the tiles."""
+
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from attrlib.specs import ViewSpec
+from pages.inspect import compare, deletion, patches, sanity
+from pages.inspect.choice import TOOLS
+from pages.inspect.tile_rows import Ready
+
+Tool = Callable[[Sequence[Ready], ViewSpec], bool]
+"""Shows itself for the maps that there are; returns whether it waits for anything."""
+SHOW: dict[str, Tool] = {
+    "Compare": compare.show,
+    "Patches": patches.show,
+    "Deletion": deletion.show,
+    "Sanity": sanity.show,
+}
+
+
+def choose() -> str | None:
+    """The open tool, if any."""
+    return st.segmented_control(
+        "Look closer",
+        list(TOOLS),
+        format_func=lambda name: f"{TOOLS[name]} {name}",
+        key="tool",
+        persist_state="session",
+        help="Compare: the difference of two maps. Patches: what the model loses without each cell. Deletion: the picture fading in "
+        "order of a map. Sanity: the same method on a model that has forgotten. Click the open one again to close it.",
+    )
+
+
+def show(tool: str, maps: Sequence[Ready], view: ViewSpec, waiting: bool) -> None:
+    """The tool in a fragment of its own, so that its dials redraw nothing else; it polls while it waits for something."""
+    polled = bool(st.session_state.get("tool_waits"))
+    st.fragment(run_every=0.4 if polled else None)(_body)(tool, maps, view, waiting, polled)
+
+
+def _body(tool: str, maps: Sequence[Ready], view: ViewSpec, waiting: bool, polled: bool) -> None:
+    with st.container(border=True, key="tool-box"):
+        if not maps:
+            if waiting:
+                st.caption(":material/hourglass_top: Waiting for the first map")
+            else:
+                st.info("There is no map to look at. Choose methods above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
+        waits = SHOW[tool](maps, view) if maps else False
+    st.session_state.tool_waits = waits
+    if waits != polled:
+        st.rerun()

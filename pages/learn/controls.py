@@ -1,0 +1,91 @@
+"""A lesson's controls, made of its parameters; what a link says of them, and the link that says it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+
+from attrlib.errors import SpecError, unknown
+from attrlib.registry import Param, Value, param, params_of
+from pages.learn.context import pairs
+from pages.learn.lesson import LESSONS, Lesson
+
+FEW = 4
+"""Choices up to which all are seen at once."""
+LETTERS = 24
+"""Letters of all choices that fit beside each other."""
+
+
+@dataclass(frozen=True)
+class LessonOptions:
+    """What all lessons share."""
+
+    model: str = param((pairs() or ("",))[0], "The model, which also comes deletion-tuned", choices=pairs())
+    bird: int = param(4, "Which picture of the data, from 0", low=0, high=999)
+    present: bool = param(False, "Large type, and nothing but the lesson")
+
+
+def key_of(lesson: str, name: str) -> str:
+    """The session's name of a control."""
+    return f"learn_{lesson}_{name}"
+
+
+def start(query: Mapping[str, str]) -> None:
+    """At the first look of a session: fills the session from the link, naming what in it makes no sense."""
+    state = st.session_state
+    if "learn_lesson" in state:
+        return
+    state.learn_problems = []
+    state.learn_lesson = query.get("lesson", next(iter(LESSONS)))
+    if state.learn_lesson not in LESSONS:
+        state.learn_problems.append(unknown("lesson", state.learn_lesson, LESSONS))
+        state.learn_lesson = next(iter(LESSONS))
+    for name, cls in LESSONS.items():
+        for own in params_of(cls):
+            state[key_of(name, own.name)] = own.default
+    own_fields = {p.name: (p, key_of(state.learn_lesson, p.name)) for p in params_of(LESSONS[state.learn_lesson])}
+    fields = {p.name: (p, f"learn_{p.name}") for p in params_of(LessonOptions)} | own_fields
+    for own in params_of(LessonOptions):
+        state[f"learn_{own.name}"] = own.default
+    for name, text in query.items():
+        if name in fields:
+            own, key = fields[name]
+            try:
+                state[key] = own.parse(text)
+            except SpecError as error:
+                state.learn_problems.append(str(error))
+        elif name != "lesson":
+            state.learn_problems.append(unknown("field of the link", name, ["lesson", *fields]))
+
+
+def chosen(name: str) -> Lesson:
+    """The lesson as its controls stand."""
+    cls = LESSONS[name]
+    return cls(**{p.name: st.session_state[key_of(name, p.name)] for p in params_of(cls)})
+
+
+def fields_of(lesson: Lesson) -> dict[str, str]:
+    """The fields of the link that restores this screen. Every value is written out: a later change of a default changes no link."""
+    shared = {p.name: p.format(st.session_state[f"learn_{p.name}"]) for p in params_of(LessonOptions)}
+    return {"lesson": lesson.name} | shared | {p.name: p.format(getattr(lesson, p.name)) for p in params_of(type(lesson))}
+
+
+def show(lesson: type[Lesson]) -> None:
+    """One widget for each parameter, in one row that wraps."""
+    own = params_of(lesson)
+    with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="learn_controls"):
+        for p in own:
+            _widget(p, key_of(lesson.name, p.name))
+
+
+def _widget(p: Param, key: str) -> Value:
+    label = p.name.replace("_", " ").capitalize()
+    if p.kind is bool:
+        return st.toggle(label, key=key, help=p.help, persist_state="session")
+    if p.kind is int:
+        return st.slider(label, int(p.low or 0), int(p.high or 100), key=key, help=p.help, persist_state="session", width=170)
+    if all(choice.replace(".", "", 1).isdigit() for choice in p.choices):
+        return st.select_slider(label, p.choices, key=key, help=p.help, persist_state="session", width=220)
+    if len(p.choices) <= FEW and sum(map(len, p.choices)) <= LETTERS:
+        return st.segmented_control(label, p.choices, key=key, help=p.help, persist_state="session", required=True)
+    return st.selectbox(label, p.choices, key=key, help=p.help, persist_state="session", width=220)

@@ -1,0 +1,69 @@
+"""When metrics disagree."""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+
+from attrlib.diagnostics.small_benchmark import score_at_once
+from attrlib.figures.lines import Axis, lines_svg
+from attrlib.methods import resolve as resolve_method
+from attrlib.protocols import create
+from attrlib.protocols.deletion import IDSDS_PAPER
+from attrlib.registry import param
+from attrlib.specs import MethodSpec, ProtocolSpec
+from attrlib.statistics import ranks, spearman
+from pages.learn.beyond import scores
+from pages.learn.context import DATA, TUNED, LessonContext
+from pages.learn.drawing import chart, signed
+from pages.learn.lesson import LESSONS, Beyond, Lesson
+
+METHODS = ("IxG", "IG:steps=8", "Gradient", "Guided Backprop", "Grad-CAM", "Layer-CAM", "Random")
+PROTOCOLS = {
+    "IDSDS": "idsds",
+    "deletion": "ids:order=descending:steps=16",
+    "mass inside": "mass",
+    "infidelity": "infidelity:normalize=true",
+    "sensitivity": "sensitivity:samples=2",
+    "randomisation": "randomisation:stages=1",
+}
+
+
+@LESSONS.register
+@dataclass(frozen=True)
+class Disagree(Lesson):
+    """Methods ranked by six protocols on the same birds."""
+
+    name = "disagree"
+    title = "When metrics disagree"
+    claim = "Six protocols, seven methods, the same birds. Each protocol asks another question, and so the winners differ."
+    formula = r"r_P(m) = 1 + \#\{m' \text{ better by } P \text{ than } m\}\\[0.4em] \rho(P, Q) = \operatorname{corr}_m\big(r_P, r_Q\big)"
+    letters = "P, Q: protocols. r: the rank of a method m. ρ 1: they rank all methods alike; 0: they have nothing in common; −1: one likes what the other dislikes."
+    paper = IDSDS_PAPER
+    shape = (3, 2)
+    birds: int = param(6, "Birds on which all are scored", low=2, high=48)
+
+    def show(self, context: LessonContext) -> str:
+        model, birds = context.tuned, context.some_birds(self.birds)
+        protocols = {name: create(ProtocolSpec.parse(text)) for name, text in PROTOCOLS.items()}
+        methods = [resolve_method(MethodSpec.parse(text)) for text in METHODS]
+        which = [bird.index for bird in birds]
+        job = context.compute(
+            "disagree", lambda progress: score_at_once(model, DATA, which, list(protocols.values()), methods, context.seed, progress), which
+        )
+        found = context.wait(job)[0]
+        signs = torch.tensor([[-1.0 if own.higher_is_better else 1.0] for own in protocols.values()], dtype=torch.float64)
+        places = ranks((found.nanmean(2) * signs).nan_to_num(nan=float("inf")))
+        lines = {method: places[:, k].tolist() for k, method in enumerate(METHODS)}
+        drawn = lines_svg(lines, list(PROTOCOLS), Axis("rank, the best on top", 1, len(METHODS), down=True), "protocol", size=(960, 600))
+        chart(drawn, f"Ranks of {len(METHODS)} methods under {len(PROTOCOLS)} protocols, mean of {len(birds)} birds")
+        names = list(PROTOCOLS)
+        pairs = {(names[a], names[b]): float(spearman(places[a][None], places[b][None])) for a, b in combinations(range(len(names)), 2)}
+        most, least = max(pairs, key=pairs.__getitem__), min(pairs, key=pairs.__getitem__)
+        return (
+            f"On {len(birds)} birds {most[0]} and {most[1]} agree most (ρ {signed(pairs[most])}), {least[0]} and {least[1]} least (ρ {signed(pairs[least])}). "
+            "Say which question you ask before you say which method is best; with few birds ranks also move by chance."
+        )
+
+    def beyond(self, model: str) -> Beyond:
+        return scores([f"{model}{TUNED}"], ",".join(PROTOCOLS.values()), ",".join(METHODS), limit=24)

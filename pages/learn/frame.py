@@ -1,0 +1,186 @@
+"""The screen of a lesson: words and controls left, pictures right; how one moves on, and how it looks before an audience."""
+
+from urllib.parse import urljoin
+
+import streamlit as st
+
+from attrlib.engine.jobs import State
+from pages.inspect import map_jobs
+from pages.learn import controls, keys
+from pages.learn.context import LessonContext, NotYet, pairs
+from pages.learn.drawing import grey
+from pages.learn.lesson import LESSONS, Lesson
+from pages.shared.jobs import plain, sentence
+from pages.shared.tiles import head
+
+STYLE = """
+.st-key-learn_screen {display: grid; grid-template-columns: minmax(17rem, 2fr) 5fr; grid-template-rows: auto 1fr; gap: 0.5rem 2rem}
+.st-key-learn_screen > div:has(> .st-key-learn_pictures) {grid-column: 2; grid-row: 1 / 3}
+.st-key-learn_pictures {display: flex; flex-flow: row wrap; gap: 0.8rem 1.5rem}
+.st-key-learn_pictures > div:has(> .st-key-learn_tiles) {width: 100%; max-width: WIDEST}
+.st-key-learn_pictures > div:has(> .st-key-learn_see) {flex: 1 1 12rem}
+.st-key-learn_screen .katex {font-size: 1em}
+.st-key-learn_screen .katex-display {margin: 0.3rem 0 0.5rem; overflow-x: auto; overflow-y: hidden}
+.st-key-learn_keys {display: none}
+@media (max-width: 1000px) {
+  .st-key-learn_screen {grid-template-columns: minmax(0, 1fr); grid-template-rows: auto}
+  .st-key-learn_screen > div:has(> .st-key-learn_pictures) {grid-column: 1; grid-row: auto; order: -1}
+  .st-key-learn_pictures > div:has(> .st-key-learn_tiles) {max-width: none}
+}
+"""
+"""Words left, pictures right, as large as lets all rows fit on the screen; below 1000 px the pictures come first."""
+PRESENTER = """
+html {font-size: 18px}
+[data-testid="stSidebar"], [data-testid="stHeader"], [data-testid="stExpandSidebarButton"] {display: none}
+.stMainBlockContainer {padding: 1rem 2rem 1rem !important}
+"""
+"""Larger letters enlarge all that is measured by them."""
+PRESENT = "Large type, and nothing but the lesson. The arrow keys and those of a clicker move on, Esc leaves."
+BAR, HEAD, SEE = 120, 72, 110
+"""Pixels before an audience of the bar with the margins, of the words over each row of tiles, and of what to see below them."""
+
+
+def show() -> None:
+    """The way from lesson to lesson, and the lesson."""
+    state = st.session_state
+    lesson, names = LESSONS[state.learn_lesson], list(LESSONS)
+    columns, rows = lesson.shape
+    high = f"(100vh - {BAR + HEAD * rows + (SEE if columns > 2 else 0)}px) * {columns} / {rows}"
+    widest = f"calc({high})" if columns > 2 else f"min({high}, 100% - 13.5rem)"
+    st.html(f"<style>{STYLE.replace('WIDEST', widest)}{PRESENTER if state.learn_present else ''}</style>")
+    _ways(names.index(lesson.name), names)
+    for problem in dict.fromkeys(state.learn_problems):
+        st.warning(sentence(problem), icon=":material/error:")
+    if state.learn_problems:
+        st.button("Dismiss", on_click=_dismiss, type="tertiary", icon=":material/check:")
+    polled = bool(state.get("learn_waits"))
+    st.fragment(run_every=0.4 if polled else None)(_body)(lesson, polled)
+
+
+def _dismiss() -> None:
+    st.session_state.learn_problems = []
+
+
+def _ways(place: int, names: list[str]) -> None:
+    """Title and number, and the buttons and keys that move on."""
+    present = st.session_state.learn_present
+    with st.container(horizontal=True, gap="small", vertical_alignment="center", key="learn_bar"):
+        st.markdown(f"#### {place + 1}. {plain(LESSONS[names[place]].title)}", width="stretch")
+        with st.container(horizontal=True, gap="small", vertical_alignment="center", width="content", key="learn_ways"):
+            st.button("Back", on_click=_move, args=(-1,), disabled=place == 0, icon=":material/arrow_back:", key="learn_back")
+            with st.popover(f"{place + 1} of {len(names)}", icon=":material/list:"):
+                for number, name in enumerate(names):
+                    st.button(
+                        f"{number + 1}. {LESSONS[name].title}",
+                        on_click=_go,
+                        args=(name,),
+                        type="tertiary",
+                        disabled=number == place,
+                        key=f"learn_to_{name}",
+                    )
+            st.button(
+                "Next",
+                on_click=_move,
+                args=(1,),
+                disabled=place == len(names) - 1,
+                icon=":material/arrow_forward:",
+                icon_position="right",
+                type="primary",
+                key="learn_next",
+            )
+            st.button(
+                "Leave" if present else "Present",
+                on_click=_present,
+                shortcut="P",
+                icon=":material/close_fullscreen:" if present else ":material/slideshow:",
+                key="learn_presenter",
+                # It would stay above the lesson as long as the button has the focus.
+                help=None if present else PRESENT,
+            )
+    keys.listen(present, _move, _leave)
+
+
+def _move(steps: int) -> None:
+    """From where one is by now, which may not be what is drawn."""
+    names = list(LESSONS)
+    place = names.index(st.session_state.learn_lesson) + steps
+    _go(names[min(max(place, 0), len(names) - 1)])
+
+
+def _go(name: str) -> None:
+    st.session_state.learn_lesson = name
+
+
+def _present() -> None:
+    st.session_state.learn_present = not st.session_state.learn_present
+
+
+def _leave() -> None:
+    st.session_state.learn_present = False
+
+
+def _body(lesson: type[Lesson], polled: bool) -> None:
+    """All that changes with a control, or by itself while it is waited for."""
+    state = st.session_state
+    with st.container(key="learn_screen"):
+        words, pictures, links = st.container(key="learn_words"), st.container(key="learn_pictures"), st.container(key="learn_links")
+        with words:
+            st.markdown(f"**{lesson.claim}**")
+            controls.show(lesson)
+            _choose_birds()
+            own = controls.chosen(lesson.name)
+            st.latex(own.formula)
+            st.caption(own.letters)
+        with pictures:
+            tiles, below = st.container(key="learn_tiles"), st.container(key="learn_see")
+        waits = False
+        with tiles:
+            try:
+                seen = own.show(LessonContext(state.learn_model, state.learn_bird))
+                below.markdown(f"**What to see.** {seen}")
+            except NotYet as wait:
+                # It may have come between the look and this line: the next run draws it then.
+                waits = map_jobs.waits_for(wait.job) or wait.job.state is State.DONE
+                if waits:
+                    _blank(*lesson.shape)
+        with links:
+            _links(own)
+    fields = controls.fields_of(own)
+    if st.query_params.to_dict() != fields:
+        st.query_params.from_dict(fields)
+    state.learn_waits = waits
+    if waits != polled:
+        st.rerun()
+
+
+def _choose_birds() -> None:
+    """Which bird, and which models: the same for all lessons."""
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        st.button("Another bird", on_click=_another, icon=":material/refresh:", key="learn_another")
+        with st.popover("Model", icon=":material/tune:"):
+            options = {p.name: p for p in controls.params_of(controls.LessonOptions)}
+            st.selectbox("Model", pairs(), key="learn_model", persist_state="session", help=options["model"].help)
+            st.number_input("Bird", 0, int(options["bird"].high or 0), key="learn_bird", persist_state="session", help=options["bird"].help)
+
+
+def _another() -> None:
+    state = st.session_state
+    state.learn_bird = (state.learn_bird + 1) % 1000
+
+
+def _blank(columns: int, rows: int) -> None:
+    """Tiles of the final size, so that nothing jumps."""
+    grid = st.grid(columns, min_column_width=140, gap="small", key="learn_blank")
+    for _ in range(columns * rows):
+        with grid.cell():
+            head("…", "")
+            st.image(grey((128, 128)), width="stretch", alt="Not ready yet")
+
+
+def _links(lesson: Lesson) -> None:
+    """Where it is written, and where it is done for real: in a tab of its own, so that the lecture stays where it is."""
+    beyond = lesson.beyond(st.session_state.learn_model)
+    address = urljoin(st.context.url or "", f"./{beyond.path}") + beyond.query
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        st.link_button(beyond.label, address, icon=":material/open_in_new:", type="tertiary")
+        st.caption(f"[{plain(lesson.paper.authors)}: {plain(lesson.paper.title)}]({lesson.paper.url})")

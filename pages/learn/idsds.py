@@ -1,0 +1,84 @@
+"""IDSDS, step by step on one picture."""
+
+from dataclasses import dataclass
+
+import torch
+
+from attrlib.deletion import cells
+from attrlib.diagnostics.single_deletion import cell_score
+from attrlib.figures.cells import cell_scatter, draw_cells, magnitude
+from attrlib.figures.deletion import draw_deleted
+from attrlib.protocols.deletion import IDSDS_PAPER
+from attrlib.registry import param
+from attrlib.specs import ModelSpec
+from pages.inspect import map_jobs
+from pages.inspect.tile_rows import Row
+from pages.learn.beyond import scores
+from pages.learn.context import TUNED, LessonContext
+from pages.learn.drawing import VIEW, figure, hidden, plot, rows, signed
+from pages.learn.lesson import LESSONS, Beyond, Lesson
+from pages.shared.tiles import head
+
+GRID = 4
+METHODS = ("IxG", "IG:steps=16", "Grad-CAM", "Occlusion", "Random")
+
+
+@LESSONS.register
+@dataclass(frozen=True)
+class Idsds(Lesson):
+    """Drops of the output, sums of the map, and the correlation of both."""
+
+    name = "idsds"
+    title = "IDSDS, step by step"
+    claim = "Delete one cell at a time on a model that knows deleted cells. A good map ranks the cells as the drops of the output do."
+    formula = (
+        r"d_i = f_y(x) - f_y(x \setminus i), \qquad s_i = \sum_{p \in i} a_p\\[0.4em] \text{IDSDS} = \operatorname{mean}_x\; \rho(d, s)"
+    )
+    letters = (
+        "i: one of 16 cells. x∖i: the picture without it, in the mean colour. f: the logit of the class. ρ: Spearman's rank correlation."
+    )
+    paper = IDSDS_PAPER
+    shape = (2, 2)
+    step: int = param(4, "1: delete a cell. 2: all drops. 3: the map's sums. 4: both against each other", low=1, high=4)
+    method: str = param("IxG", "The map that is judged", choices=METHODS)
+    cell: int = param(6, "The cell that is deleted in the first picture, row by row", low=1, high=GRID**2)
+
+    def show(self, context: LessonContext) -> str:
+        model, bird = context.tuned, context.bird
+        target, name = model.target(bird.name), f"{context.model_name}{TUNED}"
+        row = Row(ModelSpec(name), model, bird.photo, target, [])
+        (outputs,) = context.wait(map_jobs.outputs_job(row, GRID, "zeros", context.seed))
+        found = cell_score(outputs, context.maps(model, bird.photo, [self.method], target)[0])
+        photo, values = context.picture(bird, model), outputs.outputs["logit"][0]
+        gone = torch.zeros(1, 1, *model.input_size, dtype=torch.bool)
+        cells(gone, GRID)[self.cell - 1].fill_(True)
+        mean = model.preprocessing.denormalise(torch.zeros(1, 3, *model.input_size))[0].permute(1, 2, 0)
+        deleted = draw_deleted(photo, gone[0, 0], torch.zeros_like(gone[0, 0]), (mean * 255).round().byte().numpy(), outlined=False)
+        tiles = rows(2)
+        with tiles.cell():
+            line = f"logit {values[0]:.2f} → {values[self.cell]:.2f}: drop {signed(float(found.drops[self.cell - 1]))}"
+            figure("1. Without a cell", line, deleted, f"The bird without cell {self.cell}, {line}")
+        pictures = (
+            ("2. The drop of every cell", f"{model.class_names[target]}, 1 + 16 forward passes", found.drops),
+            ("3. The map's sum in every cell", f"{self.method}, on the same model", found.sums),
+        )
+        for number, (title, line, numbers) in enumerate(pictures, 2):
+            with tiles.cell():
+                if self.step >= number:
+                    figure(title, line, draw_cells(photo, numbers, VIEW, magnitude([numbers])), f"{title}: {line}")
+                else:
+                    hidden(title, photo.size)
+        with tiles.cell():
+            if self.step < 4:
+                hidden("4. Both against each other", photo.size)
+            else:
+                head("4. Both against each other", f"rank correlation {signed(found.correlation)}")
+                drawn = cell_scatter(found.drops, found.sums, "logit")
+                plot(drawn, f"Drop against attribution sum of 16 cells, rank correlation {signed(found.correlation)}")
+        return (
+            f"For this bird and {self.method} the score is {signed(found.correlation)}: 1 says that the map ranks the cells as the model does, 0 that it knows nothing. "
+            "The score of a method is the mean over many pictures."
+        )
+
+    def beyond(self, model: str) -> Beyond:
+        return scores([f"{model}{TUNED}"], "idsds", ",".join(METHODS))

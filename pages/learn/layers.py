@@ -1,0 +1,66 @@
+"""Why one must compare at the same layer."""
+
+from dataclasses import dataclass
+
+from attrlib.engine.jobs import State
+from attrlib.figures.aggatt import outlined
+from attrlib.figures.overlay import draw, limit
+from attrlib.protocols.localisation import GRID_PAPER
+from attrlib.registry import param
+from attrlib.specs import AggregateView
+from pages.learn.beyond import aggregate
+from pages.learn.context import LessonContext
+from pages.learn.drawing import VIEW, figure, hidden, rows
+from pages.learn.lesson import LESSONS, Beyond, Lesson
+
+LAYERS = ("Input", "Middle", "Final")
+METHODS = ("IxG", "IG:steps=8", "Gradient", "Grad-CAM", "Layer-CAM")
+
+
+@LESSONS.register
+@dataclass(frozen=True)
+class Layers(Lesson):
+    """Two methods at three layers each."""
+
+    name = "layers"
+    title = "Compare at the same layer"
+    claim = "Grad-CAM looks at the last layer, IxG at the pixels. Compare them as they come, and you compare layers, not methods."
+    formula = r"f = f_{\text{explain}} \circ f_{\text{pre}}, \qquad z = f_{\text{pre}}(x)\\[0.4em] \text{attribute } f_{\text{explain}}(z) \text{ to } z"
+    letters = "z: what the layer puts out, one vector for each position. The same method can be asked at any layer (ML-Att)."
+    paper = GRID_PAPER
+    setting: str = param("GridPG", "Where localisation is measured", choices=("GridPG", "DiFull", "DiPart"))
+    first: str = param("IxG", "The method of the upper row", choices=METHODS)
+    second: str = param("Grad-CAM", "The method of the lower row", choices=METHODS)
+    grids: int = param(4, "Grids over which the scores are means; the first one is shown", low=1, high=16)
+
+    def show(self, context: LessonContext) -> str:
+        setting = self.setting.lower()
+        grids = context.grids(self.grids, corners=setting != "gridpg")
+        places = [(method, layer) for method in (self.first, self.second) for layer in LAYERS]
+        jobs = context.ended(*(context.grid_maps(setting, grids, 0, _at(method, layer)) for method, layer in places))
+        photo, tiles, means = context.grid_picture(grids[0]), rows(3), dict[tuple[str, str], float]()
+        for (method, layer), job in zip(places, jobs, strict=True):
+            with tiles.cell():
+                if job.state is not State.DONE:
+                    hidden(f"{method} at {layer}", photo.size, str(job.error or "It was cancelled."))
+                    continue
+                values, _ = job.result.maps[0].shown(AggregateView())
+                means[method, layer] = job.result.mean(AggregateView())
+                drawn = outlined(draw(values, photo, VIEW, limit([values], VIEW.clip)), 0, 2)
+                line = f"localisation {means[method, layer]:.2f}, mean of {len(grids)}"
+                figure(f"{method} at {layer}", line, drawn, f"{method} at {layer} over the grid, {line}")
+        if len(means) < len(places) and self.first != self.second:
+            return f"What is not defined on {context.model_name} says why."
+        a, b, c = means[self.first, "Input"], means[self.second, "Final"], means[self.first, "Final"]
+        return (
+            f"{self.first} at Input scores {a:.2f} and {self.second} at Final {b:.2f}; with both at Final it is {c:.2f} against {b:.2f}. "
+            f"The layer alone moves {self.first} by {abs(c - a):.2f}. Chance is 0.25."
+        )
+
+    def beyond(self, model: str) -> Beyond:
+        return aggregate(model, "gridpg", ",".join(f"{method}@{layer}" for method in ("IxG", "Grad-CAM") for layer in LAYERS), limit=24)
+
+
+def _at(method: str, layer: str) -> str:
+    name, colon, params = method.partition(":")
+    return f"{name}@{layer}{colon}{params}"

@@ -1,0 +1,55 @@
+"""Sanity checks: the map of a model that has forgotten."""
+
+from dataclasses import dataclass
+
+from attrlib.diagnostics.map_comparison import twin_correlation
+from attrlib.protocols.stability import SANITY_PAPER
+from attrlib.registry import param
+from pages.learn.beyond import inspect
+from pages.learn.context import LessonContext
+from pages.learn.drawing import figure, map_tile, rows, signed
+from pages.learn.lesson import LESSONS, Beyond, Lesson
+
+SHARES = {0.25: "last quarter", 0.5: "last half", 0.75: "last three quarters", 1.0: "all layers"}
+
+
+@LESSONS.register
+@dataclass(frozen=True)
+class Sanity(Lesson):
+    """A method on the model and on its shuffled twins."""
+
+    name = "sanity"
+    title = "Sanity checks"
+    claim = "Shuffle what the model has learnt. If the map stays, it showed the photo, not the model."
+    formula = r"\rho\big(a(f, x),\; a(f_{\text{shuffled}}, x)\big) \;\longrightarrow\; 0"
+    letters = (
+        "f shuffled: the same network with the weights of its last layers in random order. ρ: Spearman's rank correlation of both maps."
+    )
+    paper = SANITY_PAPER
+    method: str = param(
+        "Guided Backprop", "The method that is checked; Sobel finds edges and never asks the model",
+        choices=("Guided Backprop", "Gradient", "IxG", "IG:steps=16", "Grad-CAM", "Sobel"),
+    )  # fmt: skip
+
+    def show(self, context: LessonContext) -> str:
+        model, bird = context.plain, context.bird
+        target = model.target(bird.name)
+        twins = context.twins(model, list(SHARES))
+        (own,) = context.maps(model, bird.photo, [self.method], target)
+        others = [context.maps(twin, bird.photo, [self.method], target)[0] for twin in twins]
+        photo, found = context.picture(bird, model), [twin_correlation(own.maps, other.maps) for other in others]
+        tiles = rows(3)
+        with tiles.cell():
+            figure("Photo", bird.name, photo, f"A {bird.name}")
+        with tiles.cell():
+            map_tile("This model", self.method, own, photo, scale=False)
+        for words, other, value in zip(SHARES.values(), others, found, strict=True):
+            with tiles.cell():
+                map_tile(f"Shuffled: {words}", f"ρ {signed(value)}", other, photo, scale=False)
+        return (
+            f"With all layers shuffled the map of {self.method} still correlates by {signed(found[-1])} with that of the trained model. "
+            "Near 0 it depends on what was learnt; near 1 it is a drawing of the photo."
+        )
+
+    def beyond(self, model: str) -> Beyond:
+        return inspect("Guided Backprop,Gradient,IxG,Grad-CAM", "Sanity")

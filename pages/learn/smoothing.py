@@ -1,0 +1,93 @@
+"""Smoothing: what a Gaussian does to a map and to its score."""
+
+from dataclasses import dataclass
+
+from attrlib.figures.aggatt import outlined
+from attrlib.figures.lines import Axis, lines_svg
+from attrlib.figures.overlay import draw, limit
+from attrlib.postprocess import resize, smooth
+from attrlib.protocols.localisation import GRID_PAPER
+from attrlib.registry import param
+from attrlib.specs import AggregateView
+from attrlib.statistics import spearman
+from pages.learn.beyond import aggregate
+from pages.learn.context import GridMaps, LessonContext
+from pages.learn.drawing import VIEW, chart, figure, rows, signed
+from pages.learn.lesson import LESSONS, Beyond, Lesson
+
+KERNELS = ("0", "9", "17", "33", "65", "129")
+CAM = "Grad-CAM@Final"
+
+
+@LESSONS.register
+@dataclass(frozen=True)
+class Smoothing(Lesson):
+    """A map at several kernels, beside Grad-CAM."""
+
+    name = "smoothing"
+    title = "Smoothing"
+    claim = "Maps at the pixels look like noise. Blur the signed map, and at the price of one convolution it looks and scores otherwise."
+    formula = r"\tilde{a} = G_K * a, \qquad \sigma = K / 4\\[0.4em] \text{then } L(\tilde{a}) \text{ and } \rho\big(\tilde{a}, a_{\text{Grad-CAM}}\big)"
+    letters = "G: a Gaussian of K × K pixels. The signed map is blurred, so that neighbours of opposite sign cancel. L: localisation in GridPG. ρ: rank correlation."
+    paper = GRID_PAPER
+    kernel: str = param("33", "The side K of the Gaussian in pixels, 0 for none", choices=KERNELS)
+    method: str = param("IG:steps=8", "The map that is blurred", choices=("IG:steps=8", "IxG", "Gradient"))
+    grids: int = param(4, "Grids over which the curves are means; the first one is shown", low=1, high=12)
+
+    def show(self, context: LessonContext) -> str:
+        grids = context.grids(self.grids, corners=False)
+        maps, cam = context.wait(
+            *(context.grid_maps("gridpg", grids, 0, text) for text in (f"{_name(self.method)}@Input{_rest(self.method)}", CAM))
+        )
+        which = [[b.index for b in birds] for birds in grids]
+        found = context.wait(context.compute("smoothing", lambda _progress: _curves(maps, cam), self.method, which))[0]
+        place, photo = KERNELS.index(self.kernel), context.grid_picture(grids[0])
+        views = {"No smoothing": (maps, 0), f"K = {self.kernel}": (maps, int(self.kernel)), "Grad-CAM at Final": (cam, 0)}
+        tiles = rows(3)
+        for title, (own, kernel) in views.items():
+            with tiles.cell():
+                values, score = own.maps[0].shown(AggregateView(smoothing=kernel))
+                line = f"{'Grad-CAM' if own is cam else self.method}, localisation {score:.2f}"
+                figure(title, line, outlined(draw(values, photo, VIEW, limit([values], VIEW.clip)), 0, 2), f"{title}: {line}")
+        level = cam.mean(AggregateView())
+        drawn = lines_svg(
+            {"localisation": found.localisation, "ρ with Grad-CAM": found.correlation}, KERNELS, Axis("mean of the grids", min(0.0, *found.correlation), 1),
+            "kernel K in pixels", place, ("Grad-CAM", level), size=(960, 400),
+        )  # fmt: skip
+        chart(drawn, f"Localisation and rank correlation with Grad-CAM of {self.method} at each kernel")
+        best = max(range(len(KERNELS)), key=found.localisation.__getitem__)
+        return (
+            f"Over {len(grids)} grids {self.method} at Input goes from {found.localisation[0]:.2f} to {found.localisation[best]:.2f} at K = {KERNELS[best]}; Grad-CAM at Final has {level:.2f}. "
+            f"Its rank correlation with Grad-CAM goes from {signed(found.correlation[0])} to {signed(max(found.correlation))}."
+        )
+
+    def beyond(self, model: str) -> Beyond:
+        return aggregate(model, "gridpg", "IG@Input:steps=8,IxG@Input,Grad-CAM@Final", limit=24, smoothing=33)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Means over the grids at each of `KERNELS`."""
+
+    localisation: list[float]
+    correlation: list[float]
+
+
+def _curves(maps: GridMaps, cam: GridMaps) -> Curves:
+    views = [AggregateView(smoothing=int(kernel)) for kernel in KERNELS]
+    large = [resize(own.maps, own.size).reshape(1, -1) for own in cam.maps]
+    correlations = []
+    for view in views:
+        smoothed = [smooth(own.maps, view.kernel(own.maps.shape[2], own.size[0])) for own in maps.maps]
+        found = [float(spearman(resize(a, own.size).reshape(1, -1), b)) for a, b, own in zip(smoothed, large, maps.maps, strict=True)]
+        correlations.append(sum(found) / len(found))
+    return Curves([maps.mean(view) for view in views], correlations)
+
+
+def _name(method: str) -> str:
+    return method.partition(":")[0]
+
+
+def _rest(method: str) -> str:
+    _, colon, params = method.partition(":")
+    return colon + params

@@ -1,0 +1,74 @@
+"""What an attribution map is."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from attrlib.diagnostics.map_comparison import compare_maps
+from attrlib.figures.aggatt import outlined
+from attrlib.figures.cells import draw_cells, magnitude
+from attrlib.methods.gradients import INPUT_X_GRADIENT
+from attrlib.models.cells import crop
+from attrlib.postprocess import apply_sign
+from attrlib.registry import param
+from attrlib.specs import SIGNS, ViewSpec
+from pages.learn.beyond import inspect
+from pages.learn.context import LessonContext
+from pages.learn.drawing import figure, map_tile, rows, signed
+from pages.learn.lesson import LESSONS, Beyond, Lesson
+
+SQUARES = 16
+"""Squares in each direction, one of which is enlarged."""
+
+
+@LESSONS.register
+@dataclass(frozen=True)
+class What(Lesson):
+    """One map as picture and as numbers, and that of another class."""
+
+    name = "what"
+    title = "What an attribution map is"
+    claim = "An attribution map gives every pixel a number: how much it speaks for a class, or against it."
+    formula = r"f_y:\;x \mapsto \text{score},\qquad a \in \mathbb{R}^{H \times W}\\[0.4em] \text{IxG:}\quad a_p = \sum_c x_{c,p}\,\frac{\partial f_y(x)}{\partial x_{c,p}}"
+    letters = "x: the picture, with channel c at pixel p. y: the class. f: the model. a: the map. Other methods compute other numbers."
+    paper = INPUT_X_GRADIENT
+    shape = (2, 2)
+    method: str = param("IxG", "How the map is computed", choices=("IxG", "Gradient", "IG:steps=16", "Grad-CAM", "Occlusion"))
+    sign: str = param("signed", "Both signs, only what speaks for the class, or magnitudes", choices=SIGNS)
+
+    def show(self, context: LessonContext) -> str:
+        model, bird = context.plain, context.bird
+        target, found = model.target(bird.name), context.probabilities(context.plain, bird.photo)
+        other = int(found.masked_fill(torch.arange(len(found)) == target, -1).argmax())
+        (own,), (against,) = (context.maps(model, bird.photo, [self.method], k) for k in (target, other))
+        view, photo = ViewSpec(sign=self.sign), context.picture(bird, model)
+        values = apply_sign(own.resized(), self.sign)
+        place = int(torch.stack([crop(values, SQUARES, k).abs().amax() for k in range(SQUARES**2)]).argmax())
+        numbers, size = crop(values, SQUARES, place)[0, 0].double(), photo.width // SQUARES
+        unit = 10.0 ** (math.floor(math.log10(magnitude([numbers]) or 1.0)) - 1)
+        # Adding 0 makes 0 of -0.
+        numbers = (numbers / unit).round() + 0.0
+        tiles = rows(2)
+        with tiles.cell():
+            figure("Photo", f"{bird.name}, p = {found[target]:.2f}", outlined(photo.copy(), place, SQUARES), f"A {bird.name}")
+        with tiles.cell():
+            map_tile(
+                f"Map for {bird.name}", f"{self.method}, {own.maps.shape[2]} × {own.maps.shape[3]} numbers", own, photo, view, scale=False
+            )
+        with tiles.cell():
+            row, column = divmod(place, SQUARES)
+            part = photo.crop((column * size, row * size, (column + 1) * size, (row + 1) * size)).resize(photo.size)
+            drawn = draw_cells(part, numbers.flatten(), view, magnitude([numbers]))
+            figure("The numbers in the square", f"in units of {unit:g}", drawn, "The numbers of the square of the photo")
+        with tiles.cell():
+            name = model.class_names[other]
+            map_tile(f"Map for {name}", f"the same photo, p = {found[other]:.2f}", against, photo, view, scale=False)
+        alike = compare_maps(own.maps, against.maps, own.input_size, view).correlation
+        return (
+            f"One photo, one model, two classes, two maps (rank correlation {signed(alike)}): a map belongs to a class. "
+            f"The number of largest magnitude is {float(values.flatten()[values.abs().argmax()]):+.2g}."
+        )
+
+    def beyond(self, model: str) -> Beyond:
+        return inspect("IxG,Gradient,IG,Grad-CAM")

@@ -1,0 +1,123 @@
+"""Data sets of the library: what is known of each, and a few pictures, opened when somebody asks."""
+
+from dataclasses import dataclass
+
+import streamlit as st
+from PIL import ImageOps
+
+from attrlib.data.datasets import NAMED, Dataset, DatasetInfo, list_datasets
+from attrlib.engine.jobs import Job, State, queue
+from attrlib.errors import ImageError
+from attrlib.figures.overlay import encode
+from attrlib.progress import NewsProgress
+from attrlib.specs import digest
+from pages.shared.jobs import plain, sentence
+from pages.shared.roots import load_data
+
+COUNT = 6
+SIDE = 240
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """A few pictures of a data set as they are shown, with their classes, and how many there are in all."""
+
+    pictures: tuple[tuple[bytes, str], ...]
+    count: int
+    classes: int
+    masks: bool
+
+
+def show() -> None:
+    """Those that have a name, then any folder."""
+    state = st.session_state
+    state.setdefault("l_opened", [])
+    for info in list_datasets():
+        with st.container(border=True, key=f"l_data_{info.name}"):
+            _head(info)
+            _strip(info.name)
+    st.markdown("##### A folder of your own")
+    source = st.text_input(
+        "Folder or CSV file",
+        key="l_folder",
+        persist_state="session",
+        placeholder="/data/my_images",
+        help="A folder of class folders, of pictures, or with images/ and masks/; or a CSV file with columns file,label. On this computer.",
+    ).strip()
+    if source:
+        _strip(source)
+
+
+def _head(info: DatasetInfo) -> None:
+    facts = [f"{info.count:,} images"] if info.count is not None else []
+    facts += [f"{info.classes} classes"] if info.classes is not None else []
+    facts += ["labels"] if info.labelled else []
+    facts += ["masks"] if info.masks else []
+    st.markdown(f"**{plain(info.name)}** &nbsp; {plain(info.summary)}  \n:gray[{', '.join(facts)}]")
+
+
+def _strip(source: str) -> None:
+    """The pictures, once they are asked for: opening a data set may take time, and some are downloaded first."""
+    if source not in st.session_state.l_opened:
+        st.button(
+            "Show pictures",
+            key=f"l_show_{source}",
+            on_click=_open,
+            args=(source,),
+            icon=":material/photo_library:",
+            help="Opens the data set; downloads it first if it says so.",
+        )
+        return
+    job = _job(source)
+    st.fragment(run_every=None if job.ended else 0.5)(_pictures)(source, job.ended)
+
+
+def _open(source: str) -> None:
+    st.session_state.l_opened = [*st.session_state.l_opened, source]
+
+
+def _job(source: str) -> Job:
+    return queue("data").submit(digest("strip", source), lambda progress: _look(source, progress))
+
+
+def _look(source: str, progress: NewsProgress) -> Strip:
+    progress(0, 0)
+    data = load_data(source)
+    pictures: list[tuple[bytes, str]] = []
+    for index in data.order(0)[: 3 * COUNT]:
+        if len(pictures) == COUNT:
+            break
+        progress(len(pictures), COUNT)
+        try:
+            picture = ImageOps.fit(data[index].image, (SIDE, SIDE))
+        except ImageError:
+            continue
+        pictures.append((encode(picture), _class(data, index)))
+    return Strip(tuple(pictures), len(data), len(data.class_names), data.has_masks)
+
+
+def _class(data: Dataset, index: int) -> str:
+    label = data.label(index)
+    return "no class" if label is None else data.class_names[label]
+
+
+def _pictures(source: str, ended: bool) -> None:
+    job = _job(source)
+    if job.ended != ended:
+        st.rerun()
+    if job.state is State.FAILED:
+        st.error(sentence(job.error), icon=":material/error:")
+        st.button("Try again", key=f"l_again_{source}", on_click=job.forget, icon=":material/refresh:")
+    elif job.state is State.DONE:
+        strip: Strip = job.result
+        grid = st.grid(min_column_width=110, gap="small", key=f"l_strip_{source}")
+        for picture, name in strip.pictures:
+            with grid.cell():
+                st.image(picture, width="stretch", alt=f"A picture of {source}: {name}")
+                st.caption(plain(name))
+        if source not in NAMED:
+            st.caption(f"{strip.count:,} images, {strip.classes} classes{', masks' if strip.masks else ''}")
+        if not strip.pictures:
+            st.info("None of the first pictures can be read. Save them as JPEG, PNG or WebP.", icon=":material/broken_image:")
+    else:
+        st.progress(job.done / job.total if job.total else 0.0, text="opening, or downloading if it is not here yet")

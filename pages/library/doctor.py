@@ -1,0 +1,188 @@
+"""The doctor: which methods are valid on a model, at which layers, why the others are not, and what they cost."""
+
+import shlex
+
+import streamlit as st
+
+from attrlib.doctor import REFUSED, VALID, Diagnosis, Finding, doctor
+from attrlib.engine.jobs import Job, Priority, State
+from attrlib.errors import AttrlibError, Cancelled
+from attrlib.methods import METHODS, list_methods
+from attrlib.models import EMBEDDED, NAMED, list_models, parse_model
+from attrlib.progress import NewsProgress
+from attrlib.specs import ModelSpec, digest
+from pages.shared import jobs
+from pages.shared.jobs import plain, sentence
+from pages.shared.times import duration, size
+
+IMAGES = 100
+
+
+def show() -> None:
+    """The question, the button, and the answer once it is there."""
+    state = st.session_state
+    st.caption(
+        "Probes methods at Input, Middle and Final of a model on a synthetic image: whether each is defined there, if not why, seconds and peak "
+        "memory, and whether it leaves a hook, a mode, a gradient or a weight of the model changed."
+    )
+    with st.grid(min_column_width=220, gap="small", vertical_alignment="bottom", key="l_doctor_bar") as row:
+        with row.cell():
+            known = [info.name for info in list_models()]
+            st.selectbox(
+                "Model", list(dict.fromkeys([*known, state.get("l_doctor_model", EMBEDDED)])), key="l_doctor_model", persist_state="session",
+                accept_new_options=True, help="Or type timm:NAME or torchvision:NAME; with @FILE behind it for a checkpoint, with @random:0 for random weights, with @192x256 for another input size.",
+            )  # fmt: skip
+        with row.cell(column_span=2):
+            st.multiselect(
+                "Methods",
+                [info.name for info in list_methods()],
+                key="l_doctor_methods",
+                persist_state="session",
+                placeholder="All methods",
+            )
+        with row.cell():
+            st.number_input(
+                "Images",
+                1,
+                10_000_000,
+                IMAGES,
+                key="l_doctor_images",
+                persist_state="session",
+                help="For how many images time and memory are estimated, besides one.",
+            )
+    for source, reason in METHODS.left_out.items():
+        st.warning(f"A method of your own could not be loaded. {plain(source)}: {plain(reason)}", icon=":material/extension_off:")
+    try:
+        spec = parse_model(state.l_doctor_model or EMBEDDED)
+    except AttrlibError as error:
+        st.error(sentence(error), icon=":material/error:")
+        return
+    job = jobs.device_queue().find(_key(spec))
+    st.fragment(run_every=None if job is None or job.ended else 1.0)(_answer)(spec, job is None or job.ended)
+
+
+def commands() -> tuple[str, str]:
+    """The command line and the Python that say the same."""
+    state = st.session_state
+    spec = ModelSpec.parse(state.get("l_doctor_model") or EMBEDDED)
+    methods, images = state.get("l_doctor_methods") or [], state.get("l_doctor_images", IMAGES)
+    words = ["python", "-m", "attrlib", "doctor", *spec.flags()]
+    words += [*(["--methods", ",".join(methods)] if methods else []), "--images", str(images)]
+    chosen = f", {methods}" if methods else ""
+    return (
+        shlex.join(words),
+        f"import attrlib\n\nmodel = attrlib.load_model({spec.arguments()})\nfound = attrlib.doctor(model{chosen}, images={images})\nprint(found.json())",
+    )
+
+
+def _key(spec: ModelSpec) -> str:
+    state = st.session_state
+    return digest("doctor", spec, jobs.stamp(spec.checkpoint), list(state.l_doctor_methods), state.l_doctor_images)
+
+
+def _start(spec: ModelSpec) -> None:
+    methods, images, key = list(st.session_state.l_doctor_methods) or None, int(st.session_state.l_doctor_images), _key(spec)
+
+    def examine(progress: NewsProgress) -> Diagnosis:
+        loading = jobs.model_job(spec)
+        while not loading.wait(0.1):
+            progress(0, 0, f"loading {spec}")
+        if loading.state is not State.DONE:
+            raise loading.error or Cancelled("cancelled")
+        return doctor(loading.result, methods, images=images, watch=progress)
+
+    job = jobs.device_queue().find(key)
+    if job is not None:
+        job.forget()
+    jobs.device_queue().submit(key, examine, priority=Priority.LONG)
+
+
+def _answer(spec: ModelSpec, ended: bool) -> None:
+    job = jobs.device_queue().find(_key(spec))
+    if (job is None or job.ended) != ended:
+        st.rerun()
+    _button(spec, job)
+    if job is None:
+        count = len(st.session_state.l_doctor_methods or METHODS) * len(NAMED)
+        st.info(
+            f"**Examine** makes {count} probes of at most a few seconds each. You may leave the page meanwhile.",
+            icon=":material/stethoscope:",
+        )
+    elif not job.ended:
+        far = f"{job.done} of {job.total} probes · " if job.total else ""
+        waiting = job.state is State.WAITING
+        st.progress(
+            job.done / job.total if job.total else 0.0,
+            text=far + plain("waiting for other work to end" if waiting else str(job.news or "beginning")),
+        )
+    elif job.state is State.DONE:
+        _show(job.result)
+    else:
+        st.error(sentence(job.error or "It was cancelled; examine again to begin anew."), icon=":material/error:")
+
+
+def _button(spec: ModelSpec, job: Job | None) -> None:
+    if job is not None and not job.ended:
+        st.button("Cancel", on_click=job.cancel, icon=":material/close:", key="l_doctor_start")
+    else:
+        again = job is not None
+        st.button(
+            "Examine again" if again else "Examine", on_click=_start, args=(spec,), key="l_doctor_start", type="secondary" if again else "primary",
+            icon=":material/refresh:" if again else ":material/stethoscope:",
+        )  # fmt: skip
+
+
+def _show(found: Diagnosis) -> None:
+    if found.clean:
+        st.success("No method left a hook, a mode, a gradient or a weight changed.", icon=":material/check_circle:")
+    for f in found.findings:
+        if f.changed:
+            st.error(
+                f"{plain(f.method)} at {f.layer} left changed: {plain(', '.join(f.changed))}. It was put back.",
+                icon=":material/bug_report:",
+            )
+    views = {
+        "Seconds": "seconds",
+        f"Seconds for {found.images:,}": "seconds_all",
+        "Memory": "peak_bytes",
+        f"Memory for {found.images:,}": "peak_bytes_all",
+    }
+    chosen = st.segmented_control("Of one image, or of all", list(views), default="Seconds", required=True, label_visibility="collapsed", key=f"l_doctor_view_{found.images}")  # fmt: skip
+    shapes = {name: f"{name} {shape[1]}×{shape[2]}" for name, shape in found.layers.items()}
+    layers = list(dict.fromkeys(f.layer for f in found.findings))
+    rows = [
+        {"method": method, "family": METHODS[method].family if method in METHODS else ""}
+        | {shapes.get(layer, layer): _cell(found.finding(method, layer), views[chosen or "Seconds"]) for layer in layers}
+        | {"remarks": " ".join(f"{reason}." if reason[-1] not in ".!?" else reason for reason in found.reasons(method))}
+        for method in found.methods
+    ]
+    columns = {"method": st.column_config.TextColumn(pinned=True), "remarks": st.column_config.TextColumn(width="large")}
+    st.dataframe(rows, hide_index=True, width="stretch", height="content", column_config=columns, key="l_doctor_table")
+    st.caption(
+        f"On {plain(found.device)}, besides {size(found.weight_bytes)} of weights, at default parameters. Methods of many passes were run with 16 "
+        "of them, and their time follows from the number of passes."
+    )
+    _why(found)
+
+
+def _cell(finding: Finding, field: str) -> str:
+    value = getattr(finding, field)
+    if finding.state != VALID or value is None:
+        return "not defined" if finding.state == REFUSED else "failed"
+    if field.startswith("peak"):
+        return size(value) if value >= 10 << 20 else f"{value / 2**20:.1f} MB"
+    return duration(value) if value >= 1 else f"{1000 * value:.0f} ms"
+
+
+def _why(found: Diagnosis) -> None:
+    """Each reason once, with the methods that it is about."""
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for f in found.findings:
+        if f.state != VALID:
+            # A reason that names its method is about no other.
+            reasons.setdefault(f.reason, {}).setdefault(f.method, []).append(f.layer)
+    if reasons:
+        with st.expander(f"Why not: {sum(f.state != VALID for f in found.findings)} of {len(found.findings)}", icon=":material/block:"):
+            for reason, methods in reasons.items():
+                who = ", ".join(m if len(layers) == len(NAMED) else f"{m} at {' and '.join(layers)}" for m, layers in methods.items())
+                st.markdown(f"**{plain(who)}**: {plain(reason)}")

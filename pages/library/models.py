@@ -1,0 +1,188 @@
+"""Models of the library: those that come with it, their cards, all others by search, and the published checkpoints."""
+
+import time
+from typing import Any
+
+import streamlit as st
+
+from attrlib.engine.jobs import Job, State, queue
+from attrlib.errors import AttrlibError
+from attrlib.models import Card, ModelInfo, download, list_models, shipped
+from attrlib.models.architectures import PUBLISHED
+from attrlib.models.download import downloaded
+from attrlib.specs import digest
+from pages.shared import jobs
+from pages.shared.jobs import plain, sentence
+
+FRESH = 20
+"""Seconds for which the list of downloaded files is taken as it was."""
+SHOWN = 200
+"""Matches of a search that are listed; timm alone has more than a thousand."""
+
+
+def show() -> None:
+    """Ready ones first, then the search, then what must be fetched."""
+    st.markdown("##### Ready to use")
+    try:
+        _ready()
+    except AttrlibError as error:
+        st.error(sentence(error), icon=":material/error:")
+    _search()
+    _published()
+
+
+def _ready() -> None:
+    """All that need no download in one table, and the card of one."""
+    cards = {name: Card.read(path) for name, path in shipped().items()}
+    rows = [_row(info, cards.get(info.name)) for info in list_models()]
+    percent = st.column_config.NumberColumn(
+        format="%.1f %%", help="Top-1 on images that were not trained on. Deleted: with some cells of each blanked."
+    )
+    columns = {
+        "M parameters": st.column_config.NumberColumn(format="%.2f"),
+        "clean": percent,
+        "deleted": percent,
+        "deletion-tuned": st.column_config.CheckboxColumn(help="Fine-tuned on images with deleted cells, as IDSDS needs."),
+    }
+    st.dataframe(
+        rows,
+        hide_index=True,
+        width="stretch",
+        height="auto",
+        column_config=columns,
+        key="l_ready",
+        placeholder="–",
+        alt="Models that need no download",
+    )
+    if not cards:
+        st.caption(":material/info: No models come with this copy of the project besides the embedded one; finetune makes some.")
+        return
+    name = st.selectbox("Card", list(cards), key="l_card", persist_state="session", width=320)
+    card = cards[name]
+    facts = [f"top-1 {what} **{found}**" for what in ("clean", "deleted") if (found := _accuracy(card.accuracy.get(what)))]
+    if facts:
+        st.caption(f"{', '.join(facts)} on {plain(str(card.accuracy.get('data', card.data)))}", help="With 95 % intervals; deleted: some cells of each image blanked.")  # fmt: skip
+    narrow = {"fact": st.column_config.TextColumn(width="small")}
+    st.dataframe(
+        _facts(card), hide_index=True, width="stretch", height="content", column_config=narrow, key="l_facts", alt=f"Card of {name}"
+    )
+
+
+def _row(info: ModelInfo, card: Card | None) -> dict[str, object]:
+    if card is None:
+        architecture, _, rest = info.note.partition(" on ")
+        return {"model": info.name, "architecture": architecture, "trained on": rest.partition(",")[0]}
+    means = {what: card.accuracy.get(what, {}).get("mean") for what in ("clean", "deleted")}
+    return {
+        "model": info.name,
+        "architecture": card.architecture.removeprefix("attrlib:"),
+        "trained on": card.data,
+        "M parameters": card.parameters / 1e6,
+        **{what: None if mean is None else 100 * mean for what, mean in means.items()},
+        "deletion-tuned": card.deletion is not None,
+    }
+
+
+def _accuracy(found: Any) -> str:
+    if not isinstance(found, dict) or "mean" not in found:
+        return ""
+    interval = f" [{found['low']:.1%}, {found['high']:.1%}]" if {"low", "high"} <= set(found) else ""
+    return plain(f"{found['mean']:.1%}{interval}")
+
+
+def _facts(card: Card) -> list[dict[str, str]]:
+    own = card.preprocessing
+    tuned = "no" if card.deletion is None else ", ".join(f"{k}={v}" for k, v in card.deletion.items())
+    facts = {
+        "architecture": card.architecture,
+        "parameters": f"{card.parameters:,}",
+        "classes": str(len(card.class_names)),
+        "trained on": card.data,
+        "deletion-tuned": tuned,
+        "pair": card.pair or "none",
+        "input": f"{own.size[0]} × {own.size[1]} px, {own.interpolation}, crop {own.crop:g}",
+        "recipe": ", ".join(f"{k}={v}" for k, v in card.recipe.items()),
+        "epochs, seed": f"{card.epoch}, {card.seed}",
+        "weights": card.digest,
+    }
+    return [{"fact": name, "value": value} for name, value in facts.items()]
+
+
+def _search() -> None:
+    st.markdown("##### Every architecture of timm and torchvision")
+    pattern = st.text_input(
+        "Search", key="l_pattern", persist_state="session", placeholder="timm:resnet*", help="* stands for anything; try torchvision:vgg*, timm:*vit_tiny* or attrlib:*.",
+    ).strip()  # fmt: skip
+    if not pattern:
+        st.caption("Type a pattern, for example `timm:resnet*`. On the other pages such a name can be typed as the model.")
+        return
+    found = list_models(pattern if "*" in pattern else f"*{pattern}*")
+    if not found:
+        st.info(f"Nothing matches {plain(pattern[:60])}. Try a wider pattern, such as timm:\\*resnet\\*.", icon=":material/search_off:")
+        return
+    st.caption(f"{len(found)} match" + (f"; the first {SHOWN} are listed" if len(found) > SHOWN else ""))
+    rows = [{"name": info.name, "source": info.source, "note": info.note} for info in found[:SHOWN]]
+    st.dataframe(rows, hide_index=True, width="stretch", height="auto", key="l_found")
+
+
+def _published() -> None:
+    st.markdown(f"##### The {len(PUBLISHED)} published checkpoints of IDSDS")
+    st.caption(
+        "ImageNet models that were fine-tuned on images with deleted cells, as IDSDS needs them. They are large, and never downloaded unasked."
+    )
+    # Whether a file is still what was downloaded takes reading all of it, the first time.
+    looking = queue("store").submit(digest("checkpoints", int(time.time() / FRESH)), lambda _progress: frozenset(filter(_here, PUBLISHED)))
+    here = jobs.wait_for(looking, "Looking for what is here") or frozenset()
+    rows = [
+        {"model": f"idsds:{name}", "here": name in here, "file": own.url, "load": f'attrlib.load_model("idsds:{name}")'}
+        for name, own in PUBLISHED.items()
+    ]
+    columns = {"here": st.column_config.CheckboxColumn(width="small"), "file": st.column_config.LinkColumn(display_text=r".*/([^/]+)$")}
+    st.dataframe(rows, hide_index=True, width="stretch", height="content", column_config=columns, key="l_published")
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        name = st.selectbox("Checkpoint", list(PUBLISHED), key="l_checkpoint", persist_state="session", width=220)
+        job = queue("downloads").find(name)
+        st.button(
+            "Download", on_click=_fetch, args=(name,), icon=":material/download:", disabled=name in here or (job is not None and not job.ended), key="l_download",
+            help="Into the cache folder, by this server; 45 MB to 1.7 GB.",
+        )  # fmt: skip
+    if job is not None:
+        st.fragment(run_every=None if job.ended else 1.0)(_progress)(name, job.ended)
+    st.caption("Load one by name once it is here, or give a file that was fetched elsewhere:")
+    st.code(
+        f'model = attrlib.load_model("idsds:{name}")  # after python -m attrlib download idsds:{name}\n'
+        f'model = attrlib.load_model("idsds:{name}", checkpoint="{PUBLISHED[name].url.rsplit("/", 1)[1]}")',
+        language="python",
+        wrap_lines=True,
+    )
+
+
+def _here(name: str) -> bool:
+    try:
+        return downloaded(name) is not None
+    except (AttrlibError, OSError):
+        return False
+
+
+def _fetch(name: str) -> None:
+    job = queue("downloads").find(name)
+    if job is not None:
+        job.forget()
+    queue("downloads").submit(name, lambda progress: download(f"idsds:{name}", progress))
+
+
+def _progress(name: str, ended: bool) -> None:
+    job: Job | None = queue("downloads").find(name)
+    if job is None:
+        return
+    if job.state is State.FAILED:
+        st.error(sentence(job.error), icon=":material/error:")
+    elif job.state is State.DONE:
+        st.success(f"idsds\\:{plain(name)} is here.", icon=":material/check:")
+    elif job.state is State.CANCELLED:
+        st.caption(":material/cancel: Cancelled")
+    else:
+        st.progress(job.done / job.total if job.total else 0.0, text=f"{job.done >> 20} of {job.total >> 20} MB")
+        st.button("Cancel", on_click=job.cancel, key="l_download_cancel", icon=":material/close:")
+    if job.ended != ended:
+        st.rerun()

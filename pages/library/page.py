@@ -1,0 +1,57 @@
+"""What is there? Models, data sets, the machine, and what is stored."""
+
+import streamlit as st
+
+from pages.library import data, doctor, models, store
+from pages.shared.jobs import plain
+
+SECTIONS = {
+    "models": models.show,
+    "data": data.show,
+    "doctor": doctor.show,
+    "cache": store.show_cache,
+    "device": store.show_device,
+}
+COMMANDS = {
+    "models": ("python -m attrlib models 'timm:resnet*'", "import attrlib\n\nattrlib.list_models('timm:resnet*')"),
+    "data": ("python -m attrlib datasets", "import attrlib\n\nattrlib.list_datasets()"),
+    "cache": (
+        "python -m attrlib cache show\npython -m attrlib cache verify\npython -m attrlib cache prune --max-bytes 2GB",
+        "from attrlib.store import open_store\n\nstore = open_store()\nprint(store.sizes(), store.runs())",
+    ),
+    "device": ("python -c 'import torch; print(torch.__config__.show())'", "import attrlib\n\nmodel = attrlib.load_model(device='cpu')"),
+}
+
+
+def main() -> None:
+    """One section at a time, so that what is not looked at costs nothing."""
+    state = st.session_state
+    if "l_section" not in state:
+        asked = st.query_params.get("section", "models")
+        state.l_section = asked if asked in SECTIONS else "models"
+        state.l_problem = "" if asked in SECTIONS else f"There is no section {asked[:40]!r}; the models are shown."
+    st.markdown("#### What is there?")
+    st.caption(
+        "The models, data sets and stored results that all pages work with, and the machine they run on. The checkpoints were published by "
+        "[Hesse et al. 2024](https://arxiv.org/abs/2407.11910)."
+    )
+    if state.l_problem:
+        st.warning(plain(state.l_problem), icon=":material/error:")
+    with st.container(horizontal=True, gap="small", vertical_alignment="center", key="l_bar"):
+        st.segmented_control(
+            "Section", list(SECTIONS), key="l_section", persist_state="session", required=True, label_visibility="collapsed"
+        )
+        with st.popover("Reproduce", icon=":material/link:"):
+            command, python = doctor.commands() if state.l_section == "doctor" else COMMANDS[state.l_section]
+            st.caption("Link to this section")
+            st.code(f"{(st.context.url or '').split('?')[0]}?section={state.l_section}", language=None, wrap_lines=True)
+            st.caption("Command line")
+            st.code(command, language="bash", wrap_lines=True)
+            st.caption("Python")
+            st.code(python, language="python", wrap_lines=True)
+    if st.query_params.to_dict() != {"section": state.l_section}:
+        st.query_params.from_dict({"section": state.l_section})
+    SECTIONS[state.l_section]()
+
+
+main()

@@ -1,0 +1,165 @@
+"""The cache with its sizes and runs, checking and pruning it, and the machine."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+import psutil
+import streamlit as st
+import torch
+
+from attrlib.engine.jobs import Job, Queue, State, queue
+from attrlib.models import pick_device
+from attrlib.specs import digest
+from attrlib.store import Run, Sizes, Store, Verified, open_store
+from pages.shared import jobs
+from pages.shared.jobs import plain, sentence
+from pages.shared.roots import readable
+from pages.shared.times import size
+
+FRESH = 20
+"""Seconds for which what was read is taken as it is."""
+PAGE = 25
+"""Runs on one page of the list."""
+
+
+def show_cache() -> None:
+    """Sizes, what can be done about them, and the runs."""
+    state = st.session_state
+    state.setdefault("l_tick", time.monotonic_ns())
+    state.setdefault("l_runs_page", 0)
+    looking = queue("store").submit(digest("library", state.l_tick, int(time.time() / FRESH)), lambda _progress: _look())
+    found: tuple[Sizes, list[Run], Store] | None = jobs.wait_for(looking, "Reading the cache")
+    if found is None:
+        return
+    sizes, runs, store = found
+    _sizes(sizes, store)
+    with st.container(horizontal=True, gap="small", key="l_store_bar"):
+        st.button("Refresh", on_click=_tick, icon=":material/refresh:", key="l_refresh")
+        st.button("Verify", on_click=_begin, args=("verify",), icon=":material/fact_check:", key="l_verify", help="Reads every map, drops what is damaged or missing; it is computed again when needed.")  # fmt: skip
+        _prune(sizes)
+    _action()
+    _runs(runs)
+
+
+def _look() -> tuple[Sizes, list[Run], Store]:
+    store = open_store()
+    return store.sizes(), store.runs(), store
+
+
+def _tick() -> None:
+    st.session_state.l_tick += 1
+
+
+def _sizes(sizes: Sizes, store: Store) -> None:
+    st.caption(f"{_place(store)}set ATTRLIB\\_CACHE for another folder, ATTRLIB\\_CACHE\\_BYTES for another limit of the maps.")
+    total = max(1, sizes.map_bytes + sizes.database_bytes)
+    row = st.grid(min_column_width=150, gap="small", key="l_sizes")
+    for label, count, nbytes in (("Maps", sizes.maps, sizes.map_bytes), ("Results", sizes.records, sizes.database_bytes)):
+        with row.cell():
+            st.metric(label, size(nbytes), f"{count:,} kept", delta_color="off", delta_arrow="off")
+            st.progress(nbytes / total, text=f"{nbytes / total:.0%} of the cache")
+    with row.cell():
+        st.metric("Runs", f"{sizes.runs:,}", f"{sizes.specs:,} specs", delta_color="off", delta_arrow="off")
+    for note in store.notes:
+        st.warning(sentence(note), icon=":material/info:")
+
+
+def _place(store: Store) -> str:
+    """Where it is, for those who may know."""
+    return f"In {plain(str(store.folder))}; " if readable(str(store.folder)) else "For whoever runs the server: "
+
+
+def _prune(sizes: Sizes) -> None:
+    with st.popover("Prune", icon=":material/delete:"):
+        st.caption(
+            "Removes the maps that were used least recently. Scores and runs stay, unless you say so; what is removed can be computed again."
+        )
+        gigabytes = st.number_input("Keep at most, in GB", 0.0, step=0.5, value=sizes.map_bytes / 2**30, format="%.2f", key="l_keep")
+        everything = st.checkbox("Everything: all maps, scores and runs", key="l_everything")
+        what = "all maps, scores and runs" if everything else f"maps beyond {gigabytes:.2f} GB"
+        sure = st.checkbox(f"Yes, delete {what} for everybody on this server", key="l_sure")
+        st.button(
+            "Delete", on_click=_begin, args=("prune", int(gigabytes * 2**30), everything), disabled=not sure, type="primary", icon=":material/delete_forever:", key="l_prune"
+        )  # fmt: skip
+
+
+def _begin(action: str, *given: Any) -> None:
+    state = st.session_state
+    state.l_tick += 1
+    state.l_sure = False
+
+    def work_on(_progress: Any) -> Any:
+        store = open_store()
+        return store.verify() if action == "verify" else store.prune(*given)
+
+    key = digest(action, state.l_tick)
+    queue("store").submit(key, work_on)
+    state.l_action = key
+
+
+def _action() -> None:
+    """What became of the last check or pruning."""
+    key = st.session_state.get("l_action")
+    job: Job | None = queue("store").find(key) if key else None
+    if job is None:
+        return
+    done = jobs.wait_for(job, "Working on the cache")
+    if job.state is not State.DONE:
+        return
+    if isinstance(done, Verified):
+        found = ", ".join(f"{name} {count}" for name, count in asdict(done).items())
+        sound = not (done.damaged or done.missing or done.databases)
+        (st.success if sound else st.warning)(f"Verified: {found}.", icon=":material/fact_check:")
+    else:
+        st.success(f"Freed {size(done)}.", icon=":material/check:")
+
+
+def _runs(runs: list[Run]) -> None:
+    state = st.session_state
+    st.markdown(f"##### Runs: {len(runs)}")
+    if not runs:
+        st.info("Nothing was run yet. Start one on the page Scores or Aggregate.", icon=":material/leaderboard:")
+        return
+    pages = -(-len(runs) // PAGE)
+    state.l_runs_page = min(state.l_runs_page, pages - 1)
+    shown = runs[state.l_runs_page * PAGE : (state.l_runs_page + 1) * PAGE]
+    rows = [
+        {"state": r.state, "updated (UTC)": r.updated[:19].replace("T", " "), "command": str(r.spec.get("title", "")), "parts": len(r.parts), "key": r.key[:12]}
+        for r in shown
+    ]  # fmt: skip
+    columns = {"command": st.column_config.TextColumn(width="large")}
+    st.dataframe(rows, hide_index=True, width="stretch", height="content", column_config=columns, key="l_runs")
+    if pages > 1:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.button("Newer", on_click=_turn, args=(-1,), disabled=state.l_runs_page == 0, icon=":material/chevron_left:", key="l_newer")
+            st.markdown(f"page {state.l_runs_page + 1} of {pages}", width="content")
+            st.button("Older", on_click=_turn, args=(1,), disabled=state.l_runs_page == pages - 1, icon=":material/chevron_right:", key="l_older")  # fmt: skip
+
+
+def _turn(step: int) -> None:
+    st.session_state.l_runs_page += step
+
+
+def show_device() -> None:
+    """Where models run, how much memory there is, and what the queue keeps."""
+    device, memory = pick_device("auto"), psutil.virtual_memory()
+    row = st.grid(min_column_width=170, gap="small", key="l_device")
+    with row.cell():
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+        st.metric("Device", name, f"torch {torch.__version__}, threads: {torch.get_num_threads()}", delta_color="off", delta_arrow="off")
+    used = [("Memory of the computer", memory.total - memory.available, memory.total)]
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        used.append(("Memory of the device", total - free, total))
+    used.append(("This server", psutil.Process().memory_info().rss, memory.total))
+    kept: Queue = jobs.device_queue()
+    used.append(("Maps kept in memory", kept.kept_bytes, kept.max_bytes))
+    for label, now, most in used:
+        with row.cell():
+            st.metric(label, size(now), f"of {size(most)}", delta_color="off", delta_arrow="off")
+            st.progress(min(1.0, now / most))
+    st.button("Refresh", icon=":material/refresh:", key="l_refresh_device")
+    st.caption(
+        "Models run on the first GPU if there is one. Quick work slips in between the chunks of long runs, so that nobody waits for a run."
+    )

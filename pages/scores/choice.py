@@ -1,0 +1,189 @@
+"""What the user has chosen on the page of scores, kept in the session and readable from and writable to a link."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import streamlit as st
+
+from attrlib.data.datasets import anchored
+from attrlib.errors import AttrlibError
+from attrlib.methods import METHODS
+from attrlib.models import EMBEDDED, parse_model, smallest
+from attrlib.protocols import PROTOCOLS
+from attrlib.protocols import resolve as resolve_protocol
+from attrlib.registry import Value
+from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, options_of, parse_methods, parse_protocols, read_list
+from attrlib.specs.codec import Parsers
+from pages.shared import selection
+from pages.shared.forms import option_value
+from pages.shared.short import short_method, short_protocol
+
+ALL = "all that are defined"
+MAX_MODELS = 12
+SHOWN = {"shown": "s_protocol", "on": "s_model", "plot": "s_view", "behind": "s_method", "item": "s_item"}
+"""What of the results is looked at: fields of the address, and where the session has them. Who shows them checks that they are there."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Protocols on methods on several models: one run for each model, all like `run` but for its model."""
+
+    models: tuple[ModelSpec, ...]
+    run: RunSpec
+    same_grids: bool = True
+
+    def runs(self) -> list[RunSpec]:
+        """Return one run for each model; none where protocols, methods or data are missing."""
+        run = self.run
+        if not (run.protocols and run.methods and run.data):
+            return []
+        grids = self.same_grids and any(PROTOCOLS[own.name].items == "grids" for own in run.protocols)
+        return [
+            replace(
+                run,
+                model=own,
+                data=anchored(run.data),
+                deletion_tuned=run.deletion_tuned and own.checkpoint is not None,
+                filter_models=tuple(sorted((other for other in self.models if grids and other != own), key=lambda spec: spec.text)),
+            )
+            for own in self.models
+        ]
+
+    def link(self) -> dict[str, str | list[str]]:
+        """Return the fields of the address: those of the run, with all models in place of its own."""
+        fields = replace(self.run, model=ModelSpec(EMBEDDED), filter_models=()).fields()
+        return {
+            **fields,
+            "model": [model.text for model in self.models],
+            "methods": "all" if self.run.methods == every_method() else fields["methods"],
+            "same": str(self.same_grids).lower(),
+        }
+
+
+def every_method() -> tuple[MethodSpec, ...]:
+    """Return all methods that there are, as they are by default."""
+    return tuple(MethodSpec(name) for name in METHODS)
+
+
+PHOTOS = Wanted(
+    (ModelSpec(EMBEDDED),),
+    RunSpec(
+        ModelSpec(EMBEDDED),
+        "photos",
+        (ProtocolSpec("sds", (("target", "prediction"),)),),
+        tuple(MethodSpec(name) for name in ("Grad-CAM", "Layer-CAM", "IxG", "Guided Backprop", "Random")),
+        limit=16,
+    ),
+)
+
+
+def default() -> Wanted:
+    """IDSDS on the birds with a model that was tuned for it, where one comes with the project; else `PHOTOS`."""
+    name = smallest("birds", tuned=True)
+    if name is None:
+        return PHOTOS
+    return replace(PHOTOS, models=(ModelSpec(name),), run=replace(PHOTOS.run, data="birds", protocols=(ProtocolSpec("idsds"),)))
+
+
+def read_fields(fields: Mapping[str, Sequence[str]], default: Wanted) -> tuple[Wanted, list[str]]:
+    """Read a link, of this page or of one run; what makes no sense keeps its default and is named in the list of problems."""
+    texts = {name: values[-1] for name, values in fields.items() if values and name not in (*SHOWN, "same")}
+    of_one_run = bool({"checkpoint", "input_size", "filter_models"} & set(texts))
+    run, problems = RunSpec.read_link({n: t for n, t in texts.items() if n != "model" or of_one_run}, default.run, PARSERS)
+    models = [run.model, *run.filter_models] if of_one_run else parse_each(fields.get("model", ()), problems)
+    if len(models) > MAX_MODELS:
+        problems.append(f"the link has {len(models)} models; the first {MAX_MODELS} are taken")
+    same = fields["same"][-1] == "true" if fields.get("same") else default.same_grids
+    chosen = tuple(dict.fromkeys(models))[:MAX_MODELS] or default.models
+    return Wanted(chosen, replace(run, model=default.run.model, filter_models=()), same), list(dict.fromkeys(problems))
+
+
+def parse_each(texts: Sequence[str], problems: list[str]) -> list[ModelSpec]:
+    """Return the models that there are, naming the others in `problems`."""
+    models = []
+    for text in texts:
+        try:
+            models.append(parse_model(text))
+        except AttrlibError as error:
+            problems.append(str(error))
+    return models
+
+
+def _known_methods(text: str) -> tuple[MethodSpec, ...]:
+    return every_method() if text == "all" else tuple(map(short_method, parse_methods(text)))
+
+
+PARSERS: Parsers = {
+    "model": parse_model,
+    "protocols": lambda text: tuple(map(short_protocol, parse_protocols(text))),
+    "methods": _known_methods,
+    "filter_models": lambda text: read_list(text, parse_model),
+}
+"""What is named must be known; protocols and methods in their shortest form."""
+
+
+def start(fields: Mapping[str, Sequence[str]]) -> None:
+    """At the first look of a session: fills the session from the link, naming what in it makes no sense."""
+    if "s_models" not in st.session_state:
+        wanted, problems = read_fields(fields, PHOTOS if fields else default())
+        fill(wanted)
+        st.session_state.s_problems = problems
+        for field, key in SHOWN.items():
+            if fields.get(field):
+                text = fields[field][-1]
+                st.session_state[key] = text if field != "item" else int(text) if text.isdecimal() and len(text) < 10 else None
+
+
+def shown() -> dict[str, str | list[str]]:
+    """The fields of the address that say what of the results is looked at."""
+    found = {field: st.session_state.get(key) for field, key in SHOWN.items()}
+    return {field: str(value) for field, value in found.items() if value is not None}
+
+
+def fill(wanted: Wanted) -> None:
+    """Sets all controls."""
+    state, run = st.session_state, wanted.run
+    state.s_models = [model.text for model in wanted.models]
+    state.s_data, state.s_same = run.data, wanted.same_grids
+    for option in options_of(RunSpec):
+        state[f"s_{option.name}"] = getattr(run, option.name)
+    state.s_protocols, state.s_protocol_params = [], {}
+    for protocol in run.protocols:
+        plain = protocol.name not in state.s_protocols
+        state.s_protocols = [*state.s_protocols, protocol.name if plain else str(protocol)]
+        state.s_protocol_params |= {protocol.name: resolve_protocol(protocol).values} if plain else {}
+    if run.methods == every_method():
+        state.s_layer, state.s_methods, state.s_method_params = selection.OWN_LAYER, [ALL], {}
+    else:
+        state.s_layer, state.s_methods, state.s_method_params = selection.as_widgets(run.methods)
+
+
+def fill_from(spec: RunSpec) -> None:
+    """Sets all controls to one run, with the models that it shares its grids with."""
+    fill(Wanted((spec.model, *spec.filter_models), spec))
+
+
+def wanted() -> tuple[Wanted, list[str]]:
+    """What the controls say, and what is wrong with it."""
+    state = st.session_state
+    problems: list[str] = []
+    models = parse_each(state.s_models, problems)
+    protocols = _protocols(state.s_protocols, state.s_protocol_params, problems)
+    methods = every_method()
+    if ALL not in state.s_methods:
+        found, wrong = selection.chosen_methods(state.s_methods, state.s_layer, state.s_method_params)
+        methods, problems = tuple(map(short_method, found)), [*problems, *wrong]
+    options = {option.name: option_value(option, state[f"s_{option.name}"]) for option in options_of(RunSpec)}
+    run = RunSpec(ModelSpec(EMBEDDED), (state.s_data or "").strip(), protocols, methods, **options)
+    return Wanted(tuple(dict.fromkeys(models)), run, state.s_same), problems
+
+
+def _protocols(entries: Sequence[str], params: Mapping[str, Mapping[str, Value]], problems: list[str]) -> tuple[ProtocolSpec, ...]:
+    found: list[ProtocolSpec] = []
+    for text in entries:
+        try:
+            given = [ProtocolSpec(text, tuple(params.get(text, {}).items()))] if text in PROTOCOLS else parse_protocols(text)
+            found += map(short_protocol, given)
+        except AttrlibError as error:
+            problems.append(str(error))
+    return tuple(dict.fromkeys(found))

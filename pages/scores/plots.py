@@ -1,0 +1,114 @@
+"""The plots of a run, and what is chosen by a click on one of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from attrlib.engine.results import Score
+from attrlib.figures import charts
+from attrlib.protocols import create
+from attrlib.specs import ProtocolSpec
+from pages.shared.plots import camera
+from pages.shared.run_jobs import Finished
+
+INTERVALS, BOX, VIOLIN, DIFFERENCES, COST = "Intervals", "Box", "Violin", "Differences", "Cost"
+MODELS, AGREEMENT, ITEMS = "Models", "Agreement on methods", "Agreement on items"
+WORDS = {
+    INTERVALS: "Mean over the items with its 95 % interval. Intervals that overlap may still differ: see Differences.",
+    BOX: "The values of single items: median, quartiles and, where they are few enough, every item. Click a point for its image.",
+    VIOLIN: "The values of single items as densities. Click a point for its image.",
+    DIFFERENCES: "How far each method is from the best on the same items, with a 95 % bootstrap interval. A tie is hollow.",
+    COST: "Mean against the seconds of one map. The line joins the methods that no other beats in both.",
+    MODELS: "The mean of each method on each model. Click a cell for the images behind it.",
+    AGREEMENT: "Do protocols rank the methods alike? Spearman's correlation of their means, with a 95 % bootstrap interval over the items: "
+    "what other images would change. 1: the same order, 0: nothing in common, below: what one calls good the other calls bad.",
+    ITEMS: "Do protocols find the same images easy? Spearman's correlation of the values of single items, mean over the methods, with a "
+    "95 % bootstrap interval. Images and grids have no items in common.",
+}
+AGREEING = (AGREEMENT, ITEMS)
+FORMATS = ("PNG", "SVG")
+
+
+def scale_of(spec: ProtocolSpec) -> charts.Scale:
+    """How the numbers of a protocol are to be read."""
+    protocol = create(spec)
+    return charts.Scale(label_of(spec), protocol.higher_is_better, protocol.chance_level)
+
+
+def label_of(spec: ProtocolSpec) -> str:
+    """The protocol's title, with the parameters that are not at their default."""
+    changed = ", ".join(f"{name} {value}" for name, value in spec.params)
+    return create(spec).title + (f" ({changed})" if changed else "")
+
+
+def lines_of(finished: Finished, protocol: ProtocolSpec) -> list[charts.Line]:
+    """The methods under a protocol, best first."""
+    own: dict[str, Score] = {str(m): s for (p, m), s in finished.result.scores.items() if p == protocol}
+    names = [row["method"] for row in finished.rows if row["protocol"] == str(protocol)]
+    return [charts.Line(name, own[name].summary, own[name].counted, own[name].seconds) for name in names]
+
+
+def means_of(done: Mapping[str, Finished], protocol: ProtocolSpec) -> dict[tuple[str, str], float]:
+    """Means by model and method."""
+    return {(model, line.name): line.summary.mean for model, finished in done.items() for line in lines_of(finished, protocol)}
+
+
+def figure_of(view: str, finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> go.Figure:
+    """One of the plots."""
+    lines, scale = lines_of(finished, protocol), scale_of(protocol)
+    if view in (BOX, VIOLIN):
+        return charts.distributions(lines, scale, view.lower())
+    if view == DIFFERENCES:
+        return charts.differences(finished.behind.get(protocol, {}), lines[0].name, scale)
+    if view == COST:
+        return charts.pareto(lines, scale)
+    if view == MODELS:
+        return charts.heat_map(means_of(done, protocol), scale)
+    if view in AGREEING:
+        return charts.agreement({(label_of(a), label_of(b)): own[view == ITEMS] for (a, b), own in finished.agree.items()})
+    return charts.intervals(lines, scale)
+
+
+def views_of(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> list[str]:
+    """The plots that say something here: differences need two methods, the heat map two models, agreement two protocols."""
+    lines = lines_of(finished, protocol)
+    several = [DIFFERENCES] if len(lines) > 1 else []
+    timed = [COST] if any(line.seconds > 0 for line in lines) else []
+    agreeing = [view for place, view in enumerate(AGREEING) if any(own[place].n for own in finished.agree.values())]
+    return [INTERVALS, BOX, VIOLIN, *several, *timed, *([MODELS] if len(done) > 1 else []), *agreeing]
+
+
+def show(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> None:
+    """The chosen plot, with the choice above it and what it shows below."""
+    views = views_of(finished, protocol, done)
+    state = st.session_state
+    if state.get("s_view") not in views:
+        state.s_view = views[0]
+    st.selectbox("Plot", views, key="s_view", persist_state="session", help="The camera saves it as a file; Export says as which.")
+    view = state.s_view
+    figure = figure_of(view, finished, protocol, done)
+    key = f"s_plot_{view}_{protocol}_{finished.run_key}"
+    st.plotly_chart(
+        figure,
+        key=key,
+        on_select=lambda: pick(st.session_state.get(key, {}).get("selection", {}).get("points", [])),
+        selection_mode="points",
+        config=camera(view.lower().replace(" ", "-"), state.get("s_format", FORMATS[0])),
+        alt=f"{view} of {label_of(protocol)}. {WORDS[view]} The same numbers are in the table above.",
+    )
+    st.caption(WORDS[view])
+
+
+def pick(points: Sequence[Mapping[str, Any]]) -> None:
+    """Takes over what was clicked on: a method, and with it an item or a model."""
+    state = st.session_state
+    if not points or "customdata" not in points[-1]:
+        return
+    method, *more = points[-1]["customdata"]
+    state.s_method, state.s_item = method, None
+    if more and isinstance(more[0], str):
+        state.s_model = more[0]
+    elif more:
+        state.s_item = int(more[0])

@@ -1,0 +1,144 @@
+"""What is known of runs: while they are under way, a leaderboard that grows; when they are done, everything behind it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from attrlib.engine.evaluations import Refusal, by_reason
+from attrlib.engine.jobs import Job, State
+from attrlib.engine.results import Score
+from attrlib.engine.run import Event
+from attrlib.figures import charts
+from attrlib.protocols import create
+from attrlib.specs import ProtocolSpec, RunSpec
+from pages.scores import examples, leaderboard, plots
+from pages.shared.jobs import plain, sentence
+from pages.shared.plots import camera
+from pages.shared.run_jobs import Finished
+from pages.shared.times import duration
+
+NAMED = 6
+"""Methods that are named where all are left out for one reason."""
+
+
+def show_progress(name: str, job: Job) -> None:
+    """One line on a run that has not ended."""
+    event: Event = job.news or Event("waiting")
+    done = event.done / event.total if event.total else 0.0
+    parts = [f"**{plain(name)}**"]
+    if job.state is State.WAITING:
+        parts.append("waits for another run to end")
+    else:
+        parts += [f"{event.done} of {event.total} {event.of}"] if event.total else []
+        parts += [f"{event.rate:.2g} a second"] if event.rate else []
+        parts += [f"{duration(event.seconds_left)} left"] if event.seconds_left is not None else []
+        parts.append(plain(event.doing))
+    st.progress(min(1.0, done), text=" · ".join(parts))
+
+
+def show_live(jobs: Mapping[str, Job], specs: Mapping[str, RunSpec]) -> None:
+    """The leaderboard of the run that is under way, and of several models the heat map as it fills."""
+    protocols = next(iter(specs.values())).protocols
+    protocol = choose_protocol(protocols)
+    scale = plots.scale_of(protocol)
+    known = {name: _so_far(job, protocol) for name, job in jobs.items()}
+    name = next((n for n, j in jobs.items() if j.state is State.RUNNING and known[n]), next((n for n in jobs if known[n]), None))
+    if name is None:
+        st.caption("The first results appear here in a moment.")
+        return
+    st.caption(f"**{plain(name)}**, so far. {plain(create(protocol).reading)}")
+    leaderboard.show(known[name], scale, f"Scores of {name} so far, best first")
+    if len(jobs) > 1:
+        means = {(n, row["method"]): row["mean"] for n, rows in known.items() for row in rows}
+        # Models without any result keep their place.
+        means |= {(n, str(m)): means.get((n, str(m)), float("nan")) for n in jobs for m in specs[n].methods}
+        st.plotly_chart(charts.heat_map(means, scale), key="s_live", config=camera("means-so-far"), alt="Means by model and method so far")
+
+
+def _so_far(job: Job, protocol: ProtocolSpec) -> list[dict[str, Any]]:
+    if isinstance(job.result, Finished):
+        return [row for row in job.result.rows if row["protocol"] == str(protocol)]
+    event: Event = job.news or Event("waiting")
+    rows = leaderboard.live_rows(event.scores, str(protocol), create(protocol).higher_is_better)
+    return [row for row in rows if row["n"]]
+
+
+def choose_protocol(protocols: Sequence[ProtocolSpec]) -> ProtocolSpec:
+    """Which protocol is shown, where there are several."""
+    names = {str(p): p for p in protocols}
+    if st.session_state.get("s_protocol") not in names:
+        st.session_state.s_protocol = next(iter(names))
+    if len(names) > 1:
+        labels = {name: plots.label_of(p) for name, p in names.items()}
+        st.segmented_control(
+            "Protocol", list(names), format_func=labels.__getitem__, key="s_protocol", persist_state="session", required=True,
+            label_visibility="collapsed",
+        )  # fmt: skip
+    return names[st.session_state.s_protocol]
+
+
+def show(done: Mapping[str, Finished]) -> bool:
+    """Leaderboard, plots and the images behind them; whether any picture is still waited for."""
+    state = st.session_state
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        if state.get("s_model") not in done:
+            state.s_model = next(iter(done))
+        if len(done) > 1:
+            st.selectbox("Model", list(done), key="s_model", persist_state="session", label_visibility="collapsed", width=260)
+        finished = done[state.s_model]
+        protocol = choose_protocol(list(finished.behind))
+    own = create(protocol)
+    scale = plots.scale_of(protocol)
+    rows = [row for row in finished.rows if row["protocol"] == str(protocol)]
+    arrow = "↑ higher is better" if own.higher_is_better else "↓ lower is better"
+    chance = "" if scale.chance is None else f" · chance {scale.chance:.3g}"
+    st.markdown(f"##### {plain(scale.title)} on {plain(state.s_model)}")
+    st.caption(f"{arrow}{chance} · {plain(own.reading)} [{plain(own.paper.authors)}]({own.paper.url})")
+    key = f"s_board_{protocol}_{finished.run_key}"
+    leaderboard.show(rows, scale, f"{scale.title} on {state.s_model}, best first", key, lambda: _pick_row(key, rows))
+    _notes(finished)
+    methods = [row["method"] for row in rows]
+    if state.get("s_method") not in methods:
+        state.s_method, state.s_item = methods[0], None
+    grid = st.grid(min_column_width=430, gap="medium", key="results")
+    with grid.cell():
+        plots.show(finished, protocol, done)
+    with grid.cell():
+        st.selectbox(
+            "Images behind the score of", methods, key="s_method", persist_state="session", on_change=_forget_item,
+            help="Or choose a row of the table, or a point of the plot.",
+        )  # fmt: skip
+        score: Score | None = finished.score(str(protocol), state.s_method)
+        return score is not None and examples.show(finished, score, state.get("s_item"))
+
+
+def _pick_row(key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    method = leaderboard.chosen(key, rows)
+    if method is not None:
+        st.session_state.s_method, st.session_state.s_item = method, None
+
+
+def _forget_item() -> None:
+    st.session_state.s_item = None
+
+
+def _notes(finished: Finished) -> None:
+    result = finished.result
+    st.caption(f"{result.computed} results computed, {result.known} known before, {duration(result.seconds)}.")
+    agreement = [f"{plain(str(m))} {value:.3f}" for m, value in result.agreement.items()]
+    if agreement:
+        st.caption(f"Rank correlation of the fast maps with exact ones: {', '.join(agreement)}.")
+    for note in result.notes:
+        st.caption(f":material/info: {sentence(note)}")
+    show_refused(result.refused)
+
+
+def show_refused(refused: Sequence[Refusal]) -> None:
+    """What is not defined on the model or the data, with the reason."""
+    if not refused:
+        return
+    with st.expander(f"Left out, as not defined here: {len(refused)}", icon=":material/block:"):
+        for (protocol, why), methods in by_reason(refused).items():
+            names = ", ".join(methods) if len(methods) <= NAMED else f"{len(methods)} methods"
+            st.markdown(f"**{plain(protocol)}** with {plain(names)}: {plain(why)}")

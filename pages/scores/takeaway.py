@@ -1,0 +1,145 @@
+"""What a user takes away from a run: link, command line, Python and manifest; tables, items, and a report."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from attrlib.figures.report import Section, html_report
+from attrlib.figures.tables import counted, csv_table, latex_table, ranks
+from attrlib.specs import RunSpec
+from pages.scores import plots
+from pages.shared.run_jobs import Finished
+
+Done = Mapping[str, Finished]
+
+
+def reproduce(link: Mapping[str, str | list[str]], specs: list[RunSpec], done: Done) -> None:
+    """Link, command line and Python snippet of exactly these runs, and the manifests of those that are done."""
+    with st.popover("Reproduce", icon=":material/link:"):
+        st.caption("Link to exactly this view")
+        st.code((st.context.url or "").split("?")[0] + "?" + urlencode(link, doseq=True, safe="@:,="), language=None, wrap_lines=True)
+        for spec in specs:
+            several = f" for {spec.model.text}" if len(specs) > 1 else ""
+            st.caption(f"Command line{several}: what is known already is not computed again")
+            st.code(spec.cli(), language="bash", wrap_lines=True)
+            st.caption(f"Python{several}")
+            st.code(spec.snippet(), language="python", wrap_lines=True)
+        if done:
+            _button("Manifest (JSON)", lambda: _manifest(done), "manifest.json", "application/json")
+
+
+def export(done: Done) -> None:
+    """Download buttons; the files are made when one is pressed."""
+    with st.popover("Export", icon=":material/download:"):
+        if not done:
+            st.caption("Nothing to export yet: start a run, or wait until it is done.")
+            return
+        _button("Leaderboard (CSV)", lambda: csv_table(table(done)), "leaderboard.csv", "text/csv")
+        _button("Every item (CSV)", lambda: csv_table(items(done)), "items.csv", "text/csv")
+        _button("Everything (JSON)", lambda: everything(done), "scores.json", "application/json")
+        _button("Tables (LaTeX)", lambda: latex_table(table(done), captions(done)).encode(), "tables.tex", "text/x-tex")
+        _button("Report (HTML)", lambda: report(done), "report.html", "text/html")
+        st.segmented_control(
+            "Plots, by the camera above them",
+            plots.FORMATS,
+            default=plots.FORMATS[0],
+            key="s_format",
+            persist_state="session",
+            required=True,
+        )
+
+
+def _button(label: str, make: Callable[[], bytes], name: str, mime: str) -> None:
+    st.download_button(label, make, name, mime, on_click="ignore", icon=":material/download:", width="stretch")
+
+
+def table(done: Done) -> list[dict[str, Any]]:
+    """The leaderboards of all models, one row for each model, protocol and method."""
+    rows = [{"model": model} | row for model, finished in done.items() for row in finished.rows]
+    return [{"paper": math.nan} | row for row in rows] if any("paper" in row for row in rows) else rows
+
+
+def items(done: Done) -> list[dict[str, Any]]:
+    """The value of each item: one row for each model, protocol, method and item."""
+    return [
+        {"model": model, "protocol": str(protocol), "method": str(method), "item": item, "name": name, "value": float(value)}
+        for model, finished in done.items()
+        for (protocol, method), score in finished.result.scores.items()
+        for item, name, value in zip(score.ids, score.names(finished.data), score.values, strict=True)
+    ]
+
+
+def everything(done: Done) -> bytes:
+    """Manifests, leaderboards and items; what is not finite is null."""
+    rows = {"leaderboard": table(done), "items": items(done)}
+    plain = {
+        name: [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in own]
+        for name, own in rows.items()
+    }
+    return json.dumps({"manifests": json.loads(_manifest(done))} | plain, indent=1, allow_nan=False).encode()
+
+
+def _manifest(done: Done) -> bytes:
+    found = [asdict(own) for finished in done.values() if (own := finished.manifest) is not None]
+    return json.dumps(found, indent=1).encode()
+
+
+def captions(done: Done) -> dict[str, str]:
+    """For each protocol what its numbers are."""
+    spec = next(iter(done.values())).result.spec
+    scales = {str(p): plots.scale_of(p) for finished in done.values() for p in finished.behind}
+    return {p: f"{own.title} on {spec.data}, seed {spec.seed}. {own.direction}" for p, own in scales.items()}
+
+
+def report(done: Done) -> bytes:
+    """One HTML file with a table and the plots of each protocol on each model."""
+    sections = [_section(model, finished, protocol, done) for model, finished in done.items() for protocol in finished.behind]
+    if len(done) > 1:
+        means = {p: plots.figure_of(plots.MODELS, f, p, done) for f in done.values() for p in f.behind}
+        sections.insert(0, Section("Models and methods", figures=list(means.values())))
+    sections += [own for model, finished in done.items() if (own := _agreement(model, finished, done)) is not None]
+    left_out = [f"{p} {m}: {why}" for f in done.values() for p, m, why in f.result.refused]
+    notes = [note for f in done.values() for note in f.result.notes]
+    if left_out or notes:
+        sections.append(Section("Notes", columns=("Note",), rows=[[text] for text in dict.fromkeys([*notes, *left_out])]))
+    copies = {f"Command line, {model}": f.result.spec.cli() for model, f in done.items()}
+    copies |= {f"Python, {model}": f.result.spec.snippet() for model, f in done.items()}
+    spec = next(iter(done.values())).result.spec
+    summary = f"{', '.join(done)}: means over {counted(table(done))} of {spec.data}, seed {spec.seed}."
+    return html_report("Which method can be trusted?", summary, sections, copies)
+
+
+def _agreement(model: str, finished: Finished, done: Done) -> Section | None:
+    protocol = next(iter(finished.behind))
+    views = [view for view in plots.AGREEING if view in plots.views_of(finished, protocol, done)]
+    figures = [plots.figure_of(view, finished, protocol, done) for view in views]
+    text = " ".join(plots.WORDS[view] for view in views)
+    return Section(f"Agreement of protocols on {model}", text, figures=figures) if figures else None
+
+
+def _section(model: str, finished: Finished, protocol: Any, done: Done) -> Section:
+    score = next(s for (p, _), s in finished.result.scores.items() if p == protocol)
+    own = [row for row in finished.rows if row["protocol"] == str(protocol)]
+    paper = {"paper": "Paper"} if "paper" in own[0] else {}
+    rows = [
+        [ranks(r["first"], r["last"]), r["method"], *(_number(r[k]) for k in ("mean", "low", "high", *paper)), str(r["n"]), str(r["undefined"]), _number(r["seconds"])]
+        for r in own
+    ]  # fmt: skip
+    beyond = (plots.VIOLIN, *plots.AGREEING)
+    views = [v for v in plots.views_of(finished, protocol, {model: finished}) if v not in beyond]
+    return Section(
+        f"{plots.label_of(protocol)} on {model}",
+        f"{plots.scale_of(protocol).direction} {score.protocol.reading} {score.protocol.paper.authors}: {score.protocol.paper.title}, {score.protocol.paper.url}",
+        ("Rank", "Method", "Mean", "from", "to", *paper.values(), "Items", "Undefined", "s / map"),
+        rows,
+        [plots.figure_of(view, finished, protocol, done) for view in views],
+    )
+
+
+def _number(value: float) -> str:
+    return "–" if not math.isfinite(value) else f"{value:.4g}"

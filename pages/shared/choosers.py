@@ -1,0 +1,205 @@
+"""The controls that decide what is computed: photo, model, target, methods, layer, parameters."""
+
+from collections import Counter
+from collections.abc import Container
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+from streamlit.elements.lib.grid_container import GridContainer
+from torch import Tensor
+
+from attrlib.data.images import Photo, open_photo
+from attrlib.data.pictures import NAMES, open_image, title
+from attrlib.errors import AttrlibError
+from attrlib.methods import METHODS, Preset, list_methods
+from attrlib.models import EMBEDDED, Classifier, shipped
+from attrlib.specs import MethodSpec
+from pages.shared import custom_model, forms, jobs, presets, selection
+
+SAME_AS_PREDICTED = -1
+
+
+def choose_photo(row: GridContainer) -> Photo | None:
+    """A sample or an upload; None after saying what is wrong with it."""
+    state = st.session_state
+    with row.cell():
+        named = dict.fromkeys([*NAMES, *([] if state.image == selection.UPLOAD else [state.image])])
+        names = {name: title(name) for name in named} | ({selection.UPLOAD: state.upload.name} if state.upload else {})
+        st.selectbox("Photo", list(names), format_func=lambda option: names[option], key="image", persist_state="session")
+        with st.popover("Upload a photo", icon=":material/upload:", width="stretch"):
+            st.file_uploader("JPEG, PNG or WebP, up to 20 MB", key="uploader", on_change=_take_upload)
+            st.caption("It stays in the memory of this session: it is neither stored nor part of any link.")
+    try:
+        photo = state.upload if state.image == selection.UPLOAD else open_image(state.image)
+    except AttrlibError as error:
+        st.error(jobs.sentence(error), icon=":material/error:")
+        return None
+    for note in photo.notes:
+        st.caption(f":material/info: {jobs.plain(photo.name)}: {note}")
+    return photo
+
+
+def _take_upload() -> None:
+    state = st.session_state
+    if state.uploader is None:
+        return
+    try:
+        state.upload = open_photo(state.uploader.getvalue(), state.uploader.name[:80])
+        state.image = selection.UPLOAD
+        problems_seen()
+    except AttrlibError as error:
+        state.problems.append(str(error))
+
+
+def choose_model(row: GridContainer) -> Classifier | None:
+    """A model by name, with a checkpoint where one is given; None after saying why there is none."""
+    state = st.session_state
+    with row.cell():
+        st.selectbox(
+            "Model",
+            list(dict.fromkeys([EMBEDDED, *shipped(), state.architecture])),
+            key="architecture",
+            persist_state="session",
+            accept_new_options=True,
+            help="The models named birds_ know the drawn birds. Type timm:NAME or torchvision:NAME for any other architecture; its weights are "
+            "downloaded, or taken from a checkpoint.",
+        )
+        with st.popover("Weights, size", icon=":material/folder_open:", width="stretch"):
+            st.text_input(
+                "File on this computer",
+                key="checkpoint",
+                persist_state="session",
+                placeholder="my_model.safetensors",
+                help=".safetensors, .pth, .pt or .tar with weights for the chosen architecture; nothing in it is run. "
+                "A text file beside it, of the same name with .txt at the end, may name the classes, one a line.",
+            )
+            st.text_input(
+                "Input size",
+                key="input_size",
+                persist_state="session",
+                placeholder="the model's own",
+                help=custom_model.SIZE_HELP,
+            )
+    try:
+        spec = selection.model()
+    except AttrlibError as error:
+        st.error(jobs.sentence(error), icon=":material/error:")
+        return None
+    return jobs.wait_for(jobs.model_job(spec), f"Loading {spec}")
+
+
+def choose_target(row: GridContainer, model: Classifier, best: list[int], probabilities: Tensor) -> int:
+    """The class to explain: the predicted one, or one of the others, the most probable first."""
+    state = st.session_state
+    names = [n.split(",")[0] for n in model.class_names]
+    # Streamlit tells options apart by their labels, and ImageNet has two cranes.
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    names = [f"{name} ({i})" if name in twice else name for i, name in enumerate(names)]
+    others = sorted(set(range(len(names))) - set(best), key=lambda i: names[i].lower())
+    known = range(SAME_AS_PREDICTED, len(names))
+    _recall("target", known)
+    if state.target not in known:
+        state.problems.append(
+            f"Class {state.target} does not exist: {model.name} has classes 0 to {len(names) - 1}. The predicted one is taken."
+        )
+        state.target = SAME_AS_PREDICTED
+    state.target_was = state.target
+
+    def label(i: int) -> str:
+        return (
+            f"predicted: {names[best[0]]} {probabilities[best[0]]:.2f}" if i == SAME_AS_PREDICTED else f"{names[i]} {probabilities[i]:.2f}"
+        )
+
+    with row.cell():
+        st.selectbox(
+            "Target",
+            [SAME_AS_PREDICTED, *best, *others],
+            format_func=label,
+            key="target",
+            persist_state="session",
+            help="The class whose score is explained: the five most probable first, then all. Type to search.",
+        )
+    return best[0] if state.target == SAME_AS_PREDICTED else state.target
+
+
+def _recall(key: str, known: Container[object]) -> None:
+    """What was chosen last, where the session has none of the options.
+
+    A browser names an option by its label. Those of classes and layers change with photo and model, so that it may send one of before.
+    """
+    state = st.session_state
+    if state[key] not in known:
+        state[key] = state.get(f"{key}_was", state[key])
+
+
+def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
+    """The methods, resolved, in the order of choice."""
+    state = st.session_state
+    infos = {m.name: m for m in list_methods()}
+    with row.cell(column_span=2):
+        st.multiselect(
+            f"Methods: {len(state.methods)} of {len(infos)}",
+            list(dict.fromkeys([*infos, *state.methods])),
+            key="methods",
+            persist_state="session",
+            accept_new_options=True,
+            max_selections=selection.MAX_METHODS,
+            placeholder="Choose methods",
+            help="Or type one with layer and parameters, such as IG@Middle:steps=20.",
+        )
+        with st.container(horizontal=True, gap="small"):
+            presets.choose("inspect", _take)
+            with st.popover("Parameters", icon=":material/tune:", width="stretch"):
+                _parameters([n for n in state.methods if n in infos and infos[n].params])
+    with row.cell():
+        layers = selection.layer_options(list(model.layers))
+        _recall("layer", layers)
+        if state.layer not in layers:
+            state.problems.append(f"{model.name} has no layer {state.layer!r} that yields a map; each method's own is taken.")
+            state.layer = selection.OWN_LAYER
+        state.layer_was = state.layer
+        shapes = {name: "×".join(map(str, layer.shape[1:])) for name, layer in model.layers.items()}
+        st.selectbox(
+            "Layer",
+            layers,
+            format_func=lambda n: f"{n} {shapes[n]}" if n in shapes else n,
+            key="layer",
+            persist_state="session",
+            help="Where attribution is computed: on the pixels, on the activations of a layer inside, shown with its resolution, or at "
+            "Input, Middle and Final side by side (ML-Att).",
+        )
+    methods, problems = selection.chosen_methods(state.methods, state.layer, state.params)
+    if len(methods) > selection.MAX_METHODS:
+        problems.append(f"{len(methods)} maps are too many to look at; the first {selection.MAX_METHODS} are shown")
+        methods = methods[: selection.MAX_METHODS]
+    for problem in problems:
+        st.warning(jobs.sentence(problem), icon=":material/error:")
+    return methods
+
+
+def _take(preset: Preset) -> None:
+    state = st.session_state
+    state.layer, state.methods, state.params = selection.as_widgets(preset.methods)
+
+
+def _parameters(names: list[str]) -> None:
+    st.number_input("Seed", 0, 2**31 - 1, step=1, key="seed", persist_state="session", help="Of random methods: SmoothGrad, RISE, Random.")
+    if not names:
+        st.caption("None of the chosen methods has parameters of its own.")
+        return
+    forms.edit(METHODS[st.selectbox("Method", names, key="params_of")], "params", "form")
+
+
+def show_problems(place: DeltaGenerator) -> None:
+    """What was wrong with the link or no longer fits the model, until it is dismissed."""
+    problems = list(dict.fromkeys(st.session_state.problems))
+    if problems:
+        with place.container():
+            for problem in problems:
+                st.warning(jobs.sentence(problem), icon=":material/error:")
+            st.button("Dismiss", on_click=problems_seen, type="tertiary", icon=":material/check:")
+
+
+def problems_seen() -> None:
+    """Forgets the problems."""
+    st.session_state.problems = []

@@ -1,0 +1,75 @@
+"""Forms generated from the typed parameters of registered classes."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import streamlit as st
+
+from attrlib.registry import Param, Value, params_of
+from pages.shared.jobs import plain
+
+
+def param_input(param: Param, value: Value, key: str) -> Value:
+    """The widget for one parameter; returns its value, None where it is left to `auto`."""
+    label = param.name
+    if param.choices:
+        return st.selectbox(label, param.choices, index=param.choices.index(str(value)), key=key, help=param.help)
+    if param.kind is bool:
+        return st.checkbox(label, bool(value), key=key, help=param.help)
+    if param.kind is int:
+        low, high = int(param.low or 0), int(param.high or 2**31)
+        whole = None if value is None else int(value)
+        return st.number_input(label, low, high, whole, 1, key=key, help=param.help, placeholder=param.auto)
+    lowest, highest = float(param.low or 0.0), float(param.high or 1e9)
+    number = None if value is None else float(value)
+    step = (highest - lowest) / 100
+    return st.number_input(label, lowest, highest, number, step, key=key, help=param.help, placeholder=param.auto, format="%.3g")
+
+
+def option_input(param: Param, key: str) -> None:
+    """Show the widget of an option of a spec, whose value is kept in the session under `key`."""
+    label, hint = param.label or param.name.replace("_", " ").capitalize(), f"{param.help}."
+    if param.choices:
+        st.selectbox(label, param.choices, key=key, persist_state="session", help=hint)
+    elif param.kind is bool:
+        st.checkbox(label, key=key, persist_state="session", help=hint)
+    elif param.kind is str:
+        st.text_input(label, key=key, persist_state="session", help=hint)
+    else:
+        hint = f"{hint} Empty: {param.auto}." if param.auto else hint
+        whole = param.kind is int
+        low, high = param.low if param.above is None else param.above, param.high
+        options: dict[str, Any] = dict(key=key, persist_state="session", placeholder=param.auto or None, help=hint)
+        if whole:
+            st.number_input(label, None if low is None else int(low), None if high is None else int(high), step=1, **options)
+        else:
+            st.number_input(label, low, high, step=0.01, format="%.3g", **options)
+
+
+def option_value(param: Param, value: Any) -> Any:
+    """Return what a widget of `option_input` means: a bound that is excluded stands for nothing."""
+    return None if param.auto and value == param.above else value
+
+
+def edit(cls: type, values_key: str, key: str, without: Collection[str] = ()) -> None:
+    """What a method or a protocol is, and a form for its parameters; what is applied is kept in the session, by name.
+
+    `without` names parameters that are set elsewhere.
+    """
+    summary, paper, name = (cls.__doc__ or "").strip().splitlines()[0], cls.paper, cls.name  # type: ignore[attr-defined]
+    st.caption(f"{plain(summary)}  \n[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})")
+    params = tuple(p for p in params_of(cls) if p.name not in without)
+    if not params:
+        st.caption("It has no parameters.")
+        return
+    values = params_form(params, st.session_state[values_key].get(name, {}), f"{key}-{name}")
+    if values is not None:
+        st.session_state[values_key] = st.session_state[values_key] | {name: values}
+        st.rerun()
+
+
+def params_form(params: tuple[Param, ...], values: Mapping[str, Value], key: str) -> dict[str, Value] | None:
+    """All parameters and an apply button; the new values once it is pressed, else None."""
+    with st.form(key, border=False):
+        found = {p.name: param_input(p, values.get(p.name, p.default), f"{key}-{p.name}") for p in params}
+        return found if st.form_submit_button("Apply") else None

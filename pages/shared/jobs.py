@@ -1,0 +1,110 @@
+"""Asks the library's queues for models, predictions and maps. Nothing is computed here: pages only wait and look."""
+
+import re
+import time
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import streamlit as st
+import torch
+
+from attrlib.api import as_batch
+from attrlib.data.images import Photo
+from attrlib.engine.explain import map_key
+from attrlib.engine.jobs import Job, Priority, Queue, State, queue
+from attrlib.engine.memory import rows_within
+from attrlib.errors import existing_file
+from attrlib.methods import METHODS, attribute
+from attrlib.models import Classifier, load_model, pick_device
+from attrlib.models.cards import names_file_of
+from attrlib.specs import MethodSpec, ModelSpec, digest
+from pages.shared.roots import check_model
+
+_digests: WeakKeyDictionary[Classifier, str] = WeakKeyDictionary()
+# Nothing writes to a model that the app has loaded: its digest is taken once.
+
+PATIENCE = 90.0
+"""Seconds after which work for a page that no longer asks is dropped. A browser lets a hidden tab ask once a minute."""
+
+
+def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
+    """Loads a model, with its layers; a checkpoint that has changed on disk is loaded anew."""
+
+    def load(_progress: Any) -> Classifier:
+        check_model(spec)
+        model = load_model(spec.architecture, deletion_tuned=deletion_tuned, **spec.options())
+        _ = model.layers
+        _digests[model] = model.digest
+        return model
+
+    return queue("models").submit(digest("model", spec, stamp(spec.checkpoint), deletion_tuned), load)
+
+
+def stamp(path: str | None) -> list[int] | None:
+    """Size and time of change of a checkpoint and of the file that names its classes, so that another one of the same name is taken
+    for another; None where there is none."""
+    files = [existing_file(path), names_file_of(path)] if path else []
+    return [number for file in files if file is not None for number in (file.stat().st_size, file.stat().st_mtime_ns)] or None
+
+
+def device_queue() -> Queue:
+    """The queue of the device that models are loaded on."""
+    # As a tensor says it (cuda:0), which is what queues are named by.
+    return queue(str(torch.empty(0, device=pick_device("auto")).device))
+
+
+def prediction_job(model: Classifier, photo: Photo) -> Job:
+    """Softmax probabilities (C,) of a photo."""
+
+    def predict(_progress: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return model(as_batch(model, photo)).softmax(1)[0].cpu()
+
+    return queue(str(model.device)).submit(digest("predict", digest_of(model), photo.digest), predict, priority=Priority.QUICK)
+
+
+def map_job(model: Classifier, photo: Photo, method: MethodSpec, target: int, seed: int) -> Job:
+    """The map of one method; `method` is resolved. Fast methods do not wait for slow ones."""
+    key = map_key(digest_of(model), photo.digest, method, target, seed)
+
+    def work(progress: Any) -> Any:
+        return attribute(model, method, as_batch(model, photo), [target], seed, rows_within(model), progress)
+
+    return queue(str(model.device)).submit(key, work, PATIENCE, priority=Priority.QUICK if METHODS[method.name].fast else Priority.NORMAL)
+
+
+def digest_of(model: Classifier) -> str:
+    """The digest of a model that nothing writes to, taken once."""
+    if model not in _digests:
+        _digests[model] = model.digest
+    return _digests[model]
+
+
+def wait_for(job: Job, label: str) -> Any:
+    """Waits, saying so, until the job has ended; a click elsewhere interrupts the wait and not the job.
+
+    Returns the result, or None after showing why there is none, with a button to try again.
+    """
+    if not job.wait(0.1):
+        place = st.empty()
+        started = time.monotonic()
+        while not job.wait(0.3):
+            place.caption(f":material/hourglass_top: {plain(label)} {time.monotonic() - started:.0f} s")
+        place.empty()
+    if job.state is State.DONE:
+        return job.result
+    st.error(sentence(job.error or "It was cancelled."), icon=":material/error:")
+    st.button("Try again", key=f"again-{job.key}", on_click=job.forget)
+    return None
+
+
+def sentence(message: object) -> str:
+    """A message of the library as a sentence on the page; a name at its beginning stays as it is."""
+    text = str(message)
+    first = text.split(" ", 1)[0].rstrip(",;:")
+    return plain(text[:1].upper() + text[1:] if first.isalpha() else text)
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is: file names and links come from anywhere."""
+    return re.sub(r"([\\`*_{}\[\]()<>#!|~$:])", r"\\\1", text)

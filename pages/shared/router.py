@@ -1,0 +1,27 @@
+"""Which pages there are, and how they are reached."""
+
+import streamlit as st
+
+
+def navigation() -> st.Page:
+    """Lists all pages in the sidebar, and says which one was asked for."""
+    return st.navigation(
+        [
+            st.Page("pages/inspect/page.py", url_path="inspect", title="Inspect", icon=":material/image_search:", default=True),
+            st.Page("pages/aggregate/page.py", url_path="aggregate", title="Aggregate", icon=":material/grid_view:"),
+            st.Page("pages/scores/page.py", url_path="scores", title="Scores", icon=":material/leaderboard:"),
+            st.Page("pages/studies/page.py", url_path="studies", title="Studies", icon=":material/science:"),
+            st.Page("pages/learn/page.py", url_path="learn", title="Learn", icon=":material/school:"),
+            st.Page("pages/library/page.py", url_path="library", title="Library", icon=":material/inventory_2:"),
+        ]
+    )
+
+
+def through_router() -> None:
+    """Run app.py, which knows all pages, in place of the script that Streamlit has found.
+
+    A server that has not run app.py yet takes the folder `pages` for an app without a router. It looks for the page whose link is opened
+    first among the files in that folder, and tells the visitor that there is no such page if it finds none: hence a file for each page.
+    """
+    navigation()
+    st.rerun()

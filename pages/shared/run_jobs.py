@@ -1,0 +1,242 @@
+"""Runs as jobs: what one will cost, the run itself, and those that did not end. Two pages that ask for the same run share one job."""
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attrlib.analysis.agreement import Pair, agreements
+from attrlib.analysis.paper_values import published
+from attrlib.data.datasets import Dataset
+from attrlib.engine.jobs import Job, Priority, State, queue
+from attrlib.engine.plan import Estimate, Plan, make_plan
+from attrlib.engine.results import RunResult, Score
+from attrlib.engine.run import Event, run
+from attrlib.errors import AttrlibError, Cancelled
+from attrlib.progress import NewsProgress
+from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest
+from attrlib.statistics import Correlation, Difference, paired_difference
+from attrlib.store import Run, open_store
+from pages.shared import jobs
+from pages.shared.roots import load_data
+from pages.shared.short import short_run
+
+FRESH = 20
+"""Seconds for which the list of unfinished runs is taken as it was."""
+_ended: list[str] = []
+# Keys of the runs of this process that have ended: what is known, and what is unfinished, may be different after each.
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A run that is done: its scores, their table, how far each method is behind the best, and the data that its items count in.
+
+    `agree` says of each pair of protocols how far they agree, over methods and over items. A row of the table has the value of the paper,
+    `paper`, where it has any for the protocol.
+    """
+
+    result: RunResult
+    rows: list[dict[str, Any]]
+    behind: Mapping[ProtocolSpec, Mapping[str, Difference]]
+    agree: Mapping[Pair, tuple[Correlation, Correlation]]
+    data: Dataset
+    model_digest: str
+
+    @property
+    def run_key(self) -> str:
+        """The run's name in the store."""
+        return digest(self.result.spec, self.model_digest)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes, roughly: numbers and names of items, and the details of each."""
+        return sum(200 * len(score.values) for score in self.result.scores.values())
+
+    def score(self, protocol: str, method: str) -> Score | None:
+        """The score of a method under a protocol, both in text form."""
+        return self.result.score(protocol, method)
+
+    @property
+    def manifest(self) -> Run | None:
+        """What the store has written down of it; None where it was pruned."""
+        return next((r for r in open_store().runs() if r.key == self.run_key), None)
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that was stopped, by somebody or with the server."""
+
+    spec: RunSpec
+    state: str
+    updated: str
+
+
+def find(spec: RunSpec) -> Job | None:
+    """The job of this run in this process, if there is one."""
+    return jobs.device_queue().find(_key(spec))
+
+
+def start(spec: RunSpec) -> Job:
+    """Begins the run, or goes on with it where it was stopped; one that is under way goes on as it is."""
+    job = find(spec)
+    if job is not None:
+        job.forget()
+
+    plan = prepare(spec).plan
+
+    def do(progress: NewsProgress) -> Finished:
+        try:
+            return _run(spec, plan.plan if plan else None, progress)
+        finally:
+            _ended.append(_key(spec))
+
+    return jobs.device_queue().submit(_key(spec), do, priority=Priority.LONG)
+
+
+def _key(spec: RunSpec) -> str:
+    return digest("run", spec, jobs.stamp(spec.model.checkpoint))
+
+
+def _run(spec: RunSpec, plan: Plan | None, progress: NewsProgress) -> Finished:
+    """Execute a run, by the plan whose cost was shown, or by a new one."""
+    plan = plan or _plan(spec, progress)
+    result = run(plan, lambda event: progress(event.done, event.total, event))
+    behind: dict[ProtocolSpec, dict[str, Difference]] = {protocol: {} for protocol, _ in result.scores}
+    for protocol, method, difference in _differences(result):
+        behind[protocol][method] = difference
+        progress(result.computed, result.computed)
+    agree = {}
+    for pair, over_methods, over_items in agreements(result):
+        agree[pair] = over_methods, over_items
+        progress(result.computed, result.computed)
+    return Finished(result, _rows(result, plan.data), behind, agree, plan.data, plan.model.digest)
+
+
+def _plan(spec: RunSpec, progress: NewsProgress) -> Plan:
+    """Load models and data, and plan a run."""
+    models = []
+    for own, loading in _loading(spec):
+        while not loading.wait(0.1):
+            progress(0, 0, Event(f"loading {own}"))
+        models.append(_result(loading))
+    progress(0, 0, Event(f"looking through {spec.data}"))
+    return make_plan(spec, models[0], load_data(spec.data), open_store(), filter_models=models[1:])
+
+
+def _loading(spec: RunSpec) -> list[tuple[ModelSpec, Job]]:
+    """The run's model and its filter models, as jobs."""
+    others = [(own, jobs.model_job(own, spec.deletion_tuned and own.checkpoint is not None)) for own in spec.filter_models]
+    return [(spec.model, jobs.model_job(spec.model, spec.deletion_tuned)), *others]
+
+
+def _rows(result: RunResult, data: Dataset) -> list[dict[str, Any]]:
+    """The table; of protocols that the paper has values for, with these, NaN where it has none."""
+    values = {(str(p), str(m)): published(score.spec, len(data.class_names)) for (p, m), score in result.scores.items()}
+    known = {protocol for (protocol, _), value in values.items() if value is not None}
+    rows = []
+    for row in result.table():
+        value = values[str(row["protocol"]), str(row["method"])]
+        rows.append(row | ({"paper": math.nan if value is None else value} if row["protocol"] in known else {}))
+    return rows
+
+
+def _result(job: Job) -> Any:
+    if job.error is not None:
+        raise job.error
+    if job.state is not State.DONE:
+        raise Cancelled("cancelled")
+    return job.result
+
+
+def _differences(result: RunResult) -> Iterator[tuple[ProtocolSpec, str, Difference]]:
+    """Of each method under each protocol how much higher the best one scores on the same items."""
+    for protocol in result.protocols:
+        scores = {str(method): score for method, score in result.of_protocol(protocol).items()}
+        best, *others = (place.name for place in result.places(protocol))
+        for name in others:
+            yield protocol, name, paired_difference(scores[name].counted, scores[best].counted)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what it will take."""
+
+    plan: Plan
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is waited for before the cost is known: the job, and what it does in words."""
+
+    job: Job
+    doing: str
+
+    @property
+    def plan(self) -> Planned | None:
+        """The plan with its cost, once it is made."""
+        return self.job.result if isinstance(self.job.result, Planned) else None
+
+
+def prepare(spec: RunSpec) -> Stage:
+    """The next step towards the cost of a run: the model, the data set, then the plan itself. Asking again asks for the next one."""
+    models = []
+    for own, loading in _loading(spec):
+        if loading.state is not State.DONE:
+            return Stage(loading, f"Loading {own}")
+        models.append(loading.result)
+    listing = queue("data").submit(digest("data", spec.data, _folder_stamp(spec.data)), lambda _progress: load_data(spec.data))
+    if listing.state is not State.DONE:
+        return Stage(listing, f"Looking through {spec.data}")
+    data: Dataset = listing.result
+
+    def plan(progress: NewsProgress) -> Planned:
+        made = make_plan(spec, models[0], data, open_store(), filter_models=models[1:], on_progress=progress)
+        return Planned(made, made.estimate())
+
+    key = digest("plan", _key(spec), listing.key, len(_ended))
+    return Stage(jobs.device_queue().submit(key, plan, jobs.PATIENCE, priority=Priority.QUICK), "Estimating the cost")
+
+
+def _folder_stamp(source: str) -> list[int]:
+    """When a folder and what lies directly in it were last changed, so that a picture more or less is noticed."""
+    try:
+        path = Path(source).expanduser()
+        inside = [entry.stat().st_mtime_ns for entry in os.scandir(path) if entry.is_dir()] if path.is_dir() else []
+        return [path.stat().st_mtime_ns, len(inside), max(inside, default=0)]
+    except (OSError, RuntimeError, ValueError):
+        return []
+
+
+def unfinished() -> list[Unfinished]:
+    """The runs in the store that were stopped, the last one first, and that no job of this process works on."""
+    job = queue("store").submit(
+        digest("unfinished", str(open_store().folder), len(_ended), int(time.time() / FRESH)), lambda _progress: _stopped()
+    )
+    # Reading a large store takes longer; then the list comes with the next look at the page.
+    if not job.wait(0.5) or job.state is not State.DONE:
+        return []
+    return [own for own in job.result if not _at_work(own.spec)]
+
+
+def _at_work(spec: RunSpec) -> bool:
+    job = find(spec)
+    return job is not None and (not job.ended or job.state is State.DONE)
+
+
+def _stopped() -> list[Unfinished]:
+    stopped, done = [], set()
+    for stored in open_store().runs():
+        try:
+            spec = short_run(RunSpec.from_json(stored.spec["spec"]))
+        except (AttrlibError, KeyError):
+            continue
+        if stored.state == "done":
+            done.add(spec)
+        elif stored.state in ("running", "cancelled") and not spec.model.architecture.startswith("wrapped:"):
+            stopped.append(Unfinished(spec, stored.state, stored.updated))
+    latest = {own.spec: own for own in sorted(stopped, key=lambda own: own.updated) if own.spec not in done}
+    return list(latest.values())[::-1]

@@ -1,0 +1,23 @@
+"""What all pages share in the sidebar, below the way to each other: what this is, and where it computes."""
+
+import streamlit as st
+import torch
+
+from attrlib.models import pick_device
+from pages.shared import jobs
+
+
+def show() -> None:
+    """Name, device and memory."""
+    device = pick_device("auto")
+    maps = jobs.device_queue()
+    with st.sidebar:
+        st.caption("**attrlib** shows which pixels made a model say that, and which method to trust about it.")
+        st.caption(f"**Device** {_device_name(device)}  \n**Maps kept** {maps.kept_bytes >> 20} of {maps.max_bytes >> 20} MB")
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type != "cuda":
+        return f"{device.type.upper()}, {torch.get_num_threads()} threads"
+    free, total = torch.cuda.mem_get_info(device)
+    return f"{torch.cuda.get_device_name(device)}, {(total - free) / 2**30:.1f} of {total / 2**30:.0f} GB used"

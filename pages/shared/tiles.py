@@ -1,0 +1,190 @@
+"""Tiles: one map each, all of one size, with what is known of it; and the same tile while there is no map yet."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+
+import streamlit as st
+from PIL import Image
+from torch import Tensor
+
+from attrlib.engine.explain import tile
+from attrlib.engine.jobs import Job, Priority, State
+from attrlib.figures.colours import css_gradient
+from attrlib.figures.overlay import colour_map, draw, encode
+from attrlib.figures.panel import Tile, limits
+from attrlib.models import Preprocessing
+from attrlib.specs import MethodSpec, ViewSpec, digest
+from pages.shared.jobs import sentence
+
+CONVERGENCE_WARNING = 0.05
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in the grid: the method, and the job that makes its map, or why there can be none."""
+
+    method: MethodSpec
+    job: Job | None
+    refusal: str = ""
+
+    @property
+    def done(self) -> bool:
+        return self.job is not None and self.job.state is State.DONE
+
+    @property
+    def ended(self) -> bool:
+        return self.job is None or self.job.ended
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """The tiles of one model: the photo as it sees it with its most probable classes, and a slot for each method."""
+
+    name: str
+    photo: Image.Image
+    title: str
+    top: list[tuple[str, float]]
+    slots: list[Slot]
+
+
+def show_strips(strips: Sequence[Strip], view: ViewSpec, in_threes: bool = False) -> None:
+    """For each strip the photo first, then its tiles, on a grid that wraps; `in_threes`, each three of them beside the photo.
+
+    Every tile has the same four parts in every state.
+    """
+    done = [(k, i) for k, strip in enumerate(strips) for i, slot in enumerate(strip.slots) if slot.done]
+    drawn = [_tile(strips[k].slots[i], view) for k, i in done]
+    tiles = {place: (tile, scale) for place, tile, scale in zip(done, drawn, limits(drawn, view), strict=True)}
+    for k, strip in enumerate(strips):
+        several = 3 if in_threes else max(1, len(strip.slots))
+        for first in range(0, max(1, len(strip.slots)), several):
+            grid = st.grid(4 if in_threes else "auto", min_column_width=165, gap="small", key=f"tiles-{k}-{first}")
+            with grid.cell():
+                _show_photo(strip, with_classes=first == 0)
+            for i, slot in list(enumerate(strip.slots))[first : first + several]:
+                with grid.cell():
+                    if (k, i) in tiles:
+                        _show(slot, *tiles[k, i], strip.photo, view)
+                    else:
+                        _show_blank(slot, strip.photo)
+    if view.scale == "shared" and tiles:
+        with st.container(width=420):
+            st.html(legend(view, next(iter(tiles.values()))[1]))
+
+
+def _show_photo(strip: Strip, with_classes: bool) -> None:
+    head(strip.name, strip.title)
+    alt = f"The photo as the model sees it, explained for {strip.title}"
+    st.image(_photo(digest(strip.photo.tobytes()), strip.photo), width="stretch", alt=alt)
+    if with_classes:
+        st.html(_bars(strip.top))
+
+
+def _tile(slot: Slot, view: ViewSpec) -> Tile:
+    assert slot.job is not None
+    shown = tile(slot.job.result, view)
+    return replace(shown, subtitle=f"{shown.subtitle} · {_seconds(slot.job.result.seconds)}")
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def picture(image_digest: str, preprocessing: Preprocessing, _image: Image.Image) -> Image.Image:
+    """The photo as the model sees it, twice as fine: the same for every dial and every poll."""
+    return preprocessing.view(_image, scale=2)
+
+
+def _show(slot: Slot, tile: Tile, top: float, photo: Image.Image, view: ViewSpec) -> None:
+    assert slot.job is not None
+    head(tile.title, tile.subtitle)
+    if tile.defect is not None:
+        st.image(_grey(photo.size), width="stretch", alt=f"No map: {tile.defect}")
+        st.caption(f":material/block: {tile.defect}")
+        st.empty()
+        return
+    key = f"{slot.job.key} {photo.size}"
+    st.image(_overlay(key, tile.values, photo, view, top), width="stretch", alt=f"{tile.title} at {slot.method.layer} over the photo")
+    if view.scale == "shared":
+        st.empty()
+    else:
+        st.html(legend(view, top))
+    _badge(slot.job.result.diagnostics)
+
+
+def _badge(diagnostics: Mapping[str, tuple[float, ...]]) -> None:
+    if "convergence" not in diagnostics:
+        st.empty()
+        return
+    error = diagnostics["convergence"][0]
+    hint = "How far the sum of the map is from f(x) - f(baseline), relative to that. More steps make it smaller."
+    text = f"convergence error {error:.1%}"
+    st.caption(f":orange[:material/warning: {text}: take more steps]" if error > CONVERGENCE_WARNING else text, help=hint)
+
+
+def _show_blank(slot: Slot, photo: Image.Image) -> None:
+    job = slot.job
+    head(slot.method.name, slot.method.layer)
+    st.image(_grey(photo.size), width="stretch", alt="No map yet")
+    if job is None or job.state is State.FAILED:
+        st.caption(f":material/block: {sentence(job.error if job else slot.refusal)}")
+    elif job.state is State.CANCELLED:
+        st.caption(":material/cancel: Cancelled")
+    else:
+        waiting = job.state is State.WAITING
+        st.progress(job.done / job.total if job.total else 0.0, text="waiting" if waiting else seconds_left(job))
+    if job is None or (job.priority is Priority.QUICK and not job.ended):
+        st.empty()
+    elif job.ended:
+        st.button("Try again", key=f"retry-{job.key}", on_click=job.forget, type="tertiary", icon=":material/refresh:")
+    else:
+        st.button("Cancel", key=f"cancel-{job.key}", on_click=job.cancel, type="tertiary", icon=":material/close:")
+
+
+def seconds_left(job: Job) -> str:
+    """How long a running job will take, where that is known."""
+    return "running" if job.seconds_left is None else f"{_seconds(job.seconds_left)} left"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def head(title: str, line: str) -> None:
+    """A title, and a line below it."""
+    st.html(
+        f'<div style="line-height:1.3;overflow-wrap:anywhere"><b>{escape(title)}</b><br><small style="opacity:.7">{escape(line)}</small></div>'
+    )
+
+
+def legend(view: ViewSpec, top: float) -> str:
+    """The colours with the magnitudes they stand for."""
+    high = f"{top:.0f}" if 100 <= top < 1e5 else f"{top:.2g}"
+    low = f"−{high}" if view.sign == "signed" else "0"
+    middle = "<span>0</span>" if view.sign == "signed" else ""
+    return (
+        f'<div style="height:.45rem;border-radius:2px;background:{css_gradient(colour_map(view))}"></div>'
+        f'<div style="display:flex;justify-content:space-between;font-size:.75rem;opacity:.7"><span>{low}</span>{middle}<span>{high}</span></div>'
+    )
+
+
+def _bars(top: list[tuple[str, float]]) -> str:
+    rows = [
+        f'<div style="display:flex;justify-content:space-between;gap:.5rem"><span>{escape(name)}</span><span>{p:.2f}</span></div>'
+        f'<div style="height:.2rem;margin-bottom:.2rem;width:{max(p, 0.005):.1%};background:currentColor;opacity:.55"></div>'
+        for name, p in top
+    ]
+    return f'<div role="list" aria-label="Most probable classes" style="font-size:.8rem;line-height:1.25">{"".join(rows)}</div>'
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _overlay(key: str, _values: Tensor, _photo: Image.Image, view: ViewSpec, top: float) -> bytes:
+    return encode(draw(_values, _photo, view, top))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _photo(key: str, _image: Image.Image) -> bytes:
+    return encode(_image)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _grey(size: tuple[int, int]) -> bytes:
+    return encode(Image.new("RGBA", size, (128, 132, 138, 40)), "PNG")

@@ -1,0 +1,67 @@
+"""Which study on which models, data and methods, kept in the session and readable from and writable to a link."""
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from attrlib.errors import AttrlibError
+from attrlib.methods import METHODS, read_methods
+from attrlib.models import parse_model
+from attrlib.registry import Value, parse_params
+from attrlib.specs import MethodSpec, ModelSpec, StudySpec, options_of
+from attrlib.studies import PARSERS, STUDIES, list_studies
+from pages.shared.short import short_method
+
+LIMIT = "limit"
+
+
+def default() -> StudySpec:
+    """The first study, on its own models."""
+    return StudySpec(list_studies()[0].name)
+
+
+def start(fields: Mapping[str, str]) -> None:
+    """At the first look of a session: fills the session from the link, naming what in it makes no sense."""
+    if "t_study" not in st.session_state:
+        spec, problems = StudySpec.read_link(fields, default(), PARSERS)
+        fill(spec)
+        st.session_state.t_problems = problems
+
+
+def fill(spec: StudySpec) -> None:
+    """Sets all controls."""
+    state = st.session_state
+    params = dict(spec.params)
+    state.t_study = spec.study
+    for option in options_of(StudySpec):
+        state[f"t_{option.name}"] = getattr(spec, option.name)
+    state.t_models = [model.text for model in spec.models]
+    state.t_methods = [str(method) for method in spec.methods]
+    state.t_limit = params.pop(LIMIT, None)
+    state.t_params = {spec.study: params}
+
+
+def wanted() -> tuple[StudySpec, list[str]]:
+    """What the controls say, and what is wrong with it."""
+    state = st.session_state
+    problems: list[str] = []
+    models: list[ModelSpec] = []
+    methods: list[MethodSpec] = []
+    for text in state.t_models:
+        try:
+            models.append(parse_model(text))
+        except AttrlibError as error:
+            problems.append(str(error))
+    for text in state.t_methods:
+        try:
+            given = (MethodSpec(text),) if text in METHODS else read_methods(text)
+            methods += [short_method(own) for own in given]
+        except AttrlibError as error:
+            problems.append(str(error))
+    params: dict[str, Value] = dict(state.t_params.get(state.t_study, {}))
+    params |= {LIMIT: state.t_limit} if state.t_limit is not None else {}
+    plain = parse_params(STUDIES[state.t_study], {}, state.t_study)
+    pairs = tuple((name, value) for name, value in params.items() if value != plain[name])
+    options = {option.name: state[f"t_{option.name}"] for option in options_of(StudySpec)}
+    options["data"] = (options["data"] or "").strip() or "birds"
+    return StudySpec(state.t_study, pairs, models=tuple(dict.fromkeys(models)), methods=tuple(dict.fromkeys(methods)), **options), problems

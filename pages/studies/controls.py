@@ -1,0 +1,79 @@
+"""The controls of the page of studies: which study; models, data, methods and how many items it runs on."""
+
+import streamlit as st
+from streamlit.elements.lib.grid_container import GridContainer
+
+from attrlib.data.datasets import list_datasets
+from attrlib.methods import METHODS
+from attrlib.models import list_models
+from attrlib.registry import params_of
+from attrlib.specs import StudySpec, options_of
+from attrlib.studies import STUDIES, create, list_studies
+from pages.shared import custom_model, forms
+from pages.shared.jobs import plain
+from pages.studies import choice
+
+MOST_MODELS, MOST_METHODS = 48, 64
+
+
+def choose_study() -> None:
+    """Which of the studies is shown."""
+    titles = {info.name: info.title for info in list_studies()}
+    st.pills(
+        "Study", list(titles), format_func=titles.__getitem__, key="t_study", persist_state="session", required=True,
+        label_visibility="collapsed",
+    )  # fmt: skip
+
+
+def choose(row: GridContainer) -> None:
+    """What the study runs on, in the cells of one row that wraps; left empty it is the study's own choice."""
+    state = st.session_state
+    spec, _ = choice.wanted()
+    own = create(StudySpec(state.t_study))
+    with row.cell(column_span=2):
+        st.multiselect(
+            "Run on my models", list(dict.fromkeys([*(info.name for info in list_models()), *state.t_models])), key="t_models",
+            persist_state="session", accept_new_options=True, max_selections=MOST_MODELS,
+            placeholder=f"{len(own.models())} shipped model{'s' if len(own.models()) > 1 else ''}",
+            help="Empty: the models that the study is made for. Or type timm:NAME, torchvision:NAME, with @FILE behind it for a checkpoint, with @192x256 for another input size.",
+        )  # fmt: skip
+        _checkpoint()
+    with row.cell():
+        st.selectbox(
+            "Data", list(dict.fromkeys([*(info.name for info in list_datasets()), state.t_data or "birds"])), key="t_data",
+            persist_state="session", accept_new_options=True,
+            help="A named data set, or the path of a folder of class folders or of a CSV file.",
+        )  # fmt: skip
+    with row.cell():
+        st.multiselect(
+            "Methods", list(dict.fromkeys([*METHODS, *state.t_methods])), key="t_methods", persist_state="session", accept_new_options=True,
+            max_selections=MOST_METHODS, placeholder="the study's own",
+            help="Empty: those of the study, with few samples where they are dear. Methods that you name run at the settings that you give, "
+            "as in IG@Final:steps=20.",
+        )  # fmt: skip
+    with row.cell():
+        st.number_input(
+            "Items", 2, 100_000, step=1, key="t_limit", persist_state="session", placeholder=str(own.limit),
+            help="Images, or grids, for each model. Empty: as many as fit into the study's budget on one core.",
+        )  # fmt: skip
+        with st.popover("More", icon=":material/more_horiz:", width="stretch"):
+            _more(dict(spec.params))
+
+
+def _checkpoint() -> None:
+    with st.popover("Weights, size", icon=":material/folder_open:"):
+        custom_model.form("t")
+        st.caption("Fine-tuned on deleted patches? Say so under More: then single deletion is in the model's domain.")
+
+
+def _more(given: dict) -> None:
+    state = st.session_state
+    for option in options_of(StudySpec):
+        if option.name != "data":
+            forms.option_input(option, f"t_{option.name}")
+    params = tuple(p for p in params_of(STUDIES[state.t_study]) if p.name != choice.LIMIT)
+    st.caption(f"Of this study: {plain(create(StudySpec(state.t_study)).question)}")
+    values = forms.params_form(params, given, f"t_form_{state.t_study}")
+    if values is not None:
+        state.t_params = state.t_params | {state.t_study: values}
+        st.rerun()

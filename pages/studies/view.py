@@ -1,0 +1,99 @@
+"""What a study found: the finding above its figures, what the papers saw beside it, the table; and what one takes away."""
+
+import mimetypes
+
+import streamlit as st
+
+from attrlib.figures.study_plots import draw
+from attrlib.specs import StudySpec
+from attrlib.studies import Study, StudyResult
+from attrlib.studies.findings import even, files_of, refusals
+from pages.shared.jobs import plain, sentence
+from pages.shared.plots import camera
+from pages.shared.times import duration
+
+LABELS = {"html": "Report (HTML)", "csv": "Table (CSV)", "json": "Everything (JSON)", "png": "figure (PNG)", "svg": "figure (SVG)"}
+
+
+def show(result: StudyResult) -> None:
+    """The finding, figures, details, table."""
+    st.markdown(f"##### {_bold(result.finding)}")
+    for number, study_figure in enumerate(result.figures):
+        st.caption(plain(study_figure.caption))
+        st.plotly_chart(
+            draw(study_figure), key=f"t_figure_{result.spec}_{number}", width="stretch", config=camera(result.spec.study),
+            alt=f"{study_figure.caption} The same numbers are in the table below.",
+        )  # fmt: skip
+    grid = st.grid(min_column_width=380, gap="medium", key="t_words")
+    with grid.cell():
+        st.markdown("**More of it**" if result.more else "**What to see**")
+        for line in result.more:
+            st.markdown(f"- {_bold(line)}")
+        st.caption(plain(result.see))
+    with grid.cell():
+        st.markdown("**What the papers saw**")
+        st.markdown(plain(result.saw))
+        st.caption(" · ".join(f"[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})" for paper in result.papers))
+    with st.expander(f"Table: {len(result.rows)} rows", icon=":material/table:"):
+        st.dataframe(_columns(result), hide_index=True, width="stretch")
+    left_out = refusals(result)
+    if left_out:
+        with st.expander(f"Left out, as not defined here: {len(left_out)} reasons", icon=":material/block:"):
+            for line in left_out:
+                st.markdown(f"- {plain(line)}")
+    for note in result.notes:
+        st.caption(f":material/info: {sentence(note)}")
+    st.caption(
+        f"{len(result.models)} models: {plain(', '.join(result.models))}. {result.computed} results computed now, {result.known} known before; "
+        f"computing took {duration(result.seconds)}."
+    )
+
+
+def show_question(study: Study) -> None:
+    """What the study asks, before it has an answer."""
+    st.markdown(f"##### {plain(study.question)}")
+    grid = st.grid(min_column_width=380, gap="medium", key="t_question")
+    with grid.cell():
+        st.markdown("**What the papers saw**")
+        st.markdown(plain(study.saw))
+        st.caption(" · ".join(f"[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})" for paper in study.papers))
+    with grid.cell():
+        st.markdown("**What to see**")
+        st.markdown(plain(study.see))
+
+
+def reproduce(spec: StudySpec) -> None:
+    """Link, command line and Python snippet of exactly this study."""
+    with st.popover("Reproduce", icon=":material/link:"):
+        st.caption("Link to exactly this study")
+        st.code((st.context.url or "").split("?")[0] + spec.link(), language=None, wrap_lines=True)
+        st.caption("Command line; with --out FOLDER it writes report, table and figures")
+        st.code(spec.cli(), language="bash", wrap_lines=True)
+        st.caption("Python")
+        st.code(spec.snippet(), language="python", wrap_lines=True)
+
+
+def export(result: StudyResult | None) -> None:
+    """Download buttons; the files are made when one is pressed."""
+    with st.popover("Export", icon=":material/download:"):
+        if result is None:
+            st.caption("Nothing to export yet: run the study, or wait until it is done.")
+            return
+        for name, make in files_of(result).items():
+            kind = name.rpartition(".")[2]
+            number = name.rpartition(".")[0].rpartition("-")[2]
+            label = f"{number}. {LABELS[kind]}" if kind in ("png", "svg") else LABELS[kind]
+            mime = mimetypes.guess_type(name)[0] or "application/octet-stream"
+            st.download_button(label, make, name, mime, on_click="ignore", icon=":material/download:", width="stretch")
+
+
+def _bold(text: str) -> str:
+    """A sentence of a study, whose only marks are those of bold type."""
+    return "**".join(plain(part) for part in text.split("**"))
+
+
+def _columns(result: StudyResult) -> dict[str, list[object]]:
+    rows = even(result.rows)
+    columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+    # A column is of one type: where some rows have no number they have none.
+    return {name: [None if value == "" else value for value in values] for name, values in columns.items()}
