@@ -15,6 +15,7 @@ from support.pages import link, nodes, open_page, until, waits
 from support.pages import words as said
 from torch import nn
 
+import pages.aggregate.choice
 import pages.learn.context
 import pages.learn.lessons
 import pages.shared.jobs
@@ -171,7 +172,7 @@ def test_the_page_that_does_it_for_real_understands_the_link(name):
         assert wanted.run.data == "birds"
         assert len(wanted.run.methods or ()) > 1
     elif address.path.endswith("aggregate"):
-        spec, problems = AggregateSpec.read_link(query, choice.PHOTOS)
+        spec, problems = AggregateSpec.read_link(query, pages.aggregate.choice.PHOTOS)
         assert spec.run.model.architecture == MODEL
     else:
         assert query.get("tool", "Compare") in TOOLS

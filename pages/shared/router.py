@@ -1,6 +1,11 @@
 """Which pages there are, and how they are reached."""
 
+import runpy
+from pathlib import Path
+
 import streamlit as st
+
+APP = Path(__file__).parents[2] / "app.py"
 
 
 def navigation() -> st.Page:
@@ -23,5 +28,4 @@ def through_router() -> None:
     A server that has not run app.py yet takes the folder `pages` for an app without a router. It looks for the page whose link is opened
     first among the files in that folder, and tells the visitor that there is no such page if it finds none: hence a file for each page.
     """
-    navigation()
-    st.rerun()
+    runpy.run_path(str(APP), run_name="__main__")

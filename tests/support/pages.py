@@ -17,7 +17,7 @@ def open_page(name: str = "", **query: object) -> AppTest:
     """Return a page, not run yet, as a link with these fields opens it; a list is a field that is there several times."""
     at = AppTest.from_file(str(APP), default_timeout=LIMIT)
     if name:
-        at.switch_page(f"pages/{name}/page.py")
+        at.switch_page(f"pages/_{name}.py")
     for field, value in query.items():
         at.query_params[field] = [str(v) for v in value] if isinstance(value, list) else str(value)
     return at
