@@ -27,7 +27,7 @@ from attrlib.errors import ProtocolError
 from attrlib.methods import resolve
 from attrlib.models import Layer
 from attrlib.models.layers import Layout
-from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain, Outcome, Scene, create
+from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain, ExplanationRequest, Outcome, create
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, digest
 
 Model = attrlib.Classifier
@@ -38,7 +38,7 @@ TARGETS = (2, 0, 4)
 def given(maps: Tensor, kind: str = "NCHW") -> Explain:
     """A method whose maps (B,1,h,w) are these, whatever it is asked."""
     layer = Layer("given", "given", Layout(kind, 1, *maps.shape[2:]))  # type: ignore[arg-type]
-    return lambda scene: (maps, layer)
+    return lambda request: (maps, layer)
 
 
 def evaluate(
@@ -51,13 +51,13 @@ def evaluate(
     seed: int = 0,
 ) -> list[Outcome]:
     """The outcomes of a protocol on a method, or on maps that are given, with nothing of the engine in between."""
-    own, setting = create(ProtocolSpec.parse(protocol)), EvalContext(model, seed)
+    own, context = create(ProtocolSpec.parse(protocol)), EvalContext(model, seed)
     if isinstance(explain, str):
         explain = Evaluator(model, InMemoryCache(), seed).explainer(resolve(MethodSpec.parse(explain)))
     labels = torch.tensor(list(targets))
     batch = Batch(tuple(ids) or tuple(f"image {i}" for i in range(len(images))), images, labels)
-    measured = {m: m.measure(setting, batch, labels) for m in own.measurements}
-    return own.evaluate(EvalBatch(setting, batch, labels, measured, explain))
+    measured = {m: m.measure(context, batch, labels) for m in own.measurements}
+    return own.evaluate(EvalBatch(context, batch, labels, measured, explain))
 
 
 def values(outcomes: Sequence[Outcome]) -> np.ndarray:
@@ -338,9 +338,9 @@ def test_a_constant_map_is_undefined_at_the_resolution_of_every_layer(small: int
     constants = torch.cat([torch.tensor([0.0, 1.0, 0.1, -1 / 3]), pictures(1, 2, 2).flatten()])
     maps = constants.view(-1, 1, 1, 1).expand(-1, 1, small, small).contiguous()
     count = len(constants)
-    protocol, setting, batch = create(ProtocolSpec("sds")), EvalContext(steep_model((20, 20))), Batch(("",) * count, *empty(count, side))
+    protocol, context, batch = create(ProtocolSpec("sds")), EvalContext(steep_model((20, 20))), Batch(("",) * count, *empty(count, side))
     outputs = torch.arange(17.0).repeat(count, 1)
-    work = EvalBatch(setting, batch, batch.labels, {protocol.measurements[0]: {"logit": outputs}}, given(maps, kind))
+    work = EvalBatch(context, batch, batch.labels, {protocol.measurements[0]: {"logit": outputs}}, given(maps, kind))
     assert np.isnan(values(protocol.evaluate(work))).all()
 
 
@@ -546,10 +546,10 @@ def test_ids_is_a_plain_loop(mode: str, order: str, baseline: str, sign: str, up
     layer = Layer("given", "given", Layout("NCHW", 1, *size))
     asked: list[Tensor] = []
 
-    def explain(scene: Scene) -> tuple[Tensor, Layer]:
-        asked.append(scene.images)
-        assert scene.targets.tolist() == [[3], [1]]
-        return reacting(scene.images), layer
+    def explain(request: ExplanationRequest) -> tuple[Tensor, Layer]:
+        asked.append(request.images)
+        assert request.targets.tolist() == [[3], [1]]
+        return reacting(request.images), layer
 
     options = f"mode={mode}:order={order}:steps=9:baseline={baseline}:sign={sign}:update={update}"
     found = evaluate(f"ids:{options}", model, images, [3, 1], explain)
@@ -571,7 +571,7 @@ def test_what_is_deleted_stays_deleted_and_the_number_of_pixels_is_floor(update:
     model, seen = recorded(size)
     images = pictures(2, *size)
     layer = Layer("given", "given", Layout("NCHW", 1, *size))
-    evaluate(f"ids:steps=11:update={update}", model, images, [0, 1], lambda scene: (reacting(scene.images), layer))
+    evaluate(f"ids:steps=11:update={update}", model, images, [0, 1], lambda request: (reacting(request.images), layer))
     gone = torch.stack([(shown == 0).all(1) for shown in seen[-11:]])
     assert gone.flatten(2).sum(2).tolist() == [[math.floor(63 * i / 11)] * 2 for i in range(11)]
     assert (gone[1:] >= gone[:-1]).all()

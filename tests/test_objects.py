@@ -15,7 +15,7 @@ from torch import Tensor
 from attrlib.errors import ProtocolError
 from attrlib.models import Layer
 from attrlib.models.layers import Layout
-from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain, Scene, create, list_protocols
+from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain, ExplanationRequest, create, list_protocols
 from attrlib.specs import ProtocolSpec
 
 NAMES = ("pointing", "mass", "rank")
@@ -34,8 +34,8 @@ def scores(
     """The values of maps (B,1,h,w) for objects (B,H,W)."""
     count, asked = len(maps), []
 
-    def explain(scene: Scene) -> tuple[Tensor, Layer]:
-        asked.append(scene)
+    def explain(request: ExplanationRequest) -> tuple[Tensor, Layer]:
+        asked.append(request)
         return maps, Layer("given", "given", Layout(kind, 1, *maps.shape[2:]))  # type: ignore[arg-type]
 
     method: Explain = explain
