@@ -553,6 +553,20 @@ def test_the_digest_is_that_of_the_content():
     assert first.digest != wrapped(made(Plain, seed=1)).digest
 
 
+def test_weights_are_hashed_again_only_when_they_have_changed(monkeypatch):
+    hashed, real = [], attrlib.models.weights._hash
+    monkeypatch.setattr(attrlib.models.weights, "_hash", lambda tensors: hashed.append(1) or real(tensors))
+    model = wrapped(made(Plain))
+    assert len({model.digest for _ in range(3)}) == 1
+    model(pictures(1, SIZE))
+    before = model.digest
+    assert len(hashed) == 1
+    weight = model.module.fc.weight.data.view(-1)
+    weight[[0, -1]] = weight[[-1, 0]]
+    assert model.digest != before, "two weights changed places, through .data"
+    assert len(hashed) == 2
+
+
 def test_the_digest_does_not_depend_on_the_name():
     module = made(Plain)
     renamed = attrlib.Classifier(module, wrapped(module).preprocessing, attrlib.ModelSpec("another name", "file.pth"))
