@@ -40,7 +40,7 @@ class Preprocessing:
             the whole picture in and fills the rest with the mean colour.
 
     Raises:
-        ModelError: A value is out of range.
+        ModelError: A value is not valid.
     """
 
     size: tuple[int, int]

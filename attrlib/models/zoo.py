@@ -98,6 +98,7 @@ def load_model(
     Raises:
         ModelError: The name is unknown, the hub is unreachable, keys do not fit, or the model does not accept the input size.
             The message says what to do.
+        SpecError: `input_size`, or the seed of random weights, is not valid.
     """
     name, asked = str(name), None if input_size is None else check_size(input_size)
     if architecture is not None:
