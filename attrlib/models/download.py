@@ -20,7 +20,7 @@ CHUNK = 1 << 20
 MOST = 4 << 30
 """Largest download in bytes. The largest published file has 1.7 GB (VGG-19 with the state of its optimiser)."""
 TIMEOUT = 20.0
-"""Called with the bytes that are there and those of the whole file; raises `Cancelled` to stop."""
+"""Seconds to wait for the server to connect or to send data."""
 _one = threading.Lock()
 
 
