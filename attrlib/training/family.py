@@ -85,7 +85,7 @@ def main(
     out: Annotated[Path, typer.Option("--out", help="Where the models go.")] = ASSETS,
     state: Annotated[Path, typer.Option("--state", help="Where unfinished training is kept.")] = Path("training"),
 ) -> None:
-    """Train the models that come with the project. What is interrupted goes on when the same is run again."""
+    """Train the shipped models. An interrupted training resumes when the same command is run again."""
     known = trainings(photos, out)
     for name in names or [name for name in known if not (out / f"{name}.json").is_file()]:
         if name not in known:
