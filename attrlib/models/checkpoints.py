@@ -193,7 +193,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> N
 
 
 def count_classes(state: Mapping[str, Tensor], module: nn.Module) -> int | None:
-    """Return the number of classes of a checkpoint whose head differs from the module's in that only; None if nothing differs.
+    """Return the number of classes of a checkpoint whose head differs from the module's only in that number, else None.
 
     Raises `ModelError` for more than `MOST_CLASSES`.
     """

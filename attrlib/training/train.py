@@ -104,6 +104,8 @@ def train(
     Raises:
         TrainingError: The loss or a weight is not finite, or the state cannot be read or written.
         DataError: No image has a label.
+        ImageError: None of the training images can be read.
+        SpecError: The recipe combines label smoothing with the binary loss.
     """
     return _Trainer(model, data, classes, select, select_classes, recipe, folder, watch).train()
 

@@ -124,7 +124,7 @@ def patch_logits(model: BagNet, images: Tensor, targets: Tensor | None = None, b
 def _every_shift(blocks: Sequence[nn.Module], x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return the maps (B,K,h,w), at stride 1, of the blocks and a head with weights (B,K,C) and biases (B,K).
 
-    All shifts must give maps of the same size, so the sides must be suitable multiples of the stride.
+    The sides of `x` must be such that all shifts give maps of the same size.
     """
     for i, block in enumerate(blocks):
         assert isinstance(block, Bottleneck)
