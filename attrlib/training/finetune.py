@@ -79,6 +79,7 @@ def train_checkpoint(
 
     Raises:
         DataError: The data have fewer than two classes, or no labelled images.
+        ImageError: None of the training images can be read.
         ModelError: The model cannot be loaded, or its head cannot be replaced.
         SpecError: `out` does not end with .safetensors, or a setting is not valid.
         TrainingError: The training diverged, or a file cannot be read or written.
