@@ -1,4 +1,4 @@
-"""Classifiers: loading, wrapping, layers."""
+"""Load and wrap classifiers, and name the layers to attribute to."""
 
 from attrlib.models.cards import Card, card_of, shipped, smallest
 from attrlib.models.classifier import Classifier, pick_device

@@ -1,7 +1,7 @@
-"""Attention matrices of a transformer as tensors of the autograd graph, whatever computes them, without a change to the model.
+"""Capture attention matrices of a transformer as tensors of the autograd graph, without changing the model.
 
-Fused kernels (timm's fused attention, torch's MultiheadAttention) never form the matrix. Inside `Attentions()` they are taken apart
-into matrix products and a softmax, for the calling thread alone: nothing is switched off in the model, and nothing hangs on it.
+Fused kernels (timm's fused attention, torch's MultiheadAttention) never form the matrix. Inside `Attentions()` they are replaced
+by matrix products and a softmax, in the calling thread only. No setting of the model changes, and no hooks are added.
 """
 
 import math
@@ -19,9 +19,9 @@ _SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
 
 
 class Attentions(TorchFunctionMode):
-    """Collects the attention matrices (B,heads,T,T), or (B,T,T), of the forward passes inside, in order of execution, in `found`.
+    """Collect in `found` the attention matrices (B,heads,T,T), or (B,T,T), of the forward passes inside, in order of execution.
 
-    What a softmax over the last dimension yields is taken for one; whether it is one of tokens is for the caller to see.
+    Every softmax over the last dimension counts as an attention matrix; the caller must check that it is one of tokens.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Attentions(TorchFunctionMode):
         return result
 
     def compute(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """One function of the model; a subclass may put another rule for its derivative in place."""
+        """Compute one function of the model; a subclass may override its derivative."""
         return func(*args, **kwargs)
 
 
@@ -56,7 +56,7 @@ def _attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """`scaled_dot_product_attention` in evaluation mode, step by step."""
+    """Compute `scaled_dot_product_attention` in evaluation mode, step by step."""
     if enable_gqa:
         raise ModelError("grouped queries hide the attention of each head; attention methods are not defined for this model")
     scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
@@ -83,7 +83,7 @@ def _attend_by_heads(
     out_proj_bias: Tensor | None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """`multi_head_attention_forward` of (T,B,E) in evaluation mode, step by step; no weights are returned, since nothing reads them."""
+    """Compute `multi_head_attention_forward` of (T,B,E) in evaluation mode, step by step; return no weights, as nothing reads them."""
     masks = [others.get(name) for name in ("key_padding_mask", "attn_mask", "static_k", "static_v")]
     if in_proj_weight is None or bias_k is not None or add_zero_attn or any(m is not None for m in masks) or query.ndim != 3:
         raise ModelError("its MultiheadAttention has masks, extra keys or separate projections; attention methods are not defined for it")

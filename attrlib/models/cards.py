@@ -1,4 +1,4 @@
-"""Model cards: what is known of trained weights, as JSON beside them (`NAME.safetensors`, `NAME.json`)."""
+"""Model cards: JSON files that describe trained weights and lie beside them (`NAME.safetensors`, `NAME.json`)."""
 
 import json
 from collections.abc import Mapping
@@ -18,11 +18,23 @@ _MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Card:
-    """What a model is and how it came to be.
+    """The description of trained weights: architecture, classes, preprocessing, and how they were trained.
 
-    `deletion` is the grid and baseline that it was fine-tuned with, None for a model that never saw deleted cells; `accuracy`
-    holds top-1 with its 95 % interval by name (`clean`, `deleted`); `pair` names the same model with, or without, deletion;
-    `digest` is that of the weights' file, `left_out` counts training images that could not be read.
+    Attributes:
+        architecture: Name by which the model is built.
+        class_names: One name per output.
+        preprocessing: Preprocessing of the input.
+        data: Name of the training data.
+        recipe: Settings of the training.
+        deletion: Grid and baseline of the deletion that the model was fine-tuned with; None if it never saw deleted patches.
+        accuracy: Top-1 accuracy with its 95 % CI by name (`clean`, `deleted`).
+        parameters: Number of parameters.
+        seed: Seed of the training.
+        seconds: Duration of the training.
+        epoch: The epoch that was kept.
+        pair: Name of the same model with, or without, deletion.
+        left_out: Number of training images that could not be read.
+        digest: Digest of the weights file.
     """
 
     architecture: str
@@ -41,11 +53,11 @@ class Card:
     digest: str = ""
 
     def text(self) -> str:
-        """The card as JSON."""
+        """Return the card as JSON."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     def summary(self) -> str:
-        """What it is, in a line."""
+        """Return a one-line description of the model."""
         tuned = ", deletion-tuned" if self.deletion else ""
         return f"{self.architecture.removeprefix('attrlib:')} on {self.data}{tuned}, {self.parameters / 1e6:.1f} M parameters"
 
@@ -61,7 +73,7 @@ class Card:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """The card in a file. Raises `ModelError` for anything that is none."""
+        """Read a card from a file. Raises `ModelError` if the file is not a valid model card."""
         file = Path(path)
         try:
             if file.stat().st_size > _MAX_BYTES:
@@ -88,17 +100,22 @@ class Card:
 
 
 ASSETS = Path(__file__).parents[2] / "assets" / "models"
-"""Where the models are that come with the project."""
+"""The folder of the shipped models."""
 
 
 @cache
 def shipped() -> Mapping[str, Path]:
-    """The cards of the models that come with the project, by the names of the models."""
+    """Return the cards of the shipped models by model name."""
     return {path.stem: path for path in sorted(ASSETS.glob("*.json")) if path.with_suffix(".safetensors").is_file()}
 
 
 def smallest(data: str, tuned: bool) -> str | None:
-    """The shipped model with the fewest parameters that was trained on `data`, with deletion or without; None where there is none."""
+    """Return the shipped model with the fewest parameters for a data set, or None if there is none.
+
+    Args:
+        data: Start of the name of the training data.
+        tuned: Whether the model has to be deletion-tuned; False finds plain models only.
+    """
     found = []
     for name, path in shipped().items():
         with suppress(ModelError):
@@ -109,19 +126,27 @@ def smallest(data: str, tuned: bool) -> str | None:
 
 
 def card_of(checkpoint: str | Path) -> Path | None:
-    """The card beside a checkpoint, if there is one."""
+    """Return the path of the card beside a checkpoint, or None."""
     file = existing_file(checkpoint)
     return None if file is None else existing_file(file.with_suffix(".json"))
 
 
 def names_file_of(checkpoint: str | Path) -> Path | None:
-    """The text file beside a checkpoint that names its classes, `NAME.txt`, if there is one."""
+    """Return the text file beside a checkpoint that names its classes, `NAME.txt`, or None."""
     file = existing_file(checkpoint)
     return None if file is None else existing_file(file.with_suffix(".txt"))
 
 
 def read_names(file: Path, count: int) -> tuple[str, ...]:
-    """The names of `count` classes, one a line, in the order of the model's outputs. Raises `ModelError`."""
+    """Read class names from a text file, one a line, in the order of the model's outputs.
+
+    Args:
+        file: The text file, in UTF-8.
+        count: Number of classes that the model has.
+
+    Raises:
+        ModelError: The file cannot be read or does not name `count` classes.
+    """
     advice = "write one name a line, in the order of the model's outputs, or move the file away"
     try:
         if file.stat().st_size > _MAX_BYTES:

@@ -1,8 +1,8 @@
-"""A classifier that looks at grids of cells, as the localisation settings of Rao et al. (CVPR 2022, arXiv 2205.10435) define it.
+"""Views of a classifier on grids of cells: the localisation settings of Rao et al. (CVPR 2022, arXiv 2205.10435).
 
 Inputs are grids (B,3,n*H,n*W) of n x n cells of the model's input size, row by row.
 - `GridPG`: the backbone and the head see the whole grid; the head pools over all positions.
-- `DiFull`: only one cell is seen at all. A layer's output is that of the cells, one by one, stitched together.
+- `DiFull`: the model sees a single cell. A layer's output is that of the cells, computed one by one and stitched together.
 - `DiPart`: the backbone sees the whole grid, the head only the features of one cell.
 """
 
@@ -22,9 +22,17 @@ from attrlib.models.split import Split
 
 
 def grid_view(model: Classifier, setting: str, n: int, cell: int = 0) -> Classifier:
-    """The model on n x n grids in the setting `gridpg`, `difull` or `dipart`; `cell` (row-major) is what the last two look at.
+    """Return the view of a model on n x n grids; it is created once per model.
 
-    Made once for each model. Raises `ModelError` or `LayerError` with the reason where the setting is not defined for the model.
+    Args:
+        model: The classifier.
+        setting: `gridpg`, `difull` or `dipart`.
+        n: Cells per side of the grid.
+        cell: Row-major index of the cell that `difull` and `dipart` look at.
+
+    Raises:
+        ModelError: The setting is not defined for the model; the message gives the reason.
+        LayerError: The model has no layer that the setting needs; the message gives the reason.
     """
     views, key = model.derived, (setting, n, cell)
     if key not in views:
@@ -36,39 +44,39 @@ def grid_view(model: Classifier, setting: str, n: int, cell: int = 0) -> Classif
 
 
 def stitch(cells: Tensor, n: int) -> Tensor:
-    """Cells (B,n*n,C,h,w), row by row, as grids (B,C,n*h,n*w)."""
+    """Stitch cells (B,n*n,C,h,w), row by row, into grids (B,C,n*h,n*w)."""
     batch, _, channels, height, width = cells.shape
     rows = cells.view(batch, n, n, channels, height, width).permute(0, 3, 1, 4, 2, 5)
     return rows.reshape(batch, channels, n * height, n * width)
 
 
 def crop(values: Tensor, n: int, cell: int) -> Tensor:
-    """One cell (B,C,h,w) of grids (B,C,n*h,n*w)."""
+    """Crop one cell (B,C,h,w) from grids (B,C,n*h,n*w)."""
     height, width = values.shape[2] // n, values.shape[3] // n
     top, left = cell // n * height, cell % n * width
     return values[:, :, top : top + height, left : left + width]
 
 
 class CellView(Classifier):
-    """A classifier that shares everything with another but where its layers are and what is behind them."""
+    """A classifier that shares everything with another one except its layers and what runs downstream of them."""
 
     def __init__(self, model: Classifier, n: int, cell: int):
         self.__dict__ |= model.__dict__
         self.model, self._n, self._cell = model, n, cell
 
     def over(self, model: Classifier) -> "CellView":
-        """The same view of another model."""
+        """Return the same view of another model."""
         return self if model is self.model else type(self)(model, self._n, self._cell)
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width of the grid in pixels."""
+        """Return the height and width of the grid in pixels."""
         height, width = self.model.input_size
         return height * self._n, width * self._n
 
     @property
     def layers(self) -> dict[str, Layer]:
-        """The layers of the model, on grids, where they are defined there."""
+        """Return the model's layers on grids, without those that the setting is not defined for."""
         found = {}
         for name in self.model.layers:
             with suppress(LayerError):
@@ -76,7 +84,7 @@ class CellView(Classifier):
         return found
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits (B,C) of the cell in grids (B,3,n*H,n*W)."""
+        """Return the logits (B,C) of the cell in grids (B,3,n*H,n*W)."""
         with self.session():
             split = self.split(self.layer("Input"), images.shape[1:])
             return split.after(self.place(images), torch.arange(len(images)))
@@ -86,10 +94,10 @@ class CellView(Classifier):
 
 
 class DiFullView(CellView):
-    """Looks at one cell only: pixels outside provably cannot matter."""
+    """A view of one cell only: pixels outside it provably have no effect."""
 
     def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
-        """The layer with the cells' maps stitched together. Raises `LayerError` for tokens that belong to no position."""
+        """Return the layer with the maps of the cells stitched together. Raises `LayerError` for tokens without a position."""
         own = self.model.layer(name)
         if own.layout.prefix:
             raise LayerError(
@@ -100,7 +108,7 @@ class DiFullView(CellView):
         return Layer(own.name, own.path, layout)
 
     def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
-        """f_explain o f_pre with f_pre for every cell on its own."""
+        """Return f_explain o f_pre, with f_pre applied to every cell separately."""
         inner = self.model.split(self.model.layer(layer.name))
         return _DiFullSplit(self, layer, inner)
 
@@ -117,7 +125,7 @@ class _DiFullSplit(Split):
         if not self.path:
             return images
         n, cell, layout = self._view._n, self._view._cell, self._layer.layout
-        # The cell that is looked at comes last: where the layer is no cut, what was recorded is that cell's.
+        # The visible cell comes last: if the layer is not a cut, the recorded values must be those of that cell.
         order = [i for i in range(n * n) if i != cell] + [cell]
         maps = {i: layout_of(layout, n).spatial(self._inner.before(self._view.place(crop(images, n, i)))) for i in order}
         return layout.native(stitch(torch.stack([maps[i] for i in range(n * n)], dim=1), n)).contiguous()
@@ -130,12 +138,12 @@ class _DiFullSplit(Split):
 
 
 def layout_of(grid: Layout, n: int) -> Layout:
-    """The layout of one cell in a grid's."""
+    """Return the layout of one cell in a grid's layout."""
     return replace(grid, height=grid.height // n, width=grid.width // n)
 
 
 class DiPartView(CellView):
-    """The backbone sees the whole grid, the head the cell's part of the Final layer."""
+    """A view whose backbone sees the whole grid, and whose head sees the cell's part of the `Final` layer."""
 
     def __init__(self, model: Classifier, n: int, cell: int):
         super().__init__(model, n, cell)
@@ -152,13 +160,13 @@ class DiPartView(CellView):
             )
 
     def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
-        """The layer on the whole grid."""
+        """Return the layer on the whole grid."""
         return self.model.layer(name, size or self.input_size)
 
     def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
-        """f_explain o f_pre with all but one cell cut off from the Final layer on.
+        """Return f_explain o f_pre with everything outside the cell cropped away from the `Final` layer on.
 
-        Raises `LayerError` for a layer behind Final whose cells have read their neighbours.
+        Raises `LayerError` for a layer downstream of `Final` whose cells have read their neighbours.
         """
         size = size or torch.Size((3, *self.input_size))
         split = _DiPartSplit(self, layer, self.model.split(layer, size))
@@ -177,7 +185,7 @@ class DiPartView(CellView):
             try:
                 found = mine.after(features)
             except RuntimeError:
-                # Something goes around the layer, and has the size of the whole grid.
+                # A path bypasses the layer and has the size of the whole grid.
                 found = torch.full_like(expected, torch.nan)
         if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
             raise LayerError(f"layer {layer.name!r} of {self.name} lies behind Final and mixes the cells; DiPart is defined up to Final")
@@ -213,12 +221,12 @@ class _DiPartSplit(Split):
 
 
 def _pooled(model: Classifier, n: int) -> Classifier:
-    """The model as it is where its head pools over positions; VGG and its like with the head as convolutions."""
+    """Return the model itself if its head pools over positions; for VGG-like models, a view with a convolutional head."""
     reason = _not_pooled(model, n)
     if not reason:
         return model
     if isinstance(getattr(model.module, "pre_logits", None), ConvMlp):
-        # timm's VGG has its fully connected layers as convolutions and pools their output already.
+        # timm's VGG already has convolutions as fully connected layers and pools their output.
         return model
     convolutional = _convolutionalised(model)
     if convolutional is None:
@@ -227,9 +235,9 @@ def _pooled(model: Classifier, n: int) -> Classifier:
 
 
 def _not_pooled(model: Classifier, n: int) -> str:
-    """Why the head does more than pool over the positions of the Final layer. Empty where it pools.
+    """Return why the head does more than pool over the positions of the `Final` layer; empty if it pools.
 
-    The order of the positions must not matter, nor, where all are alike, their number.
+    The logits of a pooling head depend neither on the order of the positions nor, if all are alike, on their number.
     """
     try:
         if "Final" not in model.layers:
@@ -253,14 +261,14 @@ def _not_pooled(model: Classifier, n: int) -> str:
             fewer = on_image.after(small.layout.native(alike.expand(-1, -1, *small.shape[1:])).contiguous())
     except AttrlibError as error:
         return str(error)
-    # Beside what the features change, not beside the bias, and above rounding.
+    # Relative to the effect of the features, not to the bias, and above rounding errors.
     pairs = ((first, second), (all_alike, fewer))
     pooled = all(bool((a - b).abs().amax() <= 1e-2 * (a - nothing).abs().amax() + 2e-6 * a.abs().amax()) for a, b in pairs)
     return "" if pooled else f"that of {model.name} tells positions apart"
 
 
 class _ConvolutionalHead(nn.Module):
-    """Fully connected layers as convolutions that share their weights, and the mean of their logits over positions."""
+    """Fully connected layers as convolutions that share their weights, averaged over positions."""
 
     def __init__(self, layers: nn.Sequential, side: int):
         super().__init__()
@@ -274,12 +282,12 @@ class _ConvolutionalHead(nn.Module):
             self.layers.append(layer)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (B,C) of features (B,c,h,w)."""
+        """Return the logits (B,C) of features (B,c,h,w)."""
         return self.layers(features).mean((2, 3))
 
 
 def _convolutionalised(model: Classifier) -> Classifier | None:
-    """VGG's and AlexNet's form (features, pooling to a fixed side, fully connected layers), None for any other."""
+    """Convolutionalise a model like VGG or AlexNet (features, pooling to a fixed side, fully connected layers); None for any other."""
     features, pool, head = (getattr(model.module, name, None) for name in ("features", "avgpool", "classifier"))
     if not (isinstance(features, nn.Module) and isinstance(pool, nn.AdaptiveAvgPool2d) and isinstance(head, nn.Sequential)):
         return None

@@ -1,4 +1,4 @@
-"""Weights from local files: read without running code, stripped of wrappers, loaded strictly."""
+"""Read weights from local files without running code, strip wrappers, and load them strictly."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attrlib.errors import ModelError, existing_file
 
-# PyTorch warns of pickle protocols other than its own, which then load, or are refused below.
+# PyTorch warns about other pickle protocols than its own; the files then load, or are refused below.
 warnings.filterwarnings("ignore", message="Detected pickle protocol")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "weights")
@@ -28,10 +28,13 @@ MOST_CLASSES = 100_000
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors`, `.pth`, `.pt` or `.tar` file, on the CPU.
+    """Read the tensors of a `.safetensors`, `.pth`, `.pt` or `.tar` file onto the CPU.
 
-    Nothing but tensors and plain containers is unpickled, and `argparse.Namespace`, which published checkpoints hold beside
-    the weights; anything else could run code and is refused. Raises `ModelError`.
+    Only tensors, plain containers and `argparse.Namespace` are unpickled; published checkpoints hold the latter beside the
+    weights. Anything else could run code and is refused.
+
+    Raises:
+        ModelError: The file is missing, damaged, or holds something other than weights.
     """
     file = existing_file(path)
     if file is None:
@@ -64,7 +67,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def _check_archive(file: Path) -> None:
-    """Raises `ModelError` for a zip whose entries would take more memory than the file is long: compressed, or one over another."""
+    """Raise `ModelError` for a zip whose entries, compressed or overlapping, would take more memory than the file is long."""
     with file.open("rb") as opened:
         if opened.read(4) != b"PK\x03\x04":
             return
@@ -74,7 +77,7 @@ def _check_archive(file: Path) -> None:
             one = _directory(opened.read(), file.stat().st_size) == start
     if not one:
         raise ModelError(f"{file.name} is a zip that readers could understand in two ways, so it was not loaded; {_ADVICE}")
-    # PyTorch writes entries as they are, one behind the other.
+    # PyTorch writes entries uncompressed, one after the other.
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     if not stored or sum(entry.file_size for entry in entries) > file.stat().st_size:
         raise ModelError(
@@ -83,9 +86,9 @@ def _check_archive(file: Path) -> None:
 
 
 def _directory(tail: bytes, length: int) -> int | None:
-    """Where the directory of a zip begins by its last 98 bytes; None where another record could say otherwise.
+    """Return where the directory of a zip starts according to its last 98 bytes; None if another record could contradict it.
 
-    `zipfile` infers it from the directory's end, PyTorch goes where the records point: a file could show each another directory.
+    `zipfile` infers the start from the directory's end, and PyTorch follows the records: a file could show each a different directory.
     """
     record, locator, end = tail[:56], tail[56:76], tail[76:]
     if not (end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0")):
@@ -124,20 +127,20 @@ def _state_dict(content: object, name: str) -> dict[str, Tensor]:
 
 
 def _is_stored(tensor: Tensor) -> bool:
-    """Whether each value lies in the file, so that a small file cannot stand for large weights."""
+    """Return whether every value is stored in the file, so that a small file cannot stand for large weights."""
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
         return False
     return tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
 
 
 def _set_metadata(state: Mapping[str, Tensor], metadata: Mapping | None) -> None:
-    """The versions of modules that torch keeps beside a state dict, and by which they read older ones."""
+    """Set the module versions that torch keeps beside a state dict, by which modules read older ones."""
     if metadata is not None:
         state._metadata = metadata  # type: ignore[attr-defined]
 
 
 def strip_prefix(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """The state with wrappers' prefixes (`module.`, `model.`, ...) taken off its keys, as far as all keys share them."""
+    """Return the state dict without wrapper prefixes (`module.`, `model.`, ...) that all keys share."""
     own = set(module.state_dict())
     stripped = dict(state)
     prefix = ""
@@ -157,10 +160,19 @@ def strip_prefix(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Te
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Loads a state dict strictly, after `strip_prefix`. Raises `ModelError` naming the keys that do not fit."""
+    """Load a state dict strictly, after `strip_prefix`.
+
+    Args:
+        module: The module to load into.
+        state: The state dict.
+        source: Name of the file, for messages.
+
+    Raises:
+        ModelError: Keys or shapes do not fit; the message names them.
+    """
     state = strip_prefix(state, module)
     own = module.state_dict()
-    # Counters that no computation here reads; files from before torch 0.4.1 have none.
+    # No computation here reads these counters, and files from before torch 0.4.1 have none.
     state.update({k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state})
     if not hasattr(state, "_metadata"):
         state = OrderedDict(state)
@@ -181,7 +193,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> N
 
 
 def count_classes(state: Mapping[str, Tensor], module: nn.Module) -> int | None:
-    """The number of classes of a checkpoint whose head differs from the module's only in that; None where nothing differs.
+    """Return the number of classes of a checkpoint whose head differs from the module's only in that number, else None.
 
     Raises `ModelError` for more than `MOST_CLASSES`.
     """

@@ -1,4 +1,4 @@
-"""A few rows at a time, and fewer where memory runs out."""
+"""Process rows in chunks, and in smaller chunks if memory runs out."""
 
 from collections.abc import Callable
 
@@ -8,20 +8,31 @@ from torch import Tensor
 from attrlib.errors import OutOfMemory
 
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
-"""In messages of CUDA, MPS, the CPU's allocator, and cuBLAS."""
+"""Parts of the error messages of CUDA, MPS, the CPU allocator and cuBLAS."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether that is what the error says: torch tells it by a plain RuntimeError on a CPU."""
+    """Return whether an error means that memory ran out; on a CPU torch raises a plain RuntimeError for that."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError | OutOfMemory):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
 
 
 def in_chunks(size: int, work: Callable[..., Tensor], *rows: Tensor) -> tuple[Tensor, int]:
-    """`work` of `size` rows (n,...) of each tensor at a time, put together again, and the size that memory sufficed for.
+    """Apply a function to chunks of rows and concatenate the results.
 
-    Where it runs out the chunk is halved, down to one row; raises `OutOfMemory` where that is too much.
+    If memory runs out, the chunk size is halved, down to one row.
+
+    Args:
+        size: Rows in a chunk.
+        work: Function of one chunk of every tensor in `rows`.
+        *rows: Tensors (n,...) with the same number of rows.
+
+    Returns:
+        The concatenated results, and the chunk size that memory sufficed for.
+
+    Raises:
+        OutOfMemory: Memory does not suffice for a single row.
     """
     found: list[Tensor] = []
     first, count = 0, len(rows[0])
@@ -35,14 +46,14 @@ def in_chunks(size: int, work: Callable[..., Tensor], *rows: Tensor) -> tuple[Te
         else:
             first += size
             failed = False
-        # Only here, where the error no longer holds what the pass had kept.
+        # Outside the except block, where the error no longer keeps the tensors of the failed pass alive.
         if failed:
             size = half(min(size, count - first))
     return found[0] if len(found) == 1 else torch.cat(found), size
 
 
 def half(size: int) -> int:
-    """Half of that many rows, at least one, after what is cached was given back. Raises `OutOfMemory` for a single one."""
+    """Return half of a number of rows, at least one, after emptying the CUDA cache. Raises `OutOfMemory` for a single row."""
     if size <= 1:
         raise OutOfMemory("there is not enough memory for a single image; take a smaller model or layer, or close other programs")
     if torch.cuda.is_available():

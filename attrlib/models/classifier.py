@@ -1,4 +1,4 @@
-"""A classifier: any module that maps normalised images to logits, with all that is needed to feed and to read it."""
+"""Classifier: a module that maps normalised images to logits, with its preprocessing, class names, device and layers."""
 
 import copy
 import threading
@@ -23,7 +23,11 @@ from attrlib.specs import ModelSpec, digest
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else MPS, else the CPU. Raises `ModelError` for a device that is not there."""
+    """Return the device of this name; `auto` picks CUDA if available, else MPS, else the CPU.
+
+    Raises:
+        ModelError: The device is not available here, or is `meta`, which holds no values.
+    """
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     try:
@@ -38,7 +42,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-# One for each module: two classifiers may be around the same one.
+# One lock per module, because two classifiers may wrap the same module.
 _making = threading.Lock()
 
 
@@ -50,9 +54,21 @@ def _lock_of(module: nn.Module) -> threading.RLock:
 class Classifier:
     """A module that maps normalised images (B,3,H,W) to logits (B,C), with preprocessing, class names, device and layers.
 
-    Made by `attrlib.load_model` and `attrlib.wrap_model`. Nothing that is computed through it changes the module.
-    `deletion_tuned` says that it was fine-tuned on images with deleted patches, as IDSDS needs; `derived` keeps what
-    `attrlib.models.cells` made of it.
+    Created by `attrlib.load_model` and `attrlib.wrap_model`. No computation through a classifier changes the module.
+
+    Args:
+        module: The network, from normalised images (B,3,H,W) to logits (B,C).
+        preprocessing: Maps a PIL picture to the network's input.
+        spec: The model in text form, which names it in messages.
+        class_names: One name per output; by default `class 0`, `class 1`, ...
+        layer_names: Module paths that `Middle` and `Final` stand for; by default they are inferred.
+        deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
+
+    Attributes:
+        derived: Cache of the views that `attrlib.models.cells` made of this classifier.
+
+    Raises:
+        ModelError: The module is not a classifier, has weights without values, or `class_names` does not fit its outputs.
     """
 
     def __init__(
@@ -80,9 +96,11 @@ class Classifier:
         self.class_names: tuple[str, ...] = tuple(class_names or (f"class {i}" for i in range(outputs)))
 
     def with_module(self, module: nn.Module, layer_names: Mapping[str, str] | None = None) -> "Classifier":
-        """This classifier with another module in place of its own.
+        """Return a copy of this classifier around another module.
 
-        Its layers are taken to be the same, unless `layer_names` says at which paths Middle and Final are in it.
+        Args:
+            module: The module to use instead.
+            layer_names: Module paths of `Middle` and `Final` in it; None assumes the same layers as in this classifier.
         """
         other = copy.copy(self)
         other.__dict__ |= dict(module=module, derived={}, _splits={}, _layouts={}, _lock=_lock_of(module))
@@ -93,48 +111,48 @@ class Classifier:
 
     @property
     def name(self) -> str:
-        """How the model is called in messages."""
+        """Return the name of the model as used in messages."""
         return str(self.spec)
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Return the height and width of the input in pixels."""
         return self.preprocessing.size
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return the device of the weights."""
         return next((t.device for t in chain(self.module.parameters(), self.module.buffers())), torch.device("cpu"))
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the weights take."""
+        """Return the size of the weights in bytes."""
         return sum(t.nbytes for t in (*self.module.parameters(), *self.module.buffers()))
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        """PIL picture to the normalised input (3,H,W)."""
+        """Return the normalised input (3,H,W) of a PIL picture."""
         return self.preprocessing(picture)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits (B,C) of normalised images (B,3,H,W), differentiable in them."""
+        """Return the logits (B,C) of normalised images (B,3,H,W), differentiable with respect to the images."""
         with self.session():
             return self.module(self.place(images))
 
     def place(self, images: Tensor) -> Tensor:
-        """The images on the model's device, in the memory format in which convolutions are fastest."""
+        """Move the images to the model's device, in the memory format in which convolutions are fastest."""
         images = images.clone() if images.is_inference() else images
         return images.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
 
     @contextmanager
     def session(self, fast: bool = False) -> Iterator[None]:
-        """One computation at a time, in evaluation mode, leaving the module as it was; in full float32, or `fast`: in bfloat16."""
+        """Run one computation at a time in evaluation mode and restore the module afterwards; in full float32, or in bfloat16 if `fast`."""
         precision = reduced(self.module, self.device) if fast else torch.autocast(self.device.type, enabled=False)
         with self._lock, torch.inference_mode(False), preserved(self.module), precision:
             yield
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
-        """Every layer to attribute to: `Input`, `Middle`, `Final`, then module paths in order of execution."""
+        """Return every layer to attribute to: `Input`, `Middle`, `Final`, then module paths in order of execution."""
         probe = self._probe(2)
         with self.session():
             for name, path in self._layer_names.items():
@@ -143,7 +161,16 @@ class Classifier:
             return find_layers(self.module, probe, self._layer_names)
 
     def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
-        """The layer of that name or module path, for images of `size` (H,W). Raises `LayerError` where there is none that yields a map."""
+        """Return the layer with this name or module path.
+
+        Args:
+            name: `Input`, `Middle`, `Final` or a module path.
+            size: Height and width of the images in pixels; by default the model's input size.
+
+        Raises:
+            LayerError: There is no such layer, or it yields no spatial map.
+            ImageError: The model cannot process images of this size.
+        """
         if size is not None and size != self.input_size:
             path = self.layer(name).path
             layout = self._layouts_at(size).get(path)
@@ -164,7 +191,7 @@ class Classifier:
         raise LayerError(unknown(f"layer of {self.name}", name, self.layers))
 
     def _layouts_at(self, size: tuple[int, int]) -> dict[str, Layout]:
-        """The layers' layouts for images of another size, by path. Raises `ImageError` where the model does not take them."""
+        """Return the layouts of the layers by path for images of another size. Raises `ImageError` if the model cannot process them."""
         if size not in self._layouts:
             try:
                 with self.session():
@@ -179,7 +206,12 @@ class Classifier:
         return self._layouts[size]
 
     def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
-        """The model as f_explain o f_pre at the layer, for images of `size` (3,H,W); it runs inside `session()` only."""
+        """Return the model as f_explain o f_pre at a layer; run it only inside `session()`.
+
+        Args:
+            layer: The layer to split at.
+            size: Shape (3,H,W) of the images; by default that of the model's input.
+        """
         size = size or torch.Size((3, *self.input_size))
         key = (layer.path, size)
         if key not in self._splits:
@@ -188,7 +220,11 @@ class Classifier:
         return self._splits[key]
 
     def target(self, target: int | str) -> int:
-        """A class index from an index or a class name (or one of its comma-separated synonyms)."""
+        """Return the class index for an index, a class name or one of its comma-separated synonyms.
+
+        Raises:
+            SpecError: No class, or more than one, has this index or name.
+        """
         text = str(target).strip()
         if text.isascii() and text.isdigit():
             if len(text) < 10 and int(text) < len(self.class_names):

@@ -1,4 +1,4 @@
-"""What a module computes besides its weights: the code of its classes, and their plain attributes."""
+"""Digest what a module computes besides its weights: the code of its classes, and their plain attributes."""
 
 import inspect
 from functools import cache
@@ -12,9 +12,10 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def code_of(module: nn.Module) -> str:
-    """Digest of the source of all classes in a module that are no library's, and of the numbers and texts that its parts hold; empty without any.
+    """Return a digest of the source of all custom classes in a module, and of the numbers and texts in their instances.
 
-    What has no source, such as a class from a console of old, counts by its name alone; functions outside of classes do not count.
+    The digest is empty if all classes come from libraries. A class without source, such as one from an old console, counts by its
+    name only. Functions outside of classes do not count.
     """
     parts = [(name, part) for name, part in module.named_modules() if not _is_known(type(part))]
     if not parts:
@@ -37,7 +38,7 @@ def _is_plain(value: object) -> bool:
 
 @cache
 def _source(cls: type) -> list[str]:
-    """Of a class and those that it inherits from; cached, as a class that is edited is another one."""
+    """Return the source of a class and its base classes; cached, because an edited class is a new object."""
     found = []
     for own in inspect.getmro(cls):
         if own is not object and not _is_known(own):

@@ -1,4 +1,4 @@
-"""The published checkpoints, downloaded when somebody asks for one, and checked from then on."""
+"""Download the published checkpoints on request, and verify them on later use."""
 
 import hashlib
 import os
@@ -18,14 +18,14 @@ from attrlib.progress import Progress, no_progress
 PREFIX = "idsds:"
 CHUNK = 1 << 20
 MOST = 4 << 30
-"""Bytes: the largest of the files has 1.7 GB (VGG-19 with the state of its optimiser)."""
+"""Largest download in bytes. The largest published file has 1.7 GB (VGG-19 with the state of its optimiser)."""
 TIMEOUT = 20.0
-"""Called with the bytes that are there and those of the whole file; raises `Cancelled` to stop."""
+"""Seconds to wait for the server to connect or to send data."""
 _one = threading.Lock()
 
 
 def downloaded(name: str) -> Path | None:
-    """The file of `idsds:NAME`, where it was downloaded before. Raises `ModelError` if it is no longer what was downloaded."""
+    """Return the downloaded file of `idsds:NAME`, or None. Raises `ModelError` if the file has changed since the download."""
     file = _file(name)
     if not file.is_file():
         return None
@@ -36,10 +36,17 @@ def downloaded(name: str) -> Path | None:
 
 
 def download(name: str, progress: Progress = no_progress) -> Path:
-    """Downloads the published checkpoint `idsds:NAME` into the cache folder, unless it is there; its path.
+    """Download the published checkpoint `idsds:NAME` into the cache folder, unless it is there, and return its path.
 
-    The length must be what the server announces; the digest is kept beside the file. What is interrupted leaves nothing behind.
-    Raises `ModelError` that says what to do, and what `progress` raises.
+    The file must have the length that the server announces. Its digest is kept beside it. An interrupted download leaves nothing
+    behind.
+
+    Args:
+        name: `idsds:NAME`.
+        progress: Progress callback, called with the bytes received and the bytes of the whole file; may raise `Cancelled` to stop.
+
+    Raises:
+        ModelError: The name is unknown, the download failed, or an earlier download has changed; the message says what to do.
     """
     if name.removeprefix(PREFIX) not in PUBLISHED:
         raise ModelError(unknown("published model", name, [PREFIX + known for known in PUBLISHED]))
@@ -66,7 +73,7 @@ def download(name: str, progress: Progress = no_progress) -> Path:
 
 
 def _fetch(url: str, part: Path, progress: Progress) -> str:
-    """Writes the file and returns its digest. Raises `ValueError` where its length is not what was announced, or not acceptable."""
+    """Write the file and return its digest. Raises `ValueError` if its length is unacceptable or not the announced one."""
     hasher, done = hashlib.sha256(), 0
     with urlopen(url, timeout=TIMEOUT) as answer, part.open("wb") as out:
         total = int(answer.headers.get("Content-Length") or 0)
@@ -95,7 +102,7 @@ _digests: dict[tuple[str, int, int], str] = {}
 
 
 def _digest(path: str, size: int, mtime_ns: int) -> str:
-    """SHA-256 of a file, read anew only when its size or time of change is another."""
+    """Return the SHA-256 of a file, recomputed only when its size or modification time has changed."""
     key = (path, size, mtime_ns)
     if key not in _digests:
         with open(path, "rb") as file:

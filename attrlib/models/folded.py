@@ -1,4 +1,4 @@
-"""Twins of models that compute the same in fewer operations: each BatchNorm is folded into the convolution before it."""
+"""Twins of models that compute the same with fewer operations: each BatchNorm is folded into the convolution before it."""
 
 import copy
 from collections import Counter
@@ -14,25 +14,30 @@ from attrlib.models.cells import CellView
 from attrlib.models.classifier import Classifier
 
 CONVOLUTIONS, NORMS = (nn.Conv2d, Conv2dSame), (nn.BatchNorm2d, BatchNormAct2d)
-"""Exactly these: what inherits from them may do something else."""
+"""Exactly these types: a subclass may compute something else."""
 TOLERANCE = 1e-4
-"""Of the largest logit: what rounding in another order may move."""
+"""Largest deviation of the logits, relative to the largest logit, that a different order of rounding may cause."""
 
 
 class Folded:
-    """The folded twins of some classifiers, each made once, as long as the weights of the originals do not change.
+    """The folded twins of classifiers, each created once; valid as long as the weights of the originals do not change.
 
-    In evaluation mode BatchNorm is the map `s a + b` of each channel, with `s = weight / sqrt(var + eps)` and `b = bias - s mean`;
-    behind a convolution `W * x + c` it is the convolution with `s W` and `s c + b`. A twin has the logits and gradients of the original
-    up to rounding, shares all other weights with it, and has its modules at the same paths. Where the logits turn out to be others, or
-    nothing folds, the original is its own twin.
+    In evaluation mode BatchNorm is the map `s a + b` of each channel, with `s = weight / sqrt(var + eps)` and `b = bias - s mean`.
+    After a convolution `W * x + c`, the two are one convolution with weights `s W` and bias `s c + b`. A twin has the original's logits
+    and gradients up to rounding, shares all other weights with it, and has its modules at the same paths. If the logits differ, or
+    nothing can be folded, the original is its own twin.
     """
 
     def __init__(self) -> None:
         self._made: dict[Classifier, Classifier] = {}
 
     def __call__(self, model: Classifier, path: str = "") -> Classifier:
-        """The twin of a model, for attribution to the layer at a path: the model itself where that layer yields something else in the twin."""
+        """Return the twin of a model for attribution to a layer, or the model itself if the layer's output differs in the twin.
+
+        Args:
+            model: The classifier.
+            path: Module path of the layer; empty for the input.
+        """
         if model not in self._made:
             self._made[model] = model.over(self(model.model)) if isinstance(model, CellView) else _folded(model)
         twin = self._made[model]
@@ -47,7 +52,7 @@ def _folded(model: Classifier) -> Classifier:
         pairs = _pairs(model.module, probe)
         if not pairs:
             return model
-        # Found before, since the twin takes them over.
+        # Find the layers first: the twin takes them over.
         _ = model.layers
         twin = model.with_module(_fold(model.module, pairs))
     with twin.session(), torch.no_grad():
@@ -56,7 +61,7 @@ def _folded(model: Classifier) -> Classifier:
 
 
 def _pairs(module: nn.Module, images: Tensor) -> dict[str, str]:
-    """The paths of convolutions whose output is read by a BatchNorm and by no other module, with the path of that BatchNorm."""
+    """Return the path of each convolution whose output is read by a BatchNorm and by no other module, with that BatchNorm's path."""
     written: dict[int, tuple[str, Tensor]] = {}
     readers: dict[str, list[str]] = {}
     calls: Counter[str] = Counter()
@@ -68,7 +73,7 @@ def _pairs(module: nn.Module, images: Tensor) -> dict[str, str]:
                 readers.setdefault(written[id(own)][0], []).append(path)
 
     def write(path: str, output: Any) -> None:
-        # Kept, so that no later tensor gets its name.
+        # Keep a reference, so that no later tensor gets the same id.
         written[id(output)] = path, output
 
     modules = dict(module.named_modules())
@@ -87,7 +92,7 @@ def _pairs(module: nn.Module, images: Tensor) -> dict[str, str]:
 
 
 def _fixed(norm: nn.Module) -> bool:
-    """Whether it is a BatchNorm that has statistics, and so does not take those of the batch."""
+    """Return whether a module is a BatchNorm with running statistics, so that it does not use those of the batch."""
     return type(norm) in NORMS and norm.running_mean is not None
 
 
@@ -108,7 +113,7 @@ def _fold(module: nn.Module, pairs: dict[str, str]) -> nn.Module:
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """What a BatchNorm multiplies each channel by, and what it adds."""
+    """Return the factor and the offset that a BatchNorm applies to each channel."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (_exact(norm.running_var) + norm.eps).rsqrt()
@@ -117,12 +122,12 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def _exact(values: Tensor) -> Tensor:
-    """In float64, on the CPU: Apple's GPUs have none."""
+    """Return values as float64 on the CPU, because Apple's GPUs have no float64."""
     return values.cpu().double()
 
 
 class _Behind(nn.Module):
-    """What a BatchNorm does behind the normalisation: nothing, but for timm's."""
+    """What remains of a BatchNorm after its normalisation: nothing, except for timm's, which has further modules."""
 
     def __init__(self, norm: nn.BatchNorm2d):
         super().__init__()
@@ -130,7 +135,7 @@ class _Behind(nn.Module):
             self.add_module(name, part)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the same shape."""
+        """Apply the remaining modules; the shape stays the same."""
         for part in self.children():
             x = part(x)
         return x

@@ -1,4 +1,4 @@
-"""Layers that yield a spatial map, how their tensors are laid out, and which of them are `Input`, `Middle` and `Final`."""
+"""Layers with a spatial map: the layout of their tensors, and which of them are `Input`, `Middle` and `Final`."""
 
 import math
 from collections import Counter
@@ -20,7 +20,15 @@ _PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d, nn.Soft
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the `height` x `width` positions of a layer's tensor are: (B,C,h,w), (B,h,w,C) or tokens (B,prefix+h*w,C)."""
+    """Where the `height` x `width` positions of a layer's tensor are: (B,C,h,w), (B,h,w,C) or tokens (B,prefix+h*w,C).
+
+    Attributes:
+        kind: `NCHW`, `NHWC` or `tokens`.
+        channels: Number of channels.
+        height: Height of the map in positions.
+        width: Width of the map in positions.
+        prefix: Number of tokens before those of the map, such as a class token.
+    """
 
     kind: Kind
     channels: int
@@ -30,19 +38,23 @@ class Layout:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+        """Return channels, height and width."""
         return self.channels, self.height, self.width
 
     def spatial(self, values: Tensor) -> Tensor:
-        """The layer's tensor as (B,C,h,w), without prefix tokens."""
+        """Return the layer's tensor as (B,C,h,w), without prefix tokens."""
         if self.kind == "tokens":
             return values[:, self.prefix :].transpose(1, 2).unflatten(2, (self.height, self.width))
         return values.permute(0, 3, 1, 2) if self.kind == "NHWC" else values
 
     def native(self, factors: Tensor, prefix_value: float = 1.0) -> Tensor:
-        """Values (B,C,h,w) in the layer's own layout, the inverse of `spatial`; prefix tokens get `prefix_value`.
+        """Return values (B,C,h,w) in the layer's layout; the inverse of `spatial`.
 
-        Factors (B,1,h,w) get a shape that multiplies the layer's tensor.
+        Factors (B,1,h,w) get a shape that broadcasts with the layer's tensor.
+
+        Args:
+            factors: Values (B,C,h,w), or factors (B,1,h,w).
+            prefix_value: Value of the prefix tokens.
         """
         if self.kind == "tokens":
             tokens = factors.flatten(2).transpose(1, 2)
@@ -61,16 +73,22 @@ class Layer:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+        """Return channels, height and width."""
         return self.layout.shape
 
 
 def infer_layout(shape: Sequence[int], image_size: tuple[int, int]) -> Layout | None:
-    """How an output of this shape covers an image of `image_size` (h,w); None where it does not.
+    """Infer how an output of this shape covers the image.
 
-    `shape` is that for one image: a first dimension other than 1 counts windows or heads. A grid of positions has the image's
-    aspect ratio (to a pixel of rounding), four positions at least, and about the image's size or at most about half of it:
-    no stride lies in between, but the side of an attention matrix does.
+    A grid of positions must have the image's aspect ratio (up to a pixel of rounding) and at least four positions. Its size must be
+    about that of the image, or at most about half of it: no stride lies in between, but the side of an attention matrix does.
+
+    Args:
+        shape: Shape of the output for one image; a first dimension other than 1 counts windows or heads.
+        image_size: Height and width of the image in pixels.
+
+    Returns:
+        The layout, or None if the output is not a spatial map.
     """
 
     def fits(height: int, width: int) -> bool:
@@ -99,9 +117,17 @@ def infer_layout(shape: Sequence[int], image_size: tuple[int, int]) -> Layout | 
 
 
 def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None = None) -> dict[str, Layer]:
-    """`Input`, `Middle`, `Final` and every module path with a spatial map, in order of execution, from two probe images.
+    """Find `Input`, `Middle`, `Final` and every module path with a spatial map, in order of execution.
 
-    `names` overrides which paths `Middle` and `Final` stand for. To be called inside `preserved(module)`.
+    Call it inside `preserved(module)`.
+
+    Args:
+        module: The network.
+        probe: Two probe images (2,3,H,W).
+        names: Module paths that `Middle` and `Final` stand for; by default they are inferred.
+
+    Raises:
+        LayerError: A path in `names` yields no spatial map or is called more than once.
     """
     size = (probe.shape[2], probe.shape[3])
     calls, _ = trace(module, probe[:1])
@@ -124,13 +150,21 @@ def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None =
 
 
 def default_layers(module: nn.Module, layers: dict[str, Layer], probe: Tensor) -> dict[str, str]:
-    """The paths of `Middle` and `Final`.
+    """Return the default paths of `Middle` and `Final`.
 
-    `Final` is the last stage that still has positions and from which the logits depend on all of them (a vision
-    transformer's last block passes on its class token alone, so it is the block before). `Middle` is the last stage at an
-    eighth of the input size and, if it can, before `Final`, or half the depth where all stages have one size. A head that maps
-    every position to classes (B-cos, SqueezeNet) is no stage. VGG follows Rao et al.: the ReLU before the last pooling, and the
-    first ReLU after the third.
+    `Final` is the last stage that still has positions and from which the logits depend on all of them. The last block of a vision
+    transformer passes on its class token only, so `Final` is the block before.
+
+    `Middle` is the last stage at an eighth of the input size, before `Final` if possible. If all stages have the same size, it is
+    the one at half the depth.
+
+    A head that maps every position to classes (B-cos, SqueezeNet) does not count as a stage. VGG follows Rao et al.: `Final` is the ReLU
+    before the last pooling, `Middle` the first ReLU after the third.
+
+    Args:
+        module: The network.
+        layers: The layers with a spatial map, by path.
+        probe: Probe images (B,3,H,W).
     """
     vgg = _vgg_layers(module)
     if vgg:
@@ -155,7 +189,7 @@ def _children(module: nn.Module, path: str) -> list[str]:
 
 
 def _repeated_blocks(module: nn.Module, layers: dict[str, Layer]) -> list[str]:
-    """The longest list of siblings of one type: the blocks of a network that keeps one resolution throughout."""
+    """Return the longest list of siblings of one type: the blocks of a network with the same resolution throughout."""
     best: list[str] = []
     for path, _ in module.named_modules():
         of_type: dict[type, list[str]] = {}
@@ -167,7 +201,7 @@ def _repeated_blocks(module: nn.Module, layers: dict[str, Layer]) -> list[str]:
 
 
 def _stages(module: nn.Module, layers: dict[str, Layer], path: str) -> list[str]:
-    """The outermost modules inside of which the resolution does not change, or does so once below the top level."""
+    """Return the outermost modules in which the resolution is constant, or changes once below the top level."""
     children = [c for c in _children(module, path) if c in layers or any(p.startswith(c + ".") for p in layers)]
     sizes = {layers[c].layout.height for c in children if c in layers}
     one_change = path.count(".") > 0 and len(sizes) == 2
@@ -177,7 +211,7 @@ def _stages(module: nn.Module, layers: dict[str, Layer], path: str) -> list[str]
 
 
 def _finish(layers: dict[str, Layer], path: str) -> int:
-    """When the module, or else the last layer inside it, finishes."""
+    """Return the position in the order of execution of the module, or else of the last layer inside it."""
     return max(i for i, p in enumerate(layers) if p == path or p.startswith(path + "."))
 
 
@@ -211,5 +245,6 @@ def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blo
     read = [p for p, g in zip(blocks, gradients, strict=True) if g is not None and layers[p].layout.spatial(g).abs().amax() > 0]
     if read:
         return read[-1:]
-    # A head that is still all zero reads nothing, and some models have no gradients: then assume that class tokens, where there are any, are what it will read.
+    # A head that is still all zero reads nothing, and some models have no gradients.
+    # Then assume that the head reads the class tokens, if there are any.
     return blocks[-2:-1] if layers[blocks[-1]].layout.prefix else blocks[-1:]

@@ -1,4 +1,4 @@
-"""From a picture to the network's input, and back to the crop that the network sees."""
+"""Preprocessing: from a picture to the network's input, and back to the crop that the network sees."""
 
 import math
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# A picture 16 times as long as wide has the same centre crop as one cut to that; a longer one would only fill memory.
+# Longer pictures are cut to this aspect ratio first: the centre crop stays the same, and memory does not run out.
 _MAX_ASPECT = 16
-# The whole picture is resized before it is cut: a small crop would fill memory. The smallest of timm is 0.875.
+# The whole picture is resized before it is cropped, so a small crop would need a lot of memory. The smallest in timm is 0.875.
 _MIN_CROP = 0.1
-# Of colours in [0,1]; far beyond what any network has, and float32 holds their quotients.
+# For colours in [0,1]. These are far beyond the values of any network, and float32 still represents the quotients.
 _MAX_MEAN, _MIN_STD, _MAX_STD = 1e3, 1e-6, 1e3
 
 
@@ -30,8 +30,17 @@ _MAX_MEAN, _MIN_STD, _MAX_STD = 1e3, 1e-6, 1e3
 class Preprocessing:
     """Resize so that the crop covers `crop` of the short side, crop the centre, scale to [0,1], subtract `mean`, divide by `std`.
 
-    `size` is (height, width) in pixels; `mean` and `std` are for channels R, G, B in [0,1]. `fit` says how a picture of another
-    shape is resized: `centre` covers the crop, `squash` changes the aspect ratio, `border` fits the whole picture in, on mean colour.
+    Args:
+        size: Height and width of the input in pixels.
+        mean: Mean of the channels R, G, B, for colours in [0,1].
+        std: Standard deviation of the channels R, G, B, for colours in [0,1].
+        interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
+        crop: Share of the short side that the crop covers, from 0.1 to 2.
+        fit: How to resize a picture of another shape: `centre` covers the crop, `squash` changes the aspect ratio, `border` fits
+            the whole picture in and fills the rest with the mean colour.
+
+    Raises:
+        ModelError: A value is not valid.
     """
 
     size: tuple[int, int]
@@ -56,14 +65,22 @@ class Preprocessing:
             raise ModelError(f"interpolation={self.interpolation!r} is not known; choose one of {', '.join(INTERPOLATIONS)}")
 
     def view(self, picture: Image.Image, scale: int = 1) -> Image.Image:
-        """The crop that the network sees, RGB, `scale` times as fine."""
+        """Return the crop that the network sees as an RGB picture, at `scale` times the resolution."""
         red, green, blue = (round(255 * m) for m in self.mean)
         return self._placed(picture.convert("RGB"), INTERPOLATIONS[self.interpolation], (red, green, blue), scale)
 
     def mask(self, mask: np.ndarray, picture_size: tuple[int, int]) -> Tensor:
-        """A mask (H,W) of a picture of `picture_size` (width, height) as the network sees it: boolean (H,W), nearest neighbour.
+        """Return a picture's mask as the network sees it, resized with nearest neighbour.
 
-        Non-zero is the object; what `view` adds around the picture is not. Raises `ImageError` for a mask of another size.
+        Args:
+            mask: Mask (H,W) of the picture; non-zero is the object.
+            picture_size: Width and height of the picture in pixels.
+
+        Returns:
+            Boolean mask (H,W) of the input; False on borders that `view` adds around the picture.
+
+        Raises:
+            ImageError: The mask and the picture differ in size.
         """
         if mask.shape != tuple(picture_size[::-1]):
             shape, (width, height) = " x ".join(map(str, mask.shape)), picture_size
@@ -93,23 +110,23 @@ class Preprocessing:
         return canvas
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        """The normalised input (3,H,W), float32."""
-        # Without torch, whose operations would start a second team of threads in a thread that loads pictures.
+        """Return the normalised input (3,H,W) of a picture as float32."""
+        # NumPy rather than torch: torch operations would start a second thread pool in a thread that loads pictures.
         values: np.ndarray = np.array(self.view(picture), dtype=np.float32) / np.float32(255)
         values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
     def normalise(self, values: Tensor) -> Tensor:
-        """Colours in [0,1] (...,3,H,W) to normalised ones."""
+        """Normalise colours (...,3,H,W) in [0,1]."""
         return (values - values.new_tensor(self.mean).view(3, 1, 1)) / values.new_tensor(self.std).view(3, 1, 1)
 
     def denormalise(self, values: Tensor) -> Tensor:
-        """The inverse of `normalise`."""
+        """Invert `normalise`."""
         return values * values.new_tensor(self.std).view(3, 1, 1) + values.new_tensor(self.mean).view(3, 1, 1)
 
 
 def _margin(have: int, want: int) -> int:
-    """What is cut off before the centre, or, negative, added: rounded as torchvision does."""
+    """Return the pixels to cut off before the centre, or to add if negative, rounded as in torchvision."""
     return round((have - want) / 2) if have >= want else -((want - have) // 2)
 
 
@@ -118,7 +135,7 @@ def _without_long_ends(picture: Image.Image) -> Image.Image:
     height = min(picture.height, _MAX_ASPECT * picture.width)
     if (width, height) == picture.size:
         return picture
-    # An even surplus, so that the centre stays where it is.
+    # Cut an even number of pixels, so that the centre does not move.
     width, height = width - (picture.width - width) % 2, height - (picture.height - height) % 2
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
     return picture.crop((left, top, left + width, top + height))

@@ -1,4 +1,4 @@
-"""The contexts in which every computation on a model runs, and which leave no trace."""
+"""Contexts in which every computation on a model runs, and which leave the model and the process as they were."""
 
 import threading
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ _undo = ExitStack()
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Full float32, deterministic, and no fused encoder, which skips the modules inside it and all that hangs on them.
+    """Compute in full float32, deterministically and without fused encoders, which skip the modules inside them and their hooks.
 
-    These switches are the process's: the first of several threads sets them, the last one puts them back.
+    These settings apply to the whole process: the first of several threads sets them, and the last one restores them.
     """
     global _users
     with _guard:
@@ -44,9 +44,9 @@ def exact() -> Iterator[None]:
 def preserved(module: nn.Module) -> Iterator[None]:
     """Run the body in evaluation mode without parameter gradients, and restore every mode and flag afterwards, also after an error.
 
-    Gradients with respect to activations still flow: parameters that ask for none only save memory and time.
+    Gradients with respect to activations still flow; leaving out those of parameters saves memory and time.
     """
-    # As modules() and parameters() find them, but without names: that would cost as much as a small layer.
+    # The same as modules() and parameters(), but without building names, which takes as long as a small layer.
     modules = [module]
     known = {module}
     for m in modules:
@@ -71,9 +71,9 @@ def preserved(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def reduced(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """bfloat16 autocast inside, but for the head, the last linear layer or convolution, which stays float32.
+    """Run the body under bfloat16 autocast, except for the head (the last linear layer or convolution), which stays float32.
 
-    bfloat16 has 8 significant bits: logits rounded to them would tie. Raises `ModelError` where the device has no bfloat16.
+    bfloat16 has 8 significant bits, so logits rounded to it would tie. Raises `ModelError` if the device does not support bfloat16.
     """
     if not has_bfloat16(device):
         raise ModelError(f"the device {device} computes no bfloat16, so fast is not offered on it; leave fast out")
@@ -82,7 +82,7 @@ def reduced(module: nn.Module, device: torch.device) -> Iterator[None]:
     before: list[bool] = []
 
     def enter(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        # Not always on: exact work may slip in between two chunks.
+        # Autocast may be off here: computations in full float32 may run between two chunks.
         before.append(torch.is_autocast_enabled(device.type))
         torch.set_autocast_enabled(device.type, False)
         return tuple(a.float() if isinstance(a, Tensor) else a for a in args)
@@ -99,7 +99,7 @@ def reduced(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 rather than emulating it."""
+    """Return whether the device computes in bfloat16 natively rather than emulating it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,4 +1,4 @@
-"""A twin of a model whose weights, from the logits down, know nothing any more (Adebayo et al. 2018, arXiv 1810.03292)."""
+"""Copies of a model with randomised weights, from the logits down (Adebayo et al. 2018, arXiv 1810.03292)."""
 
 import copy
 import math
@@ -12,10 +12,15 @@ from attrlib.specs import digest
 
 
 def randomised(model: Classifier, share: float, seed: int) -> Classifier:
-    """A copy in which the entries of every parameter of the last `share` of all layers are shuffled.
+    """Return a copy of a model in which the entries of every parameter of the last layers are shuffled.
 
-    Shuffling keeps each tensor's distribution, so that activations keep their scale, and destroys what was learnt. Layers are
-    modules with parameters, counted from the logits in order of execution and rounded up; the result depends on weights, share and seed alone.
+    Shuffling keeps the distribution of each tensor, so that activations keep their scale, and destroys what was learnt. Layers are
+    modules with parameters, counted from the logits in order of execution. The result depends on weights, share and seed only.
+
+    Args:
+        model: The classifier.
+        share: Share of all layers to shuffle, from 0 to 1; their number is rounded up.
+        seed: Seed of the shuffling.
     """
     with model.session():
         return _twin(model, copy.deepcopy(model.module), share, seed)
@@ -26,7 +31,7 @@ def _twin(model: Classifier, module: nn.Module, share: float, seed: int) -> Clas
     twin = model.with_module(module)
     with twin.session():
         calls, _ = trace(module, twin.place(probe))
-    # By their start, so that what a container adds before its parts (a transformer's positions) counts as the beginning.
+    # Sort by start, so that a container's own parameters (a transformer's position embeddings) count as early layers.
     called = list(dict.fromkeys(c.path for c in sorted(calls, key=lambda c: -c.start)))
     layers: dict[str, list[tuple[str, Tensor]]] = {path: [] for path in called}
     for name, parameter in module.named_parameters():

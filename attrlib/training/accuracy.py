@@ -1,4 +1,4 @@
-"""Top-1 accuracy of a model: on images as they are, and with one random cell of each deleted."""
+"""Top-1 accuracy of a model on whole images, and on images with one random patch deleted."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -15,7 +15,7 @@ from attrlib.training.deletion import delete_cells
 
 @dataclass(frozen=True)
 class Right:
-    """How many of `count` images a model classifies rightly: as they are, and with one random cell of each deleted."""
+    """The number of correctly classified images out of `count`: whole, and with one random patch of each deleted."""
 
     clean: int
     deleted: int | None
@@ -31,9 +31,21 @@ def accuracies(
     fast: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Right:
-    """Counts what is right on a data set, and with one random cell of a grid of `deletion` cells deleted in each image, unless it is 0.
+    """Count the correctly classified images of a data set, whole and with one random patch deleted.
 
-    Images that cannot be read are left out; `check` is called before each batch. Raises `DataError` where no image can be read.
+    Images that cannot be read are left out.
+
+    Args:
+        model: The classifier.
+        data: The data set; images without a label are left out.
+        classes: The model's class for each class of the data.
+        deletion: Patches per side of the deletion grid; 0 measures whole images only.
+        baseline: What replaces a deleted patch, one of `attrlib.deletion`.
+        fast: Whether to compute in bfloat16.
+        check: Called before each batch.
+
+    Raises:
+        DataError: No labelled image can be read.
     """
     clean = deleted = count = 0
     for indices in _batches(data):
@@ -59,7 +71,7 @@ def accuracies(
 
 
 def check_labelled(data: Dataset) -> None:
-    """Raises `DataError` for data on which no accuracy can be measured."""
+    """Raise `DataError` for data without labels, on which no accuracy can be measured."""
     if all(data.label(i) is None for i in range(len(data))):
         raise DataError(f"{data.name} has no labelled image; give other data to measure accuracy on")
 

@@ -1,4 +1,4 @@
-"""Deleting random cells of training images, on their device."""
+"""Delete random patches of training images, on their device."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,14 @@ from attrlib.deletion import replacement
 
 
 def delete_cells(images: Tensor, grid: int, baseline: str, generator: torch.Generator, probability: float = 0.5) -> Tensor:
-    """Normalised images (B,3,H,W) in which, with this probability each, one uniformly drawn cell of a grid is replaced by the baseline.
+    """Replace one random patch of each image by the baseline, with a given probability.
 
-    Baselines are those of `attrlib.deletion`. The generator is on the CPU, so that every device deletes the same cells.
+    Args:
+        images: Normalised images (B,3,H,W).
+        grid: Patches per side; the patch is drawn uniformly.
+        baseline: What replaces the patch, one of `attrlib.deletion`.
+        generator: Generator on the CPU, so that every device deletes the same patches.
+        probability: Probability for each image that a patch is deleted.
     """
     count, _, height, width = images.shape
     chosen = torch.randint(grid * grid, (count,), generator=generator)

@@ -1,4 +1,4 @@
-"""The models in `assets/models`, and how each was trained: `python -m attrlib.training.family --photos FOLDER`."""
+"""Train the shipped models in `assets/models`: `python -m attrlib.training.family --photos FOLDER`."""
 
 import time
 from dataclasses import replace
@@ -17,7 +17,7 @@ from attrlib.training.recipe import PRESETS, Recipe
 from attrlib.training.train import TrainingProgress
 
 TUNED = "_tuned"
-"""What the name of a deletion-tuned model ends with; before it is that of the plain one, from which it was made."""
+"""Suffix of a deletion-tuned model; before it comes the name of the plain model that it was fine-tuned from."""
 BIRDS = {
     "birds_resnet10": "small_resnet10_w16",
     "birds_resnet18": "small_resnet18_w16",
@@ -33,13 +33,13 @@ BIRDS = {
     "birds_bagnet33": "small_bagnet33_w16",
 }
 PHOTOS = {"imagenette_resnet18": "small_resnet18_w16", "imagenette_bagnet33": "small_bagnet33_w16"}
-"""Of real photos, from random weights, and plain alone."""
+"""Models trained on photos from random weights, without a deletion-tuned version."""
 LITE0 = "imagenette_efficientnet_lite0"
 
 _PLAIN = replace(PRESETS["scratch"], epochs=3, fraction=0.4)
 _ADAM = replace(_PLAIN, optimizer="adamw", lr=0.002, weight_decay=0.0)
 _CAREFUL = replace(_ADAM, epochs=8, clip=1.0)
-"""Without BatchNorm to hold the activations, longer and with smaller gradients."""
+"""Longer training with clipped gradients, because no BatchNorm keeps the activations in range."""
 RECIPES: dict[str, Recipe] = {
     "birds_fixup_resnet18": _CAREFUL,
     "birds_x_resnet18": _CAREFUL,
@@ -53,11 +53,16 @@ RECIPES: dict[str, Recipe] = {
     "imagenette_bagnet33": replace(_PLAIN, epochs=16, fraction=1.0, scale=0.35),
     LITE0: replace(PRESETS["short"], epochs=1, batch=64, lr=0.005, scale=0.35, fraction=0.5),
 }
-"""Where the training of a plain model is not that of the others."""
+"""Recipes of the plain models that do not use the common one."""
 
 
 def trainings(photos: str, folder: Path) -> dict[str, Training]:
-    """Every model by name; `photos` is the folder of Imagenette with its `train` and `val`, `folder` where the plain models are."""
+    """Return the training of every shipped model by name.
+
+    Args:
+        photos: Folder of Imagenette, with `train` and `val`.
+        folder: Folder of the plain models, from which deletion-tuned ones start.
+    """
     found = {}
     for name, architecture in (BIRDS | PHOTOS | {LITE0: ""}).items():
         recipe = replace(RECIPES.get(name, _PLAIN), deletion=0)
@@ -80,7 +85,7 @@ def main(
     out: Annotated[Path, typer.Option("--out", help="Where the models go.")] = ASSETS,
     state: Annotated[Path, typer.Option("--state", help="Where unfinished training is kept.")] = Path("training"),
 ) -> None:
-    """Train the models that come with the project. What is interrupted goes on when the same is run again."""
+    """Train the shipped models. An interrupted training resumes when the same command is run again."""
     known = trainings(photos, out)
     for name in names or [name for name in known if not (out / f"{name}.json").is_file()]:
         if name not in known:
@@ -89,7 +94,7 @@ def main(
         for source in (training.data, training.select, training.report):
             if source is not None and source not in _data:
                 _data[source] = Kept(load_dataset(source))
-                # Cards say what the data are, not where they were.
+                # Cards name the data set, not its location on this machine.
                 _data[source].name = source.replace(photos, "imagenette")
         card = train_checkpoint(training, out / f"{name}.safetensors", state / name, watch=_Lines(name), datasets=_data)
         typer.echo(
@@ -98,11 +103,11 @@ def main(
 
 
 _data: dict[str, Dataset] = {}
-"""Kept decoded for all models."""
+"""Decoded data sets, shared by all trainings."""
 
 
 class _Lines:
-    """Prints how far it is, every half minute."""
+    """Print the progress of a training every half minute."""
 
     def __init__(self, name: str):
         self.name, self.last = name, time.monotonic()

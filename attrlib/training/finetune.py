@@ -1,4 +1,4 @@
-"""From a model and a data set to a checkpoint with its card: what `python -m attrlib finetune` does."""
+"""Train a checkpoint and its model card from a model and a data set, as `python -m attrlib finetune` does."""
 
 import hashlib
 import os
@@ -24,17 +24,22 @@ from attrlib.training.recipe import Recipe
 from attrlib.training.train import TrainingProgress, train
 
 HELD_OUT = 0.1
-"""Of the training data, what chooses the best epoch where no data are given for it."""
+"""Share of the training data that selects the best epoch if no selection data are given."""
 GRID = 4
-"""Cells in each direction of which one is deleted to measure accuracy on deleted images, for models that never saw any."""
+"""Patches per side of the grid on which accuracy on deleted images is measured for models trained without deletion."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """Training to be done: a model, its weights to begin with, data to train on, to choose the best epoch on, and to report on.
+    """A training to run: the model and its initial weights, and the data.
 
-    Without `select`, a tenth of the data is held out; without `report`, accuracies are those on the selection data, and the card
-    says so. `pair` names the same model without deletion, from which this one was made.
+    Attributes:
+        model: The model, and the weights to start from.
+        data: Name of the data to train on.
+        recipe: Settings of the training.
+        select: Name of the data that selects the best epoch; None holds out a tenth of the training data.
+        report: Name of the data that the reported accuracies are measured on; None uses the selection data, and the card says so.
+        pair: Name of the same model with, or without, deletion, for the card.
     """
 
     model: ModelSpec
@@ -46,7 +51,7 @@ class Training:
 
     @property
     def id(self) -> str:
-        """What names the state of the training."""
+        """Return the digest that names the state of the training."""
         return digest(asdict(self))
 
 
@@ -58,11 +63,26 @@ def train_checkpoint(
     watch: Listener[TrainingProgress] = no_listener,
     datasets: Mapping[str, Dataset] | None = None,
 ) -> Card:
-    """Trains, and writes `out` (.safetensors, matrices in float16) and its card beside it (.json). Interrupted, the same call goes on.
+    """Train a model, and write the weights and their model card.
 
-    `folder` holds the state until then. `datasets` are those at hand by name, where they are not to be loaded anew. Where the
-    data's classes are not the model's, the head is made anew; where the model knows all of them, from its own rows. Raises
-    `DataError`, `ModelError`, `SpecError` and `TrainingError`, which say what to do.
+    The weights are written to `out` (.safetensors, matrices in float16), and the card beside it (.json). After an interruption, the
+    same call resumes. If the classes of the data are not those of the model, the head is replaced; if the model knows all of them,
+    its rows are copied.
+
+    Args:
+        training: The training to run.
+        out: The file to write the weights to.
+        folder: Folder of the state from which an interrupted training resumes.
+        device: `auto`, or the name of a torch device.
+        watch: Progress callback.
+        datasets: Data sets that are already loaded, by name.
+
+    Raises:
+        DataError: The data have fewer than two classes, or no labelled images.
+        ImageError: None of the training images can be read.
+        ModelError: The model cannot be loaded, or its head cannot be replaced.
+        SpecError: `out` does not end with .safetensors, or a setting is not valid.
+        TrainingError: The training diverged, or a file cannot be read or written.
     """
     if out.suffix != ".safetensors":
         raise SpecError(f"{out.name!r} is no name for weights; let it end with .safetensors")
@@ -86,7 +106,7 @@ def train_checkpoint(
         return Card(str(training.model), model.class_names, model.preprocessing)
     state = {name: _rounded(tensor) for name, tensor in trained.state.items()}
     model.module.load_state_dict(state)
-    # The card is about what the file holds, so accuracies are those of the rounded weights.
+    # The card describes the file, so the accuracies are those of the rounded weights.
     right = accuracies(model, report, of_report, training.recipe.deletion or GRID, training.recipe.baseline)
     data_bytes = safetensors.torch.save(state)
     card = Card(
@@ -132,7 +152,7 @@ def _model(training: Training, data: Dataset, device: str) -> Classifier:
 
 
 def _place(device: str) -> str:
-    """Under `torchrun` each process has a GPU of its own."""
+    """Return the device of this process: under `torchrun`, each process uses a different GPU."""
     local = os.environ.get("LOCAL_RANK")
     return f"cuda:{local}" if device == "auto" and local is not None and torch.cuda.is_available() else device
 
@@ -145,5 +165,5 @@ def _check_size(model: Classifier, recipe: Recipe) -> None:
 
 
 def _rounded(tensor: Tensor) -> Tensor:
-    """Matrices in float16; what is added, scaled with or divided by stays exact."""
+    """Round matrices to float16; keep other tensors (biases, scales, statistics) exact."""
     return (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous()

@@ -1,4 +1,4 @@
-"""Training images, cropped and mirrored at random, a few batches ahead of the training."""
+"""Load training images, cropped and mirrored at random, a few batches ahead of the training."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,9 +20,20 @@ AHEAD = 4
 
 
 class TrainLoader:
-    """Batches of one data set for training. An image's crop depends on the seed, the epoch and its position alone.
+    """Batches of a data set for training. The crop of an image depends only on the seed, the epoch and the image's index.
 
-    `failed` names images that could not be read, which are left out of their batches. Raises `DataError` where none is labelled.
+    Args:
+        data: The data set; images without a label are left out.
+        classes: The model's class for each class of the data.
+        preprocessing: Gives the size and the interpolation.
+        recipe: Settings of the training.
+        threads: Threads that load images.
+
+    Attributes:
+        failed: Error messages by index of the images that could not be read and were left out of their batches.
+
+    Raises:
+        DataError: No image has a label.
     """
 
     def __init__(self, data: Dataset, classes: Sequence[int], preprocessing: Preprocessing, recipe: Recipe, threads: int = 2):
@@ -40,13 +51,16 @@ class TrainLoader:
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch: the last, incomplete one is left out unless it is the only one."""
+        """Return the number of batches in an epoch; the last, incomplete one is left out unless it is the only one."""
         return max(1, len(self.indices) // self._recipe.batch)
 
     def epoch(self, number: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of one epoch: uint8 images (b,3,H,W) and the model's classes (b,), in an order drawn for the epoch.
+        """Iterate over the batches of one epoch: uint8 images (b,3,H,W) and classes of the model (b,), in an order drawn for the epoch.
 
-        Of each batch, device `rank` of `world` gets its share.
+        Args:
+            number: The epoch.
+            rank: Index of this process, which gets its share of each batch.
+            world: Number of processes.
         """
         generator = torch.Generator().manual_seed(int(digest(self._recipe.seed, "order", number)[:15], 16))
         order = [self.indices[k] for k in torch.randperm(len(self.indices), generator=generator).tolist()]
@@ -78,10 +92,19 @@ class TrainLoader:
 
 
 def random_box(size: tuple[int, int], aspect: float, least: float, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random crop (left, top, right, bottom) of a picture (width, height), as RandomResizedCrop of torchvision draws it.
+    """Draw a random crop of a picture as torchvision's RandomResizedCrop does.
 
-    Its area is U(least, 1) of the picture's, its aspect ratio exp(U(log 3/4, log 4/3)) times the input's; after ten vain draws, and
-    where `least` is 1, it is the largest centred crop of the input's aspect ratio.
+    Its area is U(least, 1) of the picture's, and its aspect ratio exp(U(log 3/4, log 4/3)) times that of the input. After ten failed
+    draws, and if `least` is 1, it is the largest centred crop with the input's aspect ratio.
+
+    Args:
+        size: Width and height of the picture in pixels.
+        aspect: Width of the input over its height.
+        least: Least share of the picture's area.
+        rng: Random generator.
+
+    Returns:
+        Left, top, right and bottom in pixels.
     """
     width, height = size
     for _ in range(10 if least < 1 else 0):

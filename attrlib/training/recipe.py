@@ -1,4 +1,4 @@
-"""How a model is trained: one frozen set of numbers, from which flags, card and digest are made."""
+"""Recipe: the settings of a training, from which flags, the model card and the digest are made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,10 +15,10 @@ LOSSES = ("auto", "cross-entropy", "binary")
 
 @dataclass(frozen=True)
 class Recipe:
-    """The defaults are those of IDSDS (Hesse et al., NeurIPS 2024, arXiv 2407.11910): fine-tuning on images with deleted cells.
+    """The settings of a training. The defaults are those of IDSDS (Hesse et al., NeurIPS 2024, arXiv 2407.11910).
 
-    With `deletion` = n, one random cell of an n x n grid is replaced by the `baseline` in each training image with probability
-    1/2, in normalised space; 0 trains on whole images.
+    IDSDS fine-tunes on images with deleted patches. With `deletion` = n, one random patch of an n x n grid is replaced by the
+    `baseline` in each training image with probability 1/2, in normalised space; 0 trains on whole images.
     """
 
     epochs: int = param(30, "Passes over the training data", low=1, high=10_000)
@@ -43,12 +43,20 @@ class Recipe:
 
     @classmethod
     def options(cls) -> tuple[Param, ...]:
-        """The numbers with type, range and help, from which flags are made."""
+        """Return the settings with type, range and help, from which flags are made."""
         return params_of(cls)
 
     @classmethod
     def parse(cls, given: Mapping[str, object], preset: str = "idsds") -> Self:
-        """A preset with some of its numbers changed. Raises `SpecError`."""
+        """Return a preset with some settings changed.
+
+        Args:
+            given: Settings to change, by name.
+            preset: Name of the preset.
+
+        Raises:
+            SpecError: The preset or a setting is unknown, or a value is not valid.
+        """
         if preset not in PRESETS:
             raise SpecError(unknown("preset", preset, PRESETS))
         values = parse_params(cls, given, "recipe")
@@ -71,4 +79,6 @@ PRESETS: dict[str, Recipe] = {
     ),
     "short": Recipe(epochs=4, batch=128, lr=0.02, weight_decay=5e-4, schedule="cosine", scale=0.6, clip=5.0),
 }
-"""`idsds`: the paper's fine-tuning. `scratch` and `short`: from random weights, and fine-tuning, on small images and two cores."""
+"""`idsds`: fine-tuning as in the paper. `scratch` and `short`: training from random weights, and fine-tuning, on small images
+and two cores.
+"""

@@ -1,4 +1,4 @@
-"""The training loop: resumable after every epoch, the best epoch chosen on data that no score ever sees."""
+"""The training loop: resumable after every epoch, with the best epoch selected on data that no score is computed on."""
 
 import math
 import os
@@ -26,12 +26,22 @@ from attrlib.training.loader import TrainLoader
 from attrlib.training.recipe import Recipe
 
 CHANGEABLE = ("lr", "warmup", "clip", "amp")
-"""What of a recipe may be another when training goes on: what helps where it diverged."""
+"""Settings that may change when training resumes, because they help after a divergence."""
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far training is: steps done of all, the mean loss of late, seconds left, and accuracies on the selection data so far."""
+    """The progress of a training.
+
+    Attributes:
+        epoch: The current epoch, from 1.
+        step: Steps done.
+        steps: Steps of the whole training.
+        loss: Mean loss of the current epoch so far.
+        seconds_left: Estimated remaining seconds.
+        clean: Accuracy on the selection data after the last epoch; None before the first is measured.
+        deleted: Accuracy on the selection data with deleted patches; None before the first is measured, or without deletion.
+    """
 
     epoch: int
     step: int
@@ -44,8 +54,16 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class Trained:
-    """The weights of the best epoch, its number (from 1), its accuracies on the selection data, the seconds of training, what was
-    measured after each epoch, and why images were left out.
+    """The result of a training.
+
+    Attributes:
+        state: Weights of the best epoch.
+        epoch: Number of the best epoch, from 1.
+        clean: Its accuracy on the selection data.
+        deleted: Its accuracy on the selection data with deleted patches; None without deletion.
+        seconds: Duration of the training.
+        history: Loss and accuracies after each epoch.
+        left_out: Why images were left out.
     """
 
     state: dict[str, Tensor]
@@ -67,12 +85,27 @@ def train(
     folder: Path,
     watch: Listener[TrainingProgress] = no_listener,
 ) -> Trained:
-    """Trains the model's module in place; `classes` give the model's class for each class of the data.
+    """Train a model's module in place.
 
-    The best epoch has the highest mean of the accuracies on `select`, clean and, if the recipe deletes, with deleted cells. State is written to
-    `folder` after every epoch: the same call goes on from there, and ends as if it had not been interrupted. Under `torchrun` each
-    process takes its share of each batch. Raises `TrainingError` when the loss or a weight is no number, and `DataError` where
-    nothing is labelled.
+    The best epoch has the highest mean of the accuracies on `select`: clean and, if the recipe deletes patches, with deleted
+    patches. The state is saved after every epoch: the same call resumes from there, with the same result as without an
+    interruption. Under `torchrun`, each process takes its share of each batch.
+
+    Args:
+        model: The classifier to train.
+        data: The data to train on.
+        classes: The model's class for each class of `data`.
+        select: The data that selects the best epoch.
+        select_classes: The model's class for each class of `select`.
+        recipe: Settings of the training.
+        folder: Folder of the saved state.
+        watch: Progress callback.
+
+    Raises:
+        TrainingError: The loss or a weight is not finite, or the state cannot be read or written.
+        DataError: No image has a label.
+        ImageError: None of the training images can be read.
+        SpecError: The recipe combines label smoothing with the binary loss.
     """
     return _Trainer(model, data, classes, select, select_classes, recipe, folder, watch).train()
 
@@ -133,8 +166,8 @@ class _Trainer:
         else:
             if not torch.distributed.is_initialized():
                 torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-            # The wrapper goes before the group does: as the group's last owner it would wait, holding Python's lock, for a thread of
-            # gloo that needs the lock.
+            # Destroy the wrapper before the group: as the last owner of the group it would hold Python's lock while waiting for a gloo
+            # thread that needs the lock.
             self._epochs(nn.parallel.DistributedDataParallel(self.module))
             torch.distributed.destroy_process_group()
         assert self.best is not None, "there is at least one epoch"
@@ -148,7 +181,7 @@ class _Trainer:
         start = time.perf_counter()
         before = self.seconds
         for epoch in range(self.first, self.recipe.epochs):
-            # What the module itself draws, as dropout does, depends on the seed and the epoch alone.
+            # Random numbers drawn by the module, as in dropout, depend only on the seed, the epoch and the rank.
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 torch.manual_seed(int(digest(self.recipe.seed, "module", epoch, self.rank)[:15], 16))
                 self._epoch(wrapped, epoch)
@@ -231,7 +264,7 @@ class _Trainer:
         return recipe.lr * 0.1 ** (3 * step // self.steps)
 
     def _save(self, epoch: int) -> None:
-        """Replaces the state in one go, so that a kill leaves either the old or the new one."""
+        """Replace the saved state atomically, so that a killed process leaves either the old or the new one."""
         if self.rank:
             return
         content = {

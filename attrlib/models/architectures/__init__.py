@@ -1,4 +1,4 @@
-"""Architectures that neither timm nor torchvision has, their small versions, and the checkpoints published for them."""
+"""Architectures that neither timm nor torchvision provides, small versions of them, and the checkpoints published for IDSDS."""
 
 from attrlib.models.architectures.bagnet import BagNet, patch_logits
 from attrlib.models.architectures.bcos import BcosResNet, dynamic_weights, linearised

@@ -1,4 +1,4 @@
-"""BagNet: the mean of the evidence of small patches, and its own explanation, the logits of every patch."""
+"""BagNet, which averages the evidence of small patches, and its built-in explanation: the logits of every patch."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from attrlib.models.preserve import preserved
 
 STRIDES = (2, 2, 2, 1)
 KERNELS = {9: (3, 3, 1, 1), 17: (3, 3, 3, 1), 33: (3, 3, 3, 3)}
-"""The kernel of each stage's first block, by receptive field; all other blocks see single positions."""
+"""Kernel size of each stage's first block, by receptive field; all other blocks see single positions."""
 
 
 class Bottleneck(nn.Module):
-    """ResNet's bottleneck with valid convolutions: the shortcut loses the rows and columns at the end that the branch lacks."""
+    """ResNet's bottleneck with valid convolutions; the shortcut is cropped at the bottom and right to the size of the branch."""
 
     expansion = 4
 
@@ -35,7 +35,7 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B,channels,h,w) to (B,4*width,h',w'), h' = (h - kernel) // stride + 1."""
+        """Map (B,channels,h,w) to (B,4*width,h',w'), with h' = (h - kernel) // stride + 1."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
@@ -44,10 +44,16 @@ class Bottleneck(nn.Module):
 
 
 class BagNet(Stages):
-    """BagNet (Brendel and Bethge 2019): a ResNet-50 whose last positions see patches of `receptive_field` (9, 17 or 33) pixels.
+    """BagNet (Brendel and Bethge 2019): a ResNet-50 whose last positions see patches of `receptive_field` pixels.
 
-    The logits are the mean over positions, eight pixels apart, of the logits of their patches. `depths` counts the blocks of
-    each stage, whose widths are `width` times `factors`; the defaults are those of BagNet-33.
+    The logits are the mean, over positions eight pixels apart, of the logits of their patches. The defaults are those of BagNet-33.
+
+    Args:
+        receptive_field: Side of the patches in pixels: 9, 17 or 33.
+        depths: Number of blocks of each stage.
+        width: Width of the first stage's blocks.
+        num_classes: Number of classes.
+        factors: Width of each stage in units of `width`.
     """
 
     def __init__(
@@ -81,14 +87,22 @@ class BagNet(Stages):
 
 @torch.no_grad()
 def patch_logits(model: BagNet, images: Tensor, targets: Tensor | None = None, batch_size: int = 8) -> Tensor:
-    """The logits of the patch around every pixel: (B,K,H,W) from normalised images (B,3,H,W).
+    """Return the logits of the patch around every pixel.
 
-    The patch has the side of the model's receptive field, and the pixel is its centre; beyond the image there are zeros.
-    `targets` names the classes of each image, (B,) or (B,K); None takes every class (200 MB for each image of 224 px with 1000
-    classes). Computed in evaluation mode, `batch_size` images at once; the model stays as it was.
+    The side of a patch is the model's receptive field, and the pixel is its centre. Pixels outside the image are zero. The logits
+    are computed in evaluation mode, and the model stays as it was.
 
-    Exact: patches eight pixels apart are one dense pass, so that 64 passes of the shifted image give them all. Passes share
-    what they have in common: at each stride the shifts part ways, one after the other, and only the last stages run 64 times.
+    The result is exact. Patches eight pixels apart are one dense pass, so 64 passes over shifted images give all patches. The passes
+    share their common part: shifts branch off one after the other at each stride, and only the last stages run 64 times.
+
+    Args:
+        model: The BagNet.
+        images: Normalised images (B,3,H,W).
+        targets: Classes of each image, (B,) or (B,K); None takes every class (200 MB per image of 224 px with 1000 classes).
+        batch_size: Images processed at once.
+
+    Returns:
+        Logits (B,K,H,W).
     """
     height, width = images.shape[2:]
     reach = model.receptive_field // 2
@@ -108,7 +122,10 @@ def patch_logits(model: BagNet, images: Tensor, targets: Tensor | None = None, b
 
 
 def _every_shift(blocks: Sequence[nn.Module], x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The maps (B,K,h,w), at stride 1, of blocks and head (B,K,C), (B,K); sides must be such that all shifts give maps of one size."""
+    """Return the maps (B,K,h,w), at stride 1, of the blocks and a head with weights (B,K,C) and biases (B,K).
+
+    The sides of `x` must be such that all shifts give maps of the same size.
+    """
     for i, block in enumerate(blocks):
         assert isinstance(block, Bottleneck)
         stride = block.stride

@@ -1,4 +1,4 @@
-"""B-cos ResNet: a network that is, for each image, one linear map of it, and that map as its own explanation."""
+"""B-cos ResNet: a network that is one linear map for each image, with that map as its built-in explanation."""
 
 import copy
 import math
@@ -15,8 +15,8 @@ from attrlib.models.preserve import preserved
 class BcosConv2d(nn.Conv2d):
     """B-cos convolution with b = 2: |cos(x, w)| * (w . x) for each patch x and unit weight w; no bias.
 
-    Where `detached`, the factor |cos(x, w)| is a constant for gradients, which makes them the weights of the linear map that
-    the layer is at this input.
+    If `detached`, gradients treat the factor |cos(x, w)| as a constant. They are then the weights of the linear map that the layer
+    computes for this input.
     """
 
     def __init__(self, channels: int, width: int, kernel: int, stride: int = 1):
@@ -25,7 +25,7 @@ class BcosConv2d(nn.Conv2d):
         self.detached = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B,channels,h,w) to (B,width,h/stride,w/stride)."""
+        """Map (B,channels,h,w) to (B,width,h/stride,w/stride)."""
         unit = self.weight / torch.linalg.vector_norm(self.weight, dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
         out = self._conv_forward(x, unit, None)
         squares = x.square().sum(1, keepdim=True)
@@ -43,7 +43,7 @@ class UncentredBatchNorm2d(nn.BatchNorm2d):
         super().__init__(channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x * weight / sqrt(var + eps), with the batch's variance in training mode, else the running one."""
+        """Return x * weight / sqrt(var + eps), with the batch's variance in training mode, else the running variance."""
         assert self.running_var is not None
         variance = self.running_var
         if self.training:
@@ -74,7 +74,7 @@ class BcosBasicBlock(nn.Module):
         self.downsample = _shortcut(channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B,channels,h,w) to (B,width,h/stride,w/stride)."""
+        """Map (B,channels,h,w) to (B,width,h/stride,w/stride)."""
         out = self.bn2(self.conv2(self.bn1(self.conv1(x))))
         return out + (x if self.downsample is None else self.downsample(x))
 
@@ -95,7 +95,7 @@ class BcosBottleneck(nn.Module):
         self.downsample = _shortcut(channels, 4 * width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B,channels,h,w) to (B,4*width,h/stride,w/stride)."""
+        """Map (B,channels,h,w) to (B,4*width,h/stride,w/stride)."""
         out = self.bn2(self.conv2(self.bn1(self.conv1(x))))
         out = self.bn3(self.conv3(out))
         return out + (x if self.downsample is None else self.downsample(x))
@@ -106,8 +106,14 @@ class BcosResNet(Stages):
 
     The image r, g, b enters as the six channels r, g, b, 1-r, 1-g, 1-b, so that a colour is a direction and black is not zero.
     The classifier works at each position before the pooling; the constant `logit_bias` = log(1 / (C - 1)) is the only bias.
-    `depths` counts the blocks of each stage, whose widths are `width` times `factors`: (3, 4, 6, 3) bottlenecks at
-    `width` 64 is B-cos ResNet-50.
+    The defaults are those of B-cos ResNet-50.
+
+    Args:
+        depths: Number of blocks of each stage.
+        width: Width of the first stage's blocks.
+        bottleneck: Whether to use bottlenecks rather than basic blocks.
+        num_classes: Number of classes.
+        factors: Width of each stage in units of `width`.
     """
 
     def __init__(
@@ -133,15 +139,15 @@ class BcosResNet(Stages):
 
     @staticmethod
     def encode(images: Tensor) -> Tensor:
-        """The six channels [x, 1 - x] of images x (B,3,H,W) in [0,1]."""
+        """Return the six channels [x, 1 - x] of images x (B,3,H,W) in [0,1]."""
         return torch.cat([images, 1 - images], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B,C) of images (B,3,H,W) in [0,1]."""
+        """Return the logits (B,C) of images (B,3,H,W) in [0,1]."""
         return self.logits(self.encode(x))
 
     def logits(self, encoded: Tensor) -> Tensor:
-        """Logits (B,C) of encoded images (B,6,H,W)."""
+        """Return the logits (B,C) of encoded images (B,6,H,W)."""
         return super().forward(encoded)
 
     def stem(self, x: Tensor) -> Tensor:
@@ -152,9 +158,9 @@ class BcosResNet(Stages):
 
 
 def linearised(model: BcosResNet) -> BcosResNet:
-    """A copy of the model that shares its weights, and whose gradients take the cosines as constants.
+    """Return a copy of the model that shares its weights and whose gradients treat the cosines as constants.
 
-    In evaluation mode the gradient of a logit at an image is then the row of the linear map that the model is there.
+    In evaluation mode, the gradient of a logit at an image is then the row of the model's linear map for that image.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, shared)
@@ -165,10 +171,18 @@ def linearised(model: BcosResNet) -> BcosResNet:
 
 
 def dynamic_weights(model: BcosResNet, images: Tensor, targets: Tensor) -> Tensor:
-    """The linear map W(x) of each image for its class in `targets` (B,): (B,6,H,W) from images (B,3,H,W) in [0,1].
+    """Return the row of the linear map W(x) of each image for its target class.
 
-    (W(x) * model.encode(x)).sum((1, 2, 3)) is the logit less `model.logit_bias`; summed over channels alone, it is the model's
-    own attribution map. Computed in evaluation mode; the model stays as it was.
+    (W(x) * model.encode(x)).sum((1, 2, 3)) is the logit minus `model.logit_bias`. Summed over channels only, it is the model's
+    built-in attribution map. The map is computed in evaluation mode, and the model stays as it was.
+
+    Args:
+        model: The B-cos network.
+        images: Images (B,3,H,W) in [0,1].
+        targets: Target classes (B,).
+
+    Returns:
+        Weights (B,6,H,W).
     """
     with preserved(model), torch.enable_grad():
         encoded = model.encode(images).detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""The architectures by name: the published ones at full size, and small versions of a family that differ in one thing each."""
+"""The architectures by name: published ones at full size, and a family of small versions that differ in one respect each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +26,14 @@ BOEHLE = Paper("Böhle et al. 2024", "B-cos Alignment for Inherently Interpretab
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a network for a number of classes, how its images are prepared unless its weights say otherwise, its source."""
+    """An architecture of this package.
+
+    Attributes:
+        build: Builds the network for a number of classes.
+        summary: Description in one line.
+        paper: The paper that introduced it.
+        preprocessing: Preprocessing of its images, unless its weights specify another.
+    """
 
     build: Callable[[int], nn.Module]
     summary: str
@@ -36,13 +43,13 @@ class Architecture:
 
 IMAGENET = Preprocessing((224, 224))
 RAW = Preprocessing((224, 224), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-"""Images in [0,1], as B-cos networks take them."""
+"""Images in [0,1], without normalisation, as B-cos networks expect them."""
 IMAGENET_128 = replace(IMAGENET, size=(128, 128), crop=1.0)
 RAW_128 = replace(RAW, size=(128, 128), crop=1.0)
 
 
 CAPPED = (1, 2, 4, 4)
-"""The widths of the small versions' stages, in units of the first: without the last doubling the whole family is small enough to ship."""
+"""Stage widths of the small versions, in units of the first. Without the last doubling, the whole family is small enough to ship."""
 
 
 def _vgg11(classes: int, batch_norm: bool = False, bias: bool = True) -> VGG:
@@ -88,6 +95,6 @@ _BUILDERS: dict[str, tuple[Callable[[int], nn.Module], str, Paper]] = {
     ),
 }
 SMALL = {name: Architecture(*facts, RAW_128 if "bcos" in name else IMAGENET_128) for name, facts in _BUILDERS.items()}
-"""For images of 128 px, with 0.1 to 0.5 million parameters; each name says depth and first width."""
+"""Small architectures for images of 128 px, with 0.1 to 0.5 million parameters. The name gives the depth and the first width."""
 ARCHITECTURES: dict[str, Architecture] = FULL_SIZE | SMALL
 """Every architecture of this package by name."""

@@ -49,10 +49,16 @@ class FixupBottleneck(XBottleneck):
 
 
 class FixupResNet(XResNet):
-    """Fixup-ResNet (Zhang et al. 2019): no BatchNorm; scalar biases, a scale in each block, and an initialisation instead.
+    """Fixup-ResNet (Zhang et al. 2019): scalar biases, a scale in each block and an initialisation replace BatchNorm.
 
-    `depths` counts the blocks of each stage, whose widths are `width` times `factors`: (3, 4, 6, 3) bottlenecks at
-    `width` 64 is Fixup-ResNet-50, (2, 2, 2, 2) basic blocks are Fixup-ResNet-18.
+    The defaults are those of Fixup-ResNet-50; (2, 2, 2, 2) basic blocks are Fixup-ResNet-18.
+
+    Args:
+        depths: Number of blocks of each stage.
+        width: Width of the first stage's blocks.
+        bottleneck: Whether to use bottlenecks rather than basic blocks.
+        num_classes: Number of classes.
+        factors: Width of each stage in units of `width`.
     """
 
     basic: Block = FixupBasicBlock

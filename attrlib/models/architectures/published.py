@@ -1,4 +1,4 @@
-"""The 16 checkpoints that were published with IDSDS, fine-tuned on ImageNet images with deleted patches."""
+"""The 16 checkpoints published with IDSDS, fine-tuned on ImageNet images with deleted patches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +20,14 @@ _NAMES = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A published file: the architecture that it fits, how images are prepared for it, and its address."""
+    """A published checkpoint.
+
+    Attributes:
+        name: Name in the paper's table.
+        build: Builds the architecture that it fits, for a number of classes.
+        preprocessing: Preprocessing of its images.
+        url: Address of the file.
+    """
 
     name: str
     build: Callable[[int], nn.Module]
@@ -40,4 +47,4 @@ def _checkpoint(name: str) -> Checkpoint:
 
 
 PUBLISHED = {name: _checkpoint(name) for name in _NAMES}
-"""The published checkpoints by the names of the paper's table."""
+"""The published checkpoints, by their names in the paper's table."""

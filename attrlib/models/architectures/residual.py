@@ -1,4 +1,4 @@
-"""What the residual networks here share: a stem, stages of blocks called `layer1`, `layer2`, ..., and a head."""
+"""Base class of the residual networks: a stem, stages of blocks called `layer1`, `layer2`, ..., and a head."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 HALVING = (1, 2, 2, 2)
-"""The strides of a ResNet's stages."""
+"""Strides of a ResNet's stages."""
 DOUBLING = (1, 2, 4, 8)
-"""The widths of a ResNet's stages, in units of the first; the small versions here stop at 4."""
+"""Stage widths of a ResNet, in units of the first; the small versions stop at 4."""
 
 
 class Block(Protocol):
-    """A class of residual blocks, made from its channels, its width and options; `width * expansion` channels come out."""
+    """A class of residual blocks, created from its channels, its width and options; it outputs `width * expansion` channels."""
 
     expansion: int
 
@@ -21,12 +21,17 @@ class Block(Protocol):
 
 
 class Stages(nn.Module, ABC):
-    """Images (B,3,H,W) to logits (B,C): `head(layerN(... layer1(stem(x))))`."""
+    """A residual network from images (B,3,H,W) to logits (B,C): `head(layerN(... layer1(stem(x))))`."""
 
     def add_stages(self, block: Block, channels: int, widths: Sequence[int], depths: Sequence[int], **first: Sequence[int]) -> int:
-        """Adds one stage for each depth, as many blocks; returns the channels that come out of the last.
+        """Add the stages `layer1`, `layer2`, ... and return the number of channels of the last one.
 
-        `first` gives options of each stage's first block, which alone changes the resolution, such as `stride=(1, 2, 2, 2)`.
+        Args:
+            block: Class of the blocks.
+            channels: Channels of the first stage's input.
+            widths: Width of the blocks of each stage.
+            depths: Number of blocks of each stage.
+            **first: Options of each stage's first block, such as `stride=(1, 2, 2, 2)`; only this block changes the resolution.
         """
         for i, depth in enumerate(depths):
             options = {name: values[i] for name, values in first.items()}
@@ -38,24 +43,24 @@ class Stages(nn.Module, ABC):
 
     @property
     def stages(self) -> list[nn.Module]:
-        """`layer1`, `layer2`, ..., in order."""
+        """Return the stages `layer1`, `layer2`, ..., in order."""
         return [module for name, module in self.named_children() if name.startswith("layer")]
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The blocks of all stages, in order."""
+        """Return the blocks of all stages, in order."""
         return [block for stage in self.stages for block in stage.children()]
 
     @abstractmethod
     def stem(self, x: Tensor) -> Tensor:
-        """From images to the first stage's input."""
+        """Map images to the input of the first stage."""
 
     @abstractmethod
     def head(self, x: Tensor) -> Tensor:
-        """From the last stage's output to logits."""
+        """Map the output of the last stage to logits."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B,C) of images (B,3,H,W)."""
+        """Return the logits (B,C) of images (B,3,H,W)."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)

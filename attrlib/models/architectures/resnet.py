@@ -1,4 +1,4 @@
-"""ResNet of basic blocks at any width and depth: the small versions; torchvision has the published ones."""
+"""ResNet with basic blocks at any width and depth, for the small versions; torchvision provides the published ones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from attrlib.models.architectures.residual import DOUBLING, HALVING, Stages
 
 
 class BasicBlock(resnet.BasicBlock):
-    """torchvision's block of two convolutions, which brings its own shortcut where the shape changes."""
+    """torchvision's block of two convolutions, which creates its shortcut where the shape changes."""
 
     def __init__(self, channels: int, width: int, stride: int = 1):
         shortcut = None
@@ -20,9 +20,15 @@ class BasicBlock(resnet.BasicBlock):
 
 
 class ResNet(Stages):
-    """Residual network with BatchNorm (He et al. 2016), of basic blocks; keys, computation and initialisation are torchvision's.
+    """Residual network with BatchNorm and basic blocks (He et al. 2016); keys, computation and initialisation are torchvision's.
 
-    `depths` counts the blocks of each stage, whose widths are `width` times `factors`: (2, 2, 2, 2) at `width` 64 is ResNet-18.
+    The defaults are those of ResNet-18.
+
+    Args:
+        depths: Number of blocks of each stage.
+        width: Width of the first stage's blocks.
+        num_classes: Number of classes.
+        factors: Width of each stage in units of `width`.
     """
 
     def __init__(self, depths: Sequence[int] = (2, 2, 2, 2), width: int = 64, num_classes: int = 1000, factors: Sequence[int] = DOUBLING):

@@ -1,21 +1,30 @@
-"""VGG at any width, with or without BatchNorm and biases; without any bias it is X-VGG."""
+"""VGG at any width, with or without BatchNorm and biases; without biases it is X-VGG."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 WIDTHS = (1, 2, 4, 8, 8)
-"""The widths of the five stages, in units of the first."""
+"""Widths of the five stages, in units of the first."""
 
 
 class VGG(nn.Module):
-    """VGG (Simonyan and Zisserman 2015): stages of 3 x 3 convolutions, each closed by a max pooling, and three linear layers.
+    """VGG (Simonyan and Zisserman 2015): stages of 3 x 3 convolutions, each followed by max pooling, and three linear layers.
 
-    `convs` counts the convolutions of each stage, whose widths are `width` times `factors`: (2, 2, 3, 3, 3) is VGG-16, (1, 1, 2, 2, 2)
-    VGG-11. `hidden` is the width of the linear layers, which read `pool` x `pool` positions and drop a share of `dropout` in training.
-    The defaults are the published ones, and the keys torchvision's. X-VGG (Hesse et al. 2021) is `bias=False`, without BatchNorm:
-    f(a x) = a f(x) for a >= 0. Weights start as He et al. 2015 have it, in the linear layers too, where the published 0.01 suits the
-    published width alone.
+    The defaults are those of the published VGG-16, and the keys are torchvision's. X-VGG (Hesse et al. 2021) is `bias=False` without
+    BatchNorm, so that f(a x) = a f(x) for a >= 0. Weights are initialised as in He et al. 2015, also those of the linear layers: the
+    published standard deviation of 0.01 suits the published width only.
+
+    Args:
+        convs: Number of convolutions of each stage; (2, 2, 3, 3, 3) is VGG-16, (1, 1, 2, 2, 2) is VGG-11.
+        width: Width of the first stage.
+        hidden: Width of the linear layers.
+        pool: Side of the grid of positions that the linear layers read.
+        batch_norm: Whether a BatchNorm follows each convolution.
+        bias: Whether convolutions and linear layers have biases.
+        num_classes: Number of classes.
+        factors: Width of each stage in units of `width`.
+        dropout: Share of the linear layers' outputs that is dropped in training.
     """
 
     def __init__(
@@ -59,5 +68,5 @@ class VGG(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B,C) of images (B,3,H,W)."""
+        """Return the logits (B,C) of images (B,3,H,W)."""
         return self.classifier(self.avgpool(self.features(x)).flatten(1))

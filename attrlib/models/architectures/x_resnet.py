@@ -1,4 +1,4 @@
-"""X-ResNet: a residual network without normalisation and without any bias, hence nonnegatively homogeneous."""
+"""X-ResNet: a residual network without normalisation and biases, hence nonnegatively homogeneous."""
 
 from collections.abc import Sequence
 
@@ -30,11 +30,11 @@ class XBasicBlock(nn.Module):
 
     @property
     def branch(self) -> list[nn.Conv2d]:
-        """The convolutions beside the shortcut, in order."""
+        """Return the convolutions of the residual branch, in order."""
         return [self.conv1, self.conv2]
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B,channels,h,w) to (B,width,h/stride,w/stride)."""
+        """Map (B,channels,h,w) to (B,width,h/stride,w/stride)."""
         out = self.conv2(self.relu(self.conv1(x)))
         return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
@@ -54,20 +54,27 @@ class XBottleneck(nn.Module):
 
     @property
     def branch(self) -> list[nn.Conv2d]:
-        """The convolutions beside the shortcut, in order."""
+        """Return the convolutions of the residual branch, in order."""
         return [self.conv1, self.conv2, self.conv3]
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (B,channels,h,w) to (B,4*width,h/stride,w/stride)."""
+        """Map (B,channels,h,w) to (B,4*width,h/stride,w/stride)."""
         out = self.conv3(self.relu(self.conv2(self.relu(self.conv1(x)))))
         return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
 class XResNet(Stages):
-    """X-ResNet (Hesse et al. 2021): Fixup-ResNet less every bias and scale, so that f(a x) = a f(x) for a >= 0.
+    """X-ResNet (Hesse et al. 2021): Fixup-ResNet without biases and scales, so that f(a x) = a f(x) for a >= 0.
 
-    Input x gradient then equals Integrated Gradients with baseline zeros. `depths` counts the blocks of each stage, whose
-    widths are `width` times `factors`: (3, 4, 6, 3) bottlenecks at `width` 64 is X-ResNet-50. Weights start as Fixup's.
+    Input x Gradient then equals Integrated Gradients with a zero baseline. The defaults are those of X-ResNet-50. Weights are initialised
+    as in Fixup.
+
+    Args:
+        depths: Number of blocks of each stage.
+        width: Width of the first stage's blocks.
+        bottleneck: Whether to use bottlenecks rather than basic blocks.
+        num_classes: Number of classes.
+        factors: Width of each stage in units of `width`.
     """
 
     basic: Block = XBasicBlock
@@ -92,10 +99,10 @@ class XResNet(Stages):
         self.initialise()
 
     def initialise(self) -> None:
-        """Fixup's initialisation (Zhang et al. 2019), which stands in for normalisation at the start of training.
+        """Apply Fixup's initialisation (Zhang et al. 2019), which replaces normalisation at the start of training.
 
-        In L branches of m convolutions each, all convolutions but the last are He's times L^(-1/(2m-2)); the last and the head
-        are zero, so that every block starts as its shortcut.
+        With L branches of m convolutions each, all convolutions but the last have He's initialisation scaled by L^(-1/(2m-2)). The last
+        one and the head are zero, so that every block starts as its shortcut.
         """
         blocks = [block for block in self.blocks if isinstance(block, XBasicBlock | XBottleneck)]
         for block in blocks:
