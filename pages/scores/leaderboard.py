@@ -61,7 +61,7 @@ def _frame(rows: Sequence[Mapping[str, Any]], scale: Scale) -> dict[str, list[An
     ends = [v for row in rows for v in (row["low"], row["mean"], row["high"]) if math.isfinite(v)]
     ends += [] if scale.chance is None else [scale.chance]
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
-    # Intervals are drawn on a scale on which the means can be distinguished.
+    # Means that span decades are distinguishable only on a logarithmic scale, so the intervals are drawn on one, too.
     logarithmic = scale.chance is None and spans_decades(row["mean"] for row in rows)
     if logarithmic:
         ends = [value for value in ends if value > 0]
