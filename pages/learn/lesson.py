@@ -11,7 +11,7 @@ from pages.learn.context import LessonContext
 
 @dataclass(frozen=True)
 class Beyond:
-    """A link to the page that does the same without the lesson's limits: its path, the name shown for it, and the query."""
+    """A link from a lesson to the page that does the same in full: its path, its name there, and the query."""
 
     path: str
     label: str
