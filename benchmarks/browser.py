@@ -68,7 +68,14 @@ def turned(page: Page, name: str, selector: str) -> float:
 
 
 def move(page: Page, dial: str, pictures: str, key: str = "ArrowRight") -> float:
-    """Return the seconds from a key press on a dial until the pictures have changed."""
+    """Return the seconds from a key press on a dial until some pictures have changed and all are decoded.
+
+    Args:
+        page: Page with the dial.
+        dial: Key of the dial's widget.
+        pictures: CSS selector of the pictures.
+        key: Key to press.
+    """
     before = page.locator(pictures).evaluate_all("all => all.map(img => img.src)")
     page.locator(f".st-key-{dial} [role=slider], .st-key-{dial} input[type=range]").first.focus()
     start = time.perf_counter()
@@ -92,11 +99,13 @@ def clicked(page: Page, button: str, shown: str) -> float:
 
 
 def say(what: str, seconds: Sequence[float]) -> None:
+    """Print the median and the 95th percentile of times, and their number."""
     p50, p95 = np.percentile(seconds, [50, 95])
     print(f"{what}: p50 {1000 * p50:.0f} ms, p95 {1000 * p95:.0f} ms, n = {len(seconds)}", flush=True)
 
 
 def opacity(browser: Browser, app: str) -> None:
+    """Measure the opacity dial of Inspect."""
     page = visit(browser, app)
     settle(page, MAPS)
     move(page, "opacity", MAPS, "Home")
@@ -105,6 +114,7 @@ def opacity(browser: Browser, app: str) -> None:
 
 
 def smoothing(browser: Browser, app: str, grids: int) -> None:
+    """Measure the smoothing dial of Aggregate on a number of grids."""
     page = visit(browser, f"{app}/aggregate?model={MODEL}&data=birds&setting=difull&methods=IxG@Input&limit={grids}&smoothing=9")
     settle(page, PAGES["aggregate"])
     page.click(PAGES["aggregate"])
@@ -140,6 +150,7 @@ def use(browser: Browser, app: str, seed: int) -> None:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5, help="how long the server is used")
     parser.add_argument("--grids", type=int, default=50, help="grids behind the smoothing dial")

@@ -21,6 +21,7 @@ def percents(cards: Sequence[Card], kind: str) -> str:
 
 
 def cell(score: Score | None) -> str:
+    """Return the mean with half the width of its 95 % CI; an empty cell without a score."""
     if score is None:
         return ""
     low, high = score.ci95
@@ -28,6 +29,7 @@ def cell(score: Score | None) -> str:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=500, help="birds that are scored")
     parser.add_argument("--models", nargs="*", help="deletion-tuned models; by default all of birds")

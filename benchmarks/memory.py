@@ -22,6 +22,7 @@ def peak() -> float:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="birds_resnet10")
     parser.add_argument("--data", default="birds")

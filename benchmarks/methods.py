@@ -39,7 +39,12 @@ LONG_ENOUGH = 0.1
 
 
 def best(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of one call: CPU seconds on a CPU, wall-clock seconds until it is done on other devices."""
+    """Return the seconds of one call, averaged over enough calls to fill `LONG_ENOUGH`.
+
+    Args:
+        work: Function to time.
+        device: Device that it computes on. On a CPU, CPU seconds are returned; on others, wall-clock seconds until the work is done.
+    """
 
     def now() -> float:
         if device.type == "cpu":
@@ -87,7 +92,14 @@ class Costs:
 
 
 def run(model: Classifier, images: int, turns: int, methods: Sequence[str]) -> list[dict]:
-    """Return one row for each of these methods at its default layer, for a batch of `images` images."""
+    """Return one row of times for each method at its default layer.
+
+    Args:
+        model: Model on which methods are timed.
+        images: Number of images in the batch.
+        turns: Number of turns after the first one; the best of all turns counts.
+        methods: Names of methods. Methods that are not defined for the model have no row.
+    """
     batch = torch.randn(images, 3, *model.input_size, generator=torch.Generator().manual_seed(1))
     rows: list[dict] = []
     costs: dict[tuple[str, int], Costs] = {}
@@ -142,6 +154,7 @@ def _finish(row: dict) -> dict:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None)
     parser.add_argument("--images", type=int, nargs="*", default=[1, 4])

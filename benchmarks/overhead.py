@@ -33,7 +33,14 @@ Scores = dict[str, float]
 
 
 def by_hand(model: Classifier, data: Dataset, specs: tuple[MethodSpec, ...], limit: int) -> Scores:
-    """Return the mean SDS of every method, by the arithmetic alone."""
+    """Return the mean SDS of every method, by the arithmetic alone.
+
+    Args:
+        model: Model to explain.
+        data: Data set with class names that the model has.
+        specs: Methods to score.
+        limit: Number of images.
+    """
     chosen = image_items(data, match_classes(data.class_names, model.class_names), limit, seed=0, labelled=True).items
     found: dict[str, list[torch.Tensor]] = {str(spec): [] for spec in specs}
     for first in range(0, len(chosen), BATCH_SIZE):
@@ -63,6 +70,7 @@ def by_engine(model: Classifier, data: Dataset, specs: tuple[MethodSpec, ...], l
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of class folders named by WNID, for example of imagenette's val")
     parser.add_argument("--model", default=EMBEDDED)

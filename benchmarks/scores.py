@@ -91,7 +91,14 @@ def reference_maps(model: Classifier, module: nn.Module, spec: MethodSpec) -> Ma
 
 
 def reference(model: Classifier, specs: list[MethodSpec], images: Tensor, labels: Tensor) -> dict[MethodSpec, tuple[float, np.ndarray]]:
-    """Return the mean SDS of every method, and its wall-clock and CPU seconds."""
+    """Return the mean SDS of every method by the reference protocol, and its wall-clock and CPU seconds.
+
+    Args:
+        model: Model to explain.
+        specs: Methods to score.
+        images: Preprocessed images (N,3,H,W).
+        labels: Class of each image (N,).
+    """
     module = copy.deepcopy(model.module).to(memory_format=torch.contiguous_format).eval().requires_grad_(True)  # type: ignore[call-overload]
     slow = model.with_module(module)
     found = {}
@@ -116,7 +123,15 @@ def reference(model: Classifier, specs: list[MethodSpec], images: Tensor, labels
 
 
 def ours(model: Classifier, data: Dataset, specs: list[MethodSpec], limit: int, fast: bool) -> tuple[dict[str, float], np.ndarray]:
-    """Return the mean SDS of every method, and the wall-clock and CPU seconds of all, with an empty cache."""
+    """Return the mean SDS of every method by a run with an empty store, and the wall-clock and CPU seconds of the whole run.
+
+    Args:
+        model: Model to explain.
+        data: Data set.
+        specs: Methods to score.
+        limit: Number of images.
+        fast: Whether the run is a fast run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder=Path(folder))
         spec = RunSpec(ModelSpec(model.name), data.name, (ProtocolSpec("sds"),), tuple(specs), limit, fast=fast)
@@ -126,6 +141,7 @@ def ours(model: Classifier, data: Dataset, specs: list[MethodSpec], limit: int, 
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of class folders named by WNID, for example of imagenette's val")
     parser.add_argument("--images", type=int, default=64)

@@ -44,6 +44,7 @@ def quickly(model: Classifier, specs: Iterable[MethodSpec], images: Tensor, targ
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--methods", default="idsds", help="as for the command line")

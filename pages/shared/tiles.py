@@ -30,10 +30,12 @@ class Slot:
 
     @property
     def done(self) -> bool:
+        """Return whether the map is ready."""
         return self.job is not None and self.job.state is State.DONE
 
     @property
     def ended(self) -> bool:
+        """Return whether nothing is pending: the job has ended or there is none."""
         return self.job is None or self.job.ended
 
 

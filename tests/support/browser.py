@@ -106,7 +106,14 @@ def chromium() -> Iterator[Browser]:
 
 
 def visit(browser: Browser, url: str = "", width: int = 1400, height: int = 1000) -> Page:
-    """Return a page in a new context, which shares nothing with others, at the address if one is given."""
+    """Return a page in a new context, which shares nothing with others.
+
+    Args:
+        browser: Running browser.
+        url: Address to open; by default none is opened.
+        width: Width of the viewport in pixels.
+        height: Height of the viewport in pixels.
+    """
     page = browser.new_context(viewport={"width": width, "height": height}).new_page()
     page.set_default_timeout(MILLISECONDS)
     if url:

@@ -35,10 +35,14 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-4, scale: Tens
 
 
 def rank_tolerance(*values: Tensor, share: float = 1e-5) -> float:
-    """Return how much rounding may change Spearman's correlation of these values, each (N,).
+    """Return how much rounding may change Spearman's correlation of some values.
 
     Values closer than `share` of the largest magnitude may swap ranks. Swapping two neighbouring ranks moves the correlation by at most
     12 / (N^2 - 1); a run of m values that are this close allows m (m - 1) / 2 swaps. Equal values stay equal.
+
+    Args:
+        *values: Values whose ranks are correlated, each (N,).
+        share: Largest rounding error, as a share of the largest magnitude.
     """
     bound = 0.0
     for own in values:

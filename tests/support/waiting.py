@@ -17,7 +17,15 @@ PAUSE = 0.02
 
 
 def until(condition: Callable[[], T], describe: Callable[[], object] = lambda: "it did not happen") -> T:
-    """Wait until the condition holds and return its value. Fail at the limit with a description of the state."""
+    """Wait until the condition holds and return its value.
+
+    Args:
+        condition: Function that returns a true value once the wait is over.
+        describe: Function that describes the state, called if the wait fails.
+
+    Raises:
+        AssertionError: If the condition does not hold within `LIMIT` seconds, with the description.
+    """
     end = time.monotonic() + LIMIT
     while not (found := condition()):
         assert time.monotonic() < end, f"after {LIMIT:g} s: {describe()}"
