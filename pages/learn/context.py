@@ -185,7 +185,6 @@ class LessonContext:
 
     def twins(self, model: Classifier, shares: Sequence[float]) -> list[Classifier]:
         """Return the model with the weights of the last `share` of its layers shuffled, for each share."""
-
         return self.wait(*(map_jobs.twin_job(model, share, self.seed) for share in shares))
 
     def probabilities(self, model: Classifier, photo: Photo) -> Any:

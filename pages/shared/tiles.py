@@ -142,7 +142,7 @@ def _show_blank(slot: Slot, photo: Image.Image) -> None:
 
 
 def seconds_left(job: Job) -> str:
-    """Return the estimated remaining time of a running job as text, if it is known."""
+    """Return the estimated remaining time of a running job as text, or "running" if it is unknown."""
     return "running" if job.seconds_left is None else f"{_seconds(job.seconds_left)} left"
 
 
