@@ -1,9 +1,10 @@
-"""How quick the app is for whoever sits before it, and what its server takes: `python -m benchmarks.browser --minutes 5`.
+"""How fast the app responds to a user, and what its server needs: `python -m benchmarks.browser --minutes 5`.
 
-A server with an empty store and a real browser on this machine. A page is interactive once it shows what it is for and its script
-rests: in a new session, where the browser has loaded and started Streamlit's own front end first, which is measured on an empty page;
-and, cached, in a session that has been on all pages before. A move of a dial takes until there are other pictures, all decoded: those of a row come together. While the server is used for
-`--minutes`, every round visits all pages in new sessions and computes what is not known yet; its memory should level off.
+Runs a server with an empty store and a real browser on this machine. A page is interactive once its main content is shown and its script
+is idle. This is measured in a new session, where the browser first loads and starts Streamlit's own front end (measured separately on an
+empty page), and, cached, in a session that has visited all pages before. The move of a dial lasts until the pictures have changed and
+are all decoded: those of a row arrive together. While the server is used for `--minutes`, every round visits all pages in new sessions
+and computes results that are not cached yet; the server's memory should level off.
 """
 
 import argparse
@@ -35,13 +36,13 @@ PAGES = {
 
 
 def settle(page: Page, selector: str) -> None:
-    """Waits until that is there and the script rests."""
+    """Wait until the selector matches and the page's script is idle."""
     page.wait_for_selector(selector)
     page.wait_for_selector(RESTS, state="attached")
 
 
 def opened(browser: Browser, url: str, selector: str) -> float:
-    """Seconds until a page, visited in a session of its own, is interactive."""
+    """Return the seconds until a page, visited in a new session, is interactive."""
     start = time.perf_counter()
     page = visit(browser, url)
     settle(page, selector)
@@ -51,7 +52,7 @@ def opened(browser: Browser, url: str, selector: str) -> float:
 
 
 def empty(browser: Browser, folder: Path) -> float:
-    """Seconds until a page that shows one word is there: Streamlit itself."""
+    """Return the seconds until a page with a single word is interactive: the share of Streamlit itself."""
     script = folder / "empty.py"
     script.write_text("import streamlit as st\n\nst.markdown('empty')\n")
     with serve(script) as app:
@@ -59,7 +60,7 @@ def empty(browser: Browser, folder: Path) -> float:
 
 
 def turned(page: Page, name: str, selector: str) -> float:
-    """Seconds from a click in the navigation until that page is interactive."""
+    """Return the seconds from a click in the navigation until the page is interactive."""
     start = time.perf_counter()
     page.click(f'[data-testid="stSidebarNavLink"][href$="/{name}"]')
     settle(page, selector)
@@ -67,7 +68,14 @@ def turned(page: Page, name: str, selector: str) -> float:
 
 
 def move(page: Page, dial: str, pictures: str, key: str = "ArrowRight") -> float:
-    """Seconds from a key on a dial until some of these pictures are others."""
+    """Return the seconds from a key press on a dial until some pictures have changed and all are decoded.
+
+    Args:
+        page: Page with the dial.
+        dial: Key of the dial's widget.
+        pictures: CSS selector of the pictures.
+        key: Key to press.
+    """
     before = page.locator(pictures).evaluate_all("all => all.map(img => img.src)")
     page.locator(f".st-key-{dial} [role=slider], .st-key-{dial} input[type=range]").first.focus()
     start = time.perf_counter()
@@ -83,7 +91,7 @@ def move(page: Page, dial: str, pictures: str, key: str = "ArrowRight") -> float
 
 
 def clicked(page: Page, button: str, shown: str) -> float:
-    """Seconds from a click until that is shown."""
+    """Return the seconds from a click until `shown` appears."""
     start = time.perf_counter()
     page.click(button)
     page.wait_for_selector(shown)
@@ -91,11 +99,13 @@ def clicked(page: Page, button: str, shown: str) -> float:
 
 
 def say(what: str, seconds: Sequence[float]) -> None:
+    """Print the median and the 95th percentile of times, and their number."""
     p50, p95 = np.percentile(seconds, [50, 95])
     print(f"{what}: p50 {1000 * p50:.0f} ms, p95 {1000 * p95:.0f} ms, n = {len(seconds)}", flush=True)
 
 
 def opacity(browser: Browser, app: str) -> None:
+    """Measure the opacity dial of Inspect."""
     page = visit(browser, app)
     settle(page, MAPS)
     move(page, "opacity", MAPS, "Home")
@@ -104,6 +114,7 @@ def opacity(browser: Browser, app: str) -> None:
 
 
 def smoothing(browser: Browser, app: str, grids: int) -> None:
+    """Measure the smoothing dial of Aggregate on a number of grids."""
     page = visit(browser, f"{app}/aggregate?model={MODEL}&data=birds&setting=difull&methods=IxG@Input&limit={grids}&smoothing=9")
     settle(page, PAGES["aggregate"])
     page.click(PAGES["aggregate"])
@@ -114,7 +125,7 @@ def smoothing(browser: Browser, app: str, grids: int) -> None:
 
 
 def start_and_cancel(browser: Browser, app: str, seed: int = 0) -> tuple[float, float]:
-    """Seconds from a click on Start to progress, and from one on Cancel until the run has stopped."""
+    """Return the seconds from a click on Start to progress, and from a click on Cancel until the run has stopped."""
     page = visit(browser, f"{app}/scores?model={MODEL}&data=birds&protocols=idsds&methods=IG:steps=200&limit=all&seed={seed}")
     settle(page, PAGES["scores"])
     started = clicked(page, PAGES["scores"], PROGRESS)
@@ -125,7 +136,7 @@ def start_and_cancel(browser: Browser, app: str, seed: int = 0) -> tuple[float, 
 
 
 def use(browser: Browser, app: str, seed: int) -> None:
-    """One round of a visitor: every page, maps and scores that nobody has asked for yet, and a run that is cancelled."""
+    """Simulate one round of a visitor: every page, maps and scores that are not cached yet, and a run that is cancelled."""
     for name, selector in PAGES.items():
         opened(browser, f"{app}/{name}", selector)
     opened(browser, f"{app}?methods=SmoothGrad@Input:samples=8,Random@Input,IxG@Middle,Grad-CAM&seed={seed}", MAPS)
@@ -139,6 +150,7 @@ def use(browser: Browser, app: str, seed: int) -> None:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5, help="how long the server is used")
     parser.add_argument("--grids", type=int, default=50, help="grids behind the smoothing dial")

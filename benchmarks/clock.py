@@ -1,4 +1,4 @@
-"""What a piece of work takes, by both clocks: where other programs use the machine, trust CPU seconds."""
+"""Time a piece of work by wall clock and CPU clock: where other programs use the machine, trust CPU seconds."""
 
 import time
 from collections.abc import Callable
@@ -10,12 +10,12 @@ T = TypeVar("T")
 
 
 def now() -> np.ndarray:
-    """Seconds, and CPU seconds of all threads."""
+    """Return wall-clock seconds, and CPU seconds of all threads."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def timed(work: Callable[[], T]) -> tuple[T, np.ndarray]:
-    """What the work gives, and its seconds and CPU seconds."""
+    """Return the result of the work, and its wall-clock and CPU seconds."""
     start = now()
     found = work()
     return found, now() - start

@@ -1,7 +1,7 @@
 """Accuracy and IDSDS of the shipped models, as the Markdown table in README: `python -m benchmarks.family`.
 
-Accuracies are from the cards, of the plain model and of the deletion-tuned one; IDSDS is that of the tuned one. What the numbers say
-of the papers' claims is for `python -m attrlib study`. What was computed before comes from the store.
+Accuracies of the plain and of the deletion-tuned model are taken from the cards; IDSDS is computed on the tuned model. To test the papers'
+claims on these numbers, use `python -m attrlib study`. Cached results are read from the store.
 """
 
 import argparse
@@ -16,11 +16,12 @@ OWN = {"bagnet": "BagNet", "bcos": "B-cos"}
 
 
 def percents(cards: Sequence[Card], kind: str) -> str:
-    """An accuracy of the plain and of the tuned model; intervals are the cards'."""
+    """Return an accuracy of the plain and of the tuned model, in percent; the cards give its intervals."""
     return " / ".join(f"{100 * card.accuracy[kind]['mean']:.1f}" for card in cards)
 
 
 def cell(score: Score | None) -> str:
+    """Return the mean with half the width of its 95 % CI; an empty cell without a score."""
     if score is None:
         return ""
     low, high = score.ci95
@@ -28,6 +29,7 @@ def cell(score: Score | None) -> str:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=500, help="birds that are scored")
     parser.add_argument("--models", nargs="*", help="deletion-tuned models; by default all of birds")

@@ -1,7 +1,7 @@
 """Memory of a run over many images against one over few: `python -m benchmarks.memory`.
 
-The peak of the process's resident memory after a run of each size, one after the other in one process, with a store of its own: what
-grows with the number of images would show. On CUDA also the peak that the device has allocated.
+Reports the peak resident memory of the process after a run of each size. The runs follow each other in one process with a store of their
+own, so memory that grows with the number of images shows. On CUDA, the peak memory allocated on the device is reported as well.
 """
 
 import argparse
@@ -17,11 +17,12 @@ from attrlib.store import Store
 
 
 def peak() -> float:
-    """MB that the process has had resident at most."""
+    """Return the peak resident memory of the process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="birds_resnet10")
     parser.add_argument("--data", default="birds")

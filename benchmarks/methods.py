@@ -1,9 +1,9 @@
-"""Time of every method over its bound: `python -m benchmarks.methods`.
+"""Time of every method relative to its bound: `python -m benchmarks.methods`.
 
-The bound of a method is the number of passes that its definition needs (`Method.passes`), times the best cost of such a pass
-measured in the same run at the same number of rows, by plain PyTorch: weights without gradients, channels_last, no hooks.
-Methods and passes are timed in turns, so that a slow spell of the machine meets both; the best of all turns counts: on a CPU in CPU
-seconds of all threads, which other programs disturb least.
+The bound of a method is the number of passes that its definition needs (`Method.passes`), times the best time of such a pass measured in
+the same run with the same number of rows, in plain PyTorch: weights without gradients, channels_last, no hooks. Methods and passes are
+timed in turns, so that a slow phase of the machine affects both. The best of all turns counts; on a CPU it is in CPU seconds of all
+threads, which other programs disturb least.
 """
 
 import argparse
@@ -35,11 +35,16 @@ LIMIT, LIMIT_PERTURBATION = 1.3, 1.15
 
 
 LONG_ENOUGH = 0.1
-"""Seconds that are timed at least: a clock of CPU time may tick in milliseconds."""
+"""Smallest number of seconds that are timed: a CPU clock may tick in milliseconds."""
 
 
 def best(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: of the CPU, or, on another device, those that pass until it is done."""
+    """Return the seconds of one call, averaged over enough calls to fill `LONG_ENOUGH`.
+
+    Args:
+        work: Function to time.
+        device: Device that it computes on. On a CPU, CPU seconds are returned; on others, wall-clock seconds until the work is done.
+    """
 
     def now() -> float:
         if device.type == "cpu":
@@ -55,7 +60,7 @@ def best(work: Callable[[], object], device: torch.device) -> float:
 
 
 class Costs:
-    """Best measured seconds of one pass over `rows` images: to a layer, behind it, and behind it with a backward pass."""
+    """Best measured seconds of one pass over `rows` images: up to a layer, downstream of it, and downstream with a backward pass."""
 
     def __init__(self, model: Classifier, layer: Layer, rows: int):
         self._model = model
@@ -67,7 +72,7 @@ class Costs:
         self.to = self.forward = self.gradient = float("inf")
 
     def measure(self) -> None:
-        """One more turn."""
+        """Measure one more turn."""
         device = self._model.device
         with self._model.session():
             if self._split.path:
@@ -87,7 +92,14 @@ class Costs:
 
 
 def run(model: Classifier, images: int, turns: int, methods: Sequence[str]) -> list[dict]:
-    """One row for each of these methods at its default layer, for a batch of so many images."""
+    """Return one row of times for each method at its default layer.
+
+    Args:
+        model: Model on which methods are timed.
+        images: Number of images in the batch.
+        turns: Number of turns after the first one; the best of all turns counts.
+        methods: Names of methods. Methods that are not defined for the model have no row.
+    """
     batch = torch.randn(images, 3, *model.input_size, generator=torch.Generator().manual_seed(1))
     rows: list[dict] = []
     costs: dict[tuple[str, int], Costs] = {}
@@ -98,7 +110,7 @@ def run(model: Classifier, images: int, turns: int, methods: Sequence[str]) -> l
         try:
             method.check(model, layer)
         except AttrlibError:
-            # Not defined for this model.
+            # The method is not defined for this model.
             continue
         passes = method.passes(layer)
         many = passes.forward + passes.gradient > 2
@@ -142,6 +154,7 @@ def _finish(row: dict) -> dict:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None)
     parser.add_argument("--images", type=int, nargs="*", default=[1, 4])

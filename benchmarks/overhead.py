@@ -1,8 +1,8 @@
-"""What engine and store add to the arithmetic: `python -m benchmarks.overhead --data FOLDER`.
+"""Time that engine and store add to the arithmetic: `python -m benchmarks.overhead --data FOLDER`.
 
-SDS of some methods, once by the engine with an empty store, and once by plain calls: for every batch the pictures, `attribute_all`,
-the 17 outputs of each image, and Spearman's correlation. Both in turns in one process; the best of all turns counts. The ratio of
-CPU seconds is the one to trust where other programs use the machine, that of wall time where it is quiet.
+Computes SDS of some methods twice: by the engine with an empty store, and by plain calls, which for every batch compute the pictures,
+`attribute_all`, the 17 outputs of each image, and Spearman's correlation. Both run in turns in one process; the best of all turns counts.
+Trust the ratio of CPU seconds where other programs use the machine, and the ratio of wall time where it is quiet.
 """
 
 import argparse
@@ -33,7 +33,14 @@ Scores = dict[str, float]
 
 
 def by_hand(model: Classifier, data: Dataset, specs: tuple[MethodSpec, ...], limit: int) -> Scores:
-    """Mean SDS of every method, by the arithmetic alone."""
+    """Return the mean SDS of every method, by the arithmetic alone.
+
+    Args:
+        model: Model to explain.
+        data: Data set with class names that the model has.
+        specs: Methods to score.
+        limit: Number of images.
+    """
     chosen = image_items(data, match_classes(data.class_names, model.class_names), limit, seed=0, labelled=True).items
     found: dict[str, list[torch.Tensor]] = {str(spec): [] for spec in specs}
     for first in range(0, len(chosen), BATCH_SIZE):
@@ -53,7 +60,7 @@ def by_hand(model: Classifier, data: Dataset, specs: tuple[MethodSpec, ...], lim
 
 
 def by_engine(model: Classifier, data: Dataset, specs: tuple[MethodSpec, ...], limit: int) -> Scores:
-    """The same by a run that begins with nothing."""
+    """Return the mean SDS of every method, by a run with an empty store."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder=Path(folder))
         spec = RunSpec(ModelSpec(model.name), data.name, (ProtocolSpec("sds"),), specs, limit)
@@ -63,6 +70,7 @@ def by_engine(model: Classifier, data: Dataset, specs: tuple[MethodSpec, ...], l
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of class folders named by WNID, for example of imagenette's val")
     parser.add_argument("--model", default=EMBEDDED)
@@ -72,7 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     model, data = attrlib.load_model(options.model, device="cpu"), attrlib.load_dataset(options.data)
     specs = parse_methods(options.methods)
-    # Once before, so that neither side pays for finding layers or for a first use of anything.
+    # Run once beforehand, so that neither side pays for finding layers or for the first use of anything.
     by_engine(model, data, specs, 1)
     best = dict.fromkeys(("by hand", "engine"), np.full(2, np.inf))
     scores: dict[str, Scores] = {}

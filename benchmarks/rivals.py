@@ -1,9 +1,9 @@
 """Methods side by side with Captum and pytorch-grad-cam: `python -m benchmarks.rivals`.
 
-The rivals get what serves them best: weights without gradients, channels_last, whole batches, and as many rows at once as we take.
-All in turns in one process; the best of all turns counts, in CPU seconds, which other programs on the machine disturb least. Captum's
-rules for ReLU reach no ReLU6, and take activations neither in place nor used twice: they get a copy with none in place, and where that
-does not do, it is said. Of IG both say how well it converges.
+The rivals get the conditions that suit them best: weights without gradients, channels_last, whole batches, and the same number of rows at
+once as attrlib. All run in turns in one process; the best of all turns counts, in CPU seconds, which other programs on the machine
+disturb least. Captum's rules for ReLU do not cover ReLU6, and fail for activations that are in place or used twice: Captum gets a copy of
+the model without in-place activations, and the output says where that does not suffice. For IG, the convergence of both is reported.
 """
 
 import argparse
@@ -49,7 +49,10 @@ PARAMS: dict[str, dict[str, int | str]] = {
 
 
 def rivals(model: Classifier, x: Tensor) -> Mapping[str, tuple[str, Callable[[], Any]]]:
-    """For each method who else has it, and their maps of images x, in the memory format that convolutions want, for class 0."""
+    """Return, for each method, the rival that has it and a function for its maps.
+
+    The maps are of images x, in the memory format that convolutions prefer, for class 0.
+    """
     module: nn.Module = copy.deepcopy(model.module).eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     layer = module.get_submodule(model.layer("Final").path)
     rows = rows_at_once(model, model.input_size)
@@ -104,11 +107,12 @@ def rivals(model: Classifier, x: Tensor) -> Mapping[str, tuple[str, Callable[[],
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """CPU seconds of all threads in one call."""
+    """Return the CPU seconds of all threads in one call."""
     return best(work, torch.device("cpu"))
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--images", type=int, default=4)
@@ -117,7 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     if not 1 <= options.images <= BATCH_SIZE:
         parser.error(f"--images must be from 1 to {BATCH_SIZE}, which are rows at once")
-    # It says with every call that it sets a flag of its input.
+    # Captum warns with every call that it sets a flag of its input.
     warnings.filterwarnings("ignore", module="captum")
     model = attrlib.load_model(options.model, device="cpu")
     images = model.place(torch.randn(options.images, 3, *model.input_size, generator=torch.Generator().manual_seed(1)))

@@ -1,10 +1,11 @@
 """SDS of all methods against the same protocol done as its reference code does it: `python -m benchmarks.scores --data FOLDER`.
 
-The reference (Hesse et al., NeurIPS 2024, visinf/idsds) does everything anew for every method: its maps (gradients by batch, CAMs
+The reference (Hesse et al., NeurIPS 2024, visinf/idsds) recomputes everything for every method: its maps (gradients by batch, CAMs
 and perturbation methods one image at a time), then 17 separate forward passes with autograd on, tensors in PyTorch's default
-memory format. Here it is written in plain PyTorch and Captum, and scored by SciPy, so that the scores check each other, too.
-Both run in turns in one process; the time of a method is that of its maps and of its share of the rest. Methods of many passes are
-cut to --passes of them, on both sides alike, so that it ends in minutes. Where other programs use the machine, trust CPU seconds.
+memory format. Here it is written in plain PyTorch and Captum and scored by SciPy, so that the scores also check each other.
+Both run in turns in one process; the time of a method is that of its maps and of its share of the rest. Methods with many passes are
+limited to --passes of them, on both sides alike, so that the benchmark ends in minutes. Where other programs use the machine, trust CPU
+seconds.
 """
 
 import argparse
@@ -39,7 +40,7 @@ Maps = Callable[[Tensor, Tensor], Tensor]
 
 
 def grad_cam(module: nn.Module, layer: nn.Module, positive: bool) -> Maps:
-    """Grad-CAM, or Layer-CAM where gradients are clamped first, one image at a time."""
+    """Return Grad-CAM, or Layer-CAM, which clamps gradients first, one image at a time."""
 
     def maps(images: Tensor, targets: Tensor) -> Tensor:
         found = []
@@ -57,7 +58,7 @@ def grad_cam(module: nn.Module, layer: nn.Module, positive: bool) -> Maps:
 
 
 def reference_maps(model: Classifier, module: nn.Module, spec: MethodSpec) -> Maps:
-    """The method as its users write it: Captum's where it has one, else one image at a time."""
+    """Return the method as its users write it: Captum's version if there is one, else one image at a time."""
     final = module.get_submodule(model.layer("Final").path)
     own = METHODS[spec.name](**spec.values)
 
@@ -90,7 +91,14 @@ def reference_maps(model: Classifier, module: nn.Module, spec: MethodSpec) -> Ma
 
 
 def reference(model: Classifier, specs: list[MethodSpec], images: Tensor, labels: Tensor) -> dict[MethodSpec, tuple[float, np.ndarray]]:
-    """Mean SDS of every method, and its seconds, of the clock and of all threads."""
+    """Return the mean SDS of every method by the reference protocol, and its wall-clock and CPU seconds.
+
+    Args:
+        model: Model to explain.
+        specs: Methods to score.
+        images: Preprocessed images (N,3,H,W).
+        labels: Class of each image (N,).
+    """
     module = copy.deepcopy(model.module).to(memory_format=torch.contiguous_format).eval().requires_grad_(True)  # type: ignore[call-overload]
     slow = model.with_module(module)
     found = {}
@@ -115,7 +123,15 @@ def reference(model: Classifier, specs: list[MethodSpec], images: Tensor, labels
 
 
 def ours(model: Classifier, data: Dataset, specs: list[MethodSpec], limit: int, fast: bool) -> tuple[dict[str, float], np.ndarray]:
-    """Mean SDS of every method, and the seconds of all, of the clock and of all threads, with nothing known before."""
+    """Return the mean SDS of every method by a run with an empty store, and the wall-clock and CPU seconds of the whole run.
+
+    Args:
+        model: Model to explain.
+        data: Data set.
+        specs: Methods to score.
+        limit: Number of images.
+        fast: Whether the run is a fast run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder=Path(folder))
         spec = RunSpec(ModelSpec(model.name), data.name, (ProtocolSpec("sds"),), tuple(specs), limit, fast=fast)
@@ -125,6 +141,7 @@ def ours(model: Classifier, data: Dataset, specs: list[MethodSpec], limit: int, 
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of class folders named by WNID, for example of imagenette's val")
     parser.add_argument("--images", type=int, default=64)
@@ -145,7 +162,7 @@ def main() -> None:
         print(f"{spec!s:40} {score:9.4f} {exact[str(spec)]:8.4f} {fast[str(spec)]:8.4f} {seconds[1]:8.1f}")
     total = sum(seconds for _, seconds in theirs.values())
     off = {
-        # A Gaussian's cells tie in pairs, which the reference lets rounding decide.
+        # Patches of Gaussian tie in pairs, and the reference lets rounding decide their order.
         name: max(abs(found[str(s)] - theirs[s][0]) for s in specs if not create(s).seeded and s.name != "Gaussian")
         for name, found in (("exact", exact), ("fast", fast))
     }

@@ -1,8 +1,9 @@
-"""Several methods asked for together against one at a time: `python -m benchmarks.sweep`.
+"""Several methods requested together against one at a time: `python -m benchmarks.sweep`.
 
-By default the methods of IDSDS that are defined for the model, on photos. All ways in turns in one process; the best of all turns counts.
-Together, maps must be equal, bit for bit. `fast` is what a fast run computes: BatchNorm is folded into convolutions, and methods of many
-forward passes and no gradient are in bfloat16; of each method the rank correlation of its maps with the exact ones is shown.
+By default these are the methods of IDSDS that are defined for the model, on photos. All ways run in turns in one process; the best of all
+turns counts. Maps computed together must be equal to the others bit for bit. `fast` is what a fast run computes: BatchNorm is folded into
+convolutions, and methods with many forward passes and no gradient use bfloat16; for each method the rank correlation of its maps with the
+exact ones is shown.
 """
 
 import argparse
@@ -28,7 +29,7 @@ GOALS = {TOGETHER: 1.6, FAST: 2.5}
 
 
 def quickly(model: Classifier, specs: Iterable[MethodSpec], images: Tensor, targets: list[int]) -> list[Attribution]:
-    """All methods as a fast run computes them, in order."""
+    """Return the maps of all methods as a fast run computes them, in order."""
     folded, groups = Folded(), dict[tuple[Classifier, bool], list[MethodSpec]]()
     for spec in specs:
         layer = model.layer(spec.layer or create(spec).default_layer)
@@ -43,6 +44,7 @@ def quickly(model: Classifier, specs: Iterable[MethodSpec], images: Tensor, targ
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--methods", default="idsds", help="as for the command line")

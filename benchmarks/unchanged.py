@@ -1,9 +1,9 @@
-"""Digests of everything the library computes, to hold a redesign against the state before it: `python -m benchmarks.unchanged`.
+"""Digests of everything the library computes, to check that a redesign changes no result: `python -m benchmarks.unchanged`.
 
-`--out FILE` writes a JSON object of names and digests; `--against FILE` computes the same again, prints what differs and exits with 1
-if anything does. Equal digests mean equal values bit for bit, so both must come from one machine and one build of PyTorch: run
-`--out` on the commit before and `--against` on the commit after. Only the public verbs and the command line are used, which a redesign
-keeps. No timings are part of a digest; a refusal counts as a refusal, whatever reason it gives.
+`--out FILE` writes a JSON object of names and digests; `--against FILE` computes the same again, prints the differences and exits with 1
+if there are any. Equal digests mean equal values bit for bit, so both must come from one machine and one build of PyTorch: run
+`--out` on the commit before and `--against` on the commit after. Only public functions and the command line are used, which a redesign
+keeps. Timings are not part of a digest; a refusal counts as a refusal, whatever its reason.
 """
 
 import argparse
@@ -37,10 +37,10 @@ PICTURES = {
     "imagenette_resnet18": PHOTOS,
     "efficientnet_lite0": PHOTOS,
 }
-"""Models whose maps are digested, and the pictures that they explain."""
+"""Models whose maps are digested, and the pictures that are explained."""
 LAYERS = ("Input", "Middle", "Final")
 CHEAP = {"steps": 3, "samples": 4, "cells": 4, "top": 3, "stages": 2, "window": 7, "stride": 5, "confidence": 0}
-"""Values of parameters, by name, that keep a method or a protocol cheap."""
+"""Parameter values, by name, that keep a method or a protocol cheap."""
 CHEAP_AT_INPUT = {"window": 32, "stride": 32}
 METHOD_VARIANTS = (
     *(f"LRP:rule={rule}:first={first}" for rule in ("epsilon", "alpha1beta0", "alpha2beta1") for first in ("same", "box", "flat")),
@@ -55,7 +55,7 @@ METHOD_VARIANTS = (
     "KernelSHAP:samples=16:cells=4:segments=grid",
     "Chefer:start=2",
 )
-"""Parameters whose values choose another path through a method."""
+"""Parameters whose values select another code path of a method."""
 PROTOCOL_VARIANTS = (
     "sds:baseline=random:output=softmax:sign=absolute",
     "sds:baseline=blur:grid=2:target=prediction:sign=positive:undefined=zero",
@@ -69,7 +69,7 @@ PROTOCOL_VARIANTS = (
     "randomisation:stages=2:absolute=true",
     "parts:output=softmax:sign=positive",
 )
-"""Parameters whose values choose another path through a protocol."""
+"""Parameters whose values select another code path of a protocol."""
 SCORED = ("IxG", "Grad-CAM", "Grad-CAM@Middle", "SmoothGrad:samples=3", "RISE:samples=6:cells=4:p=0.5", "Random", "Rollout")
 STUDIES = {
     "ranking:limit=2:passes=8": "birds_resnet10_tuned",
@@ -80,11 +80,11 @@ STUDIES = {
 }
 """Small studies, and their models."""
 MEMORY = 2**36
-"""More than any run takes, so that no batch depends on what this machine has free."""
+"""More memory than any run takes, so that no batch size depends on the free memory of the machine."""
 
 
 def digest(*values: object) -> str:
-    """Return a digest of tensors, arrays, numbers and strings, nested or not, that tells apart any two bits."""
+    """Return a digest of tensors, arrays, numbers and strings, nested or not, that changes with every bit."""
     state = hashlib.blake2b(digest_size=12)
 
     def add(value: object) -> None:
@@ -115,7 +115,7 @@ def cheap(info: Any, at_input: bool) -> str:
 
 
 def or_refused(compute: Callable[[], str]) -> str:
-    """Return what is computed, or that it is refused."""
+    """Return the result of `compute`, or that it was refused."""
     try:
         return compute()
     except attrlib.AttrlibError:
@@ -139,7 +139,7 @@ def with_layer(spec: str, layer: str) -> str:
 
 
 def all_maps() -> Iterator[tuple[str, str]]:
-    """Yield name and digest of the maps of every method at every layer on every model, and of the variants."""
+    """Yield names and digests of the maps of every method at every layer on every model, and of the variants."""
     for name, pictures in PICTURES.items():
         model = attrlib.load_model(name, device="cpu")
         for layer in LAYERS:
@@ -155,9 +155,9 @@ def all_maps() -> Iterator[tuple[str, str]]:
 
 
 def scores(name: str, protocols: Iterable[str], methods: Sequence[str], data: str, **options: Any) -> Iterator[tuple[str, str]]:
-    """Yield name and digest of the scores of methods under each protocol, of their ranks, and of how fast maps agree with exact ones.
+    """Yield names and digests of methods' scores under each protocol, of their ranks, and of the agreement of fast and exact maps.
 
-    All methods are scored together first; then each score is asked for alone, and comes from the cache.
+    All methods are scored together first; then each score is requested alone, and comes from the cache.
     """
     model = attrlib.load_model(name, device="cpu")
     label = " ".join([name, data, *(f"{key}={value}" for key, value in options.items())])
@@ -188,7 +188,7 @@ def _field(row: Any, name: str) -> Any:
 
 
 def all_scores() -> Iterator[tuple[str, str]]:
-    """Yield name and digest of the scores under every protocol and its variants, on several models and data."""
+    """Yield names and digests of the scores under every protocol and its variants, on several models and data."""
     every = [cheap(info, False) for info in attrlib.list_protocols()]
     yield from scores("birds_resnet10_tuned", [*every, *PROTOCOL_VARIANTS], SCORED, "birds", limit=4)
     yield from scores("birds_vit6_tuned", every, ("IxG", "Rollout", "RISE:samples=6:cells=4:p=0.5"), "birds", limit=2)
@@ -204,7 +204,7 @@ def all_scores() -> Iterator[tuple[str, str]]:
 
 
 def aggregates() -> Iterator[tuple[str, str]]:
-    """Yield name and digest of what AggAtt shows, by the verb and by the command line, at two smoothings."""
+    """Yield names and digests of AggAtt, by the Python function and by the command line, at two smoothings."""
     generator = torch.Generator().manual_seed(4)
     random = torch.randn(40, 1, 12, 12, generator=generator)
     for label, maps_ in (("raw", random), ("smoothed", attrlib.smooth(random, kernel_size=5))):
@@ -217,7 +217,7 @@ def aggregates() -> Iterator[tuple[str, str]]:
 
 
 def _aggregate(setting: str, smoothing: str, average: str) -> str:
-    """The bins of three methods as the command line makes them, and the numbers that it writes."""
+    """Return a digest of the bins of three methods and of the numbers written, both made by the command line."""
     shown: list[list[object]] = []
     made = attrlib.Aggregate.__init__
 
@@ -232,7 +232,7 @@ def _aggregate(setting: str, smoothing: str, average: str) -> str:
         )  # fmt: skip
         numbers = json.loads((Path(folder) / "aggatt.json").read_text())
     rows = [[row[key] for key in ("mean", "n", "scale", "order", "ids", "values")] for row in numbers["rows"]]
-    # Sorted: neither the order nor the number of times in which a row is put together is part of the result.
+    # Sorted, as neither the order nor the number of times in which a row is assembled is part of the result.
     return digest(rows, sorted({digest(bins) for bins in shown}))
 
 
@@ -241,10 +241,10 @@ def _bins(found: attrlib.Aggregate) -> list[object]:
 
 
 def studies() -> Iterator[tuple[str, str]]:
-    """Yield name and digest of the numbers that small studies find."""
+    """Yield names and digests of the numbers that small studies find."""
     for study, models in STUDIES.items():
         rows = json.loads(command("study", study, "--models", models, "--device", "cpu", "--json"))["rows"]
-        # Sorted, and without the names of columns: what a table is called and how it is laid out is no result.
+        # Sorted and without column names, as the name and layout of a table are not part of the result.
         found = sorted(float(value).hex() for row in rows for key, value in row.items() if _is_result(key, value))
         yield f"study {study} {models}", digest(found)
 
@@ -254,7 +254,11 @@ def _is_result(key: str, value: object) -> bool:
 
 
 def command(*words: str) -> str:
-    """Run `python -m attrlib` with these words in this process; return its standard output. Raises `RuntimeError` where it fails."""
+    """Run `python -m attrlib` with these arguments in this process and return its standard output.
+
+    Raises:
+        RuntimeError: If the command fails.
+    """
     out, err = io.StringIO(), io.StringIO()
     with patch.object(sys, "argv", ["attrlib", *words]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -283,12 +287,13 @@ def compute(quiet: bool = False) -> dict[str, str]:
 
 
 def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """Return a line for each name whose digest is another, or that only one of the two has."""
+    """Return a line for each name whose digest differs, or that only one of the two has."""
     names = dict.fromkeys([*before, *after])
     return [f"{n}: {before.get(n, 'missing')} -> {after.get(n, 'missing')}" for n in names if before.get(n) != after.get(n)]
 
 
 def main() -> None:
+    """Write or compare digests from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--against", type=Path, help="JSON file of an earlier run to compare with")

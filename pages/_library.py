@@ -1,4 +1,4 @@
-"""Where Streamlit looks for the page `library` while it does not know the router; see `pages/shared/router.py`."""
+"""The file by which Streamlit finds the page `library` before app.py has run; see `pages/shared/router.py`."""
 
 from pages.shared.router import through_router
 

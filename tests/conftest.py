@@ -1,4 +1,4 @@
-"""What tests share: the embedded model, loaded once, and a small time budget for torch."""
+"""Shared fixtures: the embedded model, loaded once, and separate caches; and the number of threads of torch."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,20 +14,20 @@ Checkpoints = Callable[[Mapping[str, attrlib.Classifier]], None]
 
 os.environ.setdefault("ATTRLIB_DATA_ROOTS", os.sep)  # pages read what tests write, wherever temporary folders are
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # The workers share the cores; and the processes that they start compute with as many threads, so that bits are the same.
+    # The workers share the cores. Processes that they start use the same number of threads, so that results are equal bit for bit.
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def embedded() -> attrlib.Classifier:
-    """The embedded model. No call changes it, so all tests share it."""
+    """Return the embedded model. No call changes it, so all tests share it."""
     return attrlib.load_model()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or fills the folder of whoever runs them, also where it asks for none of its own."""
+    """Keep every test away from the user's cache folder, even a test that requests no folder of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTRLIB_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -35,7 +35,7 @@ def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results go into a folder of the test's own."""
+    """Use a cache folder for this test alone."""
     monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "cache"))
     for name in ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS"):
         monkeypatch.delenv(name, raising=False)
@@ -43,7 +43,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def checkpoints(monkeypatch: pytest.MonkeyPatch) -> Checkpoints:
-    """Checkpoints of some names are these models on the pages; all else is what it is."""
+    """Return a function that makes pages load the given models for checkpoints of these names; all others load as usual."""
 
     def name_them(models: Mapping[str, attrlib.Classifier]) -> None:
         def load(name: str, *, checkpoint: str | None = None, **options: Any) -> attrlib.Classifier:

@@ -1,4 +1,4 @@
-"""AggAtt on the page: one row for each method and layer, the bins in the middle, and the images behind a bin."""
+"""AggAtt on the page: one row per method and layer with its bins in the middle, and the images of a bin."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +23,7 @@ from pages.shared.plots import camera
 
 
 def show(found: Found, methods: tuple[MethodSpec, ...], setting: ProtocolSpec, view: AggregateView) -> bool:
-    """All rows, their scores, and the images of the chosen bin; whether anything is still waited for."""
+    """Show all rows, their scores, and the images of the chosen bin; return whether a job is pending."""
     row_jobs_of = {method: row_jobs.row_job(found, method, view) for method in methods}
     done = {method: job.result for method, job in row_jobs_of.items() if job.state is State.DONE}
     kept = st.session_state.setdefault("a_kept", {})
@@ -46,7 +46,7 @@ def show(found: Found, methods: tuple[MethodSpec, ...], setting: ProtocolSpec, v
 
 
 def _explain(done: list[Shown], view: AggregateView) -> None:
-    """How to read the rows, with their colours, which mean the same in all of them."""
+    """Explain how to read the rows and their colours, which mean the same in all rows."""
     sizes = f" They hold {', '.join(map(str, done[0].row.aggregate.sizes))} maps." if done else ""
     st.caption(
         "Left, examples of the best bin; right, of the worst; in the middle the mean map of each bin, the best 2 % first."
@@ -62,7 +62,7 @@ def _explain(done: list[Shown], view: AggregateView) -> None:
 
 
 def _last(key: str | None) -> Shown | None:
-    """What was shown of a row before a dial was moved, if it is still kept."""
+    """Return the row as it was before a dial was moved, if it is still cached."""
     job = jobs.device_queue().find(key) if key else None
     return job.result if job is not None and job.state is State.DONE else None
 
@@ -106,7 +106,7 @@ def _choose(method: str, place: int) -> None:
 
 
 def _pick(done: Sequence[Shown]) -> None:
-    """Takes over the point that was clicked on: all items of its row, on the page that it is on."""
+    """Apply a click on a point: show all items of its row, on the page that contains the item."""
     points = st.session_state.a_boxes.selection.points
     if points:
         number, position = points[-1]["customdata"]
@@ -137,7 +137,7 @@ def _panel(done: list[Shown], view: AggregateView) -> bytes:
 
 
 def _behind(found: Found, done: dict[MethodSpec, Shown], view: AggregateView) -> bool:
-    """The images of the chosen bin, sorted and paged; whether they are still waited for."""
+    """Show the images of the chosen bin, sorted and paged; return whether they are pending."""
     state = st.session_state
     if state.a_bin is None:
         return False

@@ -1,4 +1,4 @@
-"""What the user has chosen on the page Aggregate, kept in the session and readable from and writable to a link."""
+"""The user's choices on the Aggregate page, kept in the session and restored from or written to a link."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from pages.shared.short import short_run
 MAX_ROWS = 40
 LAYERS = ("Input", "Final")
 SHOWN = ("row", "bin", "item")
-"""Fields of the address: the row, its bin, by number or all of it, and the item that was clicked on."""
+"""Link fields for what is looked at: the row, the bin (a number, or absent for all), and the clicked item."""
 PHOTOS = AggregateSpec(
     RunSpec(
         ModelSpec(EMBEDDED),
@@ -30,11 +30,11 @@ PHOTOS = AggregateSpec(
         limit=50,
     )
 )
-"""What needs no download with the embedded model: single images, as the photos are too few for grids."""
+"""A view that needs no download with the embedded model: single images, as there are too few photos for grids."""
 
 
 def default() -> AggregateSpec:
-    """DiFull on the birds with a model that was trained on them, where one comes with the project; else `PHOTOS`."""
+    """Return DiFull on the birds if the project includes a model trained on them, else `PHOTOS`."""
     birds = smallest("birds", tuned=False)
     if birds is None:
         return PHOTOS
@@ -42,9 +42,10 @@ def default() -> AggregateSpec:
 
 
 def settings() -> dict[str, str]:
-    """The protocols that an aggregate view can sort by, with what they are called: of grids, then of single images.
+    """Return the protocols that an aggregate view can sort by, with their labels: those on grids, then those on single images.
 
-    On single images those whose scores follow from one map of each image, so that smoothing moves them without a pass of the model.
+    On single images only protocols whose scores follow from one map per image are listed, so that smoothing changes them without a forward
+    pass of the model.
     """
     grids = {name: cls.title for name, cls in PROTOCOLS.items() if cls.items == "grids"}
     plain = {name: f"single images, {cls.title}" for name, cls in PROTOCOLS.items() if cls.items == "images" and cls().cost == Cost()}
@@ -52,7 +53,7 @@ def settings() -> dict[str, str]:
 
 
 def start(query: dict[str, str]) -> None:
-    """At the first look of a session: fills the session from the link, naming what in it makes no sense."""
+    """Fill the session from the link on a session's first run; report invalid fields."""
     state = st.session_state
     if "a_data" in state:
         return
@@ -88,7 +89,7 @@ def start(query: dict[str, str]) -> None:
 
 
 def shown() -> dict[str, str]:
-    """The fields of the address that say which items are looked at."""
+    """Return the link fields that say which items are looked at."""
     if st.session_state.a_bin is None:
         return {}
     row, place, item = st.session_state.a_bin
@@ -96,7 +97,7 @@ def shown() -> dict[str, str]:
 
 
 def _read_bin(query: dict[str, str]) -> tuple[str, int | None, int | None] | None:
-    """The inverse of `shown`. Whether the row is there is seen when it is drawn."""
+    """Return row, bin and item from a link: the inverse of `shown`. Whether the row exists is checked when it is drawn."""
     numbers = [int(text) if (text := query.get(name, "")).isdecimal() and len(text) < 10 else None for name in SHOWN[1:]]
     place, item = numbers
     known = place is None or place < len(SHARES) - 1
@@ -104,7 +105,7 @@ def _read_bin(query: dict[str, str]) -> tuple[str, int | None, int | None] | Non
 
 
 def _no_smoothing(given: ProtocolSpec) -> dict[str, Value]:
-    """The view smooths; a setting that does, too, would do it twice."""
+    """Return parameters that turn off the setting's smoothing: the view smooths, and maps must not be smoothed twice."""
     return {"smoothing": 0} if "smoothing" in given.values else {}
 
 
@@ -118,7 +119,7 @@ def _is_known(method: MethodSpec, problems: list[str]) -> bool:
 
 
 def _as_widgets(methods: Sequence[MethodSpec]) -> tuple[list[str], list[str], dict[str, dict[str, Value]]]:
-    """Names, layers for all, and parameters by method, where the methods are all names at all layers; else each as text."""
+    """Return names, common layers and parameters by method if every name occurs at every layer; else each method as text."""
     resolved = [resolve(m) for m in methods]
     names, layers = list(dict.fromkeys(m.name for m in resolved)), list(dict.fromkeys(m.layer for m in resolved))
     params = {m.name: m.values for m in resolved}
@@ -128,13 +129,13 @@ def _as_widgets(methods: Sequence[MethodSpec]) -> tuple[list[str], list[str], di
 
 
 def take(preset: Preset) -> None:
-    """Chooses the methods of a preset."""
+    """Select the methods of a preset."""
     state = st.session_state
     state.a_methods, state.a_layers, state.a_method_params = _as_widgets(preset.methods)
 
 
 def chosen() -> tuple[tuple[MethodSpec, ...], list[str]]:
-    """Each method at each layer, and what is wrong with the entries that are none; what is more than `MAX_ROWS` rows is left out."""
+    """Return each method at each layer, at most `MAX_ROWS` of them, and a message for each invalid entry."""
     state = st.session_state
     methods: list[MethodSpec] = []
     problems: list[str] = []
@@ -149,13 +150,13 @@ def chosen() -> tuple[tuple[MethodSpec, ...], list[str]]:
 
 
 def setting() -> ProtocolSpec:
-    """The chosen protocol with its parameters."""
+    """Return the chosen protocol with its parameters."""
     state = st.session_state
     return ProtocolSpec(state.a_setting, tuple(state.a_setting_params.get(state.a_setting, {}).items()))
 
 
 def run_spec(methods: Sequence[MethodSpec]) -> RunSpec:
-    """The run that the controls describe, in its shortest form. Raises `AttrlibError` for a model that there is not."""
+    """Return the run that the controls describe, in its shortest form. Raises `AttrlibError` for an unknown model."""
     state = st.session_state
     data = anchored((state.a_data or "").strip())
     options = {option.name: state[f"a_{option.name}"] for option in options_of(RunSpec)}
@@ -163,12 +164,12 @@ def run_spec(methods: Sequence[MethodSpec]) -> RunSpec:
 
 
 def cells() -> tuple[int, ...]:
-    """The cells that are targets in the chosen setting. Raises `AttrlibError` for parameters that make no sense."""
+    """Return the grid cells that are targets in the chosen setting. Raises `AttrlibError` for invalid parameters."""
     return getattr(create(setting()), "cells", (0,))
 
 
 def view() -> AggregateView:
-    """The view as it stands in the session; a cell that is no target in this setting is the first that is."""
+    """Return the view chosen in the session; a cell that is no target in this setting is replaced by the first that is."""
     state = st.session_state
     given = AggregateView.parse({option.name: state[f"a_{option.name}"] for option in params_of(AggregateView)})
     targets = cells()

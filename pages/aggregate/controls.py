@@ -1,4 +1,4 @@
-"""The controls of the page Aggregate: data, setting, model, methods, layers, how many items; and the dials of the view."""
+"""The controls of the Aggregate page: data, setting, model, methods, layers and number of items; and the dials of the view."""
 
 import streamlit as st
 from streamlit.elements.lib.grid_container import GridContainer
@@ -16,7 +16,7 @@ KERNELS = [0, *range(1, 258, 2)]
 
 
 def choose(row: GridContainer) -> None:
-    """What is computed, in the cells of one row that wraps."""
+    """Show the controls for what is computed, in the cells of one row that wraps."""
     state = st.session_state
     with row.cell():
         st.selectbox(
@@ -47,7 +47,7 @@ def choose(row: GridContainer) -> None:
 
 
 def model_and_methods(row: GridContainer) -> None:
-    """What is looked at."""
+    """Show the controls for model, methods and layers."""
     state = st.session_state
     with row.cell(column_span=2):
         st.selectbox(
@@ -112,7 +112,7 @@ def _method(names: list[str]) -> None:
 
 
 def choose_view(cells: tuple[int, ...]) -> None:
-    """The dials: they move maps and scores, and compute no attribution anew."""
+    """Show the dials: they change the display and scores, and compute no new attributions."""
     options = {p.name: p for p in params_of(AggregateView)}
     st.select_slider("Smoothing K", KERNELS, key="a_smoothing", persist_state="session", width=185, help=options["smoothing"].help + ".")
     st.segmented_control("Average", AVERAGES, key="a_average", persist_state="session", required=True, help=options["average"].help + ".")

@@ -1,4 +1,4 @@
-"""A grid of one's own: chosen photos in its cells, and every method's map and score at once."""
+"""A custom grid: chosen photos in its cells, with every method's map and score at once."""
 
 import streamlit as st
 from PIL import Image
@@ -29,7 +29,7 @@ SIDE = 360
 
 
 def show(run: RunSpec, view: AggregateView) -> bool:
-    """Photos for the cells, the target, and a tile for each method; whether any map is still waited for."""
+    """Show photo choosers for the cells, the target, and a tile for each method; return whether any map is pending."""
     protocol = create(run.protocols[0])
     if not isinstance(protocol, Localisation):
         st.info("Choose GridPG, DiFull or DiPart as the setting: single images make no grid.", icon=":material/arrow_upward:")
@@ -88,7 +88,7 @@ def _take() -> None:
 
 
 def _choose_target(model: Classifier, photo: Photo) -> int | None:
-    """One of the most probable classes of the cell's photo by itself."""
+    """Return the chosen class, one of the most probable classes of the cell's photo on its own."""
     probabilities = jobs.wait_for(jobs.prediction_job(model, photo), "Asking the model")
     if probabilities is None:
         return None
@@ -101,7 +101,7 @@ def _choose_target(model: Classifier, photo: Photo) -> int | None:
 
 
 def _job(model: Classifier, photos: list[Photo], run: RunSpec, cell: int, target: int, method: MethodSpec) -> Job:
-    """The map of one method on the grid."""
+    """Return the job that computes the map of one method on the grid."""
 
     def make(progress: NewsProgress) -> object:
         return map_grid(model, photos, run.protocols[0], cell, target, method, open_store(), run.seed, progress)

@@ -1,4 +1,4 @@
-"""How does a method behave on a whole data set? AggAtt, scores by layer, and a grid of one's own."""
+"""How does a method behave on a whole data set? AggAtt, scores by layer, and a custom grid."""
 
 from urllib.parse import parse_qsl, urlencode
 
@@ -18,7 +18,7 @@ MODES = ("data set", OWN)
 
 
 def main() -> None:
-    """What is to be computed, above; below it what it costs, how far it is, and what came out."""
+    """Show the page: the controls on top; cost, progress and results below."""
     state = st.session_state
     choice.start(st.query_params.to_dict())
     st.markdown("#### How does a method behave on a whole data set?")
@@ -54,7 +54,7 @@ def _dismiss() -> None:
 
 
 def _body(run: RunSpec, polled: bool) -> None:
-    """All that changes by itself, and the dials."""
+    """Show everything that changes by itself, and the dials."""
     job = run_jobs.find(run)
     own = st.session_state.a_mode == OWN
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="a_bar"):
@@ -81,7 +81,7 @@ def _body(run: RunSpec, polled: bool) -> None:
 
 
 def _results(run: RunSpec, job: Job | None, view: AggregateView) -> bool:
-    """What there is to see; whether anything is still waited for."""
+    """Show the results; return whether a job is pending."""
     if job is None or (job.ended and job.state is not State.DONE):
         if job is not None:
             run_panel.show_ended(job)
@@ -111,7 +111,7 @@ def _results(run: RunSpec, job: Job | None, view: AggregateView) -> bool:
 
 
 def _reproduce(spec: AggregateSpec) -> None:
-    """Link, command line and Python snippet of exactly this view."""
+    """Show the link, command line and Python snippet of exactly this view."""
     with st.popover("Reproduce", icon=":material/link:"):
         st.caption("Link to exactly this view")
         more = urlencode(choice.shown(), safe="@:,=/")

@@ -1,4 +1,4 @@
-"""Asks the library's queues for what the page Aggregate shows. Nothing is computed here."""
+"""Request what the Aggregate page shows from the library's queues. Nothing is computed here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from pages.shared import jobs
 from pages.shared.roots import load_data
 
 SHOWN = 4
-"""Examples of the first and the last bin."""
+"""Number of examples shown of the first and of the last bin."""
 PAGE = 12
-"""Items on one page of a bin."""
+"""Number of items on one page of a bin."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """One row as it is drawn: a picture of each bin, None for one without maps, and the examples left and right."""
+    """A drawn row: a picture of each bin, None for a bin without maps, and the examples on the left and right."""
 
     row: Row
     line: PanelRow
@@ -32,13 +32,13 @@ class Shown:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Return the size in bytes."""
         return self.line.nbytes + sum(len(b or b"") for b in (*self.bins, self.best, self.worst))
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """One item of a bin as it is drawn."""
+    """A drawn item of a bin."""
 
     picture: bytes
     score: float
@@ -46,25 +46,25 @@ class Tile:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Return the size in bytes."""
         return len(self.picture)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A run whose maps can be looked at, and the key under which what is seen of them is kept."""
+    """A run whose maps can be viewed, and the key that its drawn rows and tiles are cached under."""
 
     key: str
     aggregation: Aggregation
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Return the size in bytes."""
         return self.aggregation.nbytes
 
 
 def found_job(spec: RunSpec, run_job: Job) -> Job:
-    """What is known of a run; more, where it goes on and ends."""
+    """Return the job that finds a run's results so far; its key changes as the run progresses and ends."""
     key = digest("aggregation", spec, jobs.stamp(spec.model.checkpoint), run_job.state.value, run_job.done)
 
     def find(progress: NewsProgress) -> Found:
@@ -79,7 +79,7 @@ def found_job(spec: RunSpec, run_job: Job) -> Job:
 
 
 def row_job(found: Found, method: MethodSpec, view: AggregateView) -> Job:
-    """One row: sorted, averaged and drawn."""
+    """Return the job that sorts, averages and draws one row."""
 
     def make(progress: NewsProgress) -> Shown:
         row = found.aggregation.row(method, view, progress)
@@ -92,13 +92,13 @@ def row_job(found: Found, method: MethodSpec, view: AggregateView) -> Job:
         )
         return Shown(row, line, bins, best, worst)
 
-    # The dial moves in finer steps than the kernels of inner layers.
+    # The key has the effective kernel: the dial moves in finer steps than the kernels of inner layers.
     key = digest(found.key, "row", method, found.aggregation.kernel(method, view), view.cell, view.average)
     return jobs.device_queue().submit(key, make, jobs.PATIENCE, priority=Priority.QUICK)
 
 
 def tiles_job(found: Found, row: Row, positions: Sequence[int], view: AggregateView) -> Job:
-    """Some items of a bin, drawn."""
+    """Return the job that draws some items of a bin."""
 
     def make(progress: NewsProgress) -> list[Tile]:
         examples = found.aggregation.examples(row, positions, view, progress)

@@ -1,4 +1,4 @@
-"""The run behind an aggregate view: its cost, the button that starts and cancels it, how far it is, and what became of it."""
+"""The run of an aggregate view: its cost, the button that starts and cancels it, its progress and its outcome."""
 
 import streamlit as st
 
@@ -11,7 +11,7 @@ from pages.shared.times import duration, size
 
 
 def is_busy(spec: RunSpec) -> bool:
-    """Whether it is under way, or what must be known before its cost is."""
+    """Return whether the run, or the estimate of its cost, is in progress."""
     job = run_jobs.find(spec)
     if job is not None and (not job.ended or job.state is State.DONE):
         return not job.ended
@@ -20,7 +20,7 @@ def is_busy(spec: RunSpec) -> bool:
 
 
 def show_button(spec: RunSpec, job: Job | None) -> None:
-    """Starts it, goes on with it, or cancels it: always in the same place."""
+    """Show the button that starts, resumes or cancels the run, always in the same place."""
     width = 130
     if job is not None and not job.ended:
         st.button("Cancel", on_click=job.cancel, icon=":material/close:", key="a_start", width=width, help="What is computed is kept.")
@@ -44,7 +44,7 @@ def _start(spec: RunSpec) -> None:
 
 
 def show_cost(spec: RunSpec) -> None:
-    """What a run that is not done will cost, or why it cannot be; one that is known already is begun, which is to read it."""
+    """Show what an unfinished run will cost or why it is impossible; a fully cached run is started, which only reads it."""
     stage = run_jobs.prepare(spec)
     if stage.plan is None:
         if stage.job.state in (State.FAILED, State.CANCELLED):
@@ -69,7 +69,7 @@ def show_cost(spec: RunSpec) -> None:
 
 
 def show_progress(job: Job) -> None:
-    """How far it is, and the scores so far."""
+    """Show the progress and the scores so far."""
     event: Event = job.news or Event("waiting for another run to end" if job.state is State.WAITING else "beginning")
     parts = [f"{event.done} of {event.total}"] if event.total else []
     parts += [f"{event.rate:.2g} a second"] if event.rate else []
@@ -85,7 +85,7 @@ def show_progress(job: Job) -> None:
 
 
 def show_ended(job: Job) -> None:
-    """Why it failed, or how far it came before it was cancelled."""
+    """Show why the run failed, or how far it got before it was cancelled."""
     event: Event = job.news or Event("")
     if job.state is State.FAILED:
         st.error(sentence(job.error), icon=":material/error:")
@@ -97,7 +97,7 @@ def show_ended(job: Job) -> None:
 
 
 def show_refused(refused: dict[str, str]) -> None:
-    """What is not defined on the model or the data, with the reason."""
+    """Show what is not defined on the model or the data, with the reason."""
     if refused:
         with st.expander(f"Left out, as not defined here: {len(refused)}", icon=":material/block:"):
             for name, reason in refused.items():

@@ -1,4 +1,4 @@
-"""What a link to Inspect says beyond the picture and its maps: models of further rows, and the tool that is open."""
+"""The part of an Inspect link beyond the picture and its maps: models of further rows, and the open tool."""
 
 from collections.abc import Mapping
 from urllib.parse import urlencode
@@ -18,11 +18,11 @@ TOOLS = {
     "Deletion": ":material/backspace:",
     "Sanity": ":material/psychology_alt:",
 }
-"""What looks closer at the maps that are there, with an icon each."""
+"""The tools for a closer look at the computed maps, each with an icon."""
 
 
 def start(query: Mapping[str, str]) -> None:
-    """At the first run of a session: fills the session from the link, naming what in it makes no sense."""
+    """Fill the session from the link on a session's first run; report invalid fields."""
     state = st.session_state
     selection.start({name: value for name, value in query.items() if name not in ("also", "tool")})
     if "also" in state:
@@ -44,14 +44,14 @@ def start(query: Mapping[str, str]) -> None:
 
 
 def link_fields() -> str:
-    """What a link says of it, to be put behind that of the spec."""
+    """Return these choices as link fields, to be appended to those of the spec."""
     state = st.session_state
     fields = {"also": ",".join(state.also), "tool": state.tool}
     return "".join(f"&{urlencode({name: value}, safe='@:,=')}" for name, value in fields.items() if value)
 
 
 def choose_more_models(first: ModelSpec) -> list[ModelSpec]:
-    """The models of further rows, chosen in the sidebar: those that are not the first one, with a message for what is none."""
+    """Show the sidebar's model list and return all valid models except the first; invalid entries get a message."""
     state = st.session_state
     with st.sidebar:
         st.multiselect(

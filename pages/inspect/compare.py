@@ -16,7 +16,7 @@ UNITS = ("its own", "as they are")
 
 
 def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
-    """Two choosers and three pictures; nothing is waited for."""
+    """Show two choosers and three pictures; return False, as no job is needed."""
     keep("compare_units", UNITS, UNITS[0])
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         first, second = pick("First map", maps, "compare_first"), pick("Second map", maps, "compare_second", 1)

@@ -1,4 +1,4 @@
-"""Deletion: the photo fades in order of a map, and a slider moves photo, probability and what goes next together."""
+"""Deletion: the photo is deleted in the order of a map; one slider moves photo, probability and the next deletion together."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ FIRST = {ORDERS[1]: "most relevant", ORDERS[0]: "least relevant"}
 
 
 def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
-    """The choice of map, order, unit and baseline; the scrubber below. Whether it waits."""
+    """Show controls for map, order, unit and baseline, then the slider; return whether a job is pending."""
     keep("deletion_order", list(FIRST), ORDERS[1])
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         ready = pick("Map", maps, "deletion_map")

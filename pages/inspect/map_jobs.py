@@ -1,4 +1,4 @@
-"""Asks the queues for what the tools below the gallery show; a slider or another colour asks for nothing new."""
+"""Request what the tools below the gallery show from the queues; moving a slider or changing colours needs no new job."""
 
 import streamlit as st
 
@@ -14,11 +14,11 @@ from pages.shared import jobs
 from pages.shared.tiles import seconds_left
 
 QUICK_GRID = 8
-"""Cells in each direction up to which deleting them takes a few seconds on a CPU, and may pass other work by."""
+"""Largest number of patches per side whose deletion takes only a few seconds on a CPU, so that it may overtake other work."""
 
 
 def outputs_job(row: Row, grid: int, baseline: str, seed: int) -> Job:
-    """What the model says without each cell: the same for every map of the row."""
+    """Return the job that computes the model's outputs with each patch deleted, shared by all maps of a row."""
 
     def measure(progress: NewsProgress) -> object:
         return cell_outputs(row.model, row.photo, row.target, grid, baseline, seed, progress)
@@ -30,7 +30,7 @@ def outputs_job(row: Row, grid: int, baseline: str, seed: int) -> Job:
 
 
 def path_job(ready: Ready, order: str, grid: int | None, baseline: str, seed: int) -> Job:
-    """The picture's way from whole to deleted in order of a map."""
+    """Return the job that deletes the picture step by step in the order of a map."""
     row, attribution = ready.row, ready.attribution
 
     def delete(progress: NewsProgress) -> object:
@@ -43,7 +43,7 @@ def path_job(ready: Ready, order: str, grid: int | None, baseline: str, seed: in
 
 
 def twin_job(model: Classifier, share: float, seed: int) -> Job:
-    """The model with the weights of the last `share` of its layers shuffled."""
+    """Return the job that builds the model with the weights of the last `share` of its layers shuffled."""
 
     def shuffle(_progress: NewsProgress) -> Classifier:
         twin = randomised(model, share, seed)
@@ -54,8 +54,8 @@ def twin_job(model: Classifier, share: float, seed: int) -> Job:
 
 
 def waits_for(job: Job) -> bool:
-    """Whether the job has not ended: shows how far it is then, or why it came to nothing."""
-    # MethodRequest once: a job may end while this runs, and what is shown must be what is returned.
+    """Return whether the job is unfinished, after showing its progress or why it failed."""
+    # Read the state once: a job may end while this runs, and what is shown must match what is returned.
     if not job.ended:
         waiting = job.state is State.WAITING
         st.progress(job.done / job.total if job.total else 0.0, text="waiting" if waiting else seconds_left(job))

@@ -16,7 +16,7 @@ KERNELS = [0, *range(1, 258, 2)]
 
 
 def main() -> None:
-    """What is to be computed, above; the gallery, which shows it, below."""
+    """Show the page: the controls on top, the gallery of maps below."""
     state = st.session_state
     choice.start(st.query_params.to_dict())
     st.markdown("#### Why did the model say that?")
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec, running: bool) -> None:
-    """The view's dials and the tiles: all that runs again when a dial is moved or a map is ready."""
+    """Show the view's dials and the tiles: the part that reruns when a dial is moved or a map is ready."""
     slots = [row.slots(spec.methods) for row in rows]
     ready = [slot.job.result for slot in slots[0] if slot.job is not None and slot.done]
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="view"):
@@ -77,7 +77,7 @@ def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec, running: 
     link = dict(parse_qsl(spec.link().lstrip("?") + choice.link_fields(), keep_blank_values=True))
     if st.query_params.to_dict() != link:
         st.query_params.from_dict(link)
-    # Polling starts and stops with a full run; work may also start here: by "Try again", or because a map was no longer kept.
+    # Polling starts and stops with a full rerun. Work may also start here, by "Try again" or because a map was evicted.
     if running != waiting or any(row.job.ended for row in coming):
         st.rerun()
 

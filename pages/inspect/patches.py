@@ -1,4 +1,4 @@
-"""Patches: what the model loses without each cell of the photo, against what a map says of the cell."""
+"""Patches: the drop of the model's output for each deleted patch, compared with the map's sum over that patch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ COARSEST, FINEST = 2, 16
 
 
 def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
-    """The choice of map, cells and baseline; drops and sums on the photo, and their scatter. Whether it waits."""
+    """Show controls for map, patches and baseline, then drops, sums and their scatter plot; return whether a job is pending."""
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         ready = pick("Map", maps, "patch_map")
         grid = choose_grid(ready, "patch_grid")
@@ -48,7 +48,10 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
 
 
 def choose_grid(ready: Ready, key: str, singles: str | None = None) -> int:
-    """Cells in each direction, of those that the model's input can be cut into; with `singles`, 0 under that name stands first."""
+    """Return the chosen number of patches per side, among those that divide the model's input.
+
+    With `singles`, an option of that name comes first and returns 0.
+    """
     height, width = ready.row.model.input_size
     fitting = [n for n in range(COARSEST, FINEST + 1) if height % n == width % n == 0]
     options = [0, *fitting] if singles else fitting or [1]
@@ -60,7 +63,7 @@ def choose_grid(ready: Ready, key: str, singles: str | None = None) -> int:
 
 
 def choose_baseline(key: str) -> str:
-    """What takes the place of deleted pixels."""
+    """Return the chosen baseline, which replaces deleted pixels."""
     keep(key, BASELINES, BASELINES[0])
     hint = "What takes the place of deleted pixels: zeros is the mean colour, random is noise, blur the blurred photo."
     return st.selectbox("Baseline", BASELINES, key=key, persist_state="session", width=130, help=hint)

@@ -1,4 +1,4 @@
-"""Small parts that the tools of Inspect share: choosing a map, and a picture with its title."""
+"""Small widgets that the tools of Inspect share: a map chooser, and a picture with a title."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from pages.shared.tiles import head
 
 
 def pick(label: str, maps: Sequence[Ready], key: str, otherwise: int = 0) -> Ready:
-    """One of the maps, by default the one at place `otherwise`, or the last.
+    """Return the chosen map, by default the one at index `otherwise`, or the last one.
 
-    What was chosen is remembered apart, as maps come and go: it is taken again as soon as it is there again.
+    The choice is stored separately, as maps come and go: it is restored as soon as its map is back.
     """
     state, wish = st.session_state, f"{key}_wish"
     names = {ready.name: ready for ready in maps}
@@ -26,17 +26,17 @@ def _remember(key: str, wish: str) -> None:
 
 
 def keep(key: str, options: Sequence[object], default: object) -> None:
-    """Sets a widget's state to the default where it holds none of the options."""
+    """Set a widget's state to the default if its value is not among the options."""
     if st.session_state.get(key) not in options:
         st.session_state[key] = default
 
 
 def figure(title: str, line: str, image: Image.Image, alt: str) -> None:
-    """A picture as a tile: title, a line below it, and words for who does not see it."""
+    """Show a picture as a tile: title, a line below it, and a text alternative."""
     head(title, line)
     st.image(encode(image), width="stretch", alt=alt)
 
 
 def signed(value: float) -> str:
-    """A correlation with its sign; a dash where it is undefined."""
+    """Return a correlation with its sign, or a dash if it is undefined."""
     return "–" if value != value else f"{value:+.2f}".replace("-", "−")

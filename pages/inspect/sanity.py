@@ -1,4 +1,4 @@
-"""Sanity: a map beside that of a twin of the model with shuffled weights, and beside noise."""
+"""Sanity: a map beside the map of the same model with shuffled weights, and beside noise."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ SHARES = {0.25: "last quarter", 0.5: "last half", 1.0: "all"}
 
 
 def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
-    """The choice of map and of the layers that forget; three pictures with correlations. Whether it waits."""
+    """Show controls for the map and the shuffled layers, then three pictures with correlations; return whether a job is pending."""
     keep("sanity_share", list(SHARES), 1.0)
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         ready = pick("Map", maps, "sanity_map")
@@ -49,7 +49,7 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
                 continue
             tiles.head(title, ready.name)
             if own.state is State.DONE:
-                # The twin has come meanwhile: the next run asks for its map.
+                # The shuffled model is ready by now: the next rerun requests its map.
                 st.progress(1.0, text="running")
                 waits = True
             else:

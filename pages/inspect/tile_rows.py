@@ -1,4 +1,4 @@
-"""Rows of the gallery: one model each, with the class that is explained for it, and the maps that are ready."""
+"""Rows of the gallery, one per model, each with its explained class and its computed maps."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from pages.shared import jobs, tiles
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A model as it was chosen and as it is, the picture, the explained class, and the most probable ones with their probabilities."""
+    """A model with its spec, the picture, the explained class, and the most probable classes with their probabilities."""
 
     spec: ModelSpec
     model: Classifier
@@ -29,16 +29,16 @@ class Row:
 
     @property
     def class_name(self) -> str:
-        """The explained class."""
+        """Return the name of the explained class."""
         return self.model.class_names[self.target].split(",")[0]
 
     @property
     def picture(self) -> Image.Image:
-        """The photo as the model sees it."""
+        """Return the photo as the model sees it."""
         return tiles.picture(self.photo.digest, self.model.preprocessing, self.photo.image)
 
     def slots(self, methods: Sequence[MethodSpec]) -> list[tiles.Slot]:
-        """A place for each method, its map asked for; what is not defined says why."""
+        """Return one slot per method and request its map; a method that is not defined gives the reason."""
         found = []
         for method in methods:
             try:
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A map that is there, with a name that no other on the page has."""
+    """A computed map, with a name that is unique on the page."""
 
     name: str
     row: Row
@@ -59,22 +59,22 @@ class Ready:
 
     @property
     def attribution(self) -> Attribution:
-        """The map."""
+        """Return the map."""
         return self.job.result
 
 
 @dataclass(frozen=True, eq=False)
 class Coming:
-    """A row whose model is not there yet."""
+    """A row whose model is not loaded yet."""
 
     spec: ModelSpec
     job: Job
 
 
 def further_row(spec: ModelSpec, photo: Photo, first: Row, wanted: bool) -> Row | Coming | None:
-    """The row of another model: explained for what it predicts or, where a class is `wanted`, for that of the first row.
+    """Return the row of a further model: explained for its prediction or, if a class is `wanted`, for the first row's class.
 
-    None after saying why the model cannot be had. The page does not wait: the rows that are there are shown.
+    Returns None after showing why the model cannot be loaded. The page does not wait: rows that are ready are shown.
     """
     loading = jobs.model_job(spec)
     if not loading.ended:
@@ -95,7 +95,7 @@ def further_row(spec: ModelSpec, photo: Photo, first: Row, wanted: bool) -> Row 
 
 
 def _same_class(model: Classifier, first: Row) -> int | None:
-    """The class of the first row, where another model has it at the same place or one of that name."""
+    """Return the first row's class in another model, by the same index and name or by name alone; None if there is none."""
     if len(model.class_names) > first.target and model.class_names[first.target] == first.model.class_names[first.target]:
         return first.target
     try:
@@ -105,13 +105,13 @@ def _same_class(model: Classifier, first: Row) -> int | None:
 
 
 def strips(rows: Sequence[Row], slots: Sequence[list[tiles.Slot]]) -> list[tiles.Strip]:
-    """What the gallery shows: a single row is titled Photo, several by their models."""
+    """Return the strips that the gallery shows: a single row is titled Photo, several rows by their models."""
     names = ["Photo"] if len(rows) == 1 else _names(rows)
     return [tiles.Strip(name, row.picture, row.class_name, row.top, own) for name, row, own in zip(names, rows, slots, strict=True)]
 
 
 def ready_maps(rows: Sequence[Row], slots: Sequence[list[tiles.Slot]]) -> list[Ready]:
-    """The maps that are there and say something, under names as short as they can be told apart by."""
+    """Return the computed maps that are valid, under the shortest unambiguous names."""
     found = [(row, slot.method, slot.job) for row, own in zip(rows, slots, strict=True) for slot in own if slot.job and slot.done]
     found = [(row, method, job) for row, method, job in found if job.result.defects[0] is None]
     short = [f"{method.name}@{method.layer}" for _, method, _ in found]
@@ -124,6 +124,6 @@ def ready_maps(rows: Sequence[Row], slots: Sequence[list[tiles.Slot]]) -> list[R
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    """The models, checkpoints by the names of their files where these tell them apart."""
+    """Return the names of the models; checkpoints by file name if these differ."""
     short = [replace(row.spec, checkpoint=row.spec.checkpoint and Path(row.spec.checkpoint).name).text for row in rows]
     return [name if short.count(name) == 1 else row.spec.text for name, row in zip(short, rows, strict=True)]

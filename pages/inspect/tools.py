@@ -1,4 +1,4 @@
-"""What looks closer at the maps that are there: one tool at a time, below the tiles."""
+"""Tools for a closer look at the computed maps, shown one at a time below the tiles."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ from pages.inspect.choice import TOOLS
 from pages.inspect.tile_rows import Ready
 
 Tool = Callable[[Sequence[Ready], ViewSpec], bool]
-"""Shows itself for the maps that there are; returns whether it waits for anything."""
+"""A function that shows a tool for the computed maps and returns whether a job is pending."""
 SHOW: dict[str, Tool] = {
     "Compare": compare.show,
     "Patches": patches.show,
@@ -20,7 +20,7 @@ SHOW: dict[str, Tool] = {
 
 
 def choose() -> str | None:
-    """The open tool, if any."""
+    """Return the open tool, if any."""
     return st.segmented_control(
         "Look closer",
         list(TOOLS),
@@ -33,7 +33,7 @@ def choose() -> str | None:
 
 
 def show(tool: str, maps: Sequence[Ready], view: ViewSpec, waiting: bool) -> None:
-    """The tool in a fragment of its own, so that its dials redraw nothing else; it polls while it waits for something."""
+    """Show the tool in a separate fragment, so that its dials redraw nothing else; it polls while a job is pending."""
     polled = bool(st.session_state.get("tool_waits"))
     st.fragment(run_every=0.4 if polled else None)(_body)(tool, maps, view, waiting, polled)
 

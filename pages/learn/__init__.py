@@ -1,1 +1,1 @@
-"""The lessons of the page Learn: one module each, and the frame that shows them."""
+"""The lessons of the Learn page, one module each, and the frame that shows them."""

@@ -22,7 +22,7 @@ BINS = ViewSpec(sign="positive")
 @LESSONS.register
 @dataclass(frozen=True)
 class AggAtt(Lesson):
-    """Three chosen examples, and what all of them look like."""
+    """Three chosen examples, and the average over all of them."""
 
     name = "aggatt"
     title = "AggAtt against cherry-picking"

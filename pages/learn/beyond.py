@@ -1,4 +1,4 @@
-"""Links from a lesson to the page that does the same for real, each with its settings written out."""
+"""Links from a lesson to the page that does the same in full, with all settings written out."""
 
 from collections.abc import Sequence
 from urllib.parse import urlencode
@@ -11,19 +11,19 @@ from pages.shared.selection import DEFAULT
 
 
 def inspect(methods: str, tool: str = "") -> Beyond:
-    """Inspect, on a photo and the embedded model, with one of its tools open."""
+    """Return a link to Inspect, on a photo and the embedded model, with one of its tools open."""
     spec = ExplainSpec(DEFAULT.model, DEFAULT.image, parse_methods(methods))
     return Beyond("", "Inspect: on a photo", spec.link() + (f"&tool={tool}" if tool else ""))
 
 
 def scores(models: Sequence[str], protocols: str, methods: str, limit: int = 48) -> Beyond:
-    """Scores, on the birds."""
+    """Return a link to Scores, on the birds."""
     run = RunSpec(ModelSpec(models[0]), DATA, parse_protocols(protocols), parse_methods(methods), limit)
     wanted = Wanted(tuple(map(ModelSpec, models)), run)
     return Beyond("scores", "Scores: on many birds", "?" + urlencode(wanted.link(), doseq=True))
 
 
 def aggregate(model: str, setting: str, methods: str, limit: int = 50, smoothing: int = 0) -> Beyond:
-    """Aggregate, on the birds."""
+    """Return a link to Aggregate, on the birds."""
     run = RunSpec(ModelSpec(model), DATA, parse_protocols(setting), parse_methods(methods), limit)
     return Beyond("aggregate", "Aggregate: on many grids", AggregateSpec(run, AggregateView(smoothing=smoothing)).link())

@@ -1,4 +1,4 @@
-"""What lessons ask for: models, birds and maps, from the queues; nothing is computed while a lesson draws."""
+"""What lessons request from the queues: models, birds and maps. Nothing is computed while a lesson draws."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -26,11 +26,11 @@ from pages.shared import jobs, tiles
 DATA = "birds"
 TUNED = "_tuned"
 AT_ONCE = 0.6
-"""Seconds that a lesson waits before it says so: most answers come sooner, and nothing flickers."""
+"""Seconds that a lesson waits before it shows that it waits: most results come sooner, which avoids flicker."""
 
 
 class NotYet(Exception):
-    """What a lesson needs is not there yet, or cannot be had."""
+    """Raised when a result that a lesson needs is pending or has failed."""
 
     def __init__(self, job: Job):
         self.job = job
@@ -38,7 +38,7 @@ class NotYet(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Bird:
-    """One picture of the data: its place there, its class by name, and where the bird's parts show (H,W)."""
+    """One picture of the data: its index, its class name, and a mask of the visible parts of the bird (H,W)."""
 
     photo: Photo
     index: int
@@ -48,7 +48,7 @@ class Bird:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that picture and mask take."""
+        """Return the size of picture and mask in bytes."""
         return 3 * self.photo.image.width * self.photo.image.height + self.mask.nbytes
 
 
@@ -60,7 +60,7 @@ class Flock:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all of them."""
+        """Return the size of all birds in bytes."""
         return sum(bird.nbytes for bird in self.birds)
 
 
@@ -72,23 +72,23 @@ class GridMaps:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all of them."""
+        """Return the size of all maps in bytes."""
         return sum(found.nbytes for found in self.maps)
 
     def mean(self, view: AggregateView) -> float:
-        """The mean localisation score."""
+        """Return the mean localisation score."""
         return sum(found.shown(view)[1] for found in self.maps) / len(self.maps)
 
 
 def pairs() -> tuple[str, ...]:
-    """The shipped bird models that come plain and deletion-tuned, the smallest first, by the names of the plain ones."""
+    """Return the shipped bird models that exist plain and deletion-tuned, smallest first, by the names of the plain ones."""
     names = [name for name in shipped() if name.startswith(f"{DATA}_") and f"{name}{TUNED}" in shipped()]
     first = smallest(DATA, tuned=False)
     return tuple(sorted(names, key=lambda name: (name != first, name)))
 
 
 class LessonContext:
-    """One lesson at work on a pair of models and a bird, given by its place in the data."""
+    """The context of a lesson: a pair of models and a bird, given by its index in the data."""
 
     seed = 0
 
@@ -96,7 +96,7 @@ class LessonContext:
         self.model_name, self.bird_index = model, bird
 
     def wait(self, *jobs: Job) -> list[Any]:
-        """The results of all jobs. Raises `NotYet` with the first one that has none."""
+        """Return the results of all jobs. Raises `NotYet` with the first job that has no result."""
         end = time.monotonic() + AT_ONCE
         for job in jobs:
             job.wait(max(0.0, end - time.monotonic()))
@@ -106,7 +106,7 @@ class LessonContext:
         return [job.result for job in jobs]
 
     def ended(self, *jobs: Job) -> list[Job]:
-        """The same jobs once all have ended, also those that failed. Raises `NotYet` before."""
+        """Return the jobs once all have ended, including failed ones. Raises `NotYet` before."""
         end = time.monotonic() + AT_ONCE
         for job in jobs:
             if not job.wait(max(0.0, end - time.monotonic())):
@@ -114,27 +114,27 @@ class LessonContext:
         return list(jobs)
 
     def compute(self, what: str, do: Callable[[NewsProgress], Any], *about: object) -> Job:
-        """Work of a lesson on the device; `about` is all that it depends on besides the models and the seed."""
+        """Return a job for a lesson's computation on the device; `about` is all that it depends on besides the models and the seed."""
         key = digest("learn", what, self.model_name, self.seed, *about)
         return jobs.device_queue().submit(key, do, jobs.PATIENCE)
 
     @cached_property
     def plain(self) -> Classifier:
-        """The model as it was trained."""
+        """Return the model before deletion tuning."""
         return self.wait(jobs.model_job(ModelSpec(self.model_name)))[0]
 
     @cached_property
     def tuned(self) -> Classifier:
-        """The model that was fine-tuned on pictures with deleted cells."""
+        """Return the model that was fine-tuned on pictures with deleted patches."""
         return self.wait(jobs.model_job(ModelSpec(f"{self.model_name}{TUNED}")))[0]
 
     @cached_property
     def bird(self) -> Bird:
-        """The chosen bird."""
+        """Return the chosen bird."""
         return self.birds([self.bird_index])[0]
 
     def birds(self, indices: Sequence[int]) -> list[Bird]:
-        """Birds by their places in the data."""
+        """Return birds by their indices in the data."""
 
         def draw(progress: NewsProgress) -> Flock:
             data, found = load_dataset(DATA), []
@@ -149,12 +149,12 @@ class LessonContext:
         return self.wait(queue("data").submit(digest("learn birds", list(indices)), draw, jobs.PATIENCE))[0].birds
 
     def some_birds(self, count: int) -> list[Bird]:
-        """The chosen bird and the next ones."""
+        """Return the chosen bird and the next ones."""
         size = len(load_dataset(DATA))
         return self.birds([(self.bird_index + k) % size for k in range(count)])
 
     def grids(self, count: int, corners: bool) -> list[list[Bird]]:
-        """Grids of 2 x 2 birds; with `corners` the first and the last are of one class, else all classes differ."""
+        """Return grids of 2 x 2 birds; with `corners` the first and the last bird share a class, else all classes differ."""
         data = load_dataset(DATA)
         pool = [(self.bird_index + k) % len(data) for k in range(10 * count + 40)]
         made = compose([int(data.label(index) or 0) for index in pool], 2, corners, self.seed)[:count]
@@ -162,7 +162,10 @@ class LessonContext:
         return [drawn[4 * k : 4 * k + 4] for k in range(len(made))]
 
     def grid_maps(self, setting: str, grids: Sequence[Sequence[Bird]], cell: int, method: str) -> Job:
-        """The map of a method, given in text form, for the bird in one cell of each of some grids, in a localisation setting."""
+        """Return the job for a method's maps, each for the bird in one cell of a grid, in a localisation setting.
+
+        `method` is given in text form.
+        """
         model, spec, protocol = self.plain, resolve(MethodSpec.parse(method)), ProtocolSpec(setting)
 
         def explain(progress: NewsProgress) -> GridMaps:
@@ -176,23 +179,22 @@ class LessonContext:
         return self.compute("grid maps", explain, protocol, spec, cell, [[bird.index for bird in birds] for birds in grids])
 
     def maps(self, model: Classifier, photo: Photo, methods: Sequence[str], target: int) -> list[Attribution]:
-        """The map of each method, given in text form."""
+        """Return the map of each method, given in text form."""
         specs = [resolve(MethodSpec.parse(text)) for text in methods]
         return self.wait(*(jobs.map_job(model, photo, spec, target, self.seed) for spec in specs))
 
     def twins(self, model: Classifier, shares: Sequence[float]) -> list[Classifier]:
-        """The model with the weights of the last `share` of its layers shuffled, for each share."""
-
+        """Return the model with the weights of the last `share` of its layers shuffled, for each share."""
         return self.wait(*(map_jobs.twin_job(model, share, self.seed) for share in shares))
 
     def probabilities(self, model: Classifier, photo: Photo) -> Any:
-        """Softmax probabilities (C,) of a photo."""
+        """Return the softmax probabilities (C,) of a photo."""
         return self.wait(jobs.prediction_job(model, photo))[0]
 
     def grid_picture(self, birds: Sequence[Bird]) -> Image.Image:
-        """A grid as the model sees it, twice as fine."""
+        """Return a grid as the model sees it, at twice the resolution."""
         return tiled([self.picture(bird, self.plain) for bird in birds])
 
     def picture(self, bird: Bird, model: Classifier) -> Image.Image:
-        """The bird as the model sees it, twice as fine."""
+        """Return the bird as the model sees it, at twice the resolution."""
         return tiles.picture(bird.photo.digest, model.preprocessing, bird.photo.image)

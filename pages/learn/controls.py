@@ -1,4 +1,4 @@
-"""A lesson's controls, made of its parameters; what a link says of them, and the link that says it."""
+"""A lesson's controls, generated from its parameters and restored from or written to a link."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from pages.learn.context import pairs
 from pages.learn.lesson import LESSONS, Lesson
 
 FEW = 4
-"""Choices up to which all are seen at once."""
+"""Largest number of choices that are all shown at once."""
 LETTERS = 24
-"""Letters of all choices that fit beside each other."""
+"""Largest total number of letters for choices that fit side by side."""
 
 
 @dataclass(frozen=True)
 class LessonOptions:
-    """What all lessons share."""
+    """The options that all lessons share."""
 
     model: str = param((pairs() or ("",))[0], "The model, which also comes deletion-tuned", choices=pairs())
     bird: int = param(4, "Which picture of the data, from 0", low=0, high=999)
@@ -26,12 +26,12 @@ class LessonOptions:
 
 
 def key_of(lesson: str, name: str) -> str:
-    """The session's name of a control."""
+    """Return the session key of a control."""
     return f"learn_{lesson}_{name}"
 
 
 def start(query: Mapping[str, str]) -> None:
-    """At the first look of a session: fills the session from the link, naming what in it makes no sense."""
+    """Fill the session from the link on a session's first run; report invalid fields."""
     state = st.session_state
     if "learn_lesson" in state:
         return
@@ -59,19 +59,19 @@ def start(query: Mapping[str, str]) -> None:
 
 
 def chosen(name: str) -> Lesson:
-    """The lesson as its controls stand."""
+    """Return the lesson with the values of its controls."""
     cls = LESSONS[name]
     return cls(**{p.name: st.session_state[key_of(name, p.name)] for p in params_of(cls)})
 
 
 def fields_of(lesson: Lesson) -> dict[str, str]:
-    """The fields of the link that restores this screen. Every value is written out: a later change of a default changes no link."""
+    """Return the link fields that restore this screen. All values are written out, so links survive a later change of defaults."""
     shared = {p.name: p.format(st.session_state[f"learn_{p.name}"]) for p in params_of(LessonOptions)}
     return {"lesson": lesson.name} | shared | {p.name: p.format(getattr(lesson, p.name)) for p in params_of(type(lesson))}
 
 
 def show(lesson: type[Lesson]) -> None:
-    """One widget for each parameter, in one row that wraps."""
+    """Show one widget for each parameter, in one row that wraps."""
     own = params_of(lesson)
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="learn_controls"):
         for p in own:

@@ -1,4 +1,4 @@
-"""Deletion, and why its pictures are out of the model's domain."""
+"""Deletion, and why pictures with deleted patches are out of the model's domain."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Pictures of lessons: tiles of one size on a grid that leaves room for all of them on one screen."""
+"""Pictures of lessons: tiles of equal size on a grid on which all of them fit on one screen."""
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -18,12 +18,12 @@ VIEW = ViewSpec()
 
 
 def rows(columns: int, number: int = 0, narrowest: int = 140) -> GridContainer:
-    """A row, or several, of so many tiles, none of them under so many pixels."""
+    """Return a grid with this many tiles per row, none narrower than `narrowest` pixels."""
     return st.grid(columns, min_column_width=narrowest, gap="small", key=f"learn_row_{number}")
 
 
 def map_tile(title: str, line: str, found: Attribution, photo: Image.Image, view: ViewSpec = VIEW, scale: bool = True) -> None:
-    """A map over its photo with its colours; where it says nothing, a grey tile with the reason."""
+    """Show a map over its photo with its colour bar, or a grey tile with the reason if the map is invalid."""
     shown = tile(found, view)
     if shown.defect is not None:
         head(title, line)
@@ -37,22 +37,22 @@ def map_tile(title: str, line: str, found: Attribution, photo: Image.Image, view
 
 
 def chart(svg: str, alt: str) -> None:
-    """A drawing as wide as its place."""
+    """Show a drawing at the full width of its container."""
     st.image(svg, width="stretch", alt=alt)
 
 
 def percent(value: float) -> str:
-    """A share in whole percent, number and sign on one line."""
+    """Return a share in whole percent, with a space between number and sign that does not break."""
     return "–" if value != value else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def grey(size: tuple[int, int]) -> bytes:
-    """A tile without a picture."""
+    """Return a tile without a picture."""
     return encode(Image.new("RGBA", size, (128, 132, 138, 40)), "PNG")
 
 
 def hidden(title: str, size: tuple[int, int], reason: str = "") -> None:
-    """A tile whose turn has not come, or that cannot be had for a reason."""
+    """Show a tile that is not revealed yet, or that is unavailable for the given reason."""
     head(title, "")
     st.image(grey(size), width="stretch", alt=f"{title}: {reason or 'later'}")
     if reason:
@@ -60,5 +60,5 @@ def hidden(title: str, size: tuple[int, int], reason: str = "") -> None:
 
 
 def plot(drawn: go.Figure, alt: str) -> None:
-    """A Plotly figure as it comes."""
+    """Show a Plotly figure without changes."""
     st.plotly_chart(drawn, key="learn_plot", config={"displayModeBar": False}, alt=alt)

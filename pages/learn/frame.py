@@ -1,4 +1,4 @@
-"""The screen of a lesson: words and controls left, pictures right; how one moves on, and how it looks before an audience."""
+"""The screen of a lesson: text and controls left, pictures right; the navigation, and the presenter view."""
 
 from urllib.parse import urljoin
 
@@ -28,20 +28,20 @@ STYLE = """
   .st-key-learn_pictures > div:has(> .st-key-learn_tiles) {max-width: none}
 }
 """
-"""Words left, pictures right, as large as lets all rows fit on the screen; below 1000 px the pictures come first."""
+"""Text left, pictures right, as large as possible while all rows fit on the screen; below 1000 px the pictures come first."""
 PRESENTER = """
 html {font-size: 18px}
 [data-testid="stSidebar"], [data-testid="stHeader"], [data-testid="stExpandSidebarButton"] {display: none}
 .stMainBlockContainer {padding: 1rem 2rem 1rem !important}
 """
-"""Larger letters enlarge all that is measured by them."""
+"""A larger font size enlarges everything that is measured in it."""
 PRESENT = "Large type, and nothing but the lesson. The arrow keys and those of a clicker move on, Esc leaves."
 BAR, HEAD, SEE = 120, 72, 110
-"""Pixels before an audience of the bar with the margins, of the words over each row of tiles, and of what to see below them."""
+"""Heights in presenter view, in pixels: the bar with the margins, the text above each row of tiles, and the text below the tiles."""
 
 
 def show() -> None:
-    """The way from lesson to lesson, and the lesson."""
+    """Show the navigation between lessons, and the lesson."""
     state = st.session_state
     lesson, names = LESSONS[state.learn_lesson], list(LESSONS)
     columns, rows = lesson.shape
@@ -62,7 +62,7 @@ def _dismiss() -> None:
 
 
 def _ways(place: int, names: list[str]) -> None:
-    """Title and number, and the buttons and keys that move on."""
+    """Show title and number of the lesson, and the buttons and keys that move on."""
     present = st.session_state.learn_present
     with st.container(horizontal=True, gap="small", vertical_alignment="center", key="learn_bar"):
         st.markdown(f"#### {place + 1}. {plain(LESSONS[names[place]].title)}", width="stretch")
@@ -94,14 +94,14 @@ def _ways(place: int, names: list[str]) -> None:
                 shortcut="P",
                 icon=":material/close_fullscreen:" if present else ":material/slideshow:",
                 key="learn_presenter",
-                # It would stay above the lesson as long as the button has the focus.
+                # No tooltip here: it would stay above the lesson as long as the button has the focus.
                 help=None if present else PRESENT,
             )
     keys.listen(present, _move, _leave)
 
 
 def _move(steps: int) -> None:
-    """From where one is by now, which may not be what is drawn."""
+    """Move by some lessons from the session's current lesson, which may be later than the one drawn."""
     names = list(LESSONS)
     place = names.index(st.session_state.learn_lesson) + steps
     _go(names[min(max(place, 0), len(names) - 1)])
@@ -120,7 +120,7 @@ def _leave() -> None:
 
 
 def _body(lesson: type[Lesson], polled: bool) -> None:
-    """All that changes with a control, or by itself while it is waited for."""
+    """Show everything that changes with a control, or by itself while a job is pending."""
     state = st.session_state
     with st.container(key="learn_screen"):
         words, pictures, links = st.container(key="learn_words"), st.container(key="learn_pictures"), st.container(key="learn_links")
@@ -139,7 +139,7 @@ def _body(lesson: type[Lesson], polled: bool) -> None:
                 seen = own.show(LessonContext(state.learn_model, state.learn_bird))
                 below.markdown(f"**What to see.** {seen}")
             except NotYet as wait:
-                # It may have come between the look and this line: the next run draws it then.
+                # The job may have ended since it was checked: the next rerun then draws its result.
                 waits = map_jobs.waits_for(wait.job) or wait.job.state is State.DONE
                 if waits:
                     _blank(*lesson.shape)
@@ -154,7 +154,7 @@ def _body(lesson: type[Lesson], polled: bool) -> None:
 
 
 def _choose_birds() -> None:
-    """Which bird, and which models: the same for all lessons."""
+    """Show the choosers for bird and models, which all lessons share."""
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.button("Another bird", on_click=_another, icon=":material/refresh:", key="learn_another")
         with st.popover("Model", icon=":material/tune:"):
@@ -169,7 +169,7 @@ def _another() -> None:
 
 
 def _blank(columns: int, rows: int) -> None:
-    """Tiles of the final size, so that nothing jumps."""
+    """Show empty tiles of the final size, so that the layout stays stable."""
     grid = st.grid(columns, min_column_width=140, gap="small", key="learn_blank")
     for _ in range(columns * rows):
         with grid.cell():
@@ -178,7 +178,7 @@ def _blank(columns: int, rows: int) -> None:
 
 
 def _links(lesson: Lesson) -> None:
-    """Where it is written, and where it is done for real: in a tab of its own, so that the lecture stays where it is."""
+    """Show links to the paper and to the page that does the same, in a new tab, so that the lecture stays open."""
     beyond = lesson.beyond(st.session_state.learn_model)
     address = urljoin(st.context.url or "", f"./{beyond.path}") + beyond.query
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):

@@ -19,13 +19,13 @@ SETTINGS = {
     "difull": ("DiFull", "only this cell is seen at all", 1.0),
     "dipart": ("DiPart", "the head sees this cell's features only", 0.5),
 }
-"""What each is called, what the model sees in it, and how far the other cells are faded."""
+"""For each setting its title, what the model sees in it, and how far the other cells are faded."""
 
 
 @LESSONS.register
 @dataclass(frozen=True)
 class Grids(Lesson):
-    """Three ways to connect a grid, and what a method makes of each."""
+    """Three ways to connect a grid, and how a method responds to each."""
 
     name = "grids"
     title = "GridPG, DiFull, DiPart"

@@ -1,4 +1,4 @@
-"""Infidelity for different noises."""
+"""Infidelity under different noises."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The keys of a lecture and of its clicker, which act also where a control has the focus: shortcuts of buttons would not."""
+"""The keys for a lecture and its clicker. They also act while a control has the focus, which shortcuts of buttons do not."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ KEYS = st.components.v2.component("learn_keys", js=Path(__file__).with_name("key
 
 
 def listen(present: bool, move: Callable[[int], None], leave: Callable[[], None]) -> None:
-    """Calls `move` with the steps that were pressed, and `leave` at the Escape key before an audience."""
+    """Call `move` with the number of steps pressed, and `leave` when Escape is pressed in presenter view."""
     state = st.session_state
 
     def moved() -> None:
@@ -19,5 +19,5 @@ def listen(present: bool, move: Callable[[int], None], leave: Callable[[], None]
 
     keys = KEYS(key="learn_keys", data={"present": present}, on_moved_change=moved, on_left_change=leave)
     if "learn_moved" not in state:
-        # The browser may have counted for a server that was started anew since.
+        # After a restart of the server, the browser may already have counted some steps.
         state.learn_moved = keys.moved or 0

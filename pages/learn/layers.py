@@ -1,4 +1,4 @@
-"""Why one must compare at the same layer."""
+"""Why methods must be compared at the same layer."""
 
 from dataclasses import dataclass
 

@@ -21,7 +21,7 @@ ALIKE, CLASSES = 3, 2
 @LESSONS.register
 @dataclass(frozen=True)
 class Leakage(Lesson):
-    """Classes read from the shapes of deletions alone."""
+    """Classes predicted from the shapes of deleted regions alone."""
 
     name = "leakage"
     title = "Information leakage"

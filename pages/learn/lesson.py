@@ -1,4 +1,4 @@
-"""What a lesson is, and the registry of all of them, in the order of the lecture."""
+"""The base class of lessons, and the registry of all lessons in the order of the lecture."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pages.learn.context import LessonContext
 
 @dataclass(frozen=True)
 class Beyond:
-    """Where the same is done for real: a page by its path in the address, what it is called there, and the query of its link."""
+    """A link from a lesson to the page that does the same in full: its path, its name there, and the query."""
 
     path: str
     label: str
@@ -20,10 +20,10 @@ class Beyond:
 
 @dataclass(frozen=True)
 class Lesson(ABC):
-    """One screen. A subclass is a frozen dataclass whose fields are its controls, and is registered.
+    """A lesson on one screen. A subclass is a registered frozen dataclass whose fields are the lesson's controls.
 
-    `formula` is LaTeX, `letters` says in words what stands in it; `shape` is how many pictures stand side by side, and how many rows
-    they make, from which their size follows.
+    `formula` is LaTeX, and `letters` explains its symbols in words. `shape` is the number of pictures side by side and the number of rows;
+    the size of the pictures follows from it.
     """
 
     name: ClassVar[str]
@@ -36,11 +36,11 @@ class Lesson(ABC):
 
     @abstractmethod
     def show(self, context: LessonContext) -> str:
-        """Asks the desk for all that it needs, then draws it; returns what to see, in one or two sentences."""
+        """Request everything that the lesson needs, then draw it; return what to see, in one or two sentences."""
 
     @abstractmethod
     def beyond(self, model: str) -> Beyond:
-        """Where the same is done for real, with the right settings."""
+        """Return the link to the page that does the same, with the right settings."""
 
 
 LESSONS: Registry[Lesson] = Registry("lesson", SpecError)

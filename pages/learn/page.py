@@ -11,7 +11,7 @@ from pages.learn.context import pairs
 
 
 def main() -> None:
-    """One lesson, and the way to the others."""
+    """Show one lesson, and the navigation to the others."""
     if not pairs():
         st.info(
             "The lessons need a bird model and its deletion-tuned twin, and assets/models has none: "

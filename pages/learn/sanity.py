@@ -1,4 +1,4 @@
-"""Sanity checks: the map of a model that has forgotten."""
+"""Sanity checks: the map of a model with shuffled weights."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ SHARES = {0.25: "last quarter", 0.5: "last half", 0.75: "last three quarters", 1
 @LESSONS.register
 @dataclass(frozen=True)
 class Sanity(Lesson):
-    """A method on the model and on its shuffled twins."""
+    """A method on the model and on copies of it with shuffled weights."""
 
     name = "sanity"
     title = "Sanity checks"

@@ -19,13 +19,13 @@ from pages.learn.drawing import figure, map_tile, rows, signed
 from pages.learn.lesson import LESSONS, Beyond, Lesson
 
 SQUARES = 16
-"""Squares in each direction, one of which is enlarged."""
+"""Squares per side; one of them is enlarged."""
 
 
 @LESSONS.register
 @dataclass(frozen=True)
 class What(Lesson):
-    """One map as picture and as numbers, and that of another class."""
+    """One map as a picture and as numbers, and the map of another class."""
 
     name = "what"
     title = "What an attribution map is"
@@ -47,7 +47,7 @@ class What(Lesson):
         place = int(torch.stack([crop(values, SQUARES, k).abs().amax() for k in range(SQUARES**2)]).argmax())
         numbers, size = crop(values, SQUARES, place)[0, 0].double(), photo.width // SQUARES
         unit = 10.0 ** (math.floor(math.log10(magnitude([numbers]) or 1.0)) - 1)
-        # Adding 0 makes 0 of -0.
+        # Adding 0 turns -0 into 0.
         numbers = (numbers / unit).round() + 0.0
         tiles = rows(2)
         with tiles.cell():

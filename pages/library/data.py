@@ -1,4 +1,4 @@
-"""Data sets of the library: what is known of each, and a few pictures, opened when somebody asks."""
+"""Data sets of the library: facts about each, and a few pictures, opened on request."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ SIDE = 240
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """A few pictures of a data set as they are shown, with their classes, and how many there are in all."""
+    """A few pictures of a data set as shown, with their classes, and the total number of pictures."""
 
     pictures: tuple[tuple[bytes, str], ...]
     count: int
@@ -29,7 +29,7 @@ class Strip:
 
 
 def show() -> None:
-    """Those that have a name, then any folder."""
+    """Show the named data sets, then a chooser for any folder."""
     state = st.session_state
     state.setdefault("l_opened", [])
     for info in list_datasets():
@@ -57,7 +57,7 @@ def _head(info: DatasetInfo) -> None:
 
 
 def _strip(source: str) -> None:
-    """The pictures, once they are asked for: opening a data set may take time, and some are downloaded first."""
+    """Show the pictures once they are requested: opening a data set may take time, and some are downloaded first."""
     if source not in st.session_state.l_opened:
         st.button(
             "Show pictures",

@@ -1,4 +1,4 @@
-"""The doctor: which methods are valid on a model, at which layers, why the others are not, and what they cost."""
+"""The doctor: which methods are valid on a model, at which layers, why others are not, and what they cost."""
 
 import shlex
 
@@ -19,7 +19,7 @@ IMAGES = 100
 
 
 def show() -> None:
-    """The question, the button, and the answer once it is there."""
+    """Show the model chooser, the button, and the report once it is ready."""
     state = st.session_state
     st.caption(
         "Probes methods at Input, Middle and Final of a model on a synthetic image: whether each is defined there, if not why, seconds and peak "
@@ -62,7 +62,7 @@ def show() -> None:
 
 
 def commands() -> tuple[str, str]:
-    """The command line and the Python that say the same."""
+    """Return the equivalent command line and Python snippet."""
     state = st.session_state
     spec = ModelSpec.parse(state.get("l_doctor_model") or EMBEDDED)
     methods, images = state.get("l_doctor_methods") or [], state.get("l_doctor_images", IMAGES)
@@ -175,11 +175,11 @@ def _cell(finding: Finding, field: str) -> str:
 
 
 def _why(found: Diagnosis) -> None:
-    """Each reason once, with the methods that it is about."""
+    """Show each reason once, with the methods that it applies to."""
     reasons: dict[str, dict[str, list[str]]] = {}
     for f in found.findings:
         if f.state != VALID:
-            # A reason that names its method is about no other.
+            # A reason that names its method applies to no other method.
             reasons.setdefault(f.reason, {}).setdefault(f.method, []).append(f.layer)
     if reasons:
         with st.expander(f"Why not: {sum(f.state != VALID for f in found.findings)} of {len(found.findings)}", icon=":material/block:"):

@@ -1,4 +1,4 @@
-"""Models of the library: those that come with it, their cards, all others by search, and the published checkpoints."""
+"""Models of the library: shipped models with their cards, a search over all others, and the published checkpoints."""
 
 import time
 from typing import Any
@@ -15,13 +15,13 @@ from pages.shared import jobs
 from pages.shared.jobs import plain, sentence
 
 FRESH = 20
-"""Seconds for which the list of downloaded files is taken as it was."""
+"""Seconds for which the list of downloaded files is reused."""
 SHOWN = 200
-"""Matches of a search that are listed; timm alone has more than a thousand."""
+"""Largest number of search matches that are listed; timm alone has more than a thousand models."""
 
 
 def show() -> None:
-    """Ready ones first, then the search, then what must be fetched."""
+    """Show the models that need no download, then the search, then the published checkpoints."""
     st.markdown("##### Ready to use")
     try:
         _ready()
@@ -32,7 +32,7 @@ def show() -> None:
 
 
 def _ready() -> None:
-    """All that need no download in one table, and the card of one."""
+    """Show all models that need no download in one table, and the card of one of them."""
     cards = {name: Card.read(path) for name, path in shipped().items()}
     rows = [_row(info, cards.get(info.name)) for info in list_models()]
     percent = st.column_config.NumberColumn(
@@ -130,7 +130,7 @@ def _published() -> None:
     st.caption(
         "ImageNet models that were fine-tuned on images with deleted cells, as IDSDS needs them. They are large, and never downloaded unasked."
     )
-    # Whether a file is still what was downloaded takes reading all of it, the first time.
+    # Verifying a downloaded file reads all of it, the first time.
     looking = queue("store").submit(digest("checkpoints", int(time.time() / FRESH)), lambda _progress: frozenset(filter(_here, PUBLISHED)))
     here = jobs.wait_for(looking, "Looking for what is here") or frozenset()
     rows = [

@@ -1,4 +1,4 @@
-"""What is there? Models, data sets, the machine, and what is stored."""
+"""What is available? Models, data sets, the machine, and the store."""
 
 import streamlit as st
 
@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """One section at a time, so that what is not looked at costs nothing."""
+    """Show one section at a time, so that hidden sections cost nothing."""
     state = st.session_state
     if "l_section" not in state:
         asked = st.query_params.get("section", "models")

@@ -1,4 +1,4 @@
-"""The cache with its sizes and runs, checking and pruning it, and the machine."""
+"""The cache with its sizes and runs, verification and pruning, and the machine."""
 
 import time
 from dataclasses import asdict
@@ -18,13 +18,13 @@ from pages.shared.roots import readable
 from pages.shared.times import size
 
 FRESH = 20
-"""Seconds for which what was read is taken as it is."""
+"""Seconds for which what was read from the store is reused."""
 PAGE = 25
-"""Runs on one page of the list."""
+"""Number of runs on one page of the list."""
 
 
 def show_cache() -> None:
-    """Sizes, what can be done about them, and the runs."""
+    """Show sizes, the actions on the cache, and the runs."""
     state = st.session_state
     state.setdefault("l_tick", time.monotonic_ns())
     state.setdefault("l_runs_page", 0)
@@ -66,7 +66,7 @@ def _sizes(sizes: Sizes, store: Store) -> None:
 
 
 def _place(store: Store) -> str:
-    """Where it is, for those who may know."""
+    """Return where the store is, for visitors who may see it."""
     return f"In {plain(str(store.folder))}; " if readable(str(store.folder)) else "For whoever runs the server: "
 
 
@@ -99,7 +99,7 @@ def _begin(action: str, *given: Any) -> None:
 
 
 def _action() -> None:
-    """What became of the last check or pruning."""
+    """Show the outcome of the last verification or pruning."""
     key = st.session_state.get("l_action")
     job: Job | None = queue("store").find(key) if key else None
     if job is None:
@@ -142,7 +142,7 @@ def _turn(step: int) -> None:
 
 
 def show_device() -> None:
-    """Where models run, how much memory there is, and what the queue keeps."""
+    """Show the device that models run on, the available memory, and what the queue keeps."""
     device, memory = pick_device("auto"), psutil.virtual_memory()
     row = st.grid(min_column_width=170, gap="small", key="l_device")
     with row.cell():

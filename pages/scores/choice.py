@@ -1,4 +1,4 @@
-"""What the user has chosen on the page of scores, kept in the session and readable from and writable to a link."""
+"""The user's choices on the Scores page, kept in the session and restored from or written to a link."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +21,12 @@ from pages.shared.short import short_method, short_protocol
 ALL = "all that are defined"
 MAX_MODELS = 12
 SHOWN = {"shown": "s_protocol", "on": "s_model", "plot": "s_view", "behind": "s_method", "item": "s_item"}
-"""What of the results is looked at: fields of the address, and where the session has them. Who shows them checks that they are there."""
+"""Link fields for which results are looked at, with their session keys. The code that shows them checks that they exist."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Protocols on methods on several models: one run for each model, all like `run` but for its model."""
+    """Protocols on methods on several models: one run per model, all equal to `run` except for the model."""
 
     models: tuple[ModelSpec, ...]
     run: RunSpec
@@ -50,7 +50,7 @@ class Wanted:
         ]
 
     def link(self) -> dict[str, str | list[str]]:
-        """Return the fields of the address: those of the run, with all models in place of its own."""
+        """Return the link fields: those of the run, with all models in place of its one model."""
         fields = replace(self.run, model=ModelSpec(EMBEDDED), filter_models=()).fields()
         return {
             **fields,
@@ -61,7 +61,7 @@ class Wanted:
 
 
 def every_method() -> tuple[MethodSpec, ...]:
-    """Return all methods that there are, as they are by default."""
+    """Return all available methods with their defaults."""
     return tuple(MethodSpec(name) for name in METHODS)
 
 
@@ -78,7 +78,7 @@ PHOTOS = Wanted(
 
 
 def default() -> Wanted:
-    """IDSDS on the birds with a model that was tuned for it, where one comes with the project; else `PHOTOS`."""
+    """Return IDSDS on the birds if the project includes a model tuned for it, else `PHOTOS`."""
     name = smallest("birds", tuned=True)
     if name is None:
         return PHOTOS
@@ -86,7 +86,7 @@ def default() -> Wanted:
 
 
 def read_fields(fields: Mapping[str, Sequence[str]], default: Wanted) -> tuple[Wanted, list[str]]:
-    """Read a link, of this page or of one run; what makes no sense keeps its default and is named in the list of problems."""
+    """Read a link of this page or of one run; an invalid field keeps its default and is named in the list of problems."""
     texts = {name: values[-1] for name, values in fields.items() if values and name not in (*SHOWN, "same")}
     of_one_run = bool({"checkpoint", "input_size", "filter_models"} & set(texts))
     run, problems = RunSpec.read_link({n: t for n, t in texts.items() if n != "model" or of_one_run}, default.run, PARSERS)
@@ -99,7 +99,7 @@ def read_fields(fields: Mapping[str, Sequence[str]], default: Wanted) -> tuple[W
 
 
 def parse_each(texts: Sequence[str], problems: list[str]) -> list[ModelSpec]:
-    """Return the models that there are, naming the others in `problems`."""
+    """Return the valid models; add a message to `problems` for each of the others."""
     models = []
     for text in texts:
         try:
@@ -119,11 +119,11 @@ PARSERS: Parsers = {
     "methods": _known_methods,
     "filter_models": lambda text: read_list(text, parse_model),
 }
-"""What is named must be known; protocols and methods in their shortest form."""
+"""Parsers of link fields. Names must be registered; protocols and methods are brought into their shortest form."""
 
 
 def start(fields: Mapping[str, Sequence[str]]) -> None:
-    """At the first look of a session: fills the session from the link, naming what in it makes no sense."""
+    """Fill the session from the link on a session's first run; report invalid fields."""
     if "s_models" not in st.session_state:
         wanted, problems = read_fields(fields, PHOTOS if fields else default())
         fill(wanted)
@@ -135,13 +135,13 @@ def start(fields: Mapping[str, Sequence[str]]) -> None:
 
 
 def shown() -> dict[str, str | list[str]]:
-    """The fields of the address that say what of the results is looked at."""
+    """Return the link fields that say which results are looked at."""
     found = {field: st.session_state.get(key) for field, key in SHOWN.items()}
     return {field: str(value) for field, value in found.items() if value is not None}
 
 
 def fill(wanted: Wanted) -> None:
-    """Sets all controls."""
+    """Set all controls."""
     state, run = st.session_state, wanted.run
     state.s_models = [model.text for model in wanted.models]
     state.s_data, state.s_same = run.data, wanted.same_grids
@@ -159,12 +159,12 @@ def fill(wanted: Wanted) -> None:
 
 
 def fill_from(spec: RunSpec) -> None:
-    """Sets all controls to one run, with the models that it shares its grids with."""
+    """Set all controls to one run, with the models that it shares its grids with."""
     fill(Wanted((spec.model, *spec.filter_models), spec))
 
 
 def wanted() -> tuple[Wanted, list[str]]:
-    """What the controls say, and what is wrong with it."""
+    """Return what the controls describe, and a message for each problem with it."""
     state = st.session_state
     problems: list[str] = []
     models = parse_each(state.s_models, problems)

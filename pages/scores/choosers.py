@@ -1,4 +1,4 @@
-"""The controls of the page of scores: models, protocols, methods, data, how many items."""
+"""The controls of the Scores page: models, protocols, methods, data and number of items."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,11 +16,11 @@ from pages.shared import custom_model, forms, presets, selection
 MAX_METHODS = 64
 OPTIONS = {option.name: option for option in options_of(RunSpec)}
 PLACED = ("limit", "deletion_tuned")
-"""Options with a place of their own; all others stand under More."""
+"""Options with a fixed place on the page; all others are listed under More."""
 
 
 def choose(row: GridContainer) -> None:
-    """All controls, in the cells of one row that wraps."""
+    """Show all controls, in the cells of one row that wraps."""
     _models(row)
     with row.cell():
         _several(
@@ -72,7 +72,7 @@ def _several(
     params_key: str,
     registry: Mapping[str, type],
 ) -> None:
-    """Some of what is registered, or typed, with a form for the parameters of each; what is registered later appears by itself."""
+    """Show a multiselect of registered or typed entries with a parameter form for each; entries registered later appear by themselves."""
     chosen = st.session_state[key]
     st.multiselect(
         f"{label}: {'all' if choice.ALL in chosen else len(chosen)}",

@@ -1,4 +1,4 @@
-"""The images behind a score: the best, the median and the worst item, each with the map that was judged."""
+"""The images that a score consists of: the best, the median and the worst item, each with the map that was judged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ VIEW = ViewSpec()
 
 @dataclass(frozen=True)
 class Seen:
-    """One item as it was judged: the picture and the map over it as files, which class was explained, and why the map says nothing."""
+    """An item as it was judged: the encoded picture and map overlay, the explained class, and why the map is invalid, if it is."""
 
     name: str
     picture: bytes
@@ -44,12 +44,12 @@ class Seen:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both pictures."""
+        """Return the size of both pictures in bytes."""
         return len(self.picture) + len(self.overlay)
 
 
 def places(score: Score, chosen: int | None = None) -> list[tuple[str, int]]:
-    """Which items to show, and as what: the chosen one first, then best, median and worst, and one that is undefined."""
+    """Return the items to show with their labels: the chosen one first, then best, median and worst, and an undefined one."""
     values = score.values
     order = [int(i) for i in np.argsort(values, kind="stable") if np.isfinite(values[i])]
     order = order[::-1] if score.protocol.higher_is_better else order
@@ -60,7 +60,7 @@ def places(score: Score, chosen: int | None = None) -> list[tuple[str, int]]:
 
 
 def show(finished: Finished, score: Score, chosen: int | None) -> bool:
-    """The items on a grid that wraps; whether any of them is still waited for."""
+    """Show the items on a grid that wraps; return whether any of them is pending."""
     loading = jobs.model_job(score.spec.model, score.spec.deletion_tuned)
     waiting = False
     grid = st.grid(min_column_width=145, gap="small", key="behind")
@@ -102,7 +102,7 @@ def _job(finished: Finished, score: Score, place: int, model: Classifier) -> Job
 
 
 def look(data: Dataset, score: Score, place: int, model: Classifier, progress: NewsProgress) -> Seen:
-    """One item with the map that the protocol asked for first, which the store still has, or which is made anew just so."""
+    """Return one item with the first map that the protocol requested, from the store or recomputed in the same way."""
     spec, protocol = score.spec, score.protocol
     images = score.items[place]
     evaluator = Evaluator(model, open_store(), spec.seed, spec.fast, on_progress=progress)

@@ -1,4 +1,4 @@
-"""A leaderboard: one row for each method, best first, with its interval drawn; the same while a run is under way and after it."""
+"""A leaderboard: one row per method, best first, with its interval drawn; the same during a run and after it."""
 
 import base64
 import math
@@ -16,11 +16,11 @@ from attrlib.statistics import Summary
 WIDTH, HEIGHT = 170, 28
 ROW, MOST = 36, 12
 SMALL = 0.001
-"""A mean below which four decimals say too little."""
+"""Magnitude of a mean below which four decimals show too few digits."""
 
 
 def live_rows(scores: Mapping[tuple[str, str], Summary], protocol: str, higher_is_better: bool) -> list[dict[str, Any]]:
-    """Rows from what a run has so far: ranks, which need all pairs, and seconds are not known yet."""
+    """Return rows from a run's scores so far, without ranks (which need all pairs) and seconds."""
     own = {method: found for (name, method), found in scores.items() if name == protocol}
     sign = -1 if higher_is_better else 1
     ordered = sorted(own.items(), key=lambda pair: sign * pair[1].mean if pair[1].n else math.inf)
@@ -33,9 +33,9 @@ def live_rows(scores: Mapping[tuple[str, str], Summary], protocol: str, higher_i
 def show(
     rows: Sequence[Mapping[str, Any]], scale: Scale, alt: str, key: str | None = None, on_select: Callable[[], None] | None = None
 ) -> None:
-    """The table. With `key` a row can be chosen, and `on_select` is called when one is."""
+    """Show the table. With `key` a row can be selected, and `on_select` is called when one is."""
     frame = _frame(rows, scale)
-    # Two tables that differ in nothing but their rows take the same room, so that nothing jumps.
+    # Tables that differ only in their rows have the same height, so that the layout stays stable.
     look: dict[str, Any] = dict(
         column_config=_columns(scale, rows),
         hide_index=True,
@@ -51,7 +51,7 @@ def show(
 
 
 def chosen(key: str, rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The method of the row, or of the cell, that is chosen in the table of that key."""
+    """Return the method of the selected row or cell in the table of that key."""
     selection = st.session_state.get(key, {}).get("selection", {})
     places = [*selection.get("rows", []), *(row for row, _column in selection.get("cells", []))]
     return rows[places[-1]]["method"] if places and places[-1] < len(rows) else None
@@ -61,7 +61,7 @@ def _frame(rows: Sequence[Mapping[str, Any]], scale: Scale) -> dict[str, list[An
     ends = [v for row in rows for v in (row["low"], row["mean"], row["high"]) if math.isfinite(v)]
     ends += [] if scale.chance is None else [scale.chance]
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
-    # A picture of the intervals on the scale that tells the means apart.
+    # Means that span decades are distinguishable only on a logarithmic scale, so the intervals are drawn on one, too.
     logarithmic = scale.chance is None and spans_decades(row["mean"] for row in rows)
     if logarithmic:
         ends = [value for value in ends if value > 0]
@@ -107,7 +107,7 @@ def _columns(scale: Scale, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _bar(row: Mapping[str, Any], chance: float | None, low: float, high: float, logarithmic: bool) -> str | None:
-    """The interval as a picture on a scale, linear or of the values' logarithms, that all rows share."""
+    """Return a picture of the interval on a scale that all rows share, linear or logarithmic."""
     if math.isnan(row["mean"]):
         return None
 

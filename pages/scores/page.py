@@ -1,4 +1,4 @@
-"""Which method can I trust on this model? Protocols, methods and models on a data set, with the cost known before."""
+"""Which method can I trust on this model? Protocols, methods and models on a data set, with the cost known in advance."""
 
 import streamlit as st
 
@@ -11,7 +11,7 @@ from pages.shared.run_jobs import Finished, find
 
 
 def main() -> None:
-    """What is to be judged, above; below what it costs, how far it is, and what came out."""
+    """Show the page: the controls on top; cost, progress and results below."""
     choice.start({name: st.query_params.get_all(name) for name in st.query_params})
     st.markdown("#### Which method can I trust on this model?")
     st.caption("Protocols judge attribution methods on a data set: how good each is, how sure that is, and which pictures are behind it.")
@@ -32,7 +32,7 @@ def _dismiss() -> None:
 
 
 def _body(wanted: choice.Wanted, polled: bool) -> None:
-    """All that changes by itself: cost, progress, results."""
+    """Show everything that changes by itself: cost, progress, results."""
     specs = {spec.model.text: spec for spec in wanted.runs()}
     jobs: dict[str, Job | None] = {name: find(spec) for name, spec in specs.items()}
     done = {name: job.result for name, job in jobs.items() if job is not None and job.state is State.DONE}
@@ -54,7 +54,7 @@ def _body(wanted: choice.Wanted, polled: bool) -> None:
 
 
 def _results(specs: dict[str, RunSpec], jobs: dict[str, Job | None], done: dict[str, Finished]) -> bool:
-    """What there is to see; whether anything is still waited for."""
+    """Show the results; return whether a job is pending."""
     alive = {name: job for name, job in jobs.items() if job is not None and not job.ended}
     if alive:
         for name, job in alive.items():

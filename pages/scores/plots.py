@@ -1,4 +1,4 @@
-"""The plots of a run, and what is chosen by a click on one of them."""
+"""The plots of a run, and what a click on one of them selects."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,31 +32,31 @@ FORMATS = ("PNG", "SVG")
 
 
 def scale_of(spec: ProtocolSpec) -> charts.Scale:
-    """How the numbers of a protocol are to be read."""
+    """Return how the numbers of a protocol are read."""
     protocol = create(spec)
     return charts.Scale(label_of(spec), protocol.higher_is_better, protocol.chance_level)
 
 
 def label_of(spec: ProtocolSpec) -> str:
-    """The protocol's title, with the parameters that are not at their default."""
+    """Return the protocol's title, with the parameters that are not at their default."""
     changed = ", ".join(f"{name} {value}" for name, value in spec.params)
     return create(spec).title + (f" ({changed})" if changed else "")
 
 
 def lines_of(finished: Finished, protocol: ProtocolSpec) -> list[charts.Line]:
-    """The methods under a protocol, best first."""
+    """Return the methods under a protocol, best first."""
     own: dict[str, Score] = {str(m): s for (p, m), s in finished.result.scores.items() if p == protocol}
     names = [row["method"] for row in finished.rows if row["protocol"] == str(protocol)]
     return [charts.Line(name, own[name].summary, own[name].counted, own[name].seconds) for name in names]
 
 
 def means_of(done: Mapping[str, Finished], protocol: ProtocolSpec) -> dict[tuple[str, str], float]:
-    """Means by model and method."""
+    """Return the means by model and method."""
     return {(model, line.name): line.summary.mean for model, finished in done.items() for line in lines_of(finished, protocol)}
 
 
 def figure_of(view: str, finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> go.Figure:
-    """One of the plots."""
+    """Return one of the plots."""
     lines, scale = lines_of(finished, protocol), scale_of(protocol)
     if view in (BOX, VIOLIN):
         return charts.distributions(lines, scale, view.lower())
@@ -72,7 +72,7 @@ def figure_of(view: str, finished: Finished, protocol: ProtocolSpec, done: Mappi
 
 
 def views_of(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> list[str]:
-    """The plots that say something here: differences need two methods, the heat map two models, agreement two protocols."""
+    """Return the plots that are informative here: differences need two methods, the heat map two models, agreement two protocols."""
     lines = lines_of(finished, protocol)
     several = [DIFFERENCES] if len(lines) > 1 else []
     timed = [COST] if any(line.seconds > 0 for line in lines) else []
@@ -81,7 +81,7 @@ def views_of(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Fini
 
 
 def show(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> None:
-    """The chosen plot, with the choice above it and what it shows below."""
+    """Show the chosen plot, with the chooser above it and an explanation below."""
     views = views_of(finished, protocol, done)
     state = st.session_state
     if state.get("s_view") not in views:
@@ -102,7 +102,7 @@ def show(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished
 
 
 def pick(points: Sequence[Mapping[str, Any]]) -> None:
-    """Takes over what was clicked on: a method, and with it an item or a model."""
+    """Apply a click: select a method, and with it an item or a model."""
     state = st.session_state
     if not points or "customdata" not in points[-1]:
         return

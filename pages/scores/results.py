@@ -1,4 +1,4 @@
-"""What is known of runs: while they are under way, a leaderboard that grows; when they are done, everything behind it."""
+"""Results of runs: a growing leaderboard while they are in progress, and the full results when they are done."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,11 +19,11 @@ from pages.shared.run_jobs import Finished
 from pages.shared.times import duration
 
 NAMED = 6
-"""Methods that are named where all are left out for one reason."""
+"""Largest number of methods that are named when all are left out for the same reason."""
 
 
 def show_progress(name: str, job: Job) -> None:
-    """One line on a run that has not ended."""
+    """Show one line about a run that has not ended."""
     event: Event = job.news or Event("waiting")
     done = event.done / event.total if event.total else 0.0
     parts = [f"**{plain(name)}**"]
@@ -38,7 +38,7 @@ def show_progress(name: str, job: Job) -> None:
 
 
 def show_live(jobs: Mapping[str, Job], specs: Mapping[str, RunSpec]) -> None:
-    """The leaderboard of the run that is under way, and of several models the heat map as it fills."""
+    """Show the leaderboard of the run in progress and, with several models, the heat map as it fills."""
     protocols = next(iter(specs.values())).protocols
     protocol = choose_protocol(protocols)
     scale = plots.scale_of(protocol)
@@ -65,7 +65,7 @@ def _so_far(job: Job, protocol: ProtocolSpec) -> list[dict[str, Any]]:
 
 
 def choose_protocol(protocols: Sequence[ProtocolSpec]) -> ProtocolSpec:
-    """Which protocol is shown, where there are several."""
+    """Return the protocol to show, with a chooser if there are several."""
     names = {str(p): p for p in protocols}
     if st.session_state.get("s_protocol") not in names:
         st.session_state.s_protocol = next(iter(names))
@@ -79,7 +79,7 @@ def choose_protocol(protocols: Sequence[ProtocolSpec]) -> ProtocolSpec:
 
 
 def show(done: Mapping[str, Finished]) -> bool:
-    """Leaderboard, plots and the images behind them; whether any picture is still waited for."""
+    """Show leaderboard, plots and example images; return whether any picture is pending."""
     state = st.session_state
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         if state.get("s_model") not in done:
@@ -135,7 +135,7 @@ def _notes(finished: Finished) -> None:
 
 
 def show_refused(refused: Sequence[Refusal]) -> None:
-    """What is not defined on the model or the data, with the reason."""
+    """Show what is not defined on the model or the data, with the reason."""
     if not refused:
         return
     with st.expander(f"Left out, as not defined here: {len(refused)}", icon=":material/block:"):

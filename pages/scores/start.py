@@ -1,4 +1,4 @@
-"""Before and after a run: what it will cost, the button that starts it, runs that were stopped, and those that failed."""
+"""Before and after a run: its cost, the button that starts it, and runs that were stopped or failed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -15,13 +15,13 @@ from pages.shared.jobs import plain, sentence
 from pages.shared.times import duration, size
 
 SHOWN = 5
-"""Unfinished runs that are listed."""
+"""Largest number of unfinished runs that are listed."""
 HOW = "Start computes the scores. The leaderboard grows while it runs, and you may leave the page or close it."
 Jobs = Mapping[str, Job | None]
 
 
 def is_busy(specs: Sequence[RunSpec]) -> bool:
-    """Whether anything of these runs is still under way: a run, or what must be known before its cost is."""
+    """Return whether any of these runs, or an estimate of their cost, is in progress."""
     found = [run_jobs.find(spec) for spec in specs]
     if any(job is not None and not job.ended for job in found):
         return True
@@ -29,7 +29,7 @@ def is_busy(specs: Sequence[RunSpec]) -> bool:
 
 
 def _is_open(job: Job | None) -> bool:
-    """Whether there is something left to start."""
+    """Return whether the run is yet to be started or resumed."""
     return job is None or (job.ended and job.state is not State.DONE)
 
 
@@ -38,7 +38,7 @@ def _settled(stage: run_jobs.Stage) -> bool:
 
 
 def show_button(specs: Mapping[str, RunSpec], jobs: Jobs) -> None:
-    """Starts what is not done yet, or cancels what is under way: always in the same place."""
+    """Show the button that starts unfinished runs or cancels running ones, always in the same place."""
     alive = [job for job in jobs.values() if job is not None and not job.ended]
     left = [spec for name, spec in specs.items() if _is_open(jobs[name])]
     able = [spec for spec in left if not _failed(run_jobs.prepare(spec))]
@@ -58,7 +58,7 @@ def _button(label: str, icon: str, act: Callable[[], None], hint: str | None = N
 
 
 def show_cost(specs: Mapping[str, RunSpec], jobs: Jobs) -> None:
-    """What the runs that are not done will cost, or why they cannot be."""
+    """Show what the unfinished runs will cost, or why they are impossible."""
     left = {name: spec for name, spec in specs.items() if _is_open(jobs[name])}
     if not left or any(job is not None and not job.ended for job in jobs.values()):
         return
@@ -69,14 +69,14 @@ def show_cost(specs: Mapping[str, RunSpec], jobs: Jobs) -> None:
         and not any(jobs.values())
         and all(p.plan.missing == 0 and not p.plan.upper_bound and p.plan.known for p in plans)
     ):
-        # All is known: the results are a matter of reading them.
+        # Everything is cached: the runs only have to read their results.
         _start(list(left.values()))
     waiting = [stage.doing for stage in stages if not _settled(stage)]
     if waiting:
         st.markdown(f":material/hourglass_top: {plain(waiting[0])} …")
     elif plans:
         st.markdown(cost(plans))
-    # Several models may wait for the same data.
+    # Several models may wait for the same data, so failures are listed once per job.
     failed = {stage.job.key: stage.job for stage in stages if _failed(stage)}
     for key, job in failed.items():
         st.error(sentence(job.error or "It was cancelled."), icon=":material/error:")
@@ -93,7 +93,7 @@ def _failed(stage: run_jobs.Stage) -> bool:
 
 
 def cost(plans: Sequence[run_jobs.Planned]) -> str:
-    """Time, memory and how much is known, of all runs together."""
+    """Return time, memory and the cached share of all runs together, as text."""
     known, missing = sum(own.plan.known for own in plans), sum(own.plan.missing for own in plans)
     most = "at most " if any(own.plan.upper_bound for own in plans) else ""
     share = f"{100 * known / (known + missing):.0f} % known" if known + missing else "nothing to compute"
@@ -112,7 +112,7 @@ def _cancel(jobs: Sequence[Job]) -> None:
 
 
 def show_ended(jobs: Jobs) -> None:
-    """What became of runs that are not done: how far a cancelled one came, why one failed."""
+    """Show the outcome of unfinished runs: how far a cancelled one got, why one failed."""
     for name, job in jobs.items():
         if job is None or not job.ended or job.state is State.DONE:
             continue
@@ -126,7 +126,7 @@ def show_ended(jobs: Jobs) -> None:
 
 
 def show_unfinished(here: Sequence[RunSpec] = ()) -> None:
-    """Runs that were stopped, by somebody or with the server, except those `here`, each with a button that goes on with it."""
+    """Show the runs that were stopped by a user or with the server, except those in `here`, each with a button to resume it."""
     found = [own for own in run_jobs.unfinished() if own.spec not in here or run_jobs.find(own.spec) is None]
     if not found:
         return

@@ -1,4 +1,4 @@
-"""What a user takes away from a run: link, command line, Python and manifest; tables, items, and a report."""
+"""Show what a user can take away from a run: link, command line, Python and manifest; tables, items, and a report."""
 
 import json
 import math
@@ -19,7 +19,7 @@ Done = Mapping[str, Finished]
 
 
 def reproduce(link: Mapping[str, str | list[str]], specs: list[RunSpec], done: Done) -> None:
-    """Link, command line and Python snippet of exactly these runs, and the manifests of those that are done."""
+    """Show the link, command line and Python snippet of exactly these runs, and the manifests of the finished ones."""
     with st.popover("Reproduce", icon=":material/link:"):
         st.caption("Link to exactly this view")
         st.code((st.context.url or "").split("?")[0] + "?" + urlencode(link, doseq=True, safe="@:,="), language=None, wrap_lines=True)
@@ -34,7 +34,7 @@ def reproduce(link: Mapping[str, str | list[str]], specs: list[RunSpec], done: D
 
 
 def export(done: Done) -> None:
-    """Download buttons; the files are made when one is pressed."""
+    """Show download buttons; the files are made when a button is pressed."""
     with st.popover("Export", icon=":material/download:"):
         if not done:
             st.caption("Nothing to export yet: start a run, or wait until it is done.")
@@ -59,13 +59,13 @@ def _button(label: str, make: Callable[[], bytes], name: str, mime: str) -> None
 
 
 def table(done: Done) -> list[dict[str, Any]]:
-    """The leaderboards of all models, one row for each model, protocol and method."""
+    """Return the leaderboards of all models, one row for each model, protocol and method."""
     rows = [{"model": model} | row for model, finished in done.items() for row in finished.rows]
     return [{"paper": math.nan} | row for row in rows] if any("paper" in row for row in rows) else rows
 
 
 def items(done: Done) -> list[dict[str, Any]]:
-    """The value of each item: one row for each model, protocol, method and item."""
+    """Return the value of each item: one row for each model, protocol, method and item."""
     return [
         {"model": model, "protocol": str(protocol), "method": str(method), "item": item, "name": name, "value": float(value)}
         for model, finished in done.items()
@@ -75,7 +75,7 @@ def items(done: Done) -> list[dict[str, Any]]:
 
 
 def everything(done: Done) -> bytes:
-    """Manifests, leaderboards and items; what is not finite is null."""
+    """Return manifests, leaderboards and items as JSON; values that are not finite become null."""
     rows = {"leaderboard": table(done), "items": items(done)}
     plain = {
         name: [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in own]
@@ -90,14 +90,14 @@ def _manifest(done: Done) -> bytes:
 
 
 def captions(done: Done) -> dict[str, str]:
-    """For each protocol what its numbers are."""
+    """Return, for each protocol, a caption that explains its numbers."""
     spec = next(iter(done.values())).result.spec
     scales = {str(p): plots.scale_of(p) for finished in done.values() for p in finished.behind}
     return {p: f"{own.title} on {spec.data}, seed {spec.seed}. {own.direction}" for p, own in scales.items()}
 
 
 def report(done: Done) -> bytes:
-    """One HTML file with a table and the plots of each protocol on each model."""
+    """Return one HTML file with a table and the plots of each protocol on each model."""
     sections = [_section(model, finished, protocol, done) for model, finished in done.items() for protocol in finished.behind]
     if len(done) > 1:
         means = {p: plots.figure_of(plots.MODELS, f, p, done) for f in done.values() for p in f.behind}

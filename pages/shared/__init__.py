@@ -1,1 +1,1 @@
-"""Widgets that pages share."""
+"""Widgets and helpers that several pages share."""

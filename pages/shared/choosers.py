@@ -1,4 +1,4 @@
-"""The controls that decide what is computed: photo, model, target, methods, layer, parameters."""
+"""The controls for photo, model, target, methods, layer and parameters."""
 
 from collections import Counter
 from collections.abc import Container
@@ -20,7 +20,7 @@ SAME_AS_PREDICTED = -1
 
 
 def choose_photo(row: GridContainer) -> Photo | None:
-    """A sample or an upload; None after saying what is wrong with it."""
+    """Return the chosen sample or uploaded photo, or None after showing what is wrong with it."""
     state = st.session_state
     with row.cell():
         named = dict.fromkeys([*NAMES, *([] if state.image == selection.UPLOAD else [state.image])])
@@ -52,7 +52,7 @@ def _take_upload() -> None:
 
 
 def choose_model(row: GridContainer) -> Classifier | None:
-    """A model by name, with a checkpoint where one is given; None after saying why there is none."""
+    """Return the chosen model, with a checkpoint if one is given, or None after showing why it cannot be loaded."""
     state = st.session_state
     with row.cell():
         st.selectbox(
@@ -89,10 +89,10 @@ def choose_model(row: GridContainer) -> Classifier | None:
 
 
 def choose_target(row: GridContainer, model: Classifier, best: list[int], probabilities: Tensor) -> int:
-    """The class to explain: the predicted one, or one of the others, the most probable first."""
+    """Return the class to explain: the predicted one, or another one from the list in order of decreasing probability."""
     state = st.session_state
     names = [n.split(",")[0] for n in model.class_names]
-    # Streamlit tells options apart by their labels, and ImageNet has two cranes.
+    # Streamlit distinguishes options by their labels, and ImageNet has two classes named crane.
     twice = {name for name, count in Counter(names).items() if count > 1}
     names = [f"{name} ({i})" if name in twice else name for i, name in enumerate(names)]
     others = sorted(set(range(len(names))) - set(best), key=lambda i: names[i].lower())
@@ -123,9 +123,9 @@ def choose_target(row: GridContainer, model: Classifier, best: list[int], probab
 
 
 def _recall(key: str, known: Container[object]) -> None:
-    """What was chosen last, where the session has none of the options.
+    """Restore the last choice if the session's value is not among the options.
 
-    A browser names an option by its label. Those of classes and layers change with photo and model, so that it may send one of before.
+    A browser sends an option's label. Labels of classes and layers change with photo and model, so a stale one may arrive.
     """
     state = st.session_state
     if state[key] not in known:
@@ -133,7 +133,7 @@ def _recall(key: str, known: Container[object]) -> None:
 
 
 def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
-    """The methods, resolved, in the order of choice."""
+    """Return the chosen methods, resolved, in the order of choice."""
     state = st.session_state
     infos = {m.name: m for m in list_methods()}
     with row.cell(column_span=2):
@@ -191,7 +191,7 @@ def _parameters(names: list[str]) -> None:
 
 
 def show_problems(place: DeltaGenerator) -> None:
-    """What was wrong with the link or no longer fits the model, until it is dismissed."""
+    """Show invalid parts of the link and choices that no longer fit the model, until dismissed."""
     problems = list(dict.fromkeys(st.session_state.problems))
     if problems:
         with place.container():
@@ -201,5 +201,5 @@ def show_problems(place: DeltaGenerator) -> None:
 
 
 def problems_seen() -> None:
-    """Forgets the problems."""
+    """Clear the list of problems."""
     st.session_state.problems = []

@@ -1,4 +1,4 @@
-"""A form that adds a model of the visitor's own, by architecture, file and input size, to a list of models."""
+"""A form that adds a custom model, given by architecture, file and input size, to a list of models."""
 
 import streamlit as st
 
@@ -11,7 +11,7 @@ SIZE_HELP = "Height and width in pixels, as in 192x256, or one number for a squa
 
 
 def form(page: str) -> None:
-    """The form; `page` is the first letter of the page's state, whose list of models it adds to."""
+    """Show the form. `page` is the first letter of the page's session keys; the model is added to that page's list."""
     with st.form(f"{page}_checkpoint", border=False):
         st.text_input("Architecture", key=f"{page}_architecture", placeholder="timm:resnet18")
         st.text_input("File on this computer", key=f"{page}_file", placeholder="my_model.safetensors", help=FILE_HELP)

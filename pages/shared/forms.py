@@ -10,7 +10,7 @@ from pages.shared.jobs import plain
 
 
 def param_input(param: Param, value: Value, key: str) -> Value:
-    """The widget for one parameter; returns its value, None where it is left to `auto`."""
+    """Show the widget of one parameter and return its value; None stands for `auto`."""
     label = param.name
     if param.choices:
         return st.selectbox(label, param.choices, index=param.choices.index(str(value)), key=key, help=param.help)
@@ -47,12 +47,12 @@ def option_input(param: Param, key: str) -> None:
 
 
 def option_value(param: Param, value: Any) -> Any:
-    """Return what a widget of `option_input` means: a bound that is excluded stands for nothing."""
+    """Return the value that a widget of `option_input` stands for; an excluded bound stands for None."""
     return None if param.auto and value == param.above else value
 
 
 def edit(cls: type, values_key: str, key: str, without: Collection[str] = ()) -> None:
-    """What a method or a protocol is, and a form for its parameters; what is applied is kept in the session, by name.
+    """Show what a method or protocol does and a form for its parameters; applied values are kept in the session, by name.
 
     `without` names parameters that are set elsewhere.
     """
@@ -69,7 +69,7 @@ def edit(cls: type, values_key: str, key: str, without: Collection[str] = ()) ->
 
 
 def params_form(params: tuple[Param, ...], values: Mapping[str, Value], key: str) -> dict[str, Value] | None:
-    """All parameters and an apply button; the new values once it is pressed, else None."""
+    """Show all parameters and an apply button; return the new values once it is pressed, else None."""
     with st.form(key, border=False):
         found = {p.name: param_input(p, values.get(p.name, p.default), f"{key}-{p.name}") for p in params}
         return found if st.form_submit_button("Apply") else None

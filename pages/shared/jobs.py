@@ -1,4 +1,4 @@
-"""Asks the library's queues for models, predictions and maps. Nothing is computed here: pages only wait and look."""
+"""Request models, predictions and maps from the library's queues. Pages compute nothing themselves: they only wait and poll."""
 
 import re
 import time
@@ -21,14 +21,14 @@ from attrlib.specs import MethodSpec, ModelSpec, digest
 from pages.shared.roots import check_model
 
 _digests: WeakKeyDictionary[Classifier, str] = WeakKeyDictionary()
-# Nothing writes to a model that the app has loaded: its digest is taken once.
+# The app never writes to a loaded model, so its digest is computed once.
 
 PATIENCE = 90.0
-"""Seconds after which work for a page that no longer asks is dropped. A browser lets a hidden tab ask once a minute."""
+"""Seconds after which work for a page that no longer asks is dropped. A browser lets a hidden tab poll once a minute."""
 
 
 def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
-    """Loads a model, with its layers; a checkpoint that has changed on disk is loaded anew."""
+    """Return the job that loads a model with its layers; a checkpoint that has changed on disk is loaded again."""
 
     def load(_progress: Any) -> Classifier:
         check_model(spec)
@@ -41,20 +41,22 @@ def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
 
 
 def stamp(path: str | None) -> list[int] | None:
-    """Size and time of change of a checkpoint and of the file that names its classes, so that another one of the same name is taken
-    for another; None where there is none."""
+    """Return size and modification time of a checkpoint and of the file with its class names; None if there is none.
+
+    A checkpoint that was replaced under the same name is thus recognised as a different one.
+    """
     files = [existing_file(path), names_file_of(path)] if path else []
     return [number for file in files if file is not None for number in (file.stat().st_size, file.stat().st_mtime_ns)] or None
 
 
 def device_queue() -> Queue:
-    """The queue of the device that models are loaded on."""
-    # As a tensor says it (cuda:0), which is what queues are named by.
+    """Return the queue of the device that models are loaded on."""
+    # Queues are named by a tensor's device string (cuda:0).
     return queue(str(torch.empty(0, device=pick_device("auto")).device))
 
 
 def prediction_job(model: Classifier, photo: Photo) -> Job:
-    """Softmax probabilities (C,) of a photo."""
+    """Return the job that computes the softmax probabilities (C,) of a photo."""
 
     def predict(_progress: Any) -> torch.Tensor:
         with torch.no_grad():
@@ -64,7 +66,7 @@ def prediction_job(model: Classifier, photo: Photo) -> Job:
 
 
 def map_job(model: Classifier, photo: Photo, method: MethodSpec, target: int, seed: int) -> Job:
-    """The map of one method; `method` is resolved. Fast methods do not wait for slow ones."""
+    """Return the job that computes the map of one method; `method` must be resolved. Fast methods do not wait for slow ones."""
     key = map_key(digest_of(model), photo.digest, method, target, seed)
 
     def work(progress: Any) -> Any:
@@ -74,14 +76,14 @@ def map_job(model: Classifier, photo: Photo, method: MethodSpec, target: int, se
 
 
 def digest_of(model: Classifier) -> str:
-    """The digest of a model that nothing writes to, taken once."""
+    """Return the digest of a model that is never written to, computed once."""
     if model not in _digests:
         _digests[model] = model.digest
     return _digests[model]
 
 
 def wait_for(job: Job, label: str) -> Any:
-    """Waits, saying so, until the job has ended; a click elsewhere interrupts the wait and not the job.
+    """Wait with a message until the job has ended; a click elsewhere interrupts the wait but not the job.
 
     Returns the result, or None after showing why there is none, with a button to try again.
     """
@@ -99,12 +101,12 @@ def wait_for(job: Job, label: str) -> Any:
 
 
 def sentence(message: object) -> str:
-    """A message of the library as a sentence on the page; a name at its beginning stays as it is."""
+    """Return a message of the library as a sentence for the page; a name at its beginning keeps its case."""
     text = str(message)
     first = text.split(" ", 1)[0].rstrip(",;:")
     return plain(text[:1].upper() + text[1:] if first.isalpha() else text)
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is: file names and links come from anywhere."""
+    """Return text escaped so that Markdown shows it unchanged: file names and links are untrusted."""
     return re.sub(r"([\\`*_{}\[\]()<>#!|~$:])", r"\\\1", text)

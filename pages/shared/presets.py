@@ -1,4 +1,4 @@
-"""Lists of methods with the settings of published studies, to be taken instead of choosing one by one."""
+"""Lists of methods with the settings of published studies, as a shortcut to choosing methods one by one."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from pages.shared.jobs import plain
 
 
 def choose(key: str, take: Callable[[Preset], None]) -> None:
-    """A popover with a button for each preset, which hands it to `take`; what a model does not support is named when it runs."""
+    """Show a popover with one button per preset, which passes it to `take`; methods the model does not support are reported by the run."""
     with st.popover("Presets", icon=":material/playlist_add:", width="stretch", key=f"{key}_presets"):
         for preset in list_presets():
             paper = preset.paper

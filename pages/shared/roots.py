@@ -1,4 +1,4 @@
-"""Which files of the server the app may read: those in configured folders, whatever a link or a visitor names."""
+"""Restrict the server's files that the app may read to configured folders, whatever a link or a visitor names."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ _ADVICE = f"whoever runs the app can name its folder in {VARIABLE}"
 
 
 def roots() -> tuple[Path, ...]:
-    """The folders of `ATTRLIB_DATA_ROOTS`, separated as those of PATH; without it home and the working folder on localhost, else none."""
+    """Return the folders in `ATTRLIB_DATA_ROOTS` (separated as in PATH); by default home and working folder on localhost, else none."""
     given = os.environ.get(VARIABLE)
     if given is not None:
         return tuple(Path(folder).expanduser().resolve() for folder in given.split(os.pathsep) if folder.strip())
@@ -25,7 +25,7 @@ def roots() -> tuple[Path, ...]:
 
 
 def readable(path: str) -> bool:
-    """Whether the app may read it: links are followed first, so that none leads out."""
+    """Return whether the app may read a path. Symbolic links are resolved first, so none can lead outside."""
     try:
         real = Path(path).expanduser().resolve()
     except (OSError, RuntimeError, ValueError):
@@ -38,14 +38,17 @@ def _has_name(source: str) -> bool:
 
 
 def check_data(source: str) -> str:
-    """The name or path of data, if the app may read it; else raises `DataError`, the same whether something is there or not."""
+    """Return the name or path of data that the app may read.
+
+    Raises `DataError` otherwise, with the same message whether the path exists or not.
+    """
     if _has_name(source) or readable(source):
         return source
     raise DataError(f"{source[:120]!r} is neither a data set by name nor in a folder that this app may read; {_ADVICE}")
 
 
 def load_data(source: str) -> Dataset:
-    """The data, if the app may read them and every file of theirs; else raises `DataError`: links and CSV files may lead anywhere."""
+    """Return data of which the app may read every file, else raise `DataError`: symbolic links and CSV files may lead anywhere."""
     data = load_dataset(check_data(source))
     if _has_name(source) or not isinstance(data, FileDataset):
         return data
@@ -55,7 +58,7 @@ def load_data(source: str) -> Dataset:
         folder = os.path.dirname(path)
         if folder not in folders:
             folders[folder] = readable(folder)
-        # In a folder that is inside, only a link is not: most files need no look at every part of their path.
+        # In an allowed folder only symbolic links lead outside, so plain files need no check of their full path.
         outside += not folders[folder] or (os.path.islink(path) and not readable(path))
     if outside:
         raise DataError(
@@ -70,7 +73,10 @@ def _is_inside(file: Path | None) -> bool:
 
 
 def check_model(spec: ModelSpec) -> ModelSpec:
-    """The model, if the app may read its checkpoint; else raises `ModelError`, the same whether something is there or not."""
+    """Return the model if the app may read its checkpoint.
+
+    Raises `ModelError` otherwise, with the same message whether the file exists or not.
+    """
     for path in (spec.checkpoint, spec.architecture if os.sep in spec.architecture else None):
         if path and not path.startswith(RANDOM) and not (readable(path) and _is_inside(names_file_of(path))):
             raise ModelError(f"{path[:120]!r} is in no folder that this app may read; {_ADVICE}")

@@ -1,4 +1,4 @@
-"""Which pages there are, and how they are reached."""
+"""The list of pages and how they are reached."""
 
 import runpy
 from pathlib import Path
@@ -9,7 +9,7 @@ APP = Path(__file__).parents[2] / "app.py"
 
 
 def navigation() -> st.Page:
-    """Lists all pages in the sidebar, and says which one was asked for."""
+    """Register all pages in the sidebar and return the requested one."""
     return st.navigation(
         [
             st.Page("pages/inspect/page.py", url_path="inspect", title="Inspect", icon=":material/image_search:", default=True),
@@ -25,7 +25,7 @@ def navigation() -> st.Page:
 def through_router() -> None:
     """Run app.py, which knows all pages, in place of the script that Streamlit has found.
 
-    A server that has not run app.py yet takes the folder `pages` for an app without a router. It looks for the page whose link is opened
-    first among the files in that folder, and tells the visitor that there is no such page if it finds none: hence a file for each page.
+    Until a server has run app.py once, it takes the folder `pages` for an app without a router. It looks for the page whose link is opened
+    first among the files in that folder, and reports a missing page if there is no match: hence one file for each page.
     """
     runpy.run_path(str(APP), run_name="__main__")

@@ -1,4 +1,4 @@
-"""Runs as jobs: what one will cost, the run itself, and those that did not end. Two pages that ask for the same run share one job."""
+"""Runs as jobs: their cost, their execution and unfinished runs. Two pages that ask for the same run share one job."""
 
 import math
 import os
@@ -25,17 +25,17 @@ from pages.shared.roots import load_data
 from pages.shared.short import short_run
 
 FRESH = 20
-"""Seconds for which the list of unfinished runs is taken as it was."""
+"""Seconds for which the list of unfinished runs is reused."""
 _ended: list[str] = []
-# Keys of the runs of this process that have ended: what is known, and what is unfinished, may be different after each.
+# Keys of the runs that have ended in this process. Each may change what is cached and what is unfinished.
 
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """A run that is done: its scores, their table, how far each method is behind the best, and the data that its items count in.
+    """A finished run: its scores, their table, each method's difference from the best, and the data that item indices refer to.
 
-    `agree` says of each pair of protocols how far they agree, over methods and over items. A row of the table has the value of the paper,
-    `paper`, where it has any for the protocol.
+    `agree` holds the agreement of each pair of protocols, over methods and over items. A table row has the paper's value, `paper`, if the
+    paper gives values for the protocol.
     """
 
     result: RunResult
@@ -47,27 +47,27 @@ class Finished:
 
     @property
     def run_key(self) -> str:
-        """The run's name in the store."""
+        """Return the run's name in the store."""
         return digest(self.result.spec, self.model_digest)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes, roughly: numbers and names of items, and the details of each."""
+        """Return the approximate size in bytes: numbers, item names and the details of each item."""
         return sum(200 * len(score.values) for score in self.result.scores.values())
 
     def score(self, protocol: str, method: str) -> Score | None:
-        """The score of a method under a protocol, both in text form."""
+        """Return the score of a method under a protocol, both in text form."""
         return self.result.score(protocol, method)
 
     @property
     def manifest(self) -> Run | None:
-        """What the store has written down of it; None where it was pruned."""
+        """Return the stored manifest of the run, or None if it was pruned."""
         return next((r for r in open_store().runs() if r.key == self.run_key), None)
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that was stopped, by somebody or with the server."""
+    """A run that was stopped by a user or together with the server."""
 
     spec: RunSpec
     state: str
@@ -75,12 +75,12 @@ class Unfinished:
 
 
 def find(spec: RunSpec) -> Job | None:
-    """The job of this run in this process, if there is one."""
+    """Return the job of this run in this process, if there is one."""
     return jobs.device_queue().find(_key(spec))
 
 
 def start(spec: RunSpec) -> Job:
-    """Begins the run, or goes on with it where it was stopped; one that is under way goes on as it is."""
+    """Start the run, or resume it where it was stopped; a run in progress continues unchanged."""
     job = find(spec)
     if job is not None:
         job.forget()
@@ -101,7 +101,7 @@ def _key(spec: RunSpec) -> str:
 
 
 def _run(spec: RunSpec, plan: Plan | None, progress: NewsProgress) -> Finished:
-    """Execute a run, by the plan whose cost was shown, or by a new one."""
+    """Execute a run with the plan whose cost was shown, or with a new one."""
     plan = plan or _plan(spec, progress)
     result = run(plan, lambda event: progress(event.done, event.total, event))
     behind: dict[ProtocolSpec, dict[str, Difference]] = {protocol: {} for protocol, _ in result.scores}
@@ -127,13 +127,13 @@ def _plan(spec: RunSpec, progress: NewsProgress) -> Plan:
 
 
 def _loading(spec: RunSpec) -> list[tuple[ModelSpec, Job]]:
-    """The run's model and its filter models, as jobs."""
+    """Return the jobs that load the run's model and its filter models."""
     others = [(own, jobs.model_job(own, spec.deletion_tuned and own.checkpoint is not None)) for own in spec.filter_models]
     return [(spec.model, jobs.model_job(spec.model, spec.deletion_tuned)), *others]
 
 
 def _rows(result: RunResult, data: Dataset) -> list[dict[str, Any]]:
-    """The table; of protocols that the paper has values for, with these, NaN where it has none."""
+    """Return the rows of the table; protocols for which the paper gives values get a column with them, NaN where one is missing."""
     values = {(str(p), str(m)): published(score.spec, len(data.class_names)) for (p, m), score in result.scores.items()}
     known = {protocol for (protocol, _), value in values.items() if value is not None}
     rows = []
@@ -152,7 +152,7 @@ def _result(job: Job) -> Any:
 
 
 def _differences(result: RunResult) -> Iterator[tuple[ProtocolSpec, str, Difference]]:
-    """Of each method under each protocol how much higher the best one scores on the same items."""
+    """Yield, for each method and protocol, how much higher the best method scores on the same items."""
     for protocol in result.protocols:
         scores = {str(method): score for method, score in result.of_protocol(protocol).items()}
         best, *others = (place.name for place in result.places(protocol))
@@ -162,7 +162,7 @@ def _differences(result: RunResult) -> Iterator[tuple[ProtocolSpec, str, Differe
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and what it will take."""
+    """A plan with its estimated cost."""
 
     plan: Plan
     estimate: Estimate
@@ -170,19 +170,19 @@ class Planned:
 
 @dataclass(frozen=True)
 class Stage:
-    """What is waited for before the cost is known: the job, and what it does in words."""
+    """A job that must end before the cost is known, with a description."""
 
     job: Job
     doing: str
 
     @property
     def plan(self) -> Planned | None:
-        """The plan with its cost, once it is made."""
+        """Return the plan with its cost once it has been made, else None."""
         return self.job.result if isinstance(self.job.result, Planned) else None
 
 
 def prepare(spec: RunSpec) -> Stage:
-    """The next step towards the cost of a run: the model, the data set, then the plan itself. Asking again asks for the next one."""
+    """Return the next step towards the cost of a run: model, data set, then the plan. Call it again for the step after."""
     models = []
     for own, loading in _loading(spec):
         if loading.state is not State.DONE:
@@ -202,7 +202,7 @@ def prepare(spec: RunSpec) -> Stage:
 
 
 def _folder_stamp(source: str) -> list[int]:
-    """When a folder and what lies directly in it were last changed, so that a picture more or less is noticed."""
+    """Return when a folder and its direct entries were last changed, so that an added or removed picture is noticed."""
     try:
         path = Path(source).expanduser()
         inside = [entry.stat().st_mtime_ns for entry in os.scandir(path) if entry.is_dir()] if path.is_dir() else []
@@ -212,11 +212,11 @@ def _folder_stamp(source: str) -> list[int]:
 
 
 def unfinished() -> list[Unfinished]:
-    """The runs in the store that were stopped, the last one first, and that no job of this process works on."""
+    """Return the stopped runs in the store that no job of this process is working on, latest first."""
     job = queue("store").submit(
         digest("unfinished", str(open_store().folder), len(_ended), int(time.time() / FRESH)), lambda _progress: _stopped()
     )
-    # Reading a large store takes longer; then the list comes with the next look at the page.
+    # Reading a large store takes longer; the list then appears at the next rerun.
     if not job.wait(0.5) or job.state is not State.DONE:
         return []
     return [own for own in job.result if not _at_work(own.spec)]

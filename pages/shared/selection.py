@@ -1,4 +1,4 @@
-"""What the user has chosen on a page, kept in the session and readable from and writable to a link."""
+"""The user's choices on a page, kept in the session and restored from or written to a link."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ UPLOAD = "upload"
 MAX_METHODS = 40
 OWN_LAYER = "each method's own"
 ALL_LAYERS = "Input, Middle, Final"
-"""ML-Att: each method at all three layers."""
+"""The option that shows each method at all three layers, as in ML-Att."""
 DEFAULT = ExplainSpec(
     model=ModelSpec(EMBEDDED),
     image=f"{PREFIX}cat",
@@ -26,7 +26,7 @@ DEFAULT = ExplainSpec(
 
 
 def start(query: dict[str, str]) -> None:
-    """At the first run of a session: fills the session from the link, naming what in it makes no sense."""
+    """Fill the session from the link on a session's first run; report invalid fields."""
     state = st.session_state
     if "image" in state:
         return
@@ -58,7 +58,7 @@ def start(query: dict[str, str]) -> None:
 
 
 def model() -> ModelSpec:
-    """The model as it stands in the session. Raises `SpecError` for a size that no input can have."""
+    """Return the model chosen in the session. Raises `SpecError` for an impossible input size."""
     state = st.session_state
     size = state.input_size.strip()
     return ModelSpec(state.architecture, state.checkpoint.strip() or None, parse_size(size) if size else None)
@@ -74,7 +74,7 @@ def _is_known(method: MethodSpec, problems: list[str]) -> bool:
 
 
 def as_widgets(methods: Sequence[MethodSpec]) -> tuple[str, list[str], dict[str, dict[str, Value]]]:
-    """The layer for all, the entries of the method list, and parameters by method; what does not fit that is kept as text."""
+    """Return the common layer, the method list and parameters by method; methods that do not fit this form are kept as text."""
     resolved = [resolve(m) for m in methods]
     if by_layer(resolved):
         _, at_input, values = as_widgets(resolved[::3])
@@ -93,13 +93,13 @@ def as_widgets(methods: Sequence[MethodSpec]) -> tuple[str, list[str], dict[str,
 
 
 def by_layer(methods: Sequence[MethodSpec]) -> bool:
-    """Whether the methods, resolved, come in threes: the same one at Input, Middle and Final."""
+    """Return whether the resolved methods come in threes: the same method at Input, Middle and Final."""
     threes = [methods[first : first + 3] for first in range(0, len(methods), 3)]
     return bool(threes) and all(three == [replace(three[0], layer=name) for name in NAMED] for three in map(list, threes))
 
 
 def chosen_methods(entries: Sequence[str], layer: str, params: dict[str, dict[str, Value]]) -> tuple[list[MethodSpec], list[str]]:
-    """The chosen methods, resolved, and what is wrong with the entries that are none."""
+    """Return the chosen methods, resolved, and a message for each invalid entry."""
     methods: list[MethodSpec] = []
     problems: list[str] = []
     layers = NAMED if layer == ALL_LAYERS else ("" if layer == OWN_LAYER else layer,)
@@ -113,12 +113,12 @@ def chosen_methods(entries: Sequence[str], layer: str, params: dict[str, dict[st
 
 
 def view() -> ViewSpec:
-    """The view options as they stand in the session."""
+    """Return the view options chosen in the session."""
     return ViewSpec.parse({option.name: st.session_state[option.name] for option in params_of(ViewSpec)})
 
 
 def layer_options(paths: Sequence[str]) -> list[str]:
-    """`each method's own`, all three named layers at once, each of them, then every other."""
+    """Return the layer options: `each method's own`, all three named layers at once, each of them, then all other layers."""
     named = [name for name in NAMED if name in paths]
     together = [ALL_LAYERS] if len(named) == len(NAMED) else []
     return [OWN_LAYER, *together, *named, *(p for p in paths if p not in named)]

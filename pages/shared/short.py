@@ -1,4 +1,4 @@
-"""The shortest form of a spec: what is at its default is left out, so that names stay readable and equal runs are one."""
+"""The shortest form of a spec, without values at their defaults: names stay readable and equal runs are recognised as one."""
 
 from dataclasses import replace
 
@@ -9,19 +9,19 @@ from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
 
 
 def short_method(given: MethodSpec) -> MethodSpec:
-    """Without its own default layer and default parameters. Raises `AttrlibError` for one that cannot be understood."""
+    """Return the method without its default layer and default parameters. Raises `AttrlibError` if it is invalid."""
     own, default = resolve_method(given), resolve_method(MethodSpec(given.name))
     layer = "" if own.layer == METHODS[own.name].default_layer else own.layer
     return MethodSpec(own.name, layer, tuple(pair for pair in own.params if pair not in default.params))
 
 
 def short_protocol(given: ProtocolSpec) -> ProtocolSpec:
-    """Without default parameters. Raises `AttrlibError` for one that cannot be understood."""
+    """Return the protocol without default parameters. Raises `AttrlibError` if it is invalid."""
     own, default = resolve_protocol(given), resolve_protocol(ProtocolSpec(given.name))
     return ProtocolSpec(own.name, tuple(pair for pair in own.params if pair not in default.params))
 
 
 def short_run(spec: RunSpec) -> RunSpec:
-    """With protocols and methods in their shortest form, each once."""
+    """Return the run with protocols and methods in their shortest form, without duplicates."""
     protocols = tuple(dict.fromkeys(map(short_protocol, spec.protocols)))
     return replace(spec, protocols=protocols, methods=tuple(dict.fromkeys(map(short_method, spec.methods))))

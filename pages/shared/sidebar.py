@@ -1,4 +1,4 @@
-"""What all pages share in the sidebar, below the way to each other: what this is, and where it computes."""
+"""The part of the sidebar that all pages share, below the navigation: the app's name and the device it computes on."""
 
 import streamlit as st
 import torch
@@ -8,7 +8,7 @@ from pages.shared import jobs
 
 
 def show() -> None:
-    """Name, device and memory."""
+    """Show name, device and memory."""
     device = pick_device("auto")
     maps = jobs.device_queue()
     with st.sidebar:

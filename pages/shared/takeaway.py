@@ -1,4 +1,4 @@
-"""What a user takes away: the link, command line and Python of a view, and its files."""
+"""Show what a user can take away from a view: its link, command line and Python snippet, and its files."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ FILES = (
 
 
 def reproduce(spec: ExplainSpec, beyond: str = "", further: Sequence[ExplainSpec] = ()) -> None:
-    """Link, command line and Python snippet of exactly this view.
+    """Show the link, command line and Python snippet of exactly this view.
 
-    `beyond` is what the link says beyond the spec; `further` rows, of other models, get a command line each.
+    `beyond` is the part of the link that the spec does not cover. Each spec in `further`, one per further model, gets a command line.
     """
     uploaded = spec.image.startswith(selection.UPLOAD)
     with st.popover("Reproduce", icon=":material/link:"):
@@ -34,7 +34,7 @@ def reproduce(spec: ExplainSpec, beyond: str = "", further: Sequence[ExplainSpec
 
 
 def save(explanation: Explanation | None) -> None:
-    """Download buttons; the files are made when one is pressed."""
+    """Show download buttons; the files are made when a button is pressed."""
     with st.popover("Save", icon=":material/download:"):
         if explanation is None:
             st.caption("Nothing to save yet: no map is ready.")

@@ -1,4 +1,4 @@
-"""Tiles: one map each, all of one size, with what is known of it; and the same tile while there is no map yet."""
+"""Tiles of equal size, each with one map and its facts, or a placeholder of the same layout while the map is missing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ CONVERGENCE_WARNING = 0.05
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in the grid: the method, and the job that makes its map, or why there can be none."""
+    """A place in the grid: the method and the job that computes its map, or the reason why there is no map."""
 
     method: MethodSpec
     job: Job | None
@@ -30,16 +30,18 @@ class Slot:
 
     @property
     def done(self) -> bool:
+        """Return whether the map is ready."""
         return self.job is not None and self.job.state is State.DONE
 
     @property
     def ended(self) -> bool:
+        """Return whether nothing is pending: the job has ended or there is none."""
         return self.job is None or self.job.ended
 
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """The tiles of one model: the photo as it sees it with its most probable classes, and a slot for each method."""
+    """The tiles of one model: the photo as the model sees it with its most probable classes, and one slot per method."""
 
     name: str
     photo: Image.Image
@@ -49,7 +51,7 @@ class Strip:
 
 
 def show_strips(strips: Sequence[Strip], view: ViewSpec, in_threes: bool = False) -> None:
-    """For each strip the photo first, then its tiles, on a grid that wraps; `in_threes`, each three of them beside the photo.
+    """Show each strip's photo, then its tiles, on a grid that wraps; with `in_threes`, rows of three tiles beside the photo.
 
     Every tile has the same four parts in every state.
     """
@@ -89,7 +91,7 @@ def _tile(slot: Slot, view: ViewSpec) -> Tile:
 
 @st.cache_data(max_entries=32, show_spinner=False)
 def picture(image_digest: str, preprocessing: Preprocessing, _image: Image.Image) -> Image.Image:
-    """The photo as the model sees it, twice as fine: the same for every dial and every poll."""
+    """Return the photo as the model sees it at twice the resolution, cached across dial moves and polls."""
     return preprocessing.view(_image, scale=2)
 
 
@@ -140,7 +142,7 @@ def _show_blank(slot: Slot, photo: Image.Image) -> None:
 
 
 def seconds_left(job: Job) -> str:
-    """How long a running job will take, where that is known."""
+    """Return the estimated remaining time of a running job as text, or "running" if it is unknown."""
     return "running" if job.seconds_left is None else f"{_seconds(job.seconds_left)} left"
 
 
@@ -149,14 +151,14 @@ def _seconds(seconds: float) -> str:
 
 
 def head(title: str, line: str) -> None:
-    """A title, and a line below it."""
+    """Show a title with a line below it."""
     st.html(
         f'<div style="line-height:1.3;overflow-wrap:anywhere"><b>{escape(title)}</b><br><small style="opacity:.7">{escape(line)}</small></div>'
     )
 
 
 def legend(view: ViewSpec, top: float) -> str:
-    """The colours with the magnitudes they stand for."""
+    """Return the colour bar with the magnitudes of its colours."""
     high = f"{top:.0f}" if 100 <= top < 1e5 else f"{top:.2g}"
     low = f"−{high}" if view.sign == "signed" else "0"
     middle = "<span>0</span>" if view.sign == "signed" else ""

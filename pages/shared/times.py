@@ -1,8 +1,8 @@
-"""Times and sizes in words."""
+"""Format times and sizes as text."""
 
 
 def duration(seconds: float) -> str:
-    """In hours, minutes and seconds."""
+    """Return a duration in hours, minutes and seconds as text."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -11,5 +11,5 @@ def duration(seconds: float) -> str:
 
 
 def size(nbytes: float) -> str:
-    """In megabytes or gigabytes."""
+    """Return a size in megabytes or gigabytes as text."""
     return f"{nbytes / 2**30:.1f} GB" if nbytes >= 2**30 else f"{nbytes / 2**20:.0f} MB"

@@ -1,4 +1,4 @@
-"""Which study on which models, data and methods, kept in the session and readable from and writable to a link."""
+"""The chosen study with its models, data and methods, kept in the session and restored from or written to a link."""
 
 from collections.abc import Mapping
 
@@ -16,12 +16,12 @@ LIMIT = "limit"
 
 
 def default() -> StudySpec:
-    """The first study, on its own models."""
+    """Return the first study, on its default models."""
     return StudySpec(list_studies()[0].name)
 
 
 def start(fields: Mapping[str, str]) -> None:
-    """At the first look of a session: fills the session from the link, naming what in it makes no sense."""
+    """Fill the session from the link on a session's first run; report invalid fields."""
     if "t_study" not in st.session_state:
         spec, problems = StudySpec.read_link(fields, default(), PARSERS)
         fill(spec)
@@ -29,7 +29,7 @@ def start(fields: Mapping[str, str]) -> None:
 
 
 def fill(spec: StudySpec) -> None:
-    """Sets all controls."""
+    """Set all controls."""
     state = st.session_state
     params = dict(spec.params)
     state.t_study = spec.study
@@ -42,7 +42,7 @@ def fill(spec: StudySpec) -> None:
 
 
 def wanted() -> tuple[StudySpec, list[str]]:
-    """What the controls say, and what is wrong with it."""
+    """Return what the controls describe, and a message for each problem with it."""
     state = st.session_state
     problems: list[str] = []
     models: list[ModelSpec] = []

@@ -1,4 +1,4 @@
-"""The controls of the page of studies: which study; models, data, methods and how many items it runs on."""
+"""The controls of the Studies page: the study, and the models, data, methods and number of items that it runs on."""
 
 import streamlit as st
 from streamlit.elements.lib.grid_container import GridContainer
@@ -17,7 +17,7 @@ MOST_MODELS, MOST_METHODS = 48, 64
 
 
 def choose_study() -> None:
-    """Which of the studies is shown."""
+    """Show the chooser for the study."""
     titles = {info.name: info.title for info in list_studies()}
     st.pills(
         "Study", list(titles), format_func=titles.__getitem__, key="t_study", persist_state="session", required=True,
@@ -26,7 +26,7 @@ def choose_study() -> None:
 
 
 def choose(row: GridContainer) -> None:
-    """What the study runs on, in the cells of one row that wraps; left empty it is the study's own choice."""
+    """Show the controls for the study's inputs, in the cells of one row that wraps; an empty control means the study's default."""
     state = st.session_state
     spec, _ = choice.wanted()
     own = create(StudySpec(state.t_study))

@@ -1,4 +1,4 @@
-"""What makes an attribution good? The papers' studies, on the shipped models or on one's own."""
+"""What makes an attribution good? The papers' studies, on the shipped models or on custom ones."""
 
 from urllib.parse import parse_qsl
 
@@ -13,7 +13,7 @@ from pages.studies import choice, controls, run_panel, view
 
 
 def main() -> None:
-    """Which study, on what; below it the finding, or what it would cost."""
+    """Show the chooser for the study and its inputs; below it the finding, or the cost."""
     choice.start(st.query_params.to_dict())
     st.markdown("#### What makes an attribution good?")
     st.caption(
@@ -43,7 +43,7 @@ def _dismiss() -> None:
 
 
 def _body(spec: StudySpec, polled: bool) -> None:
-    """All that changes by itself: cost, progress, the finding."""
+    """Show everything that changes by itself: cost, progress, the finding."""
     link = dict(parse_qsl(spec.link().lstrip("?")))
     if st.query_params.to_dict() != link:
         st.query_params.from_dict(link)

@@ -1,4 +1,4 @@
-"""A study as a job of the device's queue: two pages that ask for the same one share it, and it outlives them."""
+"""A study as a job of the device's queue: pages that ask for the same study share the job, and it outlives them."""
 
 import time
 
@@ -18,22 +18,22 @@ from pages.shared.roots import load_data
 from pages.shared.times import duration, size
 
 FRESH = 20
-"""Seconds for which what the store knew is taken as it was."""
+"""Seconds for which a look-up in the store is reused."""
 
 
 def find(spec: StudySpec) -> Job | None:
-    """The job of this study in this process, if there is one."""
+    """Return the job of this study in this process, if there is one."""
     return jobs.device_queue().find(_key(spec))
 
 
 def find_or_read(spec: StudySpec) -> Job | None:
-    """The job; one whose results are all in the store is begun, which is to read them."""
+    """Return the job; a study whose results are all cached is started, which only reads them."""
     job = find(spec)
     return begin(spec) if job is None and _look(spec).result is True else job
 
 
 def begin(spec: StudySpec) -> Job:
-    """Begins the study, or goes on with it where it was stopped; one that is under way goes on as it is."""
+    """Start the study, or resume it where it was stopped; a study in progress continues unchanged."""
     job = find(spec)
     if job is not None:
         job.forget()
@@ -64,7 +64,7 @@ def _key(spec: StudySpec) -> str:
 
 
 def _look(spec: StudySpec) -> Job:
-    """Finds out whether it was computed before: asked of the store in a queue of its own, so that no page waits for a disk."""
+    """Return the job that looks up whether the study is in the store; it has a separate queue, so that no page waits for a disk."""
 
     def look(_progress: NewsProgress) -> bool:
         return is_done(spec, open_store())
@@ -76,7 +76,7 @@ def _look(spec: StudySpec) -> Job:
 
 
 def _prepare(spec: StudySpec) -> Job:
-    """Finds out what it will cost."""
+    """Return the job that estimates the cost of the study."""
 
     def plan(progress: NewsProgress) -> StudyPlan:
         data = load_data(spec.data)
@@ -86,12 +86,12 @@ def _prepare(spec: StudySpec) -> Job:
 
 
 def _is_own(spec: StudySpec) -> bool:
-    """Whether it is the study as it comes, whose budget is known."""
+    """Return whether the study has its default inputs, for which the budget is known."""
     return spec == StudySpec(spec.study)
 
 
 def is_busy(spec: StudySpec) -> bool:
-    """Whether it is under way, or what it will cost is being found out."""
+    """Return whether the study, or the estimate of its cost, is in progress."""
     job = find_or_read(spec)
     if job is not None:
         return not job.ended
@@ -105,7 +105,7 @@ def _start(spec: StudySpec) -> None:
 
 
 def show_button(spec: StudySpec, job: Job | None) -> None:
-    """Starts it, goes on with it, or cancels it: always in the same place."""
+    """Show the button that starts, resumes or cancels the study, always in the same place."""
     if job is not None and not job.ended:
         st.button("Cancel", on_click=job.cancel, icon=":material/close:", key="t_start", width=130, help="What is computed is kept.")
     elif job is not None and job.state is State.DONE:
@@ -117,7 +117,7 @@ def show_button(spec: StudySpec, job: Job | None) -> None:
 
 
 def show_state(spec: StudySpec, job: Job | None) -> None:
-    """How far it is, why it failed, or what it would cost."""
+    """Show the progress of the study, why it failed, or what it would cost."""
     if job is None:
         _show_cost(spec)
     elif not job.ended:
@@ -150,7 +150,7 @@ def _show_cost(spec: StudySpec) -> None:
     elif isinstance(job.result, StudyPlan):
         plan = job.result
         if plan.known and not plan.missing and not plan.upper_bound:
-            # Other runs have computed all of it: the finding is a matter of reading.
+            # Other runs have computed everything, so the study only has to read the results.
             begin(spec)
         most = "at most" if plan.upper_bound else "about"
         cost = f"{plan.missing} results are missing, {plan.known} known: {most} **{duration(plan.seconds)}**, {size(plan.nbytes)} of memory"

@@ -1,4 +1,4 @@
-"""What a study found: the finding above its figures, what the papers saw beside it, the table; and what one takes away."""
+"""The result of a study: the finding, its figures, the papers' findings, the table, and downloads."""
 
 import mimetypes
 
@@ -16,7 +16,7 @@ LABELS = {"html": "Report (HTML)", "csv": "Table (CSV)", "json": "Everything (JS
 
 
 def show(result: StudyResult) -> None:
-    """The finding, figures, details, table."""
+    """Show the finding, figures, details and table."""
     st.markdown(f"##### {_bold(result.finding)}")
     for number, study_figure in enumerate(result.figures):
         st.caption(plain(study_figure.caption))
@@ -50,7 +50,7 @@ def show(result: StudyResult) -> None:
 
 
 def show_question(study: Study) -> None:
-    """What the study asks, before it has an answer."""
+    """Show the question of a study that has no finding yet."""
     st.markdown(f"##### {plain(study.question)}")
     grid = st.grid(min_column_width=380, gap="medium", key="t_question")
     with grid.cell():
@@ -63,7 +63,7 @@ def show_question(study: Study) -> None:
 
 
 def reproduce(spec: StudySpec) -> None:
-    """Link, command line and Python snippet of exactly this study."""
+    """Show the link, command line and Python snippet of exactly this study."""
     with st.popover("Reproduce", icon=":material/link:"):
         st.caption("Link to exactly this study")
         st.code((st.context.url or "").split("?")[0] + spec.link(), language=None, wrap_lines=True)
@@ -74,7 +74,7 @@ def reproduce(spec: StudySpec) -> None:
 
 
 def export(result: StudyResult | None) -> None:
-    """Download buttons; the files are made when one is pressed."""
+    """Show download buttons; the files are made when a button is pressed."""
     with st.popover("Export", icon=":material/download:"):
         if result is None:
             st.caption("Nothing to export yet: run the study, or wait until it is done.")
@@ -88,7 +88,7 @@ def export(result: StudyResult | None) -> None:
 
 
 def _bold(text: str) -> str:
-    """A sentence of a study, whose only marks are those of bold type."""
+    """Return a study's sentence as Markdown in which only bold type is active."""
     return "**".join(plain(part) for part in text.split("**"))
 
 

@@ -1,4 +1,4 @@
-"""The app in a real browser: a server of its own on a free port, and Debian's chromium driven by Playwright."""
+"""The app in a real browser: a separate server on a free port, and Debian's chromium driven by Playwright."""
 
 import os
 import shutil
@@ -36,21 +36,21 @@ SETTLED = """() => {
         && !document.querySelector('[data-testid="stProgress"], [data-testid="stSpinner"], [data-stale="true"]')
         && !document.body.innerText.includes('hourglass_top');
 }"""
-"""Whether the page stands there as its script drew it, to the end, and says of nothing that it is still to come."""
+"""Whether the page is fully drawn by its script and shows nothing as pending."""
 ALL_CHANGED = """([selector, old]) => {
     const now = [...document.querySelectorAll(selector)].map(img => img.src);
     return now.length === old.length && !now.some(src => old.includes(src));
 }"""
-"""Whether there are as many pictures as before, and all are others."""
+"""Whether there are as many pictures as before and all of them have changed."""
 
 expect.set_options(timeout=MILLISECONDS)
 
 
 @contextmanager
 def serve(script: str | Path = "app.py", gate: Gate | None = None) -> Iterator[str]:
-    """Yield the address of a running app, which knows the method `Held` where it is given a gate.
+    """Yield the address of a running app; with a gate, the app has the method `Held`.
 
-    The server is put into the control group that `ATTRLIB_TEST_CGROUP` names, a folder, if any: so it can be made slow.
+    If `ATTRLIB_TEST_CGROUP` names the folder of a control group, the server is put into it, so that it can be slowed down.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -58,7 +58,7 @@ def serve(script: str | Path = "app.py", gate: Gate | None = None) -> Iterator[s
     command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless", "true", "--server.port", str(port)]
     environment = os.environ | (gate.environment if gate is not None else {})
     url = f"http://localhost:{port}"
-    # Into a file: a pipe that nobody reads would stop the server once it is full.
+    # A file, as a pipe that nobody reads would stop the server once it is full.
     with tempfile.TemporaryFile() as said:
         server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
         try:
@@ -77,7 +77,7 @@ def serve(script: str | Path = "app.py", gate: Gate | None = None) -> Iterator[s
 
 
 def tail(said: IO[bytes]) -> str:
-    """Return the last of what a server has written."""
+    """Return the last part of a server's output."""
     said.seek(0)
     return said.read()[-4000:].decode(errors="replace")
 
@@ -92,7 +92,7 @@ def is_healthy(url: str) -> bool:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Yield a browser. Without one tests are skipped, but not in CI: there they fail."""
+    """Yield a browser. Without one, tests are skipped; in CI they fail."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         message = "no chromium: apt-get install chromium"
@@ -106,7 +106,14 @@ def chromium() -> Iterator[Browser]:
 
 
 def visit(browser: Browser, url: str = "", width: int = 1400, height: int = 1000) -> Page:
-    """Return a page of a new context, which shares nothing with others, on an address if any is given."""
+    """Return a page in a new context, which shares nothing with others.
+
+    Args:
+        browser: Running browser.
+        url: Address to open; by default none is opened.
+        width: Width of the viewport in pixels.
+        height: Height of the viewport in pixels.
+    """
     page = browser.new_context(viewport={"width": width, "height": height}).new_page()
     page.set_default_timeout(MILLISECONDS)
     if url:
@@ -115,13 +122,13 @@ def visit(browser: Browser, url: str = "", width: int = 1400, height: int = 1000
 
 
 def settle(page: Page) -> None:
-    """Wait until the page stands there as its script drew it, and nothing on it is still to come."""
+    """Wait until the page is fully drawn by its script and shows nothing as pending."""
     page.wait_for_function(SETTLED)
     assert page.locator('[data-testid="stException"]').count() == 0
 
 
 def wait_for_maps(page: Page, count: int) -> list[str]:
-    """Wait until so many maps are drawn and nothing runs; return their addresses."""
+    """Wait until `count` maps are drawn and nothing runs; return their addresses."""
     expect(page.locator(MAPS)).to_have_count(count)
     settle(page)
     expect(page.locator(MAPS)).to_have_count(count)
@@ -129,10 +136,13 @@ def wait_for_maps(page: Page, count: int) -> list[str]:
 
 
 def pictures(images: Locator) -> list[str]:
-    """Return the addresses of pictures, which change with their content; all at one moment, as the page may be drawn anew meanwhile."""
+    """Return the addresses of pictures, which change with their content.
+
+    All are read at the same moment, as the page may be redrawn in between.
+    """
     return [str(src) for src in images.evaluate_all("all => all.map(img => img.src)")]
 
 
 def wait_for_change(page: Page, before: list[str], selector: str = MAPS) -> None:
-    """Wait until every picture is another one."""
+    """Wait until every picture has changed."""
     page.wait_for_function(ALL_CHANGED, arg=[selector, before])

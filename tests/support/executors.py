@@ -20,7 +20,10 @@ _cache: InMemoryCache
 
 
 def _start(spec: RunSpec, dtype: str, threads: int) -> None:
-    """Load the models and the data of a run, once in each process. The last bit of a sum depends on how many threads share it."""
+    """Load the models and the data of a run, once in each process.
+
+    The number of threads must be equal in all processes, as the last bit of a sum depends on it.
+    """
     global _worker, _cache
     torch.set_num_threads(threads)
     _cache = InMemoryCache(dtype)
@@ -38,14 +41,14 @@ def _execute(number: int, unit: WorkUnit) -> tuple[list[UnitResult], InMemoryCac
 
 @cache
 def _processes(spec: RunSpec, dtype: str) -> ProcessPoolExecutor:
-    """Two processes with the models and the data of a run; importing torch takes them seconds."""
+    """Return two processes with the models and the data of a run, shared as importing torch takes them seconds."""
     return ProcessPoolExecutor(
         2, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(spec, dtype, torch.get_num_threads())
     )
 
 
 class ShuffledProcesses:
-    """Execute units in a random order in two processes; nothing but plain data goes there and comes back."""
+    """Execute units in a random order in two processes, which exchange only plain data."""
 
     def __init__(self, plan: Plan, _heartbeat: Heartbeat):
         self._plan = plan

@@ -1,7 +1,7 @@
-"""How closely numbers must agree that were computed in another order, and the seed of made-up data.
+"""How closely numbers computed in a different order must agree, and the seed of made-up data.
 
-A sum of n float32 terms of magnitude m has a rounding error of about sqrt(n) 6e-8 m, up to n 6e-8 m, whatever its value: which of
-the two depends on the processor's order of summation. Bounds are therefore shares of the magnitude of what was summed.
+A sum of n float32 terms of magnitude m has a rounding error of about sqrt(n) 6e-8 m and at most n 6e-8 m, whatever its value. Where the
+error lies between them depends on the processor's order of summation. Bounds are therefore shares of the magnitude of the terms.
 """
 
 import os
@@ -12,7 +12,7 @@ from torch import Tensor
 SEED = int(os.environ.get("ATTRLIB_TEST_SEED", "0"))
 """Added to the seeds of made-up weights and pictures: no claim may depend on which ones are drawn.
 
-What makes a test sharp may: that a map is not zero, or that two choices differ, is asserted of the pictures of seed 0 alone.
+The sharpness of a test may: that a map is not zero, or that two choices differ, is asserted for the pictures of seed 0 only.
 """
 
 
@@ -22,24 +22,27 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-4, scale: Tens
     Args:
         actual: Tensor of any shape.
         expected: Tensor of the same shape.
-        tolerance: The largest error, as a share of the magnitude.
-        scale: The magnitude of the terms whose sums are compared (a number, or a tensor whose largest magnitude counts), where terms
-            cancel; by default the largest magnitude of `expected`.
+        tolerance: Largest error, as a share of the magnitude.
+        scale: Magnitude of the summed terms, needed where terms cancel: a number, or a tensor whose largest magnitude counts. Defaults to
+            the largest magnitude of `expected`.
     """
     actual, expected = actual.detach().double(), expected.detach().double()
     assert actual.shape == expected.shape
-    # With other seeds a rectified map may well be zero everywhere.
+    # With other seeds a rectified map may be zero everywhere.
     assert SEED or float(expected.abs().max()) > 0, "a comparison with zeros proves nothing"
     magnitude = float(torch.as_tensor(expected if scale is None else scale).detach().abs().max())
     return float((actual - expected).abs().max()) <= tolerance * magnitude
 
 
 def rank_tolerance(*values: Tensor, share: float = 1e-5) -> float:
-    """Return by how much rounding may change Spearman's correlation of these values, each (N,).
+    """Return how much rounding may change Spearman's correlation of some values.
 
-    Values closer than `share` of the largest magnitude may change places. Exchanging two neighbours in rank moves the correlation by
-    at most 12 / (N^2 - 1); in a run of m values that close to each other there are m (m - 1) / 2 such exchanges. Equal values stay
-    equal.
+    Values closer than `share` of the largest magnitude may swap ranks. Swapping two neighbouring ranks moves the correlation by at most
+    12 / (N^2 - 1); a run of m values that are this close allows m (m - 1) / 2 swaps. Equal values stay equal.
+
+    Args:
+        *values: Values whose ranks are correlated, each (N,).
+        share: Largest rounding error, as a share of the largest magnitude.
     """
     bound = 0.0
     for own in values:

@@ -1,4 +1,4 @@
-"""The app's pages without a browser: how they are opened, what stands on them, and waiting until that is there."""
+"""The app's pages without a browser: open them, read what they show, and wait for it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ MESSAGES = ("caption", "warning", "error", "info", "success", "alert")
 
 
 def open_page(name: str = "", **query: object) -> AppTest:
-    """Return a page, not run yet, as a link with these fields opens it; a list is a field that is there several times."""
+    """Return a page that has not run yet, opened by a link with these fields; a list stands for a repeated field."""
     at = AppTest.from_file(str(APP), default_timeout=LIMIT)
     if name:
         at.switch_page(f"pages/_{name}.py")
@@ -36,22 +36,22 @@ def nodes(at: AppTest, kind: str) -> list[Any]:
 
 
 def texts(at: AppTest, *more: str) -> str:
-    """Return the messages in the main part, and the texts of further kinds of elements, as they are written in Markdown."""
+    """Return the messages in the main part and the texts of further kinds of elements, as Markdown source."""
     return "\n".join(str(n.value) for kind in (*MESSAGES, *more) for n in nodes(at, kind))
 
 
 def words(at: AppTest, *more: str) -> str:
-    """Return the messages and the prose in the main part as one reads them, without the marks that keep Markdown from acting."""
+    """Return the messages and the prose in the main part as displayed, without Markdown escapes."""
     return texts(at, "markdown", *more).replace("\\", "")
 
 
 def pictures(at: AppTest) -> list[Any]:
-    """Return what stands for the pictures in the main part, which changes with their content."""
+    """Return identifiers of the pictures in the main part, which change with their content."""
     return [n.value for n in nodes(at, "image") + nodes(at, "imgs")]
 
 
 def link(at: AppTest) -> dict[str, str]:
-    """Return the fields of the page's address; of a field that is there several times the first."""
+    """Return the fields of the page's address; for a repeated field, the first value."""
     values = {name: at.query_params[name] for name in at.query_params}
     return {name: value if isinstance(value, str) else value[0] for name, value in values.items()}
 
@@ -67,7 +67,7 @@ def press(at: AppTest, label: str) -> AppTest:
 
 
 def run(at: AppTest | Any) -> AppTest:
-    """Run the page, or that of an element, which must not fail."""
+    """Run the page, or the page of an element; it must not fail."""
     page: AppTest = at.run()
     assert not page.exception, [e.value for e in page.exception]
     return page
@@ -80,11 +80,11 @@ def until(at: AppTest, condition: Callable[[AppTest], object]) -> AppTest:
 
 
 def waits(at: AppTest) -> bool:
-    """Return whether the page says that something on it is still to come."""
+    """Return whether the page says that something on it is pending."""
     hourglass = any("hourglass_top" in str(n.value) for kind in ("caption", "markdown") for n in nodes(at, kind))
     return hourglass or bool(nodes(at, "progress"))
 
 
 def settle(at: AppTest) -> AppTest:
-    """Run the page until nothing on it is still to come."""
+    """Run the page until nothing on it is pending."""
     return until(at, lambda at: not waits(at))

@@ -1,4 +1,4 @@
-"""How tests wait: for the state that is meant, with one limit for the whole suite."""
+"""How tests wait: for a state, not for a time, with one limit for the whole suite."""
 
 import os
 import signal
@@ -11,13 +11,21 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LIMIT = float(os.environ.get("ATTRLIB_TEST_LIMIT", 300))
-"""Seconds after which whatever is waited for is taken to hang. No test is right or wrong by how fast it is."""
+"""Seconds after which a wait counts as hanging. No test passes or fails by its speed."""
 PAUSE = 0.02
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 
 def until(condition: Callable[[], T], describe: Callable[[], object] = lambda: "it did not happen") -> T:
-    """Wait until the condition holds, and return what it gave. Fail at the limit with a description of the state then."""
+    """Wait until the condition holds and return its value.
+
+    Args:
+        condition: Function that returns a true value once the wait is over.
+        describe: Function that describes the state, called if the wait fails.
+
+    Raises:
+        AssertionError: If the condition does not hold within `LIMIT` seconds, with the description.
+    """
     end = time.monotonic() + LIMIT
     while not (found := condition()):
         assert time.monotonic() < end, f"after {LIMIT:g} s: {describe()}"
@@ -27,7 +35,7 @@ def until(condition: Callable[[], T], describe: Callable[[], object] = lambda: "
 
 @contextmanager
 def ends() -> Iterator[None]:
-    """Fail where the block has not ended by the limit, also inside a call that never returns to Python's `until`."""
+    """Fail if the block has not ended by the limit, even inside a call that never returns to Python's `until`."""
 
     def give_up(*_args: object) -> None:
         raise TimeoutError(f"after {LIMIT:g} s: it did not end")
@@ -42,16 +50,16 @@ def ends() -> Iterator[None]:
 
 
 class Calls:
-    """How many functions were called."""
+    """The number of functions called."""
 
     count = 0
 
 
 @contextmanager
 def counted_calls(most: float = float("inf")) -> Iterator[Calls]:
-    """Count the functions that this thread calls in the block, of Python and of C: work that does not depend on the machine.
+    """Count the functions, of Python and of C, that this thread calls in the block: work that does not depend on the machine.
 
-    Fail as soon as they are more than `most`, also where the block would never end.
+    Fails as soon as there are more than `most` calls, even if the block would never end.
     """
     calls = Calls()
 

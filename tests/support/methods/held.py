@@ -1,4 +1,4 @@
-"""A method that waits inside for a test's gate, so that a test says itself how long a run in another process goes on."""
+"""A method that waits for a test's gate, so that the test controls how long a run in another process takes."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from attrlib.models import Layer
 from attrlib.registry import Paper
 
 PASSES = 512
-"""So many that each image is a unit of work of its own: it is stored, and seen, before the next one waits."""
+"""Large enough that each image is a separate unit of work: it is stored and visible before the next one waits."""
 
 
 @METHODS.register
@@ -32,7 +32,7 @@ class Held(Method):
         return context.reduce(context.inputs)
 
     def _let(self, gate: Path) -> bool:
-        """Whether the gate is open, or there was a ticket for one call, which is used up."""
+        """Return whether the gate is open or a ticket for one call was left, which is then used up."""
         if (gate / "open").exists():
             return True
         for ticket in gate.glob("ticket-*"):
