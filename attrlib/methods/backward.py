@@ -1,7 +1,7 @@
 """Custom backward rules for parts of a network, without a change to the network.
 
-Inside `BackwardRules`, a torch function mode, activations, maxima and layers go through methods that may give them another backward
-pass, whatever form they have: module or function, in place, used twice. Everything else keeps its gradient.
+`BackwardRules` is a torch function mode. Inside it, activations, maxima and layers are passed to methods that may replace their backward
+pass, whether they are modules or functions, in place or not, used once or several times. All other operations keep their gradient.
 """
 
 from abc import abstractmethod
@@ -46,11 +46,11 @@ ACTIVATIONS = frozenset(
 MAXIMA = frozenset(["max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d"])
 
 TINY = 1e-30
-"""Added to denominators: 0 / 0 becomes 0, and no other quotient changes."""
+"""Added to denominators, so that 0 / 0 becomes 0. No other quotient changes."""
 
 
 class BackwardRules(TorchFunctionMode):
-    """Passes activations, maxima and layers of the forward pass to methods of a subclass; the network itself is not changed."""
+    """Mode that passes activations, maxima and layers of the forward pass to methods of a subclass, without a change to the network."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -129,7 +129,7 @@ def _gates(nodes: Sequence[Any]) -> Iterator[Any]:
 
 
 def _is_softsign(node: Any) -> bool:
-    """Return whether a node is a softsign, x / (|x| + 1), for which PyTorch has no node of its own."""
+    """Return whether a node is a softsign, x / (|x| + 1), for which PyTorch has no dedicated node."""
     if kind(node) != "Div" or any(following is None for following, _ in node.next_functions):
         return False
     (numerator, _), (denominator, _) = node.next_functions
