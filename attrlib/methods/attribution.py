@@ -88,7 +88,9 @@ def attribute(
     fast: bool = False,
     owners: Sequence[int] | None = None,
 ) -> Attribution:
-    """Compute the maps of one method. The model is left unchanged, also when an error is raised.
+    """Compute the maps of one method.
+
+    The model is left unchanged, also when an error is raised.
 
     Args:
         model: The classifier to explain.
