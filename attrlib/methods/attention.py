@@ -37,7 +37,8 @@ class Blocks:
         first: The first of these blocks, counted from 0 in the whole network.
         total: Number of blocks in the whole network.
         layout: Layout of the tokens that attend to each other.
-        read: Tokens whose last state the logits depend on: the class token, also the distillation token, or all patches.
+        read: Tokens whose last state the logits depend on: the class token, with the distillation token if there is one, or all
+            patches.
     """
 
     first: int

@@ -110,7 +110,7 @@ class _BackwardRule(torch.autograd.Function):
         ctx.rules, ctx.back = rules, back
         if output[0] is values:
             ctx.mark_dirty(values)
-        # In a tuple: an output that is itself an argument becomes a view, which nothing could write into.
+        # In a tuple, because an output that is itself an argument would become a view, which cannot be written into.
         return output[0]
 
     @staticmethod

@@ -60,7 +60,7 @@ class Method(ABC):
     class_specific: ClassVar[bool] = True
     code: ClassVar[str] = ""
 
-    def check(self, model: Classifier, layer: Layer) -> None:  # noqa: B027  most methods are defined for every model
+    def check(self, model: Classifier, layer: Layer) -> None:  # noqa: B027  not abstract, because most methods are defined for every model
         """Check, before anything is computed, that the method is defined for a model at a layer.
 
         Raises:

@@ -59,7 +59,7 @@ def common_baseline(context: AttributionContext, name: str) -> Tensor:
 def is_common(context: AttributionContext, name: str) -> bool:
     """Return whether one row can stand for the baseline of all items.
 
-    This holds at Input only: at an inner layer, what bypasses the layer differs between items.
+    This holds at Input for all baselines but `blur`. At an inner layer, what bypasses the layer differs between items.
     """
     return not context.layer.path and name != "blur"
 

@@ -89,7 +89,7 @@ class DeepLIFT(ByChannel):
 
 
 class _Rescale(BackwardRules):
-    """Backward rules of DeepLIFT: record the inputs of activations and maxima at the baseline, then set their multipliers in the same order."""
+    """Rules of DeepLIFT: record the inputs of activations and maxima at the baseline, then set multipliers in the same order."""
 
     def __init__(self) -> None:
         super().__init__()

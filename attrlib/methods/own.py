@@ -68,7 +68,7 @@ def _load(source: str, run: Callable[[], object]) -> None:
         for cls in new:
             _check(cls)
             _guard(cls, source)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  it is somebody's code, and the others must go on
+    except (Exception, SystemExit) as error:  # noqa: BLE001  custom code may raise anything, and the other files must still be loaded
         for name in [name for name in METHODS if name not in before]:
             METHODS.forget(name)
         METHODS.left_out[source] = str(error) if isinstance(error, AttrlibError) else _said(error)
