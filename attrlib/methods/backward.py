@@ -84,11 +84,11 @@ class BackwardRules(TorchFunctionMode):
         """
 
     def maximum(self, values: Tensor, function: Map, name: str) -> Tensor:
-        """Return the maxima of the values; by default with their gradient, which gives everything to the largest value."""
+        """Return the maxima of the values. By default, they keep their gradient, which goes to the largest value only."""
         return function(values)
 
     def layer(self, name: str, values: Tensor, func: Any, args: Any, kwargs: Any) -> Any:
-        """Return what any other function, called `name`, makes of the values; by default with its gradient."""
+        """Return the output of any other function for the values; `name` is its name. By default, it keeps its gradient."""
         return func(*args, **kwargs)
 
     def with_backward(self, values: Tensor, output: Tensor, back: Map, gives_relevance: bool = False) -> Tensor:

@@ -199,7 +199,7 @@ class AttributionContext:
     def perturbed(
         self, count: int, make: Callable[[range], Tensor], softmax: bool = False, fill: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Multiply the inputs by `count` factors in chunks, and return the target outputs.
+        """Iterate in chunks over the target outputs of the inputs multiplied by `count` factors, and report progress.
 
         Items that share an image share its passes. Factors that change nothing that the model reads take no pass.
 

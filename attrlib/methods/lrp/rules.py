@@ -84,7 +84,7 @@ class RedistributionRule(PropagationRule):
 
     @abstractmethod
     def redistribute(self, layer: LayerCall, relevance: Tensor) -> Tensor:
-        """Return R_in / a, of the shape of the layer's inputs a; a rule that `reads_pixels` returns R_in.
+        """Return R_in / a, of the shape of the layer's inputs a, or R_in if the rule `reads_pixels`.
 
         Called with gradients enabled; the inputs are a leaf that requires gradients.
 
