@@ -1,6 +1,6 @@
-"""Attribution methods: one small class each, by family. Importing the package registers them all."""
+"""Attribution methods: one small class each, grouped by family. Importing the package registers all of them."""
 
-from attrlib.methods import (  # noqa: F401, I001  the order of lists and menus
+from attrlib.methods import (  # noqa: F401, I001  this is the order of lists and menus
     gradients,
     noise,
     expectations,

@@ -1,4 +1,4 @@
-"""Whether what lies behind a layer is affine in it, as a pooling and a linear head are: then one gradient says all."""
+"""Test whether a model is affine downstream of a layer, as pooling and a linear head are. One gradient then describes it completely."""
 
 import torch
 
@@ -7,10 +7,10 @@ from attrlib.methods.context import AttributionContext
 
 
 def is_affine(context: AttributionContext) -> bool:
-    """Whether the logits are an affine function of the layer's output: of nothing but affine operations, by the autograd graph.
+    """Return whether the logits are an affine function of the layer's output.
 
-    What code takes out of the graph (`detach`) it does not show, so the logits are compared, too, with what an affine function would
-    be on random parts of the inputs.
+    The autograd graph must contain affine operations only. It does not show what the code takes out of it (`detach`), so additivity
+    is also tested on a random split of the inputs.
     """
     return context.shared("affine", lambda: _of_affine_operations(context) and _adds_up(context))
 
@@ -22,7 +22,7 @@ def _of_affine_operations(context: AttributionContext) -> bool:
 
 
 def _adds_up(context: AttributionContext) -> bool:
-    """f(x m) + f(x (1 - m)) = f(x) + f(0), for one random m, of both signs, of each position and channel."""
+    """Return whether f(x m) + f(x (1 - m)) = f(x) + f(0) for a random mask m of both signs, drawn per position and channel."""
     inputs, rows = context.inputs[:1], context.rows[:1]
     mask = torch.randn(inputs.shape, generator=context.generator("affine")).to(inputs)
     with torch.no_grad():

@@ -1,8 +1,8 @@
-"""Transformer family: how much the tokens that the head reads have attended to each patch.
+"""Transformer family: how much the tokens that the head reads attend to each patch.
 
-At a layer a map says how much of that layer's tokens is read, through the blocks behind it; at Input through all blocks, and every
-pixel has its patch's value. All are defined where each block attends among the same tokens: ViT, DeiT, with or without class token,
-distillation token and registers.
+At an inner layer, a map shows how much each token of that layer is attended to through the blocks downstream of it. At Input, it covers
+all blocks, and every pixel has the value of its patch. The methods are defined if all blocks attend among the same tokens: ViT and
+DeiT, with or without class token, distillation token and registers.
 """
 
 from abc import abstractmethod
@@ -31,9 +31,14 @@ DINO = Paper("Caron et al. 2021", "Emerging Properties in Self-Supervised Vision
 
 @dataclass(frozen=True)
 class Blocks:
-    """The attention of a model behind a layer: block `first` and those after it, of `total`, among the tokens of `layout`.
+    """The attention blocks of a model downstream of a layer.
 
-    `read` are the tokens whose last state the logits depend on: the class token, with the distillation token, or all patches.
+    Attributes:
+        first: The first of these blocks, counted from 0 in the whole network.
+        total: Number of blocks in the whole network.
+        layout: Layout of the tokens that attend to each other.
+        read: Tokens whose last state the logits depend on: the class token, with the distillation token if there is one, or all
+            patches.
     """
 
     first: int
@@ -46,7 +51,17 @@ _known: WeakKeyDictionary[Classifier, dict[tuple[object, ...], Blocks | str]] = 
 
 
 def find_blocks(model: Classifier, layer: Layer, size: tuple[int, int], mode: type[Attentions] = Attentions) -> Blocks:
-    """The attention behind a layer, for images of `size` (H,W), from a pass over a probe image. Raises `MethodError` with the reason."""
+    """Return the attention blocks downstream of a layer, found by a forward pass with a probe image. The result is cached.
+
+    Args:
+        model: The classifier.
+        layer: The layer.
+        size: Height and width of the images.
+        mode: Records the attention matrices of the forward pass.
+
+    Raises:
+        MethodError: If the attention methods are not defined for the model at this layer; the message gives the reason.
+    """
     known = _known.setdefault(model, {})
     key = (layer.path, size, mode)
     if key not in known:
@@ -76,13 +91,13 @@ def _look(model: Classifier, layer: Layer, size: tuple[int, int], mode: type[Att
         layout = _tokens(model, behind, size)
         (gradient,) = torch.autograd.grad(logits.square().sum(), behind[-1], allow_unused=True)
     rows = [] if gradient is None else gradient.abs().flatten(0, -3).amax((0, 2)).nonzero().flatten().tolist()
-    # A head that is still all zero reads nothing: then it will read the class token where there is one.
+    # An untrained head that is all zero has no gradient. Assume the class token if there is one, else all patches.
     count = layout.prefix + layout.height * layout.width
     return Blocks(0, len(behind), layout, tuple(rows or ([0] if layout.prefix else range(count))))
 
 
 def _tokens(model: Classifier, attentions: Sequence[Tensor], size: tuple[int, int]) -> Layout:
-    """Where the tokens are that all blocks attend among. Raises `MethodError` where there are none such."""
+    """Return the layout of the tokens that all blocks attend among. Raise `MethodError` if the blocks differ."""
     if not attentions:
         raise MethodError(f"{model.name} has no self-attention; take a gradient, CAM or perturbation method instead")
     layouts = [model.layer(name, size).layout for name, layer in model.layers.items() if layer.layout.kind == "tokens"]
@@ -101,7 +116,7 @@ def _by_heads(attention: Tensor) -> Tensor:
 
 
 class AttentionMethod(Method):
-    """Reads a value for each patch from the attention behind the layer; a subclass says how."""
+    """Base class of methods that compute a value per patch from the attention downstream of a layer. A subclass defines `tokens`."""
 
     needs = ("self-attention among one set of tokens (ViT, DeiT)",)
     signed, fast = False, True
@@ -125,10 +140,16 @@ class AttentionMethod(Method):
 
     @abstractmethod
     def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:
-        """A value (B,T) for each token of each item, from block `first` on, which is counted in the whole network."""
+        """Return a value for each token of each item (B,T).
+
+        Args:
+            context: The context.
+            blocks: The attention blocks downstream of the layer.
+            first: First block that takes part, counted from 0 in the whole network.
+        """
 
     def _first(self, blocks: Blocks, layer: Layer) -> int:
-        """The first block that takes part, counted in the whole network."""
+        """Return the first block that takes part, counted from 0 in the whole network."""
         start = getattr(self, "start", 0)
         if start >= blocks.total:
             raise MethodError(f"{self.name}: start={start} leaves out all of the {blocks.total} blocks; choose a smaller start")
@@ -136,10 +157,10 @@ class AttentionMethod(Method):
 
 
 def _mixed(context: AttributionContext, blocks: Blocks) -> list[Tensor]:
-    """The mean over heads (U,T,T) of the attention of each block behind the layer, for the images; shared."""
+    """Return the mean over heads of the attention of each image (U,T,T), for each block downstream of the layer; shared."""
 
     def make() -> list[Tensor]:
-        # Attention knows no class: of the items that share an image one is enough.
+        # Attention does not depend on the class, so one item per image is enough.
         rows = (
             context.rows
             if context.owners is None
@@ -157,7 +178,13 @@ def _mixed(context: AttributionContext, blocks: Blocks) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Slopes:
-    """Of each block behind the layer relu(dy/dA * A), mean over heads (B,T,T); of the last one A and dy/dA (B,heads,k,T) where it is read."""
+    """Gradient and attention of the blocks downstream of a layer.
+
+    Attributes:
+        products: Mean over heads of relu(dy/dA * A) of each block (B,T,T).
+        attention: Attention A of the last block in the rows of the k tokens that are read (B,heads,k,T).
+        gradient: Gradient dy/dA of the last block in the same rows (B,heads,k,T).
+    """
 
     products: list[Tensor]
     attention: Tensor
@@ -165,7 +192,7 @@ class _Slopes:
 
 
 def _slopes(context: AttributionContext, blocks: Blocks) -> _Slopes:
-    """One gradient pass; shared."""
+    """Return the gradient and attention of the blocks, from one gradient pass; shared."""
 
     def make() -> _Slopes:
         parts, read = [], list(blocks.read)
@@ -180,7 +207,7 @@ def _slopes(context: AttributionContext, blocks: Blocks) -> _Slopes:
 
 
 def _differentiated(context: AttributionContext, rows: Tensor, blocks: Blocks, first: int) -> tuple[list[Tensor], list[Tensor]]:
-    """The attention (N,heads,T,T) of some items in the blocks from `first` on, and the target logit's gradient in each."""
+    """Return the attention (N,heads,T,T) of some items in each block from `first` on, and the target logit's gradient in each."""
     with torch.enable_grad(), Attentions() as seen:
         logits = context.logits(context.inputs[rows].detach().requires_grad_(), rows)
     chosen = seen.found[first - blocks.total :]
@@ -193,7 +220,10 @@ def _derivatives(context: AttributionContext, rows: Tensor, logits: Tensor, atte
 
 
 def _flow(matrices: Sequence[Tensor], blocks: Blocks, keep: float = 1.0) -> Tensor:
-    """What the tokens that are read have of each token (N,T): rows of the product of M + `keep` I over blocks, the last one leftmost."""
+    """Return how much the tokens that are read receive from each token (N,T).
+
+    These are rows of the product of M + `keep` I over the blocks, the last block leftmost, averaged over the tokens that are read.
+    """
     rows = torch.eye(matrices[0].shape[-1], dtype=matrices[0].dtype, device=matrices[0].device)[list(blocks.read)]
     for matrix in reversed(matrices):
         rows = rows @ matrix + keep * rows
@@ -229,7 +259,7 @@ class RawAttention(AttentionMethod):
 class Rollout(AttentionMethod):
     """Attention rollout: product over blocks of A + I with rows that sum to one, A the attention's mean over heads. Not about a class.
 
-    IDSDS leaves out block 0 (`start` 1).
+    IDSDS omits block 0 (`start` 1).
     """
 
     name, family, paper = "Rollout", "transformer", ROLLOUT
@@ -237,7 +267,7 @@ class Rollout(AttentionMethod):
     start: int = param(1, "First block that takes part, counted from 0", low=0, high=1000)
 
     def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:
-        # A row of A sums to one, so that of A + I to two.
+        # Rows of A sum to one, so rows of A + I sum to two.
         return context.per_item(_flow([a / 2 for a in _mixed(context, blocks)[first - blocks.first :]], blocks, keep=0.5))
 
     def passes(self, layer: Layer) -> Passes:
@@ -249,7 +279,7 @@ class Rollout(AttentionMethod):
 class AttentionGradCAM(AttentionMethod):
     """Attention Grad-CAM: relu of the mean over heads of the last block's attention times its mean gradient over patches.
 
-    The attention is that of the token that the head reads; the gradient that of the target logit.
+    The attention is that of the token that the head reads. The gradient is that of the target logit.
     """
 
     name, family, paper = "Attention Grad-CAM", "transformer", CHEFER_LRP
@@ -286,8 +316,8 @@ class Chefer(AttentionMethod):
 class CheferLRP(AttentionMethod):
     """Chefer's transformer attribution: product over blocks of I + mean over heads of relu(dy/dA * R), R the relevance of attention A.
 
-    The relevance is that of layer-wise relevance propagation with alpha 1, from the target logit back; see `attrlib.methods.relevance`.
-    IDSDS leaves out block 0 (`start` 1).
+    The relevance is that of layer-wise relevance propagation with alpha 1, starting from the target logit; see
+    `attrlib.methods.relevance`. IDSDS omits block 0 (`start` 1).
     """
 
     name, family, paper = "CheferLRP", "transformer", CHEFER_LRP
@@ -305,5 +335,5 @@ class CheferLRP(AttentionMethod):
         return _flow([(g * r).relu().mean(1) for g, r in zip(gradients, relevances, strict=True)], blocks)
 
     def passes(self, layer: Layer) -> Passes:
-        # Every product is computed once more for positive and for negative parts, forwards and backwards.
+        # Every product is computed again for positive and for negative parts, forwards and backwards.
         return Passes(forward=5, gradient=1)

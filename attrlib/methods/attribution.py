@@ -1,4 +1,4 @@
-"""Runs a method on images: the one place where maps are made."""
+"""Run methods on images. All attribution maps are computed here."""
 
 import math
 import time
@@ -19,17 +19,23 @@ from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec
 
 BATCH_SIZE = 16
-"""Rows that go through the model at once, at most. Larger batches were no faster on any CPU tried and leave its caches."""
+"""Most rows that go through the model at once. Larger batches exceed the caches of a CPU and were no faster on any that was tried."""
 KEPT = 20 * 2**20
-"""Bytes up to which a C library keeps memory that was freed. What is larger comes anew from the system, page by page, with every layer."""
+"""Bytes up to which a C library keeps freed memory. A larger tensor is requested from the system anew, page by page, at every layer."""
 
 
 @dataclass(frozen=True)
 class Attribution:
     """Maps of one method on a batch of images.
 
-    `maps` (B,1,h,w), float32 on the CPU, signed, at the layer's resolution; `target` the class index of each image;
-    `seconds` for all of them, as the method takes them alone: what it shared with others counts in full; `diagnostics` per image, for example `convergence` of IG (relative error).
+    Attributes:
+        maps: Signed maps (B,1,h,w), float32 on the CPU, at the layer's resolution.
+        target: Target class index of each map.
+        spec: The method, with its layer and all parameters filled in.
+        seed: Seed of all random draws.
+        seconds: Time for all maps if the method ran alone: work that it shared with other methods counts in full.
+        input_size: Height and width of the images.
+        diagnostics: Values per map by name, for example `convergence` of IG (relative error).
     """
 
     maps: Tensor
@@ -41,22 +47,30 @@ class Attribution:
     diagnostics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def resized(self, size: tuple[int, int] | None = None) -> Tensor:
-        """The maps at `size` (height, width), by default the model's input size, bilinear."""
+        """Return the maps resized bilinearly to `size` (height, width), by default to the size of the images."""
         return resize(self.maps, size or self.input_size)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the maps take."""
+        """Return the size of the maps in bytes."""
         return self.maps.nbytes
 
     @property
     def defects(self) -> tuple[str | None, ...]:
-        """For each map why it says nothing (all zero, constant, NaN), or None."""
+        """Return the defect of each map (all zero, constant, NaN), or None for a map without one."""
         return tuple(defect(m[0]) for m in self.maps)
 
 
 def rows_at_once(model: Classifier, size: tuple[int, int], rows: int = BATCH_SIZE) -> int:
-    """How many of so many images of a size (H,W) go through the model at once: on a CPU no more than keep all layers' outputs small."""
+    """Return how many images go through the model at once.
+
+    On a CPU the number is limited so that the output of every layer stays small (see `KEPT`).
+
+    Args:
+        model: The classifier.
+        size: Height and width of the images.
+        rows: Largest number to return.
+    """
     if model.device.type != "cpu":
         return rows
     largest = max(math.prod(layer.shape) for layer in model.layers.values()) * math.prod(size) / math.prod(model.input_size)
@@ -74,10 +88,26 @@ def attribute(
     fast: bool = False,
     owners: Sequence[int] | None = None,
 ) -> Attribution:
-    """Maps of normalised images (U,3,H,W) for target classes, by default each image for its predicted one; `fast` in bfloat16.
+    """Compute the maps of one method.
 
-    With `owners`, target k is of image `owners[k]`: what does not depend on the class is then computed once for an image.
-    Raises `MethodError`, `LayerError` or `SpecError` before or without a trace on the model; what `progress` raises passes through.
+    The model is left unchanged, also when an error is raised.
+
+    Args:
+        model: The classifier to explain.
+        spec: The method, its layer and its parameters.
+        images: Normalised images (U,3,H,W).
+        targets: Target class index of each item. By default, the class predicted for each image.
+        seed: Seed of all random draws.
+        batch_size: Rows that go through the model at once, at most.
+        progress: Progress callback. An exception that it raises passes through.
+        fast: Whether to compute in bfloat16.
+        owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed
+            once per image. Requires `targets`. By default, one item per image.
+
+    Raises:
+        MethodError: If the method is unknown or not defined for the model.
+        LayerError: If the model has no such layer.
+        SpecError: If a parameter, the targets or the batch size are not valid.
     """
     return attribute_all(model, [spec], images, targets, seed, batch_size, progress, fast, owners)[0]
 
@@ -93,9 +123,29 @@ def attribute_all(
     fast: bool = False,
     owners: Sequence[int] | None = None,
 ) -> list[Attribution]:
-    """The maps of several methods, each as by `attribute`, bit for bit; what they have in common is computed once.
+    """Compute the maps of several methods, and compute only once what they have in common.
 
-    One that is known not to be defined for the model raises before any other is computed, and so do bad targets.
+    The maps are those of `attribute`, bit for bit. The model is left unchanged, also when an error is raised.
+
+    Args:
+        model: The classifier to explain.
+        specs: The methods, their layers and their parameters.
+        images: Normalised images (U,3,H,W).
+        targets: Target class index of each item. By default, the class predicted for each image.
+        seed: Seed of all random draws.
+        batch_size: Rows that go through the model at once, at most.
+        progress: Progress callback. An exception that it raises passes through.
+        fast: Whether to compute in bfloat16.
+        owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed
+            once per image. Requires `targets`. By default, one item per image.
+
+    Returns:
+        The maps of each method, in the order of `specs`.
+
+    Raises:
+        MethodError: If a method is unknown or not defined for the model. If this is known beforehand, nothing is computed.
+        LayerError: If the model has no such layer.
+        SpecError: If a parameter, the targets or the batch size are not valid. Nothing is computed then.
     """
     found = [_ask(model, spec, images) for spec in specs]
     _run(model, found, images, targets, seed, batch_size, progress, fast, owners)
@@ -113,7 +163,27 @@ def attribute_each(
     fast: bool = False,
     owners: Sequence[int] | None = None,
 ) -> list[Attribution | AttrlibError]:
-    """As `attribute_all`, but with the error in place of the maps of a method that raises one. Bad targets are nobody's, and raise."""
+    """Compute the maps of several methods as `attribute_all` does, but return the error of a method instead of raising it.
+
+    Args:
+        model: The classifier to explain.
+        specs: The methods, their layers and their parameters.
+        images: Normalised images (U,3,H,W).
+        targets: Target class index of each item. By default, the class predicted for each image.
+        seed: Seed of all random draws.
+        batch_size: Rows that go through the model at once, at most.
+        progress: Progress callback. An exception that it raises passes through.
+        fast: Whether to compute in bfloat16.
+        owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed
+            once per image. Requires `targets`. By default, one item per image.
+
+    Returns:
+        The maps of each method, or the error that it raised, in the order of `specs`.
+
+    Raises:
+        SpecError: If the targets or the batch size are not valid, because no single method is at fault.
+        Cancelled: If the progress callback cancels the computation.
+    """
     found: list[MethodRequest | AttrlibError] = []
     for spec in specs:
         try:
@@ -137,7 +207,7 @@ def _result(request: MethodRequest, seed: int, images: Tensor) -> Attribution:
     diagnostics = {name: tuple(values) for name, values in request.diagnostics.items()}
     size = (images.shape[2], images.shape[3])
     maps = torch.cat(request.maps)
-    # So that no more than one method's maps are held twice.
+    # The maps of at most one method are then held twice.
     request.maps.clear()
     return Attribution(maps, tuple(request.target), request.spec, seed, request.seconds, size, diagnostics)
 
@@ -154,7 +224,7 @@ def _run(
     owners: Sequence[int] | None,
     tolerant: bool = False,
 ) -> None:
-    """Batch by batch and layer by layer, all methods that are asked for. Where `tolerant`, one that raises is left out from then on."""
+    """Run all requested methods, batch by batch and layer by layer. If `tolerant`, skip a method after its first error."""
     if batch_size < 1:
         raise SpecError(f"batch_size={batch_size} is not valid: expected a whole number from 1")
     of = range(len(images)) if owners is None else owners
@@ -199,26 +269,26 @@ def _run(
 
 
 class _Stopwatch:
-    """Seconds, but for those in which whoever watches the progress does other work."""
+    """Clock that excludes the time spent in the progress callback."""
 
     def __init__(self, progress: Progress, device: torch.device):
         self._progress, self._device, self._paused = progress, device, 0.0
 
     def read(self) -> float:
-        """Seconds since some moment, when all that was asked of the device is done."""
+        """Return the seconds since an arbitrary moment, once the device has finished all queued work."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter() - self._paused
 
     def report(self, done: int, total: int) -> None:
-        """Passes it on."""
+        """Call the progress callback, and exclude the time that it takes."""
         before = time.perf_counter()
         self._progress(done, total)
         self._paused += time.perf_counter() - before
 
 
 def _batches(owners: Sequence[int], size: int) -> Iterator[slice]:
-    """Runs of items of about `size`, but never an image in two of them: what its items share is computed once."""
+    """Yield slices of about `size` consecutive items. The items of an image stay together, so that what they share is computed once."""
     first = 0
     while first < len(owners):
         last = min(first + size, len(owners))

@@ -1,4 +1,4 @@
-"""The operations that a network consists of, read from the autograd graph of its forward pass, so that what no rule covers is refused."""
+"""Inspection of the autograd graph of a forward pass, to refuse operations that a method has no rule for."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,7 @@ LINEAR = STRUCTURAL | _words(
 )
 """Nodes that are linear in each of their inputs."""
 PRODUCTS = _words("Addmm Baddbmm Bmm Convolution Div Dot Linear Mm Mul Mv")
-"""Those of them that are linear in the explained values only if at most one factor depends on these."""
+"""Linear nodes that are linear in the explained values only if at most one factor depends on these."""
 WORDS = {
     "Mul": "products of activations",
     "Div": "quotients of activations",
@@ -37,7 +37,12 @@ WORDS = {
 
 
 def graph(node: Any, stop: Callable[[Any], bool] = lambda _node: False) -> Iterator[Any]:
-    """Yield a node and all nodes it depends on, each once; do not descend from a node for which `stop` holds."""
+    """Yield a node and all nodes that it depends on, each once.
+
+    Args:
+        node: Node of the autograd graph.
+        stop: Returns whether to skip what a node depends on; the node itself is yielded.
+    """
     seen, queue = set(), [node]
     while queue:
         node = queue.pop()
@@ -55,11 +60,11 @@ def kind(node: Any) -> str:
 def undefined(scores: Tensor, allowed: Iterable[str] = ()) -> list[str]:
     """Return, in words, the operations that a propagation of relevance or multipliers is not defined for.
 
-    These are all that are neither linear in what is explained, nor have a custom backward rule, nor are allowed.
+    These are all operations that are not linear in the explained values, have no custom backward rule, and are not allowed.
 
     Args:
         scores: Target logits (B,), with their graph.
-        allowed: Further kinds of nodes that the caller can deal with.
+        allowed: Further kinds of nodes that the caller handles.
     """
     known = LINEAR | {RULE, RELEVANCE_RULE} | set(allowed)
     found = set()

@@ -1,7 +1,7 @@
 """Custom backward rules for parts of a network, without a change to the network.
 
-Inside `BackwardRules`, a torch function mode, activations, maxima and layers go through methods that may give them another backward
-pass, whatever form they have: module or function, in place, used twice. Everything else keeps its gradient.
+`BackwardRules` is a torch function mode. Inside it, activations, maxima and layers are passed to methods that may replace their backward
+pass, whether they are modules or functions, in place or not, used once or several times. All other operations keep their gradient.
 """
 
 from abc import abstractmethod
@@ -46,11 +46,11 @@ ACTIVATIONS = frozenset(
 MAXIMA = frozenset(["max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d"])
 
 TINY = 1e-30
-"""Added to denominators: 0 / 0 becomes 0, and no other quotient changes."""
+"""Added to denominators, so that 0 / 0 becomes 0. No other quotient changes."""
 
 
 class BackwardRules(TorchFunctionMode):
-    """Passes activations, maxima and layers of the forward pass to methods of a subclass; the network itself is not changed."""
+    """Mode that passes activations, maxima and layers of the forward pass to methods of a subclass, without a change to the network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,11 +84,11 @@ class BackwardRules(TorchFunctionMode):
         """
 
     def maximum(self, values: Tensor, function: Map, name: str) -> Tensor:
-        """Return the maxima of the values; by default with their gradient, which gives everything to the largest value."""
+        """Return the maxima of the values. By default, they keep their gradient, which goes to the largest value only."""
         return function(values)
 
     def layer(self, name: str, values: Tensor, func: Any, args: Any, kwargs: Any) -> Any:
-        """Return what any other function, called `name`, makes of the values; by default with its gradient."""
+        """Return the output of any other function for the values; `name` is its name. By default, it keeps its gradient."""
         return func(*args, **kwargs)
 
     def with_backward(self, values: Tensor, output: Tensor, back: Map, gives_relevance: bool = False) -> Tensor:
@@ -110,7 +110,7 @@ class _BackwardRule(torch.autograd.Function):
         ctx.rules, ctx.back = rules, back
         if output[0] is values:
             ctx.mark_dirty(values)
-        # In a tuple: an output that is itself an argument becomes a view, which nothing could write into.
+        # In a tuple, because an output that is itself an argument would become a view, which cannot be written into.
         return output[0]
 
     @staticmethod

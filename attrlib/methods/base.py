@@ -1,4 +1,4 @@
-"""What an attribution method is, and the registry of all of them."""
+"""Base class of attribution methods, and the registry of all methods."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -15,9 +15,14 @@ from attrlib.specs import MethodSpec
 
 @dataclass(frozen=True)
 class Passes:
-    """What a map of one image costs at most: passes to the layer (`before`), and behind it without and with a backward pass.
+    """Upper bounds on the passes that the map of one image takes.
 
-    A pass through the whole model is one to the layer and one behind it.
+    A pass through the whole model counts once up to the layer and once downstream of it.
+
+    Attributes:
+        forward: Forward passes downstream of the layer, without a backward pass.
+        gradient: Forward passes downstream of the layer that are followed by a backward pass.
+        before: Forward passes from the input up to the layer.
     """
 
     forward: int = 0
@@ -27,12 +32,21 @@ class Passes:
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """One attribution method. A subclass is a frozen dataclass whose fields are its parameters, and is registered by `METHODS.register`.
+    """Base class of attribution methods.
 
-    `needs` says in words what a model must have; `signed` whether maps have both signs; `fast` whether one forward and at
-    most one backward pass suffice; `seeded` whether the map depends on the seed, which a class may make a property of its parameters;
-    `class_specific` whether it depends on the target class.
-    `code` is a digest of the source of a method of the user's own: its stored maps are those of this code alone.
+    A subclass is a frozen dataclass whose fields are its parameters. Register it with `METHODS.register`.
+
+    Attributes:
+        name: Name of the method in lists and specs.
+        family: Family of methods that it belongs to, such as `gradient` or `CAM`.
+        paper: The paper that the method is from.
+        default_layer: Layer at which maps are computed if the spec names none.
+        needs: What a model must have, in words.
+        signed: Whether maps have both signs.
+        seeded: Whether the map depends on the seed. A class may make it a property that depends on its parameters.
+        fast: Whether one forward and at most one backward pass suffice.
+        class_specific: Whether the map depends on the target class.
+        code: Digest of the source of a custom method. Its stored maps are valid for this code only.
     """
 
     name: ClassVar[str]
@@ -46,16 +60,24 @@ class Method(ABC):
     class_specific: ClassVar[bool] = True
     code: ClassVar[str] = ""
 
-    def check(self, model: Classifier, layer: Layer) -> None:  # noqa: B027  most methods are defined for every model
-        """Raises `MethodError` with the reason where the method is known not to be defined before anything is computed."""
+    def check(self, model: Classifier, layer: Layer) -> None:  # noqa: B027  not abstract, because most methods are defined for every model
+        """Check, before anything is computed, that the method is defined for a model at a layer.
+
+        Raises:
+            MethodError: If the method is known not to be defined there; the message gives the reason.
+        """
 
     @abstractmethod
     def attribute(self, context: AttributionContext) -> Tensor:
-        """Signed maps (B,1,h,w) at the resolution of the context's layer. Raises `MethodError` where the method is not defined."""
+        """Return signed maps (B,1,h,w) at the resolution of the context's layer.
+
+        Raises:
+            MethodError: If the method is not defined for the model at this layer.
+        """
 
     @abstractmethod
     def passes(self, layer: Layer) -> Passes:
-        """What one image costs at that layer."""
+        """Return the passes that one image takes at a layer."""
 
 
 METHODS: Registry[Method] = Registry("method", MethodError)
@@ -63,7 +85,7 @@ METHODS: Registry[Method] = Registry("method", MethodError)
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """What is known of a method without running it."""
+    """Description of a registered method and its parameters."""
 
     name: str
     family: str
@@ -79,7 +101,7 @@ class MethodInfo:
 
 
 def list_methods() -> list[MethodInfo]:
-    """All registered methods with their parameters."""
+    """Return descriptions of all registered methods, in the order of registration."""
     return [
         MethodInfo(
             cls.name,
@@ -99,12 +121,17 @@ def list_methods() -> list[MethodInfo]:
 
 
 def resolve(spec: MethodSpec) -> MethodSpec:
-    """The spec with its layer and every parameter filled in, in type and in order. Raises `MethodError` or `SpecError`."""
+    """Return the spec with its layer and every parameter filled in, with the right types and in order.
+
+    Raises:
+        MethodError: If there is no method of that name.
+        SpecError: If a parameter is unknown or its value is not valid.
+    """
     cls = METHODS[spec.name]
     params = parse_params(cls, spec.values, spec.name)
     return MethodSpec(cls.name, spec.layer or cls.default_layer, tuple(params.items()))
 
 
 def create(spec: MethodSpec) -> Method:
-    """The method of a spec, with its parameters."""
+    """Return the method that a spec describes, with its parameters set."""
     return METHODS[spec.name](**resolve(spec).values)

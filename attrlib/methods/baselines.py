@@ -1,4 +1,4 @@
-"""Reference inputs: what a method compares an image with, and how the channels of what it finds become one."""
+"""Baselines that a method compares an image with, and the reduction of channels to one."""
 
 from functools import cache
 
@@ -26,13 +26,22 @@ BACKGROUNDS = (PHOTOS, GREYS, UNIFORM)
 
 
 def reduce_channels(context: AttributionContext, values: Tensor, reduction: str) -> Tensor:
-    """Channels to one (B,1,h,w): their sum, the sum of their magnitudes, or the magnitude of their sum."""
+    """Reduce attributions to one channel.
+
+    Args:
+        context: The context that the attributions were computed in.
+        values: Attributions (B,...) in the layout of the context's layer.
+        reduction: `sum` of the channels, `abs-sum` for the sum of their magnitudes, or `sum-abs` for the magnitude of their sum.
+
+    Returns:
+        Maps (B,1,h,w).
+    """
     reduced = context.reduce(values.abs() if reduction == "abs-sum" else values)
     return reduced.abs() if reduction == "sum-abs" else reduced
 
 
 def baseline(context: AttributionContext, name: str) -> Tensor:
-    """A reference input of the layer, of the shape of `context.inputs`: zeros there, or f_pre of a picture."""
+    """Return a baseline of the shape of `context.inputs`: zeros at the layer, or the layer's output for a baseline image."""
     if name == "zeros":
         return torch.zeros_like(context.inputs)
     if name == "blur":
@@ -41,19 +50,22 @@ def baseline(context: AttributionContext, name: str) -> Tensor:
 
 
 def common_baseline(context: AttributionContext, name: str) -> Tensor:
-    """The same, (1,...), where it is one for all images: any but blur."""
+    """Return a baseline that is the same for all images, (1,...): any but `blur`."""
     if name == "zeros":
         return torch.zeros_like(context.inputs[:1])
     return context.shared(("baseline", name), lambda: context.reference(_plain(context, name)))
 
 
 def is_common(context: AttributionContext, name: str) -> bool:
-    """Whether one row stands for the baseline of all items: at Input. Inside, what goes around the layer is each item's own."""
+    """Return whether one row can stand for the baseline of all items.
+
+    This holds at Input for all baselines but `blur`. At an inner layer, what bypasses the layer differs between items.
+    """
     return not context.layer.path and name != "blur"
 
 
 def baseline_scores(context: AttributionContext, name: str) -> Tensor:
-    """The items' target logits (B,) at their baseline."""
+    """Return the target logits (B,) of the items at their baseline."""
     if not is_common(context, name):
         return context.scores(baseline(context, name), context.rows)
     with torch.no_grad():
@@ -77,10 +89,16 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def background(context: AttributionContext, kind: str, draw: int) -> Tensor:
-    """Draw number `draw` from a distribution of reference inputs, (1,...): f_pre of a picture that the seed alone decides.
+    """Draw a baseline from a distribution of images.
 
-    `photos`: a random crop, mirrored or not, of one of the sample photos; `greys`: a plain grey, from black to white;
-    `uniform`: independent normalised values from U[-1, 1].
+    Args:
+        context: The context; the image depends on its seed, `kind` and `draw` only.
+        kind: `photos` for a random crop, mirrored or not, of one of the sample photos; `greys` for a plain grey, from black to white;
+            `uniform` for independent normalised values from U[-1, 1].
+        draw: Number of the draw.
+
+    Returns:
+        The layer's output (1,...) for the image.
     """
     return context.reference(_picture(context, kind, draw))
 
@@ -100,7 +118,7 @@ def _picture(context: AttributionContext, kind: str, draw: int) -> Tensor:
     which, share, down, right, mirrored = torch.rand(5, generator=generator).tolist()
     photo = _photo(list(SAMPLES)[int(which * len(SAMPLES))])
     height, width = images.shape[2:]
-    # The largest window of the shape of the input that fits, times a side from a half to all.
+    # The largest window with the input's aspect ratio that fits, its sides scaled by a factor from 0.5 to 1.
     scale = min(photo.height / height, photo.width / width) * (0.5 + share / 2)
     tall, wide = max(1, int(height * scale)), max(1, int(width * scale))
     top, left = int(down * (photo.height - tall + 1)), int(right * (photo.width - wide + 1))

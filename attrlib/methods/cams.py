@@ -1,4 +1,4 @@
-"""Class activation maps: activations weighted by what the logit makes of them, positive part."""
+"""Class activation maps: the positive part of weighted sums of activations."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -25,19 +25,24 @@ EIGEN_CAM = Paper(
 
 
 def weighted(weights: Tensor, activations: Tensor) -> Tensor:
-    """relu(sum_c w_c A_c), (B,1,h,w), of activations (B,C,h,w) and weights that broadcast against them."""
+    """Return relu(sum_c w_c A_c), (B,1,h,w), for activations A (B,C,h,w) and weights w that broadcast against them."""
     return (weights * activations).sum(1, keepdim=True).relu()
 
 
 @dataclass(frozen=True)
 class GradientCAM(Method):
-    """relu(sum_c w_c A_c) with weights made from the activations' gradient; a subclass says how."""
+    """Base class of CAMs whose weights are computed from the gradient: relu(sum_c w_c A_c). A subclass defines `weights`."""
 
     default_layer, signed, fast = "Final", False, True
 
     @abstractmethod
     def weights(self, activations: Tensor, gradient: Tensor) -> Tensor:
-        """Weights that broadcast against activations (B,C,h,w), from them and the logit's gradient (B,C,h,w)."""
+        """Return weights that broadcast against the activations.
+
+        Args:
+            activations: Activations (B,C,h,w).
+            gradient: Gradient of the target logit with respect to the activations (B,C,h,w).
+        """
 
     def attribute(self, context: AttributionContext) -> Tensor:
         activations = context.spatial(context.inputs)
@@ -63,8 +68,8 @@ class GradCAM(GradientCAM):
 class GradCAMPlusPlus(GradientCAM):
     """Grad-CAM++: relu(sum_c w_c A_c), w_c = sum_ij a_ij relu(g_ij), a_ij = g_ij^2 / (2 g_ij^2 + g_ij^3 sum A_c), g = dy/dA_c.
 
-    Meant for activations that are not negative: where they sum to less than zero, the denominator can come near zero, and a single
-    position decides the weight.
+    Intended for non-negative activations: if they sum to less than zero, the denominator can be close to zero, and a single position
+    then dominates the weight.
     """
 
     name, family, paper = "Grad-CAM++", "CAM", GRAD_CAM_PP
@@ -74,9 +79,17 @@ class GradCAMPlusPlus(GradientCAM):
 
 
 def plus_plus(activations: Tensor, gradient: Tensor, ratio: Tensor) -> Tensor:
-    """Weights (B,C,1,1) of Grad-CAM++: sum_ij a_ij relu(g_ij), a_ij = 1 / (2 + r_ij sum A_c), r = g^3 / g^2.
+    """Return the weights of Grad-CAM++: sum_ij a_ij relu(g_ij), a_ij = 1 / (2 + r_ij sum A_c).
 
-    Written so that small gradients do not underflow; where the denominator is zero, so is a_ij.
+    This form does not underflow for small gradients. Where the denominator is zero, a_ij is zero.
+
+    Args:
+        activations: Activations A (B,C,h,w).
+        gradient: Gradient g of the target logit (B,C,h,w).
+        ratio: r = g^3 / g^2 (B,C,h,w).
+
+    Returns:
+        Weights (B,C,1,1).
     """
     denominator = 2 + ratio * activations.sum((2, 3), keepdim=True)
     alpha = torch.where(denominator == 0, 0.0, 1 / denominator)
@@ -88,8 +101,8 @@ def plus_plus(activations: Tensor, gradient: Tensor, ratio: Tensor) -> Tensor:
 class SmoothGradCAMPlusPlus(Method):
     """Smooth Grad-CAM++: Grad-CAM++ with g, g^2 and g^3 averaged over noisy images, x + N(0, std^2); the activations A are those of x.
 
-    The noise is added to the normalised image, at whatever layer. As in torch-cam and IDSDS, the numerator of a_ij is the mean g^2;
-    the paper prints the mean g there, which does not agree with its Grad-CAM++.
+    At every layer, the noise is added to the normalised image. As in torch-cam and IDSDS, the numerator of a_ij is the mean g^2; the
+    paper prints the mean g, which is inconsistent with Grad-CAM++.
     """
 
     name, family, paper = "Smooth Grad-CAM++", "CAM", SMOOTH_GRAD_CAM_PP
@@ -113,7 +126,7 @@ class SmoothGradCAMPlusPlus(Method):
 
 
 def noise(context: AttributionContext, sample: int) -> Tensor:
-    """Noise (1,3,H,W) of one sample: the same for every image, so that neither batch nor order matters."""
+    """Return the noise (1,3,H,W) of one sample. It is the same for every image, so that maps do not depend on the batch or its order."""
     generator = context.generator("noisy image", sample)
     return torch.randn(1, *context.images.shape[1:], generator=generator).to(context.images.device)
 
@@ -123,7 +136,7 @@ def noise(context: AttributionContext, sample: int) -> Tensor:
 class XGradCAM(GradientCAM):
     """XGrad-CAM: relu(sum_c w_c A_c), w_c = sum_ij g_ij A_ij / sum_ij A_ij, the gradient's mean weighted by the activations.
 
-    Before pooling and a linear head it is Grad-CAM. A channel whose activations sum to zero has weight zero.
+    Directly before pooling and a linear head it equals Grad-CAM. A channel whose activations sum to zero has weight zero.
     """
 
     name, family, paper = "XGrad-CAM", "CAM", XGRAD_CAM
@@ -160,7 +173,7 @@ class LayerCAM(GradientCAM):
 class EigenCAM(Method):
     """Eigen-CAM: relu(A v), v the first right singular vector of the activations A (h*w, C), not centred. The same for every class.
 
-    A singular vector has no sign: it is chosen so that the map sums to more than zero. Where A is not negative, nor is then A v.
+    The sign of a singular vector is arbitrary; it is chosen so that A v sums to at least zero. If A is non-negative, so is A v.
     """
 
     name, family, paper = "Eigen-CAM", "CAM", EIGEN_CAM
@@ -171,7 +184,7 @@ class EigenCAM(Method):
         channels, positions = activations.shape[1:]
         tall = channels <= positions
         gram = activations @ activations.mT if tall else activations.mT @ activations
-        # On the CPU, because not every device has float64.
+        # On the CPU, because not every device supports float64.
         _, vectors = torch.linalg.eigh(gram.cpu().double())
         first = vectors[:, :, -1].to(activations)
         first = (first[:, None] @ activations)[:, 0] if tall else first * (activations @ first[:, :, None]).norm(dim=1)

@@ -1,4 +1,4 @@
-"""Class activation maps whose weights are measured channel by channel: without it (Ablation-CAM), or by what it shows (Score-CAM)."""
+"""Class activation maps whose weights are measured per channel: by removing it (Ablation-CAM) or by masking with it (Score-CAM)."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ IS_CAM = Paper("Naidu et al. 2020", "IS-CAM: Integrated Score-CAM", "https://arx
 class AblationCAM(Method):
     """Ablation-CAM: relu(sum_c w_c A_c), w_c = (f - f without channel c) / f, f the target logit.
 
-    A channel is set to zero at all positions (prefix tokens stay). Where the model behind the layer is affine, as pooling and a
-    linear head are, the drop is sum_ij g_ij A_ij in closed form, and takes one backward pass rather than one pass a channel.
-    Where the logit is negative, weights turn their sign, as in the paper.
+    A channel is set to zero at all positions; prefix tokens are unchanged. If the model is affine downstream of the layer, as pooling
+    and a linear head are, the drop has the closed form sum_ij g_ij A_ij, which takes one backward pass instead of one forward pass per
+    channel. If the logit is negative, the weights change sign, as in the paper.
     """
 
     name, family, paper = "Ablation-CAM", "CAM", ABLATION_CAM
@@ -42,7 +42,7 @@ class AblationCAM(Method):
         return weighted(weights[:, :, None, None], activations)
 
     def _without_each_channel(self, context: AttributionContext) -> Tensor:
-        """Target logits (B,C)."""
+        """Return the target logits without each channel (B,C)."""
         channels, height, width = context.layer.shape
         kept = torch.arange(channels, device=context.images.device)
 
@@ -58,9 +58,9 @@ class AblationCAM(Method):
 
 @dataclass(frozen=True)
 class MaskCAM(Method):
-    """relu(sum_c w_c A_c), w_c from the target's score of the image times H_c, A_c at the image's size and from 0 to 1.
+    """Base class of Score-CAMs: relu(sum_c w_c A_c), w_c from the target's score for x H_c, H_c being A_c resized and scaled to [0, 1].
 
-    A channel that is constant shows nothing, and has weight zero. A subclass says what else becomes of the masks.
+    A constant channel has weight zero, because its mask shows nothing. A subclass may modify the masks in `altered`.
     """
 
     default_layer, signed = "Final", False
@@ -76,11 +76,17 @@ class MaskCAM(Method):
 
     @property
     def copies(self) -> int:
-        """How many variants there are of each mask, whose scores are averaged."""
+        """Return the number of variants of each mask. Their scores are averaged."""
         return 1
 
     def altered(self, masks: Tensor, copies: list[int], context: AttributionContext) -> Tensor:
-        """What becomes of masks (U,k,H,W) in these copies, one for each of the k."""
+        """Return modified masks, by default the masks themselves.
+
+        Args:
+            masks: Masks (U,k,H,W), from 0 to 1.
+            copies: Number of the variant of each of the k masks.
+            context: The context at Input.
+        """
         return masks
 
     def attribute(self, context: AttributionContext) -> Tensor:
@@ -96,7 +102,7 @@ class MaskCAM(Method):
         maps = picked(context.spatial(context.inputs), context.per_item(chosen))
         flat = maps.amax((2, 3)) == maps.amin((2, 3))
         if self.weighting == "softmax":
-            # Where all channels are constant there is nothing to choose from.
+            # If all channels are constant, the softmax is NaN: every weight is zero then.
             weights = scores.masked_fill(flat, -torch.inf).softmax(1).nan_to_num(0.0)
         else:
             weights = scores.masked_fill(flat, 0.0)
@@ -107,7 +113,7 @@ class MaskCAM(Method):
         return Passes(forward=count, before=1 + count)
 
     def _chosen(self, context: AttributionContext) -> Tensor:
-        """Which channels (U,K) are used."""
+        """Return the indices of the channels that are used (U,K)."""
         maps = context.spatial(context.sources)
         if self.top is None or self.top >= maps.shape[1]:
             return torch.arange(maps.shape[1], device=maps.device).expand(len(maps), -1)
@@ -115,12 +121,12 @@ class MaskCAM(Method):
 
 
 def picked(maps: Tensor, channels: Tensor) -> Tensor:
-    """Channels (U,k) of maps (U,C,h,w), each image's own."""
+    """Return selected channels of maps (U,C,h,w), with the indices of each image in `channels` (U,k)."""
     return maps[torch.arange(len(maps), device=maps.device)[:, None], channels]
 
 
 def normalised(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (U,k,h,w) at another size, bilinear, each from 0 to 1; zero where it is constant."""
+    """Resize maps (U,k,h,w) bilinearly to `size`, and scale each to [0, 1]. A constant map becomes zero."""
     large = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
     low, high = large.amin((2, 3), keepdim=True), large.amax((2, 3), keepdim=True)
     return (large - low) / torch.where(high > low, high - low, 1.0)
@@ -131,7 +137,7 @@ def normalised(maps: Tensor, size: tuple[int, int]) -> Tensor:
 class ScoreCAM(MaskCAM):
     """Score-CAM: relu(sum_c w_c A_c), w = softmax over c of f(x H_c), H_c the channel's map at the image's size, from 0 to 1.
 
-    The logit of a baseline, which the paper takes off, is the same for all channels and leaves the softmax as it is.
+    The paper subtracts the logit of a baseline. It is the same for all channels, so the softmax does not change.
     """
 
     name, family, paper = "Score-CAM", "CAM", SCORE_CAM
@@ -142,7 +148,7 @@ class ScoreCAM(MaskCAM):
 class SSCAM(MaskCAM):
     """SS-CAM: Score-CAM with f averaged over noisy masks, mean_n f(x (H_c + N(0, std^2))), the noise being that of torch-cam and IDSDS.
 
-    All channels and images see the same noise, so that they differ in nothing else.
+    All channels and images get the same noise, so that it causes no differences between them.
     """
 
     name, family, paper, seeded = "SS-CAM", "CAM", SS_CAM, True
@@ -159,7 +165,7 @@ class SSCAM(MaskCAM):
 
 
 def mask_noise(context: AttributionContext, copy: int) -> Tensor:
-    """Noise (H,W) of one copy, of standard deviation 1."""
+    """Return the noise (H,W) of one copy, with standard deviation 1."""
     return torch.randn(context.images.shape[2:], generator=context.generator("mask", copy)).to(context.images.device)
 
 

@@ -1,4 +1,4 @@
-"""What a method is given: images, what is to be explained of them, and the model behind a layer."""
+"""The input of an attribution method: images, target classes and the model, split at a layer."""
 
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -19,15 +19,27 @@ T = TypeVar("T")
 
 @dataclass
 class AttributionContext:
-    """Attribute the target logits of items to the output of `layer`. An item is an image of `images` (U,3,H,W), normalised, and a class.
+    """Items whose target logits are attributed to the output of a layer. An item is an image and a class.
 
-    `targets` (B,) are the items' classes, `owners` (B,) their images, by default each image once. To be made and used inside
-    `classifier.session()`. `chunk` bounds how many rows go through the model at once; no result depends on it. Methods see
-    `inputs` (B,...), the layer's output f_pre(image) of each item, in the layer's own layout, and `sources` (U,...), that of each image.
+    Create and use a context inside `classifier.session()`. The model is split at the layer: f_pre maps an image to the layer's output.
+    Methods read `inputs` (B,...), the f_pre of each item, and `sources` (U,...), the f_pre of each image, both in the layer's layout.
 
-    Methods that are asked for together have one context, one after the other: what they have in common is computed once, by `shared`.
-    `spared` counts the seconds that others had spent on what the present method has used, and `prepared` those of f_pre. No method may
-    write into what is shared, nor into the context's tensors.
+    Methods that are computed together use one context in turn, so that `shared` computes only once what they have in common. A method
+    must write neither into shared values nor into the context's tensors.
+
+    Attributes:
+        classifier: The model.
+        layer: The layer whose output is explained.
+        images: Normalised images (U,3,H,W).
+        targets: Target class of each item (B,).
+        owners: Image index of each item (B,). By default, one item per image.
+        seed: Seed of all random draws.
+        chunk: Most rows that go through the model at once. No result depends on it.
+        progress: Progress callback.
+        clock: Returns the time in seconds.
+        diagnostics: Values per item (B,) by name, to be filled by the method.
+        spared: Seconds that other methods spent on shared values that the current method has used.
+        prepared: Seconds that f_pre took.
     """
 
     classifier: Classifier
@@ -55,11 +67,16 @@ class AttributionContext:
         return len(self.targets)
 
     def per_item(self, values: Tensor) -> Tensor:
-        """Values (U,...) of the images as those of the items (B,...)."""
+        """Return the values of the images (U,...), repeated for their items (B,...)."""
         return values if self.owners is None else values[self._owners]
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
-        """`make()`, or what it has returned to whoever asked for `key` before; the key must say all that the value depends on."""
+        """Return `make()`, computed only once for each key.
+
+        Args:
+            key: Must include everything that the value depends on.
+            make: Computes the value.
+        """
         if key in self._memo:
             self.spared += self._memo[key][1]
         else:
@@ -69,7 +86,7 @@ class AttributionContext:
         return self._memo[key][0]
 
     def clean_logits(self) -> Tensor:
-        """Logits (U,C) of the images as they are, without gradient; shared."""
+        """Return the logits (U,C) of the unperturbed images, without gradient; shared."""
 
         def make() -> Tensor:
             with torch.no_grad():
@@ -78,39 +95,47 @@ class AttributionContext:
         return self.shared("logits", make)
 
     def clean_scores(self) -> Tensor:
-        """Target logits (B,) of the items as they are; shared."""
+        """Return the target logits (B,) of the unperturbed items; shared."""
         return self.clean_logits()[self._owners, self.targets]
 
     def clean_gradient(self) -> Tensor:
-        """d target logit / d `inputs`, of their shape, at the items as they are; shared."""
+        """Return the gradient of the target logits with respect to `inputs`, of the same shape, at the unperturbed items; shared."""
         return self.shared("gradient", lambda: self.gradient(self.inputs, self.rows))
 
     def before(self, images: Tensor) -> Tensor:
-        """f_pre (B,...) of images (U,3,H,W) in place of the context's own."""
+        """Return f_pre (B,...) of images (U,3,H,W) that replace those of the context."""
         return self.per_item(self._before(self._split.fresh(), images))
 
     def _before(self, split: Split, images: Tensor) -> Tensor:
-        # Where the layer is no cut, the split must have seen all images together.
+        # If the layer is not a cut of the network, the split must see all images in one pass.
         return (self.in_chunks(split.before, images) if split.cut else split.before(images)).float()
 
     def reference(self, images: Tensor) -> Tensor:
-        """f_pre (n,...) of images (n,3,H,W) that are compared with all items."""
+        """Return f_pre (n,...) of baseline images (n,3,H,W) that are the same for all items."""
         return self._split.fresh().before(images).float()
 
     def at(self, layer: str) -> "AttributionContext":
-        """The same items at another layer of the model; shared."""
+        """Return the context of the same items at another layer of the model; shared."""
         found = self.classifier.layer(layer, (self.images.shape[2], self.images.shape[3]))
         return self if found.path == self.layer.path else self.shared(("at", found.path), lambda: replace(self, layer=found, _memo={}))
 
     def instead(self, images: Tensor) -> "AttributionContext":
-        """The same items k times, copy by copy, of images (k*U,3,H,W) in place of the context's own."""
+        """Return the context of k copies of the items, copy by copy, whose images (k*U,3,H,W) replace those of this context."""
         copies = len(images) // len(self.images)
         first = len(self.images) * torch.arange(copies, device=images.device)
         owners = (first[:, None] + self._owners).flatten()
         return replace(self, images=images, targets=self.targets.repeat(copies), owners=owners, _memo={})
 
     def logits(self, inputs: Tensor, rows: Tensor) -> Tensor:
-        """Logits (N,C) when the layer's output is `inputs` (N,...), each row derived from the item `rows` (N,) names."""
+        """Return the logits for given outputs of the layer.
+
+        Args:
+            inputs: Outputs of the layer (N,...).
+            rows: Index of the item that each row is derived from (N,).
+
+        Returns:
+            Logits (N,C).
+        """
         return self._logits(inputs, self._owners[rows])
 
     def _logits(self, inputs: Tensor, owners: Tensor) -> Tensor:
@@ -119,16 +144,28 @@ class AttributionContext:
         return self._split.after(inputs, owners).float()
 
     def scores(self, inputs: Tensor, rows: Tensor) -> Tensor:
-        """Target logits (N,), without gradient."""
+        """Return the target logits (N,) for given outputs of the layer, without gradient."""
         with torch.no_grad():
             return self.in_chunks(lambda some, own: self._pick(self.logits(some, own), own), inputs, rows)
 
     def gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None = None) -> Tensor:
-        """d target logit / d inputs, of the shape of `inputs`. `visit` sees the logits' graph before the backward pass."""
+        """Return the gradient of the target logits with respect to given outputs of the layer, of their shape.
+
+        Args:
+            inputs: Outputs of the layer (N,...).
+            rows: Index of the item that each row is derived from (N,).
+            visit: Called with the target logits of each chunk before the backward pass, for example to inspect the autograd graph.
+        """
         return self.in_chunks(lambda some, own: self.scored_gradient(some, own, visit)[1], inputs, rows)
 
     def scored_gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None = None) -> tuple[Tensor, Tensor]:
-        """Target logits (N,) and their gradient, of the shape of `inputs`, in one pass of all rows at once."""
+        """Return the target logits (N,) and their gradient, of the shape of `inputs`, from one pass with all rows at once.
+
+        Args:
+            inputs: Outputs of the layer (N,...).
+            rows: Index of the item that each row is derived from (N,).
+            visit: Called with the target logits before the backward pass, for example to inspect the autograd graph.
+        """
         leaf = inputs.detach().requires_grad_()
         with torch.enable_grad():
             scores = self._pick(self.logits(leaf, rows), rows)
@@ -138,7 +175,7 @@ class AttributionContext:
         return scores.detach(), torch.zeros_like(inputs) if gradient is None else gradient
 
     def in_chunks(self, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
-        """`work` of `chunk` rows of each tensor at a time, put together; where memory runs out, of half as many from then on."""
+        """Apply `work` to `chunk` rows of each tensor at a time, and concatenate the results. If memory runs out, halve `chunk`."""
         found, self.chunk = in_chunks(self.chunk, work, *rows)
         return found
 
@@ -147,21 +184,33 @@ class AttributionContext:
 
     @property
     def rows(self) -> Tensor:
-        """Each item once."""
+        """Return the indices of all items (B,)."""
         return torch.arange(len(self), device=self.images.device)
 
     def variants(self, count: int) -> Iterator[tuple[range, Tensor]]:
-        """Chunks of `count` variants of every item: which variants, and the rows, variant by variant. Reports progress."""
+        """Iterate over `count` variants of every item in chunks, and report progress.
+
+        Yields:
+            The indices of the variants in the chunk, and the item index of each row, variant by variant.
+        """
         for which in self._chunks(count, len(self)):
             yield which, self.rows.repeat(len(which))
 
     def perturbed(
         self, count: int, make: Callable[[range], Tensor], softmax: bool = False, fill: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Chunks of `count` factors, made by `make`, and the target logits or probabilities (k,B) of the inputs times them.
+        """Iterate in chunks over the target outputs of the inputs multiplied by `count` factors, and report progress.
 
-        Factors are the same for all images, (k,1|C,h,w), or each image's own, (k,U,1|C,h,w). What they take away, `fill` (1|U,...) gives
-        instead: m x + (1 - m) fill. Items that share an image share its passes; factors that change nothing the model looks at take none.
+        Items that share an image share its passes. Factors that change nothing that the model reads take no pass.
+
+        Args:
+            count: Number of factors.
+            make: Returns the factors m of a range of indices: (k,1|C,h,w) for all images, or (k,U,1|C,h,w) for each image.
+            softmax: Whether to return probabilities rather than logits.
+            fill: What replaces the part that is removed, (1|U,...): the perturbed inputs are m x + (1 - m) fill. By default zero.
+
+        Yields:
+            The factors of a chunk, and the target logits or probabilities (k,B) of the perturbed inputs.
         """
         for which in self._chunks(count, len(self.sources)):
             factors = make(which).to(self.images.device)
@@ -185,10 +234,10 @@ class AttributionContext:
         self.progress(count, count)
 
     def _masked(self, factors: Tensor, softmax: bool, fill: Tensor | None) -> Tensor:
-        """Target logits or probabilities (k,B) of the inputs times factors (k,[U,]1|C,h,w); prefix tokens stay."""
+        """Return the target logits or probabilities (k,B) of the inputs times factors (k,[U,]1|C,h,w). Prefix tokens are unchanged."""
         count, images = len(factors), len(self.sources)
         native = self.layer.layout.native(factors.flatten(0, -4)).unflatten(0, (count, -1))
-        # Written once, in the memory format that convolutions want.
+        # Written once, in the memory format that is fastest for convolutions.
         form = torch.channels_last if self.layer.layout.kind == "NCHW" else torch.contiguous_format
         shape = (count * images, *self.sources.shape[1:])
         rows = torch.empty(shape, dtype=self.sources.dtype, device=self.sources.device, memory_format=form)
@@ -202,13 +251,13 @@ class AttributionContext:
         return outputs.unflatten(0, (count, images))[:, self._owners, self.targets]
 
     def spatial(self, values: Tensor) -> Tensor:
-        """Values in the layer's layout as (N,C,h,w)."""
+        """Return values in the layer's layout as (N,C,h,w)."""
         return self.layer.layout.spatial(values)
 
     def reduce(self, values: Tensor) -> Tensor:
-        """Sum over channels: (N,1,h,w)."""
+        """Return the sum over channels, (N,1,h,w)."""
         return self.spatial(values).sum(1, keepdim=True)
 
     def generator(self, *parts: int | str) -> torch.Generator:
-        """A generator on the CPU (so that every device gets the same numbers), seeded by the seed and `parts` alone."""
+        """Return a generator seeded by `seed` and `parts` only. It is on the CPU so that every device gets the same numbers."""
         return torch.Generator().manual_seed(int(digest(self.seed, *parts)[:15], 16))

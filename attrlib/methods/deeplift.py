@@ -1,4 +1,4 @@
-"""DeepLIFT by the rescale rule, on networks of any activations."""
+"""DeepLIFT with the rescale rule, for networks with any activations."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ DEEPLIFT = Paper(
 )
 
 CLAMPS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "clip")
-"""Activations that only choose between the value and a constant, and round nothing."""
+"""Activations that return the value or a constant, so that their outputs have no rounding error."""
 
 
 @METHODS.register
@@ -30,10 +30,10 @@ CLAMPS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "clip"
 class DeepLIFT(ByChannel):
     """DeepLIFT (rescale rule): the difference to a baseline, x - b, times multipliers in place of gradients.
 
-    An activation f with input z, at the baseline z_b, has the multiplier (f(z) - f(z_b)) / (z - z_b), a layer that is linear its
-    gradient. Of a maximum, what the output differs by goes to the largest inputs of both. The attributions sum to f(x) - f(b); the
-    relative error is kept in the diagnostics as `convergence`. Not defined where activations are multiplied, nor behind
-    LayerNorm or softmax.
+    An activation f with input z, and input z_b at the baseline, has the multiplier (f(z) - f(z_b)) / (z - z_b). A linear layer has its
+    gradient. At a maximum, the difference of the output goes to the inputs that are largest for the image and for the baseline. The
+    attributions sum to f(x) - f(b); the relative error is returned in the diagnostics as `convergence`. Not defined if activations are
+    multiplied, nor for LayerNorm or softmax downstream of the layer.
     """
 
     name, family, paper, fast = "DeepLIFT", "gradient", DEEPLIFT, True
@@ -43,7 +43,7 @@ class DeepLIFT(ByChannel):
 
     @property
     def seeded(self) -> bool:  # type: ignore[override]
-        """Whether the baseline is drawn."""
+        """Return whether the baseline is drawn at random."""
         return self.baseline == "uniform"
 
     def check(self, model: Classifier, layer: Layer) -> None:
@@ -89,7 +89,7 @@ class DeepLIFT(ByChannel):
 
 
 class _Rescale(BackwardRules):
-    """First records what goes into activations and maxima at the baseline; then gives them multipliers, in the same order."""
+    """Rules of DeepLIFT: record the inputs of activations and maxima at the baseline, then set multipliers in the same order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class _Rescale(BackwardRules):
         self._inputs: deque[Tensor] = deque()
 
     def record(self, context: AttributionContext, start: Tensor, rows: Tensor) -> Tensor:
-        """Logits of the baseline (n,C), which is that of all `rows` where it has one row."""
+        """Return the logits of the baseline (n,C). A baseline of one row stands for all `rows`."""
         self._recording = True
         with torch.enable_grad():
             logits = context.logits(start.detach().requires_grad_(), rows[: len(start)])
@@ -111,7 +111,7 @@ class _Rescale(BackwardRules):
         start, slope = _with_derivative(function, other)
         with torch.no_grad():
             difference = given - other
-            # Smaller differences are rounding.
+            # Smaller differences are rounding errors.
             limit = None if name in CLAMPS else torch.add(1e-6 * other.abs() + 1e-10, given.abs(), alpha=1e-6)
             output = function(values)
             multiplier = output - start
@@ -119,7 +119,7 @@ class _Rescale(BackwardRules):
                 small = difference.abs() <= limit
                 multiplier.masked_fill_(small, 0)
                 difference.masked_fill_(small, 0)
-            # Where there is no difference, 0 / 0 becomes the derivative; no other value changes.
+            # If there is no difference, 0 / 0 becomes the derivative. No other value changes.
             multiplier.add_(slope, alpha=TINY).div_(difference.add_(TINY))
         return self.with_backward(values, output, multiplier.mul_)
 
@@ -144,11 +144,11 @@ class _Rescale(BackwardRules):
         self._inputs.append(values.detach().clone())
         with torch.no_grad():
             output = function(values)
-        # Nothing flows back here: the flag only says that what comes depends on the input.
+        # No gradient flows back here. The flag only marks later values as dependent on the input.
         return output.detach().requires_grad_()
 
     def _other(self, values: Tensor) -> Tensor:
-        """What stands in the place of the values at the baseline: of their shape, or (1,...) for all alike."""
+        """Return the values at the same place for the baseline: of the same shape, or (1,...) if the baseline is common to all items."""
         if not self._inputs or self._inputs[0].shape[1:] != values.shape[1:]:
             raise MethodError("DeepLIFT needs a network that does the same at the input and at the baseline; use IG or IxG instead")
         other = self._inputs.popleft()

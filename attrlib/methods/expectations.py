@@ -1,4 +1,4 @@
-"""Expectations over baselines: what Integrated Gradients give on average over where the path starts."""
+"""Expectations over baselines: Integrated Gradients averaged over the start of the path."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ EXPECTED = Paper(
 
 
 class OverPaths(ByChannel):
-    """The mean of (x_i - b_i) * dy/dx at b_i + t_i (x_i - b_i), t_i uniform in [0, 1); a subclass says what x_i and b_i are.
+    """Base class of the mean of (x_i - b_i) * dy/dx at b_i + t_i (x_i - b_i), t_i uniform in [0, 1). A subclass defines x_i and b_i.
 
-    All images share the draws, so that a map depends neither on batch nor on order.
+    All images share the draws, so that maps do not depend on the batch or its order.
     """
 
     seeded = True
@@ -33,7 +33,7 @@ class OverPaths(ByChannel):
 
     @abstractmethod
     def ends(self, context: AttributionContext, number: int) -> tuple[Tensor, Tensor]:
-        """Where path `number` starts, (B,...) or (1,...), and where it ends."""
+        """Return the start b_i, (B,...) or (1,...), and the end x_i, (B,...), of a path."""
 
     def values(self, context: AttributionContext) -> Tensor:
         shares = torch.rand(self.samples, generator=context.generator("paths")).tolist()
@@ -76,8 +76,9 @@ class GradientSHAP(OverPaths):
 class ExpectedGradients(OverPaths):
     """Expected Gradients: the mean of (x - b) * dy/dx at random points between the input and references b from a background.
 
-    The paper takes the training images as background; a map that depends on its spec alone cannot. `photos` stands in for them:
-    random crops, mirrored or not, of the sample photos; `greys` are plain greys, `uniform` independent pixels from U[-1, 1].
+    The paper uses the training images as background. They are not available here, because a map depends on its spec only. `photos`
+    replaces them by random crops, mirrored or not, of the sample photos; `greys` are plain greys, `uniform` independent values from
+    U[-1, 1].
     """
 
     name, family, paper = "Expected Gradients", "gradient", EXPECTED

@@ -1,4 +1,4 @@
-"""Gradient family: what a small change of the input, or a path to it, does to the logit."""
+"""Gradient family: the gradient of the logit at the input, or along a path to it."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
@@ -20,16 +20,16 @@ AXIOMATIC = Paper("Sundararajan et al. 2017", "Axiomatic Attribution for Deep Ne
 
 
 class ByChannel(Method):
-    """A method that finds a value for every channel; its parameter `channels` says how they become one.
+    """Base class of methods that attribute to every channel; the parameter `channels` selects how channels are reduced to one.
 
-    Variants that differ in nothing else share the values when they are asked for together.
+    Variants that differ only in `channels` share their values when they are computed together.
     """
 
     channels: str
 
     @abstractmethod
     def values(self, context: AttributionContext) -> Tensor:
-        """What is attributed to every entry of the layer's output: (B,...) in its layout."""
+        """Return the attribution of every entry of the layer's output, (B,...) in its layout."""
 
     def attribute(self, context: AttributionContext) -> Tensor:
         same: Any = self
@@ -72,10 +72,10 @@ class InputXGradient(ByChannel):
 class IntegratedGradients(ByChannel):
     """Integrated Gradients: (x - b) times the mean gradient on the straight path from a baseline b to x.
 
-    The integral is taken by Gauss-Legendre quadrature with `steps` nodes. The convergence error
-    |sum - (f(x) - f(b))| / |f(x) - f(b)| of each image is kept in the diagnostics as `convergence`; the sum is that of all channels and,
-    at a token layer, of the prefix tokens that the map leaves out. Behind a LayerNorm, which is singular at zero, baseline zeros
-    converges slowly: take black or blur there.
+    The integral is computed by Gauss-Legendre quadrature with `steps` nodes. The convergence error
+    |sum - (f(x) - f(b))| / |f(x) - f(b)| of each image is returned in the diagnostics as `convergence`. The sum runs over all channels
+    and, at a token layer, also over the prefix tokens, which the map leaves out. At a layer followed by a LayerNorm, which is singular
+    at zero, the baseline `zeros` converges slowly: use `black` or `blur` there.
     """
 
     name, family, paper = "IG", "gradient", AXIOMATIC
@@ -85,7 +85,7 @@ class IntegratedGradients(ByChannel):
 
     @property
     def seeded(self) -> bool:  # type: ignore[override]
-        """Whether the baseline is drawn."""
+        """Return whether the baseline is drawn at random."""
         return self.baseline == "uniform"
 
     def attribute(self, context: AttributionContext) -> Tensor:
@@ -96,7 +96,7 @@ class IntegratedGradients(ByChannel):
         return self._integral(context)[0]
 
     def _integral(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
-        """Attributions (B,...) and the convergence error (B,)."""
+        """Return the attributions (B,...) and the convergence errors (B,)."""
         return context.shared(("ig", self.steps, self.baseline), lambda: self._integrate(context))
 
     def _integrate(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
@@ -118,6 +118,6 @@ class IntegratedGradients(ByChannel):
 
 
 def quadrature(steps: int) -> tuple[list[float], list[float]]:
-    """Nodes in (0, 1) and weights of Gauss-Legendre quadrature there."""
+    """Return the nodes and weights of Gauss-Legendre quadrature on (0, 1)."""
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()

@@ -1,4 +1,4 @@
-"""Guided Backpropagation and Deconvolution on any rectifier, by way of the autograd graph."""
+"""Guided Backpropagation and Deconvolution for any form of ReLU, by hooks on the autograd graph."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -30,11 +30,11 @@ Hook = Callable[[tuple[Tensor | None, ...], tuple[Tensor | None, ...]], tuple[Te
 
 
 class OfRectifiers(ByChannel):
-    """A gradient with another rule at every ReLU, nn.ReLU and nn.ReLU6, in place or not, and their functional forms.
+    """Base class of gradients with a custom rule at every ReLU: nn.ReLU and nn.ReLU6, in place or not, and their functional forms.
 
-    Where the part of the model behind the layer has other activations (GELU, SiLU, sigmoid, ...) the rule is not defined and the
-    method is refused. A sigmoid that only weighs activations (the gate of squeeze-and-excitation) or ends the model is no activation
-    between layers: it keeps its gradient.
+    If the model has other activations (GELU, SiLU, sigmoid, ...) downstream of the layer, the rule is not defined and `MethodError` is
+    raised. A sigmoid that only weights activations (the gate of squeeze-and-excitation) or ends the model is not an activation between
+    layers: it keeps its gradient.
     """
 
     needs = ("ReLU or ReLU6 as the only activations, besides sigmoid gates",)
@@ -71,7 +71,11 @@ class Deconvolution(OfRectifiers):
 
 
 def guided_gradient(context: AttributionContext) -> Tensor:
-    """The guided gradient at the context's inputs, of their shape; shared. Raises `MethodError` where other activations are."""
+    """Return the guided gradient at the context's inputs, of their shape; shared.
+
+    Raises:
+        MethodError: If the model has activations other than ReLU downstream of the layer.
+    """
     visit = _with_rule(context, GuidedBackprop.name, _guided)
     return context.shared("guided gradient", lambda: context.gradient(context.inputs, context.rows, visit=visit))
 
@@ -96,7 +100,7 @@ def _with_rule(context: AttributionContext, name: str, rule: Hook) -> Callable[[
 
 
 def _guided(inputs: tuple[Tensor | None, ...], _outputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    # relu'(x) * max(g, 0) = max(relu'(x) * g, 0): clamping what leaves the node, which has made it anew, is the guided rule.
+    # relu'(x) * max(g, 0) = max(relu'(x) * g, 0), so clamping the node's result is the guided rule. In place, because it is a new tensor.
     return tuple(None if g is None else g.clamp_min_(0) for g in inputs)
 
 
@@ -106,12 +110,15 @@ def _deconvolved(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None
 
 
 def _moved(node: Any) -> Iterator[Any]:
-    """A node, and those whose values it has, only moved or resized."""
+    """Yield a node and the nodes whose values it only moves or resizes."""
     return graph(node, lambda n: kind(n) not in _ON_THE_WAY)
 
 
 def _gates(nodes: Sequence[Any]) -> Iterator[Any]:
-    """The sigmoids that are a factor of activations which are not made of them, nor what they are made of, as in SiLU written out."""
+    """Yield the sigmoids that are gates: a factor of activations that neither depend on them nor are their input.
+
+    A sigmoid times its own input is not a gate but a SiLU that is written out.
+    """
     for node in nodes:
         if kind(node) == "Mul":
             factors = [following for following, _ in node.next_functions if following is not None]
@@ -122,7 +129,7 @@ def _gates(nodes: Sequence[Any]) -> Iterator[Any]:
 
 
 def _is_softsign(node: Any) -> bool:
-    """x / (|x| + 1), which PyTorch has no node for."""
+    """Return whether a node is a softsign, x / (|x| + 1), for which PyTorch has no dedicated node."""
     if kind(node) != "Div" or any(following is None for following, _ in node.next_functions):
         return False
     (numerator, _), (denominator, _) = node.next_functions

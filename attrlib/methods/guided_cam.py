@@ -1,4 +1,4 @@
-"""Guided Grad-CAM: what Guided Backprop finds, where Grad-CAM says that it matters."""
+"""Guided Grad-CAM: the product of Guided Backprop and Grad-CAM."""
 
 from dataclasses import dataclass
 

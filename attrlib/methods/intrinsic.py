@@ -1,4 +1,4 @@
-"""The explanations that some networks are built to give of themselves, with no other method in between."""
+"""Intrinsic explanations: maps that inherently interpretable networks provide themselves."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ BCOS = Paper("Böhle et al. 2022", "B-cos Networks: Alignment is All We Need for
 
 
 class OwnMap(Method):
-    """The map that a network gives of itself, at the input, of its own images or grids of them; a subclass says which networks."""
+    """Base class of the intrinsic maps of a network, at the input, for single images or grids of them. A subclass names the network."""
 
     network: type
 

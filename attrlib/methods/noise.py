@@ -1,4 +1,4 @@
-"""Gradients over noisy copies of the input: their mean, their mean square and their variance."""
+"""Mean, mean square and variance of gradients over noisy copies of the input."""
 
 from dataclasses import dataclass
 
@@ -26,11 +26,11 @@ UNITS = ("range", "absolute")
 
 @dataclass(frozen=True)
 class OverNoise(Method):
-    """Something of a(x_1), ..., a(x_n), a method's attributions to noisy copies x_i = x + N(0, s^2) of the input.
+    """Base class of statistics of a(x_1), ..., a(x_n), a method's attributions to noisy copies x_i = x + N(0, s^2) of the input.
 
     a is Gradient dy/dx, IxG x_i * dy/dx or IG x_i * (mean gradient from zeros to x_i), all at the noisy copy. s is `noise` times
-    the range max x - min x of each input, or `noise` itself, in units of the layer's output (at Input, normalised ones).
-    All images get the same noise. Methods that differ in what they make of the copies alone share them when asked for together.
+    the range max x - min x of each input, or `noise` itself, in units of the layer's output (at Input, normalised values).
+    All images get the same noise. Methods that differ only in the statistic share the copies when they are computed together.
     """
 
     seeded = True
@@ -41,7 +41,7 @@ class OverNoise(Method):
     steps: int = param(50, "Nodes of the quadrature of IG", low=1, high=1000)
 
     def moments(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
-        """Mean and variance (1/n) over the copies, each (B,...); shared."""
+        """Return the mean and the variance (divided by n) over the copies, each (B,...); shared."""
         nodes, weights = quadrature(self.steps) if self.of == "IG" else ([1.0], [1.0])
         key = ("moments", self.of, self.samples, self.noise, self.unit, len(nodes))
         return context.shared(key, lambda: self._moments(context, nodes, weights))
@@ -57,7 +57,7 @@ class OverNoise(Method):
             for (i, j), gradient in zip(pairs, context.gradient(points, rows).chunk(len(which)), strict=True):
                 total = weights[j] * gradient if j == 0 else total.add_(gradient, alpha=weights[j])
                 if j == len(nodes) - 1:
-                    # Welford's recurrence: a difference of two sums leaves nothing but rounding where the variance is small.
+                    # Welford's recurrence: the difference of two sums would be mostly rounding error if the variance is small.
                     value = total if self.of == "Gradient" else copies[i] * total
                     off = value - mean
                     mean += off / (i + 1)
@@ -69,14 +69,20 @@ class OverNoise(Method):
 
 
 def deviation(context: AttributionContext, noise: float, unit: str) -> Tensor:
-    """The standard deviation of the noise for each item, to broadcast against the inputs (B,...)."""
+    """Return the standard deviation of the noise for each item, in a shape that broadcasts against the inputs (B,...).
+
+    Args:
+        context: The context whose inputs get the noise.
+        noise: Standard deviation, in units of `unit`.
+        unit: `range` for shares of the range of each input, or `absolute` for units of the layer's output.
+    """
     low, high = context.inputs.flatten(1).aminmax(dim=1)
     std = noise * (high - low) if unit == "range" else torch.full_like(low, noise)
     return std.view(-1, *[1] * (context.inputs.ndim - 1))
 
 
 def draw(context: AttributionContext, sample: int) -> Tensor:
-    """Noise (1,...) of one sample: the same for every image, so that neither batch nor order matters."""
+    """Return the noise (1,...) of one sample. It is the same for every image, so that maps do not depend on the batch or its order."""
     noise = torch.randn(1, *context.inputs.shape[1:], generator=context.generator("noise", sample))
     return noise.to(context.inputs.device)
 

@@ -1,6 +1,6 @@
-"""Methods of the user's own: Python files in a folder that is named for them, and installed packages that offer some.
+"""Custom methods, loaded from Python files in a configured folder and from the entry points of installed packages.
 
-A file in such a folder is run with all rights of the user; nothing else ever is, neither an upload nor what a link names.
+A file in this folder is run with all rights of the user. Uploads and files that a link names are never run.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def folders() -> list[Path]:
-    """Where own methods are: in the folders that `ATTRLIB_METHODS` names, else in `methods` of the user's configuration folder."""
+    """Return the folders of custom methods: those in `ATTRLIB_METHODS`, by default `methods` in the user's configuration folder."""
     named = os.environ.get(FOLDERS)
     if named is None:
         return [Path(user_config_dir("attrlib")) / "methods"]
@@ -42,9 +42,9 @@ def folders() -> list[Path]:
 
 
 def load_own() -> None:
-    """Registers the methods in all files `*.py` of the folders, and those of the entry points `attrlib.methods`.
+    """Register the custom methods in all files `*.py` of `folders()` and in the entry points `attrlib.methods`.
 
-    What cannot be loaded is left out, and `METHODS.left_out` says why; all else goes on.
+    A file or entry point that cannot be loaded is skipped, and the reason is stored in `METHODS.left_out`.
     """
     for folder in folders():
         if not folder.is_dir():
@@ -68,7 +68,7 @@ def _load(source: str, run: Callable[[], object]) -> None:
         for cls in new:
             _check(cls)
             _guard(cls, source)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  it is somebody's code, and the others must go on
+    except (Exception, SystemExit) as error:  # noqa: BLE001  custom code may raise anything, and the other files must still be loaded
         for name in [name for name in METHODS if name not in before]:
             METHODS.forget(name)
         METHODS.left_out[source] = str(error) if isinstance(error, AttrlibError) else _said(error)
@@ -89,7 +89,7 @@ def _run(file: Path) -> None:
 
 
 def _check(cls: type[Method]) -> None:
-    """Raises `MethodError` where the class is no method that menus, links and tests can be made for."""
+    """Raise `MethodError` if menus, links and tests cannot be generated for the class."""
     what = cls.__name__
     if not issubclass(cls, Method) or "__dataclass_fields__" not in vars(cls):
         raise MethodError(
@@ -118,7 +118,10 @@ def _check(cls: type[Method]) -> None:
 
 
 def _guard(cls: type[Method], source: str) -> None:
-    """Has the class's failures named, its maps looked at, and the model put back; its code becomes a part of what its maps depend on."""
+    """Wrap the methods of a custom class: name it in errors, check its maps, and restore the model if it was changed.
+
+    Also sets `code`, so that stored maps depend on the source of the class.
+    """
     cls.code = _code(Path(sys.modules[cls.__module__].__file__ or ""))
     cls.check = _named(cls.check, cls, source)  # type: ignore[method-assign]
     cls.passes = _named(cls.passes, cls, source)  # type: ignore[method-assign]
@@ -139,7 +142,7 @@ def _guard(cls: type[Method], source: str) -> None:
 
 
 def _code(file: Path) -> str:
-    """Digest of the file and of the modules beside it that are loaded; what it imports from elsewhere is taken not to change."""
+    """Return a digest of the file and of the loaded modules in its folder. Imports from elsewhere are assumed not to change."""
     files = {
         Path(own) for name, module in list(sys.modules.items()) if not name.startswith(_OWN) and (own := getattr(module, "__file__", None))
     }
@@ -175,7 +178,7 @@ def _proper(maps: object, context: AttributionContext, what: str) -> Tensor:
 
 
 def _said(error: BaseException) -> str:
-    """An error in one line, with the place in the file where it arose."""
+    """Return an error as one line of text, with the line of the file that raised it."""
     lines = list(_lines(error))
     place = f" in line {lines[-1]}" if lines else ""
     text = str(error).splitlines()[0][:200] if str(error) else ""
@@ -183,7 +186,7 @@ def _said(error: BaseException) -> str:
 
 
 def _lines(error: BaseException) -> Iterator[int]:
-    """Of the traceback, the lines that are in files of own methods."""
+    """Yield the line numbers of a traceback that are in files of custom methods."""
     if isinstance(error, SyntaxError) and error.lineno is not None:
         yield error.lineno
     traceback = error.__traceback__

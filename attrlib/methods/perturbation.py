@@ -1,4 +1,4 @@
-"""Perturbation family: what happens to the output when parts of the input are taken away."""
+"""Perturbation family: the change of the output when parts of the input are removed."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ RISE_PAPER = Paper("Petsiuk et al. 2018", "RISE: Randomized Input Sampling for E
 class Occlusion(Method):
     """Occlusion: drop of the logit when a window is set to zero, divided by its area, summed over the windows that cover a position.
 
-    A window at the border is cut off there, as in Captum; the area is what is left of it. Sums of drops are so preserved.
+    A window is cut off at the border, as in Captum, and its area is that of the remaining part. The map thus sums to the sum of the drops.
     """
 
     name, family, paper = "Occlusion", "perturbation", OCCLUSION
@@ -62,7 +62,17 @@ class Occlusion(Method):
 
 
 def windows(height: int, width: int, window: int, stride: int) -> list[tuple[int, int]]:
-    """Top left corners of square windows, row by row: as many as are needed to reach the border."""
+    """Return the top left corners of square windows, row by row, with as many windows as are needed to reach the border.
+
+    Args:
+        height: Height of the layer in positions.
+        width: Width of the layer in positions.
+        window: Side of a window in positions.
+        stride: Step between windows in positions.
+
+    Returns:
+        Pairs (top, left).
+    """
 
     def starts(length: int) -> range:
         return range(0, max(1, math.ceil((length - min(window, length)) / stride) + 1) * stride, stride)
@@ -71,7 +81,17 @@ def windows(height: int, width: int, window: int, stride: int) -> list[tuple[int
 
 
 def cover(corners: list[tuple[int, int]], window: int, height: int, width: int) -> Tensor:
-    """Masks (n,h,w) that are 1 inside the window at each corner, cut off at the border, and 0 outside."""
+    """Return masks that are 1 inside a window and 0 outside. A window is cut off at the border.
+
+    Args:
+        corners: Top left corners (top, left) of n windows.
+        window: Side of a window in positions.
+        height: Height of the masks.
+        width: Width of the masks.
+
+    Returns:
+        Masks (n,h,w).
+    """
     masks = torch.zeros(len(corners), height, width)
     for mask, (top, left) in zip(masks, corners, strict=True):
         mask[top : top + window, left : left + window] = 1
@@ -83,8 +103,8 @@ def cover(corners: list[tuple[int, int]], window: int, height: int, width: int) 
 class RISE(Method):
     """RISE: mean of random masks weighted by the target's probability under them, 1/(N p) * sum_i P(x * M_i) M_i.
 
-    A mask is a binary grid with share `p` of ones, magnified bilinearly and shifted at random. All images share the masks.
-    With a fill, P(x * M_i + fill * (1 - M_i)).
+    A mask is a binary grid with a share `p` of ones, resized bilinearly and shifted at random. All images share the masks.
+    With a fill, the probability is P(x * M_i + fill * (1 - M_i)).
     """
 
     name, family, paper = "RISE", "perturbation", RISE_PAPER
@@ -124,7 +144,17 @@ class RISEU(RISE):
 
 
 def magnify(grids: Tensor, shifts: list[list[float]], height: int, width: int) -> Tensor:
-    """Grids (n,1,s,s) as smooth masks (n,1,h,w), shifted by up to one cell; a shift is a pair of shares in [0,1)."""
+    """Resize grids to smooth masks, shifted by up to one cell.
+
+    Args:
+        grids: Binary grids (n,1,s,s).
+        shifts: Shift of each mask down and right, as shares of a cell in [0, 1).
+        height: Height of the masks.
+        width: Width of the masks.
+
+    Returns:
+        Masks (n,1,h,w).
+    """
     cells = grids.shape[-1]
     tall, wide = math.ceil(height / cells), math.ceil(width / cells)
     large = F.interpolate(grids, size=((cells + 1) * tall, (cells + 1) * wide), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Lists of methods at the settings of published studies, to be named wherever a list of methods is given."""
+"""Presets: the methods of published studies with their settings. A preset may be named wherever a list of methods is given."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -74,9 +74,16 @@ _ERDEM = (
 
 @dataclass(frozen=True)
 class Preset:
-    """The methods of a study with its settings: `members` are pairs of the study's name for a method and its spec.
+    """The methods of a study with its settings.
 
-    What a study does not say stands at the method's default. A method that names no layer has its own.
+    A setting that the study does not report is the default of the method. A spec without a layer is computed at the method's default layer.
+
+    Attributes:
+        name: Name of the preset in lists of methods.
+        title: Title in menus.
+        summary: Description in one line.
+        paper: The study.
+        members: Pairs of the study's name for a method and its spec.
     """
 
     name: str
@@ -87,7 +94,7 @@ class Preset:
 
     @property
     def methods(self) -> tuple[MethodSpec, ...]:
-        """The specs, in the study's order."""
+        """Return the specs, in the study's order."""
         return tuple(spec for _, spec in self.members)
 
 
@@ -118,14 +125,22 @@ PRESETS = {
 
 
 def list_presets() -> list[Preset]:
-    """All presets, by which a list of methods may be named: `--methods idsds`."""
+    """Return all presets. Their names can be used in lists of methods: `--methods idsds`."""
     return list(PRESETS.values())
 
 
 def read_methods(text: str, layer: str = "") -> tuple[MethodSpec, ...]:
-    """A comma-separated list of methods in text form, among them names of presets and `all`; each once, in order.
+    """Parse a comma-separated list of methods.
 
-    `layer` is that of every method that names none, except in presets, which say themselves where a method is computed.
+    Args:
+        text: Methods in text form, names of presets, or `all`.
+        layer: Layer of every method that names none. It does not apply to presets, which define their layers.
+
+    Returns:
+        The specs in order, without duplicates.
+
+    Raises:
+        SpecError: If the list is empty or a method in it cannot be parsed.
     """
     found: list[MethodSpec] = []
     for part in (part.strip() for part in text.split(",")):
@@ -141,12 +156,26 @@ def read_methods(text: str, layer: str = "") -> tuple[MethodSpec, ...]:
 
 
 def names_many(text: str) -> bool:
-    """Whether a list of methods names a preset or all, of which those that are not defined for a model are left out."""
+    """Return whether a list of methods contains a preset or `all`.
+
+    Methods that such a list adds are skipped if they are not defined for a model.
+    """
     return any(part.strip() == ALL or part.strip() in PRESETS for part in text.split(","))
 
 
 def defined(model: Classifier, methods: Iterable[MethodSpec]) -> tuple[tuple[MethodSpec, ...], list[str]]:
-    """The methods that are defined for the model, and why the others are not. Raises `SpecError` where none is."""
+    """Select the methods that are defined for a model.
+
+    Args:
+        model: The classifier.
+        methods: The methods to choose from.
+
+    Returns:
+        The methods that are defined, and a message for each of the others.
+
+    Raises:
+        SpecError: If no method is defined for the model.
+    """
     kept: list[MethodSpec] = []
     reasons: list[str] = []
     for spec in methods:

@@ -1,14 +1,14 @@
-"""Layer-wise relevance propagation through a transformer with alpha 1, as Chefer et al. (CVPR 2021, arXiv 2012.09838) define it.
+"""Layer-wise relevance propagation through a transformer with alpha 1, as defined by Chefer et al. (CVPR 2021, arXiv 2012.09838).
 
-A backward pass carries relevance in place of a gradient: inside `Relevance()` every function behind the first attention has a
-derivative of another kind. The relevance R of the output y of a function becomes that of its inputs so:
+Inside `Relevance()`, the backward pass carries relevance instead of a gradient through every function downstream of the first attention.
+The relevance R of the output y of a function is passed to its inputs as follows:
 
-- y = W x + b: x+ (W+^T s) + x- (W-^T s), s = R / (W+ x+ + W- x-), of positive and negative parts; the bias takes none
+- y = W x + b: x+ (W+^T s) + x- (W-^T s), s = R / (W+ x+ + W- x-), with positive and negative parts; the bias receives none
 - y = A B: A (s B^T) / 2 and B (A^T s) / 2, s = R / y
-- y = a + b: a s and b s, s = R / y, scaled so that they share the sum of R as |sum(a s)| to |sum(b s)|
+- y = a + b: a s and b s, s = R / y, scaled so that they share the sum of R in the ratio |sum(a s)| to |sum(b s)|
 - y = mean of x: x R / sum(x)
-- y = softmax, norm or activation of x, or x times a constant: R as it is
-- y = x moved, split or joined: R moved with it
+- y = softmax, norm or activation of x, or x times a constant: R unchanged
+- y = x moved, split or joined: R moved in the same way
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,9 +31,10 @@ _KEPT = ("softmax", "layer_norm", "rms_norm", "gelu", "relu", "silu", "hardswish
 
 
 class Relevance(Attentions):
-    """Collects attention matrices as `Attentions` does; what `torch.autograd.grad` says of them inside is their relevance.
+    """Mode that records attention matrices as `Attentions` does, and in which `torch.autograd.grad` returns their relevance.
 
-    Raises `MethodError` at a function behind the first attention that no rule is known for.
+    Raises:
+        MethodError: If there is no rule for a function downstream of the first attention.
     """
 
     def compute(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -56,7 +57,7 @@ class Relevance(Attentions):
 
 
 class _Replaced(torch.autograd.Function):
-    """A result whose backward pass is another function."""
+    """Result with a custom backward pass."""
 
     @staticmethod
     def forward(ctx: Any, result: Tensor, back: Callable[[Tensor], Sequence[Tensor | None]], *_inputs: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ def _detached(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
 
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
-    """a / b, away from zero by a trifle; 0 where b is 0."""
+    """Return a / b, with the denominator moved slightly away from zero; 0 where b is 0."""
     return torch.where(b == 0, 0, a / (b + torch.where(b < 0, -_TINY, _TINY)))
 
 
@@ -131,7 +132,7 @@ def _add(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any
 
 
 def _sum(values: Tensor) -> Tensor:
-    """The sum over all but the items, in a shape that multiplies them."""
+    """Return the sum of each item, in a shape that broadcasts against the values."""
     return values.flatten(1).sum(1).view(-1, *[1] * (values.ndim - 1))
 
 

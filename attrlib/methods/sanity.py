@@ -1,4 +1,4 @@
-"""Sanity baselines: maps that know nothing of the model. A useful method must do better than they do."""
+"""Sanity baselines: maps that do not depend on the model. A useful method must outperform them."""
 
 from dataclasses import dataclass
 
@@ -75,6 +75,6 @@ class Gaussian(Method):
 
 
 def bell(length: int, sigma: float) -> Tensor:
-    """A Gaussian around the middle of so many positions, 1 there, of standard deviation `sigma` times their number."""
+    """Return a Gaussian (length,) centred in the middle, with peak value 1 and standard deviation `sigma` times `length`."""
     place = (torch.arange(length) + 0.5) / length - 0.5
     return torch.exp(-0.5 * (place / sigma) ** 2)

@@ -1,4 +1,4 @@
-"""Images cut into segments: cells of a grid, or superpixels of alike pixels that lie together."""
+"""Segmentation of images into the cells of a grid, or into superpixels."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -10,9 +10,15 @@ SEGMENTS = ("slic", "grid")
 
 
 def segments(context: AttributionContext, kind: str, cells: int) -> Tensor:
-    """Labels (U,h,w) of the layer's positions, on the CPU: `cells` x `cells` of a grid, or that many SLIC superpixels of each image.
+    """Assign each position of the layer to a segment. At an inner layer, a position belongs to the superpixel at its centre.
 
-    An image's labels go from 0 without gaps. At an inner layer a position belongs to the superpixel at its centre.
+    Args:
+        context: The context whose images are segmented.
+        kind: `grid` for the cells of a grid, or `slic` for SLIC superpixels.
+        cells: Cells of the grid in each direction; superpixels are about `cells` squared in number.
+
+    Returns:
+        Labels (U,h,w) on the CPU. Those of each image start at 0 and have no gaps.
     """
     height, width = context.layer.shape[1:]
     if kind == "grid":
@@ -28,7 +34,7 @@ def _colours(context: AttributionContext) -> Tensor:
 
 
 def _superpixels(colours: Tensor, cells: int, height: int, width: int) -> Tensor:
-    # Nothing else needs it, and it is slow to import.
+    # Imported here because nothing else needs it and the import is slow.
     from skimage.segmentation import slic
 
     found = slic(colours.permute(1, 2, 0).numpy(), n_segments=cells**2, compactness=10, start_label=0)

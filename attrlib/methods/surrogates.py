@@ -1,4 +1,4 @@
-"""A linear model in place of the network, fitted to its outputs while segments of the image are taken away: LIME and KernelSHAP."""
+"""Linear surrogate models, fitted to the network's outputs for images with some segments removed: LIME and KernelSHAP."""
 
 import math
 from abc import abstractmethod
@@ -24,9 +24,10 @@ SHAP = Paper("Lundberg and Lee 2017", "A Unified Approach to Interpreting Model 
 
 @dataclass(frozen=True)
 class Surrogate(Method):
-    """f(x with the segments z) = c + sum_s phi_s z_s, by weighted least squares; phi_s is spread evenly over the positions of segment s.
+    """Base class of linear surrogates: f(x with the segments z) = c + sum_s phi_s z_s, fitted by weighted least squares.
 
-    A sum of the map over a segment, or over many, is so what the linear model says of them. A subclass says which z, and the weights.
+    phi_s is spread evenly over the positions of segment s, so that the sum of the map over segments is their effect in the linear model.
+    A subclass defines which z are sampled, and their weights.
     """
 
     seeded = True
@@ -38,18 +39,32 @@ class Surrogate(Method):
 
     @abstractmethod
     def design(self, context: AttributionContext, count: int) -> tuple[Tensor, Tensor]:
-        """Which of `count` segments are kept, (n,count) of 0 and 1, float64, first all of them; and the weights (n,)."""
+        """Return which segments are kept in each sample, and the weights of the samples.
+
+        Args:
+            context: The context.
+            count: Number of segments.
+
+        Returns:
+            A matrix (n,count) of 0 and 1 in float64, whose first row keeps all segments, and the weights (n,).
+        """
 
     @abstractmethod
     def fit(self, kept: Tensor, weights: Tensor, outputs: Tensor) -> Tensor:
-        """phi (count,T), float64, from a design and outputs (n,T), of which those of the whole image are taken off."""
+        """Return the coefficients phi of the linear model, (count,T) in float64.
+
+        Args:
+            kept: Segments that are kept in each sample (n,count).
+            weights: Weights of the samples (n,).
+            outputs: Outputs of the samples minus those of the whole image (n,T).
+        """
 
     def attribute(self, context: AttributionContext) -> Tensor:
         labels = segments(context, self.segments, self.cells)
         counts = [int(own.max()) + 1 for own in labels]
         designs = {count: self.design(context, count) for count in set(counts)}
         own = [(designs[count][0], where) for where, count in zip(labels, counts, strict=True)]
-        # All images share the cells of a grid, and so its masks.
+        # All images share the cells of a grid, and thus its masks.
         alike = self.segments == "grid"
 
         def make(which: range) -> Tensor:
@@ -73,7 +88,17 @@ class Surrogate(Method):
 
 
 def least_squares(values: Tensor, weights: Tensor, outputs: Tensor, ridge: float = 0.0) -> Tensor:
-    """b (M,T) of least norm that minimises sum_n w_n (y_n - x_n b)^2 + ridge |b|^2, all in float64."""
+    """Solve a weighted ridge regression: minimise sum_n w_n (y_n - x_n b)^2 + ridge |b|^2, in float64.
+
+    Args:
+        values: x (n,M).
+        weights: w (n,).
+        outputs: y (n,T).
+        ridge: Strength of the ridge penalty.
+
+    Returns:
+        The solution b (M,T) of least norm.
+    """
     root = weights.sqrt()[:, None]
     more = math.sqrt(ridge) * torch.eye(values.shape[1], dtype=values.dtype)
     left = torch.cat([root * values, more])
@@ -113,8 +138,8 @@ class LIME(Surrogate):
 class KernelSHAP(Surrogate):
     """KernelSHAP: Shapley values of the segments, by least squares under the Shapley kernel (M-1) / (C(M,|z|) |z| (M-|z|)).
 
-    The map sums to f(x) - f(all segments taken away). Coalitions of few segments and of all but few are taken all, for as many sizes
-    as `samples` allow; of the rest pairs of complements are drawn. With 2^M - 2 samples or more the values are exact.
+    The map sums to f(x) - f(all segments removed). Coalitions of few segments and their complements are enumerated, for as many sizes
+    as `samples` allows; of the other sizes, pairs of complements are drawn. With 2^M - 2 samples or more the values are exact.
     """
 
     name, family, paper = "KernelSHAP", "perturbation", SHAP
@@ -125,7 +150,7 @@ class KernelSHAP(Surrogate):
         return torch.cat([ends, kept]), torch.cat([torch.zeros(2).double(), weights])
 
     def fit(self, kept: Tensor, weights: Tensor, outputs: Tensor) -> Tensor:
-        # Of the values their mean is known, since they sum to f(x) - f(nothing); what is left sums to zero.
+        # The values sum to f(x) - f(nothing), so their mean is given. Their deviations from it sum to zero and are fitted.
         mean = -outputs[1] / kept.shape[1]
         rest = outputs - outputs[1] - kept.sum(1, keepdim=True) * mean
         return mean + least_squares(kept - kept.mean(1, keepdim=True), weights, rest)
@@ -135,7 +160,16 @@ class KernelSHAP(Surrogate):
 
 
 def coalitions(count: int, samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """At most so many coalitions (n,count) of 0 and 1, neither empty nor whole, and their weights (n,) under the Shapley kernel."""
+    """Return coalitions of segments, and their weights under the Shapley kernel.
+
+    Args:
+        count: Number of segments.
+        samples: Largest number of coalitions.
+        generator: Draws the coalitions that are not enumerated.
+
+    Returns:
+        Coalitions (n,count) of 0 and 1, neither empty nor complete, and their weights (n,).
+    """
     sizes = list(range(1, count // 2 + 1))
     both = {s: 1 if 2 * s == count else 2 for s in sizes}
     number = {s: both[s] * math.comb(count, s) for s in sizes}

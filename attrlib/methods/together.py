@@ -1,4 +1,4 @@
-"""One batch of items and the methods that are asked for on it: what they share, and what becomes of it where memory runs out."""
+"""Batches of items on which several methods are computed with shared values, and which are halved when memory runs out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from attrlib.specs import MethodSpec
 
 @dataclass
 class MethodRequest:
-    """A method that is asked for, and what has become of it so far: maps and diagnostics batch by batch, or the error that it raised."""
+    """A requested method and its results so far: maps, targets and diagnostics batch by batch, or the error that it raised."""
 
     spec: MethodSpec
     method: Method
@@ -27,7 +27,11 @@ class MethodRequest:
     error: AttrlibError | None = None
 
     def attribute(self, context: AttributionContext) -> None:
-        """Adds the maps of a context's items."""
+        """Compute the maps of a context's items, and add them to the results.
+
+        Raises:
+            MethodError: If the maps have the wrong shape, or the method is not defined.
+        """
         context.diagnostics, context.spared, start = {}, context.prepared, context.clock()
         found = self.method.attribute(context)
         expected = (len(context), 1, *self.layer.shape[1:])
@@ -43,7 +47,13 @@ class MethodRequest:
 
 @dataclass(frozen=True)
 class Items:
-    """Images (U,3,H,W) on the model's device, a target (B,) for each item, and the items' images (B,), by default each image once."""
+    """Items to explain, each an image and a target class.
+
+    Attributes:
+        images: Images (U,3,H,W) on the model's device.
+        targets: Target class of each item (B,).
+        owners: Image index of each item (B,). By default, one item per image.
+    """
 
     images: Tensor
     targets: Tensor
@@ -53,7 +63,7 @@ class Items:
         return len(self.targets)
 
     def some(self, part: slice) -> "Items":
-        """Part of the items, with the images that they need."""
+        """Return a slice of the items, with the images that they need."""
         if self.owners is None:
             return Items(self.images[part], self.targets[part])
         used, owners = self.owners[part].unique(return_inverse=True)
@@ -61,9 +71,12 @@ class Items:
 
 
 class SharedBatch:
-    """Items at one layer. All methods that come share one context; where memory runs out, two batches take its place for good.
+    """Items at one layer. All methods share one context. If memory runs out, two halves replace the batch permanently.
 
-    `make` makes the context of items with so many rows at once.
+    Args:
+        items: The items.
+        chunk: Most rows that go through the model at once.
+        make: Returns the context of items, given the items and `chunk`.
     """
 
     def __init__(self, items: Items, chunk: int, make: Callable[[Items, int], AttributionContext]):
@@ -73,11 +86,15 @@ class SharedBatch:
 
     @property
     def chunk(self) -> int:
-        """Rows at once that memory has sufficed for."""
+        """Return the number of rows at once for which memory was sufficient so far."""
         return min((own.chunk for own in self._halves), default=self._chunk if self._context is None else self._context.chunk)
 
     def attribute(self, request: MethodRequest) -> None:
-        """Adds the maps of a method. Raises `OutOfMemory` where there is not enough for one item."""
+        """Compute the maps of a method for all items, and add them to the request.
+
+        Raises:
+            OutOfMemory: If memory is not sufficient for one item.
+        """
         if not self._halves:
             try:
                 request.attribute(self._shared())
@@ -88,7 +105,7 @@ class SharedBatch:
                     raise
             else:
                 return
-            # Only here, where the error no longer holds what the method had.
+            # Outside the except block, where the error no longer holds references to the method's tensors.
             self._halve()
         for own in self._halves:
             own.attribute(request)

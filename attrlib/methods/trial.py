@@ -1,4 +1,4 @@
-"""Whether a method is defined for a model, tested on one image of noise."""
+"""Test whether a method is defined for a model, by running it on a noise image."""
 
 from weakref import WeakKeyDictionary
 
@@ -13,10 +13,15 @@ _tried: WeakKeyDictionary[Classifier, dict[object, str]] = WeakKeyDictionary()
 
 
 def check_by_trial(method: Method, model: Classifier, layer: Layer) -> None:
-    """Explain an image of noise, once for each model, layer and method.
+    """Run a method on a noise image, to check that it is defined for a model. The result is cached per model, layer and method.
+
+    Args:
+        method: The method.
+        model: The classifier.
+        layer: The layer whose output is explained.
 
     Raises:
-        MethodError: If the method is not defined for the model; with the method's own reason.
+        MethodError: If the method is not defined for the model; the message is that of the method.
     """
     known, key = _tried.setdefault(model, {}), (method, layer)
     if key not in known:

@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation (LRP): the method, its propagation rules, and how they are applied to a network."""
+"""Layer-wise relevance propagation (LRP): the method, its propagation rules, and their application to a network."""
 
 from attrlib.methods.lrp.composite import Composite
 from attrlib.methods.lrp.method import LRP

@@ -1,4 +1,4 @@
-"""LRP as a method: the logit passed back to the inputs, layer by layer, in proportion to what each contributed."""
+"""LRP method: passes the logit back to the inputs, layer by layer, in proportion to their contributions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -32,12 +32,13 @@ POOLED = frozenset(("AdaptiveMaxPool2D", "Amax", "Max", "MaxPool2DWithIndices", 
 class LRP(ByChannel):
     """LRP: relevance R_i = sum_j a_i w_ij / (z_j + e sign z_j) * R_j, passed back from the logit layer by layer.
 
-    `rule` is that of convolutions: `epsilon` is the formula, z_j with its bias; `alpha1beta0` (z+) and `alpha2beta1` pass on alpha times
-    R_j in proportion to the positive contributions less beta times R_j to the negative ones. Linear layers have epsilon, as in the
-    composites of Kohlbrenner et al. (2020); a BatchNorm that follows a convolution is folded into it. Activations pass relevance on,
-    maxima give it to the largest input, sums and averages share it by contribution. `first`, at Input, is the rule of the convolution
-    that reads the pixels: that of the others (`same`), `box` (z^B, for pixels from black to white) or `flat` (evenly). Without biases
-    epsilon conserves the sum, up to e. Not defined where activations are multiplied, nor downstream of LayerNorm or softmax.
+    `rule` is the rule of convolutions: `epsilon` is the formula, z_j with its bias; `alpha1beta0` (z+) and `alpha2beta1` distribute alpha
+    times R_j over the positive contributions, and subtract beta times R_j over the negative ones. Linear layers have the epsilon rule,
+    as in the composites of Kohlbrenner et al. (2020). A BatchNorm that follows a convolution is folded into it. Activations pass
+    relevance on, maxima give it to the largest input, sums and averages share it by contribution. `first`, used at Input, is the rule of
+    the convolution that reads the pixels: that of the others (`same`), `box` (z^B, for pixels from black to white) or `flat` (evenly).
+    Without biases, epsilon conserves the sum, up to e. Not defined if activations are multiplied, nor for LayerNorm or softmax
+    downstream of the layer.
     """
 
     name, family, paper, fast = "LRP", "gradient", LRP_PAPER, True

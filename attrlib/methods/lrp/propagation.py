@@ -1,4 +1,4 @@
-"""Relevance propagation through any network: applies a composite's rules during the forward pass, without a change to the network."""
+"""Relevance propagation: applies the rules of a composite during the forward pass, without a change to the network."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from attrlib.methods.lrp.composite import CONVOLUTIONS, Composite
 from attrlib.methods.lrp.rules import GradientRule, LayerCall, PropagationRule, RedistributionRule
 
 _WRITES = re.compile(r"[^_]_$|^__i[a-z]+__$|^__setitem__$")
-"""Names of functions that write into their first argument."""
+"""Pattern of the names of functions that write into their first argument."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +36,10 @@ class _Foldable:
 
 @dataclass(frozen=True, eq=False)
 class _Pending:
-    """The last layer with a gradient rule, its BatchNorm included, whose denominator is not known yet.
+    """The last layer with a gradient rule, including its BatchNorm, whose denominator is not yet determined.
 
-    `size` waits for the magnitude of the denominator, or None if the activation that follows applies the rule. `number` is the number
-    of the call that made the output, by which an activation recognises that it follows directly.
+    `size` is empty until the magnitude of the denominator is added, or None if the activation that follows applies the rule. `number` is
+    the number of the call that computed the output, by which an activation detects that it follows directly.
     """
 
     rule: GradientRule
@@ -50,7 +50,7 @@ class _Pending:
 
 
 class RelevancePropagation(BackwardRules):
-    """The rules of a composite as a modified gradient, which is relevance over activation, g_i = R_i / a_i."""
+    """Mode that applies the rules of a composite as a modified gradient: relevance over activation, g_i = R_i / a_i."""
 
     def __init__(self, composite: Composite):
         super().__init__()
@@ -59,18 +59,18 @@ class RelevancePropagation(BackwardRules):
         self._pending: _Pending | None = None
 
     def settle(self) -> None:
-        """Apply the rule of the last layer to its output as it is, before anything writes into it and after the forward pass."""
+        """Apply the rule of the last layer to its output. Called before anything writes into the output, and after the forward pass."""
         pending = self._pending
         if pending is not None:
             pending.size.append(pending.rule.size(pending.output.detach()))
         self._foldable = self._pending = None
 
     def activation(self, values: Tensor, function: Map, name: str) -> Tensor:
-        # One position is enough: a parameter, where there is one, is of a channel.
+        # One position is enough, because activations have at most one parameter per channel.
         zero = torch.zeros_like(values.detach()[_first_position(values)])
         found = function(zero)
         zero_at_zero = not bool(found.any())
-        # An in-place activation that follows directly: nothing else reads what it writes into.
+        # If an in-place activation follows directly, nothing else reads the values that it overwrites.
         pending = self._pending if zero_at_zero and found is zero and self._follows_directly(values) else None
         if pending is not None:
             pending.size.append(None)
@@ -78,10 +78,10 @@ class RelevancePropagation(BackwardRules):
         else:
             self.settle()
             if name == "relu" or not zero_at_zero:
-                # The gradient of ReLU is its rule; what is not zero at zero has none, which the check of the graph finds.
+                # The gradient of ReLU is its rule. Activations that are not zero at zero have none: the check of the graph refuses them.
                 return function(values)
         with torch.no_grad():
-            # All relevance passes, R_in = R_out, so that g_in = g_out f(z) / z, here with the layer's denominator in place of z or not.
+            # All relevance passes, R_in = R_out, so g_in = g_out f(z) / z. If the layer's rule is pending, its denominator replaces z.
             ratio = values + TINY if pending is None else pending.rule.stabilised(values)
             output = function(values)
             torch.div(output, ratio, out=ratio)
@@ -136,7 +136,7 @@ class RelevancePropagation(BackwardRules):
         return output
 
     def _redistributed(self, rule: RedistributionRule, call: LayerCall, output: Tensor) -> Tensor:
-        # Copies, because what follows may write into either.
+        # Copies, because later operations may write into either.
         call_of_copy = replace(call, inputs=call.inputs.detach().clone().requires_grad_())
         z = output.detach().clone()
 

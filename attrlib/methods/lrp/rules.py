@@ -1,10 +1,10 @@
-"""Propagation rules of LRP, one class each: how a linear layer passes the relevance of its outputs on to its inputs.
+"""Propagation rules of LRP, one class each. A rule defines how a linear layer passes the relevance of its outputs to its inputs.
 
 Relevance travels as a modified gradient, relevance over activation g = R / a, because for linear operations without a rule that is the
 ordinary gradient. A rule is one of two kinds:
 
-- `GradientRule` modifies the gradient of the layer itself, which costs no further pass.
-- `RedistributionRule` replaces it, by passes of the layer with other weights or inputs.
+- `GradientRule` modifies the gradient of the layer, which takes no further pass.
+- `RedistributionRule` replaces the gradient, by passes of the layer with other weights or inputs.
 
 The names are those of zennit (Anders et al. 2021, arXiv 2106.13200). Which layer gets which rule is decided in `composite.py`.
 """
@@ -28,9 +28,9 @@ class LayerCall:
     """One call of a linear layer.
 
     Attributes:
-        inputs: What the layer was given, (B, C, ...).
-        weight: Its weight.
-        bias: Its bias, or None.
+        inputs: Inputs of the layer (B, C, ...).
+        weight: Weight of the layer.
+        bias: Bias of the layer, or None.
         run: Calls the layer with other inputs, weight and bias, at the same stride, padding, dilation and groups.
     """
 
@@ -42,11 +42,11 @@ class LayerCall:
 
 @dataclass(frozen=True)
 class PropagationRule(ABC):
-    """A propagation rule. A subclass is a frozen dataclass, is registered, and defines `name`.
+    """Base class of propagation rules. A subclass is a registered frozen dataclass that defines `name`.
 
     Attributes:
         epsilon: Added to the magnitude of denominators to keep them off zero.
-        normalise: Maps colours (B, 3, H, W) in [0, 1] to what the network reads; for rules that depend on the range of pixels.
+        normalise: Maps colours (B, 3, H, W) in [0, 1] to the input of the network; for rules that depend on the range of pixels.
     """
 
     epsilon: float = 1e-6
@@ -55,11 +55,11 @@ class PropagationRule(ABC):
     reads_pixels: ClassVar[bool] = False
     """Whether the rule is for the convolution that reads the pixels. Such a rule returns relevance R rather than R / a."""
     forwards: ClassVar[int] = 0
-    """Forward passes of the layer that the rule adds."""
+    """Number of forward passes of the layer that the rule adds."""
 
 
 class GradientRule(PropagationRule):
-    """A rule that scales the gradient of the layer itself, element by element of its output z."""
+    """Base class of rules that scale the gradient of the layer, elementwise in its output z."""
 
     @abstractmethod
     def stabilised(self, z: Tensor) -> Tensor:
@@ -75,16 +75,16 @@ class GradientRule(PropagationRule):
 
         Args:
             gradient: Gradient with respect to z, of its shape.
-            size: Magnitude of the denominator; is overwritten with the result.
+            size: Magnitude of the denominator. It is overwritten with the result.
         """
 
 
 class RedistributionRule(PropagationRule):
-    """A rule that computes the relevance of a layer's inputs anew."""
+    """Base class of rules that compute the relevance of a layer's inputs anew."""
 
     @abstractmethod
     def redistribute(self, layer: LayerCall, relevance: Tensor) -> Tensor:
-        """Return R_in / a, of the shape of the layer's inputs a; a rule that `reads_pixels` returns R_in.
+        """Return R_in / a, of the shape of the layer's inputs a, or R_in if the rule `reads_pixels`.
 
         Called with gradients enabled; the inputs are a leaf that requires gradients.
 
