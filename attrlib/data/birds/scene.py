@@ -17,7 +17,7 @@ from attrlib.specs import digest
 VERSION = 1
 """Version of the drawings. Increased when pixels change, which changes the digests of all items."""
 SIZES = {"train": 20_000, "select": 1_000, "test": 1_000}
-"""Number of pictures in each split, the same for every class."""
+"""Number of pictures in each split, with equally many of each class."""
 SIZE = 128
 """Default side of a picture, in pixels."""
 SMALLEST, LARGEST = 16, 2048

@@ -18,7 +18,7 @@ def colour(text: str) -> Colour:
 
 CORAL, AMBER, TEAL, INDIGO, IVORY = (colour(text) for text in ("d64a35", "efa823", "17938f", "47408f", "f6efdc"))
 PIGMENTS = (CORAL, AMBER, TEAL, INDIGO, IVORY)
-"""Colours of all parts and of the clutter. Each part has one variant of each colour, so that a colour alone does not reveal the part."""
+"""Colours of all parts and of the clutter. Each part has one variant of each colour, so that a colour alone reveals nothing."""
 INK = colour("24222b")
 Piece = tuple[Outline, float | Colour]
 """An outline and its fill: a tone to multiply the colour of the variant by, or another colour."""
