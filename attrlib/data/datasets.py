@@ -261,7 +261,7 @@ def load_dataset(source: str | Path | Dataset) -> Dataset:
             `label`; or a `Dataset`, which is returned unchanged. A folder with subfolders `images` and `masks` has masks.
 
     Raises:
-        DataError: If there is no such data set or it cannot be read. The message says what to do.
+        DataError: If the data set does not exist or cannot be read. The message says what to do.
     """
     if isinstance(source, Dataset):
         return source

@@ -115,7 +115,7 @@ def _upright(image: Image.Image) -> Image.Image:
         turned = image.copy()
         turned.info["exif"] = exif.tobytes()
         return ImageOps.exif_transpose(turned)
-    except Exception:  # noqa: BLE001  damaged metadata is no reason to refuse the pixels
+    except Exception:  # noqa: BLE001  the pixels are usable even if the metadata is damaged
         return image
 
 

@@ -73,7 +73,7 @@ def _matched(names: Sequence[str], model_names: Sequence[str], by: str) -> tuple
 
 
 def check_way(by: str) -> None:
-    """Raise `DataError` if there is no such way to match classes."""
+    """Raise `DataError` if the way to match classes is unknown."""
     if by not in CLASSES:
         raise DataError(unknown("way to match classes", by, CLASSES))
 

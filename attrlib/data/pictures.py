@@ -35,7 +35,7 @@ def open_image(source: object, name: str = "") -> Photo:
         name: What the result and error messages call the picture, unless `source` is a name.
 
     Raises:
-        ImageError: If there is no such picture, or it cannot be opened.
+        ImageError: If the picture does not exist or cannot be opened.
     """
     if isinstance(source, str) and source.startswith(PREFIX):
         return open_sample(source)

@@ -24,7 +24,7 @@ def export(run: Run, records: Callable[[str, Sequence[str]], Mapping[str, Record
 
     Args:
         run: The manifest of the run.
-        records: Function that returns the cached records of a key and items, such as `Store.records`.
+        records: Function that returns the cached records of a key and items, for example `Store.records`.
         format: `csv`, `json` or `parquet`.
 
     Returns:

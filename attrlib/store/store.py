@@ -210,7 +210,7 @@ class Store:
             format: `csv`, `json` or `parquet`.
 
         Raises:
-            StoreError: If there is no such run.
+            StoreError: If the run does not exist.
             SpecError: If the format is unknown.
         """
         runs = {run.key: run for run in self.runs()}
