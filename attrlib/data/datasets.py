@@ -236,7 +236,7 @@ def named(info: DatasetInfo) -> Callable[[Callable[[str], Dataset]], Callable[[s
 
 
 def anchored(source: str) -> str:
-    """Return a source that does not depend on the working directory: a path made absolute, a name unchanged."""
+    """Return a source that does not depend on the working directory: an existing path made absolute, else `source` unchanged."""
     if source in NAMED or not source:
         return source
     try:

@@ -110,9 +110,9 @@ def _identity(folder: str) -> tuple[int, int]:
 
 
 def _entries(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Names of the subfolders, links to folders last, and of all else that has one of the suffixes; without hidden ones.
+    """Return the names of the subfolders, links to folders last, and of all other entries with one of the suffixes.
 
-    A broken link counts as a file: a picture that is missing must be missed.
+    Hidden entries are left out.
     """
     folders, files = [], []
     try:
