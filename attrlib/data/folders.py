@@ -112,7 +112,7 @@ def _identity(folder: str) -> tuple[int, int]:
 def _entries(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """Return the names of the subfolders, links to folders last, and of all other entries with one of the suffixes.
 
-    Hidden entries are left out.
+    Hidden entries are left out. A broken link counts as a file, so that a missing picture is noticed.
     """
     folders, files = [], []
     try:
