@@ -1,3 +1,3 @@
-"""Pictures and data sets. Importing the package registers the data sets that have a name."""
+"""Pictures and data sets. Importing the package registers the named data sets."""
 
-from attrlib.data import datasets, birds, hub  # noqa: F401, I001  the order of lists
+from attrlib.data import datasets, birds, hub  # noqa: F401, I001  lists show data sets in the order of import

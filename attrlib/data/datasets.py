@@ -1,4 +1,4 @@
-"""Data sets: sequences of pictures with labels, opened one at a time, from folders, CSV files and by name."""
+"""Data sets: sequences of labelled pictures, opened one at a time, from folders, CSV files or by name."""
 
 import hashlib
 import importlib.util
@@ -22,14 +22,19 @@ from attrlib.errors import DataError, ImageError, unknown
 from attrlib.specs import digest, whole
 
 MASK = "object"
-"""The name of the masks that come from a folder."""
+"""Name of the masks that are read from a folder."""
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One picture of a data set: RGB, its class as an index into the data set's `class_names`, and a digest of its content.
+    """One picture of a data set, with its label and masks.
 
-    `masks` are boolean (H,W) in the picture's own pixels, by name.
+    Attributes:
+        image: The picture, RGB.
+        label: Its class as an index into the data set's `class_names`, None if unlabelled.
+        id: Digest of its content.
+        name: Its display name.
+        masks: Boolean masks (H,W) by name, in the picture's own pixels.
     """
 
     image: Image.Image
@@ -40,54 +45,78 @@ class Item:
 
 
 class Dataset(Sequence[Item], ABC):
-    """Pictures in a fixed order, none of them opened before it is asked for.
+    """Base class of data sets: pictures in a fixed order, each opened only when it is accessed.
 
-    Indices may be negative, as those of a list; one that is out of range is an `IndexError`.
+    Indices may be negative, as for a list. An index out of range raises `IndexError`.
+
+    Attributes:
+        name: Name of the data set.
+        class_names: Names of the classes; labels are indices into it.
+        has_masks: Whether items have masks.
+        parts: Parts that every picture can be rendered without.
     """
 
     name: str
     class_names: tuple[str, ...]
     has_masks: bool = False
     parts: tuple[str, ...] = ()
-    """What every picture can also be had without; items' masks then bear these names."""
+    """Parts that every picture can be rendered without. If there are any, the items' masks have these names."""
 
     @property
     def offers(self) -> tuple[str, ...]:
-        """What protocols may ask for besides pictures and labels: `masks`, `parts`."""
+        """Return what the data set provides besides pictures and labels, as protocols require it: `masks`, `parts`."""
         return tuple(name for name, has in (("masks", self.has_masks), ("parts", bool(self.parts))) if has)
 
     def without(self, index: int, part: str) -> Image.Image:
-        """A picture without one of the `parts`, all else the same. Raises `DataError` where there is no such part."""
+        """Return a picture without one of its parts, everything else unchanged.
+
+        Args:
+            index: Index of the picture.
+            part: The part to leave out, one of `parts`.
+
+        Raises:
+            DataError: If the data set does not have that part.
+        """
         raise DataError(f"the pictures of {self.name} cannot be had without {part!r}")
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Return the number of pictures."""
 
     @abstractmethod
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]  # a slice would open all of its pictures
-        """One picture, decoded. Raises `ImageError` where it cannot be read, and the others still can."""
+        """Return one picture, decoded.
+
+        Raises:
+            ImageError: If this picture cannot be read; the others still can.
+        """
 
     @abstractmethod
     def label(self, index: int) -> int | None:
-        """The class of a picture, without opening it."""
+        """Return the class index of a picture without opening it, None if it is unlabelled."""
 
     @abstractmethod
     def item_id(self, index: int) -> str:
-        """The content digest of a picture, without decoding it."""
+        """Return the content digest of a picture without decoding it."""
 
     def item_name(self, index: int) -> str:
-        """What a picture is called, without opening it."""
+        """Return the display name of a picture without opening it."""
         return f"{self.name}/{range(len(self))[operator.index(index)]}"
 
     def order(self, seed: int = 0) -> list[int]:
-        """All indices in a random order that depends on the seed alone; the first k are the first k images of any run."""
+        """Return all indices in a random order that depends only on the seed.
+
+        The first k of them are the first k images of any run with that seed.
+        """
         generator = torch.Generator().manual_seed(whole(seed, "seed"))
         return torch.randperm(len(self), generator=generator).tolist()
 
 
 class FileDataset(Dataset):
-    """Pictures in files. A digest is of a file's bytes, and of its mask's: where the files are and how they are called is no matter."""
+    """A data set of picture files, as a `Listing` describes them.
+
+    The digest of an item is that of its file's bytes, and of its mask's. Moving or renaming the files does not change it.
+    """
 
     def __init__(self, name: str, listing: Listing):
         self.name = name
@@ -119,7 +148,7 @@ class FileDataset(Dataset):
         return self._listing.names[operator.index(index)]
 
     def paths(self) -> Iterator[str]:
-        """Of every file that is read: pictures, then masks."""
+        """Return the paths of all files that are read: pictures first, then masks."""
         return (self._listing.path(file) for file in (*self._listing.files, *self._listing.masks) if file is not None)
 
     def _mask(self, k: int) -> str | None:
@@ -129,7 +158,7 @@ class FileDataset(Dataset):
 def _open_mask(path: str, name: str, size: tuple[int, int]) -> np.ndarray:
     photo = open_photo(path, name)
     if photo.notes:
-        # Transparent pixels would become object, and small numbers of 16 bits background.
+        # Transparent pixels would become object, and small 16-bit values background.
         raise ImageError(f"{name} is not plain ({'; '.join(photo.notes)}); save it as an 8-bit greyscale PNG, 0 for background")
     if photo.image.size != size:
         (width, height), (wide, high) = photo.image.size, size
@@ -138,10 +167,18 @@ def _open_mask(path: str, name: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def file_digest(path: str, name: str) -> str:
-    """Digest of a file's bytes, read anew only when its size or time of change is another. Raises `ImageError` that names it `name`."""
+    """Return the digest of a file's bytes. The file is read again only if its size or modification time has changed.
+
+    Args:
+        path: Path of the file.
+        name: What the error message calls the file.
+
+    Raises:
+        ImageError: If the file cannot be read or is not a regular file.
+    """
     try:
         status = os.stat(path)
-        # Opening a named pipe would wait for ever.
+        # Opening a named pipe would block forever.
         if stat.S_ISREG(status.st_mode):
             return _digest_of(path, status.st_size, status.st_mtime_ns)
     except OSError:
@@ -157,7 +194,16 @@ def _digest_of(path: str, _size: int, _mtime_ns: int) -> str:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before it is loaded; a count of None is known only then."""
+    """Facts about a data set that are known before it is loaded.
+
+    Attributes:
+        name: Name that `load_dataset` takes.
+        summary: One-line description.
+        count: Number of pictures, None if known only after loading.
+        classes: Number of classes, None if known only after loading.
+        labelled: Whether pictures have labels.
+        masks: Whether pictures have masks.
+    """
 
     name: str
     summary: str
@@ -168,13 +214,17 @@ class DatasetInfo:
 
 
 NAMED: dict[str, tuple[DatasetInfo, Callable[[str], Dataset]]] = {}
-"""Data sets by name, each with the function that makes it, given its name."""
+"""Named data sets, each with the function that builds it from its name."""
 SOURCES: dict[str, Callable[[str], Dataset]] = {}
-"""What makes the data sets whose names begin so."""
+"""Functions that build the data sets whose names begin with a prefix, by prefix."""
 
 
 def named(info: DatasetInfo) -> Callable[[Callable[[str], Dataset]], Callable[[str], Dataset]]:
-    """Function decorator: what it returns is the data set of that name."""
+    """Return a decorator that registers a function as the builder of the data set `info.name`.
+
+    Raises:
+        DataError: If the name is already registered.
+    """
 
     def register(make: Callable[[str], Dataset]) -> Callable[[str], Dataset]:
         if info.name in NAMED:
@@ -186,7 +236,7 @@ def named(info: DatasetInfo) -> Callable[[Callable[[str], Dataset]], Callable[[s
 
 
 def anchored(source: str) -> str:
-    """What stays true wherever it is read: a name as it is, the path of data as an absolute one."""
+    """Return a source that does not depend on the working directory: an existing path made absolute, else `source` unchanged."""
     if source in NAMED or not source:
         return source
     try:
@@ -197,15 +247,21 @@ def anchored(source: str) -> str:
 
 
 def list_datasets() -> list[DatasetInfo]:
-    """The data sets that have a name; every folder of pictures is one too."""
+    """Return the named data sets. Any folder of pictures can be loaded as well."""
     return [info for info, _ in NAMED.values()]
 
 
 def load_dataset(source: str | Path | Dataset) -> Dataset:
-    """A data set by name, or from a folder of class folders, a folder of pictures, or a CSV file with columns `file` and `label`.
+    """Load a data set by name, from a folder or from a CSV file.
 
-    `load_dataset("photos")` is the one of that name, `load_dataset("./photos")` the folder. A folder with subfolders `images` and
-    `masks` has masks. A `Dataset` is returned as it is. Raises `DataError` that says what to do.
+    A name takes precedence over a path: `load_dataset("photos")` loads the named data set, `load_dataset("./photos")` the folder.
+
+    Args:
+        source: A name; the path of a folder of class folders, of a folder of pictures, or of a CSV file with columns `file` and
+            `label`; or a `Dataset`, which is returned unchanged. A folder with subfolders `images` and `masks` has masks.
+
+    Raises:
+        DataError: If the data set does not exist or cannot be read. The message says what to do.
     """
     if isinstance(source, Dataset):
         return source
@@ -234,9 +290,9 @@ def load_dataset(source: str | Path | Dataset) -> Dataset:
 
 
 PHOTO_CLASSES = {"coffee": "n07920052", "camera": "n04485082"}
-"""WNIDs of the sample photos that show exactly one ImageNet class beyond doubt: espresso and tripod.
+"""WNIDs of the sample photos that clearly show exactly one ImageNet class: espresso and tripod.
 
-The cat may be tabby or tiger cat, the motorcycle is no moped, the rocket no missile; the others show nothing of ImageNet.
+The cat may be a tabby or a tiger cat, the motorcycle is not a moped, and the rocket is not a missile. The others show no ImageNet class.
 """
 
 

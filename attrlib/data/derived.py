@@ -1,4 +1,4 @@
-"""Data sets made of other data sets: some of their items, or all of them kept decoded."""
+"""Data sets derived from other data sets: subsets, and data sets whose items are kept decoded in memory."""
 
 import operator
 import threading
@@ -13,7 +13,13 @@ from attrlib.specs import whole
 
 
 class Subset(Dataset):
-    """Some items of a data set, in the order given."""
+    """Selected items of a data set, in the given order.
+
+    Args:
+        data: The data set.
+        indices: Indices of the items.
+        name: Name of the subset, by default that of `data`.
+    """
 
     def __init__(self, data: Dataset, indices: Sequence[int], name: str = ""):
         self.name, self.class_names = name or data.name, data.class_names
@@ -40,9 +46,13 @@ class Subset(Dataset):
 
 
 class Kept(Dataset):
-    """A data set whose items stay decoded once they were asked for, as far as `share` of the memory that is free now holds them.
+    """A data set whose items stay decoded in memory after their first access, without their masks.
 
-    For data that are read again and again, and dear to decode or to draw.
+    Meant for data that are read repeatedly and are expensive to decode or to draw.
+
+    Args:
+        data: The data set.
+        share: Largest share (0 to 1) of the memory available now that decoded items may take. Further items are not kept.
     """
 
     def __init__(self, data: Dataset, share: float = 0.25):
@@ -61,7 +71,7 @@ class Kept(Dataset):
         item = self._data[k]
         item = Item(item.image, item.label, item.id, item.name)
         with self._lock:
-            # Pillow keeps four bytes for each pixel of RGB.
+            # Pillow stores four bytes per RGB pixel.
             nbytes = 4 * item.image.width * item.image.height
             if k not in self._items and nbytes <= self._left:
                 self._items[k] = item
@@ -79,7 +89,18 @@ class Kept(Dataset):
 
 
 def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """The data without, and only, a share of the labelled items of each class, drawn by the seed; at least one of each class that has two."""
+    """Split the labelled items of a data set into the rest and a random held-out share of each class.
+
+    At least one item is held out of each class that has two or more; unlabelled items are in neither part.
+
+    Args:
+        data: The data set.
+        share: Share (0 to 1) of each class to hold out.
+        seed: Seed that chooses the items.
+
+    Returns:
+        The data without the held-out items, and the held-out items.
+    """
     generator = torch.Generator().manual_seed(whole(seed, "seed"))
     by_class: dict[int, list[int]] = {}
     for index in torch.randperm(len(data), generator=generator).tolist():

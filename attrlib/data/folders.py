@@ -1,4 +1,4 @@
-"""Which files make up a data set: folders of pictures and CSV files are listed without opening a picture."""
+"""Listing of the files of a data set, from folders and CSV files, without opening a picture."""
 
 import csv
 import os
@@ -15,7 +15,16 @@ _SOME = 3
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The files of a data set in order: paths relative to `folder`, names to show, labels, and mask files where there are any."""
+    """The files of a data set, in order.
+
+    Attributes:
+        folder: Folder that all paths are relative to.
+        files: Paths of the pictures.
+        names: Display names of the pictures.
+        class_names: Names of the classes.
+        labels: Class index of each picture, None if unlabelled.
+        masks: Path of each picture's mask, None if it has none; empty if no picture has one.
+    """
 
     folder: str
     files: Sequence[str]
@@ -25,16 +34,19 @@ class Listing:
     masks: Sequence[str | None] = ()
 
     def path(self, file: str) -> str:
-        """Where one of the files is."""
+        """Return the full path of one of the files."""
         return os.path.join(self.folder, file)
 
 
 def list_folder(folder: str) -> Listing:
-    """The pictures in a folder, sorted by their paths relative to it; hidden ones are left out.
+    """List the pictures in a folder, sorted by their relative paths. Hidden files and folders are left out.
 
-    Direct subfolders that hold pictures at any depth are classes; without such the pictures have no labels. Where there are
-    subfolders `images` and `masks`, that holds for `images`, and `masks/PATH.png` is the mask of `images/PATH.*`.
-    Raises `DataError` for a folder that cannot be read, without pictures, or with pictures both beside and in subfolders.
+    Direct subfolders that contain pictures at any depth are the classes. Without subfolders of pictures, pictures are unlabelled.
+    If the folder has subfolders `images` and `masks`, the same holds for `images`, and `masks/PATH.png` is the mask of
+    `images/PATH.*`.
+
+    Raises:
+        DataError: If the folder cannot be read, contains no pictures, or has pictures both directly in it and in subfolders.
     """
     folder = os.path.abspath(folder)
     masked = all(os.path.isdir(os.path.join(folder, name)) for name in ("images", "masks"))
@@ -75,7 +87,7 @@ def _mask_files(folder: str, pictures: Sequence[str]) -> list[str | None]:
 
 
 def _walk(top: str, inside: str, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Paths relative to `top` of the files below `top/inside`, each folder once however many links lead to it."""
+    """Yield the paths, relative to `top`, of the files below `top/inside`. A folder is visited once even if several links lead to it."""
     seen = {_identity(top)} if inside else set()
     waiting = [inside]
     while waiting:
@@ -98,9 +110,9 @@ def _identity(folder: str) -> tuple[int, int]:
 
 
 def _entries(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Names of the subfolders, links to folders last, and of all else that has one of the suffixes; without hidden ones.
+    """Return the names of the subfolders, links to folders last, and of all other entries with one of the suffixes.
 
-    A broken link counts as a file: a picture that is missing must be missed.
+    Hidden entries are left out. A broken link counts as a file, so that a missing picture is noticed.
     """
     folders, files = [], []
     try:
@@ -124,10 +136,13 @@ def _unreadable(folder: str, error: OSError) -> DataError:
 
 
 def list_csv(file: str) -> Listing:
-    """The pictures that the column `file` of a CSV file names, relative to its folder, in the order of its rows.
+    """List the pictures named in the column `file` of a CSV file, in the order of its rows.
 
-    The column `label` names their classes; it may be missing, and its cells may be empty. Other columns are ignored.
-    Raises `DataError` for what is no such CSV file, and where it names a file twice or one that cannot be read.
+    Paths are relative to the folder of the CSV file. The column `label` names the classes; it may be missing, and its cells may be
+    empty. Other columns are ignored.
+
+    Raises:
+        DataError: If the CSV file is invalid, names a file twice, or names one that cannot be read.
     """
     file = os.path.abspath(file)
     name, folder = show(os.path.basename(file))[:80], os.path.dirname(file)
@@ -155,7 +170,7 @@ def list_csv(file: str) -> Listing:
 
 
 def _rows(lines: Iterator[str], name: str, folder: str) -> dict[str, str]:
-    """Label ("" for none) by file."""
+    """Return the label of each file, "" for none."""
     reader = csv.reader(lines, strict=True)
     header = [cell.strip().lower() for cell in next(reader, [])]
     if "file" not in header:
@@ -183,5 +198,5 @@ def _readable(path: str) -> bool:
 
 
 def show(path: str) -> str:
-    """A path as one line of text: bytes that are no UTF-8, line breaks and the like as escapes."""
+    """Return a path as one line of text, with line breaks, bytes that are not UTF-8 and other unprintable characters escaped."""
     return path if path.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in path)

@@ -1,4 +1,4 @@
-"""Which images make up the grids of GridPG, DiFull and DiPart (Rao et al., CVPR 2022, arXiv 2205.10435)."""
+"""Choice of the images for the grids of GridPG, DiFull and DiPart (Rao et al., CVPR 2022, arXiv 2205.10435)."""
 
 import heapq
 from collections.abc import Sequence
@@ -6,21 +6,29 @@ from collections.abc import Sequence
 import torch
 
 Shares = tuple[list[int], list[int]]
-"""For each class the grids in which it takes both corners, and those in which it takes one cell."""
+"""For each class, the number of grids in which it takes both corners, and the number in which it takes a single cell."""
 
 
 def compose(classes: Sequence[int], n: int, corners: bool, seed: int) -> list[tuple[int, ...]]:
-    """Grids of n x n images, as positions in `classes`, row by row; each image is used once, and there are as many as possible.
+    """Compose as many grids of n x n images as possible, using each image at most once.
 
-    Without `corners` all classes of a grid differ. With `corners` the class of the first cell comes once more, with another
-    image, in the last cell, and the classes in between differ from it and from each other. Which images, which cells and the
-    order of the grids are drawn from the seed. The first k grids are the same however many are used.
+    Images, cells and the order of the grids are drawn from the seed. The first k grids are the same however many are used.
+
+    Args:
+        classes: The class of each image.
+        n: Cells per side of a grid.
+        corners: If False, all classes of a grid differ. If True, the class of the first cell appears again in the last cell, with
+            another image, and the classes in between differ from it and from each other.
+        seed: Seed of the random choices.
+
+    Returns:
+        The grids, each as positions in `classes`, row by row.
     """
     generator = torch.Generator().manual_seed(seed)
     left: dict[int, list[int]] = {}
     for position in torch.randperm(len(classes), generator=generator).tolist():
         left.setdefault(classes[position], []).append(position)
-    # In the order in which the seed first meets them, so that no class comes first for its number.
+    # In the random order of first occurrence, so that no class is preferred for its number.
     images = list(left.values())
     counts, cells = [len(own) for own in images], n * n - 2 if corners else n * n
     count, (pairs, singles) = _most(counts, cells, corners)
@@ -29,7 +37,7 @@ def compose(classes: Sequence[int], n: int, corners: bool, seed: int) -> list[tu
         due = sorted((k for k in range(len(counts)) if pairs[k] + singles[k]), key=lambda k: -(pairs[k] + singles[k]))
         first: int | None = None
         if corners:
-            # A class that is due in every grid, and only as a corner, cannot wait.
+            # A class that needs the corners of every remaining grid cannot wait.
             urgent = [k for k in due if pairs[k] == remaining]
             first = (urgent or [k for k in due if pairs[k]])[0]
             pairs[first] -= 1
@@ -42,7 +50,7 @@ def compose(classes: Sequence[int], n: int, corners: bool, seed: int) -> list[tu
 
 
 def _most(counts: Sequence[int], cells: int, corners: bool) -> tuple[int, Shares]:
-    """The largest number of grids, and what each class has to give for it."""
+    """Return the largest possible number of grids, and what each class contributes to them."""
     low, best = 0, ([0] * len(counts), [0] * len(counts))
     high = sum(counts) // (cells + 2 * corners)
     while low < high:
@@ -56,9 +64,9 @@ def _most(counts: Sequence[int], cells: int, corners: bool) -> tuple[int, Shares
 
 
 def _shares(counts: Sequence[int], grids: int, cells: int, corners: bool) -> Shares | None:
-    """What each class gives for so many grids, in none of which it is twice but in the corners; None where that cannot be."""
+    """Return what each class contributes to that many grids, or None if impossible. Only in the corners may a class appear twice."""
     pairs = [0] * len(counts)
-    # Corners are taken from the class with most to spare: it loses fewest of its single cells.
+    # Corners are taken from the class with the most images to spare, as it loses the fewest single cells.
     heap = [(-count, k) for k, count in enumerate(counts) if count >= 2]
     heapq.heapify(heap)
     for _ in range(grids if corners else 0):

@@ -1,4 +1,4 @@
-"""Data sets that torchvision downloads: `torchvision:NAME`, `torchvision:NAME/SPLIT`, and Imagenette."""
+"""Data sets downloaded by torchvision: `torchvision:NAME`, `torchvision:NAME/SPLIT`, and Imagenette."""
 
 import hashlib
 import inspect
@@ -21,24 +21,24 @@ CLASSIFICATION = (
     "CIFAR10", "CIFAR100", "Country211", "DTD", "EuroSAT", "FGVCAircraft", "Flowers102", "Food101", "GTSRB", "OxfordIIITPet", "STL10",
     "SUN397", "SVHN",
 )  # fmt: skip
-"""Those of torchvision's data sets whose items are a picture and a class, known without opening the picture."""
+"""The torchvision data sets whose items are a picture and a class, and whose classes are known without opening the picture."""
 _LABELS = ("targets", "labels", "_labels")
 
 
 def root() -> Path:
-    """Where downloads go: the folder `datasets` in `ATTRLIB_CACHE`, else in the user's cache folder."""
+    """Return the folder for downloads: `datasets` in `ATTRLIB_CACHE` if it is set, else in the user's cache folder."""
     return Path(os.environ.get("ATTRLIB_CACHE") or user_cache_dir("attrlib")).expanduser() / "datasets"
 
 
 class TorchvisionDataset(Dataset):
-    """A data set of torchvision with pictures and classes; digests are of the pixels."""
+    """A torchvision data set of pictures and classes. The digest of an item is that of its pixels."""
 
     def __init__(self, name: str, data: Any):
         self.name, self._data = name, data
         self._digests: dict[int, str] = {}
         found: Sequence[Any] | None = next((own for attribute in _LABELS if (own := getattr(data, attribute, None)) is not None), None)
         labels = [int(label) for label in (found if found is not None else [label for _, label in data._samples])]
-        # STL10 marks what has no label by -1.
+        # STL10 marks unlabelled pictures by -1.
         self._labels = [label if label >= 0 else None for label in labels]
         names = getattr(data, "classes", None) or range(max(labels) + 1)
         self.class_names = tuple(map(str, names))
@@ -68,7 +68,14 @@ class TorchvisionDataset(Dataset):
 
 
 def torchvision_dataset(source: str) -> Dataset:
-    """`torchvision:NAME`, its test split, or `torchvision:NAME/SPLIT`; downloaded if it is not there. Raises `DataError`."""
+    """Load a torchvision data set, downloading it if necessary.
+
+    Args:
+        source: `torchvision:NAME` or `torchvision:NAME/SPLIT`. The default split is the test split, `valid` for Country211.
+
+    Raises:
+        DataError: If the name or the split is unknown, or the data cannot be downloaded.
+    """
     name, _, split = source.removeprefix(PREFIX).partition("/")
     if name not in CLASSIFICATION:
         raise DataError(unknown("data set of torchvision", name, CLASSIFICATION))
@@ -93,7 +100,7 @@ def _imagenette(name: str) -> Dataset:
 
 
 def _had(name: str, make: Any) -> Any:
-    """What is there, else downloaded. Raises `DataError` that says how to do without."""
+    """Return the local copy, downloaded if missing. Raise `DataError`, which says what to do, if that fails."""
     try:
         return make(False)
     except ValueError as error:

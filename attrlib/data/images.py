@@ -1,4 +1,4 @@
-"""Opens pictures from anywhere without trusting them: bounded in bytes and pixels, upright, RGB, 8 bits."""
+"""Opening of untrusted pictures: bounded in size, turned upright, and converted to 8-bit RGB."""
 
 import io
 import warnings
@@ -13,10 +13,10 @@ from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebP
 from attrlib.errors import ImageError, existing_file
 from attrlib.specs import digest
 
-# Registers the three decoders that untrusted bytes may reach; Pillow has dozens more.
+# Importing them registers the only three decoders that untrusted bytes may reach; Pillow has dozens more.
 FORMATS = (JpegImagePlugin.JpegImageFile.format, PngImagePlugin.PngImageFile.format, WebPImagePlugin.WebPImageFile.format)
 MAX_PIXELS = 50_000_000
-# Pillow would print a warning where an error follows.
+# An error follows anyway, so Pillow need not warn first.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 MIN_SIDE = 8
 _WHITE = (255, 255, 255, 255)
@@ -24,7 +24,7 @@ _WHITE = (255, 255, 255, 255)
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A picture as RGB, with `notes` on what had to be done to make it that."""
+    """An RGB picture, with `notes` on the conversions that were needed."""
 
     image: Image.Image
     name: str
@@ -32,16 +32,23 @@ class Photo:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the pixels: the same picture in another file has the same."""
+        """Return the digest of the pixels. The same picture in another file has the same digest."""
         return digest(list(self.image.size), self.image.tobytes())
 
 
 def open_photo(source: str | Path | bytes | BinaryIO | Image.Image, name: str = "") -> Photo:
-    """A picture from a path, bytes, a binary file or a PIL image.
+    """Open a JPEG, PNG or WebP picture as 8-bit RGB.
 
-    JPEG, PNG and WebP; EXIF rotation is applied; CMYK, palette, greyscale, 16 bits and transparency (over white) are converted,
-    and of an animation the first frame is taken, each with a note. Raises `ImageError` for what is no picture, is cut off,
-    has a side under 8 px or more than 50 million pixels; the size is checked before anything is decoded.
+    EXIF rotation is applied. Palette, greyscale, CMYK, 16-bit and transparent pictures are converted, the last over white, and only
+    the first frame of an animation is used. Conversions that may change what is seen are noted in the result.
+
+    Args:
+        source: A path, bytes, an open binary file or a PIL image.
+        name: What the result and error messages call the picture. Defaults to the name of the file, or "picture".
+
+    Raises:
+        ImageError: If the source is not a picture, is truncated, has a side shorter than 8 px or more than 50 million pixels.
+            The size is checked before anything is decoded.
     """
     if isinstance(source, Image.Image):
         return _checked(source, name or "picture")
@@ -97,24 +104,24 @@ def _checked(image: Image.Image, name: str) -> Photo:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return the picture turned as its EXIF orientation says; other metadata, damaged or not, is ignored."""
+    """Return the picture turned upright according to its EXIF orientation. All other metadata is ignored, damaged or not."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         if orientation == 1:
             return image
-        # With no other entry: Pillow encodes all of them again, and fails on damaged ones.
+        # Only this entry: Pillow encodes all entries again, and fails on damaged ones.
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation
         turned = image.copy()
         turned.info["exif"] = exif.tobytes()
         return ImageOps.exif_transpose(turned)
-    except Exception:  # noqa: BLE001  damaged metadata is no reason to refuse the pixels
+    except Exception:  # noqa: BLE001  the pixels are usable even if the metadata is damaged
         return image
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     if image.mode == "RGB" and "transparency" not in image.info:
-        # A copy without the file's metadata and palette, so that equal pixels are equal pictures.
+        # Copied without the file's metadata and palette, so that pictures with equal pixels are equal.
         return Image.frombytes("RGB", image.size, image.tobytes()), []
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)

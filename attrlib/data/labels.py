@@ -1,4 +1,4 @@
-"""Which class of the model is meant by a class of the data."""
+"""Matching of the classes of a data set to the classes of a model."""
 
 import re
 import unicodedata
@@ -15,23 +15,36 @@ from attrlib.specs import CLASSES
 _WNID = re.compile(r"(n\d{8})(?:[ _,-].*)?")
 _SOME = 3
 Candidates = list[set[int]]
-"""For each class of the data the classes of the model that it may be."""
+"""For each class of the data, the classes of the model that it may stand for."""
 
 
 def match_classes(names: Sequence[str], model_names: Sequence[str], by: str = "auto") -> tuple[int, ...]:
-    """For each class of the data, its index among the model's classes.
+    """Return the model's class index of each class of the data.
 
-    `by` says how: `wnid` (`n01440764`, or a name that begins so; for ImageNet models and those whose own names are WNIDs), `name`
-    (upper case, underscores and hyphens are no matter, one of the synonyms between commas is enough), `index` (`0` or `0000`), or
-    `order` (the k-th of the sorted names is class k, for equal counts). `auto` takes the first of wnid, name and index that fits
-    all classes, and order only where the counts are equal and the model's classes have no names. Raises `DataError` that names
-    classes which do not fit.
+    Args:
+        names: Class names of the data.
+        model_names: Class names of the model.
+        by: How classes are matched. `wnid`: by WNID (`n01440764`, or a name that begins with one), for ImageNet models and models
+            whose class names are WNIDs. `name`: by name, ignoring case, underscores and hyphens; one of several comma-separated
+            synonyms is enough. `index`: by number (`0` or `0000`). `order`: the k-th of the sorted names is class k; the counts
+            must be equal. `auto`: the first of wnid, name and index that fits all classes, and order only if the counts are equal
+            and the model's classes have no names.
+
+    Raises:
+        DataError: If a class of the data matches no class or several classes of the model, or `by` is unknown. The message names
+            classes that do not fit.
     """
     return _matched(names, model_names, by)[1]
 
 
 def order_note(names: Sequence[str], model_names: Sequence[str], by: str = "auto") -> tuple[str, ...]:
-    """What is to be said where `auto` matches by order, since the model's classes have no names; nothing elsewhere."""
+    """Return a note if `auto` matches by order because the model's classes have no names, else nothing.
+
+    Args:
+        names: Class names of the data.
+        model_names: Class names of the model.
+        by: How classes are matched, see `match_classes`.
+    """
     if by != "auto":
         return ()
     way, found = _matched(names, model_names, by)
@@ -46,7 +59,7 @@ def order_note(names: Sequence[str], model_names: Sequence[str], by: str = "auto
 
 
 def _matched(names: Sequence[str], model_names: Sequence[str], by: str) -> tuple[str, tuple[int, ...]]:
-    """The way that is taken, and what it gives."""
+    """Return the way of matching that is used, and the class indices that it finds."""
     check_way(by)
     if by != "auto":
         return by, _unique(_WAYS[by](names, model_names), names, model_names, by)
@@ -54,13 +67,13 @@ def _matched(names: Sequence[str], model_names: Sequence[str], by: str) -> tuple
     if all(name == f"class {k}" for k, name in enumerate(model_names)) and len(names) == len(model_names):
         found["order"] = _by_order(names, model_names)
     fits = (way for way, candidates in found.items() if all(len(c) == 1 for c in candidates))
-    # Where none fits, the error is best about the one that comes nearest.
+    # If none fits, the error is most useful about the way that comes closest.
     way = next(fits, None) or max(found, key=lambda way: sum(map(bool, found[way])))
     return way, _unique(found[way], names, model_names, way)
 
 
 def check_way(by: str) -> None:
-    """Raises `DataError` where there is no such way to match classes."""
+    """Raise `DataError` if the way to match classes is unknown."""
     if by not in CLASSES:
         raise DataError(unknown("way to match classes", by, CLASSES))
 
@@ -88,7 +101,7 @@ def _some(names: Sequence[str]) -> str:
 
 @cache
 def _imagenet() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """WNIDs and descriptions of the 1000 classes."""
+    """Return the WNIDs and descriptions of the 1000 classes."""
     info = ImageNetInfo("imagenet-1k")
     wnids = tuple(info.label_names())
     return wnids, tuple(info.index_to_description(k) for k in range(len(wnids)))
@@ -117,7 +130,7 @@ def _plain(name: str) -> str:
 
 
 def _by_index(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
-    # int() refuses thousands of digits.
+    # int() raises an error for thousands of digits.
     numbers = [int(name) if name.isascii() and name.isdigit() and len(name) < 10 else -1 for name in names]
     return [{k} if 0 <= k < len(model_names) else set() for k in numbers]
 
@@ -130,7 +143,7 @@ def _by_order(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
 
 
 def with_description(name: str) -> str:
-    """A WNID of ImageNet with the words that describe it (`n01440764 tench, Tinca tinca`); any other name as it is."""
+    """Return an ImageNet WNID followed by its description (`n01440764 tench, Tinca tinca`), any other name unchanged."""
     wnids, descriptions = _imagenet()
     return f"{name} {descriptions[wnids.index(name)]}" if name in wnids else name
 

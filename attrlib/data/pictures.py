@@ -1,4 +1,4 @@
-"""Pictures by name: the sample photos, drawn birds, or whatever file a path names."""
+"""Opening of pictures by name: sample photos, drawn birds, and files."""
 
 import re
 
@@ -9,17 +9,17 @@ from attrlib.errors import ImageError
 
 BIRDS_SHOWN = 12
 NAMES: tuple[str, ...] = (*(f"{PREFIX}{name}" for name in SAMPLES), *(f"birds:test/{k}" for k in range(BIRDS_SHOWN)))
-"""Pictures that are always at hand, some birds among them; every bird goes by `birds:SPLIT/INDEX`."""
+"""Names of pictures that are always available: the sample photos and a few birds. Any bird can be opened as `birds:SPLIT/INDEX`."""
 _BIRD = re.compile(r"(birds:(train|select|test))/(\d{1,6})")
 
 
 def is_named(name: str) -> bool:
-    """Whether a text is the name of a picture that needs no file."""
+    """Return whether a text names a picture that needs no file."""
     return name.removeprefix(PREFIX) in SAMPLES if name.startswith(PREFIX) else _BIRD.fullmatch(name) is not None
 
 
 def title(name: str) -> str:
-    """What a list calls the picture: the sample's own name, or the bird's class and index."""
+    """Return the title of a named picture for lists: the name of the sample, or the index and class of the bird."""
     bird = _BIRD.fullmatch(name)
     if bird is None:
         return name.removeprefix(PREFIX)
@@ -28,7 +28,15 @@ def title(name: str) -> str:
 
 
 def open_image(source: object, name: str = "") -> Photo:
-    """A picture from `sample:NAME`, from `birds:SPLIT/INDEX`, or from anything that `open_photo` takes. Raises `ImageError`."""
+    """Open a picture by name, or from anything that `open_photo` takes.
+
+    Args:
+        source: `sample:NAME`, `birds:SPLIT/INDEX`, or a path, bytes, an open binary file or a PIL image.
+        name: What the result and error messages call the picture, unless `source` is a name.
+
+    Raises:
+        ImageError: If the picture does not exist or cannot be opened.
+    """
     if isinstance(source, str) and source.startswith(PREFIX):
         return open_sample(source)
     bird = _BIRD.fullmatch(source) if isinstance(source, str) else None

@@ -1,4 +1,4 @@
-"""Sample photos that scikit-image ships inside its wheel: no download, no copies here."""
+"""Sample photos that scikit-image ships inside its wheel, so that nothing has to be downloaded or copied."""
 
 import importlib.util
 from pathlib import Path
@@ -20,7 +20,11 @@ SAMPLES = {
 
 
 def open_sample(name: str) -> Photo:
-    """The sample photo `name`, with or without the prefix `sample:`. Raises `ImageError` for an unknown one."""
+    """Open a sample photo by name, with or without the prefix `sample:`.
+
+    Raises:
+        ImageError: If the name is unknown, or scikit-image is not installed.
+    """
     short = name.removeprefix(PREFIX)
     if short not in SAMPLES:
         raise ImageError(unknown("sample photo", short, SAMPLES))

@@ -1,6 +1,6 @@
-"""Frozen specs: what is to be computed and shown, in one vocabulary for the library, the command line, links and manifests.
+"""Frozen specs of what to compute and show, shared by the library, the command line, links and manifests.
 
-Each declares its fields once; `codec` derives text, link, command line, Python and JSON from the declarations.
+Each spec declares its fields once. `codec` derives text, link, command line, Python and JSON from the declarations.
 """
 
 from attrlib.specs.aggregate import AVERAGES, AggregateSpec, AggregateView, at_layers

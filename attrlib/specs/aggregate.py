@@ -1,4 +1,4 @@
-"""A run of one protocol, and how its maps are sorted and averaged in bins (AggAtt)."""
+"""Specs of aggregate views (AggAtt): a run of one protocol, and how its maps are sorted and averaged in bins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ AVERAGES = ("positive", "signed")
 
 @dataclass(frozen=True)
 class AggregateView(View):
-    """How the maps of a run are smoothed and averaged. None of it computes an attribution anew."""
+    """How the maps of a run are smoothed and averaged. No option causes an attribution to be recomputed."""
 
     cell: int = param(0, "The target cell of the grids, row by row from 0", low=0, high=15)
     smoothing: int = param(
@@ -30,9 +30,16 @@ class AggregateView(View):
     average: str = param("positive", "Average max(a, 0), or both signs", choices=AVERAGES)
 
     def kernel(self, side: int, full: int) -> int:
-        """Return K for maps whose side is `side` where the input's is `full`: the nearest odd number to K side / full, 0 for none.
+        """Return the kernel size for maps of another size than the input: the odd number nearest to K side / full.
 
         K = 129 at 224 px is 17 at 28 x 28 and 9 at 14 x 14, as in the figures of Rao et al.
+
+        Args:
+            side: Side of the maps, in pixels.
+            full: Side of the input, in pixels.
+
+        Returns:
+            The kernel size, 0 for no smoothing.
         """
         size = 2 * round((self.smoothing * side / full - 1) / 2) + 1
         return size if self.smoothing > 1 and size > 1 else 0
@@ -67,11 +74,11 @@ class AggregateSpec(Spec):
 
     @property
     def setting(self) -> ProtocolSpec:
-        """The protocol."""
+        """Return the protocol of the run."""
         return self.run.protocols[0]
 
     def snippet(self) -> str:
-        """Return Python that computes the same."""
+        """Return Python code that computes the same."""
         run = self.run
         view = self.view.keywords([p.name for p in options_of(AggregateView)]).removeprefix(", ")
         options = run.keywords([p.path[-1] for p in options_of(RunSpec)])
@@ -95,5 +102,13 @@ class AggregateSpec(Spec):
 
 
 def at_layers(methods: Sequence[MethodSpec], layers: Sequence[str]) -> tuple[MethodSpec, ...]:
-    """Return each method that names no layer at each of the layers, by default its own; method by method, each once."""
+    """Expand methods to layers: each method that names no layer is used at each of the given layers.
+
+    Args:
+        methods: The methods. One that names a layer keeps it.
+        layers: Names of layers. If empty, each method is used at its default layer.
+
+    Returns:
+        The methods in order, each at all of its layers, without duplicates.
+    """
     return tuple(dict.fromkeys(replace(m, layer=m.layer or layer) for m in methods for layer in layers or [""]))

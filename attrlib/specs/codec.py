@@ -1,7 +1,7 @@
-"""What follows from the declared fields of a spec: link, command line, Python, JSON, and a reader that forgives.
+"""Base of all specs, which derives link, command line, Python and JSON from their declared fields, and reads them back.
 
-A spec is a frozen dataclass whose fields are declared with `param`, or with `nested` where they are specs themselves
-(`attrlib.registry`). Nothing else has to be written for a new field.
+A spec is a frozen dataclass whose fields are declared with `param`, or with `nested` if they are specs themselves (see
+`attrlib.registry`). A new field needs no other code.
 """
 
 import dataclasses
@@ -22,23 +22,33 @@ from attrlib.registry import REQUIRED, Param, params_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 Parsers = Mapping[str, Callable[[str], Any]]
-"""For some fields, what reads their text instead of their declaration: names that only modules above this one know."""
+"""Parsers that replace those of the declaration for some fields, for names that only higher-level modules know."""
 
 
 class Reader:
-    """Fields as text.
+    """Reader of fields from text.
 
     Args:
-        texts: The text of each field that is given.
-        parsers: For some fields, what reads their text instead of their declaration.
-        problems: Takes messages about what makes no sense, which keeps its default then; without it the first one raises `SpecError`.
+        texts: The text of each field that is given, by name.
+        parsers: Parsers that replace those of the declaration, by field.
+        problems: List that collects messages about invalid values, whose fields keep their defaults. If None, the first invalid value
+            raises `SpecError`.
     """
 
     def __init__(self, texts: Mapping[str, str], parsers: Parsers = MappingProxyType({}), problems: list[str] | None = None):
         self.texts, self._parsers, self._problems = texts, parsers, problems
 
     def value(self, param: Param, default: Any, parse: Callable[[str], Any] | None = None) -> Any:
-        """Return the value of a field, `default` where it is not given; `parse` reads it, by default its declaration. Raises `SpecError`."""
+        """Return the value of a field.
+
+        Args:
+            param: The field.
+            default: Value if the field is not given, `REQUIRED` if it must be.
+            parse: Parser of the text, by default that of the declaration.
+
+        Raises:
+            SpecError: If a required field is missing, or its text is invalid and problems are not collected.
+        """
         text = self.texts.get(param.name)
         if text == "" and self._problems is not None:
             return () if param.kind is tuple else default
@@ -56,15 +66,15 @@ class Reader:
 
 
 class Spec:
-    """Base of all specs: frozen dataclasses that say what is to be computed and shown."""
+    """Base class of all specs: frozen dataclasses that define what is computed and shown."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
     command: ClassVar[str] = ""
-    """The command of `python -m attrlib` that computes it."""
+    """The command of `python -m attrlib` that computes the spec."""
     out: ClassVar[str] = ""
-    """The folder that it writes by default, where it must write one."""
+    """Default output folder of the command, empty if it need not write one."""
     what: ClassVar[str] = "spec"
-    """What it is called in messages."""
+    """What messages call the spec."""
 
     def __post_init__(self) -> None:
         for p in params_of(type(self)):
@@ -73,7 +83,15 @@ class Spec:
 
     @classmethod
     def build(cls, reader: Reader, default: Self | None = None) -> Self:
-        """Read all fields. Those that are not given are those of `default`, or have the defaults of their declaration."""
+        """Build a spec from a reader.
+
+        Args:
+            reader: Reader of the given fields.
+            default: Spec that provides the fields that are not given. If None, the defaults of the declaration are used.
+
+        Raises:
+            SpecError: If a field is invalid or missing.
+        """
         values: dict[str, Any] = {}
         for f in dataclasses.fields(cls):  # type: ignore[arg-type]
             own = [p for p in params_of(cls) if p.path[0] == f.name]
@@ -86,12 +104,29 @@ class Spec:
 
     @classmethod
     def read(cls, texts: Mapping[str, str], parsers: Parsers = MappingProxyType({})) -> Self:
-        """Read fields from text, as flags give them. Raises `SpecError` for the first that makes no sense, or is missing."""
+        """Build a spec from text fields, as given by command-line flags.
+
+        Args:
+            texts: The text of each field that is given, by name.
+            parsers: Parsers that replace those of the declaration, by field.
+
+        Raises:
+            SpecError: For the first field that is invalid or missing.
+        """
         return cls.build(Reader(texts, parsers))
 
     @classmethod
     def read_link(cls, fields: Mapping[str, str], default: Self, parsers: Parsers = MappingProxyType({})) -> tuple[Self, list[str]]:
-        """Read the fields of a link; what makes no sense keeps its default and is named in the list of problems."""
+        """Build a spec from the fields of a link. Fields that are missing or invalid keep their defaults.
+
+        Args:
+            fields: The text of each field of the link, by name.
+            default: Spec that provides the defaults.
+            parsers: Parsers that replace those of the declaration, by field.
+
+        Returns:
+            The spec, and messages about invalid values and unknown fields.
+        """
         known = [p.name for p in params_of(cls)]
         problems = [unknown("field of the link", name, known) for name in sorted(set(fields) - set(known))]
         spec = cls.build(Reader(fields, parsers, problems), default)
@@ -99,23 +134,30 @@ class Spec:
 
     @classmethod
     def from_json(cls, value: object) -> Self:
-        """Read what JSON holds of a spec, each value in its type. Raises `SpecError` for anything else."""
+        """Build a spec from its JSON value. Types are checked strictly.
+
+        Raises:
+            SpecError: If the value is not one of this spec.
+        """
         try:
             return _adapter_of(cls).validate_json(json.dumps(value))
         except (ValidationError, TypeError, ValueError, RecursionError) as error:
             raise SpecError(f"this is no {cls.what} ({_reason(error)}); begin it anew") from None
 
     def fields(self) -> dict[str, str]:
-        """Return every field as text; those that have none, as an optional field that is None, are left out."""
+        """Return every field as text, by name. Optional fields with empty text, such as None, are left out."""
         found = {p.name: (p, p.format(attrgetter(".".join(p.path))(self))) for p in params_of(type(self))}
         return {name: text for name, (p, text) in found.items() if text or p.required}
 
     def link(self) -> str:
-        """Return the query string that restores this. Every value is written out: a later change of a default changes no link."""
+        """Return the query string of a link that restores the spec.
+
+        Every value is written out, so that a later change of a default does not change the meaning of old links.
+        """
         return "?" + urlencode(self.fields(), safe="@:,=/")
 
     def flags(self) -> list[str]:
-        """Return the words of a command line for what is not at its default."""
+        """Return the command-line words of the fields that differ from their defaults."""
         texts, words = self.fields(), []
         for p in params_of(type(self)):
             if p.name in texts and (p.required or texts[p.name] != p.format(p.default)):
@@ -124,41 +166,41 @@ class Spec:
         return words
 
     def cli(self, out: str = "") -> str:
-        """Return the command line that computes the same, where it writes files into the folder `out`."""
+        """Return the command line that computes the same, with the output folder `out` (by default that of the spec, if it has one)."""
         folder = out or self.out
         return shlex.join(["python", "-m", "attrlib", self.command, *self.flags(), *(["--out", folder] if folder else [])])
 
     def keywords(self, names: Collection[str]) -> str:
-        """Return Python for those of the fields that are not at their default, as keyword arguments behind others."""
+        """Return Python code for the named fields that differ from their defaults, as keyword arguments to append to others."""
         own = {p.path[0]: p.default for p in params_of(type(self)) if len(p.path) == 1}
         return "".join(f", {n}={getattr(self, n)!r}" for n in names if getattr(self, n) != own[n])
 
 
 class _Inner(Reader):
-    """Fields of a spec within a spec, under the names that they have there."""
+    """Reader of the fields of a nested spec, under the names that they have in the outer spec."""
 
     def __init__(self, outer: Reader, own: list[Param], metadata: Mapping[str, Any]):
         self._outer, self._own = outer, {p.path[1:]: p for p in own}
         self.texts = outer.texts
 
     def value(self, param: Param, default: Any, parse: Callable[[str], Any] | None = None) -> Any:
-        """Return the value of a field; one that the whole leaves out has its default."""
+        """Return the value of a field, or its default if the outer spec leaves the field out."""
         found = self._own.get(param.path)
         return default if found is None else self._outer.value(found, default, parse)
 
 
 def flag_of(param: Param) -> str:
-    """Return the flag of a field on the command line."""
+    """Return the command-line flag of a field."""
     return f"--{param.flag or param.name.replace('_', '-')}"
 
 
 def options_of(cls: type) -> tuple[Param, ...]:
-    """Return the fields of a spec that are numbers, switches or texts and have a default: what can be set in a form."""
+    """Return the fields of a spec that a form can set: numbers, switches and texts with a default."""
     return tuple(p for p in params_of(cls) if p.is_plain and not p.required and len(p.path) == 1)
 
 
 def documented(options: Iterable[Param]) -> Callable[[F], F]:
-    """Name options that a function takes as `**options` in its signature and its docstring."""
+    """Return a decorator that lists the options that a function takes as `**options` in its signature and docstring."""
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)

@@ -1,11 +1,11 @@
-"""Content digests: the one JSON text of a value, and its hash."""
+"""Content digests: the canonical JSON text of a value, and its hash."""
 
 import dataclasses
 import hashlib
 import json
 
 NUMERICS = 2
-"""Version of the numerics: raised when any method's values change, so that nothing stale is ever read from a cache."""
+"""Version of the numerics. Increased when the values of any method change, so that stale results are never read from a cache."""
 
 
 def digest(*parts: object) -> str:
@@ -19,7 +19,7 @@ def digest(*parts: object) -> str:
 
 
 def canonical(value: object) -> str:
-    """Return the one JSON text of a value: sorted keys, no spaces, specs as objects."""
+    """Return the canonical JSON text of a value: sorted keys, no spaces, specs as objects."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain, allow_nan=False)
 
 

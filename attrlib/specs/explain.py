@@ -1,4 +1,4 @@
-"""One picture explained by several methods, and how it is shown."""
+"""Spec of the explanation of one picture by several methods, and of how it is shown."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,7 +17,7 @@ def _parse_class(value: object) -> int:
 
 @dataclass(frozen=True)
 class ExplainSpec(Spec):
-    """One picture explained by several methods, and how it is shown: what a link, a command line or a manifest says."""
+    """One picture explained by several methods, and how it is shown, as in a link, a command line or a manifest."""
 
     command: ClassVar[str] = "explain"
     out: ClassVar[str] = "explained"
@@ -35,7 +35,7 @@ class ExplainSpec(Spec):
     view: ViewSpec = nested(ViewSpec)
 
     def snippet(self) -> str:
-        """Return Python that computes the same maps."""
+        """Return Python code that computes the same maps."""
         calls = [
             f"    {str(m)!r}: attrlib.explain(model, photo, {str(m)!r}, target={self.target}, seed={self.seed}).maps," for m in self.methods
         ]

@@ -1,4 +1,4 @@
-"""Which method, at which layer, with which parameters."""
+"""Spec of a method: its name, layer and parameters."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -11,9 +11,9 @@ from attrlib.specs.text import Pairs, Value, read_list, read_pairs, write_list, 
 
 @dataclass(frozen=True)
 class MethodSpec(Spec):
-    """A method at a layer with its parameters; as text `NAME@LAYER:key=value:key=value`, for example `IG@Final:steps=20`.
+    """A method at a layer with its parameters. Its text form is `NAME@LAYER:key=value:key=value`, for example `IG@Final:steps=20`.
 
-    An empty layer stands for the method's own default until `attrlib.methods.resolve` fills it in.
+    An empty layer stands for the method's default, which `attrlib.methods.resolve` fills in.
     """
 
     name: str
@@ -22,7 +22,15 @@ class MethodSpec(Spec):
 
     @classmethod
     def parse(cls, text: str, layer: str = "") -> Self:
-        """Read the text form; `layer` is used where the text names none. Values stay text until `attrlib.methods.resolve`."""
+        """Parse the text form. Parameter values stay text until `attrlib.methods.resolve` converts them.
+
+        Args:
+            text: For example `IG@Final:steps=20`.
+            layer: Layer to use if the text names none.
+
+        Raises:
+            SpecError: If the text is not valid.
+        """
         head, params = read_pairs(text)
         name, _, own_layer = head.partition("@")
         if not name.strip():
@@ -36,17 +44,25 @@ class MethodSpec(Spec):
 
     @property
     def values(self) -> dict[str, Value]:
-        """The parameters by name."""
+        """Return the parameters by name."""
         return dict(self.params)
 
 
 def parse_methods(text: str, layer: str = "") -> tuple[MethodSpec, ...]:
-    """Read a list of methods in text form, separated by commas, each once, in order."""
+    """Parse a comma-separated list of methods, in order and without duplicates.
+
+    Args:
+        text: Methods in text form, for example `IG,Grad-CAM@Final`.
+        layer: Layer of the methods that name none.
+
+    Raises:
+        SpecError: If the list is empty, or an entry is not valid.
+    """
     return read_list(text, lambda part: MethodSpec.parse(part, layer), "no method given; write for example IG,Grad-CAM@Final")
 
 
 def methods_param() -> Any:
-    """Declare the methods of a spec, in text form separated by commas."""
+    """Declare the field for the methods of a spec, whose text form is a comma-separated list."""
     return param(
         REQUIRED,
         "Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all",

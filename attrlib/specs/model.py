@@ -1,4 +1,4 @@
-"""Which model: its architecture, its weights and the size of its input."""
+"""Spec of a model: its architecture, weights and input size."""
 
 import re
 from dataclasses import dataclass
@@ -11,12 +11,16 @@ from attrlib.specs.text import read_list
 
 AT = "@"
 LARGEST = 2048
-"""Pixels that a side of the input may have."""
+"""Largest side of the input, in pixels."""
 Size = tuple[int, int]
 
 
 def parse_size(text: str) -> Size:
-    """Height and width in pixels from `HxW`, or from one number for a square. Raises `SpecError`."""
+    """Parse a size in pixels, `HxW` or one number for a square, into (height, width).
+
+    Raises:
+        SpecError: If the text is not a size, or a side is out of range.
+    """
     found = re.fullmatch(r"\s*(\d{1,6})\s*(?:[x×]\s*(\d{1,6})\s*)?", text, re.ASCII)
     if found is None:
         raise SpecError(f"input size {text[:40]!r} is not valid: write HEIGHTxWIDTH in pixels, as in 192x256, or one number for a square")
@@ -25,7 +29,11 @@ def parse_size(text: str) -> Size:
 
 
 def check_size(size: int | Size) -> Size:
-    """Height and width, from a pair or from one number for a square. Raises `SpecError` for what no input can have."""
+    """Validate an input size in pixels, a pair or one number for a square, and return (height, width).
+
+    Raises:
+        SpecError: If a side is not a whole number from 1 to `LARGEST`.
+    """
     pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, tuple | list) else ()
     if len(pair) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= LARGEST for side in pair):
         raise SpecError(
@@ -35,16 +43,17 @@ def check_size(size: int | Size) -> Size:
 
 
 def size_text(size: Size) -> str:
-    """The inverse of `parse_size`."""
+    """Return a size as text, the inverse of `parse_size`."""
     return f"{size[0]}x{size[1]}"
 
 
 @dataclass(frozen=True)
 class ModelSpec(Spec):
-    """Which model: an architecture (`efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`) and where its weights come from.
+    """A model: an architecture (`efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`), its weights and its input size.
 
-    `checkpoint` is the path of a local file, `random:SEED` for random weights, or None for the pretrained ones; `input_size` is
-    (height, width) in pixels, None for the model's own. As text ARCHITECTURE or ARCHITECTURE@CHECKPOINT, with @HxW behind it for a size.
+    `checkpoint` is the path of a local file, `random:SEED` for random weights, or None for the pretrained ones. `input_size` is
+    (height, width) in pixels, or None for the model's default. The text form is ARCHITECTURE or ARCHITECTURE@CHECKPOINT, followed by
+    @HxW for another input size.
     """
 
     architecture: str = param(
@@ -64,7 +73,11 @@ class ModelSpec(Spec):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the text form. Raises `SpecError` for no name, and for a size that no input can have."""
+        """Parse the text form.
+
+        Raises:
+            SpecError: If there is no architecture, or the size is not valid.
+        """
         head, at, last = text.strip().rpartition(AT)
         sized = at and re.fullmatch(r"\d+[x×]\d+", last, re.ASCII)
         architecture, _, checkpoint = (head if sized else text.strip()).partition(AT)
@@ -74,9 +87,10 @@ class ModelSpec(Spec):
 
     @classmethod
     def build(cls, reader: Reader, default: Self | None = None) -> Self:
-        """Read the fields, the first of them also in text form. Where any is given, none of the others is that of `default`.
+        """Build the spec from a reader, whose first field may hold the whole text form.
 
-        A checkpoint or a size of its own goes before what the text form says; a checkpoint without a model is one of the default's.
+        If any field is given, checkpoint and size are not taken from `default`. The separate fields for them take precedence over the
+        text form. A checkpoint or size without a model applies to the architecture of `default`.
         """
         model, checkpoint, size = params_of(ModelSpec)
         if default is not None and not any(reader.texts.get(p.name) for p in (model, checkpoint, size)):
@@ -93,24 +107,28 @@ class ModelSpec(Spec):
 
     @property
     def text(self) -> str:
-        """All of it in a word, as it stands in lists and links."""
+        """Return the text form, as used in lists and links."""
         size = f"{AT}{size_text(self.input_size)}" if self.input_size else ""
         return self.architecture + (f"{AT}{self.checkpoint}" if self.checkpoint else "") + size
 
     def options(self) -> dict[str, Any]:
-        """Return what `attrlib.load_model` is called with besides the architecture."""
+        """Return the keyword arguments of `attrlib.load_model`, without those at their defaults."""
         return {name: value for name, value in (("checkpoint", self.checkpoint), ("input_size", self.input_size)) if value is not None}
 
     def arguments(self) -> str:
-        """Return the arguments of `attrlib.load_model`, as Python."""
+        """Return the arguments of `attrlib.load_model` as Python code."""
         return ", ".join([repr(self.architecture), *(f"{name}={value!r}" for name, value in self.options().items())])
 
 
 def parse_model_specs(text: str) -> tuple[ModelSpec, ...]:
-    """Read a list of models in text form, separated by commas, each once, in order. Raises `SpecError`."""
+    """Parse a comma-separated list of models, in order and without duplicates.
+
+    Raises:
+        SpecError: If an entry is not valid.
+    """
     return read_list(text, ModelSpec.parse)
 
 
 def write_model_specs(models: tuple[ModelSpec, ...]) -> str:
-    """Write models in text form, separated by commas."""
+    """Return models as a comma-separated list in text form."""
     return ",".join(model.text for model in models)

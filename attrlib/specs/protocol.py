@@ -1,4 +1,4 @@
-"""Which protocol, with which parameters."""
+"""Spec of a protocol: its name and parameters."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,14 +10,18 @@ from attrlib.specs.text import Pairs, Value, read_list, read_pairs, write_pairs
 
 @dataclass(frozen=True)
 class ProtocolSpec(Spec):
-    """A protocol with its parameters; as text `NAME:key=value`, for example `idsds:grid=4:baseline=blur`."""
+    """A protocol with its parameters. Its text form is `NAME:key=value`, for example `idsds:grid=4:baseline=blur`."""
 
     name: str
     params: Pairs = ()
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the text form. Values stay text until `attrlib.protocols.resolve`."""
+        """Parse the text form. Parameter values stay text until `attrlib.protocols.resolve` converts them.
+
+        Raises:
+            SpecError: If the text is not valid.
+        """
         head, params = read_pairs(text)
         if not head.strip() or "@" in head:
             raise SpecError(f"{text[:80]!r} names no protocol; write NAME or NAME:key=value, as in difull:grid=3")
@@ -28,10 +32,14 @@ class ProtocolSpec(Spec):
 
     @property
     def values(self) -> dict[str, Value]:
-        """The parameters by name."""
+        """Return the parameters by name."""
         return dict(self.params)
 
 
 def parse_protocols(text: str) -> tuple[ProtocolSpec, ...]:
-    """Read a list of protocols in text form, separated by commas, each once, in order."""
+    """Parse a comma-separated list of protocols, in order and without duplicates.
+
+    Raises:
+        SpecError: If the list is empty, or an entry is not valid.
+    """
     return read_list(text, ProtocolSpec.parse, "no protocol given; write for example sds,difull:grid=3")

@@ -1,4 +1,4 @@
-"""Methods judged by protocols on a model and a data set."""
+"""Spec of a run: methods evaluated by protocols on a model and a data set."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,17 +11,17 @@ from attrlib.specs.protocol import ProtocolSpec, parse_protocols
 from attrlib.specs.text import MOST, write_list
 
 CLASSES = ("auto", "wnid", "name", "index", "order")
-"""Ways to find the classes of the data among the model's."""
+"""Ways to match the classes of the data to those of the model, see `attrlib.data.labels.match_classes`."""
 DATA_HELP = "A name, a folder of class folders, or a CSV file"
 
 
 def seed_param() -> Any:
-    """Declare the seed of a run or a study."""
+    """Declare the field for the seed of a run or a study."""
     return param(0, "Chooses the items, and draws what is random", low=0, high=MOST)
 
 
 def classes_param() -> Any:
-    """Declare how the classes of the data are found among the model's."""
+    """Declare the field for how the classes of the data are matched to those of the model."""
     return param(
         "auto",
         "How class folders name the model's classes: found automatically, or by WNID, name, index or order",
@@ -33,7 +33,7 @@ def classes_param() -> Any:
 
 @dataclass(frozen=True)
 class RunSpec(Spec):
-    """Methods judged by protocols on a model and a data set: what a score, a link, a command line or a manifest says.
+    """Methods evaluated by protocols on a model and a data set, as in a score, a link, a command line or a manifest.
 
     A field with a default is an option. Adding one here adds it to the command line, the link, the snippet, the keyword
     arguments of `attrlib.score` and `attrlib.compare`, and the form of the page Scores; see CONTRIBUTING.md, "An option of a run".
@@ -87,7 +87,7 @@ class RunSpec(Spec):
     )
 
     def snippet(self) -> str:
-        """Return Python that computes the same."""
+        """Return Python code that computes the same."""
         model = self.model.arguments() + self.keywords(["deletion_tuned"])
         given = self.keywords([p.name for p in options_of(RunSpec) if p.name != "deletion_tuned"])
         if self.filter_models:

@@ -1,4 +1,4 @@
-"""What a study is about: its name and parameters, models, data and methods."""
+"""Spec of a study: its name and parameters, models, data and methods."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -13,10 +13,11 @@ from attrlib.specs.text import Pairs, read_pairs, write_list, write_pairs
 
 @dataclass(frozen=True)
 class StudySpec(Spec):
-    """A study on models and data. Without `models` its own; without `methods` its own, at settings that keep it cheap.
+    """A study on models and data.
 
-    `params` are the study's, as text or in type; in text form they stand behind its name, as in `smoothing:limit=8`.
-    `seed` chooses the items and draws whatever is random.
+    Without `models`, the study uses its default models. Without `methods`, it uses its default methods, at settings that keep it cheap.
+    `params` are the parameters of the study, as text or typed values. In the text form they follow its name, as in
+    `smoothing:limit=8`. `seed` chooses the items and draws whatever is random.
     """
 
     command: ClassVar[str] = "study"
@@ -48,18 +49,18 @@ class StudySpec(Spec):
 
     @classmethod
     def build(cls, reader: Reader, default: Self | None = None) -> Self:
-        """Read all fields, the parameters from the text form of the study."""
+        """Build the spec from a reader; the parameters are read from the text form of the study."""
         study, *others = params_of(cls)
         named = reader.value(study, REQUIRED if default is None else (default.study, default.params), read_pairs)
         rest = {p.name: reader.value(p, p.default if default is None else getattr(default, p.name)) for p in others}
         return cls(*named, **rest)
 
     def fields(self) -> dict[str, str]:
-        """Return every field as text."""
+        """Return every field as text, with the parameters in the text form of the study."""
         return super().fields() | {"study": str(self)}
 
     def snippet(self) -> str:
-        """Return Python that computes the same."""
+        """Return Python code that computes the same."""
         given = f", models={[m.text for m in self.models]}" if self.models else ""
         given += self.keywords(["data"])
         given += f", methods={[str(m) for m in self.methods]}" if self.methods else ""

@@ -1,4 +1,4 @@
-"""Text forms: NAME:key=value, lists separated by commas, and whole numbers."""
+"""Text forms: NAME:key=value, comma-separated lists, and whole numbers."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -8,12 +8,16 @@ from attrlib.registry import Value
 
 T = TypeVar("T")
 MOST = 2**31 - 1
-"""Largest seed, index or number of items."""
+"""Largest allowed seed, index or number of items."""
 Pairs = tuple[tuple[str, Value], ...]
 
 
 def read_pairs(text: str) -> tuple[str, Pairs]:
-    """Return what stands before the first colon, and the key=value pairs behind it. Raises `SpecError`."""
+    """Parse NAME:key=value:key=value into the part before the first colon and the pairs after it. Values stay text.
+
+    Raises:
+        SpecError: If a pair is not key=value, or a key is given twice.
+    """
     head, *pairs = text.strip().split(":")
     params: list[tuple[str, Value]] = []
     for pair in pairs:
@@ -27,7 +31,7 @@ def read_pairs(text: str) -> tuple[str, Pairs]:
 
 
 def write_pairs(params: Pairs) -> str:
-    """Write key=value pairs, each behind a colon."""
+    """Return key=value pairs as text, each preceded by a colon."""
     return "".join(f":{key}={_write(value)}" for key, value in params)
 
 
@@ -36,7 +40,16 @@ def _write(value: Value) -> str:
 
 
 def read_list(text: str, parse: Callable[[str], T], missing: str = "") -> tuple[T, ...]:
-    """Read a list separated by commas, each entry once, in order. Raises `SpecError(missing)` for an empty one, if that is not empty."""
+    """Parse a comma-separated list, in order and without duplicates.
+
+    Args:
+        text: The list. Empty entries are ignored.
+        parse: Parser of one entry.
+        missing: Error message for an empty list. If empty, an empty list is allowed.
+
+    Raises:
+        SpecError: If the list is empty and `missing` is given, or as raised by `parse`.
+    """
     found = tuple(dict.fromkeys(parse(part) for part in text.split(",") if part.strip()))
     if missing and not found:
         raise SpecError(missing)
@@ -44,12 +57,20 @@ def read_list(text: str, parse: Callable[[str], T], missing: str = "") -> tuple[
 
 
 def write_list(values: Iterable[object]) -> str:
-    """Write values separated by commas."""
+    """Return values as a comma-separated list."""
     return ",".join(map(str, values))
 
 
 def whole(text: object, name: str) -> int:
-    """Return a non-negative whole number below 2**31. Raises `SpecError`."""
+    """Parse a whole number from 0 to 2**31 - 1.
+
+    Args:
+        text: The number, or its text.
+        name: What the error message calls it.
+
+    Raises:
+        SpecError: If it is not a whole number in that range.
+    """
     try:
         number = int(str(text))
     except ValueError:

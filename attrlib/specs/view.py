@@ -1,4 +1,4 @@
-"""How maps are shown: typed options, which links, command lines and dials are made from."""
+"""Specs of how maps are shown. Links, command lines and controls are generated from their typed options."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,17 +13,21 @@ SCALES = ("shared", "each")
 
 
 def check_kernel(size: int) -> None:
-    """Raises `SpecError` for an even kernel size."""
+    """Raise `SpecError` for an even kernel size."""
     if size and size % 2 == 0:
         raise SpecError(f"smoothing={size} is even: the kernel size K must be odd, or 0 for none")
 
 
 class View(Spec):
-    """How maps are shown: a frozen dataclass of typed options. None of it changes an attribution."""
+    """Base class of views: frozen dataclasses of typed options for how maps are shown. No option changes an attribution."""
 
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> Self:
-        """Return the view with the given options, the others at their defaults. Raises `SpecError`."""
+        """Return a view with the given options, and the others at their defaults.
+
+        Raises:
+            SpecError: If an option is unknown or its value is not valid.
+        """
         return cls(**parse_params(cls, given, "view"))
 
 

@@ -1,4 +1,4 @@
-"""The store: results of attribution scoring on disk, computed once and never again."""
+"""On-disk store of scores, attribution maps and runs, so that nothing is computed twice."""
 
 from attrlib.store.files import rounded
 from attrlib.store.maps import Verified

@@ -1,4 +1,4 @@
-"""One database: opened when first needed, looked at before each use, set aside and begun anew when it is damaged."""
+"""One database: checked before each use, and an SQLite file that is damaged is set aside and replaced by a fresh one."""
 
 import contextlib
 import os
@@ -21,10 +21,18 @@ T = TypeVar("T")
 
 
 class Database:
-    """The tables at a URL. `read` and `write` run a function in one transaction and raise nothing of their own but `Unavailable`.
+    """The tables at a URL. `read` and `write` run a function in one transaction and themselves raise only `Unavailable`.
 
-    An SQLite file that is damaged or of another version is set aside with a note, and the function runs on a fresh one; so it may
-    run twice. Opening raises `StoreError` where no server answers, or where the tables are not this program's and version's.
+    An SQLite file that is damaged or of another version is set aside with a note, and the function runs on a fresh file. It may
+    therefore run twice.
+
+    Args:
+        url: URL of an SQLite file or a PostgreSQL database.
+        tables: The tables, created if there are none.
+        note: Function that takes notes for the user.
+
+    Raises:
+        StoreError: If no server responds, or the tables belong to another program, or on a server to another version.
     """
 
     def __init__(self, url: URL, tables: MetaData, note: Callable[[str], None]):
@@ -43,13 +51,14 @@ class Database:
                 raise StoreError(str(error)) from None
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns. In SQLite it waits for no writer."""
+        """Run `work` in a transaction and return its result. In SQLite it never waits for a writer."""
         return self._run(work, write=False)
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, in a transaction that overlaps with no other of this process, and in SQLite of no process.
+        """Run `work` in a write transaction and return its result.
 
-        After a wait in vain, further writes fail at once for as long as that wait was.
+        Write transactions of one process never overlap; in SQLite, those of different processes do not either. After a failed write,
+        further writes fail immediately for as long as that one took, so that not every write waits for a lock or a server.
         """
         with self._writing:
             begun = time.monotonic()
@@ -63,11 +72,11 @@ class Database:
                 raise
 
     def insist(self) -> None:
-        """The next write is tried even if one was in vain just now."""
+        """Let the next write be tried even if one has just failed."""
         self._again = 0.0
 
     def nbytes(self) -> int:
-        """Bytes on the disk, of the file or of the server's tables."""
+        """Return the bytes on disk of the file, or of the tables on the server."""
         if self._file is not None:
             return sum(_size(file) for file in self._files())
         size = (
@@ -76,7 +85,7 @@ class Database:
         return int(self.read(lambda c: c.execute(text(size), {"n": NAMESPACE}).scalar_one()))
 
     def check(self) -> bool:
-        """Whether SQLite finds its file sound; if not, the file is set aside. A server looks after itself."""
+        """Return whether an SQLite file is intact, and set it aside if not. A server is not checked."""
 
         def work(connection: Connection) -> None:
             if connection.execute(text("PRAGMA integrity_check")).scalars().all() != ["ok"]:
@@ -88,12 +97,12 @@ class Database:
         return self.times_set_aside == before
 
     def compact(self) -> None:
-        """Gives the room of deleted rows back to the disk. A server does so by itself."""
+        """Return the space of deleted rows to the disk. A server does so by itself."""
         if self._file is not None:
             self.read(lambda c: [c.execute(text(sql)) for sql in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)")])
 
     def close(self) -> None:
-        """Closes the connections; the next use opens new ones."""
+        """Close the connections. The next use opens new ones."""
         with self._opening:
             if self._engine is not None:
                 self._engine.dispose()
@@ -137,11 +146,11 @@ class Database:
         return self._opened(repaired=True)
 
     def _repair(self, error: Exception, engine: Engine | None, repaired: bool) -> None:
-        """Sets a damaged file aside; raises `Unavailable` for any other trouble, and for damage that comes back at once."""
+        """Set a damaged file aside. Raise `Unavailable` for any other failure, and if the fresh file is damaged again."""
         if self._file is None or repaired or not is_damage(error):
             raise Unavailable(redacted(reason(error, self._place), self._url)) from None
         with self._opening:
-            # Another thread or process may have been here first: then a fresh file is there already.
+            # Another thread or process may have replaced the file already.
             if self._engine is engine and self._seen == self._look():
                 self._set_aside("damaged", "was damaged")
 
@@ -152,7 +161,7 @@ class Database:
         if suffix == "damaged" or aside.exists():
             aside = aside.with_name(f"{aside.name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
         try:
-            # The log goes first: a log beside a file that it does not belong to would be played into it.
+            # The log is moved first: SQLite would apply a leftover log to the fresh file.
             for file in reversed(self._files()):
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(file, aside.with_name(aside.name + file.name.removeprefix(self._file.name)))
@@ -162,9 +171,9 @@ class Database:
         self._note(f"{self._place} {why}: a fresh one is begun, and results are computed again; delete {aside.name} unless you need it")
 
     def _create(self) -> None:
-        """An empty file, so that it can be told from any that replaces it. It is never opened here once it exists.
+        """Create an empty file, so that a later replacement can be recognised. A file that exists is never opened here.
 
-        Closing a file drops all locks that this process has on it, those of other connections too.
+        Closing a file releases all locks that this process holds on it, including those of other connections.
         """
         if self._file is None or self._file.exists():
             return
@@ -177,7 +186,7 @@ class Database:
             raise Unavailable(reason(error, self._place)) from None
 
     def _look(self) -> object:
-        """What of the file asks for new connections when it changes: which file it is, and how it may be opened."""
+        """Return what requires new connections when it changes: the identity of the file, and the mode in which it can be opened."""
         if self._file is None:
             return "server"
         try:
@@ -187,7 +196,7 @@ class Database:
         return stat.st_dev, stat.st_ino, self._mode()
 
     def _mode(self) -> str:
-        """Empty, or how SQLite reads a file that it may not write: a log beside it says that somebody else does."""
+        """Return the SQLite URI parameter for a read-only file, else an empty text. A log next to it means that others write the file."""
         assert self._file is not None
         effective = os.access in os.supports_effective_ids
         if all(os.access(path, os.W_OK, effective_ids=effective) for path in (self._file, self._file.parent)):
@@ -203,5 +212,5 @@ def _size(file: Path) -> int:
     try:
         return file.stat().st_size
     except OSError:
-        # Logs come and go with the connections of all processes.
+        # Log files appear and disappear with the connections of all processes.
         return 0

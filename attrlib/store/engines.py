@@ -1,4 +1,4 @@
-"""How connections to a database are made, and its tables on first use."""
+"""Connections to databases, and creation of their tables at first use."""
 
 import time
 from pathlib import Path
@@ -11,22 +11,26 @@ from attrlib.store.failures import Refused, is_lock
 from attrlib.store.tables import SCHEMA
 
 TIMEOUT = 30.0
-"""Seconds to wait for another program's lock."""
+"""Seconds to wait for a lock held by another program."""
 
 NAMESPACE = "attrlib"
-"""The PostgreSQL schema, so that the tables of other programs in the same database are not in the way."""
+"""Name of the PostgreSQL schema, which avoids conflicts with the tables of other programs in the same database."""
 
 _PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
 _MAKING = 0x617474726C6962
-"""Number of the PostgreSQL lock under which tables are made."""
+"""Number of the PostgreSQL advisory lock that is held while tables are created."""
 
 
 class OtherSchema(Exception):
-    """The tables are of another version, which is the text."""
+    """The tables have another version, which is the message."""
 
 
 def server_engine(url: URL) -> Engine:
-    """Connections to PostgreSQL. Raises `Refused` where its driver is not installed."""
+    """Create an engine for a PostgreSQL server.
+
+    Raises:
+        Refused: If the driver is not installed.
+    """
     driver = url.get_driver_name()
     if driver in _PACKAGES and "connect_timeout" not in url.query:
         url = url.update_query_dict({"connect_timeout": "10"})
@@ -38,17 +42,22 @@ def server_engine(url: URL) -> Engine:
 
 
 def file_engine(file: Path, mode: str = "") -> Engine:
-    """Connections to an SQLite file; `mode` is a URI parameter, such as `immutable=1`, or empty."""
+    """Create an engine for an SQLite file.
+
+    Args:
+        file: Path of the file.
+        mode: A URI parameter, for example `immutable=1`, or empty.
+    """
     name, _, value = mode.partition("=")
     url = URL.create("sqlite", database=str(file))
     if mode:
         url = URL.create("sqlite", database=file.as_uri(), query={name: value, "uri": "true"})
-    # However many threads read: a connection is a file, and none waits for another's.
+    # No limit on connections: each only opens the file, so no thread has to wait for the connection of another.
     engine = create_engine(url, connect_args={"timeout": TIMEOUT}, max_overflow=-1, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def connect(connection, _record) -> None:  # type: ignore[no-untyped-def]
-        # The driver's own way of beginning transactions is too late for reads and too weak for writes.
+        # By default the driver begins transactions too late for reads, and with too weak a lock for writes.
         connection.isolation_level = None
         connection.execute("PRAGMA synchronous=NORMAL")
 
@@ -61,7 +70,17 @@ def file_engine(file: Path, mode: str = "") -> Engine:
 
 
 def prepare(engine: Engine, tables: MetaData, place: str) -> None:
-    """Makes the tables where there are none. Raises `OtherSchema`, and `Refused` for tables of another program."""
+    """Create the tables if there are none.
+
+    Args:
+        engine: Engine of the database.
+        tables: The tables.
+        place: What error messages call the database.
+
+    Raises:
+        OtherSchema: If the tables have another version.
+        Refused: If they belong to another program.
+    """
     with engine.connect() as connection:
         version = _version(connection, tables, place)
     if version is None:
@@ -79,7 +98,7 @@ def _create(engine: Engine, tables: MetaData, place: str) -> str:
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _MAKING})
             if not inspect(connection).has_schema(NAMESPACE):
                 connection.execute(CreateSchema(NAMESPACE))
-        # Another process may have made them since.
+        # Another process may have created them in the meantime.
         version = _version(connection, tables, place)
         if version is None:
             version = str(SCHEMA)
@@ -97,7 +116,7 @@ def _version(connection: Connection, tables: MetaData, place: str) -> str | None
 
 
 def _log_ahead(engine: Engine) -> None:
-    """Readers then wait for no writer. SQLite does not wait for the lock that the change needs, so this does."""
+    """Enable write-ahead logging, so that readers need not wait for writers. Retry here, as SQLite does not wait for the lock."""
     deadline = time.monotonic() + TIMEOUT
     with engine.connect() as connection:
         while True:

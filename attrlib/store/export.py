@@ -1,4 +1,4 @@
-"""A run's scores as one table, to take away: CSV, JSON or Parquet."""
+"""Export of the scores of a run as one table: CSV, JSON or Parquet."""
 
 import csv
 import io
@@ -17,10 +17,21 @@ Rows = Sequence[tuple[str, str, str, float]]
 
 
 def export(run: Run, records: Callable[[str, Sequence[str]], Mapping[str, Record]], format: str) -> bytes:  # noqa: A002
-    """The run's table: a row for each protocol, method and item whose record is known, in the order of the manifest.
+    """Export the scores of a run: a row for each protocol, method and cached item, in the order of the manifest.
 
-    An undefined score is empty in CSV, null in JSON and Parquet. JSON and Parquet carry the manifest: beside the rows, and as JSON in
-    the metadata `attrlib` of the Parquet schema.
+    An undefined score is empty in CSV, and null in JSON and Parquet. JSON contains the manifest next to the rows, Parquet as JSON in
+    the schema metadata `attrlib`.
+
+    Args:
+        run: The manifest of the run.
+        records: Function that returns the cached records of a key and items, for example `Store.records`.
+        format: `csv`, `json` or `parquet`.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        SpecError: If the format is unknown.
     """
     if format not in _WRITERS:
         raise SpecError(unknown("format of an export", format, _WRITERS))
@@ -48,7 +59,7 @@ def _json(manifest: Mapping[str, Any], rows: Rows) -> bytes:
 
 
 def _parquet(manifest: Mapping[str, Any], rows: Rows) -> bytes:
-    # Slow to import, and needed by nobody who does not export.
+    # Slow to import, and needed only for this format.
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 

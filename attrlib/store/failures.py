@@ -1,4 +1,4 @@
-"""What goes wrong on disks and servers, sorted by what is done about it: set aside and begun anew, or kept in memory."""
+"""Failures of disks and servers, classified by how they are handled: replace a damaged file, or keep results in memory."""
 
 import errno
 import sqlite3
@@ -21,27 +21,27 @@ _SQLITE = {
     **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM), _ERRNO[errno.EACCES]),
 }
 _NONSENSE = ("Could not decode", "unsupported file format", "no such table", "no such column", "has no column")
-"""What SQLite says of damage to the format, the tables' names and texts, with a code that stands for many other errors too."""
+"""Messages of SQLite for a damaged format, schema or text. Their error code is no help, as many other errors share it."""
 
 
 class Damaged(Exception):
-    """What a database holds makes no sense."""
+    """The content of a database is damaged."""
 
 
 class Unavailable(Exception):
-    """What is on disk or on a server cannot be used for now. The text says why and what to do. It does not leave the store."""
+    """A disk or server is currently unusable. The message says why and what to do. It is never raised out of the store."""
 
 
 class Refused(Unavailable):
-    """A database that is there and is not to be touched."""
+    """A database exists but must not be used."""
 
 
 TROUBLE = (SQLAlchemyError, Damaged, UnicodeDecodeError)
-"""What work on a database raises. The last: SQLite's message about a damaged file may quote it."""
+"""Errors of work on a database. `UnicodeDecodeError` occurs when SQLite's message quotes bytes of a damaged file."""
 
 
 class Notes:
-    """Sentences for the user, each once, in order. Any thread may add one by calling it."""
+    """Sentences for the user, in order and without duplicates. Calling the object adds one; it is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,25 +53,25 @@ class Notes:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What was noted so far."""
+        """Return the notes so far."""
         with self._lock:
             return tuple(self._texts)
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether the error means that an SQLite file is damaged, as opposed to busy, full or out of reach."""
+    """Return whether the error means that an SQLite file is damaged, as opposed to locked, full or unreachable."""
     if isinstance(error, Damaged | UnicodeDecodeError) or _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return True
     return isinstance(_cause(error), sqlite3.OperationalError) and any(words in str(_cause(error)) for words in _NONSENSE)
 
 
 def is_lock(error: Exception) -> bool:
-    """Whether the error means that somebody else has the SQLite file locked."""
+    """Return whether the error means that another connection has the SQLite file locked."""
     return _code(error) == sqlite3.SQLITE_BUSY
 
 
 def reason(error: Exception, place: str) -> str:
-    """Why the `place` cannot be used, and what to do, in half a sentence."""
+    """Return why `place` cannot be used and what to do, as a clause for a message."""
     known = _SQLITE.get(_code(error)) or _ERRNO.get(getattr(error, "errno", None) or 0)
     if known:
         return known.format(place=place)
@@ -84,5 +84,5 @@ def _cause(error: Exception) -> BaseException:
 
 
 def _code(error: Exception) -> int:
-    """The primary SQLite code, 0 for other errors; the extended ones keep it in the low byte."""
+    """Return the primary SQLite error code, the low byte of an extended one; 0 for other errors."""
     return getattr(_cause(error), "sqlite_errorcode", 0) & 0xFF

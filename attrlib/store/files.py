@@ -1,4 +1,4 @@
-"""Maps as files, named by their content: whatever is damaged or cut off is told by its name."""
+"""Files of maps, named by the digest of their content, so that a damaged or truncated file is detected."""
 
 import hashlib
 import itertools
@@ -20,19 +20,23 @@ _counter = itertools.count()
 
 
 def content_of(blob: bytes) -> str:
-    """The name of a file with these bytes: 32 hex digits of BLAKE2b."""
+    """Return the name of a file with this content: its BLAKE2b digest, 32 hex digits."""
     return hashlib.blake2b(blob, digest_size=16).hexdigest()
 
 
 def checked(content: object) -> str:
-    """The name, if it is one. Raises `Damaged`: what a damaged index says is no path to be read, let alone removed."""
+    """Return a content name if it is valid.
+
+    Raises:
+        Damaged: If it is not. A path from a damaged index must not be read, let alone removed.
+    """
     if not isinstance(content, str) or not re.fullmatch("[0-9a-f]{32}", content):
         raise Damaged
     return content
 
 
 def encode(attribution: Tensor, dtype: str) -> bytes:
-    """A map (1,h,w) as the bytes of a file."""
+    """Encode a map (1,h,w) as the bytes of a file, in `float32` or `float16`."""
     values = attribution.detach().to("cpu", torch.float32).contiguous()
     if dtype == "float32":
         return save({"map": values})
@@ -41,21 +45,30 @@ def encode(attribution: Tensor, dtype: str) -> bytes:
 
 
 def decode(blob: bytes) -> Tensor:
-    """The inverse of `encode`, float32."""
+    """Decode the bytes that `encode` returned into a float32 map (1,h,w)."""
     parts = load(blob)
     return _whole(parts["map"], parts["scale"]) if "scale" in parts else parts["map"]
 
 
 def rounded(maps: Tensor, dtype: str) -> Tensor:
-    """Maps (1,h,w) or (B,1,h,w) as `decode(encode(...))` gives each of them back, float32, on their device."""
+    """Return maps rounded as `decode(encode(...))` would round each of them.
+
+    Args:
+        maps: Maps (1,h,w) or (B,1,h,w).
+        dtype: `float32` or `float16`.
+
+    Returns:
+        The rounded maps, float32, on the device of `maps`.
+    """
     values = maps.detach().to("cpu", torch.float32)
     return (values if dtype == "float32" else _whole(*_halves(values))).to(maps.device)
 
 
 def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Float16 and the scale of each map, a power of two that puts its largest magnitude between 2**14 and 2**15.
+    """Return float16 maps and the scale of each, a power of two that brings its largest magnitude between 2**14 and 2**15.
 
-    Below 65504, and values down to 2**-28 of the largest keep all 11 bits. Doubles, as no float32 scales a map of denormals.
+    That is below 65504, the largest float16, and values down to 2**-28 of the largest keep all 11 bits. The computation is in float64,
+    because no float32 number can scale a map of denormals.
     """
     magnitudes = torch.where(values.isfinite(), values, 0).abs().double().amax(dim=(-2, -1), keepdim=True)
     scale = torch.ldexp(torch.ones_like(magnitudes), torch.frexp(magnitudes).exponent - 15)
@@ -64,18 +77,18 @@ def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _whole(halves: Tensor, scale: Tensor) -> Tensor:
     values = halves.double() * scale
-    # What was rounded up to 2**128 is the largest float32, not infinity.
+    # Values that were rounded up to 2**128 become the largest float32, not infinity.
     return torch.where(values.isinf(), values, values.clamp(-_LARGEST, _LARGEST)).float()
 
 
 class Files:
-    """The files in a folder. Whoever writes or removes any holds the write lock of the index."""
+    """The files in a folder. Callers that write or remove files must hold the write lock of the index."""
 
     def __init__(self, folder: Path):
         self._folder = folder
 
     def read(self, content: str) -> bytes | None:
-        """The bytes of that content; None where the file is missing, damaged or unreadable."""
+        """Return the bytes of a file, or None if it is missing, damaged or unreadable."""
         try:
             blob = self._path(content).read_bytes()
         except OSError:
@@ -83,11 +96,11 @@ class Files:
         return blob if content_of(blob) == content else None
 
     def exists(self, content: str) -> bool:
-        """Whether there is a file of that name, damaged or not."""
+        """Return whether a file of that name exists, damaged or not."""
         return self._path(content).exists()
 
     def write(self, content: str, blob: bytes) -> None:
-        """Writes the file, whole or not at all. Raises `OSError`."""
+        """Write a file atomically. Raise `OSError` if that fails."""
         path = self._path(content)
         part = path.with_name(f"{content}.{os.getpid()}-{next(_counter)}.part")
         try:
@@ -104,11 +117,11 @@ class Files:
             raise
 
     def remove(self, content: str) -> None:
-        """Removes the file if it is there and can be removed."""
+        """Remove a file if it exists and can be removed."""
         _unlink(self._path(content))
 
     def sweep(self, known: set[str]) -> int:
-        """Removes every file whose content is not known, also those that were never finished; says how many."""
+        """Remove every file that is not in `known`, and unfinished ones. Return how many were removed."""
         return sum(_unlink(path) for path in self._all() if path.name.removesuffix(_SUFFIX) not in known)
 
     def _all(self) -> Iterator[Path]:

@@ -1,6 +1,6 @@
-"""Maps on disk, least recently used out first: files named by content, and an index in SQLite beside them.
+"""On-disk cache of maps that evicts the least recently used: files named by their content, and an SQLite index next to them.
 
-The index belongs to the folder, not to the results' database: machines that share a server have each their own files.
+The index belongs to the folder and not to the results database, because machines that share a database server each have their own files.
 """
 
 import threading
@@ -22,20 +22,25 @@ from attrlib.store.tables import maps as table
 from attrlib.store.urls import file_url
 
 MEMORY = 256 << 20
-"""Bytes of maps that are kept in memory while the disk takes none."""
+"""Most bytes of maps that are kept in memory while the disk cannot be written."""
 
 FRESH = 60.0
-"""Seconds within which a further use of a map is not written down."""
+"""Seconds within which a further use of a map is not recorded."""
 
 _SIZE = func.coalesce(cast(func.max(table.c.nbytes), BigInteger), 0)
-"""Bytes of a content: a number, whatever a damaged index holds."""
+"""Bytes of a content. The cast makes it a number even if the index is damaged."""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What a check of everything on disk has found: maps that are whole, and how many contents were dropped as damaged or missing.
+    """Result of a check of everything on disk.
 
-    `orphans` are files that no map refers to, left by programs that were killed; `databases` are those set aside as damaged.
+    Attributes:
+        maps: Number of intact maps.
+        damaged: Number of files dropped because they were damaged or unreadable.
+        missing: Number of files dropped because they were missing.
+        orphans: Number of files removed because no map refers to them, left by programs that were killed.
+        databases: Number of databases set aside because they were damaged.
     """
 
     maps: int
@@ -46,7 +51,7 @@ class Verified:
 
 
 class Maps:
-    """The maps in a folder. Two keys with equal maps share a file, which goes with the last of them."""
+    """The maps in a folder. Keys with equal maps share a file, which is removed with the last of them."""
 
     def __init__(self, folder: Path, max_bytes: int, dtype: str, notes: Notes):
         self._folder, self._max_bytes, self._dtype, self._notes = folder, max_bytes, dtype, notes
@@ -54,12 +59,15 @@ class Maps:
         self._lock = threading.Lock()
         self._kept: dict[str, bytes] = {}
         self._kept_bytes = 0
-        # Bytes that may be added before all are counted again: other processes add too. Below zero at the first add.
+        # Bytes that may be added before all files are counted again, because other processes add too. The first add counts them.
         self._room = 0
         self._index = Database(file_url(folder / "index.sqlite"), index, self._begun_anew)
 
     def get(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """The maps of those keys that are known, in their order, float32 (1,h,w). A file that is damaged or missing is dropped with a note."""
+        """Return the cached maps of some keys by key, float32 (1,h,w), in the order of `keys`.
+
+        Maps whose files are damaged or missing are dropped, with a note.
+        """
         with self._lock:
             found = {key: decode(self._kept[key]) for key in keys if key in self._kept}
         try:
@@ -81,7 +89,7 @@ class Maps:
         return {key: found[key] for key in keys if key in found}
 
     def add(self, maps: Mapping[str, Tensor]) -> None:
-        """Keeps maps (1,h,w) whose keys are new; in memory while the disk takes none, with a note."""
+        """Add maps (1,h,w) whose keys are new. If the disk cannot be written, keep them in memory, with a note."""
         blobs = {key: encode(tensor, self._dtype) for key, tensor in maps.items()}
         fitting = {key: blob for key, blob in blobs.items() if len(blob) <= self._max_bytes}
         if len(fitting) < len(blobs):
@@ -92,7 +100,7 @@ class Maps:
             self._keep(fitting)
 
     def retry(self) -> None:
-        """Writes what is kept in memory, if the disk takes it by now."""
+        """Try again to write what is kept in memory."""
         with self._lock:
             kept = dict(self._kept)
         if kept and self._write(kept):
@@ -101,14 +109,14 @@ class Maps:
                     self._kept_bytes -= len(self._kept.pop(key, b""))
 
     def measure(self) -> tuple[int, int]:
-        """How many maps there are, and the bytes of their files."""
+        """Return the number of maps and the bytes of their files."""
         sizes = select(_SIZE.label("nbytes")).group_by(table.c.content).subquery()
         total = select(func.coalesce(func.sum(sizes.c.nbytes), 0))
         count = select(func.count()).select_from(table)
         return self._index.read(lambda c: (c.execute(count).scalar_one(), c.execute(total).scalar_one()))
 
     def evict(self, limit: int) -> int:
-        """Removes the least recently used maps down to `limit` bytes, all at once. The bytes that are left."""
+        """Remove the least recently used maps until at most `limit` bytes are left, in one transaction. Return the bytes left."""
         query = select(table.c.content, _SIZE).group_by(table.c.content).order_by(func.max(table.c.used))
 
         def choose(connection: Connection) -> tuple[list[str], int]:
@@ -123,12 +131,12 @@ class Maps:
             return old, left
 
         old, left = self._index.write(choose)
-        # Only when the rows are gone for good: a program killed in between leaves files without rows, not rows without files.
+        # Only after the rows are committed: a program killed in between leaves files without rows, not rows without files.
         self._index.write(lambda c: self._remove_unused(c, old))
         return left
 
     def clear(self) -> None:
-        """Removes all maps."""
+        """Remove all maps."""
         with self._lock:
             self._kept, self._kept_bytes = {}, 0
         self._index.write(lambda c: c.execute(delete(table)))
@@ -136,18 +144,18 @@ class Maps:
         self._index.compact()
 
     def verify(self) -> Verified:
-        """Reads every file, drops what is damaged or missing, removes what nothing refers to, and checks the index."""
+        """Read every file, drop damaged and missing ones, remove files that no map refers to, and check the index."""
         sound = self._index.check()
         contents = self._index.read(_contents)
         damaged, missing = self._drop({content for content in contents if self._files.read(content) is None})
         return Verified(self.measure()[0], damaged, missing, self._sweep(), int(not sound))
 
     def index_bytes(self) -> int:
-        """Bytes of the index."""
+        """Return the size of the index in bytes."""
         return self._index.nbytes()
 
     def close(self) -> None:
-        """Tries once more to write what is kept in memory, and closes the connections."""
+        """Try once more to write what is kept in memory, and close the connections."""
         self.retry()
         self._index.close()
 
@@ -199,10 +207,10 @@ class Maps:
             self._index.write(lambda c: [c.execute(update(table).where(table.c.key.in_(k)).values(used=now)) for k in chunks(keys)])
 
     def _drop(self, contents: Collection[str]) -> tuple[int, int]:
-        """Drops contents whose files are still damaged or missing; how many of each."""
+        """Drop contents whose files are still damaged or missing. Return how many were damaged, and how many missing."""
 
         def work(connection: Connection) -> tuple[int, int]:
-            # Another thread or process may have evicted them since, or written them anew.
+            # Another thread or process may have evicted or rewritten them in the meantime.
             lost = [content for content in _used(connection, contents) if self._files.read(content) is None]
             missing = sum(not self._files.exists(content) for content in lost)
             _delete(connection, lost)
@@ -224,7 +232,7 @@ class Maps:
 
     def _begun_anew(self, text: str) -> None:
         self._notes(text)
-        # Without the lock of the index, which is not there: what another process adds at this moment may go, and is missed then.
+        # There is no index to lock: files that another process adds at this moment may be removed, and are then found missing.
         self._files.sweep(set())
 
 
@@ -238,7 +246,7 @@ def _rows(connection: Connection, keys: Sequence[str]) -> list[tuple[str, str, f
 
 
 def _used(connection: Connection, contents: Collection[str]) -> set[str]:
-    """Those of the contents that a key refers to."""
+    """Return those of the contents that a key refers to."""
     query = select(table.c.content).distinct()
     return {content for part in chunks(contents) for content in connection.execute(query.where(table.c.content.in_(part))).scalars()}
 

@@ -1,4 +1,4 @@
-"""The process's own store, as the environment describes it."""
+"""The store of this process, configured by environment variables."""
 
 import atexit
 import os
@@ -15,10 +15,15 @@ _making = threading.Lock()
 
 
 def open_store() -> Store:
-    """The store of this process, opened at the first call.
+    """Return the store of this process, opened at the first call.
 
-    `ATTRLIB_CACHE` is its folder, else the user's cache folder; `ATTRLIB_STORE_URL` the database of results, else SQLite in that
-    folder; `ATTRLIB_CACHE_BYTES` the most that maps may take, as in 10GB; `ATTRLIB_MAPS` how they are kept, float32 or float16.
+    Environment variables configure it: `ATTRLIB_CACHE` is its folder, by default the user's cache folder. `ATTRLIB_STORE_URL` is the
+    database of results, by default an SQLite file in that folder. `ATTRLIB_CACHE_BYTES` is the most that maps may take, for example
+    10GB, the default. `ATTRLIB_MAPS` is the type they are stored in, float32 (the default) or float16.
+
+    Raises:
+        SpecError: If the size or the type is invalid.
+        StoreError: If the store cannot be opened, see `Store`.
     """
     names = ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS")
     url, folder, most, dtype = settings = tuple(os.environ.get(name) or None for name in names)
@@ -31,7 +36,15 @@ def open_store() -> Store:
 
 
 def parse_bytes(text: str, name: str = "size") -> int:
-    """Bytes from a text such as `4GB`, `512 MiB`, `1.5G` or `1000`; K, M, G and T are powers of 1024. Raises `SpecError`."""
+    """Parse a number of bytes.
+
+    Args:
+        text: For example `4GB`, `512 MiB`, `1.5G` or `1000`; K, M, G and T are powers of 1024.
+        name: What the error message calls the value.
+
+    Raises:
+        SpecError: If the text is not a size.
+    """
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([KMGT]?)(I?B)?", text.strip().upper(), re.ASCII)
     if match is None:
         raise SpecError(f"{name}={text[:40]!r} is not valid: expected bytes, as in 4GB or 512MB")

@@ -1,4 +1,4 @@
-"""Scores of single items, as rows of the results' database."""
+"""Scores of single items, stored as rows of the results database."""
 
 import json
 import math
@@ -19,14 +19,19 @@ Detail = float | Sequence[float]
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of one item (an image or a grid) under one spec: its score, NaN where undefined, and further numbers by name."""
+    """Result of one item (an image or a grid) under one spec.
+
+    Attributes:
+        value: Score of the item, NaN if undefined.
+        details: Further numbers by name.
+    """
 
     value: float = math.nan
     details: Mapping[str, Detail] = field(default_factory=dict)
 
 
 class Records:
-    """The records in a database; those that it does not take for now stay in memory, with a note."""
+    """The records in a database. Those that cannot be written stay in memory, with a note."""
 
     def __init__(self, database: Database, notes: Notes):
         self._database, self._notes = database, notes
@@ -34,7 +39,7 @@ class Records:
         self._kept: dict[tuple[str, str], tuple[str, Record]] = {}
 
     def get(self, key: str, items: Sequence[str]) -> dict[str, Record]:
-        """The records of those items that are known, in their order."""
+        """Return the records of the items that are cached under a key, in the order of `items`."""
         query = select(table.c.item, table.c.value, table.c.details).where(table.c.key == key)
 
         def work(connection: Connection) -> dict[str, Record]:
@@ -50,7 +55,7 @@ class Records:
         return {item: found[item] for item in items if item in found}
 
     def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
-        """The values alone of those items that are known, in their order: without reading the details, which take much more room."""
+        """Return only the values of the cached items, in the order of `items`, without reading the much larger details."""
         query = select(table.c.item, table.c.value).where(table.c.key == key)
 
         def work(connection: Connection) -> dict[str, float]:
@@ -66,7 +71,7 @@ class Records:
         return {item: found[item] for item in items if item in found}
 
     def add(self, key: str, spec: Mapping, records: Mapping[str, Record]) -> bool:
-        """Adds those that are new, in one transaction; whether the database took them."""
+        """Add the new records in one transaction. Return whether the database was written."""
         text = canonical(spec)
         entries = {(key, item): (text, record) for item, record in records.items()}
         written = self._write(entries)
@@ -76,7 +81,7 @@ class Records:
         return written
 
     def retry(self) -> None:
-        """Writes what is kept in memory, if the database takes it by now."""
+        """Try again to write what is kept in memory."""
         with self._lock:
             kept = dict(self._kept)
         if kept and self._write(kept):
@@ -84,12 +89,12 @@ class Records:
                 self._kept = {name: entry for name, entry in self._kept.items() if name not in kept}
 
     def forget(self) -> None:
-        """Drops what is kept in memory."""
+        """Discard what is kept in memory."""
         with self._lock:
             self._kept = {}
 
     def _write(self, entries: Mapping[tuple[str, str], tuple[str, Record]]) -> bool:
-        # Sorted, as two transactions that insert the same rows in different orders block each other on a server.
+        # Sorted, because transactions that insert the same rows in different orders can deadlock on a server.
         texts = {key: text for (key, _item), (text, _record) in sorted(entries.items(), key=_name)}
         rows = [_row(key, item, record) for (key, item), (_text, record) in sorted(entries.items(), key=_name)]
 
@@ -125,7 +130,7 @@ def _record(value: float | None, text: str | None) -> Record:
 
 
 def _text(details: Mapping[str, Detail]) -> str:
-    """JSON, which knows neither NaN nor infinity: they are null and a text. Few details have any."""
+    """Return details as JSON. It has neither NaN nor infinity: they become null and a string. Few details contain any."""
     try:
         return json.dumps(dict(details), allow_nan=False, default=float)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Runs: what was asked for, which records answer it, and how far it came."""
+"""Runs: what was requested, which records belong to it, and its state."""
 
 import json
 import threading
@@ -23,8 +23,13 @@ STATES = ("running", "done", "cancelled", "failed")
 class Run:
     """The manifest of one run.
 
-    `parts` says where its records are: for each label `PROTOCOL|METHOD` an object with the `key` of the records and the list `items`.
-    Times are UTC, ISO 8601.
+    Attributes:
+        key: Key of the run.
+        spec: What the run computes, as JSON values.
+        parts: Where its records are: for each label `PROTOCOL|METHOD`, an object with the `key` of the records and the list `items`.
+        state: `running`, `done`, `cancelled` or `failed`.
+        created: Time when the run first started, UTC in ISO 8601.
+        updated: Time of the last change, UTC in ISO 8601.
     """
 
     key: str
@@ -36,7 +41,7 @@ class Run:
 
 
 class Runs:
-    """The runs in a database; what it does not take for now stays in memory, with a note."""
+    """The runs in a database. What cannot be written stays in memory, with a note."""
 
     def __init__(self, database: Database, notes: Notes):
         self._database, self._notes = database, notes
@@ -45,7 +50,7 @@ class Runs:
         self._states: dict[str, tuple[str, str]] = {}
 
     def save(self, key: str, spec: Mapping, parts: Mapping) -> bool:
-        """Adds a run that begins, or begins it again; whether the database took it."""
+        """Record that a run has started, or started again. Return whether the database was written."""
         now = _now()
         with self._lock:
             self._kept[key] = Run(key, json.loads(canonical(spec)), json.loads(json.dumps(parts)), "running", now, now)
@@ -53,7 +58,7 @@ class Runs:
         return self.retry()
 
     def set_state(self, key: str, state: str) -> bool:
-        """Says how far a run came; whether the database took it. A run that is not there any more stays gone."""
+        """Record the state of a run. Return whether the database was written. A deleted run is not restored."""
         if state not in STATES:
             raise SpecError(unknown("state of a run", state, STATES))
         with self._lock:
@@ -61,7 +66,7 @@ class Runs:
         return self.retry()
 
     def known(self) -> list[Run]:
-        """All runs, the newest first."""
+        """Return all runs, newest first."""
         try:
             stored = self._database.read(lambda c: {row.key: _run(row) for row in c.execute(select(table))})
         except Unavailable as error:
@@ -75,7 +80,7 @@ class Runs:
         return sorted(stored.values(), key=lambda run: (run.created, run.key), reverse=True)
 
     def retry(self) -> bool:
-        """Writes what is kept in memory; whether the database took it."""
+        """Try to write what is kept in memory. Return whether the database was written."""
         with self._lock:
             kept, states = dict(self._kept), dict(self._states)
         rows = [asdict(run) | dict(spec=canonical(run.spec), parts=json.dumps(run.parts)) for run in kept.values()]
@@ -97,7 +102,7 @@ class Runs:
         return True
 
     def forget(self) -> None:
-        """Drops what is kept in memory."""
+        """Discard what is kept in memory."""
         with self._lock:
             self._kept, self._states = {}, {}
 

@@ -1,4 +1,4 @@
-"""The store: records, maps and runs under one roof."""
+"""The store, which combines records, maps and runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from attrlib.store.urls import file_url, read_url
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is stored: rows of each kind, bytes of the databases, and bytes of the maps."""
+    """Size of a store: rows of each kind, bytes of the databases, and bytes of the maps."""
 
     specs: int
     records: int
@@ -33,11 +33,18 @@ class Sizes:
 
 
 class Store:
-    """Results on disk, shared by threads and processes. Trouble while reading or writing ends in `notes`, not in an error.
+    """Results on disk, shared by threads and processes. Failures to read or write results are reported in `notes`, not as errors.
 
-    Records and runs are in the database at `url` (SQLite or PostgreSQL, else an SQLite file in `folder`), maps in `folder`, up to
-    `max_bytes` and rounded to `dtype`, float32 or float16. Opening raises `StoreError` where the folder cannot be made, or the
-    address makes no sense, leads nowhere, or leads to the tables of another program.
+    Args:
+        url: Address of the SQLite or PostgreSQL database of records and runs, by default an SQLite file in `folder`.
+        folder: Folder of the maps, by default the user's cache folder.
+        max_bytes: Most bytes that maps may take. Beyond that, the least recently used ones are removed.
+        dtype: Type that stored maps are rounded to, `float32` or `float16`.
+
+    Raises:
+        SpecError: If `dtype` is unknown.
+        StoreError: If a folder cannot be created, or the address is invalid, cannot be reached, or belongs to another program or to
+            another version of this one.
     """
 
     def __init__(self, url: str | None = None, folder: Path | None = None, max_bytes: int = 10 * 2**30, dtype: str = "float32"):
@@ -57,62 +64,99 @@ class Store:
 
     @property
     def dtype(self) -> str:
-        """How maps are rounded: float32 or float16."""
+        """Return the type that maps are rounded to: `float32` or `float16`."""
         return self._dtype
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was repaired, set aside or could not be kept, each once, in a sentence that says what to do."""
+        """Return what was repaired, set aside or not kept, each as a sentence that says what to do, without duplicates."""
         return self._notes.texts
 
     def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
-        """The records under that key of those items that are known, in their order."""
+        """Return the records of the items that are cached under a key, in the order of `items`.
+
+        Args:
+            key: Digest of the spec, see `add_records`.
+            items: Identifiers of items (images or grids).
+        """
         return self._records.get(key, items)
 
     def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
-        """The values alone of the records under that key of those items that are known, in their order."""
+        """Return only the values of the records of the items that are cached under a key, in the order of `items`.
+
+        Args:
+            key: Digest of the spec, see `add_records`.
+            items: Identifiers of items (images or grids).
+        """
         return self._records.values(key, items)
 
     def add_records(self, key: str, spec: Mapping, records: Mapping[str, Record]) -> None:
-        """Adds records by item, all or none; those that are known already stay as they are.
+        """Add records in one transaction. Those already cached are not overwritten.
 
-        `spec` is what `key` is the digest of, as JSON values; it is stored once. What the database does not take for now stays known
-        to this process, with a note, and is written after the next write that succeeds.
+        If the database cannot be written, the records stay in the memory of this process, with a note, and are written after the next
+        write that succeeds.
+
+        Args:
+            key: Digest of `spec`.
+            spec: What was computed, as JSON values. It is stored once for each key.
+            records: Records by item.
         """
         if self._records.add(key, spec, records):
             self._retry()
 
     def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """The maps of those keys that are known, in their order, float32 (1,h,w). What is damaged or missing on disk is dropped, with a note."""
+        """Return the cached maps of some keys by key, float32 (1,h,w), in the order of `keys`.
+
+        Maps whose files are damaged or missing are dropped from the store, with a note.
+        """
         return self._maps.get(keys)
 
     def add_maps(self, maps: Mapping[str, Tensor]) -> None:
-        """Adds maps (1,h,w) by key; those that are known already stay as they are. Beyond `max_bytes` the least recently used go.
+        """Add maps (1,h,w) by key. Those already cached are not overwritten.
 
-        What the disk does not take for now stays known to this process, up to 256 MiB, with a note.
+        Beyond `max_bytes`, the least recently used maps are removed. If the disk cannot be written, up to 256 MiB of maps stay in the
+        memory of this process, with a note.
         """
         self._maps.add(maps)
 
     def rounded(self, maps: Tensor) -> Tensor:
-        """Maps (1,h,w) or (B,1,h,w) as the store gives them back, so that fresh ones score like stored ones."""
+        """Return maps (1,h,w) or (B,1,h,w) rounded as the store would return them, so that fresh maps score like stored ones."""
         return rounded(maps, self._dtype)
 
     def save_run(self, key: str, spec: Mapping, parts: Mapping) -> None:
-        """Writes down that a run begins, or begins again; see `Run` for what `parts` holds."""
+        """Record that a run has started, or started again.
+
+        Args:
+            key: Key of the run.
+            spec: What the run computes, as JSON values.
+            parts: Where its records are, see `Run`.
+        """
         if self._runs.save(key, spec, parts):
             self._retry()
 
     def set_state(self, key: str, state: str) -> None:
-        """Writes down that a run is `running`, `done`, `cancelled` or `failed`. A run that was pruned meanwhile stays gone."""
+        """Record the state of a run. A run that was pruned in the meantime is not restored.
+
+        Args:
+            key: Key of the run.
+            state: `running`, `done`, `cancelled` or `failed`.
+
+        Raises:
+            SpecError: If the state is unknown.
+        """
         if self._runs.set_state(key, state):
             self._retry()
 
     def runs(self) -> list[Run]:
-        """All runs, the newest first."""
+        """Return all runs, newest first."""
         return self._runs.known()
 
     def sizes(self) -> Sizes:
-        """How much is stored. Raises `StoreError` where that cannot be read."""
+        """Return the size of the store.
+
+        Raises:
+            StoreError: If the store cannot be read.
+        """
         try:
             counts = [select(func.count()).select_from(table) for table in (tables.specs, tables.records, tables.runs)]
             specs, records, runs = self._database.read(lambda c: [c.execute(count).scalar_one() for count in counts])
@@ -122,9 +166,10 @@ class Store:
             raise StoreError(str(error)) from None
 
     def verify(self) -> Verified:
-        """Reads every map, drops what is damaged or missing, removes files that no map refers to, and checks the databases.
+        """Read every map, drop damaged and missing ones, remove files that no map refers to, and check the databases.
 
-        Raises `StoreError` where the store cannot be read and written.
+        Raises:
+            StoreError: If the store cannot be read or written.
         """
         try:
             sound = self._database.check()
@@ -134,9 +179,17 @@ class Store:
             raise StoreError(str(error)) from None
 
     def prune(self, max_bytes: int | None = None, everything: bool = False) -> int:
-        """Removes the least recently used maps down to `max_bytes`, else the store's own; or everything, records and runs too.
+        """Remove the least recently used maps, or everything.
 
-        Returns the bytes that were freed. Raises `StoreError` where the store cannot be written.
+        Args:
+            max_bytes: Bytes of maps to keep, by default the limit of the store.
+            everything: Whether to remove all maps, records and runs instead.
+
+        Returns:
+            The number of bytes freed.
+
+        Raises:
+            StoreError: If the store cannot be read or written.
         """
         before = self.sizes()
         try:
@@ -150,14 +203,23 @@ class Store:
         return before.map_bytes - after.map_bytes + max(0, before.database_bytes - after.database_bytes)
 
     def export(self, run_key: str, format: str) -> bytes:  # noqa: A002
-        """The scores of a run as `csv`, `json` or `parquet`; see `attrlib.store.export`."""
+        """Return the scores of a run as a table, see `attrlib.store.export`.
+
+        Args:
+            run_key: Key of the run.
+            format: `csv`, `json` or `parquet`.
+
+        Raises:
+            StoreError: If the run does not exist.
+            SpecError: If the format is unknown.
+        """
         runs = {run.key: run for run in self.runs()}
         if run_key not in runs:
             raise StoreError(unknown("run", run_key, runs))
         return export(runs[run_key], self.records, format)
 
     def close(self) -> None:
-        """Tries once more to write what is kept in memory, and closes all connections; the next use opens new ones."""
+        """Try once more to write what is kept in memory, and close all connections. The next use opens new ones."""
         self._database.insist()
         self._retry()
         self._database.close()

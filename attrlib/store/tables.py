@@ -1,4 +1,4 @@
-"""The tables: of the results, on any database, and of the index of maps, in SQLite beside the maps."""
+"""Database tables of the results, on any database, and of the index of maps, in SQLite next to the maps."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -8,14 +8,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import UserDefinedType
 
 SCHEMA = 1
-"""Version of the tables: raised when they change, so that no other version's rows are misread."""
+"""Version of the tables. Increased when they change, so that rows of another version are not misread."""
 
 CHUNK = 500
-"""Values in one IN list: databases limit them."""
+"""Most values in one IN list, which databases limit."""
 
 
 class _Untyped(UserDefinedType[float]):
-    """SQLite keeps a float's bits only in columns without numeric affinity: elsewhere -0.0 becomes 0.0."""
+    """A float column without numeric affinity: only these keep every bit in SQLite, in others -0.0 becomes 0.0."""
 
     cache_ok = True
 
@@ -65,13 +65,20 @@ _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.in
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
-    """Inserts the rows whose primary key is not there yet."""
+    """Insert the rows whose primary key does not exist yet."""
     if rows:
         connection.execute(_INSERTS[connection.dialect.name](table).on_conflict_do_nothing(), rows)
 
 
 def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]], keep: Collection[str]) -> None:
-    """Inserts the rows; those whose primary key is there are overwritten but for the columns to `keep`."""
+    """Insert rows, overwriting those whose primary key exists.
+
+    Args:
+        connection: Connection with an open transaction.
+        table: The table to write.
+        rows: Values by column.
+        keep: Columns that are not overwritten.
+    """
     if rows:
         insert = _INSERTS[connection.dialect.name](table)
         changed = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key and c.name not in keep}
@@ -79,6 +86,6 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, obj
 
 
 def chunks(values: Iterable[str]) -> Iterator[list[str]]:
-    """The values in lists that fit into one statement."""
+    """Split values into lists that fit into one statement."""
     rest = list(values)
     return (rest[i : i + CHUNK] for i in range(0, len(rest), CHUNK))

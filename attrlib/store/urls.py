@@ -1,4 +1,4 @@
-"""Where the results' database is: reads URLs, and never lets a password out."""
+"""URLs of the results database: parsing them, and keeping their passwords out of messages."""
 
 import re
 from pathlib import Path
@@ -12,12 +12,16 @@ _HINT = "set ATTRLIB_STORE_URL to sqlite:////FOLDER/FILE or postgresql://USER:PA
 
 
 def file_url(file: Path) -> URL:
-    """The URL of an SQLite file."""
+    """Return the URL of an SQLite file."""
     return URL.create("sqlite", database=str(file))
 
 
 def read_url(text: str) -> URL:
-    """The URL of an SQLite file or a PostgreSQL database. Raises `StoreError` for any other."""
+    """Parse the URL of an SQLite file or a PostgreSQL database.
+
+    Raises:
+        StoreError: If it is not one.
+    """
     try:
         url = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", text))
     except (ArgumentError, ValueError):
@@ -34,16 +38,16 @@ def read_url(text: str) -> URL:
 
 
 def place_of(url: URL) -> str:
-    """What the URL names, for a message: the file, or database and server."""
+    """Return what a message calls the database: the file, or the name of the database and its server."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
-    # A password with an unescaped @ ends in what looks like the host.
+    # The end of a password with an unescaped @ is parsed as part of the host.
     host = (url.host or "localhost").rpartition("@")[2]
     return f"PostgreSQL database {url.database} at {host}{f':{url.port}' if url.port else ''}"
 
 
 def redacted(message: str, url: URL) -> str:
-    """The message without anything of the URL that may be a password."""
+    """Return the message with everything masked that may be a password of the URL."""
     secrets = [str(url.password or ""), *(url.host or "").split("@")[:-1]]
     secrets += [str(value) for name, value in url.query.items() if "pass" in name]
     for secret in filter(None, secrets):

@@ -1,9 +1,9 @@
-"""Birds made of parts: a procedural data set of which is known what every part contributes.
+"""Birds made of parts: a procedural data set whose parts can be removed, so that the contribution of each part is known.
 
-In the spirit of FunnyBirds (Hesse et al., ICCV 2023, arXiv 2308.06248), with drawings of our own. A class is a combination of variants
-of six parts, each variant a shape and a colour; no part alone tells the class, any two do. Pose, size, place, light, background and
-clutter are random. Everything follows from the split and the index, nothing is stored, and each scene can be drawn without any of its
-parts, all else the same.
+It follows the idea of FunnyBirds (Hesse et al., ICCV 2023, arXiv 2308.06248), with new drawings. A class is a combination of variants
+of six parts, where each variant has a shape and a colour. No single part determines the class, but any two do. Pose, size, position,
+light, background and clutter are random. A scene depends only on the split and the index, nothing is stored, and each scene can be
+drawn without any of its parts, everything else unchanged.
 """
 
 from attrlib.data.birds.classes import CLASS_NAMES, CODE, PARTS

@@ -1,4 +1,4 @@
-"""Backgrounds: a blurred distance, clutter in the colours of birds' parts, and something to stand on."""
+"""Backgrounds of the birds: a blurred distance, clutter in the colours of bird parts, and something to stand on."""
 
 from collections.abc import Iterable
 
@@ -23,7 +23,7 @@ SETTINGS = {
         "water": "9fc4b4 5f9c96 7fb0a2 3f7a78 b8d2c0",
     }.items()
 }
-"""Colours above, below, and of what grows there."""
+"""Colours of each setting: above, below, and of what grows there."""
 _PIGMENTS = np.array(PIGMENTS)
 _WOOD = np.array(colour("6f5340"))
 _WEAVES = ((8, 8), (24, 6), (6, 24), (20, 20))
@@ -31,16 +31,27 @@ _AROUND = np.linspace(0, 2 * np.pi, 18, endpoint=False)
 _CIRCLE = np.exp(1j * _AROUND)
 _ALONG = np.linspace(0, 1, 9)
 _LEAF, _THORN, _TWIG = np.sin(np.pi * _ALONG**0.8) + 0.02, 1.02 - _ALONG, 1.2 - 0.6 * _ALONG
-# Of leaves, feathers, thorns, twigs and stems: the longest, the slimmest and the broadest, in lengths, and widths along the length.
+# Of leaves, feathers, thorns, twigs and stems: the largest length, and the smallest and largest width as shares of the length. The
+# profiles below are their widths along the length.
 _SIZES = np.array([[0.15, 0.25, 0.5], [0.17, 0.25, 0.5], [0.15, 0.25, 0.5], [0.5, 0.03, 0.045], [0.19, 0.12, 0.2]])
 _PROFILES = np.stack([_LEAF, _LEAF, _THORN, _TWIG, _TWIG])
 
 
 def backdrop(rng: np.random.Generator, feet: np.ndarray, scale: float, size: int) -> np.ndarray:
-    """A background (3,H,W) from 0 to 1, drawn from `rng`; a bird of that scale stands on it with its `feet`, x + iy."""
+    """Draw a random background.
+
+    Args:
+        rng: Generator of all random choices.
+        feet: Positions of the feet of the bird that stands on it, as complex numbers x + iy in sides of the picture.
+        scale: Length of the bird's body, in sides of the picture.
+        size: Side of the picture, in pixels.
+
+    Returns:
+        The background (3,H,W), from 0 to 1.
+    """
     colours = list(SETTINGS.values())[int(len(SETTINGS) * rng.random())]
     far = (np.clip(_distance(rng, colours, size // 2), 0, 1) * 255).astype(np.uint8)
-    # Drawn at half the size, so that it is out of focus.
+    # Drawn at half the size and enlarged, so that it looks out of focus.
     planes = [Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR) for plane in far]
     canvas = np.stack([np.asarray(plane) for plane in planes]) * np.float32(1 / 255)
     clutter = _Clutter(rng)
@@ -54,7 +65,7 @@ def backdrop(rng: np.random.Generator, feet: np.ndarray, scale: float, size: int
 
 
 def _distance(rng: np.random.Generator, colours: np.ndarray, size: int) -> np.ndarray:
-    """A gradient between two colours, with a texture, and large pale shapes: lights, leaves, stones or blades."""
+    """Draw a gradient between two colours, with a texture and large pale shapes: lights, leaves, stones or blades."""
 
     def texture(rows: int, cols: int) -> np.ndarray:
         grid = Image.fromarray((rng.random((rows, cols)) * 255).astype(np.uint8))
@@ -83,9 +94,9 @@ def _distance(rng: np.random.Generator, colours: np.ndarray, size: int) -> np.nd
 
 
 def _scatter(clutter: "_Clutter", colours: np.ndarray) -> None:
-    """Leaves and twigs in the colours of the place, and what parts might be taken for, in theirs.
+    """Add leaves and twigs in the colours of the setting, and distractors in the colours of bird parts.
 
-    Feathers like tails and crests, thorns like beaks, stems like legs, petals, and berries like eyes.
+    The distractors are feathers like tails and crests, thorns like beaks, stems like legs, petals, and berries like eyes.
     """
     leaves, twigs, feathers, thorns, stems, petals, berries = (clutter.between(0, 1, 7) * (6, 3, 3, 3, 3, 3, 3) + 1).astype(int)
     counts = [leaves, feathers, thorns, twigs, stems]
@@ -105,7 +116,7 @@ def _scatter(clutter: "_Clutter", colours: np.ndarray) -> None:
 
 
 def _ground(clutter: "_Clutter", feet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A line from left to right under both feet, x and y."""
+    """Return a line from left to right under both feet, as x and y."""
     left, right = feet[feet.real.argsort()]
     slope = min(max((right - left).imag / max((right - left).real, 0.02), -0.35), 0.35)
     middle = (left + right) / 2
@@ -134,7 +145,7 @@ def _mound(clutter: "_Clutter", feet: np.ndarray, scale: float, colours: np.ndar
 
 
 class _Clutter:
-    """Shapes at random places, collected to be painted in one go. Outlines come as (n,k), colours as (n,3)."""
+    """Shapes at random places, collected and painted together. Outlines are (n,k), colours (n,3)."""
 
     def __init__(self, rng: np.random.Generator):
         self._rng = rng
@@ -159,24 +170,24 @@ class _Clutter:
             paint(canvas, stamp, fill, opacity)
 
     def _anywhere(self, outlines: np.ndarray) -> np.ndarray:
-        """Outlines (...,n,k) around the origin, turned and moved at random."""
+        """Return outlines (...,n,k) around the origin, turned and moved at random."""
         x, y, turn = self._rng.random((3, outlines.shape[-2], 1))
         return x + 1j * y + np.exp(2j * np.pi * turn) * outlines
 
     def strokes(self, lengths: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        """Bent lines of these lengths and widths (n,9): whole, and one half of each along the middle, (2,n,k)."""
+        """Return bent lines of given lengths (n,) and widths (n,9): whole, and the half on one side of the middle, (2,n,k)."""
         t = _ALONG - 0.5
         centres = lengths[:, None] * (t + 1j * self.between(-0.7, 0.7, len(lengths))[:, None] * (0.25 - t * t))
         return self._anywhere(np.stack([stroke(centres, widths), stroke(centres, widths, (0.0, 0.5))]))
 
     def blobs(self, radii: np.ndarray, wobble: np.ndarray | float) -> np.ndarray:
-        """Circles, or stones where they wobble."""
+        """Return circles, or stone-like shapes if `wobble` is not zero."""
         a, b = 2 * np.pi * self._rng.random((2, len(radii), 1))
         waves = np.sin(2 * _AROUND + a) + 0.6 * np.sin(3 * _AROUND + b)
         return self._anywhere(radii[:, None] * (1 + wobble * waves) * _CIRCLE)
 
     def blades(self, x: np.ndarray, y: np.ndarray | float, heights: np.ndarray, widths: np.ndarray | float) -> np.ndarray:
-        """Blades of grass that grow at (x,y)."""
+        """Return blades of grass that grow at (x,y)."""
         sway = self.between(-0.35, 0.35, len(x)) * heights
         centres = (x + 1j * y)[:, None] + sway[:, None] * _ALONG**2 - 1j * heights[:, None] * _ALONG
         return stroke(centres, np.broadcast_to(widths, x.shape)[:, None] * (1 - 0.9 * _ALONG))

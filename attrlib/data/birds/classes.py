@@ -1,15 +1,15 @@
-"""Which classes there are: every class is a combination of variants of its parts, and no part alone tells which."""
+"""Classes of the birds: each is a combination of variants of the parts, and no single part determines the class."""
 
 PARTS = ("beak", "eye", "crest", "wing", "tail", "legs")
-"""The parts that define the class and can be left out; the body, with head and neck, is every bird's."""
+"""The parts that define the class and can be left out. Every bird has a body, with head and neck."""
 VARIANTS = 5
-"""Variants of each part, each with a shape and a colour of its own."""
+"""Number of variants of each part. Each has its own shape and colour."""
 CODE = tuple((a, *((b + k * a) % VARIANTS for k in range(VARIANTS))) for a in range(VARIANTS) for b in range(VARIANTS))
 """The variant of each of `PARTS`, for every class: a Reed-Solomon code over the integers modulo 5, [6, 2, 5].
 
-The lines y = b + a x over a field of five elements: the slope a, and the values at x = 0 to 4. Two lines share at most one of these,
-so that any two classes differ in at least five of the six parts. Every variant occurs in five classes, so one part alone leaves
-five of them; every pair of variants of two parts occurs in exactly one class, so any two parts tell it.
+The code words are the lines y = b + a x over the field of five elements: the slope a, and the values at x = 0 to 4. Two lines share
+at most one of these six numbers, so any two classes differ in at least five of the six parts. Every variant occurs in five classes, so
+a single part leaves five candidates. Every pair of variants of two parts occurs in exactly one class, so any two parts determine it.
 """
 CLASS_NAMES = (
     "bramble chat",
@@ -38,4 +38,4 @@ CLASS_NAMES = (
     "willow oriole",
     "yarrow sparrow",
 )
-"""Made-up species, in the order of `CODE`."""
+"""Names of the classes, made-up species, in the order of `CODE`."""

@@ -1,4 +1,4 @@
-"""The birds as data sets, one for each split, drawn as they are asked for."""
+"""The birds as data sets, one for each split, drawn on access."""
 
 import operator
 
@@ -13,7 +13,15 @@ _SPLITS = {"birds": "test"} | {f"birds:{split}": split for split in SIZES}
 
 
 class Birds(Dataset):
-    """The birds of a split, with a mask of where each part of `PARTS` shows; see `BirdScene`. Raises `DataError` for an unknown split."""
+    """The birds of a split, with masks of the visible pixels of each part of `PARTS`; see `BirdScene`.
+
+    Args:
+        split: `train`, `select` or `test`.
+        name: Name of the data set, by default `birds:SPLIT`.
+
+    Raises:
+        DataError: If the split is unknown.
+    """
 
     class_names = CLASS_NAMES
     has_masks = True
@@ -45,7 +53,12 @@ class Birds(Dataset):
         return f"birds:{self.split}/{self._position(index)}"
 
     def scene(self, index: int, size: int = SIZE) -> BirdScene:
-        """The scene of a picture, which can be drawn without any of its parts, and at another size."""
+        """Return the scene of a picture, which can be drawn without any of its parts.
+
+        Args:
+            index: Index of the picture.
+            size: Side of the pictures drawn from the scene, in pixels.
+        """
         return BirdScene(self.split, self._position(index), size)
 
     def _position(self, index: int) -> int:

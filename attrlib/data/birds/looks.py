@@ -1,8 +1,8 @@
-"""How the variants of each part look.
+"""Shapes and colours of the variants of each part.
 
-Lengths are in units of the bird, whose body is about 1 long. The bird looks to the right, y points down. A part's origin is where it
-is attached: the beak's at the front of the head, the eye's at its centre, the crest's on top of the head, the wing's at the shoulder,
-the tail's at the rump, a leg's at the hip.
+Lengths are in units of the bird, whose body is about 1 long. The bird faces right, and y points down. The origin of a part is where it
+is attached: the front of the head for the beak, its centre for the eye, the top of the head for the crest, the shoulder for the wing,
+the rump for the tail, and the hip for a leg.
 """
 
 import numpy as np
@@ -251,4 +251,4 @@ LEGS = (
 )
 
 LOOKS = {"beak": BEAKS, "eye": EYES, "crest": CRESTS, "wing": WINGS, "tail": TAILS, "legs": LEGS}
-"""The variants of every part."""
+"""The variants of each part, by part."""

@@ -1,4 +1,4 @@
-"""A bird: its pose, drawn at random, and the shapes that follow from it."""
+"""Birds: a random pose, and the shapes that result from it."""
 
 import cmath
 import math
@@ -13,20 +13,20 @@ from attrlib.data.birds.raster import Outline, curve, ellipse, stroke
 from attrlib.data.birds.variants import Variant, colour
 
 BODY = "body"
-"""What every bird has: body, neck and head."""
+"""Name of the part that every bird has: body, neck and head."""
 MARGIN = 0.03
-"""What the bird keeps clear of the picture's edge, in sides."""
+"""Smallest distance between the bird and the edge of the picture, in sides of the picture."""
 COLOUR_JITTER, SHAPE_JITTER = 0.05, 0.07
-"""How far a variant varies: each channel of its colour, of 1, and its length, width and bend, of the length."""
+"""Largest random change of a variant: of each colour channel (0 to 1), and of its length, width and bend as shares."""
 PLUMAGES = np.array([colour(text) for text in ("b59a7c", "8d8f96", "a9a37a", "7f98a8", "b98f86", "c8b896", "8f7d6e", "93a894")])
-"""Colours of the body. Any bird may have any."""
+"""Colours of the body. They do not depend on the class."""
 _TRUNK = curve("-.54,-.05 -.30,-.27 .04,-.36 .36,-.28 .50,.02 .37,.30 .02,.38 -.34,.25")
 _BELLY = curve("-.36,.20 -.10,.16 .18,.10 .42,-.12! .50,.05 .37,.29 .02,.37 -.30,.26")
 _HEAD = ellipse(0, 0, 0.265)
 
 
 class Shape(NamedTuple):
-    """The union of outlines, in sides of the picture, in one colour, and the part that it belongs to."""
+    """A union of outlines in one colour, in sides of the picture, and the part that it belongs to."""
 
     part: str
     outlines: list[Outline]
@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """The coordinates of something in those of the bird: where it is, and its own x axis."""
+    """A coordinate frame within that of the bird: its origin and its x axis."""
 
     origin: complex = 0.0
     axis: complex = 1.0
@@ -44,26 +44,38 @@ class _Frame(NamedTuple):
         return self.origin + self.axis * points
 
     def at(self, x: float, y: float, degrees: float = 0.0, scale: float = 1.0) -> Self:
-        """What is attached at (x,y), turned clockwise and magnified."""
+        """Return the frame of something attached at (x,y), turned clockwise and scaled."""
         return self._replace(origin=self.origin + self.axis * complex(x, y), axis=self.axis * cmath.rect(scale, math.radians(degrees)))
 
     def upright(self, degrees: float) -> Self:
-        """The same place, turned by an angle from upright, however the bird is tilted."""
+        """Return a frame at the same place, turned by an angle from upright, regardless of the tilt of the bird."""
         return self._replace(axis=cmath.rect(1, math.radians(degrees)))
 
 
 def warped(points: np.ndarray, warp: Sequence[float]) -> np.ndarray:
-    """Points of a part, longer, wider and more bent by some shares."""
+    """Stretch and bend the points of a part.
+
+    Args:
+        points: Points (n,) as complex numbers x + iy.
+        warp: Changes of length, width and bend, as shares.
+    """
     length, width, bend = warp
     x, y = points.real * (1 + length), points.imag * (1 + width)
     return x + 1j * (y + 1.5 * bend * x * x)
 
 
 class Bird:
-    """A bird of a class, the rest of it drawn from `rng`.
+    """A bird of a class, in a random pose. Points and directions are complex numbers, x + iy.
 
-    `shapes` from back to front, `feet` where it stands, `scale` the length of its body, all in sides of the picture; `light` is the
-    direction that light comes from, always above. Points and directions are complex numbers, x + iy.
+    Args:
+        label: Class of the bird, an index into `CODE`.
+        rng: Generator of all random choices.
+
+    Attributes:
+        shapes: The shapes from back to front, in sides of the picture.
+        feet: Positions of the feet, in sides of the picture.
+        scale: Length of the body, in sides of the picture.
+        light: Direction that the light comes from, always from above.
     """
 
     def __init__(self, label: int, rng: np.random.Generator):
@@ -81,7 +93,7 @@ class Bird:
         return low + (high - low) * self._rng.random()
 
     def _stand(self) -> None:
-        """All shapes and the feet, in units of the bird."""
+        """Build all shapes and the feet, in units of the bird."""
         between = self._between
         body = _Frame().at(0, 0, between(-20, 14))
         head = body.at(0.37 + between(-0.06, 0.05), -0.40 + between(-0.07, 0.05)).upright(between(-14, 16))
@@ -106,7 +118,7 @@ class Bird:
         self.feet = np.array([near.at(0.04, 0.38).origin, far.at(0.04, 0.38).origin])
 
     def _add(self, part: str, frame: _Frame, tone: float = 1.0, shade: float = 0.0) -> None:
-        """A part's pieces, with a hard shadow on what is behind them where `shade` is given."""
+        """Add the pieces of a part, with a hard shadow on what is behind them if `shade` is not zero."""
         look: Variant = self._looks[part]
         points = frame.place(warped(look.points, self._warps[part]))
         if shade:
@@ -118,7 +130,7 @@ class Bird:
         return -points.conjugate() if self._mirrored else points
 
     def _fit(self) -> None:
-        """To the picture: mirrored or not, scaled, and moved to a place where all of it is inside."""
+        """Fit the bird into the picture: mirror it or not, scale it, and move it to a random place where all of it is inside."""
         every = self._mirror(np.concatenate([outline for shape in self.shapes for outline in shape.outlines]))
         left, top = every.real.min(), every.imag.min()
         width, height = every.real.max() - left, every.imag.max() - top

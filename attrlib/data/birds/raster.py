@@ -1,4 +1,4 @@
-"""Outlines to pixels: smooth closed curves, strokes, and how much of each pixel they cover, exactly."""
+"""Rasterisation: smooth closed curves, strokes, and the exact area of each pixel that they cover."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 Outline = np.ndarray
-"""The corners (n,) of a closed polygon as complex numbers, x + iy, x to the right and y down."""
+"""Corners (n,) of a closed polygon as complex numbers x + iy, where x points right and y down."""
 
 
 class Stamp(NamedTuple):
-    """What a shape covers: a box of pixels, and the share of each that is covered, float32."""
+    """The pixels that a shape covers: a box of rows and columns, and the covered share of each pixel, float32."""
 
     rows: slice
     cols: slice
@@ -18,9 +18,14 @@ class Stamp(NamedTuple):
 
 
 def curve(path: str, steps: int = 6) -> Outline:
-    """A smooth closed curve through points "x,y x,y ...", with a corner at each point that ends in "!".
+    """Return a smooth closed curve through points.
 
-    Cubic Hermite pieces whose tangent is half the way between the neighbours (Catmull and Rom), and zero at a corner.
+    Its pieces are cubic Hermite splines. The tangent at a point is half the difference of its neighbours (Catmull-Rom), and zero at a
+    corner.
+
+    Args:
+        path: The points as "x,y x,y ...". A point that ends in "!" is a corner.
+        steps: Line segments per piece.
     """
     words = path.split()
     points = np.array([complex(*map(float, word.rstrip("!").split(","))) for word in words])
@@ -33,13 +38,27 @@ def curve(path: str, steps: int = 6) -> Outline:
 
 
 def ellipse(x: float, y: float, rx: float, ry: float | None = None, corners: int = 32) -> Outline:
-    """An ellipse around (x,y), or a circle."""
+    """Return an ellipse, or a circle.
+
+    Args:
+        x: The x coordinate of the centre.
+        y: The y coordinate of the centre.
+        rx: Radius along x.
+        ry: Radius along y, by default `rx`.
+        corners: Number of corners of the polygon.
+    """
     angles = np.arange(corners) * (2 * np.pi / corners)
     return complex(x, y) + rx * np.cos(angles) + 1j * (rx if ry is None else ry) * np.sin(angles)
 
 
 def stroke(centres: np.ndarray, widths: np.ndarray | float, sides: tuple[float, float] = (-0.5, 0.5)) -> Outline:
-    """The outlines (...,2n) of lines through points (...,n), as wide at each as said; `sides` are the edges, in widths."""
+    """Return the outlines (...,2n) of lines with varying width.
+
+    Args:
+        centres: Points (...,n) that the lines pass through.
+        widths: Width of the line at each point, or one for all.
+        sides: Distances of the two edges from the centre line, in widths.
+    """
     steps = centres[..., 1:] - centres[..., :-1]
     along = np.concatenate([steps[..., :1], steps[..., 1:] + steps[..., :-1], steps[..., -1:]], -1)
     aside = 1j * along * (widths / np.abs(along))
@@ -47,10 +66,17 @@ def stroke(centres: np.ndarray, widths: np.ndarray | float, sides: tuple[float, 
 
 
 def coverage(shapes: Sequence[Sequence[Outline]], size: int) -> list[Stamp]:
-    """Which pixels of a square picture each shape covers; a shape is the union of its outlines, in units of the picture's side.
+    """Compute which pixels of a square picture each shape covers.
 
-    Exact areas, for all shapes in one pass: every edge is cut where it crosses from one pixel to the next, each piece adds its
-    height, split by where in its pixel it lies, and the sum of these from the left is the area.
+    Areas are exact, and all shapes are computed in one pass: every edge is cut where it crosses from one pixel to the next, each piece
+    adds its height, split according to its position within the pixel, and the cumulative sum from the left is the area.
+
+    Args:
+        shapes: The outlines of each shape, in sides of the picture. A shape is the union of its outlines.
+        size: Side of the picture, in pixels.
+
+    Returns:
+        The stamp of each shape.
     """
     outlines = [outline for shape in shapes for outline in shape]
     points = (np.concatenate(outlines) * size).view(np.float64).reshape(-1, 2)
@@ -59,7 +85,7 @@ def coverage(shapes: Sequence[Sequence[Outline]], size: int) -> list[Stamp]:
     firsts = bounds[_bounds(counts)[:-1]]
     left, top = np.floor(np.minimum.reduceat(points, firsts)).clip(0, size).astype(np.int64).T
     right, bottom = np.ceil(np.maximum.reduceat(points, firsts)).clip(0, size).astype(np.int64).T
-    # One more column takes what lies right of the picture, so that every row adds up to nothing.
+    # An extra column collects what lies to the right of the picture, so that every row sums to zero.
     wide, tall = right - left + 1, bottom - top
     offsets = _bounds(wide * tall)
 
@@ -67,7 +93,7 @@ def coverage(shapes: Sequence[Sequence[Outline]], size: int) -> list[Stamp]:
     y, x, bounds = _cut(y, x, bounds)
     x, y, bounds = _cut(x, y, bounds)
     x1, y1 = _next(x, bounds), _next(y, bounds)
-    # Turned all the same way, so that outlines of one shape add up where they overlap.
+    # All outlines get the same orientation, so that those of one shape add up where they overlap.
     turn = np.sign(np.add.reduceat(x * y1 - x1 * y, bounds[:-1]))
     lengths = bounds[1:] - bounds[:-1]
     owner = np.arange(len(shapes)).repeat(counts).repeat(lengths)
@@ -91,20 +117,27 @@ def coverage(shapes: Sequence[Sequence[Outline]], size: int) -> list[Stamp]:
 
 
 def paint(canvas: np.ndarray, stamp: Stamp, fill: np.ndarray, opacity: float = 1.0) -> None:
-    """Fills what a stamp covers of a canvas (C,H,W) with a colour (C,1,1) or colours (C,h,w)."""
+    """Paint the area that a stamp covers, in place.
+
+    Args:
+        canvas: The picture (C,H,W).
+        stamp: The covered pixels.
+        fill: One colour (C,1,1), or a colour for each pixel of the stamp (C,h,w).
+        opacity: Opacity of the paint, 0 to 1.
+    """
     view = canvas[:, stamp.rows, stamp.cols]
     view += (stamp.alpha if opacity == 1 else stamp.alpha * np.float32(opacity)) * (fill - view)
 
 
 def _bounds(lengths: np.ndarray) -> np.ndarray:
-    """Where runs of these lengths begin, and where the last ends."""
+    """Return the start of each of several consecutive runs of the given lengths, and the end of the last."""
     bounds = np.zeros(len(lengths) + 1, np.int64)
     lengths.cumsum(out=bounds[1:])
     return bounds
 
 
 def _next(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """For each corner of closed polygons, the value of the next."""
+    """Return for each corner of closed polygons the value at the next corner."""
     following = np.empty_like(values)
     following[:-1] = values[1:]
     following[bounds[1:] - 1] = values[bounds[:-1]]
@@ -112,7 +145,7 @@ def _next(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
 
 
 def _cut(a: np.ndarray, b: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Closed polygons with a new corner wherever an edge crosses a whole a: coordinates a and b of all corners, and bounds."""
+    """Add a corner to closed polygons wherever an edge crosses an integer a. Return a and b of all corners, and the bounds."""
     whole = np.floor(a)
     crossed = _next(whole, bounds) - whole
     step = np.sign(crossed)
@@ -121,7 +154,7 @@ def _cut(a: np.ndarray, b: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, 
     pieces = (crossed * step + 1).astype(np.int64)
     corners = _bounds(pieces)
     starts = corners[:-1]
-    # Upwards the first crossing is one above the floor, downwards it is the floor itself.
+    # Where a increases, the first crossing is one above the floor; where it decreases, it is the floor itself.
     cut_a = (whole + (step < 0) - step * starts).repeat(pieces) + step.repeat(pieces) * np.arange(corners[-1])
     cut_b = (b - slope * a).repeat(pieces) + slope.repeat(pieces) * cut_a
     cut_a[starts], cut_b[starts] = a, b

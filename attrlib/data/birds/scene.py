@@ -1,4 +1,4 @@
-"""Scenes: a bird before its background, with and without any of its parts."""
+"""Scenes: a bird in front of a background, drawn with or without any of its parts."""
 
 import operator
 from collections.abc import Collection
@@ -15,16 +15,25 @@ from attrlib.errors import DataError, unknown
 from attrlib.specs import digest
 
 VERSION = 1
-"""Raised when pixels change, and with them the digests of all items."""
+"""Version of the drawings. Increased when pixels change, which changes the digests of all items."""
 SIZES = {"train": 20_000, "select": 1_000, "test": 1_000}
-"""Pictures in each split, equally many of each class."""
+"""Number of pictures in each split, with equally many of each class."""
 SIZE = 128
-"""Side of a picture, in pixels."""
+"""Default side of a picture, in pixels."""
 SMALLEST, LARGEST = 16, 2048
 
 
 def scene_id(split: str, index: int) -> str:
-    """The digest of a scene, known without drawing it. Raises `DataError` for an unknown split, `IndexError` for what it does not have."""
+    """Return the digest of a scene, without drawing it.
+
+    Args:
+        split: `train`, `select` or `test`.
+        index: Index of the scene in the split.
+
+    Raises:
+        DataError: If the split is unknown.
+        IndexError: If the index is out of range.
+    """
     if split not in SIZES:
         raise DataError(unknown("split of the birds", split, SIZES))
     if not 0 <= index < SIZES[split]:
@@ -34,19 +43,38 @@ def scene_id(split: str, index: int) -> str:
 
 @lru_cache
 def labels(split: str) -> np.ndarray:
-    """The classes of all pictures of a split, in an order that depends on the split alone."""
+    """Return the class of every picture of a split, in an order that depends only on the split."""
     order = _generator("labels", split).random(SIZES[split]).argsort(kind="stable") % len(CODE)
     order.flags.writeable = False
     return order
 
 
 def render(split: str, index: int, without: Collection[str] = (), size: int = SIZE) -> np.ndarray:
-    """The picture of a scene, uint8 (H,W,3), without some of its `PARTS`. See `BirdScene`."""
+    """Draw the picture of a scene, see `BirdScene`.
+
+    Args:
+        split: `train`, `select` or `test`.
+        index: Index of the scene in the split.
+        without: Parts to leave out, of `PARTS`.
+        size: Side of the picture, in pixels.
+
+    Returns:
+        The picture, uint8 (H,W,3).
+    """
     return BirdScene(split, index, size).render(without)
 
 
 def masks(split: str, index: int, size: int = SIZE) -> dict[str, np.ndarray]:
-    """Where each of `PARTS` shows in the picture of a scene, boolean (H,W). See `BirdScene`."""
+    """Return the mask of the visible pixels of each part of a scene, see `BirdScene`.
+
+    Args:
+        split: `train`, `select` or `test`.
+        index: Index of the scene in the split.
+        size: Side of the picture, in pixels.
+
+    Returns:
+        A boolean mask (H,W) for each of `PARTS`.
+    """
     return BirdScene(split, index, size).masks()
 
 
@@ -55,7 +83,7 @@ def _generator(*key: object) -> np.random.Generator:
 
 
 def _kept(without: Collection[str]) -> tuple[str, ...]:
-    """All parts but some, and the body."""
+    """Return the body and all parts except some. Raise `DataError` for an unknown part."""
     left_out = tuple(without)
     for part in left_out:
         if part not in PARTS:
@@ -64,10 +92,19 @@ def _kept(without: Collection[str]) -> tuple[str, ...]:
 
 
 class BirdScene:
-    """One scene, the same for the same split and index always: bit by bit, whatever was drawn before, and in any process.
+    """One scene. The same split and index give the same scene bit by bit, in any process and whatever was drawn before.
 
-    At another `size` it is the same scene. Its background is drawn once, so that further pictures of it cost less. `shapes` and
-    `stamps` are those of the bird, from back to front. Raises as `scene_id`, and `DataError` for an impossible size.
+    Another `size` shows the same scene. The background is drawn only once, so that further pictures of the scene cost less. `shapes`
+    and `stamps` are those of the bird, from back to front.
+
+    Args:
+        split: `train`, `select` or `test`.
+        index: Index of the scene in the split.
+        size: Side of the picture, from 16 to 2048 px.
+
+    Raises:
+        DataError: If the split is unknown, or the size is out of range.
+        IndexError: If the index is out of range.
     """
 
     def __init__(self, split: str, index: int, size: int = SIZE):
@@ -84,10 +121,12 @@ class BirdScene:
         self.stamps = coverage([shape.outlines for shape in self.shapes], size)
 
     def render(self, without: Collection[str] = ()) -> np.ndarray:
-        """The picture, uint8 (H,W,3), without some of `PARTS`.
+        """Draw the picture, uint8 (H,W,3), without some of its parts.
 
-        All else is as it was: what a missing part hid or shaded is seen, and no other pixel differs. Raises `DataError` for
-        what is no part.
+        Everything else is unchanged: what a missing part hid or shaded becomes visible, and no other pixel differs.
+
+        Raises:
+            DataError: If a part is not one of `PARTS`.
         """
         kept = _kept(without)
         ground, grain = self._stage
@@ -107,19 +146,25 @@ class BirdScene:
         return np.ascontiguousarray(np.clip(canvas, 0, 255, out=canvas).astype(np.uint8).transpose(1, 2, 0))
 
     def masks(self, without: Collection[str] = ()) -> dict[str, np.ndarray]:
-        """Where each of `PARTS` shows: boolean (H,W), true where more than half of the pixel is the part's. No two overlap."""
+        """Return a boolean mask (H,W) for each of `PARTS`, True where the part covers more than half of the pixel.
+
+        Only visible areas count, so masks do not overlap. The parts in `without` are left out of the scene.
+
+        Raises:
+            DataError: If a part is not one of `PARTS`.
+        """
         kept = _kept(without)
         share = np.zeros((len(PARTS), self.size, self.size), np.float32)
         owners = {part: np.array([[[part == other]] for other in PARTS], np.float32) for part in (*PARTS, BODY)}
         for shape, stamp in zip(self.shapes, self.stamps, strict=True):
-            # A shadow is no part of what it falls on, nor of what casts it.
+            # A shadow belongs neither to what it falls on nor to what casts it.
             if shape.part in kept and shape.opacity == 1:
                 paint(share, stamp, owners[shape.part])
         return dict(zip(PARTS, share > 0.5, strict=True))
 
     @cached_property
     def _stage(self) -> tuple[np.ndarray, np.ndarray]:
-        """The background (3,H,W), from 0 to 1, and the grain of the picture (H,W), in grey levels."""
+        """Return the background (3,H,W), from 0 to 1, and the grain of the picture (H,W), in grey levels."""
         size, rng = self.size, self._background
         ground = backdrop(rng, self._bird.feet, self._bird.scale, size)
         grain = np.float32(12) * rng.random((SIZE, SIZE), dtype=np.float32) - np.float32(5.5)
@@ -128,7 +173,7 @@ class BirdScene:
         return ground, grain
 
     def _blurred(self, parts: Collection[str], radius: float) -> Image.Image:
-        """The soft silhouette of some parts, at half the size."""
+        """Return the blurred silhouette of some parts, at half the size."""
         alpha = np.zeros((self.size, self.size), np.float32)
         for shape, stamp in zip(self.shapes, self.stamps, strict=True):
             if shape.part in parts and shape.opacity == 1:
@@ -138,19 +183,19 @@ class BirdScene:
         return Image.fromarray((alpha * 255).astype(np.uint8)).reduce(2).filter(blur).filter(blur)
 
     def _moved(self, half: Image.Image, distance: float) -> Image.Image:
-        """A picture of half the size, moved away from the light by some sides."""
+        """Return a half-size picture moved away from the light by a distance in sides."""
         way = -distance * half.width * self._bird.light
         moved = Image.new("L", half.size)
         moved.paste(half, (round(way.real), round(way.imag)))
         return moved
 
     def _full(self, half: Image.Image) -> np.ndarray:
-        """A picture of half the size at the size of the scene, (H,W) from 0 to 1."""
+        """Return a half-size picture enlarged to the size of the scene, (H,W) from 0 to 1."""
         return np.asarray(half.resize((self.size, self.size), Image.Resampling.BILINEAR)) * np.float32(1 / 255)
 
     @cached_property
     def _relief(self) -> np.ndarray:
-        """The light on a round body, (H,W): the difference of its blurred silhouette moved from and to the light."""
+        """Return the shading of a round body (H,W), from the difference of its blurred silhouette moved away from and towards the light."""
         soft = self._blurred([BODY], 0.05)
         difference = ImageChops.subtract(self._moved(soft, 0.05), self._moved(soft, -0.05), 2, 128)
         return 1 + np.float32(0.9) * (self._full(difference) - np.float32(128 / 255))
