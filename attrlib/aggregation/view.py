@@ -298,7 +298,7 @@ class _RecentMaps:
         return self._store.records(key, items)
 
     def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
-        """Return the values alone of the cached records among these items."""
+        """Return the values of the cached records among these items, without details."""
         return self._store.values(key, items)
 
     def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:
