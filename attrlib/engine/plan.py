@@ -31,7 +31,7 @@ class GroupPlan:
 
     Attributes:
         group: The evaluations.
-        items: The items; while predictions are missing, placeholders, as many as there can be at most.
+        items: The items; while predictions are missing, candidate images, as many as there can be items at most.
         unpredicted: The images whose predictions must be computed before the items can be selected.
         keys: The key of each item's results.
         values: The cached values of each evaluation, float64 (N,), NaN where undefined or missing.
