@@ -131,7 +131,7 @@ class Job:
         except AttrlibError as error:
             # Without the traceback, whose frames would keep the work's objects alive.
             self.error, self.state = error.with_traceback(None), State.FAILED
-        except BaseException as error:  # noqa: BLE001  the queue must go on, and whoever waits must learn why
+        except BaseException as error:  # noqa: BLE001  the queue must continue, and callers must see the reason
             self.error, self.state = AttrlibError(_reason(error)), State.FAILED
         finally:
             self._work = _nothing
