@@ -1,4 +1,4 @@
-"""From the rows of an aggregation to what a figure shows of them."""
+"""Convert the rows of an aggregation to the rows of the AggAtt figure."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,20 @@ from attrlib.specs import AggregateView, ViewSpec
 
 
 def view_of(view: AggregateView) -> ViewSpec:
-    """The colours of the view."""
+    """Return the colours of a view."""
     return ViewSpec(sign=view.average)
 
 
 def line_of(found: Aggregation, row: Row, view: AggregateView, progress: Progress = no_progress, count: int = EXAMPLES) -> PanelRow:
-    """A row of the panel, with examples of its first and its last bin that has maps."""
+    """Return a row of the panel, with examples of the first and the last bin that have maps.
+
+    Args:
+        found: The aggregation.
+        row: The row.
+        view: The view.
+        progress: The progress callback.
+        count: Maximum number of examples of each bin.
+    """
     filled = [number for number, size in enumerate(row.aggregate.sizes) if size]
     best, worst = (
         (samples(found.examples(row, row.aggregate.examples[number][:count], view, progress)) for number in (filled[0], filled[-1]))
@@ -29,7 +37,7 @@ def line_of(found: Aggregation, row: Row, view: AggregateView, progress: Progres
 
 
 def subtitle(row: Row) -> str:
-    """Layer, resolution, kernel and mean score."""
+    """Return layer, resolution, smoothing kernel and mean score of a row as text."""
     summary, (height, width) = row.summary, row.side
     kernel = f" · smoothed K = {row.kernel}" if row.kernel else ""
     interval = f" [{summary.low:.2f}, {summary.high:.2f}]" if summary.n > 1 else ""
@@ -37,7 +45,7 @@ def subtitle(row: Row) -> str:
 
 
 def samples(examples: Sequence[Example], side: int = SIDE) -> list[Sample]:
-    """What the figure shows of examples, no larger than it shows it."""
+    """Return examples for the figure, resized to `side` x `side` pixels."""
     return [
         Sample(own.picture.resize((side, side), Image.Resampling.BILINEAR), resize(own.values[None, None], (side, side))[0, 0], own.score)
         for own in examples

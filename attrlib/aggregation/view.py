@@ -1,4 +1,4 @@
-"""A run seen as a whole: AggAtt and scores at any smoothing, from the maps in the store, and the images behind them."""
+"""Aggregate a run: AggAtt and scores at any smoothing, from the maps in the store, with example images."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,9 @@ from attrlib.statistics import Summary, summary
 from attrlib.store import Record
 
 MAP_BYTES = 128 << 20
-"""Bytes of maps kept in memory for another look at them; half of what a queue keeps of all results."""
+"""Maximum bytes of maps kept in memory for reuse; half of what a queue keeps of all results."""
 PICTURES = 64
-"""Items whose pictures are kept for another look at them."""
+"""Number of items whose images are kept in memory for reuse."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Row:
     Attributes:
         method: The method.
         side: Height and width of its maps.
-        kernel: Size of the smoothing at that resolution.
+        kernel: Size of the smoothing kernel at that resolution, 0 for none.
         values: Score of each item, (N,), NaN where undefined.
         aggregate: AggAtt of the maps.
         items: The items.
@@ -54,12 +54,12 @@ class Row:
 
     @property
     def summary(self) -> Summary:
-        """Mean of the scores, its 95 % interval and counts."""
+        """Return the mean of the scores, its 95 % CI and counts."""
         return summary(self.values)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the row takes."""
+        """Return the bytes of the row."""
         return self.aggregate.nbytes
 
 
@@ -68,7 +68,7 @@ class Example:
     """One item of a row.
 
     Attributes:
-        picture: What the model sees.
+        picture: The image as the model sees it.
         values: The smoothed, signed map, (H,W) at the picture's size.
         score: Its score.
         names: The names of its classes.
@@ -83,21 +83,21 @@ class Example:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the map and the picture take."""
+        """Return the bytes of the map and the picture."""
         return self.values.nbytes + 3 * self.picture.width * self.picture.height
 
 
 class Aggregation:
-    """The maps of a run of one protocol, as far as it came. A map that the store has lost meanwhile is computed again.
+    """The maps of a run of one protocol, which may be unfinished. Maps that are no longer in the store are computed again.
 
     Args:
         spec: The run.
-        model: Its model.
-        data: Its data set.
-        store: Where its results are.
+        model: The run's model.
+        data: The run's data set.
+        store: The store with the run's results.
 
     Raises:
-        SpecError: If the run has several protocols, or its protocol smooths: smoothing is up to the view.
+        SpecError: If the run has several protocols or filter models, or its protocol smooths maps, which the view does instead.
     """
 
     def __init__(self, spec: RunSpec, model: Classifier, data: Dataset, store: RunStore):
@@ -119,23 +119,30 @@ class Aggregation:
 
     @property
     def grid(self) -> int:
-        """Cells in each direction, 1 for single images."""
+        """Return the number of grid cells in each direction, 1 for single images."""
         return self._group.grids.grid if self._group.grids else 1
 
     @property
     def cells(self) -> tuple[int, ...]:
-        """The cells that are targets."""
+        """Return the numbers of the grid cells that are targets."""
         return self._group.grids.cells if self._group.grids else (0,)
 
     def known(self, method: MethodSpec) -> tuple[EvalItem, ...]:
-        """Return the items whose score is cached, in the run's order."""
+        """Return the items whose score under a method is cached, in the order of the run."""
         evaluation = self._evaluation(method)
         keys = {item.key(self._group.target_choice): item for item in self._items}
         cached = self._maps.values(evaluation.key, list(keys))
         return tuple(item for key, item in keys.items() if key in cached)
 
     def kernel(self, method: MethodSpec, view: AggregateView) -> int:
-        """Return the size of the smoothing at the resolution of a method's maps, 0 for none: views of the same kernel show the same."""
+        """Return the size of the smoothing kernel at the resolution of a method's maps, 0 for none.
+
+        Views with the same kernel show the same maps.
+
+        Args:
+            method: The method.
+            view: The view.
+        """
         evaluation = self._evaluation(method)
         seen = evaluation.protocol.views(self.model)[0]
         return view.kernel(seen.layer(evaluation.method.layer, seen.input_size).layout.height, seen.input_size[0])
@@ -143,8 +150,13 @@ class Aggregation:
     def row(self, method: MethodSpec, view: AggregateView, progress: Progress = no_progress) -> Row:
         """Return scores and AggAtt of one method.
 
+        Args:
+            method: The method.
+            view: The view.
+            progress: The progress callback.
+
         Raises:
-            SpecError: If the view's cell is no target, or nothing is cached yet.
+            SpecError: If the method is not in the run, the view's cell is not a target, or no score is cached yet.
         """
         evaluation, items, place = self._evaluation(method), self.known(method), self._place(view)
         if not items:
@@ -170,7 +182,14 @@ class Aggregation:
         return Row(method, side, view.kernel(side[0], size[0]), values.numpy(), bins, tuple(used))
 
     def examples(self, row: Row, positions: Sequence[int], view: AggregateView, progress: Progress = no_progress) -> list[Example]:
-        """Return the items at some positions of a row, with the map of the target cell."""
+        """Return the items at some positions of a row, with the map of the target cell.
+
+        Args:
+            row: The row.
+            positions: Positions in `row.items`; unreadable items are left out.
+            view: The view.
+            progress: The progress callback.
+        """
         evaluation, place = self._evaluation(row.method), self._place(view)
         examples: list[Example] = []
         for position in positions:
@@ -190,7 +209,7 @@ class Aggregation:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the maps and pictures that are kept."""
+        """Return the bytes of the maps and pictures kept in memory."""
         height, width = self.model.input_size
         return self._maps.nbytes + self._tiled.cache_info().currsize * 3 * height * width * self.grid**2
 
@@ -214,11 +233,11 @@ class Aggregation:
     def _smoothed(
         self, evaluation: Evaluation, items: Sequence[EvalItem], view: AggregateView, progress: Progress
     ) -> tuple[Sequence[EvalItem], list[Record], Tensor]:
-        """Return the readable items, their scores at a smoothing, and the smoothed maps (B,T,h,w) of all their targets."""
+        """Return the readable items, their scores with smoothed maps, and the smoothed maps (B,T,h,w) of all their targets."""
         evaluator = self._evaluator.reporting_to(progress)
         batch: Batch | None
         if self._group.grids is not None:
-            # No picture need be opened where all maps are cached: their keys depend on the items and their labels alone.
+            # If all maps are cached, no image is opened: the keys of maps depend only on the items and their labels.
             batch = self._blank(items)
             explain = self._from_cache(evaluator, evaluation, batch)
             if explain is not None:
@@ -229,7 +248,7 @@ class Aggregation:
         return items, *self._score(evaluator, evaluation, items, batch, evaluator.explainer(evaluation.method), view)
 
     def _from_cache(self, evaluator: Evaluator, evaluation: Evaluation, batch: Batch) -> Explain | None:
-        """Return what gives the maps that a protocol asks for, all read before; None if one is not cached."""
+        """Return a function that returns the cached maps that the protocol requests, None if one is missing."""
         maps: dict[str, Tensor] = {}
         for request in self.protocol.requests(evaluator.eval_batch(self.protocol, batch, evaluator.explainer(evaluation.method))):
             cached = evaluator.cached_maps(evaluation.method, request)
@@ -245,7 +264,7 @@ class Aggregation:
     def _score(
         self, evaluator: Evaluator, evaluation: Evaluation, items: Sequence[EvalItem], batch: Batch, explain: Explain, view: AggregateView
     ) -> tuple[list[Record], Tensor]:
-        """Score smoothed maps; return the records, and the smoothed maps of all targets."""
+        """Score smoothed maps, and return the records and the smoothed maps of all targets."""
         seen: list[Tensor] = []
 
         def smoothed(request: ExplanationRequest) -> tuple[Tensor, Layer]:
@@ -257,14 +276,14 @@ class Aggregation:
         return list(records.values()), torch.cat(seen, 1)
 
     def _blank(self, items: Sequence[EvalItem]) -> Batch:
-        """Return a batch without pictures."""
+        """Return a batch with empty images."""
         height, width = self.model.input_size
         images = torch.zeros(1, 3, 1, 1).expand(len(items), 3, height * self.grid, width * self.grid)
         return Batch(tuple(item.id for item in items), images, torch.tensor([item.labels for item in items]))
 
 
 def _score_of_cell(record: Record, place: int) -> tuple[float, float]:
-    """Return localisation in one of the targets' cells, and the positive attribution inside it."""
+    """Return the localisation score of one target's grid cell, and the positive attribution inside the cell."""
     shares, inside = (record.details[name] for name in ("shares", "inside"))
     assert isinstance(shares, Sequence)
     assert isinstance(inside, Sequence)
@@ -272,7 +291,7 @@ def _score_of_cell(record: Record, place: int) -> tuple[float, float]:
 
 
 def tiled(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Return n x n pictures of one size, row by row, as one; a single one as it is."""
+    """Tile n x n images of one size, row by row, into one image."""
     n, (width, height) = round(len(pictures) ** 0.5), pictures[0].size
     sheet = Image.new("RGB", (n * width, n * height))
     for k, picture in enumerate(pictures):
@@ -281,7 +300,7 @@ def tiled(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 class _RecentMaps:
-    """The store, with the maps read last kept in memory, so that another smoothing need not read them again."""
+    """The store, with recently read maps kept in memory, so that another smoothing does not read them again."""
 
     def __init__(self, store: RunStore):
         self._store = store
@@ -290,7 +309,7 @@ class _RecentMaps:
 
     @property
     def dtype(self) -> str:
-        """Precision of cached maps."""
+        """Return the precision of cached maps."""
         return self._store.dtype
 
     def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
@@ -298,7 +317,7 @@ class _RecentMaps:
         return self._store.records(key, items)
 
     def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
-        """Return the values alone of the cached records among these items."""
+        """Return the values of the cached records among these items, without details."""
         return self._store.values(key, items)
 
     def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:

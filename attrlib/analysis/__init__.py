@@ -1,1 +1,1 @@
-"""Statistics over results: how protocols agree, what the papers report, which items to look at."""
+"""Analysis of results: agreement of protocols, and values reported in papers."""

@@ -1,4 +1,4 @@
-"""Do protocols agree? Rank correlation of two protocols over methods, and over the items that both judge."""
+"""Measure how far protocols agree: rank correlation of two protocols over methods, and over the items that both score."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,9 +13,9 @@ from attrlib.statistics import Correlation, ranks, spearman
 
 RESAMPLES = 1000
 FEWEST_METHODS, FEWEST_ITEMS = 3, 5
-"""Below these a rank correlation says nothing: of two methods it is always 1 or -1."""
+"""Minimum numbers for a rank correlation, which with two methods is always 1 or -1."""
 _CELLS = 2**22
-"""Weights at a time: 32 MiB."""
+"""Number of bootstrap weights in memory at a time: 32 MiB."""
 
 
 UNDEFINED = Correlation(math.nan, math.nan, math.nan, 0)
@@ -25,7 +25,7 @@ Scores = Mapping[str, Score]
 
 
 def agreements(result: RunResult) -> Iterator[tuple[Pair, Correlation, Correlation]]:
-    """Of each pair of protocols of a run how far they agree over methods, and over items."""
+    """Yield for each pair of protocols of a run their rank correlation over methods, and over items."""
     by_protocol: dict[ProtocolSpec, dict[str, Score]] = {}
     for (protocol, method), score in result.scores.items():
         by_protocol.setdefault(protocol, {})[str(method)] = score
@@ -34,10 +34,19 @@ def agreements(result: RunResult) -> Iterator[tuple[Pair, Correlation, Correlati
 
 
 def over_methods(a: Scores, b: Scores, seed: int = 0, resamples: int = RESAMPLES) -> Correlation:
-    """Spearman's correlation of the methods' means under two protocols, the better end up; over the methods that both score.
+    """Return Spearman's correlation of the methods' means under two protocols, over the methods that both score.
 
-    The interval is the percentile bootstrap over the items, drawn once for both protocols where they judge the same ones. It says what
-    other images would change; the methods stay those that were chosen. Undefined for fewer than three methods.
+    Means are negated where lower is better. The 95 % CI is the percentile bootstrap over the items, which are resampled jointly if
+    both protocols score the same ones. It covers the choice of items, not the choice of methods.
+
+    Args:
+        a: The scores of one protocol.
+        b: The scores of the other protocol.
+        seed: Seed of the bootstrap.
+        resamples: Number of bootstrap resamples.
+
+    Returns:
+        The correlation; undefined for fewer than three methods.
     """
     methods = [name for name in a if name in b and a[name].summary.n and b[name].summary.n]
     if len(methods) < FEWEST_METHODS:
@@ -55,10 +64,19 @@ def over_methods(a: Scores, b: Scores, seed: int = 0, resamples: int = RESAMPLES
 
 
 def over_items(a: Scores, b: Scores, seed: int = 0, resamples: int = RESAMPLES) -> Correlation:
-    """Spearman's correlation of the items' values under two protocols, the better end up: the mean over the methods that both score.
+    """Return Spearman's correlation of the items' values under two protocols, mean over the methods that both score.
 
-    Over the items that both judge and on which both are defined. The interval is the percentile bootstrap over the items, of their ranks.
-    Undefined where the protocols share fewer than five items, as images and grids share none.
+    Values are negated where lower is better. Only items that both protocols score, and on which both are defined, count. The 95 % CI
+    is the percentile bootstrap over the items, whose ranks are not recomputed.
+
+    Args:
+        a: The scores of one protocol.
+        b: The scores of the other protocol.
+        seed: Seed of the bootstrap.
+        resamples: Number of bootstrap resamples.
+
+    Returns:
+        The correlation; undefined if the protocols share fewer than five items, as images and grids share none.
     """
     methods = [name for name in a if name in b]
     known = set(_items(b, methods))
@@ -75,13 +93,13 @@ def over_items(a: Scores, b: Scores, seed: int = 0, resamples: int = RESAMPLES) 
 
 
 def _items(scores: Scores, methods: list[str]) -> list[str]:
-    """The items of all these scores, in the order of the first."""
+    """Return the items that the scores of all methods share, in the order of the first."""
     shared = set.intersection(*(set(scores[name].ids) for name in methods)) if methods else set()
     return [item for item in scores[methods[0]].ids if item in shared] if methods else []
 
 
 def _oriented(score: Score, items: list[str]) -> np.ndarray:
-    """The values of these items as they count, negative where lower is better."""
+    """Return the values of some items as they count in the mean, negated if lower is better."""
     by_item = dict(zip(score.ids, score.counted, strict=True))
     return (1 if score.protocol.higher_is_better else -1) * np.array([by_item[item] for item in items])
 
@@ -92,12 +110,12 @@ def _chunks(resamples: int, items: int) -> Iterator[int]:
 
 
 def _draw(generator: np.random.Generator, rows: int, items: int) -> np.ndarray:
-    """How often each item is in each resample (rows, items)."""
+    """Return how often each item is in each resample, (rows, items)."""
     return generator.multinomial(items, np.full(items, 1 / items), size=rows).astype(np.float64)
 
 
 def _means(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Means (R,k) of k methods over the items (k,n) where they are defined, with weights (R,n)."""
+    """Return the means (R,k) of k methods over their defined values (k,n), with weights (R,n)."""
     weights = np.ones((1, values.shape[1])) if weights is None else weights
     defined = np.isfinite(values)
     with np.errstate(invalid="ignore"):
@@ -109,14 +127,14 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _centred_ranks(values: np.ndarray, defined: np.ndarray) -> np.ndarray:
-    """Ranks less their mean, 0 where undefined."""
+    """Return the ranks less their mean, 0 where undefined."""
     found = np.zeros(len(values))
     found[defined] = ranks(torch.from_numpy(values[defined])[None]).numpy()[0] - (defined.sum() + 1) / 2
     return found
 
 
 def _mean_correlation(x: np.ndarray, y: np.ndarray, defined: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of ranks (k,n) with weights (R,n), its mean (R) over the methods where it is defined."""
+    """Return Pearson's correlation of ranks (k,n) with weights (R,n), mean (R) over the methods where it is defined."""
     count = weights @ defined.T
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_x, mean_y = weights @ x.T / count, weights @ y.T / count

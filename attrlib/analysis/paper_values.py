@@ -1,4 +1,4 @@
-"""What the paper reports where a score was computed in the paper's setting."""
+"""Values reported in a paper, for scores that were computed in the paper's setting."""
 
 from attrlib.methods import resolve
 from attrlib.models.zoo import RANDOM
@@ -24,15 +24,23 @@ _ROWS = {
     "Grad-CAM@Final": (0.285, 0.236, 0.174, 0.155, 0.224, 0.359, 0.411, 0.545),
     "XGrad-CAM@Final": (0.285, 0.236, 0.174, 0.155, 0.224, 0.359, 0.411, 0.577),
 }
-"""IDSDS on the 50,000 ImageNet validation images, in the order of `_MODELS`; the paper has no CAM of a layer for the last one."""
+"""IDSDS on the 50,000 ImageNet validation images, in the order of `_MODELS`; the paper reports no CAM method for the last model."""
 _OWN = {("BagNet", "bagnet33"): 0.80, ("B-cos", "bcos_resnet50"): 0.32}
 
 
 def published(spec: RunSpec, classes: int) -> float | None:
-    """The paper's mean for a score of one protocol and one method on data of `classes` classes; None where its setting is another one.
+    """Return the mean that the paper (Hesse et al. 2024) reports for a score.
 
-    The setting is the paper's for IDSDS with its default parameters, on data of ImageNet's 1,000 classes, on a published model or the
-    same architecture with weights that were fine-tuned on deleted patches. Fewer images of the same kind estimate the same mean.
+    The setting must be that of the paper: IDSDS with its default parameters, on data with ImageNet's 1,000 classes, and on a published
+    model or the same architecture with weights that were fine-tuned on deleted patches. The number of images may be smaller, since
+    fewer images of the same kind estimate the same mean.
+
+    Args:
+        spec: A run of one protocol and one method.
+        classes: Number of classes of the data.
+
+    Returns:
+        The mean; None if the setting is not that of the paper, or the paper does not report the value.
     """
     name = _architecture(spec.model, spec.deletion_tuned)
     if name is None or classes != CLASSES or spec.fast or create(spec.protocols[0]) != create(ProtocolSpec("idsds")):
@@ -45,7 +53,7 @@ def published(spec: RunSpec, classes: int) -> float | None:
 
 
 def _architecture(model: ModelSpec, tuned: bool) -> str | None:
-    """The name in the paper's table, for weights and a size of images that can be compared with it."""
+    """Return the name in the paper's table, None if weights or image size are not comparable."""
     source, _, name = model.architecture.partition(":")
     if (model.checkpoint or "").startswith(RANDOM) or model.input_size is not None:
         return None

@@ -1,1 +1,1 @@
-"""Closer looks at one picture, or at a few: what is behind a score, computed in memory."""
+"""Diagnostics of scores on one or a few images, computed in memory."""

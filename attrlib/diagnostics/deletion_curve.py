@@ -1,4 +1,4 @@
-"""One picture while more and more of it is deleted in order of attribution: every step of the way, computed at once."""
+"""Delete pixels or patches of one image in order of attribution, and compute the target's probability at every step."""
 
 from dataclasses import dataclass
 
@@ -16,15 +16,19 @@ from attrlib.protocols import Batch, EvalBatch, EvalContext
 from attrlib.protocols.deletion import ORDERS, instead_of
 
 STEPS = 32
-"""Steps from no pixel to all, where pixels are deleted one by one and not cell by cell."""
+"""Number of steps from no pixel to all, if pixels are deleted instead of patches."""
 
 
 @dataclass(frozen=True, eq=False)
 class DeletionPath:
-    """What becomes of a picture. At step i the pixels with `place` < `counts[i]` are deleted; there are n + 1 steps, from none to all.
+    """The deletion of one image in n + 1 steps, from no pixel to all. At step i the pixels with `place` < `counts[i]` are deleted.
 
-    `place` (H,W) is the order in which pixels go, `probabilities` (n+1) those of the target, `instead` (H,W,3) the colours
-    (uint8) that take the place of deleted pixels; `grid` cells in each direction go at once, None for single pixels.
+    Attributes:
+        place: Order in which pixels are deleted, (H,W).
+        counts: Number of deleted pixels at each step, n + 1 values.
+        probabilities: Probability of the target at each step, (n+1).
+        instead: Colours that replace deleted pixels, uint8, (H,W,3).
+        grid: Patches in each direction, each deleted as a whole; None if pixels are deleted.
     """
 
     place: Tensor
@@ -35,25 +39,25 @@ class DeletionPath:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Return the bytes of the tensors and the array."""
         return self.place.nbytes + self.probabilities.nbytes + self.instead.nbytes
 
     @property
     def steps(self) -> int:
-        """How many steps there are behind the whole picture."""
+        """Return the number of steps after the complete image."""
         return len(self.counts) - 1
 
     @property
     def area(self) -> float:
-        """Mean probability over the steps 0 to n - 1: this picture's incremental deletion score where single pixels go."""
+        """Return the mean probability over the steps 0 to n - 1: the image's incremental deletion score if pixels are deleted."""
         return float(self.probabilities[:-1].mean())
 
     def deleted(self, step: int) -> Tensor:
-        """The pixels (H,W) that are gone at a step."""
+        """Return a mask (H,W), true on the pixels that are deleted at a step."""
         return self.place < self.counts[step]
 
     def following(self, step: int) -> Tensor:
-        """The pixels (H,W) that the next step deletes; none at the last."""
+        """Return a mask (H,W), true on the pixels that the next step deletes; no pixel at the last step."""
         return (self.place >= self.counts[step]) & (self.place < self.counts[min(step + 1, self.steps)])
 
 
@@ -67,11 +71,23 @@ def delete_in_order(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> DeletionPath:
-    """Deletes pixels in order of the map a (1,1,h,w) at the picture's size, most relevant first (`descending`) or least.
+    """Delete pixels or patches of an image in order of a map, resized to the image.
 
-    Without `grid`, floor(H W i / n) pixels are gone after step i of n = 32, as in incremental deletion; with it, i of grid^2
-    cells, in order of the attribution summed over each. Ties go in reading order. Raises `ProtocolError` for a grid that does
-    not divide the input.
+    Without `grid`, floor(H W i / n) pixels are deleted after step i of n = 32, as in incremental deletion. With `grid`, i of grid^2
+    patches are deleted after step i, in order of the attribution summed over each. Ties are broken in reading order.
+
+    Args:
+        model: The classifier.
+        photo: The image.
+        attribution: The map (1,1,h,w) and its target.
+        order: `descending` to delete the most relevant first, `ascending` to delete the least relevant first.
+        grid: Patches in each direction, None to delete pixels.
+        baseline: What replaces deleted pixels, in normalised space.
+        seed: Seed of a random baseline.
+        progress: The progress callback.
+
+    Raises:
+        ProtocolError: If the order is unknown, or the grid does not divide the input.
     """
     if order not in ORDERS:
         raise ProtocolError(f"order={order!r} is not known; choose {' or '.join(ORDERS)}")

@@ -1,4 +1,4 @@
-"""Infidelity on one picture: what each map's value is for different noises, and what the noise does to the picture."""
+"""Compute the infidelity of maps of one image for several standard deviations of the noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,13 @@ from attrlib.protocols.faithfulness import Infidelity, noise
 
 @dataclass(frozen=True, eq=False)
 class NoiseView:
-    """Infidelity (maps, stds) as it is (`raw`) and with each map scaled so that it fits best (`normalised`).
+    """The infidelity of maps for several standard deviations of the noise.
 
-    `nothing` (stds) is that of a map of zeros, which predicts that no noise matters; `noisy` is the picture less one noise of each deviation.
+    Attributes:
+        raw: Infidelity, (maps, stds).
+        normalised: Infidelity with each map scaled to fit best, (maps, stds).
+        nothing: Infidelity of a map of zeros, which predicts that noise has no effect, (stds).
+        noisy: The image less one noise image of each standard deviation.
     """
 
     raw: Tensor
@@ -30,7 +34,7 @@ class NoiseView:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Return the bytes of the values and the images."""
         return 2 * self.raw.nbytes + sum(3 * own.width * own.height for own in self.noisy)
 
 
@@ -43,9 +47,18 @@ def infidelity_by_noise(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> NoiseView:
-    """The infidelity of maps of one picture and one target under noise of each standard deviation, as the protocol itself computes it.
+    """Return the infidelity of maps of one image and one target for each standard deviation, as the protocol computes it.
 
-    What the model says to the noise is computed once for all maps: 1 + `samples` forward passes for each deviation.
+    The output drops are computed once for all maps, with 1 + `samples` forward passes for each standard deviation.
+
+    Args:
+        model: The classifier.
+        photo: The image.
+        maps: The maps, all of one target.
+        stds: Standard deviations of the noise, in normalised units.
+        samples: Number of noise images for each standard deviation.
+        seed: Seed of the noise.
+        progress: The progress callback.
     """
     context = EvalContext(model, seed)
     target = torch.tensor(maps[0].target[:1])

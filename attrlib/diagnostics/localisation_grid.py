@@ -1,4 +1,4 @@
-"""One grid of chosen pictures in a localisation setting: a method's map for one cell, and its score at any smoothing."""
+"""Explain one grid of chosen images in a localisation setting: the map for one grid cell, and its score at any smoothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,14 @@ from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec, digest
 
 @dataclass(frozen=True, eq=False)
 class GridMap:
-    """A map (1,1,h,w) of a grid of `size` (height, width) for the target in one of its n x n cells."""
+    """The map of a grid of n x n images for the target in one grid cell.
+
+    Attributes:
+        maps: The map, (1,1,h,w).
+        size: Height and width of the grid in pixels.
+        grid: Grid cells in each direction, n.
+        cell: Number of the target's grid cell.
+    """
 
     maps: Tensor
     size: tuple[int, int]
@@ -32,18 +39,18 @@ class GridMap:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Return the bytes of the map."""
         return self.maps.nbytes
 
     @property
     def outside(self) -> Tensor:
-        """The map (H,W) at the grid's size with what lies in the target's cell set to 0 at the map's own resolution."""
+        """Return the map (H,W) at the grid's size, after the target's cell was set to 0 at the map's own resolution."""
         beyond = self.maps.clone()
         crop(beyond, self.grid, self.cell).zero_()
         return resize(beyond, self.size)[0, 0]
 
     def shown(self, view: AggregateView) -> tuple[Tensor, float]:
-        """The map (H,W) at the grid's size, signed, and its localisation score, both smoothed as the view says."""
+        """Return the signed map (H,W) at the grid's size, smoothed as the view says, and its localisation score."""
         kernel = view.kernel(self.maps.shape[2], self.size[0])
         large = resize(smooth(self.maps, kernel), self.size)
         return large[0, 0], float(localisation(large, self.grid, self.cell)[0])
@@ -60,10 +67,22 @@ def map_grid(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> GridMap:
-    """The map of a method for class `target` in one cell of n x n pictures, row by row; from the cache if it is there.
+    """Return the map of a method for the target in one cell of a grid of images, from the cache or computed and cached.
 
-    `setting` is gridpg, difull or dipart. Raises `AttrlibError` where it is not defined for the model, and `SpecError` for
-    another number of pictures than it needs, a cell that is none, or a protocol that has no grids.
+    Args:
+        model: The classifier.
+        photos: The n x n images, row by row.
+        setting: The protocol: gridpg, difull or dipart.
+        cell: Number of the target's grid cell.
+        target: The class to explain.
+        method: The method.
+        cache: Where maps are looked up and stored.
+        seed: Seed of everything random.
+        progress: The progress callback.
+
+    Raises:
+        SpecError: If the number of images is wrong, the grid has no such cell, or the protocol has no grids.
+        AttrlibError: If the setting is not defined for the model.
     """
     protocol = create(setting)
     if not isinstance(protocol, Localisation):

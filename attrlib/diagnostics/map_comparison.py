@@ -1,4 +1,4 @@
-"""Two maps of one picture against each other: their difference and their rank correlation."""
+"""Compare two maps of one image: their difference and their rank correlation."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,14 @@ from attrlib.statistics import spearman
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two maps and their difference, (H,W) each at the picture's size, in the same units.
+    """Two maps and their difference, at the image's size and in the same units.
 
-    `top` is the magnitude at which the colours of all three saturate; `correlation` is Spearman's over the H W positions, NaN
-    where either map is constant.
+    Attributes:
+        first: The first map, (H,W).
+        second: The second map, (H,W).
+        difference: The first map less the second, (H,W).
+        top: Magnitude at which the colours of all three saturate.
+        correlation: Spearman's correlation over the H W positions, NaN if either map is constant.
     """
 
     first: Tensor
@@ -26,11 +30,18 @@ class Comparison:
 
 
 def compare_maps(first: Tensor, second: Tensor, size: tuple[int, int], view: ViewSpec, own_units: bool = True) -> Comparison:
-    """Compares maps (1,1,h,w), of any two resolutions, as the view shows them: at `size` (H,W), smoothed, with its sign.
+    """Compare two maps, which may have different resolutions, as a view shows them.
 
-    Methods have no unit in common: with `own_units` each map a is first divided by q(|a|), the `clip` percentile of its own
-    magnitudes, so that the difference d = a / q(|a|) - b / q(|b|) says where one map sees more than the other in its own terms;
-    else d = a - b. The rank correlation is the same either way.
+    The maps of different methods have no common unit. With `own_units`, each map a is first divided by q(|a|), the `clip` percentile
+    of its own magnitudes, and the difference is d = a / q(|a|) - b / q(|b|). It shows where one map is higher relative to its own
+    scale. Without `own_units`, d = a - b. The rank correlation is the same either way.
+
+    Args:
+        first: The first map, (1,1,h,w).
+        second: The second map, (1,1,h,w).
+        size: Height and width at which the maps are compared.
+        view: Smoothing, sign and clipping of the maps.
+        own_units: Whether each map is divided by its own scale.
     """
     maps = [prepare(each, view, size)[0, 0].double() for each in (first, second)]
     if own_units:
@@ -40,5 +51,5 @@ def compare_maps(first: Tensor, second: Tensor, size: tuple[int, int], view: Vie
 
 
 def twin_correlation(original: Tensor, twin: Tensor) -> float:
-    """Of two maps (1,1,h,w) of one resolution; see `twin_correlations`."""
+    """Return the correlation of two maps (1,1,h,w) of one resolution; see `twin_correlations`."""
     return float(twin_correlations(original.reshape(1, -1), twin.reshape(1, -1))[0])

@@ -1,4 +1,4 @@
-"""Information leakage: what the shape of a deletion tells of the class, without one pixel of the picture."""
+"""Measure information leakage: how well the class can be predicted from the mask of deleted pixels alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,18 @@ LEAKAGE_PAPER = Paper(
 )
 FOLDS = 5
 PENALTY = 0.01
-"""Of the ridge, relative to the mean squared length of the features: the held-out accuracy is flat around it."""
+"""Ridge penalty relative to the mean squared length of the features; the held-out accuracy hardly changes around this value."""
 
 
 @dataclass(frozen=True, eq=False)
 class Leakage:
-    """The masks (N,H,W), true where a pixel is deleted, and how many of the N classes were read from the masks alone, with the interval."""
+    """The result of `mask_leakage`.
+
+    Attributes:
+        masks: True where a pixel is deleted, (N,H,W).
+        read: Share of the N classes that were predicted correctly from the masks alone, with its 95 % CI.
+        chance: Share of the most frequent class.
+    """
 
     masks: Tensor
     read: Summary
@@ -33,7 +39,7 @@ class Leakage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the masks take."""
+        """Return the bytes of the masks."""
         return self.masks.nbytes
 
 
@@ -46,11 +52,23 @@ def mask_leakage(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Leakage:
-    """Deletes the most relevant `share` of each picture's pixels, forgets the picture, and reads the class from what was deleted.
+    """Predict the class of each image from the mask of its most relevant pixels alone (Rong et al. 2022).
 
-    The mask is drawn white on black; the mean of the model's Final layer over all positions is its feature vector, from which a ridge
-    regression on one-hot labels reads the class, each fifth of the masks by what was learnt on the others. `chance` is the share of the most
-    frequent class. Raises `SpecError` for a share that is none, `DataError` for fewer pictures than folds.
+    Each mask is drawn white on black. Its feature vector is the mean of the model's Final layer over all positions. A ridge regression
+    on one-hot labels predicts the class, with five-fold cross-validation.
+
+    Args:
+        model: The classifier.
+        photos: The images.
+        labels: The model's class of each image, which is also the target of its map.
+        method: The method.
+        share: Share of the pixels to delete, between 0 and 1.
+        seed: Seed of everything random.
+        progress: The progress callback.
+
+    Raises:
+        SpecError: If `share` is not between 0 and 1.
+        DataError: If there are fewer images than folds.
     """
     if not 0 < share < 1:
         raise SpecError(f"share={share} is not valid: it is the share of pixels that are deleted, between 0 and 1")
@@ -71,14 +89,14 @@ def mask_leakage(
 
 
 def _highest(maps: Tensor, share: float) -> Tensor:
-    """The highest `share` of the values of each map (B,H,W), ties in reading order."""
+    """Return a mask of the highest `share` of the values of each map (B,H,W), with ties broken in reading order."""
     flat = maps.flatten(1).double()
     chosen = flat.argsort(dim=1, descending=True, stable=True)[:, : max(1, int(share * flat.shape[1]))]
     return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, chosen, True).view(maps.shape)
 
 
 def _features(model: Classifier, masks: Tensor) -> Tensor:
-    """Mean of the Final layer over its positions, for masks (B,H,W) as pictures in white on black: float64 (B,C)."""
+    """Return the mean of the Final layer over its positions, float64 (B,C), for masks (B,H,W) drawn white on black."""
     layer = model.layer("Final")
     pictures = model.preprocessing.normalise(masks[:, None].float().expand(-1, 3, -1, -1))
     with model.session(), torch.no_grad():
@@ -87,7 +105,17 @@ def _features(model: Classifier, masks: Tensor) -> Tensor:
 
 
 def read_classes(features: Tensor, labels: Tensor) -> Tensor:
-    """The class (N,) of each row of (N,C) by ridge regression on one-hot labels, learnt on the rows of the other folds; row i is in fold i mod 5."""
+    """Predict the class of each row by ridge regression on one-hot labels, trained on the rows of the other folds.
+
+    Row i is in fold i mod 5.
+
+    Args:
+        features: Feature vectors, (N,C).
+        labels: Classes, (N,).
+
+    Returns:
+        The predicted classes, (N,).
+    """
     fold, found = torch.arange(len(labels)) % FOLDS, torch.empty_like(labels)
     wanted = torch.nn.functional.one_hot(labels).double()
     for own in range(FOLDS):
@@ -95,7 +123,7 @@ def read_classes(features: Tensor, labels: Tensor) -> Tensor:
         centre, mean = features[learn].mean(0), wanted[learn].mean(0)
         x, y = features[learn] - centre, wanted[learn] - mean
         gram = x @ x.T
-        # The dual form: there are hardly more masks than channels.
+        # The dual form, since there are hardly more masks than channels.
         weights = torch.linalg.solve(gram + PENALTY * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(x), dtype=x.dtype), y)
         found[read] = ((features[read] - centre) @ x.T @ weights + mean).argmax(1)
     return found

@@ -1,4 +1,4 @@
-"""The same deletion on several models: where they differ, it is the model that the deleted pictures do not suit."""
+"""Apply the same deletion to several models, to see for which of them deleted images are out of domain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,11 @@ from attrlib.specs import MethodSpec
 
 @dataclass(frozen=True, eq=False)
 class SameDeletion:
-    """Pictures that fade alike for all models.
+    """The deletion of the same images, in the same order, for several models.
 
-    `probabilities` (M,B,n+1) are those of picture b's target for model m after each of n steps; `paths` (B) are the ways of the pictures.
+    Attributes:
+        paths: The deletion of each of the B images, with the first model's probabilities.
+        probabilities: Probability of each image's target for each model at each of n + 1 steps, (M,B,n+1).
     """
 
     paths: tuple[DeletionPath, ...]
@@ -27,12 +29,12 @@ class SameDeletion:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Return the bytes of the probabilities and the paths."""
         return self.probabilities.nbytes + sum(path.nbytes for path in self.paths)
 
     @property
     def curves(self) -> Tensor:
-        """The mean over the pictures: (M,n+1)."""
+        """Return the mean probabilities over the images, (M,n+1)."""
         return self.probabilities.mean(1)
 
 
@@ -46,10 +48,22 @@ def delete_alike(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> SameDeletion:
-    """Deletes the pixels, or the cells of a `grid`, of each picture in the order of the first model's map, most relevant first.
+    """Delete pixels or patches of each image in order of the first model's map, most relevant first, for all models.
 
-    Every model sees the same deleted pictures. Raises `ProtocolError` for models that look at pictures of different sizes or colours,
-    and as `delete_in_order` does.
+    Every model sees the same deleted images.
+
+    Args:
+        models: The classifiers; the first one gives the maps.
+        photos: The images.
+        targets: Target class of each image.
+        method: The method.
+        grid: Patches in each direction, None to delete pixels.
+        baseline: What replaces deleted pixels, in normalised space.
+        seed: Seed of everything random.
+        progress: The progress callback.
+
+    Raises:
+        ProtocolError: If the models differ in input size or normalisation, or the grid does not divide the input.
     """
     first, *others = models
     if any(own.preprocessing != first.preprocessing for own in others):

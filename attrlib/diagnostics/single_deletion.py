@@ -1,4 +1,4 @@
-"""Single deletion on one picture: the output drop of each deleted cell, and the attribution sum of each cell."""
+"""Compute single deletion on one image: the output drop and the attribution sum of each patch."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,15 @@ from attrlib.protocols.deletion import IDSDS, SDS, SingleDeletion
 
 @dataclass(frozen=True, eq=False)
 class CellOutputs:
-    """The target's outputs for a picture and with each of `grid` x `grid` cells deleted: (1, 1 + grid * grid) by name."""
+    """The target's outputs for an image, and with each of its patches deleted.
+
+    Attributes:
+        model: The classifier.
+        batch: The image and its target.
+        grid: Patches in each direction.
+        baseline: What replaces a deleted patch, in normalised space.
+        outputs: Outputs by name, (1, 1 + grid * grid) each.
+    """
 
     model: Classifier
     batch: Batch
@@ -25,13 +33,20 @@ class CellOutputs:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that picture and outputs take."""
+        """Return the bytes of the image and the outputs."""
         return self.batch.images.nbytes + sum(values.nbytes for values in self.outputs.values())
 
 
 @dataclass(frozen=True, eq=False)
 class CellScore:
-    """Drops and sums (grid * grid) row by row, their rank correlation (NaN where undefined), and the score's name."""
+    """The single deletion score of one image.
+
+    Attributes:
+        name: Name of the score.
+        drops: Output drop of each patch, row by row, (grid * grid).
+        sums: Attribution sum of each patch, row by row, (grid * grid).
+        correlation: Rank correlation of drops and sums, NaN where undefined.
+    """
 
     name: str
     drops: Tensor
@@ -42,9 +57,21 @@ class CellScore:
 def cell_outputs(
     model: Classifier, photo: Photo, target: int, grid: int = 4, baseline: str = "zeros", seed: int = 0, progress: Progress = no_progress
 ) -> CellOutputs:
-    """What the model says to the picture and to it without each cell: 1 + grid^2 forward passes, the same for every method.
+    """Return the model's outputs for an image, and with each patch deleted.
 
-    Raises `ProtocolError` where the model's input cannot be cut into such cells.
+    They need 1 + grid^2 forward passes and do not depend on the method.
+
+    Args:
+        model: The classifier.
+        photo: The image.
+        target: The target class.
+        grid: Patches in each direction.
+        baseline: What replaces a deleted patch, in normalised space.
+        seed: Seed of a random baseline.
+        progress: The progress callback.
+
+    Raises:
+        ProtocolError: If the grid does not divide the model's input.
     """
     protocol = _protocol(model, grid, baseline)
     protocol.check(model)
@@ -55,10 +82,15 @@ def cell_outputs(
 
 
 def cell_score(found: CellOutputs, attribution: Attribution, output: str = "logit") -> CellScore:
-    """This picture's single deletion score, as the protocol itself computes it (Hesse et al. 2024).
+    """Return the single deletion score of an image, as the protocol computes it (Hesse et al. 2024).
 
-    spearman_i(f(x) - f(x_i), sum of a in cell i), with f the `output` (logit or softmax) of the target, x_i the picture without
-    cell i and a the map (1,1,h,w) at the picture's size. It is IDSDS where the model is deletion-tuned, else SDS.
+    The score is spearman_i(f(x) - f(x_i), sum of a in patch i), with f the output of the target, x_i the image without patch i and
+    a the map at the image's size. It is IDSDS if the model is deletion-tuned, else SDS.
+
+    Args:
+        found: The outputs; see `cell_outputs`.
+        attribution: The map, (1,1,h,w).
+        output: The output whose drop counts: `logit` or `softmax`.
     """
     protocol = _protocol(found.model, found.grid, found.baseline, output)
     layer = found.model.layer(attribution.spec.layer)

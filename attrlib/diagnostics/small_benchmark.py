@@ -1,4 +1,4 @@
-"""A few pictures under several protocols and methods, in memory: for a look, where a run with plan, store and resume would be too much."""
+"""Score a few images under several protocols and methods in memory, without the plan, store and resume of a run."""
 
 import math
 from collections.abc import Sequence
@@ -27,10 +27,23 @@ def score_at_once(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Tensor:
-    """The scores (protocols, methods, items) of pictures by their places in labelled data; NaN where undefined. As a run's, item by item.
+    """Return the scores of some images of a labelled data set; each item's scores are the same as in a run.
 
-    The protocols are those of single images, the methods resolved. What a method is not defined for is NaN. Raises `ProtocolError` where a
-    protocol is not defined for the model or the data, `DataError` where no picture can be read.
+    Args:
+        model: The classifier.
+        data: The data set, or its name or path.
+        indices: Indices of the images in the data set; those without a label or that cannot be read are left out.
+        protocols: The protocols, all of single images.
+        methods: The methods, resolved.
+        seed: Seed of everything random.
+        progress: The progress callback.
+
+    Returns:
+        The scores, (protocols, methods, items), NaN where a score is undefined or a method is not defined for the model.
+
+    Raises:
+        ProtocolError: If a protocol is not defined for the model or the data.
+        DataError: If no image has a class and can be read.
     """
     dataset = load_dataset(data)
     classes = match_classes(dataset.class_names, model.class_names, "auto")

@@ -1,1 +1,1 @@
-"""Runs work: one queue for each device, shared by everybody who asks."""
+"""Execution of runs, and one job queue for each device, shared by all callers."""

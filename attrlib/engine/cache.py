@@ -1,4 +1,4 @@
-"""Where an evaluator keeps results: the store, or memory."""
+"""Interfaces of the caches in which an evaluator keeps results, and a cache in memory."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol as Interface
@@ -9,20 +9,20 @@ from attrlib.store import Record, rounded
 
 
 class ResultCache(Interface):
-    """Records and maps by key. The store is one; entries that exist already are never replaced."""
+    """A cache of records and maps by key, such as the store. Existing entries are never replaced."""
 
     @property
     def dtype(self) -> str:
-        """Precision of cached maps: float32 or float16."""
+        """Return the precision of cached maps: float32 or float16."""
 
     def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
         """Return the cached records among these items."""
 
     def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
-        """Return the values alone of the cached records among these items."""
+        """Return the values of the cached records among these items, without details."""
 
     def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:
-        """Add records by item; `spec` is what `key` is the digest of."""
+        """Add records by item; `key` is the digest of `spec`."""
 
     def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return the cached maps among these keys, float32 (1,h,w) each."""
@@ -35,21 +35,27 @@ class ResultCache(Interface):
 
 
 class RunStore(ResultCache, Interface):
-    """What a run needs besides a cache: its manifest and its state. Another back end for results implements this."""
+    """A cache that also keeps the manifest and the state of runs. A custom back end for results implements this interface."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences for the user on what was repaired or could not be kept."""
+        """Return notes for the user on what was repaired or could not be stored."""
 
     def save_run(self, key: str, spec: Mapping[str, object], parts: Mapping[str, object]) -> None:
-        """Write the manifest of a run."""
+        """Write the manifest of a run.
+
+        Args:
+            key: Key of the run.
+            spec: What the run is about: kind, title, spec and digest of the model.
+            parts: For each protocol and method, the key of the records and the keys of the items.
+        """
 
     def set_state(self, key: str, state: str) -> None:
         """Set a run's state: running, done, cancelled or failed."""
 
 
 class InMemoryCache:
-    """A cache that ends with the process: for one look at a few images, and for workers that send their results home."""
+    """A cache in memory, for a few images and for workers that send their results to the run's store."""
 
     def __init__(self, dtype: str = "float32") -> None:
         self.dtype = dtype
@@ -63,11 +69,11 @@ class InMemoryCache:
         return {item: cached[item] for item in items if item in cached}
 
     def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
-        """Return the values alone of the cached records among these items."""
+        """Return the values of the cached records among these items, without details."""
         return {item: record.value for item, record in self.records(key, items).items()}
 
     def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:
-        """Add records by item; `spec` is what `key` is the digest of."""
+        """Add records by item; `key` is the digest of `spec`."""
         self._specs[key] = spec
         cached = self._records.setdefault(key, {})
         cached |= {item: record for item, record in records.items() if item not in cached}
@@ -85,7 +91,7 @@ class InMemoryCache:
         return rounded(maps, self.dtype)
 
     def move_to(self, cache: ResultCache) -> None:
-        """Add everything to another cache and forget it here."""
+        """Move all records and maps to another cache."""
         for key, records in self._records.items():
             cache.add_records(key, self._specs[key], records)
         cache.add_maps(self._maps)

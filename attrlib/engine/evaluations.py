@@ -1,4 +1,4 @@
-"""What a run evaluates: each protocol with each method, grouped by the items they share."""
+"""The evaluations of a run: each protocol with each method, grouped by the items that they share."""
 
 import math
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, digest
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A protocol on a method.
+    """A protocol applied to a method.
 
     Attributes:
-        protocol_spec: The protocol as it was asked for.
-        method_spec: The method as it was asked for.
+        protocol_spec: The protocol as given in the spec.
+        method_spec: The method as given in the spec.
         protocol: The protocol with all parameters.
         method: The method with all parameters and its layer.
         key: Key of the records: the digest of `about`.
@@ -48,7 +48,7 @@ class Evaluation:
 
 
 class Refusal(NamedTuple):
-    """A protocol on a method that is not defined for the model or the data, and why."""
+    """A protocol and a method that are not defined for the model or the data, and the reason."""
 
     protocol: ProtocolSpec
     method: MethodSpec
@@ -65,29 +65,29 @@ def by_reason(refused: Sequence[Refusal]) -> dict[tuple[str, str], list[str]]:
 
 @dataclass(frozen=True)
 class ItemGroup:
-    """The evaluations that are about the same items, method by method."""
+    """The evaluations that share the same items, in order of their methods."""
 
     evaluations: tuple[Evaluation, ...]
 
     @property
     def grids(self) -> Localisation | None:
-        """One of the protocols, if the items are grids."""
+        """Return one of the protocols if the items are grids, else None."""
         protocol = self.evaluations[0].protocol
         return protocol if isinstance(protocol, Localisation) else None
 
     @property
     def target_choice(self) -> str:
-        """Which class is explained: `label` or `prediction`."""
+        """Return which class is explained: `label` or `prediction`."""
         return self.evaluations[0].protocol.target_choice
 
     @property
     def images_per_item(self) -> int:
-        """Images in one item."""
+        """Return the number of images in one item."""
         return self.grids.grid**2 if self.grids else 1
 
     @property
     def chunk_size(self) -> int:
-        """Items that are loaded and computed together."""
+        """Return the number of items that are loaded and computed together."""
         return max(1, BATCH_SIZE // self.images_per_item)
 
     def refuse(self, error: AttrlibError) -> list[Refusal]:
@@ -96,12 +96,17 @@ class ItemGroup:
 
 
 def find_evaluations(spec: RunSpec, data: Dataset, evaluator: Evaluator) -> tuple[list[ItemGroup], list[Refusal]]:
-    """Return the evaluations of a run, grouped by their items, and what is not defined for the model or the data.
+    """Return the evaluations of a run, grouped by their items, and those that are not defined for the model or the data.
+
+    Args:
+        spec: The run.
+        data: The data set.
+        evaluator: Evaluator of the run's model.
 
     Raises:
-        SpecError: If the spec makes no sense.
+        SpecError: If the spec is not valid.
         MethodError: If a method is unknown.
-        ProtocolError: If a protocol is unknown, or nothing at all is defined.
+        ProtocolError: If a protocol is unknown, or no evaluation is defined.
     """
     _check(spec)
     methods = {asked: resolve_method(asked) for asked in dict.fromkeys(spec.methods)}
@@ -124,7 +129,7 @@ def find_evaluations(spec: RunSpec, data: Dataset, evaluator: Evaluator) -> tupl
     groups: dict[object, list[Evaluation]] = {}
     for each in evaluations:
         groups.setdefault(_items_key(each.protocol), []).append(each)
-    # Method by method, so that protocols share its maps while they are in the operating system's cache.
+    # Method by method, so that its protocols read the same maps while these are in the operating system's cache.
     order = {method: place for place, method in enumerate(methods)}
     return [ItemGroup(tuple(sorted(group, key=lambda each: order[each.method_spec]))) for group in groups.values()], refused
 

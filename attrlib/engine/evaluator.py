@@ -25,10 +25,10 @@ class Evaluator:
 
     Args:
         model: The classifier.
-        cache: Where results are looked up and kept; see `ResultCache`.
+        cache: Where results are looked up and stored; see `ResultCache`.
         seed: Seed of everything random.
         fast: Fold BatchNorm and compute many forward passes in bfloat16.
-        rows: Images that go through the model at once, at most; no result depends on it.
+        rows: Maximum number of images in one pass through the model; results do not depend on it.
         on_progress: Called with (done, total) passes; raises `Cancelled` to stop.
     """
 
@@ -47,7 +47,7 @@ class Evaluator:
         self._about: dict[str, object] = {"model": model.name, "model_digest": model.digest, "numerics": NUMERICS}
 
     def with_rows(self, rows: int) -> "Evaluator":
-        """Return the same evaluator for another number of images at once."""
+        """Return the same evaluator with another maximum number of images in one pass."""
         return self._with(rows=rows)
 
     def reporting_to(self, on_progress: Progress) -> "Evaluator":
@@ -64,7 +64,7 @@ class Evaluator:
         return twin
 
     def loader(self, data: Dataset, protocols: Iterable[Protocol] = ()) -> Loader:
-        """Return a loader of what these protocols need of a data set."""
+        """Return a loader for a data set that loads what these protocols need."""
         return Loader(self.model, data, {need for protocol in protocols for need in protocol.needs})
 
     # Scores
@@ -92,7 +92,13 @@ class Evaluator:
         return {item.key(choice): Record(outcome.value, outcome.details) for item, outcome in zip(items, outcomes, strict=True)}
 
     def eval_batch(self, protocol: Protocol, batch: Batch, explain: Explain) -> EvalBatch:
-        """Return what a protocol is given: images, targets, measurements and maps."""
+        """Return the input of a protocol: images, targets, measurements and maps.
+
+        Args:
+            protocol: The protocol.
+            batch: The items.
+            explain: The maps to score; see `explainer`.
+        """
         labelled = protocol.target_choice == "label"
         targets = batch.labels if labelled else self.measure(Prediction(), batch)["class"].long()
         measured = {m: self.measure(m, batch, targets) for m in protocol.measurements}
@@ -119,7 +125,7 @@ class Evaluator:
         missing = [row for row, item in enumerate(keys) if item not in cached]
         if missing:
             chosen = torch.zeros(len(batch), dtype=torch.long) if targets is None else targets
-            # Always exact: there are few, and the scores of all methods depend on them.
+            # Always exact: there are few of them, and the scores of all methods depend on them.
             computed = measurement.measure(dataclasses.replace(self.context, fast=False), take(batch, missing), chosen[missing])
             lists = {name: values.double().tolist() for name, values in computed.items()}
             new = {keys[row]: Record(details={name: values[i] for name, values in lists.items()}) for i, row in enumerate(missing)}
@@ -129,7 +135,13 @@ class Evaluator:
         return {name: torch.tensor([cached[item].details[name] for item in keys], dtype=torch.float64) for name in names}
 
     def count_measured(self, measurement: Measurement, items: Sequence[EvalItem], target_choice: str) -> int:
-        """Return for how many items a measurement is cached, for their label or the model's prediction."""
+        """Return the number of items for which a measurement is cached.
+
+        Args:
+            measurement: The measurement.
+            items: The items.
+            target_choice: Which class is the target: `label` or `prediction`.
+        """
         key = self.measurement_key(measurement)[1]
         if not measurement.targeted:
             return len(self.cache.values(key, [item.id for item in items]))
@@ -140,7 +152,7 @@ class Evaluator:
         return len(self.cache.values(key, [f"{item}:{target}" for item, target in targets.items()]))
 
     def measurement_key(self, measurement: Measurement) -> tuple[dict[str, object], str]:
-        """Return what a measurement depends on besides its item, and the digest of that."""
+        """Return everything that a measurement depends on besides its item, and the digest of it."""
         fields = {"name": type(measurement).__name__} | dataclasses.asdict(measurement)
         about = self._about | {"kind": "measurement", "measurement": fields, "seed": self.context.seed if measurement.seeded else None}
         return about, digest(about)
@@ -152,7 +164,7 @@ class Evaluator:
 
         Args:
             method: The method, resolved.
-            together: Methods at the same layer whose maps will be asked for next: computed in the same passes, and cached.
+            together: Methods at the same layer whose maps will be requested next; they are computed in the same passes and cached.
         """
 
         def explain(request: ExplanationRequest) -> tuple[Tensor, Layer]:
@@ -170,7 +182,12 @@ class Evaluator:
         return explain
 
     def cached_maps(self, method: MethodSpec, request: ExplanationRequest) -> Tensor | None:
-        """Return the maps (B,T,h,w) of a request if all are cached; its images are not looked at."""
+        """Return the maps (B,T,h,w) of a request, None unless all are cached; the images of the request are not used.
+
+        Args:
+            method: The method, resolved.
+            request: What to explain; it must have keys.
+        """
         keys = self._map_keys(method, request)
         cached = self.cache.maps(list(dict.fromkeys(keys)))
         if any(key not in cached for key in keys):
@@ -178,7 +195,7 @@ class Evaluator:
         return torch.stack([cached[key][0] for key in keys]).unflatten(0, request.targets.shape)
 
     def seconds_key(self, method: MethodSpec) -> tuple[dict[str, object], str]:
-        """Return what the seconds of a map depend on besides its image, and the digest of that."""
+        """Return everything that the seconds of a map depend on besides its image, and the digest of it."""
         about = self._about | {"kind": "seconds", "device": self.model.device.type, "fast": self._is_approximate(method, self.model)}
         about |= self._describe_method(method, self.model, False)
         return about, digest(about)
@@ -186,20 +203,20 @@ class Evaluator:
     def _compute_together(
         self, method: MethodSpec, together: Sequence[MethodSpec], request: ExplanationRequest, missing: list[int]
     ) -> dict[str, Tensor]:
-        """Compute missing maps of a method, and those of the methods together with it none of whose maps is cached yet."""
+        """Compute the missing maps of a method, and in the same passes those of the other methods that have no cached map yet."""
         keys = {each: [all_keys[k] for k in missing] for each in (method, *together) for all_keys in [self._map_keys(each, request)]}
         begun = self.cache.maps([key for each in together for key in keys[each]]) if together else {}
         chosen = [each for each in keys if each == method or not begun.keys() & set(keys[each])]
         first, *others = self._compute(chosen, request, missing)
         cached = self._add_maps(first, keys[method])
         for each, maps in zip(chosen[1:], others, strict=True):
-            # An error of another method is raised when its own turn comes.
+            # An error of another method is raised when that method is evaluated.
             if isinstance(maps, Attribution):
                 self._add_maps(maps, keys[each])
         return cached
 
     def _compute(self, methods: Sequence[MethodSpec], request: ExplanationRequest, which: list[int]) -> list[Attribution | AttrlibError]:
-        """Compute maps (k,1,h,w) of some pairs of image and target, counted row by row, by each method."""
+        """Compute maps (k,1,h,w) by each method for some pairs of image and target, which are numbered row by row."""
         context, target_count = self.context, request.targets.shape[1]
         owners = [k // target_count for k in which]
         area = request.images.shape[2] * request.images.shape[3] / (self.model.input_size[0] * self.model.input_size[1])
@@ -214,7 +231,7 @@ class Evaluator:
         return results
 
     def _add_maps(self, result: Attribution | AttrlibError, keys: Sequence[str]) -> dict[str, Tensor]:
-        """Cache maps; return them as the cache gives them back."""
+        """Add maps to the cache, and return them at the cache's precision."""
         maps = dict(zip(keys, self.cache.rounded(_maps_or_raise(result)), strict=True))
         self.cache.add_maps(maps)
         return maps
@@ -237,7 +254,7 @@ class Evaluator:
         return self._reduced(method) or self._explained(method, view) is not view
 
     def _explained(self, method: MethodSpec, view: Classifier) -> Classifier:
-        """Return the model that is explained: in a fast run its folded twin."""
+        """Return the model to explain: in a fast run, the one with BatchNorm folded."""
         return self._folded(view, view.layer(method.layer).path) if self.context.fast else view
 
     def _reduced(self, method: MethodSpec) -> bool:
@@ -246,9 +263,10 @@ class Evaluator:
 
 
 def uses_bfloat16(passes: Passes) -> bool:
-    """Return whether a fast run computes maps of these passes in bfloat16: many forward passes, which gain most, and no gradient.
+    """Return whether a fast run computes maps with these passes in bfloat16: only several forward passes without a gradient.
 
-    Gradients gain a fifth on a CPU, and IG's map loses its ranks: the mean SDS of 64 photos moved by 0.03.
+    Forward passes gain most. Gradients gain only a fifth on a CPU, and the ranks in IG's maps change: the mean SDS of 64 photos
+    moved by 0.03.
     """
     return passes.forward > 1 and not passes.gradient
 

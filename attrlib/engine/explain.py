@@ -1,4 +1,4 @@
-"""One picture, several methods: the maps, and the files to take away (panel, arrays, a manifest that repeats them)."""
+"""Explain one image by several methods, and export the maps: panel, arrays and a manifest to reproduce them."""
 
 import hashlib
 import io
@@ -26,13 +26,21 @@ _MAX_MANIFEST = 1 << 20
 
 
 def map_key(model_digest: str, image_digest: str, method: MethodSpec, target: int | None, seed: int) -> str:
-    """The content digest under which a map is kept: weights, picture, method with parameters and layer, target, seed, numerics."""
+    """Return the content digest under which a map is cached.
+
+    Args:
+        model_digest: Digest of the model's weights.
+        image_digest: Digest of the image.
+        method: The method; its parameters and layer are filled in.
+        target: The target class, None for the predicted one.
+        seed: Seed of everything random.
+    """
     return digest(model_digest, image_digest, resolve(method), target, seed, NUMERICS)
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """The maps of one photo by the methods of a spec, in its order."""
+    """The maps of one photo by the methods of a spec, in the order of the spec."""
 
     spec: ExplainSpec
     model: Classifier
@@ -41,15 +49,15 @@ class Explanation:
 
     @property
     def target(self) -> int:
-        """The explained class."""
+        """Return the explained class."""
         return self.attributions[0].target[0]
 
     def tiles(self) -> list[Tile]:
-        """What the panel shows of each map."""
+        """Return the tile of each map in the panel."""
         return [tile(a, self.spec.view) for a in self.attributions]
 
     def files(self) -> dict[str, bytes]:
-        """Panel, arrays and manifest; the same bytes for the same spec, weights, picture and machine."""
+        """Return panel, arrays and manifest by file name; the bytes are the same for the same spec, weights, image and machine."""
         photo = self.model.preprocessing.view(self.photo.image, scale=2)
         title = self.model.class_names[self.target].split(",")[0]
         files = {PANEL: encode(panel(photo, title, self.tiles(), self.spec.view), "PNG"), ARRAYS: _arrays(self.attributions)}
@@ -73,9 +81,16 @@ class Explanation:
 def explain_photo(
     spec: ExplainSpec, model: Classifier, photo: Photo, progress: Progress = no_progress, max_memory: int | None = None
 ) -> Explanation:
-    """Runs every method of the spec, all together, within `max_memory` bytes, by default half of what is free.
+    """Run all methods of a spec on one photo.
 
-    One that is not defined for the model raises before any other runs.
+    If a method is not defined for the model, its error is raised before any method runs.
+
+    Args:
+        spec: Methods, target, seed and view.
+        model: The classifier.
+        photo: The photo.
+        progress: The progress callback.
+        max_memory: Maximum memory in bytes, weights included; None for half of the free memory.
     """
     methods = list(dict.fromkeys(resolve(m) for m in spec.methods))
     images = model.preprocess(photo.image)[None]
@@ -86,14 +101,24 @@ def explain_photo(
 
 
 def tile(attribution: Attribution, view: ViewSpec) -> Tile:
-    """The first map as it is shown: titled by method, layer and resolution."""
+    """Return the tile of the first map, titled with method, layer and resolution."""
     height, width = attribution.maps.shape[2:]
     values = prepare(attribution.maps, view, attribution.input_size)[0, 0]
     return Tile(attribution.spec.name, f"{attribution.spec.layer} {height}×{width}", values, attribution.defects[0])
 
 
 def read_manifest(path: str | Path) -> dict:
-    """A manifest's content, checked. Raises `SpecError`."""
+    """Read and check a manifest.
+
+    Args:
+        path: Path of the `manifest.json`.
+
+    Returns:
+        The content of the manifest, with `spec` as an `ExplainSpec`.
+
+    Raises:
+        SpecError: If there is no such file, or it is not a manifest of explain.
+    """
     file = existing_file(path)
     if file is None:
         raise SpecError(f"there is no manifest {str(path)[:200]!r}; give the manifest.json that explain wrote")
@@ -120,7 +145,16 @@ def read_manifest(path: str | Path) -> dict:
 
 
 def check_same(manifest: Mapping, model: Classifier, photo: Photo) -> None:
-    """Raises `SpecError` where weights, picture or numerics are not those of the manifest: nothing could be repeated."""
+    """Raise an error unless weights, image and numerics are those of a manifest, since its maps could not be reproduced.
+
+    Args:
+        manifest: The manifest; see `read_manifest`.
+        model: The classifier.
+        photo: The photo.
+
+    Raises:
+        SpecError: If weights, image or numerics differ.
+    """
     if manifest["numerics"] != NUMERICS:
         raise SpecError(f"the manifest was written with numerics {manifest['numerics']}, this is {NUMERICS}; use that version of attrlib")
     if manifest["model_digest"] != model.digest:
@@ -136,5 +170,5 @@ def _arrays(attributions: Sequence[Attribution]) -> bytes:
 
 
 def first(diagnostics: Mapping[str, tuple[float, ...]]) -> dict[str, float | None]:
-    """The diagnostics of the first picture; what is not finite is None, since JSON knows no NaN."""
+    """Return the diagnostics of the first image, with None for values that are not finite, since JSON has no NaN."""
     return {name: values[0] if math.isfinite(values[0]) else None for name, values in diagnostics.items()}

@@ -1,4 +1,4 @@
-"""Measure what `fast` costs: how well its maps agree with the exact ones."""
+"""Measure how well the maps of a fast run agree with the exact ones."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ def map_agreement(
 ) -> dict[MethodSpec, float]:
     """Return Spearman's correlation of each method's fast maps with its exact ones, for the predicted class, mean over two images.
 
-    Only methods of many forward passes are computed in bfloat16: the others are close to 1.
+    Only methods with several forward passes are computed in bfloat16; for all others the correlation is close to 1.
 
     Args:
-        methods: The methods, resolved, by how they were asked for.
-        evaluator: A fast one.
+        methods: The resolved methods, by the method as given in the spec.
+        evaluator: A fast evaluator.
         data: The data set.
-        items: Items of it, of which the first two images are used.
+        items: Items of the data set; the first image of each of the first two is used.
     """
     single = tuple(EvalItem(data.item_id(item.images[0]), item.images[:1], item.labels[:1]) for item in items[:IMAGES])
     _, batch = evaluator.loader(data).get(single)

@@ -10,11 +10,11 @@ from attrlib.progress import Progress, no_progress
 from attrlib.specs import digest
 
 UNKNOWN = -1
-"""Label of an image whose class is not known."""
+"""Label of an image whose class is unknown."""
 REASONS_SHOWN = 5
-"""Reasons listed in one note."""
+"""Maximum number of reasons listed in one note."""
 PROGRESS_INTERVAL = 16
-"""Images between two progress reports."""
+"""Number of images between two progress reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class EvalItem:
 
     Attributes:
         id: Content digest.
-        images: Indices in the data set of the images it is made of; a grid lists its cells row by row.
+        images: Indices of the item's images in the data set; those of a grid are listed row by row.
         labels: The model's class of each image, -1 where unknown.
     """
 
@@ -53,18 +53,18 @@ class Selection:
 def image_items(
     data: Dataset, classes: Sequence[int], limit: int | None, seed: int, labelled: bool, on_progress: Progress = no_progress
 ) -> Selection:
-    """Select the first `limit` images in the order of the seed, each content once.
+    """Select the first `limit` images in an order drawn by the seed; images with equal content are used once.
 
     Args:
         data: The data set.
         classes: The model's class for each class of the data.
         limit: Number of items, None for all.
         seed: Draws the order.
-        labelled: Leave out images whose class is unknown.
-        on_progress: Called with the number of images looked through; an image seen for the first time is read.
+        labelled: Whether to leave out images whose class is unknown.
+        on_progress: Called with the number of images found and wanted; an image whose digest is not cached is read.
 
     Raises:
-        DataError: If nothing is left.
+        DataError: If no image is left.
     """
     items: dict[str, EvalItem] = {}
     unlabelled = repeated = 0
@@ -101,11 +101,11 @@ def grid_items(
     """Compose the first `limit` grids of the images that passed the confidence filter.
 
     Args:
-        passed: Images that passed.
+        passed: Images that passed the filter.
         candidates: Number of images before the filter.
         grid: Cells in each direction.
-        corners: The first class fills the first and the last cell, as DiFull and DiPart need.
-        filter_text: The filter in words, for notes and errors.
+        corners: Whether the first class fills the first and the last cell, as DiFull and DiPart require.
+        filter_text: Description of the filter, for notes and errors.
         limit: Number of grids, None for all.
         seed: Draws the grids.
 

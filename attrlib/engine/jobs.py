@@ -1,4 +1,4 @@
-"""One queue with one worker thread for each device: work outlives whoever asked for it, and equal work is done once."""
+"""Job queues with one worker thread each: a job outlives its caller, and equal jobs run once."""
 
 import atexit
 import threading
@@ -14,15 +14,15 @@ from attrlib.models.chunks import out_of_memory
 from attrlib.progress import NewsProgress
 
 Work = Callable[[NewsProgress], Any]
-"""What a job computes; the news that it reports are shown as `Job.news`."""
+"""A function that computes the result of a job; the news that it reports is kept as `Job.news`."""
 
 
 YIELD = 3.0
-"""Seconds without anybody asking after which a job with patience makes room for one that waits."""
+"""Seconds without a watcher after which a job with patience is dropped if another job is waiting."""
 
 
 class State(Enum):
-    """Where a job is."""
+    """The state of a job."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -32,22 +32,30 @@ class State(Enum):
 
 
 class Priority(IntEnum):
-    """Order in which jobs run; among equals the first submitted comes first.
+    """Priority of a job, QUICK first; jobs of equal priority run in the order of submission.
 
-    A job runs between the chunks of any job of a lower priority, so that nobody waits for somebody else's run.
+    A job may run between the chunks of a running job of lower priority, so that a short job does not wait for a long run.
     """
 
     QUICK = 0
-    """Takes seconds; is never interrupted."""
+    """For jobs of seconds, which are never interrupted."""
     NORMAL = 1
     LONG = 2
-    """Takes minutes or hours."""
+    """For jobs of minutes or hours."""
 
 
 class Job:
-    """One piece of work and what has become of it. Read by any thread, written by the worker.
+    """A piece of work with its state and result. Any thread may read it; only the worker thread changes it.
 
-    `news` is what the work has last said of itself, None before; it stays when the job has ended.
+    Attributes:
+        key: Key under which the queue finds the job.
+        priority: When the job runs; see `Priority`.
+        state: The state.
+        result: What the work returned, None unless the job is done.
+        error: Why the job failed, None unless it did.
+        done: Progress of the work so far.
+        total: Progress at the end of the work.
+        news: The latest news that the work reported, None if there is none; it is kept after the job has ended.
     """
 
     def __init__(self, key: str, work: Work, queue: "Queue", patience: float | None, priority: Priority):
@@ -67,31 +75,31 @@ class Job:
         self._ended = threading.Event()
 
     def watch(self) -> "Job":
-        """Says that somebody still wants it; see `Queue.submit`."""
+        """Record that the result is still wanted, and return the job; see `Queue.submit`."""
         self._watched = time.monotonic()
         return self
 
     def cancel(self) -> None:
-        """Asks the work to stop at its next chunk."""
+        """Stop the work at its next chunk."""
         self._stop.set()
         self._queue.unqueue(self)
 
     def forget(self) -> None:
-        """Drops an ended job from its queue, so that the next `submit` does the work anew."""
+        """Remove an ended job from its queue, so that the next `submit` runs the work again."""
         self._queue.drop(self)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits until it has ended, one way or another; False where the time was too short."""
+        """Wait until the job has ended in any state; return False if `seconds` pass before."""
         return self._ended.wait(seconds)
 
     @property
     def ended(self) -> bool:
-        """Whether it is done, failed or cancelled."""
+        """Return whether the job is done, failed or cancelled."""
         return self._ended.is_set()
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the progress so far; None before there is any."""
+        """Return an estimate of the remaining seconds from the progress so far; None unless the job is running and has progressed."""
         done, total = self.done, self.total
         if self.state is not State.RUNNING or not done:
             return None
@@ -99,7 +107,7 @@ class Job:
 
     @property
     def abandoned(self) -> bool:
-        """Whether nobody has asked for it for longer than its patience, or for a while and somebody else waits."""
+        """Return whether the job was not watched for longer than its patience, or for `YIELD` seconds while another job waits."""
         if self._patience is None:
             return False
         unwatched = time.monotonic() - self._watched
@@ -107,11 +115,11 @@ class Job:
 
     @property
     def dropped(self) -> bool:
-        """Cancelled because nobody wanted it any more, not because somebody said so."""
+        """Return whether the job was cancelled because it was abandoned, not by `cancel`."""
         return self.state is State.CANCELLED and not self._stop.is_set()
 
     def run(self) -> None:
-        """Does the work, in the worker's thread."""
+        """Run the work in the worker's thread."""
         self._started = time.monotonic()
         self.state = State.RUNNING
         try:
@@ -121,9 +129,9 @@ class Job:
         except Cancelled:
             self.state = State.CANCELLED
         except AttrlibError as error:
-            # Without the traceback, whose frames would keep alive all that the work held.
+            # Without the traceback, whose frames would keep the work's objects alive.
             self.error, self.state = error.with_traceback(None), State.FAILED
-        except BaseException as error:  # noqa: BLE001  the queue must go on, and whoever waits must learn why
+        except BaseException as error:  # noqa: BLE001  the queue must continue, and callers must see the reason
             self.error, self.state = AttrlibError(_reason(error)), State.FAILED
         finally:
             self._work = _nothing
@@ -150,9 +158,14 @@ def _reason(error: BaseException) -> str:
 
 
 class Queue:
-    """Jobs one at a time, in order of submission, their results kept up to `max_bytes` (least recently used out first).
+    """A queue that runs one job at a time and keeps results.
 
-    See `Priority` for the order where jobs differ in priority.
+    Jobs run by priority, then in order of submission; see `Priority`. Results are kept up to `max_bytes`; the least recently used
+    are removed first.
+
+    Args:
+        name: Name of the queue, used for its thread.
+        max_bytes: Maximum bytes of kept results.
     """
 
     def __init__(self, name: str, max_bytes: int = 256 << 20):
@@ -166,9 +179,13 @@ class Queue:
         atexit.register(self.close)
 
     def submit(self, key: str, work: Work, patience: float | None = None, priority: Priority = Priority.NORMAL) -> Job:
-        """The job of that key: the one there is (waiting, running, done, failed or cancelled), or a new one.
+        """Return the job of a key: the existing job in any state, or a new one.
 
-        With `patience` (seconds) it is dropped when nobody has asked for it, by `submit` or `Job.watch`, for so long.
+        Args:
+            key: Key of the job; equal work must have equal keys.
+            work: Computes the result.
+            patience: Seconds without a call of `submit` or `Job.watch` after which the job is dropped; None to never drop it.
+            priority: When the job runs.
         """
         with self._changed:
             job = self._jobs.get(key)
@@ -183,13 +200,16 @@ class Queue:
             return job.watch()
 
     def find(self, key: str) -> Job | None:
-        """The job of that key, if there is one and it was not dropped for want of interest; nothing is begun."""
+        """Return the job of a key, None if there is none or it was dropped; no job is started."""
         with self._changed:
             job = self._jobs.get(key)
             return None if job is None or job.dropped else job
 
     def close(self) -> None:
-        """Stops at the next chunk and for good: a thread that is still inside torch when Python ends aborts the process."""
+        """Cancel all jobs and stop the thread.
+
+        A thread that is still inside torch when Python exits would abort the process.
+        """
         with self._changed:
             self._closed = True
             for job in list(self._jobs.values()):
@@ -198,7 +218,7 @@ class Queue:
         self._thread.join(timeout=10)
 
     def unqueue(self, job: Job) -> None:
-        """Ends a cancelled job that has not begun."""
+        """End a cancelled job that has not started."""
         with self._changed:
             if job not in self._waiting:
                 return
@@ -206,25 +226,25 @@ class Queue:
         job.run()
 
     def drop(self, job: Job) -> None:
-        """See `Job.forget`."""
+        """Remove an ended job; see `Job.forget`."""
         with self._changed:
             if self._jobs.get(job.key) is job and job.ended:
                 del self._jobs[job.key]
 
     def give_way(self, running: Job) -> None:
-        """Runs the jobs that may slip in, in the thread of the job that calls this between its chunks."""
+        """Run waiting jobs of higher priority, in the thread of the running job, which calls this between its chunks."""
         while (job := self._next_before(running)) is not None:
             job.run()
             self._shrink()
 
     @property
     def crowded(self) -> bool:
-        """Whether work waits."""
+        """Return whether a job is waiting."""
         return bool(self._waiting)
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of all kept results."""
+        """Return the bytes of all kept results."""
         with self._changed:
             return sum(_size(j) for j in self._jobs.values())
 
@@ -263,7 +283,7 @@ def _size(job: Job) -> int:
 
 
 def _bytes(result: object) -> int:
-    """What a result takes, as it says itself; of what does not, a guess."""
+    """Return the bytes of a result: its length or `nbytes`, or a guess if it has neither."""
     if isinstance(result, bytes):
         return len(result)
     if isinstance(result, list | tuple):
@@ -276,7 +296,7 @@ _making = threading.Lock()
 
 
 def queue(name: str) -> Queue:
-    """The process-wide queue of that name: one for each device, and `models` for loading."""
+    """Return the process-wide queue of a name: one for each device, and `models` for loading models."""
     with _making:
         if name not in _queues:
             _queues[name] = Queue(name, max_bytes=(4 << 30) if name == "models" else (256 << 20))

@@ -20,17 +20,17 @@ CHUNKS_AHEAD = 2
 
 Chunk = tuple[EvalItem, ...]
 Loaded = tuple[Chunk, Batch | None]
-"""The readable items of a chunk and their batch, None where none is readable."""
+"""The readable items of a chunk and their batch, None if no item is readable."""
 
 
 class Loader:
-    """Batches of items as the model sees them.
+    """Load batches of items, preprocessed for a model.
 
     Args:
         model: The classifier, whose preprocessing and device are used.
         data: The data set.
-        needs: What the protocols need besides images and labels (see `Protocol.needs`): with `parts`, batches hold the pictures
-            without each part.
+        needs: What the protocols need besides images and labels (see `Protocol.needs`): with `parts`, batches contain the masks of
+            the parts and the images without each part.
 
     Attributes:
         unreadable: Why each item, by its id, could not be read; such items are left out.
@@ -46,7 +46,7 @@ class Loader:
 
     @contextmanager
     def prefetch(self, chunks: Sequence[Chunk]) -> Iterator[None]:
-        """Inside, load the chunks in this order in a thread, at most two ahead of the one in use."""
+        """Load the chunks in this order in a thread inside the context, at most two ahead of the one in use."""
         self._queue = list(chunks)
         with ThreadPoolExecutor(1, "attrlib-loader") as pool:
             self._pool = pool
@@ -66,7 +66,7 @@ class Loader:
         return self._last[1]
 
     def skip(self, chunk: Chunk) -> None:
-        """Drop a chunk from those being loaded, if it turned out not to be needed."""
+        """Stop loading a chunk that turned out not to be needed."""
         future = self._loading.pop(chunk, None)
         if future is not None:
             future.cancel()
@@ -88,9 +88,9 @@ class Loader:
             self._loading[chunk] = self._pool.submit(self._load, chunk)
 
     def _load(self, chunk: Chunk) -> Loaded:
-        """Load a chunk; its images (B,n*n,3,h,w) are still separate cells.
+        """Load a chunk, with the cells of grids still separate: (B,n*n,3,h,w).
 
-        No operation of torch runs here: in a thread of its own it would start a second team of threads on the same cores.
+        No torch operation runs here: in another thread, torch would start a second thread pool on the same cores.
         """
         readable, images, masks, parts, without = [], [], [], [], []
         for item in chunk:

@@ -1,4 +1,4 @@
-"""How many images fit through the model at once, and what a pass costs: measured, not guessed."""
+"""Measure how many images fit into memory at once, and what a pass through a model costs."""
 
 import math
 import time
@@ -16,12 +16,18 @@ from attrlib.models import Classifier
 from attrlib.models.chunks import in_chunks
 
 SHARE = 0.5
-"""Of the memory that is free, what a run may use unless it is told otherwise."""
+"""Share of the free memory that a run may use by default."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one image costs: seconds of a forward pass and of one with its backward pass, and bytes that the latter keeps."""
+    """The cost of one image.
+
+    Attributes:
+        forward: Seconds of a forward pass.
+        gradient: Seconds of a forward pass with its backward pass.
+        row_bytes: Bytes that a forward pass with its backward pass keeps.
+    """
 
     forward: float
     gradient: float
@@ -29,14 +35,14 @@ class Probe:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free where the model is; what PyTorch holds there and does not use is."""
+    """Return the free memory of a device in bytes, including what PyTorch has reserved but does not use."""
     if device.type != "cuda":
         return psutil.virtual_memory().available
     return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def row_bytes(model: Classifier) -> int:
-    """Bytes that the gradient pass of one image keeps, besides the weights; measured once for each model."""
+    """Return the bytes that the gradient pass of one image keeps, without the weights; measured once for each model."""
     if model not in _row_bytes:
         _row_bytes[model] = _measured(model)
     return _row_bytes[model]
@@ -53,16 +59,22 @@ def _measured(model: Classifier) -> int:
         return saved
 
     with model.session(), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-        # A copy, since the model may write into what it is given.
+        # A copy, since the model may modify its input in place.
         in_chunks(1, lambda rows: model.module(rows.clone()), _images(model, 1).requires_grad_())
     # The backward pass holds gradients of about the size of the largest activations.
     return sum(kept.values()) + 4 * max(kept.values(), default=0)
 
 
 def rows_within(model: Classifier, max_memory: int | None = None, area: float = 1) -> int:
-    """Images at once that stay within `max_memory` bytes, weights included, and are no slower together; by default within half of what is free.
+    """Return the number of images that fit into memory at once and are not slower together.
 
-    Raises `SpecError` where not even one does that is `area` times the size of the model's input.
+    Args:
+        model: The classifier.
+        max_memory: Maximum memory in bytes, weights included; None for half of the free memory.
+        area: Size of the largest input, as a multiple of the model's input size.
+
+    Raises:
+        SpecError: If not even one input of size `area` fits.
     """
     allowed = max_memory - model.nbytes if max_memory is not None else int(SHARE * free_bytes(model.device))
     each = row_bytes(model)
@@ -79,7 +91,13 @@ _probes: WeakKeyDictionary[Classifier, dict[tuple[int, bool], Probe]] = WeakKeyD
 
 
 def probe(model: Classifier, rows: int, fast: bool = False) -> Probe:
-    """Times passes of `rows` images, once for each model: the best of two, after one to warm up."""
+    """Measure the cost of passes, once for each model: the fastest of three passes.
+
+    Args:
+        model: The classifier.
+        rows: Number of images in one pass.
+        fast: Whether passes run in bfloat16.
+    """
     known = _probes.setdefault(model, {})
     if (rows, fast) not in known:
         known[rows, fast] = _timed(model, rows, fast)

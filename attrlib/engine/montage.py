@@ -1,4 +1,4 @@
-"""One photo by all methods, in one picture."""
+"""Draw the maps of one photo by all methods as one image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,13 @@ SIDE, COLUMNS = 184, 8
 
 @dataclass(frozen=True)
 class Shown:
-    """A method of the montage: the model that it explains and its maps, or why it is defined for none of the models."""
+    """A method of the montage, with the model that it explains.
+
+    Attributes:
+        method: The method.
+        model: The model that is explained.
+        found: The maps, or the error if the method is not defined for any of the models.
+    """
 
     method: MethodSpec
     model: Classifier
@@ -28,7 +34,12 @@ class Shown:
 
 
 def all_methods(text: str) -> tuple[MethodSpec, ...]:
-    """Methods in text form, where `all` stands for every one that is not named with settings of its own. Raises `MethodError` or `SpecError`."""
+    """Parse methods in text form, where `all` stands for every method that is not listed with its own settings.
+
+    Raises:
+        MethodError: If a method is unknown.
+        SpecError: If the text or a setting is not valid.
+    """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     named = [part for part in parts if part != "all"]
     given = parse_methods(",".join(named)) if named or not parts else ()
@@ -43,7 +54,18 @@ def all_methods(text: str) -> tuple[MethodSpec, ...]:
 def explain_all(
     models: Sequence[Classifier], photo: Photo, methods: Sequence[MethodSpec], seed: int = 0, progress: Progress = no_progress
 ) -> list[Shown]:
-    """Every method on the first of the models that it is defined for, for the class that this model predicts; in the order of `methods`."""
+    """Run every method on the first model for which it is defined, for the class that this model predicts.
+
+    Args:
+        models: The models, in order of preference.
+        photo: The photo.
+        methods: The methods.
+        seed: Seed of everything random.
+        progress: The progress callback.
+
+    Returns:
+        The maps or errors, in the order of `methods`.
+    """
     shown: dict[MethodSpec, Shown] = {}
     for model in models:
         left = [m for m in methods if m not in shown or isinstance(shown[m].found, AttrlibError)]
@@ -59,7 +81,14 @@ def explain_all(
 
 
 def draw_montage(models: Sequence[Classifier], photo: Photo, shown: Sequence[Shown], view: ViewSpec) -> Image.Image:
-    """The photo as the first model sees it, and a tile for every method, in 256 colours."""
+    """Draw the photo as the first model sees it, and a tile for every method, in 256 colours.
+
+    Args:
+        models: The models.
+        photo: The photo.
+        shown: The maps; see `explain_all`.
+        view: How maps are drawn.
+    """
     picture = models[0].preprocessing.view(photo.image)
     picture = picture.resize((SIDE, round(SIDE * picture.height / picture.width)), Image.Resampling.LANCZOS)
     classes = [one.model.class_names[one.found.target[0]] for one in shown if isinstance(one.found, Attribution) and one.model is models[0]]

@@ -1,4 +1,4 @@
-"""How much memory a computation takes at its peak: what the device counts, or the tensors that live at once."""
+"""Measure the peak memory of a computation, from the counters of a GPU or from the live tensors on a CPU."""
 
 import weakref
 from collections.abc import Iterator
@@ -14,14 +14,17 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass
 class Peak:
-    """Bytes at the peak, besides what there was before; known when the measurement has ended."""
+    """The peak memory in bytes, less what was allocated before; set when the measurement has ended."""
 
     nbytes: int = 0
 
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """Measures what is computed inside. On a CPU these are the tensors; what an operator needs only for itself is not seen."""
+    """Measure the peak memory of the computations inside the context.
+
+    On a CPU only tensors are counted; temporary memory inside an operator is not.
+    """
     peak = Peak()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -41,7 +44,7 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
 
 
 class _Living(TorchDispatchMode):
-    """Adds up the storages that operators make, until nobody holds them any more."""
+    """A dispatch mode that counts the bytes of the storages that operators create, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()

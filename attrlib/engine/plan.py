@@ -1,4 +1,4 @@
-"""Plan a run: its items, what of it is cached, and the units of work that are left."""
+"""Plan a run: select its items, look up cached results, and list the missing units of work."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,9 +20,9 @@ from attrlib.progress import Progress, no_progress
 from attrlib.specs import RunSpec
 
 LOOKUP = 4096
-"""Items in one look-up of cached values."""
+"""Number of items in one look-up of cached values."""
 FORWARD_PASSES = Probe(forward=1.0, gradient=2.5, row_bytes=0)
-"""Costs in units of a forward pass, to weigh evaluations against each other without timing anything."""
+"""Costs relative to a forward pass, to weigh evaluations against each other without timing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +31,11 @@ class GroupPlan:
 
     Attributes:
         group: The evaluations.
-        items: The items; while predictions are missing, an upper bound of what they may be.
-        unpredicted: The images whose predictions must be computed before the items are known.
+        items: The items; while predictions are missing, candidate images, as many as there can be items at most.
+        unpredicted: The images whose predictions must be computed before the items can be selected.
         keys: The key of each item's results.
         values: The cached values of each evaluation, float64 (N,), NaN where undefined or missing.
-        cached: Which of them are cached, bool (N,).
+        cached: Which values are cached, bool (N,).
     """
 
     group: ItemGroup
@@ -47,21 +47,21 @@ class GroupPlan:
 
     @property
     def known(self) -> int:
-        """Cached results."""
+        """Return the number of cached results."""
         return sum(int(cached.sum()) for cached in self.cached.values())
 
     @property
     def missing(self) -> int:
-        """Results that must be computed, at most."""
+        """Return the maximum number of results that must be computed."""
         return len(self.items) * len(self.group.evaluations) - self.known
 
     @property
     def chunks(self) -> list[tuple[EvalItem, ...]]:
-        """The items in chunks that are computed together."""
+        """Return the items in chunks, each of which is loaded and computed together."""
         return chunked(self.items, self.group.chunk_size)
 
     def units(self, area: float) -> dict[int, EvaluateUnit]:
-        """Return the units of work that are left, by the number of their chunk."""
+        """Return the missing units of work by the number of their chunk; see `EvaluateUnit` for `area`."""
         units = {}
         for number, chunk in enumerate(self.chunks):
             first = number * self.group.chunk_size
@@ -76,17 +76,17 @@ class GroupPlan:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a run will do; see `make_plan`.
+    """The plan of a run; see `make_plan`.
 
     Attributes:
         spec: The run.
         data: The data set.
         store: Where results are kept.
-        evaluators: Of the run's model, and of each filter model.
-        groups: The evaluations by the items they share.
-        refused: What is not defined, with the reason.
+        evaluators: Evaluators of the run's model and of each filter model.
+        groups: The evaluations, grouped by the items that they share.
+        refused: The evaluations that are not defined, with the reason.
         notes: What was left out, and why.
-        max_memory: Bytes that may be used, None for half of what is free.
+        max_memory: Maximum memory in bytes, None for half of the free memory.
     """
 
     spec: RunSpec
@@ -100,32 +100,32 @@ class Plan:
 
     @property
     def model(self) -> Classifier:
-        """The model that is explained."""
+        """Return the model to explain."""
         return self.evaluators[0].model
 
     @property
     def known(self) -> int:
-        """Cached results."""
+        """Return the number of cached results."""
         return sum(each.known for each in self.groups)
 
     @property
     def missing(self) -> int:
-        """Results that must be computed, at most."""
+        """Return the maximum number of results that must be computed."""
         return sum(each.missing for each in self.groups)
 
     @property
     def upper_bound(self) -> bool:
-        """Whether fewer results may be needed: items are not known before predictions are, or the run may stop early."""
+        """Return whether fewer results than `missing` may be needed: predictions are missing, or the run may stop early."""
         return self.spec.ci_width is not None or any(each.unpredicted for each in self.groups)
 
     @property
     def area(self) -> float:
-        """The largest input that is still to be explained, in sizes of the model's input."""
+        """Return the size of the largest input that must still be explained, as a multiple of the model's input size."""
         left = (each for plan in self.groups for each, cached in plan.cached.items() if not cached.all())
         return max((each.protocol.cost.area for each in left), default=0)
 
     def predict_units(self) -> list[list[PredictUnit]]:
-        """Return the predictions that are missing, model by model."""
+        """Return the units of the missing predictions, grouped by model."""
         images: dict[int, dict[EvalItem, None]] = {}
         for each in self.groups:
             for model, items in each.unpredicted.items():
@@ -133,7 +133,11 @@ class Plan:
         return [[PredictUnit(chunk, model) for chunk in chunked(list(items), BATCH_SIZE)] for model, items in images.items()]
 
     def predicted(self) -> "Plan":
-        """Return the plan with the items that follow from the predictions, once these are in the store."""
+        """Return the plan with grids selected from the predictions, which must be in the store.
+
+        Raises:
+            DataError: If no group has items.
+        """
         plans: list[GroupPlan] = []
         refused, notes = list(self.refused), list(self.notes)
         for each in self.groups:
@@ -153,7 +157,7 @@ class Plan:
         return replace(self, groups=tuple(plans), refused=tuple(refused), notes=tuple(dict.fromkeys(notes)))
 
     def estimate(self) -> "Estimate":
-        """Return the time and memory of what is missing, from timing a few passes of the models."""
+        """Return the time and memory that the missing results need, estimated from a few timed passes of the models."""
         rows = rows_within(self.model, self.max_memory)
         costs = probe(self.model, rows, self.spec.fast)
         seconds = 0.0
@@ -171,7 +175,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a plan will take: `seconds`, and `nbytes` of memory at its peak."""
+    """The estimated cost of a plan: `seconds`, and `nbytes` of peak memory."""
 
     seconds: float
     nbytes: int
@@ -187,19 +191,20 @@ def make_plan(
     max_memory: int | None = None,
     on_progress: Progress = no_progress,
 ) -> Plan:
-    """Select the items of a run, and look up what of it is cached. Nothing is computed.
+    """Select the items of a run, and look up its cached results; nothing is computed.
 
     Args:
         spec: The run.
-        model: The model that it names.
-        data: The data set that it names.
-        store: Where results are looked up and kept.
-        filter_models: The filter models that it names.
-        max_memory: Bytes that may be used, weights included; None for half of what is free.
-        on_progress: Called with the number of images looked through; raises `Cancelled` to stop.
+        model: The model that the run names.
+        data: The data set that the run names.
+        store: Where results are looked up and stored.
+        filter_models: The filter models that the run names.
+        max_memory: Maximum memory in bytes, weights included; None for half of the free memory.
+        on_progress: Called with the number of images found and wanted; raises `Cancelled` to stop.
 
     Raises:
-        AttrlibError: If the spec makes no sense, or nothing is defined for the model and the data.
+        SpecError: If the spec is not valid, or `filter_models` does not match it.
+        AttrlibError: If nothing is defined for the model and the data.
     """
     if len(filter_models) != len(spec.filter_models):
         raise SpecError(
@@ -246,7 +251,7 @@ def _plan_group(
 
 
 def _look_up(evaluation: Evaluation, keys: Sequence[str], store: RunStore) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cached values of an evaluation, and which are cached; a few thousand at a time, to keep memory flat."""
+    """Return the values of an evaluation and which are cached, looked up a few thousand at a time to limit memory."""
     values, cached = np.full(len(keys), np.nan), np.zeros(len(keys), dtype=bool)
     for first in range(0, len(keys), LOOKUP):
         found = store.values(evaluation.key, keys[first : first + LOOKUP])
@@ -257,7 +262,13 @@ def _look_up(evaluation: Evaluation, keys: Sequence[str], store: RunStore) -> tu
 
 
 def item_seconds(evaluation: Evaluation, model: Classifier, costs: Probe) -> float:
-    """Return the seconds of one item, from what a pass costs and how many passes the method needs."""
+    """Return the seconds of one item, from the cost of a pass and the passes that the method needs.
+
+    Args:
+        evaluation: The evaluation.
+        model: The classifier.
+        costs: The cost of passes.
+    """
     cost, layer = evaluation.protocol.cost, model.layer(evaluation.method.layer)
     passes, downstream = evaluation.passes(model), _share_downstream(model, layer)
     of_classes = cost.targets * passes.gradient * costs.gradient

@@ -1,4 +1,4 @@
-"""What comes out of a run: a score for each protocol and method, and how the methods compare."""
+"""The results of a run: the score of each method under each protocol, and comparisons of methods."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +16,11 @@ from attrlib.statistics import Difference, Place, Summary, paired_difference, ra
 from attrlib.store import Detail
 
 READ_AHEAD = 1024
-"""Records read at a time while details are iterated over."""
+"""Number of records read at a time while iterating over details."""
 
 
 class StoredDetails(Sequence[Mapping[str, Detail]]):
-    """The details of a score's items, read from the store when they are asked for: those of a large run do not fit into memory."""
+    """The details of a score's items, read from the store on access, since those of a large run do not fit into memory."""
 
     def __init__(self, cache: ResultCache, key: str, items: Sequence[str]):
         self._cache, self._key, self._items = cache, key, items
@@ -48,10 +48,17 @@ class StoredDetails(Sequence[Mapping[str, Detail]]):
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """A method's score under a protocol: `values` (n,), one for each item, NaN where undefined, `ids` and `details` alike.
+    """The score of a method under a protocol.
 
-    `items` are the positions in the data set that each item is made of; `seconds` those of one map on the model's input;
-    `notes` what was left out and why. `mean` follows the protocol's policy for undefined items.
+    Attributes:
+        spec: The run, with this protocol and method only.
+        protocol: The protocol.
+        values: Value of each item, (n,), NaN where undefined.
+        ids: Content digest of each item.
+        items: Indices in the data set of each item's images.
+        details: Details of each item, by name.
+        seconds: Mean seconds of one map on the model's input, NaN if unknown.
+        notes: What was left out, and why.
     """
 
     spec: RunSpec
@@ -65,45 +72,52 @@ class Score:
 
     @property
     def method(self) -> MethodSpec:
-        """The method that was scored."""
+        """Return the method that was scored."""
         return self.spec.methods[0]
 
     def names(self, data: Dataset) -> tuple[str, ...]:
-        """What each item is called in the data: its picture, or those of its grid."""
+        """Return the name of each item in the data set: the name of its image, or of all images of its grid."""
         return tuple(" + ".join(map(data.item_name, own)) for own in self.items)
 
     @property
     def counted(self) -> np.ndarray:
-        """The values as they count in the mean."""
+        """Return the values, with undefined ones replaced as the protocol counts them in the mean."""
         return np.where(np.isnan(self.values), self.protocol.undefined_value, self.values)
 
     @property
     def summary(self) -> Summary:
-        """Mean, 95 % interval and counts."""
+        """Return the mean, its 95 % CI and counts."""
         return summary(self.counted)
 
     @property
     def mean(self) -> float:
-        """Mean over the items."""
+        """Return the mean over the items, which follows the protocol's policy for undefined items."""
         return self.summary.mean
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """95 % interval of the mean over items, Student's t."""
+        """Return the 95 % CI of the mean over items (Student's t)."""
         return self.summary.low, self.summary.high
 
     @property
     def undefined(self) -> int:
-        """Items on which the score is undefined."""
+        """Return the number of items whose score is undefined."""
         return int(np.isnan(self.values).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """The scores of a run by protocol and method, what was `refused` with the reason, and notes.
+    """The results of a run.
 
-    `computed` counts the items computed in this run, `known` those that were in the store. `agreement` is, for a fast run, the
-    rank correlation of each method's maps with the exact ones, on the first images.
+    Attributes:
+        spec: The run.
+        scores: The scores by protocol and method.
+        refused: The evaluations that are not defined, with the reason.
+        notes: What was left out, and why.
+        computed: Number of results computed in this run.
+        known: Number of results that were in the store.
+        seconds: Duration of the run.
+        agreement: For a fast run, the rank correlation of each method's maps with the exact ones, on the first images.
     """
 
     spec: RunSpec
@@ -117,7 +131,7 @@ class RunResult:
 
     @property
     def protocols(self) -> tuple[ProtocolSpec, ...]:
-        """The protocols that have scores, in the order asked for."""
+        """Return the protocols that have scores, in the order of the spec."""
         return tuple(dict.fromkeys(protocol for protocol, _ in self.scores))
 
     def of_protocol(self, protocol: ProtocolSpec | str) -> dict[MethodSpec, Score]:
@@ -137,18 +151,18 @@ class RunResult:
         return {pair: float(score.values[score.ids.index(item)]) for pair, score in self.scores.items() if item in score.ids}
 
     def places(self, protocol: ProtocolSpec) -> list[Place]:
-        """Return the methods under a protocol, best first, with the ranks that each may hold."""
+        """Return the methods under a protocol, best first, with the range of ranks of each."""
         scores = self.of_protocol(protocol)
         better = next(iter(scores.values())).protocol.higher_is_better
         return rank_table({str(method): score.counted for method, score in scores.items()}, better)
 
     def differences(self, protocol: ProtocolSpec) -> dict[tuple[MethodSpec, MethodSpec], Difference]:
-        """Of each pair of methods how much higher the first scores on the same items, with its bootstrap interval."""
+        """Return for each pair of methods how much higher the first scores on the same items, with the bootstrap interval."""
         scores = self.of_protocol(protocol)
         return {(a, b): paired_difference(scores[a].counted, scores[b].counted) for a, b in combinations(scores, 2)}
 
     def table(self) -> list[dict[str, object]]:
-        """One row for each protocol and method, best first: mean, interval, ranks, counts, seconds for a map."""
+        """Return one row for each protocol and method, best first: mean, 95 % CI, ranks, counts and seconds of one map."""
         rows: list[dict[str, object]] = []
         for protocol in self.protocols:
             by_name = {str(method): score for method, score in self.of_protocol(protocol).items()}

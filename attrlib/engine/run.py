@@ -1,4 +1,4 @@
-"""Execute a plan: everything is stored as soon as it is computed, so that a run can end at any moment and be resumed."""
+"""Execute a plan; results are stored as soon as they are computed, so a run can be interrupted and resumed at any time."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -20,21 +20,21 @@ from attrlib.specs import MethodSpec, digest
 from attrlib.statistics import RunningSummary, Summary, summary
 
 MIN_ITEMS_FOR_WIDTH = 10
-"""Items before an interval is trusted to stop a run."""
+"""Minimum number of items before the width of an interval may stop a run."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         doing: What is being computed.
         done: Results computed so far.
         total: Results that must be computed.
         rate: Results per second.
-        seconds_left: Estimate, None before anything is computed.
-        scores: The score of each evaluation so far, by protocol and method.
-        of: What `done` and `total` count.
+        seconds_left: Estimate of the remaining seconds, None before anything is computed.
+        scores: The intermediate score of each evaluation, by protocol and method.
+        of: What `done` and `total` count: results or images.
     """
 
     doing: str
@@ -49,34 +49,34 @@ class Event:
 Watch = Listener[Event]
 """Called every few passes; raises `Cancelled` to stop the run."""
 ExecutorFactory = Callable[[Plan, Heartbeat], Executor]
-"""Makes what executes the units of a plan."""
+"""Returns the executor of a plan."""
 
 
 def local(plan: Plan, heartbeat: Heartbeat) -> Executor:
-    """Return an executor that runs in this thread."""
+    """Return an executor that runs the units of a plan in this thread."""
     return LocalExecutor(Worker(plan.evaluators, plan.data, plan.max_memory, heartbeat))
 
 
 def run(plan: Plan, watch: Watch = no_listener, executor: ExecutorFactory = local) -> RunResult:
-    """Compute what a plan lacks, and return the scores.
+    """Compute the missing results of a plan, and return the scores.
 
     Args:
         plan: The plan.
-        watch: Called every few passes with how far the run is; raises `Cancelled` to stop.
-        executor: Makes what executes the units of work. No result depends on it.
+        watch: Called every few passes with the progress of the run; raises `Cancelled` to stop.
+        executor: Returns the executor of the units of work. Results do not depend on it.
 
     Returns:
-        The scores. What turns out not to be defined is in `refused`, with the reason.
+        The scores. Evaluations that turn out not to be defined are in `refused`, with the reason.
 
     Raises:
-        Cancelled: When `watch` does. What was computed until then is stored: the next run of the same spec resumes there.
-        AttrlibError: If nothing is defined.
+        Cancelled: If `watch` raises it. Everything computed before is stored, and the next run of the same spec resumes there.
+        AttrlibError: If no evaluation is defined.
     """
     return _Run(plan, watch, executor).execute()
 
 
 class _Progress:
-    """The results of an evaluation while they come in."""
+    """The results of an evaluation during a run."""
 
     def __init__(self, evaluation: Evaluation, plan: GroupPlan, weight: float):
         self.evaluation, self.weight = evaluation, weight
@@ -87,12 +87,12 @@ class _Progress:
         self.so_far.add(self.counted(self.done))
 
     def counted(self, chosen: np.ndarray | slice) -> np.ndarray:
-        """Return some values as they count in the mean."""
+        """Return the chosen values, with undefined ones replaced as the protocol counts them in the mean."""
         values = self.values[chosen]
         return np.where(np.isnan(values), self.evaluation.protocol.undefined_value, values)
 
     def add(self, first: int, result: UnitResult) -> None:
-        """Add results of the chunk that begins at item `first`."""
+        """Add results of the chunk that starts at item `first`."""
         positions = np.array(list(result.values), dtype=int) + first
         self.values[positions], self.done[positions] = list(result.values.values()), True
         self.so_far.add(self.counted(positions))
@@ -100,7 +100,7 @@ class _Progress:
         self.missing -= len(positions)
 
     def give_up(self, items: slice) -> None:
-        """Expect no more results of some items: they cannot be read, or are not needed."""
+        """Expect no more results of some items, which cannot be read or are not needed."""
         self.missing -= int(self._expected[items].sum())
         self._expected[items] = False
 
@@ -148,7 +148,7 @@ class _Run:
         return RunResult(self.spec, scores, self.refused, notes, self.computed, self.known, time.perf_counter() - begun, agreement)
 
     def _predict(self) -> None:
-        """Compute the predictions that the items of grids depend on, and select these items."""
+        """Compute the predictions on which grids depend, and select the grids."""
         for units in self.plan.predict_units():
             self.of, self.predicted, self.to_predict = "images", 0, sum(len(unit.items) for unit in units)
             for result in self.executor.map(units):
@@ -166,7 +166,7 @@ class _Run:
                 self.progress[evaluation] = _Progress(evaluation, each, weight)
 
     def _evaluate(self, plan: GroupPlan) -> tuple[EvalItem, ...]:
-        """Compute what is missing of a group; return the items that were used and could be read."""
+        """Compute the missing results of a group; return the readable items among those used."""
         size, units = plan.group.chunk_size, plan.units(self.plan.area)
         numbers = list(units)
         open_chunks, unreadable = set(numbers), dict[str, str]()
@@ -215,7 +215,10 @@ class _Run:
         self.changed = True
 
     def _narrow_after(self, plan: GroupPlan, open_chunks: set[int], first: int) -> int | None:
-        """Return after how many items every interval is narrow enough, if it is after a chunk from `first` before the first open one."""
+        """Return the number of items after which every interval is narrow enough, None if there is none.
+
+        Only the ends of the chunks from `first` up to the first open chunk are checked.
+        """
         if self.spec.ci_width is None:
             return None
         size = plan.group.chunk_size
@@ -233,7 +236,7 @@ class _Run:
         return all(s.n >= MIN_ITEMS_FOR_WIDTH and s.high - s.low <= self.spec.ci_width for s in summaries)
 
     def _beat(self, doing: str) -> None:
-        """Report how far the run is, also while nothing new is known: whoever watches may stop it."""
+        """Report the progress of the run, even without new results, so that the watcher can stop it."""
         if self.of == "images":
             self.event = Event(doing, self.predicted, self.to_predict, of="images")
             self.watch(self.event)
@@ -253,13 +256,13 @@ class _Run:
         self.watch(self.event)
 
     def _agreement(self, used: Mapping[GroupPlan, tuple[EvalItem, ...]]) -> dict[MethodSpec, float]:
-        """Return how well the fast maps of what was scored agree with the exact ones."""
+        """Return how well each scored method's fast maps agree with its exact ones."""
         methods = {each.method_spec: each.method for plan in used for each in plan.group.evaluations if each in self.progress}
         evaluator = self.plan.evaluators[0].reporting_to(lambda _done, _total: self.watch(self.event))
         return map_agreement(methods, evaluator, self.plan.data, next(iter(used.values())))
 
     def _scores(self, used: Mapping[GroupPlan, tuple[EvalItem, ...]]) -> dict:
-        """Return the scores, in the order in which they were asked for."""
+        """Return the scores, in the order of the spec."""
         pairs = [(each, plan, items) for plan, items in used.items() for each in plan.group.evaluations if each in self.progress]
         pairs.sort(key=lambda pair: self.spec.protocols.index(pair[0].protocol_spec))
         return {(each.protocol_spec, each.method_spec): self._score(each, plan, items) for each, plan, items in pairs}

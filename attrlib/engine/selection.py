@@ -1,4 +1,4 @@
-"""Select the items of a run; those of grids depend on what the models predict."""
+"""Select the items of a run; grids depend on the models' predictions."""
 
 import math
 from bisect import bisect_left
@@ -19,19 +19,24 @@ from attrlib.protocols.localisation import Localisation
 from attrlib.specs import RunSpec
 
 Unpredicted = Mapping[int, tuple[EvalItem, ...]]
-"""Images whose prediction is not cached, by the number of the model: 0 the run's own, then its filter models."""
+"""Images whose prediction is missing, by the number of the model: 0 for the run's model, then its filter models."""
 
 
 def class_map(spec: RunSpec, model: Classifier, data: Dataset) -> Sequence[int]:
     """Return the model's class for each class of the data.
 
+    Args:
+        spec: The run, which says how classes are matched.
+        model: The classifier.
+        data: The data set.
+
     Raises:
-        DataError: If the model has no such class.
+        DataError: If the classes do not match.
     """
     try:
         return match_classes(data.class_names, model.class_names, spec.classes) if data.class_names else ()
     except DataError as error:
-        # With filter models: which one it is.
+        # With filter models, the error must name the model.
         raise DataError(f"{model.name}: {error}" if spec.filter_models else str(error)) from None
 
 
@@ -44,11 +49,11 @@ def select(
         group: The evaluations.
         spec: The run.
         data: The data set.
-        evaluators: Of the run's model, and of each filter model.
-        on_progress: Called with the number of images looked through.
+        evaluators: Evaluators of the run's model and of each filter model.
+        on_progress: Called with the number of images found and wanted.
 
     Returns:
-        The items and nothing, or the candidate images and those that lack a prediction.
+        The items and an empty mapping, or the candidate images and those whose prediction is missing.
 
     Raises:
         DataError: If there are no items.
@@ -68,10 +73,10 @@ def select(
         return candidates, unpredicted
 
     def confidence(item: EvalItem) -> float:
-        """Return the least probability of the label; -1 if a model predicts another class, or the image is unreadable."""
+        """Return the lowest probability of the label over the models; -1 if one predicts another class, or the image is unreadable."""
         label = data.label(item.images[0])
         details = [cached[item.id].details for cached in predictions]
-        # Each model has its own numbers for the classes of the data.
+        # The models may number the classes of the data differently.
         right = label is not None and all(own and own["class"] == matched[label] for own, matched in zip(details, classes, strict=True))
         return min(float(own["probability"]) for own in details) if right else -1.0  # type: ignore[arg-type]
 
@@ -106,7 +111,7 @@ def _order_notes(spec: RunSpec, models: Sequence[Classifier], data: Dataset) -> 
 
 
 def _highest_confidence(confidences: Mapping[EvalItem, float], grids: Localisation) -> str:
-    """Return in words the highest confidence at which the images allow a grid."""
+    """Return a sentence with the highest confidence at which the images allow a grid."""
     steps = sorted({probability for probability in confidences.values() if probability >= 0}, reverse=True)
 
     def allows(confidence: float) -> bool:

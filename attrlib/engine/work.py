@@ -1,4 +1,4 @@
-"""Units of work as plain data, and the worker that executes them: here, in another process or on another machine."""
+"""Units of work as plain data, and the worker that executes them, in this or another process or on another machine."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from attrlib.specs import MethodSpec
 from attrlib.store import Record
 
 PASSES_PER_STEP = 512
-"""Passes between two results of a unit: an item of an expensive method is stored, and shown, before the next one begins."""
+"""Number of passes between two results of a unit, so that an item of an expensive method is stored and shown before the next starts."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class PredictUnit:
 
     Attributes:
         items: The images.
-        model: Number of the model: 0 the run's own, then its filter models.
+        model: Number of the model: 0 for the run's model, then its filter models.
     """
 
     items: tuple[EvalItem, ...]
@@ -37,8 +37,9 @@ class EvaluateUnit:
 
     Attributes:
         items: The items, loaded together.
-        missing: Each evaluation with the positions in `items` that it has no result of.
-        area: The largest input to explain in the run, in sizes of the model's input: decides how many rows fit into memory.
+        missing: Each evaluation with the positions in `items` whose results are missing.
+        area: Size of the largest input to explain in the run, as a multiple of the model's input size; it decides how many rows fit
+            into memory.
     """
 
     items: tuple[EvalItem, ...]
@@ -51,14 +52,14 @@ WorkUnit = PredictUnit | EvaluateUnit
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What came out of a step of a unit. Its records are in the cache by the time it is yielded.
+    """The result of one step of a unit. Its records are in the cache before it is yielded.
 
     Attributes:
         unit: Number of the unit among those given to the executor.
         evaluation: Number of the evaluation among those of the unit.
         values: Value of each item by its position in the unit, NaN where undefined.
-        computed: How many of them were computed, rather than found in the cache.
-        refused: Why the method is not defined for the model, if so.
+        computed: How many values were computed; the others were cached.
+        refused: Why the evaluation is not defined; empty if it is.
         unreadable: Why items, by their id, could not be read.
         finished: Whether this is the unit's last result.
     """
@@ -73,16 +74,16 @@ class UnitResult:
 
 
 Heartbeat = Callable[[str], None]
-"""Called every few passes with what is being computed; raises `Cancelled` to stop."""
+"""A function called every few passes with what is being computed; it raises `Cancelled` to stop."""
 
 
 class Worker:
     """Execute units with loaded models and data.
 
     Args:
-        evaluators: Of the run's model, and of each filter model.
+        evaluators: Evaluators of the run's model and of each filter model.
         data: The data set.
-        max_memory: Bytes that may be used, weights included; None for half of what is free.
+        max_memory: Maximum memory in bytes, weights included; None for half of the free memory.
         heartbeat: Called every few passes.
     """
 
@@ -93,14 +94,22 @@ class Worker:
         self._refused: set[Evaluation] = set()
 
     def loader(self, units: Sequence[WorkUnit]) -> Loader:
-        """Return a loader for these units, all of one kind and model."""
+        """Return a loader for units, which must be of one kind and model."""
         first = units[0]
         if isinstance(first, PredictUnit):
             return self._evaluators[first.model].loader(self._data)
         return self._evaluators[0].loader(self._data, {each.protocol for unit in units for each, _ in unit.missing})  # type: ignore[union-attr]
 
     def execute(self, number: int, unit: WorkUnit, loader: Loader) -> Iterator[UnitResult]:
-        """Execute a unit, step by step. What an evaluation raises because it is not defined is a result; everything else is raised."""
+        """Execute a unit step by step, and yield the result of each step.
+
+        If an evaluation is not defined, its error is a result; all other errors are raised.
+
+        Args:
+            number: Number of the unit, repeated in its results.
+            unit: The unit.
+            loader: Loads the items.
+        """
         if isinstance(unit, PredictUnit):
             self._predict(unit, loader)
         else:
@@ -116,7 +125,7 @@ class Worker:
         if batch is not None:
             evaluator.with_rows(rows_within(evaluator.model, self._max_memory)).measure(Prediction(), batch)
         about, key = evaluator.measurement_key(Prediction())
-        # A prediction without a class says that the image cannot be read.
+        # A prediction without a class marks an image that cannot be read.
         evaluator.cache.add_records(key, about, {item.id: Record() for item in unit.items if item not in readable})
 
     def _evaluate(self, number: int, unit: EvaluateUnit, loader: Loader) -> Iterator[UnitResult]:
@@ -160,7 +169,7 @@ class Worker:
         return records
 
     def _cached(self, each: Evaluation, unit: EvaluateUnit, positions: Sequence[int]) -> dict[int, float]:
-        """Return what another run has computed since this one was planned."""
+        """Return the values that another run has computed since this one was planned."""
         keys = {unit.items[position].key(each.protocol.target_choice): position for position in positions}
         return {keys[key]: value for key, value in self._evaluators[0].cache.values(each.key, list(keys)).items()}
 
@@ -170,7 +179,7 @@ class Worker:
         return (list(positions[first : first + step]) for first in range(0, len(positions), step))
 
     def _together(self, each: Evaluation, missing: Mapping[Evaluation, Sequence[int]], positions: Sequence[int]) -> list[MethodSpec]:
-        """Return the methods of the same protocol at the same layer with as many passes, which may share some; none that has begun."""
+        """Return the methods that may share passes: same protocol, layer and number of passes, and no result for these items yet."""
         model = self._evaluators[0].model
         return [
             other.method

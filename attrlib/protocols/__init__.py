@@ -1,4 +1,4 @@
-"""Protocols: ways to judge attribution maps, and their registry."""
+"""Protocols, which score attribution maps, and their registry."""
 
 import attrlib.protocols.deletion
 import attrlib.protocols.faithfulness

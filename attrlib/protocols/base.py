@@ -1,4 +1,4 @@
-"""What a protocol is, what it measures, and the registry of all of them."""
+"""Define the base classes of protocols and measurements, and the registry of protocols."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
@@ -19,12 +19,15 @@ from attrlib.specs import ProtocolSpec, digest
 
 @dataclass(frozen=True)
 class Batch:
-    """Some items of a data set as a model sees them: images, or grids of images.
+    """A batch of preprocessed items of a data set: images, or grids of images.
 
-    `ids` (B) are content digests; `images` (B,3,H,W) normalised, on the model's device; `labels` (B,) the model's class of each
-    image, or (B,n*n) of each cell, -1 where unknown; `masks` (B,H,W) is true on the object, for data sets that have masks.
-    Where the data have parts and a protocol needs them, `parts` (B,P,H,W) is true on each, and `without` (B,P,3,H,W) are the same
-    scenes without each, normalised.
+    Attributes:
+        ids: Content digest of each item, (B).
+        images: Normalised images on the model's device, (B,3,H,W).
+        labels: The model's class of each image, (B,), or of each grid cell, (B,n*n); -1 where unknown.
+        masks: True on the object, (B,H,W); None if the data set has no masks.
+        parts: True on each part, (B,P,H,W); None unless the data set has parts and a protocol needs them.
+        without: The same scenes without each part, normalised, (B,P,3,H,W); None unless `parts` is given.
     """
 
     ids: tuple[str, ...]
@@ -40,10 +43,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class ExplanationRequest:
-    """What a method is asked to explain: a view of the model, inputs (B,3,H,W) and the classes (B,T) of each.
+    """A request for attribution maps: a model, its inputs and their target classes.
 
-    `view` names how the model differs from the run's own (as `difull:2:0` does), empty where it does not. `keys` are digests of
-    the inputs under which maps are kept; None for inputs that are made up and not seen again.
+    Attributes:
+        model: The model to explain, or a view of it.
+        images: Inputs, (B,3,H,W).
+        targets: Target classes of each input, (B,T).
+        view: Name of the view, such as `difull:2:0`; empty for the run's model itself.
+        keys: Digests of the inputs, under which maps are cached; None for generated inputs, which are not used again.
     """
 
     model: Classifier
@@ -54,12 +61,12 @@ class ExplanationRequest:
 
 
 Explain = Callable[[ExplanationRequest], tuple[Tensor, Layer]]
-"""Maps (B,T,h,w) of the method that is being scored, and the layer they are of. A protocol does not know which method it is."""
+"""A function that returns maps (B,T,h,w) of the method being scored, and their layer. The protocol does not know which method it is."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What becomes of one item: its score, NaN where it is undefined, and `details` by name."""
+    """The result of one item: its score, NaN if undefined, and `details` by name."""
 
     value: float
     details: Mapping[str, list[float]] = field(default_factory=dict)
@@ -67,7 +74,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class EvalContext:
-    """What a measurement or protocol may use besides its items: the model, the seed, rows at once, and a way to report and stop."""
+    """What measurements and protocols may use besides their items.
+
+    Attributes:
+        model: The classifier.
+        seed: Seed of everything random.
+        rows: Maximum number of images in one forward pass.
+        fast: Whether forward passes run in bfloat16.
+        progress: The progress callback; it raises `Cancelled` to stop.
+        twins: Randomised models by the share of layers that are shuffled.
+    """
 
     model: Classifier
     seed: int = 0
@@ -75,14 +91,14 @@ class EvalContext:
     fast: bool = False
     progress: Progress = no_progress
     twins: dict[float, Classifier] = field(default_factory=dict, compare=False)
-    """Randomised models, kept for the length of a run."""
+    """Kept for the length of a run."""
 
     def generator(self, item: str, *parts: int | str) -> torch.Generator:
-        """A generator on the CPU, seeded by the seed, the item's content and `parts` alone."""
+        """Return a CPU generator whose seed depends only on the run's seed, the item's content and `parts`."""
         return torch.Generator().manual_seed(int(digest(self.seed, item, *parts)[:15], 16))
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (N,C) of normalised images, a few rows at a time, without gradient, on the CPU."""
+        """Return the logits (N,C) of normalised images on the CPU, computed without gradient, at most `rows` images at once."""
         done = 0
 
         def work(some: Tensor) -> Tensor:
@@ -98,20 +114,29 @@ class EvalContext:
 
 @dataclass(frozen=True)
 class Measurement(ABC):
-    """What does not depend on the method: computed once for all of them. A subclass is a frozen dataclass, its fields its key."""
+    """Base class of measurements: values that do not depend on the method and are computed once for all methods.
+
+    A subclass is a frozen dataclass. Its fields are part of the key under which its values are cached.
+    """
 
     seeded: ClassVar[bool] = False
     """Whether the values depend on the seed."""
     targeted: ClassVar[bool] = True
-    """Whether they depend on the target."""
+    """Whether the values depend on the target."""
 
     @abstractmethod
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
-        """Values by name, (B,...) each."""
+        """Return the values of a batch by name, (B,...) each.
+
+        Args:
+            context: The model, the seed and the progress callback.
+            batch: The items.
+            targets: Target class of each item, (B,).
+        """
 
     @abstractmethod
     def forwards(self) -> float:
-        """Forward passes for one item."""
+        """Return the number of forward passes for one item."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +156,15 @@ class Prediction(Measurement):
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """One protocol at work on one method and some items."""
+    """What a protocol needs to evaluate one method on a batch.
+
+    Attributes:
+        context: The model, the seed and the progress callback.
+        batch: The items.
+        targets: Target class of each item, (B,).
+        measured: Values by name for each of the protocol's measurements.
+        explain: Returns the maps to score.
+    """
 
     context: EvalContext
     batch: Batch
@@ -140,17 +173,21 @@ class EvalBatch:
     explain: Explain
 
     def request(self) -> ExplanationRequest:
-        """The images as they are, explained for their targets."""
+        """Return a request for the maps of the batch's images and targets."""
         return ExplanationRequest(self.context.model, self.batch.images, self.targets[:, None], keys=self.batch.ids)
 
     def changed(self, images: Tensor) -> ExplanationRequest:
-        """Other images in place of the batch's, explained for the same targets, by the model itself."""
+        """Return a request for the maps of other images, for the batch's targets and the model itself; these maps are not cached."""
         return ExplanationRequest(self.context.model, images, self.targets[:, None])
 
     def maps(self, request: ExplanationRequest | None = None, before: Callable[[Tensor], Tensor] = lambda maps: maps) -> Tensor:
-        """Maps (B,T,H,W) at the size of the inputs, on the CPU: bilinear, but tokens keep their square patches (as in IDSDS).
+        """Return maps (B,T,H,W), resized to the size of the inputs, on the CPU.
 
-        `before` is applied to the maps at the resolution of their layer.
+        Maps are resized bilinearly. Maps of tokens keep their square patches, as in IDSDS.
+
+        Args:
+            request: What to explain; by default the batch itself.
+            before: Applied to the maps at the resolution of their layer, before resizing.
         """
         request = request or self.request()
         maps, layer = self.explain(request)
@@ -163,8 +200,13 @@ class EvalBatch:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one item costs for each method: `inputs` that are explained, each `area` times the size of the model's input and for
-    `targets` classes, which share passes that do not depend on the class; and forward passes besides.
+    """The cost of one item for each method, measurements aside.
+
+    Attributes:
+        inputs: Number of inputs to explain.
+        area: Size of each input, as a multiple of the model's input size.
+        targets: Number of classes to explain for each input; they share the passes that are not class-specific.
+        forwards: Number of further forward passes.
     """
 
     inputs: float = 1
@@ -175,10 +217,20 @@ class Cost:
 
 @dataclass(frozen=True)
 class Protocol(ABC):
-    """One way to judge attribution maps. A subclass is a frozen dataclass whose fields are its parameters, and is registered.
+    """Base class of protocols, which score attribution maps.
 
-    `bounds` are the lowest and highest value, `chance` what a map without information gets (None where that is not known);
-    `needs` says in words what model and data must have, `reading` how to read a value.
+    A subclass is a registered frozen dataclass whose fields are its parameters.
+
+    Attributes:
+        name: Name in the registry.
+        title: Name shown to users.
+        paper: Where the protocol was proposed.
+        items: Whether items are images or grids of images.
+        bounds: Lowest and highest possible value.
+        chance: Value of a map without information, None if unknown.
+        needs: What the model and the data must have, in words; for data sets, keys of `OFFERED`.
+        reading: How to read a value, for users.
+        seeded: Whether values depend on the seed.
     """
 
     name: ClassVar[str]
@@ -193,68 +245,73 @@ class Protocol(ABC):
 
     @property
     def higher_is_better(self) -> bool:
-        """Which direction is better."""
+        """Return whether a higher value is better."""
         return True
 
     @property
     def chance_level(self) -> float | None:
-        """`chance`, where it depends on the parameters."""
+        """Return the value of a map without information; override it if it depends on the parameters."""
         return self.chance
 
     @property
     def undefined_value(self) -> float:
-        """What an undefined item counts as in the mean: NaN leaves it out."""
+        """Return the value that an undefined item counts as in the mean; NaN leaves it out."""
         return float("nan")
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
-        """What must be measured before `evaluate`."""
+        """Return the measurements that `evaluate` needs."""
         return ()
 
     @property
     def target_choice(self) -> str:
-        """Which class is explained: the item's `label`, or the model's `prediction`."""
+        """Return which class is explained: `label` for the item's label, or `prediction` for the model's prediction."""
         return getattr(self, "target", "label")
 
     @property
     def cost(self) -> Cost:
-        """What one item costs, besides the measurements."""
+        """Return the cost of one item, measurements aside."""
         return Cost()
 
     def views(self, model: Classifier) -> list[Classifier]:
-        """The models that maps are asked of: where a method's layer must exist."""
+        """Return the models whose maps are requested; a method's layer must exist in each of them."""
         return [model]
 
     def requests(self, work: EvalBatch) -> list[ExplanationRequest]:
-        """Return the maps of the items themselves that `evaluate` asks for, in order; the first is shown beside a score."""
+        """Return the requests of `evaluate` for maps of the items themselves, in order; the first map is shown beside a score."""
         return [work.request()]
 
     def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
-        """Raises `ProtocolError` with the reason and what to do where the protocol is not defined for the model or the data.
+        """Raise an error if the protocol is not defined for the model or the data.
 
-        `offers` is that of the data set.
+        Args:
+            model: The classifier.
+            offers: What the data set offers besides images and labels; see `OFFERED`.
+
+        Raises:
+            ProtocolError: If the protocol is not defined; the message gives the reason and what to do.
         """
         for need, what in OFFERED.items():
             if need in self.needs and need not in offers:
                 raise ProtocolError(f"{self.name} needs {what}, which these data do not have; choose another protocol or data set")
 
     def key(self) -> dict[str, object]:
-        """All that values depend on."""
+        """Return everything about the protocol that its values depend on."""
         return {"protocol": self.name} | {p.name: getattr(self, p.name) for p in params_of(type(self))}
 
     @abstractmethod
     def evaluate(self, work: EvalBatch) -> list[Outcome]:
-        """One outcome for each item of the batch."""
+        """Return one outcome for each item of the batch."""
 
 
 OFFERED = {"masks": "masks of the objects", "parts": "pictures without single parts of the object"}
-"""What data sets may offer besides pictures and labels."""
+"""What data sets may offer besides images and labels, with the words used in errors."""
 PROTOCOLS: Registry[Protocol] = Registry("protocol", ProtocolError)
 
 
 @dataclass(frozen=True)
 class ProtocolInfo:
-    """What is known of a protocol without running it."""
+    """The description of a registered protocol; `summary` is the first line of its docstring, and `Protocol` explains the others."""
 
     name: str
     title: str
@@ -270,7 +327,7 @@ class ProtocolInfo:
 
 
 def list_protocols() -> list[ProtocolInfo]:
-    """All registered protocols with their parameters; direction and chance level are those of the defaults."""
+    """Return all registered protocols with their parameters; direction and chance level are those of the default parameters."""
     found = []
     for cls in PROTOCOLS.values():
         default = cls()
@@ -294,11 +351,16 @@ def list_protocols() -> list[ProtocolInfo]:
 
 
 def resolve(spec: ProtocolSpec) -> ProtocolSpec:
-    """The spec with every parameter filled in, in type and in order. Raises `ProtocolError` or `SpecError`."""
+    """Return the spec with every parameter filled in, converted to its type and in order.
+
+    Raises:
+        ProtocolError: If the protocol is unknown.
+        SpecError: If a parameter is unknown or its value is not valid.
+    """
     cls = PROTOCOLS[spec.name]
     return ProtocolSpec(cls.name, tuple(parse_params(cls, spec.values, spec.name).items()))
 
 
 def create(spec: ProtocolSpec) -> Protocol:
-    """The protocol of a spec, with its parameters."""
+    """Return the protocol of a spec, with its parameters; it raises the errors of `resolve`."""
     return PROTOCOLS[spec.name](**resolve(spec).values)

@@ -1,4 +1,4 @@
-"""What the output does when pixels are deleted: the single deletion scores IDSDS and SDS, and incremental deletion."""
+"""Deletion protocols: the single deletion scores IDSDS and SDS, and the incremental deletion score."""
 
 import math
 from collections.abc import Collection
@@ -23,29 +23,42 @@ OUTPUTS = ("logit", "softmax")
 
 
 def instead_of(baseline: str, context: EvalContext, batch: Batch) -> Tensor:
-    """What replaces deleted pixels of each image; random values are drawn for each from the seed and its content."""
+    """Return the values that replace deleted pixels, for each image of a batch.
+
+    Random values are drawn from the seed and the image's content.
+
+    Args:
+        baseline: Name of the baseline, one of `BASELINES`.
+        context: The context, whose seed is used.
+        batch: The images.
+    """
     shape = batch.images.shape[1:]
     draw = lambda: torch.stack([torch.rand(shape, generator=context.generator(item, "baseline")) for item in batch.ids])  # noqa: E731
     return replacement(baseline, batch.images, draw)
 
 
 def outputs_of(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Logit and probability (B,K) of each item's target (B,), from the logits (B,K,C) of its K images."""
+    """Return the target's logit and probability for each of an item's K images, (B,K) each.
+
+    Args:
+        logits: Logits of the images, (B,K,C).
+        targets: Target class of each item, (B,).
+    """
     chosen = targets[:, None, None].expand(-1, logits.shape[1], 1)
-    # In float64: near probability 1, float32 would take unlike drops for equal.
+    # In float64: near probability 1, different drops would be equal in float32.
     return {"logit": logits.gather(2, chosen)[..., 0], "softmax": logits.double().softmax(2).gather(2, chosen)[..., 0]}
 
 
 @dataclass(frozen=True)
 class PatchOutputs(Measurement):
-    """The target's logit and probability for the image, and with each cell of a grid deleted: (B, 1 + grid * grid) each."""
+    """The target's logit and probability for the image, and with each patch of a grid deleted: (B, 1 + grid * grid) each."""
 
     grid: int
     baseline: str
 
     @property
     def seeded(self) -> bool:  # type: ignore[override]
-        """A random baseline is drawn from the seed."""
+        """Return whether the values depend on the seed: a random baseline is drawn from it."""
         return self.baseline == "random"
 
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
@@ -62,7 +75,10 @@ class PatchOutputs(Measurement):
 
 
 class RankedDrops(Protocol):
-    """A rank correlation of output drops with attributions; a subclass has the parameter `undefined`, `drop` or `zero`."""
+    """Base class of rank correlations of output drops with attributions.
+
+    A subclass has the parameter `undefined`: `drop` or `zero`.
+    """
 
     bounds = (-1.0, 1.0)
     chance = 0.0
@@ -73,16 +89,16 @@ class RankedDrops(Protocol):
         return 0.0 if self.undefined == "zero" else math.nan
 
     def key(self) -> dict[str, object]:
-        # The policy for undefined images changes no image's value.
+        # The policy for undefined images does not change the value of any image.
         return {name: value for name, value in super().key().items() if name != "undefined"}
 
 
 @dataclass(frozen=True)
 class SingleDeletion(RankedDrops):
-    """Rank correlation, image by image, of the output drops of single deleted cells with the attribution summed over each cell.
+    """Rank correlation, per image, of the output drops of single deleted patches with the attribution summed over each patch.
 
-    With f the logit (or probability) of the target, x_i the image without cell i, and a the map at the image's size:
-    spearman_i(f(x) - f(x_i), sum of a in cell i), average ranks for ties; undefined where either side is constant.
+    With f the logit (or probability) of the target, x_i the image without patch i, and a the map at the image's size, the score
+    is spearman_i(f(x) - f(x_i), sum of a in patch i). Ties get average ranks. The score is undefined where either side is constant.
     """
 
     paper = IDSDS_PAPER
@@ -100,7 +116,7 @@ class SingleDeletion(RankedDrops):
 
     @property
     def seeded(self) -> bool:  # type: ignore[override]
-        """A random baseline is drawn from the seed."""
+        """Return whether the values depend on the seed: a random baseline is drawn from it."""
         return self.baseline == "random"
 
     def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
@@ -114,13 +130,13 @@ class SingleDeletion(RankedDrops):
             )
 
     def key(self) -> dict[str, object]:
-        # One implementation under two names.
+        # IDSDS and SDS are the same computation, so they share cached results.
         return super().key() | {"protocol": "single deletion"}
 
     def evaluate(self, work: EvalBatch) -> list[Outcome]:
         outputs = work.measured[self.measurements[0]][self.output].double()
         maps = apply_sign(work.maps(), self.sign).double()
-        # Cell by cell, in one order: the cells of a constant map must tie exactly.
+        # Every patch is summed in the same order, so that the patches of a constant map tie exactly.
         sums = torch.stack([cell.contiguous().sum((1, 2, 3)) for cell in cells(maps, self.grid)], 1)
         values = spearman(outputs[:, :1] - outputs[:, 1:], sums)
         return [Outcome(float(value), {"sums": row.tolist()}) for value, row in zip(values, sums, strict=True)]
@@ -162,7 +178,7 @@ class IncrementalDeletion(Protocol):
     """Incremental deletion score: mean probability of the target while more and more pixels are deleted, or inserted.
 
     After step i of n, floor(H W i / n) pixels, in order of attribution, are replaced by the baseline (`deletion`), or
-    shown on the baseline (`insertion`). Ties go in reading order; undefined where a map is not finite.
+    shown on the baseline (`insertion`). Ties are broken in reading order. The score is undefined where a map is not finite.
     """
 
     name = "ids"
@@ -187,7 +203,7 @@ class IncrementalDeletion(Protocol):
 
     @property
     def seeded(self) -> bool:  # type: ignore[override]
-        """A random baseline is drawn from the seed."""
+        """Return whether the values depend on the seed: a random baseline is drawn from it."""
         return self.baseline == "random"
 
     @property
@@ -219,6 +235,6 @@ class IncrementalDeletion(Protocol):
         return [Outcome(float(mean), {"curve": row.tolist()}) for mean, row in zip(means, curves, strict=True)]
 
     def _priority(self, maps: Tensor) -> Tensor:
-        """Values (B,H*W), the highest of which are taken first."""
+        """Return the priority of each pixel, (B,H*W); the pixels with the highest values are taken first."""
         values = apply_sign(maps, self.sign).flatten(1).double().nan_to_num(0.0)
         return values if self.order == "descending" else -values

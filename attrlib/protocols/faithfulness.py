@@ -1,4 +1,4 @@
-"""Infidelity: whether attributions predict what noise does to the output."""
+"""The infidelity protocol: whether attributions predict how noise changes the output."""
 
 import math
 from collections.abc import Sequence
@@ -15,13 +15,21 @@ INFIDELITY_PAPER = Paper("Yeh et al. 2019", "On the (In)fidelity and Sensitivity
 
 
 def noise(context: EvalContext, item: str, sample: int, size: Sequence[int], std: float) -> Tensor:
-    """Gaussian noise (1,H,W) of a standard deviation in normalised units, the same for all colour channels."""
+    """Return Gaussian noise (1,H,W), the same for all colour channels.
+
+    Args:
+        context: The context, whose seed is used.
+        item: Content digest of the item.
+        sample: Number of the noise image.
+        size: Height and width.
+        std: Standard deviation, in normalised units.
+    """
     return std * torch.randn(1, *size, generator=context.generator(item, "infidelity", sample))
 
 
 @dataclass(frozen=True)
 class NoiseDrops(Measurement):
-    """f(x) - f(x - I_k) of the target's logit for each noise image I_k: (B,samples)."""
+    """The drop f(x) - f(x - I_k) of the target's logit for each noise image I_k: (B,samples)."""
 
     samples: int
     std: float
@@ -45,9 +53,9 @@ class NoiseDrops(Measurement):
 class Infidelity(Protocol):
     """Infidelity: mean over noise I of (I . a - (f(x) - f(x - I)))^2, with f the target's logit and a the map at the image's size.
 
-    I ~ N(0, std^2) in each pixel, alike in all colour channels, so that a map summed over channels is all that is needed. With
-    `normalize`, a is first scaled by b = mean(I . a * drop) / mean((I . a)^2), which minimises the value: scale then counts no more.
-    To first order the value is std^2 |a - gradient|^2.
+    I ~ N(0, std^2) in each pixel and is the same in all colour channels, so a map summed over channels suffices. With
+    `normalize`, a is first scaled by b = mean(I . a * drop) / mean((I . a)^2). This minimises the value, which then does not depend
+    on the map's scale. To first order the value is std^2 |a - gradient|^2.
     """
 
     name = "infidelity"
@@ -81,7 +89,7 @@ class Infidelity(Protocol):
             predicted = (drawn.double() * map_).sum((1, 2, 3))
             scale = (predicted * drop).mean() / predicted.square().mean()
             raw = float((predicted - drop).square().mean())
-            # A map of zeros predicts nothing at any scale.
+            # A map of zeros predicts zero at any scale, so its best scale is undefined.
             normalised = float((torch.where(predicted.any(), scale, 0.0) * predicted - drop).square().mean())
             if not bool(map_.isfinite().all()):
                 raw = normalised = math.nan

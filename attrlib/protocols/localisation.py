@@ -1,4 +1,4 @@
-"""GridPG, DiFull and DiPart: how much of an attribution lies where, by construction, it must."""
+"""The localisation protocols GridPG, DiFull and DiPart, on grids of images."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ GRID_PAPER = Paper("Rao et al. 2022", "Towards Better Understanding Attribution 
 
 @dataclass(frozen=True)
 class Localisation(Protocol):
-    """Share of the positive attribution that lies in the target's cell, mean over the targets of a grid.
+    """Share of the positive attribution that lies in the target's grid cell, mean over the targets of a grid.
 
-    The map is resized bilinearly to the grid, clamped at 0, and summed inside the cell and everywhere.
+    The map is resized bilinearly to the size of the grid and clamped at 0. Its sum inside the cell is divided by its total sum.
     """
 
     paper = GRID_PAPER
@@ -37,12 +37,12 @@ class Localisation(Protocol):
 
     @property
     def corners(self) -> bool:
-        """Whether the first class comes twice, with another image in the last cell, and only these two cells are targets."""
+        """Return whether the first class fills the first and the last cell, with two images, and only these cells are targets."""
         return True
 
     @property
     def cells(self) -> tuple[int, ...]:
-        """The cells that are targets."""
+        """Return the numbers of the grid cells that are targets."""
         return (0, self.grid**2 - 1) if self.corners else tuple(range(self.grid**2))
 
     @property
@@ -54,7 +54,7 @@ class Localisation(Protocol):
             raise ProtocolError(f"{self.name}: smoothing={self.smoothing} is even; the kernel size K must be odd, or 0 for none")
 
     def view(self, model: Classifier, cell: int) -> tuple[Classifier, str]:
-        """The model in this setting, and its name."""
+        """Return the view of a model in which the target of a grid cell is explained, and the name of the view."""
         return grid_view(model, self.name, self.grid, cell), f"{self.name}:{self.grid}:{cell}"
 
     def views(self, model: Classifier) -> list[Classifier]:
@@ -70,7 +70,7 @@ class Localisation(Protocol):
             raise ProtocolError(f"{self.name} is not defined for {model.name}: {error}") from None
 
     def key(self) -> dict[str, object]:
-        # The images that passed are in the grid's own digest.
+        # A grid's digest already depends on its images, so the confidence filter need not be part of the key.
         return {k: v for k, v in super().key().items() if k != "confidence"}
 
     def evaluate(self, work: EvalBatch) -> list[Outcome]:
@@ -88,7 +88,7 @@ class Localisation(Protocol):
         return [request for request, _ in self.cell_requests(work)]
 
     def cell_requests(self, work: EvalBatch) -> list[tuple[ExplanationRequest, tuple[int, ...]]]:
-        """What is explained, and which cells are its targets: here each cell in a view of its own."""
+        """Return the requests for maps, each with the grid cells that are its targets; here one request for each cell, in its own view."""
         return [(self._request(work, cell, (cell,)), (cell,)) for cell in self.cells]
 
     def _request(self, work: EvalBatch, cell: int, targets: tuple[int, ...]) -> ExplanationRequest:
@@ -120,7 +120,7 @@ class GridPG(Localisation):
         return [self.view(model, 0)[0]]
 
     def cell_requests(self, work: EvalBatch) -> list[tuple[ExplanationRequest, tuple[int, ...]]]:
-        # One head for all cells: what does not depend on the class is computed once for all targets.
+        # All cells share one head, so the passes that are not class-specific are computed once for all targets.
         return [(self._request(work, 0, self.cells), self.cells)]
 
 

@@ -1,4 +1,4 @@
-"""Does the attribution lie on the object? For data sets with masks."""
+"""Protocols for data sets with masks: how much of the attribution lies on the object."""
 
 import math
 from abc import abstractmethod
@@ -19,7 +19,10 @@ CLEVR_PAPER = Paper(
 
 @dataclass(frozen=True)
 class OnObject(Protocol):
-    """A share of the map that lies on the object; a subclass says which. Undefined where there is no object in the crop."""
+    """Base class of scores for how much of the map lies on the object.
+
+    A score is undefined where the crop does not show the object, or the map is not finite.
+    """
 
     bounds = (0.0, 1.0)
     needs = ("masks",)
@@ -37,7 +40,12 @@ class OnObject(Protocol):
 
     @abstractmethod
     def share(self, values: Tensor, mask: Tensor) -> float:
-        """The score of a map (H,W) on an object (H,W)."""
+        """Return the score of a map.
+
+        Args:
+            values: The map, (H,W).
+            mask: True on the object, (H,W).
+        """
 
 
 @PROTOCOLS.register

@@ -1,4 +1,4 @@
-"""What the output does when parts of an object are really gone: for data sets that can show a picture without each of its parts."""
+"""The part removal protocol, for data sets that contain each scene also without single parts of the object."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from attrlib.specs import SIGNS
 from attrlib.statistics import spearman
 
 FEWEST = 3
-"""Parts that must be visible: of two, the correlation could only be -1 or 1."""
+"""Minimum number of visible parts: with two, the correlation could only be -1 or 1."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PartOutputs(Measurement):
         return outputs_of(logits, targets)
 
     def forwards(self) -> float:
-        # For the birds' six parts; an estimate for other data.
+        # Exact for the six parts of FunnyBirds, an estimate for other data sets.
         return 7
 
 
@@ -40,9 +40,9 @@ class PartOutputs(Measurement):
 class PartRemoval(RankedDrops):
     """Rank correlation, image by image, of the output drops of removing single parts with the attribution summed over each part.
 
-    With f the logit (or probability) of the target, x_p the same scene drawn without part p, a the map at the image's size and m_p
-    the pixels of p: spearman_p(f(x) - f(x_p), sum of a on m_p) over the parts that show; undefined where fewer than three do, or
-    either side is constant. Nothing is deleted, so the model sees no image out of its domain.
+    With f the logit (or probability) of the target, x_p the same scene rendered without part p, a the map at the image's size and
+    m_p the pixels of p, the score is spearman_p(f(x) - f(x_p), sum of a on m_p) over the visible parts. It is undefined where fewer
+    than three parts are visible, or either side is constant. No pixels are replaced, so no image is out of the model's domain.
     """
 
     name: ClassVar[str] = "parts"

@@ -1,4 +1,4 @@
-"""Sensitivity, robustness and randomisation: what maps do when image or model change."""
+"""The protocols sensitivity, robustness and randomisation: how maps change with the image or the model."""
 
 import math
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ class Sensitivity(Protocol):
             drawn = [torch.rand(images.shape[1:], generator=context.generator(item, "sensitivity", k)) for item in work.batch.ids]
             moved, _ = work.explain(work.changed(images + ((2 * torch.stack(drawn) - 1) * self.radius).to(images.device)))
             ratios.append((moved - original).double().flatten(1).norm(dim=1) / norm)
-        # 0 / 0 and x / 0: a map of zeros has no relative change.
+        # The relative change of a map of zeros (0 / 0 or x / 0) is undefined.
         values = torch.stack(ratios, 1)
         return [Outcome(float(row.amax()) if bool(row.isfinite().all()) else math.nan, {"ratios": row.tolist()}) for row in values]
 
@@ -73,18 +73,25 @@ _ADJUST = {
 
 
 def rotate(values: Tensor, degrees: float) -> Tensor:
-    """Values (B,C,H,W) rotated counterclockwise about the centre, bilinear, zeros outside."""
+    """Rotate values (B,C,H,W) counterclockwise about the centre, with bilinear interpolation and zeros outside."""
     angle = math.radians(degrees)
     height, width = values.shape[2:]
     cos, sin = math.cos(angle), math.sin(angle)
-    # Pixels are square, grid_sample's coordinates are not.
+    # Pixels are square, but the coordinates of grid_sample are scaled by height and width.
     matrix = values.new_tensor([[cos, -sin * height / width, 0], [sin * width / height, cos, 0]])
     grid = F.affine_grid(matrix.expand(len(values), 2, 3), list(values.shape), align_corners=False)
     return F.grid_sample(values, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def changes(change: str, amounts: tuple[float, ...], images: Tensor, preprocessing: Preprocessing) -> Iterator[Tensor]:
-    """The normalised images, changed by each amount: degrees, or the factor of a colour filter (1 changes nothing)."""
+    """Yield the normalised images, changed by each amount.
+
+    Args:
+        change: `rotation`, or the name of a colour filter; one of `CHANGES`.
+        amounts: Degrees, or factors of the colour filter; a factor of 1 changes nothing.
+        images: Normalised images, (B,3,H,W).
+        preprocessing: The model's preprocessing, which undoes and repeats the normalisation.
+    """
     for amount in amounts:
         if change == "rotation":
             yield rotate(images, amount)
@@ -112,10 +119,10 @@ class ChangedProbability(Measurement):
 class Robustness(Protocol):
     """Robustness: structural similarity (SSIM) of the map with the map of the changed image, turned back; mean over the changes.
 
-    Changes: rotation by minus and plus half and all of `amount` degrees, or a colour filter of factors 1 / (1 + amount) and
-    1 + amount. Only changes that move the target's probability by less than `tolerance` count; an image with none is undefined.
-    SSIM is that of scikit-image, its mean over windows that lie wholly on what is left of the turned image, with the range there.
-    Undefined, too, where the original map is constant or a map is not finite.
+    The changes are rotations by -`amount`, -`amount` / 2, `amount` / 2 and `amount` degrees, or a colour filter with the factors
+    1 / (1 + amount) and 1 + amount. Only changes that move the target's probability by less than `tolerance` count.
+    SSIM is that of scikit-image: its mean over the windows that lie entirely inside the rotated image, with the data range there.
+    The score is undefined if no change counts, if the original map is constant, or if a map is not finite.
     """
 
     name = "robustness"
@@ -130,7 +137,7 @@ class Robustness(Protocol):
 
     @property
     def amounts(self) -> tuple[float, ...]:
-        """Degrees or factors."""
+        """Return the degrees of the rotations, or the factors of the colour filter."""
         if self.change == "rotation":
             most = self.amount or 30.0
             return (-most, -most / 2, most / 2, most)
@@ -167,7 +174,16 @@ class Robustness(Protocol):
 
 
 def ssim(a: Tensor, b: Tensor, where: Tensor) -> float:
-    """Mean structural similarity of two maps (h,w) over the windows that lie inside `where`; NaN where a map is not finite or there is none."""
+    """Return the mean structural similarity of two maps over the windows inside a region.
+
+    Args:
+        a: A map, (h,w).
+        b: Another map, (h,w).
+        where: True inside the region, (h,w).
+
+    Returns:
+        The mean; NaN if a map is not finite or no window lies inside the region.
+    """
     both = torch.stack([a, b]).double()
     window = min(7, (min(a.shape) - 1) // 2 * 2 + 1)
     inside = minimum_filter(where.numpy(), window, mode="constant", cval=0)
@@ -183,10 +199,15 @@ SANITY_PAPER = Paper("Adebayo et al. 2018", "Sanity Checks for Saliency Maps", "
 
 
 def twin_correlations(original: Tensor, twin: Tensor) -> Tensor:
-    """Spearman's correlation of maps (B,n) of a model with those of a shuffled one, as parameter randomisation has it (Adebayo et al. 2018).
+    """Return Spearman's correlation of a model's maps with those of its randomised twin, as in parameter randomisation (Adebayo et al. 2018).
 
-    0 where only the twin's is constant, often the zeros of a CAM, as nothing is left of the original then; NaN where the original is
-    constant or not finite.
+    Args:
+        original: Maps of the model, (B,n).
+        twin: Maps of the randomised model, (B,n).
+
+    Returns:
+        The correlations, (B,). 0 where only the twin's map is constant, often the zeros of a CAM, since nothing is left of the
+        original then; NaN where the original is constant or not finite.
     """
     says_something = original.isfinite().all(1) & (original.amin(1) < original.amax(1))
     nothing_left = twin.amin(1) == twin.amax(1)
@@ -198,7 +219,8 @@ def twin_correlations(original: Tensor, twin: Tensor) -> Tensor:
 class Randomisation(Protocol):
     """Cascading randomisation: rank correlation of the map with that of the model whose weights are shuffled from the logits down.
 
-    After stage s of n the last s / n of all layers are shuffled; the value is the mean of Spearman's correlation over the stages.
+    After stage s of n, the weights of the last s / n of all layers are shuffled. The score is the mean of Spearman's correlation
+    over the stages.
     """
 
     name = "randomisation"

@@ -1,4 +1,4 @@
-"""How the units of a run are executed. Nothing else in the engine knows."""
+"""Executors, which run the units of work; the rest of the engine does not depend on how they do so."""
 
 from attrlib.engine.executors.base import Executor
 from attrlib.engine.executors.local import LocalExecutor

@@ -1,4 +1,4 @@
-"""What an executor is."""
+"""Define the interface of executors."""
 
 from collections.abc import Generator, Sequence
 from typing import Protocol as Interface
@@ -12,6 +12,6 @@ class Executor(Interface):
     def map(self, units: Sequence[WorkUnit]) -> Generator[UnitResult, None, None]:
         """Yield the results of units of one kind, in any order.
 
-        By the time a result is yielded, its records and maps are in the run's store. The iterator may be closed before its end:
-        units that have not begun are then dropped.
+        The records and maps of a result must be in the run's store before it is yielded. If the iterator is closed before its end,
+        units that have not started are dropped.
         """

@@ -6,10 +6,10 @@ from attrlib.engine.work import UnitResult, Worker, WorkUnit
 
 
 class LocalExecutor:
-    """Execute units in this thread, in their order, and load the images of the next two meanwhile.
+    """Execute units in this thread, in order, while the images of the next two are loaded.
 
     Args:
-        worker: What executes them; its cache is the run's store.
+        worker: Executes the units; its cache is the run's store.
     """
 
     def __init__(self, worker: Worker):
