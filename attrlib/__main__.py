@@ -1,3 +1,5 @@
+"""Run the command line: `python -m attrlib`."""
+
 from attrlib.cli import main
 
 main()

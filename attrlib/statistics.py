@@ -203,7 +203,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: in
 
 
 def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a - b of the items where both are finite, in float64."""
+    """A - b of the items where both are finite, in float64."""
     a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (a, b))
     if len(a) != len(b):
         raise DataError(f"{len(a)} and {len(b)} values cannot be paired: give one for each item, in the same order, NaN where undefined")
