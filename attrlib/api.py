@@ -97,7 +97,7 @@ def score(
         max_memory: Memory budget in bytes; by default half of the free memory.
         filter_models: Grids use only images that these models classify as confidently as `model`, so that all of them can be
             scored on the same grids.
-        store: Store of results; by default the one in the cache folder.
+        store: Store of results; by default that of `open_store`.
         watch: Called with an event as the run advances; raises `Cancelled` to stop it.
         **options: Options of the run (listed below), and parameters of the protocol.
 
