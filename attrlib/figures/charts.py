@@ -176,7 +176,7 @@ def front_of(lines: Sequence[Line], higher_is_better: bool = True) -> list[Line]
 
 
 def heat_map(means: Mapping[tuple[str, str], float], scale: Scale) -> go.Figure:
-    """Means by model and method: models across, methods down; brighter is better, and what is not known yet is empty."""
+    """Plot means by model and method, with models across and methods down. Brighter is better; missing means are empty."""
     models = list(dict.fromkeys(model for model, _ in means))
     methods = list(dict.fromkeys(method for _, method in means))
     values = [[means.get((model, method), math.nan) for model in models] for method in methods]

@@ -5,9 +5,9 @@ from functools import cache
 import numpy as np
 import plotly.colors
 
-# Blue through white to orange: told apart by all common kinds of colour blindness, zero is white.
+# Blue through white to orange: distinct under all common kinds of colour blindness, with zero in white.
 _OWN = {"BlueOrange": ["#08306b", "#2171b5", "#9ecae1", "#ffffff", "#fdae6b", "#d94801", "#7f2704"]}
-# ColorBrewer runs from warm to cold; positive evidence is warm here.
+# ColorBrewer's table runs from warm to cold, but positive evidence is warm here.
 _REVERSED = ("RdBu", "PuOr", "PRGn")
 
 

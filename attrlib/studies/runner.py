@@ -244,7 +244,7 @@ class _Running:
 
     def _tell(self, doing: str, share: float) -> None:
         """Report progress. The time left is estimated from the models so far."""
-        # The share can fall, as a run that turns out to be undefined shrinks the total.
+        # The share must not fall, although the total changes when something turns out to be undefined.
         share = self.share = max(share, self.share)
         elapsed, models = time.perf_counter() - self.begun, len(self.given.models)
         expected = [*self.lengths, *([elapsed / share] if share > 0.02 else [])]

@@ -29,7 +29,10 @@ def verdict(found: Difference, more: str, less: str) -> str:
     Args:
         found: The difference.
         more: Words for a difference above 0.
-        less: Words for a difference below 0. A tie has words of its own.
+        less: Words for a difference below 0.
+
+    Returns:
+        `more` or `less`, or fixed words for a tie.
     """
     return "cannot be told apart" if found.tie else more if found.mean > 0 else less
 
