@@ -171,7 +171,7 @@ class _Examiner:
             raise
         except AttrlibError as error:
             found = Finding(method, layer, FAILED if isinstance(error, OutOfMemory) else REFUSED, str(error))
-        except Exception as error:  # noqa: BLE001  the model, or a method of the user's own, may fail in any way
+        except Exception as error:  # noqa: BLE001  the model, or a custom method, may fail in any way
             found = Finding(method, layer, FAILED, f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
         finally:
             changed = self._state.changes()

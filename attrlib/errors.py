@@ -10,7 +10,7 @@ class AttrlibError(Exception):
 
 
 class SpecError(AttrlibError):
-    """A parameter, a link, a manifest or a name that cannot be understood."""
+    """A parameter, link, manifest or name that is not valid."""
 
 
 class ImageError(AttrlibError):
@@ -18,7 +18,7 @@ class ImageError(AttrlibError):
 
 
 class ModelError(AttrlibError):
-    """A model or checkpoint that cannot be loaded or does not behave like a classifier."""
+    """A model or checkpoint that cannot be loaded, or that does not behave like a classifier."""
 
 
 class LayerError(AttrlibError):
@@ -38,7 +38,7 @@ class ProtocolError(AttrlibError):
 
 
 class StoreError(AttrlibError):
-    """The store of results cannot be read or written."""
+    """A store of results that cannot be read or written."""
 
 
 class TrainingError(AttrlibError):

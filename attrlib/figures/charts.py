@@ -265,7 +265,7 @@ def _logarithmic(figure: go.Figure, values: Sequence[float], scale: Scale, axis:
 
 
 def _even(value: float, among: Sequence[float]) -> str:
-    """Format a value with two decimals, like all others, if that keeps the values distinct."""
+    """Format a value with two decimals if the values span more than 0.1, otherwise with three significant digits."""
     return number(value, 2) if max(among) - min(among) > 0.1 else _short(value)
 
 

@@ -95,7 +95,7 @@ def _alike(found: Sequence[ModelResults]) -> str:
 
 
 def _signs(found: Sequence[ModelResults]) -> tuple[str, list[str]]:
-    """Describe what the signed values gain over magnitudes: over methods, image by image, and for which methods."""
+    """Describe what signed values gain over magnitudes: over all methods, image by image, and for each method."""
     gaps, more = [], []
     for own in found:
         raw, absolute = own.by_method(deletion(own.traits)), own.by_method(deletion(own.traits) + ABSOLUTE)

@@ -132,7 +132,7 @@ def _sweeps(traits: ModelTraits, scores: dict[str, Score]) -> Part:
 
 
 def _seeds(traits: ModelTraits, ranked: dict[str, Score], seeded: Sequence[dict[str, Score]]) -> Part:
-    """Compare scores with other images and other noise, and count how often intervals of two seeds fail to overlap."""
+    """Describe how much scores and rankings change with other images and other noise, beside what the intervals promise."""
     runs = [scores for scores in seeded if scores]
     if len(runs) < 2:
         return [], [], []
