@@ -1,4 +1,4 @@
-"""Study 4: how well methods localise at Input, Middle and Final, where it is known what must not matter."""
+"""Study 4: how well methods localise at Input, Middle and Final, on grids where it is known which cells must not matter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
