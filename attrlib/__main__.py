@@ -1,4 +1,4 @@
-"""Run the command line: `python -m attrlib`."""
+"""Run the command line interface: `python -m attrlib`."""
 
 from attrlib.cli import main
 

@@ -1,9 +1,8 @@
-"""Lets torchvision be imported where its compiled operators cannot load.
+"""Make torchvision importable where its compiled operators cannot load. Import this module before torchvision or timm.
 
-PyPI's torchvision wheel is built against the CUDA build of torch. Beside a CPU build its extension does not load, and
-registering the meta kernel of an operator that then does not exist fails the whole import ("operator torchvision::nms does
-not exist", pytorch/vision 9085). Only detection models call these operators; declaring them is enough for everything else,
-timm included. This module must be imported before torchvision or timm.
+PyPI's torchvision wheel is built against the CUDA build of torch. With a CPU build its extension does not load, and
+registering the meta kernel of the missing operator fails the whole import ("operator torchvision::nms does not exist",
+pytorch/vision 9085). Only detection models call these operators; declaring them is enough for everything else, timm included.
 """
 
 import importlib.util
@@ -29,7 +28,7 @@ def _compiled_operators_load() -> bool:
     return True
 
 
-# The library object must stay alive: its operators disappear with it.
+# Keeps the library object alive: its operators disappear with it.
 _library: torch.library.Library | None = None
 
 if not _compiled_operators_load():

@@ -1,4 +1,4 @@
-"""AggAtt: how a method behaves on a whole data set, in six maps (Rao et al., CVPR 2022, arXiv 2205.10435)."""
+"""AggAtt: summarise the maps of a whole data set in six maps (Rao et al., CVPR 2022, arXiv 2205.10435)."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,18 +10,25 @@ from attrlib.errors import SpecError
 from attrlib.postprocess import are_finite, resize
 
 SHARES = (0.0, 0.02, 0.05, 0.5, 0.95, 0.98, 1.0)
-"""Where the bins begin and end, as shares of the maps from the best to the worst."""
+"""Edges of the bins, as shares of the maps from best to worst."""
 CLIP = 0.995
-"""The share of the values of all bins that lies below the extreme colour."""
+"""Share of the values of all bins that lie below the extreme colour."""
 _NOTHING = 1e-7
 _CHUNK = 16
-"""Maps at full size at once: a thousand grids would not fit into memory."""
+"""Maps to process at full size at once. A thousand grids would not fit into memory."""
 
 
 def localisation(maps: Tensor, n: int, cell: int) -> tuple[Tensor, Tensor]:
-    """Positive attribution inside a cell over that in the whole map (B,1,n*H,n*W), and the sum inside: float64 (B,) each.
+    """Return the share of positive attribution that lies inside a cell, and the sum inside.
 
-    The share is 0 where the positive attribution does not exceed 1e-7, NaN where the map holds a NaN or infinity.
+    Args:
+        maps: Maps (B,1,n*H,n*W) of grids.
+        n: Cells per side of the grid.
+        cell: Index of the cell, row by row, from 0.
+
+    Returns:
+        Share and sum, float64 (B,) each. The share is 0 where the total positive attribution does not exceed 1e-7, and NaN where the
+        map holds a NaN or infinity.
     """
     positive = maps.double().clamp_min(0)
     row, column = divmod(cell, n)
@@ -35,9 +42,15 @@ def localisation(maps: Tensor, n: int, cell: int) -> tuple[Tensor, Tensor]:
 class Aggregate:
     """Maps of a data set, sorted by score and averaged in bins.
 
-    `order` are the positions of the maps, best first, without those that are undefined; bin b holds `order[edges[b]:edges[b+1]]`.
-    `bins` (6,1,H,W) are means, NaN for a bin without maps; `scale` is the value of the extreme colour, one for all.
-    `examples` are the positions of each bin's maps, from its middle outwards. `scores` (N,) are those that decide, in the order given.
+    Attributes:
+        bins: Mean maps (6,1,H,W); NaN for an empty bin.
+        scale: Value of the extreme colour, shared by all bins.
+        order: Positions of the maps, best first, without undefined ones.
+        edges: Bin b holds `order[edges[b]:edges[b+1]]`.
+        examples: Positions of each bin's maps, from its middle outwards.
+        scores: The scores (N,) that the maps are sorted by, in the order of the input; NaN where undefined.
+        target_cell: Index of the target cell, row by row, from 0.
+        grid: Cells per side of the grid.
     """
 
     bins: Tensor
@@ -51,21 +64,21 @@ class Aggregate:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many maps each bin holds."""
+        """Return the number of maps in each bin."""
         return tuple(last - first for first, last in pairwise(self.edges))
 
     @property
     def shown(self) -> Tensor:
-        """The bins as shares of the scale, clipped to [-1, 1]."""
+        """Return the bins as shares of the scale, clipped to [-1, 1]."""
         return (self.bins / self.scale).clamp(-1, 1) if self.scale else self.bins
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the bins take."""
+        """Return the size of the bins in bytes."""
         return self.bins.nbytes
 
     def members(self, bin: int) -> tuple[int, ...]:  # noqa: A002
-        """The positions of a bin's maps, best first."""
+        """Return the positions of a bin's maps, best first."""
         return self.order[self.edges[bin] : self.edges[bin + 1]]
 
 
@@ -78,12 +91,22 @@ def aggregate(
     signed: bool = False,
     scores: Tensor | None = None,
 ) -> Aggregate:
-    """AggAtt of maps (N,1,h,w) of n x n grids, n = `grid`, whose target is one cell (row by row, from 0).
+    """Sort maps by score and average them in six bins (AggAtt; Rao et al., CVPR 2022, arXiv 2205.10435).
 
-    The maps are resized bilinearly to `size` (height, width), by default their own, and sorted by localisation in the target cell,
-    then by the positive attribution inside it, descending; or by `scores` (N,) or (N,2), column by column. A bin is the mean of
-    max(a, 0), or with `signed` of a, over the maps between two of the shares 0, .02, .05, .5, .95, .98 and 1 of N, rounded.
-    Maps with NaN or infinity, and NaN scores, are left out. For single images `grid` is 1. Raises `SpecError`.
+    By default maps are sorted by localisation in the target cell, then by the positive attribution inside it, descending. A bin is the
+    mean over the maps between two of the shares 0, .02, .05, .5, .95, .98 and 1 of N, rounded. Maps with NaN or infinity, and maps
+    whose score is NaN, are left out.
+
+    Args:
+        maps: Maps (N,1,h,w) of grids, or of single images.
+        target_cell: Index of the target cell, row by row, from 0.
+        grid: Cells per side of the grid; 1 for single images.
+        size: (height, width) in pixels to resize the maps to, bilinearly; by default their own.
+        signed: Whether to average the signed values a; otherwise max(a, 0).
+        scores: Scores (N,) or (N,2) to sort by instead, descending, column by column.
+
+    Raises:
+        SpecError: If the maps, cell, grid, size or scores do not fit together.
     """
     height, width = _checked(maps, target_cell, grid, size, scores)
     keys = (_localised(maps, target_cell, grid, (height, width)) if scores is None else scores.double().reshape(len(maps), -1)).cpu()
@@ -97,7 +120,7 @@ def aggregate(
 
 
 def _checked(maps: Tensor, cell: int, grid: int, size: tuple[int, int] | None, scores: Tensor | None) -> tuple[int, int]:
-    """The size of the bins. Raises `SpecError`."""
+    """Check the arguments of `aggregate`, and return the size of the bins. Raises `SpecError`."""
     if maps.ndim != 4 or maps.shape[1] != 1 or not len(maps):
         raise SpecError(f"a tensor of shape {tuple(maps.shape)} cannot be aggregated; give maps (N,1,h,w), N at least 1")
     if grid < 1 or not 0 <= cell < grid**2:
@@ -113,13 +136,13 @@ def _checked(maps: Tensor, cell: int, grid: int, size: tuple[int, int] | None, s
 
 
 def _localised(maps: Tensor, cell: int, grid: int, size: tuple[int, int]) -> Tensor:
-    """Localisation and the positive attribution inside the cell: (N,2)."""
+    """Return localisation and positive attribution inside the cell, (N,2)."""
     found = [torch.stack(localisation(resize(chunk.float(), size), grid, cell), 1) for chunk in maps.split(_CHUNK)]
     return torch.cat(found)
 
 
 def _mean(maps: Tensor, members: tuple[int, ...], size: tuple[int, int], signed: bool) -> Tensor:
-    """Mean (1,H,W) of some of the maps at full size; NaN of none."""
+    """Return the mean (1,H,W) of some of the maps at full size; NaN if there are none."""
     total = torch.zeros(1, *size, dtype=torch.float64)
     for chunk in torch.tensor(members, dtype=torch.long).split(_CHUNK):
         large = resize(maps[chunk].float(), size)
@@ -128,13 +151,13 @@ def _mean(maps: Tensor, members: tuple[int, ...], size: tuple[int, int], signed:
 
 
 def _outwards(first: int, last: int) -> list[int]:
-    """The places from `first` up to `last`, from (first + last) // 2 to both ends."""
+    """Return the places from `first` up to but not including `last`, from the middle, (first + last) // 2, to both ends."""
     middle = (first + last) // 2
     return sorted(range(first, last), key=lambda place: (abs(place - middle), place))
 
 
 def _scale(bins: Tensor) -> float:
-    """The value at index int(0.995 n) of the n sorted magnitudes of all bins; the largest where that one is 0."""
+    """Return the value at index int(0.995 n) of the n sorted magnitudes of all bins, or the largest if that one is 0."""
     values = bins[bins.isfinite()].abs().sort().values
     if not len(values):
         return 0.0

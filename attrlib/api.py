@@ -1,4 +1,4 @@
-"""The public verbs, a few lines each."""
+"""The public functions `explain`, `score` and `compare`."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +27,7 @@ from attrlib.store import Store, open_store
 Picture = Photo | Image.Image | str | Path
 Images = Picture | Iterable[Picture] | Tensor
 RUN_OPTIONS = tuple(p for p in options_of(RunSpec) if p.name != "deletion_tuned")
-"""Keywords of `score` and `compare`; the model says itself whether it was tuned on deleted patches."""
+"""Keywords of `score` and `compare`. Whether the model was tuned on deleted patches is read from the model."""
 
 
 def explain(
@@ -43,13 +43,26 @@ def explain(
     progress: Progress = no_progress,
     **params: object,
 ) -> Attribution:
-    """Attribution maps of images by one method.
+    """Compute attribution maps of images with one method.
 
-    `images`: one or several pictures (PIL, path, `sample:NAME`), or a normalised tensor (3,H,W) or (B,3,H,W) at the model's
-    input size or any other that it takes. `method`: a name, or its text form with layer and parameters (`IG@Final:steps=20`);
-    `layer` and `params` override those. `target`: class index or name, one for all or one for each; None is the predicted class.
-    At most `batch_size` rows go through the model at once, and no more than fit into `max_memory` bytes, by default half of what is
-    free. Returns maps (B,1,h,w), signed, at the layer's resolution. Raises `AttrlibError` that says what to do.
+    Args:
+        model: The model to explain.
+        images: One or several pictures (PIL image, path or `sample:NAME`), or a normalised tensor (3,H,W) or (B,3,H,W) at the
+            model's input size or any other size that the model accepts.
+        method: A name, or its text form with layer and parameters, such as `IG@Final:steps=20`.
+        target: Class index or name, one for all images or one for each. None selects the predicted class.
+        layer: Layer to explain at. Overrides the layer in `method`.
+        seed: Seed of methods that draw random numbers.
+        batch_size: Largest number of rows that go through the model at once.
+        max_memory: Memory budget in bytes, which limits the rows further; by default half of the free memory.
+        progress: Progress callback.
+        **params: Parameters of the method. They override those in `method`.
+
+    Returns:
+        Signed maps (B,1,h,w) at the resolution of the layer.
+
+    Raises:
+        AttrlibError: If the images, method, layer, target or parameters are not valid. The message says what to do.
     """
     spec = method if isinstance(method, MethodSpec) else MethodSpec.parse(str(method))
     spec = MethodSpec(spec.name, layer or spec.layer, tuple((spec.values | params).items()))  # type: ignore[arg-type]
@@ -73,11 +86,26 @@ def score(
     watch: Watch = no_listener,
     **options: Any,
 ) -> Score:
-    """How good a method is under a protocol, item by item. What was computed before is not computed again.
+    """Score a method under a protocol, item by item. Cached results are not computed again.
 
-    Other keywords are parameters of the protocol. Grids are made of images that the `filter_models` classify as confidently as the model,
-    so that all of them can be scored on the same. `max_memory` is in bytes. `watch` is told how far it is, and raises `Cancelled` to stop.
-    Raises `AttrlibError` that says what to do.
+    Args:
+        protocol: A name, or its text form with parameters, or a spec.
+        model: The model to explain.
+        method: A name, or its text form with layer and parameters, or a spec.
+        data: A data set, or what `load_dataset` takes.
+        layer: Layer for a `method` given as text that names none.
+        max_memory: Memory budget in bytes; by default half of the free memory.
+        filter_models: Grids use only images that these models classify as confidently as `model`, so that all of them can be
+            scored on the same grids.
+        store: Store of results; by default that of `open_store`.
+        watch: Called with an event as the run advances; raises `Cancelled` to stop it.
+        **options: Options of the run (listed below), and parameters of the protocol.
+
+    Returns:
+        The score with the value of every item.
+
+    Raises:
+        AttrlibError: If an argument is not valid, or the method or protocol is not defined. The message says what to do.
     """
     own = protocol if isinstance(protocol, ProtocolSpec) else ProtocolSpec.parse(str(protocol))
     given = {p.name: options.pop(p.name) for p in RUN_OPTIONS if p.name in options}
@@ -102,9 +130,24 @@ def compare(
     watch: Watch = no_listener,
     **options: Any,
 ) -> RunResult:
-    """Several methods under several protocols on the same items: scores, and the ranks that the data allow. Keywords as in `score`.
+    """Score several methods under several protocols on the same items, and rank the methods as far as the data allow.
 
-    `methods` are specs, their text forms, or names of presets (`idsds`, `rao`, `erdem`) or `all`.
+    Args:
+        protocols: Names, text forms with parameters, or specs.
+        model: The model to explain.
+        methods: Specs, their text forms, names of presets (`idsds`, `rao`, `erdem`), or `all`.
+        data: A data set, or what `load_dataset` takes.
+        max_memory: As in `score`.
+        filter_models: As in `score`.
+        store: As in `score`.
+        watch: As in `score`.
+        **options: Options of the run, listed below.
+
+    Returns:
+        The scores by protocol and method, with the ranks that each method may hold.
+
+    Raises:
+        AttrlibError: As in `score`.
     """
     for name in options:
         if name not in {p.name for p in RUN_OPTIONS}:
@@ -124,7 +167,7 @@ def compare(
 
 
 def as_batch(model: Classifier, images: Images) -> Tensor:
-    """Normalised images (B,3,H,W) from whatever `explain` takes."""
+    """Return normalised images (B,3,H,W) from any input that `explain` takes. Raises `ImageError` for other inputs."""
     if isinstance(images, Tensor):
         batch = images[None] if images.ndim == 3 else images
         if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch):

@@ -1,4 +1,4 @@
-"""Deleting cells of normalised images: what protocols and training share, so that both do the same."""
+"""Deletion of patches of normalised images, shared by protocols and training so that both delete in the same way."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,16 @@ _KERNEL, _SIGMA = 51, 58.0
 
 
 def replacement(baseline: str, images: Tensor, draw: Callable[[], Tensor]) -> Tensor:
-    """What replaces deleted pixels of normalised images (B,3,H,W), of the same shape (Hesse et al., NeurIPS 2024, arXiv 2407.11910).
+    """Return the values that replace deleted pixels (Hesse et al., NeurIPS 2024, arXiv 2407.11910).
 
-    `zeros`, the mean colour; `random`, U[-1,1] made of `draw()`, U[0,1) of the same shape; `blur`, the images under a 51 x 51 Gaussian of
-    sigma 58, reflected at the border.
+    Args:
+        baseline: `zeros` for the mean colour; `random` for uniform noise in [-1, 1]; `blur` for the images blurred with a 51 x 51
+            Gaussian of sigma 58, reflected at the border.
+        images: Normalised images (B,3,H,W).
+        draw: Returns uniform noise in [0, 1) of the same shape. Called for `random` only.
+
+    Returns:
+        Values of the same shape as `images`.
     """
     if baseline == "zeros":
         return torch.zeros_like(images)
@@ -26,7 +32,7 @@ def replacement(baseline: str, images: Tensor, draw: Callable[[], Tensor]) -> Te
 
 
 def cells(values: Tensor, grid: int) -> list[Tensor]:
-    """Views of the grid * grid equal cells of (B,C,H,W), row by row."""
+    """Return views of the grid * grid equal patches of (B,C,H,W), row by row."""
     height, width = values.shape[2] // grid, values.shape[3] // grid
     corners = [(row * height, column * width) for row in range(grid) for column in range(grid)]
     return [values[:, :, top : top + height, left : left + width] for top, left in corners]

@@ -1,4 +1,4 @@
-"""Which methods are valid on a model, at which layers, why the others are not, what they cost, and whether they leave a trace."""
+"""Check which methods are valid on a model and at which layers, what they cost, and whether they leave the model changed."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,20 +17,26 @@ from attrlib.progress import NewsProgress, no_progress
 from attrlib.registry import params_of
 from attrlib.specs import MethodSpec
 
-"""Told how many probes are done, of how many, and which one is next; raises `Cancelled` to stop."""
-
 VALID, REFUSED, FAILED = "valid", "refused", "failed"
 QUICK = 0.3
-"""Seconds up to which a probe is run again for its time alone."""
+"""Probes faster than this many seconds are run again to measure their time alone."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One method at one layer: `valid`, `refused` (not defined there) or `failed`, and the `reason` if it is not valid.
+    """Result of probing one method at one layer.
 
-    `seconds` and `peak_bytes` (besides the weights) are those of one image at the method's default parameters, `seconds_all` and
-    `peak_bytes_all` those expected of all images; None where it is not valid. `note` says what is odd about the map, such as all zero.
-    `changed` is what the method left changed in the model or in the process; it was put back.
+    Attributes:
+        method: Name of the method.
+        layer: Name of the layer.
+        state: `valid`, `refused` (not defined there) or `failed`.
+        reason: Why it is not valid.
+        note: What is unusual about the map, such as all zero.
+        seconds: Seconds for one image at the method's default parameters; None if not valid.
+        peak_bytes: Peak memory for one image besides the weights; None if not valid.
+        seconds_all: Expected seconds for all images; None if not valid.
+        peak_bytes_all: Expected peak memory for all images; None if not valid.
+        changed: What the method left changed in the model or in the process. The doctor restored it.
     """
 
     method: str
@@ -47,9 +53,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor found: the model, the layers with (channels, height, width), and a finding for each method at each layer.
+    """Result of `doctor` on one model.
 
-    `images` is the number that `seconds_all` are about; `left_out` are files with own methods that could not be loaded.
+    Attributes:
+        model: Name of the model.
+        device: Device that it was probed on.
+        weight_bytes: Size of the model's weights and buffers in bytes.
+        images: Number of images that `seconds_all` and `peak_bytes_all` are estimated for.
+        layers: Output shape (channels, height, width) of each layer.
+        findings: One for each method at each layer.
+        left_out: Files with custom methods that could not be loaded, each with the reason.
     """
 
     model: str
@@ -62,20 +75,20 @@ class Diagnosis:
 
     @property
     def clean(self) -> bool:
-        """Whether no method left anything changed."""
+        """Return whether no method left anything changed."""
         return not any(f.changed for f in self.findings)
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods, in order."""
+        """Return the names of the methods, in order."""
         return tuple(dict.fromkeys(f.method for f in self.findings))
 
     def finding(self, method: str, layer: str) -> Finding:
-        """That of a method at a layer."""
+        """Return the finding of a method at a layer."""
         return next(f for f in self.findings if (f.method, f.layer) == (method, layer))
 
     def reasons(self, method: str) -> list[str]:
-        """Why a method is not valid, and what is odd about its maps, each once, with the layers."""
+        """Return why a method is not valid and what is unusual about its maps, each reason once, with the layers."""
         said: dict[str, list[str]] = {}
         for f in self.findings:
             if f.method == method and (f.reason or f.note or f.changed):
@@ -84,7 +97,7 @@ class Diagnosis:
         return [f"{', '.join(layers)}: {text}" for text, layers in said.items()]
 
     def json(self) -> dict[str, Any]:
-        """All of it in plain values."""
+        """Return the diagnosis as JSON values."""
         return asdict(self) | {"clean": self.clean}
 
 
@@ -97,10 +110,22 @@ def doctor(
     limit: float = 3.0,
     watch: NewsProgress = no_progress,
 ) -> Diagnosis:
-    """Probes methods (names; None: all) at `layers` on a synthetic image, and estimates what `images` of them cost.
+    """Probe methods on a synthetic image, and estimate their cost on real ones.
 
-    Methods of many passes are run with up to 16 of them, and for `limit` seconds at most each: their seconds at default parameters
-    follow from the number of passes. Whatever a method leaves changed is reported, and put back. Raises `SpecError` or `MethodError`.
+    Methods of many passes are run with up to 16 of them; their seconds at default parameters are extrapolated from the number of
+    passes. Whatever a method leaves changed is reported and restored.
+
+    Args:
+        model: The model to probe.
+        methods: Names of methods; None for all.
+        layers: Layers to probe at.
+        images: Number of images to estimate the cost of.
+        limit: Seconds after which a probe is stopped.
+        watch: Progress callback; gets the number of finished probes, the total, and the next probe. Raises `Cancelled` to stop.
+
+    Raises:
+        SpecError: If there is nothing to probe, or `images` or `limit` is not positive.
+        MethodError: If a method does not exist.
     """
     if images < 1 or not limit > 0:
         raise SpecError(f"images={images} and limit={limit} are not valid: give at least one image, and more than 0 seconds")
@@ -122,7 +147,7 @@ def doctor(
 
 
 class _Enough(Exception):
-    """Ends a probe that takes too long."""
+    """Raised to end a probe that takes too long."""
 
 
 @dataclass
@@ -146,7 +171,7 @@ class _Examiner:
             raise
         except AttrlibError as error:
             found = Finding(method, layer, FAILED if isinstance(error, OutOfMemory) else REFUSED, str(error))
-        except Exception as error:  # noqa: BLE001  the model, or a method of the user's own, may fail in any way
+        except Exception as error:  # noqa: BLE001  the model, or a custom method, may fail in any way
             found = Finding(method, layer, FAILED, f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
         finally:
             changed = self._state.changes()
@@ -161,7 +186,7 @@ class _Examiner:
         whole = MethodSpec(method, layer)
         create(whole).check(self.model, place)
         with self.model.session():
-            # Known once for each layer: no method's cost.
+            # Computed once for each layer, so it is not part of any method's cost.
             self.model.split(place)
         short = self._shortened(whole)
         passes = create(whole).passes(place)
@@ -174,7 +199,7 @@ class _Examiner:
                 seconds, stopped = watch.estimate(), True
                 note = f"stopped after {self.limit:g} s: time is estimated, the map was not looked at"
         if not stopped and seconds < QUICK:
-            # Once more, because watching the memory takes time too.
+            # Run again, because measuring the memory takes time too.
             seconds = min(seconds, attribute(self.model, short, self.probe, [self.target]).seconds)
         seconds *= max(1, _cost(passes)) / max(1, _cost(create(short).passes(place)))
         several = passes.forward + passes.gradient
@@ -186,7 +211,7 @@ class _Examiner:
         )  # fmt: skip
 
     def _shortened(self, spec: MethodSpec) -> MethodSpec:
-        """With every parameter that counts passes at 16 at most: one full chunk."""
+        """Return the spec with every parameter that counts passes reduced to at most 16, one full chunk."""
         place = self.model.layer(spec.layer)
         for p in params_of(METHODS[spec.name]):
             if p.kind is int and isinstance(p.default, int) and p.default > BATCH_SIZE:
@@ -195,7 +220,7 @@ class _Examiner:
                     if _cost(create(fewer).passes(place)) < _cost(create(spec).passes(place)):
                         spec = fewer
                 except AttrlibError:
-                    # Not in the range of what the other parameters allow: then it stays as it is.
+                    # The other parameters do not allow the smaller value, so it stays as it is.
                     continue
         return resolve(spec)
 
@@ -214,17 +239,17 @@ class _Stopwatch:
             raise _Enough
 
     def estimate(self) -> float:
-        """Seconds of the whole: those before the first pass, and of the passes as those that are done say."""
+        """Return the expected seconds of the whole probe: those before the first pass, and the passes extrapolated from those done."""
         return self._first - self._start + (time.perf_counter() - self._first) * self._total / self._done
 
 
 def _cost(passes: Passes) -> int:
-    """In forward passes: one with its backward pass is about three."""
+    """Return the cost in forward passes; a forward and backward pass counts as three."""
     return passes.forward + 3 * passes.gradient
 
 
 def _gain(model: Classifier, probe: Tensor) -> float:
-    """The seconds of an image among others as a share of those of one alone."""
+    """Return the seconds of an image in a batch as a share of those of a single image."""
     count = BATCH_SIZE if model.device.type == "cuda" else 4
     seconds = []
     for images in (probe, probe, probe.expand(count, -1, -1, -1)):

@@ -1,4 +1,4 @@
-"""Every error a user can cause: each says what was wrong and what to do about it."""
+"""Errors that a user can cause. Each message says what is wrong and what to do about it."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 class AttrlibError(Exception):
-    """Base of all errors of this library. On the command line: one line on standard error and exit code 2."""
+    """Base class of all errors of this library. On the command line: one line on standard error and exit code 2."""
 
 
 class SpecError(AttrlibError):
-    """A parameter, a link, a manifest or a name that cannot be understood."""
+    """A parameter, link, manifest or name that is not valid."""
 
 
 class ImageError(AttrlibError):
@@ -18,7 +18,7 @@ class ImageError(AttrlibError):
 
 
 class ModelError(AttrlibError):
-    """A model or checkpoint that cannot be loaded or does not behave like a classifier."""
+    """A model or checkpoint that cannot be loaded, or that does not behave like a classifier."""
 
 
 class LayerError(AttrlibError):
@@ -38,15 +38,15 @@ class ProtocolError(AttrlibError):
 
 
 class StoreError(AttrlibError):
-    """The store of results cannot be read or written."""
+    """A store of results that cannot be read or written."""
 
 
 class TrainingError(AttrlibError):
-    """Training that cannot go on: what was wrong, and what to try. The last good state is kept."""
+    """Training that cannot continue. The last good state is kept."""
 
 
 class OutOfMemory(AttrlibError):
-    """A single image takes more memory than there is."""
+    """A single image needs more memory than is available."""
 
 
 class Cancelled(AttrlibError):
@@ -54,7 +54,14 @@ class Cancelled(AttrlibError):
 
 
 def unknown(what: str, name: object, known: Iterable[str], more: str = "") -> str:
-    """A message for a name that is not known: the nearest ones, or how many there are."""
+    """Return the error message for an unknown name.
+
+    Args:
+        what: What the name stands for, such as `layer`.
+        name: The name that was given; shown up to 80 characters.
+        known: All valid names. The message suggests the closest ones, or else lists the first 12.
+        more: A sentence to append.
+    """
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     lower = {n.lower(): n for n in names}
@@ -66,7 +73,7 @@ def unknown(what: str, name: object, known: Iterable[str], more: str = "") -> st
 
 
 def existing_file(path: str | Path) -> Path | None:
-    """The path, with `~` expanded, if a file is there; None also where the path itself makes no sense."""
+    """Return the path, with `~` expanded, if a file exists there. Return None otherwise, also for an invalid path."""
     try:
         file = Path(path).expanduser()
         return file if file.is_file() else None
@@ -75,12 +82,15 @@ def existing_file(path: str | Path) -> Path | None:
 
 
 def overwritten(error: BaseException) -> bool:
-    """Whether autograd has refused since values that it needs were written over; it has no type of error of its own for that."""
+    """Return whether autograd failed because an in-place operation overwrote values that it needs.
+
+    PyTorch has no error class for this, so the message is searched.
+    """
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in ("inplace operation", "in an in-place operation"))
 
 
 def no_gradients(method: str) -> MethodError:
-    """What to say then."""
+    """Return the error to raise if `overwritten` holds for a method that needs gradients."""
     return MethodError(
         f"{method} needs gradients, which PyTorch cannot compute as the model writes in place into what they depend on; write y = y + x "
         "instead of y += x in its code, or choose a method without gradients, such as RISE"

@@ -1,4 +1,4 @@
-"""From a signed map to what is scored or drawn: smoothing, resizing, sign, and why a map cannot be shown."""
+"""Post-processing of signed maps before they are scored or drawn: smoothing, resizing, sign, and a check for defects."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -8,14 +8,24 @@ from attrlib.errors import SpecError
 from attrlib.specs import SIGNS
 
 _BLOCK = 64
-"""Rows or columns that are smoothed at once."""
+"""Rows or columns to smooth at once."""
 
 
 def smooth(maps: Tensor, kernel_size: int) -> Tensor:
-    """Gaussian smoothing of maps (B,1,h,w): kernel K x K with sigma = K/4, zero padding, shape kept; K = 0 or 1 changes nothing.
+    """Smooth maps with a Gaussian kernel.
 
-    The kernel is separable and normalised to sum 1. S-IntGrad and S-IxG are this on the *signed* map (Rao et al., CVPR 2022,
-    arXiv 2205.10435). Raises `SpecError` for an even or negative K.
+    The kernel is separable and sums to 1; sigma is a quarter of its size. Borders are padded with zeros. S-IntGrad and S-IxG apply
+    this to the *signed* map (Rao et al., CVPR 2022, arXiv 2205.10435).
+
+    Args:
+        maps: Maps (B,1,h,w).
+        kernel_size: Width K of the kernel in pixels: odd, or 0 for no smoothing. 0 and 1 change nothing.
+
+    Returns:
+        Smoothed maps of the same shape.
+
+    Raises:
+        SpecError: If `kernel_size` is even or negative.
     """
     if kernel_size < 0 or (kernel_size % 2 == 0 and kernel_size != 0):
         raise SpecError(f"kernel size {kernel_size} is not valid: K must be odd, or 0 for no smoothing")
@@ -27,7 +37,10 @@ def smooth(maps: Tensor, kernel_size: int) -> Tensor:
 
 
 def _smooth_along(maps: Tensor, kernel_size: int, dim: int) -> Tensor:
-    """One pass of the separable kernel, as blocks of a banded matrix: on maps of at most a few hundred pixels faster than a convolution."""
+    """Apply one pass of the separable kernel, as blocks of a banded matrix.
+
+    On maps of up to a few hundred pixels this is faster than a convolution.
+    """
     length = maps.shape[dim]
     half = kernel_size // 2
     # On the CPU, because not every device has float64.
@@ -37,7 +50,7 @@ def _smooth_along(maps: Tensor, kernel_size: int, dim: int) -> Tensor:
     band = torch.where(distance.abs() <= half, kernel[distance.clamp(-half, half) + half], 0.0).to(maps)
     found = torch.empty_like(maps)
     for first in range(0, length, _BLOCK):
-        # Only what the band reaches: outside it is zero.
+        # Outside the band the matrix is zero.
         begin, end = max(0, first - half), min(length, first + _BLOCK + half)
         part = band[first : first + _BLOCK, begin:end]
         if dim == 2:
@@ -48,37 +61,53 @@ def _smooth_along(maps: Tensor, kernel_size: int, dim: int) -> Tensor:
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resizing of maps (B,C,h,w) to (height, width), align_corners=False; a constant map stays constant to the last bit."""
+    """Resize maps bilinearly with `align_corners=False`. A constant map stays constant to the last bit.
+
+    Args:
+        maps: Maps (B,C,h,w).
+        size: Target (height, width) in pixels.
+
+    Returns:
+        Maps (B,C,height,width). If the size is already right, `maps` itself.
+    """
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
     large = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-    # Rounding alone leaves the range of the values, and would rank the cells of a constant map.
+    # Rounding can leave the range of the values, which would rank the cells of a constant map.
     return torch.minimum(torch.maximum(large, maps.amin((2, 3), keepdim=True)), maps.amax((2, 3), keepdim=True))
 
 
 def are_finite(maps: Tensor) -> Tensor:
-    """Whether each of the maps (B,...) is without NaN and infinity: (B,)."""
-    # NaN is passed on by both, and both are far cheaper than a look at each value.
+    """Return whether each of the maps (B,...) is free of NaN and infinity, as booleans (B,)."""
+    # amin and amax propagate NaN, and are far cheaper than a test of each value.
     flat = maps.flatten(1)
     return torch.isfinite(flat.amin(1)) & torch.isfinite(flat.amax(1))
 
 
 def apply_sign(maps: Tensor, sign: str) -> Tensor:
-    """`signed` as they are, `positive` max(a, 0), `absolute` |a|."""
+    """Apply a sign mode to maps of any shape.
+
+    Args:
+        maps: The maps a.
+        sign: `signed` for a, `positive` for max(a, 0), `absolute` for |a|.
+
+    Raises:
+        SpecError: If `sign` is not one of these.
+    """
     if sign not in SIGNS:
         raise SpecError(f"sign={sign!r} is not valid: one of {', '.join(SIGNS)}")
     return maps if sign == "signed" else maps.clamp_min(0) if sign == "positive" else maps.abs()
 
 
 def defect(values: Tensor) -> str | None:
-    """Why a single map (h,w) says nothing, in a sentence with what to do; None for a proper map."""
+    """Return why a single map (h,w) is unusable, in a sentence that says what to do; None for a proper map."""
     if not bool(torch.isfinite(values).all()):
         share = 1 - float(torch.isfinite(values).float().mean())
         return f"{'Under 1' if share < 0.01 else round(100 * share)}% of the values are NaN or infinite: the model overflowed. Check the model's weights and the input."
     low, high = (float(v) for v in values.aminmax())
     if low == high == 0:
         return "All zero: nothing speaks for this class here. Choose another target or layer, or show the signed map."
-    # Below this the differences are float32's rounding of a sum over a thousand channels.
+    # Smaller differences are rounding errors of a float32 sum over a thousand channels.
     if high - low <= 1e-4 * max(-low, high):
         return f"Constant ({low:.3g}): every position counts the same. Choose another layer."
     return None

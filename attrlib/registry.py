@@ -1,6 +1,6 @@
-"""Typed fields, and registries of classes that declare them: the one mechanism behind methods, protocols and specs.
+"""Typed parameters, and registries of classes that declare them. Methods, protocols and specs are built on both.
 
-A registered class is a frozen dataclass. Its fields, declared with `param`, are its parameters; form, command line, links
+A registered class is a frozen dataclass. Its fields, declared with `param`, are its parameters. Forms, command line flags, links
 and tests are generated from them. Specs (`attrlib.specs`) declare their fields in the same way.
 """
 
@@ -19,7 +19,7 @@ from attrlib.errors import AttrlibError, SpecError, unknown
 
 @dataclass(frozen=True)
 class Paper:
-    """A source: authors and year, title, address."""
+    """A citation: authors and year, title, URL."""
 
     authors: str
     title: str
@@ -28,28 +28,35 @@ class Paper:
 
 Value = bool | int | float | str | None
 REQUIRED: Any = dataclasses.MISSING
-"""The default of a field that must be given."""
+"""The default of a required field."""
 
 
 @dataclass(frozen=True)
 class Param:
     """One typed field: its kind, default, range or choices, and a sentence of help.
 
-    Form, link, flag and text form are derived from it. `kind` is `int`, `float`, `bool`, `str`, or any other type together with `read`.
+    Form widget, link, flag and text form are derived from it.
 
     Attributes:
-        name: Name in links and messages; the flag on the command line is `flag`, by default the name with dashes.
-        auto: What is chosen where the value is None; only a field with `auto` may be None.
-        above: Exclusive lower bound, where `low` is an inclusive one.
-        none: The text of None; empty for a field that is left out then.
-        read: Reads a value that is no plain type from its text form; `str` writes it.
-        write: Writes such a value, where `str` does not.
-        check: Raises `SpecError` for a value of the right type that makes no sense.
-        label: Label of its widget in the app.
+        name: Name in links and messages.
+        kind: `int`, `float`, `bool`, `str`, or any other type together with `read`.
+        default: The default value, or `REQUIRED`.
+        help: What the field means, in a sentence.
+        low: Inclusive lower bound.
+        high: Inclusive upper bound.
+        choices: The allowed values; empty if any value in range is allowed.
+        auto: What None selects. Only a field with `auto` may be None.
+        above: Exclusive lower bound.
+        none: Text form of None. If empty, a field that is None is omitted from the text.
+        read: Parser of the text form, for a kind that is not plain.
+        write: Writer of the text form, where `str` does not do.
+        check: Validator that raises `SpecError` for an invalid value of the right type.
+        flag: Flag on the command line; by default the name with dashes.
+        label: Label of the widget in the app.
         noun: What one of the `choices` is called in messages.
-        missing: Message for a required field that is not given.
-        positional: Whether its value stands on the command line without a flag.
-        path: Attributes that lead to the value, where it belongs to a spec within a spec.
+        missing: Message if a required field is not given.
+        positional: Whether the value is a positional argument on the command line.
+        path: Attributes that lead to the value, for a field of a nested spec.
     """
 
     name: str
@@ -74,21 +81,21 @@ class Param:
 
     @property
     def required(self) -> bool:
-        """Whether there is no default."""
+        """Return whether the field has no default."""
         return self.default is REQUIRED
 
     @property
     def is_plain(self) -> bool:
-        """Whether the value is a number, a bool or a text."""
+        """Return whether the value is a number, a bool or a string."""
         return self.read is None and self.kind in (int, float, bool, str)
 
     @property
     def is_switch(self) -> bool:
-        """Whether the flag takes no value: it turns on what is off by default."""
+        """Return whether the flag takes no value, as it turns on an option that is off by default."""
         return self.kind is bool and self.default is False
 
     def parse(self, value: object) -> Any:
-        """Return the value in its type, from text or from a Python object. Raises `SpecError` outside range or choices."""
+        """Convert text or a Python object to the kind of the field. Raises `SpecError` outside range or choices."""
         if value is None or (self.auto and value == self.none):
             if self.auto:
                 return None
@@ -98,7 +105,7 @@ class Param:
         return parsed
 
     def validate(self, value: object) -> None:
-        """Check a value that is in its type already. Raises `SpecError`."""
+        """Check a value that already has the right type. Raises `SpecError` if it is not valid."""
         if value is None and self.auto:
             return
         number = self.kind in (int, float) and self.is_plain
@@ -107,7 +114,7 @@ class Param:
         self._check(value, value)
 
     def expects(self) -> str:
-        """Say in words which values are allowed."""
+        """Describe the allowed values in words."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.kind is bool:
@@ -118,7 +125,7 @@ class Param:
         return kind + "".join(words.format(end) for words, end in ends if end is not None) + word
 
     def format(self, value: Any) -> str:
-        """Write a value as text; the inverse of `parse`."""
+        """Return a value as text, the inverse of `parse`."""
         if value is None:
             return self.none
         if self.write is not None:
@@ -168,20 +175,23 @@ def param(
     help: str,  # noqa: A002
     **about: Any,
 ) -> Any:
-    """Declare a dataclass field: default (`REQUIRED` for none), help, and the other attributes of `Param`.
+    """Declare a dataclass field as a parameter. Its kind is read from the annotation.
 
-    The type is read from the annotation.
+    Args:
+        default: The default value, or `REQUIRED`.
+        help: What the field means, in a sentence.
+        **about: Other attributes of `Param`.
     """
     return dataclasses.field(default=default, metadata=about | {"help": help})
 
 
 def nested(cls: type, *, without: Collection[str] = (), instead: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> Any:
-    """Declare a dataclass field that is a spec itself: its fields are fields of the whole.
+    """Declare a dataclass field that is itself a spec. Its fields become fields of the outer spec.
 
     Args:
-        cls: The type of the field. If all its own fields have defaults, so has this one.
-        without: Names of its fields that stay at their defaults.
-        instead: Attributes of `Param` that differ here, by name of the field.
+        cls: The type of the field. If all its fields have defaults, so has this one.
+        without: Names of its fields to leave out; they stay at their defaults.
+        instead: Attributes of `Param` to override, by name of the field.
     """
     about = {"nested": cls, "without": without, "instead": instead}
     if any(p.required for p in params_of(cls)):
@@ -190,7 +200,7 @@ def nested(cls: type, *, without: Collection[str] = (), instead: Mapping[str, Ma
 
 
 def params_of(cls: type) -> tuple[Param, ...]:
-    """Return the fields that a class declares with `param`, in order, those of a spec within a spec among them."""
+    """Return the fields that a class declares with `param`, in order, including those of nested specs."""
     return _declared(cls)
 
 
@@ -211,7 +221,7 @@ def _declared(cls: type) -> tuple[Param, ...]:
 
 
 def _kind(hint: Any) -> type:
-    """The type itself for a generic or optional type: `int` for `int | None`, `tuple` for `tuple[str, ...]`."""
+    """Return the plain type of a generic or optional one: `int` for `int | None`, `tuple` for `tuple[str, ...]`."""
     options = [t for t in get_args(hint) if t is not NoneType]
     if get_origin(hint) in (Union, UnionType):
         return _kind(options[0])
@@ -219,7 +229,16 @@ def _kind(hint: Any) -> type:
 
 
 def parse_params(cls: type, given: Mapping[str, object], owner: str) -> dict[str, Value]:
-    """Return all parameters of `cls`, checked, defaults filled in. Raises `SpecError` naming `owner`."""
+    """Return all parameters of a class, parsed, checked and with defaults filled in.
+
+    Args:
+        cls: A class that declares its parameters with `param`.
+        given: Values by name of the parameter, as text or in their type.
+        owner: What messages call the class.
+
+    Raises:
+        SpecError: If a parameter does not exist or is not valid. The message names `owner`.
+    """
     known = {p.name: p for p in params_of(cls)}
     for name in given:
         if name not in known:
@@ -235,9 +254,10 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, type[T]]):
-    """Classes by their `name`, in order of registration. It imports nothing of what it holds.
+    """Classes by their `name`, in order of registration. The registry itself does not import them.
 
-    `left_out` are files and packages that could not be loaded, each with the reason.
+    Attributes:
+        left_out: Files and packages that could not be loaded, each with the reason.
     """
 
     def __init__(self, what: str, error: type[AttrlibError]):
@@ -246,7 +266,7 @@ class Registry(Mapping[str, type[T]]):
         self.left_out: dict[str, str] = {}
 
     def register(self, cls: type[T]) -> type[T]:
-        """Class decorator: adds `cls` under `cls.name`."""
+        """Register `cls` under `cls.name`; used as a class decorator. Raises the registry's error if the name is taken."""
         name = cls.name  # type: ignore[attr-defined]
         if name in self._classes:
             raise self._error(f"{self._what} {name!r} is registered twice")
@@ -254,7 +274,7 @@ class Registry(Mapping[str, type[T]]):
         return cls
 
     def forget(self, name: str) -> None:
-        """Takes a class out again."""
+        """Remove a class from the registry."""
         del self._classes[name]
 
     def __getitem__(self, name: str) -> type[T]:

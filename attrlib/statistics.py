@@ -1,4 +1,4 @@
-"""From values per item to claims: rank correlation, intervals of a mean, paired differences, and the ranks that methods may hold."""
+"""Statistics of values per item: rank correlation, intervals of a mean, paired differences, and ranges of ranks."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,17 +12,18 @@ from torch import Tensor
 from attrlib.errors import DataError, SpecError
 
 LEVEL = 0.05
-"""Share of intervals that miss the true mean, and of rank tables with any false claim."""
+"""Share of intervals that miss the true mean, and of rank tables that make any false claim."""
 FEWEST = 5
-"""Differences from which on the bootstrap is used: of fewer even the whole range holds the true mean less than nine times in ten."""
+"""Fewest differences to bootstrap. With fewer, even their whole range contains the true mean less than nine times in ten."""
 CHUNK = 2**20
-"""Items drawn at a time, unless one resample needs more: 16 MiB of indices and values, whatever the number of resamples."""
+"""Items to draw at a time, unless one resample needs more: 16 MiB of indices and values for any number of resamples."""
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Ranks along the last dimension of (...,k), from 1, ties at their average; float64 of the same shape, on the CPU.
+    """Return ranks along the last dimension of (...,k), from 1, as float64 of the same shape on the CPU.
 
-    With L values below a value and U not above it, the rank is (L + 1 + U) / 2. A row that holds a NaN is NaN.
+    Equal values share their average rank: with L values below a value and U not above it, its rank is (L + 1 + U) / 2. A row that
+    holds a NaN is NaN.
     """
     # On the CPU, because not every device has float64.
     values = values.detach().cpu().contiguous()
@@ -33,24 +34,33 @@ def ranks(values: Tensor) -> Tensor:
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's rank correlation of each row of (N,k) with the same row of another (N,k): float64 (N,), on the CPU.
+    """Return Spearman's rank correlation of each row of `a` with the same row of `b`.
 
-    Pearson's correlation of the average ranks. NaN, that is undefined, where either row is constant or holds a NaN or an infinity.
-    Raises `DataError` if the shapes differ.
+    This is Pearson's correlation of the average ranks.
+
+    Args:
+        a: Values (N,k).
+        b: Values (N,k).
+
+    Returns:
+        Correlations, float64 (N,) on the CPU. NaN (undefined) where either row is constant or holds a NaN or infinity.
+
+    Raises:
+        DataError: If the shapes differ.
     """
     if a.shape != b.shape:
         raise DataError(f"values of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be correlated: both must be the same (N,k)")
     finite = (torch.isfinite(a) & torch.isfinite(b)).all(-1).cpu()
     centre = (a.shape[-1] + 1) / 2
     x, y = ranks(a) - centre, ranks(b) - centre
-    # A constant row is exactly 0 here, so that 0/0 says undefined.
+    # A constant row is exactly 0 here, so that 0/0 gives NaN.
     correlation = (x * y).sum(-1) / ((x * x).sum(-1) * (y * y).sum(-1)).sqrt()
     return correlation.masked_fill(~finite, math.nan)
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation of `n` pairs with its 95 % interval; NaN where it is undefined, the interval also for n < 4."""
+    """Spearman's rank correlation of `n` pairs with its 95 % CI. NaN where undefined; the interval is NaN also for n < 4."""
 
     value: float
     low: float
@@ -59,9 +69,17 @@ class Correlation:
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> Correlation:
-    """Spearman's correlation over the pairs where both are finite: tanh(artanh r -+ 1.96 sqrt(1.06 / (n - 3))) (Fieller et al. 1957).
+    """Return Spearman's correlation over the pairs where both values are finite, with its 95 % CI.
 
-    For few pairs, such as a dozen models; pairs of one item each, so nothing is bootstrapped. Raises `DataError` if the lengths differ.
+    The interval is tanh(artanh r -+ 1.96 sqrt(1.06 / (n - 3))) (Fieller et al. 1957). It suits few pairs, such as a dozen models,
+    each of which is one item, so nothing is bootstrapped.
+
+    Args:
+        a: Values (n,).
+        b: Values (n,), paired with `a` by position.
+
+    Raises:
+        DataError: If the lengths differ.
     """
     a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (a, b))
     if len(a) != len(b):
@@ -79,7 +97,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> Correlation:
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean of the `n` defined values with its 95 % interval, and how many values were `undefined`."""
+    """Mean of the `n` defined values with its 95 % CI, and the number of `undefined` values."""
 
     mean: float
     low: float
@@ -89,9 +107,9 @@ class Summary:
 
 
 def summary(values: np.ndarray) -> Summary:
-    """Mean and Student's t interval, mean ± t(n-1, 0.975) s / √n, of the finite values; the others are undefined and left out.
+    """Return mean and Student's t interval, mean ± t(n-1, 0.975) s / √n, of the finite values.
 
-    The interval is NaN for n < 2, the mean also for n = 0.
+    Other values count as undefined and are left out. The interval is NaN for n < 2, the mean also for n = 0.
     """
     every = np.asarray(values, dtype=np.float64).ravel()
     defined = every[np.isfinite(every)]
@@ -102,7 +120,7 @@ def summary(values: np.ndarray) -> Summary:
 
 
 class RunningSummary:
-    """The summary of values that arrive a few at a time, without keeping them (Chan et al. 1983)."""
+    """Summary of values that arrive a few at a time, computed without keeping them (Chan et al. 1983)."""
 
     def __init__(self) -> None:
         self._n = self._undefined = 0
@@ -129,7 +147,7 @@ class RunningSummary:
 
 
 def mean_correlation(means: np.ndarray) -> float:
-    """Mean over all pairs of rows of (k, n) of Spearman's correlation over the columns, undefined pairs left out."""
+    """Return the mean Spearman correlation over all pairs of rows of (k,n), leaving out undefined pairs."""
     rows = torch.from_numpy(np.ascontiguousarray(means, dtype=np.float64))
     first, second = np.triu_indices(len(rows), 1)
     found = spearman(rows[first], rows[second])
@@ -137,10 +155,15 @@ def mean_correlation(means: np.ndarray) -> float:
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], values: np.ndarray, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Summary:
-    """A statistic of (k, n) values with its jackknife interval over the n columns (Tukey 1958).
+    """Return a statistic with its jackknife interval over columns (Tukey 1958).
 
-    s^2 = (n - 1) / n * sum (t_i - mean t)^2 with t_i the statistic without column i; the interval is t -+ t(n-1, 0.975) s,
-    cut off at the `bounds` of the statistic, NaN for n < 4.
+    The interval is t -+ t(n-1, 0.975) s, where s^2 = (n - 1) / n * sum (t_i - mean t)^2 and t_i is the statistic without column i.
+    It is NaN for n < 4.
+
+    Args:
+        statistic: Function of values (k,n).
+        values: Values (k,n).
+        bounds: Smallest and largest possible value of the statistic, at which the interval is clipped.
     """
     n = values.shape[1]
     value = statistic(values)
@@ -152,14 +175,14 @@ def jackknife(statistic: Callable[[np.ndarray], float], values: np.ndarray, boun
 
 
 def proportion(count: int, n: int) -> Summary:
-    """Return the share `count / n` with its 95 % interval (Wilson 1927).
+    """Return the share `count / n` with its 95 % CI (Wilson 1927).
 
     Raises:
         DataError: If `count` is not between 0 and `n`, or `n` is 0.
     """
     if not 0 <= count <= n or not n:
         raise DataError(f"{count} of {n} is no share; count at least one item")
-    # Takes a second to import, and most uses of this module need no share.
+    # The import takes a second, and most users of this module need no share.
     from scipy.stats import binomtest
 
     interval = binomtest(count, n).proportion_ci(1 - LEVEL, method="wilson")
@@ -168,7 +191,7 @@ def proportion(count: int, n: int) -> Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of the paired differences a - b over the `n` items where both are defined, with its 95 % interval."""
+    """Mean of the paired differences a - b over the `n` items where both are defined, with its 95 % CI."""
 
     mean: float
     low: float
@@ -177,18 +200,27 @@ class Difference:
 
     @property
     def tie(self) -> bool:
-        """Whether the data do not tell a from b: the interval holds 0, or there is none because n < 2."""
+        """Return whether a and b are not significantly different: the interval contains 0, or is undefined because n < 2."""
         return self.n < 2 or self.low <= 0 <= self.high
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: int = 10_000) -> Difference:
-    """How much larger a is than b on the same items: mean difference with its expanded percentile bootstrap interval.
+    """Return the mean difference a - b over the same items, with its expanded percentile bootstrap interval.
 
-    Item i of a belongs to item i of b; items where either is not finite are left out. The interval goes from the p to the 1-p quantile of
-    the means of resampled differences, where p = Φ(√(n/(n-1)) t(n-1, 0.025)) in place of 0.025. For few items the plain percentile interval
-    is too narrow, and so is BCa: both take the spread for known, and divide by n for n-1. The expansion takes this back at no cost
-    (Hesterberg, The American Statistician 2015, arXiv 1411.5279). For n < 5 it is Student's t interval, as in `summary`.
-    The same seed gives the same interval. Raises `DataError` if the lengths differ, `SpecError` if `resamples` is below 1.
+    The interval goes from the p to the 1-p quantile of the means of resampled differences, where p = Φ(√(n/(n-1)) t(n-1, 0.025)) in
+    place of 0.025. For few items the plain percentile interval is too narrow, and so is BCa: both treat the spread as known, and divide
+    by n instead of n-1. The expansion corrects this at no cost (Hesterberg, The American Statistician 2015, arXiv 1411.5279). For n < 5
+    the interval is Student's t interval, as in `summary`.
+
+    Args:
+        a: Values, one for each item.
+        b: Values of the same items in the same order. Items where either value is not finite are left out.
+        seed: Seed of the bootstrap. The same seed gives the same interval.
+        resamples: Number of resamples.
+
+    Raises:
+        DataError: If the lengths differ.
+        SpecError: If `resamples` is below 1.
     """
     if resamples < 1:
         raise SpecError(f"resamples={resamples} is not valid: at least 1, better 1000 or more")
@@ -203,7 +235,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: in
 
 
 def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """A - b of the items where both are finite, in float64."""
+    """Return a - b of the items where both are finite, as float64."""
     a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (a, b))
     if len(a) != len(b):
         raise DataError(f"{len(a)} and {len(b)} values cannot be paired: give one for each item, in the same order, NaN where undefined")
@@ -212,9 +244,9 @@ def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _resampled_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """Means of `resamples` samples, each as many values as there are, drawn with replacement."""
+    """Return the means of `resamples` samples, each of n values drawn with replacement from the n `values`."""
     n = len(values)
-    # Drawing indices is most of the work, and this generator is the fastest.
+    # Drawing indices takes most of the time, and this generator is the fastest.
     generator = np.random.Generator(np.random.SFC64(seed))
     means = np.empty(resamples)
     rows = max(1, CHUNK // n)
@@ -226,7 +258,7 @@ def _resampled_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarra
 
 @dataclass(frozen=True)
 class Place:
-    """A method in a rank table: its mean, and the `first` and `last` rank (from 1) that the data allow it to hold."""
+    """A method in a rank table: its mean, and the `first` and `last` rank (from 1) that it may hold given the data."""
 
     name: str
     summary: Summary
@@ -235,20 +267,27 @@ class Place:
 
 
 def rank_table(values: Mapping[str, np.ndarray], higher_is_better: bool = True) -> list[Place]:
-    """The methods by their mean, best first, each with the ranks it may hold, from values per item in the same order for each.
+    """Return the methods by their mean, best first, each with the range of ranks that it may hold.
 
-    `first` is 1 + the number of methods that are better beyond doubt, `last` the number of methods not worse beyond doubt, itself included.
-    Two methods differ beyond doubt when the paired t test of their mean difference, over the items where both are finite, rejects at 5 %
-    after Holm's correction over all pairs. So with probability 95 % all ranges hold the true ranks at once (Mogstad et al., Review of
-    Economic Studies 2024, doi 10.1093/restud/rdad006). A p value is never below 2^(1-m), the chance that m differences other than 0 all
-    have one sign: a few items prove nothing, however alike their differences.
+    `first` is 1 + the number of methods that are significantly better; `last` is the number of methods that are not significantly worse,
+    itself included. Two methods differ significantly if the paired t test of their mean difference, over the items where both are
+    finite, rejects at 5 % after Holm's correction over all pairs. So with probability 95 % all ranges contain the true ranks at once
+    (Mogstad et al., Review of Economic Studies 2024, doi 10.1093/restud/rdad006). A p value is never below 2^(1-m), the chance that m
+    nonzero differences all have the same sign: a few items prove nothing, however similar their differences.
 
-    No bootstrap here: the correction needs p values near 1e-4, which 10,000 resamples cannot tell apart, while a t test takes each pair on
-    its own items and makes the table the same every time. The price is that a pair that `paired_difference` tells apart may be a tie here.
+    The ranges are not bootstrapped: the correction needs p values near 1e-4, which 10,000 resamples cannot resolve, while a t test uses
+    each pair's own items and is deterministic. In exchange, a pair that differs significantly by `paired_difference` may be tied here.
 
-    Equal means keep the given order. A method without a finite value comes last and may hold any rank, so each other method's last rank
-    counts it too. With undefined values the means are over different items, and the order need not be that of the ranges.
-    Raises `DataError` if the lengths differ.
+    Equal means keep the given order. A method without a finite value comes last and may hold any rank, so it also counts towards the
+    last rank of every other method. With undefined values the means are over different items, and the order may differ from that of the
+    ranges.
+
+    Args:
+        values: Values per item by name of the method, all in the same order of items; NaN where undefined.
+        higher_is_better: Whether a higher mean is better.
+
+    Raises:
+        DataError: If the lengths differ.
     """
     items = [np.asarray(each, dtype=np.float64) for each in values.values()]
     wins = _wins(items, higher_is_better)
@@ -259,7 +298,7 @@ def rank_table(values: Mapping[str, np.ndarray], higher_is_better: bool = True) 
 
 
 def _wins(items: list[np.ndarray], higher_is_better: bool) -> np.ndarray:
-    """Booleans (k,k): whether method i is better than method j beyond doubt."""
+    """Return booleans (k,k): whether method i is significantly better than method j."""
     rows, columns = np.triu_indices(len(items), 1)
     tests = [_paired_test(_differences(items[i], items[j])) for i, j in zip(rows, columns, strict=True)]
     means, p = np.array(tests).reshape(-1, 2).T
@@ -271,7 +310,7 @@ def _wins(items: list[np.ndarray], higher_is_better: bool) -> np.ndarray:
 
 
 def _paired_test(differences: np.ndarray) -> tuple[float, float]:
-    """Mean of the differences and the two-sided p value that it is 0: Student's t, not below what the number of signs can say."""
+    """Return the mean difference and its two-sided p value by Student's t test, not below 2^(1-m) for m nonzero differences."""
     nonzero = np.count_nonzero(differences)
     if nonzero < 2:
         return 0.0, 1.0
@@ -282,7 +321,7 @@ def _paired_test(differences: np.ndarray) -> tuple[float, float]:
 
 
 def _holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjustment: the i-th smallest of N p values times N - i + 1, none below its predecessor."""
+    """Apply Holm's step-down adjustment: multiply the i-th smallest of N p values by N - i + 1, none below its predecessor."""
     order = np.argsort(p)
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import torch
 
@@ -74,15 +75,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.folder is None:
         with tempfile.TemporaryDirectory() as folder:
-            store = Store(folder=folder)
+            store = Store(folder=Path(folder))
             begun = time.perf_counter()
             fill(store, plan(store, options.images, options.methods))
             store.close()
             print(f"{options.images * options.methods:,} records written in {time.perf_counter() - begun:.0f} s", flush=True)
             command = ("--images", str(options.images), "--methods", str(options.methods), "--folder", folder)
             sys.exit(subprocess.call([sys.executable, "-m", "benchmarks.records", *command]))
-    store = Store(folder=options.folder)
-    plan(Store(folder=tempfile.mkdtemp()), 16, options.methods)
+    store = Store(folder=Path(options.folder))
+    plan(Store(folder=Path(tempfile.mkdtemp())), 16, options.methods)
     before, begun = peak(), time.perf_counter()
     planned = plan(store, options.images, options.methods)
     middle = peak()

@@ -24,7 +24,7 @@ from attrlib.figures.grids import draw_seen, mark_impossible
 from attrlib.figures.lines import Axis, lines_svg
 from attrlib.methods import resolve
 from attrlib.protocols import create
-from attrlib.protocols.base import EvalContext
+from attrlib.protocols.context import EvalContext
 from attrlib.protocols.faithfulness import noise
 from attrlib.specs import MethodSpec, ProtocolSpec
 

@@ -1,4 +1,4 @@
-"""A method on a whole data set: `python -m attrlib aggregate`."""
+"""Aggregate a method's maps over a data set: `python -m attrlib aggregate`."""
 
 import json
 import math
@@ -67,7 +67,7 @@ def aggregate(
 
 
 def _numbers(row: Row) -> dict[str, Any]:
-    """What a row says, as JSON values."""
+    """Return the numbers of a row as JSON values."""
     own = row.aggregate
     values = [value if math.isfinite(value) else None for value in row.values.tolist()]
     return {

@@ -1,4 +1,4 @@
-"""The store: `python -m attrlib cache show|verify|prune|export`."""
+"""Inspect and maintain the store: `python -m attrlib cache show|verify|prune|export`."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def _title(spec: object) -> str:
 
 
 def _export(store: Store, start: str | None, out: Path | None) -> str:
-    """Writes the run, and returns its key."""
+    """Write the run to a file, and return its key. Raises `SpecError` if there is no file or no unique run."""
     if out is None:
         raise SpecError("no file to export to: add --out FILE.csv, FILE.json or FILE.parquet")
     runs = sorted(store.runs(), key=lambda r: r.updated, reverse=True)

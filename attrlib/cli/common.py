@@ -1,4 +1,4 @@
-"""What all commands share: the application, flags from parameters, errors in one line."""
+"""Code shared by all commands: the application, flags generated from parameters, and errors in one line."""
 
 import functools
 import inspect
@@ -35,7 +35,7 @@ S = TypeVar("S", bound=Spec)
 
 
 def _parse_model(text: str) -> ModelSpec:
-    """A file by its path, whatever is in its name, or the text form; the checkpoint by a path that holds in any folder."""
+    """Parse a model from the path of a file, whatever its name contains, or from text form. The checkpoint's path is anchored."""
     model = ModelSpec(text) if existing_file(text) else ModelSpec.parse(text)
     return replace(model, checkpoint=_anchor(model.checkpoint))
 
@@ -50,28 +50,38 @@ PARSERS: Parsers = {
     "data": anchored,
     "filter_models": lambda text: read_list(text, _parse_model),
 }
-"""What the command line reads otherwise than a link: paths hold in the folder that the command runs in."""
+"""Parsers of fields that the command line reads differently from links: paths are relative to the current folder."""
 
 
 def read_options(cls: type[S], options: Mapping[str, str], **parsers: Callable[[str], Any]) -> S:
-    """Return the spec that the flags describe, of the embedded model where they name none. Raises `AttrlibError`."""
+    """Return the spec that the flags describe, with the embedded model if they name none.
+
+    Args:
+        cls: Type of the spec.
+        options: Text of the given flags, by name of the field.
+        **parsers: Parsers of fields, which override `PARSERS`.
+
+    Raises:
+        AttrlibError: If a flag is not valid.
+    """
     return cls.read({"model": EMBEDDED, **options}, {**PARSERS, **parsers})
 
 
 def take_model(options: dict[str, str]) -> ModelSpec:
-    """Take the flags that name a model out of `options`, and return the model. Raises `SpecError`."""
+    """Remove the flags of a model from `options`, and return the model. Raises `SpecError` if they are not valid."""
     return read_options(ModelSpec, {p.name: options.pop(p.name) for p in MODEL if p.name in options})
 
 
 def main() -> None:
-    """Entry point of `python -m attrlib`."""
+    """Run `python -m attrlib`."""
     app(prog_name="python -m attrlib")
 
 
 def command(options: tuple[Param, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a command whose errors end in one line and exit code 2 (130 if cancelled).
 
-    `options` become flags; the text of those that are given is passed as keyword `options`, by name.
+    Args:
+        options: Parameters that become flags. The command receives the text of those that are given as keyword `options`, by name.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -99,7 +109,11 @@ def command(options: tuple[Param, ...] = ()) -> Callable[[Callable[..., None]], 
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], None]]:
-    """Ctrl-C and SIGTERM end the work at its next step; a second one at once."""
+    """Stop the work at its next step on Ctrl-C or SIGTERM, and at once on a second one.
+
+    Yields:
+        A function to call at every step. It raises `Cancelled` after the first signal.
+    """
     asked = threading.Event()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
@@ -120,7 +134,7 @@ def interruptible() -> Iterator[Callable[[], None]]:
 
 
 def duration(seconds: float) -> str:
-    """In hours, minutes and seconds."""
+    """Format seconds as hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

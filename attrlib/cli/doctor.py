@@ -1,4 +1,4 @@
-"""Which methods are valid on a model, and what they cost: `python -m attrlib doctor`."""
+"""Check which methods are valid on a model, and what they cost: `python -m attrlib doctor`."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""One picture explained by several methods: `python -m attrlib explain`."""
+"""Explain one picture with several methods: `python -m attrlib explain`."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from attrlib.store import parse_bytes
 
 PREDICTED = "predicted"
 REPEATED = ("image", "checkpoint")
-"""What may be given beside a manifest: where its files are now."""
+"""Fields that may be given together with a manifest, to say where its files are now."""
 
 
 @command(options=params_of(ExplainSpec))
@@ -74,7 +74,7 @@ def explain(
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
-    """Writes all files or none. Raises `SpecError` where the folder cannot be written."""
+    """Write all files or none. Raises `SpecError` if the folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in files:

@@ -1,4 +1,4 @@
-"""Training on images with deleted cells: `python -m attrlib finetune`."""
+"""Fine-tune a model on images with deleted patches: `python -m attrlib finetune`."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from attrlib.models import Card
 from attrlib.training import PRESETS, Recipe, Training, TrainingProgress, train_checkpoint
 
 EVERY = 10.0
-"""Seconds between lines of progress where no terminal shows them."""
+"""Seconds between lines of progress if standard error is not a terminal."""
 
 
 @command(options=MODEL + Recipe.options())
@@ -52,7 +52,7 @@ def finetune(
     made = {path: _train(own, path, device, as_json) for path, own in todo.items()}
     if int(os.environ.get("RANK", 0)):
         return
-    # Only now: until all are made, the same command passes over those that are.
+    # Only after all are trained: until then, the same command skips those that are finished.
     for path in made:
         shutil.rmtree(_state(path), ignore_errors=True)
     if as_json:
@@ -84,7 +84,7 @@ def _state(out: Path) -> Path:
 
 
 def _line(quiet: bool) -> Callable[[TrainingProgress], None]:
-    """Shows how far training is: in place on a terminal, else a line every few seconds."""
+    """Return a listener that shows the progress of training: in place on a terminal, otherwise a line every few seconds."""
     last = 0.0
 
     def show(found: TrainingProgress) -> None:
@@ -116,5 +116,5 @@ def _report(card: Card, out: Path, data: str | None) -> None:
     typer.echo(f"wrote {out} and {out.with_suffix('.json').name}: epoch {card.epoch}, {duration(card.seconds)}")
     protocol = "idsds" if card.deletion else "sds"
     score = ["python", "-m", "attrlib", "score", "--model", str(out), "--protocol", protocol, "--methods", "all", "--data"]
-    # What was held out has no name of its own.
+    # Held-out data have no name.
     typer.echo(f"{shlex.join(score)} {'DATA' if data is None else shlex.quote(data)}")

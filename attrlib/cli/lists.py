@@ -1,4 +1,4 @@
-"""What there is: `python -m attrlib models|methods|presets|protocols|datasets`, and `download` for what there is elsewhere."""
+"""List models, methods, presets, protocols and data sets, and `download` models: `python -m attrlib models|methods|...`."""
 
 import dataclasses
 import json
@@ -83,7 +83,7 @@ def protocols(as_json: Json = False) -> None:
     """List protocols with their parameters."""
     found = list_protocols()
     if as_json:
-        # JSON knows no infinity.
+        # JSON cannot express infinity.
         plain = [dataclasses.asdict(p) | {"bounds": [b if abs(b) < float("inf") else None for b in p.bounds]} for p in found]
         typer.echo(json.dumps(plain, default=lambda kind: kind.__name__))
         return

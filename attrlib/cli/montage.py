@@ -1,4 +1,4 @@
-"""One picture by all methods: `python -m attrlib montage`."""
+"""Draw one picture explained by all methods: `python -m attrlib montage`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Methods judged on a data set: `python -m attrlib score`."""
+"""Score methods on a data set: `python -m attrlib score`."""
 
 import json
 import math
@@ -30,7 +30,7 @@ from attrlib.statistics import Summary
 from attrlib.store import Run, Store, open_store, parse_bytes
 
 EVERY = 5.0
-"""Seconds between lines of progress where no terminal shows them."""
+"""Seconds between lines of progress if standard error is not a terminal."""
 
 
 @command(options=params_of(RunSpec))
@@ -79,7 +79,7 @@ def _parse_protocols(text: str) -> tuple[ProtocolSpec, ...]:
 
 
 def _unfinished(store: Store) -> Run:
-    """The run that was stopped last, of those that the command line can go on with."""
+    """Return the last unfinished run that the command line can resume. Raises `SpecError` if there is none."""
     runs = [r for r in store.runs() if r.state in ("running", "cancelled") and r.spec.get("kind") == "score"]
     runs = [r for r in runs if not r.spec["spec"]["model"]["architecture"].startswith("wrapped:")]
     if not runs:
@@ -89,7 +89,7 @@ def _unfinished(store: Store) -> Run:
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
-    """Shows events: a live table on a terminal, a line every few seconds where there is none, nothing if quiet."""
+    """Show events: as a live table on a terminal, otherwise as a line every few seconds; not at all if quiet."""
     if quiet or not sys.stderr.isatty():
         last = time.monotonic()
 
@@ -112,7 +112,7 @@ def _status(event: Event) -> str:
 
 
 def _so_far(event: Event) -> str:
-    """The running mean of what is being scored, with its interval."""
+    """Format the running mean of the present protocol and method, with its interval."""
     found = next((own for (protocol, method), own in event.scores.items() if f"{protocol} {method}" == event.doing and own.n), None)
     return "" if found is None else f"; mean {_number(found.mean)}, 95 % {_interval(found)}, n={found.n}"
 
@@ -187,7 +187,7 @@ def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
 
 
 def _echo_notes(notes: Sequence[str], refused: Sequence[Refusal]) -> None:
-    """On standard error; methods that are refused for one reason share a line."""
+    """Print notes and refusals to standard error. Methods refused for the same reason share a line."""
     left_out = (f"{protocol} {', '.join(methods)}: refused: {why}" for (protocol, why), methods in by_reason(refused).items())
     for note in [*notes, *left_out]:
         typer.echo(f"note: {note}", err=True)

@@ -1,4 +1,4 @@
-"""Saved questions over models and methods: `python -m attrlib study`, and `studies` for what there is."""
+"""Run studies: `python -m attrlib study`, and `studies` to list them."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from attrlib.studies import PARSERS, StudyEvent, StudyResult, list_studies, plan
 from attrlib.studies.findings import files_of, markdown, plain, refusals
 
 EVERY = 5.0
-"""Seconds between lines of progress where no terminal shows them."""
+"""Seconds between lines of progress if standard error is not a terminal."""
 ALL = "all"
 
 

@@ -1,1 +1,1 @@
-"""Pictures from maps."""
+"""Figures: maps drawn over photos, charts of scores, and files to download."""

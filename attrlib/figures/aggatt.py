@@ -1,4 +1,4 @@
-"""AggAtt as in the paper: the bins in the middle, examples of the best left and of the worst right, the target cell outlined."""
+"""AggAtt figures as in the paper: bins in the middle, best examples left, worst right, with the target cell outlined."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ _GAP, _LINE, _TILE, _APART = 8, 22, 128, 28
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One item of a bin: its picture, its map (H,W), signed, and its score."""
+    """One item of a bin: its picture, its signed map (H,W), and its score."""
 
     picture: Image.Image
     values: Tensor
@@ -30,7 +30,7 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class PanelRow:
-    """One row of the panel: title, second line, bins, and examples of the first and the last bin that have any."""
+    """One row of the panel: title, second line, bins, and examples of the first and last non-empty bins."""
 
     title: str
     subtitle: str
@@ -40,18 +40,25 @@ class PanelRow:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Return the size of the row's bins and examples in bytes."""
         return self.aggregate.nbytes + sum(s.values.nbytes + 3 * s.picture.width * s.picture.height for s in (*self.best, *self.worst))
 
 
 def bin_names() -> list[str]:
-    """What each bin holds, best maps first, as `0–2 %`."""
+    """Return the name of each bin, best maps first, such as `0–2 %`."""
     percent = [f"{100 * share:g}" for share in SHARES]
     return [f"{first}–{last} %" for first, last in pairwise(percent)]
 
 
 def draw_bin(aggregate: Aggregate, number: int, view: ViewSpec, side: int = SIDE) -> Image.Image:
-    """One bin on the scale of all, with the target cell outlined; a grey square for a bin without maps."""
+    """Draw one bin on the scale that all bins share, with the target cell outlined; an empty bin is a grey square.
+
+    Args:
+        aggregate: The bins.
+        number: Index of the bin.
+        view: Colours and sign; opacity is ignored.
+        side: Width and height in pixels.
+    """
     values = aggregate.bins[number, 0]
     if not bool(values.isfinite().all()):
         return Image.new("RGB", (side, side), _BLANK)
@@ -60,14 +67,28 @@ def draw_bin(aggregate: Aggregate, number: int, view: ViewSpec, side: int = SIDE
 
 
 def draw_sample(sample: Sample, view: ViewSpec, cell: int, grid: int, side: int = SIDE) -> Image.Image:
-    """An item's map over its greyed picture, on its own scale, with the target cell outlined."""
+    """Draw an item's map over its greyed picture, on its own scale, with the target cell outlined.
+
+    Args:
+        sample: The item.
+        view: Colours, sign and opacity.
+        cell: Index of the target cell, row by row, from 0.
+        grid: Cells per side of the grid.
+        side: Width and height in pixels.
+    """
     values = apply_sign(sample.values, view.sign)
     photo = sample.picture.resize((side, side), Image.Resampling.BILINEAR)
     return outlined(draw(values, photo, view, limit([values], 100 * CLIP)), cell, grid)
 
 
 def outlined(picture: Image.Image, cell: int, grid: int) -> Image.Image:
-    """The picture with a cell outlined in dark on white, which every colour map leaves visible; a single image as it is."""
+    """Outline a cell of the picture in dark on white, which is visible on every colour map. A single image stays unchanged.
+
+    Args:
+        picture: The picture, which is drawn on in place.
+        cell: Index of the cell, row by row, from 0.
+        grid: Cells per side of the grid; 1 for a single image.
+    """
     if grid == 1:
         return picture
     pen, (row, column) = ImageDraw.Draw(picture), divmod(cell, grid)
@@ -82,7 +103,13 @@ def outlined(picture: Image.Image, cell: int, grid: int) -> Image.Image:
 
 
 def mosaic(pictures: Sequence[Image.Image], side: int = SIDE, gap: int = 4) -> Image.Image:
-    """Up to four pictures in a square, transparent where there is none; a single one fills it."""
+    """Arrange up to four pictures in a square, transparent where one is missing. A single picture fills the square.
+
+    Args:
+        pictures: The pictures; any after the fourth are ignored.
+        side: Width and height of the square in pixels.
+        gap: Pixels between pictures.
+    """
     if len(pictures) == 1:
         return pictures[0].resize((side, side), Image.Resampling.BILINEAR)
     sheet = Image.new("RGBA", (side, side), (0, 0, 0, 0))
@@ -93,12 +120,12 @@ def mosaic(pictures: Sequence[Image.Image], side: int = SIDE, gap: int = 4) -> I
 
 
 def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, bold: bool = False) -> None:
-    # Pillow's own font has Latin letters alone.
+    # Pillow's built-in font has Latin letters only.
     write_line(pen, corner, text.translate({ord("–"): "-", ord("×"): "x"}), width, bold)
 
 
 def panel(lines: Sequence[PanelRow], view: ViewSpec) -> Image.Image:
-    """All rows as one picture; above the bins which share of the maps they hold, below how many maps that is."""
+    """Draw all rows as one picture. Above the bins stands the share of the maps that they hold, below them the number of maps."""
     names, count = bin_names(), EXAMPLES
     starts = [k * (_TILE + _GAP) for k in range(count)]
     bins = [starts[-1] + _TILE + _APART + k * (_TILE + _GAP) for k in range(len(names))]

@@ -9,10 +9,10 @@ import plotly.graph_objects as go
 from attrlib.models import NAMED
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8a929c", "#F0E442")
-"""Okabe and Ito's, told apart by the colour-blind; grey in place of black, which a dark page would swallow."""
+"""The colours of Okabe and Ito, safe for colour-blind readers, with grey instead of black, which is invisible on a dark page."""
 GREY = "#8a929c"
 POINTS = 2000
-"""Scores up to which each is also drawn as a point: more would hide the boxes and make a page slow."""
+"""Most scores to draw as points, too. More would hide the boxes and slow down the page."""
 _SHORT = {"Input": "Inp", "Middle": "Mid", "Final": "Fin"}
 
 
@@ -26,14 +26,20 @@ class Scores:
 
 
 def shows_points(scores: Sequence[Scores]) -> bool:
-    """Whether each score is drawn as a point over its box."""
+    """Return whether each score is drawn as a point over its box."""
     return sum(len(s.values) for s in scores) <= POINTS
 
 
 def boxes(scores: Sequence[Scores], title: str, chance: float | None, perfect: float | None) -> go.Figure:
-    """Median, quartiles and whiskers of each method at each layer over points, one for each score; lines at chance and at the perfect score.
+    """Draw a box plot of each method at each layer: median, quartiles and whiskers, over one point for each score.
 
-    Every point carries in `customdata` its number among `scores` and its position among their values.
+    Every point carries in `customdata` its index in `scores` and its position among their values.
+
+    Args:
+        scores: The scores of each method at each layer.
+        title: Title of the value axis.
+        chance: Chance level, drawn as a dashed line; None for no line.
+        perfect: Perfect score, drawn as a dotted line; None for no line.
     """
     known = [name for name in NAMED if any(s.layer == name for s in scores)]
     layers = [*known, *dict.fromkeys(s.layer for s in scores if s.layer not in known)]

@@ -1,4 +1,4 @@
-"""Numbers of the cells of a picture: drawn on the picture, and one against the other as a Plotly figure."""
+"""Values of the patches of a picture: drawn on the picture, or as a scatter plot of two values."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,11 +13,18 @@ from attrlib.figures.overlay import draw
 from attrlib.specs import ViewSpec
 
 MOST_WRITTEN = 8
-"""Cells in each direction up to which their values are written: smaller ones have no room."""
+"""Most patches per side whose values are written. Smaller patches have no room for text."""
 
 
 def draw_cells(photo: Image.Image, values: Tensor, view: ViewSpec, top: float) -> Image.Image:
-    """The values (g*g), row by row, as coloured cells over the photo; zero is white and `top` the magnitude of the extreme colours."""
+    """Draw one value per patch as coloured patches over the photo. Zero is white.
+
+    Args:
+        photo: The photo.
+        values: Values (g*g,), row by row.
+        view: Colours and opacity.
+        top: Magnitude of the extreme colours.
+    """
     grid = round(len(values) ** 0.5)
     height, width = photo.height // grid, photo.width // grid
     large = values.view(grid, grid).repeat_interleave(height, 0).repeat_interleave(width, 1)
@@ -36,12 +43,18 @@ def draw_cells(photo: Image.Image, values: Tensor, view: ViewSpec, top: float) -
 
 
 def short(value: float, top: float) -> str:
-    """A number with as many digits as matter beside the largest one."""
+    """Format a number with as many digits as are significant on a scale up to `top`."""
     return f"{value:.1e}" if 0 < top < 1e-3 or top >= 1e5 else f"{value:.{2 if top < 10 else 0}f}"
 
 
 def cell_scatter(drops: Tensor, sums: Tensor, output: str) -> go.Figure:
-    """Output drop of each cell against its attribution sum; a point tells its row and column."""
+    """Plot the output drop of each patch against its attribution sum. The hover text names row and column.
+
+    Args:
+        drops: Output drops (g*g,), row by row.
+        sums: Attribution sums (g*g,), row by row.
+        output: Name of the output, for the axis title.
+    """
     grid = round(len(drops) ** 0.5)
     names = [f"row {cell // grid + 1}, column {cell % grid + 1}" for cell in range(grid * grid)]
     points = go.Scatter(
@@ -57,5 +70,5 @@ def cell_scatter(drops: Tensor, sums: Tensor, output: str) -> go.Figure:
 
 
 def magnitude(values: Sequence[Tensor]) -> float:
-    """The largest magnitude of all values."""
+    """Return the largest magnitude of all values."""
     return float(torch.cat([each.flatten() for each in values]).abs().max())

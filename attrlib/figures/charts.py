@@ -1,6 +1,6 @@
 """Plotly figures of scores: intervals, distributions, paired differences, score against seconds, models against methods.
 
-Every point carries in `customdata` the name of its method, and where it is one item, its number.
+Every point carries in `customdata` the name of its method and, if it stands for one item, the item's number.
 """
 
 import math
@@ -15,17 +15,17 @@ from attrlib.figures.numbers import MANY_DECADES, number, spans_decades
 from attrlib.statistics import Correlation, Difference, Summary
 
 ACCENT, OTHER, GREY = "#3a87c8", "#d97706", "#8a929c"
-"""Blue and orange are told apart by all common kinds of colour blindness, and stand out from white as from near-black."""
+"""Blue and orange stay distinct under all common kinds of colour blindness, and are visible on white and on near-black."""
 MAX_POINTS = 400
-"""Items up to which each is drawn beside its box: more would hide each other."""
+"""Most items to draw as points beside their box. More would hide each other."""
 FEW = 12
-"""Methods up to which each point bears its name."""
+"""Most methods whose points are labelled."""
 _ROW, _EDGES = 30, 96
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What the numbers are: the protocol's name, which direction is better, and what a map without information gets."""
+    """Scale of a protocol's scores: its title, which direction is better, and the score of a map without information."""
 
     title: str
     higher_is_better: bool
@@ -33,18 +33,18 @@ class Scale:
 
     @property
     def label(self) -> str:
-        """The title with the direction."""
+        """Return the axis title with the direction that is better."""
         return f"{self.title} · higher is better →" if self.higher_is_better else f"← lower is better · {self.title}"
 
     @property
     def direction(self) -> str:
-        """Which direction is better, as a sentence."""
+        """Return which direction is better, as a sentence."""
         return f"{'Higher' if self.higher_is_better else 'Lower'} is better."
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """One method: its summary, its values per item, NaN where undefined, and the seconds of one of its maps."""
+    """One method: its summary, its value for each item (NaN where undefined), and its seconds per map."""
 
     name: str
     summary: Summary
@@ -53,7 +53,7 @@ class Line:
 
 
 def intervals(lines: Sequence[Line], scale: Scale) -> go.Figure:
-    """The mean of each method with its 95 % interval, the first one on top."""
+    """Plot the mean of each method with its 95 % CI, the first method on top."""
     names = [line.name for line in lines]
     means = [line.summary.mean for line in lines]
     ends = [(line.summary.high - line.summary.mean, line.summary.mean - line.summary.low) for line in lines]
@@ -68,7 +68,13 @@ def intervals(lines: Sequence[Line], scale: Scale) -> go.Figure:
 
 
 def distributions(lines: Sequence[Line], scale: Scale, kind: str = "box") -> go.Figure:
-    """The values of each method over the items, as a `box` or a `violin`; few enough items are points beside it."""
+    """Plot the distribution of each method's values over the items.
+
+    Args:
+        lines: The methods.
+        scale: Scale of the values.
+        kind: `box` or `violin`. Up to `MAX_POINTS` items are also drawn as points beside it.
+    """
     figure = go.Figure()
     names = [line.name for line in lines]
     shape = {"box": go.Box, "violin": go.Violin}[kind]
@@ -87,7 +93,13 @@ def distributions(lines: Sequence[Line], scale: Scale, kind: str = "box") -> go.
 
 
 def differences(behind: Mapping[str, Difference], best: str, scale: Scale) -> go.Figure:
-    """How much each method differs from the best on the same items, with its 95 % bootstrap interval; a tie is hollow."""
+    """Plot how much each method differs from the best on the same items, with its 95 % bootstrap CI. Ties are hollow.
+
+    Args:
+        behind: Paired difference from the best by name of the method.
+        best: Name of the best method.
+        scale: Scale of the scores.
+    """
     names = list(behind)
     figure = go.Figure()
     for tie, colour, symbol, label in ((False, OTHER, "circle", "differs"), (True, GREY, "circle-open", "tie: the interval holds 0")):
@@ -111,7 +123,7 @@ def differences(behind: Mapping[str, Difference], best: str, scale: Scale) -> go
 
 
 def pareto(lines: Sequence[Line], scale: Scale) -> go.Figure:
-    """Score against the seconds of one map; the line joins the methods that no other beats in both."""
+    """Plot score against seconds per map. A line joins the Pareto front, the methods that no other beats in both."""
     known = [line for line in lines if line.seconds > 0 and not math.isnan(line.summary.mean)]
     front = front_of(known, scale.higher_is_better)
     figure = go.Figure()
@@ -144,7 +156,7 @@ def pareto(lines: Sequence[Line], scale: Scale) -> go.Figure:
 
 
 def _times(seconds: Sequence[float]) -> dict[str, list[object]]:
-    """Ticks at 1, 2 and 5 of every decade, in words; at 1 alone where these are many."""
+    """Return labelled ticks at 1, 2 and 5 of every decade, or at 1 alone if these are too many."""
     if not seconds:
         return {}
     low, high = math.floor(math.log10(min(seconds))), math.ceil(math.log10(max(seconds)))
@@ -154,7 +166,7 @@ def _times(seconds: Sequence[float]) -> dict[str, list[object]]:
 
 
 def front_of(lines: Sequence[Line], higher_is_better: bool = True) -> list[Line]:
-    """The methods that no other beats in both score and seconds, the fastest first."""
+    """Return the methods that no other beats in both score and seconds, the fastest first."""
     sign = 1 if higher_is_better else -1
     found: list[Line] = []
     for line in sorted(lines, key=lambda own: (own.seconds, -sign * own.summary.mean)):
@@ -164,7 +176,7 @@ def front_of(lines: Sequence[Line], higher_is_better: bool = True) -> list[Line]
 
 
 def heat_map(means: Mapping[tuple[str, str], float], scale: Scale) -> go.Figure:
-    """Means by model and method: models across, methods down; brighter is better, and what is not known yet is empty."""
+    """Plot means by model and method, with models across and methods down. Brighter is better; missing means are empty."""
     models = list(dict.fromkeys(model for model, _ in means))
     methods = list(dict.fromkeys(method for _, method in means))
     values = [[means.get((model, method), math.nan) for model in models] for method in methods]
@@ -178,7 +190,7 @@ def heat_map(means: Mapping[tuple[str, str], float], scale: Scale) -> go.Figure:
     )  # fmt: skip
     cells = [(x, y, means[x, y]) for y in methods for x in models if not math.isnan(means.get((x, y), math.nan))]
     bright = [(value > middle) == scale.higher_is_better for _, _, value in cells]
-    # Cells of a heat map can be neither clicked on nor given a text colour that any theme leaves alone: points on them can.
+    # Cells of a heat map cannot be clicked, nor given a text colour that themes leave alone. Points on top of them can.
     figure.add_trace(
         go.Scatter(
             x=[x for x, _, _ in cells], y=[y for _, y, _ in cells], customdata=[[y, x] for x, y, _ in cells], mode="markers+text",
@@ -193,7 +205,7 @@ def heat_map(means: Mapping[tuple[str, str], float], scale: Scale) -> go.Figure:
 
 
 def agreement(found: Mapping[tuple[str, str], Correlation]) -> go.Figure:
-    """Rank correlation of each pair of protocols with its interval: blue where they agree, orange where they contradict each other."""
+    """Plot the rank correlation of each pair of protocols with its interval, blue if they agree and orange if they disagree."""
     found = {(_broken(a), _broken(b)): own for (a, b), own in found.items()}
     names = list(dict.fromkeys(name for pair in found for name in pair))
     both = found | {(b, a): own for (a, b), own in found.items()}
@@ -219,7 +231,7 @@ def agreement(found: Mapping[tuple[str, str], Correlation]) -> go.Figure:
 
 
 def _broken(name: str) -> str:
-    """A protocol's name on lines no wider than a cell."""
+    """Break a protocol's name into lines no wider than a cell."""
     return "<br>".join(wrap(name, 12))
 
 
@@ -229,12 +241,12 @@ def _between(found: Correlation) -> str:
 
 
 def _ink(value: float) -> str:
-    """Text on a cell of that correlation; grey where there is no cell, as the background is the theme's."""
+    """Return the text colour on a cell of that correlation; grey where there is no cell, as the theme sets the background."""
     return GREY if math.isnan(value) else "#ffffff" if value > 0.55 else "#15191f"
 
 
 def _rows(figure: go.Figure, names: Sequence[str], scale: Scale, row: int = _ROW) -> go.Figure:
-    """One row for each name, the first on top, with the chance level as a dashed line."""
+    """Lay out one row for each name, the first on top, with the chance level as a dashed line."""
     if scale.chance is not None:
         note = dict(text="chance", font_color=GREY, yanchor="bottom")
         figure.add_vline(scale.chance, line=dict(color=GREY, dash="dash", width=1.5), annotation=note, annotation_position="top")
@@ -246,14 +258,14 @@ def _rows(figure: go.Figure, names: Sequence[str], scale: Scale, row: int = _ROW
 
 
 def _logarithmic(figure: go.Figure, values: Sequence[float], scale: Scale, axis: str = "xaxis") -> go.Figure:
-    """On a logarithmic scale where the values need one; chance, where there is any, may be 0."""
+    """Make the axis logarithmic if the values need it. A chance level, if any, may be 0."""
     return (
         figure.update_layout({axis: dict(type="log", exponentformat="power")}) if scale.chance is None and spans_decades(values) else figure
     )
 
 
 def _even(value: float, among: Sequence[float]) -> str:
-    """With two decimals, like all others, where that tells them apart."""
+    """Format a value with two decimals if the values span more than 0.1, otherwise with three significant digits."""
     return number(value, 2) if max(among) - min(among) > 0.1 else _short(value)
 
 

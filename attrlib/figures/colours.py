@@ -5,15 +5,15 @@ from functools import cache
 import numpy as np
 import plotly.colors
 
-# Blue through white to orange: told apart by all common kinds of colour blindness, zero is white.
+# Blue through white to orange: distinct under all common kinds of colour blindness, with zero in white.
 _OWN = {"BlueOrange": ["#08306b", "#2171b5", "#9ecae1", "#ffffff", "#fdae6b", "#d94801", "#7f2704"]}
-# ColorBrewer runs from warm to cold; positive evidence is warm here.
+# ColorBrewer's table runs from warm to cold, but positive evidence is warm here.
 _REVERSED = ("RdBu", "PuOr", "PRGn")
 
 
 @cache
 def table(name: str) -> np.ndarray:
-    """The colour map `name` of `ViewSpec` as (256,3) uint8, from low to high."""
+    """Return the colour map `name` of `ViewSpec` as (256,3) uint8, from low to high."""
     scale = _OWN.get(name) or [colour for _, colour in plotly.colors.get_colorscale(name)]
     stops = np.array([_rgb(colour) for colour in scale], dtype=np.float64)
     at = np.linspace(0, 1, 256)
@@ -27,6 +27,6 @@ def _rgb(colour: str) -> tuple[float, ...]:
 
 
 def css_gradient(name: str) -> str:
-    """The colour map as a CSS gradient from left to right."""
+    """Return the colour map as a CSS gradient from left to right."""
     stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in table(name)[:: 255 // 15])
     return f"linear-gradient(to right, {stops})"

@@ -1,4 +1,4 @@
-"""Incremental deletion step by step: the picture with what is gone and what goes next, and the curve as SVG."""
+"""Incremental deletion step by step: the picture with deleted and next pixels, and the curve as SVG."""
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -7,17 +7,22 @@ from torch import Tensor
 from attrlib.figures.charts import ACCENT, GREY, OTHER
 
 _INK = "#76808c"
-"""Of letters: a picture does not learn whether the page is light or dark, and this can be read on both."""
+"""Text colour, readable on light and dark pages: an SVG cannot know which it is on."""
 
 NEXT = (255, 43, 214)
-"""Of what goes next: a colour that photos hardly have."""
+"""Colour of the pixels to delete next, rare in photos."""
 _WIDTH, _HEIGHT, _EDGE, _ABOVE, _BELOW = 640, 250, 10, 28, 26
 
 
 def draw_deleted(photo: Image.Image, gone: Tensor, following: Tensor, instead: np.ndarray, outlined: bool) -> Image.Image:
-    """The photo where pixels that are `gone` (H,W) are replaced by `instead` (H,W,3), and those that follow are marked.
+    """Draw the photo with deleted pixels replaced and the pixels to delete next marked.
 
-    They are `outlined`, which suits cells, or tinted, which suits scattered pixels.
+    Args:
+        photo: The photo.
+        gone: Booleans (H,W): deleted pixels.
+        following: Booleans (H,W): pixels to delete next.
+        instead: Colours (H,W,3) of deleted pixels.
+        outlined: Whether to outline the next pixels, which suits patches; otherwise they are tinted, which suits scattered pixels.
     """
     size = photo.size
     own = Image.fromarray(instead).resize(size, Image.Resampling.BILINEAR)
@@ -25,7 +30,7 @@ def draw_deleted(photo: Image.Image, gone: Tensor, following: Tensor, instead: n
     marked = _mask(following, size)
     if outlined:
         thickness = 2 * max(1, size[0] // 150) + 1
-        # Without a border the edge of the picture would leave a cell's outline open.
+        # Without a border, the outline of a patch would be open at the edge of the picture.
         framed = Image.new("L", (size[0] + 2 * thickness, size[1] + 2 * thickness))
         framed.paste(marked, (thickness, thickness))
         inner = framed.filter(ImageFilter.MinFilter(thickness)).crop((thickness, thickness, thickness + size[0], thickness + size[1]))
@@ -41,9 +46,13 @@ def _mask(chosen: Tensor, size: tuple[int, int]) -> Image.Image:
 
 
 def curve_svg(probabilities: Tensor, step: int) -> str:
-    """The probability (n+1) after each step, with a point at `step`.
+    """Draw the probability after each step as SVG, with a point at `step`.
 
-    It is as wide as a slider of the same steps below it, so that the point stands above the slider's thumb.
+    The curve is as wide as a slider with the same steps below it, so that the point stands above the slider's thumb.
+
+    Args:
+        probabilities: Probabilities (n+1,).
+        step: Index of the current step.
     """
     last = len(probabilities) - 1
     bottom = _HEIGHT - _BELOW

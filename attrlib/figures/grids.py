@@ -1,4 +1,4 @@
-"""Grids of pictures: which cells the model sees, and attribution where by construction there can be none."""
+"""Grids of pictures: which cells the model sees, and attribution that is impossible by construction."""
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -9,11 +9,18 @@ from attrlib.figures.deletion import NEXT
 from attrlib.postprocess import resize
 
 FAINTEST = 0.03
-"""Share of the extreme colour from which impossible attribution is marked: less cannot be seen either."""
+"""Smallest share of the extreme colour at which impossible attribution is marked. Less is not visible either."""
 
 
 def draw_seen(picture: Image.Image, cell: int, grid: int, cut_off: float) -> Image.Image:
-    """The grid with the target's cell outlined and the others faded by `cut_off`: 0 they count as it does, 1 they are not seen at all."""
+    """Draw the grid with the target's cell outlined and the other cells faded.
+
+    Args:
+        picture: The grid.
+        cell: Index of the target's cell, row by row, from 0.
+        grid: Cells per side of the grid.
+        cut_off: How far the other cells are cut off from the model, from 0 (they count as the target's) to 1 (they are not seen).
+    """
     faded = ImageEnhance.Color(picture).enhance(1 - cut_off)
     faded = Image.blend(faded, Image.new("RGB", picture.size, (128, 132, 138)), 0.8 * cut_off)
     row, column = divmod(cell, grid)
@@ -24,9 +31,12 @@ def draw_seen(picture: Image.Image, cell: int, grid: int, cut_off: float) -> Ima
 
 
 def mark_impossible(drawn: Image.Image, outside: Tensor, top: float) -> Image.Image:
-    """A drawn map with stripes where `outside` (H,W) has attribution: pink on black, told from every colour map also by their pattern.
+    """Mark impossible attribution on a drawn map with pink and black stripes, a pattern that no colour map contains.
 
-    `top` is the magnitude of the extreme colour; what is fainter than `FAINTEST` of it is left unmarked.
+    Args:
+        drawn: The drawn map.
+        outside: Attribution (H,W) where there can be none.
+        top: Magnitude of the extreme colour. Attribution below the share `FAINTEST` of it is not marked.
     """
     values = resize(outside[None, None].float(), (drawn.height, drawn.width))[0, 0].abs().numpy()
     rows, columns = np.indices(values.shape)

@@ -1,20 +1,25 @@
-"""Where the labels of a panel's points fit beside them without covering each other."""
+"""Placement of the labels of a panel's points, so that they do not cover each other."""
 
 import math
 
 from attrlib.figures.study_figure import Panel
 
 SIDES = ("top center", "bottom center", "middle right", "middle left")
-"""Where a label may stand, the first that is free."""
+"""Sides where a label may stand, in order of preference."""
 _LETTER, _HIGH, _MARK = 6.2, 12.0, 6.0
-"""Pixels: width of a letter, height of a line, and half of a marker."""
+"""Width of a letter, height of a line, and half the size of a marker, in pixels."""
 Box = tuple[float, float, float, float]
 
 
 def places(panel: Panel, width: float, height: float) -> dict[tuple[int, int], str]:
-    """By number of series and of point the side of its label, on an area of so many pixels; what fits on no side is left out.
+    """Return the side of each point's label by (series index, point index). A label that fits on no side is left out.
 
-    Axes are taken to be linear, and to reach 5 % beyond the points and their intervals.
+    Axes are assumed to be linear, and to extend 5 % beyond the points and their intervals.
+
+    Args:
+        panel: The panel.
+        width: Width of the plot area in pixels.
+        height: Height of the plot area in pixels.
     """
     points = {(i, k): p for i, series in enumerate(panel.series) for k, p in enumerate(series.points) if not isinstance(p.x, str)}
     across = _ends([v for p in points.values() for v in (float(p.x), p.x_low, p.x_high)])

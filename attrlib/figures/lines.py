@@ -1,4 +1,4 @@
-"""Lines over a few places, each named where it ends: as SVG, which a slider redraws at once and any size leaves sharp."""
+"""Line charts as SVG with each line named at its end. SVG is redrawn at once by a slider, and sharp at any size."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ from attrlib.figures.by_layer import COLOURS
 from attrlib.figures.charts import GREY
 
 _INK = "#76808c"
-"""Of letters: a picture does not learn whether the page is light or dark, and this can be read on both."""
+"""Text colour, readable on light and dark pages: an SVG cannot know which it is on."""
 _LEFT, _ABOVE, _BELOW, _LETTER = 46, 34, 44, 15
 _DASHES = ("", "7 4", "2 3", "9 3 2 3")
-"""Lines that share a colour to some eyes differ in these."""
+"""Dash patterns, which distinguish lines whose colours look alike to colour-blind readers."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The values' title and range, by default that of the lines; on a `log` scale, or with the lowest value on top (`down`)."""
+    """Value axis: title and range (by default that of the lines), on a `log` scale, or with the lowest value on top (`down`)."""
 
     title: str
     low: float | None = None
@@ -26,19 +26,19 @@ class Axis:
     down: bool = False
 
     def share(self, value: float, low: float, high: float) -> float:
-        """Where a value stands between the bottom (0) and the top (1)."""
+        """Return the position of a value between the bottom (0) and the top (1)."""
         if self.log:
             value, low, high = math.log10(value), math.log10(low), math.log10(high)
         share = (value - low) / (high - low) if high > low else 0.5
         return 1 - share if self.down else share
 
     def ends(self, values: Sequence[float]) -> tuple[float, float]:
-        """The lowest and the highest value that are drawn."""
+        """Return the lowest and the highest value of the axis."""
         low = self.low if self.low is not None else min(values)
         return low, self.high if self.high is not None else max(values)
 
     def rules(self, low: float, high: float) -> list[float]:
-        """The values that are ruled."""
+        """Return the values of the grid lines."""
         if self.log:
             powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
             step = -(-len(powers) // 5)
@@ -58,9 +58,17 @@ def lines_svg(
     size: tuple[int, int] = (720, 320),
     markers: bool = True,
 ) -> str:
-    """Lines with a value at each of the `ticks`, NaN where there is none; a vertical rule `at` one of them, and a dashed `level` with its name.
+    """Draw lines with a value at each tick as SVG. Each line is named at its end, so that it can be read without colours.
 
-    Each line bears its name at its end, so that no colour need be told from another. Values that a log scale does not have are left out.
+    Args:
+        lines: Values at each tick by name of the line; NaN where missing. Values that a log scale cannot show are left out.
+        ticks: Labels of the ticks.
+        axis: The value axis.
+        place_title: Title of the horizontal axis.
+        at: Index of the tick to mark with a vertical rule; None for no rule.
+        level: Name and value of a dashed horizontal line; None for no line.
+        size: (width, height) in pixels.
+        markers: Whether to draw a marker at each value.
     """
     shown = {name: [v if math.isfinite(v) and not (axis.log and v <= 0) else math.nan for v in own] for name, own in lines.items()}
     values = [v for own in shown.values() for v in own if not math.isnan(v)] + ([level[1]] if level else [])
@@ -112,7 +120,7 @@ def lines_svg(
 
 
 def _apart(names: list[tuple[float, str, str]], top: float, bottom: float) -> list[tuple[float, str, str]]:
-    """The names, each a line's height below the one before, as near as may be to where they belong."""
+    """Move the names apart, each at least a line's height below the one before, as close as possible to where they belong."""
     room = _LETTER + 3
     placed: list[float] = []
     ordered = sorted(names, key=lambda own: own[0])

@@ -1,4 +1,4 @@
-"""Scores in figures: what decimals would round to nothing keeps its significant digits."""
+"""Format scores so that small ones keep their significant digits instead of being rounded to zero."""
 
 import math
 from collections.abc import Iterable
@@ -8,13 +8,16 @@ _SMALL = 0.01
 
 
 def number(value: float, decimals: int = 3) -> str:
-    """With so many decimals, below 0.01 with two significant digits instead: 0.123, 0.0026, 2.6e-05; a dash for what is not finite."""
+    """Format a number with the given decimals, or below 0.01 with two significant digits: 0.123, 0.0026, 2.6e-05.
+
+    A value that is not finite becomes a dash.
+    """
     if not math.isfinite(value):
         return "–"
     return f"{value:.2g}" if 0 < abs(value) < _SMALL else f"{value:.{decimals}f}"
 
 
 def spans_decades(values: Iterable[float]) -> bool:
-    """Whether finite values are all above 0 and differ so much that only a logarithmic scale tells them apart."""
+    """Return whether all finite values are positive and differ so much that they need a logarithmic scale."""
     finite = [value for value in values if math.isfinite(value)]
     return bool(finite) and min(finite) > 0 and max(finite) > 10**MANY_DECADES * min(finite)

@@ -1,4 +1,4 @@
-"""Draws maps over the greyed photo."""
+"""Draw maps over the greyed photo."""
 
 import io
 from collections.abc import Sequence
@@ -14,12 +14,18 @@ from attrlib.specs import ViewSpec
 
 
 def prepare(maps: Tensor, view: ViewSpec, size: tuple[int, int]) -> Tensor:
-    """Maps (B,1,h,w) as they are shown: at the input size (height, width), smoothed there, then with the view's sign."""
+    """Prepare maps for display: resize them to the input size, smooth them there, then apply the view's sign.
+
+    Args:
+        maps: Maps (B,1,h,w).
+        view: Smoothing and sign.
+        size: Input size (height, width) in pixels.
+    """
     return apply_sign(smooth(resize(maps, size), view.smoothing), view.sign)
 
 
 def limit(prepared: Sequence[Tensor], clip: float) -> float:
-    """The magnitude at which colours saturate: the `clip` percentile of all magnitudes, or their maximum where that is zero."""
+    """Return the magnitude at which colours saturate: the `clip` percentile of all magnitudes, or their maximum if that is zero."""
     values = torch.cat([p.flatten() for p in prepared]).abs()
     values = values[torch.isfinite(values)]
     if not len(values):
@@ -29,12 +35,19 @@ def limit(prepared: Sequence[Tensor], clip: float) -> float:
 
 
 def colour_map(view: ViewSpec) -> str:
-    """The diverging colour map for signed maps, else the sequential one."""
+    """Return the view's diverging colour map if its sign is signed, otherwise the sequential one."""
     return view.diverging if view.sign == "signed" else view.sequential
 
 
 def draw(prepared: Tensor, photo: Image.Image, view: ViewSpec, top: float) -> Image.Image:
-    """One prepared map (h,w) over the photo, at the photo's size; `top` is the magnitude of the extreme colour."""
+    """Draw one prepared map over the photo, at the photo's size.
+
+    Args:
+        prepared: A map (h,w) from `prepare`.
+        photo: The photo.
+        view: Colours, sign and opacity.
+        top: Magnitude of the extreme colour.
+    """
     values = resize(prepared[None, None].float(), (photo.height, photo.width))[0, 0].numpy()
     with np.errstate(invalid="ignore"):
         share = np.nan_to_num(values / top) if top else np.zeros_like(values)
@@ -47,7 +60,13 @@ def draw(prepared: Tensor, photo: Image.Image, view: ViewSpec, top: float) -> Im
 
 
 def encode(image: Image.Image, kind: str = "JPEG", level: int = 6) -> bytes:
-    """The picture as a file: JPEG for the screen (ten times as fast to make and to send), PNG to keep, or with gaps, at a zlib level."""
+    """Encode a picture as a file.
+
+    Args:
+        image: The picture.
+        kind: `JPEG` for the screen, as it is ten times as fast to encode and to send; `PNG` for downloads and transparency.
+        level: zlib level of a PNG.
+    """
     file = io.BytesIO()
     if kind == "JPEG":
         image.save(file, "JPEG", quality=92, subsampling=0)

@@ -1,4 +1,4 @@
-"""The panel to take away: the photo and its maps side by side, with titles and scales."""
+"""Panel for download: the photo and its maps side by side, with titles and scales."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _GAP, _LINE = 16, 22
 
 @dataclass(frozen=True)
 class Tile:
-    """One map of a panel: title, second line, the prepared map (h,w), and why it is blank, if it is."""
+    """One map of a panel: title, second line, the prepared map (h,w), and the reason if it is blank."""
 
     title: str
     subtitle: str
@@ -25,7 +25,7 @@ class Tile:
 
 
 def limits(tiles: Sequence[Tile], view: ViewSpec) -> list[float]:
-    """The magnitude of the extreme colour of each tile: its own, or one for all, as the view says."""
+    """Return the magnitude of the extreme colour of each tile: its own, or a shared one, depending on the view."""
     shown = [t.values for t in tiles if t.defect is None]
     if view.scale == "shared" and shown:
         return [limit(shown, view.clip)] * len(tiles)
@@ -33,7 +33,15 @@ def limits(tiles: Sequence[Tile], view: ViewSpec) -> list[float]:
 
 
 def panel(photo: Image.Image, title: str, tiles: Sequence[Tile], view: ViewSpec, columns: int = 5) -> Image.Image:
-    """The photo first, then the tiles, `columns` to a row; every tile has the photo's size, its title above and its scale below."""
+    """Draw the photo and the tiles as one picture. Every tile has the photo's size, its title above and its scale below.
+
+    Args:
+        photo: The photo, which comes first.
+        title: Title above the photo.
+        tiles: The maps.
+        view: Colours, sign, opacity and scale.
+        columns: Pictures per row.
+    """
     width, height = photo.size
     count = len(tiles) + 1
     columns = min(columns, count)
@@ -73,9 +81,17 @@ def _scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, corner: tuple[int, int]
 
 
 def write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, bold: bool = False) -> None:
-    """A line of text, cut off with an ellipsis where it is wider than `width`."""
+    """Write a line of text, cut off with an ellipsis if it is wider than `width`.
+
+    Args:
+        pen: What to draw with.
+        corner: Top left corner (x, y) in pixels.
+        text: The text.
+        width: Largest width in pixels.
+        bold: Whether to write the text as a heading.
+    """
     font = ImageFont.load_default(16 if bold else 14)
-    # The font that Pillow brings has no multiplication sign.
+    # Pillow's built-in font has no multiplication sign.
     text = " ".join(text.replace("×", "x").split())
     while len(text) > 1 and pen.textlength(text, font) > width:
         text = text[:-2].rstrip() + "…"

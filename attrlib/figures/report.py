@@ -1,4 +1,4 @@
-"""A report in one HTML file that opens in any browser, without Python and without a connection."""
+"""Reports as one HTML file, which opens in any browser without Python or a network connection."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ pre { background: #f3f5f7; padding: .8rem; white-space: pre-wrap; overflow-wrap:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a report: a title, a sentence, a table by column, and figures."""
+    """One section of a report: a title, a sentence, a table by column, and figures."""
 
     title: str
     text: str = ""
@@ -31,7 +31,14 @@ class Section:
 
 
 def html_report(title: str, summary: str, sections: Sequence[Section], reproduce: Mapping[str, str]) -> bytes:
-    """The report as a file, Plotly's own script inside; `reproduce` are texts to copy, by what they are."""
+    """Build the report as an HTML file that includes Plotly's script.
+
+    Args:
+        title: Title of the report.
+        summary: Text below the title.
+        sections: The sections.
+        reproduce: Texts to copy, such as a command, by their label.
+    """
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
         '<meta name=viewport content="width=device-width, initial-scale=1">',

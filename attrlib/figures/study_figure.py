@@ -1,4 +1,4 @@
-"""Figures of a study as plain numbers: panels of lines, points, intervals by category, boxes, or a matrix."""
+"""Figures of studies as plain data: panels of lines, points, intervals by category, boxes, or a matrix."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Kind = Literal["lines", "points", "dots", "boxes", "matrix"]
 
 @dataclass(frozen=True)
 class Point:
-    """A value y at x, each with its interval where there is one (NaN: none); `marked` points are drawn as stars."""
+    """A value y at x, each with its interval (NaN for none); `marked` points are drawn as stars."""
 
     x: float | str
     y: float
@@ -23,7 +23,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name and colour."""
+    """Points that share a name and a colour."""
 
     name: str
     points: tuple[Point, ...]
@@ -33,10 +33,10 @@ class Series:
 class Panel:
     """One set of axes.
 
-    `lines` join the points of a series and shade their intervals; `points` label each point; `dots` have categories down and values
-    across, `boxes` categories across and all values of a category; in a `matrix` x and y are categories: a series for each row,
-    values in [-1, 1]. `level` is a line to compare with, such as chance; where points are not
-    `named`, a label is only told when one is pointed at.
+    `lines` join the points of a series and shade their intervals. `points` label each point. `dots` have categories down and values
+    across. `boxes` have categories across and show all values of a category. In a `matrix` x and y are categories, with a series for
+    each row and values in [-1, 1]. `level` is a reference line, such as chance. If points are not `named`, their labels appear only on
+    hover.
     """
 
     kind: Kind
@@ -52,7 +52,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class StudyFigure:
-    """A figure: a caption that says what to see, and panels beside each other, or below (`stacked`)."""
+    """A figure: a caption that says what to look for, and panels side by side, or below each other (`stacked`)."""
 
     caption: str
     panels: tuple[Panel, ...]

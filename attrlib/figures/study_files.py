@@ -1,4 +1,4 @@
-"""Write study figures as PNG, SVG or PDF with Matplotlib: no browser is needed, and the same figure gives the same bytes."""
+"""Write study figures as PNG, SVG or PDF with Matplotlib, which needs no browser and gives the same bytes every time."""
 
 import io
 import math
@@ -24,9 +24,9 @@ OFFSETS: dict[str, tuple[tuple[int, int], Any, Any]] = {
     "middle right": ((5, 0), "left", "center"),
     "middle left": ((-5, 0), "right", "center"),
 }
-"""In points, and how a label is aligned, by the side where it stands."""
+"""Offset in points and alignment of a label, by the side where it stands."""
 PIXELS = (1100, 360)
-"""Of a panel of points, in units of its letters."""
+"""Size of a panel of points, in the pixel units of label placement."""
 WIDTH, DPI = 10.0, 160
 _SMALL: dict[Any, Any] = {
     "font.size": 8,
@@ -38,7 +38,7 @@ _SMALL: dict[Any, Any] = {
 
 
 def render(study_figure: StudyFigure, format: str) -> bytes:  # noqa: A002
-    """Return the figure as a file of that format, on white. Raises `SpecError` for any other format."""
+    """Return the figure on white as a file. Raises `SpecError` for an unknown format."""
     if format not in FORMATS:
         raise SpecError(unknown("format of a figure", format, FORMATS))
     panels, looks = study_figure.panels, looks_of(study_figure)
@@ -101,7 +101,7 @@ def _panel(axes: Axes, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
 
 
 _PLAIN = {ord("→"): None, ord("←"): None}
-# Not every font of Matplotlib has arrows in every format.
+# Matplotlib's fonts do not have arrows in every format.
 
 
 def _ends(series: Series) -> list[list[float]] | None:

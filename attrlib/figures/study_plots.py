@@ -1,4 +1,4 @@
-"""Study figures in Plotly."""
+"""Draw study figures with Plotly."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from attrlib.figures.labels import places
 from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 
 COLOURS = (ACCENT, OTHER, "#159a7f", "#b0488f", "#6b5fc7", "#a3822b", "#d0453e", "#4d8f2f")
-"""Told apart by all common kinds of colour blindness together with `SYMBOLS`; each stands out from white and from near-black."""
+"""Distinct under all common kinds of colour blindness together with `SYMBOLS`; each is visible on white and on near-black."""
 NARROW = (420, 250)
-"""Pixels that a panel of points has at least on a page 800 px wide; labels that fit there fit everywhere."""
+"""Smallest size in pixels of a panel of points on a page 800 px wide. Labels that fit there fit everywhere."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "hexagon")
 
 
 def draw(study_figure: StudyFigure) -> go.Figure:
-    """The figure. Colours are those of the series' names, alike in all panels; points carry their label in the hover text."""
+    """Draw a figure. Each series' name has one colour in all panels; points carry their label in the hover text."""
     panels = study_figure.panels
     rows, columns = (len(panels), 1) if study_figure.stacked else (1, len(panels))
     figure = make_subplots(
@@ -53,9 +53,9 @@ def draw(study_figure: StudyFigure) -> go.Figure:
 
 
 def looks_of(study_figure: StudyFigure) -> dict[str, tuple[str, str]]:
-    """Colour and symbol of each series' name, the same in all panels of a figure."""
+    """Return colour and symbol of each series' name, the same in all panels of a figure."""
     names = list(dict.fromkeys(s.name for panel in study_figure.panels if panel.kind != "matrix" for s in panel.series))
-    # Seven symbols to eight colours: no two of the first 56 look alike.
+    # With seven symbols to eight colours, no two of the first 56 series look alike.
     return {name: (COLOURS[i % len(COLOURS)], SYMBOLS[i % 7]) for i, name in enumerate(names)}
 
 
@@ -119,7 +119,7 @@ def _axes(figure: go.Figure, panel: Panel, row: int, column: int) -> None:
     if panel.log_y:
         figure.update_yaxes(type="log", row=row, col=column)
     if panel.kind == "lines" and any(isinstance(p.x, str) for s in panel.series for p in s.points):
-        # Else "9" would be taken for the number, and "none" for nothing.
+        # Otherwise Plotly would read "9" as a number, and "none" as missing.
         figure.update_xaxes(type="category", categoryorder="array", categoryarray=categories(panel), row=row, col=column)
     if panel.kind in ("dots", "matrix"):
         names = [s.name for s in panel.series] if panel.kind == "matrix" else categories(panel)
@@ -135,7 +135,7 @@ def _axes(figure: go.Figure, panel: Panel, row: int, column: int) -> None:
 
 
 def categories(panel: Panel) -> list[str]:
-    """What stands at the axis of categories, in order."""
+    """Return the labels of the category axis, in order."""
     return list(dict.fromkeys(str(p.x) for s in panel.series for p in s.points))
 
 

@@ -1,4 +1,4 @@
-"""Tables of scores to take away: CSV and LaTeX, from rows of plain values."""
+"""Tables of scores for download as CSV and LaTeX, from rows of plain values."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r
 
 
 def csv_table(rows: Sequence[Row]) -> bytes:
-    """One line for each row, the names of its values on top; what is not finite is empty."""
+    """Return the rows as CSV with a header line. Values that are not finite are empty."""
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -25,16 +25,21 @@ def _cell(value: object) -> object:
 
 
 def latex_table(rows: Sequence[Row], captions: Mapping[str, str]) -> str:
-    """A table for the package booktabs: models across where there are several, else mean, interval and ranks; one for each protocol.
+    """Return one LaTeX table (booktabs) for each protocol.
 
-    `captions` are those of the protocols; each table adds how many items its means are over. The interval is given as half its width.
+    With several models, the table has models across and shows the mean and half the width of its interval. With one model, it shows
+    mean, interval and ranks.
+
+    Args:
+        rows: One row for each model, protocol and method.
+        captions: Captions by protocol. Each table appends the number of items that its means are over.
     """
     tables = [_tabular([row for row in rows if row["protocol"] == protocol], caption) for protocol, caption in captions.items()]
     return "\n\n".join(tables) + "\n"
 
 
 def counted(rows: Sequence[Row]) -> str:
-    """How many items these rows are over: `12 items`, or from the fewest to the most."""
+    """Return the number of items that the rows are over, such as `12 items`, or the range from fewest to most."""
     counts = sorted({int(str(row["n"])) for row in rows})
     return f"{'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} items"
 
@@ -71,7 +76,7 @@ def _tabular(rows: Sequence[Row], caption: str) -> str:
 
 
 def ranks(first: object, last: object) -> str:
-    """The ranks that a method may hold: one number, or the ends of a tie."""
+    """Format the ranks that a method may hold: one number, or first and last rank of a tie."""
     return str(first) if first == last else f"{first}–{last}"
 
 
@@ -80,7 +85,7 @@ def _ranks(row: Row) -> str:
 
 
 def _mean(row: Row | None) -> str:
-    """Mean and half the width of its interval."""
+    """Format the mean and half the width of its interval."""
     if row is None:
         return "--"
     half = (row["high"] - row["low"]) / 2  # type: ignore[operator]
@@ -95,5 +100,5 @@ def _number(value: object) -> str:
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX sets it."""
+    """Escape LaTeX's special characters."""
     return "".join(_SPECIAL.get(c, c) for c in text)

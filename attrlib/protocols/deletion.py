@@ -12,7 +12,8 @@ from attrlib.deletion import BASELINES, cells, replacement
 from attrlib.errors import ProtocolError
 from attrlib.models import Classifier
 from attrlib.postprocess import apply_sign, are_finite
-from attrlib.protocols.base import PROTOCOLS, Batch, Cost, EvalBatch, EvalContext, Measurement, Outcome, Protocol
+from attrlib.protocols.base import PROTOCOLS, Cost, Protocol
+from attrlib.protocols.context import Batch, EvalBatch, EvalContext, Measurement, Outcome
 from attrlib.registry import Paper, param
 from attrlib.specs import SIGNS
 from attrlib.statistics import spearman

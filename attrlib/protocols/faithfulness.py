@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attrlib.protocols.base import PROTOCOLS, Batch, EvalBatch, EvalContext, Measurement, Outcome, Protocol
+from attrlib.protocols.base import PROTOCOLS, Protocol
+from attrlib.protocols.context import Batch, EvalBatch, EvalContext, Measurement, Outcome
 from attrlib.protocols.deletion import TARGETS
 from attrlib.registry import Paper, param
 

@@ -12,7 +12,8 @@ from attrlib.errors import AttrlibError, ProtocolError
 from attrlib.models import Classifier
 from attrlib.models.cells import grid_view
 from attrlib.postprocess import smooth
-from attrlib.protocols.base import PROTOCOLS, Cost, EvalBatch, ExplanationRequest, Outcome, Protocol
+from attrlib.protocols.base import PROTOCOLS, Cost, Protocol
+from attrlib.protocols.context import EvalBatch, ExplanationRequest, Outcome
 from attrlib.registry import Paper, param
 
 GRID_PAPER = Paper("Rao et al. 2022", "Towards Better Understanding Attribution Methods", "https://arxiv.org/abs/2205.10435")

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from attrlib.protocols.base import PROTOCOLS, EvalBatch, Outcome, Protocol
+from attrlib.protocols.base import PROTOCOLS, Protocol
+from attrlib.protocols.context import EvalBatch, Outcome
 from attrlib.protocols.deletion import TARGETS
 from attrlib.registry import Paper, param
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from attrlib.postprocess import apply_sign
-from attrlib.protocols.base import PROTOCOLS, Batch, EvalBatch, EvalContext, Measurement, Outcome
+from attrlib.protocols.base import PROTOCOLS
+from attrlib.protocols.context import Batch, EvalBatch, EvalContext, Measurement, Outcome
 from attrlib.protocols.deletion import OUTPUTS, TARGETS, RankedDrops, outputs_of
 from attrlib.registry import Paper, param
 from attrlib.specs import SIGNS

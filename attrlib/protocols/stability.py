@@ -15,7 +15,8 @@ from torchvision.transforms import functional as colour
 from attrlib.models import Preprocessing
 from attrlib.models.randomised import randomised
 from attrlib.postprocess import are_finite
-from attrlib.protocols.base import PROTOCOLS, Batch, Cost, EvalBatch, EvalContext, ExplanationRequest, Measurement, Outcome, Protocol
+from attrlib.protocols.base import PROTOCOLS, Cost, Protocol
+from attrlib.protocols.context import Batch, EvalBatch, EvalContext, ExplanationRequest, Measurement, Outcome
 from attrlib.protocols.deletion import TARGETS
 from attrlib.protocols.faithfulness import INFIDELITY_PAPER
 from attrlib.registry import Paper, param

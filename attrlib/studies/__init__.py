@@ -1,4 +1,4 @@
-"""Studies: saved questions over models, methods and protocols, and their registry."""
+"""Studies: prepared questions about models, methods and protocols, and their registry."""
 
 import attrlib.studies.accuracy
 import attrlib.studies.agreement

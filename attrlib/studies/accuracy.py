@@ -19,9 +19,9 @@ from attrlib.studies.traits import ModelTraits, family
 from attrlib.studies.words import interval, numbers, verdict
 
 METHODS_ASKED = ("IxG", "IG", "Grad-CAM", "Layer-CAM")
-"""Those that all networks have; all methods on all models would take hours. Occlusion takes away what the score takes away, and would always be the best."""
+"""Methods that are defined on all networks; all methods on all models would take hours. Occlusion deletes what the score deletes, so it would always be best."""
 FEWEST = 4
-"""Models of which a trend is told."""
+"""Fewest models to report a trend of."""
 
 
 @STUDIES.register
@@ -130,7 +130,7 @@ def _accuracies(models: Sequence[ModelTraits]) -> np.ndarray:
 
 
 def _intrinsic(own: dict[ModelTraits, Score], best: dict[ModelTraits, Score]) -> list[str]:
-    """Each network's own map against the best post-hoc method on any other model, on the same images."""
+    """Compare each network's intrinsic map with the best post-hoc method on any other model, on the same images."""
     sentences = []
     for traits, score in own.items():
         others = {other: s for other, s in best.items() if other != traits}

@@ -24,11 +24,11 @@ from attrlib.studies.traits import ModelTraits, centres, family
 from attrlib.studies.words import interval, numbers, point
 
 ASKED = ("Gradient", "IxG", "IG", "Guided Backprop")
-"""Methods of the infidelity study that every network has."""
+"""Methods of the infidelity study that are defined on every network."""
 NOISES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 INFIDELITY, NORMALISED, SENSITIVITY = "infidelity:samples=4", "infidelity:normalize=true:samples=4", "sensitivity:samples=2"
 CHEAP = 6
-"""Samples, steps and the like of a protocol at most."""
+"""Most samples, steps and other repetitions of a protocol."""
 
 
 @STUDIES.register
@@ -76,7 +76,7 @@ class Agreement(Study):
         return runs
 
     def _protocols(self, traits: ModelTraits) -> tuple[list[str], list[str]]:
-        """All protocols, on images and on grids; single deletion once, as the model allows it."""
+        """Return all protocols, on images and on grids, with the variant of single deletion that fits the model."""
         left_out = {"idsds", "sds"} - {deletion(traits)}
         names = [name for name in PROTOCOLS if name not in left_out]
         images, grids = ([_cheap(n) for n in names if PROTOCOLS[n].items == kind] for kind in ("images", "grids"))
@@ -113,7 +113,7 @@ class Agreement(Study):
 
 
 def _cheap(name: str) -> str:
-    """A protocol with fewer samples, steps or stages, and a confidence that small models reach."""
+    """Return a protocol with fewer samples, steps or stages, and a confidence that small models reach."""
     values = []
     for own in params_of(PROTOCOLS[name]):
         if own.name in (*COUNTS, "stages") and own.kind is int and int(own.default or 0) > CHEAP:
@@ -129,7 +129,7 @@ Scores = dict[str, Score]
 
 
 def _compared(found: ModelResults) -> dict[str, Scores]:
-    """By protocol's name and method its score; only what is known of three methods."""
+    """Return scores by protocol and method, for protocols with scores of at least three methods."""
     known: dict[str, Scores] = {}
     for protocol, method, score in found.scores():
         if "noise" not in protocol.values:
@@ -183,7 +183,7 @@ Part = tuple[tuple[StudyFigure, list[Row]] | None, list[str]]
 
 
 def _against_accuracy(found: Sequence[ModelResults]) -> Part:
-    """Infidelity and sensitivity of each method against the model's accuracy, and the share of the training data that it saw."""
+    """Compare infidelity and sensitivity of each method with the model's accuracy and its share of the training data."""
     placed = [own for own in found if own.traits.accuracy is not None]
     if len(placed) < 2:
         return None, []
@@ -233,7 +233,7 @@ def _accuracy(found: ModelResults) -> float:
 
 
 def _against_noise(found: ModelResults) -> Part:
-    """Infidelity against the scale of its noise, with and without scaling each map."""
+    """Compare infidelity with the scale of its noise, with and without scaling each map."""
     panels: list[Panel] = []
     rows: list[Row] = []
     tops: dict[str, list[str]] = {}
@@ -270,12 +270,12 @@ def _against_noise(found: ModelResults) -> Part:
 
 
 def _runs(names: Sequence[str]) -> str:
-    """Who leads, from the least noise to the most."""
+    """Name the leading methods, from the least noise to the most."""
     changes = [name for k, name in enumerate(names) if k == 0 or names[k - 1] != name]
     return " then ".join(changes)
 
 
 def _least(known: dict[str, dict[float, Score]], noise: float) -> str:
-    """The method of least infidelity at that noise."""
+    """Return the method with the least infidelity at that noise."""
     means = {method: own[noise].mean for method, own in known.items() if noise in own and np.isfinite(own[noise].mean)}
     return min(means, key=means.__getitem__).partition(":")[0] if means else "none"

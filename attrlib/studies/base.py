@@ -1,4 +1,4 @@
-"""What a study is, what it gets to look at, what comes out, and the registry of all of them."""
+"""Base class of studies, their inputs and results, and the registry."""
 
 import math
 from abc import ABC, abstractmethod
@@ -27,26 +27,26 @@ Row = dict[str, object]
 
 @dataclass(frozen=True, eq=False)
 class ModelResults:
-    """What the runs on one model gave; `further` is what the study computed besides, by name."""
+    """Results of the runs on one model; `further` holds what `Study.further` computed, by name."""
 
     traits: ModelTraits
     results: Sequence[RunResult]
     further: Mapping[str, Any] = field(default_factory=dict)
 
     def scores(self) -> Iterator[tuple[ProtocolSpec, MethodSpec, Score]]:
-        """All scores with what they are of."""
+        """Yield protocol, method and score of all runs."""
         for result in self.results:
             for (protocol, method), score in result.scores.items():
                 yield protocol, method, score
 
     def by_method(self, protocol: str) -> dict[str, Score]:
-        """The scores under a protocol (in text form) by method."""
+        """Return the scores under a protocol (in text form) by method."""
         return {str(m): score for p, m, score in self.scores() if str(p) == protocol}
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a study says: the finding in a sentence or two, and more of it, with the numbers in them; table rows, figures."""
+    """Findings of a study: the main one in a sentence or two, further ones, table rows, and figures."""
 
     finding: str
     more: Sequence[str]
@@ -56,7 +56,26 @@ class Analysis:
 
 @dataclass(frozen=True, eq=False)
 class StudyResult:
-    """A study that is done. `seconds` are those of computing it, whenever that was; `refused` names what is not defined, with the reason."""
+    """Result of a finished study.
+
+    Attributes:
+        spec: The study with its models, methods and data.
+        title: Title of the study.
+        question: The question that it asks.
+        finding: The main finding in a sentence or two.
+        more: Further findings.
+        see: What to look for in the figures.
+        saw: What the papers found.
+        papers: The papers.
+        rows: Rows of the table.
+        figures: The figures.
+        models: Names of the models.
+        refused: Undefined combinations as (model, protocol, method, reason).
+        notes: Remarks of the runs.
+        computed: Number of results that were computed.
+        known: Number of results that were cached.
+        seconds: Seconds of computing the study, including earlier runs.
+    """
 
     spec: StudySpec
     title: str
@@ -77,11 +96,11 @@ class StudyResult:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes, roughly."""
+        """Return the approximate size in bytes."""
         return 200 * sum(len(row) for row in self.rows) + 150 * sum(len(s.points) for p in self.figures for q in p.panels for s in q.series)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as JSON values; what is not finite is None."""
+        """Return the result as JSON values. Numbers that are not finite become None."""
         fields = {name: getattr(self, name) for name in ("title", "question", "finding", "see", "saw", "computed", "known", "seconds")}
         fields |= {"study": str(self.spec), "cli": self.spec.cli(), "models": list(self.models), "notes": list(self.notes)}
         fields |= {"papers": [asdict(paper) for paper in self.papers], "rows": list(self.rows), "more": list(self.more)}
@@ -100,9 +119,18 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Study(ABC):
-    """One question, as runs of the engine and what is to be read from them. A subclass is a frozen dataclass, its fields its parameters.
+    """A question, the runs that answer it, and their analysis. A subclass is a frozen dataclass whose fields are its parameters.
 
-    `number` is its place among the studies, `see` says what to look for in the figure, `saw` what the papers found, `minutes` the budget on the shipped models on one core.
+    Attributes:
+        name: Name in links and on the command line.
+        number: Place among the studies.
+        title: Title of the study.
+        question: The question that it asks.
+        see: What to look for in the figures.
+        saw: What the papers found.
+        papers: The papers.
+        minutes: Time budget in minutes, for the shipped models on one core.
+        limit: Items for each model: images, or grids.
     """
 
     name: ClassVar[str]
@@ -114,26 +142,45 @@ class Study(ABC):
     papers: ClassVar[tuple[Paper, ...]]
     minutes: ClassVar[float]
     wants_accuracy: ClassVar[bool] = False
-    """Whether accuracy is measured on the data where no card tells it."""
+    """Whether to measure accuracy on the data if the model card does not state it."""
     limit: int = param(16, "Items for each model: images, or grids", low=2, high=100_000)
 
     @abstractmethod
     def models(self) -> list[str]:
-        """The shipped models that it runs on by default."""
+        """Return the names of the shipped models that it runs on by default."""
 
     @abstractmethod
     def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
-        """What is to be scored on a model; `main` for the first one, where a study looks at one closely."""
+        """Return the runs for a model.
+
+        Args:
+            given: The study with its models, methods and data.
+            traits: Traits of the model.
+            model: The model.
+            main: Whether it is the first model, which some studies examine more closely.
+        """
 
     def further(
         self, given: StudySpec, traits: ModelTraits, model: Classifier, data: Dataset, store: Store, watch: Watch
     ) -> Mapping[str, Any]:
-        """What else is to be known of a model, after its runs."""
+        """Compute what else the analysis needs of a model, after its runs. By default nothing.
+
+        Args:
+            given: The study with its models, methods and data.
+            traits: Traits of the model.
+            model: The model.
+            data: The data set.
+            store: Store of results.
+            watch: Called with an event as the work advances; raises `Cancelled` to stop it.
+
+        Returns:
+            Values by name, passed to `analyse` as `ModelResults.further`.
+        """
         return {}
 
     @abstractmethod
     def analyse(self, found: Sequence[ModelResults]) -> Analysis:
-        """What the scores say, from nothing but the scores. Raises `DataError` where they say nothing."""
+        """Analyse the results, one for each model, without computing maps. Raises `DataError` if they allow no finding."""
 
     def run_of(
         self,
@@ -144,7 +191,16 @@ class Study(ABC):
         methods: Sequence[MethodSpec],
         seed: int | None = None,
     ) -> RunSpec:
-        """A run on the study's data and items."""
+        """Return a run on the study's data and items.
+
+        Args:
+            given: The study with its models, methods and data.
+            traits: Traits of the model.
+            model: The model.
+            protocols: Protocols in text form.
+            methods: The methods; duplicates are removed.
+            seed: Seed of the run; by default that of the study.
+        """
         return RunSpec(
             model.spec, given.data, tuple(ProtocolSpec.parse(p) for p in protocols), tuple(dict.fromkeys(methods)), self.limit,
             given.seed if seed is None else seed, classes=given.classes, deletion_tuned=traits.tuned and model.spec.checkpoint is not None,
@@ -155,23 +211,23 @@ STUDIES: Registry[Study] = Registry("study", SpecError)
 
 
 def deletion(traits: ModelTraits) -> str:
-    """Single deletion as the model allows it: in its domain where it was tuned for it."""
+    """Return the variant of single deletion for a model: `idsds` if it was tuned on deleted patches, otherwise `sds`."""
     return "idsds" if traits.tuned else "sds"
 
 
 def ordered() -> list[type[Study]]:
-    """All studies by their number."""
+    """Return all studies, sorted by their number."""
     return sorted(STUDIES.values(), key=lambda cls: cls.number)
 
 
 def create(spec: StudySpec) -> Study:
-    """The study of a spec, with its parameters. Raises `SpecError`."""
+    """Create the study of a spec, with its parameters. Raises `SpecError` if one is not valid."""
     cls = STUDIES[spec.study]
     return cls(**parse_params(cls, dict(spec.params), spec.study))  # type: ignore[arg-type]
 
 
 def resolve(spec: StudySpec) -> StudySpec:
-    """The spec with its models and parameters filled in."""
+    """Return the spec with its models and parameters filled in. Raises `SpecError` if no shipped model fits."""
     study = create(spec)
     params = tuple((p.name, getattr(study, p.name)) for p in params_of(type(study)))
     models = spec.models or tuple(ModelSpec(name) for name in study.models())
@@ -181,7 +237,7 @@ def resolve(spec: StudySpec) -> StudySpec:
 
 
 def parse_study(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
-    """`NAME:key=value:key=value` as name and parameters in type, those that are not given left out. Raises `SpecError`."""
+    """Parse `NAME:key=value:key=value` into name and given parameters, in their type. Raises `SpecError`."""
     own = ProtocolSpec.parse(text)
     cls = STUDIES[own.name]
     values = parse_params(cls, own.values, own.name)
@@ -196,12 +252,12 @@ def _known_methods(text: str) -> tuple[MethodSpec, ...]:
 
 
 PARSERS: Parsers = {"study": parse_study, "models": lambda text: read_list(text, parse_model), "methods": _known_methods}
-"""What reads the fields of a `StudySpec` that name something: each must be known."""
+"""Parsers of the fields of a `StudySpec` that are names. Each name must exist."""
 
 
 @dataclass(frozen=True)
 class StudyInfo:
-    """What is known of a study without running it."""
+    """Description of a study, available without running it."""
 
     name: str
     title: str
@@ -213,19 +269,19 @@ class StudyInfo:
 
 
 def list_studies() -> list[StudyInfo]:
-    """All registered studies, with the shipped models that they run on by default."""
+    """Return all registered studies, with the shipped models that they run on by default."""
     return [
         StudyInfo(cls.name, cls.title, cls.question, cls.papers, cls.minutes, tuple(cls().models()), params_of(cls)) for cls in ordered()
     ]
 
 
 def paired(a: Score, b: Score) -> Difference:
-    """How much higher a is than b on the items that both have, in whatever order, with its interval."""
+    """Return how much higher a is than b on the items that both scores share, in any order, with its interval."""
     return paired_difference(*aligned(a, b))
 
 
 def aligned(a: Score, b: Score) -> tuple[np.ndarray, np.ndarray]:
-    """Counted values of the items that both scores have, in one order."""
+    """Return the counted values of the items that both scores share, in the same order."""
     other = dict(zip(b.ids, b.counted, strict=True))
     pairs = [(value, other[item]) for item, value in zip(a.ids, a.counted, strict=True) if item in other]
     return np.array([p for p, _ in pairs]), np.array([q for _, q in pairs])

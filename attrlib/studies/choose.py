@@ -1,4 +1,4 @@
-"""Which methods a study runs, and at which settings, so that it takes minutes."""
+"""Choice of the methods and settings of a study, so that it takes minutes."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,25 +10,31 @@ from attrlib.registry import params_of
 from attrlib.specs import MethodSpec
 
 COUNTS = ("samples", "steps", "masks", "evaluations", "permutations", "iterations", "designs")
-"""Parameters that say how often something is done: halved until a map is cheap enough."""
+"""Parameters that count repetitions. They are halved until a map is cheap enough."""
 CHANNELS = "top"
-"""Parameter that says how many of a layer's channels are used, None for all: halved, too."""
+"""Parameter that sets how many of a layer's channels are used, None for all. It is halved, too."""
 STRIDES = ("window", "stride")
-"""Parameters whose doubling leaves fewer places: doubled together."""
+"""Parameters whose doubling leaves fewer positions. They are doubled together."""
 LEAST, FIRST_WINDOW, MOST_WINDOW = 4, {"Input": 16}, 64
 OF_INPUT = 8
-"""Windows in each direction at Input at least: single deletion takes a quarter away, and a window like that would be the score itself."""
+"""Fewest windows per side at Input. Single deletion removes a quarter of a side, and a window of that size would be the score itself."""
 
 
 def cost_of(passes: Passes) -> int:
-    """Passes through the model for a map, of either kind."""
+    """Return the number of passes through the model for a map, forward and gradient passes together."""
     return passes.forward + passes.gradient
 
 
 def affordable(name: str, model: Classifier, most: int, layer: str = "") -> MethodSpec:
-    """A method with its counts halved, and its windows doubled, until a map of it takes no more than `most` passes at the layer.
+    """Return a method with counts halved and windows doubled until a map is cheap enough.
 
-    What cannot be made cheaper stays as it is, as does a method that is not defined there: the engine says why.
+    A method that cannot be made cheaper stays as it is. So does a method that is not defined at the layer, as the engine reports why.
+
+    Args:
+        name: Name of the method.
+        model: The model.
+        most: Most passes for a map.
+        layer: Layer of the map; empty for the method's default.
     """
     cls = METHODS[name]
     own = {p.name: p for p in params_of(cls) if p.kind is int}
@@ -65,20 +71,33 @@ def _cheaper(values: dict[str, Any], own: dict[str, Any], at: Layer) -> dict[str
 def every(
     model: Classifier, most: int, layers: Iterable[str] = ("",), keep: Callable[[str], bool] = lambda _name: True
 ) -> tuple[MethodSpec, ...]:
-    """All registered methods that `keep` lets pass, cheap enough, at each of the layers (empty: their own)."""
+    """Return all registered methods, made cheap enough by `affordable`.
+
+    Args:
+        model: The model.
+        most: Most passes for a map.
+        layers: Layers of each method; empty for the method's default.
+        keep: Whether to keep a method, by its name.
+    """
     return tuple(affordable(name, model, most, layer) for name in METHODS if keep(name) for layer in layers)
 
 
 def some(names: Iterable[str], model: Classifier, most: int) -> tuple[MethodSpec, ...]:
-    """Those of some methods that are registered, cheap enough, at their own layers."""
+    """Return those of the named methods that are registered, made cheap enough by `affordable`, at their default layers.
+
+    Args:
+        names: Names of methods.
+        model: The model.
+        most: Most passes for a map.
+    """
     return tuple(affordable(name, model, most) for name in names if name in METHODS)
 
 
 def is_post_hoc(name: str) -> bool:
-    """Whether a method explains any network, rather than being the explanation that some are built to give."""
+    """Return whether a method is post hoc, that is, not the intrinsic explanation of a network built to give one."""
     return METHODS[name].family != "intrinsic"
 
 
 def is_signed(method: MethodSpec) -> bool:
-    """Whether its maps have both signs."""
+    """Return whether a method's maps have both signs."""
     return METHODS[method.name].signed

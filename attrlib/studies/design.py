@@ -81,7 +81,7 @@ class Design(Study):
 
 
 def _gaps(less: ModelResults, more: ModelResults) -> dict[str, np.ndarray]:
-    """By method, how much higher the second model scores on each image that both have."""
+    """Return by method how much higher the second model scores on each shared image."""
     a, b = less.by_method(deletion(less.traits)), more.by_method(deletion(more.traits))
     return {method: np.subtract(*aligned(b[method], a[method])) for method in a if method in b}
 
@@ -91,7 +91,7 @@ def _label(factor: str, less: ModelTraits, more: ModelTraits) -> str:
 
 
 def _sentence(factor: str, count: int, pooled: dict[str, list[np.ndarray]]) -> str:
-    """What the factor does, method by method, over its pairs; images are averaged over pairs first, so that they count once."""
+    """Describe the effect of a factor by method over its pairs. Images are averaged over pairs first, so that each counts once."""
     parts, signs = [], []
     for method, gaps in pooled.items():
         same = len({len(gap) for gap in gaps}) == 1 and len(gaps) == count
@@ -104,14 +104,14 @@ def _sentence(factor: str, count: int, pooled: dict[str, list[np.ndarray]]) -> s
 
 
 def _all_methods(pooled: dict[str, list[np.ndarray]]) -> str:
-    """The mean difference over methods and pairs, image by image where all have the same images."""
+    """Describe the mean difference over methods and pairs, image by image if all have the same images."""
     gaps = [gap for own in pooled.values() for gap in own]
     same = len({len(gap) for gap in gaps}) == 1
     return signed(summary(np.nanmean(np.stack(gaps), 0) if same else np.concatenate(gaps)))
 
 
 def _in_domain(pairs: Sequence[tuple[ModelResults, ModelResults]]) -> list[str]:
-    """Whether plain and tuned twins rank the methods alike."""
+    """Describe whether plain and tuned twins rank the methods alike."""
     values: list[Correlation] = []
     for plain, tuned in pairs:
         a, b = plain.by_method(deletion(plain.traits)), tuned.by_method(deletion(tuned.traits))
@@ -121,6 +121,6 @@ def _in_domain(pairs: Sequence[tuple[ModelResults, ModelResults]]) -> list[str]:
     if not known:
         return []
     found = summary(np.array(known))
-    # Of values that end at 1, the normal interval need not.
+    # Correlations end at 1, but a normal interval may not.
     mean = interval(replace(found, high=min(found.high, 1.0)))
     return [f"Plain and tuned twins rank the methods with a correlation of {mean} over {len(known)} pair{'s' if len(known) > 1 else ''}."]

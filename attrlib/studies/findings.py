@@ -1,4 +1,4 @@
-"""What studies found, as files: a page of Markdown for all of them, a report with tables and figures for each."""
+"""Export findings of studies: a Markdown page for all of them, and a report with tables and figures for each."""
 
 import json
 import math
@@ -14,7 +14,7 @@ FIGURES = ("png", "svg")
 
 
 def files_of(result: StudyResult) -> Mapping[str, Callable[[], bytes]]:
-    """A study as files, each made when it is asked for: report (HTML), table (CSV), everything (JSON), figures (PNG, SVG)."""
+    """Return functions that make the files of a study, by file name: report (HTML), table (CSV), all data (JSON), figures (PNG, SVG)."""
     name = result.spec.study
     files: dict[str, Callable[[], bytes]] = {
         f"{name}.html": lambda: report([result]),
@@ -27,13 +27,13 @@ def files_of(result: StudyResult) -> Mapping[str, Callable[[], bytes]]:
 
 
 def even(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """The rows with all columns that any has, empty where one has none."""
+    """Return the rows with the union of their columns, empty where a row has no value."""
     columns = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name, "") for name in columns} for row in rows]
 
 
 def report(results: Sequence[StudyResult]) -> bytes:
-    """Findings, figures and tables in one HTML file that needs neither Python nor a connection."""
+    """Return findings, figures and tables as one HTML file that needs neither Python nor a network connection."""
     sections = []
     for own in results:
         rows = even(own.rows)
@@ -48,12 +48,12 @@ def report(results: Sequence[StudyResult]) -> bytes:
 
 
 def listed_models(results: Sequence[StudyResult]) -> str:
-    """All models of some studies, each once."""
+    """List all models of some studies, each once."""
     return ", ".join(dict.fromkeys(model for own in results for model in own.models))
 
 
 def refusals(result: StudyResult) -> list[str]:
-    """What was left out and why, one sentence for each reason; that of one model's own name is told once for all models."""
+    """Return what was left out and why, one sentence for each reason. Reasons that differ only in the model's name are merged."""
     reasons: dict[str, list[str]] = {}
     for model, protocol, method, why in result.refused:
         shown = why.replace(model, "the model") if model else why
@@ -62,7 +62,13 @@ def refusals(result: StudyResult) -> list[str]:
 
 
 def markdown(results: Sequence[StudyResult], command: str, pictures: str = "findings") -> str:
-    """The findings of studies beside the papers', with figures (files `pictures`/NAME-N.svg) and times, as a page of Markdown."""
+    """Return a Markdown page with the findings of studies beside those of the papers, figures and times.
+
+    Args:
+        results: The studies.
+        command: The command that made the page.
+        pictures: Folder of the figures, which are files `pictures`/NAME-N.svg.
+    """
     models = len(dict.fromkeys(model for own in results for model in own.models))
     total = sum(own.seconds for own in results)
     shipped = not any(own.spec.models for own in results)
@@ -105,7 +111,7 @@ def _minutes(seconds: float) -> str:
 
 
 def plain(text: str) -> str:
-    """A sentence without Markdown's marks."""
+    """Remove Markdown's marks from a sentence."""
     return text.replace("**", "")
 
 

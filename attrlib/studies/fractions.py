@@ -1,4 +1,4 @@
-"""What more training data do to accuracy and to scores: lines over the share of the data that each of several twins was trained on."""
+"""Effect of more training data on accuracy and scores, over models that differ only in their share of the training data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,11 +12,11 @@ from attrlib.studies.traits import ModelTraits
 from attrlib.studies.words import interval, numbers, point
 
 FEWEST = 3
-"""Shares that make a line."""
+"""Fewest shares that make a line."""
 
 
 def twins(found: Sequence[ModelResults]) -> list[list[ModelResults]]:
-    """Groups of models that differ in the share of the training data alone, each sorted by it; only groups of `FEWEST` shares or more."""
+    """Group models that differ only in the share of the training data, each group sorted by it. Groups below `FEWEST` shares are dropped."""
     groups: dict[ModelTraits, dict[float, ModelResults]] = {}
     for own in found:
         if np.isfinite(own.traits.fraction) and own.traits.accuracy is not None:
@@ -26,7 +26,12 @@ def twins(found: Sequence[ModelResults]) -> list[list[ModelResults]]:
 
 
 def over_fractions(group: Sequence[ModelResults], protocols: Mapping[str, str]) -> tuple[StudyFigure, list[Row], str]:
-    """Accuracy and each method's scores against the share, by protocols of these titles; and in words how both go with it."""
+    """Return figure, table rows and a sentence on how accuracy and each method's scores change with the share.
+
+    Args:
+        group: Models that differ only in the share of the training data, from `twins`.
+        protocols: Protocols in text form, by title.
+    """
     shares = np.array([own.traits.fraction for own in group])
     accuracies = [own.traits.accuracy for own in group if own.traits.accuracy]
     line = tuple(point(100 * share, found) for share, found in zip(shares, accuracies, strict=True))

@@ -1,4 +1,4 @@
-"""Study 4: how well methods localise at Input, Middle and Final, where it is known what must not matter."""
+"""Study 4: how well methods localise at Input, Middle and Final, on grids where it is known which cells must not matter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class LocalisationStudy(Study):
     confidence: float = param(0.9, "Least probability of the label, and predicted, for an image to be used", low=0.0, high=1.0)
 
     def models(self) -> list[str]:
-        # As in the paper one ResNet and one VGG, neither tuned.
+        # As in the paper: one ResNet and one VGG, neither tuned.
         return [own.name for own in centres(family(tuned=False)) if own.depth][:2]
 
     def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
@@ -77,7 +77,7 @@ Known = dict[tuple[str, str, str], Score]
 
 
 def shares(score: Score) -> list[float]:
-    """The share inside the cell of every target of every grid."""
+    """Return the share of attribution inside the target's cell, for every target of every grid."""
     return [value for detail in score.details for value in detail["shares"]]  # type: ignore[union-attr]
 
 
@@ -100,7 +100,7 @@ def _figure(traits: ModelTraits, known: Known) -> StudyFigure:
 
 
 def _words(known: Known) -> tuple[str, list[str]]:
-    """The finding on one model, and more of it."""
+    """Return the main finding on one model, and further ones."""
     parts: list[str] = []
     gradient = [
         s for (setting, n, layer), s in known.items() if (setting, layer) == ("gridpg", "Input") and METHODS[n].family == "gradient"
@@ -126,7 +126,7 @@ def _words(known: Known) -> tuple[str, list[str]]:
 
 
 def _leaders(title: str, setting: str, known: Known) -> str:
-    """The best method of each layer in a setting."""
+    """Name the best method of each layer in a setting."""
     tops = []
     for layer in dict.fromkeys(layer for *_, layer in known):
         own = {n: s for (s_, n, lay), s in known.items() if (s_, lay) == (setting, layer) and np.isfinite(s.mean)}

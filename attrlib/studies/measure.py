@@ -1,4 +1,4 @@
-"""What studies measure besides scores: the accuracy of a model without card, and how alike the maps of two methods are."""
+"""Measurements of studies besides scores: accuracy of a model without a card, and correlation of the maps of two methods."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -22,7 +22,18 @@ from attrlib.store import Record, Store
 
 
 def accuracy_on(model: Classifier, data: Dataset, given: StudySpec, limit: int, store: Store) -> Summary | None:
-    """Top-1 on the items of a study with Wilson's interval; None where the data have no labels that the model knows."""
+    """Measure top-1 accuracy on the items of a study, with Wilson's interval.
+
+    Args:
+        model: The model.
+        data: The data set.
+        given: The study, which sets seed and classes.
+        limit: Number of images.
+        store: Store of results.
+
+    Returns:
+        The accuracy, or None if the data have no labels that the model knows.
+    """
     spec = RunSpec(ModelSpec(""), given.data, (), (), limit, given.seed, classes=given.classes)
     try:
         items = image_items(data, class_map(spec, model, data), limit, given.seed, labelled=True).items
@@ -41,10 +52,22 @@ def accuracy_on(model: Classifier, data: Dataset, given: StudySpec, limit: int, 
 def map_correlations(
     spec: RunSpec, reference: MethodSpec, kernels: Sequence[int], model: Classifier, data: Dataset, store: Store, watch: Watch
 ) -> Mapping[tuple[str, int], list[float]]:
-    """Spearman's correlation over all positions of each method's map, smoothed with each kernel, with the map of the reference.
+    """Correlate each method's map, smoothed with each kernel, with the map of a reference method.
 
-    `spec` is a run of a grid protocol without smoothing: one value for each of its grids and targets, both maps at the size of the
-    grid, the reference as it is. Values are kept in the store. Empty where the maps are not defined.
+    Spearman's correlation is taken over all positions, with both maps at the size of the grid. The reference is not smoothed. Values
+    are kept in the store.
+
+    Args:
+        spec: A run of a grid protocol without smoothing, with the methods.
+        reference: The reference method.
+        kernels: Kernel sizes in pixels; 0 for no smoothing.
+        model: The model.
+        data: The data set.
+        store: Store of results.
+        watch: Called with an event as the work advances; raises `Cancelled` to stop it.
+
+    Returns:
+        One value for each grid and target, by method and kernel. Empty if the maps are not defined.
     """
     try:
         plan = make_plan(spec, model, data, store)

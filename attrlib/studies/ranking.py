@@ -44,7 +44,7 @@ class Ranking(Study):
     passes: int = param(32, "Passes that a map may cost: samples are reduced until it fits", low=1, high=100_000)
 
     def models(self) -> list[str]:
-        # A pass of a BagNet costs twenty of another's; how far its own map leads is for the study of accuracy.
+        # A pass of a BagNet costs as much as twenty of another model; its intrinsic map is covered by the study of accuracy.
         return [own.name for own in centres(family(tuned=True)) if own.family != "bagnet"]
 
     def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
@@ -86,7 +86,7 @@ def _figure(traits: ModelTraits, names: Sequence[str], raw: dict[str, Score], ab
 
 
 def _alike(found: Sequence[ModelResults]) -> str:
-    """How well the models agree on the ranking of the methods that all of them have."""
+    """Describe how well the models agree on the ranking of the methods that are defined on all of them."""
     scores = [own.by_method(deletion(own.traits)) for own in found]
     common = [name for name in scores[0] if all(name in own for own in scores)]
     means = np.array([[own[name].mean for name in common] for own in scores])
@@ -95,14 +95,14 @@ def _alike(found: Sequence[ModelResults]) -> str:
 
 
 def _signs(found: Sequence[ModelResults]) -> tuple[str, list[str]]:
-    """What raw values are worth: over methods, image by image; and on which methods."""
+    """Describe what signed values gain over magnitudes: over all methods, image by image, and for each method."""
     gaps, more = [], []
     for own in found:
         raw, absolute = own.by_method(deletion(own.traits)), own.by_method(deletion(own.traits) + ABSOLUTE)
         both = [name for name in raw if name in absolute]
         if not both:
             continue
-        # Methods may be undefined on different images: each one's differences count where it has both.
+        # Methods may be undefined on different images, so each one's differences count where it has both values.
         each = [np.subtract(*aligned(raw[name], absolute[name])) for name in both]
         gaps.append(np.nanmean(np.stack(each), 0))
         differences = [paired(raw[name], absolute[name]) for name in both]
@@ -123,6 +123,6 @@ def _beat(mean: Summary) -> str:
 
 
 def _of_models(gaps: Sequence[np.ndarray]) -> Summary:
-    """Of each model's gaps per image the mean over images; where the images are the same, models are averaged first."""
+    """Summarise the gaps of each model over images. If the images are the same, models are averaged first."""
     same = len({len(gap) for gap in gaps}) == 1
     return summary(np.nanmean(np.stack(gaps), 0) if same else np.concatenate(gaps))

@@ -77,7 +77,7 @@ class RobustnessStudy(Study):
 
 
 def _line(traits: ModelTraits, change: str, scores: dict[str, Score]) -> str:
-    """The most and the least robust method."""
+    """Name the most and the least robust method."""
     places = [p for p in rank_table({name: score.counted for name, score in scores.items()}) if p.summary.n]
     if not places:
         return f"On {traits.name} no image keeps its probability under {change}."
@@ -90,7 +90,7 @@ def _line(traits: ModelTraits, change: str, scores: dict[str, Score]) -> str:
 
 
 def _alike(means: dict[str, dict[str, float]]) -> list[str]:
-    """Whether methods that survive a rotation survive colour filters too."""
+    """Describe whether methods that are robust to rotation are robust to colour filters, too."""
     if "rotation" not in means or len(means) < 2:
         return []
     turned = means["rotation"]

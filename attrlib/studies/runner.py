@@ -1,4 +1,4 @@
-"""Runs a study: model by model through the engine and its store, so that nothing is computed twice and it can end at any moment."""
+"""Run a study model by model through the engine and its store, so that nothing is computed twice and it can stop at any time."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ from attrlib.studies.traits import ModelTraits, digest_of_weights, own_map, trai
 
 Load = Callable[[ModelSpec, bool], Classifier]
 TIMES = 64
-"""Times that a study can be gone on with before its seconds are no longer added up."""
+"""Most runs of one study whose seconds are added up."""
 DONE = "done"
 STUDY_OPTIONS = tuple(p for p in options_of(StudySpec) if p.name != "data")
 """Keywords of `study` that are not parameters of the study itself."""
@@ -33,19 +33,19 @@ STUDY_OPTIONS = tuple(p for p in options_of(StudySpec) if p.name != "data")
 
 @dataclass(frozen=True)
 class StudyEvent:
-    """How far a study is: the share that is done, seconds left (None before anything is known), and what it is doing."""
+    """Progress of a study: the current step, the share done, and seconds left (None while there is no estimate)."""
 
     doing: str
     share: float = 0.0
     seconds_left: float | None = None
 
 
-"""Called every few passes; raises `Cancelled` to stop the study."""
-
-
 @dataclass(frozen=True)
 class StudyPlan:
-    """What a study will compute: results that are `known` and `missing`, seconds and peak bytes of the rest, at most where `upper_bound`."""
+    """Cost of a study: number of cached (`known`) and `missing` results, and seconds and peak bytes to compute the missing ones.
+
+    With `upper_bound` the costs are at most these.
+    """
 
     known: int
     missing: int
@@ -55,7 +55,12 @@ class StudyPlan:
 
 
 def load_plain(spec: ModelSpec, deletion_tuned: bool) -> Classifier:
-    """A model on the best device there is."""
+    """Load a model onto the best available device.
+
+    Args:
+        spec: The model.
+        deletion_tuned: Whether its checkpoint, if it has one, was tuned on deleted patches.
+    """
     tuned = deletion_tuned and spec.checkpoint is not None
     return load_model(spec.architecture, deletion_tuned=tuned, **spec.options())
 
@@ -71,9 +76,19 @@ def study(
     watch: Listener[StudyEvent] = no_listener,
     **options: Any,
 ) -> StudyResult:
-    """A study by name, or with parameters in it (`smoothing:limit=8`), on the shipped models and the birds, or on others.
+    """Run a study by name. Cached results are not computed again.
 
-    Other keywords are parameters of the study. What was computed before is not computed again. `watch` is told how far it is, and raises `Cancelled` to stop: what was computed is kept.
+    Args:
+        name: Name of the study, with parameters if wanted (`smoothing:limit=8`).
+        models: Models; by default the shipped models that the study asks for.
+        data: Name, folder or file of the data set.
+        methods: Methods; by default those that the study asks for.
+        store: Store of results; by default that of `open_store`.
+        watch: Called with an event every few passes; raises `Cancelled` to stop the study. Computed results are kept.
+        **options: Options of the study (listed below), and its parameters.
+
+    Raises:
+        AttrlibError: If an argument is not valid, or nothing is defined on any model.
     """
     own, given = parse_study(name)
     chosen = tuple(m if isinstance(m, ModelSpec) else parse_model(m) for m in models)
@@ -86,12 +101,33 @@ def study(
 def run_study(
     spec: StudySpec, store: Store, watch: Listener[StudyEvent] = no_listener, load: Load = load_plain, data: Dataset | None = None
 ) -> StudyResult:
-    """Computes what is not in the store, and says what it means. Raises `AttrlibError` where nothing is defined on any model."""
+    """Run a study: compute what is not in the store, and analyse the results.
+
+    Args:
+        spec: The study with its models, methods and data.
+        store: Store of results.
+        watch: Called with an event every few passes; raises `Cancelled` to stop the study.
+        load: Loads a model from its spec and whether the study's checkpoints were tuned on deleted patches.
+        data: The data set; by default loaded by the name in `spec`.
+
+    Raises:
+        AttrlibError: If nothing is defined on any model.
+    """
     return _Running(spec, store, watch, load, data).execute()
 
 
 def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dataset | None = None) -> StudyPlan:
-    """What is known of a study, and what the rest will cost. Raises as `run_study` does."""
+    """Plan a study: count cached and missing results, and estimate the cost of the missing ones.
+
+    Args:
+        spec: As in `run_study`.
+        store: As in `run_study`.
+        load: As in `run_study`.
+        data: As in `run_study`.
+
+    Raises:
+        AttrlibError: If nothing is defined on any model.
+    """
     running = _Running(spec, store, no_listener, load, data)
     plans = []
     for number, model_spec in enumerate(running.given.models):
@@ -114,17 +150,17 @@ def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dat
 
 
 REFUSED = (ProtocolError, MethodError, LayerError, DataError)
-"""What leaves out one run of a study: it is not defined on that model, or those data."""
+"""Errors that leave out one run of a study, as it is not defined on that model or those data."""
 
 
 def is_done(spec: StudySpec, store: Store) -> bool:
-    """Whether a study was computed to its end before, with the methods, protocols and weights that there are now."""
+    """Return whether a study was computed completely before, with the present methods, protocols and weights."""
     _about, key = _seconds_key(replace(resolve(spec), data=anchored(spec.data)))
     return DONE in store.records(key, [DONE])
 
 
 def _seconds_key(given: StudySpec) -> tuple[dict[str, object], str]:
-    """What the time of a study depends on, and the digest of it."""
+    """Return everything that the time of a study depends on, and its digest."""
     weights = [digest_of_weights(model) for model in given.models]
     given = replace(given, methods=tuple(map(resolve_method, given.methods)))
     about: dict[str, object] = {"kind": "study", "study": given, "weights": weights, "numerics": NUMERICS}
@@ -164,17 +200,17 @@ class _Running:
         )  # fmt: skip
 
     def open(self, spec: ModelSpec) -> tuple[ModelTraits, Classifier]:
-        """A model with what is known of it."""
+        """Load a model, and return its traits and the model."""
         traits, model = traits_of(spec, self.given.deletion_tuned), self.load(spec, self.given.deletion_tuned)
         return replace(traits, tuned=model.deletion_tuned, own=own_map(model)), model
 
     def refuse(self, traits: ModelTraits, own: RunSpec, error: AttrlibError) -> None:
-        """Leaves out a run, with the reason."""
+        """Leave out a run, and keep the reason."""
         self.error = error
         self.refused += [(traits.name, str(p), "", str(error)) for p in own.protocols]
 
     def _look_at(self, number: int) -> ModelResults | None:
-        """One model, with all its runs."""
+        """Run everything on one model. Return None if nothing is defined on it."""
         self.number, self.begun, self.share = number, time.perf_counter(), 0.0
         computed = self.computed
         self._tell(f"loading {self.given.models[number]}", 0.0)
@@ -184,7 +220,7 @@ class _Running:
         for place, own in enumerate(runs):
 
             def watch(event: Event, place: int = place) -> None:
-                # Before the first score is known, it looks for the items.
+                # Until there is a first score, the run is still searching for items.
                 far = event.done / event.total if event.total and event.scores else 0.0
                 self._tell(f"{traits.name}: {event.doing}", (place + far) / len(runs))
 
@@ -207,8 +243,8 @@ class _Running:
         return ModelResults(traits, results, further)
 
     def _tell(self, doing: str, share: float) -> None:
-        """Passes on how far it is; the time left is that of models like those so far."""
-        # What turns out to be not defined makes the whole smaller.
+        """Report progress. The time left is estimated from the models so far."""
+        # The share must not fall, although the total changes when something turns out to be undefined.
         share = self.share = max(share, self.share)
         elapsed, models = time.perf_counter() - self.begun, len(self.given.models)
         expected = [*self.lengths, *([elapsed / share] if share > 0.02 else [])]
@@ -219,7 +255,7 @@ class _Running:
         self.watch(StudyEvent(doing, (self.number + share) / models, left))
 
     def _seconds(self, these: float, done: bool) -> float:
-        """Seconds of computing it, over all times that it was begun or gone on with; kept in the store."""
+        """Return the seconds of computing the study over all its runs, which are kept in the store."""
         (about, key), items = _seconds_key(self.given), [str(k) for k in range(TIMES)]
         before = self.store.records(key, items)
         new = {DONE: Record(0.0)} if done else {}

@@ -32,11 +32,11 @@ SWEEPS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("Occlusion", "window", (8, 16, 24)),
     ("RISE", "samples", (16, 64, 256)),
 )
-"""A method's parameter, and the values that it is given."""
+"""Parameters of methods, and the values to try."""
 BESIDES = {("IG", "baseline"): (("steps", 8),), ("SmoothGrad", "noise"): (("samples", 8),)}
-"""What else is set where it would cost more than it tells."""
+"""Other parameters to set, where their default costs more than it is worth here."""
 DRAWS = 200
-"""Pairs of image sets that are drawn for each number of images."""
+"""Pairs of image sets to draw for each number of images."""
 ENOUGH = 0.9
 
 
@@ -95,7 +95,7 @@ class Settings(Study):
 
 def _sweep(name: str, key: str, values: Sequence[Any]) -> list[MethodSpec]:
     besides = BESIDES.get((name, key), ())
-    # Windows beside each other, so that no pixel counts twice and the cost is the same as the resolution.
+    # Windows do not overlap, so that no pixel counts twice and the cost follows the resolution.
     return [MethodSpec(name, "", ((key, v), *besides, *((("stride", v),) if key == "window" else ()))) for v in values]
 
 
@@ -116,7 +116,7 @@ def _sweeps(traits: ModelTraits, scores: dict[str, Score]) -> Part:
             for v, s in own.items()
         ]
         low, high = min(own, key=lambda v: own[v].mean), max(own, key=lambda v: own[v].mean)
-        # Best and worst are chosen by the data, so that only a test corrected over all pairs tells them apart.
+        # Best and worst are chosen by the data, so their difference needs a test corrected over all pairs.
         places = {place.name: place for place in rank_table({str(v): s.counted for v, s in own.items()})}
         certain = places[str(low)].first > 1 and places[str(high)].last < len(places)
         words.append(
@@ -132,7 +132,7 @@ def _sweeps(traits: ModelTraits, scores: dict[str, Score]) -> Part:
 
 
 def _seeds(traits: ModelTraits, ranked: dict[str, Score], seeded: Sequence[dict[str, Score]]) -> Part:
-    """Scores of other images and other noise, and how often intervals of two seeds that should overlap do not."""
+    """Describe how much scores and rankings change with other images and other noise, beside what the intervals promise."""
     runs = [scores for scores in seeded if scores]
     if len(runs) < 2:
         return [], [], []
@@ -160,9 +160,17 @@ def _seeds(traits: ModelTraits, ranked: dict[str, Score], seeded: Sequence[dict[
 
 
 def agreement_of(values: np.ndarray, n: int, draws: int = DRAWS) -> np.ndarray:
-    """Spearman's correlations of the rankings of methods by two disjoint sets of n images, of values (methods, images); (draws,).
+    """Correlate rankings of methods by two disjoint sets of images (Spearman).
 
-    The sets are drawn by a fixed seed; NaN counts for no mean.
+    The sets are drawn with a fixed seed.
+
+    Args:
+        values: Values (methods, images). NaN is left out of the means.
+        n: Images per set.
+        draws: Number of pairs of sets.
+
+    Returns:
+        Correlations (draws,).
     """
     generator = np.random.default_rng(n)
     order = np.argsort(generator.random((draws, values.shape[1])), axis=1)
@@ -172,7 +180,7 @@ def agreement_of(values: np.ndarray, n: int, draws: int = DRAWS) -> np.ndarray:
 
 
 def _needed(traits: ModelTraits, ranked: dict[str, Score]) -> Part:
-    """How well rankings by two sets of n images agree, and from which n on well."""
+    """Describe how well rankings by two sets of n images agree, and from which n on they agree well."""
     names = [n for n, s in ranked.items() if np.isfinite(s.counted).all()]
     if len(names) < 3 or len({ranked[n].ids for n in names}) != 1:
         return [], [], []

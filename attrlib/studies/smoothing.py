@@ -26,7 +26,7 @@ from attrlib.studies.traits import ModelTraits, centres, family
 from attrlib.studies.words import interval, numbers, point, verdict
 
 KERNELS = (0, 9, 17, 33, 65, 129, 257)
-"""Those of the paper, for cells of 224 px."""
+"""Kernel sizes of the paper, for cells of 224 px."""
 PAPER_SIDE, MOST = 224, 257
 SMOOTHED, COMPARED, REFERENCE = ("IG", "IxG"), "SmoothGrad", MethodSpec("Grad-CAM", "Final")
 
@@ -88,7 +88,7 @@ class Smoothing(Study):
         return f"{text}:smoothing={kernel}" if kernel else text
 
     def _kernels(self, model: Classifier) -> dict[int, str]:
-        """The protocol for each of the paper's kernels, scaled to the model's input."""
+        """Return the protocol for each of the paper's kernels, scaled to the model's input."""
         return {k: self._protocol(scaled(k, model.input_size[0])) for k in KERNELS}
 
     def analyse(self, found: Sequence[ModelResults]) -> Analysis:
@@ -116,7 +116,7 @@ class Smoothing(Study):
         return Analysis(sentences[0], sentences[1:], rows, figures)
 
     def _scores(self, own: ModelResults) -> tuple[dict[str, dict[int, Score]], Score | None, Score | None]:
-        """By method and kernel; of Grad-CAM; of SmoothGrad."""
+        """Return scores by method and kernel, the score of Grad-CAM, and that of SmoothGrad."""
         protocols: dict[int, str] = own.further.get("protocols", {})
         scores: dict[str, dict[int, Score]] = {}
         cam = noisy = None
@@ -131,7 +131,15 @@ class Smoothing(Study):
 
 
 def scaled(kernel: int, side: int) -> int:
-    """The odd kernel that covers on a cell of `side` px what K covers on 224 px, at most 257; 0 for none."""
+    """Scale a kernel for cells of 224 px to cells of another size.
+
+    Args:
+        kernel: Kernel size K for cells of 224 px; 0 for none.
+        side: Side of the cells in pixels.
+
+    Returns:
+        The odd kernel size that covers the same share of a cell, at most 257; 0 for none.
+    """
     size = 2 * round((kernel * side / PAPER_SIDE - 1) / 2) + 1 if kernel else 0
     return min(size, MOST) if size > 1 else 0
 

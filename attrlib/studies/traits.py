@@ -1,4 +1,4 @@
-"""What is known of a model that makes it comparable to others: family, depth, width, normalisation, bias, tuning, accuracy."""
+"""Traits by which studies compare models: family, depth, width, normalisation, bias, tuning, accuracy."""
 
 import math
 import re
@@ -19,18 +19,27 @@ FACTORS = {
     "bias": "bias",
     "tuned": "tuning on deleted patches",
 }
-"""What two models may differ in, and what the second of a pair has more of."""
+"""Traits that two models may differ in, each with what the second model of a pair has more of."""
 _WIDE = {"wide": 2}
 _STEM = 64
-"""Channels of the first stage of a ResNet or VGG that says nothing of its width."""
+"""Channels of the first stage of a ResNet or VGG whose name does not state its width."""
 
 
 @dataclass(frozen=True)
 class ModelTraits:
-    """A model as a study sees it. `norm` and `bias` are None where the name of the architecture does not tell.
+    """Traits of a model.
 
-    `accuracy` is top-1 with its interval from the card, `fraction` the share of the training data that it was trained on, `own` the
-    method by which the network explains itself, empty for most.
+    Attributes:
+        name: Name of the model.
+        family: Family of architectures, such as `resnet`.
+        depth: Number of layers in the architecture's name; 0 if unknown.
+        width: Channels of the first stage; 0 if unknown.
+        norm: Whether it has BatchNorm; None if the architecture's name does not tell.
+        bias: Whether it has biases; None if the architecture's name does not tell.
+        tuned: Whether it was tuned on deleted patches.
+        accuracy: Top-1 accuracy with its interval; None if unknown.
+        fraction: Share of the training data that it was trained on; NaN if unknown.
+        own: Name of the method by which the network explains itself; empty for most.
     """
 
     name: str
@@ -46,7 +55,12 @@ class ModelTraits:
 
 
 def traits_of(spec: ModelSpec, deletion_tuned: bool = False) -> ModelTraits:
-    """What the names and the card of a model say; nothing is loaded."""
+    """Return the traits that a model's names and card state, without loading it.
+
+    Args:
+        spec: The model.
+        deletion_tuned: Whether its checkpoint file, if it has one, was tuned on deleted patches.
+    """
     card = _card(spec)
     file = spec.checkpoint and not spec.checkpoint.startswith("random:")
     name = replace(spec, checkpoint=Path(spec.checkpoint).stem).text if spec.checkpoint and file else spec.text
@@ -64,12 +78,12 @@ def _card(spec: ModelSpec) -> Card | None:
     try:
         return Card.read(path) if path else None
     except AttrlibError:
-        # Loading the model will say what is wrong with it.
+        # Loading the model will report what is wrong with its card.
         return None
 
 
 def digest_of_weights(spec: ModelSpec) -> list[object]:
-    """What changes when a model's weights do: the digest on its card, or size and time of its file; nothing is loaded."""
+    """Return values that change with a model's weights, without loading it: the digest on its card, and size and time of its file."""
     card, file = _card(spec), existing_file(spec.checkpoint) if spec.checkpoint else None
     stamp = [file.stat().st_size, file.stat().st_mtime_ns] if file else []
     return [spec, card.digest if card else "", *stamp]
@@ -82,7 +96,7 @@ def _summary(fields: object) -> Summary | None:
 
 
 def parse_architecture(name: str) -> ModelTraits:
-    """Family, depth, width, BatchNorm and bias as far as the name of an architecture tells them, those of ResNets and VGGs."""
+    """Return family, depth, width, BatchNorm and bias as far as the name of a ResNet or VGG states them."""
     plain = name.rpartition(":")[2].partition(".")[0].removeprefix("small_")
     width = re.search(r"_w(\d+)$", plain)
     plain = plain[: width.start()] if width else plain
@@ -96,7 +110,7 @@ def parse_architecture(name: str) -> ModelTraits:
 
 
 def own_map(model: Classifier) -> str:
-    """The method by which a network explains itself, where it is built to."""
+    """Return the name of the method by which a network explains itself; empty if it is not built to."""
     for name, cls in METHODS.items():
         if cls.family == "intrinsic":
             try:
@@ -108,7 +122,7 @@ def own_map(model: Classifier) -> str:
 
 
 def differs_in(a: ModelTraits, b: ModelTraits) -> str | None:
-    """The one factor in which two models of a family differ; None where it is none, or several."""
+    """Return the only factor in which two models of a family differ; None if there is none, or more than one."""
     if a.family != b.family or (a.fraction != b.fraction and not math.isnan(a.fraction) and not math.isnan(b.fraction)):
         return None
     factors = [factor for factor in FACTORS if getattr(a, factor) != getattr(b, factor)]
@@ -116,7 +130,7 @@ def differs_in(a: ModelTraits, b: ModelTraits) -> str | None:
 
 
 def pairs_of(models: Sequence[ModelTraits]) -> dict[str, list[tuple[ModelTraits, ModelTraits]]]:
-    """The pairs of models that differ in one factor alone, by factor; the second has more of it: deeper, wider, with it."""
+    """Return the pairs of models that differ in one factor only, by factor. The second model has more of it."""
     found: dict[str, list[tuple[ModelTraits, ModelTraits]]] = {factor: [] for factor in FACTORS}
     for i, a in enumerate(models):
         for b in models[i + 1 :]:
@@ -128,13 +142,18 @@ def pairs_of(models: Sequence[ModelTraits]) -> dict[str, list[tuple[ModelTraits,
 
 
 def family(data: str = "birds", tuned: bool | None = None) -> list[ModelTraits]:
-    """The shipped models that were trained on some data, with deletion or without (None: both)."""
+    """Return the shipped models that were trained on a data set.
+
+    Args:
+        data: Name of the data set.
+        tuned: Whether they were tuned on deleted patches; None for both.
+    """
     every = [traits_of(ModelSpec(name)) for name, path in shipped().items() if Card.read(path).data.partition(":")[0] == data]
     return [own for own in every if tuned is None or own.tuned == tuned]
 
 
 def centres(models: Sequence[ModelTraits]) -> list[ModelTraits]:
-    """Of each family the model that most others differ from in one factor alone; the largest family first."""
+    """Return for each family the model that most others differ from in one factor only, the largest family first."""
     families: dict[str, list[ModelTraits]] = {}
     for own in models:
         families.setdefault(own.family, []).append(own)
