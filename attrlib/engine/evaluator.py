@@ -44,7 +44,8 @@ class Evaluator:
         self.model, self.cache = model, cache
         self.context = EvalContext(model, seed, rows, fast, on_progress)
         self._folded = Folded()
-        self._about: dict[str, object] = {"model": model.name, "model_digest": model.digest, "numerics": NUMERICS}
+        self.model_digest = model.digest
+        self._about: dict[str, object] = {"model": model.name, "model_digest": self.model_digest, "numerics": NUMERICS}
 
     def with_rows(self, rows: int) -> "Evaluator":
         """Return the same evaluator with another maximum number of images in one pass."""

@@ -104,6 +104,11 @@ class Plan:
         return self.evaluators[0].model
 
     @property
+    def model_digest(self) -> str:
+        """Return the digest of the model's weights when the plan was made."""
+        return self.evaluators[0].model_digest
+
+    @property
     def known(self) -> int:
         """Return the number of cached results."""
         return sum(each.known for each in self.groups)

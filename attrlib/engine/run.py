@@ -121,7 +121,7 @@ class _Run:
 
     def execute(self) -> RunResult:
         begun = time.perf_counter()
-        key = digest(self.spec, self.plan.model.digest)
+        key = digest(self.spec, self.plan.model_digest)
         used: dict[GroupPlan, tuple[EvalItem, ...]] = {}
         self._save(key, used)
         try:
@@ -296,6 +296,6 @@ class _Run:
             for each in plan.group.evaluations:
                 if each in self.progress:
                     parts[f"{each.protocol_spec}|{each.method_spec}"] = {"key": each.key, "items": keys}
-        about = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "model_digest": self.plan.model.digest}
+        about = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "model_digest": self.plan.model_digest}
         self.store.save_run(key, about, parts)
         self.store.set_state(key, state)

@@ -112,7 +112,7 @@ def _run(spec: RunSpec, plan: Plan | None, progress: NewsProgress) -> Finished:
     for pair, over_methods, over_items in agreements(result):
         agree[pair] = over_methods, over_items
         progress(result.computed, result.computed)
-    return Finished(result, _rows(result, plan.data), behind, agree, plan.data, plan.model.digest)
+    return Finished(result, _rows(result, plan.data), behind, agree, plan.data, plan.model_digest)
 
 
 def _plan(spec: RunSpec, progress: NewsProgress) -> Plan:
