@@ -107,6 +107,12 @@ def aggregate(
 
     Raises:
         SpecError: If the maps, cell, grid, size or scores do not fit together.
+
+    Example:
+        >>> import torch
+        >>> bins = aggregate(torch.rand(100, 1, 8, 8), target_cell=0, grid=2)
+        >>> bins.sizes
+        (2, 3, 45, 45, 3, 2)
     """
     height, width = _checked(maps, target_cell, grid, size, scores)
     keys = (_localised(maps, target_cell, grid, (height, width)) if scores is None else scores.double().reshape(len(maps), -1)).cpu()

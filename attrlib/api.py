@@ -63,6 +63,13 @@ def explain(
 
     Raises:
         AttrlibError: If the images, method, layer, target or parameters are not valid. The message says what to do.
+
+    Example:
+        >>> import attrlib
+        >>> model = attrlib.load_model("birds_resnet10", device="cpu")
+        >>> attribution = attrlib.explain(model, "sample:cat", "Grad-CAM", target=0)
+        >>> attribution.maps.ndim, attribution.target
+        (4, (0,))
     """
     spec = method if isinstance(method, MethodSpec) else MethodSpec.parse(str(method))
     spec = MethodSpec(spec.name, layer or spec.layer, tuple((spec.values | params).items()))  # type: ignore[arg-type]
@@ -106,6 +113,13 @@ def score(
 
     Raises:
         AttrlibError: If an argument is not valid, or the method or protocol is not defined. The message says what to do.
+
+    Example:
+        >>> import attrlib
+        >>> model = attrlib.load_model("birds_resnet10", device="cpu")
+        >>> result = attrlib.score("sds", model, "IxG", "birds", limit=4)
+        >>> len(result.values), -1 <= result.mean <= 1
+        (4, True)
     """
     own = protocol if isinstance(protocol, ProtocolSpec) else ProtocolSpec.parse(str(protocol))
     given = {p.name: options.pop(p.name) for p in RUN_OPTIONS if p.name in options}
@@ -148,6 +162,13 @@ def compare(
 
     Raises:
         AttrlibError: As in `score`.
+
+    Example:
+        >>> import attrlib
+        >>> model = attrlib.load_model("birds_resnet10", device="cpu")
+        >>> result = attrlib.compare(["sds"], model, ["IxG", "Grad-CAM"], "birds", limit=4)
+        >>> len(result.scores)
+        2
     """
     for name in options:
         if name not in {p.name for p in RUN_OPTIONS}:

@@ -32,7 +32,13 @@ def replacement(baseline: str, images: Tensor, draw: Callable[[], Tensor]) -> Te
 
 
 def cells(values: Tensor, grid: int) -> list[Tensor]:
-    """Return views of the grid * grid equal patches of (B,C,H,W), row by row."""
+    """Return views of the grid * grid equal patches of (B,C,H,W), row by row.
+
+    Example:
+        >>> import torch
+        >>> [part.shape[2:] for part in cells(torch.zeros(1, 3, 6, 6), 2)][0]
+        torch.Size([3, 3])
+    """
     height, width = values.shape[2] // grid, values.shape[3] // grid
     corners = [(row * height, column * width) for row in range(grid) for column in range(grid)]
     return [values[:, :, top : top + height, left : left + width] for top, left in corners]

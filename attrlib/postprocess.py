@@ -26,6 +26,13 @@ def smooth(maps: Tensor, kernel_size: int) -> Tensor:
 
     Raises:
         SpecError: If `kernel_size` is even or negative.
+
+    Example:
+        >>> import torch
+        >>> maps = torch.zeros(1, 1, 9, 9)
+        >>> maps[0, 0, 4, 4] = 1
+        >>> round(float(smooth(maps, 5).sum()), 4)
+        1.0
     """
     if kernel_size < 0 or (kernel_size % 2 == 0 and kernel_size != 0):
         raise SpecError(f"kernel size {kernel_size} is not valid: K must be odd, or 0 for no smoothing")
@@ -69,6 +76,11 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
     Returns:
         Maps (B,C,height,width). If the size is already right, `maps` itself.
+
+    Example:
+        >>> import torch
+        >>> resize(torch.ones(2, 1, 7, 7), (224, 224)).shape
+        torch.Size([2, 1, 224, 224])
     """
     if tuple(maps.shape[2:]) == tuple(size):
         return maps

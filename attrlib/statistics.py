@@ -47,6 +47,11 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
     Raises:
         DataError: If the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> spearman(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[10.0, 20.0, 15.0]]))
+        tensor([0.5000], dtype=torch.float64)
     """
     if a.shape != b.shape:
         raise DataError(f"values of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be correlated: both must be the same (N,k)")
