@@ -17,8 +17,8 @@ class WeightDigest:
     """
 
     def __init__(self) -> None:
-        self._stamp: object = None
-        self._digest = ""
+        # Replaced as a whole: another thread must not see the digest of other weights.
+        self._latest: tuple[object, str] | None = None
 
     def of(self, module: nn.Module) -> str:
         """Return the digest of the module's weights as they are now.
@@ -27,30 +27,33 @@ class WeightDigest:
             module: The module; the same one at every call.
         """
         tensors = sorted((*module.named_parameters(), *module.named_buffers()), key=lambda item: item[0])
-        stamp = [(key, _stamp(tensor)) for key, tensor in tensors]
-        if stamp != self._stamp:
-            self._stamp, self._digest = stamp, _hash(tensors)
-        return self._digest
+        sums = [_sums(_bytes(tensor)) for _, tensor in tensors]
+        # One transfer from the device for all tensors.
+        stamp = [(key, *_identity(tensor)) for key, tensor in tensors], torch.cat(sums).tolist() if sums else []
+        latest = self._latest
+        if latest is None or latest[0] != stamp:
+            self._latest = latest = stamp, _hash(tensors)
+        return latest[1]
 
 
-def _stamp(tensor: Tensor) -> tuple[object, ...]:
+def _identity(tensor: Tensor) -> tuple[object, ...]:
     version = 0 if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), version, tensor.dtype, tuple(tensor.shape), _sums(_bytes(tensor))
+    return tensor.data_ptr(), version, tensor.dtype, tuple(tensor.shape)
 
 
 def _bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().flatten().view(torch.uint8)
 
 
-def _sums(values: Tensor) -> tuple[int, ...]:
-    """Return the sums of blocks of bytes, eight taken as one number, and of the bytes that are left."""
+def _sums(values: Tensor) -> Tensor:
+    """Return the sums of blocks of bytes, eight taken as one number, and of the bytes that are left; int64."""
     size = len(values) // (8 * BLOCKS) * 8
     if not size:
-        return tuple(values.tolist())
+        return values.long()
     # A tensor that is a part of another one may begin at an address that no 64-bit number can have.
     whole = values[: size * BLOCKS]
     whole = whole.clone() if whole.storage_offset() % 8 else whole
-    return (*whole.view(torch.int64).view(BLOCKS, -1).sum(1).tolist(), int(values[size * BLOCKS :].sum()))
+    return torch.cat([whole.view(torch.int64).view(BLOCKS, -1).sum(1), values[size * BLOCKS :].sum()[None]])
 
 
 def _hash(tensors: list[tuple[str, Tensor]]) -> str:
