@@ -1,7 +1,7 @@
 """Score maps of a model under protocols: the one place where protocol, maps, measurements and cache meet."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -178,7 +178,7 @@ class Evaluator:
             missing = [k for k, key in enumerate(keys) if key not in cached]
             if missing:
                 cached = cached | self._compute_together(method, together, request, missing)
-            return torch.stack([cached[key][0] for key in keys]).unflatten(0, request.targets.shape), layer
+            return _stacked(cached, keys, request), layer
 
         return explain
 
@@ -191,9 +191,7 @@ class Evaluator:
         """
         keys = self._map_keys(method, request)
         cached = self.cache.maps(list(dict.fromkeys(keys)))
-        if any(key not in cached for key in keys):
-            return None
-        return torch.stack([cached[key][0] for key in keys]).unflatten(0, request.targets.shape)
+        return None if set(keys) - cached.keys() else _stacked(cached, keys, request)
 
     def seconds_key(self, method: MethodSpec) -> tuple[dict[str, object], str]:
         """Return everything that the seconds of a map depend on besides its image, and the digest of it."""
@@ -261,6 +259,11 @@ class Evaluator:
     def _reduced(self, method: MethodSpec) -> bool:
         """Return whether the maps are computed in bfloat16."""
         return self.context.fast and uses_bfloat16(create(method).passes(self.model.layer(method.layer)))
+
+
+def _stacked(maps: Mapping[str, Tensor], keys: Sequence[str], request: ExplanationRequest) -> Tensor:
+    """Return the maps (B,T,h,w) of a request from maps (1,h,w) by key."""
+    return torch.stack([maps[key][0] for key in keys]).unflatten(0, request.targets.shape)
 
 
 def uses_bfloat16(passes: Passes) -> bool:

@@ -143,23 +143,12 @@ class Plan:
         Raises:
             DataError: If no group has items.
         """
-        plans: list[GroupPlan] = []
-        refused, notes = list(self.refused), list(self.notes)
-        for each in self.groups:
-            if not each.unpredicted:
-                plans.append(each)
-                continue
-            try:
-                plan, more = _plan_group(each.group, self.spec, self.data, self.store, self.evaluators)
-            except DataError as error:
-                refused += each.group.refuse(error)
-                last = error
-                continue
-            plans.append(plan)
-            notes += more
-        if not plans:
-            raise last
-        return replace(self, groups=tuple(plans), refused=tuple(refused), notes=tuple(dict.fromkeys(notes)))
+        open_groups = [each.group for each in self.groups if each.unpredicted]
+        planned, refused, notes, error = _plan_groups(open_groups, self.spec, self.data, self.store, self.evaluators)
+        groups = tuple(planned.get(each.group, each) for each in self.groups if not each.unpredicted or each.group in planned)
+        if error is not None and not groups:
+            raise error
+        return replace(self, groups=groups, refused=(*self.refused, *refused), notes=tuple(dict.fromkeys([*self.notes, *notes])))
 
     def estimate(self) -> "Estimate":
         """Return the time and memory that the missing results need, estimated from a few timed passes of the models."""
@@ -218,20 +207,34 @@ def make_plan(
         )
     evaluators = (Evaluator(model, store, spec.seed, spec.fast), *(Evaluator(each, store, spec.seed) for each in filter_models))
     groups, refused = find_evaluations(spec, data, evaluators[0])
-    plans: list[GroupPlan] = []
+    planned, more, notes, error = _plan_groups(groups, spec, data, store, evaluators, on_progress)
+    if error is not None and not planned:
+        raise error
+    return Plan(spec, data, store, evaluators, tuple(planned.values()), (*refused, *more), tuple(dict.fromkeys(notes)), max_memory)
+
+
+def _plan_groups(
+    groups: Sequence[ItemGroup],
+    spec: RunSpec,
+    data: Dataset,
+    store: RunStore,
+    evaluators: Sequence[Evaluator],
+    on_progress: Progress = no_progress,
+) -> tuple[dict[ItemGroup, GroupPlan], list[Refusal], list[str], DataError | None]:
+    """Return the plans of groups, the evaluations of groups without items, notes on the items, and the last error."""
+    planned: dict[ItemGroup, GroupPlan] = {}
+    refused: list[Refusal] = []
     notes: list[str] = []
+    last: DataError | None = None
     for group in groups:
         try:
-            plan, more = _plan_group(group, spec, data, store, evaluators, on_progress)
+            planned[group], more = _plan_group(group, spec, data, store, evaluators, on_progress)
         except DataError as error:
             refused += group.refuse(error)
             last = error
             continue
-        plans.append(plan)
         notes += more
-    if not plans:
-        raise last
-    return Plan(spec, data, store, evaluators, tuple(plans), tuple(refused), tuple(dict.fromkeys(notes)), max_memory)
+    return planned, refused, notes, last
 
 
 def _plan_group(
