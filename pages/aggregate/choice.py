@@ -78,7 +78,7 @@ def start(query: dict[str, str]) -> None:
             problems.append(f"{given.name} needs more than one map of each image; {own.setting.name} is taken")
     except AttrlibError as error:
         problems.append(str(error))
-    methods = [m for m in run.methods if _is_known(m, problems)]
+    methods = [m for m in run.methods if selection.is_known(m, problems)]
     if len(methods) > MAX_ROWS:
         problems.append(f"the link has {len(methods)} rows; the first {MAX_ROWS} are shown")
     state.a_methods, state.a_layers, state.a_method_params = _as_widgets(methods[:MAX_ROWS])
@@ -107,15 +107,6 @@ def _read_bin(query: dict[str, str]) -> tuple[str, int | None, int | None] | Non
 def _no_smoothing(given: ProtocolSpec) -> dict[str, Value]:
     """Return parameters that turn off the setting's smoothing: the view smooths, and maps must not be smoothed twice."""
     return {"smoothing": 0} if "smoothing" in given.values else {}
-
-
-def _is_known(method: MethodSpec, problems: list[str]) -> bool:
-    try:
-        resolve(method)
-    except AttrlibError as error:
-        problems.append(str(error))
-        return False
-    return True
 
 
 def _as_widgets(methods: Sequence[MethodSpec]) -> tuple[list[str], list[str], dict[str, dict[str, Value]]]:

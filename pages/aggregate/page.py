@@ -10,7 +10,7 @@ from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.specs import AggregateSpec, AggregateView, RunSpec
 from attrlib.studies.words import listed
 from pages.aggregate import bin_rows, choice, controls, custom_grid, row_jobs, run_panel
-from pages.shared import run_jobs
+from pages.shared import reproduce, run_jobs
 from pages.shared.jobs import plain, sentence
 
 OWN = "a grid of your own"
@@ -112,14 +112,10 @@ def _results(run: RunSpec, job: Job | None, view: AggregateView) -> bool:
 
 def _reproduce(spec: AggregateSpec) -> None:
     """Show the link, command line and Python snippet of exactly this view."""
-    with st.popover("Reproduce", icon=":material/link:"):
-        st.caption("Link to exactly this view")
-        more = urlencode(choice.shown(), safe="@:,=/")
-        st.code((st.context.url or "").split("?")[0] + spec.link() + (f"&{more}" if more else ""), language=None, wrap_lines=True)
-        st.caption("Command line: panel and numbers")
-        st.code(spec.cli(), language="bash", wrap_lines=True)
-        st.caption("Python")
-        st.code(spec.snippet(), language="python", wrap_lines=True)
+    more = urlencode(choice.shown(), safe="@:,=/")
+    with reproduce.popover(spec.link() + (f"&{more}" if more else "")):
+        reproduce.command_line(spec.cli(), "Command line: panel and numbers")
+        reproduce.python(spec.snippet())
 
 
 main()

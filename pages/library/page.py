@@ -3,6 +3,7 @@
 import streamlit as st
 
 from pages.library import data, doctor, models, store
+from pages.shared import reproduce
 from pages.shared.jobs import plain
 
 SECTIONS = {
@@ -41,14 +42,10 @@ def main() -> None:
         st.segmented_control(
             "Section", list(SECTIONS), key="l_section", persist_state="session", required=True, label_visibility="collapsed"
         )
-        with st.popover("Reproduce", icon=":material/link:"):
-            command, python = doctor.commands() if state.l_section == "doctor" else COMMANDS[state.l_section]
-            st.caption("Link to this section")
-            st.code(f"{(st.context.url or '').split('?')[0]}?section={state.l_section}", language=None, wrap_lines=True)
-            st.caption("Command line")
-            st.code(command, language="bash", wrap_lines=True)
-            st.caption("Python")
-            st.code(python, language="python", wrap_lines=True)
+        with reproduce.popover(f"?section={state.l_section}", "Link to this section"):
+            command, snippet = doctor.commands() if state.l_section == "doctor" else COMMANDS[state.l_section]
+            reproduce.command_line(command)
+            reproduce.python(snippet)
     if st.query_params.to_dict() != {"section": state.l_section}:
         st.query_params.from_dict({"section": state.l_section})
     SECTIONS[state.l_section]()

@@ -13,6 +13,7 @@ from attrlib.figures.report import Section, html_report
 from attrlib.figures.tables import counted, csv_table, latex_table, ranks
 from attrlib.specs import RunSpec
 from pages.scores import plots
+from pages.shared import reproduce as reproduction
 from pages.shared.run_jobs import Finished
 
 Done = Mapping[str, Finished]
@@ -20,15 +21,11 @@ Done = Mapping[str, Finished]
 
 def reproduce(link: Mapping[str, str | list[str]], specs: list[RunSpec], done: Done) -> None:
     """Show the link, command line and Python snippet of exactly these runs, and the manifests of the finished ones."""
-    with st.popover("Reproduce", icon=":material/link:"):
-        st.caption("Link to exactly this view")
-        st.code((st.context.url or "").split("?")[0] + "?" + urlencode(link, doseq=True, safe="@:,="), language=None, wrap_lines=True)
+    with reproduction.popover("?" + urlencode(link, doseq=True, safe="@:,=")):
         for spec in specs:
             several = f" for {spec.model.text}" if len(specs) > 1 else ""
-            st.caption(f"Command line{several}: what is known already is not computed again")
-            st.code(spec.cli(), language="bash", wrap_lines=True)
-            st.caption(f"Python{several}")
-            st.code(spec.snippet(), language="python", wrap_lines=True)
+            reproduction.command_line(spec.cli(), f"Command line{several}: what is known already is not computed again")
+            reproduction.python(spec.snippet(), f"Python{several}")
         if done:
             _button("Manifest (JSON)", lambda: _manifest(done), "manifest.json", "application/json")
 

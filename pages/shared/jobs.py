@@ -34,7 +34,7 @@ def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
         check_model(spec)
         model = load_model(spec.architecture, deletion_tuned=deletion_tuned, **spec.options())
         _ = model.layers
-        _digests[model] = model.digest
+        digest_of(model)
         return model
 
     return queue("models").submit(digest("model", spec, stamp(spec.checkpoint), deletion_tuned), load)

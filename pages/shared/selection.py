@@ -36,7 +36,7 @@ def start(query: dict[str, str]) -> None:
     except AttrlibError as error:
         problems.append(str(error))
         spec = replace(spec, model=DEFAULT.model)
-    methods = [m for m in spec.methods if _is_known(m, problems)] or (list(DEFAULT.methods) if spec.methods else [])
+    methods = [m for m in spec.methods if is_known(m, problems)] or (list(DEFAULT.methods) if spec.methods else [])
     if len(methods) > MAX_METHODS:
         problems.append(f"the link has {len(methods)} methods; the first {MAX_METHODS} are shown")
         methods = methods[:MAX_METHODS]
@@ -64,7 +64,8 @@ def model() -> ModelSpec:
     return ModelSpec(state.architecture, state.checkpoint.strip() or None, parse_size(size) if size else None)
 
 
-def _is_known(method: MethodSpec, problems: list[str]) -> bool:
+def is_known(method: MethodSpec, problems: list[str]) -> bool:
+    """Return whether a method exists with these parameters; if not, the reason is added to `problems`."""
     try:
         resolve(method)
     except AttrlibError as error:

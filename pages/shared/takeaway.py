@@ -7,6 +7,7 @@ import streamlit as st
 
 from attrlib.engine.explain import ARRAYS, MANIFEST, PANEL, Explanation
 from attrlib.specs import ExplainSpec
+from pages.shared import reproduce as reproduction
 from pages.shared import selection
 
 FILES = (
@@ -22,15 +23,11 @@ def reproduce(spec: ExplainSpec, beyond: str = "", further: Sequence[ExplainSpec
     `beyond` is the part of the link that the spec does not cover. Each spec in `further`, one per further model, gets a command line.
     """
     uploaded = spec.image.startswith(selection.UPLOAD)
-    with st.popover("Reproduce", icon=":material/link:"):
-        st.caption("Link to exactly this view" + (", without the uploaded photo" if uploaded else ""))
-        st.code((st.context.url or "").split("?")[0] + spec.link() + beyond, language=None, wrap_lines=True)
+    with reproduction.popover(spec.link() + beyond, "Link to exactly this view" + (", without the uploaded photo" if uploaded else "")):
         shown = dataclasses.replace(spec, image=spec.image.removeprefix(f"{selection.UPLOAD}:"))
-        st.caption("Command line: panel, arrays and manifest")
         others = [dataclasses.replace(shown, model=own.model, target=own.target).cli(f"explained-{k}") for k, own in enumerate(further, 2)]
-        st.code("\n".join([shown.cli(), *others]), language="bash", wrap_lines=True)
-        st.caption("Python: the maps")
-        st.code(shown.snippet(), language="python", wrap_lines=True)
+        reproduction.command_line("\n".join([shown.cli(), *others]), "Command line: panel, arrays and manifest")
+        reproduction.python(shown.snippet(), "Python: the maps")
 
 
 def save(explanation: Explanation | None) -> None:

@@ -8,6 +8,7 @@ from attrlib.figures.study_plots import draw
 from attrlib.specs import StudySpec
 from attrlib.studies import Study, StudyResult
 from attrlib.studies.findings import even, files_of, refusals
+from pages.shared import reproduce as reproduction
 from pages.shared.jobs import plain, sentence
 from pages.shared.plots import camera
 from pages.shared.times import duration
@@ -64,13 +65,9 @@ def show_question(study: Study) -> None:
 
 def reproduce(spec: StudySpec) -> None:
     """Show the link, command line and Python snippet of exactly this study."""
-    with st.popover("Reproduce", icon=":material/link:"):
-        st.caption("Link to exactly this study")
-        st.code((st.context.url or "").split("?")[0] + spec.link(), language=None, wrap_lines=True)
-        st.caption("Command line; with --out FOLDER it writes report, table and figures")
-        st.code(spec.cli(), language="bash", wrap_lines=True)
-        st.caption("Python")
-        st.code(spec.snippet(), language="python", wrap_lines=True)
+    with reproduction.popover(spec.link(), "Link to exactly this study"):
+        reproduction.command_line(spec.cli(), "Command line; with --out FOLDER it writes report, table and figures")
+        reproduction.python(spec.snippet())
 
 
 def export(result: StudyResult | None) -> None:
