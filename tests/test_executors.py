@@ -14,6 +14,7 @@ from attrlib.engine.cache import InMemoryCache
 from attrlib.engine.plan import make_plan
 from attrlib.engine.results import RunResult
 from attrlib.engine.run import run
+from attrlib.progress import no_listener
 from attrlib.protocols import PROTOCOLS
 from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, parse_methods
 from attrlib.store import Store
@@ -38,7 +39,7 @@ SPEC = RunSpec(
 def executed(spec: RunSpec, folder: Path, *executor: object) -> RunResult:
     model = attrlib.load_model(spec.model.architecture, "cpu")
     with closing(Store(folder=folder)) as store:
-        result = run(make_plan(spec, model, attrlib.load_dataset(spec.data), store), lambda _event: None, *executor)  # type: ignore[arg-type]
+        result = run(make_plan(spec, model, attrlib.load_dataset(spec.data), store), no_listener, *executor)  # type: ignore[arg-type]
         scores = {pair: replace(score, details=list(score.details)) for pair, score in result.scores.items()}
     return replace(result, scores=scores)
 

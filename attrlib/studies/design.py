@@ -51,8 +51,8 @@ class Design(Study):
         return [self.run_of(given, traits, model, [deletion(traits)], [*methods, *own])]
 
     def analyse(self, found: Sequence[ModelResults]) -> Analysis:
-        by_facts = {own.traits: own for own in found}
-        pairs = pairs_of(list(by_facts))
+        by_traits = {own.traits: own for own in found}
+        pairs = pairs_of(list(by_traits))
         if not pairs:
             raise DataError("no two of these models differ in one thing alone (depth, width, BatchNorm, bias, tuning); add the twin of one")
         rows: list[Row] = []
@@ -63,7 +63,7 @@ class Design(Study):
             points: dict[str, list[Point]] = {}
             pooled: dict[str, list[np.ndarray]] = {}
             for less, more in own:
-                for method, gap in _gaps(by_facts[less], by_facts[more]).items():
+                for method, gap in _gaps(by_traits[less], by_traits[more]).items():
                     mean = summary(gap)
                     rows.append({"factor": factor, "less": less.name, "more": more.name, "method": method} | numbers(mean))
                     points.setdefault(method, []).append(point(_label(factor, less, more), mean))
@@ -72,7 +72,7 @@ class Design(Study):
             panels.append(Panel("dots", f"With {FACTORS[factor]}", "", "difference of the score", series, level=0.0))
             headline.append(f"{_all_methods(pooled)} with {FACTORS[factor]}")
             sentences.append(_sentence(factor, len(own), pooled))
-        sentences += _in_domain([(by_facts[a], by_facts[b]) for a, b in pairs.get("tuned", [])])
+        sentences += _in_domain([(by_traits[a], by_traits[b]) for a, b in pairs.get("tuned", [])])
         finding = f"Averaged over methods and pairs the score changes by {listed(headline, 9)}."
         figure = StudyFigure(
             "How much higher the model with more of it scores, method by method, on the same images.", tuple(panels), stacked=True

@@ -13,6 +13,7 @@ from attrlib.engine.cache import InMemoryCache
 from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.plan import Plan
 from attrlib.engine.work import Heartbeat, UnitResult, Worker, WorkUnit
+from attrlib.progress import no_listener
 from attrlib.specs import RunSpec
 
 _worker: Worker
@@ -29,7 +30,7 @@ def _start(spec: RunSpec, dtype: str, threads: int) -> None:
     _cache = InMemoryCache(dtype)
     models = [attrlib.load_model(each.architecture, "cpu", **each.options()) for each in (spec.model, *spec.filter_models)]
     evaluators = [Evaluator(model, _cache, spec.seed, spec.fast and not number) for number, model in enumerate(models)]
-    _worker = Worker(evaluators, attrlib.load_dataset(spec.data), None, lambda _doing: None)
+    _worker = Worker(evaluators, attrlib.load_dataset(spec.data), None, no_listener)
 
 
 def _execute(number: int, unit: WorkUnit) -> tuple[list[UnitResult], InMemoryCache]:
