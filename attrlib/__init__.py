@@ -21,7 +21,7 @@ from attrlib.errors import (
     StoreError,
 )
 from attrlib.methods import Attribution, Preset, list_methods, list_presets
-from attrlib.methods.own import load_own
+from attrlib.methods.custom import load_custom
 from attrlib.models import Classifier, list_models, load_model, wrap_model
 from attrlib.postprocess import resize, smooth
 from attrlib.protocols import list_protocols
@@ -70,4 +70,4 @@ __all__ = [
     "wrap_model",
 ]
 
-load_own()
+load_custom()

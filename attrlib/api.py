@@ -15,7 +15,7 @@ from attrlib.data.pictures import open_image
 from attrlib.engine.memory import rows_within
 from attrlib.engine.plan import make_plan
 from attrlib.engine.results import RunResult, Score
-from attrlib.engine.run import Watch, run
+from attrlib.engine.run import RunListener, run
 from attrlib.errors import ImageError, SpecError, unknown
 from attrlib.methods import BATCH_SIZE, Attribution, attribute, read_methods
 from attrlib.models import Classifier
@@ -40,7 +40,7 @@ def explain(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     max_memory: int | None = None,
-    progress: Progress = no_progress,
+    on_progress: Progress = no_progress,
     **params: object,
 ) -> Attribution:
     """Compute attribution maps of images with one method.
@@ -55,7 +55,7 @@ def explain(
         seed: Seed of methods that draw random numbers.
         batch_size: Largest number of rows that go through the model at once.
         max_memory: Memory budget in bytes, which limits the rows further; by default half of the free memory.
-        progress: Progress callback.
+        on_progress: Progress callback.
         **params: Parameters of the method. They override those in `method`.
 
     Returns:
@@ -76,7 +76,7 @@ def explain(
     batch = as_batch(model, images)
     area = batch.shape[2] * batch.shape[3] / (model.input_size[0] * model.input_size[1])
     rows = min(batch_size, max(1, int(rows_within(model, max_memory, area) / area)))
-    return attribute(model, spec, batch, _targets(model, target, len(batch)), seed, rows, progress)
+    return attribute(model, spec, batch, _targets(model, target, len(batch)), seed, rows, on_progress)
 
 
 @documented(RUN_OPTIONS)
@@ -90,7 +90,7 @@ def score(
     max_memory: int | None = None,
     filter_models: Iterable[Classifier] = (),
     store: Store | None = None,
-    watch: Watch = no_listener,
+    on_progress: RunListener = no_listener,
     **options: Any,
 ) -> Score:
     """Score a method under a protocol, item by item. Cached results are not computed again.
@@ -105,7 +105,7 @@ def score(
         filter_models: Grids use only images that these models classify as confidently as `model`, so that all of them can be
             scored on the same grids.
         store: Store of results; by default that of `open_store`.
-        watch: Called with an event as the run advances; raises `Cancelled` to stop it.
+        on_progress: Called with an event as the run advances; raises `Cancelled` to stop it.
         **options: Options of the run (listed below), and parameters of the protocol.
 
     Returns:
@@ -126,7 +126,7 @@ def score(
     own = ProtocolSpec(own.name, tuple((own.values | options).items()))
     chosen = MethodSpec.parse(method, layer or "") if isinstance(method, str) else method
     result = compare(
-        [own], model, [chosen], data, max_memory=max_memory, filter_models=filter_models, store=store, watch=watch, **given
+        [own], model, [chosen], data, max_memory=max_memory, filter_models=filter_models, store=store, on_progress=on_progress, **given
     )  # fmt: skip
     return next(iter(result.scores.values()))
 
@@ -141,7 +141,7 @@ def compare(
     max_memory: int | None = None,
     filter_models: Iterable[Classifier] = (),
     store: Store | None = None,
-    watch: Watch = no_listener,
+    on_progress: RunListener = no_listener,
     **options: Any,
 ) -> RunResult:
     """Score several methods under several protocols on the same items, and rank the methods as far as the data allow.
@@ -154,7 +154,7 @@ def compare(
         max_memory: As in `score`.
         filter_models: As in `score`.
         store: As in `score`.
-        watch: As in `score`.
+        on_progress: As in `score`.
         **options: Options of the run, listed below.
 
     Returns:
@@ -184,7 +184,7 @@ def compare(
         **options,
     )
     plan = make_plan(spec, model, dataset, store or open_store(), filter_models=others, max_memory=max_memory)
-    return run(plan, watch)
+    return run(plan, on_progress)
 
 
 def as_batch(model: Classifier, images: Images) -> Tensor:

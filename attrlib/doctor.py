@@ -108,7 +108,7 @@ def doctor(
     layers: Sequence[str] = NAMED,
     images: int = 100,
     limit: float = 3.0,
-    watch: NewsProgress = no_progress,
+    on_progress: NewsProgress = no_progress,
 ) -> Diagnosis:
     """Probe methods on a synthetic image, and estimate their cost on real ones.
 
@@ -121,7 +121,7 @@ def doctor(
         layers: Layers to probe at.
         images: Number of images to estimate the cost of.
         limit: Seconds after which a probe is stopped.
-        watch: Progress callback; gets the number of finished probes, the total, and the next probe. Raises `Cancelled` to stop.
+        on_progress: Progress callback; gets the number of finished probes, the total, and the next probe. Raises `Cancelled` to stop.
 
     Raises:
         SpecError: If there is nothing to probe, or `images` or `limit` is not positive.
@@ -141,8 +141,8 @@ def doctor(
     findings = []
     for k, (method, layer) in enumerate(pairs):
         what = f"{method}@{layer}"
-        findings.append(examiner.examine(method, layer, lambda k=k, what=what: watch(k, len(pairs), what)))  # type: ignore[misc]
-    watch(len(pairs), len(pairs), "")
+        findings.append(examiner.examine(method, layer, lambda k=k, what=what: on_progress(k, len(pairs), what)))  # type: ignore[misc]
+    on_progress(len(pairs), len(pairs), "")
     return Diagnosis(model.name, str(model.device), model.nbytes, images, shapes, tuple(findings), dict(METHODS.left_out))
 
 
@@ -190,13 +190,13 @@ class _Examiner:
             self.model.split(place)
         short = self._shortened(whole)
         passes = create(whole).passes(place)
-        watch = _Stopwatch(self.limit, look)
+        stopwatch = _Stopwatch(self.limit, look)
         with peak_memory(self.model.device) as peak:
             try:
-                result = attribute(self.model, short, self.probe, [self.target], progress=watch.report)
+                result = attribute(self.model, short, self.probe, [self.target], on_progress=stopwatch.report)
                 seconds, note, stopped = result.seconds, result.defects[0] or "", False
             except _Enough:
-                seconds, stopped = watch.estimate(), True
+                seconds, stopped = stopwatch.estimate(), True
                 note = f"stopped after {self.limit:g} s: time is estimated, the map was not looked at"
         if not stopped and seconds < QUICK:
             # Run again, because measuring the memory takes time too.

@@ -661,13 +661,13 @@ def test_what_was_cancelled_goes_on_with_the_same_command(
     out, seen = tmp_path / "own.safetensors", []
 
     def interrupted(*arguments: Any) -> Card:
-        *others, watch = arguments
+        *others, on_progress = arguments
 
         def watched(found: TrainingProgress) -> None:
             seen.append(found.epoch)
             if found.epoch == 2 and kill:
                 os.kill(os.getpid(), number)
-            watch(found)
+            on_progress(found)
 
         return train_checkpoint(*others, watched)
 

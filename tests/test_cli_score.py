@@ -114,14 +114,14 @@ def with_signals(monkeypatch: pytest.MonkeyPatch, numbers: Mapping[int, int]) ->
     """Sends this process a signal at the events with those numbers, from 0."""
     original = attrlib.cli.score.run
 
-    def run(plan: Plan, watch: Callable[[Event], None]) -> RunResult:
+    def run(plan: Plan, on_progress: Callable[[Event], None]) -> RunResult:
         seen = iter(range(10**6))
 
         def watched(event: Event) -> None:
             number = next(seen)
             if number in numbers:
                 os.kill(os.getpid(), numbers[number])
-            watch(event)
+            on_progress(event)
 
         return original(plan, watched)
 
@@ -412,7 +412,7 @@ def test_resume_goes_on_with_what_was_stopped_last(data: Path, monkeypatch: pyte
 def test_resume_leaves_out_runs_that_only_python_can_go_on_with(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled(monkeypatch, *SCORE, "--data", data)
     with pytest.raises(attrlib.Cancelled):
-        attrlib.compare(["sds"], GELU, ["IxG"], data, watch=test_run.stop_at(1))
+        attrlib.compare(["sds"], GELU, ["IxG"], data, on_progress=test_run.stop_at(1))
     assert as_json("score", "--resume")["known"] > 0
 
 

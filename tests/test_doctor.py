@@ -207,7 +207,7 @@ def test_the_doctor_leaves_no_trace_and_can_be_stopped(training: bool) -> None:
     classifier.module.train(training)
     before, rng = State(classifier.module), torch.get_rng_state()
     seen: list[tuple[int, int, str]] = []
-    doctor(classifier, ["Gradient", "RISE"], layers=["Input"], limit=0.2, watch=lambda *told: seen.append(told))
+    doctor(classifier, ["Gradient", "RISE"], layers=["Input"], limit=0.2, on_progress=lambda *told: seen.append(told))
     assert seen[0] == (0, 2, "Gradient@Input")
     assert seen[-1] == (2, 2, "")
     assert len([s for s in seen if s == (1, 2, "RISE@Input")]) > 1
@@ -217,7 +217,7 @@ def test_the_doctor_leaves_no_trace_and_can_be_stopped(training: bool) -> None:
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        doctor(classifier, ["Gradient", "RISE"], layers=["Input"], watch=stop)
+        doctor(classifier, ["Gradient", "RISE"], layers=["Input"], on_progress=stop)
     assert before.changes() == []
     assert torch.equal(torch.get_rng_state(), rng)
 
@@ -248,7 +248,7 @@ def test_seconds_follow_from_the_number_of_passes(monkeypatch: pytest.MonkeyPatc
         def act(self, context: AttributionContext) -> None:
             nonlocal now
             for k in range(self.samples):
-                context.progress(k, self.samples)
+                context.on_progress(k, self.samples)
                 now += 0.002
 
         def passes(self, layer: Layer) -> Passes:

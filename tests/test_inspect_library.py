@@ -155,7 +155,7 @@ def test_cells_that_do_not_fit_are_refused_and_work_can_be_cancelled(model, phot
             raise Cancelled("cancelled")
 
     with pytest.raises(Cancelled):
-        cell_outputs(model, photo, TARGET, 4, progress=stop)
+        cell_outputs(model, photo, TARGET, 4, on_progress=stop)
     assert seen == [(k, 17) for k in range(4)]
 
 

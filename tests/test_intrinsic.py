@@ -123,7 +123,7 @@ def test_what_watches_can_stop_it_between_images() -> None:
 
     before = trace(model)
     with pytest.raises(Cancelled):
-        attribute(model, BAG, images_for(model), TARGETS, progress=stop)
+        attribute(model, BAG, images_for(model), TARGETS, on_progress=stop)
     assert seen == [(0, 192), (64, 192)]
     assert trace(model) == before
 

@@ -365,7 +365,7 @@ def test_a_cancelled_method_leaves_the_module_as_it_was(name: str, method: str) 
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled, match="enough"):
-        explain(model, images_for(name)[:2], method, None, "Middle", batch_size=2, progress=cancel)
+        explain(model, images_for(name)[:2], method, None, "Middle", batch_size=2, on_progress=cancel)
     assert len(reports) == 2
     assert snapshot(model.module) == before
 
@@ -373,7 +373,7 @@ def test_a_cancelled_method_leaves_the_module_as_it_was(name: str, method: str) 
 @pytest.mark.parametrize("method", [name for name, info in INFOS.items() if not info.fast])
 def test_progress_counts_up_to_the_total_for_every_batch(method: str) -> None:
     reports: list[tuple[int, int]] = []
-    explain(method_nets.model("functional"), images_for("functional"), method, 0, batch_size=2, progress=lambda *r: reports.append(r))
+    explain(method_nets.model("functional"), images_for("functional"), method, 0, batch_size=2, on_progress=lambda *r: reports.append(r))
     halves = reports[: len(reports) // 2], reports[len(reports) // 2 :]
     assert halves[0] == halves[1]
     done = [d for d, _ in halves[0]]

@@ -291,10 +291,10 @@ def gate(monkeypatch) -> Iterator[threading.Event]:
     opened = threading.Event()
     real = pages.shared.jobs.attribute
 
-    def held(model, spec, images, targets, seed, rows, progress):
+    def held(model, spec, images, targets, seed, rows, on_progress):
         while not opened.wait(PAUSE):
-            progress(0, 1)
-        return real(model, spec, images, targets, seed, rows, progress)
+            on_progress(0, 1)
+        return real(model, spec, images, targets, seed, rows, on_progress)
 
     monkeypatch.setattr(pages.shared.jobs, "attribute", held)
     yield opened

@@ -92,8 +92,8 @@ def test_a_wide_search_lists_the_first():
 
 
 def test_a_download_that_fails_says_why(monkeypatch):
-    def fail(name, progress):
-        progress(1 << 20, 2 << 20)
+    def fail(name, on_progress):
+        on_progress(1 << 20, 2 << 20)
         raise attrlib.ModelError(f"{name} could not be downloaded; connect to the internet")
 
     monkeypatch.setattr("pages.library.models.download", fail)
@@ -255,9 +255,9 @@ def test_the_doctor_says_what_is_valid_where_and_why_not(monkeypatch):
 
 
 def test_a_doctor_that_is_stopped_or_asked_of_no_model_says_so(monkeypatch, request):
-    def endless(_model, _methods, images, watch):
+    def endless(_model, _methods, images, on_progress):
         while not over.wait(PAUSE):
-            watch(3, 600, "IG@Input")
+            on_progress(3, 600, "IG@Input")
 
     over = threading.Event()
     request.addfinalizer(over.set)

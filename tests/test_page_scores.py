@@ -90,11 +90,11 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     opened = threading.Event()
     real = pages.shared.run_jobs.run
 
-    def run(plan, watch):
+    def run(plan, on_progress):
         def watched(event):
-            watch(event)
+            on_progress(event)
             while event.done >= 6 and not opened.wait(PAUSE):
-                watch(event)
+                on_progress(event)
 
         return real(plan, watched)
 
@@ -261,10 +261,10 @@ def test_a_folder_that_vanishes_during_a_run_ends_in_one_sentence(data: Path, ga
 def test_a_long_job_lets_all_others_in_and_they_come_in_order() -> None:
     queue, order, begun, go = Queue("long"), [], threading.Event(), threading.Event()
 
-    def work(progress: Callable[..., None]) -> None:
+    def work(on_progress: Callable[..., None]) -> None:
         begun.set()
         go.wait(LIMIT)
-        progress(1, 2, "news")
+        on_progress(1, 2, "news")
         order.append("long")
 
     long = queue.submit("long", work, priority=Priority.LONG)

@@ -98,11 +98,11 @@ def test_a_study_can_be_cancelled_and_resumed(data: Path, monkeypatch: pytest.Mo
     opened, real = threading.Event(), pages.studies.run_panel.run_study
     request.addfinalizer(opened.set)
 
-    def gated(spec: Any, store: Any, watch: Any, load: Any, dataset: Any) -> Any:
+    def gated(spec: Any, store: Any, on_progress: Any, load: Any, dataset: Any) -> Any:
         def watched(event: Any) -> None:
-            watch(event)
+            on_progress(event)
             while event.share > 0.1 and not opened.wait(PAUSE):
-                watch(event)
+                on_progress(event)
 
         return real(spec, store, watched, load, dataset)
 

@@ -771,7 +771,7 @@ def test_a_filter_model_of_other_classes_is_told_before_anything_is_computed(dat
     own = attrlib.wrap_model(net(), SIZE, HALF, HALF, class_names=["nothing such", "1", "2", "3", "4"])
     events: list[Event] = []
     with pytest.raises(DataError, match=f"^{other.name}: .*none of the model's"):
-        compare(own, GRID, "IxG", data, store, filter_models=[other], watch=events.append)
+        compare(own, GRID, "IxG", data, store, filter_models=[other], on_progress=events.append)
     assert not events
 
 
@@ -868,7 +868,7 @@ def test_what_is_not_defined_is_named_while_the_rest_goes_on(model: attrlib.Clas
 def test_a_method_that_fails_when_it_runs_is_refused_and_the_others_finish(data: Path, store: Store, tmp_path: Path) -> None:
     gelu = classifier(activation=nn.GELU)
     events: list[Event] = []
-    result = compare(gelu, f"sds,{GRID}", "IxG,Guided Backprop,Grad-CAM", data, store, watch=events.append)
+    result = compare(gelu, f"sds,{GRID}", "IxG,Guided Backprop,Grad-CAM", data, store, on_progress=events.append)
     assert list(named(result)) == [(p, m) for p in ("sds", GRID) for m in ("IxG", "Grad-CAM")]
     assert [(str(p), str(m)) for p, m, _ in result.refused] == [("sds", "Guided Backprop"), (GRID, "Guided Backprop")]
     assert all("ReLU" in why and "use Gradient" in why for _, _, why in result.refused)
@@ -1117,11 +1117,11 @@ def stop_at(number: int) -> Callable[[Event], None]:
     """Cancels at the event of that number, from 0."""
     seen = iter(range(number))
 
-    def watch(_event: Event) -> None:
+    def on_progress(_event: Event) -> None:
         if next(seen, None) is None:
             raise Cancelled("enough")
 
-    return watch
+    return on_progress
 
 
 def test_a_run_that_is_cancelled_at_any_event_goes_on_where_it_was(
@@ -1132,7 +1132,7 @@ def test_a_run_that_is_cancelled_at_any_event_goes_on_where_it_was(
     data = pictures(tmp_path / "few", 2)
     events: list[Event] = []
     with closing(alone(tmp_path / "whole")) as store:
-        whole = compare(model, f"sds:grid=2,{GRID}", BUSY, data, store, watch=events.append)
+        whole = compare(model, f"sds:grid=2,{GRID}", BUSY, data, store, on_progress=events.append)
     needed = Counter(calls)
     assert len(events) > 20
     assert max(needed.values()) == 1
@@ -1140,7 +1140,7 @@ def test_a_run_that_is_cancelled_at_any_event_goes_on_where_it_was(
         calls.clear()
         with closing(alone(tmp_path / f"cancelled {number}")) as store:
             with pytest.raises(Cancelled):
-                compare(model, f"sds:grid=2,{GRID}", BUSY, data, store, watch=stop_at(number))
+                compare(model, f"sds:grid=2,{GRID}", BUSY, data, store, on_progress=stop_at(number))
             assert no_threads_left()
             stopped = store.sizes()
             assert {r.state for r in store.runs()} <= {"cancelled"}
@@ -1161,7 +1161,7 @@ def test_it_is_cancelled_in_the_middle_again_and_again(model: attrlib.Classifier
     with closing(alone(tmp_path / "again")) as store:
         while cancelled < 50:
             try:
-                result = compare(model, f"sds:grid=2,{GRID}", BUSY, data, store, watch=stop_at(20))
+                result = compare(model, f"sds:grid=2,{GRID}", BUSY, data, store, on_progress=stop_at(20))
                 break
             except Cancelled:
                 cancelled += 1
@@ -1173,7 +1173,7 @@ def test_it_is_cancelled_in_the_middle_again_and_again(model: attrlib.Classifier
 def test_cancelling_ends_within_the_chunk(model: attrlib.Classifier, data: Path, store: Store, calls: Calls) -> None:
     """Not one map more is computed after the event at which it is cancelled."""
     with pytest.raises(Cancelled):
-        compare(model, "sds", "IxG,Random", data, store, watch=stop_at(3))
+        compare(model, "sds", "IxG,Random", data, store, on_progress=stop_at(3))
     computed = len(calls)
     assert computed <= BATCH_SIZE
     assert no_threads_left()
@@ -1181,7 +1181,7 @@ def test_cancelling_ends_within_the_chunk(model: attrlib.Classifier, data: Path,
 
 def test_the_state_of_a_run(model: attrlib.Classifier, data: Path, store: Store) -> None:
     seen: list[str] = []
-    whole = compare(model, "sds", "IxG", data, store, watch=lambda _event: seen.extend(r.state for r in store.runs()))
+    whole = compare(model, "sds", "IxG", data, store, on_progress=lambda _event: seen.extend(r.state for r in store.runs()))
     assert set(seen) == {"running"}
     (stored,) = store.runs()
     assert (stored.state, stored.spec["kind"], stored.spec["model_digest"]) == ("done", "score", model.digest)
@@ -1189,13 +1189,13 @@ def test_the_state_of_a_run(model: attrlib.Classifier, data: Path, store: Store)
     records = store.records(stored.parts["sds|IxG"]["key"], stored.parts["sds|IxG"]["items"])
     assert [r.value for r in records.values()] == named(whole)["sds", "IxG"].values.tolist()
     with pytest.raises(Cancelled):
-        compare(model, "sds", "Random", data, store, watch=stop_at(1))
+        compare(model, "sds", "Random", data, store, on_progress=stop_at(1))
     assert store.runs()[0].state == "cancelled"
 
 
 def test_a_run_that_is_cancelled_in_the_filter_can_be_resumed(model: attrlib.Classifier, data: Path, store: Store) -> None:
     with pytest.raises(Cancelled):
-        compare(model, GRID, "IxG", data, store, watch=stop_at(0))
+        compare(model, GRID, "IxG", data, store, on_progress=stop_at(0))
     assert [r.state for r in store.runs()] == ["cancelled"]
 
 
@@ -1264,11 +1264,11 @@ def test_images_are_loaded_ahead_by_a_thread_and_not_too_far(
     monkeypatch.setattr(Loader, "_load", load)
     used: set[str] = set()
 
-    def watch(event: Event) -> None:
+    def on_progress(event: Event) -> None:
         used.add(event.doing)
         ahead.append(len(loaded) - event.done // BATCH_SIZE)
 
-    compare(model, "sds", "Random", data, store, watch=watch)
+    compare(model, "sds", "Random", data, store, on_progress=on_progress)
     assert len(loaded) == 10
     assert all(name.startswith("attrlib-loader") for name in loaded), "none by the thread that computes"
     assert 2 <= max(ahead) <= 4
@@ -1287,7 +1287,7 @@ def phases(events: Iterable[Event]) -> tuple[list[Event], list[Event]]:
 
 def test_events_count_up_and_agree_with_the_result(model: attrlib.Classifier, data: Path, store: Store) -> None:
     events: list[Event] = []
-    result = compare(model, f"{GRID},sds", "IxG,IG:steps=30,Random", data, store, watch=events.append)
+    result = compare(model, f"{GRID},sds", "IxG,IG:steps=30,Random", data, store, on_progress=events.append)
     for own in phases(events):
         assert all(0 <= e.done <= e.total for e in own)
         assert [e.done for e in own] == sorted(e.done for e in own)
@@ -1313,17 +1313,17 @@ def test_events_count_up_and_agree_with_the_result(model: attrlib.Classifier, da
 def test_events_count_only_what_must_be_computed(model: attrlib.Classifier, data: Path, store: Store) -> None:
     compare(model, "sds", "IxG", data, store, limit=12)
     events: list[Event] = []
-    compare(model, "sds", "IxG,Random", data, store, watch=events.append)
+    compare(model, "sds", "IxG,Random", data, store, on_progress=events.append)
     assert {e.total for e in events} == {28}
     assert events[0].scores["sds", "IxG"].n == 12, "what is known is shown from the first"
     events.clear()
-    compare(model, "sds", "IxG,Random", data, store, watch=events.append)
+    compare(model, "sds", "IxG,Random", data, store, on_progress=events.append)
     assert [e for e in events if e.done < e.total] == []
 
 
 def test_the_last_event_says_that_all_is_done(model: attrlib.Classifier, data: Path, store: Store) -> None:
     events: list[Event] = []
-    result = compare(model, "sds", "IxG,Random", data, store, watch=events.append)
+    result = compare(model, "sds", "IxG,Random", data, store, on_progress=events.append)
     last = events[-1]
     assert (last.done, last.total, last.seconds_left) == (40, 40, 0.0)
     assert {key: s.n for key, s in last.scores.items()} == {key: len(s.values) for key, s in named(result).items()}
@@ -1335,7 +1335,7 @@ def test_the_time_left_falls(model: attrlib.Classifier, tmp_path: Path, store: S
     events: list[Event] = []
     looks = itertools.count()
     monkeypatch.setattr(sys.modules["attrlib.engine.run"], "time", SimpleNamespace(perf_counter=lambda: float(next(looks))))
-    compare(model, "sds", "IG:steps=30", data, store, watch=events.append)
+    compare(model, "sds", "IG:steps=30", data, store, on_progress=events.append)
     known = [e.seconds_left for e in events if e.seconds_left is not None]
     distinct = list(dict.fromkeys(known))
     assert len(distinct) >= 4
@@ -1350,7 +1350,7 @@ def test_the_total_counts_only_what_is_computed(case: str, model: attrlib.Classi
         spoil(data)
     events: list[Event] = []
     protocols = "sds,sds:target=prediction"
-    result = compare(model, protocols, "IxG", data, store, watch=events.append, ci_width=1e9 if case == "width" else None)
+    result = compare(model, protocols, "IxG", data, store, on_progress=events.append, ci_width=1e9 if case == "width" else None)
     # The last event comes before the last unit, of at most 16 items.
     assert events[-1].total - result.computed == 0
 
@@ -1369,7 +1369,7 @@ def test_a_plan_says_what_is_known_before_between_and_after(model: attrlib.Class
     assert (ask().known, ask().missing) == (16, 64)
     assert (ask(limit=8).known, ask(limit=8).missing) == (16, 16)
     with pytest.raises(Cancelled):
-        compare(model, "sds,ids:steps=2", "IxG,Random", data, store, watch=stop_at(20))
+        compare(model, "sds,ids:steps=2", "IxG,Random", data, store, on_progress=stop_at(20))
     between = ask()
     assert 16 < between.known < 80
     assert between.known + between.missing == 80
@@ -1528,7 +1528,7 @@ def test_a_run_leaves_the_model_as_it_was(how: str, data: Path, store: Store) ->
     if how == "cancelled":
         for number in (0, 3, 9):
             with pytest.raises(Cancelled):
-                ask(watch=stop_at(number))
+                ask(on_progress=stop_at(number))
     elif how == "failed":
         with pytest.raises(AttrlibError):
             compare(model, "sds", "Guided Backprop", data, store)
@@ -1575,10 +1575,10 @@ def test_a_full_disk_ends_no_run(
     store = alone(tmp_path / "full")
     disk.full = when == "planning"
 
-    def watch(event: Event) -> None:
+    def on_progress(event: Event) -> None:
         disk.full |= event.doing == when
 
-    result = compare(model, f"sds,{GRID}", "IxG,Random", data, store, watch=watch)
+    result = compare(model, f"sds,{GRID}", "IxG,Random", data, store, on_progress=on_progress)
     assert disk.full
     assert same(whole, result)
     assert any("disk is full" in note and "memory only" in note for note in result.notes)
@@ -1601,13 +1601,13 @@ def test_a_locked_database_ends_no_run(
     calls.clear()
     others: list[sqlite3.Connection] = []
 
-    def watch(event: Event) -> None:
+    def on_progress(event: Event) -> None:
         if not others:
             for name in ("results.sqlite", "maps/index.sqlite"):
                 others.append(sqlite3.connect(tmp_path / "locked" / name, isolation_level=None))
                 others[-1].execute("BEGIN EXCLUSIVE")
 
-    result = compare(model, "sds", "IxG,Random", data, store, watch=watch)
+    result = compare(model, "sds", "IxG,Random", data, store, on_progress=on_progress)
     assert same(whole, result)
     assert any("locked" in note and "memory only" in note for note in result.notes)
     assert max(calls.times.values()) == 1

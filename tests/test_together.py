@@ -114,7 +114,7 @@ def test_cancelling_is_no_ones_error() -> None:
 
     with pytest.raises(Cancelled):
         attribute_each(
-            method_nets.model("functional"), [MethodSpec("Gradient"), MethodSpec("IxG")], images_for("functional"), progress=cancel
+            method_nets.model("functional"), [MethodSpec("Gradient"), MethodSpec("IxG")], images_for("functional"), on_progress=cancel
         )
 
 
@@ -166,7 +166,7 @@ def test_exact_work_that_slips_in_between_the_chunks_of_fast_work_is_exact() -> 
     def slip(_done: int, _total: int) -> None:
         slipped.append(attribute(model, MethodSpec("IxG"), images, (0, 1)).maps)
 
-    found = attribute(model, RISE, images, (0, 1), batch_size=4, progress=slip, fast=True).maps
+    found = attribute(model, RISE, images, (0, 1), batch_size=4, on_progress=slip, fast=True).maps
     assert len(slipped) > 2
     assert all(torch.equal(maps, expected[0]) for maps in slipped)
     assert torch.allclose(found, expected[1], rtol=1e-2, atol=1e-4)

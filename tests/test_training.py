@@ -546,7 +546,7 @@ def test_colours_are_learnt_to_the_last_image_and_progress_says_how_far(tmp_path
     recipe = replace(recipe, amp=amp)
     seen: list[TrainingProgress] = []
     model = wrapped()
-    found = trained(tmp_path, recipe, model, watch=seen.append)
+    found = trained(tmp_path, recipe, model, on_progress=seen.append)
     assert found.clean == 1
     assert found.deleted is not None
     assert found.deleted > 0.9
@@ -663,9 +663,9 @@ class Stop:
 @pytest.mark.parametrize("epoch", [1, 2, 4])
 def test_what_was_cancelled_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path, uninterrupted: Trained, epoch: int) -> None:
     with pytest.raises(Cancelled):
-        trained(tmp_path, watch=Stop(epoch, Cancelled("enough")))
+        trained(tmp_path, on_progress=Stop(epoch, Cancelled("enough")))
     begun: list[TrainingProgress] = []
-    found = trained(tmp_path, watch=begun.append)
+    found = trained(tmp_path, on_progress=begun.append)
     assert begun[0].epoch == epoch
     assert same(found, uninterrupted)
 
@@ -674,7 +674,7 @@ def test_what_is_done_already_is_not_trained_again(tmp_path: Path, uninterrupted
     trained(tmp_path)
     seen: list[TrainingProgress] = []
     model = wrapped(seed=5)
-    assert same(trained(tmp_path, model=model, watch=seen.append), uninterrupted)
+    assert same(trained(tmp_path, model=model, on_progress=seen.append), uninterrupted)
     assert seen == []
     assert all(torch.equal(model.module.state_dict()[key], value) for key, value in uninterrupted.state.items())
 
@@ -705,7 +705,7 @@ def killed(folder: str) -> None:
             if number == 2:
                 Path.replace = die  # type: ignore[assignment, method-assign]
             try:
-                trained(Path(folder), watch=watch_for({0: 2, 3: 3}.get(number, 99)))
+                trained(Path(folder), on_progress=watch_for({0: 2, 3: 3}.get(number, 99)))
             finally:
                 os._exit(1)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
@@ -735,7 +735,7 @@ def test_what_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = trained(tmp_path / "state", watch=begun.append)
+        found = trained(tmp_path / "state", on_progress=begun.append)
         # On as many threads as the process that was killed.
         whole = trained(tmp_path / "whole")
     finally:
@@ -758,7 +758,7 @@ def test_what_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) 
 )
 def test_the_state_of_other_training_is_refused_and_stays(tmp_path: Path, other: dict[str, Any]) -> None:
     with pytest.raises(Cancelled):
-        trained(tmp_path, watch=Stop(2, Cancelled("enough")))
+        trained(tmp_path, on_progress=Stop(2, Cancelled("enough")))
     before = (tmp_path / "state.pt").read_bytes()
     with pytest.raises(TrainingError, match=r"(?s)state\.pt is of other training.*choose another folder, or delete it"):
         trained(tmp_path, **other)
@@ -769,7 +769,7 @@ def test_the_state_of_other_training_is_refused_and_stays(tmp_path: Path, other:
 def test_a_damaged_state_is_refused_in_a_line_that_says_what_to_do(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "state.pt"
     with pytest.raises(Cancelled):
-        trained(tmp_path, watch=Stop(2, Cancelled("enough")))
+        trained(tmp_path, on_progress=Stop(2, Cancelled("enough")))
     content = torch.load(file, weights_only=True)
     raw = file.read_bytes()
     changed: dict[str, Any] = {
@@ -815,7 +815,7 @@ def test_what_is_no_number_stops_training_and_the_last_good_state_is_kept(tmp_pa
         model.module.what = what if found.epoch == 2 else ""
 
     with pytest.raises(TrainingError, match=f"^{message} in epoch 3; the state after epoch 2 is kept. Try a lower lr .now 0.1."):
-        trained(tmp_path / "state", recipe, model, watch=poison)
+        trained(tmp_path / "state", recipe, model, on_progress=poison)
     content = torch.load(tmp_path / "state" / "state.pt", weights_only=True)
     assert content["epoch"] == 2
     assert all(bool(tensor.isfinite().all()) for tensor in content["module"].values())
@@ -865,7 +865,7 @@ def test_where_there_is_no_room_the_state_before_is_kept_and_the_same_call_goes_
 def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TrainingError, match=r"cannot be made .*choose another place"):
-        trained(tmp_path / "file" / "state", watch=Stop(1, AssertionError("it trained")))
+        trained(tmp_path / "file" / "state", on_progress=Stop(1, AssertionError("it trained")))
 
 
 def test_unreadable_images_are_skipped_and_where_all_are_it_says_why(tmp_path: Path) -> None:
@@ -882,7 +882,7 @@ def test_unreadable_images_are_skipped_and_where_all_are_it_says_why(tmp_path: P
 def test_data_of_which_nothing_is_labelled_are_refused_before_training(tmp_path: Path, which: str) -> None:
     nothing = Pictures(DATA.images, [None] * len(DATA), 5, name="unlabelled")
     with pytest.raises(DataError, match=r"unlabelled has no labelled image.*give"):
-        trained(tmp_path, watch=Stop(1, AssertionError("it trained")), **{which: nothing})
+        trained(tmp_path, on_progress=Stop(1, AssertionError("it trained")), **{which: nothing})
 
 
 def checkpoint(tmp_path: Path, data: Dataset, recipe: Recipe = PLAIN, **options: Any) -> attrlib.models.Card:

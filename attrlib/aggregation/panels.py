@@ -17,19 +17,19 @@ def view_of(view: AggregateView) -> ViewSpec:
     return ViewSpec(sign=view.average)
 
 
-def line_of(found: Aggregation, row: Row, view: AggregateView, progress: Progress = no_progress, count: int = EXAMPLES) -> PanelRow:
+def line_of(found: Aggregation, row: Row, view: AggregateView, on_progress: Progress = no_progress, count: int = EXAMPLES) -> PanelRow:
     """Return a row of the panel, with examples of the first and the last bin that have maps.
 
     Args:
         found: The aggregation.
         row: The row.
         view: The view.
-        progress: The progress callback.
+        on_progress: The progress callback.
         count: Maximum number of examples of each bin.
     """
     filled = [number for number, size in enumerate(row.aggregate.sizes) if size]
     best, worst = (
-        (samples(found.examples(row, row.aggregate.examples[number][:count], view, progress)) for number in (filled[0], filled[-1]))
+        (samples(found.examples(row, row.aggregate.examples[number][:count], view, on_progress)) for number in (filled[0], filled[-1]))
         if filled
         else ([], [])
     )

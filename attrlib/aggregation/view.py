@@ -147,13 +147,13 @@ class Aggregation:
         seen = evaluation.protocol.views(self.model)[0]
         return view.kernel(seen.layer(evaluation.method.layer, seen.input_size).layout.height, seen.input_size[0])
 
-    def row(self, method: MethodSpec, view: AggregateView, progress: Progress = no_progress) -> Row:
+    def row(self, method: MethodSpec, view: AggregateView, on_progress: Progress = no_progress) -> Row:
         """Return scores and AggAtt of one method.
 
         Args:
             method: The method.
             view: The view.
-            progress: The progress callback.
+            on_progress: The progress callback.
 
         Raises:
             SpecError: If the method is not in the run, the view's cell is not a target, or no score is cached yet.
@@ -166,8 +166,8 @@ class Aggregation:
         used: list[EvalItem] = []
         step = self._group.chunk_size
         for first in range(0, len(items), step):
-            progress(first, len(items))
-            readable, chunk, smoothed = self._smoothed(evaluation, items[first : first + step], view, progress)
+            on_progress(first, len(items))
+            readable, chunk, smoothed = self._smoothed(evaluation, items[first : first + step], view, on_progress)
             used += readable
             records += chunk
             maps.append(smoothed[:, [place]])
@@ -181,21 +181,21 @@ class Aggregation:
         side = (native.shape[2], native.shape[3])
         return Row(method, side, view.kernel(side[0], size[0]), values.numpy(), bins, tuple(used))
 
-    def examples(self, row: Row, positions: Sequence[int], view: AggregateView, progress: Progress = no_progress) -> list[Example]:
+    def examples(self, row: Row, positions: Sequence[int], view: AggregateView, on_progress: Progress = no_progress) -> list[Example]:
         """Return the items at some positions of a row, with the map of the target cell.
 
         Args:
             row: The row.
             positions: Positions in `row.items`; unreadable items are left out.
             view: The view.
-            progress: The progress callback.
+            on_progress: The progress callback.
         """
         evaluation, place = self._evaluation(row.method), self._place(view)
         examples: list[Example] = []
         for position in positions:
-            progress(len(examples), len(positions))
+            on_progress(len(examples), len(positions))
             item = row.items[position]
-            readable, _, smoothed = self._smoothed(evaluation, [item], view, progress)
+            readable, _, smoothed = self._smoothed(evaluation, [item], view, on_progress)
             if readable:
                 picture = self.picture(item)
                 values = resize(smoothed[:, [place]], (picture.height, picture.width))[0, 0]
@@ -231,10 +231,10 @@ class Aggregation:
         return self.cells.index(view.cell)
 
     def _smoothed(
-        self, evaluation: Evaluation, items: Sequence[EvalItem], view: AggregateView, progress: Progress
+        self, evaluation: Evaluation, items: Sequence[EvalItem], view: AggregateView, on_progress: Progress
     ) -> tuple[Sequence[EvalItem], list[Record], Tensor]:
         """Return the readable items, their scores with smoothed maps, and the smoothed maps (B,T,h,w) of all their targets."""
-        evaluator = self._evaluator.reporting_to(progress)
+        evaluator = self._evaluator.reporting_to(on_progress)
         batch: Batch | None
         if self._group.grids is not None:
             # If all maps are cached, no image is opened: the keys of maps depend only on the items and their labels.

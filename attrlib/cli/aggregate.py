@@ -43,10 +43,10 @@ def aggregate(
     classifier = load_model(own.model.architecture, device, **own.model.options())
     with interruptible() as check:
 
-        def watch(_event: Event) -> None:
+        def on_progress(_event: Event) -> None:
             check()
 
-        result = run(make_plan(own, classifier, dataset, store), watch)
+        result = run(make_plan(own, classifier, dataset, store), on_progress)
         found = Aggregation(own, classifier, dataset, store)
         rows = [
             found.row(method, view, lambda _done, _total: check()) for method in own.methods if (own.protocols[0], method) in result.scores

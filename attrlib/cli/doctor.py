@@ -33,12 +33,14 @@ def doctor(
     classifier = load_model(spec.architecture, device, **spec.options())
     with interruptible() as check:
 
-        def watch(done: int, total: int, what: str = "") -> None:
+        def on_progress(done: int, total: int, what: str = "") -> None:
             check()
             if sys.stderr.isatty():
                 typer.echo(f"\r{done}/{total} {what:40}" if done < total else "\r" + " " * 60 + "\r", nl=False, err=True)
 
-        found = examine(classifier, chosen, layers=[name.strip() for name in layers.split(",") if name.strip()], images=count, watch=watch)
+        found = examine(
+            classifier, chosen, layers=[name.strip() for name in layers.split(",") if name.strip()], images=count, on_progress=on_progress
+        )
     if as_json:
         typer.echo(json.dumps(found.json()))
     else:

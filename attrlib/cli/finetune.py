@@ -68,12 +68,12 @@ def _train(training: Training, out: Path, device: str, quiet: bool) -> Card:
     with interruptible() as check:
         show = _line(quiet or int(os.environ.get("RANK", 0)) > 0)
 
-        def watch(found: TrainingProgress) -> None:
+        def on_progress(found: TrainingProgress) -> None:
             check()
             show(found)
 
         try:
-            return train_checkpoint(training, out, state, device, watch)
+            return train_checkpoint(training, out, state, device, on_progress)
         except Cancelled:
             typer.echo(f"stopped: the epochs that are done are kept in {state}; the same command goes on", err=True)
             raise

@@ -62,12 +62,12 @@ def score(
         return
     with interruptible() as check, _progress(as_json) as show:
 
-        def watch(event: Event) -> None:
+        def on_progress(event: Event) -> None:
             check()
             show(event)
 
         try:
-            result = run(planned, watch)
+            result = run(planned, on_progress)
         except Cancelled:
             typer.echo("stopped: everything computed so far is kept; python -m attrlib score --resume goes on", err=True)
             raise

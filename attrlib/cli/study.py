@@ -91,7 +91,7 @@ def study(
 def _watch(name: str, check: Callable[[], None], quiet: bool) -> Callable[[StudyEvent], None]:
     last = time.monotonic()
 
-    def watch(event: StudyEvent) -> None:
+    def on_progress(event: StudyEvent) -> None:
         nonlocal last
         check()
         every = 0.5 if sys.stderr.isatty() else EVERY
@@ -101,7 +101,7 @@ def _watch(name: str, check: Callable[[], None], quiet: bool) -> Callable[[Study
             line = f"{name}: {100 * event.share:.0f} %{left}, {event.doing}"
             typer.echo(f"\r{line[:118]:118}" if sys.stderr.isatty() else line, err=True, nl=not sys.stderr.isatty())
 
-    return watch
+    return on_progress
 
 
 def _show(result: StudyResult) -> None:

@@ -69,7 +69,7 @@ def delete_in_order(
     grid: int | None = None,
     baseline: str = "zeros",
     seed: int = 0,
-    progress: Progress = no_progress,
+    on_progress: Progress = no_progress,
 ) -> DeletionPath:
     """Delete pixels or patches of an image in order of a map, resized to the image.
 
@@ -84,7 +84,7 @@ def delete_in_order(
         grid: Patches in each direction, None to delete pixels.
         baseline: What replaces deleted pixels, in normalised space.
         seed: Seed of a random baseline.
-        progress: The progress callback.
+        on_progress: The progress callback.
 
     Raises:
         ProtocolError: If the order is unknown, or the grid does not divide the input.
@@ -99,7 +99,7 @@ def delete_in_order(
     instead = instead_of(baseline, context, batch)
     probabilities = []
     for first in range(0, len(counts), context.rows):
-        progress(first, len(counts))
+        on_progress(first, len(counts))
         gone = torch.stack([place < count for count in counts[first : first + context.rows]])[:, None].to(batch.images.device)
         logits = context.logits(torch.where(gone, instead, batch.images))
         probabilities.append(logits.softmax(1)[:, int(target)].double())

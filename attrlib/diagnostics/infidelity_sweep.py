@@ -45,7 +45,7 @@ def infidelity_by_noise(
     stds: Sequence[float],
     samples: int = 10,
     seed: int = 0,
-    progress: Progress = no_progress,
+    on_progress: Progress = no_progress,
 ) -> NoiseView:
     """Return the infidelity of maps of one image and one target for each standard deviation, as the protocol computes it.
 
@@ -58,7 +58,7 @@ def infidelity_by_noise(
         stds: Standard deviations of the noise, in normalised units.
         samples: Number of noise images for each standard deviation.
         seed: Seed of the noise.
-        progress: The progress callback.
+        on_progress: The progress callback.
     """
     context = EvalContext(model, seed)
     target = torch.tensor(maps[0].target[:1])
@@ -66,7 +66,7 @@ def infidelity_by_noise(
     raw, normalised = torch.empty(2, len(maps), len(stds), dtype=torch.float64)
     nothing, noisy = [], []
     for column, std in enumerate(stds):
-        progress(column, len(stds))
+        on_progress(column, len(stds))
         protocol = Infidelity(samples=samples, noise=std)
         measured = {m: m.measure(context, batch, target) for m in protocol.measurements}
         nothing.append(measured[protocol.measurements[0]]["drops"].square().mean())

@@ -65,7 +65,7 @@ def map_grid(
     method: MethodSpec,
     cache: ResultCache,
     seed: int = 0,
-    progress: Progress = no_progress,
+    on_progress: Progress = no_progress,
 ) -> GridMap:
     """Return the map of a method for the target in one cell of a grid of images, from the cache or computed and cached.
 
@@ -78,7 +78,7 @@ def map_grid(
         method: The method.
         cache: Where maps are looked up and stored.
         seed: Seed of everything random.
-        progress: The progress callback.
+        on_progress: The progress callback.
 
     Raises:
         SpecError: If the number of images is wrong, the grid has no such cell, or the protocol has no grids.
@@ -96,6 +96,6 @@ def map_grid(
     request = ExplanationRequest(
         view, model.place(images), torch.tensor([[target]]), name, (digest("grid", [photo.digest for photo in photos]),)
     )
-    evaluator = Evaluator(model, cache, seed, rows=4, on_progress=progress)
+    evaluator = Evaluator(model, cache, seed, rows=4, on_progress=on_progress)
     maps, _ = evaluator.explainer(resolve(method))(request)
     return GridMap(maps, (images.shape[2], images.shape[3]), n, cell)

@@ -50,7 +50,7 @@ def mask_leakage(
     method: MethodSpec,
     share: float,
     seed: int = 0,
-    progress: Progress = no_progress,
+    on_progress: Progress = no_progress,
 ) -> Leakage:
     """Predict the class of each image from the mask of its most relevant pixels alone (Rong et al. 2022).
 
@@ -64,7 +64,7 @@ def mask_leakage(
         method: The method.
         share: Share of the pixels to delete, between 0 and 1.
         seed: Seed of everything random.
-        progress: The progress callback.
+        on_progress: The progress callback.
 
     Raises:
         SpecError: If `share` is not between 0 and 1.
@@ -76,7 +76,7 @@ def mask_leakage(
         raise DataError(f"{len(photos)} pictures are too few to learn from some and read others; give at least {FOLDS}")
     masks, features = [], []
     for first in range(0, len(photos), BATCH_SIZE):
-        progress(first, len(photos))
+        on_progress(first, len(photos))
         images = torch.stack([model.preprocess(photo.image) for photo in photos[first : first + BATCH_SIZE]])
         maps = attribute(model, method, images, list(labels[first : first + BATCH_SIZE]), seed).resized()
         masks.append(_highest(maps[:, 0], share))

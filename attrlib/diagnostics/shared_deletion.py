@@ -46,7 +46,7 @@ def delete_alike(
     grid: int | None = None,
     baseline: str = "zeros",
     seed: int = 0,
-    progress: Progress = no_progress,
+    on_progress: Progress = no_progress,
 ) -> SameDeletion:
     """Delete pixels or patches of each image in order of the first model's map, most relevant first, for all models.
 
@@ -60,7 +60,7 @@ def delete_alike(
         grid: Patches in each direction, None to delete pixels.
         baseline: What replaces deleted pixels, in normalised space.
         seed: Seed of everything random.
-        progress: The progress callback.
+        on_progress: The progress callback.
 
     Raises:
         ProtocolError: If the models differ in input size or normalisation, or the grid does not divide the input.
@@ -70,7 +70,7 @@ def delete_alike(
         raise ProtocolError("the models do not see the same picture; choose models of one input size and normalisation")
     paths, rows = [], []
     for number, (photo, target) in enumerate(zip(photos, targets, strict=True)):
-        progress(number, len(photos))
+        on_progress(number, len(photos))
         map_ = attribute(first, method, first.preprocess(photo.image)[None], [target], seed)
         ways = [delete_in_order(own, photo, map_, "descending", grid, baseline, seed) for own in models]
         paths.append(ways[0])

@@ -55,7 +55,7 @@ class CellScore:
 
 
 def cell_outputs(
-    model: Classifier, photo: Photo, target: int, grid: int = 4, baseline: str = "zeros", seed: int = 0, progress: Progress = no_progress
+    model: Classifier, photo: Photo, target: int, grid: int = 4, baseline: str = "zeros", seed: int = 0, on_progress: Progress = no_progress
 ) -> CellOutputs:
     """Return the model's outputs for an image, and with each patch deleted.
 
@@ -68,7 +68,7 @@ def cell_outputs(
         grid: Patches in each direction.
         baseline: What replaces a deleted patch, in normalised space.
         seed: Seed of a random baseline.
-        progress: The progress callback.
+        on_progress: The progress callback.
 
     Raises:
         ProtocolError: If the grid does not divide the model's input.
@@ -76,7 +76,7 @@ def cell_outputs(
     protocol = _protocol(model, grid, baseline)
     protocol.check(model)
     passes = iter(range(1 + grid**2))
-    context = EvalContext(model, seed, progress=lambda _done, _total: progress(next(passes), 1 + grid**2))
+    context = EvalContext(model, seed, on_progress=lambda _done, _total: on_progress(next(passes), 1 + grid**2))
     batch = Batch((photo.digest,), model.place(model.preprocess(photo.image)[None]), torch.tensor([target]))
     return CellOutputs(model, batch, grid, baseline, protocol.measurements[0].measure(context, batch, batch.labels))
 

@@ -25,7 +25,7 @@ def score_at_once(
     protocols: Sequence[Protocol],
     methods: Sequence[MethodSpec],
     seed: int = 0,
-    progress: Progress = no_progress,
+    on_progress: Progress = no_progress,
 ) -> Tensor:
     """Return the scores of some images of a labelled data set; each item's scores are the same as in a run.
 
@@ -36,7 +36,7 @@ def score_at_once(
         protocols: The protocols, all of single images.
         methods: The methods, resolved.
         seed: Seed of everything random.
-        progress: The progress callback.
+        on_progress: The progress callback.
 
     Returns:
         The scores, (protocols, methods, items), NaN where a score is undefined or a method is not defined for the model.
@@ -58,7 +58,7 @@ def score_at_once(
     scores = torch.full((len(protocols), len(methods), len(items)), math.nan, dtype=torch.float64)
     for row, protocol in enumerate(protocols):
         for column, method in enumerate(methods):
-            progress(row * len(methods) + column, len(protocols) * len(methods))
+            on_progress(row * len(methods) + column, len(protocols) * len(methods))
             try:
                 records = evaluator.evaluate(protocol, items, batch, evaluator.explainer(method))
             except (MethodError, LayerError):

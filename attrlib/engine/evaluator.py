@@ -53,7 +53,7 @@ class Evaluator:
 
     def reporting_to(self, on_progress: Progress) -> "Evaluator":
         """Return the same evaluator with another progress callback."""
-        return self._with(progress=on_progress)
+        return self._with(on_progress=on_progress)
 
     def exact(self) -> "Evaluator":
         """Return the same evaluator without the approximations of `fast`."""
@@ -222,7 +222,7 @@ class Evaluator:
         rows, targets = max(1, round(context.rows / area)), request.targets.flatten()[which].tolist()
         images, shared = (request.images[owners], None) if target_count == 1 else (request.images, owners)
         model, reduced = self._explained(methods[0], request.model), self._reduced(methods[0])
-        results = attribute_each(model, methods, images, targets, context.seed, rows, context.progress, reduced, shared)
+        results = attribute_each(model, methods, images, targets, context.seed, rows, context.on_progress, reduced, shared)
         for method, result in zip(methods, results, strict=True):
             if isinstance(result, Attribution) and request.keys is not None and not request.view:
                 about, key = self.seconds_key(method)

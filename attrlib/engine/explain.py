@@ -79,7 +79,7 @@ class Explanation:
 
 
 def explain_photo(
-    spec: ExplainSpec, model: Classifier, photo: Photo, progress: Progress = no_progress, max_memory: int | None = None
+    spec: ExplainSpec, model: Classifier, photo: Photo, on_progress: Progress = no_progress, max_memory: int | None = None
 ) -> Explanation:
     """Run all methods of a spec on one photo.
 
@@ -89,14 +89,14 @@ def explain_photo(
         spec: Methods, target, seed and view.
         model: The classifier.
         photo: The photo.
-        progress: The progress callback.
+        on_progress: The progress callback.
         max_memory: Maximum memory in bytes, weights included; None for half of the free memory.
     """
     methods = list(dict.fromkeys(resolve(m) for m in spec.methods))
     images = model.preprocess(photo.image)[None]
     targets = None if spec.target is None else [model.target(spec.target)]
     return Explanation(
-        spec, model, photo, attribute_all(model, methods, images, targets, spec.seed, rows_within(model, max_memory), progress)
+        spec, model, photo, attribute_all(model, methods, images, targets, spec.seed, rows_within(model, max_memory), on_progress)
     )
 
 

@@ -52,7 +52,7 @@ def all_methods(text: str) -> tuple[MethodSpec, ...]:
 
 
 def explain_all(
-    models: Sequence[Classifier], photo: Photo, methods: Sequence[MethodSpec], seed: int = 0, progress: Progress = no_progress
+    models: Sequence[Classifier], photo: Photo, methods: Sequence[MethodSpec], seed: int = 0, on_progress: Progress = no_progress
 ) -> list[Shown]:
     """Run every method on the first model for which it is defined, for the class that this model predicts.
 
@@ -61,7 +61,7 @@ def explain_all(
         photo: The photo.
         methods: The methods.
         seed: Seed of everything random.
-        progress: The progress callback.
+        on_progress: The progress callback.
 
     Returns:
         The maps or errors, in the order of `methods`.
@@ -74,7 +74,7 @@ def explain_all(
         images = model.preprocess(photo.image)[None]
         with torch.no_grad():
             target = int(model(images).argmax())
-        for method, found in zip(left, attribute_each(model, left, images, [target], seed, progress=progress), strict=True):
+        for method, found in zip(left, attribute_each(model, left, images, [target], seed, on_progress=on_progress), strict=True):
             if method not in shown or isinstance(found, Attribution):
                 shown[method] = Shown(method, model, found)
     return [shown[m] for m in methods]

@@ -46,7 +46,7 @@ class Event:
     of: str = "results"
 
 
-Watch = Listener[Event]
+RunListener = Listener[Event]
 """Called every few passes; raises `Cancelled` to stop the run."""
 ExecutorFactory = Callable[[Plan, Heartbeat], Executor]
 """Returns the executor of a plan."""
@@ -57,22 +57,22 @@ def local(plan: Plan, heartbeat: Heartbeat) -> Executor:
     return LocalExecutor(Worker(plan.evaluators, plan.data, plan.max_memory, heartbeat))
 
 
-def run(plan: Plan, watch: Watch = no_listener, executor: ExecutorFactory = local) -> RunResult:
+def run(plan: Plan, on_progress: RunListener = no_listener, executor: ExecutorFactory = local) -> RunResult:
     """Compute the missing results of a plan, and return the scores.
 
     Args:
         plan: The plan.
-        watch: Called every few passes with the progress of the run; raises `Cancelled` to stop.
+        on_progress: Called every few passes with the progress of the run; raises `Cancelled` to stop.
         executor: Returns the executor of the units of work. Results do not depend on it.
 
     Returns:
         The scores. Evaluations that turn out not to be defined are in `refused`, with the reason.
 
     Raises:
-        Cancelled: If `watch` raises it. Everything computed before is stored, and the next run of the same spec resumes there.
+        Cancelled: If `on_progress` raises it. Everything computed before is stored, and the next run of the same spec resumes there.
         AttrlibError: If no evaluation is defined.
     """
-    return _Run(plan, watch, executor).execute()
+    return _Run(plan, on_progress, executor).execute()
 
 
 class _Progress:
@@ -108,8 +108,8 @@ class _Progress:
 class _Run:
     """The state of one run."""
 
-    def __init__(self, plan: Plan, watch: Watch, executor: ExecutorFactory):
-        self.plan, self.spec, self.store, self.watch = plan, plan.spec, plan.store, watch
+    def __init__(self, plan: Plan, on_progress: RunListener, executor: ExecutorFactory):
+        self.plan, self.spec, self.store, self.on_progress = plan, plan.spec, plan.store, on_progress
         self.executor = executor(plan, self._beat)
         self.event = Event("planning")
         self.progress: dict[Evaluation, _Progress] = {}
@@ -239,11 +239,11 @@ class _Run:
         """Report the progress of the run, even without new results, so that the watcher can stop it."""
         if self.of == "images":
             self.event = Event(doing, self.predicted, self.to_predict, of="images")
-            self.watch(self.event)
+            self.on_progress(self.event)
         elif self.changed or doing != self.event.doing:
             self._tell(doing)
         else:
-            self.watch(self.event)
+            self.on_progress(self.event)
 
     def _tell(self, doing: str) -> None:
         elapsed = time.perf_counter() - self.started
@@ -253,12 +253,12 @@ class _Run:
         rate = self.computed / elapsed if elapsed else 0.0
         missing = sum(each.missing for each in self.progress.values())
         self.event, self.changed = Event(doing, self.computed, self.computed + missing, rate, left, scores), False
-        self.watch(self.event)
+        self.on_progress(self.event)
 
     def _agreement(self, used: Mapping[GroupPlan, tuple[EvalItem, ...]]) -> dict[MethodSpec, float]:
         """Return how well each scored method's fast maps agree with its exact ones."""
         methods = {each.method_spec: each.method for plan in used for each in plan.group.evaluations if each in self.progress}
-        evaluator = self.plan.evaluators[0].reporting_to(lambda _done, _total: self.watch(self.event))
+        evaluator = self.plan.evaluators[0].reporting_to(lambda _done, _total: self.on_progress(self.event))
         return map_agreement(methods, evaluator, self.plan.data, next(iter(used.values())))
 
     def _scores(self, used: Mapping[GroupPlan, tuple[EvalItem, ...]]) -> dict:

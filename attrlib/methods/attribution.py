@@ -84,7 +84,7 @@ def attribute(
     targets: Sequence[int] | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
-    progress: Progress = no_progress,
+    on_progress: Progress = no_progress,
     fast: bool = False,
     owners: Sequence[int] | None = None,
 ) -> Attribution:
@@ -99,7 +99,7 @@ def attribute(
         targets: Target class index of each item. By default, the class predicted for each image.
         seed: Seed of all random draws.
         batch_size: Rows that go through the model at once, at most.
-        progress: Progress callback. An exception that it raises passes through.
+        on_progress: Progress callback. An exception that it raises passes through.
         fast: Whether to compute in bfloat16.
         owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed
             once per image. Requires `targets`. By default, one item per image.
@@ -109,7 +109,7 @@ def attribute(
         LayerError: If the model has no such layer.
         SpecError: If a parameter, the targets or the batch size are not valid.
     """
-    return attribute_all(model, [spec], images, targets, seed, batch_size, progress, fast, owners)[0]
+    return attribute_all(model, [spec], images, targets, seed, batch_size, on_progress, fast, owners)[0]
 
 
 def attribute_all(
@@ -119,7 +119,7 @@ def attribute_all(
     targets: Sequence[int] | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
-    progress: Progress = no_progress,
+    on_progress: Progress = no_progress,
     fast: bool = False,
     owners: Sequence[int] | None = None,
 ) -> list[Attribution]:
@@ -134,7 +134,7 @@ def attribute_all(
         targets: Target class index of each item. By default, the class predicted for each image.
         seed: Seed of all random draws.
         batch_size: Rows that go through the model at once, at most.
-        progress: Progress callback. An exception that it raises passes through.
+        on_progress: Progress callback. An exception that it raises passes through.
         fast: Whether to compute in bfloat16.
         owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed
             once per image. Requires `targets`. By default, one item per image.
@@ -148,7 +148,7 @@ def attribute_all(
         SpecError: If a parameter, the targets or the batch size are not valid. Nothing is computed then.
     """
     found = [_ask(model, spec, images) for spec in specs]
-    _run(model, found, images, targets, seed, batch_size, progress, fast, owners)
+    _run(model, found, images, targets, seed, batch_size, on_progress, fast, owners)
     return [_result(one, seed, images) for one in found]
 
 
@@ -159,7 +159,7 @@ def attribute_each(
     targets: Sequence[int] | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
-    progress: Progress = no_progress,
+    on_progress: Progress = no_progress,
     fast: bool = False,
     owners: Sequence[int] | None = None,
 ) -> list[Attribution | AttrlibError]:
@@ -172,7 +172,7 @@ def attribute_each(
         targets: Target class index of each item. By default, the class predicted for each image.
         seed: Seed of all random draws.
         batch_size: Rows that go through the model at once, at most.
-        progress: Progress callback. An exception that it raises passes through.
+        on_progress: Progress callback. An exception that it raises passes through.
         fast: Whether to compute in bfloat16.
         owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed
             once per image. Requires `targets`. By default, one item per image.
@@ -191,7 +191,7 @@ def attribute_each(
         except AttrlibError as error:
             found.append(error.with_traceback(None))
     request = [one for one in found if isinstance(one, MethodRequest)]
-    _run(model, request, images, targets, seed, batch_size, progress, fast, owners, tolerant=True)
+    _run(model, request, images, targets, seed, batch_size, on_progress, fast, owners, tolerant=True)
     return [one if isinstance(one, AttrlibError) else one.error or _result(one, seed, images) for one in found]
 
 
@@ -219,7 +219,7 @@ def _run(
     targets: Sequence[int] | None,
     seed: int,
     batch_size: int,
-    progress: Progress,
+    on_progress: Progress,
     fast: bool,
     owners: Sequence[int] | None,
     tolerant: bool = False,
@@ -232,13 +232,13 @@ def _run(
         raise SpecError("items that share images need a target each")
     if targets is not None and (len(targets) != len(of) or not all(0 <= t < len(model.class_names) for t in targets)):
         raise SpecError(f"{len(of)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
-    watch, chunk = _Stopwatch(progress, model.device), rows_at_once(model, (images.shape[2], images.shape[3]), batch_size)
+    stopwatch, chunk = _Stopwatch(on_progress, model.device), rows_at_once(model, (images.shape[2], images.shape[3]), batch_size)
     layers = {layer: [one for one in request if one.layer == layer] for layer in dict.fromkeys(one.layer for one in request)}
     for part in _batches(of, batch_size):
         several = of[part]
         used = list(dict.fromkeys(several))
         with model.session(fast):
-            start = watch.read()
+            start = stopwatch.read()
             placed = model.place((images[several.start : several.stop] if isinstance(several, range) else images[used]).detach())
             if targets is None:
                 with torch.no_grad():
@@ -246,18 +246,20 @@ def _run(
             else:
                 target = torch.tensor(list(targets[part]), device=placed.device)
             indices = None if owners is None else torch.tensor([used.index(k) for k in several], device=placed.device)
-            begun = watch.read() - start
+            begun = stopwatch.read() - start
             for layer, methods in layers.items():
 
                 def make(items: Items, rows: int, layer: Layer = layer) -> AttributionContext:
-                    return AttributionContext(model, layer, items.images, items.targets, items.owners, seed, rows, watch.report, watch.read)
+                    return AttributionContext(
+                        model, layer, items.images, items.targets, items.owners, seed, rows, stopwatch.report, stopwatch.read
+                    )
 
                 batch = SharedBatch(Items(placed, target, indices), chunk, make)
                 for one in methods:
                     if one.error is not None:
                         continue
                     if len(request) > 1:
-                        watch.report(0, 0)
+                        stopwatch.report(0, 0)
                     try:
                         batch.attribute(one)
                         one.seconds += begun
@@ -271,8 +273,8 @@ def _run(
 class _Stopwatch:
     """Clock that excludes the time spent in the progress callback."""
 
-    def __init__(self, progress: Progress, device: torch.device):
-        self._progress, self._device, self._paused = progress, device, 0.0
+    def __init__(self, on_progress: Progress, device: torch.device):
+        self._progress, self._device, self._paused = on_progress, device, 0.0
 
     def read(self) -> float:
         """Return the seconds since an arbitrary moment, once the device has finished all queued work."""

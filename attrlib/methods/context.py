@@ -35,7 +35,7 @@ class AttributionContext:
         owners: Image index of each item (B,). By default, one item per image.
         seed: Seed of all random draws.
         chunk: Most rows that go through the model at once. No result depends on it.
-        progress: Progress callback.
+        on_progress: Progress callback.
         clock: Returns the time in seconds.
         diagnostics: Values per item (B,) by name, to be filled by the method.
         spared: Seconds that other methods spent on shared values that the current method has used.
@@ -49,7 +49,7 @@ class AttributionContext:
     owners: Tensor | None = None
     seed: int = 0
     chunk: int = 16
-    progress: Progress = no_progress
+    on_progress: Progress = no_progress
     clock: Callable[[], float] = time.perf_counter
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     spared: float = 0.0
@@ -227,11 +227,11 @@ class AttributionContext:
     def _chunks(self, count: int, rows: int) -> Iterator[range]:
         start = 0
         while start < count:
-            self.progress(start, count)
+            self.on_progress(start, count)
             step = min(max(1, self.chunk // rows), count - start)
             yield range(start, start + step)
             start += step
-        self.progress(count, count)
+        self.on_progress(count, count)
 
     def _masked(self, factors: Tensor, softmax: bool, fill: Tensor | None) -> Tensor:
         """Return the target logits or probabilities (k,B) of the inputs times factors (k,[U,]1|C,h,w). Prefix tokens are unchanged."""

@@ -42,7 +42,7 @@ class PatchLogits(OwnMap):
         module, images, maps = context.classifier.module, context.per_item(context.images), []
         assert isinstance(module, BagNet), "check() refuses others"
         for k in range(len(context)):
-            context.progress(64 * k, 64 * len(context))
+            context.on_progress(64 * k, 64 * len(context))
             maps.append(patch_logits(module, images[k : k + 1], context.targets[k : k + 1]))
         return torch.cat(maps)
 

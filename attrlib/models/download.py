@@ -35,7 +35,7 @@ def downloaded(name: str) -> Path | None:
     return file
 
 
-def download(name: str, progress: Progress = no_progress) -> Path:
+def download(name: str, on_progress: Progress = no_progress) -> Path:
     """Download the published checkpoint `idsds:NAME` into the cache folder, unless it is there, and return its path.
 
     The file must have the length that the server announces. Its digest is kept beside it. An interrupted download leaves nothing
@@ -43,7 +43,7 @@ def download(name: str, progress: Progress = no_progress) -> Path:
 
     Args:
         name: `idsds:NAME`.
-        progress: Progress callback, called with the bytes received and the bytes of the whole file; may raise `Cancelled` to stop.
+        on_progress: Progress callback, called with the bytes received and the bytes of the whole file; may raise `Cancelled` to stop.
 
     Raises:
         ModelError: The name is unknown, the download failed, or an earlier download has changed; the message says what to do.
@@ -58,7 +58,7 @@ def download(name: str, progress: Progress = no_progress) -> Path:
         part = file.with_suffix(".part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            digest = _fetch(url, part, progress)
+            digest = _fetch(url, part, on_progress)
             file.with_suffix(".sha256").write_text(digest + "\n")
             part.replace(file)
         except (URLError, HTTPException, OSError, ValueError) as error:
@@ -72,7 +72,7 @@ def download(name: str, progress: Progress = no_progress) -> Path:
         return file
 
 
-def _fetch(url: str, part: Path, progress: Progress) -> str:
+def _fetch(url: str, part: Path, on_progress: Progress) -> str:
     """Write the file and return its digest. Raises `ValueError` if its length is unacceptable or not the announced one."""
     hasher, done = hashlib.sha256(), 0
     with urlopen(url, timeout=TIMEOUT) as answer, part.open("wb") as out:
@@ -85,7 +85,7 @@ def _fetch(url: str, part: Path, progress: Progress) -> str:
             done += len(chunk)
             if done > total:
                 break
-            progress(done, total)
+            on_progress(done, total)
             hasher.update(chunk)
             out.write(chunk)
     if done != total:

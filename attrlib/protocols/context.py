@@ -79,7 +79,7 @@ class EvalContext:
         seed: Seed of everything random.
         rows: Maximum number of images in one forward pass.
         fast: Whether forward passes run in bfloat16.
-        progress: The progress callback; it raises `Cancelled` to stop.
+        on_progress: The progress callback; it raises `Cancelled` to stop.
         twins: Randomised models by the share of layers that are shuffled.
     """
 
@@ -87,7 +87,7 @@ class EvalContext:
     seed: int = 0
     rows: int = 16
     fast: bool = False
-    progress: Progress = no_progress
+    on_progress: Progress = no_progress
     twins: dict[float, Classifier] = field(default_factory=dict, compare=False)
     """Kept for the length of a run."""
 
@@ -101,7 +101,7 @@ class EvalContext:
 
         def work(some: Tensor) -> Tensor:
             nonlocal done
-            self.progress(done, len(images))
+            self.on_progress(done, len(images))
             with self.model.session(self.fast), torch.no_grad():
                 logits = self.model.module(self.model.place(some).clone()).float().cpu()
             done += len(some)

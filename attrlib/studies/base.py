@@ -10,7 +10,7 @@ import numpy as np
 
 from attrlib.data.datasets import Dataset
 from attrlib.engine.results import RunResult, Score
-from attrlib.engine.run import Watch
+from attrlib.engine.run import RunListener
 from attrlib.errors import SpecError
 from attrlib.figures.study_figure import StudyFigure
 from attrlib.methods import resolve as resolve_method
@@ -161,7 +161,7 @@ class Study(ABC):
         """
 
     def further(
-        self, given: StudySpec, traits: ModelTraits, model: Classifier, data: Dataset, store: Store, watch: Watch
+        self, given: StudySpec, traits: ModelTraits, model: Classifier, data: Dataset, store: Store, on_progress: RunListener
     ) -> Mapping[str, Any]:
         """Compute what else the analysis needs of a model, after its runs. By default nothing.
 
@@ -171,7 +171,7 @@ class Study(ABC):
             model: The model.
             data: The data set.
             store: Store of results.
-            watch: Called with an event as the work advances; raises `Cancelled` to stop it.
+            on_progress: Called with an event as the work advances; raises `Cancelled` to stop it.
 
         Returns:
             Values by name, passed to `analyse` as `ModelResults.further`.

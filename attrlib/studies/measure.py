@@ -8,7 +8,7 @@ from attrlib.data.datasets import Dataset
 from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.items import EvalItem, chunked, image_items
 from attrlib.engine.plan import make_plan
-from attrlib.engine.run import Event, Watch
+from attrlib.engine.run import Event, RunListener
 from attrlib.engine.selection import class_map
 from attrlib.errors import AttrlibError
 from attrlib.methods import BATCH_SIZE
@@ -50,7 +50,7 @@ def accuracy_on(model: Classifier, data: Dataset, given: StudySpec, limit: int, 
 
 
 def map_correlations(
-    spec: RunSpec, reference: MethodSpec, kernels: Sequence[int], model: Classifier, data: Dataset, store: Store, watch: Watch
+    spec: RunSpec, reference: MethodSpec, kernels: Sequence[int], model: Classifier, data: Dataset, store: Store, on_progress: RunListener
 ) -> Mapping[tuple[str, int], list[float]]:
     """Correlate each method's map, smoothed with each kernel, with the map of a reference method.
 
@@ -64,7 +64,7 @@ def map_correlations(
         model: The model.
         data: The data set.
         store: Store of results.
-        watch: Called with an event as the work advances; raises `Cancelled` to stop it.
+        on_progress: Called with an event as the work advances; raises `Cancelled` to stop it.
 
     Returns:
         One value for each grid and target, by method and kernel. Empty if the maps are not defined.
@@ -82,7 +82,7 @@ def map_correlations(
     for each in planned.group.evaluations:
         if each.method == reference:
             continue
-        watch(Event(f"comparing maps of {each.method_spec}"))
+        on_progress(Event(f"comparing maps of {each.method_spec}"))
         about = {"kind": "map correlation", "score": each.about, "reference": reference, "kernels": list(kernels)}
         key, ids = digest(about), [item.id for item in planned.items]
         cached = store.records(key, ids)

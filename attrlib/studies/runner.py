@@ -73,7 +73,7 @@ def study(
     *,
     methods: Iterable[str | MethodSpec] = (),
     store: Store | None = None,
-    watch: Listener[StudyEvent] = no_listener,
+    on_progress: Listener[StudyEvent] = no_listener,
     **options: Any,
 ) -> StudyResult:
     """Run a study by name. Cached results are not computed again.
@@ -84,7 +84,7 @@ def study(
         data: Name, folder or file of the data set.
         methods: Methods; by default those that the study asks for.
         store: Store of results; by default that of `open_store`.
-        watch: Called with an event every few passes; raises `Cancelled` to stop the study. Computed results are kept.
+        on_progress: Called with an event every few passes; raises `Cancelled` to stop the study. Computed results are kept.
         **options: Options of the study (listed below), and its parameters.
 
     Raises:
@@ -95,25 +95,25 @@ def study(
     asked = tuple(m if isinstance(m, MethodSpec) else MethodSpec.parse(m) for m in methods)
     of_spec = {p.name: options.pop(p.name) for p in STUDY_OPTIONS if p.name in options}
     spec = StudySpec(own, tuple((dict(given) | options).items()), chosen, str(data), asked, **of_spec)
-    return run_study(spec, store or open_store(), watch)
+    return run_study(spec, store or open_store(), on_progress)
 
 
 def run_study(
-    spec: StudySpec, store: Store, watch: Listener[StudyEvent] = no_listener, load: Load = load_plain, data: Dataset | None = None
+    spec: StudySpec, store: Store, on_progress: Listener[StudyEvent] = no_listener, load: Load = load_plain, data: Dataset | None = None
 ) -> StudyResult:
     """Run a study: compute what is not in the store, and analyse the results.
 
     Args:
         spec: The study with its models, methods and data.
         store: Store of results.
-        watch: Called with an event every few passes; raises `Cancelled` to stop the study.
+        on_progress: Called with an event every few passes; raises `Cancelled` to stop the study.
         load: Loads a model from its spec and whether the study's checkpoints were tuned on deleted patches.
         data: The data set; by default loaded by the name in `spec`.
 
     Raises:
         AttrlibError: If nothing is defined on any model.
     """
-    return _Running(spec, store, watch, load, data).execute()
+    return _Running(spec, store, on_progress, load, data).execute()
 
 
 def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dataset | None = None) -> StudyPlan:
@@ -171,8 +171,8 @@ def _seconds_key(given: StudySpec) -> tuple[dict[str, object], str]:
 class _Running:
     """The state of one study."""
 
-    def __init__(self, spec: StudySpec, store: Store, watch: Listener[StudyEvent], load: Load, data: Dataset | None):
-        self.spec, self.store, self.watch, self.load = spec, store, watch, load
+    def __init__(self, spec: StudySpec, store: Store, on_progress: Listener[StudyEvent], load: Load, data: Dataset | None):
+        self.spec, self.store, self.on_progress, self.load = spec, store, on_progress, load
         self.given = replace(resolve(spec), data=anchored(spec.data))
         self.study: Study = create(self.given)
         self.data = load_dataset(self.given.data) if data is None else data
@@ -219,13 +219,13 @@ class _Running:
         runs = self.study.runs(self.given, traits, model, number == 0)
         for place, own in enumerate(runs):
 
-            def watch(event: Event, place: int = place) -> None:
+            def on_progress(event: Event, place: int = place) -> None:
                 # Until there is a first score, the run is still searching for items.
                 far = event.done / event.total if event.total and event.scores else 0.0
                 self._tell(f"{traits.name}: {event.doing}", (place + far) / len(runs))
 
             try:
-                result = run(make_plan(own, model, self.data, self.store), watch)
+                result = run(make_plan(own, model, self.data, self.store), on_progress)
             except REFUSED as error:
                 self.refuse(traits, own, error)
                 continue
@@ -252,7 +252,7 @@ class _Running:
         if expected:
             mean = sum(expected) / len(expected)
             left = max(0.0, expected[-1] - elapsed if share > 0.02 else mean) + mean * (models - self.number - 1)
-        self.watch(StudyEvent(doing, (self.number + share) / models, left))
+        self.on_progress(StudyEvent(doing, (self.number + share) / models, left))
 
     def _seconds(self, these: float, done: bool) -> float:
         """Return the seconds of computing the study over all its runs, which are kept in the store."""

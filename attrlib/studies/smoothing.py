@@ -8,7 +8,7 @@ import numpy as np
 
 from attrlib.data.datasets import Dataset
 from attrlib.engine.results import Score
-from attrlib.engine.run import Watch
+from attrlib.engine.run import RunListener
 from attrlib.errors import DataError
 from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 from attrlib.methods import create as create_method
@@ -65,11 +65,11 @@ class Smoothing(Study):
         return [*smooth, self.run_of(given, traits, model, protocols[:1], self._others())]
 
     def further(
-        self, given: StudySpec, traits: ModelTraits, model: Classifier, data: Dataset, store: Store, watch: Watch
+        self, given: StudySpec, traits: ModelTraits, model: Classifier, data: Dataset, store: Store, on_progress: RunListener
     ) -> Mapping[str, Any]:
         kernels = {k: int(dict(_pairs(p)).get("smoothing", 0)) for k, p in self._kernels(model).items()}
         spec = self.run_of(given, traits, model, [self._protocol(0)], [*self._smoothed(given), REFERENCE])
-        found = map_correlations(spec, resolve_method(REFERENCE), list(dict.fromkeys(kernels.values())), model, data, store, watch)
+        found = map_correlations(spec, resolve_method(REFERENCE), list(dict.fromkeys(kernels.values())), model, data, store, on_progress)
         costs = {}
         for method in (*self._smoothed(given), *self._others()):
             layer = model.layer(resolve_method(method).layer)

@@ -96,7 +96,7 @@ def main(
                 _data[source] = Kept(load_dataset(source))
                 # Cards name the data set, not its location on this machine.
                 _data[source].name = source.replace(photos, "imagenette")
-        card = train_checkpoint(training, out / f"{name}.safetensors", state / name, watch=_Lines(name), datasets=_data)
+        card = train_checkpoint(training, out / f"{name}.safetensors", state / name, on_progress=_Lines(name), datasets=_data)
         typer.echo(
             f"{name}: clean {card.accuracy['clean']['mean']:.3f}, deleted {card.accuracy['deleted']['mean']:.3f}, {card.seconds:.0f} s"
         )

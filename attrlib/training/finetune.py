@@ -60,7 +60,7 @@ def train_checkpoint(
     out: Path,
     folder: Path,
     device: str = "auto",
-    watch: Listener[TrainingProgress] = no_listener,
+    on_progress: Listener[TrainingProgress] = no_listener,
     datasets: Mapping[str, Dataset] | None = None,
 ) -> Card:
     """Train a model, and write the weights and their model card.
@@ -74,7 +74,7 @@ def train_checkpoint(
         out: The file to write the weights to.
         folder: Folder of the state from which an interrupted training resumes.
         device: `auto`, or the name of a torch device.
-        watch: Progress callback.
+        on_progress: Progress callback.
         datasets: Data sets that are already loaded, by name.
 
     Raises:
@@ -101,7 +101,7 @@ def train_checkpoint(
     model = _model(training, whole_set, _place(device))
     _check_size(model, training.recipe)
     classes, of_select, of_report = (match_classes(d.class_names, model.class_names) for d in (data, select, report))
-    trained = train(model, data, classes, select, of_select, training.recipe, folder, watch)
+    trained = train(model, data, classes, select, of_select, training.recipe, folder, on_progress)
     if int(os.environ.get("RANK", 0)):
         return Card(str(training.model), model.class_names, model.preprocessing)
     state = {name: _rounded(tensor) for name, tensor in trained.state.items()}

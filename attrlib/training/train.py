@@ -83,7 +83,7 @@ def train(
     select_classes: Sequence[int],
     recipe: Recipe,
     folder: Path,
-    watch: Listener[TrainingProgress] = no_listener,
+    on_progress: Listener[TrainingProgress] = no_listener,
 ) -> Trained:
     """Train a model's module in place.
 
@@ -99,7 +99,7 @@ def train(
         select_classes: The model's class for each class of `select`.
         recipe: Settings of the training.
         folder: Folder of the saved state.
-        watch: Progress callback.
+        on_progress: Progress callback.
 
     Raises:
         TrainingError: The loss or a weight is not finite, or the state cannot be read or written.
@@ -107,7 +107,7 @@ def train(
         ImageError: None of the training images can be read.
         SpecError: The recipe combines label smoothing with the binary loss.
     """
-    return _Trainer(model, data, classes, select, select_classes, recipe, folder, watch).train()
+    return _Trainer(model, data, classes, select, select_classes, recipe, folder, on_progress).train()
 
 
 class _Trainer:
@@ -120,9 +120,9 @@ class _Trainer:
         select_classes: Sequence[int],
         recipe: Recipe,
         folder: Path,
-        watch: Listener[TrainingProgress],
+        on_progress: Listener[TrainingProgress],
     ):
-        self.model, self.recipe, self.watch = model, recipe, watch
+        self.model, self.recipe, self.on_progress = model, recipe, on_progress
         self.module, self.device = model.module, model.device
         self.loader = TrainLoader(data, classes, model.preprocessing, recipe)
         self.select, self.select_classes = select, select_classes
@@ -224,7 +224,7 @@ class _Trainer:
 
     def _check(self) -> None:
         if self.last is not None:
-            self.watch(self.last)
+            self.on_progress(self.last)
 
     def _diverged(self, what: str, epoch: int) -> TrainingError:
         kept = f"the state after epoch {epoch} is kept" if epoch else "no epoch was finished"

@@ -103,8 +103,8 @@ def _choose_target(model: Classifier, photo: Photo) -> int | None:
 def _job(model: Classifier, photos: list[Photo], run: RunSpec, cell: int, target: int, method: MethodSpec) -> Job:
     """Return the job that computes the map of one method on the grid."""
 
-    def make(progress: NewsProgress) -> object:
-        return map_grid(model, photos, run.protocols[0], cell, target, method, open_store(), run.seed, progress)
+    def make(on_progress: NewsProgress) -> object:
+        return map_grid(model, photos, run.protocols[0], cell, target, method, open_store(), run.seed, on_progress)
 
     stamp = jobs.stamp(run.model.checkpoint)
     key = digest("own grid", run.model, stamp, [p.digest for p in photos], run.protocols[0], cell, target, resolve(method), run.seed)

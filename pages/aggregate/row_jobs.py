@@ -67,10 +67,10 @@ def found_job(spec: RunSpec, run_job: Job) -> Job:
     """Return the job that finds a run's results so far; its key changes as the run progresses and ends."""
     key = digest("aggregation", spec, jobs.stamp(spec.model.checkpoint), run_job.state.value, run_job.done)
 
-    def find(progress: NewsProgress) -> Found:
+    def find(on_progress: NewsProgress) -> Found:
         loading = jobs.model_job(spec.model, spec.deletion_tuned)
         while not loading.wait(0.1):
-            progress(0, 0)
+            on_progress(0, 0)
         if loading.error is not None:
             raise loading.error
         return Found(key, Aggregation(spec, loading.result, load_data(spec.data), open_store()))
@@ -81,9 +81,9 @@ def found_job(spec: RunSpec, run_job: Job) -> Job:
 def row_job(found: Found, method: MethodSpec, view: AggregateView) -> Job:
     """Return the job that sorts, averages and draws one row."""
 
-    def make(progress: NewsProgress) -> Shown:
-        row = found.aggregation.row(method, view, progress)
-        line = line_of(found.aggregation, row, view, progress, SHOWN)
+    def make(on_progress: NewsProgress) -> Shown:
+        row = found.aggregation.row(method, view, on_progress)
+        line = line_of(found.aggregation, row, view, on_progress, SHOWN)
         colours, own = view_of(view), row.aggregate
         bins = tuple(encode(draw_bin(own, k, colours)) if size else None for k, size in enumerate(own.sizes))
         best, worst = (
@@ -100,8 +100,8 @@ def row_job(found: Found, method: MethodSpec, view: AggregateView) -> Job:
 def tiles_job(found: Found, row: Row, positions: Sequence[int], view: AggregateView) -> Job:
     """Return the job that draws some items of a bin."""
 
-    def make(progress: NewsProgress) -> list[Tile]:
-        examples = found.aggregation.examples(row, positions, view, progress)
+    def make(on_progress: NewsProgress) -> list[Tile]:
+        examples = found.aggregation.examples(row, positions, view, on_progress)
         colours, own = view_of(view), row.aggregate
         drawn = (encode(draw_sample(s, colours, own.target_cell, own.grid, 2 * SIDE)) for s in samples(examples, 2 * SIDE))
         return [Tile(picture, e.score, e.names) for picture, e in zip(drawn, examples, strict=True)]

@@ -20,8 +20,8 @@ QUICK_GRID = 8
 def outputs_job(row: Row, grid: int, baseline: str, seed: int) -> Job:
     """Return the job that computes the model's outputs with each patch deleted, shared by all maps of a row."""
 
-    def measure(progress: NewsProgress) -> object:
-        return cell_outputs(row.model, row.photo, row.target, grid, baseline, seed, progress)
+    def measure(on_progress: NewsProgress) -> object:
+        return cell_outputs(row.model, row.photo, row.target, grid, baseline, seed, on_progress)
 
     key = digest("cell outputs", jobs.digest_of(row.model), row.photo.digest, row.target, grid, baseline, seed)
     return queue(str(row.model.device)).submit(
@@ -33,8 +33,8 @@ def path_job(ready: Ready, order: str, grid: int | None, baseline: str, seed: in
     """Return the job that deletes the picture step by step in the order of a map."""
     row, attribution = ready.row, ready.attribution
 
-    def delete(progress: NewsProgress) -> object:
-        return delete_in_order(row.model, row.photo, attribution, order, grid, baseline, seed, progress)
+    def delete(on_progress: NewsProgress) -> object:
+        return delete_in_order(row.model, row.photo, attribution, order, grid, baseline, seed, on_progress)
 
     key = digest("deletion path", ready.job.key, order, grid, baseline, seed)
     return queue(str(row.model.device)).submit(

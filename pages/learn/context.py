@@ -136,10 +136,10 @@ class LessonContext:
     def birds(self, indices: Sequence[int]) -> list[Bird]:
         """Return birds by their indices in the data."""
 
-        def draw(progress: NewsProgress) -> Flock:
+        def draw(on_progress: NewsProgress) -> Flock:
             data, found = load_dataset(DATA), []
             for number, index in enumerate(indices):
-                progress(number, len(indices))
+                on_progress(number, len(indices))
                 item, label = data[index], data.label(index)
                 assert label is not None
                 mask = np.any(list(item.masks.values()), axis=0)
@@ -168,10 +168,10 @@ class LessonContext:
         """
         model, spec, protocol = self.plain, resolve(MethodSpec.parse(method)), ProtocolSpec(setting)
 
-        def explain(progress: NewsProgress) -> GridMaps:
+        def explain(on_progress: NewsProgress) -> GridMaps:
             found = []
             for number, birds in enumerate(grids):
-                progress(number, len(grids))
+                on_progress(number, len(grids))
                 photos, target = [bird.photo for bird in birds], model.target(birds[cell].name)
                 found.append(map_grid(model, photos, protocol, cell, target, spec, InMemoryCache(), self.seed))
             return GridMaps(found)

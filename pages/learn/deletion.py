@@ -40,7 +40,7 @@ class Deletion(Lesson):
         targets = [context.plain.target(bird.name) for bird in birds]
         method, grid = resolve(MethodSpec(self.order)), 4 if self.delete == "cells" else None
         job = context.compute(
-            "deletion", lambda progress: delete_alike(models, [b.photo for b in birds], targets, method, grid, seed=context.seed, progress=progress),
+            "deletion", lambda on_progress: delete_alike(models, [b.photo for b in birds], targets, method, grid, seed=context.seed, on_progress=on_progress),
             method, grid, [b.index for b in birds],
         )  # fmt: skip
         found = context.wait(job)[0]

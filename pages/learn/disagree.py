@@ -49,7 +49,9 @@ class Disagree(Lesson):
         methods = [resolve_method(MethodSpec.parse(text)) for text in METHODS]
         which = [bird.index for bird in birds]
         job = context.compute(
-            "disagree", lambda progress: score_at_once(model, DATA, which, list(protocols.values()), methods, context.seed, progress), which
+            "disagree",
+            lambda on_progress: score_at_once(model, DATA, which, list(protocols.values()), methods, context.seed, on_progress),
+            which,
         )
         found = context.wait(job)[0]
         signs = torch.tensor([[-1.0 if own.higher_is_better else 1.0] for own in protocols.values()], dtype=torch.float64)

@@ -37,7 +37,7 @@ class Infidelity(Lesson):
         stds = [float(text) for text in NOISES]
         job = context.compute(
             "infidelity",
-            lambda progress: infidelity_by_noise(model, bird.photo, maps, stds, seed=context.seed, progress=progress),
+            lambda on_progress: infidelity_by_noise(model, bird.photo, maps, stds, seed=context.seed, on_progress=on_progress),
             bird.index,
         )
         found = context.wait(job)[0]

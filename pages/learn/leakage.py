@@ -42,7 +42,7 @@ class Leakage(Lesson):
         methods = [resolve(MethodSpec(name)) for name in (self.method, "Random")]
 
         def ask(method: MethodSpec) -> object:
-            work = lambda progress: mask_leakage(model, photos, labels, method, share, context.seed, progress)  # noqa: E731
+            work = lambda on_progress: mask_leakage(model, photos, labels, method, share, context.seed, on_progress)  # noqa: E731
             return context.compute("leakage", work, method, share, which)
 
         found, noise = context.wait(*map(ask, methods))  # type: ignore[arg-type]

@@ -77,17 +77,17 @@ def _open(source: str) -> None:
 
 
 def _job(source: str) -> Job:
-    return queue("data").submit(digest("strip", source), lambda progress: _look(source, progress))
+    return queue("data").submit(digest("strip", source), lambda on_progress: _look(source, on_progress))
 
 
-def _look(source: str, progress: NewsProgress) -> Strip:
-    progress(0, 0)
+def _look(source: str, on_progress: NewsProgress) -> Strip:
+    on_progress(0, 0)
     data = load_data(source)
     pictures: list[tuple[bytes, str]] = []
     for index in data.order(0)[: 3 * COUNT]:
         if len(pictures) == COUNT:
             break
-        progress(len(pictures), COUNT)
+        on_progress(len(pictures), COUNT)
         try:
             picture = ImageOps.fit(data[index].image, (SIDE, SIDE))
         except ImageError:

@@ -83,13 +83,13 @@ def _key(spec: ModelSpec) -> str:
 def _start(spec: ModelSpec) -> None:
     methods, images, key = list(st.session_state.l_doctor_methods) or None, int(st.session_state.l_doctor_images), _key(spec)
 
-    def examine(progress: NewsProgress) -> Diagnosis:
+    def examine(on_progress: NewsProgress) -> Diagnosis:
         loading = jobs.model_job(spec)
         while not loading.wait(0.1):
-            progress(0, 0, f"loading {spec}")
+            on_progress(0, 0, f"loading {spec}")
         if loading.state is not State.DONE:
             raise loading.error or Cancelled("cancelled")
-        return doctor(loading.result, methods, images=images, watch=progress)
+        return doctor(loading.result, methods, images=images, on_progress=on_progress)
 
     job = jobs.device_queue().find(key)
     if job is not None:

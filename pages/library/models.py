@@ -168,7 +168,7 @@ def _fetch(name: str) -> None:
     job = queue("downloads").find(name)
     if job is not None:
         job.forget()
-    queue("downloads").submit(name, lambda progress: download(f"idsds:{name}", progress))
+    queue("downloads").submit(name, lambda on_progress: download(f"idsds:{name}", on_progress))
 
 
 def _progress(name: str, ended: bool) -> None:

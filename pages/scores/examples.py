@@ -97,15 +97,15 @@ def _blank() -> bytes:
 def _job(finished: Finished, score: Score, place: int, model: Classifier) -> Job:
     key = digest("behind", finished.run_key, score.spec, score.ids[place])
     return jobs.device_queue().submit(
-        key, lambda progress: look(finished.data, score, place, model, progress), jobs.PATIENCE, priority=Priority.QUICK
+        key, lambda on_progress: look(finished.data, score, place, model, on_progress), jobs.PATIENCE, priority=Priority.QUICK
     )
 
 
-def look(data: Dataset, score: Score, place: int, model: Classifier, progress: NewsProgress) -> Seen:
+def look(data: Dataset, score: Score, place: int, model: Classifier, on_progress: NewsProgress) -> Seen:
     """Return one item with the first map that the protocol requested, from the store or recomputed in the same way."""
     spec, protocol = score.spec, score.protocol
     images = score.items[place]
-    evaluator = Evaluator(model, open_store(), spec.seed, spec.fast, on_progress=progress)
+    evaluator = Evaluator(model, open_store(), spec.seed, spec.fast, on_progress=on_progress)
     loader = evaluator.loader(data, [protocol])
     _, batch = loader.get((EvalItem(score.ids[place], images, _labels(data, score, images, model)),))
     if batch is None:

@@ -69,8 +69,8 @@ def map_job(model: Classifier, photo: Photo, method: MethodSpec, target: int, se
     """Return the job that computes the map of one method; `method` must be resolved. Fast methods do not wait for slow ones."""
     key = map_key(digest_of(model), photo.digest, method, target, seed)
 
-    def work(progress: Any) -> Any:
-        return attribute(model, method, as_batch(model, photo), [target], seed, rows_within(model), progress)
+    def work(on_progress: Any) -> Any:
+        return attribute(model, method, as_batch(model, photo), [target], seed, rows_within(model), on_progress)
 
     return queue(str(model.device)).submit(key, work, PATIENCE, priority=Priority.QUICK if METHODS[method.name].fast else Priority.NORMAL)
 

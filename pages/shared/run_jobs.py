@@ -87,9 +87,9 @@ def start(spec: RunSpec) -> Job:
 
     plan = prepare(spec).plan
 
-    def do(progress: NewsProgress) -> Finished:
+    def do(on_progress: NewsProgress) -> Finished:
         try:
-            return _run(spec, plan.plan if plan else None, progress)
+            return _run(spec, plan.plan if plan else None, on_progress)
         finally:
             _ended.append(_key(spec))
 
@@ -100,29 +100,29 @@ def _key(spec: RunSpec) -> str:
     return digest("run", spec, jobs.stamp(spec.model.checkpoint))
 
 
-def _run(spec: RunSpec, plan: Plan | None, progress: NewsProgress) -> Finished:
+def _run(spec: RunSpec, plan: Plan | None, on_progress: NewsProgress) -> Finished:
     """Execute a run with the plan whose cost was shown, or with a new one."""
-    plan = plan or _plan(spec, progress)
-    result = run(plan, lambda event: progress(event.done, event.total, event))
+    plan = plan or _plan(spec, on_progress)
+    result = run(plan, lambda event: on_progress(event.done, event.total, event))
     behind: dict[ProtocolSpec, dict[str, Difference]] = {protocol: {} for protocol, _ in result.scores}
     for protocol, method, difference in _differences(result):
         behind[protocol][method] = difference
-        progress(result.computed, result.computed)
+        on_progress(result.computed, result.computed)
     agree = {}
     for pair, over_methods, over_items in agreements(result):
         agree[pair] = over_methods, over_items
-        progress(result.computed, result.computed)
+        on_progress(result.computed, result.computed)
     return Finished(result, _rows(result, plan.data), behind, agree, plan.data, plan.model_digest)
 
 
-def _plan(spec: RunSpec, progress: NewsProgress) -> Plan:
+def _plan(spec: RunSpec, on_progress: NewsProgress) -> Plan:
     """Load models and data, and plan a run."""
     models = []
     for own, loading in _loading(spec):
         while not loading.wait(0.1):
-            progress(0, 0, Event(f"loading {own}"))
+            on_progress(0, 0, Event(f"loading {own}"))
         models.append(_result(loading))
-    progress(0, 0, Event(f"looking through {spec.data}"))
+    on_progress(0, 0, Event(f"looking through {spec.data}"))
     return make_plan(spec, models[0], load_data(spec.data), open_store(), filter_models=models[1:])
 
 
@@ -193,8 +193,8 @@ def prepare(spec: RunSpec) -> Stage:
         return Stage(listing, f"Looking through {spec.data}")
     data: Dataset = listing.result
 
-    def plan(progress: NewsProgress) -> Planned:
-        made = make_plan(spec, models[0], data, open_store(), filter_models=models[1:], on_progress=progress)
+    def plan(on_progress: NewsProgress) -> Planned:
+        made = make_plan(spec, models[0], data, open_store(), filter_models=models[1:], on_progress=on_progress)
         return Planned(made, made.estimate())
 
     key = digest("plan", _key(spec), listing.key, len(_ended))

@@ -38,20 +38,20 @@ def begin(spec: StudySpec) -> Job:
     if job is not None:
         job.forget()
 
-    def do(progress: NewsProgress) -> StudyResult:
-        def watch(event: StudyEvent) -> None:
-            progress(round(1000 * event.share), 1000, event)
+    def do(on_progress: NewsProgress) -> StudyResult:
+        def on_event(event: StudyEvent) -> None:
+            on_progress(round(1000 * event.share), 1000, event)
 
         data = load_data(spec.data)
-        return run_study(spec, open_store(), watch, lambda model, tuned: _load(model, tuned, progress), data)
+        return run_study(spec, open_store(), on_event, lambda model, tuned: _load(model, tuned, on_progress), data)
 
     return jobs.device_queue().submit(_key(spec), do, priority=Priority.LONG)
 
 
-def _load(model: ModelSpec, tuned: bool, progress: NewsProgress) -> Classifier:
+def _load(model: ModelSpec, tuned: bool, on_progress: NewsProgress) -> Classifier:
     job = jobs.model_job(model, tuned and model.checkpoint is not None)
     while not job.wait(0.1):
-        progress(job.done, job.total)
+        on_progress(job.done, job.total)
     if job.error is not None:
         raise job.error
     if job.state is not State.DONE:
@@ -78,9 +78,9 @@ def _look(spec: StudySpec) -> Job:
 def _prepare(spec: StudySpec) -> Job:
     """Return the job that estimates the cost of the study."""
 
-    def plan(progress: NewsProgress) -> StudyPlan:
+    def plan(on_progress: NewsProgress) -> StudyPlan:
         data = load_data(spec.data)
-        return plan_study(spec, open_store(), lambda model, tuned: _load(model, tuned, progress), data)
+        return plan_study(spec, open_store(), lambda model, tuned: _load(model, tuned, on_progress), data)
 
     return jobs.device_queue().submit(digest("study plan", _key(spec)), plan, jobs.PATIENCE)
 

@@ -25,10 +25,10 @@ class Held(Method):
 
     def attribute(self, context: AttributionContext) -> Tensor:
         gate = Path(os.environ["ATTRLIB_TEST_GATE"])
-        context.progress(1, 2)
+        context.on_progress(1, 2)
         while not self._let(gate):
             time.sleep(0.02)
-            context.progress(1, 2)
+            context.on_progress(1, 2)
         return context.reduce(context.inputs)
 
     def _let(self, gate: Path) -> bool:

@@ -29,7 +29,7 @@ from attrlib.specs import digest
 
 FOLDERS = "ATTRLIB_METHODS"
 GROUP = "attrlib.methods"
-_OWN = "attrlib_own_"
+_MODULE_PREFIX = "attrlib_custom_"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -41,7 +41,7 @@ def folders() -> list[Path]:
     return [Path(part).expanduser() for part in named.split(os.pathsep) if part.strip()]
 
 
-def load_own() -> None:
+def load_custom() -> None:
     """Register the custom methods in all files `*.py` of `folders()` and in the entry points `attrlib.methods`.
 
     A file or entry point that cannot be loaded is skipped, and the reason is stored in `METHODS.left_out`.
@@ -78,7 +78,7 @@ def _run(file: Path) -> None:
     for path in (file.parent, file):
         if os.name == "posix" and path.stat().st_mode & stat.S_IWOTH:
             raise MethodError(f"everybody may write to {path.name}, so it is not run; take that right away with chmod o-w")
-    name = f"{_OWN}{digest(str(file.resolve()))[:12]}"
+    name = f"{_MODULE_PREFIX}{digest(str(file.resolve()))[:12]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None, "a file has a location"
     assert spec.loader is not None, "a Python file has a loader"
@@ -144,10 +144,12 @@ def _guard(cls: type[Method], source: str) -> None:
 def _code(file: Path) -> str:
     """Return a digest of the file and of the loaded modules in its folder. Imports from elsewhere are assumed not to change."""
     files = {
-        Path(own) for name, module in list(sys.modules.items()) if not name.startswith(_OWN) and (own := getattr(module, "__file__", None))
+        Path(path)
+        for name, module in list(sys.modules.items())
+        if not name.startswith(_MODULE_PREFIX) and (path := getattr(module, "__file__", None))
     }
-    beside = sorted(own for own in files - {file} if own.parent == file.parent and own.is_file())
-    return digest(*(own.read_bytes() for own in (file, *beside)))
+    beside = sorted(path for path in files - {file} if path.parent == file.parent and path.is_file())
+    return digest(*(path.read_bytes() for path in (file, *beside)))
 
 
 def _named(function: F, cls: type[Method], source: str) -> F:
@@ -191,6 +193,6 @@ def _lines(error: BaseException) -> Iterator[int]:
         yield error.lineno
     traceback = error.__traceback__
     while traceback is not None:
-        if traceback.tb_frame.f_globals.get("__name__", "").startswith("attrlib_own_"):
+        if traceback.tb_frame.f_globals.get("__name__", "").startswith(_MODULE_PREFIX):
             yield traceback.tb_lineno
         traceback = traceback.tb_next

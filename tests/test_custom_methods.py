@@ -1,4 +1,4 @@
-"""Methods of the user's own: how they are found, what is wrong with them, and that they cannot break a model."""
+"""Custom methods: how they are found, what is wrong with them, and that they cannot break a model."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from torch import nn
 from attrlib.engine.cache import InMemoryCache
 from attrlib.engine.evaluator import Evaluator
 from attrlib.errors import MethodError, OutOfMemory
-from attrlib.methods import METHODS, own
+from attrlib.methods import METHODS, custom
 from attrlib.models.state import State, restored
 from attrlib.protocols import create
 from attrlib.specs import MethodSpec, ProtocolSpec
@@ -42,7 +42,7 @@ def source(body: str = "return context.reduce(context.clean_gradient())", more: 
         "bases": "(Method)",
         "doc": '"""Mine: the gradient."""',
         "name": 'name = "Mine"',
-        "family": 'family = "own"',
+        "family": 'family = "custom"',
         "paper": 'paper = Paper("me", "mine", "https://example.org")',
         "passes": "return Passes(gradient=1)",
         "decorators": "@METHODS.register\n@dataclass(frozen=True)",
@@ -76,8 +76,8 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     def load(**files: str) -> dict[str, str]:
         for name, text in files.items():
             (tmp_path / f"{name}.py").write_text(text)
-        monkeypatch.setenv(own.FOLDERS, str(tmp_path))
-        own.load_own()
+        monkeypatch.setenv(custom.FOLDERS, str(tmp_path))
+        custom.load_custom()
         return {Path(path).name: reason for path, reason in METHODS.left_out.items()}
 
     yield load
@@ -103,7 +103,7 @@ def test_a_file_in_the_folder_is_a_method_like_any_other(load: Load) -> None:
         == {}
     )
     info = {m.name: m for m in attrlib.list_methods()}["Mine"]
-    assert (info.family, info.summary, [p.name for p in info.params]) == ("own", "Mine: the gradient.", ["scale"])
+    assert (info.family, info.summary, [p.name for p in info.params]) == ("custom", "Mine: the gradient.", ["scale"])
     images = pictures(2, SIZE)
     found = attrlib.explain(model(), images, "Mine@Final:scale=3", 1).maps
     assert torch.equal(found, 3 * attrlib.explain(model(), images, "Gradient", 1, "Final").maps)
@@ -129,29 +129,29 @@ def test_several_folders_and_one_that_is_not_there(load: Load, tmp_path: Path, m
     for k in (1, 2):
         (tmp_path / str(k)).mkdir()
         (tmp_path / str(k) / "same.py").write_text(source(name=f'name = "Mine {k}"'))
-    monkeypatch.setenv(own.FOLDERS, os.pathsep.join(str(tmp_path / k) for k in ("1", "2", "gone")))
-    own.load_own()
+    monkeypatch.setenv(custom.FOLDERS, os.pathsep.join(str(tmp_path / k) for k in ("1", "2", "gone")))
+    custom.load_custom()
     assert {"Mine 1", "Mine 2"} <= set(METHODS)
     assert list(METHODS.left_out) == [str(tmp_path / "gone")]
 
 
 def test_an_empty_variable_names_no_folder_and_without_it_the_configuration_folder_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(own.FOLDERS, "")
-    assert own.folders() == []
-    monkeypatch.delenv(own.FOLDERS)
+    monkeypatch.setenv(custom.FOLDERS, "")
+    assert custom.folders() == []
+    monkeypatch.delenv(custom.FOLDERS)
     monkeypatch.setenv("XDG_CONFIG_HOME", "/somewhere")
-    assert [folder.name for folder in own.folders()] == ["methods"]
+    assert [folder.name for folder in custom.folders()] == ["methods"]
 
 
 def test_an_entry_point_of_an_installed_package_is_loaded(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "somebodys_package.py").write_text(source(name='name = "Installed"'))
     (tmp_path / "broken_package.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv(own.FOLDERS, "")
-    points = [EntryPoint("good", "somebodys_package:Mine", own.GROUP), EntryPoint("bad", "broken_package", own.GROUP)]
-    monkeypatch.setattr(own, "entry_points", lambda group: points if group == own.GROUP else [])
-    own.load_own()
-    assert METHODS["Installed"].family == "own"
+    monkeypatch.setenv(custom.FOLDERS, "")
+    points = [EntryPoint("good", "somebodys_package:Mine", custom.GROUP), EntryPoint("bad", "broken_package", custom.GROUP)]
+    monkeypatch.setattr(custom, "entry_points", lambda group: points if group == custom.GROUP else [])
+    custom.load_custom()
+    assert METHODS["Installed"].family == "custom"
     assert list(METHODS.left_out) == ["entry point bad"]
     assert "ZeroDivisionError" in METHODS.left_out["entry point bad"]
     for name in ("somebodys_package", "broken_package"):
@@ -159,7 +159,7 @@ def test_an_entry_point_of_an_installed_package_is_loaded(load: Load, tmp_path: 
 
 
 def test_the_command_line_and_the_conformance_suite_take_it_up() -> None:
-    environment = os.environ | {own.FOLDERS: str(EXAMPLE.parent)}
+    environment = os.environ | {custom.FOLDERS: str(EXAMPLE.parent)}
     listed = subprocess.run(
         [sys.executable, "-m", "attrlib", "methods", "--json"], cwd=HERE, env=environment, capture_output=True, text=True, check=True
     )
