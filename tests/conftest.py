@@ -1,16 +1,15 @@
 """Shared fixtures: the embedded model, loaded once, and separate caches; and the number of threads of torch."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.pages import Checkpoints
 
 import attrlib
-
-Checkpoints = Callable[[Mapping[str, attrlib.Classifier]], None]
 
 os.environ.setdefault("ATTRLIB_DATA_ROOTS", os.sep)  # pages read what tests write, wherever temporary folders are
 if "PYTEST_XDIST_WORKER" in os.environ:

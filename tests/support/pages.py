@@ -1,15 +1,20 @@
 """The app's pages without a browser: open them, read what they show, and wait for it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
+from attrlib import Classifier
+
 from .waiting import LIMIT
 from .waiting import until as wait_until
 
 APP = Path(__file__).parents[2] / "app.py"
+Checkpoints = Callable[[Mapping[str, Classifier]], None]
+"""Makes pages load these models for checkpoints of these names."""
+
 MESSAGES = ("caption", "warning", "error", "info", "success", "alert")
 
 
@@ -88,3 +93,12 @@ def waits(at: AppTest) -> bool:
 def settle(at: AppTest) -> AppTest:
     """Run the page until nothing on it is pending."""
     return until(at, lambda at: not waits(at))
+
+
+def heads(at: AppTest) -> list[str]:
+    """The titles of the tiles, with their second lines."""
+    return [n.proto.body for n in nodes(at, "html") if "line-height:1.3" in n.proto.body]
+
+
+def titles(at: AppTest) -> list[str]:
+    return [h.split("<b>")[1].split("</b>")[0] for h in heads(at)]

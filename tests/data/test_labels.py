@@ -1,0 +1,218 @@
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from timm.data import ImageNetInfo
+
+from attrlib.data.datasets import load_dataset
+from attrlib.data.labels import match_classes, order_note
+from attrlib.errors import DataError
+
+IMAGENETTE = {
+    "n01440764": 0,
+    "n02102040": 217,
+    "n02979186": 482,
+    "n03000684": 491,
+    "n03028079": 497,
+    "n03394916": 566,
+    "n03417042": 569,
+    "n03425413": 571,
+    "n03445777": 574,
+    "n03888257": 701,
+}
+"""WNIDs with their ImageNet indices, as the README of the data says."""
+VALIDATION = Path(__file__).parents[3] / "shared" / "data" / "imagenette" / "val"
+HOW = r"name classes by WNID .* by a name that the model knows .* or by index \(0 to \d+\)"
+
+
+@pytest.fixture(scope="module")
+def imagenet() -> tuple[str, ...]:
+    """The class names of an ImageNet model, as `Classifier.class_names` holds them."""
+    info = ImageNetInfo("imagenet-1k")
+    return tuple(info.index_to_description(k) for k in range(1000))
+
+
+def generic(count: int) -> list[str]:
+    return [f"class {k}" for k in range(count)]
+
+
+# WNID
+
+
+def test_wnids_map_onto_an_imagenet_model(imagenet) -> None:
+    wnids = random.Random(0).sample(sorted(IMAGENETTE), 10)
+    expected = tuple(IMAGENETTE[wnid] for wnid in wnids)
+    assert match_classes(wnids, imagenet) == match_classes(wnids, imagenet, by="wnid") == expected
+    assert match_classes(["n15075141", "n02012849", "n03126707"], imagenet) == (999, 134, 517)
+
+
+def test_all_wnids_in_order_are_all_classes_in_order(imagenet) -> None:
+    assert match_classes(sorted(ImageNetInfo("imagenet-1k").label_names()), imagenet) == tuple(range(1000))
+
+
+@pytest.mark.parametrize("form", ["{}_tench", "{}-Chihuahua", "{} tench, Tinca tinca", "{},tench", " {} "])
+def test_a_name_may_follow_the_wnid(form: str, imagenet) -> None:
+    assert match_classes([form.format("n01440764"), form.format("n03888257")], imagenet) == (0, 701)
+
+
+@pytest.mark.parametrize("name", ["n1440764", "n014407640", "N01440764", "x n01440764", "n01440764tench", "n00000000", "n०१४४०७६४"])
+def test_what_is_no_wnid_of_imagenet_is_refused(name: str, imagenet) -> None:
+    with pytest.raises(DataError, match="1 of the 2 classes of the data are none of the model's 1000"):
+        match_classes(["n03888257", name], imagenet)
+
+
+def test_a_model_may_call_its_classes_by_wnid() -> None:
+    model = ["n03888257", "n99999999_own", "n01440764"]
+    assert match_classes(["n01440764", "n03888257", "n99999999"], model) == (2, 0, 1)
+    with pytest.raises(DataError, match="'n02102040'"):
+        match_classes(["n01440764", "n02102040"], model)
+
+
+def test_wnids_say_nothing_about_a_model_of_other_classes(imagenet) -> None:
+    for model in (generic(1000), imagenet[:999], imagenet[::-1], ["cat", "dog"]):
+        with pytest.raises(DataError, match=HOW):
+            match_classes(["n01440764", "n03888257"], model, by="wnid")
+
+
+@pytest.mark.skipif(not VALIDATION.is_dir(), reason="imagenette is not here")
+def test_the_folders_of_imagenette_are_the_classes_that_its_readme_says(imagenet) -> None:
+    data = load_dataset(VALIDATION)
+    assert len(data) == 250
+    assert dict(zip(data.class_names, match_classes(data.class_names, imagenet), strict=True)) == IMAGENETTE
+    assert Counter(data.label(k) for k in range(250)) == dict.fromkeys(range(10), 25)
+
+
+# Name
+
+
+@pytest.mark.parametrize(
+    "name", ["golden retriever", "Golden Retriever", "golden_retriever", "GOLDEN-RETRIEVER", " golden  retriever ", "golden_-_retriever"]
+)
+def test_case_underscores_and_hyphens_do_not_matter(name: str, imagenet) -> None:
+    assert match_classes([name], imagenet) == match_classes([name], imagenet, by="name") == (207,)
+    assert match_classes(["x", name], ["X", "golden-Retriever"]) == (0, 1)
+
+
+@pytest.mark.parametrize(("name", "index"), [("tench", 0), ("Tinca tinca", 0), ("tench, Tinca tinca", 0), ("tench,tinca tinca", 0)])
+def test_one_synonym_or_all_of_them_are_enough(name: str, index: int, imagenet) -> None:
+    assert match_classes([name], imagenet) == (index,)
+
+
+def test_every_name_of_an_imagenet_class_leads_to_it_or_is_refused_as_ambiguous(imagenet) -> None:
+    classes: dict[str, set[int]] = {}
+    for k, description in enumerate(imagenet):
+        for part in description.split(","):
+            classes.setdefault(part.strip().lower().replace("-", " "), set()).add(k)
+    alone = {name: min(found) for name, found in classes.items() if len(found) == 1}
+    shared = classes.keys() - alone.keys()
+    assert {"crane", "maillot", "cardigan"} < shared
+    assert match_classes(list(alone), imagenet, by="name") == tuple(alone.values())
+    for name in shared:
+        with pytest.raises(DataError, match=f"'{name}' is the name of classes"):
+            match_classes([name], imagenet, by="name")
+
+
+@pytest.mark.parametrize(("name", "classes"), [("crane", "134 and 517"), ("Maillot", "638 and 639"), ("harp", "593 and 594")])
+@pytest.mark.parametrize("by", ["auto", "name"])
+def test_a_name_of_two_classes_is_refused(name: str, classes: str, by: str, imagenet) -> None:
+    with pytest.raises(DataError, match=f"'{name}' is the name of classes {classes} of the model; .* by WNID or by index"):
+        match_classes(["tench", name], imagenet, by)
+
+
+def test_of_two_classes_the_whole_description_tells_which(imagenet) -> None:
+    assert match_classes(["maillot, tank suit", "giant panda"], imagenet) == (639, 388)
+
+
+def test_accents_may_be_written_either_way() -> None:
+    assert match_classes(["cafe\u0301"], ["tea", "Caf\u00e9"]) == (1,)
+
+
+# Index
+
+
+def test_folder_names_may_be_indices(imagenet) -> None:
+    assert match_classes(["0", "7", "999"], imagenet) == (0, 7, 999)
+    assert match_classes(["0000", "0007", "0999", "0010"], imagenet, by="index") == (0, 7, 999, 10)
+    assert match_classes(["1", "10", "2"], generic(11)) == (1, 10, 2)
+
+
+@pytest.mark.parametrize("name", ["1000", "-1", "1.0", "", "٣", "²", "1_0", "9" * 5000, "n01440764"])
+def test_what_is_no_index_of_a_class_is_refused(name: str, imagenet) -> None:
+    with pytest.raises(DataError, match="1 of the 2 classes") as caught:
+        match_classes(["3", name], imagenet, by="index")
+    assert len(str(caught.value)) < 500
+
+
+# Order
+
+
+def test_order_takes_the_sorted_names_one_after_the_other() -> None:
+    assert match_classes(["b", "c", "a"], ["x", "y", "z"], by="order") == (1, 2, 0)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_order_needs_equal_counts(count: int) -> None:
+    with pytest.raises(DataError, match=f"3 classes and the model {count}: by='order' needs equal counts"):
+        match_classes(["a", "b", "c"], generic(count), by="order")
+
+
+# Auto
+
+
+def test_auto_prefers_wnid_then_name_then_index(imagenet) -> None:
+    both = ["x, n01440764", "n01440764 tench"]
+    assert match_classes(["n01440764"], both) == (1,)
+    assert match_classes(["n01440764"], both, by="name") == (0,)
+    digits = ["3", "1", "0", "2"]
+    assert match_classes(["0", "1", "2", "3"], digits) == (2, 1, 3, 0)
+    assert match_classes(["0", "1", "2", "3"], digits, by="index") == (0, 1, 2, 3)
+    assert match_classes(["class_2", "Class 0"], generic(3)) == (2, 0)
+
+
+def test_auto_takes_the_order_only_for_as_many_classes_without_names() -> None:
+    wnids = sorted(IMAGENETTE)
+    assert match_classes(wnids, generic(10)) == tuple(range(10))
+    assert match_classes(["2", "1", "0"], generic(3)) == (2, 1, 0)
+    for model in (generic(11), generic(9), [*generic(9), "other"]):
+        with pytest.raises(DataError, match=HOW):
+            match_classes(wnids, model)
+
+
+def test_one_way_must_fit_all_classes(imagenet) -> None:
+    for names in (["n01440764", "goldfish"], ["goldfish", "2"], ["n01440764", "2"]):
+        with pytest.raises(DataError, match="1 of the 2 classes"):
+            match_classes(names, imagenet)
+
+
+def test_the_error_names_the_first_classes_that_do_not_fit_the_best_way(imagenet) -> None:
+    names = ["tench", "one", "goldfish", "two", "three", "four", "crane"]
+    with pytest.raises(DataError, match=rf"4 of the 7 classes .* 1000: 'one', 'two', 'three', \.\.\.; {HOW}, or leave them out$"):
+        match_classes(names, imagenet)
+    with pytest.raises(DataError, match=r"2 of the 2 classes .*: 'train', 'val'; name .* or choose by='order'$"):
+        match_classes(["train", "val"], ["cat", "dog"])
+
+
+def test_long_names_make_no_long_errors(imagenet) -> None:
+    with pytest.raises(DataError) as caught:
+        match_classes(["x" * 10_000, "y" * 10_000], imagenet)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("by", ["auto", "wnid", "name", "index"])
+def test_data_without_classes_map_to_none(by: str, imagenet) -> None:
+    assert match_classes((), imagenet, by) == ()
+
+
+def test_an_unknown_way_is_refused(imagenet) -> None:
+    with pytest.raises(DataError, match=r"unknown way to match classes 'names'\. Did you mean name"):
+        match_classes(["tench"], imagenet, by="names")
+
+
+def test_matching_by_order_is_said_and_no_other(imagenet) -> None:
+    (note,) = order_note(["b", "a"], generic(2))
+    assert "'a' is class 0, 'b' is class 1; a text file" in note
+    assert order_note(["b", "a"], ["a", "b"]) == ()
+    assert order_note(["b", "a"], generic(2), "order") == ()
+    assert order_note(list(IMAGENETTE), imagenet) == ()
+    assert ", and so on" in order_note(["a", "b", "c", "d"], generic(4))[0]

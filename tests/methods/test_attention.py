@@ -1,0 +1,421 @@
+"""Transformer methods against a transcription of their formulas in NumPy, and on which models they are defined."""
+
+import attrlib  # before timm and torchvision: it declares the operators that torchvision may lack
+
+# isort: split
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from scipy.special import erf, softmax
+from support.nets import CLASSES, Transformer, made, pictures
+from torch import Tensor, nn
+
+from attrlib.errors import MethodError
+from attrlib.methods import METHODS, attribute
+from attrlib.models.attention import Attentions
+from attrlib.specs import MethodSpec
+
+SIZE, PATCH, WIDTH, HEADS, DEPTH, TOKENS = 32, 8, 8, 2, 2, 17
+METHOD_NAMES = [name for name, cls in METHODS.items() if cls.family == "transformer"]
+every_method = pytest.mark.parametrize("method", METHOD_NAMES)
+
+
+def spread(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights that are large enough for attention to differ, and a head that reads."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            p.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.35, generator=generator)
+    return module.eval()
+
+
+def vit(**options: object) -> nn.Module:
+    sizes = dict(img_size=SIZE, patch_size=PATCH, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, mlp_ratio=2, num_classes=3)
+    return spread(timm.models.vision_transformer.VisionTransformer(**sizes | options))
+
+
+@cache
+def model() -> attrlib.Classifier:
+    return attrlib.wrap_model(vit(), SIZE)
+
+
+# The network and its relevance, in NumPy, float64 --------------------------------------------------------------------------
+
+
+class Net:
+    """The forward pass of timm's ViT for one image, with the attention of some blocks given from outside."""
+
+    def __init__(self, module: nn.Module):
+        self.w = {k: v.double().numpy() for k, v in module.state_dict().items()}
+
+    def norm(self, x: np.ndarray, name: str) -> np.ndarray:
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
+
+    def linear(self, x: np.ndarray, name: str) -> np.ndarray:
+        return x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]
+
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        side = SIZE // PATCH
+        patches = image.reshape(3, side, PATCH, side, PATCH).transpose(1, 3, 0, 2, 4).reshape(side * side, -1)
+        tokens = patches @ self.w["patch_embed.proj.weight"].reshape(WIDTH, -1).T + self.w["patch_embed.proj.bias"]
+        return np.concatenate([self.w["cls_token"][0], tokens]) + self.w["pos_embed"][0]
+
+    def run(self, image: np.ndarray, given: dict[int, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Every value of the pass by name; `logits` last."""
+        v: dict[str, np.ndarray] = {"x0": self.embed(image)}
+        for b in range(DEPTH):
+            n = f"blocks.{b}"
+            v[f"n{b}"] = self.norm(v[f"x{b}"], f"{n}.norm1")
+            qkv = self.linear(v[f"n{b}"], f"{n}.attn.qkv").reshape(TOKENS, 3, HEADS, WIDTH // HEADS).transpose(1, 2, 0, 3)
+            v[f"q{b}"], v[f"k{b}"], v[f"v{b}"] = qkv
+            v[f"s{b}"] = qkv[0] @ qkv[1].transpose(0, 2, 1)
+            v[f"a{b}"] = (given or {}).get(b, softmax(v[f"s{b}"] / math.sqrt(WIDTH // HEADS), axis=-1))
+            v[f"o{b}"] = v[f"a{b}"] @ qkv[2]
+            v[f"p{b}"] = v[f"o{b}"].transpose(1, 0, 2).reshape(TOKENS, WIDTH)
+            v[f"r{b}"] = self.linear(v[f"p{b}"], f"{n}.attn.proj")
+            v[f"y{b}"] = v[f"x{b}"] + v[f"r{b}"]
+            v[f"m{b}"] = self.norm(v[f"y{b}"], f"{n}.norm2")
+            v[f"h{b}"] = self.linear(v[f"m{b}"], f"{n}.mlp.fc1")
+            v[f"g{b}"] = v[f"h{b}"] * (1 + erf(v[f"h{b}"] / math.sqrt(2))) / 2
+            v[f"f{b}"] = self.linear(v[f"g{b}"], f"{n}.mlp.fc2")
+            v[f"x{b + 1}"] = v[f"y{b}"] + v[f"f{b}"]
+        v["final"] = self.norm(v[f"x{DEPTH}"], "norm")
+        v["logits"] = self.linear(v["final"][0], "head")
+        return v
+
+    def gradients(self, image: np.ndarray, target: int) -> list[np.ndarray]:
+        """The logit's slope in every attention weight, by central differences."""
+        v, step = self.run(image), 1e-5
+        found = []
+        for b in range(DEPTH):
+            slope = np.zeros_like(v[f"a{b}"])
+            for where in np.ndindex(slope.shape):
+                ends = []
+                for sign in (1, -1):
+                    moved = v[f"a{b}"].copy()
+                    moved[where] += sign * step
+                    ends.append(self.run(image, {b: moved})["logits"][target])
+                slope[where] = (ends[0] - ends[1]) / (2 * step)
+            found.append(slope)
+        return found
+
+    def relevances(self, image: np.ndarray, target: int) -> list[np.ndarray]:
+        """The relevance of every attention weight: the rules of Chefer et al. 2021 with alpha 1, block by block from the end."""
+        v = self.run(image)
+        one = np.eye(3)[target]
+        r = np.zeros_like(v["final"])
+        r[0] = self.through_linear(v["final"][0], "head", one)
+        found: dict[int, np.ndarray] = {}
+        for b in reversed(range(DEPTH)):
+            n = f"blocks.{b}"
+            skip, inner = through_sum(v[f"y{b}"], v[f"f{b}"], r)
+            inner = self.through_linear(v[f"g{b}"], f"{n}.mlp.fc2", inner)
+            r = skip + self.through_linear(v[f"m{b}"], f"{n}.mlp.fc1", inner)
+            skip, inner = through_sum(v[f"x{b}"], v[f"r{b}"], r)
+            inner = self.through_linear(v[f"p{b}"], f"{n}.attn.proj", inner)
+            inner = inner.reshape(TOKENS, HEADS, -1).transpose(1, 0, 2)
+            share = divide(inner, v[f"o{b}"])
+            found[b] = v[f"a{b}"] * (share @ v[f"v{b}"].transpose(0, 2, 1)) / 2
+            of_v = v[f"v{b}"] * (v[f"a{b}"].transpose(0, 2, 1) @ share) / 2
+            share = divide(found[b], v[f"s{b}"])
+            of_q = v[f"q{b}"] * (share @ v[f"k{b}"]) / 2
+            of_k = v[f"k{b}"] * (share.transpose(0, 2, 1) @ v[f"q{b}"]) / 2
+            qkv = np.stack([of_q, of_k, of_v]).transpose(2, 0, 1, 3).reshape(TOKENS, -1)
+            r = skip + self.through_linear(v[f"n{b}"], f"{n}.attn.qkv", qkv)
+        return [found[b] for b in range(DEPTH)]
+
+    def through_linear(self, x: np.ndarray, name: str, r: np.ndarray) -> np.ndarray:
+        w = self.w[f"{name}.weight"]
+        up, down, w_up, w_down = np.maximum(x, 0), np.minimum(x, 0), np.maximum(w, 0), np.minimum(w, 0)
+        share = divide(r, up @ w_up.T + down @ w_down.T)
+        return up * (share @ w_up) + down * (share @ w_down)
+
+
+def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.where(b == 0, 0, a / np.where(b == 0, 1, b + np.where(b < 0, -1e-9, 1e-9)))
+
+
+def through_sum(a: np.ndarray, b: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    share = divide(r, a + b)
+    a, b = a * share, b * share
+    magnitude = abs(a.sum()) + abs(b.sum())
+    return a * abs(a.sum()) / magnitude * r.sum() / a.sum(), b * abs(b.sum()) / magnitude * r.sum() / b.sum()
+
+
+def expected(method: str, module: nn.Module, image: Tensor, target: int, first: int = 0, **options: int) -> np.ndarray:
+    """The map (4,4) of one image, as the papers write it down; `first` is the first block behind the layer."""
+    net, picture = Net(module), image.double().numpy()
+    attention = [net.run(picture)[f"a{b}"] for b in range(DEPTH)]
+    eye = np.eye(TOKENS)
+    if method == "Raw attention":
+        row = attention[options.get("block", DEPTH - 1)].mean(0)[0]
+    elif method == "Attention Grad-CAM":
+        slope = net.gradients(picture, target)[-1]
+        row = np.maximum((attention[-1][:, 0] * slope[:, 0, 1:].mean(1)[:, None]).mean(0), 0)
+    elif method == "Rollout":
+        joint = eye
+        for a in attention[max(first, options.get("start", 1)) :]:
+            mixed = a.mean(0) + eye
+            joint = mixed / mixed.sum(1, keepdims=True) @ joint
+        row = joint[0]
+    else:
+        slopes = net.gradients(picture, target)
+        values = attention if method == "Chefer" else net.relevances(picture, target)
+        joint = eye
+        for b in range(max(first, options.get("start", 0 if method == "Chefer" else 1)), DEPTH):
+            joint = joint + np.maximum(slopes[b] * values[b], 0).mean(0) @ joint
+        row = joint[0]
+    return row[1:].reshape(4, 4)
+
+
+OPTIONS = {
+    "Raw attention": [{}, {"block": 0}],
+    "Rollout": [{}, {"start": 0}],
+    "Attention Grad-CAM": [{}],
+    "Chefer": [{}, {"start": 1}],
+    "CheferLRP": [{}, {"start": 0}],
+}
+
+
+def test_every_method_has_an_oracle() -> None:
+    assert set(OPTIONS) == set(METHOD_NAMES)
+
+
+@pytest.mark.parametrize(("method", "options"), [(m, o) for m, several in OPTIONS.items() for o in several])
+def test_maps_are_those_of_the_formulas_in_numpy(method: str, options: dict[str, int]) -> None:
+    images = pictures(3, SIZE)
+    found = attrlib.explain(model(), images, method, [0, 1, 2], "patch_embed.proj", **options).maps[:, 0].double().numpy()
+    wanted = np.stack([expected(method, model().module, image, target, **options) for target, image in enumerate(images)])
+    assert wanted.max() > 1e-4
+    np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-4 * wanted.max())
+
+
+def test_the_network_in_numpy_is_the_network() -> None:
+    images = pictures(2, SIZE)
+    with torch.no_grad():
+        logits = model()(images)
+    for image, row in zip(images, logits, strict=True):
+        np.testing.assert_allclose(Net(model().module).run(image.double().numpy())["logits"], row.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@every_method
+def test_at_a_layer_the_blocks_behind_it_take_part(method: str) -> None:
+    images = pictures(1, SIZE)
+    options = {"start": 0} if hasattr(METHODS[method], "start") else {}
+    assert model().layer("Final").path == "blocks.0"
+    found = attrlib.explain(model(), images, method, 1, "Final", **options).maps[0, 0].double().numpy()
+    wanted = expected(method, model().module, images[0], 1, first=1, **options)
+    np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-4 * np.abs(wanted).max())
+
+
+@every_method
+def test_at_input_every_pixel_has_its_patchs_value(method: str) -> None:
+    images = pictures(1, SIZE)
+    patches = attrlib.explain(model(), images, method, 1, "patch_embed.proj").maps
+    pixels = attrlib.explain(model(), images, method, 1).maps
+    assert torch.equal(pixels, patches.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3))
+
+
+@every_method
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_items_that_share_an_image_have_the_maps_that_they_have_alone(method: str, batch_size: int) -> None:
+    images, owners, targets = pictures(2, SIZE), [0, 0, 0, 1, 1], [0, 1, 2, 2, 0]
+    found = attribute(model(), MethodSpec(method), images, targets, batch_size=batch_size, owners=owners).maps
+    alone = torch.cat([attrlib.explain(model(), images[k], method, t).maps for k, t in zip(owners, targets, strict=True)])
+    assert torch.allclose(found, alone, rtol=1e-3, atol=1e-5 * float(alone.max()))
+
+
+# Other transformers ---------------------------------------------------------------------------------------------------------
+
+
+def as_torchvision(module: nn.Module) -> nn.Module:
+    """The same weights in torchvision's ViT, whose attention is nn.MultiheadAttention."""
+    other = torchvision.models.VisionTransformer(SIZE, PATCH, DEPTH, HEADS, WIDTH, 2 * WIDTH, num_classes=3)
+    names = {"norm1": "ln_1", "norm2": "ln_2", "norm.": "encoder.ln.", "blocks.": "encoder.layers.encoder_layer_", "head.": "heads.head."}
+    names |= {"attn.qkv.": "self_attention.in_proj_", "attn.proj": "self_attention.out_proj", "mlp.fc1": "mlp.0", "mlp.fc2": "mlp.3"}
+    names |= {"patch_embed.proj": "conv_proj", "cls_token": "class_token", "pos_embed": "encoder.pos_embedding"}
+    state = {}
+    for key, value in module.state_dict().items():
+        for old, new in names.items():
+            key = key.replace(old, new)
+        state[key] = value
+    other.load_state_dict(state)
+    return other.eval()
+
+
+@every_method
+def test_torchvisions_attention_gives_the_same_maps_as_timms(method: str) -> None:
+    other, images = attrlib.wrap_model(as_torchvision(model().module), SIZE), pictures(2, SIZE)
+    with torch.no_grad():
+        assert torch.allclose(other(images), model()(images), atol=1e-5)
+    for layer in ("Input", "Final"):
+        found = attrlib.explain(other, images, method, [0, 1], layer).maps
+        wanted = attrlib.explain(model(), images, method, [0, 1], layer).maps
+        assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.max()))
+
+
+@every_method
+@pytest.mark.parametrize("fused", [True, False])
+def test_fused_or_not_makes_no_difference_and_stays_as_it_was(method: str, fused: bool) -> None:
+    module = vit()
+    for block in module.blocks:
+        block.attn.fused_attn = fused
+    images = pictures(2, SIZE)
+    found = attrlib.explain(attrlib.wrap_model(module, SIZE), images, method, 0).maps
+    assert torch.allclose(found, attrlib.explain(model(), images, method, 0).maps, rtol=1e-3, atol=1e-6)
+    assert all(block.attn.fused_attn is fused for block in module.blocks)
+
+
+LAYOUTS = {
+    "class token": (vit, {}, [0]),
+    "registers": (vit, {"reg_tokens": 3}, [0]),
+    "no class token": (vit, {"class_token": False, "global_pool": "avg", "fc_norm": True}, list(range(16))),
+    "class token that is not read": (vit, {"global_pool": "avg", "fc_norm": True}, list(range(1, 17))),
+    "distilled": (
+        lambda: spread(timm.models.deit.VisionTransformerDistilled(
+            img_size=SIZE, patch_size=PATCH, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, mlp_ratio=2, num_classes=3
+        )), {}, [0, 1],
+    ),
+    "own, one head": (lambda: spread(made(Transformer, 1, 2)), {}, [0]),
+    "own, without prefix": (lambda: spread(made(Transformer, 0, 2)), {}, list(range(64))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_prefix_tokens_and_the_tokens_that_are_read_are_inferred(name: str) -> None:
+    net, options, read = LAYOUTS[name]
+    module, images = net(**options), pictures(2, SIZE)
+    with torch.no_grad(), Attentions() as seen:
+        module(images)
+    last = seen.found[-1] if seen.found[-1].ndim == 4 else seen.found[-1][:, None]
+    side = math.isqrt(last.shape[-1])
+    wanted = last.mean(1)[:, read].mean(1)[:, -side * side :].view(2, 1, side, side)
+    found = attrlib.explain(attrlib.wrap_model(module, SIZE), images, "Raw attention", 0, "Middle").maps if "no" not in name else None
+    pixels = attrlib.explain(attrlib.wrap_model(module, SIZE), images, "Raw attention", 0).maps
+    assert found is None or torch.allclose(found, wanted, atol=1e-6)
+    assert torch.allclose(pixels[..., :: SIZE // side, :: SIZE // side], wanted, atol=1e-6)
+    for method in METHOD_NAMES:
+        assert attrlib.explain(attrlib.wrap_model(module, SIZE), images, method, 1).maps.isfinite().all()
+
+
+@every_method
+def test_an_image_that_is_not_square_has_its_own_grid_of_tokens(method: str) -> None:
+    wide = attrlib.wrap_model(vit(img_size=(16, 32)), (16, 32))
+    images = pictures(2, 16, 32)
+    assert attrlib.explain(wide, images, method, 0).maps.shape == (2, 1, 16, 32)
+    patches = attrlib.explain(wide, images, method, 0, "patch_embed.proj").maps
+    assert patches.shape == (2, 1, 2, 4)
+    alone = [attrlib.explain(wide, image[None], method, 0, "patch_embed.proj").maps for image in images]
+    assert torch.allclose(torch.cat(alone), patches, rtol=1e-3, atol=1e-6)
+
+
+# Where they are not defined -------------------------------------------------------------------------------------------------
+
+WINDOWS = "is not among one set of tokens in every block"
+REFUSED = {
+    "timm:resnet18": (dict(), 64, "has no self-attention"),
+    "timm:mixer_s32_224": (dict(img_size=64), 64, "has no self-attention"),
+    "timm:swin_tiny_patch4_window7_224": (dict(img_size=112, depths=(1, 1, 1, 1), embed_dim=24), 112, WINDOWS),
+    "timm:maxvit_rmlp_pico_rw_256": (dict(img_size=64, depths=(1, 1, 1, 1)), 64, WINDOWS),
+    "timm:xcit_nano_12_p16_224": (dict(depth=2), 64, WINDOWS),
+    "timm:cait_xxs24_224": (dict(img_size=64, depth=2), 64, WINDOWS),
+    "timm:vit_base_patch16_siglip_224": (dict(img_size=64, depth=2, embed_dim=48, num_heads=3), 64, WINDOWS),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_models_are_refused_with_the_reason(name: str) -> None:
+    options, size, reason = REFUSED[name]
+    refused = attrlib.wrap_model(made(lambda: timm.create_model(name.removeprefix("timm:"), num_classes=3, **options)), size)
+    for method in METHOD_NAMES:
+        with pytest.raises(MethodError, match=reason):
+            METHODS[method]().check(refused, refused.layer("Input"))
+        with pytest.raises(MethodError, match=reason):
+            attrlib.explain(refused, pictures(1, size), method, 0, "Input")
+
+
+@every_method
+def test_a_layer_with_no_attention_behind_it_is_refused(method: str) -> None:
+    pooled = attrlib.wrap_model(spread(made(Transformer, 0, 2)), 16)
+    with pytest.raises(MethodError, match=r"no attention of .* lies behind Final; choose an earlier layer, or Input"):
+        attrlib.explain(pooled, pictures(1, 16), method, 0, "Final")
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "layer", "reason"),
+    [
+        ("Rollout", {"start": 2}, "Input", "start=2 leaves out all of the 2 blocks"),
+        ("CheferLRP", {"start": 7}, "Input", "start=7 leaves out all"),
+        ("Raw attention", {"block": 2}, "Input", "block=2 does not lie behind Input; choose one from 0 to 1"),
+        ("Raw attention", {"block": 0}, "Final", "block=0 does not lie behind Final; choose one from 1 to 1"),
+    ],
+)
+def test_blocks_that_are_not_there_are_refused(method: str, options: dict[str, int], layer: str, reason: str) -> None:
+    with pytest.raises(MethodError, match=reason):
+        attrlib.explain(model(), pictures(1, SIZE), method, 0, layer, **options)
+
+
+class Gated(nn.Module):
+    """A transformer whose MLP multiplies two activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = made(Transformer, 1, 2)
+        self.gate = nn.Linear(8, 8)
+        for block in self.net.blocks:
+            block.mlp.register_forward_hook(lambda _m, args, output: output * self.gate(args[0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def test_relevance_is_refused_before_anything_runs_where_a_function_has_no_rule() -> None:
+    gated = attrlib.wrap_model(Gated().eval(), 16)
+    with pytest.raises(MethodError, match=r"CheferLRP knows no rule for mul, .*; take Chefer instead"):
+        METHODS["CheferLRP"]().check(gated, gated.layer("Input"))
+    assert attrlib.explain(gated, pictures(1, 16), "Chefer", 0).maps.isfinite().all()
+
+
+def test_inside_the_context_alone_is_attention_taken_apart() -> None:
+    q = torch.randn(1, 2, 4, 8)
+    with Attentions() as seen:
+        apart = nn.functional.scaled_dot_product_attention(q, q, q)
+    assert len(seen.found) == 1
+    assert torch.allclose(apart, nn.functional.scaled_dot_product_attention(q, q, q), atol=1e-6)
+    assert len(seen.found) == 1
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_masks_and_scales_are_kept_when_attention_is_taken_apart(causal: bool) -> None:
+    q, k, v = torch.randn(3, 2, 2, 5, 4).unbind(0)
+    masks = [None] if causal else [None, torch.rand(5, 5) > 0.3, torch.randn(5, 5)]
+    for mask in masks:
+        options = dict(
+            attn_mask=mask if mask is None or mask.dtype != torch.bool else mask | torch.eye(5, dtype=torch.bool),
+            scale=0.3,
+            is_causal=causal,
+        )
+        with Attentions():
+            apart = nn.functional.scaled_dot_product_attention(q, k, v, **options)
+        assert torch.allclose(apart, nn.functional.scaled_dot_product_attention(q, k, v, **options), atol=1e-6)
+
+
+def test_masked_multi_head_attention_is_refused() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch, self.attend, self.fc = nn.Conv2d(3, 8, 4, 4), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.patch(x).flatten(2).transpose(1, 2)
+            mask = torch.eye(x.shape[1], dtype=torch.bool)
+            return self.fc(self.attend(x, x, x, attn_mask=mask)[0].mean(1))
+
+    with pytest.raises(MethodError, match="has masks, extra keys or separate projections"):
+        attrlib.explain(attrlib.wrap_model(Masked().eval(), 16), pictures(1, 16), "Rollout", 0)
