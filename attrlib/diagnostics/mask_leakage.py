@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attrlib.data.images import Photo
 from attrlib.errors import DataError, SpecError
-from attrlib.methods import BATCH_SIZE, attribute
+from attrlib.methods import BATCH_SIZE, AttributionOptions, attribute
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
 from attrlib.registry import Paper
@@ -78,7 +78,7 @@ def mask_leakage(
     for first in range(0, len(photos), BATCH_SIZE):
         on_progress(first, len(photos))
         images = torch.stack([model.preprocess(photo.image) for photo in photos[first : first + BATCH_SIZE]])
-        maps = attribute(model, method, images, list(labels[first : first + BATCH_SIZE]), seed).resized()
+        maps = attribute(model, method, images, list(labels[first : first + BATCH_SIZE]), AttributionOptions(seed)).resized()
         masks.append(_highest(maps[:, 0], share))
         features.append(_features(model, masks[-1]))
     classes = torch.tensor(list(labels))

@@ -9,7 +9,7 @@ from torch import Tensor
 from attrlib.data.images import Photo
 from attrlib.diagnostics.deletion_curve import DeletionPath, delete_in_order
 from attrlib.errors import ProtocolError
-from attrlib.methods import attribute
+from attrlib.methods import AttributionOptions, attribute
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec
@@ -71,7 +71,7 @@ def delete_alike(
     paths, rows = [], []
     for number, (photo, target) in enumerate(zip(photos, targets, strict=True)):
         on_progress(number, len(photos))
-        map_ = attribute(first, method, first.preprocess(photo.image)[None], [target], seed)
+        map_ = attribute(first, method, first.preprocess(photo.image)[None], [target], AttributionOptions(seed))
         ways = [delete_in_order(own, photo, map_, "descending", grid, baseline, seed) for own in models]
         paths.append(ways[0])
         rows.append(torch.stack([way.probabilities for way in ways]))

@@ -119,7 +119,7 @@ def find_evaluations(spec: RunSpec, data: Dataset, evaluator: Evaluator) -> tupl
         for method_spec, method in methods.items():
             try:
                 _check_defined(protocol, method, data, evaluator.model)
-                about = evaluator.describe(protocol, method)
+                about = evaluator.keys.score(protocol, method)
             except AttrlibError as error:
                 refused.append(Refusal(protocol_spec, method_spec, str(error)))
                 continue

@@ -16,26 +16,13 @@ from attrlib.engine.memory import rows_within
 from attrlib.errors import SpecError, existing_file
 from attrlib.figures.overlay import encode, prepare
 from attrlib.figures.panel import Tile, panel
-from attrlib.methods import Attribution, attribute_all, resolve
+from attrlib.methods import Attribution, AttributionOptions, attribute_all, resolve
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
-from attrlib.specs import NUMERICS, ExplainSpec, MethodSpec, ViewSpec, digest
+from attrlib.specs import NUMERICS, ExplainSpec, ViewSpec
 
 PANEL, ARRAYS, MANIFEST = "panel.png", "maps.npz", "manifest.json"
 _MAX_MANIFEST = 1 << 20
-
-
-def map_key(model_digest: str, image_digest: str, method: MethodSpec, target: int | None, seed: int) -> str:
-    """Return the content digest under which a map is cached.
-
-    Args:
-        model_digest: Digest of the model's weights.
-        image_digest: Digest of the image.
-        method: The method; its parameters and layer are filled in.
-        target: The target class, None for the predicted one.
-        seed: Seed of everything random.
-    """
-    return digest(model_digest, image_digest, resolve(method), target, seed, NUMERICS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +82,8 @@ def explain_photo(
     methods = list(dict.fromkeys(resolve(m) for m in spec.methods))
     images = model.preprocess(photo.image)[None]
     targets = None if spec.target is None else [model.target(spec.target)]
-    return Explanation(
-        spec, model, photo, attribute_all(model, methods, images, targets, spec.seed, rows_within(model, max_memory), on_progress)
-    )
+    options = AttributionOptions(spec.seed, rows_within(model, max_memory), on_progress=on_progress)
+    return Explanation(spec, model, photo, attribute_all(model, methods, images, targets, options))
 
 
 def tile(attribution: Attribution, view: ViewSpec) -> Tile:

@@ -10,7 +10,7 @@ from attrlib.data.images import Photo
 from attrlib.engine.explain import tile
 from attrlib.errors import AttrlibError
 from attrlib.figures.panel import Tile, panel
-from attrlib.methods import METHODS, Attribution, attribute_each, resolve
+from attrlib.methods import METHODS, Attribution, AttributionOptions, attribute_each, resolve
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec, ViewSpec, parse_methods
@@ -67,6 +67,7 @@ def explain_all(
         The maps or errors, in the order of `methods`.
     """
     shown: dict[MethodSpec, Shown] = {}
+    options = AttributionOptions(seed, on_progress=on_progress)
     for model in models:
         left = [m for m in methods if m not in shown or isinstance(shown[m].found, AttrlibError)]
         if not left:
@@ -74,7 +75,7 @@ def explain_all(
         images = model.preprocess(photo.image)[None]
         with torch.no_grad():
             target = int(model(images).argmax())
-        for method, found in zip(left, attribute_each(model, left, images, [target], seed, on_progress=on_progress), strict=True):
+        for method, found in zip(left, attribute_each(model, left, images, [target], options), strict=True):
             if method not in shown or isinstance(found, Attribution):
                 shown[method] = Shown(method, model, found)
     return [shown[m] for m in methods]

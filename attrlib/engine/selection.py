@@ -63,7 +63,7 @@ def select(
     classes = [class_map(spec, each.model, data) for each in evaluators]
     candidates = image_items(data, classes[0], None, spec.seed, labelled=True, on_progress=on_progress)
     ids = [item.id for item in candidates.items]
-    predictions = [each.cache.records(each.measurement_key(Prediction())[1], ids) for each in evaluators]
+    predictions = [each.cache.records(each.keys.measurement(Prediction())[1], ids) for each in evaluators]
     unpredicted = {
         number: missing
         for number, cached in enumerate(predictions)
