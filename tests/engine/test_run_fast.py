@@ -102,7 +102,7 @@ def test_agreement_is_measured_within_the_memory_too(
     original = attrlib.engine.evaluator.attribute_each
 
     def spy(*args: Any) -> list[Any]:
-        rows.append(args[5])
+        rows.append(args[4].batch_size)
         return original(*args)
 
     monkeypatch.setattr(attrlib.engine.evaluator, "attribute_each", spy)
