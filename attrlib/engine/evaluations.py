@@ -112,7 +112,7 @@ def find_evaluations(spec: RunSpec, data: Dataset, evaluator: Evaluator) -> tupl
     methods = {asked: resolve_method(asked) for asked in dict.fromkeys(spec.methods)}
     protocols = {asked: create_protocol(asked) for asked in dict.fromkeys(spec.protocols)}
     if spec.filter_models and not any(protocol.items == "grids" for protocol in protocols.values()):
-        raise SpecError("filter models choose the images of grids, and no protocol here is about grids; leave them out, or add gridpg")
+        raise SpecError("filter models select the images of grids, but no protocol of this run uses grids; leave them out, or add gridpg")
     evaluations: list[Evaluation] = []
     refused: list[Refusal] = []
     for protocol_spec, protocol in protocols.items():
@@ -138,9 +138,9 @@ def _check(spec: RunSpec) -> None:
     if not spec.protocols or not spec.methods:
         raise SpecError("nothing to score: give at least one protocol and one method")
     if spec.limit is not None and (not isinstance(spec.limit, int) or spec.limit < 1):
-        raise SpecError(f"limit={spec.limit!s:.40} is not valid: it counts items, from 1; leave it out for all")
+        raise SpecError(f"limit={spec.limit!s:.40} is not valid: expected a number of items from 1; leave it out for all items")
     if spec.ci_width is not None and not 0 < spec.ci_width < math.inf:
-        raise SpecError(f"ci_width={spec.ci_width} is not valid: it is the width of an interval, above 0")
+        raise SpecError(f"ci_width={spec.ci_width} is not valid: expected the width of a confidence interval, above 0")
     check_way(spec.classes)
 
 

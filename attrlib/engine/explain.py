@@ -107,7 +107,7 @@ def read_manifest(path: str | Path) -> dict:
     """
     file = existing_file(path)
     if file is None:
-        raise SpecError(f"there is no manifest {str(path)[:200]!r}; give the manifest.json that explain wrote")
+        raise SpecError(f"manifest {str(path)[:200]!r} does not exist; pass a manifest.json written by `attrlib explain`")
     try:
         if file.stat().st_size > _MAX_MANIFEST:
             raise ValueError("too large")
@@ -126,7 +126,7 @@ def read_manifest(path: str | Path) -> dict:
         return content | {"spec": spec}
     except (SpecError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SpecError(
-            f"{file.name} is not a manifest of explain ({type(error).__name__}: {str(error)[:80]}); give the file that it wrote"
+            f"{file.name} is not a manifest of `attrlib explain` ({type(error).__name__}: {str(error)[:80]}); pass a manifest.json that it wrote"
         ) from None
 
 
@@ -142,11 +142,13 @@ def check_same(manifest: Mapping, model: Classifier, photo: Photo) -> None:
         SpecError: If weights, image or numerics differ.
     """
     if manifest["numerics"] != NUMERICS:
-        raise SpecError(f"the manifest was written with numerics {manifest['numerics']}, this is {NUMERICS}; use that version of attrlib")
+        raise SpecError(
+            f"the manifest has numerics version {manifest['numerics']}, this attrlib has {NUMERICS}; install the version of attrlib that wrote it"
+        )
     if manifest["model_digest"] != model.digest:
-        raise SpecError(f"the weights of {model.name} are not those of the manifest; give the same model or checkpoint")
+        raise SpecError(f"the weights of {model.name} differ from those of the manifest; load the same model or checkpoint")
     if manifest["image_digest"] != photo.digest:
-        raise SpecError(f"{photo.name} is not the picture of the manifest; give the same file with --image")
+        raise SpecError(f"{photo.name} differs from the image of the manifest; pass the same file with --image")
 
 
 def _arrays(attributions: Sequence[Attribution]) -> bytes:

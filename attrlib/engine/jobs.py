@@ -153,8 +153,8 @@ def _nothing(_progress: NewsProgress) -> None:
 def _reason(error: BaseException) -> str:
     text = str(error).splitlines()[0][:200] if str(error) else ""
     if out_of_memory(error):
-        return "there was not enough memory; choose fewer steps or a smaller model, or close other programs"
-    return f"unexpected error ({type(error).__name__}: {text}); try other settings, and report it if it stays"
+        return "not enough memory; choose fewer steps or a smaller model, or close other programs"
+    return f"unexpected error ({type(error).__name__}: {text}); try other settings, and report it if it persists"
 
 
 class Queue:

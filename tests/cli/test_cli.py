@@ -563,7 +563,7 @@ def test_bad_input_ends_in_one_line_that_says_what_was_wrong(arguments: list[str
 
 @pytest.mark.parametrize("path", ["~nosuchuser/manifest.json", "x" * 300])
 def test_a_manifest_at_an_impossible_path_is_refused(path: str, tmp_path: Path) -> None:
-    assert "there is no manifest" in fails("explain", "--from", path, "--out", tmp_path / "out", out=tmp_path / "out")
+    assert "does not exist" in fails("explain", "--from", path, "--out", tmp_path / "out", out=tmp_path / "out")
 
 
 def test_a_picture_and_a_method_must_be_given(tmp_path: Path) -> None:

@@ -457,7 +457,7 @@ def unreadable(folder: Path) -> None:
     ("make", "protocol", "words"),
     [
         (lambda folder: None, "sds", "no pictures in"),
-        (flat, "sds", "5 image(s) without a known class"),
+        (flat, "sds", "5 image(s) without a class"),
         (mixed, "sds", "both beside and in its subfolders"),
         (animals, "sds", "4 of the 4 classes of the data are none of the model's 5: '99', 'ant', 'bee', ..."),
         (unreadable, "sds", "none of the 1 images"),
