@@ -390,8 +390,8 @@ def test_what_differs_from_the_manifest_is_said_to_differ(explained: Path, tmp_p
 def test_another_picture_or_other_weights_repeat_nothing(explained: Path, weights: Mapping[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     start = ("explain", "--from", explained / "manifest.json", "--out", out)
-    assert "picture" in fails(*start, "--image", "sample:coffee", out=out)
-    assert "weights" in fails(*start, "--checkpoint", weights["other"], out=out)
+    assert "differs from the image" in fails(*start, "--image", "sample:coffee", out=out)
+    assert "the weights" in fails(*start, "--checkpoint", weights["other"], out=out)
 
 
 @pytest.mark.parametrize(
