@@ -9,8 +9,7 @@ from attrlib.data.datasets import Dataset
 from attrlib.data.labels import check_way
 from attrlib.engine.evaluator import Evaluator
 from attrlib.errors import AttrlibError, ProtocolError, SpecError
-from attrlib.methods import BATCH_SIZE, Passes
-from attrlib.methods import create as create_method
+from attrlib.methods import BATCH_SIZE, Passes, instance
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier
 from attrlib.protocols import Protocol
@@ -44,7 +43,7 @@ class Evaluation:
 
     def passes(self, model: Classifier) -> Passes:
         """Return the passes that one map needs."""
-        return create_method(self.method).passes(model.layer(self.method.layer))
+        return instance(self.method).passes(model.layer(self.method.layer))
 
 
 class Refusal(NamedTuple):
@@ -147,7 +146,7 @@ def _check(spec: RunSpec) -> None:
 def _check_defined(protocol: Protocol, method: MethodSpec, data: Dataset, model: Classifier) -> None:
     protocol.check(model, data.offers)
     for view in protocol.views(model):
-        created, layer = create_method(method), view.layer(method.layer, view.input_size)
+        created, layer = instance(method), view.layer(method.layer, view.input_size)
         created.check(view, layer)
         created.passes(layer)
 

@@ -14,7 +14,7 @@ from attrlib.engine.items import EvalItem
 from attrlib.engine.keys import Key, ResultKeys, map_key
 from attrlib.engine.loader import Loader, take
 from attrlib.errors import AttrlibError
-from attrlib.methods import BATCH_SIZE, Attribution, AttributionOptions, Passes, attribute_each, create
+from attrlib.methods import BATCH_SIZE, Attribution, AttributionOptions, Passes, attribute_each, instance
 from attrlib.models import Classifier, Layer
 from attrlib.models.folded import Folded
 from attrlib.progress import Progress, no_progress
@@ -294,7 +294,7 @@ class Evaluator:
 
     def _reduced(self, method: MethodSpec) -> bool:
         """Return whether the maps are computed in bfloat16."""
-        return self.context.fast and uses_bfloat16(create(method).passes(self.model.layer(method.layer)))
+        return self.context.fast and uses_bfloat16(instance(method).passes(self.model.layer(method.layer)))
 
 
 def _stacked(maps: Mapping[str, Tensor], keys: Sequence[str], request: ExplanationRequest) -> Tensor:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from attrlib.methods import METHODS, create
+from attrlib.methods import METHODS, instance
 from attrlib.models import Classifier
 from attrlib.protocols import Measurement, Protocol
 from attrlib.specs import NUMERICS, MethodSpec, digest
@@ -35,7 +35,7 @@ class ResultKeys:
 
     def score(self, protocol: Protocol, method: MethodSpec) -> dict[str, object]:
         """Return everything that a score depends on besides its item; its digest is the key of the records."""
-        seeded = protocol.seeded or create(method).seeded
+        seeded = protocol.seeded or instance(method).seeded
         about = {"kind": "score", "protocol": protocol.key(), "fast": self.fast, "maps": self.dtype}
         return self._about | about | self._method(method, protocol.views(self.model)[0], seeded)
 
@@ -71,7 +71,7 @@ class ResultKeys:
             approximate: Whether maps of this method are approximated; they are in some fast runs.
         """
         about = {"view": view, "fast": approximate, "maps": self.dtype}
-        return digest(self._about | about | self._method(method, model, create(method).seeded))
+        return digest(self._about | about | self._method(method, model, instance(method).seeded))
 
     def _method(self, method: MethodSpec, view: Classifier, seeded: bool) -> dict[str, object]:
         # The path rather than the name: a wrapped model may call any layer Middle.

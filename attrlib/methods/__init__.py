@@ -25,7 +25,7 @@ from attrlib.methods.attribution import (
     attribute_each,
     rows_at_once,
 )
-from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, list_methods, resolve
+from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, instance, list_methods, resolve
 from attrlib.methods.presets import PRESETS, Preset, defined, list_presets, names_many, read_methods
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.shared_maps import SharedMaps
@@ -47,6 +47,7 @@ __all__ = [
     "attribute_each",
     "create",
     "defined",
+    "instance",
     "list_methods",
     "list_presets",
     "names_many",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attrlib.errors import AttrlibError, MethodError, OutOfMemory, no_gradients, overwritten
-from attrlib.methods.base import METHODS, Method, resolve
+from attrlib.methods.base import Method, instance, resolve
 from attrlib.methods.context import AttributionContext
 from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import half, out_of_memory
@@ -63,7 +63,7 @@ class MethodRequest:
             SpecError: If a parameter is not valid.
         """
         spec = resolve(spec)
-        method, layer = METHODS[spec.name](**spec.values), model.layer(spec.layer, (images.shape[2], images.shape[3]))
+        method, layer = instance(spec), model.layer(spec.layer, (images.shape[2], images.shape[3]))
         method.check(model, layer)
         model.split(layer, images.shape[1:])
         return cls(spec, method, layer)
