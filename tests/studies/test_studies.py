@@ -129,7 +129,7 @@ def test_a_study_runs_all_methods_where_none_are_named(data: Path, store: Store)
 
 
 def test_one_model_alone_has_no_twin_to_be_compared_with(data: Path, store: Store) -> None:
-    with pytest.raises(DataError, match="no two of these models differ in one thing alone"):
+    with pytest.raises(DataError, match="no two of these models differ in exactly one factor"):
         run_study(small("design", data, [PLAIN]), store, load=load)
 
 
@@ -388,13 +388,15 @@ def test_ranking_names_the_leader_and_what_signs_are_worth() -> None:
     found = ModelResults(traits("net"), [result_of(*raw), result_of(*absolute)])
     analysis = STUDIES["ranking"]().analyse([found])
     assert "**IG** leads on net with 0.50 [" in analysis.finding
-    assert "beyond doubt" in analysis.finding
+    assert "significantly better than every other method" in analysis.finding
     # Gaps of 0.3, 0.1 and -0.3.
     assert f"({np.mean([0.3, 0.1, -0.3]):+.2f} [" in analysis.finding
-    assert "better beyond doubt for IG and IxG, absolute ones for Gradient, of 3" in " ".join(analysis.more)
+    assert "of 3 signed methods, raw values are significantly better for IG and IxG, absolute values for Gradient." in " ".join(
+        analysis.more
+    )
     assert [(row["method"], row["first"], row["last"]) for row in analysis.rows] == [("IG", 1, 1), ("IxG", 2, 2), ("Gradient", 3, 3)]
     twin = ModelResults(traits("twin"), [result_of(*(score("sds", n, spread(-m)) for n, m in means.items()))])
-    assert "correlate with -1.00" in STUDIES["ranking"]().analyse([found, twin]).finding
+    assert "pairwise correlation of -1.00" in STUDIES["ranking"]().analyse([found, twin]).finding
 
 
 def test_accuracy_tells_a_trend_from_none_and_marks_what_networks_say_themselves() -> None:
@@ -405,18 +407,20 @@ def test_accuracy_tells_a_trend_from_none_and_marks_what_networks_say_themselves
         ]
 
     falling = STUDIES["accuracy"]().analyse(family_of([0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]))
-    assert "correlate with -1.00" in falling.finding
+    assert "post-hoc method is -1.00" in falling.finding
     assert "explained worse" in falling.finding
     assert "50 to 80 % accuracy" in falling.finding
     assert "explained better" in STUDIES["accuracy"]().analyse(family_of([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])).finding
-    assert "no trend is certain" in STUDIES["accuracy"]().analyse(family_of([0.3, 0.1, 0.4, 0.15, 0.5])).finding
+    assert "no significant trend" in STUDIES["accuracy"]().analyse(family_of([0.3, 0.1, 0.4, 0.15, 0.5])).finding
     # A constant has no rank correlation, and so no trend either.
-    assert "no trend is certain" in STUDIES["accuracy"]().analyse(family_of([1.0] * 5)).finding
+    assert "no significant trend" in STUDIES["accuracy"]().analyse(family_of([1.0] * 5)).finding
     assert "too few" in STUDIES["accuracy"]().analyse(family_of([0.3, 0.1])).finding
-    own = ModelResults(traits("bag", 0.6, own="BagNet"), [result_of(score("sds", "BagNet", spread(0.9)), score("sds", "IG", spread(0.1)))])
+    own = ModelResults(
+        traits("bag", 0.6, intrinsic="BagNet"), [result_of(score("sds", "BagNet", spread(0.9)), score("sds", "IG", spread(0.1)))]
+    )
     analysis = STUDIES["accuracy"]().analyse([*family_of([0.8, 0.7, 0.6, 0.5]), own])
-    assert "own map of bag scores 0.90" in analysis.finding
-    assert "it leads the best post-hoc result on any other model, IG on m0 (+0.10" in analysis.finding
+    assert "intrinsic map of bag scores 0.90" in analysis.finding
+    assert "it beats the best post-hoc result on any other model, IG on m0 (+0.10" in analysis.finding
     marked = [p.label for s in analysis.figures[0].panels[0].series for p in s.points if p.marked]
     assert marked == ["bag"]
     assert {row["method"] for row in analysis.rows if row["kind"] == "best post-hoc"} == {"IG"}
@@ -434,13 +438,13 @@ def test_design_gives_the_difference_of_twins_image_by_image() -> None:
     assert (row["factor"], row["less"], row["more"]) == ("depth", "r10", "r18")
     # The noise is the same on each image, and cancels.
     assert (row["mean"], row["low"], row["high"]) == pytest.approx((-0.2, -0.2, -0.2))
-    assert "harms 1 of 2 methods" in " ".join(analysis.more)
+    assert "lowers that of 1 of 2 methods" in " ".join(analysis.more)
     assert "-0.10 [" in analysis.finding
     twins = [
         ModelResults(traits("net"), [result_of(*(score("sds", m, spread(v)) for m, v in zip(("IG", "IxG", "Gradient", "Random"), (0.4, 0.3, 0.2, 0.1), strict=True)))]),
         ModelResults(traits("net_tuned", tuned=True), [result_of(*(score("idsds", m, spread(v)) for m, v in zip(("IG", "IxG", "Gradient", "Random"), (0.9, 0.7, 0.8, 0.1), strict=True)))]),
     ]  # fmt: skip
-    assert "rank the methods with a correlation of 0.80 over 1 pair" in " ".join(STUDIES["design"]().analyse(twins).more)
+    assert "have a mean correlation of 0.80 over 1 pair" in " ".join(STUDIES["design"]().analyse(twins).more)
 
 
 def test_localisation_compares_at_the_same_layer_and_finds_what_is_exact() -> None:
@@ -455,11 +459,11 @@ def test_localisation_compares_at_the_same_layer_and_finds_what_is_exact() -> No
         grid("difull", "IG@Input", 1.0), grid("difull", "Grad-CAM@Final", 0.45), grid("difull", "RISE@Input", 0.3),
     ]  # fmt: skip
     analysis = STUDIES["localisation"]().analyse([ModelResults(traits("net"), [result_of(*scores)])])
-    assert "gradient methods at Input lie between 0.24 and 0.27 on GridPG, where chance is 0.25" in analysis.finding.replace(
+    assert "gradient methods at Input score between 0.24 and 0.27 on GridPG, where chance is 0.25" in analysis.finding.replace(
         "0.245", "0.24"
     )
     assert "IG at Final differs from Grad-CAM by +0.00" in analysis.finding
-    assert any("in every grid, with IG." in line for line in analysis.more)
+    assert any("in every grid for IG." in line for line in analysis.more)
     assert any("GridPG is led by IG at Input" in line for line in analysis.more)
     boxes = {p.title: {s.name: len(s.points) for s in p.series} for p in analysis.figures[0].panels}
     assert boxes == {"GridPG": {"Input": 8, "Final": 8}, "DiFull": {"Input": 8, "Final": 4}}
@@ -481,7 +485,7 @@ def test_smoothing_finds_the_best_kernel_and_its_gain() -> None:
     assert "at K = 129 (+0.40 [" in analysis.finding
     assert "beats Grad-CAM at Final (0.62 [" in analysis.finding
     assert "SmoothGrad (0.50 [" in analysis.finding
-    assert "with 0.31 [" in analysis.finding
+    assert "is 0.31 [" in analysis.finding
     assert "0.71 [" in analysis.finding
     lines, likeness, cost = analysis.figures[0].panels
     assert [p.y for p in lines.series[0].points] == pytest.approx(list(curve.values()))
@@ -519,7 +523,7 @@ def test_agreement_turns_protocols_so_that_higher_is_better() -> None:
     assert rows["over images", "sds", "infidelity"] == pytest.approx(-1)
     matrix = {s.name: {p.x: p.y for p in s.points} for s in analysis.figures[0].panels[0].series}
     assert matrix["sds"] == pytest.approx({"sds": 1, "sensitivity": 1, "infidelity": -1})
-    assert "1 agree beyond doubt and 2 contradict each other" in analysis.finding
+    assert "1 correlate positively and 2 negatively" in analysis.finding
 
 
 def test_agreement_with_accuracy_and_with_the_noise() -> None:
@@ -538,7 +542,8 @@ def test_agreement_with_accuracy_and_with_the_noise() -> None:
     assert "trained on 10 to 50 % of the data" in text
     assert "as it is, IG then IxG" in text
     shares = (
-        "From 10 to 50 % of the training data the accuracy of 5 twins goes from 50 to 90 %; with the share correlate infidelity of IG +1.00"
+        "From 10 to 50 % of the training data, the accuracy of 5 otherwise equal models goes from 50 to 90 %. The rank correlation with the share "
+        "is: infidelity of IG +1.00"
     )
     assert shares in text
     accuracy, infidelity, sensitivity = analysis.figures[-1].panels
@@ -563,10 +568,10 @@ def test_robustness_ranks_each_change_and_compares_them() -> None:
     scores = [score("robustness:change=rotation", m, spread(v)) for m, v in means.items()]
     scores += [score("robustness:change=contrast", m, spread(-v)) for m, v in means.items()]
     analysis = STUDIES["robustness"]().analyse([ModelResults(traits("net"), [result_of(*scores)])])
-    assert "most robust to rotation is that of Grad-CAM (SSIM 0.90 [" in analysis.finding
-    assert "the least that of Random (0.00" in analysis.finding.replace("-0.00", "0.00")
+    assert "Grad-CAM is most robust to rotation (SSIM 0.90 [" in analysis.finding
+    assert "Random least (0.00" in analysis.finding.replace("-0.00", "0.00")
     assert "contrast -1.00" in analysis.finding
-    assert "most robust to contrast is that of Random" in analysis.more[0]
+    assert "Random is most robust to contrast" in analysis.more[0]
 
 
 def test_settings_reads_sweeps_seeds_and_the_number_of_images() -> None:
@@ -581,9 +586,9 @@ def test_settings_reads_sweeps_seeds_and_the_number_of_images() -> None:
     assert "at 2 to 0.51 [" in text
     assert "at 16" in text
     # Two values 0.1 apart have a standard deviation of 0.1 / sqrt 2.
-    assert f"by {0.1 / math.sqrt(2):.3f} (standard deviation" in text
-    assert "Rankings of two seeds correlate with 1.00" in text
-    assert "agree with a correlation of 0.9 from" in analysis.finding
+    assert f"a standard deviation of {0.1 / math.sqrt(2):.3f} (mean over methods)" in text
+    assert "The rankings of two seeds have a correlation of 1.00" in text
+    assert "reach a correlation of 0.9 from" in analysis.finding
     sizes = [row["setting"] for row in analysis.rows if row["kind"] == "images"]
     assert sizes == ["2 images", "4 images", "8 images", "16 images", "32 images"]
 
@@ -599,7 +604,7 @@ def test_settings_that_are_equal_seldom_pass_for_different() -> None:
     generator, claims = np.random.default_rng(0), 0
     for _ in range(100):
         images = 0.3 * generator.normal(size=48)
-        claims += "no certain difference" not in swept(images + 0.1 * generator.normal(size=(5, 48)))
+        claims += "not significantly different" not in swept(images + 0.1 * generator.normal(size=(5, 48)))
     # At 5 % more than ten of a hundred have a chance of 1 %; the interval of the best and the worst alone makes 38.
     assert claims <= 10
 
@@ -607,10 +612,10 @@ def test_settings_that_are_equal_seldom_pass_for_different() -> None:
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_settings_that_differ_pass_for_different(count: int) -> None:
     values = 0.1 * np.random.default_rng(1).normal(size=(count, 48))
-    assert "no certain difference" not in swept(values + np.linspace(0, 0.2, count)[:, None])
+    assert "not significantly different" not in swept(values + np.linspace(0, 0.2, count)[:, None])
     # With the best alike: the worst is told from it all the same.
-    assert "no certain difference" not in swept(values + np.array([0.0, *[0.2] * (count - 1)])[:, None])
-    assert "no certain difference" in swept(values - values.mean(1, keepdims=True) + 1e-4 * np.arange(count)[:, None])
+    assert "not significantly different" not in swept(values + np.array([0.0, *[0.2] * (count - 1)])[:, None])
+    assert "not significantly different" in swept(values - values.mean(1, keepdims=True) + 1e-4 * np.arange(count)[:, None])
 
 
 def test_rankings_by_disjoint_images_agree_as_the_signal_allows() -> None:

@@ -128,7 +128,7 @@ def asked(tmp_path: Path) -> list[object]:
 def test_the_command_prints_the_finding_and_writes_report_table_and_figures(tmp_path: Path) -> None:
     done = invoke(*asked(tmp_path), "--out", tmp_path / "out", "--markdown", tmp_path / "docs" / "findings.md")
     assert done.exit_code == 0, done.output
-    assert "the map most robust to rotation is that of" in done.stdout
+    assert "is most robust to rotation (SSIM" in done.stdout
     assert "30 computed, 0 known before" in done.stdout
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert names == {"robustness.html", "robustness.csv", "robustness.json", "robustness-1.png", "robustness-1.svg"}
@@ -139,7 +139,7 @@ def test_the_command_prints_the_finding_and_writes_report_table_and_figures(tmp_
     html = (tmp_path / "out" / "robustness.html").read_text()
     assert "most robust to rotation" in html
     page = (tmp_path / "docs" / "findings.md").read_text()
-    assert "**Here:** On efficientnet_lite0 the map most robust to rotation" in page
+    assert "**Here:** On efficientnet_lite0, " in page
     assert "**The papers:**" in page
     for target in re.findall(r"\]\((findings/[^)]+)\)", page):
         assert (tmp_path / "docs" / target).is_file()
