@@ -49,8 +49,8 @@ def spec(text: str) -> MethodSpec:
 
 def test_all_models_see_the_cells_go_in_the_order_of_the_first_ones_map():
     models, shown, targets = [model(0), model(1)], photos(2), [3, 1]
-    found = delete_alike(models, shown, targets, spec("IxG"), grid=4)
-    assert found.probabilities.shape == (2, 2, 17)
+    result = delete_alike(models, shown, targets, spec("IxG"), grid=4)
+    assert result.probabilities.shape == (2, 2, 17)
     for column, (photo, target) in enumerate(zip(shown, targets, strict=True)):
         image = models[0].preprocess(photo.image)[None]
         map_ = attrlib.explain(models[0], photo, "IxG", target=target).maps[0, 0].double().numpy()
@@ -63,12 +63,12 @@ def test_all_models_see_the_cells_go_in_the_order_of_the_first_ones_map():
             for number, own in enumerate(models):
                 with torch.no_grad():
                     expected = float(own(deleted.clone()).softmax(1)[0, target])
-                assert float(found.probabilities[number, column, step]) == pytest.approx(expected, abs=1e-6)
-    assert torch.allclose(found.curves, found.probabilities.sum(1) / 2)
+                assert float(result.probabilities[number, column, step]) == pytest.approx(expected, abs=1e-6)
+    assert torch.allclose(result.curves, result.probabilities.sum(1) / 2)
 
 
 def test_models_that_see_another_picture_are_refused():
-    with pytest.raises(ProtocolError, match="same picture"):
+    with pytest.raises(ProtocolError, match="input size or normalisation"):
         delete_alike([model(), attrlib.wrap_model(made(Plain), SIDE, crop=0.5)], photos(1), [0], spec("IxG"))
 
 
@@ -77,18 +77,18 @@ def test_models_that_see_another_picture_are_refused():
 
 def test_a_mask_is_the_highest_share_of_the_map():
     own, shown = model(), photos(10)
-    found = mask_leakage(own, shown, [k % CLASSES for k in range(10)], spec("IxG"), 0.25)
+    result = mask_leakage(own, shown, [k % CLASSES for k in range(10)], spec("IxG"), 0.25)
     for k, photo in enumerate(shown):
         values = attrlib.explain(own, photo, "IxG", target=k % CLASSES).maps[0, 0].numpy()
-        assert (found.masks[k].numpy() == (values > np.sort(values.ravel())[-SIDE * SIDE // 4 - 1])).all()
-    assert found.chance == pytest.approx(0.2)
-    assert found.read.n == 10
+        assert (result.masks[k].numpy() == (values > np.sort(values.ravel())[-SIDE * SIDE // 4 - 1])).all()
+    assert result.chance == pytest.approx(0.2)
+    assert result.read.n == 10
 
 
 def test_classes_are_read_as_by_ridge_regression_on_the_other_folds():
     draw = np.random.default_rng(0)
     features, labels = draw.normal(size=(20, 3)), draw.integers(0, 3, 20)
-    found = read_classes(torch.tensor(features), torch.tensor(labels)).numpy()
+    result = read_classes(torch.tensor(features), torch.tensor(labels)).numpy()
     one_hot = np.eye(3)[labels]
     for fold in range(FOLDS):
         own = np.arange(20) % FOLDS == fold
@@ -97,7 +97,7 @@ def test_classes_are_read_as_by_ridge_regression_on_the_other_folds():
         penalty = PENALTY * (x**2).sum() / len(x)
         weights = np.linalg.lstsq(np.vstack([x, np.sqrt(penalty) * np.eye(3)]), np.vstack([y, np.zeros((3, 3))]), rcond=None)[0]
         scores = (features[own] - features[~own].mean(0)) @ weights + one_hot[~own].mean(0)
-        assert (found[own] == scores.argmax(1)).all()
+        assert (result[own] == scores.argmax(1)).all()
 
 
 def test_what_tells_the_class_is_read_and_noise_is_not():
@@ -131,18 +131,18 @@ def test_infidelity_of_a_linear_model_is_the_squared_noise_along_the_difference_
     own, photo = attrlib.wrap_model(Linear(), SIDE, crop=1.0), photos(1)[0]
     maps = [attrlib.explain(own, photo, name, target=2, layer="Input") for name in ("Gradient", "Random")]
     stds = [0.01, 1.0]
-    found = infidelity_by_noise(own, photo, maps, stds, samples=4, seed=5)
+    result = infidelity_by_noise(own, photo, maps, stds, samples=4, seed=5)
     gradient = own.module.weight[2].detach().double().sum(0)
     for column, std in enumerate(stds):
         drawn = torch.stack([noise(EvalContext(own, 5), photo.digest, k, (SIDE, SIDE), std)[0] for k in range(4)]).double()
         drops = (drawn * gradient).sum((1, 2))
-        assert float(found.nothing[column]) == pytest.approx(float(drops.square().mean()), rel=1e-3)
+        assert float(result.nothing[column]) == pytest.approx(float(drops.square().mean()), rel=1e-3)
         expected = ((drawn * maps[1].maps[0, 0].double()).sum((1, 2)) - drops).square().mean()
-        assert float(found.raw[1, column]) == pytest.approx(float(expected), rel=1e-3)
-        assert float(found.raw[0, column]) < 1e-6 * float(found.nothing[column])
-        assert float(found.normalised[1, column]) <= float(found.nothing[column]) * (1 + 1e-9)
-    seen = np.asarray(found.noisy[0], dtype=float) - np.asarray(photo.image, dtype=float)
-    assert 0 < np.abs(seen).max() < 20 < np.abs(np.asarray(found.noisy[1], dtype=float) - np.asarray(photo.image, dtype=float)).max()
+        assert float(result.raw[1, column]) == pytest.approx(float(expected), rel=1e-3)
+        assert float(result.raw[0, column]) < 1e-6 * float(result.nothing[column])
+        assert float(result.normalised[1, column]) <= float(result.nothing[column]) * (1 + 1e-9)
+    seen = np.asarray(result.noisy[0], dtype=float) - np.asarray(photo.image, dtype=float)
+    assert 0 < np.abs(seen).max() < 20 < np.abs(np.asarray(result.noisy[1], dtype=float) - np.asarray(photo.image, dtype=float)).max()
 
 
 # A few pictures at once
@@ -156,7 +156,7 @@ def test_scores_at_once_are_those_of_a_run(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{k}.png")
     data, methods, protocols = attrlib.load_dataset(tmp_path / "data"), ["IxG", "Random"], ["sds", "infidelity:samples=2"]
-    found = score_at_once(own, data, [2, 0], [create(ProtocolSpec.parse(p)) for p in protocols], [spec(m) for m in methods], seed=3)
+    result = score_at_once(own, data, [2, 0], [create(ProtocolSpec.parse(p)) for p in protocols], [spec(m) for m in methods], seed=3)
     from attrlib.store import Store
 
     run = attrlib.compare(protocols, own, methods, data, seed=3, store=Store(folder=tmp_path / "store"))
@@ -164,7 +164,7 @@ def test_scores_at_once_are_those_of_a_run(tmp_path):
     for row, protocol in enumerate(protocols):
         for column, method in enumerate(methods):
             known = dict(zip(scores[protocol, method].ids, scores[protocol, method].values, strict=True))
-            assert found[row, column].tolist() == pytest.approx([known[data.item_id(k)] for k in (2, 0)], rel=1e-6)
+            assert result[row, column].tolist() == pytest.approx([known[data.item_id(k)] for k in (2, 0)], rel=1e-6)
 
 
 def test_what_a_protocol_needs_is_asked_for_at_once():
@@ -186,11 +186,11 @@ def test_attribution_outside_the_cell_is_all_but_the_cell():
 
 def test_what_cannot_matter_in_difull_has_no_attribution_by_the_gradient_and_some_by_random():
     own, shown = model(), photos(4)
-    found = [
+    result = [
         map_grid(own, shown, ProtocolSpec("difull"), 2, 0, MethodSpec(name, "Input"), InMemoryCache()) for name in ("Gradient", "Random")
     ]
-    assert float(found[0].outside.abs().max()) == 0
-    assert float(found[1].outside.abs().max()) > 0
+    assert float(result[0].outside.abs().max()) == 0
+    assert float(result[1].outside.abs().max()) > 0
 
 
 def test_cells_that_are_not_seen_are_grey_and_the_others_as_they_were():
