@@ -367,7 +367,7 @@ def test_verify_finds_a_damaged_database_that_still_opens(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", DATABASES)
-def test_a_database_that_somebody_removes_is_begun_anew(tmp_path: Path, name: str) -> None:
+def test_a_database_that_is_removed_is_created_again(tmp_path: Path, name: str) -> None:
     filled(tmp_path)
     store = Store(folder=tmp_path)
     store.records("k", KEYS)
@@ -462,7 +462,7 @@ def now_on_disk(folder: Path) -> bool:
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (sqlite3.SQLITE_BUSY_SNAPSHOT, "another program keeps the file locked; close that program"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, "another program has locked the file; close that program"),
         (sqlite3.SQLITE_READONLY_DIRECTORY, "the file cannot be written; set ATTRLIB_CACHE"),
         (sqlite3.SQLITE_FULL, "the disk is full; free some space"),
         (sqlite3.SQLITE_IOERR_READ, r"the file cannot be used (words of SQLite); check"),
@@ -544,7 +544,7 @@ def test_a_store_that_opens_while_it_is_locked(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_closing_writes_what_was_kept(tmp_path: Path) -> None:
+def test_closing_writes_pending_results(tmp_path: Path) -> None:
     store = Store(folder=tmp_path)
     with lock(*(tmp_path / name for name in DATABASES)):
         kept_in_memory(store, "locked")
@@ -743,9 +743,9 @@ def test_a_folder_that_cannot_be_made(anybody: Path) -> None:
     (anybody / "file").write_bytes(b"")
     anybody.chmod(0o500)
     for folder in (anybody / "new", anybody / "file" / "new", anybody / "file"):
-        with pytest.raises(StoreError, match=r"cannot be made.*ATTRLIB_CACHE"):
+        with pytest.raises(StoreError, match=r"cannot be created.*ATTRLIB_CACHE"):
             Store(folder=folder)
-    with pytest.raises(StoreError, match=r"cannot be made.*ATTRLIB_STORE_URL"):
+    with pytest.raises(StoreError, match=r"cannot be created.*ATTRLIB_STORE_URL"):
         Store(f"sqlite:///{anybody}/new/db.sqlite", folder=Path(tempfile.gettempdir()))
 
 
