@@ -206,7 +206,7 @@ def test_identical_values_differ_by_exactly_nothing(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [3, 40])
-def test_a_constant_difference_is_no_tie(n: int) -> None:
+def test_a_constant_difference_is_not_a_tie(n: int) -> None:
     result = paired_difference(np.arange(n) + 0.5, np.arange(n))
     assert (result.mean, result.low, result.high, result.tie) == (0.5, 0.5, 0.5, False)
 
@@ -351,7 +351,7 @@ def test_of_equal_methods_at_most_5_of_100_tables_claim_anything(noise: str) -> 
 
 
 def t_test_by_hand(values: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:
-    """The spans by Holm's procedure as it is told: the smallest p value against 5 % / N, the next against 5 % / (N-1), until one fails."""
+    """Return the spans by Holm's procedure: the smallest p value against 5 % / N, the next against 5 % / (N-1), until one fails."""
     names = list(values)
     pairs = [(x, y) for i, x in enumerate(names) for y in names[i + 1 :]]
     tests = {pair: stats.ttest_rel(values[pair[0]], values[pair[1]], nan_policy="omit") for pair in pairs}
@@ -402,23 +402,23 @@ def test_a_method_without_a_defined_value_comes_last_and_may_hold_any_rank() -> 
         assert spans(table) == {first: (1, 3), second: (2, 4), "x": (1, 4), "y": (1, 4)}
 
 
-def test_methods_with_no_item_in_common_are_not_told_apart() -> None:
+def test_methods_without_common_items_are_tied() -> None:
     half = np.arange(60) < 30
     table = rank_table({"a": np.where(half, 1.0, NAN), "b": np.where(half, NAN, 0.0)})
     assert spans(table) == {"a": (1, 2), "b": (1, 2)}
 
 
-@pytest.mark.parametrize(("n", "beyond_doubt"), [(1, False), (2, False), (5, False), (6, True)])
-def test_a_few_items_prove_nothing_however_alike_their_differences(n: int, beyond_doubt: bool) -> None:
+@pytest.mark.parametrize(("n", "significant"), [(1, False), (2, False), (5, False), (6, True)])
+def test_a_few_items_prove_nothing_however_alike_their_differences(n: int, significant: bool) -> None:
     values = {"right": np.ones(n), "wrong": np.zeros(n)}
-    assert spans(rank_table(values)) == {"right": (1, 1 if beyond_doubt else 2), "wrong": (2 if beyond_doubt else 1, 2)}
+    assert spans(rank_table(values)) == {"right": (1, 1 if significant else 2), "wrong": (2 if significant else 1, 2)}
 
 
-@pytest.mark.parametrize(("different", "beyond_doubt"), [(5, False), (6, True)])
-def test_only_items_that_differ_count_as_proof(different: int, beyond_doubt: bool) -> None:
+@pytest.mark.parametrize(("different", "significant"), [(5, False), (6, True)])
+def test_only_items_that_differ_count_as_proof(different: int, significant: bool) -> None:
     better = np.zeros(200)
     better[:different] = 1
-    assert (rank_table({"a": better, "b": np.zeros(200)})[0].last == 1) is beyond_doubt
+    assert (rank_table({"a": better, "b": np.zeros(200)})[0].last == 1) is significant
 
 
 def test_a_table_of_one_method_or_none_or_no_items() -> None:
@@ -427,7 +427,7 @@ def test_a_table_of_one_method_or_none_or_no_items() -> None:
     assert spans(rank_table({"a": np.array([]), "b": np.array([])})) == {"a": (1, 2), "b": (1, 2)}
 
 
-def test_a_table_of_many_items_takes_no_more_steps_and_memory_for_what_is_given_alone() -> None:
+def test_time_and_memory_of_a_table_of_many_items_are_bounded() -> None:
     methods, calls, peaks = 30, [], []
     for items in (500, 50_000):
         values = {str(i): draws(items, i) for i in range(methods)}

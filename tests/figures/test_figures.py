@@ -207,7 +207,7 @@ def test_a_map_is_resized_then_smoothed_then_gets_its_sign(shape: tuple[int, int
 
 
 def place(index: int, columns: int) -> tuple[int, int, int, int]:
-    """The box of a picture of the panel: cells are 16 px apart, with two lines of 22 px above and one below."""
+    """Return the box of a picture in the panel: tiles are 16 px apart, with two lines of 22 px above and one below."""
     left = 16 + index % columns * (PHOTO.width + 16)
     top = 16 + index // columns * (PHOTO.height + 3 * 22 + 16) + 2 * 22
     return left, top, left + PHOTO.width, top + PHOTO.height
