@@ -83,14 +83,14 @@ def map_correlations(
         if each.method == reference:
             continue
         on_progress(Event(f"comparing maps of {each.method_spec}"))
-        record = {"kind": "map correlation", "score": each.about, "reference": reference, "kernels": list(kernels)}
-        key, ids = digest(record), [item.id for item in planned.items]
+        key_fields = {"kind": "map correlation", "score": each.about, "reference": reference, "kernels": list(kernels)}
+        key, ids = digest(key_fields), [item.id for item in planned.items]
         cached = store.records(key, ids)
         for item in planned.items:
             if item.id not in cached:
                 values = _compare(item, protocol, (each.method, reference), kernels, evaluator, data)
                 cached[item.id] = Record(details={str(kernel): correlation for kernel, correlation in values.items()})
-                store.add_records(key, record, {item.id: cached[item.id]})
+                store.add_records(key, key_fields, {item.id: cached[item.id]})
         for kernel in kernels:
             of_items = [cached[item].details[str(kernel)] for item in ids]
             correlations[str(each.method_spec), kernel] = [value for values in of_items for value in values]  # type: ignore[union-attr]

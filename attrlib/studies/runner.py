@@ -155,7 +155,7 @@ REFUSED = (ProtocolError, MethodError, LayerError, DataError)
 
 def is_done(spec: StudySpec, store: Store) -> bool:
     """Return whether all results of a study are cached, for the present methods, protocols and weights."""
-    _record, key = _seconds_key(replace(resolve(spec), data=anchored(spec.data)))
+    _fields, key = _seconds_key(replace(resolve(spec), data=anchored(spec.data)))
     return DONE in store.records(key, [DONE])
 
 
@@ -163,9 +163,9 @@ def _seconds_key(spec: StudySpec) -> tuple[dict[str, object], str]:
     """Return everything that the time of a study depends on, and its digest."""
     weights = [digest_of_weights(model) for model in spec.models]
     spec = replace(spec, methods=tuple(map(resolve_method, spec.methods)))
-    record: dict[str, object] = {"kind": "study", "study": spec, "weights": weights, "numerics": NUMERICS}
-    record |= {"methods": sorted(METHODS), "protocols": sorted(PROTOCOLS)}
-    return record, digest(record)
+    key_fields: dict[str, object] = {"kind": "study", "study": spec, "weights": weights, "numerics": NUMERICS}
+    key_fields |= {"methods": sorted(METHODS), "protocols": sorted(PROTOCOLS)}
+    return key_fields, digest(key_fields)
 
 
 class _Running:
@@ -183,20 +183,20 @@ class _Running:
         self.lengths: list[float] = []
 
     def execute(self) -> StudyResult:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
             results = [result for result in map(self._run_model, range(len(self.resolved.models))) if result is not None]
             if not results:
                 raise self.error
             analysis = self.study.analyse(results)
         except Cancelled:
-            self._seconds(time.perf_counter() - begun, done=False)
+            self._seconds(time.perf_counter() - start, done=False)
             raise
         study = self.study
         return StudyResult(
             self.spec, study.title, study.question, analysis.finding, analysis.more, study.see, study.saw, study.papers, analysis.rows,
             analysis.figures, [result.traits.name for result in results], list(dict.fromkeys(self.refused)), list(dict.fromkeys([*self.notes, *self.store.notes])),
-            self.computed, self.known, self._seconds(time.perf_counter() - begun, done=True),
+            self.computed, self.known, self._seconds(time.perf_counter() - start, done=True),
         )  # fmt: skip
 
     def open(self, spec: ModelSpec) -> tuple[ModelTraits, Classifier]:
@@ -211,7 +211,7 @@ class _Running:
 
     def _run_model(self, number: int) -> ModelResults | None:
         """Do all runs on one model. Return None if none is defined on it."""
-        self.number, self.begun, self.share = number, time.perf_counter(), 0.0
+        self.number, self.start, self.share = number, time.perf_counter(), 0.0
         computed = self.computed
         self._report(f"loading {self.resolved.models[number]}", 0.0)
         traits, model = self.open(self.resolved.models[number])
@@ -239,14 +239,14 @@ class _Running:
             traits = replace(traits, accuracy=accuracy_on(model, self.data, self.resolved, self.study.limit, self.store))
         further = self.study.further(self.resolved, traits, model, self.data, self.store, lambda event: self._report(event.doing, 1.0))
         if self.computed > computed:
-            self.lengths.append(time.perf_counter() - self.begun)
+            self.lengths.append(time.perf_counter() - self.start)
         return ModelResults(traits, results, further)
 
     def _report(self, doing: str, share: float) -> None:
         """Report progress. The time left is estimated from the models so far."""
         # The share must not fall, although the total changes if a combination proves to be undefined.
         share = self.share = max(share, self.share)
-        elapsed, models = time.perf_counter() - self.begun, len(self.resolved.models)
+        elapsed, models = time.perf_counter() - self.start, len(self.resolved.models)
         expected = [*self.lengths, *([elapsed / share] if share > 0.02 else [])]
         left = None
         if expected:
@@ -256,12 +256,12 @@ class _Running:
 
     def _seconds(self, these: float, done: bool) -> float:
         """Record the seconds of this run of the study in the store. Return the total over all its runs."""
-        (record, key), items = _seconds_key(self.resolved), [str(k) for k in range(TIMES)]
+        (key_fields, key), items = _seconds_key(self.resolved), [str(k) for k in range(TIMES)]
         before = self.store.records(key, items)
         new = {DONE: Record(0.0)} if done else {}
         if self.computed or not before:
             new |= {item: Record(these) for item in [item for item in items if item not in before][:1]}
         else:
             these = 0.0
-        self.store.add_records(key, record, new)
+        self.store.add_records(key, key_fields, new)
         return these + sum(earlier.value for earlier in before.values())
