@@ -47,16 +47,16 @@ def counted(rows: Sequence[Row]) -> str:
 def _tabular(rows: Sequence[Row], caption: str) -> str:
     models = list(dict.fromkeys(str(row["model"]) for row in rows))
     if len(models) == 1:
-        head = ["Method", "Mean", r"95\,\% interval", "Rank", "$n$"]
+        head = ["Method", "Mean", r"95\,\% CI", "Rank", "$n$"]
         body = [
             [escape(str(r["method"])), _number(r["mean"]), f"[{_number(r['low'])}, {_number(r['high'])}]", _ranks(r), str(r["n"])]
             for r in rows
         ]
     else:
-        known = {(str(row["model"]), str(row["method"])): row for row in rows}
+        by_model = {(str(row["model"]), str(row["method"])): row for row in rows}
         head = ["Method", *map(escape, models)]
         methods = dict.fromkeys(str(row["method"]) for row in rows)
-        body = [[escape(method), *(_mean(known.get((model, method))) for model in models)] for method in methods]
+        body = [[escape(method), *(_mean(by_model.get((model, method))) for model in models)] for method in methods]
     lines = [" & ".join(cells) + r" \\" for cells in (head, *body)]
     return "\n".join(
         [
