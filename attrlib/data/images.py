@@ -135,9 +135,12 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
         return Image.frombytes("RGB", image.size, image.tobytes()), []
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if image.mode != "F" else max(float(values.max(initial=0)), 1.0)
+        # Integers of 32 bits often hold 16-bit values; where they do not, and for floats, the largest value becomes white.
+        largest = float(values.max(initial=0))
+        top = 65535.0 if image.mode != "F" and largest <= 65535 else max(largest, 1.0)
         grey = np.clip(values / top * 255, 0, 255).round().astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB"), ["16 bits a channel: scaled to 8"]
+        note = "16 bits per channel: scaled to 8 bits" if top == 65535 else f"values up to {largest:g}: scaled to 8 bits"
+        return Image.fromarray(grey).convert("RGB"), [note]
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema()[0] == 255:

@@ -18,7 +18,7 @@ Work = Callable[[NewsProgress], Any]
 
 
 YIELD = 3.0
-"""Seconds without a watcher after which a job with patience is dropped if another job is waiting."""
+"""Seconds without a watcher after which a job with patience is dropped if a job of its priority or a higher one is waiting."""
 
 
 class State(Enum):
@@ -107,11 +107,12 @@ class Job:
 
     @property
     def abandoned(self) -> bool:
-        """Return whether the job was not watched for longer than its patience, or for `YIELD` seconds while another job waits."""
+        """Return whether the job was not watched for longer than its patience, or for `YIELD` seconds while another job of its priority or a
+        higher one waits."""
         if self._patience is None:
             return False
         unwatched = time.monotonic() - self._watched
-        return unwatched > self._patience or (unwatched > YIELD and self._queue.crowded)
+        return unwatched > self._patience or (unwatched > YIELD and self._queue.is_wanted(self.priority))
 
     @property
     def dropped(self) -> bool:
@@ -237,10 +238,9 @@ class Queue:
             job.run()
             self._shrink()
 
-    @property
-    def crowded(self) -> bool:
-        """Return whether a job is waiting."""
-        return bool(self._waiting)
+    def is_wanted(self, priority: Priority) -> bool:
+        """Return whether a job of this priority or a higher one is waiting."""
+        return any(job.priority <= priority for job in self._waiting)
 
     @property
     def kept_bytes(self) -> int:
