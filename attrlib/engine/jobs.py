@@ -107,8 +107,10 @@ class Job:
 
     @property
     def abandoned(self) -> bool:
-        """Return whether the job was not watched for longer than its patience, or for `YIELD` seconds while another job of its priority or a
-        higher one waits."""
+        """Return whether the job was not watched for longer than its patience, or while others wait.
+
+        Then `YIELD` seconds suffice; the other job must have the same or a higher priority.
+        """
         if self._patience is None:
             return False
         unwatched = time.monotonic() - self._watched
