@@ -288,7 +288,10 @@ def test_where_there_is_no_file_there_is_no_card(name: str) -> None:
 def test_weights_that_cannot_be_written_say_so_and_the_same_call_writes_them(made: Made, tmp_path: Path) -> None:
     out = tmp_path / "file" / "own.safetensors"
     out.parent.touch()
-    with pytest.raises(TrainingError, match=r"own\.safetensors cannot be written .*the training is kept, make room and run the same again"):
+    with pytest.raises(
+        TrainingError,
+        match=r"own\.safetensors cannot be written .*the training state is saved, so free disk space and run the same command again",
+    ):
         train_checkpoint(made.training, out, tmp_path / "state", "cpu")
     out.parent.unlink()
     seen: list[TrainingProgress] = []
@@ -300,7 +303,7 @@ def test_weights_that_cannot_be_written_say_so_and_the_same_call_writes_them(mad
 @pytest.mark.parametrize("name", ["own.pth", "own", "own.safetensors.gz"])
 def test_weights_have_a_name_that_says_what_they_are(tmp_path: Path, name: str) -> None:
     training = Training(ModelSpec("attrlib:tiny", "random:0"), "nowhere", RECIPE)
-    with pytest.raises(SpecError, match=f"{name!r} is no name for weights; let it end with .safetensors"):
+    with pytest.raises(SpecError, match=f"{name!r} is not a valid file name for weights; choose one that ends with .safetensors"):
         train_checkpoint(training, tmp_path / name, tmp_path / "state")
 
 
@@ -697,7 +700,7 @@ def test_what_was_cancelled_goes_on_with_the_same_command(
         (("--fractions", "0.5,2"), "fraction=2 is out of range"),
         (("--fractions", ""), "fraction='' is not valid"),
         (("--deletion", 33), "deletion=33 is out of range"),
-        (("--deletion", 17), "have no 17 x 17 cells; choose a smaller deletion"),
+        (("--deletion", 17), "cannot be divided into 17 x 17 patches; choose a smaller deletion"),
         (("--baseline", "black"), "unknown baseline 'black'"),
         (("--preset", "ids"), "unknown preset 'ids'"),
         (("--model", "attrlib:tyni"), "unknown attrlib model 'tyni'. Did you mean tiny"),
@@ -705,7 +708,7 @@ def test_what_was_cancelled_goes_on_with_the_same_command(
         (("--data", "missing"), "unknown data set 'missing'"),
         (("--select", "missing"), "unknown data set 'missing'"),
         (("--report", "missing"), "unknown data set 'missing'"),
-        (("--out", "own.pth"), "let it end with .safetensors"),
+        (("--out", "own.pth"), "choose one that ends with .safetensors"),
         (("--device", "quantum"), "device 'quantum' cannot be used"),
         (("--select", "photos"), "classes of the data are none of the model's"),
     ],

@@ -415,11 +415,11 @@ def test_idsds_is_refused_on_a_model_that_never_saw_deleted_patches_and_says_wha
 @pytest.mark.parametrize(
     ("size", "grid", "advice"), [((8, 20), 3, "grid=2, 4$"), ((8, 20), 8, "grid=2, 4$"), ((9, 9), 4, "grid=3, 9$"), ((13, 9), 2, "")]
 )
-def test_a_grid_that_does_not_cut_the_images_into_equal_cells_is_refused_and_those_that_do_are_named(
+def test_a_grid_that_does_not_divide_the_images_into_equal_patches_is_refused_and_valid_grids_are_named(
     name: str, size: tuple[int, int], grid: int, advice: str
 ) -> None:
     model = attrlib.wrap_model(made(Linear, *size), size, deletion_tuned=True)
-    with pytest.raises(ProtocolError, match=rf"^{name}: .*{size[0]} x {size[1]} px.*{grid} x {grid} equal cells.*{advice}"):
+    with pytest.raises(ProtocolError, match=rf"^{name}: .*{size[0]} x {size[1]} px.*{grid} x {grid} equal patches.*{advice}"):
         create(ProtocolSpec.parse(f"{name}:grid={grid}")).check(model)
     for fitting in advice.removeprefix("grid=").removesuffix("$").split(", "):
         if fitting:

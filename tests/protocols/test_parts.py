@@ -280,7 +280,9 @@ def test_batches_and_order_change_nothing() -> None:
 
 
 def test_it_is_refused_on_data_without_parts_with_the_reason(birds_model: attrlib.Classifier, store: Store, tmp_path: Path) -> None:
-    needs = "parts needs pictures without single parts of the object, which these data do not have; choose another protocol or data set"
+    needs = (
+        "parts needs images with single parts of the object removed, which this data set does not have; choose another protocol or data set"
+    )
     with pytest.raises(ProtocolError, match=f"^{needs}$"):
         create(ProtocolSpec("parts")).check(birds_model, ("masks",))
     create(ProtocolSpec("parts")).check(birds_model, ("masks", "parts"))

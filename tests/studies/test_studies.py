@@ -166,7 +166,7 @@ def test_what_is_not_defined_is_named_and_the_rest_goes_on(data: Path, store: St
     result = run_study(small("agreement", data, [PLAIN], limit=3), store, load=load)
     reasons = {protocol: why for model, protocol, method, why in result.refused if not method or protocol == "mass"}
     assert "masks of the objects" in reasons["mass"]
-    assert "pictures without single parts" in reasons["parts"]
+    assert "images with single parts" in reasons["parts"]
 
 
 def test_nothing_defined_at_all_is_an_error_with_the_reason(data: Path, store: Store) -> None:

@@ -36,7 +36,7 @@ from attrlib.models.architectures import BcosResNet
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.specs import ModelSpec
 from attrlib.training import PRESETS, Recipe, Trained, Training, TrainingProgress, accuracies, train, train_checkpoint
-from attrlib.training.deletion import delete_cells
+from attrlib.training.deletion import delete_patches
 from attrlib.training.family import BIRDS, LITE0, PHOTOS, TUNED, trainings
 from attrlib.training.loader import TrainLoader, random_box
 
@@ -119,7 +119,7 @@ def deleted_cells(before: Tensor, after: Tensor, grid: int) -> list[int | None]:
 def test_half_of_the_images_lose_one_cell_and_every_cell_is_as_likely(size: tuple[int, int], grid: int) -> None:
     images = deterministic(4000, size)
     before = images.clone()
-    found = deleted_cells(images, delete_cells(images, grid, "zeros", generator()), grid)
+    found = deleted_cells(images, delete_patches(images, grid, "zeros", generator()), grid)
     assert torch.equal(images, before), "the input stays"
     lost = [cell for cell in found if cell is not None]
     assert scipy.stats.binomtest(len(lost), len(found), 0.5).pvalue > 1e-3
@@ -136,13 +136,13 @@ def test_half_of_the_images_lose_one_cell_and_every_cell_is_as_likely(size: tupl
 @pytest.mark.parametrize(("probability", "share"), [(0.0, 0.0), (1.0, 1.0)])
 def test_the_probability_of_a_deletion_is_what_was_asked_for(probability: float, share: float) -> None:
     images = deterministic(200)
-    found = deleted_cells(images, delete_cells(images, 4, "zeros", generator(), probability), 4)
+    found = deleted_cells(images, delete_patches(images, 4, "zeros", generator(), probability), 4)
     assert sum(cell is not None for cell in found) == share * 200
 
 
 def test_baselines_replace_the_same_cells_by_the_mean_colour_noise_or_the_blurred_image() -> None:
     images = deterministic(300, (32, 32))
-    results = {baseline: delete_cells(images, 4, baseline, generator(3)) for baseline in ("zeros", "random", "blur")}
+    results = {baseline: delete_patches(images, 4, baseline, generator(3)) for baseline in ("zeros", "random", "blur")}
     cells = {baseline: deleted_cells(images, after, 4) for baseline, after in results.items()}
     assert cells["zeros"] == cells["random"] == cells["blur"]
     where = (images != results["zeros"]).any(1, keepdim=True).expand_as(images)
@@ -154,19 +154,19 @@ def test_baselines_replace_the_same_cells_by_the_mean_colour_noise_or_the_blurre
 
 def test_the_generator_alone_says_which_cells() -> None:
     images = deterministic(64)
-    first = deleted_cells(images, delete_cells(images, 4, "zeros", generator(1)), 4)
+    first = deleted_cells(images, delete_patches(images, 4, "zeros", generator(1)), 4)
     others = deterministic(64, (32, 24), seed=9).double().contiguous(memory_format=torch.channels_last)
-    assert deleted_cells(others, delete_cells(others, 4, "zeros", generator(1)), 4) == first
-    assert deleted_cells(images, delete_cells(images, 4, "zeros", generator(2)), 4) != first
+    assert deleted_cells(others, delete_patches(others, 4, "zeros", generator(1)), 4) == first
+    assert deleted_cells(images, delete_patches(images, 4, "zeros", generator(2)), 4) != first
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_every_device_deletes_the_same_cells() -> None:
     images = deterministic(64)
     for baseline in ("zeros", "random"):
-        there = delete_cells(images.cuda(), 4, baseline, generator(1))
+        there = delete_patches(images.cuda(), 4, baseline, generator(1))
         assert there.is_cuda
-        assert torch.equal(there.cpu(), delete_cells(images, 4, baseline, generator(1)))
+        assert torch.equal(there.cpu(), delete_patches(images, 4, baseline, generator(1)))
 
 
 # Crops -----------------------------------------------------------------------------------------------------------------
@@ -705,7 +705,7 @@ def test_the_state_of_other_training_is_refused_and_stays(tmp_path: Path, other:
     with pytest.raises(Cancelled):
         trained(tmp_path, on_progress=Stop(2, Cancelled("enough")))
     before = (tmp_path / "state.pt").read_bytes()
-    with pytest.raises(TrainingError, match=r"(?s)state\.pt is of other training.*choose another folder, or delete it"):
+    with pytest.raises(TrainingError, match=r"(?s)state\.pt belongs to a different training.*choose another folder, or delete it"):
         trained(tmp_path, **other)
     assert (tmp_path / "state.pt").read_bytes() == before
 
@@ -727,7 +727,7 @@ def test_a_damaged_state_is_refused_in_a_line_that_says_what_to_do(tmp_path: Pat
         torch.save(changed[kind], file)
     else:
         file.write_bytes({"empty": b"", "text": b"these are no weights\n", "cut": raw[:-100], "half": raw[: len(raw) // 2]}[kind])
-    with pytest.raises(TrainingError, match=r"state\.pt is damaged \(\w+\); delete it to begin anew") as caught:
+    with pytest.raises(TrainingError, match=r"state\.pt is damaged \(\w+\); delete it to start over") as caught:
         trained(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -749,7 +749,7 @@ class Poisoned(Tiny):
         return logits
 
 
-@pytest.mark.parametrize(("what", "message"), [("loss", "the loss is nan"), ("gradient", "a weight is no number")])
+@pytest.mark.parametrize(("what", "message"), [("loss", "the loss is nan"), ("gradient", "a weight is not finite")])
 def test_what_is_no_number_stops_training_and_the_last_good_state_is_kept(tmp_path: Path, what: str, message: str) -> None:
     recipe = replace(PLAIN, batch=len(DATA))
     healthy = trained(tmp_path / "healthy", recipe, wrapped(Poisoned))
@@ -759,7 +759,7 @@ def test_what_is_no_number_stops_training_and_the_last_good_state_is_kept(tmp_pa
         # Called behind the step: what is poisoned in the second epoch shows in the third.
         model.module.what = what if found.epoch == 2 else ""
 
-    with pytest.raises(TrainingError, match=f"^{message} in epoch 3; the state after epoch 2 is kept. Try a lower lr .now 0.1."):
+    with pytest.raises(TrainingError, match=f"^{message} in epoch 3; the state after epoch 2 is saved. Try a lower lr .now 0.1."):
         trained(tmp_path / "state", recipe, model, on_progress=poison)
     content = torch.load(tmp_path / "state" / "state.pt", weights_only=True)
     assert content["epoch"] == 2
@@ -798,7 +798,7 @@ def test_where_there_is_no_room_the_state_before_is_kept_and_the_same_call_goes_
 
     monkeypatch.setattr(torch, "save", fails_at_the_second)
     with pytest.raises(
-        TrainingError, match=r"the state cannot be written to .*state\.pt \(.+\); make room, and run the same again"
+        TrainingError, match=r"the state cannot be written to .*state\.pt \(.+\); free disk space and run the same command again"
     ) as caught:
         trained(tmp_path)
     assert "\n" not in str(caught.value)
@@ -809,7 +809,7 @@ def test_where_there_is_no_room_the_state_before_is_kept_and_the_same_call_goes_
 
 def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(TrainingError, match=r"cannot be made .*choose another place"):
+    with pytest.raises(TrainingError, match=r"cannot be created .*choose another folder"):
         trained(tmp_path / "file" / "state", on_progress=Stop(1, AssertionError("it trained")))
 
 
@@ -819,14 +819,14 @@ def test_unreadable_images_are_skipped_and_where_all_are_it_says_why(tmp_path: P
     assert found.clean == 1
     with pytest.raises(ImageError, match=r"none of the 40 training images can be read: picture [0-9]+ is broken"):
         trained(tmp_path / "all", data=coloured(8, broken=range(40)))
-    with pytest.raises(DataError, match="no labelled image that can be read; give other data"):
+    with pytest.raises(DataError, match="no labelled image that can be read; choose another data set"):
         trained(tmp_path / "select", data=DATA, select=coloured(1, broken=range(5)))
 
 
 @pytest.mark.parametrize("which", ["data", "select"])
 def test_data_of_which_nothing_is_labelled_are_refused_before_training(tmp_path: Path, which: str) -> None:
     nothing = Pictures(DATA.images, [None] * len(DATA), 5, name="unlabelled")
-    with pytest.raises(DataError, match=r"unlabelled has no labelled image.*give"):
+    with pytest.raises(DataError, match=r"unlabelled has no labelled image.*choose"):
         trained(tmp_path, on_progress=Stop(1, AssertionError("it trained")), **{which: nothing})
 
 
@@ -838,7 +838,7 @@ def checkpoint(tmp_path: Path, data: Dataset, recipe: Recipe = PLAIN, **options:
 def test_data_of_one_class_or_none_are_refused(tmp_path: Path) -> None:
     for classes in (0, 1):
         data = Pictures(DATA.images, [0 if classes else None] * len(DATA), classes)
-        with pytest.raises(DataError, match=rf"p has {classes} class\(es\); training needs at least 2.*class folders"):
+        with pytest.raises(DataError, match=rf"p has {classes} class\(es\), but training needs at least 2.*class folders"):
             checkpoint(tmp_path, data)
 
 
@@ -846,7 +846,7 @@ def test_one_picture_of_each_class_leaves_none_to_select_on_and_is_refused_befor
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TrainLoader, "epoch", lambda *_args: pytest.fail("it trained"))
-    with pytest.raises(DataError, match=r"held out.*give other data"):
+    with pytest.raises(DataError, match=r"held out.*choose another data set"):
         checkpoint(tmp_path, coloured(1))
 
 
@@ -861,7 +861,7 @@ def test_a_report_on_unlabelled_data_is_refused_before_training(tmp_path: Path, 
 def test_images_smaller_than_the_grid_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = attrlib.wrap_model(Tiny(), SIZE)
     monkeypatch.setattr(attrlib.training.finetune, "_model", lambda *_args: small)
-    with pytest.raises(SpecError, match="images of 16 x 16 px have no 17 x 17 cells; choose a smaller deletion"):
+    with pytest.raises(SpecError, match="images of 16 x 16 px cannot be divided into 17 x 17 patches; choose a smaller deletion"):
         checkpoint(tmp_path, DATA, replace(PLAIN, deletion=17))
 
 
@@ -904,7 +904,7 @@ def test_more_processes_than_images_in_a_batch_are_refused(tmp_path: Path, monke
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_args: pytest.fail("it began"))
     few = Pictures(DATA.images[:count], DATA.labels[:count], 5)
-    with pytest.raises(TrainingError, match="3 processes share batches of 2; start fewer, or choose a larger batch"):
+    with pytest.raises(TrainingError, match="a batch of 2 is too small for 3 processes; start fewer processes, or choose a larger batch"):
         trained(tmp_path, replace(PLAIN, batch=batch), data=few)
 
 
