@@ -19,9 +19,9 @@ from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec
 
 BATCH_SIZE = 16
-"""Most rows that go through the model at once. Larger batches exceed the caches of a CPU and were no faster on any that was tried."""
+"""Maximum number of rows in one pass. Larger batches exceed the caches of a CPU, and were not faster on any CPU tested."""
 KEPT = 20 * 2**20
-"""Bytes up to which a C library keeps freed memory. A larger tensor is requested from the system anew, page by page, at every layer."""
+"""Bytes up to which a C library keeps freed memory. A larger tensor is requested from the system again, page by page, at every layer."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def attribute(
         images: Normalised images (U,3,H,W).
         targets: Target class index of each item. By default, the class predicted for each image.
         seed: Seed of all random draws.
-        batch_size: Rows that go through the model at once, at most.
+        batch_size: Maximum number of rows in one pass.
         on_progress: Progress callback. An exception that it raises passes through.
         fast: Whether to compute in bfloat16.
         owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed
@@ -133,7 +133,7 @@ def attribute_all(
         images: Normalised images (U,3,H,W).
         targets: Target class index of each item. By default, the class predicted for each image.
         seed: Seed of all random draws.
-        batch_size: Rows that go through the model at once, at most.
+        batch_size: Maximum number of rows in one pass.
         on_progress: Progress callback. An exception that it raises passes through.
         fast: Whether to compute in bfloat16.
         owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed
@@ -147,9 +147,9 @@ def attribute_all(
         LayerError: If the model has no such layer.
         SpecError: If a parameter, the targets or the batch size are not valid. Nothing is computed then.
     """
-    found = [_ask(model, spec, images) for spec in specs]
-    _run(model, found, images, targets, seed, batch_size, on_progress, fast, owners)
-    return [_result(one, seed, images) for one in found]
+    requests = [_request(model, spec, images) for spec in specs]
+    _run(model, requests, images, targets, seed, batch_size, on_progress, fast, owners)
+    return [_result(request, seed, images) for request in requests]
 
 
 def attribute_each(
@@ -171,7 +171,7 @@ def attribute_each(
         images: Normalised images (U,3,H,W).
         targets: Target class index of each item. By default, the class predicted for each image.
         seed: Seed of all random draws.
-        batch_size: Rows that go through the model at once, at most.
+        batch_size: Maximum number of rows in one pass.
         on_progress: Progress callback. An exception that it raises passes through.
         fast: Whether to compute in bfloat16.
         owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed
@@ -184,18 +184,18 @@ def attribute_each(
         SpecError: If the targets or the batch size are not valid, because no single method is at fault.
         Cancelled: If the progress callback cancels the computation.
     """
-    found: list[MethodRequest | AttrlibError] = []
+    requests: list[MethodRequest | AttrlibError] = []
     for spec in specs:
         try:
-            found.append(_ask(model, spec, images))
+            requests.append(_request(model, spec, images))
         except AttrlibError as error:
-            found.append(error.with_traceback(None))
-    request = [one for one in found if isinstance(one, MethodRequest)]
-    _run(model, request, images, targets, seed, batch_size, on_progress, fast, owners, tolerant=True)
-    return [one if isinstance(one, AttrlibError) else one.error or _result(one, seed, images) for one in found]
+            requests.append(error.with_traceback(None))
+    valid = [one for one in requests if isinstance(one, MethodRequest)]
+    _run(model, valid, images, targets, seed, batch_size, on_progress, fast, owners, tolerant=True)
+    return [one if isinstance(one, AttrlibError) else one.error or _result(one, seed, images) for one in requests]
 
 
-def _ask(model: Classifier, spec: MethodSpec, images: Tensor) -> MethodRequest:
+def _request(model: Classifier, spec: MethodSpec, images: Tensor) -> MethodRequest:
     spec = resolve(spec)
     method, layer = create(spec), model.layer(spec.layer, (images.shape[2], images.shape[3]))
     method.check(model, layer)
@@ -214,7 +214,7 @@ def _result(request: MethodRequest, seed: int, images: Tensor) -> Attribution:
 
 def _run(
     model: Classifier,
-    request: Sequence[MethodRequest],
+    requests: Sequence[MethodRequest],
     images: Tensor,
     targets: Sequence[int] | None,
     seed: int,
@@ -227,26 +227,28 @@ def _run(
     """Run all requested methods, batch by batch and layer by layer. If `tolerant`, skip a method after its first error."""
     if batch_size < 1:
         raise SpecError(f"batch_size={batch_size} is not valid: expected a whole number from 1")
-    of = range(len(images)) if owners is None else owners
+    image_of = range(len(images)) if owners is None else owners
     if owners is not None and targets is None:
-        raise SpecError("items that share images need a target each")
-    if targets is not None and (len(targets) != len(of) or not all(0 <= t < len(model.class_names) for t in targets)):
-        raise SpecError(f"{len(of)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
+        raise SpecError("owners requires targets: give one target for each item")
+    if targets is not None and (len(targets) != len(image_of) or not all(0 <= t < len(model.class_names) for t in targets)):
+        raise SpecError(
+            f"targets is not valid: give {len(image_of)} class indices from 0 to {len(model.class_names) - 1}, one for each item"
+        )
     stopwatch, chunk = _Stopwatch(on_progress, model.device), rows_at_once(model, (images.shape[2], images.shape[3]), batch_size)
-    layers = {layer: [one for one in request if one.layer == layer] for layer in dict.fromkeys(one.layer for one in request)}
-    for part in _batches(of, batch_size):
-        several = of[part]
-        used = list(dict.fromkeys(several))
+    layers = {layer: [one for one in requests if one.layer == layer] for layer in dict.fromkeys(one.layer for one in requests)}
+    for part in _batches(image_of, batch_size):
+        images_of = image_of[part]
+        used = list(dict.fromkeys(images_of))
         with model.session(fast):
             start = stopwatch.read()
-            placed = model.place((images[several.start : several.stop] if isinstance(several, range) else images[used]).detach())
+            placed = model.place((images[images_of.start : images_of.stop] if isinstance(images_of, range) else images[used]).detach())
             if targets is None:
                 with torch.no_grad():
                     target, chunk = in_chunks(chunk, lambda some: model(some.clone()).argmax(1), placed)
             else:
                 target = torch.tensor(list(targets[part]), device=placed.device)
-            indices = None if owners is None else torch.tensor([used.index(k) for k in several], device=placed.device)
-            begun = stopwatch.read() - start
+            indices = None if owners is None else torch.tensor([used.index(k) for k in images_of], device=placed.device)
+            setup = stopwatch.read() - start
             for layer, methods in layers.items():
 
                 def make(items: Items, rows: int, layer: Layer = layer) -> AttributionContext:
@@ -258,11 +260,11 @@ def _run(
                 for one in methods:
                     if one.error is not None:
                         continue
-                    if len(request) > 1:
+                    if len(requests) > 1:
                         stopwatch.report(0, 0)
                     try:
                         batch.attribute(one)
-                        one.seconds += begun
+                        one.seconds += setup
                     except AttrlibError as error:
                         if not tolerant or isinstance(error, Cancelled):
                             raise

@@ -101,7 +101,7 @@ def test_layers_may_be_module_paths_and_reasons_are_told_once_with_all_layers() 
     found = doctor(model(), ["Rollout", "Rollout"], layers=["features.2", "Final"])
     assert [f.layer for f in found.findings] == ["features.2", "Final"]
     assert found.reasons("Rollout") == [
-        "features.2, Final: wrapped:Plain has no self-attention; take a gradient, CAM or perturbation method instead"
+        "features.2, Final: wrapped:Plain has no self-attention; use a gradient, CAM or perturbation method instead"
     ]
 
 

@@ -317,7 +317,7 @@ def test_an_image_that_is_not_square_has_its_own_grid_of_tokens(method: str) -> 
 
 # Where they are not defined -------------------------------------------------------------------------------------------------
 
-WINDOWS = "is not among one set of tokens in every block"
+WINDOWS = "does not attend among the same tokens in every block"
 REFUSED = {
     "timm:resnet18": (dict(), 64, "has no self-attention"),
     "timm:mixer_s32_224": (dict(img_size=64), 64, "has no self-attention"),
@@ -343,7 +343,7 @@ def test_other_models_are_refused_with_the_reason(name: str) -> None:
 @every_method
 def test_a_layer_with_no_attention_behind_it_is_refused(method: str) -> None:
     pooled = attrlib.wrap_model(spread(made(Transformer, 0, 2)), 16)
-    with pytest.raises(MethodError, match=r"no attention of .* lies behind Final; choose an earlier layer, or Input"):
+    with pytest.raises(MethodError, match=r".* has no attention downstream of Final; choose an earlier layer, or Input"):
         attrlib.explain(pooled, pictures(1, 16), method, 0, "Final")
 
 
@@ -352,8 +352,8 @@ def test_a_layer_with_no_attention_behind_it_is_refused(method: str) -> None:
     [
         ("Rollout", {"start": 2}, "Input", "start=2 leaves out all of the 2 blocks"),
         ("CheferLRP", {"start": 7}, "Input", "start=7 leaves out all"),
-        ("Raw attention", {"block": 2}, "Input", "block=2 does not lie behind Input; choose one from 0 to 1"),
-        ("Raw attention", {"block": 0}, "Final", "block=0 does not lie behind Final; choose one from 1 to 1"),
+        ("Raw attention", {"block": 2}, "Input", "block=2 is not downstream of Input; choose one from 0 to 1"),
+        ("Raw attention", {"block": 0}, "Final", "block=0 is not downstream of Final; choose one from 1 to 1"),
     ],
 )
 def test_blocks_that_are_not_there_are_refused(method: str, options: dict[str, int], layer: str, reason: str) -> None:
@@ -377,7 +377,7 @@ class Gated(nn.Module):
 
 def test_relevance_is_refused_before_anything_runs_where_a_function_has_no_rule() -> None:
     gated = attrlib.wrap_model(Gated().eval(), 16)
-    with pytest.raises(MethodError, match=r"CheferLRP knows no rule for mul, .*; take Chefer instead"):
+    with pytest.raises(MethodError, match=r"CheferLRP has no rule for mul, .*; use Chefer instead"):
         METHODS["CheferLRP"]().check(gated, gated.layer("Input"))
     assert attrlib.explain(gated, pictures(1, 16), "Chefer", 0).maps.isfinite().all()
 

@@ -177,19 +177,19 @@ BROKEN = {
     "raises": ("\n\n1 / 0", "ZeroDivisionError in line 3: division by zero"),
     "leaves": ("raise SystemExit(3)", "SystemExit in line 1: 3"),
     "imports": ("import no_such_package", "ModuleNotFoundError in line 1: No module named 'no_such_package'"),
-    "empty": ("x = 1", "it registers no method; decorate a class with @METHODS.register"),
-    "no_method": (source(bases="()"), "Mine is no frozen dataclass with the base Method"),
-    "undecorated": (source(decorators="@METHODS.register"), "Mine is no frozen dataclass"),
+    "empty": ("x = 1", "it does not register a method; decorate a class with @METHODS.register"),
+    "no_method": (source(bases="()"), "Mine is not a frozen dataclass derived from Method"),
+    "undecorated": (source(decorators="@METHODS.register"), "Mine is not a frozen dataclass"),
     "nameless": (source(name=""), "has no attribute 'name'"),
     "taken": (source(name='name = "IG"'), "method 'IG' is registered twice"),
-    "unwritable": (source(name='name = "My@method"'), "the name 'My@method' of Mine cannot be written in a list of methods"),
-    "homeless": (source(family=""), "Mine has no family of the type str; add it beside name"),
-    "unsourced": (source(paper='paper = "mine"'), "Mine has no paper of the type Paper"),
+    "unwritable": (source(name='name = "My@method"'), "the name 'My@method' of Mine cannot be used in a list of methods"),
+    "homeless": (source(family=""), "Mine has no family of type str; add it next to name"),
+    "unsourced": (source(paper='paper = "mine"'), "Mine has no paper of type Paper"),
     "undocumented": (source(doc=""), "Mine has no docstring"),
-    "plain_field": (source(more="steps: int = 3"), "Mine.steps is no parameter; declare it as steps: int = param(...)"),
+    "plain_field": (source(more="steps: int = 3"), "Mine.steps is not a parameter; declare it as steps: int = param(...)"),
     "bad_default": (source(more='steps: int = param(0, "Steps", low=1, high=9)'), "steps=0 is out of range"),
     "no_passes": (source(passes="return 3"), "Mine.passes returns a int; return Passes"),
-    "abstract": (source().replace("def attribute", "def attributes"), "Mine cannot be made"),
+    "abstract": (source().replace("def attribute", "def attributes"), "Mine cannot be created"),
 }  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def test_a_file_that_cannot_be_loaded_is_named_with_the_reason_and_the_others_go
 def test_a_file_that_everybody_may_write_to_is_not_run(load: Load, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(source())
     (tmp_path / "mine.py").chmod(0o666)
-    assert "everybody may write to mine.py" in load()["mine.py"]
+    assert "mine.py is writable by everyone" in load()["mine.py"]
     assert "Mine" not in METHODS
 
 
@@ -223,7 +223,7 @@ WRONG = {
     "shape": ("return context.clean_gradient()", "returned maps of shape (2, 8, 4, 4), expected (2, 1, 4, 4)"),
     "NaN": ("return context.reduce(context.clean_gradient() / 0 * 0)", "returned values that are not finite at Final"),
     "integers": ("return context.reduce(context.inputs).long()", "returned maps of torch.int64"),
-    "raises": ("raise ValueError('no idea')", "fails in attribute: ValueError in line 18: no idea"),
+    "raises": ("raise ValueError('no idea')", "failed in attribute: ValueError in line 18: no idea"),
 }  # fmt: skip
 
 
@@ -261,7 +261,7 @@ def test_a_method_that_changes_the_model_is_refused_and_the_model_put_back(load:
     before, digest = State(classifier.module), classifier.digest
     with torch.no_grad():
         logits = classifier(images)
-    reason = f"has changed the model: {what}" if then.startswith("return") else "ValueError"
+    reason = f"changed the model: {what}" if then.startswith("return") else "ValueError"
     with pytest.raises(MethodError, match=re.escape(reason)):
         attrlib.explain(classifier, images, "Mine", 0)
     assert before.changes() == []

@@ -1,4 +1,4 @@
-"""The networks' own explanations: BagNet's patch by patch, B-cos' by its sum, and where they are refused."""
+"""The built-in explanations of BagNet (patch logits) and B-cos (dynamic linear map), and where they are refused."""
 
 import copy
 from collections.abc import Callable
@@ -234,7 +234,7 @@ def test_other_networks_are_refused_with_the_reason(make: Callable[[], attrlib.C
     other = bcos() if spec is BAG else bagnet()
     what = "a BagNet" if spec is BAG else "a B-cos network"
     for model in (plain, other):
-        with pytest.raises(MethodError, match=f"{spec.name} is the own explanation of {what}, which {model.name} is not; choose another"):
+        with pytest.raises(MethodError, match=f"{spec.name} is the built-in explanation of {what}, which {model.name} is not; choose another"):
             attribute(model, spec, images_for(model))
     (info,) = (info for info in list_methods() if info.name == spec.name)
     assert info.needs == (what,)

@@ -268,7 +268,7 @@ def test_a_network_with_silu_has_deeplift_and_lrp_but_none_of_the_rules_for_rect
     if method in ("LRP", "DeepLIFT"):
         check(model, model.layer("Input"))
     else:
-        with pytest.raises(MethodError, match="defined for ReLU networks, but wrapped:Rectified has Silu behind Input"):
+        with pytest.raises(MethodError, match="defined for ReLU networks, but wrapped:Rectified has Silu downstream of Input"):
             check(model, model.layer("Input"))
 
 
@@ -485,7 +485,7 @@ def test_every_extreme_of_every_parameter_gives_proper_maps(
     if INFOS[method].family == "transformer":
         model, layer = transformer, layer.replace("conv2", "blocks.0")
         if param.name == "block" and (layer == "blocks.0" or value == param.high) and value is not None:
-            pytest.skip("a block that does not lie behind the layer")
+            pytest.skip("a block that is not downstream of the layer")
         if value == param.high:
             pytest.skip("more blocks than the model has")
     found = attrlib.explain(model, pictures(2, 8, 12), method, [0, 3], layer, batch_size=400, **others(method, param) | {param.name: value})

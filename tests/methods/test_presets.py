@@ -1,4 +1,4 @@
-"""Presets: complete, at the settings of their studies, and understood wherever a list of methods is given."""
+"""Presets: complete, at the settings of their studies, and accepted in any list of methods."""
 
 import json
 from pathlib import Path

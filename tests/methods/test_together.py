@@ -86,7 +86,7 @@ def test_clean_scores_are_computed_once_for_an_image(passes: list[int]) -> None:
 
 def test_the_first_method_that_is_not_defined_raises_before_anything_is_computed(passes: list[int]) -> None:
     specs = [MethodSpec("Gradient"), MethodSpec("BagNet")]
-    with pytest.raises(MethodError, match="own explanation"):
+    with pytest.raises(MethodError, match="built-in explanation"):
         attribute_all(method_nets.model("functional"), specs, images_for("functional"))
     with pytest.raises(SpecError, match="targets"):
         attribute_each(method_nets.model("functional"), specs, images_for("functional"), [0])

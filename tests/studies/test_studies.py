@@ -171,7 +171,7 @@ def test_what_is_not_defined_is_named_and_the_rest_goes_on(data: Path, store: St
 
 def test_nothing_defined_at_all_is_an_error_with_the_reason(data: Path, store: Store) -> None:
     methods = (MethodSpec("BagNet"),)
-    with pytest.raises(ProtocolError, match="own explanation of a BagNet"):
+    with pytest.raises(ProtocolError, match="built-in explanation of a BagNet"):
         run_study(replace(small("ranking", data), methods=methods), store, load=load)
 
 
