@@ -83,7 +83,7 @@ def _probe(model: Classifier, layer: Layer, size: tuple[int, int], mode: type[At
         leaf = split.before(probe).detach().requires_grad_()
         with torch.enable_grad(), mode() as seen:
             logits = split.after(leaf, torch.zeros(1, dtype=torch.long, device=leaf.device))
-        attentions = [a for a in seen.found if a.requires_grad]
+        attentions = [a for a in seen.matrices if a.requires_grad]
         if whole is not None:
             if not attentions:
                 raise MethodError(f"{model.name} has no attention downstream of {layer.name}; choose an earlier layer, or Input")
@@ -170,7 +170,7 @@ def _mixed(context: AttributionContext, blocks: Blocks) -> list[Tensor]:
         for part in rows.split(context.chunk):
             with torch.no_grad(), Attentions() as seen:
                 context.logits(context.inputs[part], part)
-            parts.append([_by_heads(a).mean(1) for a in seen.found[blocks.first - blocks.total :]])
+            parts.append([_by_heads(a).mean(1) for a in seen.matrices[blocks.first - blocks.total :]])
         return [torch.cat(block) for block in zip(*parts, strict=True)]
 
     return context.shared("attention", make)
@@ -210,7 +210,7 @@ def _differentiated(context: AttributionContext, rows: Tensor, blocks: Blocks, f
     """Return the attention (N,heads,T,T) of some items in each block from `first` on, and the target logit's gradient in each."""
     with torch.enable_grad(), Attentions() as seen:
         logits = context.logits(context.inputs[rows].detach().requires_grad_(), rows)
-    chosen = seen.found[first - blocks.total :]
+    chosen = seen.matrices[first - blocks.total :]
     return [_by_heads(a.detach()) for a in chosen], _derivatives(context, rows, logits, chosen)
 
 
@@ -331,7 +331,7 @@ class CheferLRP(AttentionMethod):
         _, gradients = _differentiated(context, rows, blocks, first)
         with torch.enable_grad(), Relevance() as seen:
             logits = context.logits(context.inputs[rows].detach().requires_grad_(), rows)
-        relevances = _derivatives(context, rows, logits, seen.found[first - blocks.total :])
+        relevances = _derivatives(context, rows, logits, seen.matrices[first - blocks.total :])
         return _flow([(g * r).relu().mean(1) for g, r in zip(gradients, relevances, strict=True)], blocks)
 
     def passes(self, layer: Layer) -> Passes:

@@ -39,7 +39,7 @@ class Relevance(Attentions):
 
     def compute(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         values = [a for a in _flat([*args, *kwargs.values()]) if isinstance(a, Tensor) and a.requires_grad]
-        if not self.found or not values:
+        if not self.matrices or not values:
             return func(*args, **kwargs)
         name = func.__name__.strip("_")
         rule = _RULES.get({"iadd": "add", "radd": "add", "imul": "mul", "rmul": "mul", "itruediv": "truediv"}.get(name, name))
