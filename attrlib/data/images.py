@@ -77,7 +77,7 @@ def _read(file: BinaryIO, name: str) -> Photo:
             f"{name} has far more than {MAX_PIXELS // 1_000_000} million px; scale it down, because models use about 224 x 224 px"
         ) from None
     except Exception:  # noqa: BLE001  decoders of untrusted bytes fail in many ways
-        raise ImageError(f"{name} is not a readable picture; use a JPEG, PNG or WebP file") from None
+        raise ImageError(f"{name} is not a picture that can be read; use a JPEG, PNG or WebP file") from None
     try:
         return _checked(image, name)
     except ImageError:

@@ -458,7 +458,7 @@ def unreadable(folder: Path) -> None:
     [
         (lambda folder: None, "sds", "no pictures in"),
         (flat, "sds", "5 image(s) without a known class"),
-        (mixed, "sds", "both beside and in its subfolders"),
+        (mixed, "sds", "both directly and in subfolders"),
         (animals, "sds", "4 of the 4 classes of the data match none of the model's 5: '99', 'ant', 'bee', ..."),
         (unreadable, "sds", "none of the 1 images"),
         (lambda folder: pictures(folder, 2, classes=3), GRID, "a 2 x 2 grid needs images of 4 classes"),

@@ -494,8 +494,8 @@ def test_transformers_with_a_class_token_are_refused_with_the_reason(setting: st
 def test_difull_of_a_transformer_is_defined_only_at_the_input() -> None:
     at_input, middle, final = refusals(model_for("vit_tiny"), "difull", METHODS_AT)
     assert at_input == ""
-    assert "belong to no position" in middle
-    assert "belong to no position" in final
+    assert "without a position" in middle
+    assert "without a position" in final
 
 
 @pytest.mark.parametrize("setting", ["gridpg", "dipart"])
