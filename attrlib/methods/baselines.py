@@ -16,9 +16,9 @@ REDUCTION = "Reduction of the channels to one: their sum, the sum of their magni
 
 BASELINES = ("zeros", "uniform", "black", "white", "blur")
 BASELINE = (
-    "zeros (the mean colour at Input, zero activations at inner layers), or an image, at inner layers its activations: uniform "
-    "(normalised values from U[-1, 1], the same for all images; IG-U), black, white, or blur (the image, blurred with a Gaussian of a "
-    "quarter of its width)"
+    "zeros (the mean colour at Input, zero activations at inner layers), uniform (normalised values from U[-1, 1], the same for all "
+    "images; IG-U), black, white, or blur (the image, blurred with a Gaussian of a quarter of its width); at inner layers, the "
+    "activations of these images"
 )
 
 GREYS, PHOTOS, UNIFORM = "greys", "photos", "uniform"

@@ -58,7 +58,7 @@ class AblationCAM(Method):
 
 @dataclass(frozen=True)
 class MaskCAM(Method):
-    """Base class of Score-CAMs: relu(sum_c w_c A_c), w_c from the target's score for x H_c, H_c is A_c resized and scaled to [0, 1].
+    """Base class of Score-CAMs: relu(sum_c w_c A_c), w_c from the target's score for x H_c; H_c is A_c resized and scaled to [0, 1].
 
     A constant channel has weight zero, because its mask shows nothing. A subclass may modify the masks in `altered`.
     """

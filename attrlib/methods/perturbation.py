@@ -16,7 +16,7 @@ from attrlib.registry import Paper, param
 
 OCCLUSION = Paper("Zeiler & Fergus 2014", "Visualizing and Understanding Convolutional Networks", "https://arxiv.org/abs/1311.2901")
 FILLS = tuple(name for name in BASELINES if name != "blur")
-FILL = "What replaces removed parts: zeros (the mean colour at Input, zero activations at inner layers), or an image, at inner layers its activations: uniform (values from U[-1, 1], drawn from the seed), black or white"
+FILL = "What replaces removed parts: zeros (the mean colour at Input, zero activations at inner layers), uniform (values from U[-1, 1], drawn from the seed), black or white; at inner layers, the activations of these images"
 RISE_PAPER = Paper("Petsiuk et al. 2018", "RISE: Randomized Input Sampling for Explanation", "https://arxiv.org/abs/1806.07421")
 
 

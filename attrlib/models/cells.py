@@ -149,14 +149,14 @@ class DiPartView(CellView):
         super().__init__(model, n, cell)
         self._sound: set[str] = set()
         if "Final" not in model.layers:
-            raise LayerError(f"{model.name} has no layer Final with a map to crop, so DiPart is not defined; use DiFull")
+            raise LayerError(f"{model.name} has no layer Final with a map to crop, so DiPart is not defined; use DiFull at Input")
         layout = model.layer("Final").layout
         self._final = model.layer("Final", self.input_size)
         grid = self._final.layout
         cut = not grid.prefix and model.split(self._final, torch.Size((3, *self.input_size))).cut
         if not cut or (grid.height, grid.width) != (layout.height * n, layout.width * n):
             raise LayerError(
-                f"the head of {self.name} does not read one map with {n} x {n} times the positions, so DiPart is not defined; use DiFull or GridPG"
+                f"the head of {self.name} does not read one map with {n} x {n} times the positions, so DiPart is not defined; use DiFull at Input"
             )
 
     def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:

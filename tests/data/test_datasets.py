@@ -286,7 +286,7 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(tmp_path: Path, monkeyp
 # Order and indices
 
 
-def test_an_order_is_a_permutation_that_depends_on_the_seed_alone(tmp_path: Path) -> None:
+def test_an_order_is_a_permutation_that_depends_only_on_the_seed(tmp_path: Path) -> None:
     files = [f"{k}.png" for k in range(40)]
     data, again = load_dataset(write(tmp_path / "a", files)), load_dataset(write(tmp_path / "b", files))
     state = torch.get_rng_state()
@@ -305,7 +305,7 @@ def test_an_invalid_seed_is_refused(seed: object, tmp_path: Path) -> None:
         load_dataset(write(tmp_path, ["a.png"])).order(seed)
 
 
-def test_indices_are_those_of_a_sequence(tmp_path: Path) -> None:
+def test_indices_work_as_for_a_list(tmp_path: Path) -> None:
     data = load_dataset(write(tmp_path, ["a/0.png", "b/1.png"]))
     assert data[-1].name == data[np.int64(1)].name == "b/1.png"
     assert (data.label(-1), data.item_id(-2)) == (1, data.item_id(0))

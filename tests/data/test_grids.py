@@ -204,7 +204,7 @@ def test_the_classes_of_a_grid_are_random(corners: bool) -> None:
     assert max(mixed) < 4 * np.mean(mixed)
 
 
-def test_every_class_takes_the_corners_at_some_point() -> None:
+def test_every_class_takes_the_corners_equally_often() -> None:
     classes = shuffled([20] * 12)
     corners = Counter(classes[grid[0]] for seed in range(10) for grid in compose(classes, 2, True, seed))
     assert len(corners) == 12

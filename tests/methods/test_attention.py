@@ -262,7 +262,7 @@ def test_torchvisions_attention_gives_the_same_maps_as_timms(method: str) -> Non
 
 @every_method
 @pytest.mark.parametrize("fused", [True, False])
-def test_fused_or_not_makes_no_difference_and_stays_as_it_was(method: str, fused: bool) -> None:
+def test_maps_do_not_depend_on_fused_attention_which_stays_enabled_or_disabled(method: str, fused: bool) -> None:
     module = vit()
     for block in module.blocks:
         block.attn.fused_attn = fused

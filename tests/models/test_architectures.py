@@ -292,7 +292,7 @@ def test_input_x_gradient_is_integrated_gradients_on_x_networks(name):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_input_x_gradient_is_not_integrated_gradients_where_there_are_biases(name):
+def test_input_x_gradient_is_not_integrated_gradients_with_biases(name):
     ixg, ig = ixg_and_ig(OTHERS[name]())
     assert float((ixg - ig).norm() / ig.norm()) > 0.05
 

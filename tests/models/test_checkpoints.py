@@ -272,7 +272,7 @@ def test_a_text_file_in_place_of_a_download_is_not_reported_as_unsafe(text, tmp_
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "missing.safetensors", "folder.pth", "folder.safetensors", "", "no/such/folder/w.pth"])
-def test_a_missing_file_and_a_folder_are_no_files(name, tmp_path):
+def test_a_missing_file_and_a_folder_are_refused(name, tmp_path):
     (tmp_path / "folder.pth").mkdir()
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(ModelError, match=r"there is no file .*give the path of a checkpoint"):
@@ -516,14 +516,14 @@ def test_class_names_can_be_given_with_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "weights without suffix"])
-def test_a_checkpoint_without_architecture_asks_for_one(name, tmp_path):
+def test_a_checkpoint_without_architecture_is_refused_with_advice(name, tmp_path):
     file = tmp_path / name
     torch.save({}, file)
     with pytest.raises(ModelError, match=r"is a checkpoint file; give its architecture too, for example architecture='timm:resnet18'"):
         attrlib.load_model(str(file), "cpu")
 
 
-def test_a_path_without_architecture_asks_for_one(tmp_path):
+def test_a_path_without_architecture_is_refused_with_advice(tmp_path):
     torch.save({}, tmp_path / "w.pth")
     with pytest.raises(ModelError, match="give its architecture"):
         attrlib.load_model(tmp_path / "w.pth", "cpu")

@@ -122,7 +122,7 @@ def test_a_cancelled_download_leaves_no_files(server: Server, tmp_path: Path) ->
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_an_unknown_name_and_a_server_out_of_reach(server: Server) -> None:
+def test_an_unknown_name_and_an_unreachable_server(server: Server) -> None:
     with pytest.raises(ModelError, match="Did you mean idsds:resnet18"):
         download("idsds:resnet81")
     server.http.shutdown()

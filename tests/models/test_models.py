@@ -473,7 +473,7 @@ def test_an_impossible_input_size_is_named(size):
 
 
 @pytest.mark.parametrize("size", [(3, SIZE, SIZE), (SIZE,), 16.0, "16", None])
-def test_an_input_size_that_is_no_pair_is_named(size):
+def test_an_input_size_that_is_not_a_pair_is_refused(size):
     with pytest.raises(ModelError, match="input_size"):
         wrap_model(made(Plain), size)
 

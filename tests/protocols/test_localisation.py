@@ -271,7 +271,7 @@ def test_only_grids_with_an_undefined_target_are_undefined() -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_what_a_score_depends_on(setting: str) -> None:
+def test_the_key_contains_everything_a_score_depends_on(setting: str) -> None:
     def key(text: str) -> dict[str, object]:
         return create(ProtocolSpec.parse(text)).key()
 
@@ -345,7 +345,7 @@ def test_a_difull_score_at_middle_is_the_mean_over_the_corners_of_the_shares_of_
     assert found.details["shares"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_scores_of_many_grids_are_those_of_each_alone() -> None:
+def test_scores_do_not_depend_on_the_batch() -> None:
     model, grids = method_nets.model("functional"), pictures(3, 128)
     labels = [[0, 1, 2, 0], [1, 2, 3, 1], [2, 4, 0, 2]]
     for setting in SETTINGS:

@@ -306,7 +306,7 @@ def test_birds_and_their_subsets_have_parts_and_pictures_without_each_part() -> 
         birds.without(3, "nose")
 
 
-def test_parts_are_rendered_only_where_a_protocol_needs_them(
+def test_parts_are_rendered_only_if_a_protocol_needs_them(
     birds_model: attrlib.Classifier, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []

@@ -306,7 +306,7 @@ def test_low_resolution_maps_are_compared_at_the_size_of_the_image() -> None:
 
 
 @pytest.mark.parametrize(("change", "amount"), [("brightness", None), ("contrast", 1.0), ("saturation", 0.25), ("sharpness", 2.0)])
-def test_colour_filters_are_those_of_pil(change: str, amount: float | None) -> None:
+def test_colour_filters_match_pil(change: str, amount: float | None) -> None:
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     model = attrlib.wrap_model(made(Rectified, torch.tanh), (24, 32), mean, std)
     photos = np.random.default_rng(0).integers(0, 256, (2, 24, 32, 3)).astype(np.uint8)

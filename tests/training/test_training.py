@@ -290,7 +290,7 @@ def test_a_crop_depends_only_on_the_seed_the_epoch_and_the_index() -> None:
         assert sum(other[k] == first[k] for k in first) == 0
 
 
-def test_half_of_the_images_are_mirrored_and_none_where_flip_is_off() -> None:
+def test_half_of_the_images_are_mirrored_unless_flip_is_off() -> None:
     data, recipe = numbered(20, side=SIZE), replace(PLAIN, scale=1.0, batch=20)
     originals = {k: np.asarray(data.images[k]).transpose(2, 0, 1) for k in range(20)}
     mirrored = count = 0
