@@ -1,4 +1,4 @@
-"""Check which methods are valid on a model and at which layers, what they cost, and whether they leave the model changed."""
+"""Check which methods are valid on a model and at which layers, what they cost, and whether they change the model."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -89,12 +89,12 @@ class Diagnosis:
 
     def reasons(self, method: str) -> list[str]:
         """Return why a method is not valid and what is unusual about its maps, each reason once, with the layers."""
-        said: dict[str, list[str]] = {}
+        layers_by_reason: dict[str, list[str]] = {}
         for f in self.findings:
             if f.method == method and (f.reason or f.note or f.changed):
                 text = f"left changed: {', '.join(f.changed)}" if f.changed else f.reason or f.note
-                said.setdefault(text, []).append(f.layer)
-        return [f"{', '.join(layers)}: {text}" for text, layers in said.items()]
+                layers_by_reason.setdefault(text, []).append(f.layer)
+        return [f"{', '.join(layers)}: {text}" for text, layers in layers_by_reason.items()]
 
     def json(self) -> dict[str, Any]:
         """Return the diagnosis as JSON values."""
@@ -112,8 +112,8 @@ def doctor(
 ) -> Diagnosis:
     """Probe methods on a synthetic image, and estimate their cost on real ones.
 
-    Methods of many passes are run with up to 16 of them; their seconds at default parameters are extrapolated from the number of
-    passes. Whatever a method leaves changed is reported and restored.
+    Methods that take many passes run with at most 16 of them, and their time at default parameters is extrapolated from the number of
+    passes. Everything that a method leaves changed is reported and restored.
 
     Args:
         model: The model to probe.
@@ -140,8 +140,8 @@ def doctor(
     pairs = [(method, layer) for method in names for layer in layers]
     findings = []
     for k, (method, layer) in enumerate(pairs):
-        what = f"{method}@{layer}"
-        findings.append(examiner.examine(method, layer, lambda k=k, what=what: on_progress(k, len(pairs), what)))  # type: ignore[misc]
+        name = f"{method}@{layer}"
+        findings.append(examiner.examine(method, layer, lambda k=k, name=name: on_progress(k, len(pairs), name)))  # type: ignore[misc]
     on_progress(len(pairs), len(pairs), "")
     return Diagnosis(model.name, str(model.device), model.nbytes, images, shapes, tuple(findings), dict(METHODS.left_out))
 
@@ -162,26 +162,26 @@ class _Examiner:
     def __post_init__(self) -> None:
         self._state = State(self.model.module)
 
-    def examine(self, method: str, layer: str, look: Callable[[], None]) -> Finding:
-        look()
+    def examine(self, method: str, layer: str, report: Callable[[], None]) -> Finding:
+        report()
         rng, switches = torch.get_rng_state(), _switches()
         try:
-            found = self._run(method, layer, look)
+            finding = self._run(method, layer, report)
         except Cancelled:
             raise
         except AttrlibError as error:
-            found = Finding(method, layer, FAILED if isinstance(error, OutOfMemory) else REFUSED, str(error))
+            finding = Finding(method, layer, FAILED if isinstance(error, OutOfMemory) else REFUSED, str(error))
         except Exception as error:  # noqa: BLE001  the model, or a custom method, may fail in any way
-            found = Finding(method, layer, FAILED, f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
+            finding = Finding(method, layer, FAILED, f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
         finally:
             changed = self._state.changes()
             if changed:
                 self._state.restore()
-        changed += [] if torch.equal(torch.get_rng_state(), rng) else ["the state of torch's random numbers"]
-        changed += [] if _switches() == switches else ["torch's global switches"]
-        return Finding(**vars(found) | {"changed": tuple(changed)})
+        changed += [] if torch.equal(torch.get_rng_state(), rng) else ["the state of torch's random number generator"]
+        changed += [] if _switches() == switches else ["torch's global settings"]
+        return Finding(**vars(finding) | {"changed": tuple(changed)})
 
-    def _run(self, method: str, layer: str, look: Callable[[], None]) -> Finding:
+    def _run(self, method: str, layer: str, report: Callable[[], None]) -> Finding:
         place = self.model.layer(layer)
         whole = MethodSpec(method, layer)
         create(whole).check(self.model, place)
@@ -190,23 +190,23 @@ class _Examiner:
             self.model.split(place)
         short = self._shortened(whole)
         passes = create(whole).passes(place)
-        stopwatch = _Stopwatch(self.limit, look)
+        stopwatch = _Stopwatch(self.limit, report)
         with peak_memory(self.model.device) as peak:
             try:
                 result = attribute(self.model, short, self.probe, [self.target], AttributionOptions(on_progress=stopwatch.report))
                 seconds, note, stopped = result.seconds, result.defects[0] or "", False
             except _Enough:
                 seconds, stopped = stopwatch.estimate(), True
-                note = f"stopped after {self.limit:g} s: time is estimated, the map was not looked at"
+                note = f"stopped after {self.limit:g} s: time is estimated, the map was not checked"
         if not stopped and seconds < QUICK:
             # Run again, because measuring the memory takes time too.
             seconds = min(seconds, attribute(self.model, short, self.probe, [self.target]).seconds)
         seconds *= max(1, _cost(passes)) / max(1, _cost(create(short).passes(place)))
-        several = passes.forward + passes.gradient
-        rows = [min(BATCH_SIZE, max(1, several) * count) for count in (1, self.images)]
+        total = passes.forward + passes.gradient
+        rows = [min(BATCH_SIZE, max(1, total) * count) for count in (1, self.images)]
         return Finding(
             method, layer, VALID, "", note, seconds, peak.nbytes,
-            self.images * seconds * (self.gain if several <= 2 and self.images > 1 else 1),
+            self.images * seconds * (self.gain if total <= 2 and self.images > 1 else 1),
             round(peak.nbytes * rows[1] / rows[0]),
         )  # fmt: skip
 
@@ -226,12 +226,12 @@ class _Examiner:
 
 
 class _Stopwatch:
-    def __init__(self, limit: float, look: Callable[[], None]):
-        self._limit, self._look, self._start = limit, look, time.perf_counter()
+    def __init__(self, limit: float, on_report: Callable[[], None]):
+        self._limit, self._on_report, self._start = limit, on_report, time.perf_counter()
         self._first, self._done, self._total = self._start, 0, 0
 
     def report(self, done: int, total: int) -> None:
-        self._look()
+        self._on_report()
         now = time.perf_counter()
         self._first = self._first if done else now
         self._done, self._total = done, total

@@ -76,7 +76,7 @@ class Dataset(Sequence[Item], ABC):
         Raises:
             DataError: If the data set does not have that part.
         """
-        raise DataError(f"the pictures of {self.name} cannot be had without {part!r}")
+        raise DataError(f"the pictures of {self.name} have no version without {part!r}")
 
     @abstractmethod
     def __len__(self) -> int:
@@ -158,22 +158,22 @@ def _open_mask(path: str, name: str, size: tuple[int, int]) -> np.ndarray:
     photo = open_photo(path, name)
     if photo.notes:
         # Transparent pixels would become object, and small 16-bit values background.
-        raise ImageError(f"{name} is not plain ({'; '.join(photo.notes)}); save it as an 8-bit greyscale PNG, 0 for background")
+        raise ImageError(f"{name} is not a plain mask ({'; '.join(photo.notes)}); save it as an 8-bit greyscale PNG, 0 for background")
     if photo.image.size != size:
         (width, height), (wide, high) = photo.image.size, size
-        raise ImageError(f"{name} has {width} x {height} px, but the picture {wide} x {high}; save it at the size of the picture")
+        raise ImageError(f"{name} has {width} x {height} px, but its picture has {wide} x {high}; save the mask at the size of the picture")
     return np.asarray(photo.image).max(axis=2) > 0
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Facts about a data set that are known before it is loaded.
+    """Description of a data set, available before it is loaded.
 
     Attributes:
         name: Name that `load_dataset` takes.
         summary: One-line description.
-        count: Number of pictures, None if known only after loading.
-        classes: Number of classes, None if known only after loading.
+        count: Number of pictures, None if only loading tells.
+        classes: Number of classes, None if only loading tells.
         labelled: Whether pictures have labels.
         masks: Whether pictures have masks.
     """
@@ -239,7 +239,7 @@ def load_dataset(source: str | Path | Dataset) -> Dataset:
     if isinstance(source, Dataset):
         return source
     if not isinstance(source, str | Path):
-        raise DataError(f"a {type(source).__name__} is no data set; give a name, the path of a folder or of a CSV file, or a Dataset")
+        raise DataError(f"a {type(source).__name__} is not a data set; give a name, the path of a folder or of a CSV file, or a Dataset")
     if isinstance(source, str) and source in NAMED:
         return NAMED[source][1](source)
     for prefix, make in SOURCES.items():
@@ -252,14 +252,14 @@ def load_dataset(source: str | Path | Dataset) -> Dataset:
         kind = stat.S_IFMT(os.stat(path).st_mode)
     except (OSError, RuntimeError, ValueError):
         raise DataError(
-            unknown("data set", name, NAMED, "Or give the path of a folder of pictures, or of a CSV file, that is there.")
+            unknown("data set", name, NAMED, "Or give the path of a folder of pictures or of a CSV file that exists.")
         ) from None
     if kind == stat.S_IFDIR:
         return FileDataset(name, list_folder(path))
     if kind == stat.S_IFREG and path.lower().endswith(".csv"):
         return FileDataset(name, list_csv(path))
-    what = "one picture" if path.lower().endswith(SUFFIXES) else "neither a folder nor a CSV file"
-    raise DataError(f"{name[-120:]!r} is {what}; give a folder of pictures, or a .csv file with columns file,label")
+    kind_name = "one picture" if path.lower().endswith(SUFFIXES) else "neither a folder nor a CSV file"
+    raise DataError(f"{name[-120:]!r} is {kind_name}; give a folder of pictures, or a .csv file with columns file,label")
 
 
 PHOTO_CLASSES = {"coffee": "n07920052", "camera": "n04485082"}
@@ -273,7 +273,7 @@ The cat may be a tabby or a tiger cat, the motorcycle is not a moped, and the ro
 def _photos(name: str) -> Dataset:
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
-        raise DataError("the photos come with scikit-image, which is not installed; pip install scikit-image")
+        raise DataError("the photos come with scikit-image, which is not installed; run pip install scikit-image")
     classes = tuple(sorted(PHOTO_CLASSES.values()))
     labels = [classes.index(PHOTO_CLASSES[n]) if n in PHOTO_CLASSES else None for n in SAMPLES]
     folder = os.path.join(os.path.dirname(package.origin), "data")

@@ -1,4 +1,4 @@
-"""Data sets derived from other data sets: subsets, and data sets whose items are kept decoded in memory."""
+"""Data sets derived from other data sets: subsets, and data sets whose decoded items stay in memory."""
 
 import operator
 import threading
@@ -52,7 +52,7 @@ class Kept(Dataset):
 
     Args:
         data: The data set.
-        share: Largest share (0 to 1) of the memory available now that decoded items may take. Further items are not kept.
+        share: Maximum share (0 to 1) of the memory available now for decoded items. Further items are decoded at every access.
     """
 
     def __init__(self, data: Dataset, share: float = 0.25):
@@ -107,6 +107,6 @@ def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
         label = data.label(index)
         if label is not None:
             by_class.setdefault(label, []).append(index)
-    held = {index for own in by_class.values() for index in own[: min(len(own) - 1, max(1, round(share * len(own))))]}
-    rest = [index for own in by_class.values() for index in own if index not in held]
+    held = {k for members in by_class.values() for k in members[: min(len(members) - 1, max(1, round(share * len(members))))]}
+    rest = [k for members in by_class.values() for k in members if k not in held]
     return Subset(data, sorted(rest)), Subset(data, sorted(held), f"{data.name} (held out)")

@@ -52,17 +52,15 @@ def list_folder(folder: str) -> Listing:
     masked = all(os.path.isdir(os.path.join(folder, name)) for name in ("images", "masks"))
     start, top = ("images/", os.path.join(folder, "images")) if masked else ("", folder)
     folders, loose = _entries(top, SUFFIXES)
-    classes = {name: found for name in folders if (found := list(_walk(top, f"{name}/", SUFFIXES)))}
+    classes = {name: files for name in folders if (files := list(_walk(top, f"{name}/", SUFFIXES)))}
     if not loose and not classes:
-        raise DataError(
-            f"there are no pictures in {show(top)[-120:]!r}; put files ({_KINDS}) or folders of them, one for each class, there"
-        )
+        raise DataError(f"there are no pictures in {show(top)[-120:]!r}; add files ({_KINDS}), or one subfolder of them for each class")
     if loose and classes:
         raise DataError(
-            f"{show(top)[-120:]!r} holds pictures both beside and in its subfolders, so what the classes are is unclear; "
-            f"move {show(loose[0])[:80]!r} and the like into a subfolder, or {show(next(iter(classes)))[:80]!r} and the like away"
+            f"{show(top)[-120:]!r} holds pictures both directly and in subfolders, so the classes are ambiguous; move "
+            f"pictures such as {show(loose[0])[:80]!r} into a subfolder, or move subfolders such as {show(next(iter(classes)))[:80]!r} away"
         )
-    inner = sorted(loose or [file for found in classes.values() for file in found])
+    inner = sorted(loose or [file for files in classes.values() for file in files])
     index = {name: k for k, name in enumerate(sorted(classes))}
     return Listing(
         folder,
@@ -80,8 +78,8 @@ def _mask_files(folder: str, pictures: Sequence[str]) -> list[str | None]:
     masks = [by_stem.get(os.path.splitext(picture)[0]) for picture in pictures]
     if not any(masks):
         raise DataError(
-            f"no picture in {show(folder)[-120:]!r} has a mask: that of 'images/{show(pictures[0])[:80]}' would be "
-            f"'masks/{show(os.path.splitext(pictures[0])[0])[:80]}.png'; name them so, or move the folder masks away"
+            f"no picture in {show(folder)[-120:]!r} has a mask; the mask of 'images/{show(pictures[0])[:80]}' must be "
+            f"'masks/{show(os.path.splitext(pictures[0])[0])[:80]}.png': rename the masks, or move the folder masks away"
         )
     return masks
 
@@ -161,7 +159,7 @@ def list_csv(file: str) -> Listing:
         some = ", ".join(repr(picture[:80]) for picture in missing[:_SOME])
         raise DataError(
             f"{len(missing)} of the {len(rows)} files that {name} names cannot be read: {some}{', ...' if missing[_SOME:] else ''}; "
-            f"write their paths relative to the folder of {name}, or take them out"
+            f"write their paths relative to the folder of {name}, or remove them"
         )
     classes = sorted(set(rows.values()) - {""})
     index = {label: k for k, label in enumerate(classes)}
@@ -174,7 +172,7 @@ def _rows(lines: Iterator[str], name: str, folder: str) -> dict[str, str]:
     reader = csv.reader(lines, strict=True)
     header = [cell.strip().lower() for cell in next(reader, [])]
     if "file" not in header:
-        raise DataError(f"{name} has no column 'file'; its first line must be the names of the columns, for example file,label")
+        raise DataError(f"{name} has no column 'file'; its first line must name the columns, for example file,label")
     columns = (header.index("file"), header.index("label") if "label" in header else len(header))
     rows: dict[str, str] = {}
     lines_of: dict[str, int] = {}
@@ -183,10 +181,10 @@ def _rows(lines: Iterator[str], name: str, folder: str) -> dict[str, str]:
             continue
         picture, label = (row[k].strip() if k < len(row) else "" for k in columns)
         if not picture:
-            raise DataError(f"line {reader.line_num} of {name} names no file; fill it in, or take the line out")
+            raise DataError(f"line {reader.line_num} of {name} names no file; fill it in, or remove the line")
         first = lines_of.setdefault(os.path.normpath(os.path.join(folder, picture)), reader.line_num)
         if first != reader.line_num:
-            raise DataError(f"lines {first} and {reader.line_num} of {name} name the same file {picture[:80]!r}; take one of them out")
+            raise DataError(f"lines {first} and {reader.line_num} of {name} name the same file {picture[:80]!r}; remove one of them")
         rows[picture] = label
     if not rows:
         raise DataError(f"{name} names no files; write one line for each picture below the first, for example cat.jpg,tabby")

@@ -12,7 +12,7 @@ Shares = tuple[list[int], list[int]]
 def compose(classes: Sequence[int], n: int, corners: bool, seed: int) -> list[tuple[int, ...]]:
     """Compose as many grids of n x n images as possible, using each image at most once.
 
-    Images, cells and the order of the grids are drawn from the seed. The first k grids are the same however many are used.
+    Images, cells and the order of the grids are drawn from the seed. The first k grids do not depend on how many are used.
 
     Args:
         classes: The class of each image.
@@ -30,7 +30,7 @@ def compose(classes: Sequence[int], n: int, corners: bool, seed: int) -> list[tu
         left.setdefault(classes[position], []).append(position)
     # In the random order of first occurrence, so that no class is preferred for its number.
     images = list(left.values())
-    counts, cells = [len(own) for own in images], n * n - 2 if corners else n * n
+    counts, cells = [len(members) for members in images], n * n - 2 if corners else n * n
     count, (pairs, singles) = _most(counts, cells, corners)
     grids = []
     for remaining in range(count, 0, -1):
@@ -55,11 +55,11 @@ def _most(counts: Sequence[int], cells: int, corners: bool) -> tuple[int, Shares
     high = sum(counts) // (cells + 2 * corners)
     while low < high:
         middle = (low + high + 1) // 2
-        found = _shares(counts, middle, cells, corners)
-        if found is None:
+        shares = _shares(counts, middle, cells, corners)
+        if shares is None:
             high = middle - 1
         else:
-            low, best = middle, found
+            low, best = middle, shares
     return low, best
 
 
@@ -76,11 +76,11 @@ def _shares(counts: Sequence[int], grids: int, cells: int, corners: bool) -> Sha
         pairs[k] += 1
         if counts[k] - 2 * pairs[k] >= 2 and pairs[k] < grids:
             heapq.heappush(heap, (spare + 1, k))
-    singles = [min(count - 2 * own, grids - own) for count, own in zip(counts, pairs, strict=True)]
+    singles = [min(count - 2 * pair, grids - pair) for count, pair in zip(counts, pairs, strict=True)]
     surplus = sum(singles) - grids * cells
     if surplus < 0:
         return None
     for k in sorted(range(len(counts)), key=lambda k: counts[k] - 2 * pairs[k] - singles[k]):
-        given = min(singles[k], surplus)
-        singles[k], surplus = singles[k] - given, surplus - given
+        removed = min(singles[k], surplus)
+        singles[k], surplus = singles[k] - removed, surplus - removed
     return pairs, singles

@@ -36,8 +36,8 @@ class TorchvisionDataset(Dataset):
     def __init__(self, name: str, data: Any):
         self.name, self._data = name, data
         self._digests: dict[int, str] = {}
-        found: Sequence[Any] | None = next((own for attribute in _LABELS if (own := getattr(data, attribute, None)) is not None), None)
-        labels = [int(label) for label in (found if found is not None else [label for _, label in data._samples])]
+        stored: Sequence[Any] | None = next((v for attribute in _LABELS if (v := getattr(data, attribute, None)) is not None), None)
+        labels = [int(label) for label in (stored if stored is not None else [label for _, label in data._samples])]
         # STL10 marks unlabelled pictures by -1.
         self._labels = [label if label >= 0 else None for label in labels]
         names = getattr(data, "classes", None) or range(max(labels) + 1)
@@ -90,16 +90,18 @@ def torchvision_dataset(source: str) -> Dataset:
         options["train"] = split == "train"
     elif split:
         raise DataError(f"{name} has no splits; leave out /{split}")
-    return TorchvisionDataset(source, _had(source, lambda download: cls(root(), download=download, **options)))
+    return TorchvisionDataset(source, _local_or_downloaded(source, lambda download: cls(root(), download=download, **options)))
 
 
 def _imagenette(name: str) -> Dataset:
     split = "train" if name.endswith(":train") else "val"
-    data = _had(name, lambda download: torchvision.datasets.Imagenette(root(), split=split, size="320px", download=download))
+    data = _local_or_downloaded(
+        name, lambda download: torchvision.datasets.Imagenette(root(), split=split, size="320px", download=download)
+    )
     return FileDataset(name, list_folder(data._image_root))
 
 
-def _had(name: str, make: Any) -> Any:
+def _local_or_downloaded(name: str, make: Any) -> Any:
     """Return the local copy, downloaded if missing. Raise `DataError`, which says what to do, if that fails."""
     try:
         return make(False)
@@ -113,7 +115,7 @@ def _had(name: str, make: Any) -> Any:
     except (RuntimeError, OSError, EOFError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise DataError(
-            f"{name} is not in {root()} and could not be downloaded ({reason}); connect to the internet, or give the folder of a copy"
+            f"{name} is not in {root()} and could not be downloaded ({reason}); connect to the internet, or give the path of a local copy"
         ) from None
 
 

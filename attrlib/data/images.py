@@ -75,7 +75,7 @@ def open_photo(source: str | Path | bytes | BinaryIO | Image.Image, name: str = 
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), name or "picture")
     if not hasattr(source, "read"):
-        raise ImageError(f"a {type(source).__name__} is no picture; give a path, a PIL image, bytes or an open file")
+        raise ImageError(f"a {type(source).__name__} is not a picture; give a path, a PIL image, bytes or an open file")
     return _read(source, name or "picture")
 
 
@@ -84,7 +84,7 @@ def _read(file: BinaryIO, name: str) -> Photo:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
         raise ImageError(
-            f"{name} has far more than {MAX_PIXELS // 1_000_000} million px; scale it down, models look at 224 px or so"
+            f"{name} has far more than {MAX_PIXELS // 1_000_000} million px; scale it down, because models use about 224 x 224 px"
         ) from None
     except Exception:  # noqa: BLE001  decoders of untrusted bytes fail in many ways
         raise ImageError(f"{name} is not a picture that can be read; use a JPEG, PNG or WebP file") from None
@@ -100,7 +100,7 @@ def _checked(image: Image.Image, name: str) -> Photo:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
-            f"{name} has {width} x {height} px, more than {MAX_PIXELS // 1_000_000} million; scale it down, models look at 224 px or so"
+            f"{name} has {width} x {height} px, more than {MAX_PIXELS // 1_000_000} million; scale it down, because models use about 224 x 224 px"
         )
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{name} has {width} x {height} px; use a picture with at least {MIN_SIDE} px on each side")

@@ -47,14 +47,14 @@ def order_note(names: Sequence[str], model_names: Sequence[str], by: str = "auto
     """
     if by != "auto":
         return ()
-    way, found = _matched(names, model_names, by)
+    way, indices = _matched(names, model_names, by)
     if way != "order":
         return ()
-    pairs = sorted(zip(found, names, strict=True))
+    pairs = sorted(zip(indices, names, strict=True))
     shown = ", ".join(f"{name[:80]!r} is class {k}" for k, name in pairs[:_SOME])
     return (
-        f"classes are matched by order, as those of the model have no names: {shown}{', and so on' if pairs[_SOME:] else ''}; a text file "
-        "beside the checkpoint, of its name with .txt at the end, may name them, one a line",
+        f"classes are matched by order, because the model's classes have no names: {shown}{', and so on' if pairs[_SOME:] else ''}; to name "
+        "them, put a text file beside the checkpoint, of the same name with the suffix .txt, with one name per line",
     )
 
 
@@ -63,13 +63,13 @@ def _matched(names: Sequence[str], model_names: Sequence[str], by: str) -> tuple
     check_way(by)
     if by != "auto":
         return by, _unique(_WAYS[by](names, model_names), names, model_names, by)
-    found = {way: _WAYS[way](names, model_names) for way in ("wnid", "name", "index")}
+    candidates_by = {way: _WAYS[way](names, model_names) for way in ("wnid", "name", "index")}
     if all(name == f"class {k}" for k, name in enumerate(model_names)) and len(names) == len(model_names):
-        found["order"] = _by_order(names, model_names)
-    fits = (way for way, candidates in found.items() if all(len(c) == 1 for c in candidates))
+        candidates_by["order"] = _by_order(names, model_names)
+    fits = (way for way, candidates in candidates_by.items() if all(len(c) == 1 for c in candidates))
     # If none fits, the error is most useful about the way that comes closest.
-    way = next(fits, None) or max(found, key=lambda way: sum(map(bool, found[way])))
-    return way, _unique(found[way], names, model_names, way)
+    way = next(fits, None) or max(candidates_by, key=lambda way: sum(map(bool, candidates_by[way])))
+    return way, _unique(candidates_by[way], names, model_names, way)
 
 
 def check_way(by: str) -> None:
@@ -79,20 +79,20 @@ def check_way(by: str) -> None:
 
 
 def _unique(candidates: Candidates, names: Sequence[str], model_names: Sequence[str], way: str) -> tuple[int, ...]:
-    if strange := [name for name, found in zip(names, candidates, strict=True) if not found]:
+    if strange := [name for name, matches in zip(names, candidates, strict=True) if not matches]:
         ordered = ", or choose by='order'" if len(names) == len(model_names) else ""
         raise DataError(
-            f"{len(strange)} of the {len(names)} classes of the data are none of the model's {len(model_names)}: {_some(strange)}; "
-            f"name classes by WNID (n01440764, for an ImageNet model), by a name that the model knows ({model_names[0][:60]!r}) or by "
+            f"{len(strange)} of the {len(names)} classes of the data match none of the model's {len(model_names)}: {_some(strange)}; "
+            f"name classes by WNID (n01440764, for an ImageNet model), by one of the model's names ({model_names[0][:60]!r}) or by "
             f"index (0 to {len(model_names) - 1}), or leave them out{ordered}"
         )
-    for name, found in zip(names, candidates, strict=True):
-        if len(found) > 1:
+    for name, matches in zip(names, candidates, strict=True):
+        if len(matches) > 1:
             raise DataError(
-                f"{name[:80]!r} is the {way} of classes {' and '.join(map(str, sorted(found)[:_SOME]))} of the model; "
+                f"{name[:80]!r} is the {way} of classes {' and '.join(map(str, sorted(matches)[:_SOME]))} of the model; "
                 f"name the classes of the data by WNID or by index"
             )
-    return tuple(next(iter(found)) for found in candidates)
+    return tuple(next(iter(matches)) for matches in candidates)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -115,8 +115,8 @@ def _by_wnid(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
 
 
 def _wnid(name: str) -> str:
-    found = _WNID.fullmatch(name.strip())
-    return found[1] if found else ""
+    match = _WNID.fullmatch(name.strip())
+    return match[1] if match else ""
 
 
 def _by_name(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
@@ -137,7 +137,9 @@ def _by_index(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
 
 def _by_order(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
     if len(names) != len(model_names):
-        raise DataError(f"the data have {len(names)} classes and the model {len(model_names)}: by='order' needs equal counts; map by name")
+        raise DataError(
+            f"the data have {len(names)} classes and the model {len(model_names)}: by='order' needs equal counts; match by name instead"
+        )
     rank = {name: k for k, name in enumerate(sorted(names))}
     return [{rank[name]} for name in names]
 

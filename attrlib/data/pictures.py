@@ -44,6 +44,6 @@ def open_image(source: object, name: str = "") -> Photo:
         return open_photo(source, name)  # type: ignore[arg-type]
     data = Birds(bird[2])
     if int(bird[3]) >= len(data):
-        raise ImageError(f"{bird[1]} has birds 0 to {len(data) - 1}, none {bird[3]}")
+        raise ImageError(f"{bird[1]} has no bird {bird[3]}; choose one from 0 to {len(data) - 1}")
     item = data[int(bird[3])]
     return Photo(item.image, bird[0], id=item.id)

@@ -30,5 +30,5 @@ def open_sample(name: str) -> Photo:
         raise ImageError(unknown("sample photo", short, SAMPLES))
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
-        raise ImageError("the sample photos come with scikit-image, which is not installed; pip install scikit-image")
+        raise ImageError("the sample photos come with scikit-image, which is not installed; run pip install scikit-image")
     return open_photo(Path(package.origin).parent / "data" / SAMPLES[short], name=f"{PREFIX}{short}")

@@ -47,7 +47,7 @@ class Blocks:
     read: tuple[int, ...]
 
 
-_known: WeakKeyDictionary[Classifier, dict[tuple[object, ...], Blocks | str]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Classifier, dict[tuple[object, ...], Blocks | str]] = WeakKeyDictionary()
 
 
 def find_blocks(model: Classifier, layer: Layer, size: tuple[int, int], mode: type[Attentions] = Attentions) -> Blocks:
@@ -62,20 +62,20 @@ def find_blocks(model: Classifier, layer: Layer, size: tuple[int, int], mode: ty
     Raises:
         MethodError: If the attention methods are not defined for the model at this layer; the message gives the reason.
     """
-    known = _known.setdefault(model, {})
+    cached = _cache.setdefault(model, {})
     key = (layer.path, size, mode)
-    if key not in known:
+    if key not in cached:
         try:
-            known[key] = _look(model, layer, size, mode)
+            cached[key] = _probe(model, layer, size, mode)
         except AttrlibError as error:
-            known[key] = str(error)
-    found = known[key]
-    if isinstance(found, str):
-        raise MethodError(found)
-    return found
+            cached[key] = str(error)
+    blocks = cached[key]
+    if isinstance(blocks, str):
+        raise MethodError(blocks)
+    return blocks
 
 
-def _look(model: Classifier, layer: Layer, size: tuple[int, int], mode: type[Attentions]) -> Blocks:
+def _probe(model: Classifier, layer: Layer, size: tuple[int, int], mode: type[Attentions]) -> Blocks:
     whole = find_blocks(model, model.layer("Input", size), size) if layer.path else None
     probe = model.place(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)))
     with model.session():
@@ -83,30 +83,30 @@ def _look(model: Classifier, layer: Layer, size: tuple[int, int], mode: type[Att
         leaf = split.before(probe).detach().requires_grad_()
         with torch.enable_grad(), mode() as seen:
             logits = split.after(leaf, torch.zeros(1, dtype=torch.long, device=leaf.device))
-        behind = [a for a in seen.found if a.requires_grad]
+        attentions = [a for a in seen.matrices if a.requires_grad]
         if whole is not None:
-            if not behind:
-                raise MethodError(f"no attention of {model.name} lies behind {layer.name}; choose an earlier layer, or Input")
-            return Blocks(whole.total - len(behind), whole.total, whole.layout, whole.read)
-        layout = _tokens(model, behind, size)
-        (gradient,) = torch.autograd.grad(logits.square().sum(), behind[-1], allow_unused=True)
+            if not attentions:
+                raise MethodError(f"{model.name} has no attention downstream of {layer.name}; choose an earlier layer, or Input")
+            return Blocks(whole.total - len(attentions), whole.total, whole.layout, whole.read)
+        layout = _tokens(model, attentions, size)
+        (gradient,) = torch.autograd.grad(logits.square().sum(), attentions[-1], allow_unused=True)
     rows = [] if gradient is None else gradient.abs().flatten(0, -3).amax((0, 2)).nonzero().flatten().tolist()
     # An untrained head that is all zero has no gradient. Assume the class token if there is one, else all patches.
     count = layout.prefix + layout.height * layout.width
-    return Blocks(0, len(behind), layout, tuple(rows or ([0] if layout.prefix else range(count))))
+    return Blocks(0, len(attentions), layout, tuple(rows or ([0] if layout.prefix else range(count))))
 
 
 def _tokens(model: Classifier, attentions: Sequence[Tensor], size: tuple[int, int]) -> Layout:
     """Return the layout of the tokens that all blocks attend among. Raise `MethodError` if the blocks differ."""
     if not attentions:
-        raise MethodError(f"{model.name} has no self-attention; take a gradient, CAM or perturbation method instead")
+        raise MethodError(f"{model.name} has no self-attention; use a gradient, CAM or perturbation method instead")
     layouts = [model.layer(name, size).layout for name, layer in model.layers.items() if layer.layout.kind == "tokens"]
     counts = {a.shape[-1] for a in attentions} | {a.shape[-2] for a in attentions}
-    fitting = [own for own in layouts if counts == {own.prefix + own.height * own.width}]
+    fitting = [layout for layout in layouts if counts == {layout.prefix + layout.height * layout.width}]
     if not fitting or any(len(a) != 1 for a in attentions):
         raise MethodError(
-            f"the attention of {model.name} is not among one set of tokens in every block (windows, channels, pooled keys or class "
-            "attention); take a gradient, CAM or perturbation method instead"
+            f"{model.name} does not attend among the same tokens in every block (it uses windows, channels, pooled keys or class "
+            "attention); use a gradient, CAM or perturbation method instead"
         )
     return fitting[0]
 
@@ -125,8 +125,8 @@ class AttentionMethod(Method):
     def check(self, model: Classifier, layer: Layer) -> None:
         if type(model) is not Classifier:
             raise MethodError(
-                f"{self.name} reads the attention within one image, and in DiFull and DiPart the cells of a grid attend each to itself; take a "
-                "gradient or perturbation method at Input there, or judge this one on single images (idsds, sds, pointing)"
+                f"{self.name} reads the attention within one image, but in DiFull and DiPart each grid cell attends only to itself; use a "
+                "gradient or perturbation method at Input, or evaluate this one on single images (idsds, sds, pointing)"
             )
         _, height, width = model.layer("Input", None if layer.path else layer.shape[1:]).shape
         for mode in (Attentions, self.mode):
@@ -145,11 +145,11 @@ class AttentionMethod(Method):
         Args:
             context: The context.
             blocks: The attention blocks downstream of the layer.
-            first: First block that takes part, counted from 0 in the whole network.
+            first: First block to include, counted from 0 in the whole network.
         """
 
     def _first(self, blocks: Blocks, layer: Layer) -> int:
-        """Return the first block that takes part, counted from 0 in the whole network."""
+        """Return the first block to include, counted from 0 in the whole network."""
         start = getattr(self, "start", 0)
         if start >= blocks.total:
             raise MethodError(f"{self.name}: start={start} leaves out all of the {blocks.total} blocks; choose a smaller start")
@@ -167,10 +167,10 @@ def _mixed(context: AttributionContext, blocks: Blocks) -> list[Tensor]:
             else torch.stack([(context.owners == k).nonzero()[0, 0] for k in range(len(context.images))])
         )
         parts: list[list[Tensor]] = []
-        for own in rows.split(context.chunk):
+        for part in rows.split(context.chunk):
             with torch.no_grad(), Attentions() as seen:
-                context.logits(context.inputs[own], own)
-            parts.append([_by_heads(a).mean(1) for a in seen.found[blocks.first - blocks.total :]])
+                context.logits(context.inputs[part], part)
+            parts.append([_by_heads(a).mean(1) for a in seen.matrices[blocks.first - blocks.total :]])
         return [torch.cat(block) for block in zip(*parts, strict=True)]
 
     return context.shared("attention", make)
@@ -196,12 +196,12 @@ def _slopes(context: AttributionContext, blocks: Blocks) -> _Slopes:
 
     def make() -> _Slopes:
         parts, read = [], list(blocks.read)
-        for own in context.rows.split(context.chunk):
-            attentions, gradients = _differentiated(context, own, blocks, blocks.first)
-            products = [(g * a).relu().mean(1) for a, g in zip(attentions, gradients, strict=True)]
-            parts.append((*products, attentions[-1][:, :, read], gradients[-1][:, :, read]))
-        *found, attention, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
-        return _Slopes(found, attention, gradient)
+        for rows in context.rows.split(context.chunk):
+            attentions, gradients = _differentiated(context, rows, blocks, blocks.first)
+            weighted = [(g * a).relu().mean(1) for a, g in zip(attentions, gradients, strict=True)]
+            parts.append((*weighted, attentions[-1][:, :, read], gradients[-1][:, :, read]))
+        *products, attention, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
+        return _Slopes(products, attention, gradient)
 
     return context.shared("attention slopes", make)
 
@@ -210,7 +210,7 @@ def _differentiated(context: AttributionContext, rows: Tensor, blocks: Blocks, f
     """Return the attention (N,heads,T,T) of some items in each block from `first` on, and the target logit's gradient in each."""
     with torch.enable_grad(), Attentions() as seen:
         logits = context.logits(context.inputs[rows].detach().requires_grad_(), rows)
-    chosen = seen.found[first - blocks.total :]
+    chosen = seen.matrices[first - blocks.total :]
     return [_by_heads(a.detach()) for a in chosen], _derivatives(context, rows, logits, chosen)
 
 
@@ -233,7 +233,7 @@ def _flow(matrices: Sequence[Tensor], blocks: Blocks, keep: float = 1.0) -> Tens
 @METHODS.register
 @dataclass(frozen=True)
 class RawAttention(AttentionMethod):
-    """Raw attention: how much the token that the head reads attends to each patch in one block, mean over heads. Not about a class."""
+    """Raw attention: how much the token that the head reads attends to each patch in one block, mean over heads. Not class-specific."""
 
     name, family, paper = "Raw attention", "transformer", DINO
     class_specific = False
@@ -246,7 +246,7 @@ class RawAttention(AttentionMethod):
         block = blocks.total - 1 if self.block is None else self.block
         if not blocks.first <= block < blocks.total:
             raise MethodError(
-                f"{self.name}: block={block} does not lie behind {layer.name}; choose one from {blocks.first} to {blocks.total - 1}"
+                f"{self.name}: block={block} is not downstream of {layer.name}; choose one from {blocks.first} to {blocks.total - 1}"
             )
         return block
 
@@ -257,14 +257,14 @@ class RawAttention(AttentionMethod):
 @METHODS.register
 @dataclass(frozen=True)
 class Rollout(AttentionMethod):
-    """Attention rollout: product over blocks of A + I with rows that sum to one, A the attention's mean over heads. Not about a class.
+    """Attention rollout: product over blocks of A + I with rows that sum to one, A the mean attention over heads. Not class-specific.
 
     IDSDS omits block 0 (`start` 1).
     """
 
     name, family, paper = "Rollout", "transformer", ROLLOUT
     class_specific = False
-    start: int = param(1, "First block that takes part, counted from 0", low=0, high=1000)
+    start: int = param(1, "First block to include, counted from 0", low=0, high=1000)
 
     def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:
         # Rows of A sum to one, so rows of A + I sum to two.
@@ -302,7 +302,7 @@ class Chefer(AttentionMethod):
     """Chefer's generic attention explainability: product over blocks of I + mean over heads of relu(dy/dA * A), A the attention."""
 
     name, family, paper = "Chefer", "transformer", CHEFER
-    start: int = param(0, "First block that takes part, counted from 0", low=0, high=1000)
+    start: int = param(0, "First block to include, counted from 0", low=0, high=1000)
 
     def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:
         return _flow(_slopes(context, blocks).products[first - blocks.first :], blocks)
@@ -322,16 +322,16 @@ class CheferLRP(AttentionMethod):
 
     name, family, paper = "CheferLRP", "transformer", CHEFER_LRP
     mode = Relevance
-    start: int = param(1, "First block that takes part, counted from 0", low=0, high=1000)
+    start: int = param(1, "First block to include, counted from 0", low=0, high=1000)
 
     def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:
-        return torch.cat([self._some(context, own, blocks, first) for own in context.rows.split(context.chunk)])
+        return torch.cat([self._some(context, rows, blocks, first) for rows in context.rows.split(context.chunk)])
 
     def _some(self, context: AttributionContext, rows: Tensor, blocks: Blocks, first: int) -> Tensor:
         _, gradients = _differentiated(context, rows, blocks, first)
         with torch.enable_grad(), Relevance() as seen:
             logits = context.logits(context.inputs[rows].detach().requires_grad_(), rows)
-        relevances = _derivatives(context, rows, logits, seen.found[first - blocks.total :])
+        relevances = _derivatives(context, rows, logits, seen.matrices[first - blocks.total :])
         return _flow([(g * r).relu().mean(1) for g, r in zip(gradients, relevances, strict=True)], blocks)
 
     def passes(self, layer: Layer) -> Passes:

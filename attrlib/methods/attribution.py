@@ -16,9 +16,9 @@ from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec
 
 BATCH_SIZE = 16
-"""Most rows that go through the model at once. Larger batches exceed the caches of a CPU and were no faster on any that was tried."""
+"""Maximum number of rows in one pass. Larger batches exceed the caches of a CPU, and were not faster on any CPU tested."""
 KEPT = 20 * 2**20
-"""Bytes up to which a C library keeps freed memory. A larger tensor is requested from the system anew, page by page, at every layer."""
+"""Bytes up to which a C library keeps freed memory. A larger tensor is requested from the system again, page by page, at every layer."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class AttributionOptions:
 
     Attributes:
         seed: Seed of all random draws.
-        batch_size: Rows that go through the model at once, at most.
+        batch_size: Maximum number of rows in one pass.
         fast: Whether to compute in bfloat16.
         on_progress: Progress callback. An exception that it raises passes through.
     """
@@ -212,27 +212,29 @@ def _run(
     tolerant: bool = False,
 ) -> None:
     """Run all requested methods, batch by batch and layer by layer. If `tolerant`, skip a method after its first error."""
-    of = range(len(images)) if owners is None else owners
+    image_of = range(len(images)) if owners is None else owners
     if owners is not None and targets is None:
-        raise SpecError("items that share images need a target each")
-    if targets is not None and (len(targets) != len(of) or not all(0 <= t < len(model.class_names) for t in targets)):
-        raise SpecError(f"{len(of)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
+        raise SpecError("owners requires targets: give one target for each item")
+    if targets is not None and (len(targets) != len(image_of) or not all(0 <= t < len(model.class_names) for t in targets)):
+        raise SpecError(
+            f"targets is not valid: give {len(image_of)} class indices from 0 to {len(model.class_names) - 1}, one for each item"
+        )
     stopwatch = Stopwatch(options.on_progress, model.device)
     chunk = rows_at_once(model, (images.shape[2], images.shape[3]), options.batch_size)
     layers = {layer: [one for one in requests if one.layer == layer] for layer in dict.fromkeys(one.layer for one in requests)}
-    for part in _batches(of, options.batch_size):
-        several = of[part]
-        used = list(dict.fromkeys(several))
+    for part in _batches(image_of, options.batch_size):
+        images_of = image_of[part]
+        used = list(dict.fromkeys(images_of))
         with model.session(options.fast):
             start = stopwatch.read()
-            placed = model.place((images[several.start : several.stop] if isinstance(several, range) else images[used]).detach())
+            placed = model.place((images[images_of.start : images_of.stop] if isinstance(images_of, range) else images[used]).detach())
             if targets is None:
                 with torch.no_grad():
                     target, chunk = in_chunks(chunk, lambda some: model(some.clone()).argmax(1), placed)
             else:
                 target = torch.tensor(list(targets[part]), device=placed.device)
-            indices = None if owners is None else torch.tensor([used.index(k) for k in several], device=placed.device)
-            begun = stopwatch.read() - start
+            indices = None if owners is None else torch.tensor([used.index(k) for k in images_of], device=placed.device)
+            setup = stopwatch.read() - start
             for layer, methods in layers.items():
                 batch = SharedBatch.at(model, layer, Items(placed, target, indices), chunk, options.seed, stopwatch)
                 for one in methods:
@@ -242,7 +244,7 @@ def _run(
                         stopwatch.report(0, 0)
                     try:
                         batch.attribute(one)
-                        one.seconds += begun
+                        one.seconds += setup
                     except AttrlibError as error:
                         if not tolerant or isinstance(error, Cancelled):
                             raise

@@ -58,7 +58,7 @@ def kind(node: Any) -> str:
 
 
 def undefined(scores: Tensor, allowed: Iterable[str] = ()) -> list[str]:
-    """Return, in words, the operations that a propagation of relevance or multipliers is not defined for.
+    """Return the names of the operations that a propagation of relevance or multipliers is not defined for.
 
     These are all operations that are not linear in the explained values, have no custom backward rule, and are not allowed.
 
@@ -66,13 +66,13 @@ def undefined(scores: Tensor, allowed: Iterable[str] = ()) -> list[str]:
         scores: Target logits (B,), with their graph.
         allowed: Further kinds of nodes that the caller handles.
     """
-    known = LINEAR | {RULE, RELEVANCE_RULE} | set(allowed)
-    found = set()
+    defined = LINEAR | {RULE, RELEVANCE_RULE} | set(allowed)
+    refused = set()
     for node in graph(scores.grad_fn):
         name = kind(node)
         inputs = [following is not None for following, _ in node.next_functions]
         # The first input of these is a summand.
         factors = inputs[1:] if name in ("Addmm", "Baddbmm") else inputs
-        if name not in known or (name in PRODUCTS and sum(factors) > 1) or (name == "Div" and inputs[1]):
-            found.add(WORDS.get(name, "attention" if "Attention" in name else name.lower()))
-    return sorted(found)
+        if name not in defined or (name in PRODUCTS and sum(factors) > 1) or (name == "Div" and inputs[1]):
+            refused.add(WORDS.get(name, "attention" if "Attention" in name else name.lower()))
+    return sorted(refused)

@@ -60,18 +60,18 @@ class BackwardRules(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self.calls += 1
-        given = args[0] if args else kwargs.get("input")
-        if self.backward or not (isinstance(given, Tensor) and given.requires_grad):
+        values = args[0] if args else kwargs.get("input")
+        if self.backward or not (isinstance(values, Tensor) and values.requires_grad):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "").strip("_")
         if name in ACTIVATIONS or name in MAXIMA:
             rest = {key: value for key, value in kwargs.items() if key != "input"}
 
-            def apply(values: Tensor) -> Tensor:
-                return func(values, *args[1:], **rest)
+            def apply(x: Tensor) -> Tensor:
+                return func(x, *args[1:], **rest)
 
-            return (self.activation if name in ACTIVATIONS else self.maximum)(given, apply, name)
-        return self.layer(name, given, func, args, kwargs)
+            return (self.activation if name in ACTIVATIONS else self.maximum)(values, apply, name)
+        return self.layer(name, values, func, args, kwargs)
 
     @abstractmethod
     def activation(self, values: Tensor, function: Map, name: str) -> Tensor:
@@ -100,8 +100,8 @@ class BackwardRules(TorchFunctionMode):
             back: Maps the gradient with respect to the output to that with respect to the values.
             gives_relevance: Marks in the graph that `back` returns relevance rather than a gradient.
         """
-        given = output if output is values else output.detach()
-        return (_RelevanceRule if gives_relevance else _BackwardRule).apply(values, self, (given,), back)
+        result = output if output is values else output.detach()
+        return (_RelevanceRule if gives_relevance else _BackwardRule).apply(values, self, (result,), back)
 
 
 class _BackwardRule(torch.autograd.Function):

@@ -12,13 +12,13 @@ from attrlib.methods.context import AttributionContext
 from attrlib.postprocess import smooth
 
 REDUCTIONS = ("sum", "abs-sum", "sum-abs")
-REDUCTION = "Channels to one: their sum, the sum of their magnitudes, or the magnitude of their sum"
+REDUCTION = "Reduction of the channels to one: their sum, the sum of their magnitudes, or the magnitude of their sum"
 
 BASELINES = ("zeros", "uniform", "black", "white", "blur")
 BASELINE = (
-    "zeros is the mean colour at Input and zero activations inside; the others are pictures, whose activations are used inside: "
-    "uniform, one of normalised values from U[-1, 1] that the seed draws for all images (IG-U), black, white, and blur, the image "
-    "itself under a Gaussian of a quarter of its width"
+    "zeros (the mean colour at Input, zero activations at inner layers), uniform (normalised values from U[-1, 1], the same for all "
+    "images; IG-U), black, white, or blur (the image, blurred with a Gaussian of a quarter of its width); at inner layers, the "
+    "activations of these images"
 )
 
 GREYS, PHOTOS, UNIFORM = "greys", "photos", "uniform"

@@ -107,7 +107,7 @@ class SmoothGradCAMPlusPlus(Method):
 
     name, family, paper = "Smooth Grad-CAM++", "CAM", SMOOTH_GRAD_CAM_PP
     default_layer, signed, seeded = "Final", False, True
-    samples: int = param(4, "Noisy images", low=1, high=1000)
+    samples: int = param(4, "Number of noisy images", low=1, high=1000)
     std: float = param(0.3, "Standard deviation of the noise in units of the normalised image", low=0.0, high=10.0)
 
     def attribute(self, context: AttributionContext) -> Tensor:

@@ -44,10 +44,10 @@ class AblationCAM(Method):
     def _without_each_channel(self, context: AttributionContext) -> Tensor:
         """Return the target logits without each channel (B,C)."""
         channels, height, width = context.layer.shape
-        kept = torch.arange(channels, device=context.images.device)
+        index = torch.arange(channels, device=context.images.device)
 
         def ablate(which: range) -> Tensor:
-            factors = kept != kept[which.start : which.stop, None]
+            factors = index != index[which.start : which.stop, None]
             return factors.float()[:, :, None, None].expand(-1, -1, height, width)
 
         return torch.cat([scores for _, scores in context.perturbed(channels, ablate)]).T
@@ -58,7 +58,7 @@ class AblationCAM(Method):
 
 @dataclass(frozen=True)
 class MaskCAM(Method):
-    """Base class of Score-CAMs: relu(sum_c w_c A_c), w_c from the target's score for x H_c, H_c being A_c resized and scaled to [0, 1].
+    """Base class of Score-CAMs: relu(sum_c w_c A_c), w_c from the target's score for x H_c; H_c is A_c resized and scaled to [0, 1].
 
     A constant channel has weight zero, because its mask shows nothing. A subclass may modify the masks in `altered`.
     """
@@ -66,12 +66,12 @@ class MaskCAM(Method):
     default_layer, signed = "Final", False
     weighting: str = param(
         "softmax",
-        "softmax over the channels of the logits under their masks (the paper, IDSDS), or the target's probability under each (the paper's "
-        "code, Rao et al.)",
+        "Softmax over channels of the target's logits under the masks (the paper, IDSDS), or the target's probability under each mask (the "
+        "paper's code, Rao et al.)",
         choices=("softmax", "probability"),
     )
     top: int | None = param(
-        None, "Only the channels that vary most over positions, so many, for speed", low=1, high=8192, auto="all channels"
+        None, "Number of channels to use, those that vary most over positions; fewer are faster", low=1, high=8192, auto="all channels"
     )
 
     @property
@@ -91,14 +91,14 @@ class MaskCAM(Method):
 
     def attribute(self, context: AttributionContext) -> Tensor:
         maps, chosen = context.spatial(context.sources), self._chosen(context)
-        each, whole = chosen.shape[1], context.at("Input")
+        count, at_input = chosen.shape[1], context.at("Input")
 
         def make(which: range) -> Tensor:
-            shown = normalised(picked(maps, chosen[:, [i % each for i in which]]), whole.layer.shape[1:])
-            return self.altered(shown, [i // each for i in which], whole).transpose(0, 1)[:, :, None]
+            shown = normalised(picked(maps, chosen[:, [i % count for i in which]]), at_input.layer.shape[1:])
+            return self.altered(shown, [i // count for i in which], at_input).transpose(0, 1)[:, :, None]
 
-        chunks = whole.perturbed(self.copies * each, make, softmax=self.weighting == "probability")
-        scores = torch.cat([values for _, values in chunks]).view(self.copies, each, len(context)).mean(0).T
+        chunks = at_input.perturbed(self.copies * count, make, softmax=self.weighting == "probability")
+        scores = torch.cat([values for _, values in chunks]).view(self.copies, count, len(context)).mean(0).T
         maps = picked(context.spatial(context.inputs), context.per_item(chosen))
         flat = maps.amax((2, 3)) == maps.amin((2, 3))
         if self.weighting == "softmax":
@@ -146,14 +146,14 @@ class ScoreCAM(MaskCAM):
 @METHODS.register
 @dataclass(frozen=True)
 class SSCAM(MaskCAM):
-    """SS-CAM: Score-CAM with f averaged over noisy masks, mean_n f(x (H_c + N(0, std^2))), the noise being that of torch-cam and IDSDS.
+    """SS-CAM: Score-CAM with f averaged over noisy masks, mean_n f(x (H_c + N(0, std^2))), as in torch-cam and IDSDS.
 
     All channels and images get the same noise, so that it causes no differences between them.
     """
 
     name, family, paper, seeded = "SS-CAM", "CAM", SS_CAM, True
     samples: int = param(35, "Noisy copies of each mask", low=1, high=1000)
-    std: float = param(2.0, "Standard deviation of the noise, of which the masks go from 0 to 1", low=0.0, high=10.0)
+    std: float = param(2.0, "Standard deviation of the noise; masks range from 0 to 1", low=0.0, high=10.0)
 
     @property
     def copies(self) -> int:

@@ -34,7 +34,7 @@ class AttributionContext:
         targets: Target class of each item (B,).
         owners: Image index of each item (B,). By default, one item per image.
         seed: Seed of all random draws.
-        chunk: Most rows that go through the model at once. No result depends on it.
+        chunk: Maximum number of rows in one pass. Results do not depend on it.
         on_progress: Progress callback.
         clock: Returns the time in seconds.
         diagnostics: Values per item (B,) by name, to be filled by the method.
@@ -116,8 +116,8 @@ class AttributionContext:
 
     def at(self, layer: str) -> "AttributionContext":
         """Return the context of the same items at another layer of the model; shared."""
-        found = self.classifier.layer(layer, (self.images.shape[2], self.images.shape[3]))
-        return self if found.path == self.layer.path else self.shared(("at", found.path), lambda: replace(self, layer=found, _memo={}))
+        target = self.classifier.layer(layer, (self.images.shape[2], self.images.shape[3]))
+        return self if target.path == self.layer.path else self.shared(("at", target.path), lambda: replace(self, layer=target, _memo={}))
 
     def instead(self, images: Tensor) -> "AttributionContext":
         """Return the context of k copies of the items, copy by copy, whose images (k*U,3,H,W) replace those of this context."""
@@ -146,7 +146,7 @@ class AttributionContext:
     def scores(self, inputs: Tensor, rows: Tensor) -> Tensor:
         """Return the target logits (N,) for given outputs of the layer, without gradient."""
         with torch.no_grad():
-            return self.in_chunks(lambda some, own: self._pick(self.logits(some, own), own), inputs, rows)
+            return self.in_chunks(lambda part, of: self._pick(self.logits(part, of), of), inputs, rows)
 
     def gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None = None) -> Tensor:
         """Return the gradient of the target logits with respect to given outputs of the layer, of their shape.
@@ -156,7 +156,7 @@ class AttributionContext:
             rows: Index of the item that each row is derived from (N,).
             visit: Called with the target logits of each chunk before the backward pass, for example to inspect the autograd graph.
         """
-        return self.in_chunks(lambda some, own: self.scored_gradient(some, own, visit)[1], inputs, rows)
+        return self.in_chunks(lambda part, of: self.scored_gradient(part, of, visit)[1], inputs, rows)
 
     def scored_gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None = None) -> tuple[Tensor, Tensor]:
         """Return the target logits (N,) and their gradient, of the shape of `inputs`, from one pass with all rows at once.
@@ -176,8 +176,8 @@ class AttributionContext:
 
     def in_chunks(self, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         """Apply `work` to `chunk` rows of each tensor at a time, and concatenate the results. If memory runs out, halve `chunk`."""
-        found, self.chunk = in_chunks(self.chunk, work, *rows)
-        return found
+        result, self.chunk = in_chunks(self.chunk, work, *rows)
+        return result
 
     def _pick(self, values: Tensor, rows: Tensor) -> Tensor:
         return values.gather(1, self.targets[rows][:, None])[:, 0]

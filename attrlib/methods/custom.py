@@ -1,6 +1,6 @@
 """Custom methods, loaded from Python files in a configured folder and from the entry points of installed packages.
 
-A file in this folder is run with all rights of the user. Uploads and files that a link names are never run.
+A file in this folder runs with all rights of the user. Uploads, and files named in a link, are never run.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def load_custom() -> None:
     for folder in folders():
         if not folder.is_dir():
             if FOLDERS in os.environ:
-                METHODS.left_out[str(folder)] = f"there is no such folder; make it, or take it out of {FOLDERS}"
+                METHODS.left_out[str(folder)] = f"the folder does not exist; create it, or remove it from {FOLDERS}"
             continue
         for file in sorted(folder.glob("*.py")):
             if not file.name.startswith("_"):
@@ -64,20 +64,20 @@ def _load(source: str, run: Callable[[], object]) -> None:
         run()
         new = [METHODS[name] for name in METHODS if name not in before]
         if not new:
-            raise MethodError("it registers no method; decorate a class with @METHODS.register")
+            raise MethodError("it does not register a method; decorate a class with @METHODS.register")
         for cls in new:
             _check(cls)
             _guard(cls, source)
     except (Exception, SystemExit) as error:  # noqa: BLE001  custom code may raise anything, and the other files must still be loaded
         for name in [name for name in METHODS if name not in before]:
             METHODS.forget(name)
-        METHODS.left_out[source] = str(error) if isinstance(error, AttrlibError) else _said(error)
+        METHODS.left_out[source] = str(error) if isinstance(error, AttrlibError) else _describe(error)
 
 
 def _run(file: Path) -> None:
     for path in (file.parent, file):
         if os.name == "posix" and path.stat().st_mode & stat.S_IWOTH:
-            raise MethodError(f"everybody may write to {path.name}, so it is not run; take that right away with chmod o-w")
+            raise MethodError(f"{path.name} is writable by everyone, so it is not run; remove that permission with chmod o-w")
     name = f"{_MODULE_PREFIX}{digest(str(file.resolve()))[:12]}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None, "a file has a location"
@@ -90,31 +90,29 @@ def _run(file: Path) -> None:
 
 def _check(cls: type[Method]) -> None:
     """Raise `MethodError` if menus, links and tests cannot be generated for the class."""
-    what = cls.__name__
+    name = cls.__name__
     if not issubclass(cls, Method) or "__dataclass_fields__" not in vars(cls):
         raise MethodError(
-            f"{what} is no frozen dataclass with the base Method; write @METHODS.register, @dataclass(frozen=True), class {what}(Method)"
+            f"{name} is not a frozen dataclass derived from Method; write @METHODS.register, @dataclass(frozen=True), class {name}(Method)"
         )
     if not isinstance(cls.name, str) or not re.fullmatch(r"[^@:,=\s]([^@:,=\n]*[^@:,=\s])?", cls.name):
-        raise MethodError(
-            f"the name {cls.name!r} of {what} cannot be written in a list of methods; leave out @ : , = and blanks at its ends"
-        )
+        raise MethodError(f"the name {cls.name!r} of {name} cannot be used in a list of methods; leave out @ : , = and spaces at its ends")
     for attribute, kind in (("family", str), ("paper", Paper), ("default_layer", str), ("needs", tuple)):
         if not isinstance(getattr(cls, attribute, None), kind):
-            raise MethodError(f"{what} has no {attribute} of the type {kind.__name__}; add it beside name")
-    if not (cls.__doc__ or "").strip() or (cls.__doc__ or "").startswith(f"{what}("):
-        raise MethodError(f"{what} has no docstring; say in its first line what the method computes")
+            raise MethodError(f"{name} has no {attribute} of type {kind.__name__}; add it next to name")
+    if not (cls.__doc__ or "").strip() or (cls.__doc__ or "").startswith(f"{name}("):
+        raise MethodError(f"{name} has no docstring; add one whose first line says what the method computes")
     for field in dataclasses.fields(cls):
         if "help" not in field.metadata:
-            raise MethodError(f"{what}.{field.name} is no parameter; declare it as {field.name}: int = param(...)")
+            raise MethodError(f"{name}.{field.name} is not a parameter; declare it as {field.name}: int = param(...)")
     for param in params_of(cls):
         param.parse(param.default)
     try:
         passes = cls().passes(Layer("Input", "", Layout("NCHW", 3, 32, 32)))
     except TypeError as error:
-        raise MethodError(f"{what} cannot be made ({error}); it needs attribute(context) and passes(layer)") from None
+        raise MethodError(f"{name} cannot be created ({error}); define attribute(context) and passes(layer)") from None
     if not isinstance(passes, Passes):
-        raise MethodError(f"{what}.passes returns a {type(passes).__name__}; return Passes(forward=..., gradient=...)")
+        raise MethodError(f"{name}.passes returns a {type(passes).__name__}; return Passes(forward=..., gradient=...)")
 
 
 def _guard(cls: type[Method], source: str) -> None:
@@ -134,7 +132,7 @@ def _guard(cls: type[Method], source: str) -> None:
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise MethodError(
-                f"{cls.name} ({source}) has changed the model: {changed[0]}{more}; it was put back, and the maps are not used"
+                f"{cls.name} ({source}) changed the model: {changed[0]}{more}; the model was restored, and the maps were discarded"
             )
         return _proper(maps, context, f"{cls.name} ({source})")
 
@@ -162,24 +160,24 @@ def _named(function: F, cls: type[Method], source: str) -> F:
         except Exception as error:
             if out_of_memory(error):
                 raise
-            raise MethodError(f"{cls.name} ({source}) fails in {function.__name__}: {_said(error)}") from error
+            raise MethodError(f"{cls.name} ({source}) failed in {function.__name__}: {_describe(error)}") from error
 
     return named  # type: ignore[return-value]
 
 
-def _proper(maps: object, context: AttributionContext, what: str) -> Tensor:
+def _proper(maps: object, context: AttributionContext, name: str) -> Tensor:
     expected = (len(context), 1, *context.layer.shape[1:])
     if not isinstance(maps, Tensor):
-        raise MethodError(f"{what} returned a {type(maps).__name__}; return a tensor of shape {expected}")
+        raise MethodError(f"{name} returned a {type(maps).__name__}; return a tensor of shape {expected}")
     if tuple(maps.shape) != expected:
-        raise MethodError(f"{what} returned maps of shape {tuple(maps.shape)}, expected {expected}")
+        raise MethodError(f"{name} returned maps of shape {tuple(maps.shape)}, expected {expected}")
     if not maps.is_floating_point() or not bool(maps.isfinite().all()):
-        found = "values that are not finite" if maps.is_floating_point() else f"maps of {maps.dtype}"
-        raise MethodError(f"{what} returned {found} at {context.layer.name}; return finite floats, 0 where nothing can be said")
+        problem = "values that are not finite" if maps.is_floating_point() else f"maps of {maps.dtype}"
+        raise MethodError(f"{name} returned {problem} at {context.layer.name}; return finite floats, 0 where the attribution is undefined")
     return maps
 
 
-def _said(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     """Return an error as one line of text, with the line of the file that raised it."""
     lines = list(_lines(error))
     place = f" in line {lines[-1]}" if lines else ""

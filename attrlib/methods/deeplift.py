@@ -37,8 +37,8 @@ class DeepLIFT(ByChannel):
     """
 
     name, family, paper, fast = "DeepLIFT", "gradient", DEEPLIFT, True
-    needs = ("activations of one value each, maxima and linear layers alone",)
-    baseline: str = param("zeros", f"What is compared with: {BASELINE}", choices=BASELINES)
+    needs = ("only elementwise activations, maxima and linear layers",)
+    baseline: str = param("zeros", f"Baseline: {BASELINE}", choices=BASELINES)
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
     @property
@@ -50,20 +50,20 @@ class DeepLIFT(ByChannel):
         check_by_trial(self, model, layer)
 
     def attribute(self, context: AttributionContext) -> Tensor:
-        _, context.diagnostics["convergence"] = self._found(context)
+        _, context.diagnostics["convergence"] = self._attributions(context)
         return super().attribute(context)
 
     def values(self, context: AttributionContext) -> Tensor:
-        return self._found(context)[0]
+        return self._attributions(context)[0]
 
-    def _found(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
+    def _attributions(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
         return context.shared(("deeplift", self.baseline), lambda: self._rescale(context))
 
     def _rescale(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
         one = is_common(context, self.baseline)
         starts = common_baseline(context, self.baseline) if one else baseline(context, self.baseline)
         rows_at_once = context.chunk if one else max(1, context.chunk // 2)
-        found, errors = [], []
+        parts, errors = [], []
         for rows in context.rows.split(rows_at_once):
             start = starts if one else starts[rows]
             rules = _Rescale()
@@ -72,15 +72,15 @@ class DeepLIFT(ByChannel):
                 scores, multipliers = context.scored_gradient(context.inputs[rows], rows, lambda scores: self._check_graph(scores, context))
             values = (context.inputs[rows] - start) * multipliers
             change = scores - before.expand(len(rows), -1).gather(1, context.targets[rows][:, None])[:, 0]
-            found.append(values)
+            parts.append(values)
             errors.append((values.flatten(1).sum(1) - change).abs() / change.abs().clamp_min(1e-12))
-        return torch.cat(found), torch.cat(errors)
+        return torch.cat(parts), torch.cat(errors)
 
     def _check_graph(self, scores: Tensor, context: AttributionContext) -> None:
         others = undefined(scores)
         if others:
             raise MethodError(
-                f"DeepLIFT is not defined for {', '.join(others)}, which {context.classifier.name} has behind {context.layer.name}; "
+                f"DeepLIFT is not defined for {', '.join(others)}, which {context.classifier.name} has downstream of {context.layer.name}; "
                 "use IG or IxG instead"
             )
 
@@ -107,12 +107,12 @@ class _Rescale(BackwardRules):
     def activation(self, values: Tensor, function: Map, name: str) -> Tensor:
         if self._recording:
             return self._keep(values, function)
-        given, other = values.detach(), self._other(values)
+        current, other = values.detach(), self._other(values)
         start, slope = _with_derivative(function, other)
         with torch.no_grad():
-            difference = given - other
+            difference = current - other
             # Smaller differences are rounding errors.
-            limit = None if name in CLAMPS else torch.add(1e-6 * other.abs() + 1e-10, given.abs(), alpha=1e-6)
+            limit = None if name in CLAMPS else torch.add(1e-6 * other.abs() + 1e-10, current.abs(), alpha=1e-6)
             output = function(values)
             multiplier = output - start
             if limit is not None:
@@ -126,16 +126,16 @@ class _Rescale(BackwardRules):
     def maximum(self, values: Tensor, function: Map, name: str) -> Tensor:
         if self._recording:
             return self._keep(values, function)
-        given, other = (part.detach().clone().requires_grad_() for part in (values, self._other(values).expand_as(values)))
-        outputs, others = function(given), function(other)
+        current, other = (part.detach().clone().requires_grad_() for part in (values, self._other(values).expand_as(values)))
+        outputs, others = function(current), function(other)
         larger = torch.maximum(outputs, others).detach()
         up, down = larger - others.detach(), outputs.detach() - larger
 
         def back(gradient: Tensor) -> Tensor:
-            (plain,) = torch.autograd.grad(outputs, given, gradient, retain_graph=True)
-            (gained,) = torch.autograd.grad(outputs, given, gradient * up, retain_graph=True)
+            (plain,) = torch.autograd.grad(outputs, current, gradient, retain_graph=True)
+            (gained,) = torch.autograd.grad(outputs, current, gradient * up, retain_graph=True)
             (lost,) = torch.autograd.grad(others, other, gradient * down, retain_graph=True)
-            difference = (given - other).detach()
+            difference = (current - other).detach()
             return torch.where(difference == 0, plain, (gained + lost) / torch.where(difference == 0, 1, difference))
 
         return self.with_backward(values, outputs, back)
@@ -150,7 +150,9 @@ class _Rescale(BackwardRules):
     def _other(self, values: Tensor) -> Tensor:
         """Return the values at the same place for the baseline: of the same shape, or (1,...) if the baseline is common to all items."""
         if not self._inputs or self._inputs[0].shape[1:] != values.shape[1:]:
-            raise MethodError("DeepLIFT needs a network that does the same at the input and at the baseline; use IG or IxG instead")
+            raise MethodError(
+                "DeepLIFT needs a network that runs the same operations on the input and on the baseline; use IG or IxG instead"
+            )
         other = self._inputs.popleft()
         return other if len(other) == 1 else other.repeat(len(values) // len(other), *[1] * (values.ndim - 1))
 

@@ -60,10 +60,10 @@ class GradientSHAP(OverPaths):
     """
 
     name, family, paper = "GradientSHAP", "gradient", SHAP
-    samples: int = param(20, "Random points", low=1, high=1000)
-    baseline: str = param("greys", "Where paths start: a new grey for every sample, or a baseline of IG", choices=("greys", *BASELINES))
+    samples: int = param(20, "Number of random points", low=1, high=1000)
+    baseline: str = param("greys", "Start of the paths: a new grey for every sample, or a baseline of IG", choices=("greys", *BASELINES))
     noise: float = param(0.1, "Standard deviation of the noise on the input", low=0.0, high=10.0)
-    unit: str = param("range", "Of the noise: a share of each input's range, or absolute, in normalised units", choices=UNITS)
+    unit: str = param("range", "Unit of the noise: a share of each input's range, or absolute, in normalised units", choices=UNITS)
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
     def ends(self, context: AttributionContext, number: int) -> tuple[Tensor, Tensor]:
@@ -82,8 +82,8 @@ class ExpectedGradients(OverPaths):
     """
 
     name, family, paper = "Expected Gradients", "gradient", EXPECTED
-    samples: int = param(50, "References, each with one random point", low=1, high=1000)
-    background: str = param("photos", "What references are drawn from, a new one for every sample", choices=BACKGROUNDS)
+    samples: int = param(50, "Number of references, each with one random point", low=1, high=1000)
+    background: str = param("photos", "Distribution of the references; a new one is drawn for every sample", choices=BACKGROUNDS)
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
     def ends(self, context: AttributionContext, number: int) -> tuple[Tensor, Tensor]:

@@ -33,8 +33,8 @@ class ByChannel(Method):
 
     def attribute(self, context: AttributionContext) -> Tensor:
         same: Any = self
-        found = context.shared(replace(same, channels="sum"), lambda: self.values(context))
-        return reduce_channels(context, found, self.channels)
+        values = context.shared(replace(same, channels="sum"), lambda: self.values(context))
+        return reduce_channels(context, values, self.channels)
 
 
 @METHODS.register
@@ -79,8 +79,8 @@ class IntegratedGradients(ByChannel):
     """
 
     name, family, paper = "IG", "gradient", AXIOMATIC
-    steps: int = param(50, "Nodes of the quadrature", low=1, high=1000)
-    baseline: str = param("zeros", f"Where the path starts: {BASELINE}", choices=BASELINES)
+    steps: int = param(50, "Number of quadrature nodes", low=1, high=1000)
+    baseline: str = param("zeros", f"Start of the path: {BASELINE}", choices=BASELINES)
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
     @property

@@ -90,7 +90,7 @@ def _with_rule(context: AttributionContext, name: str, rule: Hook) -> Callable[[
         names = sorted({kind(n) for n in others} | {"softsign" for n in nodes if _is_softsign(n)})
         if names:
             raise MethodError(
-                f"{name} is defined for ReLU networks, but {context.classifier.name} has {', '.join(names)} behind "
+                f"{name} is defined for ReLU networks, but {context.classifier.name} has {', '.join(names)} downstream of "
                 f"{context.layer.name}; use Gradient or IxG instead"
             )
         for node in filter(_is_rectifier, nodes):

@@ -23,7 +23,9 @@ class OwnMap(Method):
 
     def check(self, model: Classifier, layer: Layer) -> None:
         if not isinstance(model.module, self.network):
-            raise MethodError(f"{self.name} is the own explanation of {self.needs[0]}, which {model.name} is not; choose another method")
+            raise MethodError(
+                f"{self.name} is the built-in explanation of {self.needs[0]}, which {model.name} is not; choose another method"
+            )
         if layer.path or type(model) is not Classifier:
             raise MethodError(
                 f"{self.name} explains the whole network at its input; leave out @{layer.name}, and use GridPG rather than DiFull or DiPart"
@@ -33,7 +35,7 @@ class OwnMap(Method):
 @METHODS.register
 @dataclass(frozen=True)
 class PatchLogits(OwnMap):
-    """BagNet: the target's logit of the patch around every pixel, whose mean over positions eight pixels apart is the logit."""
+    """BagNet: the target's logit of the patch around each pixel; its mean over positions eight pixels apart is the model's logit."""
 
     name, family, paper, network = "BagNet", "intrinsic", BAGNET, BagNet
     needs = ("a BagNet",)
@@ -53,9 +55,9 @@ class PatchLogits(OwnMap):
 @METHODS.register
 @dataclass(frozen=True)
 class DynamicLinear(OwnMap):
-    """B-cos: the input times the linear map W(x) that the network is for it, summed over its six channels.
+    """B-cos: the input times the linear map W(x) that the network applies to it, summed over its six channels.
 
-    Sums to the logit less the constant bias.
+    The map sums to the logit minus the constant bias.
     """
 
     name, family, paper, network, fast = "B-cos", "intrinsic", BCOS, BcosResNet, True

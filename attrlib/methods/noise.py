@@ -34,11 +34,11 @@ class OverNoise(Method):
     """
 
     seeded = True
-    of: str = param("Gradient", "What is computed of every copy: Gradient, IxG, or IG from zeros", choices=OVER)
-    samples: int = param(15, "Noisy copies", low=1, high=1000)
+    of: str = param("Gradient", "Attribution of each copy: Gradient, IxG, or IG from zeros", choices=OVER)
+    samples: int = param(15, "Number of noisy copies", low=1, high=1000)
     noise: float = param(0.15, "Standard deviation of the noise", low=0.0, high=10.0)
-    unit: str = param("range", "Of the noise: a share of each input's range, or absolute, in normalised units", choices=UNITS)
-    steps: int = param(50, "Nodes of the quadrature of IG", low=1, high=1000)
+    unit: str = param("range", "Unit of the noise: a share of each input's range, or absolute, in normalised units", choices=UNITS)
+    steps: int = param(50, "Number of quadrature nodes of IG", low=1, high=1000)
 
     def moments(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
         """Return the mean and the variance (divided by n) over the copies, each (B,...); shared."""

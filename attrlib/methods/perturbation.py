@@ -16,7 +16,7 @@ from attrlib.registry import Paper, param
 
 OCCLUSION = Paper("Zeiler & Fergus 2014", "Visualizing and Understanding Convolutional Networks", "https://arxiv.org/abs/1311.2901")
 FILLS = tuple(name for name in BASELINES if name != "blur")
-FILL = "What is seen where something is taken away: zeros (the mean colour at Input, zero activations inside), one image of U[-1, 1] that the seed draws, black or white (inside, their activations)"
+FILL = "What replaces removed parts: zeros (the mean colour at Input, zero activations at inner layers), uniform (values from U[-1, 1], drawn from the seed), black or white; at inner layers, the activations of these images"
 RISE_PAPER = Paper("Petsiuk et al. 2018", "RISE: Randomized Input Sampling for Explanation", "https://arxiv.org/abs/1806.07421")
 
 
@@ -109,8 +109,8 @@ class RISE(Method):
 
     name, family, paper = "RISE", "perturbation", RISE_PAPER
     signed, seeded = False, True
-    samples: int = param(1000, "Random masks N", low=1, high=20000)
-    cells: int = param(8, "Cells of the grid in each direction", low=1, high=64)
+    samples: int = param(1000, "Number of random masks N", low=1, high=20000)
+    cells: int = param(8, "Cells per side of a mask's grid", low=1, high=64)
     p: float = param(0.1, "Share of cells that stay visible", low=0.01, high=0.99)
     fill: str = param("zeros", FILL, choices=FILLS)
 
@@ -137,7 +137,7 @@ class RISE(Method):
 @METHODS.register
 @dataclass(frozen=True)
 class RISEU(RISE):
-    """RISE-U: RISE with one image of independent U[-1, 1] values in place of what is hidden, drawn from the seed, as in IDSDS."""
+    """RISE-U: RISE with one image of independent U[-1, 1] values in place of hidden pixels, drawn from the seed, as in IDSDS."""
 
     name = "RISE-U"
     fill: str = param("uniform", FILL, choices=FILLS)

@@ -1,4 +1,4 @@
-"""Presets: the methods of published studies with their settings. A preset may be named wherever a list of methods is given."""
+"""Presets: the methods of published studies with their settings. A preset can be used in any list of methods."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -142,17 +142,17 @@ def read_methods(text: str, layer: str = "") -> tuple[MethodSpec, ...]:
     Raises:
         SpecError: If the list is empty or a method in it cannot be parsed.
     """
-    found: list[MethodSpec] = []
+    specs: list[MethodSpec] = []
     for part in (part.strip() for part in text.split(",")):
         if part in PRESETS:
-            found += PRESETS[part].methods
+            specs += PRESETS[part].methods
         elif part == ALL:
-            found += (MethodSpec(name, layer) for name in METHODS)
+            specs += (MethodSpec(name, layer) for name in METHODS)
         elif part:
-            found += parse_methods(part, layer)
-    if not found:
+            specs += parse_methods(part, layer)
+    if not specs:
         raise SpecError(f"no method given; write for example IG,Grad-CAM@Final, or {', '.join(PRESETS)} or {ALL}")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(specs))
 
 
 def names_many(text: str) -> bool:
@@ -176,15 +176,15 @@ def defined(model: Classifier, methods: Iterable[MethodSpec]) -> tuple[tuple[Met
     Raises:
         SpecError: If no method is defined for the model.
     """
-    kept: list[MethodSpec] = []
+    selected: list[MethodSpec] = []
     reasons: list[str] = []
     for spec in methods:
         method = create(spec)
         try:
             method.check(model, model.layer(spec.layer or method.default_layer))
-            kept.append(spec)
+            selected.append(spec)
         except AttrlibError as error:
             reasons.append(f"{spec} is left out: {error}")
-    if not kept:
-        raise SpecError(f"none of these methods is defined for {model.name}: {reasons[0] if reasons else 'none was given'}")
-    return tuple(kept), reasons
+    if not selected:
+        raise SpecError(f"none of these methods is defined for {model.name}: {reasons[0] if reasons else 'no methods given'}")
+    return tuple(selected), reasons

@@ -39,7 +39,7 @@ class Relevance(Attentions):
 
     def compute(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         values = [a for a in _flat([*args, *kwargs.values()]) if isinstance(a, Tensor) and a.requires_grad]
-        if not self.found or not values:
+        if not self.matrices or not values:
             return func(*args, **kwargs)
         name = func.__name__.strip("_")
         rule = _RULES.get({"iadd": "add", "radd": "add", "imul": "mul", "rmul": "mul", "itruediv": "truediv"}.get(name, name))
@@ -51,7 +51,7 @@ class Relevance(Attentions):
         result = func(*args, **kwargs)
         if any(isinstance(r, Tensor) and r.requires_grad for r in _flat([result])) and (name not in _MOVED or written):
             raise MethodError(
-                f"CheferLRP knows no rule for {name}, which this model computes behind its first attention; take Chefer instead"
+                f"CheferLRP has no rule for {name}, which this model uses downstream of its first attention; use Chefer instead"
             )
         return result
 
@@ -126,7 +126,9 @@ def _add(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any
         sums = [_sum(part) for part in parts]
         total = _sum(relevance)
         magnitude = sums[0].abs() + sums[1].abs()
-        return tuple(part * _divide(_divide(own.abs(), magnitude) * total, own) for part, own in zip(parts, sums, strict=True))
+        return tuple(
+            part * _divide(_divide(subtotal.abs(), magnitude) * total, subtotal) for part, subtotal in zip(parts, sums, strict=True)
+        )
 
     return _Replaced.apply(result, back, *args)
 

@@ -15,7 +15,7 @@ def segments(context: AttributionContext, kind: str, cells: int) -> Tensor:
     Args:
         context: The context whose images are segmented.
         kind: `grid` for the cells of a grid, or `slic` for SLIC superpixels.
-        cells: Cells of the grid in each direction; superpixels are about `cells` squared in number.
+        cells: Cells per side of the grid; superpixels are about `cells` squared in number.
 
     Returns:
         Labels (U,h,w) on the CPU. Those of each image start at 0 and have no gaps.
@@ -37,6 +37,6 @@ def _superpixels(colours: Tensor, cells: int, height: int, width: int) -> Tensor
     # Imported here because nothing else needs it and the import is slow.
     from skimage.segmentation import slic
 
-    found = slic(colours.permute(1, 2, 0).numpy(), n_segments=cells**2, compactness=10, start_label=0)
-    at_layer = F.interpolate(torch.from_numpy(found)[None, None].float(), size=(height, width), mode="nearest-exact")[0, 0]
+    labels = slic(colours.permute(1, 2, 0).numpy(), n_segments=cells**2, compactness=10, start_label=0)
+    at_layer = F.interpolate(torch.from_numpy(labels)[None, None].float(), size=(height, width), mode="nearest-exact")[0, 0]
     return at_layer.unique(return_inverse=True)[1]

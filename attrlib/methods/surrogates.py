@@ -31,10 +31,10 @@ class Surrogate(Method):
     """
 
     seeded = True
-    samples: int = param(1000, "Pictures with some of the segments taken away", low=1, high=20000)
+    samples: int = param(1000, "Number of images with some of the segments removed", low=1, high=20000)
     segments: str = param("slic", "Superpixels of each image (SLIC), or cells of a grid", choices=SEGMENTS)
-    cells: int = param(7, "Cells of the grid in each direction, or about as many superpixels in all", low=1, high=32)
-    output: str = param("logit", "What of the target is fitted", choices=("logit", "probability"))
+    cells: int = param(7, "Cells per side of the grid; with slic, about as many superpixels as such a grid has cells", low=1, high=32)
+    output: str = param("logit", "Output of the target that is fitted", choices=("logit", "probability"))
     fill: str = param("zeros", FILL, choices=FILLS)
 
     @abstractmethod
@@ -61,29 +61,29 @@ class Surrogate(Method):
 
     def attribute(self, context: AttributionContext) -> Tensor:
         labels = segments(context, self.segments, self.cells)
-        counts = [int(own.max()) + 1 for own in labels]
+        counts = [int(segmented.max()) + 1 for segmented in labels]
         designs = {count: self.design(context, count) for count in set(counts)}
-        own = [(designs[count][0], where) for where, count in zip(labels, counts, strict=True)]
+        pairs = [(designs[count][0], where) for where, count in zip(labels, counts, strict=True)]
         # All images share the cells of a grid, and thus its masks.
         alike = self.segments == "grid"
 
         def make(which: range) -> Tensor:
-            masks = [kept[[i if i < len(kept) else 0 for i in which]][:, where] for kept, where in own[: 1 if alike else None]]
+            masks = [kept[[i if i < len(kept) else 0 for i in which]][:, where] for kept, where in pairs[: 1 if alike else None]]
             factors = torch.stack(masks, 1)[:, :, None].float()
             return factors[:, 0] if alike else factors
 
-        longest = max(len(kept) for kept, _ in own)
+        longest = max(len(kept) for kept, _ in pairs)
         fill = None if self.fill == "zeros" else common_baseline(context, self.fill)
-        found = [values for _, values in context.perturbed(longest, make, self.output == "probability", fill)]
-        outputs = torch.cat(found).cpu().double()
+        chunks = [values for _, values in context.perturbed(longest, make, self.output == "probability", fill)]
+        outputs = torch.cat(chunks).cpu().double()
         owners = context.per_item(torch.arange(len(context.images), device=context.images.device)).tolist()
         maps = torch.zeros(len(context), *labels.shape[1:])
         for k, (where, count) in enumerate(zip(labels, counts, strict=True)):
             items = [item for item, owner in enumerate(owners) if owner == k]
             kept, weights = designs[count]
             values = self.fit(kept, weights, outputs[: len(kept), items] - outputs[:1, items])
-            each = values / where.flatten().bincount()[:, None]
-            maps[items] = each.T[:, where].float()
+            per_position = values / where.flatten().bincount()[:, None]
+            maps[items] = per_position.T[:, where].float()
         return maps[:, None].to(context.images.device)
 
 

@@ -75,11 +75,11 @@ class MethodRequest:
             MethodError: If the maps have the wrong shape, or the method is not defined.
         """
         context.diagnostics, context.spared, start = {}, context.prepared, context.clock()
-        found = self.method.attribute(context)
+        raw = self.method.attribute(context)
         expected = (len(context), 1, *self.layer.shape[1:])
-        if found.shape != expected:
-            raise MethodError(f"{self.spec.name} returned maps of shape {tuple(found.shape)}, expected {expected}")
-        maps = found.detach().float().cpu().contiguous()
+        if raw.shape != expected:
+            raise MethodError(f"{self.spec.name} returned maps of shape {tuple(raw.shape)}, expected {expected}")
+        maps = raw.detach().float().cpu().contiguous()
         self.maps.append(maps)
         self.target += context.targets.tolist()
         for name, values in context.diagnostics.items():
@@ -117,7 +117,7 @@ class SharedBatch:
 
     Args:
         items: The items.
-        chunk: Most rows that go through the model at once.
+        chunk: Maximum number of rows in one pass.
         make: Returns the context of items, given the items and `chunk`.
     """
 
@@ -147,7 +147,7 @@ class SharedBatch:
     @property
     def chunk(self) -> int:
         """Return the number of rows at once for which memory was sufficient so far."""
-        return min((own.chunk for own in self._halves), default=self._chunk if self._context is None else self._context.chunk)
+        return min((part.chunk for part in self._halves), default=self._chunk if self._context is None else self._context.chunk)
 
     def attribute(self, request: MethodRequest) -> None:
         """Compute the maps of a method for all items, and add them to the request.
@@ -167,8 +167,8 @@ class SharedBatch:
                 return
             # Outside the except block, where the error no longer holds references to the method's tensors.
             self._halve()
-        for own in self._halves:
-            own.attribute(request)
+        for part in self._halves:
+            part.attribute(request)
 
     def _shared(self) -> AttributionContext:
         if self._context is None:

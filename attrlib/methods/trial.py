@@ -23,21 +23,21 @@ def check_by_trial(method: Method, model: Classifier, layer: Layer) -> None:
     Raises:
         MethodError: If the method is not defined for the model; the message is that of the method.
     """
-    known, key = _tried.setdefault(model, {}), (method, layer)
-    if key not in known:
+    cached, key = _tried.setdefault(model, {}), (method, layer)
+    if key not in cached:
         height, width = model.input_size
         with model.session():
-            picture = model.place(torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0)))
-            known[key] = ""
+            image = model.place(torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0)))
+            cached[key] = ""
             try:
                 at = model.layer(layer.name)
-                method.attribute(AttributionContext(model, at, picture, torch.zeros(1, dtype=torch.long, device=picture.device)))
+                method.attribute(AttributionContext(model, at, image, torch.zeros(1, dtype=torch.long, device=image.device)))
             except MethodError as error:
-                known[key] = str(error)
+                cached[key] = str(error)
             except BaseException as error:
                 if not overwritten(error):
-                    del known[key]
+                    del cached[key]
                     raise
-                known[key] = str(no_gradients(method.name))
-    if known[key]:
-        raise MethodError(known[key])
+                cached[key] = str(no_gradients(method.name))
+    if cached[key]:
+        raise MethodError(cached[key])

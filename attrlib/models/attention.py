@@ -19,14 +19,14 @@ _SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
 
 
 class Attentions(TorchFunctionMode):
-    """Collect in `found` the attention matrices (B,heads,T,T), or (B,T,T), of the forward passes inside, in order of execution.
+    """Collect in `matrices` the attention matrices (B,heads,T,T), or (B,T,T), of the forward passes inside, in order of execution.
 
     Every softmax over the last dimension counts as an attention matrix; the caller must check that it is one of tokens.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[Tensor] = []
+        self.matrices: list[Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -38,7 +38,7 @@ class Attentions(TorchFunctionMode):
                 return apart(*args, **kwargs)
         result = self.compute(func, args, kwargs)
         if func in _SOFTMAX and result.ndim in (3, 4) and kwargs.get("dim", args[1] if len(args) > 1 else None) in (-1, result.ndim - 1):
-            self.found.append(result)
+            self.matrices.append(result)
         return result
 
     def compute(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -58,7 +58,9 @@ def _attend(
 ) -> Tensor:
     """Compute `scaled_dot_product_attention` in evaluation mode, step by step."""
     if enable_gqa:
-        raise ModelError("grouped queries hide the attention of each head; attention methods are not defined for this model")
+        raise ModelError(
+            "attention methods are not defined for grouped queries, which hide the attention of each head; use a gradient or perturbation method instead"
+        )
     scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
         scores = scores.masked_fill(scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1), -math.inf)
@@ -86,7 +88,10 @@ def _attend_by_heads(
     """Compute `multi_head_attention_forward` of (T,B,E) in evaluation mode, step by step; return no weights, as nothing reads them."""
     masks = [others.get(name) for name in ("key_padding_mask", "attn_mask", "static_k", "static_v")]
     if in_proj_weight is None or bias_k is not None or add_zero_attn or any(m is not None for m in masks) or query.ndim != 3:
-        raise ModelError("its MultiheadAttention has masks, extra keys or separate projections; attention methods are not defined for it")
+        raise ModelError(
+            "attention methods are not defined for MultiheadAttention with masks, extra keys or separate projections; use a gradient or "
+            "perturbation method instead"
+        )
     width = embed_dim_to_check // num_heads
     weights = in_proj_weight.chunk(3)
     biases: Sequence[Tensor | None] = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)

@@ -1,4 +1,4 @@
-"""Model cards: JSON files that describe trained weights and lie beside them (`NAME.safetensors`, `NAME.json`)."""
+"""Model cards: JSON files that describe trained weights and are stored beside them (`NAME.safetensors`, `NAME.json`)."""
 
 import json
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ class Card:
         preprocessing: Preprocessing of the input.
         data: Name of the training data.
         recipe: Settings of the training.
-        deletion: Grid and baseline of the deletion that the model was fine-tuned with; None if it never saw deleted patches.
+        deletion: Grid and baseline of the deletion that the model was fine-tuned with; None for whole images.
         accuracy: Top-1 accuracy with its 95 % CI by name (`clean`, `deleted`).
         parameters: Number of parameters.
         seed: Seed of the training.
         seconds: Duration of the training.
-        epoch: The epoch that was kept.
+        epoch: The selected epoch.
         pair: Name of the same model with, or without, deletion.
         left_out: Number of training images that could not be read.
         digest: Digest of the weights file.
@@ -79,23 +79,23 @@ class Card:
             if file.stat().st_size > _MAX_BYTES:
                 raise ValueError("too large")
             fields = json.loads(file.read_bytes())
-            own = fields["preprocessing"]
-            sizes = {name: tuple(map(kind, own[name])) for name, kind in (("size", int), ("mean", float), ("std", float))}
+            config = fields["preprocessing"]
+            sizes = {name: tuple(map(kind, config[name])) for name, kind in (("size", int), ("mean", float), ("std", float))}
             if not isinstance(fields["class_names"], list):
-                raise TypeError("class_names is no list")
+                raise TypeError("class_names is not a list")
             if len(fields["class_names"]) > MOST_CLASSES:
                 raise ValueError(f"more than {MOST_CLASSES} class_names")
-            card = cls(**{**fields, "class_names": tuple(fields["class_names"]), "preprocessing": Preprocessing(**{**own, **sizes})})
+            card = cls(**{**fields, "class_names": tuple(fields["class_names"]), "preprocessing": Preprocessing(**{**config, **sizes})})
             card._check()
             check_size(card.preprocessing.size)
             if max(card.preprocessing.size) > card.preprocessing.crop * 2 * LARGEST:
-                raise ModelError(f"{file.name} has a crop that is too small for its size; give it a crop of 0.5 or more")
+                raise ModelError(f"{file.name} has a crop that is too small for its size; set crop to 0.5 or more")
             return card
         except SpecError as error:
             raise ModelError(f"{file.name}: {error}") from None
         except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(
-                f"{file.name} is no model card ({type(error).__name__}: {str(error)[:80]}); it is the JSON that finetune wrote beside the weights"
+                f"{file.name} is not a model card ({type(error).__name__}: {str(error)[:80]}); use the JSON file that finetune wrote beside the weights"
             ) from None
 
 
@@ -116,13 +116,13 @@ def smallest(data: str, tuned: bool) -> str | None:
         data: Start of the name of the training data.
         tuned: Whether the model has to be deletion-tuned; False finds plain models only.
     """
-    found = []
+    candidates = []
     for name, path in shipped().items():
         with suppress(ModelError):
             card = Card.read(path)
             if card.data.startswith(data) and bool(card.deletion) == tuned:
-                found.append((card.parameters, name))
-    return min(found)[1] if found else None
+                candidates.append((card.parameters, name))
+    return min(candidates)[1] if candidates else None
 
 
 def card_of(checkpoint: str | Path) -> Path | None:
@@ -138,7 +138,7 @@ def names_file_of(checkpoint: str | Path) -> Path | None:
 
 
 def read_names(file: Path, count: int) -> tuple[str, ...]:
-    """Read class names from a text file, one a line, in the order of the model's outputs.
+    """Read class names from a text file, one per line, in the order of the model's outputs.
 
     Args:
         file: The text file, in UTF-8.
@@ -147,13 +147,13 @@ def read_names(file: Path, count: int) -> tuple[str, ...]:
     Raises:
         ModelError: The file cannot be read or does not name `count` classes.
     """
-    advice = "write one name a line, in the order of the model's outputs, or move the file away"
+    advice = "write one name per line, in the order of the model's outputs, or move the file away"
     try:
         if file.stat().st_size > _MAX_BYTES:
             raise ModelError(f"{file.name} beside the checkpoint is too large to name classes; {advice}")
         names = tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError):
-        raise ModelError(f"{file.name} beside the checkpoint is not a text that can be read; {advice}") from None
+        raise ModelError(f"{file.name} beside the checkpoint is not a readable text file; {advice}") from None
     if len(names) != count:
-        raise ModelError(f"{file.name} names {len(names)} classes, and the model has {count}; {advice}")
+        raise ModelError(f"{file.name} names {len(names)} classes, but the model has {count}; {advice}")
     return names

@@ -28,7 +28,7 @@ def grid_view(model: Classifier, setting: str, n: int, cell: int = 0) -> Classif
         model: The classifier.
         setting: `gridpg`, `difull` or `dipart`.
         n: Cells per side of the grid.
-        cell: Row-major index of the cell that `difull` and `dipart` look at.
+        cell: Row-major index of the cell that `difull` and `dipart` use.
 
     Raises:
         ModelError: The setting is not defined for the model; the message gives the reason.
@@ -77,11 +77,11 @@ class CellView(Classifier):
     @property
     def layers(self) -> dict[str, Layer]:
         """Return the model's layers on grids, without those that the setting is not defined for."""
-        found = {}
+        layers = {}
         for name in self.model.layers:
             with suppress(LayerError):
-                found[name] = self.layer(name)
-        return found
+                layers[name] = self.layer(name)
+        return layers
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (B,C) of the cell in grids (B,3,n*H,n*W)."""
@@ -98,14 +98,14 @@ class DiFullView(CellView):
 
     def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
         """Return the layer with the maps of the cells stitched together. Raises `LayerError` for tokens without a position."""
-        own = self.model.layer(name)
-        if own.layout.prefix:
+        layer = self.model.layer(name)
+        if layer.layout.prefix:
             raise LayerError(
-                f"layer {name!r} of {self.name} has {own.layout.prefix} token(s) that belong to no position, so the cells' tokens cannot be "
-                "put together; DiFull is defined at Input"
+                f"layer {name!r} of {self.name} has {layer.layout.prefix} token(s) without a position, so the tokens of the cells cannot be "
+                "stitched together; use DiFull at Input"
             )
-        layout = replace(own.layout, height=own.layout.height * self._n, width=own.layout.width * self._n)
-        return Layer(own.name, own.path, layout)
+        layout = replace(layer.layout, height=layer.layout.height * self._n, width=layer.layout.width * self._n)
+        return Layer(layer.name, layer.path, layout)
 
     def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
         """Return f_explain o f_pre, with f_pre applied to every cell separately."""
@@ -149,14 +149,14 @@ class DiPartView(CellView):
         super().__init__(model, n, cell)
         self._sound: set[str] = set()
         if "Final" not in model.layers:
-            raise LayerError(f"{model.name} has no layer Final with a map to crop; DiPart is not defined for it")
-        own = model.layer("Final").layout
+            raise LayerError(f"{model.name} has no layer Final with a map to crop, so DiPart is not defined; use DiFull at Input")
+        layout = model.layer("Final").layout
         self._final = model.layer("Final", self.input_size)
         grid = self._final.layout
         cut = not grid.prefix and model.split(self._final, torch.Size((3, *self.input_size))).cut
-        if not cut or (grid.height, grid.width) != (own.height * n, own.width * n):
+        if not cut or (grid.height, grid.width) != (layout.height * n, layout.width * n):
             raise LayerError(
-                f"the head of {self.name} does not read one map with {n} x {n} times the positions; DiPart is not defined for it"
+                f"the head of {self.name} does not read one map with {n} x {n} times the positions, so DiPart is not defined; use DiFull at Input"
             )
 
     def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
@@ -170,7 +170,7 @@ class DiPartView(CellView):
         """
         size = size or torch.Size((3, *self.input_size))
         split = _DiPartSplit(self, layer, self.model.split(layer, size))
-        if split.behind and layer.path != self._final.path and layer.path not in self._sound:
+        if split.downstream and layer.path != self._final.path and layer.path not in self._sound:
             with self.session():
                 self._check(layer, split, size)
             self._sound.add(layer.path)
@@ -180,23 +180,25 @@ class DiPartView(CellView):
         grids = self._probe(2, size)
         with torch.no_grad():
             expected = self.split(self.layer("Input", (size[1], size[2])), size).fresh().after(grids)
-            mine = split.fresh()
-            features = mine.before(grids)
+            part = split.fresh()
+            features = part.before(grids)
             try:
-                found = mine.after(features)
+                logits = part.after(features)
             except RuntimeError:
                 # A path bypasses the layer and has the size of the whole grid.
-                found = torch.full_like(expected, torch.nan)
-        if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
-            raise LayerError(f"layer {layer.name!r} of {self.name} lies behind Final and mixes the cells; DiPart is defined up to Final")
+                logits = torch.full_like(expected, torch.nan)
+        if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
+            raise LayerError(
+                f"layer {layer.name!r} of {self.name} is downstream of Final and mixes the grid cells; use DiPart at Final or an earlier layer"
+            )
 
 
 class _DiPartSplit(Split):
     def __init__(self, view: DiPartView, layer: Layer, inner: Split):
         super().__init__(inner.module, inner.path, cut=inner.cut)
         self._view, self._layer, self._inner = view, layer, inner
-        finished = [name for name, found in view.model.layers.items() if name == found.path]
-        self.behind = bool(layer.path) and finished.index(layer.path) >= finished.index(view._final.path)
+        finished = [name for name, layer in view.model.layers.items() if name == layer.path]
+        self.downstream = bool(layer.path) and finished.index(layer.path) >= finished.index(view._final.path)
 
     def fresh(self) -> Split:
         return _DiPartSplit(self._view, self._layer, self._inner.fresh())
@@ -205,11 +207,11 @@ class _DiPartSplit(Split):
         return self._inner.before(images)
 
     def seen(self, factors: Tensor) -> Tensor:
-        return crop(factors, self._view._n, self._view._cell) if self.behind else factors
+        return crop(factors, self._view._n, self._view._cell) if self.downstream else factors
 
     def after(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
         view = self._view
-        if self.behind:
+        if self.downstream:
             return self._inner.after(view._crop(output, self._layer.layout), rows)
 
         def cut(_module: nn.Module, _args: Any, features: Tensor) -> Tensor:
@@ -264,7 +266,7 @@ def _not_pooled(model: Classifier, n: int) -> str:
     # Relative to the effect of the features, not to the bias, and above rounding errors.
     pairs = ((first, second), (all_alike, fewer))
     pooled = all(bool((a - b).abs().amax() <= 1e-2 * (a - nothing).abs().amax() + 2e-6 * a.abs().amax()) for a, b in pairs)
-    return "" if pooled else f"that of {model.name} tells positions apart"
+    return "" if pooled else f"that of {model.name} distinguishes positions"
 
 
 class _ConvolutionalHead(nn.Module):

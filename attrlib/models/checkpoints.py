@@ -24,7 +24,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "weights")
 _ADVICE = "save it again with safetensors, or with torch.save(model.state_dict(), FILE)"
 MOST_CLASSES = 100_000
-"""More than any classifier in use has: ImageNet-21k has 21,843."""
+"""Maximum number of classes, more than any classifier in use has: ImageNet-21k has 21,843."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -47,7 +47,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         return _state_dict(tensors, file.name)
     if _is_text(file):
         raise ModelError(
-            f"{file.name} is not a checkpoint that PyTorch can read: it is a text, such as a web page or a Git LFS pointer; download the file itself"
+            f"{file.name} is not a checkpoint that PyTorch can read: it is a text file, such as a web page or a Git LFS pointer; download the file itself"
         )
     namespace_is_new = argparse.Namespace not in torch.serialization.get_safe_globals()
     try:
@@ -76,12 +76,12 @@ def _check_archive(file: Path) -> None:
             opened.seek(-98, os.SEEK_END)
             one = _directory(opened.read(), file.stat().st_size) == start
     if not one:
-        raise ModelError(f"{file.name} is a zip that readers could understand in two ways, so it was not loaded; {_ADVICE}")
+        raise ModelError(f"{file.name} is an ambiguous zip file, so it was not loaded; {_ADVICE}")
     # PyTorch writes entries uncompressed, one after the other.
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     if not stored or sum(entry.file_size for entry in entries) > file.stat().st_size:
         raise ModelError(
-            f"{file.name} is compressed, or its entries overlap, as in no checkpoint of PyTorch, so it was not loaded; {_ADVICE}"
+            f"{file.name} is compressed or has overlapping entries, which PyTorch never writes, so it was not loaded; {_ADVICE}"
         )
 
 
@@ -141,22 +141,24 @@ def _set_metadata(state: Mapping[str, Tensor], metadata: Mapping | None) -> None
 
 def strip_prefix(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
     """Return the state dict without wrapper prefixes (`module.`, `model.`, ...) that all keys share."""
-    own = set(module.state_dict())
+    expected = set(module.state_dict())
     stripped = dict(state)
     prefix = ""
-    while stripped and not own & stripped.keys():
+    while stripped and not expected & stripped.keys():
         heads = {key.partition(".")[0] for key in stripped}
         if len(heads) != 1 or any("." not in key for key in stripped):
             break
         prefix += heads.pop() + "."
         stripped = {key.partition(".")[2]: value for key, value in stripped.items()}
-    if not own & stripped.keys():
+    if not expected & stripped.keys():
         return dict(state)
-    kept = OrderedDict(stripped)
+    result = OrderedDict(stripped)
     metadata = getattr(state, "_metadata", None)
     if metadata is not None:
-        _set_metadata(kept, {key.removeprefix(prefix).removesuffix("."): v for key, v in metadata.items() if f"{key}.".startswith(prefix)})
-    return kept
+        _set_metadata(
+            result, {key.removeprefix(prefix).removesuffix("."): v for key, v in metadata.items() if f"{key}.".startswith(prefix)}
+        )
+    return result
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -171,24 +173,24 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> N
         ModelError: Keys or shapes do not fit; the message names them.
     """
     state = strip_prefix(state, module)
-    own = module.state_dict()
+    expected = module.state_dict()
     # No computation here reads these counters, and files from before torch 0.4.1 have none.
-    state.update({k: v for k, v in own.items() if k.endswith("num_batches_tracked") and k not in state})
+    state.update({k: v for k, v in expected.items() if k.endswith("num_batches_tracked") and k not in state})
     if not hasattr(state, "_metadata"):
         state = OrderedDict(state)
-        _set_metadata(state, getattr(own, "_metadata", None))
+        _set_metadata(state, getattr(expected, "_metadata", None))
     problems = {
-        "missing": [k for k in own if k not in state],
-        "not in the model": [k for k in state if k not in own],
+        "missing": [k for k in expected if k not in state],
+        "not in the model": [k for k in state if k not in expected],
         "of another shape": [
-            f"{k} {tuple(state[k].shape)} for {tuple(v.shape)}" for k, v in own.items() if k in state and state[k].shape != v.shape
+            f"{k} {tuple(state[k].shape)} for {tuple(v.shape)}" for k, v in expected.items() if k in state and state[k].shape != v.shape
         ],
     }
     if any(problems.values()):
-        found = "; ".join(
+        summary = "; ".join(
             f"{len(keys)} {kind}: {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}" for kind, keys in problems.items() if keys
         )
-        raise ModelError(f"{source} does not fit this architecture ({found}); choose the architecture that it was saved from")
+        raise ModelError(f"{source} does not fit this architecture ({summary}); choose the architecture that it was saved from")
     module.load_state_dict(state)
 
 

@@ -34,11 +34,11 @@ def in_chunks(size: int, work: Callable[..., Tensor], *rows: Tensor) -> tuple[Te
     Raises:
         OutOfMemory: Memory does not suffice for a single row.
     """
-    found: list[Tensor] = []
+    results: list[Tensor] = []
     first, count = 0, len(rows[0])
-    while first < count or not found:
+    while first < count or not results:
         try:
-            found.append(work(*(values[first : first + size] for values in rows)))
+            results.append(work(*(values[first : first + size] for values in rows)))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -49,13 +49,13 @@ def in_chunks(size: int, work: Callable[..., Tensor], *rows: Tensor) -> tuple[Te
         # Outside the except block, where the error no longer keeps the tensors of the failed pass alive.
         if failed:
             size = half(min(size, count - first))
-    return found[0] if len(found) == 1 else torch.cat(found), size
+    return results[0] if len(results) == 1 else torch.cat(results), size
 
 
 def half(size: int) -> int:
     """Return half of a number of rows, at least one, after emptying the CUDA cache. Raises `OutOfMemory` for a single row."""
     if size <= 1:
-        raise OutOfMemory("there is not enough memory for a single image; take a smaller model or layer, or close other programs")
+        raise OutOfMemory("there is not enough memory for a single image; use a smaller model or layer, or close other programs")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return size // 2

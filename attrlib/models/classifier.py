@@ -43,11 +43,11 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 # One lock per module, because two classifiers may wrap the same module.
-_making = threading.Lock()
+_locks_lock = threading.Lock()
 
 
 def _lock_of(module: nn.Module) -> threading.RLock:
-    with _making:
+    with _locks_lock:
         return _locks.setdefault(module, threading.RLock())
 
 
@@ -59,13 +59,13 @@ class Classifier:
     Args:
         module: The network, from normalised images (B,3,H,W) to logits (B,C).
         preprocessing: Maps a PIL picture to the network's input.
-        spec: The model in text form, which names it in messages.
+        spec: The model in text form, used as its name in messages.
         class_names: One name per output; by default `class 0`, `class 1`, ...
         layer_names: Module paths that `Middle` and `Final` stand for; by default they are inferred.
         deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
 
     Attributes:
-        derived: Cache of the views that `attrlib.models.cells` made of this classifier.
+        derived: Cache of the views that `attrlib.models.cells` creates of this classifier.
 
     Raises:
         ModelError: The module is not a classifier, has weights without values, or `class_names` does not fit its outputs.
@@ -92,7 +92,7 @@ class Classifier:
         self._lock = _lock_of(module)
         outputs = self._probe_outputs()
         if class_names is not None and len(class_names) != outputs:
-            raise ModelError(f"{len(class_names)} class names for a model with {outputs} outputs; give one name for each output")
+            raise ModelError(f"{len(class_names)} class names for a model with {outputs} outputs; give one name per output")
         self.class_names: tuple[str, ...] = tuple(class_names or (f"class {i}" for i in range(outputs)))
 
     def with_module(self, module: nn.Module, layer_names: Mapping[str, str] | None = None) -> "Classifier":
@@ -157,7 +157,9 @@ class Classifier:
         with self.session():
             for name, path in self._layer_names.items():
                 if name not in NAMED[1:] or path not in dict(self.module.named_modules()):
-                    raise LayerError(f"layers={{{name!r}: {path!r}}}: names are Middle and Final, values module paths of the model")
+                    raise LayerError(
+                        f"layers={{{name!r}: {path!r}}} is not valid: use Middle or Final as names, and module paths of the model as values"
+                    )
             return find_layers(self.module, probe, self._layer_names)
 
     def layer(self, name: str, size: tuple[int, int] | None = None) -> Layer:
@@ -183,7 +185,7 @@ class Classifier:
             return self.layers[name]
         if name in NAMED:
             raise LayerError(
-                f"{self.name} has no layer {name}: no module of it that runs once yields a map; take a method at Input, or name the "
+                f"{self.name} has no layer {name}: none of its modules runs exactly once and yields a map; use a method at Input, or name the "
                 f"module with wrap_model(..., layers={{{name!r}: PATH}})"
             )
         if name in dict(self.module.named_modules()):
@@ -196,13 +198,13 @@ class Classifier:
             try:
                 with self.session():
                     named = {n: self.layers[n].path for n in NAMED[1:] if n in self.layers}
-                    found = find_layers(self.module, self._probe(2, torch.Size((3, *size))), named)
+                    layers = find_layers(self.module, self._probe(2, torch.Size((3, *size))), named)
             except (RuntimeError, ValueError, TypeError, AssertionError, LayerError) as error:
                 raise ImageError(
                     f"{self.name} cannot process images of {size[0]} x {size[1]} px ({str(error).splitlines()[0][:160]}); "
-                    f"give them at {self.input_size[0]} x {self.input_size[1]} px"
+                    f"use images of {self.input_size[0]} x {self.input_size[1]} px"
                 ) from error
-            self._layouts[size] = {layer.path: layer.layout for layer in found.values()}
+            self._layouts[size] = {layer.path: layer.layout for layer in layers.values()}
         return self._layouts[size]
 
     def split(self, layer: Layer, size: torch.Size | None = None) -> Split:
@@ -232,11 +234,11 @@ class Classifier:
             raise SpecError(f"target={text[:20]} is not a class of {self.name}: it has classes 0 to {len(self.class_names) - 1}")
         whole = [i for i, name in enumerate(self.class_names) if name.lower() == text.lower()]
         parts = [i for i, name in enumerate(self.class_names) if text.lower() in (part.strip().lower() for part in name.split(","))]
-        found = whole or parts
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise SpecError(f"{text!r} is the name of classes {' and '.join(map(str, found[:5]))} of {self.name}; give the index")
+        matches = whole or parts
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise SpecError(f"{text!r} is the name of classes {' and '.join(map(str, matches[:5]))} of {self.name}; give the index")
         raise SpecError(unknown(f"class of {self.name}", text, [n.split(",")[0] for n in self.class_names]))
 
     @property
@@ -246,8 +248,8 @@ class Classifier:
         That of a custom module also covers its code and plain attributes, and the layers named as Middle and Final. The weights are hashed
         once, and again when they have changed.
         """
-        own = [part for part in (code_of(self.module), sorted(self._layer_names.items())) if part]
-        return digest(self._weights.of(self.module), repr(self.module), self.preprocessing, *own)
+        extras = [part for part in (code_of(self.module), sorted(self._layer_names.items())) if part]
+        return digest(self._weights.of(self.module), repr(self.module), self.preprocessing, *extras)
 
     def _probe(self, count: int, size: torch.Size | None = None) -> Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -256,9 +258,7 @@ class Classifier:
     def _probe_outputs(self) -> int:
         devices = sorted({str(t.device) for t in (*self.module.parameters(), *self.module.buffers())})
         if "meta" in devices:
-            raise ModelError(
-                f"{self.name} has weights without values (device meta); give it values first, with to_empty and load_state_dict"
-            )
+            raise ModelError(f"{self.name} has weights without values (device meta); load values first, with to_empty and load_state_dict")
         try:
             with self.session(), torch.no_grad():
                 logits = self.module(self._probe(1))
@@ -269,12 +269,12 @@ class Classifier:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             if len(devices) > 1:
                 raise ModelError(
-                    f"{self.name} lies on {' and '.join(devices)} ({reason}); move it to one device with module.to(...)"
+                    f"{self.name} has weights on {' and '.join(devices)} ({reason}); move it to one device with module.to(...)"
                 ) from error
             raise ModelError(f"{self.name} cannot process a {height} x {width} px RGB image ({reason}); check input_size") from error
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
-            found = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            returned = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
             raise ModelError(
-                f"{self.name} returns {found} for one image; a classifier returns logits (batch, classes): wrap the module so that it does"
+                f"{self.name} returns {returned} for one image, not logits (batch, classes); wrap the module so that it returns logits"
             )
         return logits.shape[1]

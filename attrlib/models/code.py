@@ -7,24 +7,24 @@ from torch import nn
 
 from attrlib.specs import digest
 
-_KNOWN = ("attrlib", "torch", "torchvision", "timm")
+_LIBRARIES = ("attrlib", "torch", "torchvision", "timm")
 _PLAIN = (bool, int, float, str, type(None))
 
 
 def code_of(module: nn.Module) -> str:
     """Return a digest of the source of all custom classes in a module, and of the numbers and texts in their instances.
 
-    The digest is empty if all classes come from libraries. A class without source, such as one from an old console, counts by its
-    name only. Functions outside of classes do not count.
+    The digest is empty if all classes come from libraries. A class without source, such as one from an old console, contributes only
+    its name. Functions outside of classes are ignored.
     """
-    parts = [(name, part) for name, part in module.named_modules() if not _is_known(type(part))]
+    parts = [(name, part) for name, part in module.named_modules() if not _from_library(type(part))]
     if not parts:
         return ""
     return digest([(name, _source(type(part)), _attributes(part)) for name, part in parts])  # type: ignore[arg-type]
 
 
-def _is_known(cls: type) -> bool:
-    return cls.__module__.split(".")[0] in _KNOWN
+def _from_library(cls: type) -> bool:
+    return cls.__module__.split(".")[0] in _LIBRARIES
 
 
 def _attributes(part: nn.Module) -> list[tuple[str, str]]:
@@ -39,11 +39,11 @@ def _is_plain(value: object) -> bool:
 @cache
 def _source(cls: type) -> list[str]:
     """Return the source of a class and its base classes; cached, because an edited class is a new object."""
-    found = []
-    for own in inspect.getmro(cls):
-        if own is not object and not _is_known(own):
+    sources = []
+    for base in inspect.getmro(cls):
+        if base is not object and not _from_library(base):
             try:
-                found.append(inspect.getsource(own))
+                sources.append(inspect.getsource(base))
             except (OSError, TypeError):
-                found.append(f"{own.__module__}.{own.__qualname__}")
-    return found
+                sources.append(f"{base.__module__}.{base.__qualname__}")
+    return sources

@@ -29,17 +29,17 @@ def downloaded(name: str) -> Path | None:
     file = _file(name)
     if not file.is_file():
         return None
-    kept = file.with_suffix(".sha256")
-    if kept.is_file() and kept.read_text().strip() != _digest(str(file), file.stat().st_size, file.stat().st_mtime_ns):
+    recorded = file.with_suffix(".sha256")
+    if recorded.is_file() and recorded.read_text().strip() != _digest(str(file), file.stat().st_size, file.stat().st_mtime_ns):
         raise ModelError(f"{file} has changed since it was downloaded; delete it and download it again")
     return file
 
 
 def download(name: str, on_progress: Progress = no_progress) -> Path:
-    """Download the published checkpoint `idsds:NAME` into the cache folder, unless it is there, and return its path.
+    """Download the published checkpoint `idsds:NAME` into the cache folder, unless it is already there, and return its path.
 
-    The file must have the length that the server announces. Its digest is kept beside it. An interrupted download leaves nothing
-    behind.
+    The file must have the length that the server announces. Its digest is stored beside it. An interrupted download leaves no
+    files.
 
     Args:
         name: `idsds:NAME`.
@@ -49,11 +49,11 @@ def download(name: str, on_progress: Progress = no_progress) -> Path:
         ModelError: The name is unknown, the download failed, or an earlier download has changed; the message says what to do.
     """
     if name.removeprefix(PREFIX) not in PUBLISHED:
-        raise ModelError(unknown("published model", name, [PREFIX + known for known in PUBLISHED]))
+        raise ModelError(unknown("published model", name, [PREFIX + model for model in PUBLISHED]))
     with _one:
-        there = downloaded(name)
-        if there is not None:
-            return there
+        existing = downloaded(name)
+        if existing is not None:
+            return existing
         url, file = PUBLISHED[name.removeprefix(PREFIX)].url, _file(name)
         part = file.with_suffix(".part")
         try:
@@ -64,8 +64,8 @@ def download(name: str, on_progress: Progress = no_progress) -> Path:
         except (URLError, HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
             raise ModelError(
-                f"{name} could not be downloaded ({str(reason)[:160]}); connect to the internet and try again, or get {url} elsewhere "
-                "and give the file as checkpoint"
+                f"{name} could not be downloaded ({str(reason)[:160]}); connect to the internet and try again, or download {url} elsewhere "
+                "and pass the file as checkpoint"
             ) from None
         finally:
             part.unlink(missing_ok=True)
@@ -89,7 +89,7 @@ def _fetch(url: str, part: Path, on_progress: Progress) -> str:
             hasher.update(chunk)
             out.write(chunk)
     if done != total:
-        raise ValueError(f"{done} of {total} bytes came")
+        raise ValueError(f"{done} of {total} bytes were received")
     return hasher.hexdigest()
 
 

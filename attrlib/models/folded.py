@@ -29,7 +29,7 @@ class Folded:
     """
 
     def __init__(self) -> None:
-        self._made: dict[Classifier, Classifier] = {}
+        self._twins: dict[Classifier, Classifier] = {}
 
     def __call__(self, model: Classifier, path: str = "") -> Classifier:
         """Return the twin of a model for attribution to a layer, or the model itself if the layer's output differs in the twin.
@@ -38,11 +38,11 @@ class Folded:
             model: The classifier.
             path: Module path of the layer; empty for the input.
         """
-        if model not in self._made:
-            self._made[model] = model.over(self(model.model)) if isinstance(model, CellView) else _folded(model)
-        twin = self._made[model]
-        own, other = (of.module.get_submodule(path) for of in (model, twin))
-        return model if type(own) in CONVOLUTIONS and own.weight is not other.weight else twin
+        if model not in self._twins:
+            self._twins[model] = model.over(self(model.model)) if isinstance(model, CellView) else _folded(model)
+        twin = self._twins[model]
+        layer, folded = (each.module.get_submodule(path) for each in (model, twin))
+        return model if type(layer) in CONVOLUTIONS and layer.weight is not folded.weight else twin
 
 
 def _folded(model: Classifier) -> Classifier:
@@ -68,9 +68,9 @@ def _pairs(module: nn.Module, images: Tensor) -> dict[str, str]:
 
     def read(path: str, args: tuple[Any, ...]) -> None:
         calls[path] += 1
-        for own in args:
-            if id(own) in written:
-                readers.setdefault(written[id(own)][0], []).append(path)
+        for value in args:
+            if id(value) in written:
+                readers.setdefault(written[id(value)][0], []).append(path)
 
     def write(path: str, output: Any) -> None:
         # Keep a reference, so that no later tensor gets the same id.
@@ -78,12 +78,12 @@ def _pairs(module: nn.Module, images: Tensor) -> dict[str, str]:
 
     modules = dict(module.named_modules())
     with ExitStack() as stack:
-        for path, own in modules.items():
-            stack.callback(own.register_forward_pre_hook(lambda _m, args, path=path: read(path, args)).remove)
-            if type(own) in CONVOLUTIONS:
-                stack.callback(own.register_forward_hook(lambda _m, _args, output, path=path: write(path, output)).remove)
+        for path, part in modules.items():
+            stack.callback(part.register_forward_pre_hook(lambda _m, args, path=path: read(path, args)).remove)
+            if type(part) in CONVOLUTIONS:
+                stack.callback(part.register_forward_hook(lambda _m, _args, output, path=path: write(path, output)).remove)
         module(images)
-    weights = Counter(id(p) for own in modules.values() for p in own._parameters.values())
+    weights = Counter(id(p) for part in modules.values() for p in part._parameters.values())
     return {
         path: norm
         for path, (norm, *more) in readers.items()

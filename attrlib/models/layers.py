@@ -141,7 +141,7 @@ def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None =
     named = {"Input": Layer("Input", "", Layout("NCHW", *probe.shape[1:]))}
     for name, path in (names or {}).items():
         if path not in layers:
-            raise LayerError(f"{path!r}, given as {name}, yields no spatial map or is called more than once; give another module path")
+            raise LayerError(f"{path!r}, given as {name}, yields no spatial map or is called more than once; choose another module path")
     paths = default_layers(module, layers, probe) | (names or {})
     for name in NAMED[1:]:
         if paths.get(name) in layers:

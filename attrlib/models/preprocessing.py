@@ -84,7 +84,7 @@ class Preprocessing:
         """
         if mask.shape != tuple(picture_size[::-1]):
             shape, (width, height) = " x ".join(map(str, mask.shape)), picture_size
-            raise ImageError(f"a mask of shape {shape} for a picture of {height} x {width} px; give one of the picture's height and width")
+            raise ImageError(f"a mask of shape {shape} for a picture of {height} x {width} px; give a mask of the same size")
         placed = self._placed(Image.fromarray(mask.astype(bool).astype(np.uint8)), Image.Resampling.NEAREST, 0, 1)
         return torch.from_numpy(np.array(placed).astype(bool))
 

@@ -48,10 +48,10 @@ def preserved(module: nn.Module) -> Iterator[None]:
     """
     # The same as modules() and parameters(), but without building names, which takes as long as a small layer.
     modules = [module]
-    known = {module}
+    seen = {module}
     for m in modules:
-        new = [child for child in m._modules.values() if child is not None and child not in known]
-        known.update(new)
+        new = [child for child in m._modules.values() if child is not None and child not in seen]
+        seen.update(new)
         modules += new
     training = [m for m in modules if m.training]
     trainable = [p for m in modules for p in m._parameters.values() if p is not None and p.requires_grad]
@@ -76,7 +76,7 @@ def reduced(module: nn.Module, device: torch.device) -> Iterator[None]:
     bfloat16 has 8 significant bits, so logits rounded to it would tie. Raises `ModelError` if the device does not support bfloat16.
     """
     if not has_bfloat16(device):
-        raise ModelError(f"the device {device} computes no bfloat16, so fast is not offered on it; leave fast out")
+        raise ModelError(f"the device {device} does not support bfloat16, which fast needs; leave fast out")
     heads = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:]
 
     before: list[bool] = []

@@ -31,7 +31,7 @@ def architectures() -> dict[str, list[str]]:
 def builder(name: str) -> Build:
     """Return the builder of the architecture `SOURCE:NAME`, or of the embedded one."""
     source, _, short = name.partition(":")
-    builders = {"timm": _timm, "torchvision": _torchvision, "attrlib": _own, "idsds": _published, EMBEDDED: _efficientnet_lite0}
+    builders = {"timm": _timm, "torchvision": _torchvision, "attrlib": _attrlib, "idsds": _published, EMBEDDED: _efficientnet_lite0}
     return builders[source](short, name)
 
 
@@ -60,12 +60,12 @@ def _torchvision(short: str, name: str) -> Build:
     return build
 
 
-def _own(short: str, name: str) -> Build:
+def _attrlib(short: str, name: str) -> Build:
     def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
         if pretrained:
             raise ModelError(f"{name} comes without weights; give a checkpoint, or pretrained=False for random weights")
-        own = ARCHITECTURES[short]
-        return own.build(classes or 1000), own.preprocessing
+        architecture = ARCHITECTURES[short]
+        return architecture.build(classes or 1000), architecture.preprocessing
 
     return build
 
@@ -75,8 +75,8 @@ def _published(short: str, name: str) -> Build:
         published = PUBLISHED[short]
         if pretrained:
             raise ModelError(
-                f"{name} is not downloaded unasked: python -m attrlib download {name} gets it, or download {published.url} and give the "
-                "file as checkpoint"
+                f"{name} is not downloaded automatically; run python -m attrlib download {name}, or download {published.url} and pass "
+                "the file as checkpoint"
             )
         return published.build(classes or 1000), published.preprocessing
 
@@ -97,19 +97,19 @@ def _download(name: str, create: Callable[[], nn.Module], pretrained: bool) -> n
             raise ModelError(f"{name} cannot be built ({str(error).splitlines()[0][:160]}); check its name") from None
     # timm, torchvision and the hub client raise a dozen unrelated types for "no connection" and "no such weights".
     try:
-        with _no_waiting_for_an_absent_hub():
+        with _offline_if_unreachable():
             return create()
     except Exception as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise ModelError(
-            f"the pretrained weights of {name} could not be had ({reason}); connect to the internet, or download them elsewhere "
-            f"and give the file as checkpoint, or use {EMBEDDED}, which needs no download"
+            f"the pretrained weights of {name} could not be loaded ({reason}); connect to the internet, or download them elsewhere "
+            f"and pass the file as checkpoint, or use {EMBEDDED}, which needs no download"
         ) from error
 
 
 @contextmanager
-def _no_waiting_for_an_absent_hub() -> Iterator[None]:
-    """Set the hub client offline if there is no connection; it would retry for most of a minute before it looks into its cache."""
+def _offline_if_unreachable() -> Iterator[None]:
+    """Set the hub client offline if there is no connection; it would retry for most of a minute before it reads its cache."""
     constants = huggingface_hub.constants
     before = constants.HF_HUB_OFFLINE
     host = urlsplit(constants.ENDPOINT)

@@ -109,18 +109,18 @@ class Split:
         if not path:
             return cls(module, path)
         one, two = trace(module, probe[:1])[0], trace(module, probe)[0]
-        own = [c for c in one if c.path == path]
-        if len(own) != 1:
-            times = f"called {len(own)} times" if own else "not called"
+        matches = [c for c in one if c.path == path]
+        if len(matches) != 1:
+            times = f"called {len(matches)} times" if matches else "not called"
             raise LayerError(f"layer {path!r} is {times} in a forward pass; choose a layer that is called once")
-        if not isinstance(own[0].output, Tensor):
-            raise LayerError(f"layer {path!r} returns a {type(own[0].output).__name__}, not a tensor; choose another layer")
-        split = cls(module, path, _find_stubs(one, two, own[0]))
+        if not isinstance(matches[0].output, Tensor):
+            raise LayerError(f"layer {path!r} returns a {type(matches[0].output).__name__}, not a tensor; choose another layer")
+        split = cls(module, path, _find_stubs(one, two, matches[0]))
         split.cut = split._is_cut(probe)
         return split
 
     def fresh(self) -> "Split":
-        """Return a copy that remembers no images; two contexts at the same time must not share a split."""
+        """Return a copy without recorded images; two contexts that are used at the same time must not share a split."""
         return Split(self.module, self.path, self.stubs, self.cut)
 
     def before(self, images: Tensor) -> Tensor:
@@ -154,15 +154,15 @@ class Split:
             rows: Index (N,) of the image of the last `before` that each row is derived from; needed only if the layer is not a cut.
         """
         # Copy, because later modules may write into it: an in-place ReLU must not change the caller's tensor.
-        given = output.clone()
+        value = output.clone()
         if not self.path:
-            return self.module(given)
+            return self.module(value)
         n = len(output)
         with ExitStack() as stack:
-            stack.enter_context(_returns(self.module.get_submodule(self.path), lambda _: given))
+            stack.enter_context(_returns(self.module.get_submodule(self.path), lambda _: value))
             for stub in self.stubs:
-                stack.enter_context(_returns(self.module.get_submodule(stub.path), self._source(stub, n, rows, given)))
-            return self.module(self._input(n, rows, given))
+                stack.enter_context(_returns(self.module.get_submodule(stub.path), self._source(stub, n, rows, value)))
+            return self.module(self._input(n, rows, value))
 
     def seen(self, factors: Tensor) -> Tensor:
         """Return the part of factors (k,1,h,w) on the layer's output that the model sees: here all of it."""
@@ -222,10 +222,10 @@ class Split:
             for self._fill in (torch.inf, torch.nan):
                 # Code that depends on values (an assertion, a branch) may reject these: then the layer is not a cut.
                 try:
-                    found = self.after(output)
+                    result = self.after(output)
                 except Exception:  # noqa: BLE001
                     return False
-                if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * scale):
+                if not torch.allclose(result, expected, rtol=1e-3, atol=1e-4 * scale):
                     return False
         return True
 
@@ -246,17 +246,17 @@ def _find_stubs(one: list[_Call], two: list[_Call], layer: _Call) -> tuple[_Stub
 
     Modules that write into their input, or whose output does not have the images in the first dimension, must still run.
     """
-    found: dict[str, list[tuple[_Call, _Call]]] = {}
+    stubs: dict[str, list[tuple[_Call, _Call]]] = {}
     covered = -1
     for a, b in zip(one, two, strict=True):
         if a.start > covered and a.end < layer.start and isinstance(a.output, Tensor) and not a.writes and _by_image(a.output, b.output):
             covered = a.end
-            found.setdefault(a.path, []).append((a, b))
-    # Calls of a module both as a stub and inside another stub would be miscounted: leave such a module as it is.
-    counts = {path: sum(c.path == path and c.end < layer.start for c in one) for path in found}
+            stubs.setdefault(a.path, []).append((a, b))
+    # Calls of a module both as a stub and inside another stub would be miscounted: such a module still runs.
+    counts = {path: sum(c.path == path and c.end < layer.start for c in one) for path in stubs}
     return tuple(
         _Stub(path, tuple((a.output.shape, b.output.shape) for a, b in calls), tuple(a.changed_later for a, _ in calls))
-        for path, calls in found.items()
+        for path, calls in stubs.items()
         if counts[path] == len(calls)
     )
 
@@ -270,8 +270,8 @@ def _returns(module: nn.Module, value: Callable[[int], Tensor | None]) -> Iterat
     calls = iter(range(1 << 40))
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        given = value(next(calls))
-        return original(*args, **kwargs) if given is None else given
+        result = value(next(calls))
+        return original(*args, **kwargs) if result is None else result
 
     module.forward = forward
     # The value was recorded after the module's hooks, which must not run on it again.

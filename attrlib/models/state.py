@@ -23,21 +23,21 @@ class State:
 
     def changes(self) -> list[str]:
         """Return descriptions of everything that changed since the snapshot; empty if nothing did."""
-        found = []
+        changes = []
         for path, m, training, forward, tables in self._modules:
             where = path or "the whole model"
-            found += [] if m.training == training else [f"the mode of {where}"]
-            found += [] if vars(m).get("forward") is forward else [f"forward of {where}"]
+            changes += [] if m.training == training else [f"the mode of {where}"]
+            changes += [] if vars(m).get("forward") is forward else [f"forward of {where}"]
             for key, (table, content) in tables.items():
                 now = vars(m).get(key)
                 if now is not table or now.keys() != content.keys() or any(now[k] is not content[k] for k in content):
-                    found.append(f"{'hooks' if 'hooks' in key else key.strip('_')} of {where}")
-        for name, tensor, values, asks, grad, slope in self._tensors:
-            found += [] if _equal(tensor.detach(), values) else [f"the values of {name}"]
-            found += [] if tensor.requires_grad == asks else [f"requires_grad of {name}"]
-            kept = tensor.grad is grad and (grad is None or slope is None or _equal(grad, slope))
-            found += [] if kept else [f"the gradient of {name}"]
-        return list(dict.fromkeys(found))
+                    changes.append(f"{'hooks' if 'hooks' in key else key.strip('_')} of {where}")
+        for name, tensor, values, required, grad, slope in self._tensors:
+            changes += [] if _equal(tensor.detach(), values) else [f"the values of {name}"]
+            changes += [] if tensor.requires_grad == required else [f"requires_grad of {name}"]
+            same = tensor.grad is grad and (grad is None or slope is None or _equal(grad, slope))
+            changes += [] if same else [f"the gradient of {name}"]
+        return list(dict.fromkeys(changes))
 
     def restore(self) -> None:
         """Restore the module to the snapshot."""
@@ -52,12 +52,12 @@ class State:
                 table.update(content)
                 vars(m)[key] = table
         with torch.no_grad():
-            for _, tensor, values, asks, grad, slope in self._tensors:
+            for _, tensor, values, required, grad, slope in self._tensors:
                 if tensor.shape != values.shape:
                     tensor.data = values
                 elif not _equal(tensor, values):
                     tensor.copy_(values)
-                tensor.requires_grad_(asks)
+                tensor.requires_grad_(required)
                 tensor.grad = grad
                 if grad is not None and slope is not None:
                     grad.copy_(slope)

@@ -1,4 +1,4 @@
-"""Digest of a module's weights, computed once while they stay as they are."""
+"""Digest of a module's weights, computed again only when they have changed."""
 
 import hashlib
 
@@ -12,8 +12,8 @@ BLOCKS = 64
 class WeightDigest:
     """The digest of a module's parameters and buffers.
 
-    Hashing takes about a second for 10^9 bytes, and many places ask for the digest of one model. It is computed again only when a tensor
-    was replaced or written to, or when the sums of its bytes, 20 times as cheap as their hash, say that somebody wrote through `.data`.
+    Hashing takes about a second for 10^9 bytes, and the digest of a model is requested often. It is computed again only when a tensor was
+    replaced or written to, or when the sums of its bytes, 20 times as cheap as their hash, show a change made through `.data`.
     """
 
     def __init__(self) -> None:

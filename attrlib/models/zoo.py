@@ -37,15 +37,15 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
     """List the models that need no download, or all that match a pattern.
 
     Args:
-        pattern: Pattern such as `timm:resnet*`; matched against the models without download and every known architecture.
+        pattern: Pattern such as `timm:resnet*`; matched against the models without download and all architectures.
     """
     embedded = ModelInfo(EMBEDDED, "embedded", "EfficientNet-Lite0 on ImageNet-1k, 4.7 M parameters, 224 px; no download")
     every = [embedded, *(ModelInfo(name, "shipped", Card.read(path).summary()) for name, path in shipped().items())]
-    found = [info for info in every if not pattern or fnmatch(info.name, pattern)]
+    result = [info for info in every if not pattern or fnmatch(info.name, pattern)]
     if pattern:
         for source, names in architectures().items():
-            found += [ModelInfo(f"{source}:{n}", source) for n in names if fnmatch(f"{source}:{n}", pattern)]
-    return found
+            result += [ModelInfo(f"{source}:{n}", source) for n in names if fnmatch(f"{source}:{n}", pattern)]
+    return result
 
 
 def check_name(name: str) -> None:
@@ -79,7 +79,7 @@ def load_model(
     """Load a classifier by name, or from a checkpoint file.
 
     `load_model("timm:resnet18", checkpoint="my.pth")` and `load_model("my.pth", architecture="timm:resnet18")` are equivalent.
-    The number of classes is read from the checkpoint. Without a model card, their names are read from `my.txt` beside it, one a line.
+    The number of classes is read from the checkpoint. Without a model card, their names are read from `my.txt` beside it, one per line.
 
     Args:
         name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`, or
@@ -87,7 +87,7 @@ def load_model(
             `checkpoint`, or from the file that `attrlib.models.download` fetched.
         device: `auto`, or the name of a torch device.
         checkpoint: File with the weights. `random:SEED` gives random weights.
-        architecture: Architecture of the checkpoint file `name`; not needed if a model card lies beside the file.
+        architecture: Architecture of the checkpoint file `name`; not needed if there is a model card beside the file.
         pretrained: Whether to load pretrained weights; False gives random weights drawn with `seed`.
         seed: Seed of random weights.
         class_names: One name per output; by default those of the model card, the text file, or ImageNet.
@@ -100,22 +100,22 @@ def load_model(
             The message says what to do.
         SpecError: `input_size`, or the seed of random weights, is not valid.
     """
-    name, asked = str(name), None if input_size is None else check_size(input_size)
+    name, new_size = str(name), None if input_size is None else check_size(input_size)
     if architecture is not None:
         name, checkpoint = architecture, checkpoint or name
     elif checkpoint is None and (name.endswith(SUFFIXES) or Path(name).is_file()):
-        beside = card_of(name)
-        if beside is None:
-            raise ModelError(f"{name!r} is a checkpoint file: name its architecture too, for example architecture='timm:resnet18'")
-        name, checkpoint = Card.read(beside).architecture, name
+        card_file = card_of(name)
+        if card_file is None:
+            raise ModelError(f"{name!r} is a checkpoint file; give its architecture too, for example architecture='timm:resnet18'")
+        name, checkpoint = Card.read(card_file).architecture, name
     check_name(name)
     where = pick_device(device)
     file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"
     if file and file.startswith(RANDOM):
         seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
-    weights = None if file and file.startswith(RANDOM) else Path(file) if file else _weights_at_hand(name) if pretrained else None
-    beside = card_of(weights) if weights else shipped().get(name)
-    card = Card.read(beside) if beside else None
+    weights = None if file and file.startswith(RANDOM) else Path(file) if file else _local_weights(name) if pretrained else None
+    card_file = card_of(weights) if weights else shipped().get(name)
+    card = Card.read(card_file) if card_file else None
     build = builder(architecture_of(name))
     with _seeded(seed):
         if weights is None:
@@ -127,13 +127,13 @@ def load_model(
                 _resize(module, preprocessing.size, card.preprocessing.size, name)
             load_state(module, state, weights.name)
     preprocessing = card.preprocessing if card else preprocessing
-    if asked is not None:
-        _resize(module, preprocessing.size, asked, name)
-        preprocessing = replace(preprocessing, size=asked)
+    if new_size is not None:
+        _resize(module, preprocessing.size, new_size, name)
+        preprocessing = replace(preprocessing, size=new_size)
     module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
     names = class_names or (card.class_names if card else _imagenet_names(module))
-    model = Classifier(module, preprocessing, ModelSpec(name, file, asked), names, deletion_tuned=tuned)
+    model = Classifier(module, preprocessing, ModelSpec(name, file, new_size), names, deletion_tuned=tuned)
     listed = names_file_of(weights) if weights and not class_names and not card else None
     if listed is not None:
         model.class_names = read_names(listed, len(model.class_names))
@@ -152,26 +152,28 @@ def parse_model(text: str) -> ModelSpec:
     return spec
 
 
-def _resize(module: nn.Module, own: Size, wanted: Size, name: str) -> None:
+def _resize(module: nn.Module, current: Size, wanted: Size, name: str) -> None:
     """Resize the input of a timm transformer; leave any other module as it is."""
     resize = getattr(module, "set_input_size", None)
-    if resize is None or own == wanted:
+    if resize is None or current == wanted:
         return
     patch = to_2tuple(getattr(getattr(module, "patch_embed", None), "patch_size", 1))
     if any(side % step for side, step in zip(wanted, patch, strict=True)):
-        raise ModelError(f"{name} cuts images into patches of {size_text(patch)} px; choose an input size of multiples of that")
+        raise ModelError(
+            f"{name} cuts images into patches of {size_text(patch)} px; choose an input size whose sides are multiples of that"
+        )
     try:
         resize(img_size=wanted)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{name} has no input of {size_text(wanted)} px ({str(error).splitlines()[0][:160]}); choose another size"
+            f"{name} does not accept an input of {size_text(wanted)} px ({str(error).splitlines()[0][:160]}); choose another size"
         ) from None
 
 
 def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[int] | None = None, seed: int = 0) -> Classifier:
     """Return a copy of a model with a new classification head for other classes, for training.
 
-    All weights except those of the head are kept.
+    All weights except those of the head are copied.
 
     Args:
         model: The model to start from.
@@ -180,11 +182,13 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
         seed: Seed of a random head.
 
     Raises:
-        ModelError: The model is wrapped, so its architecture has no name from which to build a new head.
+        ModelError: The model is wrapped, so there is no architecture name to build a new head from.
     """
     name = model.spec.architecture
     if name.startswith("wrapped:"):
-        raise ModelError(f"{model.name} has no architecture by name from which a new head could be made; give it one, and wrap it again")
+        raise ModelError(
+            f"{model.name} is a wrapped module, so no new head can be built; replace the head of the module, and wrap it again"
+        )
     build = builder(architecture_of(name))
     with _seeded(seed):
         module, preprocessing = build(len(class_names), False)
@@ -192,8 +196,8 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
         # The head consists of the tensors whose shape depends on the number of classes.
         other = _outline(build, len(class_names) + 1).state_dict()
     old, state = model.module.state_dict(), module.state_dict()
-    for key, own in state.items():
-        if other[key].shape == own.shape:
+    for key, tensor in state.items():
+        if other[key].shape == tensor.shape:
             state[key] = old[key]
         elif rows is not None:
             state[key] = old[key][list(rows)]
@@ -202,7 +206,7 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
     return Classifier(module, model.preprocessing, model.spec, class_names)
 
 
-def _weights_at_hand(name: str) -> Path | None:
+def _local_weights(name: str) -> Path | None:
     if name.startswith(PREFIX):
         return downloaded(name)
     return shipped()[name].with_suffix(".safetensors") if name in shipped() else None

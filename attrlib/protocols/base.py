@@ -105,9 +105,11 @@ class Protocol(ABC):
         Raises:
             ProtocolError: If the protocol is not defined; the message gives the reason and what to do.
         """
-        for need, what in OFFERED.items():
+        for need, description in OFFERED.items():
             if need in self.needs and need not in offers:
-                raise ProtocolError(f"{self.name} needs {what}, which these data do not have; choose another protocol or data set")
+                raise ProtocolError(
+                    f"{self.name} needs {description}, which this data set does not have; choose another protocol or data set"
+                )
 
     def key(self) -> dict[str, object]:
         """Return everything about the protocol that its values depend on."""
@@ -118,8 +120,8 @@ class Protocol(ABC):
         """Return one outcome for each item of the batch."""
 
 
-OFFERED = {"masks": "masks of the objects", "parts": "pictures without single parts of the object"}
-"""What data sets may offer besides images and labels, with the words used in errors."""
+OFFERED = {"masks": "masks of the objects", "parts": "images with single parts of the object removed"}
+"""What data sets may offer besides images and labels, with the description used in errors."""
 PROTOCOLS: Registry[Protocol] = Registry("protocol", ProtocolError)
 
 
@@ -142,11 +144,11 @@ class ProtocolInfo:
 
 def list_protocols() -> list[ProtocolInfo]:
     """Return all registered protocols with their parameters; direction and chance level are those of the default parameters."""
-    found = []
+    infos = []
     for cls in PROTOCOLS.values():
         default = cls()
         summary = (cls.__doc__ or "").strip().splitlines()[0]
-        found.append(
+        infos.append(
             ProtocolInfo(
                 cls.name,
                 cls.title,
@@ -161,7 +163,7 @@ def list_protocols() -> list[ProtocolInfo]:
                 params_of(cls),
             )
         )
-    return found
+    return infos
 
 
 def resolve(spec: ProtocolSpec) -> ProtocolSpec:

@@ -1,4 +1,4 @@
-"""Define what a protocol is given: items, the model and its maps, and measurements that all methods share."""
+"""The inputs of protocols: items, the model and its maps, and measurements that all methods share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -72,7 +72,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class EvalContext:
-    """What measurements and protocols may use besides their items.
+    """What measurements and protocols can use besides their items.
 
     Attributes:
         model: The classifier.
@@ -89,7 +89,7 @@ class EvalContext:
     fast: bool = False
     on_progress: Progress = no_progress
     twins: dict[float, Classifier] = field(default_factory=dict, compare=False)
-    """Kept for the length of a run."""
+    """Cached for the duration of a run."""
 
     def generator(self, item: str, *parts: int | str) -> torch.Generator:
         """Return a CPU generator whose seed depends only on the run's seed, the item's content and `parts`."""

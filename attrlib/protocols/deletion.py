@@ -65,9 +65,9 @@ class PatchOutputs(Measurement):
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
         instead = cells(instead_of(self.baseline, context, batch), self.grid)
         logits = [context.logits(batch.images)]
-        for cell, patch in enumerate(instead):
+        for index, patch in enumerate(instead):
             deleted = batch.images.clone()
-            cells(deleted, self.grid)[cell].copy_(patch)
+            cells(deleted, self.grid)[index].copy_(patch)
             logits.append(context.logits(deleted))
         return outputs_of(torch.stack(logits, 1), targets)
 
@@ -103,13 +103,13 @@ class SingleDeletion(RankedDrops):
     """
 
     paper = IDSDS_PAPER
-    reading = "1: the cells rank by attribution as they do by how much the output falls without them. 0: no relation."
-    grid: int = param(4, "Cells in each direction", low=2, high=16)
-    baseline: str = param("zeros", "What replaces a deleted cell, in normalised space", choices=BASELINES)
-    output: str = param("logit", "The output whose drop counts", choices=OUTPUTS)
-    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
-    sign: str = param("signed", "The map as it is, its positive part, or its magnitude, before summing", choices=SIGNS)
-    undefined: str = param("drop", "An image without a correlation is left out of the mean, or counts zero", choices=("drop", "zero"))
+    reading = "1: attribution and output drop rank the patches in the same order. 0: no relation."
+    grid: int = param(4, "Patches per side", low=2, high=16)
+    baseline: str = param("zeros", "What replaces a deleted patch, in normalised space", choices=BASELINES)
+    output: str = param("logit", "Output whose drop is measured", choices=OUTPUTS)
+    target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
+    sign: str = param("signed", "Sum the map as it is, its positive part, or its magnitude", choices=SIGNS)
+    undefined: str = param("drop", "Leave images without a correlation out of the mean, or count them as 0", choices=("drop", "zero"))
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -124,10 +124,10 @@ class SingleDeletion(RankedDrops):
         super().check(model, offers)
         height, width = model.input_size
         if height % self.grid or width % self.grid:
-            fitting = [n for n in range(2, 17) if height % n == width % n == 0]
+            fitting = ", ".join(str(n) for n in range(2, 17) if height % n == width % n == 0)
             raise ProtocolError(
-                f"{self.name}: images of {height} x {width} px cannot be cut into {self.grid} x {self.grid} equal cells; "
-                f"choose grid={', '.join(map(str, fitting)) or 'of another model'}"
+                f"{self.name}: images of {height} x {width} px cannot be divided into {self.grid} x {self.grid} equal patches; "
+                f"choose {f'grid={fitting}' if fitting else 'a model with another input size'}"
             )
 
     def key(self) -> dict[str, object]:
@@ -138,7 +138,7 @@ class SingleDeletion(RankedDrops):
         outputs = work.measured[self.measurements[0]][self.output].double()
         maps = apply_sign(work.maps(), self.sign).double()
         # Every patch is summed in the same order, so that the patches of a constant map tie exactly.
-        sums = torch.stack([cell.contiguous().sum((1, 2, 3)) for cell in cells(maps, self.grid)], 1)
+        sums = torch.stack([patch.contiguous().sum((1, 2, 3)) for patch in cells(maps, self.grid)], 1)
         values = spearman(outputs[:, :1] - outputs[:, 1:], sums)
         return [Outcome(float(value), {"sums": row.tolist()}) for value, row in zip(values, sums, strict=True)]
 
@@ -146,7 +146,7 @@ class SingleDeletion(RankedDrops):
 @PROTOCOLS.register
 @dataclass(frozen=True)
 class IDSDS(SingleDeletion):
-    """In-domain single deletion score: SDS on a model that was fine-tuned on images with deleted cells."""
+    """In-domain single deletion score: SDS on a model that was fine-tuned on images with deleted patches."""
 
     name: ClassVar[str] = "idsds"
     title: ClassVar[str] = "IDSDS"
@@ -156,15 +156,15 @@ class IDSDS(SingleDeletion):
         super().check(model, offers)
         if not model.deletion_tuned:
             raise ProtocolError(
-                f"{model.name} was not fine-tuned on images with deleted patches, so deleted cells are out of its domain and idsds is not "
-                "defined; use sds (the same without that promise), or fine-tune the model on deleted patches"
+                f"{model.name} was not fine-tuned on images with deleted patches, so deleted patches are out of its domain and idsds is not "
+                "defined; use sds (the same score without this requirement), or fine-tune the model on deleted patches"
             )
 
 
 @PROTOCOLS.register
 @dataclass(frozen=True)
 class SDS(SingleDeletion):
-    """Single deletion score: as IDSDS on a model that never saw deleted cells, which are then out of its domain."""
+    """Single deletion score: IDSDS for models that were not fine-tuned on deleted patches, which are out of their domain."""
 
     name: ClassVar[str] = "sds"
     title: ClassVar[str] = "SDS"
@@ -176,7 +176,7 @@ ORDERS = ("ascending", "descending")
 @PROTOCOLS.register
 @dataclass(frozen=True)
 class IncrementalDeletion(Protocol):
-    """Incremental deletion score: mean probability of the target while more and more pixels are deleted, or inserted.
+    """Incremental deletion score: mean probability of the target while more and more pixels are deleted or inserted.
 
     After step i of n, floor(H W i / n) pixels, in order of attribution, are replaced by the baseline (`deletion`), or
     shown on the baseline (`insertion`). Ties are broken in reading order. The score is undefined where a map is not finite.
@@ -187,16 +187,16 @@ class IncrementalDeletion(Protocol):
     paper = IDSDS_PAPER
     bounds = (0.0, 1.0)
     reading = (
-        "Deletion, least relevant first: high means that what the map calls irrelevant was not needed. Most relevant first: low means "
-        "that what it calls relevant was. Insertion is the mirror image."
+        "Deletion, least relevant first: a high score means that the model does not need the pixels with low attribution. Most relevant "
+        "first: a low score means that it needs those with high attribution. Insertion: the reverse."
     )
     mode: str = param("deletion", "Delete from the image, or insert into the baseline", choices=("deletion", "insertion"))
     order: str = param("ascending", "Least relevant pixels first, or most relevant first", choices=ORDERS)
-    steps: int = param(32, "Steps from no pixel to nearly all", low=2, high=1000)
+    steps: int = param(32, "Number of steps, from no pixels to nearly all", low=2, high=1000)
     baseline: str = param("zeros", "What replaces deleted pixels, in normalised space", choices=BASELINES)
-    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+    target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
     sign: str = param("signed", "Order by the map as it is, its positive part, or its magnitude", choices=SIGNS)
-    update: bool = param(False, "Compute the map anew at every step; pixels that are done keep their place")
+    update: bool = param(False, "Recompute the map at every step; pixels already deleted or inserted stay so")
 
     @property
     def higher_is_better(self) -> bool:

@@ -38,11 +38,11 @@ class NoiseDrops(Measurement):
 
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
         size = batch.images.shape[2:]
-        found = [context.logits(batch.images)]
+        outputs = [context.logits(batch.images)]
         for k in range(self.samples):
             drawn = torch.stack([noise(context, item, k, size, self.std) for item in batch.ids])
-            found.append(context.logits(batch.images - drawn.to(batch.images.device)))
-        logits = torch.stack(found, 1).gather(2, targets[:, None, None].expand(-1, len(found), 1))[..., 0].double()
+            outputs.append(context.logits(batch.images - drawn.to(batch.images.device)))
+        logits = torch.stack(outputs, 1).gather(2, targets[:, None, None].expand(-1, len(outputs), 1))[..., 0].double()
         return {"drops": logits[:, :1] - logits[:, 1:]}
 
     def forwards(self) -> float:
@@ -65,13 +65,13 @@ class Infidelity(Protocol):
     bounds = (0.0, float("inf"))
     seeded = True
     reading = (
-        "0: the map predicts exactly what small noise does to the logit. Without normalize it measures mostly the map's scale: "
+        "0: the map predicts exactly what small noise does to the logit. Without normalize, the value mostly measures the map's scale: "
         "compare only maps in the same units."
     )
-    samples: int = param(10, "Noise images for each image", low=1, high=1000)
+    samples: int = param(10, "Noise images per image", low=1, high=1000)
     noise: float = param(0.003, "Standard deviation of the noise, in normalised units", low=1e-6, high=10.0)
-    normalize: bool = param(False, "Scale each map so that it fits best")
-    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+    normalize: bool = param(False, "Scale each map to fit the drops best")
+    target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
 
     @property
     def higher_is_better(self) -> bool:

@@ -29,11 +29,11 @@ class Localisation(Protocol):
     paper = GRID_PAPER
     items = "grids"
     bounds = (0.0, 1.0)
-    reading = "1: all positive attribution lies in the cell of the target. 1/n²: no better than spread evenly."
-    grid: int = param(2, "Cells in each direction, n", low=2, high=4)
-    confidence: float = param(0.99, "Least probability of the label, and predicted, for an image to be used", low=0.0, high=1.0)
+    reading = "1: all positive attribution lies in the target's cell. 1/n²: no better than evenly spread attribution."
+    grid: int = param(2, "Grid cells per side, n", low=2, high=4)
+    confidence: float = param(0.99, "Use only images that the model classifies correctly with at least this probability", low=0.0, high=1.0)
     smoothing: int = param(
-        0, "Gaussian smoothing K x K, sigma = K/4, of the signed map before scoring; 0 is off, else odd", low=0, high=257
+        0, "Kernel size K of Gaussian smoothing (sigma = K/4) of the signed map before scoring; odd, or 0 for none", low=0, high=257
     )
 
     @property
@@ -75,13 +75,13 @@ class Localisation(Protocol):
         return {k: v for k, v in super().key().items() if k != "confidence"}
 
     def evaluate(self, work: EvalBatch) -> list[Outcome]:
-        found = [
+        scores = [
             localisation(maps[:, [place]], self.grid, cell)
             for request, cells in self.cell_requests(work)
             for maps in [work.maps(request, self._smooth)]
             for place, cell in enumerate(cells)
         ]
-        shares, insides = (torch.stack(values, 1) for values in zip(*found, strict=True))
+        shares, insides = (torch.stack(values, 1) for values in zip(*scores, strict=True))
         rows = zip(shares, insides, strict=True)
         return [Outcome(float(share.mean()), {"shares": share.tolist(), "inside": inside.tolist()}) for share, inside in rows]
 
@@ -103,7 +103,7 @@ class Localisation(Protocol):
 @PROTOCOLS.register
 @dataclass(frozen=True)
 class GridPG(Localisation):
-    """Grid pointing game: the classifier sees a grid of images of different classes, every one of which is a target in turn."""
+    """Grid pointing game: the classifier sees a grid of images of different classes, each of which is the target in turn."""
 
     name: ClassVar[str] = "gridpg"
     title: ClassVar[str] = "GridPG"
@@ -128,7 +128,7 @@ class GridPG(Localisation):
 @PROTOCOLS.register
 @dataclass(frozen=True)
 class DiFull(Localisation):
-    """Fully disconnected: the classifier sees the target's cell alone, so that any attribution outside is wrong beyond doubt."""
+    """Fully disconnected: the classifier sees only the target's cell, so any attribution outside it is wrong."""
 
     name: ClassVar[str] = "difull"
     title: ClassVar[str] = "DiFull"

@@ -27,7 +27,7 @@ class OnObject(Protocol):
 
     bounds = (0.0, 1.0)
     needs = ("masks",)
-    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+    target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
 
     def evaluate(self, work: EvalBatch) -> list[Outcome]:
         masks = work.batch.masks

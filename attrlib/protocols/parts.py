@@ -1,4 +1,4 @@
-"""The part removal protocol, for data sets that contain each scene also without single parts of the object."""
+"""The part removal protocol, for data sets that also contain each scene with single parts of the object removed."""
 
 import math
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class PartOutputs(Measurement):
 
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
         assert batch.without is not None, "check() refuses data without parts"
-        several = batch.without.shape[1]
+        parts = batch.without.shape[1]
         logits = torch.cat(
-            [context.logits(batch.images)[:, None], context.logits(batch.without.flatten(0, 1)).unflatten(0, (-1, several))], 1
+            [context.logits(batch.images)[:, None], context.logits(batch.without.flatten(0, 1)).unflatten(0, (-1, parts))], 1
         )
         return outputs_of(logits, targets)
 
@@ -39,7 +39,7 @@ class PartOutputs(Measurement):
 @PROTOCOLS.register
 @dataclass(frozen=True)
 class PartRemoval(RankedDrops):
-    """Rank correlation, image by image, of the output drops of removing single parts with the attribution summed over each part.
+    """Rank correlation, per image, of the output drops of removed single parts with the attribution summed over each part.
 
     With f the logit (or probability) of the target, x_p the same scene rendered without part p, a the map at the image's size and
     m_p the pixels of p, the score is spearman_p(f(x) - f(x_p), sum of a on m_p) over the visible parts. It is undefined where fewer
@@ -53,11 +53,11 @@ class PartRemoval(RankedDrops):
         "https://arxiv.org/abs/2308.06248",
     )  # fmt: skip
     needs = ("parts",)
-    reading = "1: the parts rank by attribution as they do by how much the output falls when they are really gone. 0: no relation."
-    output: str = param("logit", "The output whose drop counts", choices=OUTPUTS)
-    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
-    sign: str = param("signed", "The map as it is, its positive part, or its magnitude, before summing", choices=SIGNS)
-    undefined: str = param("drop", "An image without a correlation is left out of the mean, or counts zero", choices=("drop", "zero"))
+    reading = "1: attribution and output drop rank the parts in the same order. 0: no relation."
+    output: str = param("logit", "Output whose drop is measured", choices=OUTPUTS)
+    target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
+    sign: str = param("signed", "Sum the map as it is, its positive part, or its magnitude", choices=SIGNS)
+    undefined: str = param("drop", "Leave images without a correlation out of the mean, or count them as 0", choices=("drop", "zero"))
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -70,9 +70,9 @@ class PartRemoval(RankedDrops):
         maps = apply_sign(work.maps(), self.sign).double()
         masks = work.batch.parts.cpu()
         outcomes = []
-        for values, own, fallen in zip(maps[:, 0], masks, drops, strict=True):
-            shown = own.flatten(1).any(1)
-            sums = torch.stack([values[mask].sum() for mask in own])
+        for values, parts, fallen in zip(maps[:, 0], masks, drops, strict=True):
+            shown = parts.flatten(1).any(1)
+            sums = torch.stack([values[mask].sum() for mask in parts])
             value = float(spearman(fallen[shown][None], sums[shown][None])) if int(shown.sum()) >= FEWEST else math.nan
             outcomes.append(Outcome(value, {"sums": sums.tolist(), "shown": shown.double().tolist()}))
         return outcomes

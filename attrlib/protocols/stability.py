@@ -36,10 +36,10 @@ class Sensitivity(Protocol):
     paper = INFIDELITY_PAPER
     bounds = (0.0, math.inf)
     seeded = True
-    reading = "0: maps do not move when the image hardly does. A constant map is perfect here and useless all the same."
-    samples: int = param(10, "Perturbed images for each image", low=1, high=1000)
-    radius: float = param(0.02, "Largest perturbation of a value, in normalised units", low=1e-6, high=10.0)
-    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+    reading = "0: the map does not change when the image hardly changes. A constant map scores 0 too, but explains nothing."
+    samples: int = param(10, "Perturbed images per image", low=1, high=1000)
+    radius: float = param(0.02, "Maximum perturbation of a value, in normalised units", low=1e-6, high=10.0)
+    target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
 
     @property
     def higher_is_better(self) -> bool:
@@ -108,8 +108,8 @@ class ChangedProbability(Measurement):
     amounts: tuple[float, ...]
 
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
-        several = [batch.images, *changes(self.change, self.amounts, batch.images, context.model.preprocessing)]
-        return {"probability": torch.cat([context.logits(images).softmax(1).gather(1, targets[:, None]) for images in several], 1)}
+        variants = [batch.images, *changes(self.change, self.amounts, batch.images, context.model.preprocessing)]
+        return {"probability": torch.cat([context.logits(images).softmax(1).gather(1, targets[:, None]) for images in variants], 1)}
 
     def forwards(self) -> float:
         return 1 + len(self.amounts)
@@ -118,7 +118,7 @@ class ChangedProbability(Measurement):
 @PROTOCOLS.register
 @dataclass(frozen=True)
 class Robustness(Protocol):
-    """Robustness: structural similarity (SSIM) of the map with the map of the changed image, turned back; mean over the changes.
+    """Robustness: structural similarity (SSIM) of the map with the map of the changed image, rotated back; mean over the changes.
 
     The changes are rotations by -`amount`, -`amount` / 2, `amount` / 2 and `amount` degrees, or a colour filter with the factors
     1 / (1 + amount) and 1 + amount. Only changes that move the target's probability by less than `tolerance` count.
@@ -130,11 +130,11 @@ class Robustness(Protocol):
     title = "Robustness"
     paper = ROBUSTNESS_PAPER
     bounds = (-1.0, 1.0)
-    reading = "1: the map turns with the image, or ignores the filter, as the model does. A constant or blurred map gains here."
-    change: str = param("rotation", "What is done to the image", choices=CHANGES)
+    reading = "1: the map rotates with the image, or ignores the filter, as the model does. Smooth maps score higher."
+    change: str = param("rotation", "Change of the image", choices=CHANGES)
     amount: float | None = param(None, "Degrees, or strength of the filter", low=0.01, high=180.0, auto="30 degrees, or 0.5")
-    tolerance: float = param(0.05, "Largest change of the target's probability", low=0.0, high=1.0)
-    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+    tolerance: float = param(0.05, "Maximum change of the target's probability for a change to count", low=0.0, high=1.0)
+    target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
 
     @property
     def amounts(self) -> tuple[float, ...]:
@@ -207,12 +207,12 @@ def twin_correlations(original: Tensor, twin: Tensor) -> Tensor:
         twin: Maps of the randomised model, (B,n).
 
     Returns:
-        The correlations, (B,). 0 where only the twin's map is constant, often the zeros of a CAM, since nothing is left of the
-        original then; NaN where the original is constant or not finite.
+        The correlations, (B,). 0 where only the twin's map is constant, often the zeros of a CAM, since nothing of the
+        original is left; NaN where the original is constant or not finite.
     """
-    says_something = original.isfinite().all(1) & (original.amin(1) < original.amax(1))
-    nothing_left = twin.amin(1) == twin.amax(1)
-    return torch.where(says_something & nothing_left, 0.0, spearman(original, twin))
+    defined = original.isfinite().all(1) & (original.amin(1) < original.amax(1))
+    constant = twin.amin(1) == twin.amax(1)
+    return torch.where(defined & constant, 0.0, spearman(original, twin))
 
 
 @PROTOCOLS.register
@@ -230,10 +230,10 @@ class Randomisation(Protocol):
     bounds = (-1.0, 1.0)
     chance = 0.0
     seeded = True
-    reading = "Near 0: the map depends on what the model has learnt. Near 1: it shows the image, whatever the model knows."
+    reading = "Near 0: the map depends on what the model has learnt. Near 1: the map shows the image, regardless of the weights."
     stages: int = param(4, "Steps from the logits down to the input", low=1, high=20)
     absolute: bool = param(False, "Compare magnitudes")
-    target: str = param("label", "The class: the image's label, or what the model predicts", choices=TARGETS)
+    target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
 
     @property
     def higher_is_better(self) -> bool:

@@ -10,7 +10,7 @@ from attrlib.data.datasets import Dataset
 from attrlib.errors import DataError, ImageError
 from attrlib.models import Classifier
 from attrlib.specs import digest
-from attrlib.training.deletion import delete_cells
+from attrlib.training.deletion import delete_patches
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,18 @@ def accuracies(
         with model.session(fast), torch.no_grad():
             clean += int((model.module(model.place(images)).argmax(1).cpu() == labels).sum())
             if deletion:
-                images = delete_cells(images, deletion, baseline, generator, 1.0)
+                images = delete_patches(images, deletion, baseline, generator, 1.0)
                 deleted += int((model.module(model.place(images)).argmax(1).cpu() == labels).sum())
         count += len(items)
     if not count:
-        raise DataError(f"{data.name} has no labelled image that can be read; give other data to measure accuracy on")
+        raise DataError(f"{data.name} has no labelled image that can be read; choose another data set to measure accuracy on")
     return Right(clean, deleted if deletion else None, count)
 
 
 def check_labelled(data: Dataset) -> None:
     """Raise `DataError` for data without labels, on which no accuracy can be measured."""
     if all(data.label(i) is None for i in range(len(data))):
-        raise DataError(f"{data.name} has no labelled image; give other data to measure accuracy on")
+        raise DataError(f"{data.name} has no labelled images; choose another data set to measure accuracy on")
 
 
 def _batches(data: Dataset) -> Iterator[list[int]]:

@@ -6,7 +6,7 @@ from torch import Tensor
 from attrlib.deletion import replacement
 
 
-def delete_cells(images: Tensor, grid: int, baseline: str, generator: torch.Generator, probability: float = 0.5) -> Tensor:
+def delete_patches(images: Tensor, grid: int, baseline: str, generator: torch.Generator, probability: float = 0.5) -> Tensor:
     """Replace one random patch of each image by the baseline, with a given probability.
 
     Args:

@@ -17,7 +17,7 @@ from attrlib.training.recipe import PRESETS, Recipe
 from attrlib.training.train import TrainingProgress
 
 TUNED = "_tuned"
-"""Suffix of a deletion-tuned model; before it comes the name of the plain model that it was fine-tuned from."""
+"""Suffix of a deletion-tuned model, after the name of the plain model that it was fine-tuned from."""
 BIRDS = {
     "birds_resnet10": "small_resnet10_w16",
     "birds_resnet18": "small_resnet18_w16",
@@ -63,34 +63,34 @@ def trainings(photos: str, folder: Path) -> dict[str, Training]:
         photos: Folder of Imagenette, with `train` and `val`.
         folder: Folder of the plain models, from which deletion-tuned ones start.
     """
-    found = {}
+    result = {}
     for name, architecture in (BIRDS | PHOTOS | {LITE0: ""}).items():
         recipe = replace(RECIPES.get(name, _PLAIN), deletion=0)
         data = ("birds:train", "birds:select", "birds:test") if name in BIRDS else (f"{photos}/train", None, f"{photos}/val")
         start = ModelSpec(f"attrlib:{architecture}", "random:0") if architecture else ModelSpec("efficientnet_lite0")
         if name in PHOTOS:
-            found[name] = Training(start, data[0], recipe, data[1], data[2])
+            result[name] = Training(start, data[0], recipe, data[1], data[2])
             continue
-        found[name] = Training(start, data[0], recipe, data[1], data[2], name + TUNED)
+        result[name] = Training(start, data[0], recipe, data[1], data[2], name + TUNED)
         tuned = replace(recipe, epochs=min(recipe.epochs, max(2, recipe.epochs // 2)), lr=recipe.lr / 5, warmup=0.0, deletion=4)
         tuned = replace(tuned, optimizer="sgd" if tuned.optimizer == "nesterov" else tuned.optimizer)
         begin = replace(start, checkpoint=str(folder / f"{name}.safetensors"))
-        found[name + TUNED] = Training(begin, data[0], tuned, data[1], data[2], name)
-    return found
+        result[name + TUNED] = Training(begin, data[0], tuned, data[1], data[2], name)
+    return result
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Models to make; by default all that are not there.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Models to train; by default all that are missing.")] = None,
     photos: Annotated[str, typer.Option("--photos", help="Folder of Imagenette, with train and val.")] = "imagenette2-320",
-    out: Annotated[Path, typer.Option("--out", help="Where the models go.")] = ASSETS,
-    state: Annotated[Path, typer.Option("--state", help="Where unfinished training is kept.")] = Path("training"),
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the models to.")] = ASSETS,
+    state: Annotated[Path, typer.Option("--state", help="Folder of the saved training states.")] = Path("training"),
 ) -> None:
     """Train the shipped models. An interrupted training resumes when the same command is run again."""
-    known = trainings(photos, out)
-    for name in names or [name for name in known if not (out / f"{name}.json").is_file()]:
-        if name not in known:
-            raise typer.BadParameter(unknown("model", name, known))
-        training = known[name]
+    family = trainings(photos, out)
+    for name in names or [name for name in family if not (out / f"{name}.json").is_file()]:
+        if name not in family:
+            raise typer.BadParameter(unknown("model", name, family))
+        training = family[name]
         for source in (training.data, training.select, training.report):
             if source is not None and source not in _data:
                 _data[source] = Kept(load_dataset(source))
@@ -112,11 +112,11 @@ class _Lines:
     def __init__(self, name: str):
         self.name, self.last = name, time.monotonic()
 
-    def __call__(self, found: TrainingProgress) -> None:
+    def __call__(self, progress: TrainingProgress) -> None:
         if time.monotonic() - self.last > 30:
             self.last = time.monotonic()
             typer.echo(
-                f"{self.name}: step {found.step} of {found.steps}, loss {found.loss:.3f}, clean {found.clean}, deleted {found.deleted}, {found.seconds_left:.0f} s left"
+                f"{self.name}: step {progress.step} of {progress.steps}, loss {progress.loss:.3f}, clean {progress.clean}, deleted {progress.deleted}, {progress.seconds_left:.0f} s left"
             )
 
 

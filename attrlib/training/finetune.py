@@ -66,8 +66,8 @@ def train_checkpoint(
     """Train a model, and write the weights and their model card.
 
     The weights are written to `out` (.safetensors, matrices in float16), and the card beside it (.json). After an interruption, the
-    same call resumes. If the classes of the data are not those of the model, the head is replaced; if the model knows all of them,
-    its rows are copied.
+    same call resumes. If the classes of the data are not those of the model, the head is replaced; if the model has all of them,
+    their rows are copied.
 
     Args:
         training: The training to run.
@@ -85,12 +85,12 @@ def train_checkpoint(
         TrainingError: The training diverged, or a file cannot be read or written.
     """
     if out.suffix != ".safetensors":
-        raise SpecError(f"{out.name!r} is no name for weights; let it end with .safetensors")
+        raise SpecError(f"{out.name!r} is not a valid file name for weights; choose one that ends with .safetensors")
     at_hand = dict(datasets or {})
     whole_set = at_hand.get(training.data) or Kept(load_dataset(training.data))
     if len(whole_set.class_names) < 2:
         raise DataError(
-            f"{whole_set.name} has {len(whole_set.class_names)} class(es); training needs at least 2: give a folder of class folders"
+            f"{whole_set.name} has {len(whole_set.class_names)} class(es), but training needs at least 2; choose a folder of class folders"
         )
     if training.select is None:
         data, select = hold_out(whole_set, HELD_OUT, training.recipe.seed)
@@ -136,19 +136,21 @@ def train_checkpoint(
             part.write_bytes(content)
             part.replace(path)
     except OSError as error:
-        raise TrainingError(f"{out} cannot be written ({error.strerror}); the training is kept, make room and run the same again") from None
+        raise TrainingError(
+            f"{out} cannot be written ({error.strerror}); the training state is saved, so free disk space and run the same command again"
+        ) from None
     return card
 
 
 def _model(training: Training, data: Dataset, device: str) -> Classifier:
     start = load_model(training.model.architecture, device, **training.model.options())
     try:
-        known: Sequence[int] | None = match_classes(data.class_names, start.class_names)
+        rows: Sequence[int] | None = match_classes(data.class_names, start.class_names)
     except DataError:
-        known = None
-    if known is not None and len(data.class_names) == len(start.class_names):
+        rows = None
+    if rows is not None and len(data.class_names) == len(start.class_names):
         return start
-    return with_classes(start, [with_description(name) for name in data.class_names], known, training.recipe.seed)
+    return with_classes(start, [with_description(name) for name in data.class_names], rows, training.recipe.seed)
 
 
 def _place(device: str) -> str:
@@ -160,7 +162,7 @@ def _place(device: str) -> str:
 def _check_size(model: Classifier, recipe: Recipe) -> None:
     if min(model.input_size) < recipe.deletion:
         raise SpecError(
-            f"images of {model.input_size[0]} x {model.input_size[1]} px have no {recipe.deletion} x {recipe.deletion} cells; choose a smaller deletion"
+            f"images of {model.input_size[0]} x {model.input_size[1]} px cannot be divided into {recipe.deletion} x {recipe.deletion} patches; choose a smaller deletion"
         )
 
 

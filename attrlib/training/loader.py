@@ -41,7 +41,7 @@ class TrainLoader:
         self._data, self._classes, self._preprocessing, self._recipe, self._threads = data, classes, preprocessing, recipe, threads
         labelled = [i for i in range(len(data)) if data.label(i) is not None]
         if not labelled:
-            raise DataError(f"{data.name} has no labelled image to train on; give a folder of class folders, or a CSV file with labels")
+            raise DataError(f"{data.name} has no labelled images to train on; choose a folder of class folders, or a CSV file with labels")
         drawn = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(recipe.seed)).tolist()
         used = drawn[: max(1, round(recipe.fraction * len(labelled)))]
         self.indices = sorted(labelled[k] for k in used)
@@ -66,7 +66,7 @@ class TrainLoader:
         order = [self.indices[k] for k in torch.randperm(len(self.indices), generator=generator).tolist()]
         size = self._recipe.batch
         batches = [order[step * size : (step + 1) * size][rank::world] for step in range(self.steps)]
-        with ThreadPoolExecutor(self._threads, "attrlib-feed") as pool:
+        with ThreadPoolExecutor(self._threads, "attrlib-loader") as pool:
             waiting: deque[list[Future[tuple[Tensor, int] | None]]] = deque()
             for batch in batches:
                 waiting.append([pool.submit(self._load, index, number) for index in batch])
@@ -100,7 +100,7 @@ def random_box(size: tuple[int, int], aspect: float, least: float, rng: np.rando
     Args:
         size: Width and height of the picture in pixels.
         aspect: Width of the input over its height.
-        least: Least share of the picture's area.
+        least: Minimum share of the picture's area.
         rng: Random generator.
 
     Returns:
@@ -120,7 +120,7 @@ def random_box(size: tuple[int, int], aspect: float, least: float, rng: np.rando
 
 
 def _collect(futures: Sequence[Future[tuple[Tensor, int] | None]]) -> tuple[Tensor, Tensor]:
-    found = [result for future in futures if (result := future.result()) is not None]
-    if not found:
+    loaded = [result for future in futures if (result := future.result()) is not None]
+    if not loaded:
         return torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
-    return torch.stack([image for image, _ in found]), torch.tensor([label for _, label in found])
+    return torch.stack([image for image, _ in loaded]), torch.tensor([label for _, label in loaded])

@@ -1,4 +1,4 @@
-"""Recipe: the settings of a training, from which flags, the model card and the digest are made."""
+"""Recipe: the settings of a training. Flags, the model card and the digest are derived from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,36 +22,36 @@ class Recipe:
     """
 
     epochs: int = param(30, "Passes over the training data", low=1, high=10_000)
-    batch: int = param(256, "Images in one step, over all devices", low=1, high=65_536)
+    batch: int = param(256, "Images per step, over all devices", low=1, high=65_536)
     lr: float = param(0.001, "Learning rate", low=0.0, high=100.0)
     optimizer: str = param(
-        "sgd", "SGD with momentum 0.9, plain or Nesterov's, or AdamW; the latter two decay matrices only", choices=OPTIMIZERS
+        "sgd", "SGD or Nesterov SGD with momentum 0.9, or AdamW; the last two apply weight decay to matrices only", choices=OPTIMIZERS
     )
     weight_decay: float = param(1e-4, "Weight decay", low=0.0, high=10.0)
-    schedule: str = param("step", "A tenth of lr after every third of the epochs, or a cosine to 0", choices=SCHEDULES)
+    schedule: str = param("step", "Divide lr by 10 after each third of the epochs, or decay it to 0 along a cosine", choices=SCHEDULES)
     warmup: float = param(0.0, "Share of the steps over which lr rises from 0", low=0.0, high=0.9)
-    deletion: int = param(4, "Cells in each direction of the grid of which one is deleted; 0 deletes nothing", low=0, high=32)
-    baseline: str = param("zeros", "What replaces a deleted cell", choices=BASELINES)
-    scale: float = param(0.08, "Least area of the random crop that each image is resized from; 1 crops nothing", low=0.01, high=1.0)
+    deletion: int = param(4, "Patches per side of the grid of which one patch is deleted; 0 deletes none", low=0, high=32)
+    baseline: str = param("zeros", "What replaces a deleted patch", choices=BASELINES)
+    scale: float = param(0.08, "Minimum area of the random crop, as a share of the image; 1 disables random crops", low=0.01, high=1.0)
     flip: bool = param(True, "Mirror half of the images")
     label_smoothing: float = param(0.0, "Label smoothing", low=0.0, high=0.9)
-    clip: float = param(0.0, "Largest norm of the gradient; 0 clips nothing", low=0.0, high=1e6)
+    clip: float = param(0.0, "Maximum norm of the gradient; 0 disables clipping", low=0.0, high=1e6)
     loss: str = param("auto", "Cross-entropy, or binary cross-entropy for each class, as B-cos networks need", choices=LOSSES)
-    fraction: float = param(1.0, "Share of the training data that is used, drawn by the seed", low=0.001, high=1.0)
-    amp: bool = param(True, "bfloat16 where the device has it")
+    fraction: float = param(1.0, "Share of the training data to use, drawn with the seed", low=0.001, high=1.0)
+    amp: bool = param(True, "Train in bfloat16 on devices that support it")
     seed: int = param(0, "Seed of the order, the crops and the deletions", low=0, high=2**31 - 1)
 
     @classmethod
     def options(cls) -> tuple[Param, ...]:
-        """Return the settings with type, range and help, from which flags are made."""
+        """Return the settings with type, range and help, from which flags are built."""
         return params_of(cls)
 
     @classmethod
-    def parse(cls, given: Mapping[str, object], preset: str = "idsds") -> Self:
+    def parse(cls, settings: Mapping[str, object], preset: str = "idsds") -> Self:
         """Return a preset with some settings changed.
 
         Args:
-            given: Settings to change, by name.
+            settings: Settings to change, by name.
             preset: Name of the preset.
 
         Raises:
@@ -59,8 +59,8 @@ class Recipe:
         """
         if preset not in PRESETS:
             raise SpecError(unknown("preset", preset, PRESETS))
-        values = parse_params(cls, given, "recipe")
-        return replace(PRESETS[preset], **{name: values[name] for name in given})  # type: ignore[return-value, arg-type]
+        values = parse_params(cls, settings, "recipe")
+        return replace(PRESETS[preset], **{name: values[name] for name in settings})  # type: ignore[return-value, arg-type]
 
 
 PRESETS: dict[str, Recipe] = {

@@ -21,7 +21,7 @@ from attrlib.models.preserve import has_bfloat16
 from attrlib.progress import Listener, no_listener
 from attrlib.specs import digest
 from attrlib.training.accuracy import accuracies, check_labelled
-from attrlib.training.deletion import delete_cells
+from attrlib.training.deletion import delete_patches
 from attrlib.training.loader import TrainLoader
 from attrlib.training.recipe import Recipe
 
@@ -131,15 +131,15 @@ class _Trainer:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TrainingError(f"the folder {folder} cannot be made ({error.strerror}); choose another place") from None
+            raise TrainingError(f"the folder {folder} cannot be created ({error.strerror}); choose another folder") from None
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if min(recipe.batch, len(self.loader)) < self.world:
             raise TrainingError(
-                f"{self.world} processes share batches of {min(recipe.batch, len(self.loader))}; start fewer, or choose a larger batch"
+                f"a batch of {min(recipe.batch, len(self.loader))} is too small for {self.world} processes; start fewer processes, or choose a larger batch"
             )
         self.steps = self.loader.steps * recipe.epochs
-        about = {name: value for name, value in asdict(recipe).items() if name not in CHANGEABLE}
-        self.about = digest(about, model.spec, model.class_names, data.name, len(self.loader), select.name, len(select))
+        fixed = {name: value for name, value in asdict(recipe).items() if name not in CHANGEABLE}
+        self.digest = digest(fixed, model.spec, model.class_names, data.name, len(self.loader), select.name, len(select))
         self.binary = recipe.loss == "binary" or (recipe.loss == "auto" and isinstance(self.module, BcosResNet))
         decayed = [p for p in self.module.parameters() if p.ndim > 1]
         others = [p for p in self.module.parameters() if p.ndim <= 1]
@@ -152,7 +152,7 @@ class _Trainer:
         else:
             self.optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=recipe.optimizer == "nesterov")
         if self.binary and recipe.label_smoothing:
-            raise SpecError("label_smoothing is for cross-entropy, not for the binary loss; leave it out")
+            raise SpecError("label_smoothing is only defined for cross-entropy, not for the binary loss; set it to 0")
         self.amp = recipe.amp and has_bfloat16(self.device)
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
@@ -211,32 +211,32 @@ class _Trainer:
                 raise self._diverged(f"the loss is {loss}", epoch)
             total, seen = total + loss, seen + 1
             if step % 5 == 0:
-                each = (time.perf_counter() - start) / (step + 1)
+                per_step = (time.perf_counter() - start) / (step + 1)
                 last = self.history[-1] if self.history else {}
-                left = each * (self.steps - number - 1)
+                left = per_step * (self.steps - number - 1)
                 self.last = TrainingProgress(epoch + 1, number + 1, self.steps, total / seen, left, last.get("clean"), last.get("deleted"))
                 self._check()
         if not seen:
             raise ImageError(f"none of the {len(self.loader)} training images can be read: {next(iter(self.loader.failed.values()), '')}")
         if not all(bool(tensor.isfinite().all()) for tensor in self.module.state_dict().values()):
-            raise self._diverged("a weight is no number", epoch)
+            raise self._diverged("a weight is not finite", epoch)
         self.loss = total / seen
 
     def _check(self) -> None:
         if self.last is not None:
             self.on_progress(self.last)
 
-    def _diverged(self, what: str, epoch: int) -> TrainingError:
-        kept = f"the state after epoch {epoch} is kept" if epoch else "no epoch was finished"
+    def _diverged(self, cause: str, epoch: int) -> TrainingError:
+        saved = f"the state after epoch {epoch} is saved" if epoch else "no epoch was finished"
         return TrainingError(
-            f"{what} in epoch {epoch + 1}; {kept}. Try a lower lr (now {self.recipe.lr:g}), a longer warmup, clip=1, or amp=false"
+            f"{cause} in epoch {epoch + 1}; {saved}. Try a lower lr (now {self.recipe.lr:g}), a longer warmup, clip=1, or amp=false"
         )
 
     def _step(self, wrapped: nn.Module, images: Tensor, labels: Tensor, seed: str) -> float:
         recipe, generator = self.recipe, torch.Generator().manual_seed(int(seed[:15], 16))
         x = self.model.preprocessing.normalise(images.to(self.device).float() / 255).contiguous(memory_format=torch.channels_last)
         if recipe.deletion:
-            x = delete_cells(x, recipe.deletion, recipe.baseline, generator)
+            x = delete_patches(x, recipe.deletion, recipe.baseline, generator)
         targets = labels.to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
             logits = wrapped(x)
@@ -268,7 +268,7 @@ class _Trainer:
         if self.rank:
             return
         content = {
-            "about": self.about,
+            "about": self.digest,
             "epoch": epoch,
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -285,22 +285,26 @@ class _Trainer:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or "the disk may be full"
-            raise TrainingError(f"the state cannot be written to {self.state_file} ({reason}); make room, and run the same again") from None
+            raise TrainingError(
+                f"the state cannot be written to {self.state_file} ({reason}); free disk space and run the same command again"
+            ) from None
 
     def _resume(self) -> None:
         if not self.state_file.is_file():
             return
         try:
             content = torch.load(self.state_file, map_location="cpu", weights_only=True)
-            same = content["about"] == self.about
+            same = content["about"] == self.digest
             if same:
                 self.module.load_state_dict(content["module"])
                 self.optimizer.load_state_dict(content["optimizer"])
                 self.history, self.best, self.seconds, self.first = (content[name] for name in ("history", "best", "seconds", "epoch"))
         except Exception as error:  # noqa: BLE001  a damaged file makes the reader fail in a dozen unrelated ways
-            raise TrainingError(f"{self.state_file} is damaged ({type(error).__name__}); delete it to begin anew") from None
+            raise TrainingError(f"{self.state_file} is damaged ({type(error).__name__}); delete it to start over") from None
         if not same:
-            raise TrainingError(f"{self.state_file} is of other training (model, data or recipe); choose another folder, or delete it")
+            raise TrainingError(
+                f"{self.state_file} belongs to a different training (model, data or recipe); choose another folder, or delete it"
+            )
 
 
 def _merit(row: dict[str, float]) -> float:

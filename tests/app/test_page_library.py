@@ -63,7 +63,7 @@ def test_a_shipped_model_shows_its_card(tmp_path, monkeypatch):
     assert facts["deletion-tuned"] == "grid=4, baseline=zeros"
     assert facts["parameters"] == "702,896"
     (tmp_path / "own.json").write_text("{}")
-    assert "is no model card" in texts(settle(at))
+    assert "is not a model card" in texts(settle(at))
 
 
 @pytest.mark.parametrize(

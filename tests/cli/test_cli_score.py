@@ -458,8 +458,8 @@ def unreadable(folder: Path) -> None:
     [
         (lambda folder: None, "sds", "no pictures in"),
         (flat, "sds", "5 image(s) without a class"),
-        (mixed, "sds", "both beside and in its subfolders"),
-        (animals, "sds", "4 of the 4 classes of the data are none of the model's 5: '99', 'ant', 'bee', ..."),
+        (mixed, "sds", "both directly and in subfolders"),
+        (animals, "sds", "4 of the 4 classes of the data match none of the model's 5: '99', 'ant', 'bee', ..."),
         (unreadable, "sds", "none of the 1 images"),
         (lambda folder: pictures(folder, 2, classes=3), GRID, "a 2 x 2 grid needs images of 4 classes"),
         (lambda folder: pictures(folder, 2), "difull:grid=3:confidence=0", "a 3 x 3 grid needs images of 8 classes, two of one of them"),
@@ -511,7 +511,7 @@ def test_data_that_cannot_be_used(make: Callable[[Path], object], protocol: str,
         (("--methods", "IxG@act9"), "unknown layer of wrapped:Net 'act9'. Did you mean act2 or act1"),
         (("--layer", "fc"), "layer 'fc' of wrapped:Net yields no spatial map"),
         (("--methods", "Guided Backprop", "--checkpoint", "gelu"), "use Gradient or IxG instead"),
-        (("--protocol", "sds:grid=3"), "cannot be cut into 3 x 3"),
+        (("--protocol", "sds:grid=3"), "cannot be divided into 3 x 3"),
         (("--ci-width", "inf"), "ci_width"),
         (("--ci-width", "narrow"), "ci_width"),
     ],
@@ -591,7 +591,7 @@ def test_protocols_lists_every_protocol_with_its_parameters() -> None:
         (line,) = (line for line in text.splitlines() if line.startswith(f"{name} "))
         assert ("higher is better" in line) == cls().higher_is_better
         assert cls.paper.authors in line
-    assert "grid=4: Cells in each direction (a whole number from 2 to 16)" in text
+    assert "grid=4: Patches per side (a whole number from 2 to 16)" in text
 
 
 def test_datasets_lists_what_has_a_name() -> None:

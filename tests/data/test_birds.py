@@ -23,7 +23,7 @@ from attrlib.data.datasets import list_datasets, load_dataset
 from attrlib.errors import DataError
 
 SOME = range(12)
-"""Scenes of the test split that are looked at one by one."""
+"""Scenes of the test split that are tested one by one."""
 KNOWN = {
     ("train", 0): [190.3, 203.7, 202.6, 200.2, 206.7, 212.6, 135.7, 149.4, 159.5, 140.5, 149.9, 163.5],
     ("select", 1): [201.3, 156.9, 125.9, 201.8, 150.0, 126.9, 81.2, 72.6, 84.4, 74.8, 68.6, 84.4],
@@ -51,7 +51,7 @@ def test_any_two_classes_differ_in_at_least_five_of_the_six_parts() -> None:
 
 
 @pytest.mark.parametrize("part", range(len(PARTS)))
-def test_one_part_leaves_five_classes_so_that_no_model_of_it_is_right_more_often_than_one_in_five(part: int) -> None:
+def test_a_single_part_allows_at_most_20_percent_accuracy(part: int) -> None:
     # Classes are equally frequent, so the best guess from a variant is any class that has it.
     frequent = Counter(word[part] for word in CODE)
     assert frequent == dict.fromkeys(range(VARIANTS), 5)
@@ -73,7 +73,7 @@ def test_classes_have_names() -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_each_pigment_is_one_variant_s_of_every_part_and_stays_itself(part: str) -> None:
+def test_each_colour_belongs_to_one_variant_of_every_part_and_stays_recognisable(part: str) -> None:
     colours = [look.colour for look in LOOKS[part]]
     assert sorted(colours) == sorted(PIGMENTS)
     for one, other in combinations(colours, 2):
@@ -92,7 +92,7 @@ def silhouette(part: str, variant: int, warp: tuple[float, float, float]) -> np.
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_jitter_never_makes_one_variant_s_shape_another_s(part: str) -> None:
+def test_jitter_never_turns_one_variant_into_another(part: str) -> None:
     plain = [silhouette(part, variant, (0, 0, 0)) for variant in range(VARIANTS)]
     for variant in range(VARIANTS):
         for warp in product((-SHAPE_JITTER, SHAPE_JITTER), repeat=3):
@@ -105,7 +105,7 @@ def test_jitter_never_makes_one_variant_s_shape_another_s(part: str) -> None:
 
 
 @pytest.mark.parametrize("split", SIZES)
-def test_classes_are_equally_frequent_and_in_no_order(split: str) -> None:
+def test_classes_are_equally_frequent_and_unordered(split: str) -> None:
     found = labels(split)
     assert len(found) == SIZES[split]
     assert set(Counter(found.tolist()).values()) == {SIZES[split] // len(CODE)}
@@ -114,7 +114,7 @@ def test_classes_are_equally_frequent_and_in_no_order(split: str) -> None:
         found[0] = 0
 
 
-def test_splits_share_nothing(scenes: list[BirdScene]) -> None:
+def test_splits_are_disjoint(scenes: list[BirdScene]) -> None:
     ids = [scene_id(split, index) for split in SIZES for index in range(500)]
     assert len(set(ids)) == len(ids)
     assert not np.array_equal(labels("test"), labels("select"))
@@ -144,14 +144,14 @@ def test_another_version_has_other_digests(monkeypatch: pytest.MonkeyPatch) -> N
 # Determinism
 
 
-def test_a_scene_is_the_same_whatever_was_drawn_before_and_in_any_thread(scenes: list[BirdScene]) -> None:
+def test_a_scene_does_not_depend_on_earlier_scenes_or_the_thread(scenes: list[BirdScene]) -> None:
     first = [s.render() for s in scenes]
     assert all(np.array_equal(render("test", k), first[k]) for k in reversed(SOME))
     with ThreadPoolExecutor(4) as pool:
         assert all(np.array_equal(a, b) for a, b in zip(pool.map(lambda k: render("test", k), SOME), first, strict=True))
 
 
-def test_a_scene_does_not_depend_on_what_else_it_was_asked_for() -> None:
+def test_a_scene_does_not_depend_on_earlier_calls() -> None:
     plain, asked = BirdScene("train", 5), BirdScene("train", 5)
     asked.masks()
     asked.render(PARTS)
@@ -210,7 +210,7 @@ def test_without_a_part_only_its_pixels_and_its_shadow_change(part: str, scenes:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_mask_is_where_leaving_out_the_part_is_seen(part: str, scenes: list[BirdScene]) -> None:
+def test_a_mask_covers_the_pixels_that_change_without_the_part(part: str, scenes: list[BirdScene]) -> None:
     for s in scenes:
         difference = np.abs(s.render().astype(int) - s.render([part]).astype(int)).max(-1)
         mask = s.masks()[part]
@@ -219,13 +219,13 @@ def test_a_mask_is_where_leaving_out_the_part_is_seen(part: str, scenes: list[Bi
 
 
 @pytest.mark.parametrize(("part", "others"), [("wing", ["tail"]), ("beak", ["eye", "crest"]), ("legs", [p for p in PARTS if p != "legs"])])
-def test_all_else_is_the_same_whatever_other_parts_are_missing(part: str, others: list[str], scenes: list[BirdScene]) -> None:
+def test_removing_a_part_has_the_same_effect_regardless_of_the_other_parts(part: str, others: list[str], scenes: list[BirdScene]) -> None:
     for s in scenes:
         away = ~reach(s, part)
         assert np.array_equal(s.render(others)[away], s.render([*others, part])[away])
 
 
-def test_what_a_part_hides_appears(scenes: list[BirdScene]) -> None:
+def test_pixels_hidden_by_a_removed_part_appear(scenes: list[BirdScene]) -> None:
     # Behind the wing is the body, which is the same with and without the other parts.
     for s in scenes:
         both = s.render(["wing"])
@@ -244,7 +244,7 @@ def test_what_a_part_hides_appears(scenes: list[BirdScene]) -> None:
         assert np.array_equal(both[shown], bare[shown])
 
 
-def test_a_bird_without_parts_is_a_body_and_no_class_can_be_seen(scenes: list[BirdScene]) -> None:
+def test_a_bird_without_parts_is_a_body_that_does_not_reveal_its_class(scenes: list[BirdScene]) -> None:
     for s in scenes:
         bare, full = s.render(PARTS), s.render()
         assert (bare != full).any(-1).mean() > 0.05
@@ -256,7 +256,7 @@ def test_a_bird_without_parts_is_a_body_and_no_class_can_be_seen(scenes: list[Bi
 @pytest.mark.parametrize(
     ("without", "message"), [(["wings"], r"unknown part of a bird 'wings'\. Did you mean wing\?"), ("wing", "unknown part")]
 )
-def test_what_is_no_part_cannot_be_left_out(without: str | list[str], message: str) -> None:
+def test_an_unknown_part_cannot_be_left_out(without: str | list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         render("test", 0, without)
 
@@ -276,7 +276,7 @@ def test_masks_are_disjoint_inside_the_picture_and_never_empty() -> None:
         assert min(mask.sum() for mask in found.values()) >= 24
 
 
-def test_the_mask_of_a_part_that_nothing_hides_is_all_of_it(scenes: list[BirdScene]) -> None:
+def test_the_mask_of_a_fully_visible_part_covers_all_of_it(scenes: list[BirdScene]) -> None:
     for s in scenes:
         for part in ("eye", "beak", "tail"):
             alone = s.masks([p for p in PARTS if p != part])[part]
@@ -379,7 +379,7 @@ def test_scenes_take_any_whole_number_in_range_and_no_other() -> None:
     assert scene_id("test", np.int64(3)) == scene_id("test", 3)  # type: ignore[arg-type]
     assert np.array_equal(render("test", np.int64(3)), render("test", 3))  # type: ignore[arg-type]
     for index in (-1, 1000):
-        with pytest.raises(IndexError, match=f"pictures 0 to 999, none {index}"):
+        with pytest.raises(IndexError, match=f"pictures 0 to 999, not {index}"):
             render("test", index)
 
 
@@ -389,7 +389,7 @@ def test_an_unknown_split(make: object) -> None:
         make("tests")  # type: ignore[operator]
 
 
-def test_a_data_set_travels_to_worker_processes() -> None:
+def test_a_data_set_can_be_sent_to_worker_processes() -> None:
     data = pickle.loads(pickle.dumps(Birds("select")))
     assert data.item_id(5) == scene_id("select", 5)
 
@@ -433,7 +433,7 @@ def test_coverage_agrees_with_counting_points() -> None:
         assert np.abs(drawn([[outline]], 16)[0] - counted).max() < 0.03
 
 
-def test_shapes_may_overlap_turn_either_way_and_leave_the_picture() -> None:
+def test_shapes_may_overlap_have_either_orientation_and_leave_the_picture() -> None:
     disc = ellipse(0.5, 0.5, 0.2)
     whole, twice, turned, half, corner, gone, beyond = drawn(
         [[disc], [disc, disc[::-1]], [disc[::-1]], [disc + 0.5], [disc - (0.5 + 0.5j)], [disc + (2 + 2j)], [disc - 2]], 64
@@ -447,7 +447,7 @@ def test_shapes_may_overlap_turn_either_way_and_leave_the_picture() -> None:
     assert gone.sum() == beyond.sum() == 0
 
 
-def test_a_curve_goes_through_its_points_and_a_stroke_is_as_wide_as_said() -> None:
+def test_a_curve_goes_through_its_points_and_a_stroke_has_the_given_width() -> None:
     path = curve("0,0! 1,0 1,1 0,1!", steps=4)
     assert path.shape == (16,)
     assert np.allclose(path[::4], [0, 1, 1 + 1j, 1j])

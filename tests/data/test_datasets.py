@@ -114,7 +114,7 @@ def test_a_folder_called_like_a_picture_is_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("nothing_is_opened")
-def test_nothing_is_opened_or_hashed_before_it_is_asked_for(tmp_path: Path) -> None:
+def test_nothing_is_opened_or_hashed_before_it_is_accessed(tmp_path: Path) -> None:
     for data in (
         load_dataset(write(tmp_path / "f", ["a/1.png", "b/2.png"])),
         load_dataset(write_csv(tmp_path / "c", "file,label\na.png,x\nb.png,y\n")),
@@ -129,7 +129,7 @@ def test_nothing_is_opened_or_hashed_before_it_is_asked_for(tmp_path: Path) -> N
             data.item_id(0)
 
 
-def test_listing_asks_the_file_system_about_folders_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_queries_only_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         (tmp_path / name).mkdir()
         for k in range(400):
@@ -141,7 +141,7 @@ def test_listing_asks_the_file_system_about_folders_alone(tmp_path: Path, monkey
     assert 0 < len(asked) < 20
 
 
-def test_a_data_set_stays_where_it_is_when_the_working_directory_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_does_not_depend_on_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "here", ["a.png"])
     monkeypatch.chdir(tmp_path)
     data = load_dataset("here")
@@ -150,13 +150,13 @@ def test_a_data_set_stays_where_it_is_when_the_working_directory_changes(tmp_pat
 
 
 @pytest.mark.parametrize("source", ["birds", "birds:train", "photos"])
-def test_a_picture_is_called_the_same_without_being_opened(source: str) -> None:
+def test_the_name_of_a_picture_does_not_require_opening_it(source: str) -> None:
     data = load_dataset(source)
     for own in (data, Subset(data, [3, 1]), Kept(data)):
         assert [own.item_name(k) for k in (0, 1, -1)] == [own[k].name for k in (0, 1, -1)]
 
 
-def test_names_that_are_no_utf8_or_hold_line_breaks_can_be_loaded_and_printed(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_or_contain_line_breaks_can_be_loaded_and_printed(tmp_path: Path) -> None:
     tmp_path = tmp_path / "line\nbreak"
     tmp_path.mkdir()
     folder = os.fsencode(tmp_path)
@@ -198,7 +198,7 @@ def test_one_folder_under_two_names_is_two_classes(tmp_path: Path) -> None:
     assert data.class_names == ("a", "b")
 
 
-def test_a_folder_goes_by_its_own_name_before_that_of_a_link(tmp_path: Path) -> None:
+def test_the_name_of_a_folder_takes_precedence_over_that_of_a_link(tmp_path: Path) -> None:
     write(tmp_path, ["class/b/1.png"])
     (tmp_path / "class" / "a").symlink_to("b")
     assert names(load_dataset(tmp_path)) == ["class/b/1.png"]
@@ -248,7 +248,7 @@ def test_an_id_is_the_digest_of_the_bytes(tmp_path: Path) -> None:
     assert [item.id for item in data] == expected
 
 
-def test_moving_and_renaming_leaves_the_ids_as_they_are(tmp_path: Path) -> None:
+def test_moving_and_renaming_does_not_change_the_ids(tmp_path: Path) -> None:
     before = load_dataset(write(tmp_path / "one", ["a/1.png", "a/2.png", "b/3.png"]))
     ids = [before.item_id(k) for k in range(3)]
     (tmp_path / "one" / "a" / "1.png").rename(tmp_path / "one" / "b" / "0.jpg")
@@ -286,7 +286,7 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(tmp_path: Path, monkeyp
 # Order and indices
 
 
-def test_an_order_is_a_permutation_that_depends_on_the_seed_alone(tmp_path: Path) -> None:
+def test_an_order_is_a_permutation_that_depends_only_on_the_seed(tmp_path: Path) -> None:
     files = [f"{k}.png" for k in range(40)]
     data, again = load_dataset(write(tmp_path / "a", files)), load_dataset(write(tmp_path / "b", files))
     state = torch.get_rng_state()
@@ -300,12 +300,12 @@ def test_an_order_is_a_permutation_that_depends_on_the_seed_alone(tmp_path: Path
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "x", 2**31, None])
-def test_a_seed_that_is_none_is_refused(seed: object, tmp_path: Path) -> None:
+def test_an_invalid_seed_is_refused(seed: object, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="seed"):
         load_dataset(write(tmp_path, ["a.png"])).order(seed)
 
 
-def test_indices_are_those_of_a_sequence(tmp_path: Path) -> None:
+def test_indices_work_as_for_a_list(tmp_path: Path) -> None:
     data = load_dataset(write(tmp_path, ["a/0.png", "b/1.png"]))
     assert data[-1].name == data[np.int64(1)].name == "b/1.png"
     assert (data.label(-1), data.item_id(-2)) == (1, data.item_id(0))
@@ -320,7 +320,7 @@ def test_indices_are_those_of_a_sequence(tmp_path: Path) -> None:
 # Pictures that cannot be read
 
 
-def test_unreadable_pictures_harm_no_others(tmp_path: Path) -> None:
+def test_unreadable_pictures_do_not_affect_the_others(tmp_path: Path) -> None:
     write(tmp_path, [f"a/{k}.png" for k in range(6)])
     damaged = {0: b"", 2: b"\x89PNG\r\n\x1a\n" + bytes(99), 4: encoded(4)[:60]}
     for k, content in damaged.items():
@@ -347,7 +347,7 @@ def test_a_file_that_is_deleted_afterwards_is_refused(tmp_path: Path) -> None:
     assert data[1].name == "2.png"
 
 
-def test_a_pipe_called_like_a_picture_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_with_the_name_of_a_picture_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     data = load_dataset(tmp_path)
     with pytest.raises(ImageError):
@@ -388,7 +388,7 @@ def palette() -> Image.Image:
     [left(), left(value=255), left(bool, True), left()[..., None] * np.array([0, 0, 1], np.uint8), palette()],
     ids=["1", "255", "one bit", "blue", "palette"],
 )
-def test_what_is_not_zero_in_a_mask_is_the_object(mask: np.ndarray, tmp_path: Path) -> None:
+def test_non_zero_pixels_of_a_mask_are_the_object(mask: np.ndarray, tmp_path: Path) -> None:
     data = masked(tmp_path, mask)
     found = data[0].masks
     assert data.has_masks
@@ -424,14 +424,14 @@ def test_an_id_depends_on_the_mask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.ones((10, 9), np.uint8), "9 x 10 px, but the picture 10 x 9"),
+        (np.ones((10, 9), np.uint8), "9 x 10 px, but its picture has 10 x 9"),
         (left(np.uint16), "16 bits"),
         (np.stack([left()] * 3 + [left(value=255)], axis=-1), "transparent"),
     ],
     ids=["size", "16 bits", "transparent"],
 )
 def test_a_mask_that_could_be_misread_is_refused(mask: np.ndarray, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=f"the mask of images/1.jpg .*{message}.*save it"):
+    with pytest.raises(ImageError, match=f"the mask of images/1.jpg .*{message}.*save (it|the mask)"):
         masked(tmp_path, mask)[0]
 
 
@@ -446,22 +446,22 @@ def test_a_mask_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("others", [["masks/2.png"], ["masks/1.jpg"], ["masks/x/1.png"], ["masks/readme.txt"]])
-def test_masks_of_which_none_fits_are_refused(others: list[str], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"would be 'masks/1\.png'; name them so"):
+def test_masks_that_match_no_picture_are_refused(others: list[str], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"must be 'masks/1\.png': rename the masks"):
         load_dataset(write(tmp_path, ["images/1.jpg", *others]))
 
 
-# Folders and paths that are no data sets
+# Folders and paths that are not data sets
 
 
 @pytest.mark.parametrize("files", [[], ["notes.txt"], ["a/x.gif", ".h.png"], ["images/x.txt", "masks/1.png"]])
 def test_a_folder_without_pictures_is_refused(files: list[str], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no pictures in .*; put files \(\.jpg, \.jpeg, \.png, \.webp\) or folders of them"):
+    with pytest.raises(DataError, match=r"no pictures in .*; add files \(\.jpg, \.jpeg, \.png, \.webp\), or one subfolder of them"):
         load_dataset(write(tmp_path, files))
 
 
-def test_pictures_both_beside_and_in_subfolders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'loose\.png' and the like into a subfolder, or 'a' and the like away"):
+def test_pictures_both_directly_in_a_folder_and_in_subfolders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"pictures such as 'loose\.png' into a subfolder, or move subfolders such as 'a' away"):
         load_dataset(write(tmp_path, ["loose.png", "a/1.png"]))
 
 
@@ -485,7 +485,7 @@ def test_a_folder_that_may_not_be_read_is_refused(call: str, denied: str, tmp_pa
     "path", ["missing", "", "nul\0byte", "~nosuchuser/x", "x" * 5000, "a.png/b", "\udcff"], ids=lambda p: p[:8] or "empty"
 )
 @pytest.mark.parametrize("kind", [str, Path])
-def test_a_path_with_nothing_there_is_refused(path: str, kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_path_is_refused(path: str, kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(write(tmp_path, ["a.png"]))
     if kind is Path and not path:
         assert len(load_dataset(Path(path))) == 1
@@ -495,7 +495,7 @@ def test_a_path_with_nothing_there_is_refused(path: str, kind: type, tmp_path: P
     assert len(str(caught.value).encode()) < 400
 
 
-def test_a_name_that_is_nearly_right_is_suggested() -> None:
+def test_the_nearest_name_is_suggested() -> None:
     with pytest.raises(DataError, match="Did you mean photos"):
         load_dataset("Photo")
 
@@ -506,15 +506,15 @@ def test_a_file_of_another_kind_is_refused(file: str, message: str, tmp_path: Pa
         load_dataset(write(tmp_path, [file]) / file)
 
 
-def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+def test_a_named_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(DataError, match="neither a folder nor a CSV file"):
         load_dataset(tmp_path / "pipe.csv")
 
 
 @pytest.mark.parametrize("source", [None, 3, b"photos", ["a.png"], np.zeros(3)], ids=["None", "number", "bytes", "list", "array"])
-def test_an_object_that_is_no_data_set_is_refused(source: object) -> None:
-    with pytest.raises(DataError, match="is no data set; give a name"):
+def test_an_object_that_is_not_a_data_set_is_refused(source: object) -> None:
+    with pytest.raises(DataError, match="is not a data set; give a name"):
         load_dataset(source)
 
 
@@ -560,7 +560,7 @@ def test_line_breaks_in_a_csv_are_shown_as_escapes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".CSV"])
-def test_files_elsewhere_are_taken_if_they_are_there(suffix: str, tmp_path: Path) -> None:
+def test_existing_files_outside_the_folder_are_accepted(suffix: str, tmp_path: Path) -> None:
     write(tmp_path, ["data/a.png", "other/b.png"])
     path = tmp_path / "data" / f"list{suffix}"
     path.write_text(f"file\n{tmp_path}/data/a.png\n../other/b.png\n")
@@ -573,7 +573,7 @@ def test_files_elsewhere_are_taken_if_they_are_there(suffix: str, tmp_path: Path
         load_dataset(path)
 
 
-def test_a_file_of_a_csv_that_is_no_picture_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+def test_a_csv_entry_that_is_not_a_picture_is_refused_when_it_is_opened(tmp_path: Path) -> None:
     data = load_dataset(write_csv(tmp_path, "file\na.png\nlist.csv\n/etc/passwd\n"))
     assert data[0].name == "a.png"
     for k in (1, 2):
@@ -609,14 +609,14 @@ GARBAGE = np.random.default_rng(0).bytes(5000)
     ],
     ids=lambda v: repr(v[:16]) if isinstance(v, bytes) else "",
 )
-def test_a_csv_file_that_makes_no_sense_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_an_invalid_csv_file_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message) as caught:
         load_dataset(write_csv(tmp_path, content))
     assert len(str(caught.value)) < 500
-    assert any(word in str(caught.value) for word in ("save it as", "write", "take", "fill it in", "must be the names"))
+    assert any(word in str(caught.value) for word in ("save it as", "write", "remove", "fill it in", "must name the columns"))
 
 
-def test_the_steps_for_a_csv_file_grow_as_it_does(tmp_path: Path) -> None:
+def test_the_time_to_read_a_csv_file_is_linear_in_its_length(tmp_path: Path) -> None:
     picture = tmp_path / "pictures" / "0.png"
     write(picture.parent, ["0.png"])
     for k in range(1, 100):
@@ -630,7 +630,7 @@ def test_the_steps_for_a_csv_file_grow_as_it_does(tmp_path: Path) -> None:
             load_dataset(tmp_path / "list.csv")
 
     def seconds(count: int) -> float:
-        """What the processor needs at best, however busy the machine is: only its growth counts."""
+        """The minimum processor time, which does not depend on how busy the machine is."""
         found = []
         for _ in range(3):
             begun = time.thread_time()
@@ -667,11 +667,11 @@ def test_a_csv_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch:
         load_dataset(path)
 
 
-# Named data sets and one's own
+# Named and custom data sets
 
 
 @pytest.mark.parametrize("info", [info for info in list_datasets() if not info.name.startswith("imagenette")], ids=lambda info: info.name)
-def test_a_named_data_set_is_what_its_description_says(info: DatasetInfo) -> None:
+def test_a_named_data_set_matches_its_description(info: DatasetInfo) -> None:
     data = load_dataset(info.name)
     assert data.name == info.name
     assert info.summary
@@ -693,7 +693,7 @@ def test_the_photos_are_the_samples_under_their_names() -> None:
     assert len({item.id for item in data}) == 8
 
 
-def test_the_labels_of_the_photos_are_what_the_model_sees(embedded: attrlib.Classifier) -> None:
+def test_the_labels_of_the_photos_match_the_predictions(embedded: attrlib.Classifier) -> None:
     data = load_dataset("photos")
     of_model = match_classes(data.class_names, embedded.class_names)
     labelled = [item for item in data if item.label is not None]
@@ -731,7 +731,7 @@ class Mine(Dataset):
         return str(index % 2)
 
 
-def test_a_data_set_of_ones_own_is_taken_as_it_is() -> None:
+def test_a_custom_data_set_is_returned_unchanged() -> None:
     mine = Mine()
     assert load_dataset(mine) is mine
     assert [item.label for item in mine] == [0, 1]
@@ -754,7 +754,7 @@ def test_a_named_data_set_is_added_with_one_function(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("source", ["./photos", Path("photos"), "photos/"])
-def test_a_folder_that_is_called_like_a_named_data_set(source: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_the_name_of_a_named_data_set(source: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "photos", ["1.png"])
     data = load_dataset(source)

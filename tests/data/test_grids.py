@@ -1,4 +1,4 @@
-"""How images are put together to grids, against exhaustive search and counting."""
+"""Composition of grids from images, against exhaustive search and counting."""
 
 import random
 from collections import Counter
@@ -19,7 +19,7 @@ both_kinds = pytest.mark.parametrize("corners", [False, True])
 
 
 def shuffled(counts: Sequence[int], seed: int = 0) -> list[int]:
-    """The classes of so many images each, in some order."""
+    """Classes with the given numbers of images, in random order."""
     classes = [label for label, count in enumerate(counts) for _ in range(count)]
     random.Random(seed).shuffle(classes)
     return classes
@@ -33,7 +33,7 @@ def random_counts(seed: int) -> tuple[int, ...]:
 
 @cache
 def most(counts: tuple[int, ...], n: int, corners: bool) -> int:
-    """The largest number of grids that so many images of each class allow, by trying everything."""
+    """The largest number of grids that these numbers of images allow, by exhaustive search."""
     counts = tuple(sorted((count for count in counts if count), reverse=True))
     best, tried = 0, set()
     for chosen in combinations(range(len(counts)), n * n - corners):
@@ -49,7 +49,7 @@ def most(counts: tuple[int, ...], n: int, corners: bool) -> int:
 
 
 def sound(classes: Sequence[int], grids: Sequence[tuple[int, ...]], n: int, corners: bool) -> bool:
-    """Whether every grid is as it should be, and every image used at most once."""
+    """Whether every grid is valid, and every image is used at most once."""
     used = Counter(position for grid in grids for position in grid)
     for grid in grids:
         labels = [classes[position] for position in grid]
@@ -86,9 +86,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("counts", "n", "corners", "expected"), CASES)
-def test_as_many_grids_as_possible_in_cases_that_can_be_told_at_a_glance(
-    counts: tuple[int, ...], n: int, corners: bool, expected: int
-) -> None:
+def test_as_many_grids_as_possible_in_obvious_cases(counts: tuple[int, ...], n: int, corners: bool, expected: int) -> None:
     classes = shuffled(counts)
     grids = compose(classes, n, corners, seed=0)
     assert len(grids) == expected
@@ -113,7 +111,7 @@ def test_as_many_grids_as_exhaustive_search_finds(corners: bool) -> None:
 
 @both_kinds
 @pytest.mark.parametrize(("per_class", "count"), [(2, 100), (3, 100), (50, 10)])
-def test_no_image_is_left_over_where_classes_are_of_one_size(per_class: int, count: int, corners: bool) -> None:
+def test_no_image_is_left_over_if_classes_have_equal_size(per_class: int, count: int, corners: bool) -> None:
     classes = shuffled([per_class] * count)
     grids = compose(classes, 2, corners, seed=0)
     assert sound(classes, grids, 2, corners)
@@ -123,7 +121,7 @@ def test_no_image_is_left_over_where_classes_are_of_one_size(per_class: int, cou
 @both_kinds
 @pytest.mark.parametrize("n", [2, 3, 4])
 @pytest.mark.parametrize("shape", ["even", "steep", "one large"])
-def test_grids_are_sound_whatever_the_sizes_of_the_classes(shape: str, n: int, corners: bool) -> None:
+def test_grids_are_valid_for_any_class_sizes(shape: str, n: int, corners: bool) -> None:
     counts = {"even": [12] * 20, "steep": list(range(1, 31)), "one large": [300, *[5] * 25]}[shape]
     classes = shuffled(counts)
     grids = compose(classes, n, corners, seed=1)
@@ -141,7 +139,7 @@ def test_classes_may_have_any_numbers() -> None:
 
 
 @both_kinds
-def test_the_seed_alone_decides(corners: bool) -> None:
+def test_grids_depend_only_on_the_seed(corners: bool) -> None:
     classes = shuffled([6] * 12)
     first = compose(classes, 2, corners, seed=5)
     assert first == compose(list(classes), 2, corners, seed=5)
@@ -151,7 +149,7 @@ def test_the_seed_alone_decides(corners: bool) -> None:
 
 
 @both_kinds
-def test_a_state_that_others_share_is_neither_used_nor_changed(corners: bool) -> None:
+def test_the_global_random_state_is_neither_used_nor_changed(corners: bool) -> None:
     import torch
 
     classes = shuffled([6] * 12)
@@ -193,7 +191,7 @@ def test_between_the_corners_every_class_is_in_every_cell_equally_often() -> Non
 
 
 @both_kinds
-def test_which_classes_come_together_is_drawn(corners: bool) -> None:
+def test_the_classes_of_a_grid_are_random(corners: bool) -> None:
     classes = shuffled([2] * 12)
     together = Counter(
         frozenset(pair) for seed in range(40) for grid in compose(classes, 2, corners, seed) for pair in combinations(grid, 2)
@@ -206,14 +204,14 @@ def test_which_classes_come_together_is_drawn(corners: bool) -> None:
     assert max(mixed) < 4 * np.mean(mixed)
 
 
-def test_every_class_comes_to_be_the_one_in_the_corners() -> None:
+def test_every_class_takes_the_corners_equally_often() -> None:
     classes = shuffled([20] * 12)
     corners = Counter(classes[grid[0]] for seed in range(10) for grid in compose(classes, 2, True, seed))
     assert len(corners) == 12
     assert scipy.stats.chisquare([corners[label] for label in range(12)]).pvalue > 1e-3
 
 
-def test_which_images_of_a_class_are_used_is_drawn() -> None:
+def test_the_images_of_a_class_are_chosen_at_random() -> None:
     # 4 classes of 10, and one of 40 of which few are needed.
     classes = [0] * 40 + [label for label in range(1, 5) for _ in range(10)]
     used = Counter(position for seed in range(60) for grid in compose(classes, 2, False, seed) for position in grid if position < 40)
@@ -222,7 +220,7 @@ def test_which_images_of_a_class_are_used_is_drawn() -> None:
 
 
 @both_kinds
-def test_the_first_grids_are_of_the_same_kind_as_the_last(corners: bool) -> None:
+def test_the_first_grids_have_the_same_distribution_as_the_last(corners: bool) -> None:
     # Grids are made from the largest classes first; a run with a limit must not see those alone.
     classes = shuffled([2] * 20 + [20] * 8 + [45])
     shares = []
@@ -261,7 +259,7 @@ def test_the_items_are_the_grids_with_their_images_labels_and_contents(corners: 
 
 
 @both_kinds
-def test_the_first_grids_are_the_same_however_many_are_used(corners: bool) -> None:
+def test_the_first_grids_do_not_depend_on_how_many_are_used(corners: bool) -> None:
     classes = shuffled([6] * 12)
     every = selected(classes, corners=corners).items
     for limit in (1, 3, len(every), 1000):
@@ -275,7 +273,7 @@ def test_the_order_of_the_cells_is_part_of_a_grid() -> None:
     assert all((unit.id == one.id) == (unit.images == one.images) for unit in others)
 
 
-def test_the_results_of_a_grid_depend_on_its_labels_where_they_are_targets() -> None:
+def test_the_results_of_a_grid_depend_on_its_labels_if_they_are_targets() -> None:
     same = EvalItem("grid", (1, 2, 3, 4), (0, 1, 2, 3))
     other = EvalItem("grid", (1, 2, 3, 4), (0, 1, 2, 4))
     assert same.key("prediction") == other.key("prediction") == "grid"
@@ -293,14 +291,14 @@ def test_the_results_of_a_grid_depend_on_its_labels_where_they_are_targets() -> 
         ((), 2, False, r"0 of 500 images \(0 classes\)"),
     ],
 )
-def test_too_few_images_are_refused_with_what_is_needed(counts: tuple[int, ...], n: int, corners: bool, said: str) -> None:
+def test_too_few_images_are_refused_with_the_required_number(counts: tuple[int, ...], n: int, corners: bool, said: str) -> None:
     with pytest.raises(DataError, match=said) as caught:
         selected(shuffled(counts), n, corners)
     assert "confidence=0.99" in str(caught.value)
     assert "Lower confidence" in str(caught.value)
 
 
-def test_a_note_says_what_the_filter_left() -> None:
+def test_a_note_reports_how_many_images_pass_the_filter() -> None:
     found = selected(shuffled([5] * 8), limit=2, confidence=0.9)
     assert found.notes == ("40 of 500 images (8 classes) pass the filter confidence=0.9 and allow 10 grids",)
     assert len(found.items) == 2

@@ -1,4 +1,4 @@
-"""Data sets of torchvision and Imagenette: read where they lie, without the network, and what is said where they do not."""
+"""Data sets of torchvision and Imagenette: read from disk, without the network, and errors if they are missing."""
 
 import socket
 from pathlib import Path
@@ -32,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def attempts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """No network; who asked for it."""
+    """Block the network, and record the requests."""
     asked: list[Any] = []
 
     def refuse(*arguments: Any, **_options: Any) -> None:
@@ -78,7 +78,7 @@ def test_eurosat_is_read_where_torchvision_expects_it(cache: Path, attempts: lis
         data[6]
 
 
-def test_a_digest_is_of_the_pixels_wherever_they_are(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_digest_depends_only_on_the_pixels(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay_out(cache / "eurosat" / "2750", LAND, "jpg")
     ids = [load_dataset("torchvision:EuroSAT").item_id(k) for k in range(6)]
     assert len(set(ids)) == 6
@@ -117,7 +117,7 @@ def test_a_copy_on_disk_is_the_same_data(cache: Path) -> None:
     assert [one.item_id(k) for k in range(6)] == [other.item_id(k) for k in range(6)]
 
 
-def test_imagenette_is_listed_and_a_name_stays_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenette_is_listed_and_loaded_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = {info.name: info for info in list_datasets()}
     assert (known["imagenette"].classes, known["imagenette"].labelled, known["imagenette"].masks) == (10, True, False)
     assert known["imagenette"].count == 3925
@@ -128,13 +128,13 @@ def test_imagenette_is_listed_and_a_name_stays_a_name(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["torchvision:EuroSAT", "imagenette", "imagenette:train", "torchvision:CIFAR10", "torchvision:DTD/train"])
-def test_what_is_missing_and_cannot_be_downloaded_is_one_line_that_says_what_to_do(cache: Path, attempts: list[Any], name: str) -> None:
+def test_a_failed_download_is_one_line_with_advice(cache: Path, attempts: list[Any], name: str) -> None:
     with pytest.raises(DataError) as caught:
         load_dataset(name)
     text = str(caught.value)
     assert text.startswith(f"{name} is not in {cache} and could not be downloaded (")
     assert "there is no network" in text
-    assert text.endswith("; connect to the internet, or give the folder of a copy")
+    assert text.endswith("; connect to the internet, or give the path of a local copy")
     assert "\n" not in text
     assert len(attempts) >= 1, "it was tried"
 
@@ -142,7 +142,7 @@ def test_what_is_missing_and_cannot_be_downloaded_is_one_line_that_says_what_to_
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"torchvision:EuroSAT is not in .*could not be downloaded \(.*give the folder of a copy"):
+    with pytest.raises(DataError, match=r"torchvision:EuroSAT is not in .*could not be downloaded \(.*give the path of a local copy"):
         load_dataset("torchvision:EuroSAT")
 
 
@@ -165,14 +165,14 @@ def test_an_unknown_name_or_split_is_refused_before_any_download(attempts: list[
     assert attempts == []
 
 
-def test_a_broken_picture_is_an_error_of_its_own_and_the_others_can_be_read(cache: Path) -> None:
+def test_a_broken_picture_is_an_error_and_the_others_can_be_read(cache: Path) -> None:
     lay_out(cache / "eurosat" / "2750", LAND, "jpg")
     files = sorted((cache / "eurosat" / "2750").glob("*/*.jpg"))
     files[1].write_bytes(files[1].read_bytes()[:300])
     files[3].write_bytes(b"no picture")
     files[4].unlink()
     data = load_dataset("torchvision:EuroSAT")
-    # The list is made anew, without the fifth file.
+    # The list is created again, without the fifth file.
     assert len(data) == 5
     for k in range(5):
         if k not in (1, 3):
@@ -183,7 +183,7 @@ def test_a_broken_picture_is_an_error_of_its_own_and_the_others_can_be_read(cach
                 read(k)
 
 
-def test_a_file_that_is_gone_after_loading_is_an_image_error(cache: Path) -> None:
+def test_a_file_deleted_after_loading_is_an_image_error(cache: Path) -> None:
     lay_out(cache / "eurosat" / "2750", LAND, "jpg")
     data = load_dataset("torchvision:EuroSAT")
     next((cache / "eurosat" / "2750" / "River").iterdir()).unlink()
@@ -192,7 +192,7 @@ def test_a_file_that_is_gone_after_loading_is_an_image_error(cache: Path) -> Non
 
 
 class Labelled:
-    """As torchvision's data sets keep their labels, each in one way."""
+    """Stores labels in one of the ways of torchvision's data sets."""
 
     def __init__(self, **own: Any) -> None:
         self.__dict__.update(own)
@@ -219,8 +219,8 @@ def test_labels_are_found_wherever_torchvision_keeps_them(own: dict[str, Any], l
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION)
-def test_every_data_set_that_is_offered_is_one_of_torchvision_s_and_asks_for_a_download(name: str, attempts: list[Any]) -> None:
+def test_every_listed_data_set_exists_in_torchvision_and_is_downloaded(name: str, attempts: list[Any]) -> None:
     assert isinstance(getattr(torchvision.datasets, name), type)
-    with pytest.raises(DataError, match=rf"torchvision:{name} is not in .*connect to the internet, or give the folder of a copy"):
+    with pytest.raises(DataError, match=rf"torchvision:{name} is not in .*connect to the internet, or give the path of a local copy"):
         load_dataset(f"torchvision:{name}")
     assert attempts

@@ -59,7 +59,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_bomb(width: int, height: int) -> bytes:
-    """A PNG of a few kilobytes that says it is that large: zeros compress well."""
+    """A PNG of a few kilobytes that decodes to the given size: zeros compress well."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(bytes(1 << 20))) + png_chunk(b"IEND", b"")
 
@@ -89,7 +89,7 @@ def tiff(entries: list[tuple[int, int, int, bytes]]) -> bytes:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_every_sample_opens_as_rgb_under_its_name(name: str) -> None:
+def test_every_sample_opens_as_rgb_by_name(name: str) -> None:
     photo = open_sample(name)
     assert photo.image.mode == "RGB"
     assert min(photo.image.size) >= 224
@@ -101,16 +101,16 @@ def test_samples_are_different_pictures() -> None:
     assert len({open_sample(name).digest for name in SAMPLES}) == len(SAMPLES)
 
 
-def test_a_bird_opens_under_its_name() -> None:
+def test_a_bird_opens_by_name() -> None:
     photo, item = open_image("birds:select/7"), load_dataset("birds:select")[7]
     assert photo.image.tobytes() == item.image.tobytes()
     assert photo.name == "birds:select/7" == item.name
     assert title(photo.name) == f"bird 7: {load_dataset('birds').class_names[item.label]}"
-    with pytest.raises(ImageError, match="birds:test has birds 0 to 999, none 1000"):
+    with pytest.raises(ImageError, match="birds:test has no bird 1000; choose one from 0 to 999"):
         open_image("birds:test/1000")
 
 
-def test_the_names_in_lists_are_those_that_open() -> None:
+def test_listed_names_can_be_opened() -> None:
     assert all(is_named(name) and open_image(name).name == name for name in NAMES)
     assert len({title(name) for name in NAMES}) == len(NAMES)
     for other in (
@@ -147,7 +147,7 @@ def test_jpeg_png_and_webp_open_with_their_pixels_from_anywhere(kind: str, optio
     assert photo.notes == ()
 
 
-def test_a_given_name_is_kept() -> None:
+def test_a_given_name_is_used() -> None:
     assert open_photo(encoded(noise(), "PNG"), "mine.png").name == "mine.png"
 
 
@@ -268,7 +268,7 @@ def test_greyscale_and_one_bit_become_equal_channels() -> None:
 
 
 @pytest.mark.parametrize(("kind", "options"), [("WEBP", {"lossless": True}), ("PNG", {})])
-def test_of_an_animation_the_first_frame_is_used_with_a_note(kind: str, options: dict) -> None:
+def test_the_first_frame_of_an_animation_is_used_with_a_note(kind: str, options: dict) -> None:
     rest = [Image.fromarray(noise(seed=s)) for s in (1, 2)]
     photo = open_photo(encoded(noise(), kind, save_all=True, append_images=rest, duration=40, **options))
     assert (np.asarray(photo.image) == noise()).all()
@@ -278,7 +278,7 @@ def test_of_an_animation_the_first_frame_is_used_with_a_note(kind: str, options:
 # Digest
 
 
-def test_the_digest_depends_on_the_pixels_alone() -> None:
+def test_the_digest_depends_only_on_the_pixels() -> None:
     exif = Image.Exif()
     exif[0x010E] = "a description"
     files = [
@@ -299,10 +299,10 @@ def test_another_picture_has_another_digest() -> None:
     assert len({open_photo(encoded(p, "PNG")).digest for p in (noise(), changed, reshaped)}) == 3
 
 
-# Refused
+# Errors
 
 
-def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+def test_data_that_is_not_a_picture_is_refused(tmp_path: Path) -> None:
     for data in (b"", b"hello, this is text\n" * 50, random.Random(0).randbytes(5000), b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF"):
         (tmp_path / "x.jpg").write_bytes(data)
         for source in (data, tmp_path / "x.jpg"):
@@ -381,7 +381,7 @@ def test_a_path_without_a_file_is_refused(path: str, tmp_path: Path, monkeypatch
         open_photo(path)
 
 
-def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.png").write_bytes(encoded(noise(), "PNG"))
 
     def denied(*_args: object, **_options: object) -> None:
@@ -393,7 +393,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("source", [None, 5, np.zeros((9, 9, 3), np.uint8)], ids=["None", "number", "array"])
-def test_an_object_that_is_no_picture_is_refused(source: object) -> None:
+def test_an_object_that_is_not_a_picture_is_refused_when_opened(source: object) -> None:
     with pytest.raises(ImageError):
         open_image(source)
 
@@ -407,7 +407,7 @@ def test_an_object_that_is_no_picture_is_refused(source: object) -> None:
     [(0x011A, 2, 4, b"abc\0"), (0x0100, 2, 4, b"abc\0"), (0x010E, 5, 1, bytes(4)), (0x8769, 4, 1, b"\xff\xff\xff\x7f")],
     ids=["text for a ratio", "text for a number", "ratio for a text", "section out of bounds"],
 )
-def test_wrong_metadata_harms_neither_picture_nor_orientation(wrong: tuple, kind: str) -> None:
+def test_wrong_metadata_affects_neither_pixels_nor_orientation(wrong: tuple, kind: str) -> None:
     exif = tiff(sorted([(ORIENTATION, 3, 1, struct.pack("<HH", 6, 0)), wrong]))
     stored = np.ascontiguousarray(blocks().swapaxes(0, 1)[::-1])
     found = pixels(encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})))
@@ -427,7 +427,7 @@ FUZZED = {
 
 @pytest.mark.parametrize("kind", FUZZED)
 @pytest.mark.filterwarnings("ignore")
-def test_a_corrupted_byte_is_survived_or_refused(kind: str) -> None:
+def test_a_file_with_a_corrupted_byte_is_opened_or_refused(kind: str) -> None:
     dice = random.Random(0)
     data = FUZZED[kind]()
     opened = 0
@@ -442,7 +442,7 @@ def test_a_corrupted_byte_is_survived_or_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
 @pytest.mark.filterwarnings("ignore")
-def test_a_corrupted_byte_of_metadata_is_survived_or_refused(kind: str) -> None:
+def test_a_file_with_a_corrupted_byte_of_metadata_is_opened_or_refused(kind: str) -> None:
     exif = Image.Exif()
     exif[ORIENTATION], exif[0x010E], exif[0x011A], exif[0x0132] = 6, "text", 72.0, "2020"
     dice = random.Random(0)
@@ -472,7 +472,7 @@ def disc(width: int, height: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("fit", FITS)
-def test_a_mask_is_what_the_view_makes_of_a_picture_of_it(fit: str, shape: tuple[int, int], size: tuple[int, int], crop: float) -> None:
+def test_a_mask_matches_the_view_of_a_picture_of_it(fit: str, shape: tuple[int, int], size: tuple[int, int], crop: float) -> None:
     mask = noise(shape[1], shape[0])[..., 0] > 127
     preprocessing = Preprocessing(size, mean=(0, 0, 0), interpolation="nearest", crop=crop, fit=fit)
     view = np.asarray(preprocessing.view(Image.fromarray(mask)))[..., 0] > 0
@@ -498,7 +498,7 @@ def test_a_mask_covers_its_object_in_the_view_but_for_the_edge(fit: str, shape: 
     assert (seen | ~shrunk).all()
 
 
-def test_what_a_border_adds_is_no_object() -> None:
+def test_added_borders_are_not_part_of_the_object() -> None:
     found = Preprocessing((64, 64), crop=1.0, fit="border").mask(np.ones((100, 200)), (200, 100))
     assert found.nonzero()[:, 0].unique().tolist() == list(range(16, 48))
     assert found[16:48].all()
@@ -506,5 +506,5 @@ def test_what_a_border_adds_is_no_object() -> None:
 
 @pytest.mark.parametrize("shape", [(30, 40), (40, 31), (40, 30, 1), (1200,)])
 def test_a_mask_of_another_size_than_its_picture_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match="give one of the picture's height and width"):
+    with pytest.raises(ImageError, match="give a mask of the same size"):
         Preprocessing((64, 64)).mask(np.ones(shape, bool), (30, 40))

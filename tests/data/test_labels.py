@@ -23,7 +23,7 @@ IMAGENETTE = {
 }
 """WNIDs with their ImageNet indices, as the README of the data says."""
 VALIDATION = Path(__file__).parents[3] / "shared" / "data" / "imagenette" / "val"
-HOW = r"name classes by WNID .* by a name that the model knows .* or by index \(0 to \d+\)"
+HOW = r"name classes by WNID .* by one of the model.s names .* or by index \(0 to \d+\)"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_wnids_map_onto_an_imagenet_model(imagenet) -> None:
     assert match_classes(["n15075141", "n02012849", "n03126707"], imagenet) == (999, 134, 517)
 
 
-def test_all_wnids_in_order_are_all_classes_in_order(imagenet) -> None:
+def test_the_wnids_in_order_map_onto_the_classes_in_order(imagenet) -> None:
     assert match_classes(sorted(ImageNetInfo("imagenet-1k").label_names()), imagenet) == tuple(range(1000))
 
 
@@ -57,26 +57,26 @@ def test_a_name_may_follow_the_wnid(form: str, imagenet) -> None:
 
 
 @pytest.mark.parametrize("name", ["n1440764", "n014407640", "N01440764", "x n01440764", "n01440764tench", "n00000000", "n०१४४०७६४"])
-def test_what_is_no_wnid_of_imagenet_is_refused(name: str, imagenet) -> None:
-    with pytest.raises(DataError, match="1 of the 2 classes of the data are none of the model's 1000"):
+def test_an_unknown_wnid_is_refused(name: str, imagenet) -> None:
+    with pytest.raises(DataError, match="1 of the 2 classes of the data match none of the model's 1000"):
         match_classes(["n03888257", name], imagenet)
 
 
-def test_a_model_may_call_its_classes_by_wnid() -> None:
+def test_a_model_may_name_its_classes_by_wnid() -> None:
     model = ["n03888257", "n99999999_own", "n01440764"]
     assert match_classes(["n01440764", "n03888257", "n99999999"], model) == (2, 0, 1)
     with pytest.raises(DataError, match="'n02102040'"):
         match_classes(["n01440764", "n02102040"], model)
 
 
-def test_wnids_say_nothing_about_a_model_of_other_classes(imagenet) -> None:
+def test_wnids_do_not_match_a_model_with_other_classes(imagenet) -> None:
     for model in (generic(1000), imagenet[:999], imagenet[::-1], ["cat", "dog"]):
         with pytest.raises(DataError, match=HOW):
             match_classes(["n01440764", "n03888257"], model, by="wnid")
 
 
 @pytest.mark.skipif(not VALIDATION.is_dir(), reason="imagenette is not here")
-def test_the_folders_of_imagenette_are_the_classes_that_its_readme_says(imagenet) -> None:
+def test_the_folders_of_imagenette_are_the_classes_in_its_readme(imagenet) -> None:
     data = load_dataset(VALIDATION)
     assert len(data) == 250
     assert dict(zip(data.class_names, match_classes(data.class_names, imagenet), strict=True)) == IMAGENETTE
@@ -99,7 +99,7 @@ def test_one_synonym_or_all_of_them_are_enough(name: str, index: int, imagenet) 
     assert match_classes([name], imagenet) == (index,)
 
 
-def test_every_name_of_an_imagenet_class_leads_to_it_or_is_refused_as_ambiguous(imagenet) -> None:
+def test_every_name_of_an_imagenet_class_matches_it_or_is_refused_as_ambiguous(imagenet) -> None:
     classes: dict[str, set[int]] = {}
     for k, description in enumerate(imagenet):
         for part in description.split(","):
@@ -120,7 +120,7 @@ def test_a_name_of_two_classes_is_refused(name: str, classes: str, by: str, imag
         match_classes(["tench", name], imagenet, by)
 
 
-def test_of_two_classes_the_whole_description_tells_which(imagenet) -> None:
+def test_the_whole_description_resolves_an_ambiguous_name(imagenet) -> None:
     assert match_classes(["maillot, tank suit", "giant panda"], imagenet) == (639, 388)
 
 
@@ -138,7 +138,7 @@ def test_folder_names_may_be_indices(imagenet) -> None:
 
 
 @pytest.mark.parametrize("name", ["1000", "-1", "1.0", "", "٣", "²", "1_0", "9" * 5000, "n01440764"])
-def test_what_is_no_index_of_a_class_is_refused(name: str, imagenet) -> None:
+def test_an_invalid_index_is_refused(name: str, imagenet) -> None:
     with pytest.raises(DataError, match="1 of the 2 classes") as caught:
         match_classes(["3", name], imagenet, by="index")
     assert len(str(caught.value)) < 500
@@ -147,7 +147,7 @@ def test_what_is_no_index_of_a_class_is_refused(name: str, imagenet) -> None:
 # Order
 
 
-def test_order_takes_the_sorted_names_one_after_the_other() -> None:
+def test_order_matches_the_sorted_names_in_sequence() -> None:
     assert match_classes(["b", "c", "a"], ["x", "y", "z"], by="order") == (1, 2, 0)
 
 
@@ -170,7 +170,7 @@ def test_auto_prefers_wnid_then_name_then_index(imagenet) -> None:
     assert match_classes(["class_2", "Class 0"], generic(3)) == (2, 0)
 
 
-def test_auto_takes_the_order_only_for_as_many_classes_without_names() -> None:
+def test_auto_matches_by_order_only_for_equally_many_unnamed_classes() -> None:
     wnids = sorted(IMAGENETTE)
     assert match_classes(wnids, generic(10)) == tuple(range(10))
     assert match_classes(["2", "1", "0"], generic(3)) == (2, 1, 0)
@@ -193,7 +193,7 @@ def test_the_error_names_the_first_classes_that_do_not_fit_the_best_way(imagenet
         match_classes(["train", "val"], ["cat", "dog"])
 
 
-def test_long_names_make_no_long_errors(imagenet) -> None:
+def test_long_names_are_shortened_in_errors(imagenet) -> None:
     with pytest.raises(DataError) as caught:
         match_classes(["x" * 10_000, "y" * 10_000], imagenet)
     assert len(str(caught.value)) < 500
@@ -209,9 +209,9 @@ def test_an_unknown_way_is_refused(imagenet) -> None:
         match_classes(["tench"], imagenet, by="names")
 
 
-def test_matching_by_order_is_said_and_no_other(imagenet) -> None:
+def test_only_matching_by_order_gives_a_note(imagenet) -> None:
     (note,) = order_note(["b", "a"], generic(2))
-    assert "'a' is class 0, 'b' is class 1; a text file" in note
+    assert "'a' is class 0, 'b' is class 1; to name them, put a text file" in note
     assert order_note(["b", "a"], ["a", "b"]) == ()
     assert order_note(["b", "a"], generic(2), "order") == ()
     assert order_note(list(IMAGENETTE), imagenet) == ()

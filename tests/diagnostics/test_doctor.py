@@ -1,4 +1,4 @@
-"""The doctor: what it calls valid, refused and failed, what it measures, and that no trace escapes it or is left by it."""
+"""The doctor: valid, refused and failed methods, costs, and the detection and absence of side effects."""
 
 import attrlib
 
@@ -36,7 +36,7 @@ def model(net: type[nn.Module] = Plain, *args: object) -> attrlib.Classifier:
 
 @pytest.fixture
 def registered() -> Iterator[None]:
-    """Forgets what a test registers."""
+    """Unregister the methods of a test."""
     before = list(METHODS)
     yield
     for name in [name for name in METHODS if name not in before]:
@@ -59,7 +59,7 @@ class Mine(Method):
         return Passes(forward=1)
 
 
-# What is valid
+# Validity
 
 
 def refusal(classifier: attrlib.Classifier, method: str, layer: str) -> str:
@@ -71,7 +71,7 @@ def refusal(classifier: attrlib.Classifier, method: str, layer: str) -> str:
 
 
 @pytest.mark.parametrize("net", [(Plain,), (Transformer, 1, 3)], ids=["convolutions", "transformer"])
-def test_every_method_is_valid_or_refused_as_its_own_check_says(net: tuple) -> None:
+def test_every_method_is_valid_or_refused_according_to_its_check(net: tuple) -> None:
     classifier = model(*net)
     found = doctor(classifier, images=3, limit=0.5)
     assert found.methods == tuple(METHODS)
@@ -79,7 +79,7 @@ def test_every_method_is_valid_or_refused_as_its_own_check_says(net: tuple) -> N
     for f in found.findings:
         assert f.state in (VALID, REFUSED), f
         expected = refusal(classifier, f.method, f.layer)
-        # Which activations there are is seen when the model runs.
+        # The activations are only known once the model runs.
         assert f.reason == expected or (not expected and METHODS[f.method].needs and "is defined for ReLU networks" in f.reason)
         assert (f.state == VALID) == (f.seconds is not None) == (f.reason == "")
     assert found.clean
@@ -87,26 +87,26 @@ def test_every_method_is_valid_or_refused_as_its_own_check_says(net: tuple) -> N
     assert transformers == ({REFUSED} if net[0] is Plain else {VALID})
 
 
-def test_layers_that_a_model_has_not_are_refused_with_the_reason() -> None:
+def test_missing_layers_are_refused_with_the_reason() -> None:
     found = doctor(model(NoMaps), ["Gradient"])
     assert [f.state for f in found.findings] == [VALID, REFUSED, REFUSED]
     assert found.layers == {"Input": (3, SIZE, SIZE)}
     assert found.finding("Gradient", "Final").reason.startswith(
-        "wrapped:NoMaps has no layer Final: no module of it that runs once yields a map"
+        "wrapped:NoMaps has no layer Final: none of its modules runs exactly once and yields a map"
     )
     assert found.reasons("Gradient")[0].startswith("Middle: wrapped:NoMaps has no layer Middle")
 
 
-def test_layers_may_be_module_paths_and_reasons_are_told_once_with_all_layers() -> None:
+def test_layers_may_be_module_paths_and_reasons_are_listed_once_with_all_layers() -> None:
     found = doctor(model(), ["Rollout", "Rollout"], layers=["features.2", "Final"])
     assert [f.layer for f in found.findings] == ["features.2", "Final"]
     assert found.reasons("Rollout") == [
-        "features.2, Final: wrapped:Plain has no self-attention; take a gradient, CAM or perturbation method instead"
+        "features.2, Final: wrapped:Plain has no self-attention; use a gradient, CAM or perturbation method instead"
     ]
 
 
 class Moody(nn.Module):
-    """Fails at the calls with a gradient."""
+    """Fails in calls with a gradient."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -122,22 +122,22 @@ class Moody(nn.Module):
     ("error", "state", "reason"),
     [
         (ValueError("no gradients today\nat all"), FAILED, "ValueError: no gradients today"),
-        (MemoryError(), FAILED, "there is not enough memory for a single image; take a smaller model or layer, or close other programs"),
+        (MemoryError(), FAILED, "there is not enough memory for a single image; use a smaller model or layer, or close other programs"),
         (
             torch.OutOfMemoryError("CUDA"),
             FAILED,
-            "there is not enough memory for a single image; take a smaller model or layer, or close other programs",
+            "there is not enough memory for a single image; use a smaller model or layer, or close other programs",
         ),
     ],
 )
-def test_whatever_fails_is_told_and_the_others_go_on(error: Exception, state: str, reason: str) -> None:
+def test_a_method_that_fails_is_reported_and_the_others_continue(error: Exception, state: str, reason: str) -> None:
     classifier = model(Moody, error)
     _ = classifier.layers
     found = doctor(classifier, ["Random", "Gradient", "Sobel"], layers=["Input"])
     assert [(f.state, f.reason) for f in found.findings] == [(VALID, ""), (state, reason), (VALID, "")]
 
 
-def test_a_map_that_says_nothing_is_noted() -> None:
+def test_an_all_zero_map_is_noted() -> None:
     module = made(Plain)
     nn.init.zeros_(module.fc.weight)
     found = doctor(attrlib.wrap_model(module, SIZE), ["Gradient"], layers=["Input"])
@@ -155,25 +155,25 @@ def test_a_map_that_says_nothing_is_noted() -> None:
         (dict(methods=["Gradiant"]), MethodError, "Did you mean Gradient"),
     ],
 )
-def test_bad_arguments_are_refused(arguments: dict, error: type[AttrlibError], reason: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict, error: type[AttrlibError], reason: str) -> None:
     with pytest.raises(error, match=reason):
         doctor(model(), **arguments)
 
 
-# What is left changed
+# Side effects
 
 CHANGES = {
     "hook": (lambda t: t.classifier.module.fc.register_forward_hook(lambda *_: None), "hooks of fc"),
     "weight": (lambda t: t.classifier.module.fc.weight.data.zero_(), "the values of fc.weight"),
     "mode": (lambda t: t.classifier.module.pool.train(), "the mode of pool"),
-    "numbers": (lambda t: torch.rand(1), "the state of torch's random numbers"),
-    "switch": (lambda t: torch.use_deterministic_algorithms(True), "torch's global switches"),
+    "numbers": (lambda t: torch.rand(1), "the state of torch's random number generator"),
+    "switch": (lambda t: torch.use_deterministic_algorithms(True), "torch's global settings"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.usefixtures("registered")
-def test_a_trace_is_named_and_wiped_away(change: str) -> None:
+def test_a_change_is_reported_and_restored(change: str) -> None:
     act, what = CHANGES[change]
 
     @METHODS.register
@@ -201,7 +201,7 @@ def test_a_trace_is_named_and_wiped_away(change: str) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_doctor_leaves_no_trace_and_can_be_stopped(training: bool) -> None:
+def test_the_doctor_changes_nothing_and_can_be_stopped(training: bool) -> None:
     classifier = model()
     classifier.module.train(training)
     before, rng = State(classifier.module), torch.get_rng_state()
@@ -221,7 +221,7 @@ def test_the_doctor_leaves_no_trace_and_can_be_stopped(training: bool) -> None:
     assert torch.equal(torch.get_rng_state(), rng)
 
 
-# What it costs
+# Costs
 
 
 @pytest.mark.usefixtures("registered")
@@ -342,11 +342,11 @@ def test_errors_are_one_line_and_exit_code_2(arguments: tuple[str, ...], reason:
 
 
 @pytest.mark.usefixtures("registered")
-def test_a_trace_is_exit_code_1() -> None:
+def test_a_change_gives_exit_code_1() -> None:
     @METHODS.register
     @dataclass(frozen=True)
     class Draws(Mine):
-        """Draws random numbers that are everybody's."""
+        """Draws from the global random generator."""
 
         name = "Draws"
 
@@ -357,7 +357,7 @@ def test_a_trace_is_exit_code_1() -> None:
     code, out, _ = run("--methods", "Draws", "--layers", "Input", "--device", "cpu")
     torch.set_rng_state(state)
     assert code == 1
-    assert "left changed: the state of torch's random numbers" in out
+    assert "left changed: the state of torch's random number generator" in out
 
 
 def test_the_result_is_frozen_and_public() -> None:

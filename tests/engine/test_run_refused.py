@@ -262,7 +262,7 @@ def test_classes_that_are_not_the_models(model: attrlib.Classifier, data: Path, 
     for k, name in enumerate(("ant", "bee", "cat", "dog", "elk")):
         (data / str(k)).rename(data / name)
     other = attrlib.wrap_model(model.module, SIZE, HALF, HALF, class_names=["red", "green", "blue", "yellow", "cyan"])
-    with pytest.raises(DataError, match="5 of the 5 classes of the data are none of the model's 5: 'ant', 'bee', 'cat', "):
+    with pytest.raises(DataError, match="5 of the 5 classes of the data match none of the model's 5: 'ant', 'bee', 'cat', "):
         compare(other, "sds", "IxG", data, store)
     with pytest.raises(AttrlibError, match="unknown way to match classes 'nme'"):
         compare(other, "sds", "IxG", data, store, classes="nme")

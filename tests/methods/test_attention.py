@@ -48,7 +48,7 @@ def model() -> attrlib.Classifier:
 
 
 class Net:
-    """The forward pass of timm's ViT for one image, with the attention of some blocks given from outside."""
+    """The forward pass of timm's ViT for one image, with the attention of some blocks given."""
 
     def __init__(self, module: nn.Module):
         self.w = {k: v.double().numpy() for k, v in module.state_dict().items()}
@@ -188,7 +188,7 @@ def test_every_method_has_an_oracle() -> None:
 
 
 @pytest.mark.parametrize(("method", "options"), [(m, o) for m, several in OPTIONS.items() for o in several])
-def test_maps_are_those_of_the_formulas_in_numpy(method: str, options: dict[str, int]) -> None:
+def test_maps_match_the_formulas_in_numpy(method: str, options: dict[str, int]) -> None:
     images = pictures(3, SIZE)
     found = attrlib.explain(model(), images, method, [0, 1, 2], "patch_embed.proj", **options).maps[:, 0].double().numpy()
     wanted = np.stack([expected(method, model().module, image, target, **options) for target, image in enumerate(images)])
@@ -196,7 +196,7 @@ def test_maps_are_those_of_the_formulas_in_numpy(method: str, options: dict[str,
     np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-4 * wanted.max())
 
 
-def test_the_network_in_numpy_is_the_network() -> None:
+def test_the_network_in_numpy_matches_the_model() -> None:
     images = pictures(2, SIZE)
     with torch.no_grad():
         logits = model()(images)
@@ -205,7 +205,7 @@ def test_the_network_in_numpy_is_the_network() -> None:
 
 
 @every_method
-def test_at_a_layer_the_blocks_behind_it_take_part(method: str) -> None:
+def test_at_a_layer_the_blocks_downstream_of_it_are_used(method: str) -> None:
     images = pictures(1, SIZE)
     options = {"start": 0} if hasattr(METHODS[method], "start") else {}
     assert model().layer("Final").path == "blocks.0"
@@ -215,7 +215,7 @@ def test_at_a_layer_the_blocks_behind_it_take_part(method: str) -> None:
 
 
 @every_method
-def test_at_input_every_pixel_has_its_patchs_value(method: str) -> None:
+def test_at_input_every_pixel_has_the_value_of_its_patch(method: str) -> None:
     images = pictures(1, SIZE)
     patches = attrlib.explain(model(), images, method, 1, "patch_embed.proj").maps
     pixels = attrlib.explain(model(), images, method, 1).maps
@@ -224,7 +224,7 @@ def test_at_input_every_pixel_has_its_patchs_value(method: str) -> None:
 
 @every_method
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
-def test_items_that_share_an_image_have_the_maps_that_they_have_alone(method: str, batch_size: int) -> None:
+def test_items_that_share_an_image_have_the_same_maps_as_alone(method: str, batch_size: int) -> None:
     images, owners, targets = pictures(2, SIZE), [0, 0, 0, 1, 1], [0, 1, 2, 2, 0]
     found = attribute(model(), MethodSpec(method), images, targets, owners=owners, options=AttributionOptions(batch_size=batch_size)).maps
     alone = torch.cat([attrlib.explain(model(), images[k], method, t).maps for k, t in zip(owners, targets, strict=True)])
@@ -262,7 +262,7 @@ def test_torchvisions_attention_gives_the_same_maps_as_timms(method: str) -> Non
 
 @every_method
 @pytest.mark.parametrize("fused", [True, False])
-def test_fused_or_not_makes_no_difference_and_stays_as_it_was(method: str, fused: bool) -> None:
+def test_maps_do_not_depend_on_fused_attention_which_stays_enabled_or_disabled(method: str, fused: bool) -> None:
     module = vit()
     for block in module.blocks:
         block.attn.fused_attn = fused
@@ -293,7 +293,7 @@ def test_prefix_tokens_and_the_tokens_that_are_read_are_inferred(name: str) -> N
     module, images = net(**options), pictures(2, SIZE)
     with torch.no_grad(), Attentions() as seen:
         module(images)
-    last = seen.found[-1] if seen.found[-1].ndim == 4 else seen.found[-1][:, None]
+    last = seen.matrices[-1] if seen.matrices[-1].ndim == 4 else seen.matrices[-1][:, None]
     side = math.isqrt(last.shape[-1])
     wanted = last.mean(1)[:, read].mean(1)[:, -side * side :].view(2, 1, side, side)
     found = attrlib.explain(attrlib.wrap_model(module, SIZE), images, "Raw attention", 0, "Middle").maps if "no" not in name else None
@@ -305,7 +305,7 @@ def test_prefix_tokens_and_the_tokens_that_are_read_are_inferred(name: str) -> N
 
 
 @every_method
-def test_an_image_that_is_not_square_has_its_own_grid_of_tokens(method: str) -> None:
+def test_an_image_that_is_not_square_has_a_matching_grid_of_tokens(method: str) -> None:
     wide = attrlib.wrap_model(vit(img_size=(16, 32)), (16, 32))
     images = pictures(2, 16, 32)
     assert attrlib.explain(wide, images, method, 0).maps.shape == (2, 1, 16, 32)
@@ -317,7 +317,7 @@ def test_an_image_that_is_not_square_has_its_own_grid_of_tokens(method: str) -> 
 
 # Where they are not defined -------------------------------------------------------------------------------------------------
 
-WINDOWS = "is not among one set of tokens in every block"
+WINDOWS = "does not attend among the same tokens in every block"
 REFUSED = {
     "timm:resnet18": (dict(), 64, "has no self-attention"),
     "timm:mixer_s32_224": (dict(img_size=64), 64, "has no self-attention"),
@@ -341,9 +341,9 @@ def test_other_models_are_refused_with_the_reason(name: str) -> None:
 
 
 @every_method
-def test_a_layer_with_no_attention_behind_it_is_refused(method: str) -> None:
+def test_a_layer_without_attention_downstream_of_it_is_refused(method: str) -> None:
     pooled = attrlib.wrap_model(spread(made(Transformer, 0, 2)), 16)
-    with pytest.raises(MethodError, match=r"no attention of .* lies behind Final; choose an earlier layer, or Input"):
+    with pytest.raises(MethodError, match=r".* has no attention downstream of Final; choose an earlier layer, or Input"):
         attrlib.explain(pooled, pictures(1, 16), method, 0, "Final")
 
 
@@ -352,11 +352,11 @@ def test_a_layer_with_no_attention_behind_it_is_refused(method: str) -> None:
     [
         ("Rollout", {"start": 2}, "Input", "start=2 leaves out all of the 2 blocks"),
         ("CheferLRP", {"start": 7}, "Input", "start=7 leaves out all"),
-        ("Raw attention", {"block": 2}, "Input", "block=2 does not lie behind Input; choose one from 0 to 1"),
-        ("Raw attention", {"block": 0}, "Final", "block=0 does not lie behind Final; choose one from 1 to 1"),
+        ("Raw attention", {"block": 2}, "Input", "block=2 is not downstream of Input; choose one from 0 to 1"),
+        ("Raw attention", {"block": 0}, "Final", "block=0 is not downstream of Final; choose one from 1 to 1"),
     ],
 )
-def test_blocks_that_are_not_there_are_refused(method: str, options: dict[str, int], layer: str, reason: str) -> None:
+def test_missing_blocks_are_refused(method: str, options: dict[str, int], layer: str, reason: str) -> None:
     with pytest.raises(MethodError, match=reason):
         attrlib.explain(model(), pictures(1, SIZE), method, 0, layer, **options)
 
@@ -375,24 +375,24 @@ class Gated(nn.Module):
         return self.net(x)
 
 
-def test_relevance_is_refused_before_anything_runs_where_a_function_has_no_rule() -> None:
+def test_relevance_is_refused_before_anything_runs_if_a_function_has_no_rule() -> None:
     gated = attrlib.wrap_model(Gated().eval(), 16)
-    with pytest.raises(MethodError, match=r"CheferLRP knows no rule for mul, .*; take Chefer instead"):
+    with pytest.raises(MethodError, match=r"CheferLRP has no rule for mul, .*; use Chefer instead"):
         METHODS["CheferLRP"]().check(gated, gated.layer("Input"))
     assert attrlib.explain(gated, pictures(1, 16), "Chefer", 0).maps.isfinite().all()
 
 
-def test_inside_the_context_alone_is_attention_taken_apart() -> None:
+def test_attention_is_unfused_only_inside_the_context() -> None:
     q = torch.randn(1, 2, 4, 8)
     with Attentions() as seen:
         apart = nn.functional.scaled_dot_product_attention(q, q, q)
-    assert len(seen.found) == 1
+    assert len(seen.matrices) == 1
     assert torch.allclose(apart, nn.functional.scaled_dot_product_attention(q, q, q), atol=1e-6)
-    assert len(seen.found) == 1
+    assert len(seen.matrices) == 1
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_masks_and_scales_are_kept_when_attention_is_taken_apart(causal: bool) -> None:
+def test_masks_and_scales_apply_when_attention_is_unfused(causal: bool) -> None:
     q, k, v = torch.randn(3, 2, 2, 5, 4).unbind(0)
     masks = [None] if causal else [None, torch.rand(5, 5) > 0.3, torch.randn(5, 5)]
     for mask in masks:
@@ -417,5 +417,5 @@ def test_masked_multi_head_attention_is_refused() -> None:
             mask = torch.eye(x.shape[1], dtype=torch.bool)
             return self.fc(self.attend(x, x, x, attn_mask=mask)[0].mean(1))
 
-    with pytest.raises(MethodError, match="has masks, extra keys or separate projections"):
+    with pytest.raises(MethodError, match="with masks, extra keys or separate projections"):
         attrlib.explain(attrlib.wrap_model(Masked().eval(), 16), pictures(1, 16), "Rollout", 0)

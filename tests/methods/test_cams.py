@@ -87,7 +87,7 @@ def steep() -> nn.Module:
     ],
 )
 @pytest.mark.parametrize("layer", ["layer2", "layer4"])
-def test_cams_are_those_of_pytorch_grad_cam(method: str, kind: type[BaseCAM], layer: str) -> None:
+def test_cams_match_pytorch_grad_cam(method: str, kind: type[BaseCAM], layer: str) -> None:
     module, images = steep(), images_for("resnet18")
     found = maps(attrlib.wrap_model(module, 64), images, method, layer)
     own = copy.deepcopy(module)
@@ -95,14 +95,14 @@ def test_cams_are_those_of_pytorch_grad_cam(method: str, kind: type[BaseCAM], la
 
 
 @pytest.mark.parametrize("layer", ["1", "3"])
-def test_ablation_cam_is_that_of_pytorch_grad_cam(layer: str) -> None:
+def test_ablation_cam_matches_pytorch_grad_cam(layer: str) -> None:
     module, images = made(Modules), pictures(2, 16)
     own = copy.deepcopy(module)
     found = maps(attrlib.wrap_model(module, 16), images, "Ablation-CAM", layer)
     assert close(found, rival(AblationCAM, own, own.get_submodule(layer), images), 1e-3)
 
 
-def test_score_cam_is_that_of_pytorch_grad_cam_where_maps_have_the_size_of_the_image() -> None:
+def test_score_cam_matches_pytorch_grad_cam_if_maps_have_the_size_of_the_image() -> None:
     # Elsewhere the library aligns the corners of the maps and the image, which moves the masks.
     module, images = made(Modules), pictures(2, 16)
     expected = rival(ScoreCAM, module, module[1], images)
@@ -154,7 +154,7 @@ def test_gradient_cams_follow_their_formulas_at_every_layout(method: str, name: 
     assert close(maps(model, images, method, path or "Input"), torch.from_numpy(expected).float(), 1e-3)
 
 
-def test_before_pooling_and_a_linear_head_cams_are_the_heads_weights() -> None:
+def test_before_pooling_and_a_linear_head_cams_use_the_weights_of_the_head() -> None:
     model, images = method_nets.model("resnet18"), images_for("resnet18")
     activations, _ = captured(model, "layer4", images)
     expected = torch.einsum("bchw,bc->bhw", activations, model.module.fc.weight[TARGETS].detach())[:, None].relu()
@@ -210,7 +210,7 @@ def noise_of(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> dict
 @pytest.mark.parametrize(
     ("name", "path"), [("functional", "stage2"), ("functional", ""), ("vit_tiny", "blocks.1"), ("resnet18", "layer3.0.conv1")]
 )
-def test_smooth_grad_cam_plus_plus_is_a_plain_loop_over_noisy_images(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smooth_grad_cam_plus_plus_matches_a_plain_loop_over_noisy_images(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images, noise = method_nets.model(name), images_for(name), noise_of(monkeypatch, cams, "noise")
     found = maps(model, images, "Smooth Grad-CAM++", path or "Input", samples=3, std=0.7)
     assert sorted(noise) == [0, 1, 2]
@@ -284,7 +284,7 @@ def plain_ablation(model: Model, path: str, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "path"), [own for own in LAYERS if own[0] not in ("resnet18", "vit_tiny")] + [("vit_tiny", "blocks.2")])
-def test_ablation_cam_is_a_plain_loop_over_channels(name: str, path: str) -> None:
+def test_ablation_cam_matches_a_plain_loop_over_channels(name: str, path: str) -> None:
     model, images = method_nets.model(name), images_for(name)
     assert close(maps(model, images, "Ablation-CAM", path or "Input"), plain_ablation(model, path, images), 2e-3)
 
@@ -301,7 +301,7 @@ class Rows(nn.Module):
         return self.module(x)
 
 
-def test_ablation_cam_on_a_linear_head_takes_no_pass_for_a_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ablation_cam_with_a_linear_head_takes_no_pass_per_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     module, images = copy.deepcopy(method_nets.model("resnet18").module), images_for("resnet18")
     module.fc = counter = Rows(module.fc)
     model = attrlib.wrap_model(module, 64)
@@ -328,7 +328,7 @@ class Gate(torch.autograd.Function):
 
 
 class Tail(nn.Module):
-    """A convolution, and any function behind it."""
+    """A convolution followed by any function."""
 
     def __init__(self, tail: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
@@ -372,17 +372,17 @@ def affine(tail: Callable[[nn.Module, Tensor], Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("tail", AFFINE)
-def test_what_is_affine_is_found_to_be(tail: str) -> None:
+def test_affine_heads_are_detected(tail: str) -> None:
     assert affine(AFFINE[tail])
 
 
 @pytest.mark.parametrize("tail", BENT)
-def test_what_is_not_affine_is_found_not_to_be(tail: str) -> None:
+def test_heads_that_are_not_affine_are_detected(tail: str) -> None:
     assert not affine(BENT[tail])
 
 
 @pytest.mark.parametrize("tail", [*AFFINE, *BENT])
-def test_ablation_cam_is_a_plain_loop_whatever_the_head(tail: str) -> None:
+def test_ablation_cam_matches_a_plain_loop_with_any_head(tail: str) -> None:
     model, images = attrlib.wrap_model(made(Tail, (AFFINE | BENT)[tail]), 12), pictures(2, 12)
     assert close(maps(model, images, "Ablation-CAM", "conv"), plain_ablation(model, "conv", images), 1e-3)
 
@@ -418,7 +418,7 @@ SCORED = [("functional", ""), ("functional", "stage2"), ("not_square", "stage3")
     ("name", "path", "weighting"),
     [(*own, weighting) for own in SCORED for weighting in ("softmax", "probability")] + [("vit_tiny", "blocks.1", "softmax")],
 )
-def test_score_cam_is_a_plain_loop_over_channels(name: str, path: str, weighting: str) -> None:
+def test_score_cam_matches_a_plain_loop_over_channels(name: str, path: str, weighting: str) -> None:
     model, images = method_nets.model(name), images_for(name)
     assert close(maps(model, images, "Score-CAM", path or "Input", weighting=weighting), plain_score_cam(model, path, images, weighting))
 
@@ -429,13 +429,13 @@ def test_score_cam_leaves_out_channels_that_are_constant(dead: Model, weighting:
     assert close(maps(dead, images, "Score-CAM", "conv1", weighting=weighting), plain_score_cam(dead, "conv1", images, weighting))
 
 
-def test_score_cam_of_constant_maps_alone_is_zero(dead: Model) -> None:
+def test_score_cam_of_only_constant_maps_is_zero(dead: Model) -> None:
     module = copy.deepcopy(dead.module)
     module.conv1.weight.data.zero_()
     assert (maps(attrlib.wrap_model(module, 16), pictures(2, 16), "Score-CAM", "conv1") == 0).all()
 
 
-def test_ss_cam_is_a_plain_loop_over_noisy_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ss_cam_matches_a_plain_loop_over_noisy_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = method_nets.model("functional"), images_for("functional")
     noise = noise_of(monkeypatch, channel_cams, "mask_noise")
     found = maps(model, images, "SS-CAM", "stage2", samples=3, std=0.5)
@@ -444,13 +444,13 @@ def test_ss_cam_is_a_plain_loop_over_noisy_masks(monkeypatch: pytest.MonkeyPatch
     assert close(found, plain_score_cam(model, "stage2", images, altered=lambda mask: (mask + 0.5 * noise[i] for i in range(3))))
 
 
-def test_is_cam_is_a_plain_loop_over_steps() -> None:
+def test_is_cam_matches_a_plain_loop_over_steps() -> None:
     model, images = method_nets.model("functional"), images_for("functional")
     expected = plain_score_cam(model, "stage2", images, altered=lambda mask: (mask * (i + 1) / 4 for i in range(4)))
     assert close(maps(model, images, "IS-CAM", "stage2", steps=4), expected)
 
 
-def test_score_cam_of_the_channels_that_vary_most_is_that_of_a_model_without_the_others() -> None:
+def test_score_cam_of_the_top_channels_matches_a_model_without_the_others() -> None:
     model, images = method_nets.model("functional"), images_for("functional", 1)
     activations = captured(model, "stage2", images.expand(2, -1, -1, -1))[0][0]
     strongest = activations.flatten(1).std(1).argsort(descending=True)[:3]
@@ -467,7 +467,7 @@ def test_score_cam_of_the_channels_that_vary_most_is_that_of_a_model_without_the
 
 
 @pytest.mark.parametrize(("cam", "place"), [("Final", 3), ("First", 0)])
-def test_guided_grad_cam_is_that_of_captum(cam: str, place: int) -> None:
+def test_guided_grad_cam_matches_captum(cam: str, place: int) -> None:
     module, images = made(Modules), pictures(2, 16)
     own = copy.deepcopy(module)
     method = captum.attr.GuidedGradCam(own, own[place])
@@ -505,7 +505,7 @@ def test_guided_grad_cam_is_refused_with_the_reason_before_anything_is_computed(
 
 
 class Whole(nn.Module):
-    """A network that counts the rows that it is given."""
+    """A network that counts its input rows."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Custom methods: how they are found, what is wrong with them, and that they cannot break a model."""
+"""Custom methods: loading, errors, and protection of the model."""
 
 import json
 import os
@@ -69,7 +69,7 @@ Load = Callable[..., dict[str, str]]
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
-    """Lays files into a folder and loads them; returns what was left out, by file name."""
+    """Write files into a folder and load them; return the reasons of those left out, by file name."""
     before = list(METHODS)
     monkeypatch.setattr(METHODS, "left_out", {})
 
@@ -89,7 +89,7 @@ def model() -> attrlib.Classifier:
     return attrlib.wrap_model(made(Plain), SIZE)
 
 
-# Found
+# Loading
 
 
 def test_a_file_in_the_folder_is_a_method_like_any_other(load: Load) -> None:
@@ -109,7 +109,7 @@ def test_a_file_in_the_folder_is_a_method_like_any_other(load: Load) -> None:
     assert torch.equal(found, 3 * attrlib.explain(model(), images, "Gradient", 1, "Final").maps)
 
 
-def test_the_example_is_what_it_says(load: Load) -> None:
+def test_the_example_computes_what_its_docstring_says(load: Load) -> None:
     assert load(example=EXAMPLE.read_text()) == {}
     assert 20 <= len(EXAMPLE.read_text().splitlines()) <= 35
     images = pictures(2, SIZE)
@@ -125,7 +125,7 @@ def test_files_that_begin_with_an_underscore_and_other_files_are_not_run(load: L
     assert load(_helper="raise SystemExit") == {}
 
 
-def test_several_folders_and_one_that_is_not_there(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_folders_one_of_which_is_missing(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for k in (1, 2):
         (tmp_path / str(k)).mkdir()
         (tmp_path / str(k) / "same.py").write_text(source(name=f'name = "Mine {k}"'))
@@ -158,7 +158,7 @@ def test_an_entry_point_of_an_installed_package_is_loaded(load: Load, tmp_path: 
         sys.modules.pop(name, None)
 
 
-def test_the_command_line_and_the_conformance_suite_take_it_up() -> None:
+def test_a_custom_method_appears_in_the_command_line_and_the_conformance_suite() -> None:
     environment = os.environ | {custom.FOLDERS: str(EXAMPLE.parent)}
     listed = subprocess.run(
         [sys.executable, "-m", "attrlib", "methods", "--json"], cwd=HERE, env=environment, capture_output=True, text=True, check=True
@@ -169,7 +169,7 @@ def test_the_command_line_and_the_conformance_suite_take_it_up() -> None:
     assert found.stdout.count("Centre-surround") > 100
 
 
-# What is wrong with a file
+# Invalid files
 
 
 BROKEN = {
@@ -177,24 +177,24 @@ BROKEN = {
     "raises": ("\n\n1 / 0", "ZeroDivisionError in line 3: division by zero"),
     "leaves": ("raise SystemExit(3)", "SystemExit in line 1: 3"),
     "imports": ("import no_such_package", "ModuleNotFoundError in line 1: No module named 'no_such_package'"),
-    "empty": ("x = 1", "it registers no method; decorate a class with @METHODS.register"),
-    "no_method": (source(bases="()"), "Mine is no frozen dataclass with the base Method"),
-    "undecorated": (source(decorators="@METHODS.register"), "Mine is no frozen dataclass"),
+    "empty": ("x = 1", "it does not register a method; decorate a class with @METHODS.register"),
+    "no_method": (source(bases="()"), "Mine is not a frozen dataclass derived from Method"),
+    "undecorated": (source(decorators="@METHODS.register"), "Mine is not a frozen dataclass"),
     "nameless": (source(name=""), "has no attribute 'name'"),
     "taken": (source(name='name = "IG"'), "method 'IG' is registered twice"),
-    "unwritable": (source(name='name = "My@method"'), "the name 'My@method' of Mine cannot be written in a list of methods"),
-    "homeless": (source(family=""), "Mine has no family of the type str; add it beside name"),
-    "unsourced": (source(paper='paper = "mine"'), "Mine has no paper of the type Paper"),
+    "unwritable": (source(name='name = "My@method"'), "the name 'My@method' of Mine cannot be used in a list of methods"),
+    "homeless": (source(family=""), "Mine has no family of type str; add it next to name"),
+    "unsourced": (source(paper='paper = "mine"'), "Mine has no paper of type Paper"),
     "undocumented": (source(doc=""), "Mine has no docstring"),
-    "plain_field": (source(more="steps: int = 3"), "Mine.steps is no parameter; declare it as steps: int = param(...)"),
+    "plain_field": (source(more="steps: int = 3"), "Mine.steps is not a parameter; declare it as steps: int = param(...)"),
     "bad_default": (source(more='steps: int = param(0, "Steps", low=1, high=9)'), "steps=0 is out of range"),
     "no_passes": (source(passes="return 3"), "Mine.passes returns a int; return Passes"),
-    "abstract": (source().replace("def attribute", "def attributes"), "Mine cannot be made"),
+    "abstract": (source().replace("def attribute", "def attributes"), "Mine cannot be created"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_file_that_cannot_be_loaded_is_named_with_the_reason_and_the_others_go_on(load: Load, name: str) -> None:
+def test_a_file_that_cannot_be_loaded_is_reported_with_the_reason_and_the_others_are_loaded(load: Load, name: str) -> None:
     text, reason = BROKEN[name]
     before = set(METHODS)
     left_out = load(a_good=source(name='name = "Good A"'), broken=text, z_good=source(name='name = "Good Z"'))
@@ -203,27 +203,27 @@ def test_a_file_that_cannot_be_loaded_is_named_with_the_reason_and_the_others_go
     assert set(METHODS) == before | {"Good A", "Good Z"}
 
 
-def test_a_file_that_everybody_may_write_to_is_not_run(load: Load, tmp_path: Path) -> None:
+def test_a_world_writable_file_is_not_run(load: Load, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(source())
     (tmp_path / "mine.py").chmod(0o666)
-    assert "everybody may write to mine.py" in load()["mine.py"]
+    assert "mine.py is writable by everyone" in load()["mine.py"]
     assert "Mine" not in METHODS
 
 
-def test_an_unknown_method_is_told_of_what_was_not_loaded(load: Load) -> None:
+def test_the_error_for_an_unknown_method_lists_files_that_were_not_loaded(load: Load) -> None:
     load(mine="1 / 0")
     with pytest.raises(MethodError, match=r"unknown method 'Mine'.*Not loaded: .*mine\.py; python -m attrlib methods says why"):
         attrlib.explain(model(), pictures(1, SIZE), "Mine")
 
 
-# What is wrong with what it does
+# Invalid behaviour
 
 WRONG = {
     "not a tensor": ("return [1]", "returned a list; return a tensor of shape (2, 1, 4, 4)"),
     "shape": ("return context.clean_gradient()", "returned maps of shape (2, 8, 4, 4), expected (2, 1, 4, 4)"),
     "NaN": ("return context.reduce(context.clean_gradient() / 0 * 0)", "returned values that are not finite at Final"),
     "integers": ("return context.reduce(context.inputs).long()", "returned maps of torch.int64"),
-    "raises": ("raise ValueError('no idea')", "fails in attribute: ValueError in line 18: no idea"),
+    "raises": ("raise ValueError('no idea')", "failed in attribute: ValueError in line 18: no idea"),
 }  # fmt: skip
 
 
@@ -252,7 +252,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("then", ["return context.reduce(context.inputs)", "raise ValueError('and fails')"])
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_method_that_changes_the_model_is_refused_and_the_model_put_back(load: Load, name: str, then: str) -> None:
+def test_a_method_that_changes_the_model_is_refused_and_the_model_restored(load: Load, name: str, then: str) -> None:
     change, what = CHANGES[name]
     assert load(mine=source(f"module = context.classifier.module\n        {change}\n        {then}")) == {}
     classifier, images = model(), pictures(2, SIZE)
@@ -261,7 +261,7 @@ def test_a_method_that_changes_the_model_is_refused_and_the_model_put_back(load:
     before, digest = State(classifier.module), classifier.digest
     with torch.no_grad():
         logits = classifier(images)
-    reason = f"has changed the model: {what}" if then.startswith("return") else "ValueError"
+    reason = f"changed the model: {what}" if then.startswith("return") else "ValueError"
     with pytest.raises(MethodError, match=re.escape(reason)):
         attrlib.explain(classifier, images, "Mine", 0)
     assert before.changes() == []
@@ -274,7 +274,7 @@ def test_a_method_that_changes_the_model_is_refused_and_the_model_put_back(load:
     assert calls == []
 
 
-def test_a_clean_module_has_no_changes_and_those_of_the_caller_are_left() -> None:
+def test_an_unchanged_module_has_no_changes_and_those_of_the_caller_stay() -> None:
     module = made(Plain)
     module.fc.weight.data[0, 0] = float("nan")
     with restored(module) as changed:
@@ -286,7 +286,7 @@ def test_a_clean_module_has_no_changes_and_those_of_the_caller_are_left() -> Non
 @pytest.mark.parametrize(
     "error", ["torch.OutOfMemoryError('CUDA')", "MemoryError()", "RuntimeError('not enough memory: you tried to allocate')"]
 )
-def test_running_out_of_memory_is_no_fault_of_the_method(load: Load, error: str) -> None:
+def test_running_out_of_memory_is_not_blamed_on_the_method(load: Load, error: str) -> None:
     assert load(mine=source(f"raise {error}")) == {}
     with pytest.raises(OutOfMemory, match="not enough memory for a single image"):
         attrlib.explain(model(), pictures(1, SIZE), "Mine", 0)
@@ -296,7 +296,7 @@ def test_running_out_of_memory_is_no_fault_of_the_method(load: Load, error: str)
     assert attrlib.explain(model(), pictures(3, SIZE), "Mine", 0).maps.shape == (3, 1, SIZE, SIZE)
 
 
-def test_stored_maps_are_those_of_the_code_that_made_them(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_maps_belong_to_the_code_that_computed_them(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
     def key(method: str) -> dict[str, object]:
@@ -309,7 +309,7 @@ def test_stored_maps_are_those_of_the_code_that_made_them(load: Load, tmp_path: 
     assert key("Mine")["code"] != first["code"]
     assert key("Mine") | {"code": 0} == first | {"code": 0}
     assert "code" not in key("IxG")
-    # What it imports from beside it is part of the code.
+    # Imported modules in the same folder are part of the code.
     helper = tmp_path / "helper_of_mine.py"
     found = []
     for factor in (1, 2):
@@ -336,7 +336,7 @@ def test_uploads_and_links_cannot_name_code(load: Load, tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_values_of_modules_with_several_kinds_of_state_come_back() -> None:
+def test_modules_with_several_kinds_of_state_are_restored() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     module[0].weight.grad = torch.ones(2, 2)
     state = State(module)

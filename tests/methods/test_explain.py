@@ -1,4 +1,4 @@
-"""`attrlib.explain`: pictures and tensors of every kind, methods in every spelling, targets, and what it says when something is wrong."""
+"""`attrlib.explain`: pictures and tensors of every kind, methods in every spelling, targets, and errors."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def picture() -> Image.Image:
 
 
 def ixg(model: Model, images: Tensor, targets: list[int]) -> Tensor:
-    """Input times gradient, by autograd alone."""
+    """Input times gradient, with plain autograd."""
     leaf = images.clone().requires_grad_()
     score = model.module(leaf)[range(len(images)), targets].sum()
     return (leaf * torch.autograd.grad(score, leaf)[0]).sum(1, keepdim=True).detach()
@@ -103,7 +103,7 @@ def test_a_tensor_of_another_size_is_explained_at_that_size(model: Model, layer:
 
 
 @pytest.mark.parametrize("method", ["Gradient", "Grad-CAM", "RISE"])
-def test_a_tensor_of_a_size_that_the_model_cannot_take_is_refused(method: str) -> None:
+def test_a_tensor_of_a_size_that_the_model_cannot_process_is_refused(method: str) -> None:
     with pytest.raises(AttrlibError, match="96"):
         attrlib.explain(method_nets.model("vit_tiny"), pictures(1, 96), method, 0)
 
@@ -120,12 +120,12 @@ def test_no_pictures_at_all_are_refused(model: Model, images: object) -> None:
         attrlib.explain(model, images, "Gradient")
 
 
-def test_a_file_that_is_not_there_is_named(model: Model) -> None:
+def test_a_missing_file_is_named(model: Model) -> None:
     with pytest.raises(ImageError, match=r"no picture 'nowhere\.png'"):
         attrlib.explain(model, ["sample:cat", "nowhere.png"], "Gradient")
 
 
-def test_a_sample_that_is_not_there_is_answered_with_those_that_are(model: Model) -> None:
+def test_an_unknown_sample_is_answered_with_the_available_ones(model: Model) -> None:
     with pytest.raises(ImageError, match=r"unknown sample photo 'cta'. Did you mean cat"):
         attrlib.explain(model, "sample:cta", "Gradient")
 
@@ -144,7 +144,7 @@ def test_a_sample_that_is_not_there_is_answered_with_those_that_are(model: Model
     ],
     ids=["array", "list of arrays", "list of tensors", "list of None", "None", "number", "bytes", "tensor of whole numbers"],
 )
-def test_what_is_no_picture_is_refused_as_such(model: Model, images: object) -> None:
+def test_an_object_that_is_not_a_picture_is_refused(model: Model, images: object) -> None:
     with pytest.raises(ImageError):
         attrlib.explain(model, images, "Gradient", 0)
 
@@ -169,7 +169,7 @@ def test_parameters_may_be_text_or_keywords_and_keywords_win(model: Model) -> No
         assert torch.equal(found.maps, expected.maps)
 
 
-def test_the_spec_of_a_result_is_complete_and_gives_the_same_maps_again(model: Model) -> None:
+def test_the_spec_of_a_result_is_complete_and_reproduces_its_maps(model: Model) -> None:
     images = pictures(1, *SIZE)
     for info in attrlib.list_methods():
         if info.family in ("intrinsic", "transformer"):
@@ -216,7 +216,7 @@ def test_a_layer_is_a_name_or_a_module_path_and_overrides_the_text(model: Model)
         ("IG", {"layer": "fc"}, LayerError, "layer 'fc' of wrapped:Functional yields no spatial map"),
     ],
 )
-def test_what_cannot_be_understood_is_said_with_a_way_out(
+def test_invalid_methods_are_refused_with_advice(
     model: Model, method: str, options: dict[str, object], error: type[AttrlibError], said: str
 ) -> None:
     with pytest.raises(error, match=said):
@@ -252,7 +252,7 @@ def test_a_target_is_an_index_or_a_name_one_for_all_or_one_for_each(model: Model
     assert torch.allclose(found.maps, ixg(model, images, list(expected)), atol=1e-5)
 
 
-def test_without_a_target_it_is_the_predicted_class_of_each_image(model: Model) -> None:
+def test_without_a_target_the_predicted_class_of_each_image_is_explained(model: Model) -> None:
     images = pictures(6, *SIZE) + 6 * pictures(6, 1)
     with torch.no_grad():
         predicted = model.module(images).argmax(1).tolist()
@@ -273,7 +273,7 @@ def test_without_a_target_it_is_the_predicted_class_of_each_image(model: Model) 
         ([], "0 targets for 2 images"),
     ],
 )
-def test_a_target_that_is_none_of_the_classes_or_not_one_for_each_is_refused(model: Model, target: object, said: str) -> None:
+def test_an_unknown_target_or_a_wrong_number_of_targets_is_refused(model: Model, target: object, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         attrlib.explain(model, pictures(2, *SIZE), "Gradient", target)
 
@@ -290,7 +290,7 @@ def test_resized_is_bilinear_to_the_input_size_or_another(model: Model) -> None:
         )
 
 
-def test_defects_say_for_each_map_what_is_wrong_with_it(model: Model) -> None:
+def test_defects_describe_each_map(model: Model) -> None:
     images = pictures(3, *SIZE)
     images[1] = 0
     images[2, 0, 5, 5] = torch.nan
@@ -317,7 +317,7 @@ def test_diagnostics_are_given_for_each_image_across_batches(model: Model) -> No
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_no_more_rows_go_through_the_model_than_the_memory_allows(rows: int) -> None:
+def test_no_more_rows_run_at_once_than_memory_allows(rows: int) -> None:
     module, seen = copy.deepcopy(method_nets.model("functional").module), []
     own = attrlib.wrap_model(module, 64)
     module.register_forward_pre_hook(lambda _module, args: seen.append(len(args[0])))
@@ -327,19 +327,19 @@ def test_no_more_rows_go_through_the_model_than_the_memory_allows(rows: int) -> 
     found = attrlib.explain(own, pictures(5, 64), "SmoothGrad", 1, samples=3, max_memory=own.nbytes + rows * row_bytes(own))
     assert max(seen) == rows
     assert torch.allclose(found.maps, expected.maps, rtol=1e-3, atol=1e-5)
-    # A picture of four times the size takes as much more.
+    # A picture of four times the size takes four times the memory.
     seen.clear()
     attrlib.explain(own, pictures(4, 128), "Gradient", 1, max_memory=own.nbytes + 8 * row_bytes(own))
     assert max(seen) == 2
 
 
-def test_a_budget_that_is_too_small_for_one_picture_is_said_before_anything_is_computed(model: Model) -> None:
+def test_a_budget_that_is_too_small_for_one_picture_is_refused_before_anything_is_computed(model: Model) -> None:
     with pytest.raises(SpecError, match=r"for a single image, more than the .* allowed; raise max_memory"):
         attrlib.explain(model, pictures(1, *SIZE), "Gradient", 0, max_memory=model.nbytes)
 
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
-def test_the_bytes_of_a_row_are_those_of_its_gradient_whatever_is_around(around: Callable[[], AbstractContextManager[object]]) -> None:
+def test_the_bytes_of_a_row_are_those_of_its_gradient_in_any_context(around: Callable[[], AbstractContextManager[object]]) -> None:
     own = attrlib.wrap_model(method_nets.model("functional").module, 64)
     with around():
         found = row_bytes(own)

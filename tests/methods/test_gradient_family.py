@@ -80,11 +80,11 @@ def test_the_magnitude_of_the_sum_is_that_of_the_signed_map_and_below_the_sum_of
     )
     assert torch.equal(magnitude, signed.abs())
     assert (of_each >= magnitude * (1 - 1e-5)).all()
-    # What comes back through the ReLU behind conv1 is positive by two of the rules.
+    # Two of the rules pass only positive values back through the ReLU after conv1.
     assert close(of_each, magnitude, 0.01) == (layer == "conv1" and method in ("Guided Backprop", "Deconvolution"))
 
 
-def test_variants_that_differ_in_their_channels_alone_take_the_passes_of_one(net: Model) -> None:
+def test_variants_that_differ_only_in_channels_take_the_passes_of_one(net: Model) -> None:
     calls = []
     handle = net.module.fc.register_forward_hook(lambda *_: calls.append(1))
     texts = [f"IG:steps=4:channels={c}" for c in ("sum", "abs-sum", "sum-abs")]
@@ -119,7 +119,7 @@ def test_the_uniform_baseline_is_one_picture_between_minus_one_and_one_for_all_i
 
 
 @pytest.mark.parametrize("kind", BACKGROUNDS)
-def test_backgrounds_are_pictures_that_the_seed_and_their_number_decide(net: Model, kind: str) -> None:
+def test_backgrounds_depend_only_on_the_seed_and_their_number(net: Model, kind: str) -> None:
     with net.session():
         context, other = (task_of(net, pictures(2, 16), [0, 1], seed) for seed in (0, 1))
         drawn = [background(context, kind, i) for i in range(4)]
@@ -142,7 +142,7 @@ def test_backgrounds_are_pictures_that_the_seed_and_their_number_decide(net: Mod
 
 
 def attributions(model: Model, copies: Tensor, targets: list[int], of: str, steps: int) -> Tensor:
-    """What is computed of every copy, written out."""
+    """The attribution of every copy, written out."""
     if of == "Gradient":
         return gradient_of(model, copies, targets)
     if of == "IxG":
@@ -155,9 +155,7 @@ def attributions(model: Model, copies: Tensor, targets: list[int], of: str, step
 
 @pytest.mark.parametrize("of", ["Gradient", "IxG", "IG"])
 @pytest.mark.parametrize(("unit", "noise"), [("range", 0.2), ("absolute", 1.0)])
-def test_smoothgrad_its_square_and_its_variance_are_what_numpy_makes_of_the_noisy_copies(
-    net: Model, of: str, unit: str, noise: float
-) -> None:
+def test_smoothgrad_its_square_and_its_variance_match_numpy(net: Model, of: str, unit: str, noise: float) -> None:
     images = pictures(3, 16) * torch.tensor([1.0, 2.0, 0.5]).view(3, 1, 1, 1)
     std = noise * (images.amax((1, 2, 3)) - images.amin((1, 2, 3))) if unit == "range" else torch.full((3,), noise)
     drawn = noise_of(net, images, 5)
@@ -171,7 +169,7 @@ def test_smoothgrad_its_square_and_its_variance_are_what_numpy_makes_of_the_nois
 @pytest.mark.parametrize(
     ("method", "kind"), [("SmoothGrad", "smoothgrad"), ("SmoothGrad Squared", "smoothgrad_sq"), ("VarGrad", "vargrad")]
 )
-def test_they_are_the_noise_tunnel_of_captum_with_the_same_noise(
+def test_they_match_the_noise_tunnel_of_captum_with_the_same_noise(
     net: Model, method: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, drawn = pictures(1, 16), torch.cat(noise_of(net, pictures(1, 16), 6))
@@ -183,7 +181,7 @@ def test_they_are_the_noise_tunnel_of_captum_with_the_same_noise(
     assert close(found, summed(expected), 1e-3)
 
 
-def test_the_variance_of_a_constant_gradient_is_no_rounding_of_large_numbers() -> None:
+def test_the_variance_of_a_constant_gradient_has_no_rounding_error_of_large_numbers() -> None:
     model = attrlib.wrap_model(made(Linear, 8, 8), 8)
     found = maps(model, 100 * pictures(3, 8), "VarGrad", samples=9, noise=1.0)
     assert found.abs().max() < 1e-9
@@ -203,7 +201,7 @@ def test_gradient_shap_of_a_linear_model_is_weight_times_difference_to_the_basel
 
 
 @pytest.mark.parametrize("layer", ["Input", "conv1"])
-def test_gradient_shap_is_what_a_plain_loop_over_its_points_gives(net: Model, layer: str) -> None:
+def test_gradient_shap_matches_a_plain_loop_over_its_points(net: Model, layer: str) -> None:
     images, samples = pictures(3, 16), 7
     noise = noise_of(net, images, samples, layer)
     with net.session():
@@ -220,7 +218,7 @@ def test_gradient_shap_is_what_a_plain_loop_over_its_points_gives(net: Model, la
     assert close(found, summed(total / samples), 1e-3)
 
 
-def test_gradient_shap_is_that_of_captum_on_average(net: Model) -> None:
+def test_gradient_shap_matches_captum_on_average(net: Model) -> None:
     # Independent draws of both: means of many samples agree as far as their spread allows.
     images = pictures(3, 16)
     torch.manual_seed(0)
@@ -255,7 +253,7 @@ def test_expected_gradients_sum_to_the_difference_to_the_mean_output_of_the_refe
 
 
 @pytest.mark.parametrize("channels", ["sum", "abs-sum"])
-def test_deconvolution_is_that_of_captum_on_plain_relu_modules(channels: str) -> None:
+def test_deconvolution_matches_captum_on_plain_relu_modules(channels: str) -> None:
     module, images = made(Modules), pictures(3, 16)
     expected = captum.attr.Deconvolution(copy.deepcopy(module)).attribute(images.clone().requires_grad_(), TARGETS)
     found = maps(attrlib.wrap_model(module, 16), images, "Deconvolution", channels=channels)
@@ -289,7 +287,7 @@ def test_every_form_of_relu_is_deconvolved(form: str) -> None:
 
 
 class Pooled(nn.Sequential):
-    """Modules that Captum knows. Its maxima must not overlap, nor stand beside a ReLU, which would then see a gradient without rules."""
+    """Modules that Captum knows. Its maxima must not overlap or be next to a ReLU, which would then get a gradient without rules."""
 
     def __init__(self, bias: bool = True) -> None:
         super().__init__(
@@ -313,7 +311,7 @@ def reference_of(model: Model, images: Tensor, name: str) -> Tensor:
 
 # Of a plain picture all values in a window of maxima are the same but for rounding.
 @pytest.mark.parametrize(("net_class", "baseline"), [*((Modules, b) for b in BASELINES), *((Pooled, b) for b in ("uniform", "blur"))])
-def test_deeplift_is_that_of_captum_on_plain_modules(net_class: type[nn.Module], baseline: str) -> None:
+def test_deeplift_matches_captum_on_plain_modules(net_class: type[nn.Module], baseline: str) -> None:
     module, images = made(net_class), pictures(3, 16)
     model = attrlib.wrap_model(module, 16)
     start = reference_of(model, images, baseline)
@@ -385,7 +383,7 @@ def test_deeplift_sums_to_the_change_of_the_logit_on_whole_networks(name: str, b
     assert len(found.diagnostics["convergence"]) == 2
 
 
-def test_where_windows_of_maxima_overlap_the_contributions_of_all_are_added() -> None:
+def test_contributions_of_overlapping_windows_of_maxima_are_added() -> None:
     class Overlapping(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -399,7 +397,7 @@ def test_where_windows_of_maxima_overlap_the_contributions_of_all_are_added() ->
     assert close(maps(model, images, "DeepLIFT").sum((1, 2, 3)), change)
 
 
-def test_deeplift_through_a_relu_and_the_maximum_behind_it_by_hand() -> None:
+def test_deeplift_through_a_relu_and_a_maximum_by_hand() -> None:
     convolution, head = made(nn.Conv2d, 3, 8, 3, padding=1), made(nn.Linear, 512, CLASSES)
     model = attrlib.wrap_model(nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), head), 16)
     x, images = pictures(1, 16)[0], pictures(1, 16)
@@ -419,7 +417,7 @@ def test_deeplift_through_a_relu_and_the_maximum_behind_it_by_hand() -> None:
 
 
 class Flattening(nn.Module):
-    """A chain whose flattening is no module, for which Captum's LRP has no rule."""
+    """A chain whose flattening is not a module, for which Captum's LRP has no rule."""
 
     def __init__(self, chain: nn.Sequential) -> None:
         super().__init__()
@@ -441,7 +439,7 @@ def captum_lrp(chain: nn.Sequential, images: Tensor, convolutions: Callable[[], 
 
 @pytest.mark.parametrize("net_class", [Modules, Pooled])
 @pytest.mark.parametrize("epsilon", [1e-6, 0.05])
-def test_lrp_epsilon_is_that_of_captum(net_class: type[nn.Module], epsilon: float) -> None:
+def test_lrp_epsilon_matches_captum(net_class: type[nn.Module], epsilon: float) -> None:
     module, images = made(net_class), pictures(3, 16)
 
     def rule() -> object:
@@ -454,7 +452,7 @@ def test_lrp_epsilon_is_that_of_captum(net_class: type[nn.Module], epsilon: floa
 
 
 class Read(nn.Module):
-    """A convolution and its BatchNorm, which an activation reads, in place or not, and, where asked for, something else before it."""
+    """A convolution and its BatchNorm, read by an activation, in place or not, and optionally by another operation before it."""
 
     def __init__(self, activation: Callable[..., Tensor], inplace: bool, twice: bool) -> None:
         super().__init__()
@@ -492,7 +490,7 @@ class Positive(nn.Sequential):
         )
 
 
-def test_lrp_alpha1_beta0_is_that_of_captum() -> None:
+def test_lrp_alpha1_beta0_matches_captum() -> None:
     module, images = made(Positive), pictures(3, 16)
     expected = captum_lrp(module, images, captum_rules.Alpha1_Beta0_Rule, lambda: captum_rules.EpsilonRule(1e-6))
     assert close(maps(attrlib.wrap_model(module, 16), images, "LRP", rule="alpha1beta0"), summed(expected), 1e-3)
@@ -550,7 +548,7 @@ def test_lrp_alpha_beta_and_the_rules_for_pixels_are_sums_over_all_pairs_of_inpu
 
 @pytest.mark.parametrize("name", ["resnet18", "residual", "functional"])
 @pytest.mark.parametrize("method", ["LRP:rule=alpha2beta1", "LRP:epsilon=0.01"])
-def test_a_batch_norm_behind_a_convolution_is_the_convolution_with_folded_weights(name: str, method: str) -> None:
+def test_a_batch_norm_after_a_convolution_matches_the_convolution_with_folded_weights(name: str, method: str) -> None:
     model = WHOLE[name]()
     fused = copy.deepcopy(model.module)
     for owner in list(fused.modules()):
@@ -576,7 +574,7 @@ def test_without_biases_lrp_epsilon_sums_to_the_logit_and_is_ixg(net_class: Call
 
 @pytest.mark.parametrize("rule", ["epsilon", "alpha1beta0", "alpha2beta1"])
 @pytest.mark.parametrize("first", ["box", "flat"])
-def test_without_biases_relevance_is_kept_by_every_rule(rule: str, first: str) -> None:
+def test_without_biases_every_rule_conserves_relevance(rule: str, first: str) -> None:
     model, images = attrlib.wrap_model(made(Pooled, False), 16), pictures(3, 16)
     found = maps(model, images, "LRP", rule=rule, first=first, epsilon=1e-9)
     assert close(found.sum((1, 2, 3)), model(images)[range(3), TARGETS].detach(), 1e-2)
@@ -590,11 +588,11 @@ def test_without_biases_relevance_passes_every_activation(activation: str) -> No
     assert close(maps(model, images, "LRP", epsilon=1e-9).sum((1, 2, 3)), model(images)[range(3), TARGETS].detach(), 1e-3)
 
 
-# What is not defined -----------------------------------------------------------------------------------------------------
+# Undefined operations -----------------------------------------------------------------------------------------------------
 
 
 class Gated(nn.Module):
-    """Activations times a gate that is made of them."""
+    """Activations times a gate computed from them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -607,7 +605,7 @@ class Gated(nn.Module):
 
 
 class Hidden(torch.autograd.Function):
-    """A rectifier of the user's own."""
+    """A custom rectifier."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
@@ -620,7 +618,7 @@ class Hidden(torch.autograd.Function):
 
 
 class Normalising(nn.Module):
-    """The pixels are read by what is no convolution."""
+    """The pixels are read by an operation that is not a convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -643,7 +641,7 @@ class Normalising(nn.Module):
         (Normalising, ["LRP:first=box"], "choose first=same"),
     ],
 )
-def test_what_no_rule_is_defined_for_is_named_before_anything_runs(
+def test_operations_without_a_rule_are_named_before_anything_runs(
     net_class: Callable[[], nn.Module], methods: list[str], said: str
 ) -> None:
     model = attrlib.wrap_model(made(net_class), 16)
@@ -657,7 +655,7 @@ def test_what_no_rule_is_defined_for_is_named_before_anything_runs(
     assert maps(model, pictures(3, 16), "IG", steps=2).isfinite().all()
 
 
-def test_behind_what_is_not_defined_the_rules_are() -> None:
+def test_downstream_of_an_undefined_operation_the_rules_are_defined() -> None:
     model = attrlib.wrap_model(made(timm.create_model, "seresnet18", num_classes=CLASSES), 64)
     for layer in ("Input", "Middle"):
         with pytest.raises(MethodError, match="products of activations"):
@@ -688,7 +686,7 @@ def test_quadrature_integrates_polynomials_exactly() -> None:
     assert sum(w * n**7 for n, w in zip(nodes, weights, strict=True)) == pytest.approx(1 / 8)
 
 
-def test_smoothgrad_over_ig_of_a_quadratic_is_known() -> None:
+def test_smoothgrad_over_ig_of_a_quadratic_has_a_closed_form() -> None:
     # y = (k+1)/2 |x|^2 has IG x_i (k+1) x_i / 2 from zeros, for one node already.
     model, images = attrlib.wrap_model(Quadratic(), 8), pictures(1, 8)
     copies = [images + 0.5 * n for n in noise_of(model, images, 4)]

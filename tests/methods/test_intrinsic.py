@@ -1,4 +1,4 @@
-"""The networks' own explanations: BagNet's patch by patch, B-cos' by its sum, and where they are refused."""
+"""The built-in explanations of BagNet (patch logits) and B-cos (dynamic linear map), and where they are refused."""
 
 import copy
 from collections.abc import Callable
@@ -28,7 +28,7 @@ BAG, BCOS = MethodSpec("BagNet"), MethodSpec("B-cos")
 
 
 def lively(module: nn.Module) -> nn.Module:
-    """EvalBatch mode, with normalisation that is not the identity."""
+    """Evaluation mode, with normalisation that is not the identity."""
     generator = torch.Generator().manual_seed(3)
     for own in module.modules():
         if isinstance(own, nn.BatchNorm2d):
@@ -61,7 +61,7 @@ def images_for(model: attrlib.Classifier, count: int = 3) -> Tensor:
 
 
 def trace(model: attrlib.Classifier) -> object:
-    """All that an explanation must leave as it was."""
+    """The state that an explanation must not change."""
     module = model.module
     state = {key: (tensor._version, tensor.numpy().tobytes()) for key, tensor in module.state_dict().items()}
     modes = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in module.modules()]
@@ -113,7 +113,7 @@ def test_the_map_of_an_image_of_another_size_is_that_of_its_patches() -> None:
             assert float(maps[0, 0, y, x]) == pytest.approx(float(model.module(padded[:, :, y : y + 9, x : x + 9])[0, 2]), abs=1e-4)
 
 
-def test_what_watches_can_stop_it_between_images() -> None:
+def test_the_progress_callback_can_stop_it_between_images() -> None:
     model, seen = bagnet(9), []
 
     def stop(done: int, total: int) -> None:
@@ -131,7 +131,7 @@ def test_what_watches_can_stop_it_between_images() -> None:
 # B-cos -------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_map_sums_to_the_logit_less_its_constant_bias() -> None:
+def test_the_map_sums_to_the_logit_minus_its_constant_bias() -> None:
     model = bcos()
     images = images_for(model)
     maps = attribute(model, BCOS, images, TARGETS).maps
@@ -142,9 +142,9 @@ def test_the_map_sums_to_the_logit_less_its_constant_bias() -> None:
 
 
 def test_the_map_is_the_linear_map_of_the_network_times_the_six_channels() -> None:
-    """The linear map, found anew: where every cosine is held at its value, the network is run on each basis vector."""
+    """The linear map, computed independently: the network with every cosine held at its value, run on each basis vector."""
     model = built(lambda: BcosResNet((1, 1, 1, 1), 2, False, 3), (16, 16), raw=True)
-    # In double precision: the maps are small beside the constant bias, which is taken off below.
+    # In double precision: the maps are small compared with the constant bias, which is subtracted below.
     image, net = images_for(model, 1).double(), copy.deepcopy(model.module).double()
     factors: list[Tensor] = []
     convolutions = [m for m in net.modules() if type(m).__name__ == "BcosConv2d"]
@@ -236,7 +236,9 @@ def test_other_networks_are_refused_with_the_reason(make: Callable[[], attrlib.C
     other = bcos() if spec is BAG else bagnet()
     what = "a BagNet" if spec is BAG else "a B-cos network"
     for model in (plain, other):
-        with pytest.raises(MethodError, match=f"{spec.name} is the own explanation of {what}, which {model.name} is not; choose another"):
+        with pytest.raises(
+            MethodError, match=f"{spec.name} is the built-in explanation of {what}, which {model.name} is not; choose another"
+        ):
             attribute(model, spec, images_for(model))
     (info,) = (info for info in list_methods() if info.name == spec.name)
     assert info.needs == (what,)
@@ -253,9 +255,7 @@ def test_other_layers_are_refused_with_the_reason(make: Callable[[], attrlib.Cla
 
 
 @BOTH
-def test_a_run_leaves_them_out_of_settings_that_cut_the_network_and_of_other_networks(
-    make: Callable[[], attrlib.Classifier], spec: MethodSpec
-) -> None:
+def test_a_run_skips_them_in_difull_and_dipart_and_on_other_networks(make: Callable[[], attrlib.Classifier], spec: MethodSpec) -> None:
     net = (lambda: BagNet(9, (2, 1, 1, 1), 4, CLASSES)) if spec is BAG else (lambda: BcosResNet((1, 1, 1, 1), 4, False, CLASSES))
     # Large enough for a last layer with a map.
     model = built(net, (64, 64) if spec is BAG else (128, 128), raw=spec is BCOS)
@@ -275,6 +275,6 @@ def test_a_run_leaves_them_out_of_settings_that_cut_the_network_and_of_other_net
     )
 
 
-def test_they_are_registered_and_bear_their_papers() -> None:
+def test_they_are_registered_with_their_papers() -> None:
     assert METHODS["BagNet"].paper.url.endswith("1904.00760")
     assert METHODS["B-cos"].paper.url.endswith("2205.10268")

@@ -1,4 +1,4 @@
-"""Where memory runs out, half as many rows go through the model, down to one; no map depends on it."""
+"""If memory runs out, the number of rows per pass is halved, down to one, and maps do not change."""
 
 import math
 from itertools import product
@@ -35,7 +35,7 @@ NETS = {"cut": nets.Plain, "no cut": nets.SkipAround}
 
 
 class Small(nn.Module):
-    """A network on a machine that has room for `room` rows; it counts the passes that were too large, and the rows of the others."""
+    """A network on a machine with memory for `room` rows; it counts the passes that were too large, and the rows of the others."""
 
     def __init__(self, inner: nn.Module, error: Exception = ERRORS[0]) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def close(found: Tensor, expected: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_every_method_goes_on_with_fewer_rows(name: str) -> None:
+def test_every_method_continues_with_fewer_rows(name: str) -> None:
     model, module = cramped(name)
     with model.session():
         assert model.split(model.layer("Middle")).cut == (name == "cut")
@@ -96,7 +96,7 @@ def test_the_chunk_is_halved_until_it_fits_and_stays_so(error: Exception) -> Non
     assert close(found.maps, attribute(model, found.spec, images, (1, 0, 2, 1)).maps)
 
 
-def test_no_more_rows_go_through_at_once_than_keep_the_largest_output_small(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_rows_keeps_the_largest_output_small(monkeypatch: pytest.MonkeyPatch) -> None:
     model, module = cramped("cut")
     images, spec = nets.pictures(4), MethodSpec.parse("SmoothGrad:samples=8")
     largest = max(math.prod(layer.shape) for layer in model.layers.values())
@@ -109,7 +109,7 @@ def test_no_more_rows_go_through_at_once_than_keep_the_largest_output_small(monk
     assert module.passed == [2] * 16
 
 
-def test_the_next_batch_begins_with_what_sufficed() -> None:
+def test_the_next_batch_starts_with_the_chunk_that_fitted() -> None:
     model, module = cramped("cut")
     module.room = 1
     attribute(model, MethodSpec("Gradient"), nets.pictures(8), [0] * 8, AttributionOptions(batch_size=4))
@@ -145,11 +145,11 @@ def test_a_method_that_takes_all_items_at_once_is_given_fewer(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("method", ["Gradient", "IG", "Occlusion", "Grad-CAM"])
-def test_where_one_row_is_too_much_it_is_said(method: str) -> None:
+def test_an_error_is_raised_if_one_row_does_not_fit(method: str) -> None:
     model, module = cramped("cut")
     module.room = 0
     spec = small(method, "Middle")
-    with pytest.raises(OutOfMemory, match="not enough memory for a single image; take a smaller model"):
+    with pytest.raises(OutOfMemory, match="not enough memory for a single image; use a smaller model"):
         attribute(model, spec, nets.pictures(3), [0, 1, 2])
     assert module.unreadable[-1] == 1
     failed, fine = attribute_each(model, [spec, MethodSpec("Random")], nets.pictures(3), [0, 1, 2])
@@ -158,7 +158,7 @@ def test_where_one_row_is_too_much_it_is_said(method: str) -> None:
     assert not any("forward" in vars(m) for m in model.module.modules())
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+def test_other_errors_are_not_mistaken_for_a_lack_of_memory() -> None:
     model, module = cramped("cut", RuntimeError("size mismatch"))
     module.room = 1
     with pytest.raises(RuntimeError, match="size mismatch"):
@@ -167,7 +167,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     assert not out_of_memory(ValueError("not enough memory"))
 
 
-def test_rows_are_put_together_in_order() -> None:
+def test_rows_are_concatenated_in_order() -> None:
     def double(values: Tensor, others: Tensor) -> Tensor:
         if len(values) > 3:
             raise MemoryError
@@ -181,7 +181,7 @@ def test_rows_are_put_together_in_order() -> None:
     assert in_chunks(4, lambda v: v, values[:0])[0].shape == (0,)
 
 
-def test_memory_is_flat_over_a_thousand_images_but_for_the_maps_themselves() -> None:
+def test_memory_does_not_grow_over_a_thousand_images_except_for_the_maps() -> None:
     model = attrlib.wrap_model(nets.made(nets.Plain), nets.SIZE)
     specs = [
         MethodSpec("IxG"),
@@ -195,7 +195,7 @@ def test_memory_is_flat_over_a_thousand_images_but_for_the_maps_themselves() -> 
         images = nets.pictures(count)
         with peak_memory(torch.device("cpu")) as peak:
             found = attribute_all(model, specs, images)
-        # They are held batch by batch, and put together one method after the other.
+        # They are held batch by batch, and concatenated one method after the other.
         return peak.nbytes - sum(one.nbytes for one in found) - max(one.nbytes for one in found)
 
     few, many = beyond_maps(64), beyond_maps(1000)

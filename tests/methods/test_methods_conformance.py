@@ -1,4 +1,4 @@
-"""What every registered method keeps to, on every kind of model and at every kind of layer; a new method is tested by being registered."""
+"""Requirements on every registered method, on every kind of model and layer; registering a method tests it."""
 
 import copy
 import random
@@ -79,7 +79,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-4, kink: float
 
 
 def rounding_of(name: str, layer: str, method: str) -> dict[str, float]:
-    """Return what another order of summation may do to a map: in one of four noisy copies a kink moves up to a tenth of it."""
+    """Return the largest change of a map under another order of summation: in one of four noisy copies a kink moves up to a tenth of it."""
     return {"kink": 0.1 if INFOS[method].seeded else 0.02, "cancelled": terms(name, layer)}
 
 
@@ -113,7 +113,7 @@ def test_maps_are_finite_floats_at_the_layers_resolution(name: str, layer: str, 
     assert found.maps.is_contiguous()
     assert not found.maps.requires_grad
     assert found.maps.isfinite().all()
-    # Behind a linear head the gradient is the same everywhere.
+    # Before a linear head the gradient is the same everywhere.
     assert SEED or found.maps.abs().sum() > 0 or (method, layer) == ("VarGrad", "Final")
     assert INFOS[method].signed or found.maps.min() >= 0
     assert found.target == (1, 0, 2, 1)
@@ -135,7 +135,7 @@ def test_the_batch_size_changes_nothing(name: str, layer: str, method: str, batc
 
 
 @everywhere
-def test_an_image_alone_has_the_map_that_it_has_among_others(name: str, layer: str, method: str) -> None:
+def test_an_image_has_the_same_map_alone_and_in_a_batch(name: str, layer: str, method: str) -> None:
     found = explain(method_nets.model(name), images_for(name)[2:3], method, TARGETS[2], layer)
     assert close(found.maps, reference(name, layer, method).maps[2:3], **rounding_of(name, layer, method))
 
@@ -152,11 +152,11 @@ def test_the_same_seed_gives_the_same_bits_in_training_mode_too(name: str, layer
 
 
 @pytest.mark.parametrize(("name", "layer", "method"), list(product(["functional", "vit_tiny"], LAYERS, METHODS)))
-def test_another_seed_changes_seeded_methods_and_no_others(name: str, layer: str, method: str) -> None:
+def test_another_seed_changes_only_seeded_methods(name: str, layer: str, method: str) -> None:
     expected = reference(name, layer, method).maps
     found = explain(method_nets.model(name), images_for(name), method, TARGETS, layer, seed=7).maps
     assert torch.equal(found, expected) != INFOS[method].seeded
-    # Of the noise on its masks a softmax over channels leaves almost nothing where logits are as near each other as here.
+    # With logits as close as here, the softmax over channels removes almost all noise of the masks.
     if INFOS[method].seeded and method != "SS-CAM":
         assert any(not close(one, other) for one, other in zip(found, expected, strict=True))
 
@@ -171,7 +171,7 @@ def test_without_a_target_the_predicted_class_is_explained(method: str) -> None:
 
 
 @every_method
-def test_a_target_is_one_for_all_or_one_for_each_by_index_or_by_name(method: str) -> None:
+def test_targets_are_one_for_all_or_one_per_image_by_index_or_name(method: str) -> None:
     model = attrlib.wrap_model(method_nets.model("functional").module, 64, class_names=["ant", "bee", "cat, tabby", "dog", "elk"])
     images = images_for("functional")
     for one in (2, "2", "cat, tabby", "Tabby"):
@@ -183,7 +183,7 @@ def test_a_target_is_one_for_all_or_one_for_each_by_index_or_by_name(method: str
 
 @pytest.mark.parametrize("method", [name for name, info in INFOS.items() if info.class_specific])
 @pytest.mark.parametrize("name", ["functional", "channels_last"])
-def test_a_map_is_that_of_its_own_target(name: str, method: str) -> None:
+def test_a_map_explains_its_target(name: str, method: str) -> None:
     model, images = method_nets.model(name), images_for(name)
     by_class = torch.stack([explain(model, images, method, t).maps for t in range(CLASSES)])
     mixed = explain(model, images, method, TARGETS).maps
@@ -201,7 +201,7 @@ def test_a_map_is_that_of_its_own_target(name: str, method: str) -> None:
         ("LRP", {"vit_tiny": "attention", "bcos": "products of activations"}),
     ],
 )
-def test_rules_of_the_gradient_family_are_refused_where_they_are_not_defined_and_nowhere_else(
+def test_rules_of_the_gradient_family_are_refused_exactly_where_they_are_not_defined(
     method: str, refused: dict[str, str], layer: str
 ) -> None:
     for name in MODELS:
@@ -235,7 +235,7 @@ REFUSING: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("name", [*REFUSING, *(name for name in MODELS if name not in ("resnet18", "efficientnet_lite0"))])
-def test_what_check_lets_through_runs_and_what_it_refuses_never_does(name: str, layer: str) -> None:
+def test_check_accepts_exactly_the_layers_at_which_a_method_runs(name: str, layer: str) -> None:
     model = attrlib.wrap_model(REFUSING[name](), 32) if name in REFUSING else method_nets.model(name)
     images, place, runs = pictures(1, *model.input_size), model.layer(layer), list[int]()
     counter = model.module.register_forward_pre_hook(lambda *_: runs.append(1))
@@ -268,7 +268,7 @@ def test_a_network_with_silu_has_deeplift_and_lrp_but_none_of_the_rules_for_rect
     if method in ("LRP", "DeepLIFT"):
         check(model, model.layer("Input"))
     else:
-        with pytest.raises(MethodError, match="defined for ReLU networks, but wrapped:Rectified has Silu behind Input"):
+        with pytest.raises(MethodError, match="defined for ReLU networks, but wrapped:Rectified has Silu downstream of Input"):
             check(model, model.layer("Input"))
 
 
@@ -277,11 +277,11 @@ def test_windows_of_occlusion_with_gaps_between_them_are_refused_before_anything
         create(MethodSpec("Occlusion", params=(("window", 4), ("stride", 8)))).check(tiny, tiny.layer("Input"))
 
 
-# No trace ----------------------------------------------------------------------------------------------------------------
+# Side effects ----------------------------------------------------------------------------------------------------------------
 
 
 class Fuse:
-    """A forward hook of the user's own, which raises at a given call once it is armed."""
+    """A custom forward hook that, once armed, raises at a given call."""
 
     left = 0
 
@@ -321,7 +321,7 @@ def touched(name: str) -> tuple[Model, Fuse, dict[str, object]]:
 
 
 @on_every_model
-def test_a_method_leaves_the_module_as_it_was(name: str, method: str) -> None:
+def test_a_method_leaves_the_module_unchanged(name: str, method: str) -> None:
     model, _, before = touched(name)
     found = explain(model, images_for(name), method, TARGETS, "Middle")
     assert snapshot(model.module) == before
@@ -329,7 +329,7 @@ def test_a_method_leaves_the_module_as_it_was(name: str, method: str) -> None:
     assert close(found.maps, reference(name, "Middle", method).maps)
 
 
-def test_a_refused_method_leaves_the_module_as_it_was() -> None:
+def test_a_refused_method_leaves_the_module_unchanged() -> None:
     model, _, before = touched("vit_tiny")
     with pytest.raises(MethodError):
         attrlib.explain(model, images_for("vit_tiny"), "Guided Backprop", 0, "Middle")
@@ -338,11 +338,11 @@ def test_a_refused_method_leaves_the_module_as_it_was() -> None:
 
 @on_every_model
 @pytest.mark.parametrize("call", [1, 2])
-def test_a_model_that_raises_is_left_as_it_was(name: str, method: str, call: int) -> None:
+def test_a_model_that_raises_is_left_unchanged(name: str, method: str, call: int) -> None:
     if call == 2 and not INFOS[method].class_specific:
         pytest.skip("runs the whole model for the predicted class alone")
     model, fuse, before = touched(name)
-    # The first call finds the predicted class, the second is the method's own.
+    # The first call finds the predicted class, the second is that of the method.
     fuse.left = call
     try:
         with pytest.raises(ArithmeticError, match="blown"):
@@ -354,7 +354,7 @@ def test_a_model_that_raises_is_left_as_it_was(name: str, method: str, call: int
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("method", [name for name, info in INFOS.items() if not info.fast])
-def test_a_cancelled_method_leaves_the_module_as_it_was(name: str, method: str) -> None:
+def test_a_cancelled_method_leaves_the_module_unchanged(name: str, method: str) -> None:
     model, _, before = touched(name)
     reports: list[tuple[int, int]] = []
 
@@ -385,7 +385,7 @@ def test_progress_counts_up_to_the_total_for_every_batch(method: str) -> None:
 @every_method
 @pytest.mark.parametrize("name", ["functional", "not_square"])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_random_states_and_the_callers_tensor_are_left_alone(name: str, method: str, layer: str) -> None:
+def test_random_states_and_the_tensor_of_the_caller_are_unchanged(name: str, method: str, layer: str) -> None:
     images = images_for(name).contiguous(memory_format=torch.channels_last).requires_grad_()
     before = images.detach().clone()
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()
@@ -478,14 +478,14 @@ def others(method: str, param: Param) -> dict[str, object]:
 
 @pytest.mark.parametrize(("method", "param", "value"), EXTREMES, ids=named)
 @pytest.mark.parametrize("layer", ["Input", "conv2"])
-def test_every_extreme_of_every_parameter_gives_proper_maps(
+def test_every_extreme_of_every_parameter_gives_valid_maps(
     tiny: Model, transformer: Model, method: str, param: Param, value: object, layer: str
 ) -> None:
     model = tiny
     if INFOS[method].family == "transformer":
         model, layer = transformer, layer.replace("conv2", "blocks.0")
         if param.name == "block" and (layer == "blocks.0" or value == param.high) and value is not None:
-            pytest.skip("a block that does not lie behind the layer")
+            pytest.skip("a block that is not downstream of the layer")
         if value == param.high:
             pytest.skip("more blocks than the model has")
     found = attrlib.explain(model, pictures(2, 8, 12), method, [0, 3], layer, batch_size=400, **others(method, param) | {param.name: value})
@@ -527,7 +527,7 @@ def test_every_value_out_of_range_is_refused_with_the_names_of_method_and_parame
 
 
 @pytest.mark.parametrize(("method", "param"), PARAMS, ids=named)
-def test_a_parameter_means_the_same_as_text_and_as_an_object(tiny: Model, transformer: Model, method: str, param: Param) -> None:
+def test_a_parameter_has_the_same_effect_as_text_and_as_an_object(tiny: Model, transformer: Model, method: str, param: Param) -> None:
     value = param.choices[-1] if param.choices else param.high if param.auto else param.low
     if INFOS[method].family == "transformer":
         tiny, value = transformer, param.low

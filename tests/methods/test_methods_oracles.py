@@ -80,18 +80,18 @@ def photos(networks: dict[str, Model]) -> Tensor:
 
 
 @pytest.mark.parametrize("channels", ["sum", "abs-sum"])
-def test_gradient_is_the_saliency_of_captum(network: Model, photos: Tensor, channels: str) -> None:
+def test_gradient_matches_the_saliency_of_captum(network: Model, photos: Tensor, channels: str) -> None:
     expected = captum.attr.Saliency(network.module).attribute(photos.clone(), TARGETS, abs=channels == "abs-sum")
     assert close(maps(network, photos, "Gradient", TARGETS, channels=channels), summed(expected))
 
 
-def test_ixg_is_the_input_x_gradient_of_captum(network: Model, photos: Tensor) -> None:
+def test_ixg_matches_the_input_x_gradient_of_captum(network: Model, photos: Tensor) -> None:
     expected = captum.attr.InputXGradient(network.module).attribute(photos.clone(), TARGETS)
     assert close(maps(network, photos, "IxG", TARGETS), summed(expected))
 
 
 @pytest.mark.parametrize(("baseline", "colour"), [("zeros", None), ("black", 0.0), ("white", 1.0)])
-def test_ig_is_the_integrated_gradients_of_captum(network: Model, photos: Tensor, baseline: str, colour: float | None) -> None:
+def test_ig_matches_the_integrated_gradients_of_captum(network: Model, photos: Tensor, baseline: str, colour: float | None) -> None:
     images = photos[:1]
     start = torch.zeros_like(images) if colour is None else network.preprocessing.normalise(torch.full_like(images, colour))
     expected = captum.attr.IntegratedGradients(network.module).attribute(images, start, TARGETS[0], n_steps=4, method="gausslegendre")
@@ -100,14 +100,14 @@ def test_ig_is_the_integrated_gradients_of_captum(network: Model, photos: Tensor
 
 @pytest.mark.parametrize("layer", ["Middle", "Final"])
 @pytest.mark.parametrize("network", ["resnet18"], indirect=True)
-def test_inner_ixg_is_the_layer_gradient_x_activation_of_captum(network: Model, photos: Tensor, layer: str) -> None:
+def test_inner_ixg_matches_the_layer_gradient_x_activation_of_captum(network: Model, photos: Tensor, layer: str) -> None:
     module = network.module.get_submodule(network.layer(layer).path)
     expected = captum.attr.LayerGradientXActivation(network.module, module).attribute(photos, TARGETS)
     assert close(maps(network, photos, "IxG", TARGETS, layer=layer), summed(expected))
 
 
 @pytest.mark.parametrize("layer", ["Middle", "Final"])
-def test_inner_ig_from_a_black_picture_is_the_layer_integrated_gradients_of_captum(network: Model, photos: Tensor, layer: str) -> None:
+def test_inner_ig_from_a_black_picture_matches_the_layer_integrated_gradients_of_captum(network: Model, photos: Tensor, layer: str) -> None:
     images = photos[:1]
     black = network.preprocessing.normalise(torch.zeros_like(images))
     module = network.module.get_submodule(network.layer(layer).path)
@@ -117,13 +117,13 @@ def test_inner_ig_from_a_black_picture_is_the_layer_integrated_gradients_of_capt
 
 
 @pytest.mark.parametrize("layer", ["Middle", "Final"])
-def test_grad_cam_is_the_layer_grad_cam_of_captum(network: Model, photos: Tensor, layer: str) -> None:
+def test_grad_cam_matches_the_layer_grad_cam_of_captum(network: Model, photos: Tensor, layer: str) -> None:
     module = network.module.get_submodule(network.layer(layer).path)
     expected = captum.attr.LayerGradCam(network.module, module).attribute(photos, TARGETS, relu_attributions=True)
     assert close(maps(network, photos, "Grad-CAM", TARGETS, layer=layer), expected.detach())
 
 
-def test_inner_ixg_of_a_vit_is_the_layer_gradient_x_activation_of_captum_without_the_class_token() -> None:
+def test_inner_ixg_of_a_vit_matches_the_layer_gradient_x_activation_of_captum_without_the_class_token() -> None:
     model, images = method_nets.model("vit_tiny"), pictures(2, 64)
     expected = captum.attr.LayerGradientXActivation(model.module, model.module.get_submodule("blocks.1")).attribute(images, [0, 3])
     assert close(maps(model, images, "IxG", [0, 3], layer="blocks.1")[:, 0].flatten(1), expected.detach().sum(2)[:, 1:])
@@ -153,7 +153,7 @@ def covering(height: int, width: int, window: int, stride: int) -> Tensor:
     return count
 
 
-def test_occlusion_is_that_of_captum_over_the_area_where_windows_do_not_overlap(network: Model, photos: Tensor) -> None:
+def test_occlusion_is_captums_divided_by_the_area_if_windows_do_not_overlap(network: Model, photos: Tensor) -> None:
     area = torch.full((224, 224), 64.0 * 64)
     area[192:] = area[:, 192:] = 32 * 64
     area[192:, 192:] = 32 * 32
@@ -162,13 +162,13 @@ def test_occlusion_is_that_of_captum_over_the_area_where_windows_do_not_overlap(
     assert close(maps(network, images, "Occlusion", TARGETS[1], window=64, stride=64), expected)
 
 
-def test_occlusion_is_that_of_captum_times_the_overlap_over_the_area(network: Model, photos: Tensor) -> None:
+def test_occlusion_is_captums_times_the_overlap_divided_by_the_area(network: Model, photos: Tensor) -> None:
     images = photos[:1]
     expected = captum_occlusion(network, images, TARGETS[0], 96, 64) * covering(224, 224, 96, 64) / 96**2
     assert close(maps(network, images, "Occlusion", TARGETS[0], window=96, stride=64), expected)
 
 
-def test_occlusion_is_that_of_captum_wherever_no_window_is_cut_off() -> None:
+def test_occlusion_matches_captum_where_no_window_is_cut_off() -> None:
     model, images = method_nets.model("functional"), pictures(2, 64)
     expected = captum_occlusion(model, images, [0, 3], 16, 10) * covering(64, 64, 16, 10) / 16**2
     found = maps(model, images, "Occlusion", [0, 3], window=16, stride=10)
@@ -310,7 +310,7 @@ def test_the_reported_convergence_is_the_relative_error_of_the_sum(kinked_net: M
     assert max(found.diagnostics["convergence"]) > 1e-3
 
 
-def test_convergence_on_a_token_layer_counts_the_class_token_which_has_no_place_in_the_map() -> None:
+def test_convergence_at_a_token_layer_includes_the_class_token_which_is_not_in_the_map() -> None:
     model, images = method_nets.model("vit_tiny"), pictures(2, 64)
     with torch.no_grad():
         change = (model(images) - model(plain(model, images, 0)))[range(2), [0, 3]]
@@ -367,7 +367,7 @@ def test_cams_of_a_channels_last_layer_average_over_its_positions() -> None:
 
 
 def test_before_a_layer_norm_the_gradient_sums_to_zero_over_channels() -> None:
-    # What is added to all channels of a pre-norm transformer's stream makes no difference: of the sum only rounding is left.
+    # A pre-norm transformer ignores values added to all channels of its stream, so only rounding errors are left of the sum.
     model, images = method_nets.model("vit_tiny"), pictures(2, 64)
     total, magnitude = (maps(model, images, "Gradient", [0, 3], "blocks.1", channels=c) for c in ("sum", "abs-sum"))
     assert total.abs().max() < 1e-5 * magnitude.max()
@@ -433,7 +433,7 @@ def hand_masked(name: str, values: Tensor, mask: Tensor) -> Tensor:
         ("channels_last", "Final", None, None),
     ],
 )
-def test_occlusion_is_what_a_plain_loop_over_windows_gives(name: str, layer: str, window: int | None, stride: int | None) -> None:
+def test_occlusion_matches_a_plain_loop_over_windows(name: str, layer: str, window: int | None, stride: int | None) -> None:
     model, images, targets = method_nets.model(name), images_for(name), [0, 3]
     values = images if layer == "Input" else captured(model, model.layer(layer).path, images, targets)[0]
     _, height, width = model.layer(layer).shape
@@ -451,7 +451,7 @@ def test_occlusion_is_what_a_plain_loop_over_windows_gives(name: str, layer: str
 
 @pytest.mark.parametrize(("height", "width"), [(7, 7), (14, 20), (5, 33), (1, 1), (60, 60)])
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (5, 2), (5, 5), (16, 8), (9, 7)])
-def test_windows_no_further_apart_than_they_are_wide_cover_every_position(height: int, width: int, window: int, stride: int) -> None:
+def test_windows_with_a_stride_of_at_most_their_width_cover_every_position(height: int, width: int, window: int, stride: int) -> None:
     masks = cover(windows(height, width, window, stride), window, height, width)
     assert torch.equal(masks.sum(0).long(), covering(height, width, window, stride).long())
     assert masks.any(0).all()
@@ -461,7 +461,7 @@ def test_windows_no_further_apart_than_they_are_wide_cover_every_position(height
 @pytest.mark.parametrize(
     ("name", "layer"), [("functional", "Input"), ("resnet18", "Final"), ("vit_tiny", "Final"), ("channels_last", "Final")]
 )
-def test_rise_is_what_a_plain_loop_over_its_masks_gives(name: str, layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rise_matches_a_plain_loop_over_its_masks(name: str, layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[Tensor] = []
 
     def recording(*args: object) -> Tensor:
@@ -565,7 +565,7 @@ def guided_maps(
 
 
 @pytest.mark.parametrize("channels", ["sum", "abs-sum"])
-def test_guided_backprop_is_that_of_captum_on_plain_relu_modules(channels: str) -> None:
+def test_guided_backprop_matches_captum_on_plain_relu_modules(channels: str) -> None:
     module, images = made(Modules), pictures(3, 16)
     expected = captum.attr.GuidedBackprop(copy.deepcopy(module)).attribute(images.clone().requires_grad_(), [0, 3, 1])
     found = maps(attrlib.wrap_model(module, 16), images, "Guided Backprop", [0, 3, 1], channels=channels)
@@ -658,7 +658,7 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_gates_beside_rectifiers_keep_their_gradient(gate: str) -> None:
+def test_gates_next_to_rectifiers_keep_their_gradient(gate: str) -> None:
     expected = guided_maps(lambda x: GATES[gate](GuidedReLU()(x)), method="Gradient")
     assert close(guided_maps(lambda x: GATES[gate](F.relu(x))), expected)
 
@@ -677,7 +677,7 @@ def test_the_refusal_of_guided_backprop_names_the_activation(activation: str) ->
         guided_maps(OTHERS[activation], F.relu)
 
 
-def test_guided_backprop_is_refused_only_at_layers_that_have_another_activation_behind_them() -> None:
+def test_guided_backprop_is_refused_only_upstream_of_another_activation() -> None:
     model, images = attrlib.wrap_model(made(Rectified, nn.GELU(), F.relu), 16), pictures(3, 16)
     guided = attrlib.wrap_model(made(Rectified, nn.GELU(), GuidedReLU()), 16)
     assert close(maps(model, images, "Guided Backprop", [0, 3, 1], "conv2"), maps(guided, images, "Gradient", [0, 3, 1], "conv2"))
@@ -721,7 +721,7 @@ def test_random_is_uniform_between_0_and_1() -> None:
     assert scipy.stats.kstest(found.ravel(), "uniform").pvalue > 0.01
 
 
-def test_random_depends_on_the_picture_and_the_seed_but_not_on_the_place_in_a_batch() -> None:
+def test_random_depends_on_the_picture_and_the_seed_but_not_on_the_batch() -> None:
     model, images = method_nets.model("functional"), pictures(3, 64)
     first, second, third = maps(model, images, "Random", 0)
     again = maps(model, images[[2, 0, 0]], "Random", 0, batch_size=2)
@@ -773,7 +773,7 @@ def test_smooth_refuses_an_even_or_negative_kernel(size: int) -> None:
         attrlib.smooth(torch.ones(1, 1, 8, 8), size)
 
 
-def test_smooth_leaves_its_argument_alone() -> None:
+def test_smooth_does_not_change_its_argument() -> None:
     given = pictures(1, 14)[:, :1]
     before = given.clone()
     attrlib.smooth(given, 5)
@@ -785,7 +785,7 @@ def test_resize_is_bilinear_between_the_centres_of_positions() -> None:
 
 
 @pytest.mark.parametrize("size", [(28, 46), (7, 60), (14, 23)])
-def test_resize_is_that_of_torch_without_aligned_corners(size: tuple[int, int]) -> None:
+def test_resize_matches_torch_without_aligned_corners(size: tuple[int, int]) -> None:
     given = pictures(2, 14, 23)[:, :1]
     assert torch.equal(attrlib.resize(given, size), F.interpolate(given, size=size, mode="bilinear", align_corners=False))
 
@@ -815,12 +815,12 @@ BASE = torch.rand(10, 10, generator=torch.Generator().manual_seed(0))
         (-5 - 1e-6 * BASE, r"Constant \(-5\)"),
     ],
 )
-def test_a_map_that_says_nothing_is_told_so(values: Tensor, said: str) -> None:
+def test_a_map_without_information_has_a_defect(values: Tensor, said: str) -> None:
     assert re.match(said, defect(values) or "")
 
 
 @pytest.mark.parametrize("values", [BASE, -BASE, 1e-20 * BASE, 5 + 1e-3 * BASE, BASE.where(BASE > 0.99, 0)])
-def test_a_proper_map_has_no_defect(values: Tensor) -> None:
+def test_a_valid_map_has_no_defect(values: Tensor) -> None:
     assert defect(values) is None
 
 

@@ -1,4 +1,4 @@
-"""Presets: complete, at the settings of their studies, and understood wherever a list of methods is given."""
+"""Presets: complete, at the settings of their studies, and accepted in any list of methods."""
 
 import json
 from pathlib import Path
@@ -92,7 +92,7 @@ def test_an_empty_list_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["functional", "vit_tiny"])
-def test_what_is_not_defined_for_a_model_is_left_out_with_the_reason(name: str) -> None:
+def test_methods_that_are_not_defined_for_a_model_are_left_out_with_the_reason(name: str) -> None:
     model = method_nets.model(name)
     kept, reasons = defined(model, PRESETS["idsds"].methods)
     labels = [label for label, spec in PRESETS["idsds"].members if spec in kept]
@@ -105,7 +105,7 @@ def test_what_is_not_defined_for_a_model_is_left_out_with_the_reason(name: str) 
 
 
 @pytest.mark.parametrize("name", ["functional", "vit_tiny"])
-def test_erdems_methods_run_on_every_model_that_they_are_defined_for(name: str) -> None:
+def test_erdems_methods_run_on_every_model_for_which_they_are_defined(name: str) -> None:
     model = method_nets.model(name)
     kept, reasons = defined(model, PRESETS["erdem"].methods)
     assert bool(reasons) == (name == "vit_tiny")
@@ -116,7 +116,7 @@ def test_erdems_methods_run_on_every_model_that_they_are_defined_for(name: str) 
             create(spec).check(model, model.layer("Input"))
 
 
-def test_the_command_line_takes_presets_and_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_accepts_presets_and_lists_the_skipped_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attrlib.cli.explain, "load_model", lambda *_args, **_options: method_nets.model("vit_tiny"))
     picture = tmp_path / "picture.png"
     Image.fromarray((torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()).save(picture)

@@ -33,7 +33,7 @@ def images_for(name: str, count: int = 2) -> Tensor:
 
 
 def blocks(count: int, height: int, width: int) -> Tensor:
-    """Pictures of plain blocks: of noise SLIC makes a single superpixel."""
+    """Pictures of plain blocks, because SLIC returns a single superpixel for noise."""
     return F.interpolate(pictures(count, -(-height // 8), -(-width // 8)), scale_factor=8.0)[:, :, :height, :width]
 
 
@@ -83,7 +83,7 @@ def test_a_grid_has_cells_of_nearly_one_size(layer: str, cells: int) -> None:
     assert areas.max() <= (height // min(cells, height) + 1) * (width // min(cells, width) + 1)
 
 
-def test_superpixels_are_those_of_scikit_image() -> None:
+def test_superpixels_match_scikit_image() -> None:
     model = method_nets.model("not_square")
     colours = torch.rand(2, 3, 6, 10, generator=torch.Generator().manual_seed(0)).repeat_interleave(8, 2).repeat_interleave(8, 3)
     images = model.preprocessing.normalise(colours)
@@ -108,7 +108,7 @@ def kernel(count: int, size: int) -> float:
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 7, 8])
-def test_with_enough_samples_every_coalition_is_there_once_with_its_weight(count: int) -> None:
+def test_with_enough_samples_every_coalition_occurs_once_with_its_weight(count: int) -> None:
     kept, weights = coalitions(count, 2**count - 2, torch.Generator().manual_seed(0))
     assert len(kept) == 2**count - 2 == len(kept.unique(dim=0))
     assert set(kept.sum(1).tolist()) == set(range(1, count))
@@ -185,7 +185,7 @@ def test_kernel_shap_gives_the_shapley_values_of_a_grid(name: str, layer: str, c
 
 @pytest.mark.parametrize("fill", ["zeros", "uniform", "black"])
 @pytest.mark.parametrize("kind", ["slic", "grid"])
-def test_a_map_of_kernel_shap_sums_to_what_all_segments_make_together(kind: str, fill: str) -> None:
+def test_a_map_of_kernel_shap_sums_to_the_effect_of_all_segments(kind: str, fill: str) -> None:
     model, images = method_nets.model("functional"), images_for("functional")
     with model.session():
         instead = common_baseline(task_of(model, images), fill)
@@ -205,7 +205,7 @@ def linear() -> Model:
     [("KernelSHAP", {"samples": 200}), ("KernelSHAP", {"samples": 60}), ("LIME", {"ridge": 0.0, "samples": 60})],
 )
 @pytest.mark.parametrize("kind", ["slic", "grid"])
-def test_of_a_linear_model_a_segments_value_is_the_sum_of_weight_times_input(
+def test_for_a_linear_model_the_value_of_a_segment_is_the_sum_of_weight_times_input(
     linear: Model, method: str, params: dict[str, object], kind: str
 ) -> None:
     images = blocks(2, 12, 20)
@@ -222,7 +222,7 @@ def test_of_a_linear_model_a_segments_value_is_the_sum_of_weight_times_input(
 # LIME ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_lime_is_the_weighted_ridge_regression_of_scikit_learn() -> None:
+def test_lime_matches_the_weighted_ridge_regression_of_scikit_learn() -> None:
     model, images = method_nets.model("functional"), images_for("functional")
     with model.session():
         context = task_of(model, images)
@@ -241,7 +241,7 @@ def test_lime_is_the_weighted_ridge_regression_of_scikit_learn() -> None:
     assert close(maps(model, images, "LIME", samples=40, cells=4)[:, 0], torch.stack(expected), 1e-3)
 
 
-def test_half_of_the_segments_are_kept_at_random_by_lime() -> None:
+def test_lime_keeps_a_random_half_of_the_segments() -> None:
     model = method_nets.model("functional")
     with model.session():
         context = task_of(model, images_for("functional"))
@@ -252,7 +252,7 @@ def test_half_of_the_segments_are_kept_at_random_by_lime() -> None:
 
 
 class Corner(nn.Module):
-    """Looks at the top left quarter alone."""
+    """Reads only the top left quarter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ class Corner(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["LIME", "KernelSHAP"])
-def test_a_segment_that_the_model_does_not_look_at_has_no_value(method: str) -> None:
+def test_a_segment_that_the_model_ignores_has_value_zero(method: str) -> None:
     model, images = attrlib.wrap_model(made(Corner), 16), pictures(2, 16)
     found = maps(model, images, method, segments="grid", cells=2, samples=200, **({"ridge": 0.0} if method == "LIME" else {}))
     assert (found[:, :, :8, :8].abs() > 0).all()
@@ -271,7 +271,7 @@ def test_a_segment_that_the_model_does_not_look_at_has_no_value(method: str) -> 
 
 
 class Rows(nn.Module):
-    """Counts the images that it is given."""
+    """Counts its input images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -296,7 +296,7 @@ def test_all_targets_of_an_image_share_the_passes(method: str, passes: int) -> N
 # RISE-U --------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_fill_of_rise_u_is_one_image_of_uniform_values_that_the_seed_draws() -> None:
+def test_the_fill_of_rise_u_is_one_image_of_uniform_values_drawn_from_the_seed() -> None:
     model, images = method_nets.model("functional"), images_for("functional")
     with model.session():
         one, two, other = (
@@ -311,7 +311,7 @@ def test_the_fill_of_rise_u_is_one_image_of_uniform_values_that_the_seed_draws()
 
 @pytest.mark.parametrize(("name", "layer"), [("functional", "Input"), ("resnet18", "Final"), ("vit_tiny", "blocks.1")])
 @pytest.mark.parametrize(("method", "fill"), [("RISE-U", "uniform"), ("RISE", "white"), ("RISE", "zeros")])
-def test_rise_with_a_fill_is_a_plain_loop(name: str, layer: str, method: str, fill: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rise_with_a_fill_matches_a_plain_loop(name: str, layer: str, method: str, fill: str, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[Tensor] = []
     original = perturbation.magnify
 

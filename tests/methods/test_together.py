@@ -1,4 +1,4 @@
-"""Several methods asked for together: the same bits as alone, what they have in common computed once and then let go."""
+"""Several methods requested together: the same bits as alone, with shared values computed once and then freed."""
 
 import re
 import weakref
@@ -39,7 +39,7 @@ def images_for(name: str) -> Tensor:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows of every pass behind the layer."""
+    """The rows of every pass downstream of the layer."""
     found: list[int] = []
     own = AttributionContext._logits
 
@@ -56,7 +56,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     [{"options": AttributionOptions(batch_size=3)}, {"targets": (0, 2, 1, 1, 4), "owners": (0, 0, 1, 3, 3)}],
     ids=["images", "items"],
 )
-def test_together_they_are_what_they_are_alone_bit_for_bit(arguments: dict[str, Any]) -> None:
+def test_maps_computed_together_and_alone_are_identical(arguments: dict[str, Any]) -> None:
     images = pictures(len(TARGETS), 16)
     together = attribute_each(tiny(), SPECS[::-1], images, **arguments)[::-1]
     for spec, found in zip(SPECS, together, strict=True):
@@ -69,13 +69,13 @@ def test_together_they_are_what_they_are_alone_bit_for_bit(arguments: dict[str, 
         assert (found.target, found.spec, found.diagnostics) == (expected.target, expected.spec, expected.diagnostics)
 
 
-def test_one_gradient_serves_all_that_need_no_other(passes: list[int]) -> None:
+def test_methods_share_one_gradient(passes: list[int]) -> None:
     specs = [MethodSpec(m, "Middle") for m in ("Gradient", "IxG", "Grad-CAM", "Layer-CAM")]
     attribute_all(method_nets.model("functional"), specs, images_for("functional"), options=AttributionOptions(batch_size=2))
     assert passes == [2, 2]
 
 
-def test_the_noisy_passes_serve_all_that_ask_for_the_same_noise(passes: list[int]) -> None:
+def test_methods_with_the_same_noise_share_the_noisy_passes(passes: list[int]) -> None:
     specs = [MethodSpec.parse(f"SmoothGrad:samples={n}:channels={c}") for n in (3, 4) for c in ("sum", "abs-sum")]
     attribute_all(method_nets.model("functional"), specs, images_for("functional"), options=AttributionOptions(batch_size=16))
     assert sum(passes) == 4 * (3 + 4)
@@ -90,14 +90,14 @@ def test_clean_scores_are_computed_once_for_an_image(passes: list[int]) -> None:
 
 def test_the_first_method_that_is_not_defined_raises_before_anything_is_computed(passes: list[int]) -> None:
     specs = [MethodSpec("Gradient"), MethodSpec("BagNet")]
-    with pytest.raises(MethodError, match="own explanation"):
+    with pytest.raises(MethodError, match="built-in explanation"):
         attribute_all(method_nets.model("functional"), specs, images_for("functional"))
     with pytest.raises(SpecError, match="targets"):
         attribute_each(method_nets.model("functional"), specs, images_for("functional"), [0])
     assert not passes
 
 
-def test_each_method_that_raises_leaves_the_others_alone() -> None:
+def test_a_method_that_raises_does_not_affect_the_others() -> None:
     specs = [MethodSpec("BagNet"), MethodSpec("Guided Backprop"), MethodSpec("Gradient"), MethodSpec("IxG", "nowhere"), MethodSpec("Sobel")]
     model, images = method_nets.model("vit_tiny"), images_for("vit_tiny")
     found = attribute_each(model, specs, images, options=AttributionOptions(batch_size=2))
@@ -106,7 +106,7 @@ def test_each_method_that_raises_leaves_the_others_alone() -> None:
     assert torch.equal(found[2].maps, attribute(model, specs[2], images, options=AttributionOptions(batch_size=2)).maps)  # type: ignore[union-attr]
 
 
-def test_cancelling_is_no_ones_error() -> None:
+def test_cancelling_is_not_an_error_of_a_method() -> None:
     def cancel(_done: int, _total: int) -> None:
         raise Cancelled("enough")
 
@@ -119,7 +119,7 @@ def test_cancelling_is_no_ones_error() -> None:
         )
 
 
-def test_what_was_shared_is_let_go_after_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_values_are_freed_after_their_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[Tensor]] = []
     own = AttributionContext.gradient
 
@@ -159,7 +159,7 @@ def test_shared_seconds_count_in_full_for_each_that_uses_them() -> None:
 
 
 @pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="no bfloat16 here")
-def test_exact_work_that_slips_in_between_the_chunks_of_fast_work_is_exact() -> None:
+def test_exact_computations_between_the_chunks_of_fast_ones_are_exact() -> None:
     model, images = tiny(), pictures(2, 16)
     expected = [
         attribute(model, MethodSpec("IxG"), images, (0, 1)).maps,
@@ -178,7 +178,7 @@ def test_exact_work_that_slips_in_between_the_chunks_of_fast_work_is_exact() -> 
 
 
 class Overwriting(nn.Module):
-    """What PyTorch cannot differentiate: it adds in place to what a ReLU has to remember."""
+    """A network that PyTorch cannot differentiate: it adds in place to the saved output of a ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class Overwriting(nn.Module):
         return self.head(values.mean((2, 3)))
 
 
-def test_a_model_that_autograd_cannot_differentiate_is_named_with_a_way_out() -> None:
+def test_a_model_that_autograd_cannot_differentiate_is_refused_with_advice() -> None:
     model = attrlib.wrap_model(Overwriting().eval(), 32, layers={"Middle": "convolution", "Final": "convolution"})
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for name in ("Gradient", "IG", "Guided Backprop"):

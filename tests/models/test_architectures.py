@@ -82,7 +82,7 @@ def assert_untouched(module: nn.Module, before: list) -> None:
 
 
 def known_weights(key: str, like: Tensor, factor: float) -> Tensor:
-    """Weights that anyone can make again: the rules of `shared/reference/checkpoints/README.md`."""
+    """Reproducible weights, by the rules of `shared/reference/checkpoints/README.md`."""
     generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
     if not like.is_floating_point():
         return torch.zeros(like.shape, dtype=like.dtype)
@@ -125,7 +125,7 @@ def test_a_published_checkpoint_fits_strictly_and_gives_its_logits(name, tmp_pat
     torch.testing.assert_close(logits[:16], expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_the_check_values_are_those_of_the_reference():
+def test_the_check_values_match_the_reference():
     if not REFERENCE.is_dir():
         pytest.skip(f"the reference {REFERENCE} is not here")
     for file in sorted(REFERENCE.glob("*.json")):
@@ -138,7 +138,7 @@ def test_the_check_values_are_those_of_the_reference():
     assert len(FACTS) == len(list(REFERENCE.glob("*.json"))) == 11
 
 
-def test_all_sixteen_published_checkpoints_are_known():
+def test_all_sixteen_published_checkpoints_are_listed():
     assert len(PUBLISHED) == len({c.url for c in PUBLISHED.values()}) == 16
     assert PUBLISHED["x_resnet50"].url.endswith("/xresnet50_imagenet1000_lr0.001_epochs30_step10_checkpoint_best.pth.tar")
     assert all(c.preprocessing.size == (224, 224) and c.preprocessing.crop == 224 / 256 for c in PUBLISHED.values())
@@ -155,7 +155,7 @@ def test_published_architectures_without_check_values_build(name):
 # The family.
 
 
-def test_the_catalogue_names_what_it_builds():
+def test_the_names_of_the_catalogue_match_its_architectures():
     assert set(FACTS) & set(ARCHITECTURES) == {"bagnet33", "fixup_resnet50", "x_resnet50", "x_vgg16", "bcos_resnet50"}
     for name, architecture in ARCHITECTURES.items():
         assert architecture.summary
@@ -228,13 +228,13 @@ def test_the_name_of_a_small_architecture_says_its_depth_and_width(name):
 
 
 @pytest.mark.parametrize("build", [ResNet, VGG, lambda **o: VGG(batch_norm=True, **o)])
-def test_at_published_size_the_keys_are_torchvisions(build):
+def test_at_published_size_the_keys_match_torchvision(build):
     theirs = {ResNet: "resnet18", VGG: "vgg16"}.get(build, "vgg16_bn")
     with torch.device("meta"):
         assert keys(build(num_classes=7)) == keys(torchvision.models.get_model(theirs, num_classes=7))
 
 
-def test_resnet_computes_what_torchvisions_does():
+def test_resnet_matches_torchvision():
     own, theirs = made(ResNet), torchvision.models.resnet18().eval()
     theirs.load_state_dict(own.state_dict())
     with torch.no_grad():
@@ -246,7 +246,7 @@ def test_resnet_computes_what_torchvisions_does():
 
 @pytest.mark.parametrize("build", [FixupResNet, XResNet])
 @pytest.mark.parametrize("bottleneck", [False, True])
-def test_fixup_starts_with_blocks_that_are_their_shortcuts(build, bottleneck):
+def test_the_blocks_of_fixup_start_as_identity(build, bottleneck):
     module = made(build, (2, 1, 1, 3), 32, bottleneck)
     x = pictures(1, 8).repeat(1, 400, 1, 1)
     for block in module.blocks:
@@ -292,7 +292,7 @@ def test_input_x_gradient_is_integrated_gradients_on_x_networks(name):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_input_x_gradient_is_not_integrated_gradients_where_there_are_biases(name):
+def test_input_x_gradient_is_not_integrated_gradients_with_biases(name):
     ixg, ig = ixg_and_ig(OTHERS[name]())
     assert float((ixg - ig).norm() / ig.norm()) > 0.05
 
@@ -346,7 +346,7 @@ def test_dense_maps_of_chosen_classes_and_in_batches_are_the_same():
     torch.testing.assert_close(chosen, torch.stack([e[p] for e, p in zip(every, pairs, strict=True)]), rtol=1e-4, atol=1e-4)
 
 
-def test_dense_maps_leave_the_model_as_it_was():
+def test_dense_maps_leave_the_model_unchanged():
     module, images = bagnet(9), pictures(2, 16)
     expected = patch_logits(module, images)
     module.train()
@@ -390,7 +390,7 @@ def test_uncentred_batch_normalisation_divides_and_keeps_the_mean():
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])
-def test_dynamic_weights_are_the_linear_map_that_the_network_is(bottleneck):
+def test_dynamic_weights_are_the_linear_map_of_the_network(bottleneck):
     module = bcos(bottleneck).double()
     images = torch.rand(3, 3, 40, 33, generator=torch.Generator().manual_seed(0)).double()
     targets = torch.tensor([5, 0, 2])
@@ -412,7 +412,7 @@ def test_dynamic_weights_are_not_the_gradient():
     assert float((gradient - weights).norm() / weights.norm()) > 0.5
 
 
-def test_dynamic_weights_leave_the_model_as_it_was():
+def test_dynamic_weights_leave_the_model_unchanged():
     module, images, targets = bcos(), torch.rand(2, 3, 32, 32), torch.tensor([1, 4])
     expected = dynamic_weights(module, images, targets)
     module.train()

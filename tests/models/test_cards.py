@@ -1,4 +1,4 @@
-"""Model cards, the checkpoints that they lie beside, new heads, data held out or kept decoded, and `python -m attrlib finetune`."""
+"""Model cards, their checkpoints, new heads, data held out or kept decoded, and `python -m attrlib finetune`."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ PREPROCESSING = Preprocessing((SIZE, SIZE), HALF, (0.25, 0.25, 0.5), "bicubic", 
 RECIPE = Recipe(epochs=5, batch=8, lr=0.1, deletion=2, baseline="random", scale=0.6, amp=False, seed=3)
 NAMES = ("blue", "green", "red", "turquoise", "yellow")
 ORDER = (2, 1, 0, 4, 3)
-"""Which of `COLOURS` each class, by its name, is."""
+"""The index into `COLOURS` of each class name."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,14 +100,14 @@ def count_right(model: attrlib.Classifier, folder: Path) -> tuple[int, int]:
 # Cards ------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_card_is_read_back_equal(made: Made) -> None:
+def test_a_card_survives_a_round_trip(made: Made) -> None:
     assert Card.read(made.out.with_suffix(".json")) == made.card
     assert card_of(made.out) == made.out.with_suffix(".json")
     assert card_of(str(made.out)) == made.out.with_suffix(".json")
     assert sorted(os.listdir(made.out.parent)) == ["own.json", "own.safetensors"]
 
 
-def test_a_card_says_what_was_done(made: Made) -> None:
+def test_a_card_describes_the_training(made: Made) -> None:
     card = made.card
     assert (card.architecture, card.class_names, card.preprocessing) == ("attrlib:tiny", NAMES, PREPROCESSING)
     assert card.recipe == asdict(RECIPE)
@@ -139,13 +139,13 @@ def test_a_checkpoint_with_a_card_needs_nothing_else(made: Made) -> None:
     assert (other.class_names, other.preprocessing, other.deletion_tuned, other.digest) == (NAMES, PREPROCESSING, True, model.digest)
 
 
-def test_what_is_in_the_file_has_the_accuracy_that_the_card_reports(made: Made) -> None:
+def test_the_accuracy_on_the_card_is_that_of_the_file(made: Made) -> None:
     right, count = count_right(load_model(made.out, "cpu"), made.report)
     assert right / count == made.card.accuracy["clean"]["mean"]
     assert right >= 15
 
 
-def test_a_model_that_saw_no_deletions_is_not_called_tuned_and_its_accuracy_on_them_is_measured(tmp_path: Path) -> None:
+def test_a_model_trained_without_deletion_is_not_tuned_but_its_accuracy_on_deleted_images_is_measured(tmp_path: Path) -> None:
     made = Made(tmp_path, replace(RECIPE, deletion=0, epochs=1))
     assert made.card.deletion is None
     assert made.card.accuracy["deleted"]["n"] == 25
@@ -153,7 +153,7 @@ def test_a_model_that_saw_no_deletions_is_not_called_tuned_and_its_accuracy_on_t
     assert "tuned" not in made.card.summary()
 
 
-def test_without_data_to_report_on_it_is_what_was_held_out(tmp_path: Path) -> None:
+def test_without_report_data_accuracy_is_measured_on_the_held_out_data(tmp_path: Path) -> None:
     training = Training(ModelSpec("attrlib:tiny", "random:0"), str(pictures(tmp_path / "train", 20)), replace(RECIPE, epochs=1))
     card = train_checkpoint(training, tmp_path / "own.safetensors", tmp_path / "state", "cpu")
     assert card.accuracy["data"] == f"{tmp_path / 'train'} (held out)"
@@ -209,7 +209,7 @@ BAD |= {
 
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD)
-def test_what_is_no_card_is_refused_in_a_line(copied: Path, content: bytes) -> None:
+def test_an_invalid_card_is_refused_in_one_line(copied: Path, content: bytes) -> None:
     beside = copied.with_suffix(".json")
     beside.write_text(json.dumps(GOOD))
     assert load_model(copied, "cpu").class_names == NAMES
@@ -231,7 +231,7 @@ def test_what_is_no_card_is_refused_in_a_line(copied: Path, content: bytes) -> N
         ({"size": [200_000, 200_000]}, r"input size .* is not valid: give .* from 1 to 2048"),
         ({"size": [16, 2049]}, r"input size .* is not valid: give .* from 1 to 2048"),
         ({"crop": 0.005}, "crop=0.005 is not valid: give .* from 0.1 to 2"),
-        ({"size": [2048, 16], "crop": 0.4}, "crop that is too small for its size; give it a crop of 0.5 or more"),
+        ({"size": [2048, 16], "crop": 0.4}, "crop that is too small for its size; set crop to 0.5 or more"),
         ({"mean": [math.nan] * 3}, "mean and std are not valid: give"),
         ({"std": [0.5, math.inf, 0.5]}, "mean and std are not valid: give"),
     ],
@@ -278,17 +278,20 @@ def test_a_card_of_another_model_is_refused(copied: Path, field: str, value: obj
 
 
 @pytest.mark.parametrize("name", ["", ".", "/", "~nobody_of_that_name/x.pth", "x" * 5000, "missing.pth", "a\0b.pth"])
-def test_where_there_is_no_file_there_is_no_card(name: str) -> None:
+def test_a_missing_file_has_no_card(name: str) -> None:
     assert card_of(name) is None
     if name:
         with pytest.raises(ModelError):
             load_model("attrlib:tiny", "cpu", checkpoint=name)
 
 
-def test_weights_that_cannot_be_written_say_so_and_the_same_call_writes_them(made: Made, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_written_are_an_error_and_the_same_call_writes_them_later(made: Made, tmp_path: Path) -> None:
     out = tmp_path / "file" / "own.safetensors"
     out.parent.touch()
-    with pytest.raises(TrainingError, match=r"own\.safetensors cannot be written .*the training is kept, make room and run the same again"):
+    with pytest.raises(
+        TrainingError,
+        match=r"own\.safetensors cannot be written .*the training state is saved, so free disk space and run the same command again",
+    ):
         train_checkpoint(made.training, out, tmp_path / "state", "cpu")
     out.parent.unlink()
     seen: list[TrainingProgress] = []
@@ -298,9 +301,9 @@ def test_weights_that_cannot_be_written_say_so_and_the_same_call_writes_them(mad
 
 
 @pytest.mark.parametrize("name", ["own.pth", "own", "own.safetensors.gz"])
-def test_weights_have_a_name_that_says_what_they_are(tmp_path: Path, name: str) -> None:
+def test_weights_must_have_the_suffix_safetensors(tmp_path: Path, name: str) -> None:
     training = Training(ModelSpec("attrlib:tiny", "random:0"), "nowhere", RECIPE)
-    with pytest.raises(SpecError, match=f"{name!r} is no name for weights; let it end with .safetensors"):
+    with pytest.raises(SpecError, match=f"{name!r} is not a valid file name for weights; choose one that ends with .safetensors"):
         train_checkpoint(training, tmp_path / name, tmp_path / "state")
 
 
@@ -311,7 +314,7 @@ def test_a_share_has_wilson_s_interval(count: int) -> None:
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
 
 
-def test_the_interval_of_a_share_is_within_0_and_1_and_of_nothing_there_is_none() -> None:
+def test_the_interval_of_a_share_is_within_0_and_1_and_undefined_for_no_items() -> None:
     for n in range(1, 400):
         for count in (0, n):
             found = proportion(count, n)
@@ -324,7 +327,7 @@ def test_the_interval_of_a_share_is_within_0_and_1_and_of_nothing_there_is_none(
 # Starting from checkpoints --------------------------------------------------------------------------------------------------
 
 
-def test_tuning_goes_on_from_a_checkpoint_and_the_new_one_loads_without_the_old(made: Made, copied: Path, tmp_path: Path) -> None:
+def test_tuning_starts_from_a_checkpoint_and_the_new_one_loads_without_the_old(made: Made, copied: Path, tmp_path: Path) -> None:
     """As `--model FILE`; the old file may be gone afterwards."""
     training = Training(ModelSpec(str(copied)), str(made.data), replace(RECIPE, epochs=1, lr=0.0))
     card = train_checkpoint(training, tmp_path / "new.safetensors", tmp_path / "state", "cpu")
@@ -334,13 +337,13 @@ def test_tuning_goes_on_from_a_checkpoint_and_the_new_one_loads_without_the_old(
     assert card.architecture == "attrlib:tiny"
     new = load_model(tmp_path / "new.safetensors", "cpu")
     assert new.class_names == NAMES
-    # The rate was 0.
+    # The learning rate was 0.
     assert torch.equal(new.module.state_dict()["conv.weight"], weights["conv.weight"].float())
 
 
 @pytest.fixture
 def in_assets(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The checkpoint as a model that comes with the project, by the name `own`."""
+    """The checkpoint as a shipped model with the name `own`."""
     monkeypatch.setattr(attrlib.models.cards, "ASSETS", copied.parent)
     attrlib.models.cards.shipped.cache_clear()
     yield copied
@@ -348,7 +351,7 @@ def in_assets(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     attrlib.models.cards.shipped.cache_clear()
 
 
-def test_a_model_that_comes_with_the_project_is_known_by_name(in_assets: Path) -> None:
+def test_a_shipped_model_is_loaded_by_name(in_assets: Path) -> None:
     model = load_model("own", "cpu")
     assert (model.class_names, model.preprocessing, model.deletion_tuned) == (NAMES, PREPROCESSING, True)
     assert model.digest == load_model(in_assets, "cpu").digest
@@ -357,14 +360,14 @@ def test_a_model_that_comes_with_the_project_is_known_by_name(in_assets: Path) -
     assert load_model("own", "cpu", pretrained=False).digest != model.digest
 
 
-def test_what_was_tuned_from_a_model_of_the_project_names_its_architecture(in_assets: Path, made: Made, tmp_path: Path) -> None:
+def test_the_card_of_a_tuned_shipped_model_names_its_architecture(in_assets: Path, made: Made, tmp_path: Path) -> None:
     training = Training(ModelSpec("own"), str(made.data), replace(RECIPE, epochs=1))
     out = tmp_path / "elsewhere" / "new.safetensors"
     assert train_checkpoint(training, out, tmp_path / "state", "cpu").architecture == "attrlib:tiny"
     assert load_model(out, "cpu").class_names == NAMES
 
 
-def test_other_weights_of_a_model_of_the_project_load_by_its_name(in_assets: Path, tmp_path: Path) -> None:
+def test_other_weights_of_a_shipped_model_load_by_its_name(in_assets: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere.pth"
     torch.save(Tiny(5).state_dict(), other)
     model = load_model("own", "cpu", checkpoint=other)
@@ -376,7 +379,7 @@ def test_other_weights_of_a_model_of_the_project_load_by_its_name(in_assets: Pat
 
 
 def named(names: Sequence[str] = NAMES, build: Callable[[int], torch.nn.Module] = Tiny) -> attrlib.Classifier:
-    """A model of those classes whose every number is its own."""
+    """A model of those classes in which all weights differ."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ARCHITECTURES, "tiny", Architecture(build, "", HE, PREPROCESSING))
         model = load_model("attrlib:tiny", "cpu", pretrained=False, seed=7)
@@ -396,7 +399,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_a_new_head_keeps_the_rows_of_known_classes_and_all_else_bit_for_bit(kind: str) -> None:
+def test_a_new_head_copies_the_rows_of_known_classes_and_all_other_weights(kind: str) -> None:
     names, rows = HEADS[kind]
     old = named()
     before = old.digest
@@ -414,7 +417,7 @@ def test_a_new_head_keeps_the_rows_of_known_classes_and_all_else_bit_for_bit(kin
 
 
 @pytest.mark.parametrize("count", [3, 5, 8])
-def test_a_head_for_unknown_classes_is_drawn_by_the_seed_and_all_else_stays(count: int) -> None:
+def test_a_head_for_unknown_classes_is_drawn_from_the_seed_and_all_other_weights_are_copied(count: int) -> None:
     old, names = named(), [f"new {k}" for k in range(count)]
     state = torch.get_rng_state()
     new, again, other = with_classes(old, names), with_classes(old, names), with_classes(old, names, seed=1)
@@ -430,7 +433,7 @@ def test_a_head_for_unknown_classes_is_drawn_by_the_seed_and_all_else_stays(coun
             assert torch.equal(own[key], value), key
 
 
-def test_a_body_as_wide_as_there_are_classes_is_not_taken_for_the_head() -> None:
+def test_a_layer_as_wide_as_the_number_of_classes_is_not_mistaken_for_the_head() -> None:
     names = [f"class of {k}" for k in range(8)]
     old = named(names)
     new = with_classes(old, names[:3], (5, 6, 7)).module.state_dict()
@@ -446,12 +449,12 @@ def test_the_head_of_other_architectures_is_found(monkeypatch: pytest.MonkeyPatc
     assert torch.allclose(with_classes(old, ["red", "blue"], (2, 0))(x), old(x)[:, [2, 0]], rtol=1e-4)
 
 
-def test_a_wrapped_model_has_no_name_from_which_to_make_a_head() -> None:
-    with pytest.raises(ModelError, match=r"has no architecture by name.*give it one"):
+def test_a_new_head_for_a_wrapped_model_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"is a wrapped module.*replace the head"):
         with_classes(attrlib.wrap_model(Tiny(), SIZE), ["a", "b"])
 
 
-def test_classes_that_the_model_knows_begin_with_what_is_known_of_them(made: Made, tmp_path: Path) -> None:
+def test_known_classes_start_from_their_rows(made: Made, tmp_path: Path) -> None:
     data = pictures(tmp_path / "some", 4)
     for name in ("green", "turquoise"):
         for file in (data / name).iterdir():
@@ -495,7 +498,7 @@ def uneven() -> Pictures:
     return Pictures([noise(int(k)) for k in order], [labels[k] for k in order], 5)
 
 
-def test_what_is_held_out_is_a_share_of_each_class_and_disjoint_from_the_rest() -> None:
+def test_the_held_out_items_are_a_share_of_each_class_and_disjoint_from_the_rest() -> None:
     data = uneven()
     rest, held = hold_out(data, 0.1, 0)
     ids = [{part.item_id(k) for k in range(len(part))} for part in (rest, held)]
@@ -511,7 +514,7 @@ def test_what_is_held_out_is_a_share_of_each_class_and_disjoint_from_the_rest() 
     assert (rest.name, held.name) == ("p", "p (held out)")
 
 
-def test_the_seed_says_what_is_held_out() -> None:
+def test_the_held_out_items_depend_on_the_seed() -> None:
     def ids(seed: int) -> set[str]:
         held = hold_out(uneven(), 0.3, seed)[1]
         return {held.item_id(k) for k in range(len(held))}
@@ -531,7 +534,7 @@ class Counting(Pictures):
         return super().__getitem__(index)
 
 
-def test_what_is_kept_is_opened_once_and_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_items_are_opened_once_and_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Counting([noise(k) for k in range(6)], [0, 1, None, 0, 1, 2], 3, broken=(4,))
     kept = Kept(plain)
     assert (len(kept), kept.name, kept.class_names) == (6, "p", plain.class_names)
@@ -549,7 +552,7 @@ def test_what_is_kept_is_opened_once_and_equal(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("room", [0, 1, 3.5])
-def test_what_is_kept_stays_within_its_share_of_the_memory(monkeypatch: pytest.MonkeyPatch, room: float) -> None:
+def test_kept_items_stay_within_their_share_of_the_memory(monkeypatch: pytest.MonkeyPatch, room: float) -> None:
     """A pixel of a colour picture takes four bytes."""
     memory = type("Memory", (), {"available": int(8 * room * 4 * 20 * 20)})
     monkeypatch.setattr(attrlib.data.derived.psutil, "virtual_memory", lambda: memory)
@@ -579,14 +582,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """The command, undisturbed."""
+    """Run the command without interruption."""
     out = tmp_path_factory.mktemp("whole") / "own model.safetensors"
     result = invoke(*command(data, out))
     assert result.exit_code == 0, (result.output, result.exception)
     return out, result
 
 
-def test_the_command_writes_a_checkpoint_and_says_what_it_can(whole: tuple[Path, Result]) -> None:
+def test_the_command_writes_a_checkpoint_and_reports_its_accuracy(whole: tuple[Path, Result]) -> None:
     out, result = whole
     card = Card.read(out.with_suffix(".json"))
     assert (card.recipe["epochs"], card.recipe["deletion"], card.recipe["weight_decay"]) == (3, 2, 1e-4)
@@ -601,7 +604,7 @@ def test_the_command_writes_a_checkpoint_and_says_what_it_can(whole: tuple[Path,
     assert sorted(os.listdir(out.parent)) == ["own model.json", "own model.safetensors"], "the state is gone"
 
 
-def test_the_next_command_is_one_that_a_shell_takes(whole: tuple[Path, Result], data: Path, tmp_path: Path) -> None:
+def test_the_suggested_next_command_runs_in_a_shell(whole: tuple[Path, Result], data: Path, tmp_path: Path) -> None:
     words = shlex.split(whole[1].stdout.splitlines()[-1])
     assert words[:6] == ["python", "-m", "attrlib", "score", "--model", str(whole[0])]
     assert words[words.index("--protocol") + 1] == "idsds"
@@ -622,7 +625,7 @@ def test_json_is_one_line_with_the_card(whole: tuple[Path, Result], data: Path, 
     assert out.read_bytes() == whole[0].read_bytes(), "the same command, the same weights"
 
 
-def test_fractions_train_anew_on_each_share_of_the_same_data(whole: tuple[Path, Result], data: Path, tmp_path: Path) -> None:
+def test_fractions_train_from_the_start_on_each_share_of_the_same_data(whole: tuple[Path, Result], data: Path, tmp_path: Path) -> None:
     out = tmp_path / "own.safetensors"
     result = invoke(*command(data, out, "--fractions", "0.5, 1", "--json"))
     assert (result.exit_code, result.stderr) == (0, "")
@@ -633,7 +636,7 @@ def test_fractions_train_anew_on_each_share_of_the_same_data(whole: tuple[Path, 
     assert (tmp_path / "own_50.safetensors").read_bytes() != whole[0].read_bytes()
 
 
-def test_fractions_go_on_with_the_one_that_was_stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fractions_resume_with_the_one_that_was_stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, trained = tmp_path / "own.safetensors", []
 
     def stopped(training: Training, *others: Any) -> Card:
@@ -655,7 +658,7 @@ def test_fractions_go_on_with_the_one_that_was_stopped(data: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_was_cancelled_goes_on_with_the_same_command(
+def test_a_cancelled_training_resumes_with_the_same_command(
     whole: tuple[Path, Result], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     out, seen = tmp_path / "own.safetensors", []
@@ -697,7 +700,7 @@ def test_what_was_cancelled_goes_on_with_the_same_command(
         (("--fractions", "0.5,2"), "fraction=2 is out of range"),
         (("--fractions", ""), "fraction='' is not valid"),
         (("--deletion", 33), "deletion=33 is out of range"),
-        (("--deletion", 17), "have no 17 x 17 cells; choose a smaller deletion"),
+        (("--deletion", 17), "cannot be divided into 17 x 17 patches; choose a smaller deletion"),
         (("--baseline", "black"), "unknown baseline 'black'"),
         (("--preset", "ids"), "unknown preset 'ids'"),
         (("--model", "attrlib:tyni"), "unknown attrlib model 'tyni'. Did you mean tiny"),
@@ -705,12 +708,12 @@ def test_what_was_cancelled_goes_on_with_the_same_command(
         (("--data", "missing"), "unknown data set 'missing'"),
         (("--select", "missing"), "unknown data set 'missing'"),
         (("--report", "missing"), "unknown data set 'missing'"),
-        (("--out", "own.pth"), "let it end with .safetensors"),
+        (("--out", "own.pth"), "choose one that ends with .safetensors"),
         (("--device", "quantum"), "device 'quantum' cannot be used"),
-        (("--select", "photos"), "classes of the data are none of the model's"),
+        (("--select", "photos"), "classes of the data match none of the model's"),
     ],
 )
-def test_a_wrong_flag_is_refused_in_a_line_and_nothing_is_trained(
+def test_an_invalid_flag_is_refused_in_one_line_and_nothing_is_trained(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[object, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -722,7 +725,7 @@ def test_a_wrong_flag_is_refused_in_a_line_and_nothing_is_trained(
     assert message in result.stderr
 
 
-def test_a_divergence_ends_in_a_line_and_keeps_the_state(data: Path, tmp_path: Path) -> None:
+def test_a_divergence_ends_in_one_line_and_keeps_the_state(data: Path, tmp_path: Path) -> None:
     result = invoke(*command(data, tmp_path / "own.safetensors", "--lr", 100, "--weight-decay", 10, "--epochs", 40))
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Try a lower lr (now 100)" in result.stderr.splitlines()[-1]

@@ -35,7 +35,7 @@ SETTINGS = ("gridpg", "difull", "dipart")
 
 
 class Bottleneck(nn.Module):
-    """An in-place ReLU, a residual block and a head with a convolution of its own: layers on every side of `Final`."""
+    """An in-place ReLU, a residual block and a head with a convolution: layers on every side of `Final`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ CONFIGURATION = [4, "M", 6, "M", 6, 8, "M", 8, 8, "M", 8, 8, "M"]
 
 
 def narrow_vgg() -> nn.Module:
-    """Torchvision's VGG11 with few channels; made without its own classifier, which has 120 million weights."""
+    """Torchvision's VGG11 with few channels; built without its classifier, which has 120 million weights."""
     with torch.device("meta"):
         module = VGG(nn.Identity(), init_weights=False)
     module.features = make_layers(CONFIGURATION)
@@ -107,7 +107,7 @@ OWN: dict[str, Callable[[], Model]] = {
 
 @cache
 def model_of(name: str) -> Model:
-    """A model that all tests share: nothing that is computed through it changes it."""
+    """A model shared by all tests, which no computation changes."""
     return OWN[name]() if name in OWN else method_nets.model(name)
 
 
@@ -135,7 +135,7 @@ def output(module: nn.Module, path: str, images: Tensor) -> Tensor:
 
 
 def logits_when(module: nn.Module, images: Tensor, replaced: dict[str, Forward]) -> Tensor:
-    """Logits when what comes out of some modules is replaced by a function of it."""
+    """Logits when the outputs of some modules are replaced by a function of them."""
     with ExitStack() as stack:
         for path, function in replaced.items():
             hook = module.get_submodule(path).register_forward_hook(lambda _m, _args, out, function=function: function(out))
@@ -148,7 +148,7 @@ def dims_of(model: Model, layer: str) -> tuple[int, int]:
 
 
 Setup = tuple[Tensor, Forward]
-"""What is attributed to, and the logits as a function of it."""
+"""The explained output, and the logits as a function of it."""
 
 
 def difull(model: Model, module: nn.Module, layer: str, grid: Tensor, n: int, cell: int) -> Setup:
@@ -210,7 +210,7 @@ def grids_for(model: Model, n: int, count: int = 2, seed: int = 1) -> Tensor:
 
 
 def agrees(model: Model, setting: str, layer: str, method: str, n: int, cell: int, oracle: Callable[..., Setup]) -> bool:
-    """Whether the maps of two grids are those of the oracle, and not by chance those of another cell."""
+    """Whether the maps of two grids match the oracle, and not those of another cell."""
     grids, targets = grids_for(model, n), [3, 1]
     found = maps_of(grid_view(model, setting, n, cell), method, layer, grids, targets)
     channel = 3 if model.layer(layer).layout.kind == "NHWC" else 1
@@ -236,7 +236,7 @@ def guided(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize(("n", "height", "width"), [(2, 4, 6), (3, 2, 5)])
-def test_cells_are_counted_row_by_row(n: int, height: int, width: int) -> None:
+def test_cells_are_numbered_row_by_row(n: int, height: int, width: int) -> None:
     grids = torch.arange(2 * 3 * n * height * n * width).view(2, 3, n * height, n * width)
     cells = [grids[:, :, r * height : (r + 1) * height, c * width : (c + 1) * width] for r, c in product(range(n), repeat=2)]
     assert all(torch.equal(crop(grids, n, i), cell) for i, cell in enumerate(cells))
@@ -276,7 +276,7 @@ def test_difull_maps_of_an_nhwc_transformer_are_autograd_through_the_crop(layer:
 
 @pytest.mark.parametrize("method", GRADIENTS)
 @pytest.mark.parametrize("layer", ["stage1.conv1", "stage1.bn2", "stage2.1.conv2", "stage2", "last", "last.0"])
-def test_difull_maps_inside_a_residual_block_and_behind_it_are_autograd_through_the_crop(layer: str, method: str) -> None:
+def test_difull_maps_inside_and_downstream_of_a_residual_block_are_autograd_through_the_crop(layer: str, method: str) -> None:
     model = model_of("residual")
     with model.session():
         assert model.split(model.layer(layer)).cut == ("." not in layer or layer == "last.0")
@@ -326,7 +326,7 @@ def test_difull_pixels_outside_the_cell_cannot_matter(layer: str, method: str) -
             assert not maps[~inside_only(maps, n, cell)].any()
 
 
-def test_difull_cams_do_attribute_the_other_cells() -> None:
+def test_difull_cams_also_attribute_to_the_other_cells() -> None:
     model = model_of("residual")
     found = maps_of(grid_view(model, "difull", 2, 0), "Grad-CAM", "Final", grids_for(model, 2), [3, 1])
     assert all(cut(found, 2, cell).sum() > 0 for cell in range(4))
@@ -473,7 +473,7 @@ def over_windows(head: Forward, features: Tensor) -> Tensor:
 
 
 def vgg_features(module: nn.Module, layer: int, after: Tensor) -> Tensor:
-    """What VGG's convolutions make of the output of one of them, or of the image (-1)."""
+    """The output of VGG's convolutions, given the output of one of them, or the image (-1)."""
     for m in list(module.features)[layer + 1 :]:
         after = m(after.clone())
     return after
@@ -536,7 +536,7 @@ class Uneven(nets.Plain):
     """Pools over positions, but a grid has fewer of them than its cells have together: 5 for 18 px, 9 for 36."""
 
 
-def test_gridpg_needs_a_head_that_pools_whatever_the_number_of_positions() -> None:
+def test_gridpg_needs_a_head_that_pools_any_number_of_positions() -> None:
     model = attrlib.wrap_model(nets.made(Uneven), 18)
     assert (model.layer("Final").shape[1], model.layer("Final", (36, 36)).shape[1]) == (5, 9)
     grids = grids_for(model, 2)
@@ -564,7 +564,7 @@ def resnet() -> Model:
 
 
 def resnet_part(module: nn.Module, first: str, last: str, x: Tensor) -> Tensor:
-    """What the stages of torchvision's ResNet from one to another make of x."""
+    """The output of the stages of torchvision's ResNet from one to another, given x."""
     stages = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
     for stage in stages[stages.index(first) : stages.index(last) + 1]:
         x = getattr(module, stage)(x.clone())
@@ -730,7 +730,7 @@ def test_dipart_occlusion_before_the_final_layer_skips_nothing(layer: str) -> No
 
 
 class Wide(nn.Module):
-    """Behind its final layer a convolution reads neighbours, and a residual block goes around others."""
+    """Downstream of its final layer, a convolution reads neighbours, and a residual block bypasses others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -745,7 +745,7 @@ class Wide(nn.Module):
 
 
 @pytest.mark.parametrize("layer", ["wide", "block.conv1", "block.bn2"])
-def test_dipart_is_refused_behind_the_final_layer_where_neighbours_have_been_read(layer: str) -> None:
+def test_dipart_is_refused_downstream_of_the_final_layer_if_cells_mix(layer: str) -> None:
     model = attrlib.wrap_model(nets.made(Wide), 16, layers={"Middle": "stem", "Final": "final"})
     with pytest.raises(LayerError, match=f"{layer}.*DiPart"):
         maps_of(grid_view(model, "dipart", 2, 1), "IxG", layer, grids_for(model, 2, 1), [3])
@@ -755,7 +755,7 @@ def test_dipart_is_refused_behind_the_final_layer_where_neighbours_have_been_rea
 
 SMALL = {"steps": 3, "samples": 4, "cells": 4, "p": 0.5}
 ORDINARY = [name for name, method in METHODS.items() if method.family not in ("intrinsic", "transformer")]
-"""Methods that ask for no network of their own."""
+"""Methods that do not need a special network."""
 
 
 def small(method: str, layer: str) -> str:
@@ -769,7 +769,7 @@ def small(method: str, layer: str) -> str:
 
 @pytest.mark.parametrize("layer", ["Input", "Middle", "stage1"])
 @pytest.mark.parametrize("method", ORDINARY)
-def test_targets_that_share_a_grid_have_the_maps_that_they_have_alone(method: str, layer: str) -> None:
+def test_targets_that_share_a_grid_have_the_same_maps_as_alone(method: str, layer: str) -> None:
     model = model_of("functional")
     view, grids, spec = grid_view(model, "gridpg", 2), grids_for(model, 2, 3), small(method, layer)
     owners, targets = [0, 0, 0, 0, 2, 2], [3, 1, 0, 4, 2, 1]
@@ -780,7 +780,7 @@ def test_targets_that_share_a_grid_have_the_maps_that_they_have_alone(method: st
 
 
 @pytest.mark.parametrize("layer", ["Middle", "stage1.conv2", "stage2"])
-def test_targets_that_share_a_grid_have_the_maps_that_they_have_alone_in_difull_and_dipart(layer: str) -> None:
+def test_targets_that_share_a_grid_have_the_same_maps_as_alone_in_difull_and_dipart(layer: str) -> None:
     model, owners, targets = model_of("residual"), [0, 0, 1], [3, 1, 4]
     grids = grids_for(model, 2)
     for setting, spec in product(("difull", "dipart"), ("IG:steps=3", "RISE:samples=6:cells=2:p=0.8", "Occlusion:window=5:stride=5")):
@@ -805,7 +805,7 @@ def test_targets_that_share_a_grid_share_the_passes_of_rise_and_occlusion(count:
     assert 2 * 16 < occlusion.rows <= 2 * 16 + len(targets)
 
 
-def test_grids_that_no_target_is_of_take_no_passes() -> None:
+def test_grids_without_a_target_take_no_passes() -> None:
     model = model_of("functional")
     grids = grids_for(model, 2, 6)
     with Passes(model.module) as passes:
@@ -814,7 +814,7 @@ def test_grids_that_no_target_is_of_take_no_passes() -> None:
     assert close(found[1:], maps_of(model, "RISE:samples=12", "Input", grids[5:], [2]), 1e-5)
 
 
-def test_no_more_rows_go_through_the_model_at_once_than_allowed() -> None:
+def test_no_more_rows_run_at_once_than_allowed() -> None:
     model, most = model_of("functional"), 0
 
     def watch(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -846,7 +846,7 @@ def test_without_a_target_the_class_that_the_view_predicts_is_explained() -> Non
 
 
 def reason(model: Model, setting: str, layer: str) -> str:
-    """Why a view of the model cannot be explained at a layer; empty where it can."""
+    """Return why a view of the model cannot be explained at a layer; empty if it can."""
     try:
         grid_view(model, setting, 2, 1).layer(layer, (2 * model.input_size[0], 2 * model.input_size[1]))
         maps_of(grid_view(model, setting, 2, 1), "IxG", layer, grids_for(model, 2, 1), [1])
@@ -862,17 +862,13 @@ REFUSED = [
     *(("vit", "dipart", layer, "64 x 64 px") for layer in ("Input", "Middle", "Final")),
     *(("dynamic_vit", "dipart", layer, "DiPart is not defined") for layer in ("Input", "Middle", "Final")),
     *(("class_token", "dipart", layer, "DiPart is not defined") for layer in ("Input", "Middle", "Final")),
-    *(
-        (name, "difull", layer, r"1 token\(s\).*DiFull is defined at Input")
-        for name in ("vit", "dynamic_vit")
-        for layer in ("Middle", "Final")
-    ),
+    *((name, "difull", layer, r"1 token\(s\).*use DiFull at Input") for name in ("vit", "dynamic_vit") for layer in ("Middle", "Final")),
     *(("swin", setting, "Input", "64 x 64 px") for setting in ("gridpg", "dipart")),
 ]
 
 
 @pytest.mark.parametrize(("name", "setting", "layer", "why"), REFUSED)
-def test_what_is_not_defined_is_refused_with_the_reason(name: str, setting: str, layer: str, why: str) -> None:
+def test_undefined_views_are_refused_with_the_reason(name: str, setting: str, layer: str, why: str) -> None:
     assert re.search(why, reason(model_of(name), setting, layer))
 
 
@@ -899,7 +895,7 @@ def test_a_model_without_a_final_layer_has_difull_at_input() -> None:
 
 
 class Flattened(nn.Module):
-    """A head that reads every position with a weight of its own."""
+    """A head with a different weight for every position."""
 
     def __init__(self, pooled: bool) -> None:
         super().__init__()
@@ -911,7 +907,7 @@ class Flattened(nn.Module):
         return self.fc(self.pool(self.conv(x)).flatten(1))
 
 
-@pytest.mark.parametrize(("pooled", "why"), [(True, "tells positions apart"), (False, "16 x 16 px")])
+@pytest.mark.parametrize(("pooled", "why"), [(True, "distinguishes positions"), (False, "16 x 16 px")])
 def test_gridpg_is_refused_for_a_head_that_does_more_than_pool(pooled: bool, why: str) -> None:
     assert why in reason(attrlib.wrap_model(nets.made(Flattened, pooled), 16), "gridpg", "Input")
 
@@ -939,11 +935,11 @@ class LikeVGG(nn.Module):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_form_of_vgg_with_another_head_is_right_or_refused_with_the_reason(head: str) -> None:
+def test_a_vgg_with_another_head_is_handled_correctly_or_refused_with_the_reason(head: str) -> None:
     model = attrlib.wrap_model(nets.made(LikeVGG, head), 16)
     said = reason(model, "gridpg", "Input")
     if said:
-        assert "tells positions apart" in said
+        assert "distinguishes positions" in said
     else:
         grids = grids_for(model, 2)
         features = model.module.features(grids)
@@ -953,14 +949,14 @@ def test_the_form_of_vgg_with_another_head_is_right_or_refused_with_the_reason(h
 
 
 def test_vgg_whose_features_are_resized_for_its_head_is_refused() -> None:
-    assert "tells positions apart" in reason(attrlib.wrap_model(narrow_vgg(), 96), "gridpg", "Input")
+    assert "distinguishes positions" in reason(attrlib.wrap_model(narrow_vgg(), 96), "gridpg", "Input")
 
 
-def test_dipart_is_refused_where_something_goes_around_the_final_layer() -> None:
+def test_dipart_is_refused_if_a_path_bypasses_the_final_layer() -> None:
     assert "DiPart is not defined" in reason(attrlib.wrap_model(nets.made(nets.Dense), 16), "dipart", "Input")
 
 
-def test_dipart_is_refused_where_a_grid_has_not_n_times_the_positions() -> None:
+def test_dipart_is_refused_if_a_grid_does_not_have_n_times_the_positions() -> None:
     assert "DiPart is not defined" in reason(attrlib.wrap_model(nets.made(nets.Plain), 18), "dipart", "Input")
 
 
@@ -969,13 +965,13 @@ def test_an_unknown_layer_is_refused(setting: str) -> None:
     assert "unknown layer" in reason(model_of("residual"), setting, "nowhere")
 
 
-# The model is left as it was -------------------------------------------------------------------------------------------
+# Side effects -------------------------------------------------------------------------------------------
 
 HOOKS = [name for name in nn.Module().__dict__ if "hook" in name]
 
 
 def fingerprint(module: nn.Module) -> list[object]:
-    """Everything that could be left behind."""
+    """Everything that a computation could change."""
     tensors = [(k, t.detach().clone().numpy().tobytes(), t.requires_grad, t.data_ptr(), t.grad) for k, t in all_tensors(module)]
     own = [(path, m.training, sorted(m.__dict__), [id(getattr(m, h)) for h in HOOKS], hooks(m)) for path, m in module.named_modules()]
     return [tensors, own]
@@ -990,7 +986,7 @@ def hooks(module: nn.Module) -> list[object]:
 
 
 def disordered(module: nn.Module) -> nn.Module:
-    """In training mode in part, some parameters frozen, and a hook of its own."""
+    """Partly in training mode, with some frozen parameters and a custom hook."""
     parts = list(module.children())
     parts[0].train()
     next(module.parameters()).requires_grad_(False)
@@ -1013,7 +1009,7 @@ def test_no_view_leaves_a_trace() -> None:
 
 
 class Bomb(nn.Module):
-    """Passes its input on so and so many times."""
+    """Returns its input a given number of times, then raises."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -1051,7 +1047,7 @@ def test_no_view_leaves_a_trace_after_an_error_in_the_middle(setting: str, layer
     module.bomb.left = 1 << 40
     assert fingerprint(module) == before
     with pytest.raises(Cancelled):
-        maps_of(view, "RISE:samples=20", layer, grids, [1, 2], batch_size=2, progress=stop_after(3))
+        maps_of(view, "RISE:samples=20", layer, grids, [1, 2], batch_size=2, on_progress=stop_after(3))
     assert fingerprint(module) == before
     assert torch.equal(maps_of(view, "RISE:samples=20", layer, grids, [1, 2], batch_size=2), expected)
 
@@ -1066,7 +1062,7 @@ def stop_after(count: int) -> Callable[[int, int], None]:
     return progress
 
 
-def test_a_view_is_made_once_and_knows_the_size_of_the_grid() -> None:
+def test_a_view_is_created_once_and_has_the_size_of_the_grid() -> None:
     model = model_of("not_square")
     for setting in ("difull", "dipart"):
         view = grid_view(model, setting, 3, 2)
@@ -1078,7 +1074,7 @@ def test_a_view_is_made_once_and_knows_the_size_of_the_grid() -> None:
         assert view.layer("Middle", (144, 240)).shape == (8, 18, 30)
 
 
-def test_the_layers_of_a_view_are_those_of_the_grid_whatever_was_asked_of_the_model_before() -> None:
+def test_the_layers_of_a_view_do_not_depend_on_earlier_uses_of_the_model() -> None:
     for asked in (False, True):
         model = attrlib.wrap_model(made(Functional), 64)
         if asked:

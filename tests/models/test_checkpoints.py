@@ -60,7 +60,7 @@ def test_every_format_is_read_exactly(name, state, tmp_path):
     assert_same(read_checkpoint(save(state, tmp_path / name)), state)
 
 
-def test_a_path_may_be_text_and_begin_at_home(state, tmp_path, monkeypatch):
+def test_a_path_may_be_text_and_start_with_a_tilde(state, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save(state, tmp_path / "w.pth")
     assert_same(read_checkpoint("~/w.pth"), state)
@@ -81,7 +81,7 @@ def test_plain_weights_come_before_their_average(state, tmp_path):
     assert_same(read_checkpoint(save({"state_dict_ema": average, "state_dict": state}, tmp_path / "w.pth")), state)
 
 
-def test_what_is_no_tensor_among_the_weights_is_left_out(state, tmp_path):
+def test_entries_that_are_not_tensors_are_left_out(state, tmp_path):
     assert_same(read_checkpoint(save({**state, "arch": "plain", "epoch": 3, "extra": None}, tmp_path / "w.pth")), state)
 
 
@@ -91,11 +91,11 @@ def test_a_namespace_beside_the_weights_does_no_harm(state, tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod.", "_orig_mod.module."])
-def test_prefixes_of_wrappers_are_taken_off(prefix, state):
+def test_prefixes_of_wrappers_are_removed(prefix, state):
     assert_same(strip_prefix(prefixed(state, prefix), made(Plain)), state)
 
 
-def test_a_prefix_that_is_the_modules_own_stays():
+def test_a_prefix_that_the_module_has_too_stays():
     wrapper = nn.DataParallel(made(Plain))
     assert_same(strip_prefix(wrapper.state_dict(), wrapper), wrapper.state_dict())
     assert_same(strip_prefix(prefixed(wrapper.state_dict(), "model."), wrapper), wrapper.state_dict())
@@ -159,7 +159,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(writer, name, nes
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-def test_the_pickle_above_does_run_code_where_it_is_let(tmp_path):
+def test_the_malicious_pickle_runs_code_if_it_is_allowed_to(tmp_path):
     marker = tmp_path / "marker"
     saved_by_torch(TouchesFile(marker), tmp_path / "w.pth")
     torch.load(tmp_path / "w.pth", weights_only=False)
@@ -167,7 +167,7 @@ def test_the_pickle_above_does_run_code_where_it_is_let(tmp_path):
 
 
 @pytest.mark.parametrize("content", [TouchesFile(Path("never")), Plain(), {"model": Plain()}], ids=["code", "module", "module inside"])
-def test_the_refusal_says_why_and_what_to_do(content, tmp_path):
+def test_the_refusal_gives_the_reason_and_advice(content, tmp_path):
     with pytest.raises(ModelError, match=r"w\.pth holds more than weights: .*could run code.*not loaded.*safetensors"):
         read_checkpoint(save(content, tmp_path / "w.pth"))
 
@@ -175,7 +175,7 @@ def test_the_refusal_says_why_and_what_to_do(content, tmp_path):
 @pytest.mark.parametrize(
     "content", [argparse.Namespace(a=1), TouchesFile(Path("never")), {"x": torch.zeros(1)}], ids=["bare", "code", "fine"]
 )
-def test_the_list_of_safe_globals_is_as_it_was(content, tmp_path):
+def test_the_list_of_safe_globals_is_restored(content, tmp_path):
     file = save(content, tmp_path / "w.pth")
     before = set(torch.serialization.get_safe_globals())
     try:
@@ -186,14 +186,14 @@ def test_the_list_of_safe_globals_is_as_it_was(content, tmp_path):
     assert argparse.Namespace not in before
 
 
-def test_safe_globals_of_the_users_own_stay(state, tmp_path):
+def test_safe_globals_of_the_user_stay(state, tmp_path):
     with torch.serialization.safe_globals([argparse.Namespace, TouchesFile]):
         before = set(torch.serialization.get_safe_globals())
         read_checkpoint(save(state, tmp_path / "w.pth"))
         assert set(torch.serialization.get_safe_globals()) == before
 
 
-# Files that are no checkpoints.
+# Files that are not checkpoints.
 
 
 def cut_positions(length: int) -> Iterator[int]:
@@ -249,7 +249,7 @@ def test_a_file_of_something_else_is_refused(content, suffix, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"these are no weights but words"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_an_empty_file_and_a_text_are_called_unreadable(content, suffix, tmp_path):
+def test_an_empty_file_and_a_text_file_are_reported_as_unreadable(content, suffix, tmp_path):
     file = tmp_path / f"w{suffix}"
     file.write_bytes(content)
     with pytest.raises(ModelError, match=r"is not a (checkpoint that PyTorch can read|safetensors file)"):
@@ -264,7 +264,7 @@ def test_an_empty_file_and_a_text_are_called_unreadable(content, suffix, tmp_pat
     ],
     ids=["LFS pointer", "error page"],
 )
-def test_a_text_in_place_of_a_download_is_not_accused_of_running_code(text, tmp_path):
+def test_a_text_file_in_place_of_a_download_is_not_reported_as_unsafe(text, tmp_path):
     file = tmp_path / "w.pth"
     file.write_text(text)
     with pytest.raises(ModelError, match="is not a checkpoint that PyTorch can read"):
@@ -272,7 +272,7 @@ def test_a_text_in_place_of_a_download_is_not_accused_of_running_code(text, tmp_
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "missing.safetensors", "folder.pth", "folder.safetensors", "", "no/such/folder/w.pth"])
-def test_a_missing_file_and_a_folder_are_no_files(name, tmp_path):
+def test_a_missing_file_and_a_folder_are_refused(name, tmp_path):
     (tmp_path / "folder.pth").mkdir()
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(ModelError, match=r"there is no file .*give the path of a checkpoint"):
@@ -294,7 +294,7 @@ def test_a_safetensors_file_without_weights_is_refused(tmp_path):
         read_checkpoint(save({}, tmp_path / "w.safetensors"))
 
 
-def test_a_file_that_holds_itself_is_refused(tmp_path):
+def test_a_recursive_file_is_refused(tmp_path):
     content: dict[str, object] = {}
     content["model"] = content
     file = save(content, tmp_path / "w.pth")
@@ -317,7 +317,7 @@ WITHOUT_VALUES = {
 @pytest.mark.parametrize("key", ["fc.weight", ""])
 @pytest.mark.parametrize("make", WITHOUT_VALUES.values(), ids=WITHOUT_VALUES)
 @pytest.mark.parametrize("name", ["w.pth", "w.old.pth"])
-def test_a_tensor_whose_values_are_not_all_in_the_file_is_refused(name, make, key, state, tmp_path):
+def test_a_tensor_with_values_missing_from_the_file_is_refused(name, make, key, state, tmp_path):
     file = save({"state_dict": {**state, key: make()}}, tmp_path / name)
     with pytest.raises(ModelError, match=rf"{name} does not hold all values of '{key}' .*save it again with v\.contiguous\(\)"):
         read_checkpoint(file)
@@ -332,7 +332,7 @@ def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(packed, kind, 
             target.writestr(name, source.read(name), kind if name.endswith(packed) else zipfile.ZIP_STORED)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpacked"))
     with pytest.raises(
-        ModelError, match=r"w\.pth is compressed, .*so it was not loaded; save it again with safetensors, or with torch\.save"
+        ModelError, match=r"w\.pth is compressed .*so it was not loaded; save it again with safetensors, or with torch\.save"
     ):
         read_checkpoint(file)
 
@@ -366,11 +366,11 @@ def test_an_archive_with_a_second_directory_is_refused(tmp_path, monkeypatch):
     file.write_bytes(body + harmless.getvalue()[-22 - size : -22] + end)
     assert torch.equal(torch.load(file, weights_only=True)["w"], torch.zeros(100_000))
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpacked"))
-    with pytest.raises(ModelError, match=r"w\.pth is a zip that readers could understand in two ways, .*save it again"):
+    with pytest.raises(ModelError, match=r"w\.pth is an ambiguous zip file, .*save it again"):
         read_checkpoint(file)
 
 
-def test_views_of_what_is_in_the_file_are_read(tmp_path):
+def test_views_of_tensors_in_the_file_are_read(tmp_path):
     values = torch.arange(12.0).view(3, 4)
     views = {"transposed": values.T, "part": values[1:, 2:], "tied": values, "empty": values[:0], "one row": values[:1].expand(1, 4)}
     assert_same(read_checkpoint(save(views, tmp_path / "w.pth")), views)
@@ -414,7 +414,7 @@ def test_a_long_list_of_keys_is_cut_and_counted(state):
     assert missing[4] not in str(caught.value)
 
 
-def test_nothing_is_loaded_of_weights_that_do_not_fit(state):
+def test_weights_that_do_not_fit_are_not_loaded_partially(state):
     module = made(Plain, seed=1)
     before = copy.deepcopy(module.state_dict())
     with pytest.raises(ModelError):
@@ -432,7 +432,7 @@ def test_weights_from_before_batch_counters_are_loaded(state):
 
 
 class Versioned(nn.Module):
-    """Refuses, as torchvision's MNASNet does, a state dict that does not say which version it is of."""
+    """Refuses, as torchvision's MNASNet does, a state dict without a version."""
 
     _version = 2
 
@@ -446,7 +446,7 @@ class Versioned(nn.Module):
         super()._load_from_state_dict(state, prefix, metadata, *rest)
 
 
-def test_the_versions_of_modules_are_kept(tmp_path):
+def test_module_versions_are_preserved(tmp_path):
     file = save(Versioned().state_dict(), tmp_path / "w.pth")
     module = Versioned()
     with torch.no_grad():
@@ -464,7 +464,7 @@ def test_the_number_of_classes_is_read_from_the_head(prefix, state):
     assert count_classes(prefixed(state, prefix), made(Plain)) == 11
 
 
-def test_the_same_head_or_another_network_tells_no_number(state):
+def test_the_same_head_or_another_network_gives_no_number_of_classes(state):
     assert count_classes(state, made(Plain)) is None
     assert count_classes(state, made(Residual)) is None
     assert count_classes({**state, "fc.weight": torch.zeros(CLASSES + 1, 9)}, made(Plain)) is None
@@ -482,7 +482,7 @@ BUILDERS: dict[str, Callable[[int], nn.Module]] = {
 
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("classes", [7, 1000])
-def test_a_checkpoint_makes_the_network_that_it_was_saved_from(name, classes, tmp_path):
+def test_a_checkpoint_restores_the_network_that_it_was_saved_from(name, classes, tmp_path):
     network = made(BUILDERS[name], classes)
     file = save({"epoch": 1, "state_dict": prefixed(network.state_dict(), "module.")}, tmp_path / "w.pth")
     model = attrlib.load_model(name, "cpu", checkpoint=file)
@@ -500,7 +500,7 @@ def test_a_checkpoint_of_a_torchvision_regnet_is_loaded(tmp_path):
     assert len(attrlib.load_model("torchvision:regnet_y_400mf", "cpu", checkpoint=file).class_names) == 7
 
 
-def test_both_orders_of_file_and_architecture_are_the_same(tmp_path):
+def test_both_ways_to_give_file_and_architecture_are_equivalent(tmp_path):
     file = save(BUILDERS[TIMM](3).state_dict(), tmp_path / "w.safetensors")
     first = attrlib.load_model(TIMM, "cpu", checkpoint=file)
     second = attrlib.load_model(str(file), "cpu", architecture=TIMM)
@@ -508,7 +508,7 @@ def test_both_orders_of_file_and_architecture_are_the_same(tmp_path):
     assert first.spec == second.spec == attrlib.ModelSpec(TIMM, str(file))
 
 
-def test_class_names_go_with_a_checkpoint(tmp_path):
+def test_class_names_can_be_given_with_a_checkpoint(tmp_path):
     file = save(BUILDERS[TIMM](3).state_dict(), tmp_path / "w.pth")
     assert attrlib.load_model(TIMM, "cpu", checkpoint=file, class_names=["a", "b", "c"]).class_names == ("a", "b", "c")
     with pytest.raises(ModelError, match="2 class names for a model with 3 outputs"):
@@ -516,16 +516,16 @@ def test_class_names_go_with_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "weights without suffix"])
-def test_a_checkpoint_without_architecture_asks_for_one(name, tmp_path):
+def test_a_checkpoint_without_architecture_is_refused_with_advice(name, tmp_path):
     file = tmp_path / name
     torch.save({}, file)
-    with pytest.raises(ModelError, match=r"is a checkpoint file: name its architecture too, for example architecture='timm:resnet18'"):
+    with pytest.raises(ModelError, match=r"is a checkpoint file; give its architecture too, for example architecture='timm:resnet18'"):
         attrlib.load_model(str(file), "cpu")
 
 
-def test_a_path_without_architecture_asks_for_one(tmp_path):
+def test_a_path_without_architecture_is_refused_with_advice(tmp_path):
     torch.save({}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match="name its architecture"):
+    with pytest.raises(ModelError, match="give its architecture"):
         attrlib.load_model(tmp_path / "w.pth", "cpu")
 
 
@@ -544,7 +544,7 @@ def test_a_missing_checkpoint_is_named_before_anything_is_built(tmp_path, monkey
         attrlib.load_model(TIMM, "cpu", checkpoint=tmp_path / "nothing.pth")
 
 
-def test_a_file_that_is_read_is_left_as_it_is(state, tmp_path):
+def test_reading_does_not_change_a_file(state, tmp_path):
     file = save(state, tmp_path / "w.pth")
     content = file.read_bytes()
     read_checkpoint(file)
@@ -568,8 +568,8 @@ def test_a_text_file_beside_a_checkpoint_names_its_classes(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"one\ntwo\n", r"w\.txt names 2 classes, and the model has \d+; write one name a line"),
-        (b"\xff\xfe\x00", r"w\.txt beside the checkpoint is not a text that can be read"),
+        (b"one\ntwo\n", r"w\.txt names 2 classes, but the model has \d+; write one name per line"),
+        (b"\xff\xfe\x00", r"w\.txt beside the checkpoint is not a readable text file"),
         (b"a" * (1 << 20) + b"b", r"w\.txt beside the checkpoint is too large"),
     ],
     ids=["count", "bytes", "size"],

@@ -1,4 +1,4 @@
-"""Downloads of published checkpoints, from a server of our own."""
+"""Downloads of published checkpoints, from a local server."""
 
 import argparse
 import dataclasses
@@ -22,7 +22,7 @@ module = importlib.import_module("attrlib.models.download")
 
 
 class Server:
-    """Serves one body; `announced` may say another length than it has."""
+    """Serves one body; `announced` may differ from its length."""
 
     def __init__(self) -> None:
         self.body, self.announced, self.asked = b"", None, 0
@@ -66,7 +66,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     found.http.server_close()
 
 
-def test_what_was_downloaded_is_loaded_by_name_and_not_downloaded_again(server: Server) -> None:
+def test_a_downloaded_model_is_loaded_by_name_and_not_downloaded_again(server: Server) -> None:
     server.body, state = checkpoint()
     with pytest.raises(ModelError, match="attrlib download idsds:resnet18"):
         attrlib.load_model(NAME, "cpu")
@@ -82,7 +82,7 @@ def test_what_was_downloaded_is_loaded_by_name_and_not_downloaded_again(server: 
     assert all(torch.equal(value, state[key]) for key, value in model.module.state_dict().items())
 
 
-def test_a_file_that_changed_since_is_refused(server: Server) -> None:
+def test_a_file_that_has_changed_since_the_download_is_refused(server: Server) -> None:
     server.body, _ = checkpoint()
     path = download(NAME)
     path.write_bytes(server.body[:-1] + b"?")
@@ -100,12 +100,10 @@ def test_a_file_that_changed_since_is_refused(server: Server) -> None:
         (b"huge", 10**13, "announces 10000000000000 bytes"),
     ],
 )
-def test_what_does_not_come_whole_leaves_nothing_behind(
-    server: Server, tmp_path: Path, body: bytes, announced: int | None, words: str
-) -> None:
+def test_an_incomplete_download_leaves_no_files(server: Server, tmp_path: Path, body: bytes, announced: int | None, words: str) -> None:
     server.body, server.announced = body, announced
     if announced == 4:
-        # More than was announced is not read: what came is a whole file, of that length.
+        # Bytes beyond the announced length are not read, so the file is complete.
         assert download(NAME).read_bytes() == body[:4]
         return
     with pytest.raises(ModelError, match=words):
@@ -113,7 +111,7 @@ def test_what_does_not_come_whole_leaves_nothing_behind(
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_a_cancelled_download_leaves_nothing_behind(server: Server, tmp_path: Path) -> None:
+def test_a_cancelled_download_leaves_no_files(server: Server, tmp_path: Path) -> None:
     server.body = bytes(3 << 20)
 
     def stop(_done: int, _total: int) -> None:
@@ -124,10 +122,10 @@ def test_a_cancelled_download_leaves_nothing_behind(server: Server, tmp_path: Pa
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_an_unknown_name_and_a_server_out_of_reach(server: Server) -> None:
+def test_an_unknown_name_and_an_unreachable_server(server: Server) -> None:
     with pytest.raises(ModelError, match="Did you mean idsds:resnet18"):
         download("idsds:resnet81")
     server.http.shutdown()
     server.http.server_close()
-    with pytest.raises(ModelError, match="connect to the internet and try again, or get http://127"):
+    with pytest.raises(ModelError, match="connect to the internet and try again, or download http://127"):
         download(NAME)

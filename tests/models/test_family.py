@@ -1,4 +1,4 @@
-"""The models that come with the project: their files, their cards, and the table they are made from."""
+"""The shipped models: their files, their cards, and the table that they are trained from."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ BIRDS_SHOWN = 64
 ALL = trainings("photos", Path("out"))
 
 
-def test_every_model_of_the_table_is_there_and_nothing_else() -> None:
+def test_the_shipped_models_are_exactly_those_of_the_table() -> None:
     assert set(NAMES) == set(ALL) == {*BIRDS, *(name + TUNED for name in (*BIRDS, LITE0)), *PHOTOS, LITE0}
     assert set(RECIPES) <= set(ALL)
 
@@ -28,7 +28,7 @@ def test_all_together_are_at_most_30_megabytes() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_card_is_of_its_weights_and_its_recipe(name: str) -> None:
+def test_a_card_matches_its_weights_and_recipe(name: str) -> None:
     card, training = CARDS[name], ALL[name]
     data = shipped()[name].with_suffix(".safetensors").read_bytes()
     assert card.digest == hashlib.blake2b(data, digest_size=16).hexdigest()
@@ -47,7 +47,7 @@ def test_a_pair_differs_in_deletion(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("birds_")])
-def test_a_model_is_as_right_as_its_card_says(name: str) -> None:
+def test_a_model_has_the_accuracy_on_its_card(name: str) -> None:
     model, data = attrlib.load_model(name, "cpu"), attrlib.load_dataset("birds")
     items = [data[k] for k in range(BIRDS_SHOWN)]
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_a_model_is_as_right_as_its_card_says(name: str) -> None:
     assert abs(right - BIRDS_SHOWN * expected) <= 4 * spread + 1
 
 
-def test_standard_networks_know_the_birds_and_tuned_ones_also_deleted_ones() -> None:
+def test_models_classify_the_birds_and_tuned_models_also_deleted_ones() -> None:
     for name in ("birds_resnet10", "birds_resnet18", "birds_resnet26", "birds_vgg11_bn"):
         assert CARDS[name].accuracy["clean"]["mean"] >= 0.9
         assert CARDS[name + TUNED].accuracy["clean"]["mean"] >= 0.9

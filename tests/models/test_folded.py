@@ -1,4 +1,4 @@
-"""Folded twins: fewer operations, the same arithmetic, the original left as it was."""
+"""Folded twins: fewer operations, the same arithmetic, the original unchanged."""
 
 import copy
 from typing import Any
@@ -17,7 +17,7 @@ from attrlib.models.folded import Folded
 
 
 class Twice(nn.Module):
-    """The first convolution's output goes around its BatchNorm, by code; the second's does not."""
+    """The output of the first convolution also bypasses its BatchNorm; that of the second does not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Shared(nn.Module):
 
 
 def lived(module: nn.Module) -> nn.Module:
-    """With statistics, scales and shifts that BatchNorm does not begin with."""
+    """With statistics, scales and shifts other than the initial ones of BatchNorm."""
     generator = torch.Generator().manual_seed(1)
     for own in module.modules():
         if isinstance(own, nn.BatchNorm2d):
@@ -96,7 +96,7 @@ def logits_and_gradient(model: attrlib.Classifier) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_the_twin_has_the_same_logits_and_gradients_and_the_original_is_left_alone(name: str) -> None:
+def test_the_twin_has_the_same_logits_and_gradients_and_the_original_is_unchanged(name: str) -> None:
     model = model_of(name)
     before = copy.deepcopy(model.module.state_dict())
     twin = Folded()(model)
@@ -109,7 +109,7 @@ def test_the_twin_has_the_same_logits_and_gradients_and_the_original_is_left_alo
     assert not any(own._forward_hooks or own._forward_pre_hooks for own in (*model.module.modules(), *twin.module.modules()))
 
 
-def test_what_is_not_folded_is_shared_and_a_twin_is_made_once() -> None:
+def test_other_weights_are_shared_and_a_twin_is_created_once() -> None:
     model, folded = model_of("plain"), Folded()
     twin = folded(model)
     assert folded(model) is twin is not model
@@ -130,7 +130,7 @@ def test_a_convolution_that_is_explained_is_not_folded() -> None:
 
 
 @pytest.mark.parametrize("name", ["timm resnet10t", "timm tf_efficientnet_lite0"])
-def test_only_convolutions_that_were_folded_yield_something_else(name: str) -> None:
+def test_only_folded_convolutions_have_different_outputs(name: str) -> None:
     model, folded = model_of(name), Folded()
     twin = folded(model)
     assert {path for path, own in model.module.named_modules() if folded(model, path) is model} == {

@@ -1,4 +1,4 @@
-"""Inputs of another size than the model's own: how they are said, what a model makes of them, and every method on them."""
+"""Inputs of another size than the default of the model: how they are written, how models handle them, and every method on them."""
 
 import ast
 import json
@@ -53,11 +53,11 @@ def loaded(spec: ModelSpec) -> attrlib.Classifier:
     return attrlib.load_model(spec.architecture, "cpu", **spec.options())
 
 
-# What is said
+# Notation
 
 
 @each
-def test_text_json_flags_and_python_say_the_same_model(spec: ModelSpec) -> None:
+def test_text_json_flags_and_python_describe_the_same_model(spec: ModelSpec) -> None:
     assert ModelSpec.parse(spec.text) == spec
     assert ModelSpec.from_json(json.loads(json.dumps(vars(spec)))) == spec
     called = ast.parse(f"f({spec.arguments()})", mode="eval").body
@@ -71,7 +71,7 @@ def test_text_json_flags_and_python_say_the_same_model(spec: ModelSpec) -> None:
 
 
 @each
-def test_links_command_lines_and_runs_carry_it(spec: ModelSpec) -> None:
+def test_links_command_lines_and_runs_contain_the_input_size(spec: ModelSpec) -> None:
     shown = ExplainSpec(spec, "sample:cat", (MethodSpec("IxG", "Input"),))
     default = ExplainSpec(ModelSpec("other", "x", (5, 5)), "sample:dog", ())
     assert ExplainSpec.read_link(dict(parse_qsl(shown.link()[1:])), default) == (shown, [])
@@ -83,7 +83,7 @@ def test_links_command_lines_and_runs_carry_it(spec: ModelSpec) -> None:
     assert AggregateSpec.read_link(dict(parse_qsl(view.link()[1:])), AggregateSpec(replace(run, model=default.model))) == (view, [])
 
 
-def test_a_run_that_was_stored_before_there_were_sizes_is_read() -> None:
+def test_a_stored_run_without_input_size_is_read() -> None:
     run = RunSpec(ModelSpec("timm:resnet18", "random:3"), "birds", (ProtocolSpec("sds"),), (MethodSpec("IxG"),))
     fields = json.loads(json.dumps(run, default=vars))
     del fields["model"]["input_size"]
@@ -91,18 +91,18 @@ def test_a_run_that_was_stored_before_there_were_sizes_is_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["0x10", "10x0", f"{LARGEST + 1}x10", "10x", "x10", "axb", "-3x4", "10x10x10", "1e2", "", "10.5x3", "٣x٣"])
-def test_a_size_that_no_input_can_have_is_refused_with_what_to_write(text: str) -> None:
+def test_an_impossible_size_is_refused_with_advice(text: str) -> None:
     with pytest.raises(SpecError, match=r"input size .*(192x256|from 1 to 2048)"):
         parse_size(text)
 
 
 @pytest.mark.parametrize("size", [0, -1, True, (3,), (3, 4, 5), (3.0, 4), "192x256", [192, "256"], (LARGEST + 1, 3)])
-def test_a_size_that_is_none_is_refused_in_python(size: object) -> None:
+def test_an_invalid_size_is_refused_in_python(size: object) -> None:
     with pytest.raises(SpecError, match="give \\(height, width\\)"):
         attrlib.load_model("timm:test_resnet", pretrained=False, input_size=size)  # type: ignore[arg-type]
 
 
-def test_a_size_in_a_link_that_makes_no_sense_is_named_and_left_out() -> None:
+def test_an_invalid_size_in_a_link_is_reported_and_ignored() -> None:
     default = ExplainSpec(ModelSpec("efficientnet_lite0"), "sample:cat", ())
     spec, problems = ExplainSpec.read_link({"model": "timm:resnet18", "input_size": "big"}, default)
     assert spec.model == ModelSpec("timm:resnet18")
@@ -122,7 +122,7 @@ def test_a_model_in_a_link_or_after_a_flag_may_be_in_text_form(tmp_path: Path) -
     assert take_model({"model": str(file)}) == ModelSpec(str(file))
 
 
-# What a model makes of it
+# Models
 
 
 def test_a_convolutional_network_sees_the_picture_at_that_size() -> None:
@@ -160,17 +160,17 @@ def test_position_embeddings_of_a_transformer_are_interpolated_as_by_hand() -> N
 @pytest.mark.parametrize(
     ("name", "size", "reason"),
     [
-        ("timm:test_vit", (60, 64), "patches of 16x16 px; choose an input size of multiples of that"),
+        ("timm:test_vit", (60, 64), "patches of 16x16 px; choose an input size whose sides are multiples of that"),
         ("timm:resmlp_12_224", (96, 128), "cannot process a 96 x 128 px RGB image .*check input_size"),
         ("torchvision:alexnet", (32, 32), "cannot process a 32 x 32 px RGB image .*check input_size"),
     ],
 )
-def test_a_size_that_the_model_does_not_take_is_refused_with_the_reason(name: str, size: tuple[int, int], reason: str) -> None:
+def test_a_size_that_the_model_does_not_accept_is_refused_with_the_reason(name: str, size: tuple[int, int], reason: str) -> None:
     with pytest.raises(ModelError, match=f"{name} .*{reason}"):
         attrlib.load_model(name, "cpu", pretrained=False, input_size=size)
 
 
-def test_what_was_trained_at_another_size_is_loaded_at_that_and_with_other_classes(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_size_and_other_classes_is_loaded(tmp_path: Path) -> None:
     start = loaded(replace(VIT, input_size=(64, 96)))
     model = with_classes(start, ["ant", "bee"])
     assert model.input_size == (64, 96)
@@ -196,7 +196,7 @@ def turned(net: nn.Module) -> nn.Module:
 
 
 NETS = {"convolutional": lambda: made(Rectified, torch.relu), "transformer": lambda: made(Transformer, 1, 3)}
-"""Networks without a sense of direction but for their filters."""
+"""Networks in which only the filters depend on the direction."""
 TALL, WIDE = (16, 40), (40, 16)
 SMALL = {"steps": 3, "samples": 4, "cells": 4, "p": 0.5, "segments": "grid"}
 
@@ -218,7 +218,7 @@ def test_the_map_of_a_transposed_picture_by_the_transposed_network_is_the_transp
     info = next(info for info in attrlib.list_methods() if info.name == method)
     params = {p.name: SMALL[p.name] for p in info.params if p.name in SMALL}
     if "channels" in {p.name for p in info.params}:
-        # Behind a LayerNorm the sum of a gradient over channels is zero but for rounding.
+        # Before a LayerNorm the sum of a gradient over channels is zero except for rounding.
         params["channels"] = "abs-sum"
     images = pictures(2, *TALL)
     try:
@@ -231,7 +231,7 @@ def test_the_map_of_a_transposed_picture_by_the_transposed_network_is_the_transp
     assert maps.shape == (2, 1, height, width)
     assert other.shape == (2, 1, width, height)
     assert height != width
-    # The LayerNorm of a transformer leaves HiRes-CAM's sum of gradient times value at zero but for rounding.
+    # The LayerNorm of a transformer leaves HiRes-CAM's sum of gradient times value at zero except for rounding.
     if not info.seeded and (name, method) != ("transformer", "HiRes-CAM"):
         # The rules of CheferLRP divide by sums that may nearly cancel.
         share = 1e-2 if method == "CheferLRP" else 1e-4
@@ -263,7 +263,7 @@ def test_explain_writes_maps_of_that_size_and_its_manifest_repeats_them(tmp_path
     assert "--input-size cannot be combined with --from" in output
 
 
-def test_doctor_score_and_montage_take_a_size(tmp_path: Path) -> None:
+def test_doctor_score_and_montage_accept_a_size(tmp_path: Path) -> None:
     code, output = run("doctor", "--model", "birds_resnet10", "--input-size", "32x64", "--methods", "Random", "--json")
     assert code == 0, output
     assert json.loads(output)["layers"]["Input"] == [3, 32, 64]
@@ -300,7 +300,7 @@ def test_doctor_score_and_montage_take_a_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["explain", "score", "aggregate", "doctor", "montage", "finetune"])
-def test_a_bad_size_ends_every_command_with_one_line_and_code_2(command: str, tmp_path: Path) -> None:
+def test_an_invalid_size_ends_every_command_with_one_line_and_exit_code_2(command: str, tmp_path: Path) -> None:
     needed = {
         "explain": ("--image", "sample:cat", "--methods", "IxG", "--out", str(tmp_path)),
         "score": ("--protocol", "sds", "--methods", "IxG", "--data", "birds"),
@@ -315,7 +315,7 @@ def test_a_bad_size_ends_every_command_with_one_line_and_code_2(command: str, tm
     assert len(output.strip().splitlines()) == 1
 
 
-def test_maps_at_two_sizes_are_kept_under_two_keys() -> None:
+def test_maps_at_two_sizes_have_different_keys() -> None:
     one, two = loaded(replace(RESNET, input_size=(32, 64))), loaded(replace(RESNET, input_size=(64, 32)))
     assert one.digest != two.digest
     assert all(torch.equal(a, b) for a, b in zip(one.module.state_dict().values(), two.module.state_dict().values(), strict=True))

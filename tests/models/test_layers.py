@@ -94,7 +94,7 @@ def test_input_middle_and_final_of_small_versions(name):
 
 
 @pytest.mark.parametrize(("prefix", "final"), [(1, "blocks.4"), (3, "blocks.4"), (0, "blocks.5")])
-def test_final_is_the_last_block_that_the_logits_read_at_every_position(prefix, final):
+def test_final_is_the_last_block_from_which_the_logits_read_every_position(prefix, final):
     model = attrlib.wrap_model(made(Transformer, prefix, 6), SIZE)
     assert model.layer("Final").path == final
     assert model.layer("Middle").path == "blocks.2"
@@ -134,14 +134,14 @@ def spatial_outputs(module: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
     [((Plain,), SIZE), ((Residual,), SIZE), ((SharedActivation,), SIZE), ((Dense,), SIZE), ((timm.create_model, "resnet18"), 64)],
     ids=["Plain", "Residual", "SharedActivation", "Dense", "resnet18"],
 )
-def test_every_layer_is_there_by_module_path_in_order_of_execution(net, size):
+def test_every_layer_is_listed_by_module_path_in_order_of_execution(net, size):
     module = made(*net)
     layers = attrlib.wrap_model(module, size).layers
     found = [(path, layer.shape) for path, layer in layers.items() if path not in ("Input", "Middle", "Final")]
     assert found == list(spatial_outputs(module, size).items())
 
 
-def test_token_layers_are_there_by_module_path_with_their_grid():
+def test_token_layers_are_listed_by_module_path_with_their_grid():
     layers = attrlib.wrap_model(made(Transformer, 1, 2), SIZE).layers
     shapes = {path: layers[path].shape for path in layers if path.startswith("blocks.1")}
     assert shapes == {
@@ -184,7 +184,7 @@ def test_a_layer_without_positions_yields_no_map(path):
         attrlib.wrap_model(made(Plain), SIZE).layer(path)
 
 
-def test_a_layer_that_is_called_more_than_once_is_no_layer():
+def test_a_module_that_is_called_more_than_once_is_not_a_layer():
     model = attrlib.wrap_model(made(SharedActivation), SIZE)
     assert "act" not in model.layers
     with pytest.raises(LayerError, match=r"'act'.*called more than once"):
@@ -197,7 +197,7 @@ def test_middle_and_final_can_be_chosen():
     assert (model.layer("Final").path, model.layer("Final").shape) == ("features.4", (6, 8, 8))
 
 
-def test_choosing_one_leaves_the_other():
+def test_choosing_middle_or_final_does_not_change_the_other():
     own = attrlib.wrap_model(made(Plain), SIZE)
     chosen = attrlib.wrap_model(made(Plain), SIZE, layers={"Final": "features.0"})
     assert chosen.layer("Final").path == "features.0"
@@ -209,7 +209,7 @@ def test_choosing_one_leaves_the_other():
 )
 def test_names_and_paths_that_do_not_exist_cannot_be_chosen(layers):
     ((name, path),) = layers.items()
-    with pytest.raises(LayerError, match=f"'{name}': '{path}'.*names are Middle and Final"):
+    with pytest.raises(LayerError, match=f"'{name}': '{path}'.*use Middle or Final as names"):
         attrlib.wrap_model(made(Plain), SIZE, layers=layers)
 
 
@@ -218,11 +218,11 @@ def test_a_layer_without_a_map_cannot_be_chosen():
         attrlib.wrap_model(made(Plain), SIZE, layers={"Final": "fc"})
 
 
-def test_a_model_without_any_spatial_layer_has_its_input_alone():
+def test_a_model_without_spatial_layers_has_only_its_input():
     model = attrlib.wrap_model(made(NoMaps), SIZE)
     assert list(model.layers) == ["Input"]
     for name in ("Middle", "Final"):
-        with pytest.raises(LayerError, match=rf"wrapped:NoMaps has no layer {name}: no module of it .* take a method at Input"):
+        with pytest.raises(LayerError, match=rf"wrapped:NoMaps has no layer {name}: none of its modules .* use a method at Input"):
             model.layer(name)
     with pytest.raises(LayerError, match="wrapped:NoMaps has no layer Final"):
         attrlib.explain(model, pictures(1), "Grad-CAM")
@@ -261,21 +261,21 @@ def test_a_model_without_any_spatial_layer_has_its_input_alone():
         ((1, 8, 4, 14, 14), (224, 224), None),
     ],
 )
-def test_the_layout_is_read_from_the_shape(shape, image, expected):
+def test_the_layout_is_inferred_from_the_shape(shape, image, expected):
     assert infer_layout(shape, image) == expected
 
 
 @pytest.mark.parametrize("shape", [(64, 49, 96), (4, 12, 49, 49), (1, 2, 1, 1), (1, 2, 64)])
-def test_windows_and_pairs_of_values_are_no_maps(shape):
+def test_windows_and_pairs_of_values_are_not_maps(shape):
     assert infer_layout(shape, (224, 224)) is None
 
 
-def test_a_layer_that_sees_windows_as_images_is_no_layer():
+def test_a_module_that_processes_windows_as_images_is_not_a_layer():
     assert "inner" not in attrlib.wrap_model(made(Windows), SIZE).layers
 
 
 class ShownAttention(nn.Module):
-    """Computes its softmax over keys in a module, so that a (1, heads, tokens, tokens) matrix passes by."""
+    """Computes its softmax over keys in a module, whose output is a (1, heads, tokens, tokens) matrix."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,12 +289,12 @@ class ShownAttention(nn.Module):
         return self.fc(attended.transpose(1, 2).flatten(2).mean(1))
 
 
-def test_an_attention_matrix_is_no_layer():
+def test_an_attention_matrix_is_not_a_layer():
     assert "softmax" not in attrlib.wrap_model(made(ShownAttention), SIZE).layers
 
 
 class VGG(nn.Module):
-    """Somebody's own small network of this name."""
+    """A custom small network with this name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,7 +305,7 @@ class VGG(nn.Module):
         return self.fc(self.features(x).mean((2, 3)))
 
 
-def test_a_vgg_with_fewer_poolings_has_layers_too():
+def test_a_vgg_with_fewer_poolings_has_middle_and_final_too():
     assert attrlib.wrap_model(made(VGG), SIZE).layer("Final").shape == (4, 8, 8)
 
 
@@ -332,7 +332,7 @@ def element(layout: Layout, values: Tensor, image: int, channel: int, y: int, x:
 
 
 @each_layout
-def test_spatial_puts_every_position_where_it_is_in_the_image(layout):
+def test_spatial_keeps_positions_where_they_are_in_the_image(layout):
     values = torch.randn(native_shape(layout))
     spatial = layout.spatial(values)
     assert spatial.shape == (2, *layout.shape)
@@ -355,7 +355,7 @@ def test_one_mask_serves_all_images(layout):
 
 
 @pytest.mark.parametrize("prefix", [1, 5])
-def test_prefix_tokens_keep_their_value_unless_told_otherwise(prefix):
+def test_prefix_tokens_keep_their_value_by_default(prefix):
     layout = Layout("tokens", 5, 3, 4, prefix)
     values, nothing = torch.randn(native_shape(layout)), torch.zeros(2, 1, 3, 4)
     kept = values * layout.native(nothing)
@@ -364,7 +364,7 @@ def test_prefix_tokens_keep_their_value_unless_told_otherwise(prefix):
     assert not (values * layout.native(nothing, prefix_value=0.0)).any()
 
 
-def test_the_grid_of_tokens_lies_as_the_patches_do():
+def test_the_grid_of_tokens_matches_the_patches():
     module, image = made(Transformer, 2, 1), torch.zeros(1, 3, 16, 32)
     image[:, :, 4:8, 20:24] = 1.0
     model = attrlib.wrap_model(module, (16, 32))

@@ -83,14 +83,14 @@ PICTURES = {
         (96, 111, "lanczos"),
     ],
 )
-def test_preprocessing_is_that_of_torchvision(picture, size, resize, interpolation):
+def test_preprocessing_matches_torchvision(picture, size, resize, interpolation):
     source = photo(*picture)
     found = Preprocessing((size, size), MEAN, STD, interpolation, size / resize)(source)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, reference(size, resize, interpolation)(source), rtol=0, atol=1e-5)
 
 
-def test_preprocessing_is_that_of_torchvision_at_every_small_picture_size():
+def test_preprocessing_matches_torchvision_at_every_small_picture_size():
     ours, theirs = Preprocessing((12, 12), MEAN, STD, "bilinear", 12 / 14), reference(12, 14)
     for width in range(3, 40, 3):
         for height in range(3, 40):
@@ -106,7 +106,7 @@ def test_pictures_of_other_modes_are_read_as_rgb(mode):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "convnext_tiny", "vit_b_16", "inception_v3"])
-def test_every_torchvision_model_is_fed_as_its_own_weights_ask(name, monkeypatch):
+def test_every_torchvision_model_has_the_preprocessing_of_its_weights(name, monkeypatch):
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     size = preset.crop_size[0]
     monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **__: made(Plain))
@@ -126,7 +126,7 @@ def test_every_torchvision_model_is_fed_as_its_own_weights_ask(name, monkeypatch
         pytest.param("volo_d4_448"),
     ],
 )
-def test_every_timm_model_is_fed_as_its_own_configuration_asks(name, monkeypatch):
+def test_every_timm_model_has_the_preprocessing_of_its_configuration(name, monkeypatch):
     net = made(Plain)
     net.pretrained_cfg = timm.get_pretrained_cfg(name).to_dict()
     config = timm.data.resolve_model_data_config(net)
@@ -165,7 +165,7 @@ def test_the_view_is_the_same_crop_at_a_finer_scale(scale, picture):
 
 
 @pytest.mark.parametrize("picture", [(60_000, 3), (3, 60_000), (100_000, 1), (4_000, 250)])
-def test_long_panoramas_fill_no_memory(picture, monkeypatch):
+def test_long_panoramas_do_not_exhaust_memory(picture, monkeypatch):
     pixels = []
     resize = Image.Image.resize
 
@@ -192,7 +192,7 @@ def test_long_panoramas_fill_no_memory(picture, monkeypatch):
         (2400, 60),
     ],
 )
-def test_a_panorama_has_the_centre_crop_that_it_would_have_uncut(picture):
+def test_a_panorama_has_the_same_centre_crop_as_uncut(picture):
     source = photo(*picture)
     found = Preprocessing((224, 224), MEAN, STD)(source)
     torch.testing.assert_close(found, reference(224, 256)(source), rtol=0, atol=1.5 / 255 / min(STD))
@@ -258,7 +258,7 @@ def test_the_embedded_model_is_described(embedded):
     assert not any(m.training for m in embedded.module.modules())
 
 
-def test_a_model_of_1000_outputs_has_the_names_of_imagenet(embedded):
+def test_a_model_with_1000_outputs_has_the_class_names_of_imagenet(embedded):
     names = embedded.class_names
     assert len(names) == 1000
     assert [names[i].split(",")[0] for i in (0, 207, 497, 574, 701)] == ["tench", "golden retriever", "church", "golf ball", "parachute"]
@@ -311,7 +311,7 @@ def test_an_unknown_model_is_answered_with_the_nearest_names(name, near):
 
 
 @pytest.mark.parametrize("name", [EMBEDDED, "timm:resnet18", "timm:resnet18.a1_in1k", "torchvision:vgg11"])
-def test_known_names_pass(name):
+def test_valid_names_pass(name):
     check_name(name)
     family, _, rest = name.rpartition(":")
     with pytest.raises(ModelError, match="unknown"):
@@ -335,7 +335,7 @@ def test_models_are_listed_by_pattern():
     [("timm:resnet18", timm, "create_model"), ("torchvision:resnet18", torchvision.models, "get_model")],
 )
 @pytest.mark.parametrize("error", [OSError("host not found\nsecond line"), RuntimeError("no such weights"), KeyError()])
-def test_without_a_connection_the_error_says_what_to_do(name, owner, function, error, monkeypatch):
+def test_without_a_connection_the_error_gives_advice(name, owner, function, error, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", raising(OSError()))
     monkeypatch.setattr(owner, function, raising(error))
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
@@ -357,7 +357,7 @@ def raising(error: Exception) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("reachable", [False, True])
-def test_the_hub_is_asked_only_where_it_can_be_reached(reachable, monkeypatch):
+def test_the_hub_is_used_only_if_it_can_be_reached(reachable, monkeypatch):
     seen, net = [], made(Plain)
     net.pretrained_cfg = timm.get_pretrained_cfg("resnet18").to_dict()
 
@@ -377,7 +377,7 @@ def test_the_hub_is_asked_only_where_it_can_be_reached(reachable, monkeypatch):
 # Random weights.
 
 
-def test_random_weights_are_those_of_the_seed():
+def test_random_weights_depend_on_the_seed():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         expected = timm.create_model("resnet18").state_dict()
@@ -412,7 +412,7 @@ def test_loading_does_not_seed_the_accelerators(monkeypatch):
     assert seeded == []
 
 
-# One's own module.
+# Custom modules.
 
 
 class Returns(nn.Module):
@@ -426,7 +426,7 @@ class Returns(nn.Module):
 
 
 @pytest.mark.parametrize("module", ["resnet18", None, lambda x: x, Plain])
-def test_what_is_no_module_is_refused(module):
+def test_an_object_that_is_not_a_module_is_refused(module):
     with pytest.raises(ModelError, match=r"needs a torch\.nn\.Module, not a "):
         wrap_model(module, SIZE)
 
@@ -473,7 +473,7 @@ def test_an_impossible_input_size_is_named(size):
 
 
 @pytest.mark.parametrize("size", [(3, SIZE, SIZE), (SIZE,), 16.0, "16", None])
-def test_an_input_size_that_is_no_pair_is_named(size):
+def test_an_input_size_that_is_not_a_pair_is_refused(size):
     with pytest.raises(ModelError, match="input_size"):
         wrap_model(made(Plain), size)
 
@@ -499,12 +499,12 @@ def test_the_wrong_number_of_class_names_is_refused(names):
         wrap_model(made(Plain), SIZE, class_names=names)
 
 
-def test_class_names_are_taken_or_made_up():
+def test_class_names_are_given_or_generated():
     assert wrap_model(made(Plain), SIZE, class_names=list("abcde")).class_names == ("a", "b", "c", "d", "e")
     assert wrap_model(made(Plain), SIZE).class_names == ("class 0", "class 1", "class 2", "class 3", "class 4")
 
 
-def test_a_wrapped_module_is_the_very_same_and_computes_the_same():
+def test_a_wrapped_module_is_the_same_object_and_computes_the_same():
     module, images = made(Residual), pictures(3)
     model = wrap_model(module, (SIZE, 2 * SIZE), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), interpolation="bicubic", crop=1.0)
     assert model.module is module
@@ -515,11 +515,11 @@ def test_a_wrapped_module_is_the_very_same_and_computes_the_same():
 
 
 def test_a_module_without_values_is_refused():
-    with pytest.raises(ModelError, match=r"weights without values \(device meta\); give it values first"):
+    with pytest.raises(ModelError, match=r"weights without values \(device meta\); load values first"):
         wrap_model(made(Residual).to("meta"), SIZE)
 
 
-def test_a_module_in_training_mode_stays_so_but_computes_in_evaluation_mode():
+def test_a_module_in_training_mode_runs_in_evaluation_mode_and_stays_in_training_mode():
     module, images = made(Residual), pictures(3)
     with torch.no_grad():
         expected = module(images)
@@ -681,7 +681,7 @@ def test_a_target_beyond_the_classes_names_their_range(animals, target):
 
 
 @pytest.mark.parametrize("target", [-1, "-1", "1.0", 2.0, True, None, "", "tinca", "x" * 500])
-def test_nonsense_is_no_target(animals, target):
+def test_invalid_targets_are_refused(animals, target):
     with pytest.raises(SpecError, match="unknown class"):
         animals.target(target)
 
@@ -692,7 +692,7 @@ def test_a_misspelt_target_is_answered_with_the_nearest_names(animals):
 
 
 @pytest.mark.parametrize("target", ["²", "9" * 5000])
-def test_digits_that_are_no_index_are_no_target(animals, target):
+def test_digits_that_are_not_an_index_are_refused(animals, target):
     with pytest.raises(SpecError):
         animals.target(target)
 
@@ -711,14 +711,14 @@ def test_digits_that_are_no_index_are_no_target(animals, target):
         pytest.param("meta"),
     ],
 )
-def test_a_device_that_is_not_there_is_refused_with_advice(device):
+def test_an_unavailable_device_is_refused_with_advice(device):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ModelError, match=r"cannot be used here .*use auto or cpu"):
             pick_device(device)
 
 
-def test_auto_is_the_best_device_there_is(monkeypatch):
+def test_auto_is_the_best_available_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -729,14 +729,14 @@ def test_auto_is_the_best_device_there_is(monkeypatch):
     assert pick_device(torch.device("cpu")) == torch.device("cpu")
 
 
-def test_a_name_that_two_classes_have_is_refused_with_their_indices(embedded):
+def test_an_ambiguous_class_name_is_refused_with_the_indices(embedded):
     with pytest.raises(SpecError, match=r"134 and 517.*give the index"):
         embedded.target("crane")
     assert embedded.target("maillot") == 638
 
 
 class Gained(nn.Module):
-    """A network whose code and plain attributes say what it computes."""
+    """A network whose computation depends on its code and plain attributes."""
 
     def __init__(self, gain: float) -> None:
         super().__init__()
@@ -753,7 +753,7 @@ class Squared(Gained):
         return super().forward(images).square()
 
 
-def test_the_digest_of_a_wrapped_module_tells_code_attributes_and_layers_apart() -> None:
+def test_the_digest_of_a_wrapped_module_depends_on_code_attributes_and_layers() -> None:
     layers = {"Middle": "first", "Final": "second"}
     made = [
         attrlib.wrap_model(Gained(1.0).eval(), 32, layers=layers),
@@ -775,8 +775,8 @@ def test_a_layer_without_a_map_at_another_size_is_named() -> None:
         model.layer("0", (32, 32))
 
 
-class MethodRequest:
-    """A lock that says when somebody has asked for it, who may have to wait for it then."""
+class WatchedLock:
+    """A lock that signals when a thread waits for it."""
 
     def __init__(self, lock: threading.RLock):
         self.lock, self.asked = lock, threading.Event()
@@ -807,7 +807,7 @@ def test_two_classifiers_around_one_module_take_turns() -> None:
     threads[0].start()
     assert inside.wait(LIMIT)
     assert one._lock is other._lock
-    other._lock = MethodRequest(other._lock)
+    other._lock = WatchedLock(other._lock)
     threads[1].start()
     assert other._lock.asked.wait(LIMIT)
     assert modes == []
@@ -818,7 +818,7 @@ def test_two_classifiers_around_one_module_take_turns() -> None:
     assert net.training
 
 
-def test_matrix_products_are_full_float32_whatever_the_process_has_set() -> None:
+def test_matrix_products_are_full_float32_regardless_of_global_settings() -> None:
     before = torch.get_float32_matmul_precision()
     model = attrlib.wrap_model(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval(), 16)
     try:

@@ -31,7 +31,7 @@ from attrlib.errors import LayerError, ModelError
 from attrlib.models.preserve import preserved
 from attrlib.models.split import Split
 
-# Net, layer, and whether the layer is a cut: whether nothing that comes before it goes around it.
+# Net, layer, and whether the layer is a cut, so that no path bypasses it.
 CASES = [
     (Plain, "", True),
     (Plain, "features.0", True),
@@ -101,7 +101,7 @@ def logits_where(module: nn.Module, path: str, images: Tensor, output: Tensor) -
 
 
 def gradient_at(module: nn.Module, path: str, images: Tensor, weights: Tensor) -> Tensor:
-    """What autograd finds at the layer in an ordinary pass; the hook's copy protects the layer's output from in-place writes."""
+    """The gradient at the layer in an ordinary pass; the hook's copy protects the layer's output from in-place writes."""
     images = images.clone().requires_grad_()
     kept = [images]
 
@@ -121,7 +121,7 @@ def split_of(module: nn.Module, path: str, size: tuple[int, int] = (SIZE, SIZE))
 
 
 @each_case
-def test_the_layer_is_known_to_be_a_cut_or_not(net, path, cut):
+def test_cuts_are_detected(net, path, cut):
     module = made(net)
     with preserved(module):
         assert split_of(module, path).cut is cut
@@ -136,7 +136,7 @@ def test_before_is_the_output_that_a_hook_sees(net, path, cut):
 
 
 @each_case
-def test_after_of_before_is_the_model(net, path, cut):
+def test_after_of_before_matches_the_model(net, path, cut):
     module, images = made(net), pictures(3)
     with torch.no_grad():
         expected = module(images)
@@ -146,7 +146,7 @@ def test_after_of_before_is_the_model(net, path, cut):
 
 
 @each_case
-def test_after_of_another_output_is_what_a_hook_would_make_of_it(net, path, cut):
+def test_after_of_another_output_matches_a_hook(net, path, cut):
     module, images = made(net), pictures(3)
     own = output_of(module, path, images)
     other = own + torch.randn(own.shape, generator=torch.Generator().manual_seed(5))
@@ -174,7 +174,7 @@ def test_the_gradient_at_the_layer_is_that_of_an_ordinary_pass(net, path, cut):
 
 
 @each_case
-def test_after_leaves_the_given_output_the_images_and_its_own_memory_alone(net, path, cut):
+def test_after_does_not_change_the_given_output_the_images_or_recorded_values(net, path, cut):
     module, images = made(net), pictures(2)
     with torch.no_grad():
         expected = module(images)
@@ -189,7 +189,7 @@ def test_after_leaves_the_given_output_the_images_and_its_own_memory_alone(net, 
 
 
 @each_case
-def test_rows_may_derive_from_several_images_in_any_order(net, path, cut):
+def test_rows_may_belong_to_several_images_in_any_order(net, path, cut):
     module, images = made(net), pictures(3)
     rows = torch.tensor([2, 0, 0, 1, 2, 2, 1])
     noise = torch.randn(7, *output_of(module, path, images).shape[1:], generator=torch.Generator().manual_seed(3))
@@ -229,7 +229,7 @@ def test_a_row_does_not_depend_on_the_others(net, path, cut):
 
 @pytest.mark.parametrize("size", [(24, 24), (16, 32), (36, 20)])
 @pytest.mark.parametrize(("net", "path"), [(Plain, "features.2"), (Residual, "blocks.1.conv2"), (SkipAround, "conv2"), (Windows, "last")])
-def test_another_image_size_than_the_models_own(net, path, size):
+def test_an_image_size_other_than_that_of_the_model(net, path, size):
     module, images = made(net), pictures(3, *size)
     model = attrlib.wrap_model(module, SIZE)
     own = output_of(module, path, images)
@@ -254,7 +254,7 @@ def test_a_later_before_replaces_the_images_of_an_earlier_one():
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_after_runs_nothing_that_comes_before_the_layer(skip):
+def test_after_runs_nothing_upstream_of_the_layer(skip):
     module = made(Counted, skip)
     with preserved(module):
         split = split_of(module, "third")
@@ -266,7 +266,7 @@ def test_after_runs_nothing_that_comes_before_the_layer(skip):
         assert [now - then for now, then in zip(module.runs, start, strict=True)] == [0, 0, 0, 2]
 
 
-def test_before_runs_nothing_that_comes_after_a_cut():
+def test_before_runs_nothing_downstream_of_a_cut():
     module = made(Counted, False)
     with preserved(module):
         split = split_of(module, "second")
@@ -330,7 +330,7 @@ def test_published_networks_can_be_split(name, options, paths):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()) + 1e-9)
 
 
-# What a computation must leave as it was.
+# Side effects.
 
 
 def snapshot(module: nn.Module) -> tuple[dict, dict[str, Tensor]]:
@@ -377,14 +377,14 @@ def use_everything(model: attrlib.Classifier, path: str) -> None:
     ("net", "path"),
     [(Plain, "features.2"), (Residual, "blocks.0.conv2"), (SharedActivation, "conv3"), (SkipAround, "conv2"), (Fused, "late")],
 )
-def test_nothing_remains_on_the_module(net, path):
+def test_no_hooks_or_stubs_remain_on_the_module(net, path):
     module = mixed_flags(made(net))
     earlier = snapshot(module)
     use_everything(attrlib.wrap_model(module, SIZE), path)
     assert_untouched(module, earlier)
 
 
-def test_a_forward_and_a_hook_of_the_users_own_survive():
+def test_a_custom_forward_and_a_custom_hook_survive():
     module = made(Fused)
     own_forward, calls = module.early.forward, []
     module.early.forward = own_forward
@@ -410,7 +410,7 @@ ACTIONS: dict[str, Callable[[attrlib.Classifier, Splits], object]] = {
 
 @pytest.mark.parametrize("error", [RuntimeError("blown"), KeyboardInterrupt(), MemoryError()], ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("action", ACTIONS)
-def test_nothing_remains_when_the_model_raises(action, error):
+def test_no_hooks_or_stubs_remain_if_the_model_raises(action, error):
     module = mixed_flags(made(Fused))
     earlier = snapshot(module)
     model = attrlib.wrap_model(module, SIZE)
@@ -427,7 +427,7 @@ def test_nothing_remains_when_the_model_raises(action, error):
     assert_untouched(module, earlier)
 
 
-def test_nothing_remains_when_the_code_inside_a_session_raises():
+def test_no_hooks_or_stubs_remain_if_the_code_inside_a_session_raises():
     module = mixed_flags(made(Fused))
     earlier = snapshot(module)
     model = attrlib.wrap_model(module, SIZE)
@@ -497,7 +497,7 @@ class SequenceFirst(nn.Module):
 
 
 class Gated(nn.Module):
-    """What goes around the layer is compared with a number: NaN compares as the probe does, so it leaves no mark."""
+    """The value that bypasses the layer is compared with a number; NaN compares as the probe does, so it is not noticed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -521,7 +521,7 @@ def test_after_uses_the_given_output_inside_a_pytorch_encoder_without_gradients(
         close(split.after(given), expected)
 
 
-def test_after_of_before_is_the_model_where_an_in_place_result_is_ignored():
+def test_after_of_before_matches_the_model_if_an_in_place_result_is_ignored():
     module, images = made(IgnoresReturn), pictures(2)
     with torch.no_grad():
         expected = module(images)
@@ -551,7 +551,7 @@ def test_rows_are_mapped_where_a_stub_returns_the_sequence_first():
         close(split.after(split.before(images)[rows], rows), expected)
 
 
-def test_a_gate_around_the_layer_makes_it_no_cut():
+def test_a_layer_bypassed_by_a_gate_is_not_a_cut():
     module, images = made(Gated), 40 * pictures(2)
     with torch.no_grad():
         expected = module(images)

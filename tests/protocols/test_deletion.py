@@ -36,7 +36,7 @@ TARGETS = (2, 0, 4)
 
 
 def given(maps: Tensor, kind: str = "NCHW") -> Explain:
-    """A method whose maps (B,1,h,w) are these, whatever it is asked."""
+    """A method that always returns the given maps (B,1,h,w)."""
     layer = Layer("given", "given", Layout(kind, 1, *maps.shape[2:]))  # type: ignore[arg-type]
     return lambda request: (maps, layer)
 
@@ -50,7 +50,7 @@ def evaluate(
     ids: Sequence[str] = (),
     seed: int = 0,
 ) -> list[Outcome]:
-    """The outcomes of a protocol on a method, or on maps that are given, with nothing of the engine in between."""
+    """Return the outcomes of a protocol for a method, or for given maps, without the engine."""
     own, context = create(ProtocolSpec.parse(protocol)), EvalContext(model, seed)
     if isinstance(explain, str):
         explain = Evaluator(model, InMemoryCache(), seed).explainer(resolve(MethodSpec.parse(explain)))
@@ -65,7 +65,7 @@ def values(outcomes: Sequence[Outcome]) -> np.ndarray:
 
 
 class Recorded(nn.Module):
-    """A network that keeps what it is shown."""
+    """A network that records its inputs."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Recorded(nn.Module):
 
 
 def steep() -> nn.Module:
-    """Two convolutions with a head whose probabilities move."""
+    """Two convolutions with a head whose probabilities vary."""
     net = made(Rectified, torch.tanh)
     with torch.no_grad():
         net.fc.weight *= 40
@@ -93,7 +93,7 @@ def recorded(size: tuple[int, int]) -> tuple[Model, list[Tensor]]:
 
 
 def replaced(seen: Sequence[Tensor], images: Tensor) -> Tensor:
-    """What stands in place of the images' pixels in pictures in which each was deleted at least once."""
+    """Return the values that replaced the pixels of the images, each of which was deleted at least once."""
     found = torch.full_like(images, math.nan)
     for shown in seen:
         found = torch.where(shown != images, shown, found)
@@ -137,7 +137,7 @@ def test_the_blurred_baseline_is_a_gaussian_of_sigma_58_reflected_at_the_border(
         assert torch.allclose(found, gaussian_blur(images, [51, 51], [58.0, 58.0]), atol=1e-4)
 
 
-def test_deleted_cells_are_zero_the_mean_colour(size: tuple[int, int]) -> None:
+def test_deleted_patches_are_zero_the_mean_colour(size: tuple[int, int]) -> None:
     model, seen = recorded(size)
     images = pictures(2, *size)
     evaluate("sds", model, images, [0, 1], given(noise_maps(size, 2)))
@@ -151,7 +151,7 @@ def random_baseline(protocol: str, images: Tensor, ids: Sequence[str], seed: int
     return replaced(seen, images)
 
 
-def test_the_random_baseline_is_uniform_and_follows_the_seed_and_the_image_alone(size: tuple[int, int]) -> None:
+def test_the_random_baseline_is_uniform_and_depends_only_on_the_seed_and_the_image(size: tuple[int, int]) -> None:
     images, ids = pictures(2, *size), ("a", "b")
     found = random_baseline("sds:grid=4:baseline=random", images, ids)
     assert scipy.stats.kstest(found.flatten(), scipy.stats.uniform(-1, 2).cdf).pvalue > 0.01
@@ -179,7 +179,7 @@ def cell_slices(size: tuple[int, int], grid: int) -> list[tuple[slice, slice]]:
 def single_deletion(
     model: Model, images: Tensor, targets: Sequence[int], maps: Tensor, instead: Tensor, grid: int, output: str, sign: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The correlations and the cells' sums, by one forward pass for the images and one for each deleted cell."""
+    """Return the correlations and the sums of the patches, from one forward pass for the images and one for each deleted patch."""
     where = cell_slices((images.shape[2], images.shape[3]), grid)
     logits = [model(images).detach()]
     for rows, columns in where:
@@ -210,7 +210,7 @@ CASES = [
 
 @pytest.mark.parametrize(("grid", "baseline", "output", "sign"), CASES)
 @pytest.mark.parametrize("cell", [(8, 8), (5, 9)])
-def test_sds_is_a_plain_loop(cell: tuple[int, int], grid: int, baseline: str, output: str, sign: str) -> None:
+def test_sds_matches_a_plain_loop(cell: tuple[int, int], grid: int, baseline: str, output: str, sign: str) -> None:
     size = (grid * cell[0], grid * cell[1])
     model, seen = recorded(size)
     images, maps = pictures(3, *size), noise_maps(size)
@@ -244,7 +244,7 @@ def test_the_class_is_the_label_or_the_prediction() -> None:
 
 @pytest.mark.parametrize("grid", [2, 4, 7])
 @pytest.mark.parametrize("method", ["IxG", "IG:steps=3"])
-def test_input_x_gradient_of_a_linear_model_has_exactly_1(grid: int, method: str) -> None:
+def test_input_x_gradient_of_a_linear_model_scores_exactly_1(grid: int, method: str) -> None:
     size = (4 * grid, 6 * grid)
     model = attrlib.wrap_model(made(Linear, *size), size)
     found = evaluate(f"sds:grid={grid}", model, pictures(3, *size), TARGETS, method)
@@ -253,7 +253,7 @@ def test_input_x_gradient_of_a_linear_model_has_exactly_1(grid: int, method: str
 
 
 class Counts(nn.Module):
-    """Logits that are whole numbers: how many pixels of the quarter of an image are bright. Most cells tie."""
+    """Integer logits: the number of bright pixels in a quarter of the image. Most patches tie."""
 
     def forward(self, x: Tensor) -> Tensor:
         quarter = x[:, 0, : x.shape[2] // 2, : x.shape[3] // 2]
@@ -271,7 +271,7 @@ def test_ties_on_both_sides_get_average_ranks() -> None:
     assert np.allclose(values(found), expected, rtol=0, atol=1e-9)
 
 
-def test_softmax_tells_cells_apart_where_the_model_is_all_but_sure() -> None:
+def test_softmax_drops_differ_when_the_probability_is_nearly_1() -> None:
     class Sure(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.stack([20 + 0.1 * x.sum((1, 2, 3)) / x[0].numel() ** 0.5, torch.zeros(len(x))], 1)
@@ -282,7 +282,7 @@ def test_softmax_tells_cells_apart_where_the_model_is_all_but_sure() -> None:
 
 
 def bilinear(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(B,h,w) magnified, pixels standing for their centres, constant beyond the outermost ones."""
+    """Resize (B,h,w) bilinearly between the centres of pixels, constant beyond the outermost ones."""
     for axis, side in ((1, size[0]), (2, size[1])):
         own = maps.shape[axis]
         places = (np.arange(side) + 0.5) * own / side - 0.5
@@ -312,7 +312,7 @@ def test_a_cam_is_magnified_bilinearly_and_tokens_keep_their_squares() -> None:
         assert np.allclose([o.details["sums"] for o in found], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-def test_a_tokens_square_has_its_value_also_where_cells_cut_it() -> None:
+def test_a_token_keeps_its_value_where_patch_borders_cut_its_square() -> None:
     maps = pictures(2, 4)[:, :1]
     found = evaluate("sds:grid=3", steep_model((24, 24)), pictures(2, 24), [0, 1], given(maps, "tokens"))
     large = np.kron(maps[:, 0].double().numpy(), np.ones((6, 6)))
@@ -349,7 +349,7 @@ def empty(count: int, side: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
-def test_an_image_whose_map_is_not_finite_or_whose_output_is_constant_is_undefined_and_no_other(broken: float) -> None:
+def test_only_images_with_a_non_finite_map_or_a_constant_output_are_undefined(broken: float) -> None:
     size = (16, 16)
     images, maps = pictures(4, *size), noise_maps(size, 4)
     maps[1, 0, 3, 5] = broken
@@ -372,7 +372,7 @@ def test_an_image_whose_output_overflows_is_undefined() -> None:
     assert np.isnan(values(evaluate("sds", model, pictures(2, 16), [1, 0], given(noise_maps((16, 16), 2))))).all()
 
 
-def test_undefined_images_are_counted_and_left_out_or_count_zero() -> None:
+def test_undefined_images_are_counted_and_left_out_or_count_as_zero() -> None:
     scores = {}
     for policy in ("drop", "zero"):
         spec = ProtocolSpec.parse(f"sds:undefined={policy}")
@@ -403,7 +403,7 @@ def test_random_maps_are_at_chance(grid: int) -> None:
     assert found.std() == pytest.approx(spread, rel=0.1)
 
 
-def test_idsds_is_refused_on_a_model_that_never_saw_deleted_patches_and_says_what_to_do() -> None:
+def test_idsds_is_refused_with_advice_on_a_model_that_is_not_deletion_tuned() -> None:
     module = made(Rectified, torch.tanh)
     with pytest.raises(ProtocolError, match=r"(?s)Rectified was not fine-tuned.*use sds.*fine-tune the model on deleted patches"):
         create(ProtocolSpec("idsds")).check(attrlib.wrap_model(module, 16))
@@ -415,18 +415,18 @@ def test_idsds_is_refused_on_a_model_that_never_saw_deleted_patches_and_says_wha
 @pytest.mark.parametrize(
     ("size", "grid", "advice"), [((8, 20), 3, "grid=2, 4$"), ((8, 20), 8, "grid=2, 4$"), ((9, 9), 4, "grid=3, 9$"), ((13, 9), 2, "")]
 )
-def test_a_grid_that_does_not_cut_the_images_into_equal_cells_is_refused_and_those_that_do_are_named(
+def test_a_grid_that_does_not_divide_the_images_into_equal_patches_is_refused_and_valid_grids_are_named(
     name: str, size: tuple[int, int], grid: int, advice: str
 ) -> None:
     model = attrlib.wrap_model(made(Linear, *size), size, deletion_tuned=True)
-    with pytest.raises(ProtocolError, match=rf"^{name}: .*{size[0]} x {size[1]} px.*{grid} x {grid} equal cells.*{advice}"):
+    with pytest.raises(ProtocolError, match=rf"^{name}: .*{size[0]} x {size[1]} px.*{grid} x {grid} equal patches.*{advice}"):
         create(ProtocolSpec.parse(f"{name}:grid={grid}")).check(model)
     for fitting in advice.removeprefix("grid=").removesuffix("$").split(", "):
         if fitting:
             create(ProtocolSpec.parse(f"{name}:grid={fitting}")).check(model)
 
 
-def test_sds_idsds_and_both_policies_share_scores_and_every_method_shares_the_outputs() -> None:
+def test_sds_idsds_and_both_policies_share_scores_and_all_methods_share_the_outputs() -> None:
     model, seen = recorded((16, 16))
     model.deletion_tuned = True
     bench, images = Evaluator(model, InMemoryCache()), pictures(3, 16)
@@ -490,7 +490,7 @@ def test_the_curve_of_an_additive_model_has_a_closed_form(mode: str, order: str,
 
 
 @pytest.mark.parametrize(("mode", "order"), COMBINATIONS)
-def test_the_direction_says_which_map_is_better(mode: str, order: str) -> None:
+def test_higher_or_lower_is_better_depending_on_mode_and_order(mode: str, order: str) -> None:
     model = attrlib.wrap_model(made(Additive, *ADDITIVE), ADDITIVE)
     images = pictures(3, *ADDITIVE)
     protocol = f"ids:mode={mode}:order={order}"
@@ -525,7 +525,7 @@ def incremental(
 
 
 def reacting(images: Tensor) -> Tensor:
-    """Maps that follow the picture, also where it was deleted: there they are no longer the lowest nor the highest."""
+    """Maps that follow the picture even where it was deleted, where they are neither lowest nor highest."""
     return (images[:, :1] - 0.7 * images[:, 1:2].roll(1, 3) + 0.3).sin()
 
 
@@ -540,7 +540,7 @@ def reacting(images: Tensor) -> Tensor:
         ("random", "absolute", True),
     ],
 )
-def test_ids_is_a_plain_loop(mode: str, order: str, baseline: str, sign: str, update: bool) -> None:
+def test_ids_matches_a_plain_loop(mode: str, order: str, baseline: str, sign: str, update: bool) -> None:
     size = (8, 12)
     model, images = steep_model(size), pictures(2, *size)
     layer = Layer("given", "given", Layout("NCHW", 1, *size))
@@ -566,7 +566,7 @@ def test_ids_is_a_plain_loop(mode: str, order: str, baseline: str, sign: str, up
 
 
 @pytest.mark.parametrize("update", [False, True])
-def test_what_is_deleted_stays_deleted_and_the_number_of_pixels_is_floor(update: bool) -> None:
+def test_deleted_pixels_stay_deleted_and_their_number_is_rounded_down(update: bool) -> None:
     size = (7, 9)
     model, seen = recorded(size)
     images = pictures(2, *size)
@@ -593,7 +593,7 @@ def test_insertion_of_the_most_relevant_is_deletion_of_the_least_relevant_read_b
 
 @pytest.mark.parametrize(("mode", "order"), COMBINATIONS)
 @pytest.mark.parametrize("levels", [1, 3])
-def test_ties_go_in_reading_order(mode: str, order: str, levels: int) -> None:
+def test_ties_are_broken_in_reading_order(mode: str, order: str, levels: int) -> None:
     size = (6, 8)
     model, seen = recorded(size)
     images = pictures(1, *size)
@@ -606,7 +606,7 @@ def test_ties_go_in_reading_order(mode: str, order: str, levels: int) -> None:
         assert changed.nonzero()[:, 0].tolist() == sorted(ranked[: 8 * step])
 
 
-def test_ids_at_a_low_resolution_ranks_the_magnified_map() -> None:
+def test_ids_ranks_the_pixels_of_the_resized_map() -> None:
     # Magnified four times, multiples of 1/16 have values that float32 holds exactly, so that equal pixels stay equal.
     size = (12, 16)
     model, small = steep_model(size), (16 * noise_maps((3, 4), 2)).round() / 16

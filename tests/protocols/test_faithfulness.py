@@ -1,4 +1,4 @@
-"""Infidelity against Captum on the same noise, a closed form, and what must not change it."""
+"""Infidelity against Captum on the same noise and closed forms, and invariances."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ IDS = ("a", "b", "c")
 
 
 class Recorded(nn.Module):
-    """A network that keeps what it is shown."""
+    """A network that records its inputs."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def recorded(net: nn.Module) -> Model:
 
 
 def given(maps: Tensor) -> Explain:
-    """A method whose maps (B,1,h,w) are these, whatever it is asked."""
+    """A method that always returns the given maps (B,1,h,w)."""
     return lambda scene: (maps, Layer("given", "given", Layout("NCHW", 1, *maps.shape[2:])))
 
 
@@ -75,7 +75,7 @@ def values(outcomes: Sequence[Outcome]) -> np.ndarray:
 
 
 def noise_in(model: Model, images: Tensor, count: int) -> Tensor:
-    """The noise (samples,B,3,H,W) between the images and the last pictures that the model was shown."""
+    """Return the noise (samples,B,3,H,W) between the images and the last inputs of the model."""
     seen = torch.cat(model.module.seen)[-count * len(images) :].double()
     return images.double() - seen.unflatten(0, (count, len(images)))
 
@@ -86,7 +86,7 @@ def noise_in(model: Model, images: Tensor, count: int) -> Tensor:
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("samples", [1, 6])
 @pytest.mark.parametrize("maps", ["random", "IxG", "Grad-CAM@conv2"])
-def test_infidelity_is_that_of_captum_on_the_same_noise(normalize: bool, samples: int, maps: str) -> None:
+def test_infidelity_matches_captum_on_the_same_noise(normalize: bool, samples: int, maps: str) -> None:
     model, images = recorded(made(Rectified, torch.tanh)), pictures(3, *SIZE)
     drawn = pictures(3, *SIZE, seed=4)[:, :1] * 0.1
     layer = maps.replace("conv2", "net.conv2")
@@ -124,12 +124,12 @@ def test_infidelity_is_that_of_captum_on_the_same_noise(normalize: bool, samples
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("noise", [0.003, 1.0])
-def test_the_gradient_of_a_linear_model_has_0(normalize: bool, noise: float) -> None:
+def test_the_gradient_of_a_linear_model_scores_0(normalize: bool, noise: float) -> None:
     model, images = attrlib.wrap_model(made(Linear, *SIZE), SIZE), pictures(3, *SIZE)
     protocol = f"infidelity:noise={noise}:normalize={normalize}"
     squares = values(evaluate(protocol, model, images, given(torch.zeros(3, 1, *SIZE)))).min()
     assert squares > 0
-    # Logits of some 10 are rounded to some 1e-6, of drops of 0.05 or of 20.
+    # Logits of about 10 have rounding errors of about 1e-6, and drops are about 0.05 or 20.
     assert values(evaluate(protocol, model, images, "Gradient")).max() < (1e-9 if noise == 1 else 1e-4) * squares
     assert values(evaluate(protocol, model, images, "Sobel")).min() > 0.1 * squares
 
@@ -146,7 +146,7 @@ def test_the_mean_is_the_noises_variance_times_the_squared_distance_from_the_gra
     assert values(found).sum() / expected.sum() == pytest.approx(1, abs=0.1)
 
 
-def test_normalising_fits_the_scale_and_details_have_both() -> None:
+def test_normalising_fits_the_scale_and_details_contain_both_values() -> None:
     model, images = attrlib.wrap_model(made(Rectified, torch.tanh), SIZE), pictures(3, *SIZE)
     maps = attrlib.explain(model, images, "Gradient", TARGETS).maps + 0.01 * pictures(3, *SIZE, seed=2)[:, :1]
     raw, fitted, scaled, flipped = (
@@ -187,7 +187,7 @@ def drawn_noise(std: float, ids: Sequence[str] = IDS, images: Tensor | None = No
 
 
 @pytest.mark.parametrize("std", [0.05, 3.0])
-def test_noise_is_normal_of_the_given_deviation_alike_in_all_channels_and_differs_everywhere_else(std: float) -> None:
+def test_noise_is_normal_with_the_given_deviation_and_equal_only_across_channels(std: float) -> None:
     noise = drawn_noise(std)
     assert noise.shape == (8, 3, 3, *SIZE)
     assert (noise.amax(2) - noise.amin(2)).max() < 1e-5
@@ -198,7 +198,7 @@ def test_noise_is_normal_of_the_given_deviation_alike_in_all_channels_and_differ
     assert noise.sum(1).std() > 0
 
 
-def test_noise_follows_the_seed_and_the_item_alone() -> None:
+def test_noise_depends_only_on_the_seed_and_the_item() -> None:
     images = pictures(3, *SIZE)
     noise = drawn_noise(1.0, images=images)
     assert torch.allclose(drawn_noise(1.0, IDS[::-1], images.flip(0)).flip(1), noise, atol=1e-6)
@@ -210,7 +210,7 @@ def test_noise_follows_the_seed_and_the_item_alone() -> None:
 
 
 @pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this machine computes no bfloat16")
-def test_what_little_noise_does_is_computed_exactly_also_in_a_fast_run() -> None:
+def test_drops_under_small_noise_are_exact_even_in_a_fast_run() -> None:
     model, images = attrlib.wrap_model(made(Rectified, torch.tanh), SIZE), pictures(3, *SIZE)
     units = [EvalItem(name, (i,), (target,)) for i, (name, target) in enumerate(zip(IDS, TARGETS, strict=True))]
     batch, protocol, method = Batch(IDS, images, torch.tensor(TARGETS)), create(ProtocolSpec("infidelity")), resolve(MethodSpec("Gradient"))

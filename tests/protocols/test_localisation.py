@@ -63,7 +63,7 @@ def records(model: Model, protocol: str, method: str, images: Tensor, labels: Se
 
 
 def judge(protocol: str, maps: dict[int, Tensor] | Tensor, size: int, labels: Sequence[int], model: Model | None = None) -> Outcome:
-    """The outcome of one grid for maps (T,h,w) that are given: for all targets at once, or for each cell's view."""
+    """Return the outcome of one grid for given maps (T,h,w), for all targets at once or for the view of each cell."""
     model = model or method_nets.model("functional")
 
     def explain(request: ExplanationRequest) -> tuple[Tensor, Layer]:
@@ -106,7 +106,7 @@ def test_a_map_without_positive_attribution_scores_0(value: float) -> None:
 
 
 @pytest.mark.parametrize(("total", "expected"), [(0.9e-7, 0.0), (1.1e-7, 1.0)])
-def test_attribution_counts_from_1e_7_in_all(total: float, expected: float) -> None:
+def test_attribution_counts_if_it_sums_to_at_least_1e_7(total: float, expected: float) -> None:
     maps = torch.zeros(1, 1, 4, 4)
     maps[..., 2:, :2] = total / 4
     found, inside = localisation(maps, 2, 2)
@@ -124,7 +124,7 @@ def test_a_map_that_is_not_finite_somewhere_is_undefined(bad: float, place: tupl
     assert found[1].isnan()
 
 
-def test_localisation_adds_up_in_float64() -> None:
+def test_localisation_sums_in_float64() -> None:
     maps = torch.full((1, 1, 1344, 1344), 0.1)
     maps[..., :336, :336] = 0.3
     large, small = float(np.float32(0.3)) * 336**2, float(np.float32(0.1))
@@ -134,7 +134,7 @@ def test_localisation_adds_up_in_float64() -> None:
 
 @pytest.mark.parametrize(("side", "expected"), [(14, 0.964605), (28, 0.982223), (56, 0.991091)])
 @pytest.mark.parametrize("cell", [0, 3])
-def test_a_cell_that_is_constant_loses_to_its_neighbours_what_bilinear_resizing_leaks(side: int, expected: float, cell: int) -> None:
+def test_a_constant_cell_loses_the_share_that_bilinear_resizing_leaks_into_its_neighbours(side: int, expected: float, cell: int) -> None:
     maps = {}
     for own in (0, 3):
         maps[own] = torch.zeros(1, side, side)
@@ -147,7 +147,7 @@ def test_a_cell_that_is_constant_loses_to_its_neighbours_what_bilinear_resizing_
     assert shares[0] == pytest.approx(share(maps[0][0], (448, 448), 2, 0), abs=1e-8)
 
 
-def test_maps_are_resized_before_negative_values_are_cut_off() -> None:
+def test_maps_are_resized_before_negative_values_are_clamped() -> None:
     native = torch.randn(4, 6, 6, generator=torch.Generator().manual_seed(0))
     found = judge("gridpg", native, 128, [0, 1, 2, 3])
     expected = [share(native[cell], (128, 128), 2, cell) for cell in range(4)]
@@ -176,7 +176,7 @@ def gauss(native: Tensor, size: int) -> Tensor:
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_smoothing_is_that_of_the_signed_map_at_its_own_resolution(kernel: int) -> None:
+def test_smoothing_is_applied_to_the_signed_map_at_its_original_resolution(kernel: int) -> None:
     native = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(1))
     found = judge(f"gridpg:smoothing={kernel}", native, 128, [0, 1, 2, 3])
     by_hand = [share(gauss(native[cell], kernel), (128, 128), 2, cell) for cell in range(4)]
@@ -196,11 +196,11 @@ def test_an_even_smoothing_kernel_is_refused(setting: str) -> None:
         create(ProtocolSpec.parse(f"{setting}:smoothing=999"))
 
 
-# Which cells are targets, of what views -----------------------------------------------------------------------------------
+# Target cells and views -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [2, 3])
-def test_gridpg_asks_for_the_label_of_every_cell_at_once(n: int) -> None:
+def test_gridpg_requests_the_labels_of_all_cells_at_once(n: int) -> None:
     labels = [4, 1, 3, 0, 2, 1, 4, 0, 3][: n * n]
     asked: list[ExplanationRequest] = []
 
@@ -225,7 +225,7 @@ def test_gridpg_asks_for_the_label_of_every_cell_at_once(n: int) -> None:
 
 @pytest.mark.parametrize("setting", ["difull", "dipart"])
 @pytest.mark.parametrize("n", [2, 3])
-def test_difull_and_dipart_ask_for_both_corners_each_in_its_own_view(setting: str, n: int) -> None:
+def test_difull_and_dipart_request_both_corners_each_in_a_separate_view(setting: str, n: int) -> None:
     model, labels = method_nets.model("functional"), [4, 1, 3, 0, 2, 1, 0, 3, 4][-n * n :]
     last, asked = n * n - 1, []
 
@@ -258,7 +258,7 @@ def test_views_of_different_settings_sizes_and_cells_have_different_names() -> N
     assert len(names) == 2 + 4 * 2
 
 
-def test_a_grid_with_an_undefined_target_is_undefined_and_the_others_are_not() -> None:
+def test_only_grids_with_an_undefined_target_are_undefined() -> None:
     maps = torch.ones(2, 4, 4, 4)
     maps[1, 2, 0, 0] = math.nan
     batch = grid_batch(torch.zeros(2, 3, 4, 4), [[0, 1, 2, 3]] * 2)
@@ -271,7 +271,7 @@ def test_a_grid_with_an_undefined_target_is_undefined_and_the_others_are_not() -
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_what_a_score_depends_on(setting: str) -> None:
+def test_the_key_contains_everything_a_score_depends_on(setting: str) -> None:
     def key(text: str) -> dict[str, object]:
         return create(ProtocolSpec.parse(text)).key()
 
@@ -282,7 +282,7 @@ def test_what_a_score_depends_on(setting: str) -> None:
 
 @pytest.mark.parametrize(("n", "chance"), [(2, 0.25), (3, 1 / 9), (4, 1 / 16)])
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_chance_is_what_an_even_map_scores(setting: str, n: int, chance: float) -> None:
+def test_the_chance_level_is_the_score_of_a_uniform_map(setting: str, n: int, chance: float) -> None:
     own = create(ProtocolSpec.parse(f"{setting}:grid={n}"))
     assert own.chance_level == chance
     cells = n * n if setting == "gridpg" else 1
@@ -304,7 +304,7 @@ def model_for(name: str) -> Model:
 
 
 def ixg(module: nn.Module, grid: Tensor, target: int, crop: tuple[int, int] | None = None) -> Tensor:
-    """Input times gradient (H,W), through one cell if asked."""
+    """Return input times gradient (H,W), optionally through one cell."""
     leaf = grid[None].clone().requires_grad_()
     logits = module(leaf.clone() if crop is None else cut(leaf, *crop).clone())
     return (leaf * torch.autograd.grad(logits[0, target], leaf)[0]).detach().sum(1)[0]
@@ -345,7 +345,7 @@ def test_a_difull_score_at_middle_is_the_mean_over_the_corners_of_the_shares_of_
     assert found.details["shares"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_scores_of_many_grids_are_those_of_each_alone() -> None:
+def test_scores_do_not_depend_on_the_batch() -> None:
     model, grids = method_nets.model("functional"), pictures(3, 128)
     labels = [[0, 1, 2, 0], [1, 2, 3, 1], [2, 4, 0, 2]]
     for setting in SETTINGS:
@@ -401,14 +401,14 @@ def test_gridpg_of_a_gradient_before_a_global_pool_is_a_quarter_exactly(
     resnet: Model, photos: Tensor, labels: list[list[int]], method: str
 ) -> None:
     (found,) = records(resnet, "gridpg", method.format("Final"), photos, labels)
-    # But for the last bit of float32, in which maps are resized.
+    # Except for the last bit of float32, in which maps are resized.
     assert found.details["shares"] == pytest.approx([0.25] * 4, abs=1e-8)
     assert found.value == pytest.approx(0.25, abs=1e-8)
 
 
 @pytest.mark.parametrize("method", ABSOLUTE)
 @pytest.mark.parametrize("setting", ["difull", "dipart"])
-def test_a_gradient_before_a_global_pool_loses_only_what_resizing_leaks(
+def test_a_gradient_before_a_global_pool_loses_only_the_share_that_resizing_leaks(
     resnet: Model, photos: Tensor, labels: list[list[int]], setting: str, method: str
 ) -> None:
     (found,) = records(resnet, setting, method.format("Final"), photos, labels)
@@ -470,7 +470,7 @@ def test_grad_cam_before_a_global_pool_is_the_positive_part_of_input_x_gradient(
 
 
 def refusals(model: Model, protocol: str, methods: Sequence[str]) -> list[str]:
-    """Why a run would leave out each method; an empty text where it would not."""
+    """Return why a run would skip each method; empty if it would not."""
     spec = RunSpec(ModelSpec("wrapped"), "photos", (ProtocolSpec.parse(protocol),), tuple(MethodSpec.parse(m) for m in methods))
     data = type("Data", (), {"offers": ()})()
     try:
@@ -491,11 +491,11 @@ def test_transformers_with_a_class_token_are_refused_with_the_reason(setting: st
     )
 
 
-def test_difull_of_a_transformer_is_defined_at_the_input_alone() -> None:
+def test_difull_of_a_transformer_is_defined_only_at_the_input() -> None:
     at_input, middle, final = refusals(model_for("vit_tiny"), "difull", METHODS_AT)
     assert at_input == ""
-    assert "belong to no position" in middle
-    assert "belong to no position" in final
+    assert "without a position" in middle
+    assert "without a position" in final
 
 
 @pytest.mark.parametrize("setting", ["gridpg", "dipart"])
@@ -509,7 +509,7 @@ def test_a_model_without_a_final_layer_is_refused_with_the_reason(setting: str) 
 
 @pytest.mark.parametrize("setting", ["gridpg", "dipart"])
 @pytest.mark.parametrize("net", ["class token", "dense"])
-def test_every_refusal_of_a_model_says_which_protocol_and_which_model(setting: str, net: str) -> None:
+def test_every_refusal_names_the_protocol_and_the_model(setting: str, net: str) -> None:
     module = nets.made(nets.Transformer, 1) if net == "class token" else nets.made(nets.Dense)
     model = attrlib.wrap_model(module, 16)
     with pytest.raises(ProtocolError, match=f"{setting} is not defined for {model.name}: "):
@@ -529,7 +529,7 @@ def test_the_parameters_are_those_of_the_paper() -> None:
                 create(ProtocolSpec.parse(f"{setting}:{bad}"))
 
 
-def test_a_method_costs_the_same_by_either_name_of_its_layer_and_less_the_later_that_is() -> None:
+def test_the_cost_does_not_depend_on_the_name_of_a_layer_and_falls_with_its_depth() -> None:
     model = method_nets.model("resnet18")
     methods = [f"RISE@{layer}" for layer in ("Input", "layer1", "layer2", "Middle", "layer3", "layer4", "Final")]
     spec = RunSpec(ModelSpec("wrapped"), "photos", (ProtocolSpec.parse("difull"),), tuple(MethodSpec.parse(m) for m in methods))

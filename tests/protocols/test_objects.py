@@ -57,7 +57,7 @@ def mask_of(rows: Sequence[str]) -> Tensor:
 
 MAP = by_hand([[1, 2, 3], [-4, 5, 0], [0, 5, -6]])
 CASES = [
-    # The largest value, 5, comes twice; all that is positive sums to 16.
+    # The largest value, 5, occurs twice; the positive values sum to 16.
     (["...", ".#.", "..."], {"pointing": 1 / 2, "mass": 5 / 16, "rank": 1 / 2}),
     (["...", ".#.", ".#."], {"pointing": 1, "mass": 10 / 16, "rank": 1}),
     (["..#", "...", ".#."], {"pointing": 1 / 2, "mass": 8 / 16, "rank": 1 / 2}),
@@ -77,7 +77,7 @@ def test_values_by_hand(model: attrlib.Classifier, name: str, mask: Sequence[str
 
 @pytest.mark.parametrize("levels", [2, 4, 10**6])
 @pytest.mark.parametrize("seed", range(4))
-def test_values_are_those_of_numpy(model: attrlib.Classifier, levels: int, seed: int) -> None:
+def test_values_match_numpy(model: attrlib.Classifier, levels: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     maps = rng.integers(-levels, levels + 1, (5, *SIZE)) / levels
     masks = rng.random((5, *SIZE)) < rng.random((5, 1, 1)) * 0.9 + 0.05
@@ -87,7 +87,7 @@ def test_values_are_those_of_numpy(model: attrlib.Classifier, levels: int, seed:
         peaks = np.argwhere(values == values.max())
         expected["pointing"].append(np.mean([mask[tuple(p)] for p in peaks]))
         expected["mass"].append(values[mask & (values > 0)].sum() / values[values > 0].sum())
-        # The expected share over all ways to break ties: each of the equal values is as likely to be among the K.
+        # The expected share over all ways to break ties: each of the equal values is equally likely to be among the K.
         count, chances = mask.sum(), np.zeros(SIZE)
         for place in np.ndindex(SIZE):
             above, equal = (values > values[place]).sum(), (values == values[place]).sum()
@@ -100,14 +100,14 @@ def test_values_are_those_of_numpy(model: attrlib.Classifier, levels: int, seed:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_constant_map_has_the_share_of_the_image_that_the_object_covers(model: attrlib.Classifier, name: str) -> None:
+def test_a_constant_map_scores_the_share_of_the_image_that_the_object_covers(model: attrlib.Classifier, name: str) -> None:
     masks = pictures(3, *SIZE)[:, 0] > 0.4
     found = scores(model, name, torch.full((3, 1, *SIZE), 0.3), masks)
     assert found == pytest.approx(masks.float().mean((1, 2)).tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_random_maps_have_on_average_the_share_that_the_object_covers(model: attrlib.Classifier, name: str) -> None:
+def test_random_maps_score_on_average_the_share_that_the_object_covers(model: attrlib.Classifier, name: str) -> None:
     mask = torch.zeros(SIZE, dtype=torch.bool)
     mask[2:6, 3:9] = True
     maps = torch.rand(500, 1, *SIZE, generator=torch.Generator().manual_seed(0))
@@ -123,7 +123,7 @@ def test_scale_does_not_matter(model: attrlib.Classifier, name: str, scale: floa
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_without_an_object_or_a_finite_map_is_undefined_and_no_other(model: attrlib.Classifier, name: str) -> None:
+def test_only_images_without_an_object_or_a_finite_map_are_undefined(model: attrlib.Classifier, name: str) -> None:
     maps, masks = pictures(5, *SIZE)[:, :1].clone(), pictures(5, *SIZE, seed=2)[:, 0] > 0.4
     masks[1] = False
     for row, broken in ((2, NAN), (3, INF), (4, -INF)):
@@ -132,7 +132,7 @@ def test_an_image_without_an_object_or_a_finite_map_is_undefined_and_no_other(mo
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
-def test_without_any_positive_value_the_mass_is_undefined_and_the_others_are_not(model: attrlib.Classifier, value: float) -> None:
+def test_without_a_positive_value_only_the_mass_is_undefined(model: attrlib.Classifier, value: float) -> None:
     maps, masks = torch.full((1, 1, *SIZE), value), torch.zeros(1, *SIZE, dtype=torch.bool)
     masks[:, :4] = True
     assert math.isnan(scores(model, "mass", maps, masks)[0])
@@ -140,7 +140,7 @@ def test_without_any_positive_value_the_mass_is_undefined_and_the_others_are_not
 
 
 @pytest.mark.parametrize("kind", ["NCHW", "NHWC", "tokens"])
-def test_a_low_resolution_map_is_magnified_and_a_tokens_square_ties(model: attrlib.Classifier, kind: str) -> None:
+def test_a_low_resolution_map_is_resized_and_pixels_of_one_token_tie(model: attrlib.Classifier, kind: str) -> None:
     # The position at rows 0-3 and columns 4-7 is the largest; the object is the lower half of its square.
     small = by_hand([[0, 2, 0], [0, 1, 0]])
     masks = torch.zeros(1, *SIZE, dtype=torch.bool)
@@ -158,7 +158,7 @@ def test_a_low_resolution_map_is_magnified_and_a_tokens_square_ties(model: attrl
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_refused_without_masks_and_says_what_it_needs(model: attrlib.Classifier, name: str) -> None:
+def test_data_without_masks_are_refused_with_the_reason(model: attrlib.Classifier, name: str) -> None:
     protocol = create(ProtocolSpec(name))
     protocol.check(model, ("masks",))
     with pytest.raises(ProtocolError, match=f"^{name} needs masks .*choose another"):
@@ -170,6 +170,6 @@ def test_it_is_refused_without_masks_and_says_what_it_needs(model: attrlib.Class
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_explains_the_targets_it_is_given(model: attrlib.Classifier, name: str) -> None:
+def test_the_given_targets_are_explained(model: attrlib.Classifier, name: str) -> None:
     masks = torch.ones(3, *SIZE, dtype=torch.bool)
     assert scores(model, name, torch.rand(3, 1, *SIZE), masks, targets=[3, 1, 4]) == [1, 1, 1]

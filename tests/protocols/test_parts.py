@@ -1,4 +1,4 @@
-"""Part removal: against plain loops with SciPy, on birds and on rectangles of which all is known."""
+"""Part removal against plain loops with SciPy, on birds and on rectangles with known contributions."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -64,7 +64,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 
 def by_hand(model: attrlib.Classifier, index: int, output: str, target: str, sign: str) -> tuple[float, list[float], list[bool]]:
-    """The score of input times gradient for one bird, the sums of its parts, and which parts show."""
+    """Return the score of input times gradient for one bird, the sums over its parts, and which parts are visible."""
     scene = BirdScene("test", index)
     net = model.module
 
@@ -96,7 +96,7 @@ def by_hand(model: attrlib.Classifier, index: int, output: str, target: str, sig
 @pytest.mark.parametrize(
     ("output", "target", "sign"), [("logit", "label", "signed"), ("softmax", "prediction", "absolute"), ("logit", "prediction", "positive")]
 )
-def test_a_run_on_birds_is_the_plain_loop(birds_model: attrlib.Classifier, store: Store, output: str, target: str, sign: str) -> None:
+def test_a_run_on_birds_matches_a_plain_loop(birds_model: attrlib.Classifier, store: Store, output: str, target: str, sign: str) -> None:
     before = birds_model.digest
     text = f"parts:output={output}:target={target}:sign={sign}"
     found = attrlib.compare([text], birds_model, ["IxG", "Gradient"], "birds", limit=LIMIT, store=store)
@@ -112,7 +112,7 @@ def test_a_run_on_birds_is_the_plain_loop(birds_model: attrlib.Classifier, store
     assert birds_model.digest == before
 
 
-def test_what_is_stored_is_not_computed_again_and_a_policy_changes_only_the_mean(birds_model: attrlib.Classifier, store: Store) -> None:
+def test_cached_results_are_reused_and_a_policy_changes_only_the_mean(birds_model: attrlib.Classifier, store: Store) -> None:
     first = attrlib.compare(["parts"], birds_model, ["IxG"], "birds", limit=LIMIT, store=store)
     again = attrlib.compare(["parts:undefined=zero"], birds_model, ["IxG"], "birds", limit=LIMIT, store=store)
     assert (first.computed, again.computed, again.known) == (LIMIT, 0, LIMIT)
@@ -133,14 +133,14 @@ class Flat(nn.Sequential):
 
 
 class Kinked(Flat):
-    """Linear where logits are above -100, which they are."""
+    """Linear for logits above -100, as all are here."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(super().forward(x) + 100) - 100
 
 
 class Rectangles(Dataset):
-    """Coloured rectangles on black, of which each picture has some; without one there is black."""
+    """Coloured rectangles on black; each picture has some of them, and a removed one is black."""
 
     class_names, has_masks, parts = tuple(f"class {k}" for k in range(5)), True, tuple(PLACES)
 
@@ -177,7 +177,7 @@ class Rectangles(Dataset):
 
 
 def linear(net: type[nn.Module] = Flat) -> attrlib.Classifier:
-    """Linear in pixels from 0 to 1: black says nothing, whatever the class."""
+    """Linear in pixels from 0 to 1: black pixels contribute to no class."""
     return attrlib.wrap_model(made(net), SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), crop=1.0)
 
 
@@ -193,7 +193,7 @@ def perform(
     return list(evaluate_items(Evaluator(model, InMemoryCache()), protocol, resolve(MethodSpec.parse(method)), units, batch).values())
 
 
-def test_where_the_attribution_of_a_part_is_what_its_removal_takes_the_score_is_exactly_1() -> None:
+def test_the_score_is_exactly_1_if_attributions_equal_the_drops() -> None:
     data, model = Rectangles(["abcde", "abce", "bcd", "abcde", "ade"]), linear()
     found = perform(model, data)
     assert [record.value for record in found] == [1.0] * 5
@@ -204,7 +204,7 @@ def test_where_the_attribution_of_a_part_is_what_its_removal_takes_the_score_is_
         assert record.details["shown"] == [float(part in data.shown[index]) for part in PLACES]
 
 
-def test_a_part_that_does_not_show_is_left_out_of_the_correlation() -> None:
+def test_an_invisible_part_is_left_out_of_the_correlation() -> None:
     """Were it counted, its sum and drop of 0 would be ranked among the others."""
     found = perform(linear(), Rectangles(["abd", "abd", "abcde"]), method="Random")
     full = perform(linear(), Rectangles(["abd"]), method="Random")
@@ -212,13 +212,13 @@ def test_a_part_that_does_not_show_is_left_out_of_the_correlation() -> None:
     for record, shown in zip(found, ("abd", "abd", "abcde"), strict=True):
         assert [s == 1 for s in record.details["shown"]] == [part in shown for part in PLACES]  # type: ignore[union-attr]
         assert [s == 0 for s in record.details["sums"]] == [part not in shown for part in PLACES]  # type: ignore[union-attr]
-    # Three ranks have these correlations alone.
+    # Three ranks can only have these correlations.
     assert all(min(abs(record.value - r) for r in (-1, -0.5, 0.5, 1)) < 1e-9 for record in found[:2])
 
 
 @pytest.mark.parametrize("method", ["Random", "Gradient"])
 @pytest.mark.parametrize("sign", ["signed", "absolute", "positive"])
-def test_values_are_those_of_scipy_over_the_parts_that_show(method: str, sign: str) -> None:
+def test_values_match_scipy_over_the_visible_parts(method: str, sign: str) -> None:
     data, model = Rectangles(["abcde", "abde", "bcde", "abc", "acde", "abcde"]), linear()
     found = perform(model, data, f"parts:sign={sign}", method)
     images = torch.stack([model.preprocess(data.picture(k)) for k in range(6)])
@@ -236,7 +236,7 @@ def test_values_are_those_of_scipy_over_the_parts_that_show(method: str, sign: s
 
 
 @pytest.mark.parametrize("shown", ["", "a", "ab"])
-def test_of_fewer_than_three_parts_there_is_no_correlation(shown: str) -> None:
+def test_fewer_than_three_visible_parts_are_undefined(shown: str) -> None:
     assert FEWEST == 3
     first, second = perform(linear(), Rectangles([shown, "abc"]))
     assert math.isnan(first.value)
@@ -248,14 +248,14 @@ class Constant(nn.Module):
         return x.flatten(1).sum(1, keepdim=True) * 0 + torch.arange(5.0)
 
 
-def test_it_is_undefined_where_no_part_matters_or_the_map_says_nothing() -> None:
+def test_it_is_undefined_if_no_part_matters_or_the_map_is_constant() -> None:
     model = attrlib.wrap_model(Constant(), SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), crop=1.0)
     for method in ("IxG", "Random"):
         assert all(math.isnan(record.value) for record in perform(model, Rectangles(["abcde", "abc"]), method=method))
 
 
 @pytest.mark.parametrize(("policy", "mean"), [("drop", 1.0), ("zero", 0.5)])
-def test_what_is_undefined_is_left_out_of_the_mean_or_counts_zero(store: Store, policy: str, mean: float) -> None:
+def test_undefined_images_are_left_out_of_the_mean_or_count_as_zero(store: Store, policy: str, mean: float) -> None:
     data = Rectangles(["abcde", "ab", "abcd", ""])
     found = attrlib.compare([f"parts:undefined={policy}"], linear(Kinked), ["IxG"], data, store=store)
     (score,) = found.scores.values()
@@ -280,18 +280,20 @@ def test_batches_and_order_change_nothing() -> None:
 
 
 def test_it_is_refused_on_data_without_parts_with_the_reason(birds_model: attrlib.Classifier, store: Store, tmp_path: Path) -> None:
-    needs = "parts needs pictures without single parts of the object, which these data do not have; choose another protocol or data set"
+    needs = (
+        "parts needs images with single parts of the object removed, which this data set does not have; choose another protocol or data set"
+    )
     with pytest.raises(ProtocolError, match=f"^{needs}$"):
         create(ProtocolSpec("parts")).check(birds_model, ("masks",))
     create(ProtocolSpec("parts")).check(birds_model, ("masks", "parts"))
     folder = pictures(tmp_path / "pictures", 1)
     with pytest.raises(ProtocolError, match=needs):
         attrlib.compare(["parts"], birds_model, ["IxG"], folder, store=store)
-    with pytest.raises(DataError, match="cannot be had without 'beak'"):
+    with pytest.raises(DataError, match="have no version without 'beak'"):
         load_dataset(folder).without(0, "beak")
 
 
-def test_birds_offer_their_parts_also_in_a_subset_and_pictures_without_them_are_those_of_the_scene() -> None:
+def test_birds_and_their_subsets_have_parts_and_pictures_without_each_part() -> None:
     birds = load_dataset("birds")
     few = Subset(birds, (7, 3))
     assert birds.offers == few.offers == ("masks", "parts")
@@ -304,7 +306,7 @@ def test_birds_offer_their_parts_also_in_a_subset_and_pictures_without_them_are_
         birds.without(3, "nose")
 
 
-def test_parts_are_rendered_only_where_a_protocol_needs_them(
+def test_parts_are_rendered_only_if_a_protocol_needs_them(
     birds_model: attrlib.Classifier, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []

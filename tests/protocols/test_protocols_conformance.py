@@ -1,4 +1,4 @@
-"""What every registered protocol keeps to, with several methods, through the engine's bench; a new protocol is tested by being registered."""
+"""Requirements on every registered protocol, with several methods, through the evaluator; registering a protocol tests it."""
 
 import copy
 import json
@@ -62,7 +62,7 @@ def model() -> Model:
 
 
 def items(protocol: Protocol, which: Sequence[int] = range(ITEMS)) -> tuple[list[EvalItem], Batch]:
-    """Some of a few images or grids, with labels and, for images, masks."""
+    """Return some of a few images or grids, with labels and, for images, masks."""
     n = protocol.grid if protocol.items == "grids" else 1
     images = pictures(ITEMS, n * SIZE[0], n * SIZE[1])[list(which)]
     labels = [tuple((3 * i + k + i // 2) % CLASSES for k in range(n * n)) for i in which]
@@ -142,7 +142,7 @@ def test_batch_order_and_rows_change_nothing(spec: ProtocolSpec, method: str) ->
 
 
 @every_protocol
-def test_what_is_on_the_shelf_already_changes_nothing_and_is_not_computed_again(spec: ProtocolSpec) -> None:
+def test_cached_results_change_nothing_and_are_not_computed_again(spec: ProtocolSpec) -> None:
     bench = Evaluator(model(), InMemoryCache())
     perform(spec, "Gradient", [1, 4], bench)
     assert close(perform(spec, "Gradient", bench=bench), reference(spec, "Gradient"))
@@ -154,13 +154,13 @@ def test_what_is_on_the_shelf_already_changes_nothing_and_is_not_computed_again(
         handle.remove()
     assert close(again, reference(spec, "Gradient"))
     cost = create(spec).cost
-    # Maps of the images as they are come from the shelf, measurements do, and nothing else is kept.
+    # Maps of the unchanged images and measurements are cached, and nothing else.
     if cost.forwards == 0 and spec.name not in ("sensitivity", "robustness"):
         assert counter.rows == 0
 
 
 @every_pair
-def test_another_seed_changes_what_is_seeded_and_nothing_else(spec: ProtocolSpec, method: str) -> None:
+def test_another_seed_changes_only_seeded_values(spec: ProtocolSpec, method: str) -> None:
     own, of_method = create(spec).seeded, METHODS[method.partition(":")[0]].seeded
     found, expected = perform(spec, method, seed=7), reference(spec, method)
     if not own and not of_method:
@@ -172,7 +172,7 @@ def test_another_seed_changes_what_is_seeded_and_nothing_else(spec: ProtocolSpec
 
 
 @every_protocol
-def test_two_seeds_and_two_models_do_not_mix_on_one_shelf(spec: ProtocolSpec) -> None:
+def test_results_of_different_seeds_and_models_do_not_mix_in_one_cache(spec: ProtocolSpec) -> None:
     shelf, other = InMemoryCache(), attrlib.wrap_model(made(Functional, seed=3), SIZE, deletion_tuned=True)
     for bench in (Evaluator(model(), shelf, 7), Evaluator(other, shelf), Evaluator(model(), shelf)):
         found = perform(spec, "SmoothGrad:samples=2", bench=bench)
@@ -181,7 +181,7 @@ def test_two_seeds_and_two_models_do_not_mix_on_one_shelf(spec: ProtocolSpec) ->
 
 
 @every_protocol
-def test_the_description_has_the_seed_where_and_only_where_it_matters(spec: ProtocolSpec) -> None:
+def test_the_description_contains_the_seed_only_if_it_matters(spec: ProtocolSpec) -> None:
     protocol = create(spec)
     for method in METHODS_USED:
         own = resolve_method(MethodSpec.parse(method))
@@ -190,7 +190,7 @@ def test_the_description_has_the_seed_where_and_only_where_it_matters(spec: Prot
 
 
 @every_protocol
-def test_costs_are_what_is_done(spec: ProtocolSpec) -> None:
+def test_costs_match_the_passes_that_are_run(spec: ProtocolSpec) -> None:
     protocol = create(spec)
     bench, requests, counter = Evaluator(model(), InMemoryCache()), [], Counter()
     _, batch = items(protocol)
@@ -232,11 +232,11 @@ class Counter:
         self.rows += 0 if self.silent else len(args[0])
 
 
-# No trace --------------------------------------------------------------------------------------------------------------
+# Side effects --------------------------------------------------------------------------------------------------------------
 
 
 class Fuse:
-    """A forward hook of the user's own, which counts calls and raises at one of them once it is armed."""
+    """A custom forward hook that counts calls and, once armed, raises at one of them."""
 
     def __init__(self) -> None:
         self.calls, self.blows_at = 0, -1
@@ -274,7 +274,7 @@ def touched() -> tuple[Model, Fuse, dict[str, object]]:
 
 @every_protocol
 @pytest.mark.parametrize("method", ["Gradient", "Grad-CAM"])
-def test_the_model_is_left_as_it_was_also_after_a_failure_in_the_middle_and_the_work_can_go_on(spec: ProtocolSpec, method: str) -> None:
+def test_the_model_is_unchanged_after_a_failure_and_the_run_can_continue(spec: ProtocolSpec, method: str) -> None:
     original, fuse, before = touched()
     fuse.blows_at = -1
     assert close(perform(spec, method, bench=Evaluator(original, InMemoryCache())), reference(spec, method))
@@ -295,7 +295,7 @@ def test_the_model_is_left_as_it_was_also_after_a_failure_in_the_middle_and_the_
 
 
 @every_protocol
-def test_the_model_is_left_as_it_was_where_the_work_is_cancelled(spec: ProtocolSpec) -> None:
+def test_the_model_is_unchanged_after_a_cancelled_run(spec: ProtocolSpec) -> None:
     original, fuse, before = touched()
     fuse.blows_at = -1
     left = [3]
@@ -312,7 +312,7 @@ def test_the_model_is_left_as_it_was_where_the_work_is_cancelled(spec: ProtocolS
 
 @every_protocol
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
-def test_random_states_images_and_labels_are_left_alone_and_gradients_around_do_not_matter(spec: ProtocolSpec, around: type) -> None:
+def test_random_states_images_and_labels_are_unchanged_with_or_without_gradients(spec: ProtocolSpec, around: type) -> None:
     protocol = create(spec)
     units, batch = items(protocol)
     kept = batch.images.clone(), batch.labels.clone(), None if batch.masks is None else batch.masks.clone()
@@ -350,7 +350,7 @@ def other_values(name: str, param: Param) -> list[object]:
 
 
 @every_param
-def test_two_protocols_of_one_key_have_the_same_values_and_others_share_nothing_that_differs(name: str, param: Param) -> None:
+def test_protocols_with_equal_keys_have_equal_values_and_others_share_no_differing_results(name: str, param: Param) -> None:
     bench, method = Evaluator(model(), InMemoryCache()), resolve_method(MethodSpec("Gradient"))
     plain = spec_of(name)
     perform(plain, "Gradient", bench=bench)
@@ -380,7 +380,7 @@ def texts(param: Param) -> list[str]:
 
 
 @every_param
-def test_a_parameter_survives_text_and_back(name: str, param: Param) -> None:
+def test_a_parameter_survives_a_round_trip_through_text(name: str, param: Param) -> None:
     for text in texts(param):
         protocol = create(ProtocolSpec.parse(f"{name}:{param.name}={text}"))
         value = getattr(protocol, param.name)
@@ -427,7 +427,7 @@ def test_unknown_names_are_refused_with_the_nearest(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_every_protocol_says_what_it_is_how_to_read_it_and_where_it_is_from(name: str) -> None:
+def test_every_protocol_has_a_summary_a_reading_and_a_paper(name: str) -> None:
     info, cls, default = INFOS[name], PROTOCOLS[name], create(ProtocolSpec(name))
     assert info.name == cls.name == name == name.lower()
     assert info.title[:1].isupper()
@@ -453,6 +453,6 @@ def test_every_protocol_says_what_it_is_how_to_read_it_and_where_it_is_from(name
     json.dumps(default.key())
 
 
-def test_titles_and_names_tell_protocols_apart() -> None:
+def test_titles_and_names_are_unique() -> None:
     assert len({info.title for info in INFOS.values()}) == len(INFOS) == len(PROTOCOLS) >= 13
     assert len({info.summary for info in INFOS.values()}) == len(INFOS)

@@ -100,7 +100,7 @@ def captum_method(module: nn.Module, method: str) -> Callable[..., tuple[Tensor]
 
 @pytest.mark.parametrize("radius", [0.02, 0.7])
 @pytest.mark.parametrize("method", ["Gradient", "IxG", "IG:steps=4", "Grad-CAM@conv2"])
-def test_sensitivity_is_the_sensitivity_max_of_captum_for_the_same_perturbations(method: str, radius: float) -> None:
+def test_sensitivity_matches_sensitivity_max_of_captum_on_the_same_perturbations(method: str, radius: float) -> None:
     model, images = tanh_model(), pictures(3, *SIZE)
     with torch.no_grad():
         # So that no class activation map is all zero.
@@ -135,7 +135,7 @@ def test_perturbations_are_uniform_and_independent_in_every_value(radius: float)
     assert np.abs(np.corrcoef(found.flatten(3).flatten(0, 2)) - np.eye(45)).max() < 0.35
 
 
-def test_perturbations_follow_the_seed_and_the_item_alone() -> None:
+def test_perturbations_depend_only_on_the_seed_and_the_item() -> None:
     found = moves(0.5)
     assert torch.equal(moves(0.5, IDS[::-1]).flip(1), found)
     assert torch.equal(moves(0.5, samples=2), found[:2])
@@ -146,7 +146,7 @@ def test_perturbations_follow_the_seed_and_the_item_alone() -> None:
 
 
 @pytest.mark.parametrize("method", ["SmoothGrad:samples=4", "RISE:samples=6:cells=4", "IxG@Final"])
-def test_a_method_that_draws_numbers_draws_the_same_for_the_image_and_what_is_near_it(method: str) -> None:
+def test_a_random_method_draws_the_same_numbers_for_the_image_and_its_perturbations(method: str) -> None:
     model, images = tanh_model(), pictures(3, *SIZE)
     spy = Spy(model, method, seed=3)
     found = evaluate("sensitivity:samples=3", model, images, spy, seed=3)
@@ -164,14 +164,14 @@ def test_smoothgrad_of_a_quadratic_model_moves_as_little_as_the_image() -> None:
     assert found.max() < 0.02
 
 
-def test_a_map_that_is_drawn_anew_for_every_picture_is_not_stable() -> None:
+def test_a_map_that_is_random_for_every_picture_is_not_stable() -> None:
     # Independent U[0,1): |a - b| / |a| is near (1/6)^(1/2) / (1/3)^(1/2).
     model = tanh_model((24, 24))
     found = values(evaluate("sensitivity:samples=3", model, pictures(3, 24), Spy(model, "Random")))
     assert found == pytest.approx([0.5**0.5] * 3, abs=0.08)
 
 
-def test_a_constant_map_has_0_and_a_map_of_zeros_or_one_that_is_not_finite_is_undefined() -> None:
+def test_a_constant_map_scores_0_and_a_zero_or_non_finite_map_is_undefined() -> None:
     maps = torch.full((4, 1, 3, 3), 0.7)
     maps[1], maps[2, 0, 1, 1] = 0, math.nan
     broken = maps.clone()
@@ -183,7 +183,7 @@ def test_a_constant_map_has_0_and_a_map_of_zeros_or_one_that_is_not_finite_is_un
     assert found[0].details["ratios"] == [0, 0]
 
 
-def test_the_largest_of_known_changes_counts_relative_to_the_original() -> None:
+def test_the_score_is_the_largest_change_relative_to_the_original() -> None:
     original = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2)
     other = [original + torch.tensor(d).view(1, 1, 1, 2) for d in ([0.0, 1.0], [-6.0, 8.0], [5.0, 0.0])]
     spy = Spy(tanh_model(), [original, *other])
@@ -242,7 +242,7 @@ def test_images_are_rotated_as_by_skimage_and_scipy(
 
 @pytest.mark.parametrize("side", [24, 25])
 @pytest.mark.parametrize("method", ["IxG", "IG:steps=2"])
-def test_a_map_that_turns_with_the_image_has_exactly_1_at_right_angles(side: int, method: str) -> None:
+def test_a_map_that_rotates_with_the_image_scores_exactly_1_at_right_angles(side: int, method: str) -> None:
     model = attrlib.wrap_model(made(PerPixel), side)
     found = evaluate("robustness:amount=180:tolerance=1", model, pictures(3, side), Spy(model, method))
     assert values(found) == pytest.approx([1, 1, 1], abs=1e-5)
@@ -254,7 +254,7 @@ def test_a_map_that_turns_with_the_image_has_exactly_1_at_right_angles(side: int
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])
-def test_a_map_that_turns_with_the_image_has_nearly_1_at_any_angle(size: tuple[int, int]) -> None:
+def test_a_map_that_rotates_with_the_image_scores_nearly_1_at_any_angle(size: tuple[int, int]) -> None:
     model = attrlib.wrap_model(made(PerPixel), size)
     found = evaluate("robustness:tolerance=1", model, smooth_pictures(3, *size), Spy(model, "IxG"))
     assert values(found).min() > 0.99
@@ -266,7 +266,7 @@ def windows_inside(size: tuple[int, int], degrees: float) -> np.ndarray:
     return scipy.ndimage.minimum_filter(there, 7, mode="constant", cval=0)
 
 
-def test_maps_are_compared_by_the_ssim_of_skimage_where_its_window_sees_the_turned_image() -> None:
+def test_maps_are_compared_by_the_ssim_of_skimage_inside_the_rotated_image() -> None:
     size = (40, 52)
     model = tanh_model(size)
     maps = [smooth_pictures(6, *size)[k : k + 2, :1] for k in range(5)]
@@ -306,7 +306,7 @@ def test_low_resolution_maps_are_compared_at_the_size_of_the_image() -> None:
 
 
 @pytest.mark.parametrize(("change", "amount"), [("brightness", None), ("contrast", 1.0), ("saturation", 0.25), ("sharpness", 2.0)])
-def test_colour_filters_are_those_of_pil(change: str, amount: float | None) -> None:
+def test_colour_filters_match_pil(change: str, amount: float | None) -> None:
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     model = attrlib.wrap_model(made(Rectified, torch.tanh), (24, 32), mean, std)
     photos = np.random.default_rng(0).integers(0, 256, (2, 24, 32, 3)).astype(np.uint8)
@@ -352,7 +352,7 @@ def test_only_changes_that_hardly_move_the_probability_count() -> None:
     assert (asked, asked_for_none) == (3, 1), "what does not count was explained all the same"
 
 
-def test_what_is_measured_is_the_targets_probability_of_the_images_that_are_explained() -> None:
+def test_the_measured_probability_is_that_of_the_target_for_the_explained_images() -> None:
     model, images = tanh_model(), pictures(3, *SIZE)
     protocol, setting = create(ProtocolSpec("robustness")), EvalContext(model)
     batch = Batch(IDS, images, torch.tensor(TARGETS))
@@ -430,7 +430,7 @@ def test_exactly_the_last_share_of_layers_is_shuffled_and_keeps_its_values(stage
     assert (weight == model.module.fc.weight.detach().flatten()).float().mean() < 0.3, "hardly anything was moved"
 
 
-def test_shuffling_follows_the_seed_alone_and_one_stage_goes_on_from_the_other() -> None:
+def test_shuffling_depends_only_on_the_seed_and_later_stages_extend_earlier_ones() -> None:
     model = chain()
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -499,7 +499,7 @@ def test_parameters_of_modules_that_are_never_called_are_shuffled_with_what_uses
 
 
 @pytest.mark.parametrize("name", ["functional", "channels_last", "vit_tiny"])
-def test_a_twin_is_a_model_of_its_own_at_every_layer(name: str) -> None:
+def test_a_twin_is_an_independent_model_at_every_layer(name: str) -> None:
     model = method_nets.model(name)
     images = pictures(2, *model.input_size)
     originals = {layer: attrlib.explain(model, images, "IxG", [0, 1], layer).maps for layer in ("Input", "Middle", "Final")}
@@ -537,14 +537,14 @@ def test_each_stage_is_the_rank_correlation_with_the_map_of_the_shuffled_model(m
 
 
 @pytest.mark.parametrize("method", ["Sobel", "Random"])
-def test_a_map_that_knows_nothing_of_the_model_has_1(method: str) -> None:
+def test_a_map_that_does_not_depend_on_the_model_scores_1(method: str) -> None:
     model = chain()
     found = evaluate("randomisation", model, pictures(3, 16, 24), Spy(model, method))
     assert values(found) == pytest.approx([1, 1, 1], abs=1e-9)
     assert [o.details["stages"] for o in found] == [pytest.approx([1] * 4, abs=1e-9)] * 3
 
 
-def test_twins_are_made_once_for_a_setting_and_stages_never_share_maps() -> None:
+def test_twins_are_created_once_per_setting_and_stages_never_share_maps() -> None:
     model, setting = chain(), EvalContext(chain())
     spies = [Spy(model, "Gradient"), Spy(model, "Gradient")]
     for spy in spies:
@@ -555,7 +555,7 @@ def test_twins_are_made_once_for_a_setting_and_stages_never_share_maps() -> None
     assert len(set(views)) == 3
 
 
-def test_a_constant_map_is_undefined_but_not_where_a_shuffled_model_has_it() -> None:
+def test_a_constant_map_is_undefined_unless_it_is_that_of_the_shuffled_model() -> None:
     # A class activation map of shuffled weights is often all zero: nothing is left of the original.
     maps = torch.cat([torch.full((1, 1, 4, 4), 0.3), pictures(2, 4)[:, :1]])
     other = pictures(3, 4, seed=3)[:, :1].clone()

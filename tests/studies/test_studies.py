@@ -166,12 +166,12 @@ def test_undefined_combinations_are_reported_and_the_rest_runs(data: Path, store
     result = run_study(small("agreement", data, [PLAIN], limit=3), store, load=load)
     reasons = {protocol: why for model, protocol, method, why in result.refused if not method or protocol == "mass"}
     assert "masks of the objects" in reasons["mass"]
-    assert "pictures without single parts" in reasons["parts"]
+    assert "images with single parts" in reasons["parts"]
 
 
 def test_a_study_without_defined_combinations_fails_with_the_reason(data: Path, store: Store) -> None:
     methods = (MethodSpec("BagNet"),)
-    with pytest.raises(ProtocolError, match="own explanation of a BagNet"):
+    with pytest.raises(ProtocolError, match="built-in explanation of a BagNet"):
         run_study(replace(small("ranking", data), methods=methods), store, load=load)
 
 

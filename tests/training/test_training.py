@@ -1,4 +1,4 @@
-"""Training: deletion, crops, feeding, recipes, schedules, resuming, and what stops it; against plain loops, torch and torchvision."""
+"""Training: deletion, crops, loading, recipes, schedules, resuming and errors, against plain loops, torch and torchvision."""
 
 import copy
 import errno
@@ -36,22 +36,22 @@ from attrlib.models.architectures import BcosResNet
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.specs import ModelSpec
 from attrlib.training import PRESETS, Recipe, Trained, Training, TrainingProgress, accuracies, train, train_checkpoint
-from attrlib.training.deletion import delete_cells
+from attrlib.training.deletion import delete_patches
 from attrlib.training.family import BIRDS, LITE0, PHOTOS, TUNED, trainings
 from attrlib.training.loader import TrainLoader, random_box
 
 SIZE = 16
 PLAIN = Recipe(epochs=4, batch=8, lr=0.1, deletion=4, scale=0.6, amp=False)
-"""A short training that sees deleted cells."""
+"""A short training with deleted patches."""
 
 
 def numbered(count: int, side: int = 20, **options: Any) -> Pictures:
-    """Noise, each picture a class of its own, so that a label says which picture it is."""
+    """Noise pictures with one class each, so that a label identifies its picture."""
     return Pictures([noise(k, side) for k in range(count)], list(range(count)), count, **options)
 
 
 class Flat(nn.Module):
-    """logits = W x + b: training it is a closed loop of few lines."""
+    """logits = W x + b, which a plain loop of a few lines can train."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def trained(folder: Path, recipe: Recipe = PLAIN, model: attrlib.Classifier | No
 
 
 def same(one: Trained, other: Trained) -> bool:
-    """Bit for bit, but for the seconds."""
+    """Compare two results bit for bit, except for their seconds."""
     bits = [{name: (t.dtype, t.numpy().tobytes()) for name, t in each.state.items()} for each in (one, other)]
     return bits[0] == bits[1] and (one.epoch, one.clean, one.deleted, one.history) == (
         other.epoch,
@@ -86,7 +86,7 @@ def same(one: Trained, other: Trained) -> bool:
 
 
 def deterministic(count: int, size: tuple[int, int] = (SIZE, SIZE), seed: int = 0) -> Tensor:
-    """Values none of which is a baseline."""
+    """Return values that differ from every baseline."""
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(seed)) + 5
 
 
@@ -98,13 +98,13 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def cells_of(size: tuple[int, int], grid: int) -> list[Tensor]:
-    """Masks of all cells, row by row: torch's nearest neighbour of one pixel in a grid."""
+    """Return the masks of all patches, row by row: nearest-neighbour upsampling of one pixel in a grid."""
     one = torch.eye(grid * grid).view(-1, 1, grid, grid)
     return list(F.interpolate(one, size=size, mode="nearest")[:, 0] > 0.5)
 
 
 def deleted_cells(before: Tensor, after: Tensor, grid: int) -> list[int | None]:
-    """The cell that each image lost, None for none; anything else than one whole cell is an error."""
+    """Return the patch that each image lost, None for none. Anything but one whole patch is an error."""
     masks = cells_of((before.shape[2], before.shape[3]), grid)
     found: list[int | None] = []
     for changed in before != after:
@@ -116,10 +116,10 @@ def deleted_cells(before: Tensor, after: Tensor, grid: int) -> list[int | None]:
 
 
 @pytest.mark.parametrize(("size", "grid"), [((8, 12), 4), ((10, 7), 4), ((9, 9), 3), ((6, 6), 1), ((5, 5), 5)])
-def test_half_of_the_images_lose_one_cell_and_every_cell_is_as_likely(size: tuple[int, int], grid: int) -> None:
+def test_half_of_the_images_lose_one_patch_and_every_patch_is_equally_likely(size: tuple[int, int], grid: int) -> None:
     images = deterministic(4000, size)
     before = images.clone()
-    found = deleted_cells(images, delete_cells(images, grid, "zeros", generator()), grid)
+    found = deleted_cells(images, delete_patches(images, grid, "zeros", generator()), grid)
     assert torch.equal(images, before), "the input stays"
     lost = [cell for cell in found if cell is not None]
     assert scipy.stats.binomtest(len(lost), len(found), 0.5).pvalue > 1e-3
@@ -134,15 +134,15 @@ def test_half_of_the_images_lose_one_cell_and_every_cell_is_as_likely(size: tupl
 
 
 @pytest.mark.parametrize(("probability", "share"), [(0.0, 0.0), (1.0, 1.0)])
-def test_the_probability_of_a_deletion_is_what_was_asked_for(probability: float, share: float) -> None:
+def test_the_probability_of_a_deletion_is_the_requested_one(probability: float, share: float) -> None:
     images = deterministic(200)
-    found = deleted_cells(images, delete_cells(images, 4, "zeros", generator(), probability), 4)
+    found = deleted_cells(images, delete_patches(images, 4, "zeros", generator(), probability), 4)
     assert sum(cell is not None for cell in found) == share * 200
 
 
-def test_baselines_replace_the_same_cells_by_the_mean_colour_noise_or_the_blurred_image() -> None:
+def test_baselines_replace_the_same_patches_by_the_mean_colour_noise_or_the_blurred_image() -> None:
     images = deterministic(300, (32, 32))
-    results = {baseline: delete_cells(images, 4, baseline, generator(3)) for baseline in ("zeros", "random", "blur")}
+    results = {baseline: delete_patches(images, 4, baseline, generator(3)) for baseline in ("zeros", "random", "blur")}
     cells = {baseline: deleted_cells(images, after, 4) for baseline, after in results.items()}
     assert cells["zeros"] == cells["random"] == cells["blur"]
     where = (images != results["zeros"]).any(1, keepdim=True).expand_as(images)
@@ -152,28 +152,28 @@ def test_baselines_replace_the_same_cells_by_the_mean_colour_noise_or_the_blurre
     assert torch.allclose(results["blur"][where], gaussian_blur(images, [51, 51], [58.0, 58.0])[where], atol=1e-5)
 
 
-def test_the_generator_alone_says_which_cells() -> None:
+def test_deleted_patches_depend_only_on_the_generator() -> None:
     images = deterministic(64)
-    first = deleted_cells(images, delete_cells(images, 4, "zeros", generator(1)), 4)
+    first = deleted_cells(images, delete_patches(images, 4, "zeros", generator(1)), 4)
     others = deterministic(64, (32, 24), seed=9).double().contiguous(memory_format=torch.channels_last)
-    assert deleted_cells(others, delete_cells(others, 4, "zeros", generator(1)), 4) == first
-    assert deleted_cells(images, delete_cells(images, 4, "zeros", generator(2)), 4) != first
+    assert deleted_cells(others, delete_patches(others, 4, "zeros", generator(1)), 4) == first
+    assert deleted_cells(images, delete_patches(images, 4, "zeros", generator(2)), 4) != first
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_every_device_deletes_the_same_cells() -> None:
+def test_every_device_deletes_the_same_patches() -> None:
     images = deterministic(64)
     for baseline in ("zeros", "random"):
-        there = delete_cells(images.cuda(), 4, baseline, generator(1))
+        there = delete_patches(images.cuda(), 4, baseline, generator(1))
         assert there.is_cuda
-        assert torch.equal(there.cpu(), delete_cells(images, 4, baseline, generator(1)))
+        assert torch.equal(there.cpu(), delete_patches(images, 4, baseline, generator(1)))
 
 
 # Crops -----------------------------------------------------------------------------------------------------------------
 
 
 def traits(boxes: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Of boxes (left, top, width, height): area, aspect ratio, and where they lie in the room that they have."""
+    """Return the area, aspect ratio and relative position of boxes (left, top, width, height)."""
     left, top, wide, tall = boxes.T
     width, height = size
     return {
@@ -185,7 +185,7 @@ def traits(boxes: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("size", "least"), [((3000, 3000), 0.08), ((3200, 2400), 0.08), ((2400, 3600), 0.35), ((3000, 3000), 0.6)])
-def test_crops_are_distributed_as_those_of_torchvision(size: tuple[int, int], least: float) -> None:
+def test_crops_have_the_distribution_of_torchvision(size: tuple[int, int], least: float) -> None:
     width, height = size
     count, rng, blank = 1500, np.random.default_rng(5), torch.empty(3, height, width, device="meta")
     own = np.array([random_box(size, 1.0, least, rng) for _ in range(count)])
@@ -197,7 +197,7 @@ def test_crops_are_distributed_as_those_of_torchvision(size: tuple[int, int], le
     mine, expected = traits(own, size), traits(theirs, size)
     for name in mine:
         assert scipy.stats.ks_2samp(mine[name], expected[name]).pvalue > 1e-3, name
-    # The test sees a difference where there is one.
+    # The test detects a difference.
     assert scipy.stats.ks_2samp(mine["area"], expected["area"] * 0.9).pvalue < 1e-3
 
 
@@ -225,11 +225,11 @@ def test_crops_have_the_aspect_ratio_of_the_input_within_a_third_and_lie_in_the_
         ((1000, 10), 1.0, 0.08, (495, 0, 505, 10)),
     ],
 )
-def test_without_crops_and_where_none_fits_it_is_the_largest_in_the_middle(size: Any, aspect: float, least: float, box: Any) -> None:
+def test_without_cropping_or_a_fitting_crop_the_largest_centred_crop_is_used(size: Any, aspect: float, least: float, box: Any) -> None:
     assert random_box(size, aspect, least, np.random.default_rng(0)) == pytest.approx(box)
 
 
-# Feeding ---------------------------------------------------------------------------------------------------------------
+# Loading ---------------------------------------------------------------------------------------------------------------
 
 
 def loader(data: Dataset, recipe: Recipe, size: int = SIZE, threads: int = 2, classes: Sequence[int] | None = None) -> TrainLoader:
@@ -249,7 +249,7 @@ def by_label(data: Dataset, recipe: Recipe, epoch: int = 0, **options: Any) -> d
     return found
 
 
-def test_an_epoch_holds_every_image_once_in_an_order_that_seed_and_epoch_draw() -> None:
+def test_an_epoch_contains_every_image_once_in_an_order_drawn_from_seed_and_epoch() -> None:
     data = numbered(32)
     first = order(data, PLAIN)
     assert Counter(first) == Counter(range(32))
@@ -269,7 +269,7 @@ def test_the_last_incomplete_batch_is_left_out_unless_it_is_the_only_one(count: 
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_the_shares_of_all_devices_make_up_each_batch(world: int) -> None:
+def test_the_shares_of_all_processes_add_up_to_each_batch(world: int) -> None:
     data, own = numbered(24), loader(numbered(24), PLAIN)
     whole = [dict(zip(labels.tolist(), images.unbind(), strict=True)) for images, labels in own.epoch(3)]
     shares = [list(loader(data, PLAIN).epoch(3, rank, world)) for rank in range(world)]
@@ -282,7 +282,7 @@ def test_the_shares_of_all_devices_make_up_each_batch(world: int) -> None:
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_crop_depends_on_the_seed_the_epoch_and_the_position_alone() -> None:
+def test_a_crop_depends_only_on_the_seed_the_epoch_and_the_index() -> None:
     data = numbered(24)
     first = by_label(data, PLAIN)
     assert by_label(data, replace(PLAIN, batch=12, epochs=7), threads=1) == first
@@ -290,7 +290,7 @@ def test_a_crop_depends_on_the_seed_the_epoch_and_the_position_alone() -> None:
         assert sum(other[k] == first[k] for k in first) == 0
 
 
-def test_half_of_the_images_are_mirrored_and_none_where_flip_is_off() -> None:
+def test_half_of_the_images_are_mirrored_unless_flip_is_off() -> None:
     data, recipe = numbered(20, side=SIZE), replace(PLAIN, scale=1.0, batch=20)
     originals = {k: np.asarray(data.images[k]).transpose(2, 0, 1) for k in range(20)}
     mirrored = count = 0
@@ -309,7 +309,7 @@ def test_labels_are_the_model_s_classes() -> None:
     assert Counter(order(data, replace(PLAIN, batch=6), classes=(7, 3, 5))) == {7: 2, 3: 2, 5: 2}
 
 
-def test_a_fraction_is_drawn_by_the_seed_from_what_is_labelled_and_smaller_ones_are_part_of_it() -> None:
+def test_a_fraction_of_the_labelled_images_is_drawn_from_the_seed_and_contains_smaller_fractions() -> None:
     labels = [None if k % 4 == 0 else k for k in range(40)]
     data = Pictures([noise(k) for k in range(40)], labels, 40)
     used = {share: loader(data, replace(PLAIN, fraction=share)).indices for share in (0.2, 0.4, 0.6, 0.8, 1.0)}
@@ -340,13 +340,13 @@ def test_the_default_is_the_recipe_of_the_paper() -> None:
     assert set(asdict(Recipe())) - set(paper) == {"amp", "seed"}
 
 
-def test_presets_are_valid_and_only_scratch_deletes_nothing() -> None:
+def test_presets_are_valid_and_only_scratch_trains_without_deletion() -> None:
     for name, recipe in PRESETS.items():
         assert Recipe.parse(asdict(recipe)) == recipe, name
     assert {name: recipe.deletion for name, recipe in PRESETS.items()} == {"idsds": 4, "scratch": 0, "short": 4}
 
 
-def test_text_becomes_numbers_on_top_of_a_preset() -> None:
+def test_text_settings_are_parsed_and_override_a_preset() -> None:
     found = Recipe.parse({"epochs": "3", "lr": "0.5", "flip": "false", "baseline": "blur"}, "scratch")
     assert found == replace(PRESETS["scratch"], epochs=3, lr=0.5, flip=False, baseline="blur")
     assert {option.name for option in Recipe.options()} == {field.name for field in fields(Recipe)}
@@ -371,7 +371,7 @@ def test_text_becomes_numbers_on_top_of_a_preset() -> None:
         ({"epoch": "3"}, "Did you mean epochs"),
     ],
 )
-def test_a_wrong_number_is_refused_by_name(given: dict[str, object], message: str) -> None:
+def test_an_invalid_value_is_refused_with_the_name_of_its_setting(given: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         Recipe.parse(given)
 
@@ -397,7 +397,7 @@ def rates(monkeypatch: pytest.MonkeyPatch, folder: Path, recipe: Recipe) -> list
     return found
 
 
-def test_the_step_schedule_is_torch_s_of_ten_epochs_and_a_tenth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_step_schedule_is_torch_s_steplr(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=0.001)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 10, 0.1)
     expected = []
@@ -409,7 +409,7 @@ def test_the_step_schedule_is_torch_s_of_ten_epochs_and_a_tenth(monkeypatch: pyt
     assert expected[0] == pytest.approx(100 * expected[-1])
 
 
-def test_the_cosine_schedule_rises_and_falls_as_its_formula_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cosine_schedule_follows_its_formula(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     recipe = replace(PLAIN, epochs=10, lr=0.01, schedule="cosine", warmup=0.3)
     warm = [0.01 * (k + 1) / 6 for k in range(6)]
     assert rates(monkeypatch, tmp_path, recipe) == pytest.approx(warm + [0.005 * (1 + math.cos(math.pi * k / 14)) for k in range(14)])
@@ -429,8 +429,8 @@ LOOPS = {
 
 
 @pytest.mark.parametrize("name", LOOPS)
-def test_weights_are_those_of_a_plain_loop(tmp_path: Path, name: str) -> None:
-    """One batch is an epoch, nothing is cropped, mirrored or deleted: then only the recipe's own numbers are left."""
+def test_weights_match_a_plain_training_loop(tmp_path: Path, name: str) -> None:
+    """An epoch is one batch without cropping, mirroring or deletion, so only the settings of the recipe matter."""
     recipe, make = LOOPS[name]
     recipe = replace(recipe, batch=len(DATA), deletion=0, scale=1.0, flip=False)
     model = wrapped(Flat)
@@ -463,7 +463,7 @@ def test_weights_are_those_of_a_plain_loop(tmp_path: Path, name: str) -> None:
     assert found.deleted is None
 
 
-def test_the_loss_of_a_b_cos_network_is_binary_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
+def test_the_loss_of_a_b_cos_network_is_binary_by_default(tmp_path: Path) -> None:
     recipe = replace(PLAIN, epochs=1, batch=len(DATA), deletion=0, scale=1.0, flip=False, lr=0.0)
     model = wrapped(lambda: BcosResNet((1, 1, 1, 1), 4, False, 5))
     x = torch.stack([model.preprocess(image) for image in DATA.images])
@@ -486,7 +486,7 @@ def test_the_loss_of_a_b_cos_network_is_binary_unless_the_recipe_says_otherwise(
 
 
 @pytest.mark.parametrize(("optimizer", "amp"), [("sgd", False), ("adamw", False), ("sgd", True)])
-def test_colours_are_learnt_to_the_last_image_and_progress_says_how_far(tmp_path: Path, optimizer: str, amp: bool) -> None:
+def test_colours_are_learnt_perfectly_and_progress_is_reported(tmp_path: Path, optimizer: str, amp: bool) -> None:
     recipe = replace(PLAIN, epochs=8, optimizer=optimizer, lr=0.1 if optimizer == "sgd" else 0.02, schedule="cosine", warmup=0.1)
     recipe = replace(recipe, amp=amp)
     seen: list[TrainingProgress] = []
@@ -512,7 +512,7 @@ def test_colours_are_learnt_to_the_last_image_and_progress_says_how_far(tmp_path
 
 
 class Fading(Tiny):
-    """After so many training steps it forgets what it learnt, and by a counter in its state, for ever."""
+    """Forgets what it learnt after a number of training steps, counted in its state."""
 
     def __init__(self, steps: int = 20) -> None:
         super().__init__()
@@ -538,7 +538,7 @@ def test_the_best_epoch_is_the_one_with_the_best_accuracies_on_the_selection_dat
     assert (right.clean / right.count, (right.deleted or 0) / right.count) == (found.clean, found.deleted)
 
 
-def test_training_depends_on_the_seed_alone_and_leaves_the_random_numbers_of_others(tmp_path: Path) -> None:
+def test_training_depends_only_on_the_seed_and_preserves_the_global_random_state(tmp_path: Path) -> None:
     """The network draws with torch's own generator, as dropout does."""
     torch.manual_seed(1)
     one = trained(tmp_path / "one")
@@ -552,7 +552,7 @@ def test_training_depends_on_the_seed_alone_and_leaves_the_random_numbers_of_oth
 
 
 class Recording(nn.Module):
-    """Keeps what it was given; its logits choose the class of the colour."""
+    """Records its inputs; its logits predict the class of the colour."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -564,7 +564,7 @@ class Recording(nn.Module):
         return -torch.cdist(x.mean((2, 3)), self.colours)
 
 
-def test_accuracies_count_what_is_right_on_whole_images_and_with_one_cell_of_each_deleted() -> None:
+def test_accuracies_count_correct_predictions_on_whole_images_and_with_one_patch_deleted() -> None:
     labels: list[int | None] = [k if number else (k + 1) % 5 for number in range(3) for k in range(5)]
     labels[7] = None
     data = Pictures(coloured(3).images, labels, 5, broken=(9,))
@@ -606,7 +606,7 @@ class Stop:
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 4])
-def test_what_was_cancelled_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path, uninterrupted: Trained, epoch: int) -> None:
+def test_a_cancelled_training_resumes_with_the_same_result(tmp_path: Path, uninterrupted: Trained, epoch: int) -> None:
     with pytest.raises(Cancelled):
         trained(tmp_path, on_progress=Stop(epoch, Cancelled("enough")))
     begun: list[TrainingProgress] = []
@@ -615,7 +615,7 @@ def test_what_was_cancelled_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Pat
     assert same(found, uninterrupted)
 
 
-def test_what_is_done_already_is_not_trained_again(tmp_path: Path, uninterrupted: Trained) -> None:
+def test_a_finished_training_is_not_repeated(tmp_path: Path, uninterrupted: Trained) -> None:
     trained(tmp_path)
     seen: list[TrainingProgress] = []
     model = wrapped(seed=5)
@@ -625,7 +625,7 @@ def test_what_is_done_already_is_not_trained_again(tmp_path: Path, uninterrupted
 
 
 def killed(folder: str) -> None:
-    """Trains in processes of its own, one after the other, each of which is killed: in an epoch, in writing, before the state is moved."""
+    """Train in a sequence of processes, each of which is killed: in an epoch, while writing, or before the state is moved."""
 
     def die(*_args: Any, **_options: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -666,14 +666,14 @@ def one_thread() -> Iterator[None]:
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Python with these tests at hand, on one thread."""
+    """Run Python on one thread, with these tests importable."""
     path = os.pathsep.join(str(Path(__file__).parents[k]) for k in range(3))
     own = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | environment
     return subprocess.run([sys.executable, *arguments], env=own, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_what_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_a_killed_training_resumes_with_the_same_result(tmp_path: Path) -> None:
     done = python("-c", f"import test_training; test_training.killed({str(tmp_path / 'state')!r})")
     assert done.stdout.split() == ["-9"] * 4, done.stdout + done.stderr
     begun: list[TrainingProgress] = []
@@ -701,17 +701,17 @@ def test_what_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) 
     ],
     ids=["weight_decay", "seed", "count", "name", "model", "select"],
 )
-def test_the_state_of_other_training_is_refused_and_stays(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_the_state_of_a_different_training_is_refused_and_left_alone(tmp_path: Path, other: dict[str, Any]) -> None:
     with pytest.raises(Cancelled):
         trained(tmp_path, on_progress=Stop(2, Cancelled("enough")))
     before = (tmp_path / "state.pt").read_bytes()
-    with pytest.raises(TrainingError, match=r"(?s)state\.pt is of other training.*choose another folder, or delete it"):
+    with pytest.raises(TrainingError, match=r"(?s)state\.pt belongs to a different training.*choose another folder, or delete it"):
         trained(tmp_path, **other)
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "cut", "half", "tensor", "list", "fields", "weights"])
-def test_a_damaged_state_is_refused_in_a_line_that_says_what_to_do(tmp_path: Path, kind: str) -> None:
+def test_a_damaged_state_is_refused_with_advice_in_one_line(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "state.pt"
     with pytest.raises(Cancelled):
         trained(tmp_path, on_progress=Stop(2, Cancelled("enough")))
@@ -727,16 +727,16 @@ def test_a_damaged_state_is_refused_in_a_line_that_says_what_to_do(tmp_path: Pat
         torch.save(changed[kind], file)
     else:
         file.write_bytes({"empty": b"", "text": b"these are no weights\n", "cut": raw[:-100], "half": raw[: len(raw) // 2]}[kind])
-    with pytest.raises(TrainingError, match=r"state\.pt is damaged \(\w+\); delete it to begin anew") as caught:
+    with pytest.raises(TrainingError, match=r"state\.pt is damaged \(\w+\); delete it to start over") as caught:
         trained(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-# What stops it -------------------------------------------------------------------------------------------------------------
+# Errors -------------------------------------------------------------------------------------------------------------
 
 
 class Poisoned(Tiny):
-    """Logits, or only their gradients, are no numbers once it was poisoned."""
+    """Once poisoned, returns logits that are NaN, or have NaN gradients."""
 
     what = ""
 
@@ -749,17 +749,17 @@ class Poisoned(Tiny):
         return logits
 
 
-@pytest.mark.parametrize(("what", "message"), [("loss", "the loss is nan"), ("gradient", "a weight is no number")])
-def test_what_is_no_number_stops_training_and_the_last_good_state_is_kept(tmp_path: Path, what: str, message: str) -> None:
+@pytest.mark.parametrize(("what", "message"), [("loss", "the loss is nan"), ("gradient", "a weight is not finite")])
+def test_a_non_finite_loss_or_weight_stops_training_and_the_last_good_state_stays(tmp_path: Path, what: str, message: str) -> None:
     recipe = replace(PLAIN, batch=len(DATA))
     healthy = trained(tmp_path / "healthy", recipe, wrapped(Poisoned))
     model = wrapped(Poisoned)
 
     def poison(found: TrainingProgress) -> None:
-        # Called behind the step: what is poisoned in the second epoch shows in the third.
+        # Called after the step, so poison in the second epoch shows in the third.
         model.module.what = what if found.epoch == 2 else ""
 
-    with pytest.raises(TrainingError, match=f"^{message} in epoch 3; the state after epoch 2 is kept. Try a lower lr .now 0.1."):
+    with pytest.raises(TrainingError, match=f"^{message} in epoch 3; the state after epoch 2 is saved. Try a lower lr .now 0.1."):
         trained(tmp_path / "state", recipe, model, on_progress=poison)
     content = torch.load(tmp_path / "state" / "state.pt", weights_only=True)
     assert content["epoch"] == 2
@@ -767,14 +767,14 @@ def test_what_is_no_number_stops_training_and_the_last_good_state_is_kept(tmp_pa
     assert same(trained(tmp_path / "state", recipe, wrapped(Poisoned)), healthy)
 
 
-def test_no_number_in_the_first_epoch(tmp_path: Path) -> None:
+def test_a_non_finite_loss_in_the_first_epoch(tmp_path: Path) -> None:
     model = wrapped(Poisoned)
     model.module.what = "loss"
     with pytest.raises(TrainingError, match=r"^the loss is nan in epoch 1; no epoch was finished\. Try a lower lr"):
         trained(tmp_path, PLAIN, model)
 
 
-def test_a_rate_that_is_too_high_stops_training(tmp_path: Path) -> None:
+def test_a_learning_rate_that_is_too_high_stops_training(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"in epoch \d+; .*Try a lower lr .now 100.*clip=1"):
         trained(tmp_path, replace(PLAIN, lr=100.0, weight_decay=1.0, epochs=30), wrapped(Flat))
 
@@ -782,7 +782,7 @@ def test_a_rate_that_is_too_high_stops_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "full", ["raised", pytest.param("device", marks=pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux"))]
 )
-def test_where_there_is_no_room_the_state_before_is_kept_and_the_same_call_goes_on(
+def test_on_a_full_disk_the_previous_state_stays_and_the_same_call_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Trained, full: str
 ) -> None:
     save, saved = torch.save, []
@@ -798,7 +798,7 @@ def test_where_there_is_no_room_the_state_before_is_kept_and_the_same_call_goes_
 
     monkeypatch.setattr(torch, "save", fails_at_the_second)
     with pytest.raises(
-        TrainingError, match=r"the state cannot be written to .*state\.pt \(.+\); make room, and run the same again"
+        TrainingError, match=r"the state cannot be written to .*state\.pt \(.+\); free disk space and run the same command again"
     ) as caught:
         trained(tmp_path)
     assert "\n" not in str(caught.value)
@@ -807,26 +807,26 @@ def test_where_there_is_no_room_the_state_before_is_kept_and_the_same_call_goes_
     assert same(trained(tmp_path), uninterrupted)
 
 
-def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(TrainingError, match=r"cannot be made .*choose another place"):
+    with pytest.raises(TrainingError, match=r"cannot be created .*choose another folder"):
         trained(tmp_path / "file" / "state", on_progress=Stop(1, AssertionError("it trained")))
 
 
-def test_unreadable_images_are_skipped_and_where_all_are_it_says_why(tmp_path: Path) -> None:
+def test_unreadable_images_are_skipped_and_an_error_is_raised_if_all_are_unreadable(tmp_path: Path) -> None:
     broken = coloured(8, broken=range(20))
     found = trained(tmp_path / "some", replace(PLAIN, epochs=6, batch=4), data=broken, select=coloured(4, start=100, broken=(0, 7)))
     assert found.clean == 1
     with pytest.raises(ImageError, match=r"none of the 40 training images can be read: picture [0-9]+ is broken"):
         trained(tmp_path / "all", data=coloured(8, broken=range(40)))
-    with pytest.raises(DataError, match="no labelled image that can be read; give other data"):
+    with pytest.raises(DataError, match="no labelled image that can be read; choose another data set"):
         trained(tmp_path / "select", data=DATA, select=coloured(1, broken=range(5)))
 
 
 @pytest.mark.parametrize("which", ["data", "select"])
-def test_data_of_which_nothing_is_labelled_are_refused_before_training(tmp_path: Path, which: str) -> None:
+def test_unlabelled_data_are_refused_before_training(tmp_path: Path, which: str) -> None:
     nothing = Pictures(DATA.images, [None] * len(DATA), 5, name="unlabelled")
-    with pytest.raises(DataError, match=r"unlabelled has no labelled image.*give"):
+    with pytest.raises(DataError, match=r"unlabelled has no labelled image.*choose"):
         trained(tmp_path, on_progress=Stop(1, AssertionError("it trained")), **{which: nothing})
 
 
@@ -835,18 +835,18 @@ def checkpoint(tmp_path: Path, data: Dataset, recipe: Recipe = PLAIN, **options:
     return train_checkpoint(training, tmp_path / "out.safetensors", tmp_path / "state", "cpu", datasets={data.name: data})
 
 
-def test_data_of_one_class_or_none_are_refused(tmp_path: Path) -> None:
+def test_data_with_fewer_than_two_classes_are_refused(tmp_path: Path) -> None:
     for classes in (0, 1):
         data = Pictures(DATA.images, [0 if classes else None] * len(DATA), classes)
-        with pytest.raises(DataError, match=rf"p has {classes} class\(es\); training needs at least 2.*class folders"):
+        with pytest.raises(DataError, match=rf"p has {classes} class\(es\), but training needs at least 2.*class folders"):
             checkpoint(tmp_path, data)
 
 
-def test_one_picture_of_each_class_leaves_none_to_select_on_and_is_refused_before_training(
+def test_one_picture_per_class_leaves_no_selection_data_and_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TrainLoader, "epoch", lambda *_args: pytest.fail("it trained"))
-    with pytest.raises(DataError, match=r"held out.*give other data"):
+    with pytest.raises(DataError, match=r"held out.*choose another data set"):
         checkpoint(tmp_path, coloured(1))
 
 
@@ -861,7 +861,7 @@ def test_a_report_on_unlabelled_data_is_refused_before_training(tmp_path: Path, 
 def test_images_smaller_than_the_grid_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = attrlib.wrap_model(Tiny(), SIZE)
     monkeypatch.setattr(attrlib.training.finetune, "_model", lambda *_args: small)
-    with pytest.raises(SpecError, match="images of 16 x 16 px have no 17 x 17 cells; choose a smaller deletion"):
+    with pytest.raises(SpecError, match="images of 16 x 16 px cannot be divided into 17 x 17 patches; choose a smaller deletion"):
         checkpoint(tmp_path, DATA, replace(PLAIN, deletion=17))
 
 
@@ -872,14 +872,14 @@ DISTRIBUTED = replace(PLAIN, deletion=0, lr=0.01, epochs=3)
 
 
 def one_of_several(folder: str) -> None:
-    """What each process of `torchrun` does."""
+    """Train in one process of `torchrun`."""
     found = trained(Path(folder), DISTRIBUTED, wrapped(Flat))
     if os.environ["RANK"] == "0":
         torch.save({"state": found.state, "history": found.history}, Path(folder) / "found")
 
 
 @pytest.mark.skipif(not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="needs gloo")
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+def test_two_processes_learn_the_same_weights_as_one(tmp_path: Path) -> None:
     """Without normalisation, dropout and deletions the mean of their gradients is that of the whole batch."""
     script = tmp_path / "script.py"
     script.write_text("import sys, test_training\ntest_training.one_of_several(sys.argv[1])\n")
@@ -887,7 +887,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # At an address: with --standalone they look for each other by the machine's name, wherever that leads.
+    # With an address, because --standalone resolves the host name of the machine.
     place = ("--master-addr", "127.0.0.1", "--master-port", str(port))
     done = python("-m", "torch.distributed.run", "--nproc-per-node", "2", *place, str(script), str(state), GLOO_SOCKET_IFNAME="lo")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -904,14 +904,14 @@ def test_more_processes_than_images_in_a_batch_are_refused(tmp_path: Path, monke
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_args: pytest.fail("it began"))
     few = Pictures(DATA.images[:count], DATA.labels[:count], 5)
-    with pytest.raises(TrainingError, match="3 processes share batches of 2; start fewer, or choose a larger batch"):
+    with pytest.raises(TrainingError, match="a batch of 2 is too small for 3 processes; start fewer processes, or choose a larger batch"):
         trained(tmp_path, replace(PLAIN, batch=batch), data=few)
 
 
 # The family ----------------------------------------------------------------------------------------------------------------
 
 
-def test_every_model_of_the_family_has_its_tuned_twin_which_begins_from_it(tmp_path: Path) -> None:
+def test_every_plain_model_of_the_family_has_a_tuned_version_that_starts_from_it(tmp_path: Path) -> None:
     known = trainings("photos", tmp_path)
     plain = [name for name in known if not name.endswith(TUNED)]
     assert set(plain) == set(BIRDS) | set(PHOTOS) | {LITE0}

@@ -98,8 +98,8 @@ def coverage(shapes: Sequence[Sequence[Outline]], size: int) -> list[Stamp]:
     lengths = bounds[1:] - bounds[:-1]
     owner = np.arange(len(shapes)).repeat(counts).repeat(lengths)
     row = np.floor((y + y1) / 2).astype(np.int64) - top[owner]
-    kept = (row >= 0) & (row < tall[owner]) & (y != y1)
-    middle, height, row, owner = ((x + x1) / 2)[kept], ((y1 - y) * turn.repeat(lengths))[kept], row[kept], owner[kept]
+    inside = (row >= 0) & (row < tall[owner]) & (y != y1)
+    middle, height, row, owner = ((x + x1) / 2)[inside], ((y1 - y) * turn.repeat(lengths))[inside], row[inside], owner[inside]
     column = np.floor(middle).astype(np.int64)
     within = middle - column
     column -= left[owner]

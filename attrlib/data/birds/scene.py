@@ -37,7 +37,7 @@ def scene_id(split: str, index: int) -> str:
     if split not in SIZES:
         raise DataError(unknown("split of the birds", split, SIZES))
     if not 0 <= index < SIZES[split]:
-        raise IndexError(f"birds:{split} has pictures 0 to {SIZES[split] - 1}, none {index}")
+        raise IndexError(f"birds:{split} has pictures 0 to {SIZES[split] - 1}, not {index}")
     return digest("birds", VERSION, split, operator.index(index))
 
 
@@ -82,7 +82,7 @@ def _generator(*key: object) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int(digest("birds", VERSION, *key), 16)))
 
 
-def _kept(without: Collection[str]) -> tuple[str, ...]:
+def _remaining(without: Collection[str]) -> tuple[str, ...]:
     """Return the body and all parts except some. Raise `DataError` for an unknown part."""
     left_out = tuple(without)
     for part in left_out:
@@ -128,12 +128,12 @@ class BirdScene:
         Raises:
             DataError: If a part is not one of `PARTS`.
         """
-        kept = _kept(without)
+        shown = _remaining(without)
         ground, grain = self._stage
         strength, contrast, brightness, warmth = self._light
-        canvas = ground * (1 - np.float32(0.3 + 0.2 * strength) * self._full(self._moved(self._blurred(kept, 0.018), 0.05)))
+        canvas = ground * (1 - np.float32(0.3 + 0.2 * strength) * self._full(self._moved(self._blurred(shown, 0.018), 0.05)))
         for shape, stamp in zip(self.shapes, self.stamps, strict=True):
-            if shape.part in kept:
+            if shape.part in shown:
                 fill = shape.fill[:, None, None].astype(np.float32)
                 shaded = fill * self._relief[stamp.rows, stamp.cols] if shape.part == BODY else fill
                 paint(canvas, stamp, shaded, shape.opacity)
@@ -153,12 +153,12 @@ class BirdScene:
         Raises:
             DataError: If a part is not one of `PARTS`.
         """
-        kept = _kept(without)
+        shown = _remaining(without)
         share = np.zeros((len(PARTS), self.size, self.size), np.float32)
         owners = {part: np.array([[[part == other]] for other in PARTS], np.float32) for part in (*PARTS, BODY)}
         for shape, stamp in zip(self.shapes, self.stamps, strict=True):
             # A shadow belongs neither to what it falls on nor to what casts it.
-            if shape.part in kept and shape.opacity == 1:
+            if shape.part in shown and shape.opacity == 1:
                 paint(share, stamp, owners[shape.part])
         return dict(zip(PARTS, share > 0.5, strict=True))
 

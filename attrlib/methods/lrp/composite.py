@@ -35,7 +35,7 @@ class Composite:
 
     @classmethod
     def of(cls, convolutions: str, pixels: str, epsilon: float, normalise: Normalise) -> "Composite":
-        """Return the composite of rules that are given by name.
+        """Return the composite of rules given by name.
 
         Args:
             convolutions: Name of the rule of convolutions.

@@ -42,10 +42,10 @@ class LRP(ByChannel):
     """
 
     name, family, paper, fast = "LRP", "gradient", LRP_PAPER, True
-    needs = ("activations that are zero at zero, maxima and linear layers alone",)
-    rule: str = param("epsilon", "Of convolutions", choices=rule_names(reads_pixels=False))
-    epsilon: float = param(1e-6, "What keeps a denominator off zero", low=1e-9, high=10.0)
-    first: str = param(SAME, "Of the convolution that reads the pixels", choices=(SAME, *rule_names(reads_pixels=True)))
+    needs = ("only activations that are zero at zero, maxima and linear layers",)
+    rule: str = param("epsilon", "Rule of convolutions", choices=rule_names(reads_pixels=False))
+    epsilon: float = param(1e-6, "Added to the magnitude of denominators to keep them off zero", low=1e-9, high=10.0)
+    first: str = param(SAME, "Rule of the convolution that reads the pixels", choices=(SAME, *rule_names(reads_pixels=True)))
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
     def check(self, model: Classifier, layer: Layer) -> None:
@@ -68,13 +68,13 @@ class LRP(ByChannel):
         others = undefined(scores, POOLED | {"Relu"})
         if others:
             raise MethodError(
-                f"LRP is not defined for {', '.join(others)}, which {context.classifier.name} has behind {context.layer.name}; use IxG or IG instead"
+                f"LRP is not defined for {', '.join(others)}, which {context.classifier.name} has downstream of {context.layer.name}; use IxG or IG instead"
             )
         past = [node for node in graph(scores.grad_fn, stop=_is_first) if kind(node) == "AccumulateGrad"]
         if first != SAME and past:
             raise MethodError(
-                f"LRP: first={first} needs convolutions that read the pixels and nothing else that does, which {context.classifier.name} "
-                "has not; choose first=same"
+                f"LRP: first={first} needs a network in which only convolutions read the pixels, which {context.classifier.name} is not; "
+                "choose first=same"
             )
 
     def passes(self, layer: Layer) -> Passes:

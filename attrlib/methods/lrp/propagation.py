@@ -30,8 +30,8 @@ class _Foldable:
         call = self.call
         scale = (1 if weight is None else weight) / (variance + eps).sqrt()
         shift = (0 if bias is None else bias) - mean * scale
-        own = call.weight * scale.view(-1, *[1] * (call.weight.ndim - 1))
-        return replace(call, weight=own, bias=shift + (0 if call.bias is None else scale * call.bias))
+        weight_folded = call.weight * scale.view(-1, *[1] * (call.weight.ndim - 1))
+        return replace(call, weight=weight_folded, bias=shift + (0 if call.bias is None else scale * call.bias))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +68,10 @@ class RelevancePropagation(BackwardRules):
     def activation(self, values: Tensor, function: Map, name: str) -> Tensor:
         # One position is enough, because activations have at most one parameter per channel.
         zero = torch.zeros_like(values.detach()[_first_position(values)])
-        found = function(zero)
-        zero_at_zero = not bool(found.any())
+        at_zero = function(zero)
+        zero_at_zero = not bool(at_zero.any())
         # If an in-place activation follows directly, nothing else reads the values that it overwrites.
-        pending = self._pending if zero_at_zero and found is zero and self._follows_directly(values) else None
+        pending = self._pending if zero_at_zero and at_zero is zero and self._follows_directly(values) else None
         if pending is not None:
             pending.size.append(None)
             self._foldable = self._pending = None
@@ -112,9 +112,9 @@ class RelevancePropagation(BackwardRules):
 
     def _batch_norm(self, values: Tensor, func: Any, args: Any, kwargs: Any) -> Tensor:
         names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-        given = {"weight": None, "bias": None, "training": False, "eps": 1e-5} | dict(zip(names, args, strict=False)) | kwargs
+        arguments = {"weight": None, "bias": None, "training": False, "eps": 1e-5} | dict(zip(names, args, strict=False)) | kwargs
         last, output = self._foldable, func(*args, **kwargs)
-        if last is None or last.output is not values or last.version != values._version or given["training"]:
+        if last is None or last.output is not values or last.version != values._version or arguments["training"]:
             self.settle()
             return output
         self._foldable = None
@@ -122,7 +122,7 @@ class RelevancePropagation(BackwardRules):
             self._pending = replace(self._pending, output=output, version=output._version, number=self.calls)
             return output
         assert isinstance(last.rule, RedistributionRule), "else its output would be pending"
-        call = last.folded(given["running_mean"], given["running_var"], given["weight"], given["bias"], given["eps"])
+        call = last.folded(arguments["running_mean"], arguments["running_var"], arguments["weight"], arguments["bias"], arguments["eps"])
         return self._redistributed(last.rule, call, output)
 
     def _apply(self, rule: PropagationRule, call: LayerCall) -> Tensor:
@@ -153,10 +153,10 @@ def _first_position(values: Tensor) -> tuple[slice, ...]:
 
 
 def _layer_call(func: Callable[..., Tensor], args: Any, kwargs: Any) -> LayerCall:
-    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    arguments = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
     rest = {key: value for key, value in kwargs.items() if key not in ("input", "weight", "bias")}
 
     def run(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return func(inputs, weight, bias, *args[3:], **rest)
 
-    return LayerCall(given["input"], given["weight"], given.get("bias"), run)
+    return LayerCall(arguments["input"], arguments["weight"], arguments.get("bias"), run)

@@ -80,7 +80,7 @@ class GradientRule(PropagationRule):
 
 
 class RedistributionRule(PropagationRule):
-    """Base class of rules that compute the relevance of a layer's inputs anew."""
+    """Base class of rules that compute the relevance of a layer's inputs with further passes."""
 
     @abstractmethod
     def redistribute(self, layer: LayerCall, relevance: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class Alpha1Beta0(AlphaBeta):
 @PROPAGATION_RULES.register
 @dataclass(frozen=True)
 class Alpha2Beta1(AlphaBeta):
-    """LRP-alpha2-beta1: twice the relevance to the positive contributions, less it once to the negative ones."""
+    """LRP-alpha2-beta1: twice the relevance to the positive contributions, minus once to the negative ones."""
 
     name, alpha, forwards = "alpha2beta1", 2.0, 3
 

@@ -116,8 +116,8 @@ def patch_logits(model: BagNet, images: Tensor, targets: Tensor | None = None, b
             else:
                 classes = targets[start : start + batch_size].to(images.device).view(len(part), -1)
                 weight, bias = model.fc.weight[classes], model.fc.bias[classes]
-            found = _every_shift(model.blocks, model.stem(part), weight, bias)
-            maps.append(found[:, :, :height, :width])
+            dense = _every_shift(model.blocks, model.stem(part), weight, bias)
+            maps.append(dense[:, :, :height, :width])
     return torch.cat(maps)
 
 

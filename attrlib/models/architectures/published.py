@@ -38,8 +38,8 @@ class Checkpoint:
 def _checkpoint(name: str) -> Checkpoint:
     url = f"{ADDRESS}{_RENAMED.get(name, name)}_imagenet1000_lr0.001_epochs30_step10_checkpoint_best.pth.tar"
     if name in ARCHITECTURES:
-        own = ARCHITECTURES[name]
-        return Checkpoint(name, own.build, own.preprocessing, url)
+        architecture = ARCHITECTURES[name]
+        return Checkpoint(name, architecture.build, architecture.preprocessing, url)
     if name.startswith("vit"):
         half = replace(IMAGENET, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         return Checkpoint(name, lambda n: timm.create_model(name, num_classes=n), half, url)
