@@ -80,6 +80,11 @@ class Score:
         return tuple(" + ".join(map(data.item_name, own)) for own in self.items)
 
     @property
+    def sign(self) -> int:
+        """Return 1 if higher values are better, otherwise -1."""
+        return 1 if self.protocol.higher_is_better else -1
+
+    @property
     def counted(self) -> np.ndarray:
         """Return the values, with undefined ones replaced as the protocol counts them in the mean."""
         return np.where(np.isnan(self.values), self.protocol.undefined_value, self.values)

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import numpy as np
 
-from attrlib.analysis import agreement as engine
+from attrlib.analysis.agreement import pairwise
 from attrlib.engine.results import Score
 from attrlib.errors import DataError
 from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
@@ -87,8 +86,9 @@ class Agreement(Study):
         figures: list[StudyFigure] = []
         rows: list[Row] = []
         compared = _compared(found[0])
-        over_methods = {(a, b): engine.over_methods(compared[a], compared[b]) for a, b in combinations(compared, 2)}
-        over_images = {(a, b): engine.over_items(compared[a], compared[b]) for a, b in combinations(compared, 2)}
+        agreements = dict(pairwise(compared))
+        over_methods = {pair: agreement.over_methods for pair, agreement in agreements.items()}
+        over_images = {pair: agreement.over_items for pair, agreement in agreements.items()}
         if over_methods:
             rows += [
                 {"kind": kind, "first": a, "second": b} | numbers(value)
@@ -158,7 +158,7 @@ def _agreement_words(traits: ModelTraits, compared: dict[str, Scores], methods: 
         return []
     most, least = max(known, key=lambda p: known[p].value), min(known, key=lambda p: known[p].value)
     common = [name for name in next(iter(compared.values())) if all(name in own for own in compared.values())]
-    means = np.array([[own[name].mean * _sign(own[name]) for name in common] for own in compared.values()])
+    means = np.array([[own[name].mean * own[name].sign for name in common] for own in compared.values()])
     mean = jackknife(mean_correlation, means, (-1.0, 1.0))
     certain = sum(own.low > 0 for own in known.values())
     against = sum(own.high < 0 for own in known.values())
@@ -169,10 +169,6 @@ def _agreement_words(traits: ModelTraits, compared: dict[str, Scores], methods: 
         f"{len(known)} pairs {certain} agree beyond doubt and {against} contradict{'s' if against == 1 else ''} each other.{single}",
         f"Most alike are {_both(most)} ({interval(known[most])}), least {_both(least)} ({interval(known[least])}).",
     ]
-
-
-def _sign(score: Score) -> int:
-    return 1 if score.protocol.higher_is_better else -1
 
 
 def _both(pair: tuple[str, str]) -> str:

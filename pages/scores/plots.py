@@ -6,10 +6,12 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
+from attrlib.analysis.agreement import Pair
 from attrlib.engine.results import Score
 from attrlib.figures import charts
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec
+from attrlib.statistics import Correlation
 from pages.shared.plots import camera
 from pages.shared.run_jobs import Finished
 
@@ -55,6 +57,12 @@ def means_of(done: Mapping[str, Finished], protocol: ProtocolSpec) -> dict[tuple
     return {(model, line.name): line.summary.mean for model, finished in done.items() for line in lines_of(finished, protocol)}
 
 
+def correlations_of(finished: Finished, view: str) -> dict[Pair, Correlation]:
+    """Return what the plots of agreement show: the correlation of each pair of protocols over methods, or over items."""
+    pairs = finished.agreement.items()
+    return {pair: agreement.over_items if view == ITEMS else agreement.over_methods for pair, agreement in pairs}
+
+
 def figure_of(view: str, finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> go.Figure:
     """Return one of the plots."""
     lines, scale = lines_of(finished, protocol), scale_of(protocol)
@@ -67,7 +75,7 @@ def figure_of(view: str, finished: Finished, protocol: ProtocolSpec, done: Mappi
     if view == MODELS:
         return charts.heat_map(means_of(done, protocol), scale)
     if view in AGREEING:
-        return charts.agreement({(label_of(a), label_of(b)): own[view == ITEMS] for (a, b), own in finished.agree.items()})
+        return charts.agreement({(label_of(a), label_of(b)): value for (a, b), value in correlations_of(finished, view).items()})
     return charts.intervals(lines, scale)
 
 
@@ -76,7 +84,7 @@ def views_of(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Fini
     lines = lines_of(finished, protocol)
     several = [DIFFERENCES] if len(lines) > 1 else []
     timed = [COST] if any(line.seconds > 0 for line in lines) else []
-    agreeing = [view for place, view in enumerate(AGREEING) if any(own[place].n for own in finished.agree.values())]
+    agreeing = [view for view in AGREEING if any(value.n for value in correlations_of(finished, view).values())]
     return [INTERVALS, BOX, VIOLIN, *several, *timed, *([MODELS] if len(done) > 1 else []), *agreeing]
 
 

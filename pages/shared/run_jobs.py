@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attrlib.analysis.agreement import Pair, agreements
+from attrlib.analysis.agreement import Agreement, Pair, agreements
 from attrlib.analysis.paper_values import published
 from attrlib.data.datasets import Dataset
 from attrlib.engine.jobs import Job, Priority, State, queue
@@ -18,7 +18,7 @@ from attrlib.engine.run import Event, run
 from attrlib.errors import AttrlibError, Cancelled
 from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest
-from attrlib.statistics import Correlation, Difference, paired_difference
+from attrlib.statistics import Difference, paired_difference
 from attrlib.store import Run, open_store
 from pages.shared import jobs
 from pages.shared.roots import load_data
@@ -34,14 +34,14 @@ _ended: list[str] = []
 class Finished:
     """A finished run: its scores, their table, each method's difference from the best, and the data that item indices refer to.
 
-    `agree` holds the agreement of each pair of protocols, over methods and over items. A table row has the paper's value, `paper`, if the
+    `agreement` holds the agreement of each pair of protocols. A table row has the paper's value, `paper`, if the
     paper gives values for the protocol.
     """
 
     result: RunResult
     rows: list[dict[str, Any]]
     behind: Mapping[ProtocolSpec, Mapping[str, Difference]]
-    agree: Mapping[Pair, tuple[Correlation, Correlation]]
+    agreement: Mapping[Pair, Agreement]
     data: Dataset
     model_digest: str
 
@@ -108,11 +108,11 @@ def _run(spec: RunSpec, plan: Plan | None, on_progress: NewsProgress) -> Finishe
     for protocol, method, difference in _differences(result):
         behind[protocol][method] = difference
         on_progress(result.computed, result.computed)
-    agree = {}
-    for pair, over_methods, over_items in agreements(result):
-        agree[pair] = over_methods, over_items
+    agreement = {}
+    for pair, agreed in agreements(result):
+        agreement[pair] = agreed
         on_progress(result.computed, result.computed)
-    return Finished(result, _rows(result, plan.data), behind, agree, plan.data, plan.model_digest)
+    return Finished(result, _rows(result, plan.data), behind, agreement, plan.data, plan.model_digest)
 
 
 def _plan(spec: RunSpec, on_progress: NewsProgress) -> Plan:
