@@ -1,8 +1,7 @@
-"""The results of a run: the score of each method under each protocol, and comparisons of methods."""
+"""The results of a run: the score of each method under each protocol, and their ranks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import overload
 
 import numpy as np
@@ -12,7 +11,7 @@ from attrlib.engine.cache import ResultCache
 from attrlib.engine.evaluations import Refusal
 from attrlib.protocols import Protocol
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
-from attrlib.statistics import Difference, Place, Summary, paired_difference, rank_table, summary
+from attrlib.statistics import Place, Summary, rank_table, summary
 from attrlib.store import Detail
 
 READ_AHEAD = 1024
@@ -160,11 +159,6 @@ class RunResult:
         scores = self.of_protocol(protocol)
         better = next(iter(scores.values())).protocol.higher_is_better
         return rank_table({str(method): score.counted for method, score in scores.items()}, better)
-
-    def differences(self, protocol: ProtocolSpec) -> dict[tuple[MethodSpec, MethodSpec], Difference]:
-        """Return for each pair of methods how much higher the first scores on the same items, with the bootstrap interval."""
-        scores = self.of_protocol(protocol)
-        return {(a, b): paired_difference(scores[a].counted, scores[b].counted) for a, b in combinations(scores, 2)}
 
     def table(self) -> list[dict[str, object]]:
         """Return one row for each protocol and method, best first: mean, 95 % CI, ranks, counts and seconds of one map."""

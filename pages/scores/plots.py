@@ -69,7 +69,7 @@ def figure_of(view: str, finished: Finished, protocol: ProtocolSpec, done: Mappi
     if view in (BOX, VIOLIN):
         return charts.distributions(lines, scale, view.lower())
     if view == DIFFERENCES:
-        return charts.differences(finished.behind.get(protocol, {}), lines[0].name, scale)
+        return charts.differences(finished.differences.get(protocol, {}), lines[0].name, scale)
     if view == COST:
         return charts.pareto(lines, scale)
     if view == MODELS:

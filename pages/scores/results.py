@@ -87,7 +87,7 @@ def show(done: Mapping[str, Finished]) -> bool:
         if len(done) > 1:
             st.selectbox("Model", list(done), key="s_model", persist_state="session", label_visibility="collapsed", width=260)
         finished = done[state.s_model]
-        protocol = choose_protocol(list(finished.behind))
+        protocol = choose_protocol(finished.result.protocols)
     own = create(protocol)
     scale = plots.scale_of(protocol)
     rows = [row for row in finished.rows if row["protocol"] == str(protocol)]
@@ -106,7 +106,7 @@ def show(done: Mapping[str, Finished]) -> bool:
         plots.show(finished, protocol, done)
     with grid.cell():
         st.selectbox(
-            "Images behind the score of", methods, key="s_method", persist_state="session", on_change=_forget_item,
+            "Example images for", methods, key="s_method", persist_state="session", on_change=_forget_item,
             help="Or choose a row of the table, or a point of the plot.",
         )  # fmt: skip
         score: Score | None = finished.score(str(protocol), state.s_method)

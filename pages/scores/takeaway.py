@@ -89,15 +89,15 @@ def _manifest(done: Done) -> bytes:
 def captions(done: Done) -> dict[str, str]:
     """Return, for each protocol, a caption that explains its numbers."""
     spec = next(iter(done.values())).result.spec
-    scales = {str(p): plots.scale_of(p) for finished in done.values() for p in finished.behind}
+    scales = {str(p): plots.scale_of(p) for finished in done.values() for p in finished.result.protocols}
     return {p: f"{own.title} on {spec.data}, seed {spec.seed}. {own.direction}" for p, own in scales.items()}
 
 
 def report(done: Done) -> bytes:
     """Return one HTML file with a table and the plots of each protocol on each model."""
-    sections = [_section(model, finished, protocol, done) for model, finished in done.items() for protocol in finished.behind]
+    sections = [_section(model, finished, protocol, done) for model, finished in done.items() for protocol in finished.result.protocols]
     if len(done) > 1:
-        means = {p: plots.figure_of(plots.MODELS, f, p, done) for f in done.values() for p in f.behind}
+        means = {p: plots.figure_of(plots.MODELS, f, p, done) for f in done.values() for p in f.result.protocols}
         sections.insert(0, Section("Models and methods", figures=list(means.values())))
     sections += [own for model, finished in done.items() if (own := _agreement(model, finished, done)) is not None]
     left_out = [f"{p} {m}: {why}" for f in done.values() for p, m, why in f.result.refused]
@@ -112,7 +112,7 @@ def report(done: Done) -> bytes:
 
 
 def _agreement(model: str, finished: Finished, done: Done) -> Section | None:
-    protocol = next(iter(finished.behind))
+    protocol = next(iter(finished.result.protocols))
     views = [view for view in plots.AGREEING if view in plots.views_of(finished, protocol, done)]
     figures = [plots.figure_of(view, finished, protocol, done) for view in views]
     text = " ".join(plots.WORDS[view] for view in views)

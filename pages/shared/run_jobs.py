@@ -3,12 +3,13 @@
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attrlib.analysis.agreement import Agreement, Pair, agreements
+from attrlib.analysis.differences import from_best
 from attrlib.analysis.paper_values import published
 from attrlib.data.datasets import Dataset
 from attrlib.engine.jobs import Job, Priority, State, queue
@@ -18,7 +19,7 @@ from attrlib.engine.run import Event, run
 from attrlib.errors import AttrlibError, Cancelled
 from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest
-from attrlib.statistics import Difference, paired_difference
+from attrlib.statistics import Difference
 from attrlib.store import Run, open_store
 from pages.shared import jobs
 from pages.shared.roots import load_data
@@ -40,7 +41,7 @@ class Finished:
 
     result: RunResult
     rows: list[dict[str, Any]]
-    behind: Mapping[ProtocolSpec, Mapping[str, Difference]]
+    differences: Mapping[ProtocolSpec, Mapping[str, Difference]]
     agreement: Mapping[Pair, Agreement]
     data: Dataset
     model_digest: str
@@ -104,15 +105,17 @@ def _run(spec: RunSpec, plan: Plan | None, on_progress: NewsProgress) -> Finishe
     """Execute a run with the plan whose cost was shown, or with a new one."""
     plan = plan or _plan(spec, on_progress)
     result = run(plan, lambda event: on_progress(event.done, event.total, event))
-    behind: dict[ProtocolSpec, dict[str, Difference]] = {protocol: {} for protocol, _ in result.scores}
-    for protocol, method, difference in _differences(result):
-        behind[protocol][method] = difference
-        on_progress(result.computed, result.computed)
+    differences: dict[ProtocolSpec, dict[str, Difference]] = {protocol: {} for protocol in result.protocols}
+    for protocol, of_protocol in differences.items():
+        scores = {str(method): score for method, score in result.of_protocol(protocol).items()}
+        for method, difference in from_best(scores, [place.name for place in result.places(protocol)]):
+            of_protocol[method] = difference
+            on_progress(result.computed, result.computed)
     agreement = {}
     for pair, agreed in agreements(result):
         agreement[pair] = agreed
         on_progress(result.computed, result.computed)
-    return Finished(result, _rows(result, plan.data), behind, agreement, plan.data, plan.model_digest)
+    return Finished(result, _rows(result, plan.data), differences, agreement, plan.data, plan.model_digest)
 
 
 def _plan(spec: RunSpec, on_progress: NewsProgress) -> Plan:
@@ -149,15 +152,6 @@ def _result(job: Job) -> Any:
     if job.state is not State.DONE:
         raise Cancelled("cancelled")
     return job.result
-
-
-def _differences(result: RunResult) -> Iterator[tuple[ProtocolSpec, str, Difference]]:
-    """Yield, for each method and protocol, how much higher the best method scores on the same items."""
-    for protocol in result.protocols:
-        scores = {str(method): score for method, score in result.of_protocol(protocol).items()}
-        best, *others = (place.name for place in result.places(protocol))
-        for name in others:
-            yield protocol, name, paired_difference(scores[name].counted, scores[best].counted)
 
 
 @dataclass(frozen=True)
