@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
-
 from attrlib.data.datasets import Dataset
 from attrlib.engine.results import RunResult, Score
 from attrlib.engine.run import RunListener
