@@ -9,6 +9,7 @@ import numpy as np
 from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import ResultCache
 from attrlib.engine.evaluations import Refusal
+from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.protocols import Protocol
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
 from attrlib.statistics import Place, Summary, rank_table, summary
@@ -160,25 +161,19 @@ class RunResult:
         better = next(iter(scores.values())).protocol.higher_is_better
         return rank_table({str(method): score.counted for method, score in scores.items()}, better)
 
+    def leaderboard(self, protocol: ProtocolSpec) -> list[LeaderboardRow]:
+        """Return one row for each method under a protocol, best first."""
+        scores = {str(method): score for method, score in self.of_protocol(protocol).items()}
+        return [_row(protocol, scores[place.name], place) for place in self.places(protocol)]
+
     def table(self) -> list[dict[str, object]]:
         """Return one row for each protocol and method, best first: mean, 95 % CI, ranks, counts and seconds of one map."""
-        rows: list[dict[str, object]] = []
-        for protocol in self.protocols:
-            by_name = {str(method): score for method, score in self.of_protocol(protocol).items()}
-            for place in self.places(protocol):
-                score = by_name[place.name]
-                rows.append(
-                    {
-                        "protocol": str(protocol),
-                        "method": place.name,
-                        "mean": score.mean,
-                        "low": score.ci95[0],
-                        "high": score.ci95[1],
-                        "first": place.first,
-                        "last": place.last,
-                        "n": len(score.values),
-                        "undefined": score.undefined,
-                        "seconds": score.seconds,
-                    }
-                )
-        return rows
+        return [row.values() for protocol in self.protocols for row in self.leaderboard(protocol)]
+
+
+def _row(protocol: ProtocolSpec, score: Score, place: Place) -> LeaderboardRow:
+    mean = place.summary
+    return LeaderboardRow(
+        protocol=str(protocol), method=place.name, mean=mean.mean, low=mean.low, high=mean.high, first=place.first, last=place.last,
+        n=len(score.values), undefined=score.undefined, seconds=score.seconds, chance=score.protocol.chance_level,
+    )  # fmt: skip

@@ -7,7 +7,6 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from attrlib.analysis.agreement import Pair
-from attrlib.engine.results import Score
 from attrlib.figures import charts
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec
@@ -47,14 +46,14 @@ def label_of(spec: ProtocolSpec) -> str:
 
 def lines_of(finished: Finished, protocol: ProtocolSpec) -> list[charts.Line]:
     """Return the methods under a protocol, best first."""
-    own: dict[str, Score] = {str(m): s for (p, m), s in finished.result.scores.items() if p == protocol}
-    names = [row["method"] for row in finished.rows if row["protocol"] == str(protocol)]
-    return [charts.Line(name, own[name].summary, own[name].counted, own[name].seconds) for name in names]
+    scores = {str(method): score for method, score in finished.result.of_protocol(protocol).items()}
+    ranked = [(row.method, scores[row.method]) for row in finished.leaderboards.get(protocol, ())]
+    return [charts.Line(name, score.summary, score.counted, score.seconds) for name, score in ranked]
 
 
 def means_of(done: Mapping[str, Finished], protocol: ProtocolSpec) -> dict[tuple[str, str], float]:
     """Return the means by model and method."""
-    return {(model, line.name): line.summary.mean for model, finished in done.items() for line in lines_of(finished, protocol)}
+    return {(model, row.method): row.mean for model, finished in done.items() for row in finished.leaderboards.get(protocol, ())}
 
 
 def correlations_of(finished: Finished, view: str) -> dict[Pair, Correlation]:

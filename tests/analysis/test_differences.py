@@ -3,18 +3,9 @@
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
+from support.scores import score
 
 from attrlib.analysis.differences import aligned, between_methods, from_best, paired
-from attrlib.engine.results import Score
-from attrlib.protocols import create
-from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
-
-
-def score(values: np.ndarray, ids: list[str] | None = None, method: str = "IxG") -> Score:
-    """Return a score of these values, (n,)."""
-    spec, ids = ProtocolSpec("sds"), ids or [f"item{i}" for i in range(len(values))]
-    run = RunSpec(ModelSpec("m"), "d", (spec,), (MethodSpec(method),))
-    return Score(run, create(spec), np.asarray(values, dtype=float), tuple(ids), ((0,),) * len(ids), ({},) * len(ids))
 
 
 def test_scores_are_matched_by_their_items() -> None:

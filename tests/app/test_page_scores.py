@@ -25,6 +25,7 @@ from support.runs import classifier, pictures
 from support.waiting import LIMIT, PAUSE
 from torch import nn
 
+import attrlib.analysis.leaderboard
 import pages.shared.jobs
 import pages.shared.run_jobs
 from attrlib.engine.jobs import Priority, Queue
@@ -344,7 +345,7 @@ def test_two_protocols_are_compared(view: str, data: Path) -> None:
 
 
 def test_the_values_of_the_paper_stand_beside_ours(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_jobs, "published", lambda spec, classes: 0.25 if str(spec.methods[0]) == "IxG" else None)
+    monkeypatch.setattr(attrlib.analysis.leaderboard, "published", lambda spec, classes: 0.25 if str(spec.methods[0]) == "IxG" else None)
     at = done(small(data, limit=5))
     frame = at.dataframe[0].value
     assert dict(zip(frame["method"], frame["paper"], strict=True))["IxG"] == 0.25
@@ -411,8 +412,10 @@ def wanted(data: Path, methods: str, entry: str = TINY) -> choice.Wanted:
 
 def test_exports_hold_the_leaderboard_and_every_item(data: Path) -> None:
     found = outcome(data, TINY, TWIN)
-    table = list(csv.DictReader(io.StringIO(takeaway.csv_table(takeaway.table(found)).decode())))
-    assert [(r["model"], r["method"]) for r in table] == [(name, row["method"]) for name, own in found.items() for row in own.rows]
+    table = list(csv.DictReader(io.StringIO(takeaway.csv_table(takeaway.plain_rows(takeaway.boards(found))).decode())))
+    assert [(r["model"], r["method"]) for r in table] == [
+        (name, row.method) for name, own in found.items() for rows in own.leaderboards.values() for row in rows
+    ]
     items = list(csv.DictReader(io.StringIO(takeaway.csv_table(takeaway.items(found)).decode())))
     assert len(items) == 2 * 3 * 6
     names = {item.id: item.name for item in attrlib.load_dataset(data)}
@@ -423,7 +426,7 @@ def test_exports_hold_the_leaderboard_and_every_item(data: Path) -> None:
     captions = takeaway.captions(found)
     assert list(captions) == ["sds:grid=2"]
     assert captions["sds:grid=2"].endswith("seed 0. Higher is better.")
-    latex = takeaway.latex_table(takeaway.table(found), captions)
+    latex = takeaway.latex_table(takeaway.boards(found), captions)
     assert latex.count(r"\begin{tabular}{lrr}") == 1
     assert r"efficientnet\_lite0@tiny" in latex
     assert "Mean over 6 items." in latex
