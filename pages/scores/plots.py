@@ -22,7 +22,7 @@ WORDS = {
     VIOLIN: "The values of single items as densities. Click a point for its image.",
     DIFFERENCES: "How far each method is from the best on the same items, with a 95 % bootstrap interval. A tie is hollow.",
     COST: "Mean against the seconds of one map. The line joins the methods that no other beats in both.",
-    MODELS: "The mean of each method on each model. Click a cell for the images behind it.",
+    MODELS: "The mean of each method on each model. Click a cell for its example images.",
     AGREEMENT: "Do protocols rank the methods alike? Spearman's correlation of their means, with a 95 % bootstrap interval over the items: "
     "what other images would change. 1: the same order, 0: nothing in common, below: what one calls good the other calls bad.",
     ITEMS: "Do protocols find the same images easy? Spearman's correlation of the values of single items, mean over the methods, with a "

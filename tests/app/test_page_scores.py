@@ -1,4 +1,4 @@
-"""The page Scores: every state without a browser, and the way from a link to the images behind a score in one."""
+"""The page Scores: every state without a browser, and the way from a link to the example images of a score in one."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ from attrlib.models import parse_model
 from attrlib.specs import RunSpec, options_of, parse_methods, parse_protocols
 from attrlib.statistics import paired_difference, summary
 from attrlib.store import open_store
-from pages.scores import choice, examples, plots, takeaway
+from pages.scores import choice, plots, takeaway
 from pages.shared import run_jobs, selection, short
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -70,7 +70,7 @@ def planned(at: AppTest) -> AppTest:
 
 
 def finished(at: AppTest) -> AppTest:
-    """Results and the images behind them are there."""
+    """Results and their example images are there."""
     return until(
         at, lambda at: "Run again" in buttons(at) and bool(nodes(at, "image")) and "…" not in str([h.proto.body for h in nodes(at, "html")])
     )
@@ -298,7 +298,7 @@ def test_a_method_can_be_chosen_and_its_images_are_the_best_median_and_worst(dat
 
 
 @pytest.mark.parametrize("protocol", ["gridpg:confidence=0.5", "difull:confidence=0.5", "randomisation", "sensitivity:samples=2"])
-def test_the_images_behind_any_protocol_are_shown_with_the_map_it_judged(protocol: str, data: Path) -> None:
+def test_example_images_of_any_protocol_are_shown_with_the_map_it_judged(protocol: str, data: Path) -> None:
     at = done(small(data, protocols=protocol, methods="IxG,Sobel", limit=3))
     assert len(nodes(at, "image")) >= 2
     assert not at.error
@@ -317,7 +317,7 @@ def test_every_plot_is_drawn(view: str, data: Path) -> None:
 
 
 def test_a_link_restores_what_of_the_results_was_looked_at(data: Path) -> None:
-    looked = {"shown": "sensitivity:samples=2", "on": TWIN, "plot": "Box", "behind": "Random", "item": "2"}
+    looked = {"shown": "sensitivity:samples=2", "on": TWIN, "plot": "Box", "examples": "Random", "item": "2"}
     at = done(small(data, model=[TINY, TWIN], protocols="sds:grid=2,sensitivity:samples=2", **looked))
     for key, value in (("s_protocol", looked["shown"]), ("s_model", TWIN), ("s_view", "Box"), ("s_method", "Random"), ("s_item", 2)):
         assert at.session_state[key] == value
@@ -325,8 +325,8 @@ def test_a_link_restores_what_of_the_results_was_looked_at(data: Path) -> None:
     at.session_state["s_method"] = "IxG"
     finished(at)
     address = {name: at.query_params[name] for name in looked}
-    assert {name: own if isinstance(own, str) else own[0] for name, own in address.items()} == looked | {"behind": "IxG"}
-    assert any("behind=IxG" in code.value for code in at.code)
+    assert {name: own if isinstance(own, str) else own[0] for name, own in address.items()} == looked | {"examples": "IxG"}
+    assert any("examples=IxG" in code.value for code in at.code)
 
 
 def test_what_a_link_wants_to_look_at_and_is_not_there_is_left_out(data: Path) -> None:
@@ -561,13 +561,6 @@ def test_a_score_without_any_defined_item_is_drawn_and_has_images() -> None:
     own = charts.Line("none", summary(values), values, 1.0)
     for make in (charts.intervals, charts.distributions, charts.pareto):
         assert make([own, line("some", 0.5, 1)], charts.Scale("S", True)).to_json()
-
-
-def test_the_chosen_item_comes_first_and_undefined_ones_are_named(data: Path) -> None:
-    score = next(iter(api(data).scores.values()))
-    assert [what for what, _ in examples.places(score, 2)] == ["Chosen", "Best", "Median", "Worst"]
-    score.values[0] = np.nan
-    assert ("Undefined", 0) in examples.places(score)
 
 
 # In a browser
