@@ -28,14 +28,14 @@ SMALL = 300
 """Side in pixels below which pictures are shown at twice their size."""
 
 
-class Example(NamedTuple):
+class ExampleItem(NamedTuple):
     """An item of a score: why it is shown, and its place in the score's values."""
 
     label: str
     place: int
 
 
-def examples_of(score: Score, chosen: int | None = None) -> list[Example]:
+def examples_of(score: Score, chosen: int | None = None) -> list[ExampleItem]:
     """Return the items to show: the chosen one, the best, the median, the worst, and an undefined one.
 
     Items are ordered by their values (n,); undefined ones are left out of this order. The median is the item in the middle, for an even
@@ -53,8 +53,8 @@ def examples_of(score: Score, chosen: int | None = None) -> list[Example]:
     order = order[::-1] if score.protocol.higher_is_better else order
     named = {"Best": order[:1], "Median": order[len(order) // 2 :][:1], "Worst": order[-1:]}
     named["Undefined"] = [int(i) for i in np.flatnonzero(~np.isfinite(values))[:1]]
-    first = [Example("Chosen", chosen)] if chosen is not None and chosen < len(values) else []
-    return [*first, *(Example(label, places[0]) for label, places in named.items() if places)]
+    first = [ExampleItem("Chosen", chosen)] if chosen is not None and chosen < len(values) else []
+    return [*first, *(ExampleItem(label, places[0]) for label, places in named.items() if places)]
 
 
 @dataclass(frozen=True)
