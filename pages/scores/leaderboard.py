@@ -1,6 +1,5 @@
 """A leaderboard: one row per method, best first, with its interval drawn; the same during a run and after it."""
 
-import base64
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,11 +8,11 @@ from typing import Any
 import streamlit as st
 
 from attrlib.analysis.paper_values import SOURCE
-from attrlib.figures.charts import ACCENT, GREY, Scale
+from attrlib.figures.charts import Scale
+from attrlib.figures.interval_bars import WIDTH, interval_bars
 from attrlib.figures.leaderboard import LeaderboardRow, has_paper
-from attrlib.figures.numbers import number, spans_decades
+from attrlib.figures.numbers import number
 
-WIDTH, HEIGHT = 170, 28
 ROW, MOST = 36, 12
 SMALL = 0.001
 """Magnitude of a mean below which four decimals show too few digits."""
@@ -25,20 +24,6 @@ class Column:
 
     values: list[Any]
     config: Any
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The axis that the intervals of all rows share: its ends, and whether it is logarithmic."""
-
-    low: float
-    high: float
-    logarithmic: bool
-
-    def x(self, value: float) -> float:
-        """Return the position of a value in pixels."""
-        place = (math.log10(value) if value > 0 else self.low) if self.logarithmic else value
-        return round((place - self.low) / (self.high - self.low) * WIDTH, 1)
 
 
 def show(
@@ -71,7 +56,7 @@ def chosen(key: str, rows: Sequence[LeaderboardRow]) -> str | None:
 
 def _columns(rows: Sequence[LeaderboardRow], scale: Scale) -> dict[str, Column]:
     """Return the columns in their order on the page."""
-    c, axis = st.column_config, _axis(rows)
+    c = st.column_config
     arrow = "↑" if scale.higher_is_better else "↓"
     dashed = "" if scale.chance is None else f" The dashed line is chance, {scale.chance:.3g}."
     small = any(0 < abs(row.mean) < SMALL for row in rows)
@@ -87,9 +72,7 @@ def _columns(rows: Sequence[LeaderboardRow], scale: Scale) -> dict[str, Column]:
             [row.mean for row in rows],
             c.NumberColumn(f"Mean {arrow}", format="%.2e" if small else "%.4f", width=72, help=f"Mean over the items. {scale.direction}"),
         ),
-        "bar": Column(
-            [_bar(row, axis) for row in rows], c.ImageColumn("95 % interval", width=WIDTH, help=f"Of the mean, Student's t.{dashed}")
-        ),
+        "bar": Column(interval_bars(rows), c.ImageColumn("95 % interval", width=WIDTH, help=f"Of the mean, Student's t.{dashed}")),
         "interval": Column([_interval(row) for row in rows], c.TextColumn("from – to", width=125)),
         "paper": Column(
             [row.paper for row in rows],
@@ -108,36 +91,5 @@ def _columns(rows: Sequence[LeaderboardRow], scale: Scale) -> dict[str, Column]:
     return columns if has_paper(rows) else {name: column for name, column in columns.items() if name != "paper"}
 
 
-def _axis(rows: Sequence[LeaderboardRow]) -> Axis:
-    """Return an axis that holds all intervals and the chance level."""
-    ends = [v for row in rows for v in (row.low, row.mean, row.high) if math.isfinite(v)]
-    chances = [row.chance for row in rows if row.chance is not None]
-    ends += chances
-    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
-    # Means that span decades are distinguishable only on a logarithmic scale, so the intervals are drawn on one, too.
-    logarithmic = not chances and spans_decades(row.mean for row in rows)
-    if logarithmic:
-        ends = [value for value in ends if value > 0]
-        low, high = math.log10(min(ends)), math.log10(max(ends))
-    margin = 0.06 * (high - low) or 0.5
-    return Axis(low - margin, high + margin, logarithmic)
-
-
 def _interval(row: LeaderboardRow) -> str | None:
     return None if math.isnan(row.low) else f"{number(row.low)} to {number(row.high)}"
-
-
-def _bar(row: LeaderboardRow, axis: Axis) -> str | None:
-    """Return a picture of the interval."""
-    if math.isnan(row.mean):
-        return None
-    parts = []
-    if row.chance is not None:
-        parts.append(f'<path d="M{axis.x(row.chance)} 0V{HEIGHT}" stroke="{GREY}" stroke-width="1.5" stroke-dasharray="4 3"/>')
-    if math.isfinite(row.low):
-        parts.append(
-            f'<path d="M{axis.x(row.low)} {HEIGHT / 2}H{axis.x(row.high)}" stroke="{ACCENT}" stroke-width="5" stroke-opacity=".45"/>'
-        )
-    parts.append(f'<circle cx="{axis.x(row.mean)}" cy="{HEIGHT / 2}" r="5" fill="{ACCENT}"/>')
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(parts)}</svg>'
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
