@@ -1,7 +1,5 @@
-"""Leaderboard rows against SciPy and values worked out by hand, and their exports."""
+"""Leaderboard rows against SciPy and values worked out by hand."""
 
-import csv
-import io
 import math
 
 import numpy as np
@@ -11,14 +9,12 @@ from support.scores import result_of
 
 import attrlib.analysis.leaderboard
 from attrlib.analysis.leaderboard import leaderboard, live_leaderboard
-from attrlib.figures.leaderboard import LeaderboardRow, counted, has_paper, plain_rows
-from attrlib.figures.tables import csv_table, latex_table
+from attrlib.figures.leaderboard import has_paper
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec
 from attrlib.statistics import Summary, summary
 
 SDS, SENSITIVITY = ProtocolSpec("sds"), ProtocolSpec("sensitivity")
-COLUMNS = ["protocol", "method", "mean", "low", "high", "first", "last", "n", "undefined", "seconds"]
 
 
 @pytest.fixture
@@ -29,11 +25,6 @@ def values() -> dict[str, np.ndarray]:
     values = {"IxG": noise[0], "Random": 1 + noise[1], "Sobel": 1.001 + noise[1] + 0.1 * noise[2]}
     values["Sobel"][3] = np.nan
     return values
-
-
-def row(**values: object) -> LeaderboardRow:
-    fixed = {"protocol": "sds", "method": "IxG", "mean": 0.5, "low": 0.25, "high": 0.75, "first": 1, "last": 1, "n": 4, "undefined": 0}
-    return LeaderboardRow(**fixed | values)  # type: ignore[arg-type]
 
 
 def test_a_row_holds_the_mean_with_students_interval_the_ranks_and_the_counts(values) -> None:
@@ -92,29 +83,3 @@ def test_during_a_run_methods_with_results_are_ordered_by_their_mean_without_ran
     assert (by_method["Random"].mean, by_method["Random"].n, by_method["Random"].undefined) == (1.0, 3, 1)
     assert all(row.ranks is None and math.isnan(row.seconds) and math.isnan(row.paper) for row in rows)
     assert {row.chance for row in rows} == {create(ProtocolSpec(protocol)).chance_level}
-
-
-def test_plain_rows_have_the_same_columns_and_the_papers_only_where_it_reports_a_value() -> None:
-    rows = plain_rows({"a": [row()], "b": [row(method="Sobel", seconds=0.5)]})
-    assert [list(own) for own in rows] == [["model", *COLUMNS]] * 2
-    assert [own["model"] for own in rows] == ["a", "b"]
-    assert rows[1]["seconds"] == 0.5
-    rows = plain_rows({"a": [row()], "b": [row(paper=0.1)]})
-    assert [list(own) for own in rows] == [["model", *COLUMNS, "paper"]] * 2
-    table = list(csv.DictReader(io.StringIO(csv_table(rows).decode())))
-    assert [(own["model"], own["mean"], own["paper"], own["seconds"]) for own in table] == [("a", "0.5", "", ""), ("b", "0.5", "0.1", "")]
-
-
-def test_the_number_of_items_is_one_number_or_a_range() -> None:
-    assert counted([row(), row()]) == "4 items"
-    assert counted([row(n=12), row(), row(n=7)]) == "4–12 items"
-
-
-def test_a_latex_table_of_one_model_has_intervals_and_ranks_and_one_of_several_has_models_across() -> None:
-    one = latex_table({"m_1": [row(last=2), row(protocol="mass", method="Random")]}, {"sds": "SDS."})
-    assert r"IxG & $0.500$ & [$0.250$, $0.750$] & 1--2 & 4 \\" in one
-    assert "Random" not in one
-    several = latex_table({"m_1": [row()], "m_2": [row(method="Sobel", low=math.nan, high=math.nan)]}, {"sds": "SDS."})
-    assert r"Method & m\_1 & m\_2 \\" in several
-    assert r"IxG & $0.500$ $\pm$ $0.250$ & -- \\" in several
-    assert r"Sobel & -- & $0.500$ \\" in several
