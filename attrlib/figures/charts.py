@@ -92,26 +92,26 @@ def distributions(lines: Sequence[Line], scale: Scale, kind: str = "box") -> go.
     return _logarithmic(_rows(figure, names, scale, row=44), [v for line in lines for v in line.values], scale)
 
 
-def differences(values: Mapping[str, Difference], best: str, scale: Scale) -> go.Figure:
+def differences(behind: Mapping[str, Difference], best: str, scale: Scale) -> go.Figure:
     """Plot how much each method differs from the best on the same items, with its 95 % bootstrap CI. Ties are hollow.
 
     Args:
-        values: Paired difference from the best by name of the method.
+        behind: Paired difference from the best by name of the method.
         best: Name of the best method.
         scale: Scale of the scores.
     """
-    names = list(values)
+    names = list(behind)
     figure = go.Figure()
     for tie, colour, symbol, label in ((False, OTHER, "circle", "differs"), (True, GREY, "circle-open", "tie: the interval holds 0")):
-        own = [n for n in names if values[n].tie == tie]
-        ends = [(values[n].high - values[n].mean, values[n].mean - values[n].low) for n in own] or [(0.0, 0.0)]
+        own = [n for n in names if behind[n].tie == tie]
+        ends = [(behind[n].high - behind[n].mean, behind[n].mean - behind[n].low) for n in own] or [(0.0, 0.0)]
         above, below = ([0.0 if math.isnan(e) else e for e in side] for side in zip(*ends, strict=True))
         figure.add_trace(
             go.Scatter(
-                x=[values[n].mean for n in own], y=own, mode="markers", name=label, customdata=[[n] for n in own],
+                x=[behind[n].mean for n in own], y=own, mode="markers", name=label, customdata=[[n] for n in own],
                 marker=dict(color=colour, size=9, symbol=symbol, line=dict(width=2, color=colour)),
                 error_x=dict(type="data", array=above, arrayminus=below, color=colour, thickness=2, width=5),
-                text=[f"{_short(values[n].mean)} [{_short(values[n].low)}, {_short(values[n].high)}], n = {values[n].n}" for n in own],
+                text=[f"{_short(behind[n].mean)} [{_short(behind[n].low)}, {_short(behind[n].high)}], n = {behind[n].n}" for n in own],
                 hovertemplate="%{y}: %{text}<extra></extra>",
             )
         )  # fmt: skip

@@ -15,7 +15,7 @@ MARGIN = 0.06
 
 
 @dataclass(frozen=True)
-class Axis:
+class BarAxis:
     """An axis from `low` to `high`, which are logarithms to base 10 if it is logarithmic."""
 
     low: float
@@ -41,7 +41,7 @@ def interval_bars(rows: Sequence[LeaderboardRow]) -> list[str | None]:
     return [None if math.isnan(row.mean) else _url(_bar(row, axis)) for row in rows]
 
 
-def shared_axis(rows: Sequence[LeaderboardRow]) -> Axis:
+def shared_axis(rows: Sequence[LeaderboardRow]) -> BarAxis:
     """Return an axis that holds all means, intervals and the chance level; logarithmic if the means span decades and none is chance."""
     chances = [row.chance for row in rows if row.chance is not None]
     ends = [v for row in rows for v in (row.low, row.mean, row.high) if math.isfinite(v)] + chances
@@ -52,10 +52,10 @@ def shared_axis(rows: Sequence[LeaderboardRow]) -> Axis:
         ends = [value for value in ends if value > 0]
         low, high = math.log10(min(ends)), math.log10(max(ends))
     margin = MARGIN * (high - low) or 0.5
-    return Axis(low - margin, high + margin, logarithmic)
+    return BarAxis(low - margin, high + margin, logarithmic)
 
 
-def _bar(row: LeaderboardRow, axis: Axis) -> str:
+def _bar(row: LeaderboardRow, axis: BarAxis) -> str:
     parts = []
     if row.chance is not None:
         parts.append(f'<path d="M{axis.x(row.chance)} 0V{HEIGHT}" stroke="{GREY}" stroke-width="1.5" stroke-dasharray="4 3"/>')

@@ -45,7 +45,7 @@ def latex_table(boards: Leaderboards, captions: Mapping[str, str]) -> str:
 def _tabular(boards: Leaderboards, caption: str) -> str:
     rows = [row for board in boards.values() for row in board]
     if len(boards) == 1:
-        head = ["Method", "Mean", r"95\,\% interval", "Rank", "$n$"]
+        head = ["Method", "Mean", r"95\,\% CI", "Rank", "$n$"]
         body = [
             [escape(r.method), _number(r.mean), f"[{_number(r.low)}, {_number(r.high)}]", (r.ranks or "").replace("–", "--"), str(r.n)]
             for r in rows
