@@ -167,7 +167,7 @@ class RunResult:
         return [_row(protocol, scores[place.name], place) for place in self.places(protocol)]
 
     def table(self) -> list[dict[str, object]]:
-        """Return one row for each protocol and method, best first: mean, 95 % CI, ranks, counts and seconds of one map."""
+        """Return the leaderboards of all protocols as plain rows, as for a data frame: mean, 95 % CI, ranks, counts, seconds of one map."""
         return [row.values() for protocol in self.protocols for row in self.leaderboard(protocol)]
 
 
