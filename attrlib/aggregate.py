@@ -19,12 +19,12 @@ _CHUNK = 16
 
 
 def localisation(maps: Tensor, n: int, cell: int) -> tuple[Tensor, Tensor]:
-    """Return the share of positive attribution that lies inside a cell, and the sum inside.
+    """Return the share of positive attribution that lies inside a grid cell, and the sum inside.
 
     Args:
         maps: Maps (B,1,n*H,n*W) of grids.
-        n: Cells per side of the grid.
-        cell: Index of the cell, row by row, from 0.
+        n: Grid cells per side.
+        cell: Index of the grid cell, row by row, from 0.
 
     Returns:
         Share and sum, float64 (B,) each. The share is 0 where the total positive attribution does not exceed 1e-7, and NaN where the
@@ -50,7 +50,7 @@ class Aggregate:
         examples: Positions of each bin's maps, from its middle outwards.
         scores: The scores (N,) that the maps are sorted by, in the order of the input; NaN where undefined.
         target_cell: Index of the target cell, row by row, from 0.
-        grid: Cells per side of the grid.
+        grid: Grid cells per side.
     """
 
     bins: Tensor
@@ -100,7 +100,7 @@ def aggregate(
     Args:
         maps: Maps (N,1,h,w) of grids, or of single images.
         target_cell: Index of the target cell, row by row, from 0.
-        grid: Cells per side of the grid; 1 for single images.
+        grid: Grid cells per side; 1 for single images.
         size: (height, width) in pixels to resize the maps to, bilinearly; by default their own.
         signed: Whether to average the signed values a; otherwise max(a, 0).
         scores: Scores (N,) or (N,2) to sort by instead, descending, column by column.
@@ -130,21 +130,20 @@ def _checked(maps: Tensor, cell: int, grid: int, size: tuple[int, int] | None, s
     if maps.ndim != 4 or maps.shape[1] != 1 or not len(maps):
         raise SpecError(f"a tensor of shape {tuple(maps.shape)} cannot be aggregated; give maps (N,1,h,w), N at least 1")
     if grid < 1 or not 0 <= cell < grid**2:
-        raise SpecError(f"target_cell={cell} is not valid: a grid of {grid} x {grid} has the cells 0 to {grid**2 - 1}")
+        raise SpecError(f"target_cell={cell} is not valid; a grid of {grid} x {grid} has the cells 0 to {grid**2 - 1}")
     height, width = size or (maps.shape[2], maps.shape[3])
     if height % grid or width % grid:
         raise SpecError(
-            f"maps of {height} x {width} px cannot be cut into {grid} x {grid} equal cells; give the size of the grids as size="
+            f"maps of {height} x {width} px cannot be divided into {grid} x {grid} equal cells; pass the size of the grids as size="
         )
     if scores is not None and (len(scores) != len(maps) or scores.shape[1:] not in ((), (2,))):
-        raise SpecError(f"{len(maps)} maps need as many scores, one each, not a tensor of shape {tuple(scores.shape)}")
+        raise SpecError(f"scores of shape {tuple(scores.shape)} do not fit {len(maps)} maps; give scores ({len(maps)},) or ({len(maps)},2)")
     return height, width
 
 
 def _localised(maps: Tensor, cell: int, grid: int, size: tuple[int, int]) -> Tensor:
     """Return localisation and positive attribution inside the cell, (N,2)."""
-    found = [torch.stack(localisation(resize(chunk.float(), size), grid, cell), 1) for chunk in maps.split(_CHUNK)]
-    return torch.cat(found)
+    return torch.cat([torch.stack(localisation(resize(chunk.float(), size), grid, cell), 1) for chunk in maps.split(_CHUNK)])
 
 
 def _mean(maps: Tensor, members: tuple[int, ...], size: tuple[int, int], signed: bool) -> Tensor:

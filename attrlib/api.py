@@ -17,7 +17,7 @@ from attrlib.engine.plan import make_plan
 from attrlib.engine.results import RunResult, Score
 from attrlib.engine.run import RunListener, run
 from attrlib.errors import ImageError, SpecError, unknown
-from attrlib.methods import BATCH_SIZE, Attribution, attribute, read_methods
+from attrlib.methods import BATCH_SIZE, Attribution, AttributionOptions, attribute, read_methods
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_listener, no_progress
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, options_of
@@ -76,7 +76,8 @@ def explain(
     batch = as_batch(model, images)
     area = batch.shape[2] * batch.shape[3] / (model.input_size[0] * model.input_size[1])
     rows = min(batch_size, max(1, int(rows_within(model, max_memory, area) / area)))
-    return attribute(model, spec, batch, _targets(model, target, len(batch)), seed, rows, on_progress)
+    options = AttributionOptions(seed, rows, on_progress=on_progress)
+    return attribute(model, spec, batch, _targets(model, target, len(batch)), options)
 
 
 @documented(RUN_OPTIONS)

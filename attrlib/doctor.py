@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attrlib.engine.peak import peak_memory
 from attrlib.errors import AttrlibError, Cancelled, OutOfMemory, SpecError
-from attrlib.methods import BATCH_SIZE, METHODS, Passes, attribute, create, resolve
+from attrlib.methods import BATCH_SIZE, METHODS, AttributionOptions, Passes, attribute, create, resolve
 from attrlib.models import NAMED, Classifier
 from attrlib.models.state import State
 from attrlib.progress import NewsProgress, no_progress
@@ -193,7 +193,7 @@ class _Examiner:
         stopwatch = _Stopwatch(self.limit, look)
         with peak_memory(self.model.device) as peak:
             try:
-                result = attribute(self.model, short, self.probe, [self.target], on_progress=stopwatch.report)
+                result = attribute(self.model, short, self.probe, [self.target], AttributionOptions(on_progress=stopwatch.report))
                 seconds, note, stopped = result.seconds, result.defects[0] or "", False
             except _Enough:
                 seconds, stopped = stopwatch.estimate(), True

@@ -35,7 +35,7 @@ def smooth(maps: Tensor, kernel_size: int) -> Tensor:
         1.0
     """
     if kernel_size < 0 or (kernel_size % 2 == 0 and kernel_size != 0):
-        raise SpecError(f"kernel size {kernel_size} is not valid: K must be odd, or 0 for no smoothing")
+        raise SpecError(f"kernel size {kernel_size} is not valid; K must be odd, or 0 for no smoothing")
     if kernel_size <= 1:
         return maps
     for dim in (2, 3):
@@ -55,16 +55,16 @@ def _smooth_along(maps: Tensor, kernel_size: int, dim: int) -> Tensor:
     kernel /= kernel.sum()
     distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]
     band = torch.where(distance.abs() <= half, kernel[distance.clamp(-half, half) + half], 0.0).to(maps)
-    found = torch.empty_like(maps)
+    smoothed = torch.empty_like(maps)
     for first in range(0, length, _BLOCK):
         # Outside the band the matrix is zero.
         begin, end = max(0, first - half), min(length, first + _BLOCK + half)
         part = band[first : first + _BLOCK, begin:end]
         if dim == 2:
-            found[:, :, first : first + _BLOCK] = part @ maps[:, :, begin:end]
+            smoothed[:, :, first : first + _BLOCK] = part @ maps[:, :, begin:end]
         else:
-            found[..., first : first + _BLOCK] = maps[..., begin:end] @ part.T
-    return found
+            smoothed[..., first : first + _BLOCK] = maps[..., begin:end] @ part.T
+    return smoothed
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -85,7 +85,7 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
     large = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-    # Rounding can leave the range of the values, which would rank the cells of a constant map.
+    # Rounding can leave the range of the values, which would give the positions of a constant map different ranks.
     return torch.minimum(torch.maximum(large, maps.amin((2, 3), keepdim=True)), maps.amax((2, 3), keepdim=True))
 
 
@@ -107,7 +107,7 @@ def apply_sign(maps: Tensor, sign: str) -> Tensor:
         SpecError: If `sign` is not one of these.
     """
     if sign not in SIGNS:
-        raise SpecError(f"sign={sign!r} is not valid: one of {', '.join(SIGNS)}")
+        raise SpecError(f"sign={sign!r} is not valid; choose one of {', '.join(SIGNS)}")
     return maps if sign == "signed" else maps.clamp_min(0) if sign == "positive" else maps.abs()
 
 
@@ -118,8 +118,8 @@ def defect(values: Tensor) -> str | None:
         return f"{'Under 1' if share < 0.01 else round(100 * share)}% of the values are NaN or infinite: the model overflowed. Check the model's weights and the input."
     low, high = (float(v) for v in values.aminmax())
     if low == high == 0:
-        return "All zero: nothing speaks for this class here. Choose another target or layer, or show the signed map."
+        return "All zero: the map shows no evidence for this class. Choose another target or layer, or show the signed map."
     # Smaller differences are rounding errors of a float32 sum over a thousand channels.
     if high - low <= 1e-4 * max(-low, high):
-        return f"Constant ({low:.3g}): every position counts the same. Choose another layer."
+        return f"Constant ({low:.3g}): every position has the same value. Choose another layer."
     return None

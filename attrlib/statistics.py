@@ -54,7 +54,7 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
         tensor([0.5000], dtype=torch.float64)
     """
     if a.shape != b.shape:
-        raise DataError(f"values of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be correlated: both must be the same (N,k)")
+        raise DataError(f"values of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be correlated; both must be the same (N,k)")
     finite = (torch.isfinite(a) & torch.isfinite(b)).all(-1).cpu()
     centre = (a.shape[-1] + 1) / 2
     x, y = ranks(a) - centre, ranks(b) - centre
@@ -88,7 +88,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> Correlation:
     """
     a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (a, b))
     if len(a) != len(b):
-        raise DataError(f"{len(a)} and {len(b)} values cannot be correlated: give pairs")
+        raise DataError(f"{len(a)} and {len(b)} values cannot be correlated; give pairs")
     both = np.isfinite(a) & np.isfinite(b)
     n = int(both.sum())
     value = float(spearman(torch.from_numpy(a[both])[None], torch.from_numpy(b[both])[None])) if n > 1 else math.nan
@@ -144,7 +144,7 @@ class RunningSummary:
         self._n = count
 
     def summary(self) -> Summary:
-        """Return mean and 95 % interval as `summary` gives them, up to rounding."""
+        """Return mean and 95 % CI as `summary` gives them, up to rounding."""
         n = self._n
         mean = self._mean if n else math.nan
         half = float(stdtrit(n - 1, 1 - LEVEL / 2) * math.sqrt(self._squares / (n - 1) / n)) if n > 1 else math.nan
@@ -155,8 +155,7 @@ def mean_correlation(means: np.ndarray) -> float:
     """Return the mean Spearman correlation over all pairs of rows of (k,n), leaving out undefined pairs."""
     rows = torch.from_numpy(np.ascontiguousarray(means, dtype=np.float64))
     first, second = np.triu_indices(len(rows), 1)
-    found = spearman(rows[first], rows[second])
-    return float(found.nanmean())
+    return float(spearman(rows[first], rows[second]).nanmean())
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], values: np.ndarray, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Summary:
@@ -186,8 +185,8 @@ def proportion(count: int, n: int) -> Summary:
         DataError: If `count` is not between 0 and `n`, or `n` is 0.
     """
     if not 0 <= count <= n or not n:
-        raise DataError(f"{count} of {n} is no share; count at least one item")
-    # The import takes a second, and most users of this module need no share.
+        raise DataError(f"{count} of {n} is not a valid proportion; give 0 <= count <= n and n >= 1")
+    # The import takes a second, and most users of this module do not need it.
     from scipy.stats import binomtest
 
     interval = binomtest(count, n).proportion_ci(1 - LEVEL, method="wilson")
@@ -228,7 +227,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: in
         SpecError: If `resamples` is below 1.
     """
     if resamples < 1:
-        raise SpecError(f"resamples={resamples} is not valid: at least 1, better 1000 or more")
+        raise SpecError(f"resamples={resamples} is not valid; use at least 1, preferably 1000 or more")
     differences = _differences(a, b)
     n = len(differences)
     if n < FEWEST:
@@ -243,7 +242,7 @@ def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return a - b of the items where both are finite, as float64."""
     a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (a, b))
     if len(a) != len(b):
-        raise DataError(f"{len(a)} and {len(b)} values cannot be paired: give one for each item, in the same order, NaN where undefined")
+        raise DataError(f"{len(a)} and {len(b)} values cannot be paired; give one for each item, in the same order, NaN where undefined")
     both = np.isfinite(a) & np.isfinite(b)
     return a[both] - b[both]
 

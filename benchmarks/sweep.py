@@ -16,7 +16,7 @@ from torch import Tensor
 import attrlib
 from attrlib.data.samples import SAMPLES
 from attrlib.engine.evaluator import uses_bfloat16
-from attrlib.methods import Attribution, attribute, attribute_all, create, defined, read_methods
+from attrlib.methods import Attribution, AttributionOptions, attribute, attribute_all, create, defined, read_methods
 from attrlib.models import EMBEDDED, Classifier
 from attrlib.models.folded import Folded
 from attrlib.models.preserve import has_bfloat16
@@ -38,7 +38,7 @@ def quickly(model: Classifier, specs: Iterable[MethodSpec], images: Tensor, targ
     found = {
         spec: one
         for (twin, low), own in groups.items()
-        for spec, one in zip(own, attribute_all(twin, own, images, targets, fast=low), strict=True)
+        for spec, one in zip(own, attribute_all(twin, own, images, targets, options=AttributionOptions(fast=low)), strict=True)
     }
     return [found[spec] for spec in specs]
 

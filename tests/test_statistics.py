@@ -27,10 +27,10 @@ def draws(n: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("levels", [2, 5, 10**9])
 def test_ranks_are_those_of_scipy(shape: tuple[int, ...], levels: int) -> None:
     values = np.random.default_rng(0).integers(-levels, levels, shape) / 4
-    found = ranks(torch.from_numpy(values))
-    assert found.dtype == torch.float64
-    assert found.shape == shape
-    assert np.array_equal(found.numpy(), stats.rankdata(values, axis=-1))
+    result = ranks(torch.from_numpy(values))
+    assert result.dtype == torch.float64
+    assert result.shape == shape
+    assert np.array_equal(result.numpy(), stats.rankdata(values, axis=-1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int64])
@@ -43,9 +43,9 @@ def test_ranks_of_zeros_of_both_signs_and_of_infinities() -> None:
 
 
 def test_only_the_row_with_a_nan_has_no_ranks() -> None:
-    found = ranks(torch.tensor([[1.0, NAN, 3.0], [3.0, 2.0, 1.0]]))
-    assert found[0].isnan().all()
-    assert found[1].tolist() == [3, 2, 1]
+    result = ranks(torch.tensor([[1.0, NAN, 3.0], [3.0, 2.0, 1.0]]))
+    assert result[0].isnan().all()
+    assert result[1].tolist() == [3, 2, 1]
 
 
 def test_ranks_change_nothing_and_take_transposed_values_that_need_a_gradient() -> None:
@@ -60,9 +60,9 @@ def test_spearman_is_that_of_scipy_row_by_row(levels: int) -> None:
     a, b = (rng.integers(0, levels, (40, 25)).astype(float) for _ in range(2))
     b[::2] += a[::2]
     expected = [stats.spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
-    found = spearman(torch.from_numpy(a), torch.from_numpy(b))
-    assert found.dtype == torch.float64
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    result = spearman(torch.from_numpy(a), torch.from_numpy(b))
+    assert result.dtype == torch.float64
+    np.testing.assert_allclose(result, expected, atol=1e-12)
 
 
 def test_spearman_is_exactly_one_for_a_rising_and_minus_one_for_a_falling_function() -> None:
@@ -75,9 +75,9 @@ def test_spearman_is_exactly_one_for_a_rising_and_minus_one_for_a_falling_functi
 def test_spearman_is_undefined_where_either_row_is_constant_or_not_finite_and_only_there(bad: list[float]) -> None:
     good = [1.0, 2.0, 4.0]
     a, b = torch.tensor([bad, good, good, bad]), torch.tensor([good, bad, good, bad])
-    found = spearman(a, b)
-    assert found.isnan().tolist() == [True, True, False, True]
-    assert found[2] == 1
+    result = spearman(a, b)
+    assert result.isnan().tolist() == [True, True, False, True]
+    assert result[2] == 1
 
 
 @pytest.mark.parametrize("k", [0, 1])
@@ -96,16 +96,16 @@ def test_spearman_refuses_values_that_would_broadcast() -> None:
 @pytest.mark.parametrize("n", [2, 3, 10, 1000])
 def test_a_summary_is_the_mean_with_the_t_interval_of_scipy(n: int) -> None:
     values = draws(n) + 5
-    found = summary(values)
+    result = summary(values)
     low, high = stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))
-    assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high), rel=1e-12)
-    assert (found.n, found.undefined) == (n, 0)
+    assert (result.mean, result.low, result.high) == pytest.approx((values.mean(), low, high), rel=1e-12)
+    assert (result.n, result.undefined) == (n, 0)
 
 
 def test_a_summary_leaves_out_and_counts_undefined_values() -> None:
-    found = summary(np.array([NAN, 1.0, INF, 2.0, -INF, 4.0]))
-    assert (found.n, found.undefined) == (3, 3)
-    assert (found.mean, found.low, found.high) == tuple(getattr(summary(np.array([1, 2, 4])), name) for name in ("mean", "low", "high"))
+    result = summary(np.array([NAN, 1.0, INF, 2.0, -INF, 4.0]))
+    assert (result.n, result.undefined) == (3, 3)
+    assert (result.mean, result.low, result.high) == tuple(getattr(summary(np.array([1, 2, 4])), name) for name in ("mean", "low", "high"))
 
 
 def test_a_summary_of_one_value_has_no_interval_and_of_none_no_mean() -> None:
@@ -120,8 +120,8 @@ def test_a_summary_of_one_value_has_no_interval_and_of_none_no_mean() -> None:
 
 
 def test_a_summary_of_equal_values_has_an_interval_of_no_width() -> None:
-    found = summary(np.full(8, 0.25, dtype=np.float32))
-    assert (found.mean, found.low, found.high) == (0.25, 0.25, 0.25)
+    result = summary(np.full(8, 0.25, dtype=np.float32))
+    assert (result.mean, result.low, result.high) == (0.25, 0.25, 0.25)
 
 
 def test_a_summary_adds_up_in_float64() -> None:
@@ -141,18 +141,18 @@ def test_a_summary_cannot_be_changed() -> None:
 def test_for_many_items_the_interval_is_that_of_scipys_bootstrap(method: str, skewed: bool) -> None:
     a, b = draws(800), draws(800, 1)
     a = a**2 if skewed else a
-    found = paired_difference(a, b)
+    result = paired_difference(a, b)
     expected = stats.bootstrap((a - b,), np.mean, method=method, rng=np.random.default_rng(0)).confidence_interval
     width = expected.high - expected.low
-    assert found.mean == pytest.approx((a - b).mean(), rel=1e-12)
-    assert found.low == pytest.approx(expected.low, abs=0.03 * width)
-    assert found.high == pytest.approx(expected.high, abs=0.03 * width)
-    assert found.n == 800
+    assert result.mean == pytest.approx((a - b).mean(), rel=1e-12)
+    assert result.low == pytest.approx(expected.low, abs=0.03 * width)
+    assert result.high == pytest.approx(expected.high, abs=0.03 * width)
+    assert result.n == 800
 
 
 def test_for_few_items_the_interval_is_wider_than_the_plain_percentile_interval_by_as_much_as_it_should() -> None:
     a, b = draws(12), draws(12, 1)
-    found = paired_difference(a, b, resamples=100_000)
+    result = paired_difference(a, b, resamples=100_000)
     level = 1 - 2 * stats.norm.cdf(math.sqrt(12 / 11) * stats.t.ppf(0.025, 11))
     expected, plain = (
         stats.bootstrap(
@@ -161,21 +161,21 @@ def test_for_few_items_the_interval_is_wider_than_the_plain_percentile_interval_
         for c in (level, 0.95)
     )
     width = expected.high - expected.low
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.02 * width)
-    assert found.high - found.low > 1.1 * (plain.high - plain.low)
+    assert (result.low, result.high) == pytest.approx((expected.low, expected.high), abs=0.02 * width)
+    assert result.high - result.low > 1.1 * (plain.high - plain.low)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_for_fewer_than_five_items_the_interval_is_students_t(n: int) -> None:
     a, b = draws(n), draws(n, 1)
-    found, expected = paired_difference(a, b), summary(a - b)
-    assert (found.mean, found.low, found.high, found.n) == (expected.mean, expected.low, expected.high, n)
+    result, expected = paired_difference(a, b), summary(a - b)
+    assert (result.mean, result.low, result.high, result.n) == (expected.mean, expected.low, expected.high, n)
 
 
 def test_from_five_items_on_the_interval_lies_within_the_differences() -> None:
     values = np.array([0.0, 0.0, 0.0, 0.0, 1.0])
-    found = paired_difference(values, np.zeros(5))
-    assert 0 <= found.low < found.mean < found.high <= 1
+    result = paired_difference(values, np.zeros(5))
+    assert 0 <= result.low < result.mean < result.high <= 1
     assert summary(values).low < 0
 
 
@@ -200,15 +200,15 @@ def test_about_95_of_100_intervals_hold_the_true_difference(noise: str, n: int, 
 
 @pytest.mark.parametrize("n", [2, 4, 5, 200])
 def test_identical_values_differ_by_exactly_nothing(n: int) -> None:
-    found = paired_difference(draws(n), draws(n))
-    assert (found.mean, found.low, found.high, found.n) == (0, 0, 0, n)
-    assert found.tie
+    result = paired_difference(draws(n), draws(n))
+    assert (result.mean, result.low, result.high, result.n) == (0, 0, 0, n)
+    assert result.tie
 
 
 @pytest.mark.parametrize("n", [3, 40])
-def test_a_constant_difference_is_no_tie(n: int) -> None:
-    found = paired_difference(np.arange(n) + 0.5, np.arange(n))
-    assert (found.mean, found.low, found.high, found.tie) == (0.5, 0.5, 0.5, False)
+def test_a_constant_difference_is_not_a_tie(n: int) -> None:
+    result = paired_difference(np.arange(n) + 0.5, np.arange(n))
+    assert (result.mean, result.low, result.high, result.tie) == (0.5, 0.5, 0.5, False)
 
 
 @pytest.mark.parametrize("shift", [-1.0, 1.0])
@@ -237,12 +237,12 @@ def test_items_without_both_values_are_left_out() -> None:
 
 @pytest.mark.parametrize(("a", "b", "n"), [([], [], 0), ([NAN, 1], [1, NAN], 0), ([5, NAN], [1, 1], 1)])
 def test_less_than_two_common_items_are_a_tie_without_an_interval(a: list[float], b: list[float], n: int) -> None:
-    found = paired_difference(np.array(a), np.array(b))
-    assert found.n == n
-    assert found.tie
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
-    assert math.isnan(found.mean) if n == 0 else found.mean == 4
+    result = paired_difference(np.array(a), np.array(b))
+    assert result.n == n
+    assert result.tie
+    assert math.isnan(result.low)
+    assert math.isnan(result.high)
+    assert math.isnan(result.mean) if n == 0 else result.mean == 4
 
 
 def test_the_seed_decides_the_interval_and_nothing_else_does() -> None:
@@ -272,9 +272,9 @@ def test_memory_stays_bounded_for_many_items() -> None:
 
 def test_the_resamples_of_all_chunks_are_used() -> None:
     a, b = draws(50_000), draws(50_000, 1)
-    found, expected = paired_difference(a, b, resamples=500), summary(a - b)
+    result, expected = paired_difference(a, b, resamples=500), summary(a - b)
     width = expected.high - expected.low
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.12 * width)
+    assert (result.low, result.high) == pytest.approx((expected.low, expected.high), abs=0.12 * width)
 
 
 def test_values_of_different_lengths_and_no_resamples_are_refused() -> None:
@@ -351,7 +351,7 @@ def test_of_equal_methods_at_most_5_of_100_tables_claim_anything(noise: str) -> 
 
 
 def t_test_by_hand(values: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:
-    """The spans by Holm's procedure as it is told: the smallest p value against 5 % / N, the next against 5 % / (N-1), until one fails."""
+    """Return the spans by Holm's procedure: the smallest p value against 5 % / N, the next against 5 % / (N-1), until one fails."""
     names = list(values)
     pairs = [(x, y) for i, x in enumerate(names) for y in names[i + 1 :]]
     tests = {pair: stats.ttest_rel(values[pair[0]], values[pair[1]], nan_policy="omit") for pair in pairs}
@@ -373,14 +373,14 @@ def test_once_a_pair_is_a_tie_so_is_every_pair_that_differs_less() -> None:
 @pytest.mark.parametrize("missing", [0.0, 0.3])
 def test_ranks_follow_from_scipys_paired_t_tests_with_holms_procedure(missing: float) -> None:
     rng = np.random.default_rng(0)
-    found = set()
+    result = set()
     for _ in range(40):
         difficulty = 5 * rng.normal(size=40)
         scores = {str(mean): difficulty + mean + rng.normal(size=40) for mean in (0, 0.3, 0.6, 0.9, 1.2)}
         values = {name: np.where(rng.random(40) < missing, NAN, x) for name, x in scores.items()}
-        found |= set(spans(rank_table(values)).values())
+        result |= set(spans(rank_table(values)).values())
         assert spans(rank_table(values)) == t_test_by_hand(values)
-    assert len(found) >= 8
+    assert len(result) >= 8
 
 
 def test_pairs_are_compared_on_the_items_that_both_have() -> None:
@@ -402,23 +402,23 @@ def test_a_method_without_a_defined_value_comes_last_and_may_hold_any_rank() -> 
         assert spans(table) == {first: (1, 3), second: (2, 4), "x": (1, 4), "y": (1, 4)}
 
 
-def test_methods_with_no_item_in_common_are_not_told_apart() -> None:
+def test_methods_without_common_items_are_tied() -> None:
     half = np.arange(60) < 30
     table = rank_table({"a": np.where(half, 1.0, NAN), "b": np.where(half, NAN, 0.0)})
     assert spans(table) == {"a": (1, 2), "b": (1, 2)}
 
 
-@pytest.mark.parametrize(("n", "beyond_doubt"), [(1, False), (2, False), (5, False), (6, True)])
-def test_a_few_items_prove_nothing_however_alike_their_differences(n: int, beyond_doubt: bool) -> None:
+@pytest.mark.parametrize(("n", "significant"), [(1, False), (2, False), (5, False), (6, True)])
+def test_a_few_items_prove_nothing_however_alike_their_differences(n: int, significant: bool) -> None:
     values = {"right": np.ones(n), "wrong": np.zeros(n)}
-    assert spans(rank_table(values)) == {"right": (1, 1 if beyond_doubt else 2), "wrong": (2 if beyond_doubt else 1, 2)}
+    assert spans(rank_table(values)) == {"right": (1, 1 if significant else 2), "wrong": (2 if significant else 1, 2)}
 
 
-@pytest.mark.parametrize(("different", "beyond_doubt"), [(5, False), (6, True)])
-def test_only_items_that_differ_count_as_proof(different: int, beyond_doubt: bool) -> None:
+@pytest.mark.parametrize(("different", "significant"), [(5, False), (6, True)])
+def test_only_items_that_differ_count_as_proof(different: int, significant: bool) -> None:
     better = np.zeros(200)
     better[:different] = 1
-    assert (rank_table({"a": better, "b": np.zeros(200)})[0].last == 1) is beyond_doubt
+    assert (rank_table({"a": better, "b": np.zeros(200)})[0].last == 1) is significant
 
 
 def test_a_table_of_one_method_or_none_or_no_items() -> None:
@@ -427,7 +427,7 @@ def test_a_table_of_one_method_or_none_or_no_items() -> None:
     assert spans(rank_table({"a": np.array([]), "b": np.array([])})) == {"a": (1, 2), "b": (1, 2)}
 
 
-def test_a_table_of_many_items_takes_no_more_steps_and_memory_for_what_is_given_alone() -> None:
+def test_time_and_memory_of_a_table_of_many_items_are_bounded() -> None:
     methods, calls, peaks = 30, [], []
     for items in (500, 50_000):
         values = {str(i): draws(items, i) for i in range(methods)}

@@ -17,11 +17,13 @@ def view_of(view: AggregateView) -> ViewSpec:
     return ViewSpec(sign=view.average)
 
 
-def line_of(found: Aggregation, row: Row, view: AggregateView, on_progress: Progress = no_progress, count: int = EXAMPLES) -> PanelRow:
+def line_of(
+    aggregation: Aggregation, row: Row, view: AggregateView, on_progress: Progress = no_progress, count: int = EXAMPLES
+) -> PanelRow:
     """Return a row of the panel, with examples of the first and the last bin that have maps.
 
     Args:
-        found: The aggregation.
+        aggregation: The aggregation.
         row: The row.
         view: The view.
         on_progress: The progress callback.
@@ -29,7 +31,10 @@ def line_of(found: Aggregation, row: Row, view: AggregateView, on_progress: Prog
     """
     filled = [number for number, size in enumerate(row.aggregate.sizes) if size]
     best, worst = (
-        (samples(found.examples(row, row.aggregate.examples[number][:count], view, on_progress)) for number in (filled[0], filled[-1]))
+        (
+            samples(aggregation.examples(row, row.aggregate.examples[number][:count], view, on_progress))
+            for number in (filled[0], filled[-1])
+        )
         if filled
         else ([], [])
     )
@@ -47,6 +52,6 @@ def subtitle(row: Row) -> str:
 def samples(examples: Sequence[Example], side: int = SIDE) -> list[Sample]:
     """Return examples for the figure, resized to `side` x `side` pixels."""
     return [
-        Sample(own.picture.resize((side, side), Image.Resampling.BILINEAR), resize(own.values[None, None], (side, side))[0, 0], own.score)
-        for own in examples
+        Sample(one.picture.resize((side, side), Image.Resampling.BILINEAR), resize(one.values[None, None], (side, side))[0, 0], one.score)
+        for one in examples
     ]

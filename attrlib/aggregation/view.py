@@ -1,4 +1,4 @@
-"""Aggregate a run: AggAtt and scores at any smoothing, from the maps in the store, with example images."""
+"""Aggregate a run: AggAtt and scores at any smoothing from cached maps, with example images."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,9 @@ from attrlib.statistics import Summary, summary
 from attrlib.store import Record
 
 MAP_BYTES = 128 << 20
-"""Maximum bytes of maps kept in memory for reuse; half of what a queue keeps of all results."""
+"""Most bytes of maps kept in memory for reuse; half of what a queue keeps of all results."""
 PICTURES = 64
-"""Number of items whose images are kept in memory for reuse."""
+"""Most items whose images are kept in memory for reuse."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class Example:
 
 
 class Aggregation:
-    """The maps of a run of one protocol, which may be unfinished. Maps that are no longer in the store are computed again.
+    """The maps of a run of one protocol, which may be unfinished. Maps that are no longer cached are computed again.
 
     Args:
         spec: The run.
@@ -102,14 +102,14 @@ class Aggregation:
 
     def __init__(self, spec: RunSpec, model: Classifier, data: Dataset, store: RunStore):
         if len(spec.protocols) != 1 or spec.filter_models:
-            raise SpecError("an aggregate view is about one protocol on one model; choose one of each")
+            raise SpecError("an aggregation takes one protocol on one model, without filter models; choose one of each")
         plan = make_plan(spec, model, data, store)
         self.spec, self.model, self.data, self.refused = spec, model, data, plan.refused
         (self._plan,) = plan.groups
         self._group = self._plan.group
         self.protocol = self._group.evaluations[0].protocol
         if getattr(self.protocol, "smoothing", 0):
-            raise SpecError(f"{spec.protocols[0]}: smoothing is chosen in the view; leave it out of the setting")
+            raise SpecError(f"{spec.protocols[0]}: smoothing is set in the view; remove it from the protocol")
         self._evaluations = {each.method_spec: each for each in self._group.evaluations}
         self._items = () if self._plan.unpredicted else self._plan.items
         self._maps = _RecentMaps(store)
@@ -119,7 +119,7 @@ class Aggregation:
 
     @property
     def grid(self) -> int:
-        """Return the number of grid cells in each direction, 1 for single images."""
+        """Return the number of grid cells per side, 1 for single images."""
         return self._group.grids.grid if self._group.grids else 1
 
     @property
@@ -160,7 +160,7 @@ class Aggregation:
         """
         evaluation, items, place = self._evaluation(method), self.known(method), self._place(view)
         if not items:
-            raise SpecError(f"nothing is known of {method} yet; start the run")
+            raise SpecError(f"no results of {method} are cached yet; start the run")
         records: list[Record] = []
         maps: list[Tensor] = []
         used: list[EvalItem] = []
@@ -227,7 +227,9 @@ class Aggregation:
         if self._group.grids is None:
             return 0
         if view.cell not in self.cells:
-            raise SpecError(f"cell={view.cell} is no target of {self.protocol.name}; choose one of {', '.join(map(str, self.cells))}")
+            raise SpecError(
+                f"cell={view.cell} is not a target cell of {self.protocol.name}; choose one of {', '.join(map(str, self.cells))}"
+            )
         return self.cells.index(view.cell)
 
     def _smoothed(
@@ -328,13 +330,13 @@ class _RecentMaps:
         """Return the cached maps among these keys."""
         missing = [key for key in dict.fromkeys(keys) if key not in self._recent]
         read = self._store.maps(missing) if missing else {}
-        found = {key: read[key] if key in read else self._recent[key] for key in keys if key in read or key in self._recent}
+        maps = {key: read[key] if key in read else self._recent[key] for key in keys if key in read or key in self._recent}
         for key, values in read.items():
             self._recent[key] = values
             self.nbytes += values.nbytes
         while self.nbytes > MAP_BYTES:
             self.nbytes -= self._recent.popitem(last=False)[1].nbytes
-        return found
+        return maps
 
     def add_maps(self, maps: Mapping[str, Tensor]) -> None:
         """Add maps to the store."""

@@ -48,9 +48,9 @@ def montage(
     with interruptible() as check:
         shown = explain_all(models, photo, specs, start, lambda _done, _total: check())
     write_files(out.parent, {out.name: encode(draw_montage(models, photo, shown, view), "PNG")})
-    refused = {str(one.method): str(one.found) for one in shown if isinstance(one.found, AttrlibError)}
+    refused = {str(one.method): str(one.result) for one in shown if isinstance(one.result, AttrlibError)}
     if as_json:
-        seconds = {str(one.found.spec): one.found.seconds for one in shown if not isinstance(one.found, AttrlibError)}
+        seconds = {str(one.result.spec): one.result.seconds for one in shown if not isinstance(one.result, AttrlibError)}
         typer.echo(json.dumps({"out": str(out), "seconds": seconds, "refused": refused}))
         return
     for name, reason in refused.items():

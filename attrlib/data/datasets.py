@@ -1,6 +1,5 @@
 """Data sets: sequences of labelled pictures, opened one at a time, from folders, CSV files or by name."""
 
-import hashlib
 import importlib.util
 import operator
 import os
@@ -8,13 +7,13 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from attrlib.data.digests import file_digest
 from attrlib.data.folders import SUFFIXES, Listing, list_csv, list_folder, show
 from attrlib.data.images import open_photo
 from attrlib.data.samples import PREFIX, SAMPLES
@@ -164,32 +163,6 @@ def _open_mask(path: str, name: str, size: tuple[int, int]) -> np.ndarray:
         (width, height), (wide, high) = photo.image.size, size
         raise ImageError(f"{name} has {width} x {height} px, but the picture {wide} x {high}; save it at the size of the picture")
     return np.asarray(photo.image).max(axis=2) > 0
-
-
-def file_digest(path: str, name: str) -> str:
-    """Return the digest of a file's bytes. The file is read again only if its size or modification time has changed.
-
-    Args:
-        path: Path of the file.
-        name: What the error message calls the file.
-
-    Raises:
-        ImageError: If the file cannot be read or is not a regular file.
-    """
-    try:
-        status = os.stat(path)
-        # Opening a named pipe would block forever.
-        if stat.S_ISREG(status.st_mode):
-            return _digest_of(path, status.st_size, status.st_mtime_ns)
-    except OSError:
-        pass
-    raise ImageError(f"{name} cannot be read; put the file back, or load the data set again")
-
-
-@lru_cache(maxsize=1 << 18)
-def _digest_of(path: str, _size: int, _mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from attrlib.data.digests import file_digest
 from attrlib.errors import ImageError, existing_file
 from attrlib.specs import digest
 
@@ -24,11 +25,20 @@ _WHITE = (255, 255, 255, 255)
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """An RGB picture, with `notes` on the conversions that were needed."""
+    """An RGB picture.
+
+    Attributes:
+        image: The picture.
+        name: What messages call it.
+        notes: Conversions that were needed.
+        id: Content digest of a picture with a lasting name, equal to the one in a data set; maps are cached under it. Empty for bytes
+            and PIL images, whose maps are not written to disk.
+    """
 
     image: Image.Image
     name: str
     notes: tuple[str, ...] = ()
+    id: str = ""
 
     @cached_property
     def digest(self) -> str:
@@ -59,7 +69,7 @@ def open_photo(source: str | Path | bytes | BinaryIO | Image.Image, name: str = 
             raise missing
         try:
             with path.open("rb") as file:
-                return _read(file, name or path.name)
+                return replace(_read(file, name or path.name), id=file_digest(str(path), path.name))
         except OSError:
             raise missing from None
     if isinstance(source, bytes):
@@ -125,9 +135,12 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
         return Image.frombytes("RGB", image.size, image.tobytes()), []
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if image.mode != "F" else max(float(values.max(initial=0)), 1.0)
+        # Integers of 32 bits often hold 16-bit values; where they do not, and for floats, the largest value becomes white.
+        largest = float(values.max(initial=0))
+        top = 65535.0 if image.mode != "F" and largest <= 65535 else max(largest, 1.0)
         grey = np.clip(values / top * 255, 0, 255).round().astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB"), ["16 bits a channel: scaled to 8"]
+        note = "16 bits per channel: scaled to 8 bits" if top == 65535 else f"values up to {largest:g}: scaled to 8 bits"
+        return Image.fromarray(grey).convert("RGB"), [note]
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema()[0] == 255:

@@ -45,4 +45,5 @@ def open_image(source: object, name: str = "") -> Photo:
     data = Birds(bird[2])
     if int(bird[3]) >= len(data):
         raise ImageError(f"{bird[1]} has birds 0 to {len(data) - 1}, none {bird[3]}")
-    return Photo(data[int(bird[3])].image, bird[0])
+    item = data[int(bird[3])]
+    return Photo(item.image, bird[0], id=item.id)

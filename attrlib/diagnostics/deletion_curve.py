@@ -28,7 +28,7 @@ class DeletionPath:
         counts: Number of deleted pixels at each step, n + 1 values.
         probabilities: Probability of the target at each step, (n+1).
         instead: Colours that replace deleted pixels, uint8, (H,W,3).
-        grid: Patches in each direction, each deleted as a whole; None if pixels are deleted.
+        grid: Patches per side, each deleted as a whole; None if pixels are deleted.
     """
 
     place: Tensor
@@ -81,7 +81,7 @@ def delete_in_order(
         photo: The image.
         attribution: The map (1,1,h,w) and its target.
         order: `descending` to delete the most relevant first, `ascending` to delete the least relevant first.
-        grid: Patches in each direction, None to delete pixels.
+        grid: Patches per side, None to delete pixels.
         baseline: What replaces deleted pixels, in normalised space.
         seed: Seed of a random baseline.
         on_progress: The progress callback.
@@ -90,12 +90,12 @@ def delete_in_order(
         ProtocolError: If the order is unknown, or the grid does not divide the input.
     """
     if order not in ORDERS:
-        raise ProtocolError(f"order={order!r} is not known; choose {' or '.join(ORDERS)}")
+        raise ProtocolError(f"order={order!r} is not valid; choose {' or '.join(ORDERS)}")
     context = EvalContext(model, seed)
     target, layer = torch.tensor(attribution.target[:1]), model.layer(attribution.spec.layer)
     batch = Batch((photo.digest,), model.place(model.preprocess(photo.image)[None]), target)
     values = EvalBatch(context, batch, target, {}, lambda _request: (attribution.maps, layer)).maps()[0, 0].double().nan_to_num(0.0)
-    place, counts = _pixels(values, order) if grid is None else _cells(values, order, grid)
+    place, counts = _pixels(values, order) if grid is None else _patches(values, order, grid)
     instead = instead_of(baseline, context, batch)
     probabilities = []
     for first in range(0, len(counts), context.rows):
@@ -114,16 +114,16 @@ def _pixels(values: Tensor, order: str) -> tuple[Tensor, tuple[int, ...]]:
     return place.view(values.shape), tuple(len(flat) * step // STEPS for step in range(STEPS + 1))
 
 
-def _cells(values: Tensor, order: str, grid: int) -> tuple[Tensor, tuple[int, ...]]:
+def _patches(values: Tensor, order: str, grid: int) -> tuple[Tensor, tuple[int, ...]]:
     height, width = values.shape
     if not 1 <= grid <= min(height, width) or height % grid or width % grid:
-        raise ProtocolError(f"images of {height} x {width} px cannot be cut into {grid} x {grid} equal cells; choose another grid")
-    sums = torch.stack([cell.contiguous().sum() for cell in cells(values[None, None], grid)])
+        raise ProtocolError(f"images of {height} x {width} px cannot be divided into {grid} x {grid} equal patches; choose another grid")
+    sums = torch.stack([patch.contiguous().sum() for patch in cells(values[None, None], grid)])
     pixels = height * width // grid**2
     place = torch.empty(1, 1, height, width, dtype=torch.long)
     views = cells(place, grid)
-    for turn, cell in enumerate(_sorted(sums, order).tolist()):
-        views[cell].fill_(turn * pixels)
+    for turn, patch in enumerate(_sorted(sums, order).tolist()):
+        views[patch].fill_(turn * pixels)
     return place[0, 0], tuple(turn * pixels for turn in range(grid**2 + 1))
 
 

@@ -24,7 +24,7 @@ class NoiseView:
         raw: Infidelity, (maps, stds).
         normalised: Infidelity with each map scaled to fit best, (maps, stds).
         nothing: Infidelity of a map of zeros, which predicts that noise has no effect, (stds).
-        noisy: The image less one noise image of each standard deviation.
+        noisy: The image minus one noise image of each standard deviation.
     """
 
     raw: Tensor
@@ -35,7 +35,7 @@ class NoiseView:
     @property
     def nbytes(self) -> int:
         """Return the bytes of the values and the images."""
-        return 2 * self.raw.nbytes + sum(3 * own.width * own.height for own in self.noisy)
+        return 2 * self.raw.nbytes + sum(3 * image.width * image.height for image in self.noisy)
 
 
 def infidelity_by_noise(
@@ -70,8 +70,9 @@ def infidelity_by_noise(
         protocol = Infidelity(samples=samples, noise=std)
         measured = {m: m.measure(context, batch, target) for m in protocol.measurements}
         nothing.append(measured[protocol.measurements[0]]["drops"].square().mean())
-        for row, own in enumerate(maps):
-            outcome = protocol.evaluate(EvalBatch(context, batch, target, measured, _given(own.maps, model.layer(own.spec.layer))))[0]
+        for row, attribution in enumerate(maps):
+            explain = _constant(attribution.maps, model.layer(attribution.spec.layer))
+            outcome = protocol.evaluate(EvalBatch(context, batch, target, measured, explain))[0]
             raw[row, column], normalised[row, column] = outcome.details["raw"][0], outcome.details["normalised"][0]
         drawn = batch.images[0].cpu() - noise(context, photo.digest, 0, batch.images.shape[2:], std)
         colours = model.preprocessing.denormalise(drawn).clamp(0, 1).permute(1, 2, 0)
@@ -79,5 +80,5 @@ def infidelity_by_noise(
     return NoiseView(raw, normalised, torch.stack(nothing), tuple(noisy))
 
 
-def _given(maps: Tensor, layer: Layer) -> Explain:
+def _constant(maps: Tensor, layer: Layer) -> Explain:
     return lambda _request: (maps, layer)

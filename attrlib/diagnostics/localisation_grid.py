@@ -28,7 +28,7 @@ class GridMap:
     Attributes:
         maps: The map, (1,1,h,w).
         size: Height and width of the grid in pixels.
-        grid: Grid cells in each direction, n.
+        grid: Grid cells per side, n.
         cell: Number of the target's grid cell.
     """
 
@@ -67,7 +67,7 @@ def map_grid(
     seed: int = 0,
     on_progress: Progress = no_progress,
 ) -> GridMap:
-    """Return the map of a method for the target in one cell of a grid of images, from the cache or computed and cached.
+    """Return the map of a method for the target in one grid cell of a grid of images, from the cache or computed and cached.
 
     Args:
         model: The classifier.
@@ -89,7 +89,7 @@ def map_grid(
         raise SpecError(f"{setting.name} has no grids; choose gridpg, difull or dipart")
     n = protocol.grid
     if len(photos) != n * n or cell not in range(n * n):
-        raise SpecError(f"{setting} needs {n * n} pictures, and a target cell from 0 to {n * n - 1}")
+        raise SpecError(f"{setting} needs {n * n} images and a target cell from 0 to {n * n - 1}")
     protocol.check(model)
     view, name = protocol.view(model, cell if protocol.corners else 0)
     images = stitch(torch.stack([model.preprocess(photo.image) for photo in photos])[None], n)

@@ -17,7 +17,7 @@ class Comparison:
     Attributes:
         first: The first map, (H,W).
         second: The second map, (H,W).
-        difference: The first map less the second, (H,W).
+        difference: The first map minus the second, (H,W).
         top: Magnitude at which the colours of all three saturate.
         correlation: Spearman's correlation over the H W positions, NaN if either map is constant.
     """

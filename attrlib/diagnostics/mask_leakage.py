@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attrlib.data.images import Photo
 from attrlib.errors import DataError, SpecError
-from attrlib.methods import BATCH_SIZE, attribute
+from attrlib.methods import BATCH_SIZE, AttributionOptions, attribute
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
 from attrlib.registry import Paper
@@ -71,20 +71,20 @@ def mask_leakage(
         DataError: If there are fewer images than folds.
     """
     if not 0 < share < 1:
-        raise SpecError(f"share={share} is not valid: it is the share of pixels that are deleted, between 0 and 1")
+        raise SpecError(f"share={share} is not valid; the share of deleted pixels must lie between 0 and 1")
     if len(photos) < FOLDS:
-        raise DataError(f"{len(photos)} pictures are too few to learn from some and read others; give at least {FOLDS}")
+        raise DataError(f"{len(photos)} images are too few for {FOLDS}-fold cross-validation; give at least {FOLDS}")
     masks, features = [], []
     for first in range(0, len(photos), BATCH_SIZE):
         on_progress(first, len(photos))
         images = torch.stack([model.preprocess(photo.image) for photo in photos[first : first + BATCH_SIZE]])
-        maps = attribute(model, method, images, list(labels[first : first + BATCH_SIZE]), seed).resized()
+        maps = attribute(model, method, images, list(labels[first : first + BATCH_SIZE]), AttributionOptions(seed)).resized()
         masks.append(_highest(maps[:, 0], share))
         features.append(_features(model, masks[-1]))
     classes = torch.tensor(list(labels))
-    found = read_classes(torch.cat(features), classes)
+    predicted = read_classes(torch.cat(features), classes)
     return Leakage(
-        torch.cat(masks), proportion(int((found == classes).sum()), len(classes)), float(classes.bincount().max()) / len(classes)
+        torch.cat(masks), proportion(int((predicted == classes).sum()), len(classes)), float(classes.bincount().max()) / len(classes)
     )
 
 
@@ -100,8 +100,8 @@ def _features(model: Classifier, masks: Tensor) -> Tensor:
     layer = model.layer("Final")
     pictures = model.preprocessing.normalise(masks[:, None].float().expand(-1, 3, -1, -1))
     with model.session(), torch.no_grad():
-        found = layer.layout.spatial(model.split(layer).fresh().before(model.place(pictures)))
-    return found.mean((2, 3)).cpu().double()
+        activations = layer.layout.spatial(model.split(layer).fresh().before(model.place(pictures)))
+    return activations.mean((2, 3)).cpu().double()
 
 
 def read_classes(features: Tensor, labels: Tensor) -> Tensor:
@@ -116,14 +116,14 @@ def read_classes(features: Tensor, labels: Tensor) -> Tensor:
     Returns:
         The predicted classes, (N,).
     """
-    fold, found = torch.arange(len(labels)) % FOLDS, torch.empty_like(labels)
-    wanted = torch.nn.functional.one_hot(labels).double()
-    for own in range(FOLDS):
-        learn, read = fold != own, fold == own
-        centre, mean = features[learn].mean(0), wanted[learn].mean(0)
-        x, y = features[learn] - centre, wanted[learn] - mean
+    fold, predicted = torch.arange(len(labels)) % FOLDS, torch.empty_like(labels)
+    one_hot = torch.nn.functional.one_hot(labels).double()
+    for k in range(FOLDS):
+        train, test = fold != k, fold == k
+        centre, mean = features[train].mean(0), one_hot[train].mean(0)
+        x, y = features[train] - centre, one_hot[train] - mean
         gram = x @ x.T
-        # The dual form, since there are hardly more masks than channels.
+        # The dual form is cheaper, as there are hardly more masks than channels.
         weights = torch.linalg.solve(gram + PENALTY * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(x), dtype=x.dtype), y)
-        found[read] = ((features[read] - centre) @ x.T @ weights + mean).argmax(1)
-    return found
+        predicted[test] = ((features[test] - centre) @ x.T @ weights + mean).argmax(1)
+    return predicted

@@ -9,7 +9,7 @@ from torch import Tensor
 from attrlib.data.images import Photo
 from attrlib.diagnostics.deletion_curve import DeletionPath, delete_in_order
 from attrlib.errors import ProtocolError
-from attrlib.methods import attribute
+from attrlib.methods import AttributionOptions, attribute
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec
@@ -57,7 +57,7 @@ def delete_alike(
         photos: The images.
         targets: Target class of each image.
         method: The method.
-        grid: Patches in each direction, None to delete pixels.
+        grid: Patches per side, None to delete pixels.
         baseline: What replaces deleted pixels, in normalised space.
         seed: Seed of everything random.
         on_progress: The progress callback.
@@ -66,13 +66,13 @@ def delete_alike(
         ProtocolError: If the models differ in input size or normalisation, or the grid does not divide the input.
     """
     first, *others = models
-    if any(own.preprocessing != first.preprocessing for own in others):
-        raise ProtocolError("the models do not see the same picture; choose models of one input size and normalisation")
+    if any(model.preprocessing != first.preprocessing for model in others):
+        raise ProtocolError("the models differ in input size or normalisation; choose models that share both")
     paths, rows = [], []
     for number, (photo, target) in enumerate(zip(photos, targets, strict=True)):
         on_progress(number, len(photos))
-        map_ = attribute(first, method, first.preprocess(photo.image)[None], [target], seed)
-        ways = [delete_in_order(own, photo, map_, "descending", grid, baseline, seed) for own in models]
-        paths.append(ways[0])
-        rows.append(torch.stack([way.probabilities for way in ways]))
+        map_ = attribute(first, method, first.preprocess(photo.image)[None], [target], AttributionOptions(seed))
+        by_model = [delete_in_order(model, photo, map_, "descending", grid, baseline, seed) for model in models]
+        paths.append(by_model[0])
+        rows.append(torch.stack([path.probabilities for path in by_model]))
     return SameDeletion(tuple(paths), torch.stack(rows, 1))

@@ -20,7 +20,7 @@ class CellOutputs:
     Attributes:
         model: The classifier.
         batch: The image and its target.
-        grid: Patches in each direction.
+        grid: Patches per side.
         baseline: What replaces a deleted patch, in normalised space.
         outputs: Outputs by name, (1, 1 + grid * grid) each.
     """
@@ -65,7 +65,7 @@ def cell_outputs(
         model: The classifier.
         photo: The image.
         target: The target class.
-        grid: Patches in each direction.
+        grid: Patches per side.
         baseline: What replaces a deleted patch, in normalised space.
         seed: Seed of a random baseline.
         on_progress: The progress callback.
@@ -81,23 +81,23 @@ def cell_outputs(
     return CellOutputs(model, batch, grid, baseline, protocol.measurements[0].measure(context, batch, batch.labels))
 
 
-def cell_score(found: CellOutputs, attribution: Attribution, output: str = "logit") -> CellScore:
+def cell_score(outputs: CellOutputs, attribution: Attribution, output: str = "logit") -> CellScore:
     """Return the single deletion score of an image, as the protocol computes it (Hesse et al. 2024).
 
     The score is spearman_i(f(x) - f(x_i), sum of a in patch i), with f the output of the target, x_i the image without patch i and
     a the map at the image's size. It is IDSDS if the model is deletion-tuned, else SDS.
 
     Args:
-        found: The outputs; see `cell_outputs`.
+        outputs: The outputs; see `cell_outputs`.
         attribution: The map, (1,1,h,w).
         output: The output whose drop counts: `logit` or `softmax`.
     """
-    protocol = _protocol(found.model, found.grid, found.baseline, output)
-    layer = found.model.layer(attribution.spec.layer)
-    measured = {protocol.measurements[0]: found.outputs}
-    work = EvalBatch(EvalContext(found.model), found.batch, found.batch.labels, measured, lambda _request: (attribution.maps, layer))
+    protocol = _protocol(outputs.model, outputs.grid, outputs.baseline, output)
+    layer = outputs.model.layer(attribution.spec.layer)
+    measured = {protocol.measurements[0]: outputs.outputs}
+    work = EvalBatch(EvalContext(outputs.model), outputs.batch, outputs.batch.labels, measured, lambda _request: (attribution.maps, layer))
     outcome = protocol.evaluate(work)[0]
-    values = found.outputs[output].double()[0]
+    values = outputs.outputs[output].double()[0]
     return CellScore(protocol.title, values[0] - values[1:], torch.tensor(outcome.details["sums"], dtype=torch.float64), outcome.value)
 
 

@@ -43,7 +43,7 @@ def score_at_once(
 
     Raises:
         ProtocolError: If a protocol is not defined for the model or the data.
-        DataError: If no image has a class and can be read.
+        DataError: If no image is readable and has a class of the model.
     """
     dataset = load_dataset(data)
     classes = match_classes(dataset.class_names, model.class_names, "auto")
@@ -54,7 +54,7 @@ def score_at_once(
     evaluator = Evaluator(model, InMemoryCache(), seed)
     items, batch = evaluator.loader(dataset, protocols).get(items)
     if batch is None:
-        raise DataError(f"none of the {len(indices)} pictures of {dataset.name} has a class and can be read; choose others")
+        raise DataError(f"none of the {len(indices)} images of {dataset.name} is readable and has a class of the model; choose others")
     scores = torch.full((len(protocols), len(methods), len(items)), math.nan, dtype=torch.float64)
     for row, protocol in enumerate(protocols):
         for column, method in enumerate(methods):

@@ -9,8 +9,7 @@ from attrlib.data.datasets import Dataset
 from attrlib.data.labels import check_way
 from attrlib.engine.evaluator import Evaluator
 from attrlib.errors import AttrlibError, ProtocolError, SpecError
-from attrlib.methods import BATCH_SIZE, Passes
-from attrlib.methods import create as create_method
+from attrlib.methods import BATCH_SIZE, Passes, instance
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier
 from attrlib.protocols import Protocol
@@ -44,7 +43,7 @@ class Evaluation:
 
     def passes(self, model: Classifier) -> Passes:
         """Return the passes that one map needs."""
-        return create_method(self.method).passes(model.layer(self.method.layer))
+        return instance(self.method).passes(model.layer(self.method.layer))
 
 
 class Refusal(NamedTuple):
@@ -112,14 +111,14 @@ def find_evaluations(spec: RunSpec, data: Dataset, evaluator: Evaluator) -> tupl
     methods = {asked: resolve_method(asked) for asked in dict.fromkeys(spec.methods)}
     protocols = {asked: create_protocol(asked) for asked in dict.fromkeys(spec.protocols)}
     if spec.filter_models and not any(protocol.items == "grids" for protocol in protocols.values()):
-        raise SpecError("filter models choose the images of grids, and no protocol here is about grids; leave them out, or add gridpg")
+        raise SpecError("filter models select the images of grids, but no protocol of this run uses grids; leave them out, or add gridpg")
     evaluations: list[Evaluation] = []
     refused: list[Refusal] = []
     for protocol_spec, protocol in protocols.items():
         for method_spec, method in methods.items():
             try:
                 _check_defined(protocol, method, data, evaluator.model)
-                about = evaluator.describe(protocol, method)
+                about = evaluator.keys.score(protocol, method)
             except AttrlibError as error:
                 refused.append(Refusal(protocol_spec, method_spec, str(error)))
                 continue
@@ -138,16 +137,16 @@ def _check(spec: RunSpec) -> None:
     if not spec.protocols or not spec.methods:
         raise SpecError("nothing to score: give at least one protocol and one method")
     if spec.limit is not None and (not isinstance(spec.limit, int) or spec.limit < 1):
-        raise SpecError(f"limit={spec.limit!s:.40} is not valid: it counts items, from 1; leave it out for all")
+        raise SpecError(f"limit={spec.limit!s:.40} is not valid: expected a number of items from 1; leave it out for all items")
     if spec.ci_width is not None and not 0 < spec.ci_width < math.inf:
-        raise SpecError(f"ci_width={spec.ci_width} is not valid: it is the width of an interval, above 0")
+        raise SpecError(f"ci_width={spec.ci_width} is not valid: expected the width of a confidence interval, above 0")
     check_way(spec.classes)
 
 
 def _check_defined(protocol: Protocol, method: MethodSpec, data: Dataset, model: Classifier) -> None:
     protocol.check(model, data.offers)
     for view in protocol.views(model):
-        created, layer = create_method(method), view.layer(method.layer, view.input_size)
+        created, layer = instance(method), view.layer(method.layer, view.input_size)
         created.check(view, layer)
         created.passes(layer)
 

@@ -1,22 +1,25 @@
 """Score maps of a model under protocols: the one place where protocol, maps, measurements and cache meet."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import ResultCache
 from attrlib.engine.items import EvalItem
+from attrlib.engine.keys import Key, ResultKeys, map_key
 from attrlib.engine.loader import Loader, take
 from attrlib.errors import AttrlibError
-from attrlib.methods import BATCH_SIZE, METHODS, Attribution, Passes, attribute_each, create
+from attrlib.methods import BATCH_SIZE, Attribution, AttributionOptions, Passes, attribute_each, instance
 from attrlib.models import Classifier, Layer
 from attrlib.models.folded import Folded
 from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain, ExplanationRequest, Measurement, Prediction, Protocol
-from attrlib.specs import NUMERICS, MethodSpec, digest
+from attrlib.specs import MethodSpec
 from attrlib.store import Record
 
 
@@ -45,7 +48,11 @@ class Evaluator:
         self.context = EvalContext(model, seed, rows, fast, on_progress)
         self._folded = Folded()
         self.model_digest = model.digest
-        self._about: dict[str, object] = {"model": model.name, "model_digest": self.model_digest, "numerics": NUMERICS}
+
+    @property
+    def keys(self) -> ResultKeys:
+        """Return the keys of the results."""
+        return ResultKeys(self.model, self.model_digest, self.context.seed, self.cache.dtype, self.context.fast)
 
     def with_rows(self, rows: int) -> "Evaluator":
         """Return the same evaluator with another maximum number of images in one pass."""
@@ -69,12 +76,6 @@ class Evaluator:
         return Loader(self.model, data, {need for protocol in protocols for need in protocol.needs})
 
     # Scores
-
-    def describe(self, protocol: Protocol, method: MethodSpec) -> dict[str, object]:
-        """Return everything that a score depends on besides its item; its digest is the key of the records."""
-        seeded = protocol.seeded or create(method).seeded
-        about = {"kind": "score", "protocol": protocol.key(), "fast": self.context.fast, "maps": self.cache.dtype}
-        return self._about | about | self._describe_method(method, protocol.views(self.model)[0], seeded)
 
     def evaluate(self, protocol: Protocol, items: Sequence[EvalItem], batch: Batch, explain: Explain) -> dict[str, Record]:
         """Score the maps of `explain` on some items.
@@ -121,7 +122,7 @@ class Evaluator:
         keys = list(batch.ids)
         if measurement.targeted and targets is not None:
             keys = [f"{key}:{target}" for key, target in zip(keys, targets.tolist(), strict=True)]
-        about, key = self.measurement_key(measurement)
+        about, key = self.keys.measurement(measurement)
         cached = self.cache.records(key, keys)
         missing = [row for row, item in enumerate(keys) if item not in cached]
         if missing:
@@ -143,20 +144,14 @@ class Evaluator:
             items: The items.
             target_choice: Which class is the target: `label` or `prediction`.
         """
-        key = self.measurement_key(measurement)[1]
+        key = self.keys.measurement(measurement)[1]
         if not measurement.targeted:
             return len(self.cache.values(key, [item.id for item in items]))
         targets = {item.id: item.labels[0] for item in items}
         if target_choice == "prediction":
-            predictions = self.cache.records(self.measurement_key(Prediction())[1], list(targets))
+            predictions = self.cache.records(self.keys.measurement(Prediction())[1], list(targets))
             targets = {item: int(record.details["class"]) for item, record in predictions.items() if record.details}  # type: ignore[arg-type]
         return len(self.cache.values(key, [f"{item}:{target}" for item, target in targets.items()]))
-
-    def measurement_key(self, measurement: Measurement) -> tuple[dict[str, object], str]:
-        """Return everything that a measurement depends on besides its item, and the digest of it."""
-        fields = {"name": type(measurement).__name__} | dataclasses.asdict(measurement)
-        about = self._about | {"kind": "measurement", "measurement": fields, "seed": self.context.seed if measurement.seeded else None}
-        return about, digest(about)
 
     # Maps
 
@@ -172,7 +167,7 @@ class Evaluator:
             layer = request.model.layer(method.layer, (request.images.shape[2], request.images.shape[3]))
             if request.keys is None:
                 (maps,) = self._compute([method], request, list(range(request.targets.numel())))
-                return self.cache.rounded(_maps_or_raise(maps))[:, 0].unflatten(0, request.targets.shape), layer
+                return self.cache.rounded(_result_or_raise(maps).maps)[:, 0].unflatten(0, request.targets.shape), layer
             keys = self._map_keys(method, request)
             cached = self.cache.maps(list(dict.fromkeys(keys)))
             missing = [k for k, key in enumerate(keys) if key not in cached]
@@ -193,11 +188,47 @@ class Evaluator:
         cached = self.cache.maps(list(dict.fromkeys(keys)))
         return None if set(keys) - cached.keys() else _stacked(cached, keys, request)
 
-    def seconds_key(self, method: MethodSpec) -> tuple[dict[str, object], str]:
-        """Return everything that the seconds of a map depend on besides its image, and the digest of it."""
-        about = self._about | {"kind": "seconds", "device": self.model.device.type, "fast": self._is_approximate(method, self.model)}
-        about |= self._describe_method(method, self.model, False)
-        return about, digest(about)
+    def cached_attribution(self, method: MethodSpec, request: ExplanationRequest) -> Attribution | None:
+        """Return the map of a single image and target with its seconds and diagnostics, None unless it is cached.
+
+        Args:
+            method: The method, resolved.
+            request: What to explain, (1,3,H,W) and (1,1); it must have keys.
+        """
+        (key,) = self._map_keys(method, request)
+        cached = self.cache.maps([key])
+        if not cached:
+            return None
+        (item,) = request.keys or ()
+        seconds = self.cache.values(self._seconds_key(method)[1], [item]).get(item, math.nan)
+        details = self.cache.records(self.keys.diagnostics()[1], [key]).get(key, Record()).details
+        diagnostics = {name: (float(value),) for name, value in details.items()}  # type: ignore[arg-type]
+        size = (request.images.shape[2], request.images.shape[3])
+        return Attribution(cached[key][None], (int(request.targets),), method, self.context.seed, seconds, size, diagnostics)
+
+    def add_attribution(self, result: Attribution, request: ExplanationRequest) -> Attribution:
+        """Add a map to the cache, and return it at the cache's precision.
+
+        Args:
+            result: The map.
+            request: What it explains, (1,3,H,W) and (1,1); it must have keys.
+        """
+        self._add_seconds(result, request.keys or ())
+        maps = self._add_maps(result, self._map_keys(result.spec, request))
+        return dataclasses.replace(result, maps=torch.stack(list(maps.values())))
+
+    def mean_seconds(self, method: MethodSpec, ids: Sequence[str]) -> float:
+        """Return the mean of the cached seconds of a map, NaN if none is cached.
+
+        Args:
+            method: The method, resolved.
+            ids: Content digests of the images.
+        """
+        seconds = self.cache.values(self._seconds_key(method)[1], ids).values()
+        return float(np.mean(list(seconds))) if seconds else math.nan
+
+    def _seconds_key(self, method: MethodSpec) -> Key:
+        return self.keys.seconds(method, self._is_approximate(method, self.model))
 
     def _compute_together(
         self, method: MethodSpec, together: Sequence[MethodSpec], request: ExplanationRequest, missing: list[int]
@@ -222,32 +253,37 @@ class Evaluator:
         rows, targets = max(1, round(context.rows / area)), request.targets.flatten()[which].tolist()
         images, shared = (request.images[owners], None) if target_count == 1 else (request.images, owners)
         model, reduced = self._explained(methods[0], request.model), self._reduced(methods[0])
-        results = attribute_each(model, methods, images, targets, context.seed, rows, context.on_progress, reduced, shared)
-        for method, result in zip(methods, results, strict=True):
+        options = AttributionOptions(context.seed, rows, reduced, context.on_progress)
+        results = attribute_each(model, methods, images, targets, options, shared)
+        for result in results:
             if isinstance(result, Attribution) and request.keys is not None and not request.view:
-                about, key = self.seconds_key(method)
-                self.cache.add_records(key, about, {request.keys[owner]: Record(result.seconds / len(which)) for owner in owners})
+                self._add_seconds(result, [request.keys[owner] for owner in owners])
         return results
 
+    def _add_seconds(self, result: Attribution, ids: Sequence[str]) -> None:
+        about, key = self._seconds_key(result.spec)
+        self.cache.add_records(key, about, {item: Record(result.seconds / len(ids)) for item in ids})
+
     def _add_maps(self, result: Attribution | AttrlibError, keys: Sequence[str]) -> dict[str, Tensor]:
-        """Add maps to the cache, and return them at the cache's precision."""
-        maps = dict(zip(keys, self.cache.rounded(_maps_or_raise(result)), strict=True))
+        """Add maps and their diagnostics to the cache, and return the maps at the cache's precision."""
+        result = _result_or_raise(result)
+        maps = dict(zip(keys, self.cache.rounded(result.maps), strict=True))
         self.cache.add_maps(maps)
+        if result.diagnostics:
+            about, key = self.keys.diagnostics()
+            rows = zip(*result.diagnostics.values(), strict=True)
+            self.cache.add_records(
+                key,
+                about,
+                {name: Record(details=dict(zip(result.diagnostics, row, strict=True))) for name, row in zip(keys, rows, strict=True)},
+            )
         return maps
 
     def _map_keys(self, method: MethodSpec, request: ExplanationRequest) -> list[str]:
         """Return the keys of the maps of a request, row by row."""
-        about = {"view": request.view, "fast": self._is_approximate(method, request.model), "maps": self.cache.dtype}
-        prefix = digest(self._about | about | self._describe_method(method, request.model, create(method).seeded))
         assert request.keys is not None
-        return [digest(prefix, item, target) for item, row in zip(request.keys, request.targets.tolist(), strict=True) for target in row]
-
-    def _describe_method(self, method: MethodSpec, view: Classifier, seeded: bool) -> dict[str, object]:
-        # The path rather than the name: a wrapped model may call any layer Middle.
-        layer = view.layer(method.layer, view.input_size).path
-        code = METHODS[method.name].code
-        custom = {"code": code} if code else {}
-        return custom | {"method": method.name, "params": method.values, "layer": layer, "seed": self.context.seed if seeded else None}
+        prefix = self.keys.maps(method, request.model, request.view, self._is_approximate(method, request.model))
+        return [map_key(prefix, item, target) for item, row in zip(request.keys, request.targets.tolist(), strict=True) for target in row]
 
     def _is_approximate(self, method: MethodSpec, view: Classifier) -> bool:
         return self._reduced(method) or self._explained(method, view) is not view
@@ -258,7 +294,7 @@ class Evaluator:
 
     def _reduced(self, method: MethodSpec) -> bool:
         """Return whether the maps are computed in bfloat16."""
-        return self.context.fast and uses_bfloat16(create(method).passes(self.model.layer(method.layer)))
+        return self.context.fast and uses_bfloat16(instance(method).passes(self.model.layer(method.layer)))
 
 
 def _stacked(maps: Mapping[str, Tensor], keys: Sequence[str], request: ExplanationRequest) -> Tensor:
@@ -275,7 +311,7 @@ def uses_bfloat16(passes: Passes) -> bool:
     return passes.forward > 1 and not passes.gradient
 
 
-def _maps_or_raise(result: Attribution | AttrlibError) -> Tensor:
+def _result_or_raise(result: Attribution | AttrlibError) -> Attribution:
     if isinstance(result, AttrlibError):
         raise result
-    return result.maps
+    return result

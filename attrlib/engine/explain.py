@@ -16,26 +16,13 @@ from attrlib.engine.memory import rows_within
 from attrlib.errors import SpecError, existing_file
 from attrlib.figures.overlay import encode, prepare
 from attrlib.figures.panel import Tile, panel
-from attrlib.methods import Attribution, attribute_all, resolve
+from attrlib.methods import Attribution, AttributionOptions, attribute_all, resolve
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
-from attrlib.specs import NUMERICS, ExplainSpec, MethodSpec, ViewSpec, digest
+from attrlib.specs import NUMERICS, ExplainSpec, ViewSpec
 
 PANEL, ARRAYS, MANIFEST = "panel.png", "maps.npz", "manifest.json"
 _MAX_MANIFEST = 1 << 20
-
-
-def map_key(model_digest: str, image_digest: str, method: MethodSpec, target: int | None, seed: int) -> str:
-    """Return the content digest under which a map is cached.
-
-    Args:
-        model_digest: Digest of the model's weights.
-        image_digest: Digest of the image.
-        method: The method; its parameters and layer are filled in.
-        target: The target class, None for the predicted one.
-        seed: Seed of everything random.
-    """
-    return digest(model_digest, image_digest, resolve(method), target, seed, NUMERICS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +82,8 @@ def explain_photo(
     methods = list(dict.fromkeys(resolve(m) for m in spec.methods))
     images = model.preprocess(photo.image)[None]
     targets = None if spec.target is None else [model.target(spec.target)]
-    return Explanation(
-        spec, model, photo, attribute_all(model, methods, images, targets, spec.seed, rows_within(model, max_memory), on_progress)
-    )
+    options = AttributionOptions(spec.seed, rows_within(model, max_memory), on_progress=on_progress)
+    return Explanation(spec, model, photo, attribute_all(model, methods, images, targets, options))
 
 
 def tile(attribution: Attribution, view: ViewSpec) -> Tile:
@@ -121,7 +107,7 @@ def read_manifest(path: str | Path) -> dict:
     """
     file = existing_file(path)
     if file is None:
-        raise SpecError(f"there is no manifest {str(path)[:200]!r}; give the manifest.json that explain wrote")
+        raise SpecError(f"manifest {str(path)[:200]!r} does not exist; pass a manifest.json written by `attrlib explain`")
     try:
         if file.stat().st_size > _MAX_MANIFEST:
             raise ValueError("too large")
@@ -140,7 +126,7 @@ def read_manifest(path: str | Path) -> dict:
         return content | {"spec": spec}
     except (SpecError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SpecError(
-            f"{file.name} is not a manifest of explain ({type(error).__name__}: {str(error)[:80]}); give the file that it wrote"
+            f"{file.name} is not a manifest of `attrlib explain` ({type(error).__name__}: {str(error)[:80]}); pass a manifest.json that it wrote"
         ) from None
 
 
@@ -156,11 +142,13 @@ def check_same(manifest: Mapping, model: Classifier, photo: Photo) -> None:
         SpecError: If weights, image or numerics differ.
     """
     if manifest["numerics"] != NUMERICS:
-        raise SpecError(f"the manifest was written with numerics {manifest['numerics']}, this is {NUMERICS}; use that version of attrlib")
+        raise SpecError(
+            f"the manifest has numerics version {manifest['numerics']}, this attrlib has {NUMERICS}; install the version of attrlib that wrote it"
+        )
     if manifest["model_digest"] != model.digest:
-        raise SpecError(f"the weights of {model.name} are not those of the manifest; give the same model or checkpoint")
+        raise SpecError(f"the weights of {model.name} differ from those of the manifest; load the same model or checkpoint")
     if manifest["image_digest"] != photo.digest:
-        raise SpecError(f"{photo.name} is not the picture of the manifest; give the same file with --image")
+        raise SpecError(f"{photo.name} differs from the image of the manifest; pass the same file with --image")
 
 
 def _arrays(attributions: Sequence[Attribution]) -> bytes:

@@ -39,7 +39,7 @@ class EvalItem:
 def unreadable_note(reasons: Sequence[str], count: int) -> list[str]:
     """Return a note on `count` unreadable items with the first few reasons, or nothing if there are none."""
     more = "; ..." if count > REASONS_SHOWN else ""
-    return [f"{count} item(s) left out that cannot be read: {'; '.join(reasons[:REASONS_SHOWN])}{more}"] if count else []
+    return [f"{count} item(s) skipped because they cannot be read: {'; '.join(reasons[:REASONS_SHOWN])}{more}"] if count else []
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ def image_items(
             continue
         repeated += item.id in items
         items.setdefault(item.id, item)
-    counts = ((unlabelled, "without a known class"), (repeated, "that repeat another"))
-    notes = [f"{count} image(s) {what} left out" for count, what in counts if count] + unreadable_note(unreadable, len(unreadable))
+    counts = ((unlabelled, "without a class"), (repeated, "that duplicate another"))
+    notes = [f"{count} image(s) {what} skipped" for count, what in counts if count] + unreadable_note(unreadable, len(unreadable))
     if not items:
         hint = "; give their classes (class folders or a CSV), or choose target=prediction" if unlabelled else ""
-        raise DataError(f"{data.name} has no image that can be scored ({'; '.join(notes) or 'it is empty'}){hint}")
+        raise DataError(f"{data.name} has no images that can be scored ({'; '.join(notes) or 'it is empty'}){hint}")
     return Selection(tuple(items.values()), tuple(notes))
 
 

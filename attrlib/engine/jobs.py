@@ -18,7 +18,7 @@ Work = Callable[[NewsProgress], Any]
 
 
 YIELD = 3.0
-"""Seconds without a watcher after which a job with patience is dropped if another job is waiting."""
+"""Seconds without a watcher after which a job with patience is dropped if a job of its priority or a higher one is waiting."""
 
 
 class State(Enum):
@@ -107,11 +107,14 @@ class Job:
 
     @property
     def abandoned(self) -> bool:
-        """Return whether the job was not watched for longer than its patience, or for `YIELD` seconds while another job waits."""
+        """Return whether the job was not watched for longer than its patience, or while others wait.
+
+        Then `YIELD` seconds suffice; the other job must have the same or a higher priority.
+        """
         if self._patience is None:
             return False
         unwatched = time.monotonic() - self._watched
-        return unwatched > self._patience or (unwatched > YIELD and self._queue.crowded)
+        return unwatched > self._patience or (unwatched > YIELD and self._queue.is_wanted(self.priority))
 
     @property
     def dropped(self) -> bool:
@@ -153,8 +156,8 @@ def _nothing(_progress: NewsProgress) -> None:
 def _reason(error: BaseException) -> str:
     text = str(error).splitlines()[0][:200] if str(error) else ""
     if out_of_memory(error):
-        return "there was not enough memory; choose fewer steps or a smaller model, or close other programs"
-    return f"unexpected error ({type(error).__name__}: {text}); try other settings, and report it if it stays"
+        return "not enough memory; choose fewer steps or a smaller model, or close other programs"
+    return f"unexpected error ({type(error).__name__}: {text}); try other settings, and report it if it persists"
 
 
 class Queue:
@@ -237,10 +240,9 @@ class Queue:
             job.run()
             self._shrink()
 
-    @property
-    def crowded(self) -> bool:
-        """Return whether a job is waiting."""
-        return bool(self._waiting)
+    def is_wanted(self, priority: Priority) -> bool:
+        """Return whether a job of this priority or a higher one is waiting."""
+        return any(job.priority <= priority for job in self._waiting)
 
     @property
     def kept_bytes(self) -> int:

@@ -80,9 +80,9 @@ def rows_within(model: Classifier, max_memory: int | None = None, area: float = 
     each = row_bytes(model)
     if allowed < each * area:
         needed = int(each * area) + (model.nbytes if max_memory is not None else 0)
-        given = allowed if max_memory is None else max_memory
+        budget = allowed if max_memory is None else max_memory
         what = "image" if area == 1 else "grid"
-        raise SpecError(f"{model.name} needs {_size(needed)} for a single {what}, more than the {_size(given)} allowed; raise max_memory")
+        raise SpecError(f"{model.name} needs {_size(needed)} for a single {what}, more than the {_size(budget)} allowed; raise max_memory")
     return rows_at_once(model, model.input_size, max(1, min(BATCH_SIZE, allowed // max(1, each))))
 
 

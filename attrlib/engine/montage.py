@@ -10,7 +10,7 @@ from attrlib.data.images import Photo
 from attrlib.engine.explain import tile
 from attrlib.errors import AttrlibError
 from attrlib.figures.panel import Tile, panel
-from attrlib.methods import METHODS, Attribution, attribute_each, resolve
+from attrlib.methods import METHODS, Attribution, AttributionOptions, attribute_each, resolve
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec, ViewSpec, parse_methods
@@ -25,12 +25,12 @@ class Shown:
     Attributes:
         method: The method.
         model: The model that is explained.
-        found: The maps, or the error if the method is not defined for any of the models.
+        result: The maps, or the error if the method is not defined for any of the models.
     """
 
     method: MethodSpec
     model: Classifier
-    found: Attribution | AttrlibError
+    result: Attribution | AttrlibError
 
 
 def all_methods(text: str) -> tuple[MethodSpec, ...]:
@@ -42,13 +42,13 @@ def all_methods(text: str) -> tuple[MethodSpec, ...]:
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     named = [part for part in parts if part != "all"]
-    given = parse_methods(",".join(named)) if named or not parts else ()
-    for method in given:
+    explicit = parse_methods(",".join(named)) if named or not parts else ()
+    for method in explicit:
         resolve(method)
     if len(named) == len(parts):
-        return given
-    own = {name: [m for m in given if m.name == name] or [MethodSpec(name)] for name in METHODS}
-    return tuple(method for methods in own.values() for method in methods)
+        return explicit
+    expanded = {name: [m for m in explicit if m.name == name] or [MethodSpec(name)] for name in METHODS}
+    return tuple(method for methods in expanded.values() for method in methods)
 
 
 def explain_all(
@@ -67,16 +67,17 @@ def explain_all(
         The maps or errors, in the order of `methods`.
     """
     shown: dict[MethodSpec, Shown] = {}
+    options = AttributionOptions(seed, on_progress=on_progress)
     for model in models:
-        left = [m for m in methods if m not in shown or isinstance(shown[m].found, AttrlibError)]
+        left = [m for m in methods if m not in shown or isinstance(shown[m].result, AttrlibError)]
         if not left:
             break
         images = model.preprocess(photo.image)[None]
         with torch.no_grad():
             target = int(model(images).argmax())
-        for method, found in zip(left, attribute_each(model, left, images, [target], seed, on_progress=on_progress), strict=True):
-            if method not in shown or isinstance(found, Attribution):
-                shown[method] = Shown(method, model, found)
+        for method, result in zip(left, attribute_each(model, left, images, [target], options), strict=True):
+            if method not in shown or isinstance(result, Attribution):
+                shown[method] = Shown(method, model, result)
     return [shown[m] for m in methods]
 
 
@@ -91,13 +92,15 @@ def draw_montage(models: Sequence[Classifier], photo: Photo, shown: Sequence[Sho
     """
     picture = models[0].preprocessing.view(photo.image)
     picture = picture.resize((SIDE, round(SIDE * picture.height / picture.width)), Image.Resampling.LANCZOS)
-    classes = [one.model.class_names[one.found.target[0]] for one in shown if isinstance(one.found, Attribution) and one.model is models[0]]
+    classes = [
+        one.model.class_names[one.result.target[0]] for one in shown if isinstance(one.result, Attribution) and one.model is models[0]
+    ]
     title = classes[0].split(",")[0] if classes else ""
     return panel(picture, title, [_tile(one, models[0], view) for one in shown], view, COLUMNS).quantize(256, dither=Image.Dither.NONE)
 
 
 def _tile(one: Shown, first: Classifier, view: ViewSpec) -> Tile:
-    if isinstance(one.found, AttrlibError):
-        return Tile(one.method.name, "not defined here", torch.zeros(1, 1), str(one.found))
-    own = tile(one.found, view)
-    return own if one.model is first else replace(own, subtitle=f"{one.found.spec.layer}, {one.model.name}")
+    if isinstance(one.result, AttrlibError):
+        return Tile(one.method.name, "not defined here", torch.zeros(1, 1), str(one.result))
+    shown_tile = tile(one.result, view)
+    return shown_tile if one.model is first else replace(shown_tile, subtitle=f"{one.result.spec.layer}, {one.model.name}")

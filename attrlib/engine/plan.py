@@ -202,7 +202,7 @@ def make_plan(
     """
     if len(filter_models) != len(spec.filter_models):
         raise SpecError(
-            f"the run names {len(spec.filter_models)} filter model(s), and {len(filter_models)} are given; load those, and give them as "
+            f"the run names {len(spec.filter_models)} filter model(s), but {len(filter_models)} were passed; load them and pass them as "
             "filter_models"
         )
     evaluators = (Evaluator(model, store, spec.seed, spec.fast), *(Evaluator(each, store, spec.seed) for each in filter_models))

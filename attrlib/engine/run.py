@@ -279,13 +279,9 @@ class _Run:
             ids,
             tuple(plan.items[place].images for place in chosen),
             StoredDetails(self.store, evaluation.key, tuple(plan.keys[place] for place in chosen)),
-            self._seconds(evaluation, ids),
+            self.plan.evaluators[0].mean_seconds(evaluation.method, ids),
             tuple(dict.fromkeys([*self.plan.notes, *self.notes])),
         )
-
-    def _seconds(self, evaluation: Evaluation, ids: tuple[str, ...]) -> float:
-        times = self.store.values(self.plan.evaluators[0].seconds_key(evaluation.method)[1], ids)
-        return float(np.mean(list(times.values()))) if times else float("nan")
 
     def _save(self, key: str, used: Mapping[GroupPlan, tuple[EvalItem, ...]], state: str = "running") -> None:
         """Write the run's manifest."""

@@ -63,7 +63,7 @@ def select(
     classes = [class_map(spec, each.model, data) for each in evaluators]
     candidates = image_items(data, classes[0], None, spec.seed, labelled=True, on_progress=on_progress)
     ids = [item.id for item in candidates.items]
-    predictions = [each.cache.records(each.measurement_key(Prediction())[1], ids) for each in evaluators]
+    predictions = [each.cache.records(each.keys.measurement(Prediction())[1], ids) for each in evaluators]
     unpredicted = {
         number: missing
         for number, cached in enumerate(predictions)
@@ -120,12 +120,12 @@ def _highest_confidence(confidences: Mapping[EvalItem, float], grids: Localisati
 
     place = bisect_left(steps, True, key=allows)
     if place == len(steps):
-        return "no confidence allows one: images of too few classes are classified rightly"
+        return "no confidence allows one: images of too few classes are classified correctly"
     return f"confidence={math.floor(steps[place] * 1000) / 1000:g} allows one"
 
 
 def _reason(data: Dataset, item: EvalItem) -> str:
     try:
-        return f"{data[item.images[0]].name} could not be read before"
+        return f"{data[item.images[0]].name} could not be read"
     except ImageError as error:
         return str(error)

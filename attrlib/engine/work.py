@@ -124,7 +124,7 @@ class Worker:
         readable, batch = loader.get(unit.items)
         if batch is not None:
             evaluator.with_rows(rows_within(evaluator.model, self._max_memory)).measure(Prediction(), batch)
-        about, key = evaluator.measurement_key(Prediction())
+        about, key = evaluator.keys.measurement(Prediction())
         # A prediction without a class marks an image that cannot be read.
         evaluator.cache.add_records(key, about, {item.id: Record() for item in unit.items if item not in readable})
 

@@ -73,7 +73,7 @@ def draw_sample(sample: Sample, view: ViewSpec, cell: int, grid: int, side: int 
         sample: The item.
         view: Colours, sign and opacity.
         cell: Index of the target cell, row by row, from 0.
-        grid: Cells per side of the grid.
+        grid: Grid cells per side.
         side: Width and height in pixels.
     """
     values = apply_sign(sample.values, view.sign)
@@ -82,12 +82,12 @@ def draw_sample(sample: Sample, view: ViewSpec, cell: int, grid: int, side: int 
 
 
 def outlined(picture: Image.Image, cell: int, grid: int) -> Image.Image:
-    """Outline a cell of the picture in dark on white, which is visible on every colour map. A single image stays unchanged.
+    """Outline a grid cell in dark on white, which is visible on every colour map. A single image stays unchanged.
 
     Args:
         picture: The picture, which is drawn on in place.
         cell: Index of the cell, row by row, from 0.
-        grid: Cells per side of the grid; 1 for a single image.
+        grid: Grid cells per side; 1 for a single image.
     """
     if grid == 1:
         return picture
@@ -113,9 +113,9 @@ def mosaic(pictures: Sequence[Image.Image], side: int = SIDE, gap: int = 4) -> I
     if len(pictures) == 1:
         return pictures[0].resize((side, side), Image.Resampling.BILINEAR)
     sheet = Image.new("RGBA", (side, side), (0, 0, 0, 0))
-    own = (side - gap) // 2
+    small = (side - gap) // 2
     for k, picture in enumerate(pictures[:4]):
-        sheet.paste(picture.resize((own, own), Image.Resampling.BILINEAR), (k % 2 * (own + gap), k // 2 * (own + gap)))
+        sheet.paste(picture.resize((small, small), Image.Resampling.BILINEAR), (k % 2 * (small + gap), k // 2 * (small + gap)))
     return sheet
 
 
@@ -125,7 +125,7 @@ def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: 
 
 
 def panel(lines: Sequence[PanelRow], view: ViewSpec) -> Image.Image:
-    """Draw all rows as one picture. Above the bins stands the share of the maps that they hold, below them the number of maps."""
+    """Draw all rows as one picture, with each bin's share of the maps above it, and its number of maps below."""
     names, count = bin_names(), EXAMPLES
     starts = [k * (_TILE + _GAP) for k in range(count)]
     bins = [starts[-1] + _TILE + _APART + k * (_TILE + _GAP) for k in range(len(names))]
@@ -133,7 +133,7 @@ def panel(lines: Sequence[PanelRow], view: ViewSpec) -> Image.Image:
     height = 2 * _LINE + _TILE + 3 * _GAP
     sheet = Image.new("RGB", (ends[-1] + _TILE + 2 * _GAP, _LINE + len(lines) * height + _GAP), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    heads = [(starts[0], "examples of the best"), *zip(bins, names, strict=True), (ends[0], "examples of the worst")]
+    heads = [(starts[0], "best examples"), *zip(bins, names, strict=True), (ends[0], "worst examples")]
     for x, text in heads:
         _write(pen, (_GAP + x, _GAP), text, (count if "examples" in text else 1) * (_TILE + _GAP), bold=True)
     for number, line in enumerate(lines):
@@ -141,12 +141,12 @@ def panel(lines: Sequence[PanelRow], view: ViewSpec) -> Image.Image:
         room = ends[-1] + _TILE
         _write(pen, (_GAP, top), line.title, room, bold=True)
         _write(pen, (_GAP + round(pen.textlength(line.title, ImageFont.load_default(16))) + 12, top + 1), line.subtitle, room)
-        own = line.aggregate
+        aggregate = line.aggregate
         for places, samples in ((starts, line.best), (ends, line.worst)):
             for x, sample in zip(places, samples, strict=False):
-                sheet.paste(draw_sample(sample, view, own.target_cell, own.grid, _TILE), (_GAP + x, top + _LINE))
+                sheet.paste(draw_sample(sample, view, aggregate.target_cell, aggregate.grid, _TILE), (_GAP + x, top + _LINE))
                 _write(pen, (_GAP + x, top + _LINE + _TILE + 2), f"{sample.score:.2f}", _TILE)
         for number_of_bin, x in enumerate(bins):
-            sheet.paste(draw_bin(own, number_of_bin, view, _TILE), (_GAP + x, top + _LINE))
-            _write(pen, (_GAP + x, top + _LINE + _TILE + 2), f"n = {own.sizes[number_of_bin]}", _TILE)
+            sheet.paste(draw_bin(aggregate, number_of_bin, view, _TILE), (_GAP + x, top + _LINE))
+            _write(pen, (_GAP + x, top + _LINE + _TILE + 2), f"n = {aggregate.sizes[number_of_bin]}", _TILE)
     return sheet

@@ -12,7 +12,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8
 """The colours of Okabe and Ito, safe for colour-blind readers, with grey instead of black, which is invisible on a dark page."""
 GREY = "#8a929c"
 POINTS = 2000
-"""Most scores to draw as points, too. More would hide the boxes and slow down the page."""
+"""Most scores to also draw as points. More would hide the boxes and slow down the page."""
 _SHORT = {"Input": "Inp", "Middle": "Mid", "Final": "Fin"}
 
 
@@ -41,12 +41,12 @@ def boxes(scores: Sequence[Scores], title: str, chance: float | None, perfect: f
         chance: Chance level, drawn as a dashed line; None for no line.
         perfect: Perfect score, drawn as a dotted line; None for no line.
     """
-    known = [name for name in NAMED if any(s.layer == name for s in scores)]
-    layers = [*known, *dict.fromkeys(s.layer for s in scores if s.layer not in known)]
+    named = [name for name in NAMED if any(s.layer == name for s in scores)]
+    layers = [*named, *dict.fromkeys(s.layer for s in scores if s.layer not in named)]
     figure, points = go.Figure(), shows_points(scores)
     for number, method in enumerate(dict.fromkeys(s.method for s in scores)):
-        own = sorted((s for s in scores if s.method == method), key=lambda s: layers.index(s.layer))
-        defined = [(s, int(i)) for s in own for i in np.flatnonzero(np.isfinite(s.values))]
+        by_layer = sorted((s for s in scores if s.method == method), key=lambda s: layers.index(s.layer))
+        defined = [(s, int(i)) for s in by_layer for i in np.flatnonzero(np.isfinite(s.values))]
         colour = COLOURS[number % len(COLOURS)]
         figure.add_trace(
             go.Box(

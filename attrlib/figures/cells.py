@@ -1,4 +1,4 @@
-"""Values of the patches of a picture: drawn on the picture, or as a scatter plot of two values."""
+"""One value per patch of a picture, drawn on the picture, and a scatter plot of two values per patch."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from attrlib.figures.overlay import draw
 from attrlib.specs import ViewSpec
 
 MOST_WRITTEN = 8
-"""Most patches per side whose values are written. Smaller patches have no room for text."""
+"""Most patches per side for which values are written. Smaller patches have no room for text."""
 
 
 def draw_cells(photo: Image.Image, values: Tensor, view: ViewSpec, top: float) -> Image.Image:
@@ -36,8 +36,8 @@ def draw_cells(photo: Image.Image, values: Tensor, view: ViewSpec, top: float) -
     if grid <= MOST_WRITTEN:
         texts = [short(value, top) for value in values.tolist()]
         font = ImageFont.load_default(min(width / 3.5, 1.6 * width / max(map(len, texts))))
-        for cell, text in enumerate(texts):
-            middle = (cell % grid * width + width / 2, cell // grid * height + height / 2)
+        for patch, text in enumerate(texts):
+            middle = (patch % grid * width + width / 2, patch // grid * height + height / 2)
             pen.text(middle, text, (255, 255, 255), font, anchor="mm", stroke_width=3, stroke_fill=(20, 24, 30))
     return sheet
 
@@ -56,7 +56,7 @@ def cell_scatter(drops: Tensor, sums: Tensor, output: str) -> go.Figure:
         output: Name of the output, for the axis title.
     """
     grid = round(len(drops) ** 0.5)
-    names = [f"row {cell // grid + 1}, column {cell % grid + 1}" for cell in range(grid * grid)]
+    names = [f"row {patch // grid + 1}, column {patch % grid + 1}" for patch in range(grid * grid)]
     points = go.Scatter(
         x=sums.tolist(), y=drops.tolist(), text=names, mode="markers", marker=dict(color=ACCENT, size=9, opacity=0.85),
         hovertemplate="%{text}<br>drop %{y:.3g}, attribution %{x:.3g}<extra></extra>",
@@ -65,7 +65,7 @@ def cell_scatter(drops: Tensor, sums: Tensor, output: str) -> go.Figure:
     figure.add_hline(0, line=dict(color=GREY, width=1, dash="dot"))
     figure.add_vline(0, line=dict(color=GREY, width=1, dash="dot"))
     return figure.update_layout(
-        xaxis_title="attribution sum of the cell", yaxis_title=f"drop of the {output} without it", height=330, margin=dict(l=10, r=10, t=10, b=40)
+        xaxis_title="attribution sum of the patch", yaxis_title=f"drop of the {output} without the patch", height=330, margin=dict(l=10, r=10, t=10, b=40)
     )  # fmt: skip
 
 

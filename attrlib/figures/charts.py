@@ -81,62 +81,65 @@ def distributions(lines: Sequence[Line], scale: Scale, kind: str = "box") -> go.
     for line in lines:
         defined = np.flatnonzero(np.isfinite(line.values))
         points = "all" if len(defined) <= MAX_POINTS else ("outliers" if kind == "box" else False)
-        own = dict(boxpoints=points) if kind == "box" else dict(points=points, meanline_visible=True, box_visible=True, spanmode="hard")
+        style = dict(boxpoints=points) if kind == "box" else dict(points=points, meanline_visible=True, box_visible=True, spanmode="hard")
         figure.add_trace(
             shape(
                 x=line.values[defined], y=[line.name] * len(defined), name=line.name, orientation="h", customdata=[[line.name, int(i)] for i in defined],
                 marker=dict(color=ACCENT, size=4, opacity=0.6), line=dict(width=1.5), jitter=0.6, pointpos=0, width=0.7,
-                hovertemplate="%{y}: %{x:.4g}<extra></extra>", hoveron="points", showlegend=False, **own,
+                hovertemplate="%{y}: %{x:.4g}<extra></extra>", hoveron="points", showlegend=False, **style,
             )
         )  # fmt: skip
     return _logarithmic(_rows(figure, names, scale, row=44), [v for line in lines for v in line.values], scale)
 
 
-def differences(behind: Mapping[str, Difference], best: str, scale: Scale) -> go.Figure:
+def differences(gaps: Mapping[str, Difference], best: str, scale: Scale) -> go.Figure:
     """Plot how much each method differs from the best on the same items, with its 95 % bootstrap CI. Ties are hollow.
 
     Args:
-        behind: Paired difference from the best by name of the method.
+        gaps: Paired difference from the best by name of the method.
         best: Name of the best method.
         scale: Scale of the scores.
     """
-    names = list(behind)
+    names = list(gaps)
     figure = go.Figure()
-    for tie, colour, symbol, label in ((False, OTHER, "circle", "differs"), (True, GREY, "circle-open", "tie: the interval holds 0")):
-        own = [n for n in names if behind[n].tie == tie]
-        ends = [(behind[n].high - behind[n].mean, behind[n].mean - behind[n].low) for n in own] or [(0.0, 0.0)]
+    for tie, colour, symbol, label in (
+        (False, OTHER, "circle", "significantly different"),
+        (True, GREY, "circle-open", "tied: the CI contains 0"),
+    ):
+        shown = [n for n in names if gaps[n].tie == tie]
+        ends = [(gaps[n].high - gaps[n].mean, gaps[n].mean - gaps[n].low) for n in shown] or [(0.0, 0.0)]
         above, below = ([0.0 if math.isnan(e) else e for e in side] for side in zip(*ends, strict=True))
         figure.add_trace(
             go.Scatter(
-                x=[behind[n].mean for n in own], y=own, mode="markers", name=label, customdata=[[n] for n in own],
+                x=[gaps[n].mean for n in shown], y=shown, mode="markers", name=label, customdata=[[n] for n in shown],
                 marker=dict(color=colour, size=9, symbol=symbol, line=dict(width=2, color=colour)),
                 error_x=dict(type="data", array=above, arrayminus=below, color=colour, thickness=2, width=5),
-                text=[f"{_short(behind[n].mean)} [{_short(behind[n].low)}, {_short(behind[n].high)}], n = {behind[n].n}" for n in own],
+                text=[f"{_short(gaps[n].mean)} [{_short(gaps[n].low)}, {_short(gaps[n].high)}], n = {gaps[n].n}" for n in shown],
                 hovertemplate="%{y}: %{text}<extra></extra>",
             )
         )  # fmt: skip
     figure.add_vline(0, line=dict(color=GREY, dash="dash", width=1.5))
     _rows(figure, names, Scale("", scale.higher_is_better))
     return figure.update_layout(
-        xaxis_title=f"difference to {best} on the same items", legend=dict(orientation="h", y=1.02, yanchor="bottom")
+        xaxis_title=f"difference from {best} on the same items", legend=dict(orientation="h", y=1.02, yanchor="bottom")
     )
 
 
 def pareto(lines: Sequence[Line], scale: Scale) -> go.Figure:
     """Plot score against seconds per map. A line joins the Pareto front, the methods that no other beats in both."""
-    known = [line for line in lines if line.seconds > 0 and not math.isnan(line.summary.mean)]
-    front = front_of(known, scale.higher_is_better)
+    timed = [line for line in lines if line.seconds > 0 and not math.isnan(line.summary.mean)]
+    front = front_of(timed, scale.higher_is_better)
     figure = go.Figure()
     sides = (
-        (front, ACCENT, "diamond", "no method is both better and faster"),
-        ([k for k in known if k not in front], GREY, "circle", "beaten in both"),
+        (front, ACCENT, "diamond", "no other method is both better and faster"),
+        ([k for k in timed if k not in front], GREY, "circle", "another method is better and faster"),
     )
-    for own, colour, symbol, label in sides:
+    for group, colour, symbol, label in sides:
         figure.add_trace(
             go.Scatter(
-                x=[k.seconds for k in own], y=[k.summary.mean for k in own], text=[k.name for k in own], customdata=[[k.name] for k in own],
-                mode="markers+text" if own is front or len(known) <= FEW else "markers", name=label, cliponaxis=False,
-                textposition=f"{'top' if own is front else 'bottom'} center",
+                x=[k.seconds for k in group], y=[k.summary.mean for k in group], text=[k.name for k in group], customdata=[[k.name] for k in group],
+                mode="markers+text" if group is front or len(timed) <= FEW else "markers", name=label, cliponaxis=False,
+                textposition=f"{'top' if group is front else 'bottom'} center",
                 marker=dict(color=colour, size=11, symbol=symbol), hovertemplate="%{text}: %{y:.4g}, %{x:.3g} s<extra></extra>",
             )
         )  # fmt: skip
@@ -147,9 +150,9 @@ def pareto(lines: Sequence[Line], scale: Scale) -> go.Figure:
     if scale.chance is not None:
         figure.add_hline(scale.chance, line=dict(color=GREY, dash="dash", width=1.5), annotation=dict(text="chance", font_color=GREY))
     arrow = "↑" if scale.higher_is_better else "↓"
-    _logarithmic(figure, [k.summary.mean for k in known], scale, "yaxis")
+    _logarithmic(figure, [k.summary.mean for k in timed], scale, "yaxis")
     return figure.update_layout(
-        xaxis=dict(type="log", title="time for one map ← faster", **_times([k.seconds for k in known])),
+        xaxis=dict(type="log", title="time for one map ← faster", **_times([k.seconds for k in timed])),
         yaxis_title=f"{scale.title} {arrow} better", height=420, margin=dict(l=10, r=20, t=40, b=50),
         legend=dict(orientation="h", y=1.02, yanchor="bottom"),
     )  # fmt: skip
@@ -168,11 +171,11 @@ def _times(seconds: Sequence[float]) -> dict[str, list[object]]:
 def front_of(lines: Sequence[Line], higher_is_better: bool = True) -> list[Line]:
     """Return the methods that no other beats in both score and seconds, the fastest first."""
     sign = 1 if higher_is_better else -1
-    found: list[Line] = []
-    for line in sorted(lines, key=lambda own: (own.seconds, -sign * own.summary.mean)):
-        if not found or sign * line.summary.mean > sign * found[-1].summary.mean:
-            found.append(line)
-    return found
+    front: list[Line] = []
+    for line in sorted(lines, key=lambda line: (line.seconds, -sign * line.summary.mean)):
+        if not front or sign * line.summary.mean > sign * front[-1].summary.mean:
+            front.append(line)
+    return front
 
 
 def heat_map(means: Mapping[tuple[str, str], float], scale: Scale) -> go.Figure:
@@ -180,8 +183,8 @@ def heat_map(means: Mapping[tuple[str, str], float], scale: Scale) -> go.Figure:
     models = list(dict.fromkeys(model for model, _ in means))
     methods = list(dict.fromkeys(method for _, method in means))
     values = [[means.get((model, method), math.nan) for model in models] for method in methods]
-    known = [v for row in values for v in row if not math.isnan(v)] or [0.0]
-    middle = (min(known) + max(known)) / 2
+    defined = [v for row in values for v in row if not math.isnan(v)] or [0.0]
+    middle = (min(defined) + max(defined)) / 2
     figure = go.Figure(
         go.Heatmap(
             z=values, x=models, y=methods, colorscale="Cividis", reversescale=not scale.higher_is_better, xgap=2, ygap=2,
@@ -194,7 +197,7 @@ def heat_map(means: Mapping[tuple[str, str], float], scale: Scale) -> go.Figure:
     figure.add_trace(
         go.Scatter(
             x=[x for x, _, _ in cells], y=[y for _, y, _ in cells], customdata=[[y, x] for x, y, _ in cells], mode="markers+text",
-            text=[_even(value, known) for _, _, value in cells], textfont=dict(color=["#15191f" if own else "#ffffff" for own in bright]),
+            text=[_even(value, defined) for _, _, value in cells], textfont=dict(color=["#15191f" if is_bright else "#ffffff" for is_bright in bright]),
             marker=dict(size=26, symbol="square", opacity=0), selected=dict(marker=dict(opacity=0.3, color="#ffffff")),
             unselected=dict(marker=dict(opacity=0)), showlegend=False, hovertemplate="%{y} on %{x}: %{text}<extra></extra>",
         )
@@ -204,13 +207,13 @@ def heat_map(means: Mapping[tuple[str, str], float], scale: Scale) -> go.Figure:
     return figure.update_layout(title=dict(text=scale.label, font_size=13), margin_t=80, margin_b=10)
 
 
-def agreement(found: Mapping[tuple[str, str], Correlation]) -> go.Figure:
+def agreement(correlations: Mapping[tuple[str, str], Correlation]) -> go.Figure:
     """Plot the rank correlation of each pair of protocols with its interval, blue if they agree and orange if they disagree."""
-    found = {(_broken(a), _broken(b)): own for (a, b), own in found.items()}
-    names = list(dict.fromkeys(name for pair in found for name in pair))
-    both = found | {(b, a): own for (a, b), own in found.items()}
+    pairs = {(_broken(a), _broken(b)): c for (a, b), c in correlations.items()}
+    names = list(dict.fromkeys(name for pair in pairs for name in pair))
+    both = pairs | {(b, a): c for (a, b), c in pairs.items()}
     cells = [(x, y, both[x, y]) for y in names for x in names if x != y]
-    values = {(x, y): own.value for x, y, own in cells}
+    values = {(x, y): c.value for x, y, c in cells}
     figure = go.Figure(
         go.Heatmap(
             z=[[values.get((x, y), math.nan) for x in names] for y in names], x=names, y=names, zmin=-1, zmax=1, xgap=2, ygap=2,
@@ -219,8 +222,8 @@ def agreement(found: Mapping[tuple[str, str], Correlation]) -> go.Figure:
     )  # fmt: skip
     figure.add_trace(
         go.Scatter(
-            x=[x for x, _, _ in cells], y=[y for _, y, _ in cells], mode="text", text=[_between(own) for _, _, own in cells],
-            textfont=dict(color=[_ink(own.value) for _, _, own in cells]), customdata=[[own.n] for _, _, own in cells],
+            x=[x for x, _, _ in cells], y=[y for _, y, _ in cells], mode="text", text=[_between(c) for _, _, c in cells],
+            textfont=dict(color=[_ink(c.value) for _, _, c in cells]), customdata=[[c.n] for _, _, c in cells],
             showlegend=False, hovertemplate="%{y} and %{x}: %{text}, n = %{customdata[0]}<extra></extra>",
         )
     )  # fmt: skip
@@ -235,9 +238,9 @@ def _broken(name: str) -> str:
     return "<br>".join(wrap(name, 12))
 
 
-def _between(found: Correlation) -> str:
-    interval = "" if math.isnan(found.low) else f"<br>[{found.low:.2f}, {found.high:.2f}]"
-    return f"{found.value:.2f}{interval}" if found.n else "nothing<br>in common"
+def _between(correlation: Correlation) -> str:
+    interval = "" if math.isnan(correlation.low) else f"<br>[{correlation.low:.2f}, {correlation.high:.2f}]"
+    return f"{correlation.value:.2f}{interval}" if correlation.n else "no common<br>items"
 
 
 def _ink(value: float) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 from attrlib.figures.charts import ACCENT, GREY, OTHER
 
 _INK = "#76808c"
-"""Text colour, readable on light and dark pages: an SVG cannot know which it is on."""
+"""Text colour, readable on light and dark pages: an SVG does not know which it is on."""
 
 NEXT = (255, 43, 214)
 """Colour of the pixels to delete next, rare in photos."""
@@ -25,8 +25,8 @@ def draw_deleted(photo: Image.Image, gone: Tensor, following: Tensor, instead: n
         outlined: Whether to outline the next pixels, which suits patches; otherwise they are tinted, which suits scattered pixels.
     """
     size = photo.size
-    own = Image.fromarray(instead).resize(size, Image.Resampling.BILINEAR)
-    sheet = Image.composite(own, photo.convert("RGB"), _mask(gone, size))
+    fill = Image.fromarray(instead).resize(size, Image.Resampling.BILINEAR)
+    sheet = Image.composite(fill, photo.convert("RGB"), _mask(gone, size))
     marked = _mask(following, size)
     if outlined:
         thickness = 2 * max(1, size[0] // 150) + 1

@@ -1,4 +1,4 @@
-"""Grids of pictures: which cells the model sees, and attribution that is impossible by construction."""
+"""Grids of pictures: which grid cells the model sees, and attribution that is impossible by construction."""
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -9,7 +9,7 @@ from attrlib.figures.deletion import NEXT
 from attrlib.postprocess import resize
 
 FAINTEST = 0.03
-"""Smallest share of the extreme colour at which impossible attribution is marked. Less is not visible either."""
+"""Smallest share of the extreme colour at which impossible attribution is marked. Less is not visible."""
 
 
 def draw_seen(picture: Image.Image, cell: int, grid: int, cut_off: float) -> Image.Image:
@@ -18,15 +18,15 @@ def draw_seen(picture: Image.Image, cell: int, grid: int, cut_off: float) -> Ima
     Args:
         picture: The grid.
         cell: Index of the target's cell, row by row, from 0.
-        grid: Cells per side of the grid.
-        cut_off: How far the other cells are cut off from the model, from 0 (they count as the target's) to 1 (they are not seen).
+        grid: Grid cells per side.
+        cut_off: How far the other cells are hidden from the model, from 0 (seen like the target's) to 1 (not seen).
     """
     faded = ImageEnhance.Color(picture).enhance(1 - cut_off)
     faded = Image.blend(faded, Image.new("RGB", picture.size, (128, 132, 138)), 0.8 * cut_off)
     row, column = divmod(cell, grid)
     width, height = picture.width // grid, picture.height // grid
-    own = (column * width, row * height, (column + 1) * width, (row + 1) * height)
-    faded.paste(picture.crop(own), own[:2])
+    box = (column * width, row * height, (column + 1) * width, (row + 1) * height)
+    faded.paste(picture.crop(box), box[:2])
     return outlined(faded, cell, grid)
 
 
@@ -35,7 +35,7 @@ def mark_impossible(drawn: Image.Image, outside: Tensor, top: float) -> Image.Im
 
     Args:
         drawn: The drawn map.
-        outside: Attribution (H,W) where there can be none.
+        outside: Attribution (H,W) outside the target's cell, where it is impossible.
         top: Magnitude of the extreme colour. Attribution below the share `FAINTEST` of it is not marked.
     """
     values = resize(outside[None, None].float(), (drawn.height, drawn.width))[0, 0].abs().numpy()

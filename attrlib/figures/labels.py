@@ -5,7 +5,7 @@ import math
 from attrlib.figures.study_figure import Panel
 
 SIDES = ("top center", "bottom center", "middle right", "middle left")
-"""Sides where a label may stand, in order of preference."""
+"""Sides of a point on which its label may be, in order of preference."""
 _LETTER, _HIGH, _MARK = 6.2, 12.0, 6.0
 """Width of a letter, height of a line, and half the size of a marker, in pixels."""
 Box = tuple[float, float, float, float]
@@ -30,7 +30,7 @@ def places(panel: Panel, width: float, height: float) -> dict[tuple[int, int], s
         if math.isfinite(p.y)
     }
     taken: list[Box] = [(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in at.values()]
-    found: dict[tuple[int, int], str] = {}
+    sides: dict[tuple[int, int], str] = {}
     for key, (x, y) in at.items():
         long = _LETTER * len(points[key].label)
         boxes = (
@@ -41,15 +41,15 @@ def places(panel: Panel, width: float, height: float) -> dict[tuple[int, int], s
         )
         for side, box in zip(SIDES, boxes, strict=True):
             if long and box[0] >= 0 and box[2] <= width and not any(_meet(box, other) for other in taken):
-                found[key] = side
+                sides[key] = side
                 taken.append(box)
                 break
-    return found
+    return sides
 
 
 def _ends(values: list[float]) -> tuple[float, float]:
-    known = [v for v in values if math.isfinite(v)]
-    low, high = min(known, default=0.0), max(known, default=1.0)
+    finite = [v for v in values if math.isfinite(v)]
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
     room = 0.05 * (high - low) or 0.5
     return low - room, high + room
 

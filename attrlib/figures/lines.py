@@ -1,4 +1,4 @@
-"""Line charts as SVG with each line named at its end. SVG is redrawn at once by a slider, and sharp at any size."""
+"""Line charts as SVG with each line named at its end. A slider can redraw an SVG at once, and it is sharp at any size."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from attrlib.figures.by_layer import COLOURS
 from attrlib.figures.charts import GREY
 
 _INK = "#76808c"
-"""Text colour, readable on light and dark pages: an SVG cannot know which it is on."""
+"""Text colour, readable on light and dark pages: an SVG does not know which it is on."""
 _LEFT, _ABOVE, _BELOW, _LETTER = 46, 34, 44, 15
 _DASHES = ("", "7 4", "2 3", "9 3 2 3")
 """Dash patterns, which distinguish lines whose colours look alike to colour-blind readers."""
@@ -70,8 +70,8 @@ def lines_svg(
         size: (width, height) in pixels.
         markers: Whether to draw a marker at each value.
     """
-    shown = {name: [v if math.isfinite(v) and not (axis.log and v <= 0) else math.nan for v in own] for name, own in lines.items()}
-    values = [v for own in shown.values() for v in own if not math.isnan(v)] + ([level[1]] if level else [])
+    shown = {name: [v if math.isfinite(v) and not (axis.log and v <= 0) else math.nan for v in line] for name, line in lines.items()}
+    values = [v for line in shown.values() for v in line if not math.isnan(v)] + ([level[1]] if level else [])
     if not values:
         values = [1.0]
     low, high = axis.ends(values)
@@ -100,15 +100,15 @@ def lines_svg(
         names.append((y(level[1]), level[0], GREY))
     if at is not None:
         parts.append(f'<path d="M{x(at):.1f} {_ABOVE}V{height - _BELOW}" stroke="{_INK}" stroke-width="1.5" stroke-dasharray="3 4"/>')
-    for number, (name, own) in enumerate(shown.items()):
+    for number, (name, line) in enumerate(shown.items()):
         colour, dash = COLOURS[number % len(COLOURS)], _DASHES[number // 2 % len(_DASHES)]
-        points = [(x(k), y(v)) for k, v in enumerate(own) if not math.isnan(v)]
+        points = [(x(k), y(v)) for k, v in enumerate(line) if not math.isnan(v)]
         if not points:
             continue
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="3" stroke-dasharray="{dash}"/>')
-        dots = [k for k, v in enumerate(own) if not math.isnan(v) and (markers or k == at)]
-        parts += [f'<circle cx="{x(k):.1f}" cy="{y(own[k]):.1f}" r="{6 if k == at else 4}" fill="{colour}"/>' for k in dots]
+        dots = [k for k, v in enumerate(line) if not math.isnan(v) and (markers or k == at)]
+        parts += [f'<circle cx="{x(k):.1f}" cy="{y(line[k]):.1f}" r="{6 if k == at else 4}" fill="{colour}"/>' for k in dots]
         names.append((points[-1][1], name, colour))
     parts += [
         _text(width - right + 9, py + 5, name, "start", colour, bold=True) for py, name, colour in _apart(names, _ABOVE, height - _BELOW)
@@ -123,9 +123,9 @@ def _apart(names: list[tuple[float, str, str]], top: float, bottom: float) -> li
     """Move the names apart, each at least a line's height below the one before, as close as possible to where they belong."""
     room = _LETTER + 3
     placed: list[float] = []
-    ordered = sorted(names, key=lambda own: own[0])
-    for own, _, _ in ordered:
-        placed.append(max(own, placed[-1] + room) if placed else max(own, top))
+    ordered = sorted(names, key=lambda name: name[0])
+    for wanted, _, _ in ordered:
+        placed.append(max(wanted, placed[-1] + room) if placed else max(wanted, top))
     excess = placed[-1] - bottom if placed else 0.0
     for k in reversed(range(len(placed))):
         if excess <= 0:

@@ -46,7 +46,7 @@ def html_report(title: str, summary: str, sections: Sequence[Section], reproduce
         f"<h1>{escape(title)}</h1><p>{escape(summary)}</p>",
         *(_section(section) for section in sections),
         "<h2>Reproduce this</h2>",
-        *(f"<p class=note>{escape(what)}</p><pre>{escape(text)}</pre>" for what, text in reproduce.items()),
+        *(f"<p class=note>{escape(label)}</p><pre>{escape(text)}</pre>" for label, text in reproduce.items()),
         "</main></body></html>",
     ]
     return "\n".join(parts).encode()
@@ -64,5 +64,5 @@ def _section(section: Section) -> str:
 
 
 def _drawn(figure: go.Figure) -> str:
-    own = go.Figure(figure).update_layout(template="plotly_white", font_family="system-ui, sans-serif")
-    return plotly.io.to_html(own, include_plotlyjs=False, full_html=False, config={"displaylogo": False, "responsive": True})
+    light = go.Figure(figure).update_layout(template="plotly_white", font_family="system-ui, sans-serif")
+    return plotly.io.to_html(light, include_plotlyjs=False, full_html=False, config={"displaylogo": False, "responsive": True})

@@ -24,7 +24,7 @@ OFFSETS: dict[str, tuple[tuple[int, int], Any, Any]] = {
     "middle right": ((5, 0), "left", "center"),
     "middle left": ((-5, 0), "right", "center"),
 }
-"""Offset in points and alignment of a label, by the side where it stands."""
+"""Offset in points and alignment of a label, by its side of the point."""
 PIXELS = (1100, 360)
 """Size of a panel of points, in the pixel units of label placement."""
 WIDTH, DPI = 10.0, 160
@@ -112,8 +112,8 @@ def _ends(series: Series) -> list[list[float]] | None:
 
 
 def _two(point: Point) -> tuple[float, float]:
-    known = math.isfinite(point.low) and math.isfinite(point.high) and math.isfinite(point.y)
-    return (point.y - point.low, point.high - point.y) if known else (0.0, 0.0)
+    defined = math.isfinite(point.low) and math.isfinite(point.high) and math.isfinite(point.y)
+    return (point.y - point.low, point.high - point.y) if defined else (0.0, 0.0)
 
 
 def _points(axes: Axes, series: Series, colour: str, symbol: str, sides: dict[int, str]) -> None:
@@ -131,16 +131,16 @@ def _points(axes: Axes, series: Series, colour: str, symbol: str, sides: dict[in
 def _line(axes: Axes, series: Series, colour: str, symbol: str) -> None:
     x, y = [p.x for p in series.points], [p.y for p in series.points]
     axes.plot(x, y, marker=MARKERS[symbol], ms=4, lw=1.2, color=colour, label=series.name)
-    known = [p for p in series.points if math.isfinite(p.low) and math.isfinite(p.high)]
-    if len(known) > 1:
-        axes.fill_between([p.x for p in known], [p.low for p in known], [p.high for p in known], color=colour, alpha=0.18, lw=0)
+    bounded = [p for p in series.points if math.isfinite(p.low) and math.isfinite(p.high)]
+    if len(bounded) > 1:
+        axes.fill_between([p.x for p in bounded], [p.low for p in bounded], [p.high for p in bounded], color=colour, alpha=0.18, lw=0)
 
 
 def _boxes(axes: Axes, series: Series, names: list[str], colour: str, shift: float, width: float) -> None:
-    own = {name: [p.y for p in series.points if str(p.x) == name and math.isfinite(p.y)] for name in names}
-    shown = [name for name in names if own[name]]
+    by_name = {name: [p.y for p in series.points if str(p.x) == name and math.isfinite(p.y)] for name in names}
+    shown = [name for name in names if by_name[name]]
     axes.boxplot(
-        [own[name] for name in shown], positions=[names.index(name) + 0.85 * shift for name in shown], widths=width, showfliers=False,
+        [by_name[name] for name in shown], positions=[names.index(name) + 0.85 * shift for name in shown], widths=width, showfliers=False,
         patch_artist=True, boxprops=dict(facecolor=colour, edgecolor=colour, alpha=0.6), medianprops=dict(color="black", lw=1),
         whiskerprops=dict(color=colour), capprops=dict(color=colour), manage_ticks=False,
     )  # fmt: skip
@@ -153,8 +153,8 @@ def _matrix(axes: Axes, panel: Panel) -> None:
     axes.imshow(values, vmin=-1, vmax=1, cmap="PuOr_r", aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
     axes.set_yticks(range(len(panel.series)), [s.name for s in panel.series])
-    for row, own in enumerate(values):
-        for column, value in enumerate(own):
+    for row, row_values in enumerate(values):
+        for column, value in enumerate(row_values):
             if math.isfinite(value):
                 colour = "white" if abs(value) > 0.7 else "black"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)

@@ -73,8 +73,8 @@ def _traces(panel: Panel, series: Series, colour: str, symbol: str) -> list[go.S
             )
         ]  # fmt: skip
     if panel.kind == "points":
-        found = places(panel, *NARROW) if panel.named else {}
-        sides = [found.get((panel.series.index(series), k)) for k in range(len(points))]
+        by_point = places(panel, *NARROW) if panel.named else {}
+        sides = [by_point.get((panel.series.index(series), k)) for k in range(len(points))]
         return [
             go.Scatter(
                 x=x, y=y, name=series.name, mode="markers+text", text=[p.label if side else "" for p, side in zip(points, sides, strict=True)],
@@ -90,11 +90,11 @@ def _traces(panel: Panel, series: Series, colour: str, symbol: str) -> list[go.S
         x=x, y=y, name=series.name, mode="lines+markers", line=dict(color=colour, width=2), marker=dict(symbol=symbol, size=7),
         text=[p.label or _interval(p) for p in points], hovertemplate="%{x}: %{text}<extra>" + series.name + "</extra>",
     )  # fmt: skip
-    known = [p for p in points if math.isfinite(p.low) and math.isfinite(p.high)]
-    if len(known) < 2:
+    bounded = [p for p in points if math.isfinite(p.low) and math.isfinite(p.high)]
+    if len(bounded) < 2:
         return [line]
     edge = go.Scatter(
-        x=[p.x for p in known] + [p.x for p in reversed(known)], y=[p.high for p in known] + [p.low for p in reversed(known)],
+        x=[p.x for p in bounded] + [p.x for p in reversed(bounded)], y=[p.high for p in bounded] + [p.low for p in reversed(bounded)],
         fill="toself", line_width=0, fillcolor=colour, opacity=0.18, hoverinfo="skip", showlegend=False, mode="lines",
     )  # fmt: skip
     return [edge, line]

@@ -16,10 +16,19 @@ from attrlib.methods import (  # noqa: F401, I001  this is the order of lists an
     intrinsic,
     sanity,
 )
-from attrlib.methods.attribution import BATCH_SIZE, Attribution, attribute, attribute_all, attribute_each, rows_at_once
-from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, list_methods, resolve
+from attrlib.methods.attribution import (
+    BATCH_SIZE,
+    Attribution,
+    AttributionOptions,
+    attribute,
+    attribute_all,
+    attribute_each,
+    rows_at_once,
+)
+from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, instance, list_methods, resolve
 from attrlib.methods.presets import PRESETS, Preset, defined, list_presets, names_many, read_methods
 from attrlib.methods.context import AttributionContext
+from attrlib.methods.shared_maps import SharedMaps
 
 __all__ = [
     "BATCH_SIZE",
@@ -27,15 +36,18 @@ __all__ = [
     "PRESETS",
     "Attribution",
     "AttributionContext",
+    "AttributionOptions",
     "Method",
     "MethodInfo",
     "Passes",
     "Preset",
+    "SharedMaps",
     "attribute",
     "attribute_all",
     "attribute_each",
     "create",
     "defined",
+    "instance",
     "list_methods",
     "list_presets",
     "names_many",

@@ -1,7 +1,6 @@
 """Run methods on images. All attribution maps are computed here."""
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,10 +8,8 @@ import torch
 from torch import Tensor
 
 from attrlib.errors import AttrlibError, Cancelled, SpecError
-from attrlib.methods.base import create, resolve
-from attrlib.methods.context import AttributionContext
-from attrlib.methods.together import Items, MethodRequest, SharedBatch
-from attrlib.models import Classifier, Layer
+from attrlib.methods.together import Items, MethodRequest, SharedBatch, Stopwatch
+from attrlib.models import Classifier
 from attrlib.models.chunks import in_chunks
 from attrlib.postprocess import defect, resize
 from attrlib.progress import Progress, no_progress
@@ -46,6 +43,14 @@ class Attribution:
     input_size: tuple[int, int]
     diagnostics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, request: MethodRequest, seed: int, images: Tensor) -> "Attribution":
+        """Return the maps that a request has collected, and clear it: the maps of at most one method are then held twice."""
+        diagnostics = {name: tuple(values) for name, values in request.diagnostics.items()}
+        maps = torch.cat(request.maps)
+        request.maps.clear()
+        return cls(maps, tuple(request.target), request.spec, seed, request.seconds, (images.shape[2], images.shape[3]), diagnostics)
+
     def resized(self, size: tuple[int, int] | None = None) -> Tensor:
         """Return the maps resized bilinearly to `size` (height, width), by default to the size of the images."""
         return resize(self.maps, size or self.input_size)
@@ -77,39 +82,52 @@ def rows_at_once(model: Classifier, size: tuple[int, int], rows: int = BATCH_SIZ
     return max(1, min(rows, int(KEPT / (4 * largest))))
 
 
+@dataclass(frozen=True)
+class AttributionOptions:
+    """How maps are computed. Maps depend on `seed` and `fast` only.
+
+    Attributes:
+        seed: Seed of all random draws.
+        batch_size: Rows that go through the model at once, at most.
+        fast: Whether to compute in bfloat16.
+        on_progress: Progress callback. An exception that it raises passes through.
+    """
+
+    seed: int = 0
+    batch_size: int = BATCH_SIZE
+    fast: bool = False
+    on_progress: Progress = no_progress
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise SpecError(f"batch_size={self.batch_size} is not valid: expected a whole number from 1")
+
+
+DEFAULTS = AttributionOptions()
+
+
 def attribute(
     model: Classifier,
     spec: MethodSpec,
     images: Tensor,
     targets: Sequence[int] | None = None,
-    seed: int = 0,
-    batch_size: int = BATCH_SIZE,
-    on_progress: Progress = no_progress,
-    fast: bool = False,
+    options: AttributionOptions = DEFAULTS,
     owners: Sequence[int] | None = None,
 ) -> Attribution:
-    """Compute the maps of one method.
-
-    The model is left unchanged, also when an error is raised.
+    """Compute the maps of one method; see `attribute_all`.
 
     Args:
         model: The classifier to explain.
         spec: The method, its layer and its parameters.
         images: Normalised images (U,3,H,W).
         targets: Target class index of each item. By default, the class predicted for each image.
-        seed: Seed of all random draws.
-        batch_size: Rows that go through the model at once, at most.
-        on_progress: Progress callback. An exception that it raises passes through.
-        fast: Whether to compute in bfloat16.
-        owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed
-            once per image. Requires `targets`. By default, one item per image.
+        options: Seed, batch size, precision and progress callback.
+        owners: Image index of each item. By default, one item per image.
 
     Raises:
-        MethodError: If the method is unknown or not defined for the model.
-        LayerError: If the model has no such layer.
-        SpecError: If a parameter, the targets or the batch size are not valid.
+        AttrlibError: As in `attribute_all`.
     """
-    return attribute_all(model, [spec], images, targets, seed, batch_size, on_progress, fast, owners)[0]
+    return attribute_all(model, [spec], images, targets, options, owners)[0]
 
 
 def attribute_all(
@@ -117,10 +135,7 @@ def attribute_all(
     specs: Sequence[MethodSpec],
     images: Tensor,
     targets: Sequence[int] | None = None,
-    seed: int = 0,
-    batch_size: int = BATCH_SIZE,
-    on_progress: Progress = no_progress,
-    fast: bool = False,
+    options: AttributionOptions = DEFAULTS,
     owners: Sequence[int] | None = None,
 ) -> list[Attribution]:
     """Compute the maps of several methods, and compute only once what they have in common.
@@ -132,10 +147,7 @@ def attribute_all(
         specs: The methods, their layers and their parameters.
         images: Normalised images (U,3,H,W).
         targets: Target class index of each item. By default, the class predicted for each image.
-        seed: Seed of all random draws.
-        batch_size: Rows that go through the model at once, at most.
-        on_progress: Progress callback. An exception that it raises passes through.
-        fast: Whether to compute in bfloat16.
+        options: Seed, batch size, precision and progress callback.
         owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed
             once per image. Requires `targets`. By default, one item per image.
 
@@ -145,11 +157,13 @@ def attribute_all(
     Raises:
         MethodError: If a method is unknown or not defined for the model. If this is known beforehand, nothing is computed.
         LayerError: If the model has no such layer.
-        SpecError: If a parameter, the targets or the batch size are not valid. Nothing is computed then.
+        SpecError: If a parameter or the targets are not valid. Nothing is computed then.
+        OutOfMemory: If memory is not sufficient for one item.
+        Cancelled: If the progress callback cancels the computation.
     """
-    found = [_ask(model, spec, images) for spec in specs]
-    _run(model, found, images, targets, seed, batch_size, on_progress, fast, owners)
-    return [_result(one, seed, images) for one in found]
+    requests = [MethodRequest.of(model, spec, images) for spec in specs]
+    _run(model, requests, images, targets, options, owners)
+    return [Attribution.of(request, options.seed, images) for request in requests]
 
 
 def attribute_each(
@@ -157,87 +171,59 @@ def attribute_each(
     specs: Sequence[MethodSpec],
     images: Tensor,
     targets: Sequence[int] | None = None,
-    seed: int = 0,
-    batch_size: int = BATCH_SIZE,
-    on_progress: Progress = no_progress,
-    fast: bool = False,
+    options: AttributionOptions = DEFAULTS,
     owners: Sequence[int] | None = None,
 ) -> list[Attribution | AttrlibError]:
     """Compute the maps of several methods as `attribute_all` does, but return the error of a method instead of raising it.
 
     Args:
         model: The classifier to explain.
-        specs: The methods, their layers and their parameters.
-        images: Normalised images (U,3,H,W).
-        targets: Target class index of each item. By default, the class predicted for each image.
-        seed: Seed of all random draws.
-        batch_size: Rows that go through the model at once, at most.
-        on_progress: Progress callback. An exception that it raises passes through.
-        fast: Whether to compute in bfloat16.
-        owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed
-            once per image. Requires `targets`. By default, one item per image.
+        specs: As in `attribute_all`.
+        images: As in `attribute_all`.
+        targets: As in `attribute_all`.
+        options: As in `attribute_all`.
+        owners: As in `attribute_all`.
 
     Returns:
         The maps of each method, or the error that it raised, in the order of `specs`.
 
     Raises:
-        SpecError: If the targets or the batch size are not valid, because no single method is at fault.
+        SpecError: If the targets are not valid, because no single method is at fault.
         Cancelled: If the progress callback cancels the computation.
     """
-    found: list[MethodRequest | AttrlibError] = []
+    requests: list[MethodRequest | AttrlibError] = []
     for spec in specs:
         try:
-            found.append(_ask(model, spec, images))
+            requests.append(MethodRequest.of(model, spec, images))
         except AttrlibError as error:
-            found.append(error.with_traceback(None))
-    request = [one for one in found if isinstance(one, MethodRequest)]
-    _run(model, request, images, targets, seed, batch_size, on_progress, fast, owners, tolerant=True)
-    return [one if isinstance(one, AttrlibError) else one.error or _result(one, seed, images) for one in found]
-
-
-def _ask(model: Classifier, spec: MethodSpec, images: Tensor) -> MethodRequest:
-    spec = resolve(spec)
-    method, layer = create(spec), model.layer(spec.layer, (images.shape[2], images.shape[3]))
-    method.check(model, layer)
-    model.split(layer, images.shape[1:])
-    return MethodRequest(spec, method, layer)
-
-
-def _result(request: MethodRequest, seed: int, images: Tensor) -> Attribution:
-    diagnostics = {name: tuple(values) for name, values in request.diagnostics.items()}
-    size = (images.shape[2], images.shape[3])
-    maps = torch.cat(request.maps)
-    # The maps of at most one method are then held twice.
-    request.maps.clear()
-    return Attribution(maps, tuple(request.target), request.spec, seed, request.seconds, size, diagnostics)
+            requests.append(error.with_traceback(None))
+    defined = [request for request in requests if isinstance(request, MethodRequest)]
+    _run(model, defined, images, targets, options, owners, tolerant=True)
+    return [one if isinstance(one, AttrlibError) else one.error or Attribution.of(one, options.seed, images) for one in requests]
 
 
 def _run(
     model: Classifier,
-    request: Sequence[MethodRequest],
+    requests: Sequence[MethodRequest],
     images: Tensor,
     targets: Sequence[int] | None,
-    seed: int,
-    batch_size: int,
-    on_progress: Progress,
-    fast: bool,
+    options: AttributionOptions,
     owners: Sequence[int] | None,
     tolerant: bool = False,
 ) -> None:
     """Run all requested methods, batch by batch and layer by layer. If `tolerant`, skip a method after its first error."""
-    if batch_size < 1:
-        raise SpecError(f"batch_size={batch_size} is not valid: expected a whole number from 1")
     of = range(len(images)) if owners is None else owners
     if owners is not None and targets is None:
         raise SpecError("items that share images need a target each")
     if targets is not None and (len(targets) != len(of) or not all(0 <= t < len(model.class_names) for t in targets)):
         raise SpecError(f"{len(of)} images need as many targets, each a class from 0 to {len(model.class_names) - 1}")
-    stopwatch, chunk = _Stopwatch(on_progress, model.device), rows_at_once(model, (images.shape[2], images.shape[3]), batch_size)
-    layers = {layer: [one for one in request if one.layer == layer] for layer in dict.fromkeys(one.layer for one in request)}
-    for part in _batches(of, batch_size):
+    stopwatch = Stopwatch(options.on_progress, model.device)
+    chunk = rows_at_once(model, (images.shape[2], images.shape[3]), options.batch_size)
+    layers = {layer: [one for one in requests if one.layer == layer] for layer in dict.fromkeys(one.layer for one in requests)}
+    for part in _batches(of, options.batch_size):
         several = of[part]
         used = list(dict.fromkeys(several))
-        with model.session(fast):
+        with model.session(options.fast):
             start = stopwatch.read()
             placed = model.place((images[several.start : several.stop] if isinstance(several, range) else images[used]).detach())
             if targets is None:
@@ -248,17 +234,11 @@ def _run(
             indices = None if owners is None else torch.tensor([used.index(k) for k in several], device=placed.device)
             begun = stopwatch.read() - start
             for layer, methods in layers.items():
-
-                def make(items: Items, rows: int, layer: Layer = layer) -> AttributionContext:
-                    return AttributionContext(
-                        model, layer, items.images, items.targets, items.owners, seed, rows, stopwatch.report, stopwatch.read
-                    )
-
-                batch = SharedBatch(Items(placed, target, indices), chunk, make)
+                batch = SharedBatch.at(model, layer, Items(placed, target, indices), chunk, options.seed, stopwatch)
                 for one in methods:
                     if one.error is not None:
                         continue
-                    if len(request) > 1:
+                    if len(requests) > 1:
                         stopwatch.report(0, 0)
                     try:
                         batch.attribute(one)
@@ -268,25 +248,6 @@ def _run(
                             raise
                         one.error = error.with_traceback(None)
                 chunk = batch.chunk
-
-
-class _Stopwatch:
-    """Clock that excludes the time spent in the progress callback."""
-
-    def __init__(self, on_progress: Progress, device: torch.device):
-        self._progress, self._device, self._paused = on_progress, device, 0.0
-
-    def read(self) -> float:
-        """Return the seconds since an arbitrary moment, once the device has finished all queued work."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter() - self._paused
-
-    def report(self, done: int, total: int) -> None:
-        """Call the progress callback, and exclude the time that it takes."""
-        before = time.perf_counter()
-        self._progress(done, total)
-        self._paused += time.perf_counter() - before
 
 
 def _batches(owners: Sequence[int], size: int) -> Iterator[slice]:

@@ -134,4 +134,9 @@ def resolve(spec: MethodSpec) -> MethodSpec:
 
 def create(spec: MethodSpec) -> Method:
     """Return the method that a spec describes, with its parameters set."""
-    return METHODS[spec.name](**resolve(spec).values)
+    return instance(resolve(spec))
+
+
+def instance(spec: MethodSpec) -> Method:
+    """Return the method that a resolved spec describes; its parameters are not checked again."""
+    return METHODS[spec.name](**spec.values)

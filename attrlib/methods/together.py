@@ -1,16 +1,38 @@
 """Batches of items on which several methods are computed with shared values, and which are halved when memory runs out."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from attrlib.errors import AttrlibError, MethodError, OutOfMemory, no_gradients, overwritten
-from attrlib.methods.base import Method
+from attrlib.methods.base import Method, instance, resolve
 from attrlib.methods.context import AttributionContext
-from attrlib.models import Layer
+from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import half, out_of_memory
+from attrlib.progress import Progress
 from attrlib.specs import MethodSpec
+
+
+class Stopwatch:
+    """Clock that excludes the time spent in the progress callback."""
+
+    def __init__(self, on_progress: Progress, device: torch.device):
+        self.on_progress, self._device, self._paused = on_progress, device, 0.0
+
+    def read(self) -> float:
+        """Return the seconds since an arbitrary moment, once the device has finished all queued work."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter() - self._paused
+
+    def report(self, done: int, total: int) -> None:
+        """Call the progress callback, and exclude the time that it takes."""
+        before = time.perf_counter()
+        self.on_progress(done, total)
+        self._paused += time.perf_counter() - before
 
 
 @dataclass
@@ -25,6 +47,26 @@ class MethodRequest:
     diagnostics: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
     error: AttrlibError | None = None
+
+    @classmethod
+    def of(cls, model: Classifier, spec: MethodSpec, images: Tensor) -> "MethodRequest":
+        """Return the request for a method, once it is known to be defined.
+
+        Args:
+            model: The classifier to explain.
+            spec: The method, its layer and its parameters.
+            images: Normalised images (U,3,H,W).
+
+        Raises:
+            MethodError: If the method is unknown or not defined for the model.
+            LayerError: If the model has no such layer.
+            SpecError: If a parameter is not valid.
+        """
+        spec = resolve(spec)
+        method, layer = instance(spec), model.layer(spec.layer, (images.shape[2], images.shape[3]))
+        method.check(model, layer)
+        model.split(layer, images.shape[1:])
+        return cls(spec, method, layer)
 
     def attribute(self, context: AttributionContext) -> None:
         """Compute the maps of a context's items, and add them to the results.
@@ -83,6 +125,24 @@ class SharedBatch:
         self._items, self._chunk, self._make = items, chunk, make
         self._context: AttributionContext | None = None
         self._halves: list[SharedBatch] = []
+
+    @classmethod
+    def at(cls, model: Classifier, layer: Layer, items: Items, chunk: int, seed: int, stopwatch: Stopwatch) -> "SharedBatch":
+        """Return the batch of items at a layer of a model.
+
+        Args:
+            model: The classifier.
+            layer: The layer.
+            items: The items.
+            chunk: Most rows that go through the model at once.
+            seed: Seed of all random draws.
+            stopwatch: Measures the time, and receives the progress.
+        """
+
+        def make(items: Items, rows: int) -> AttributionContext:
+            return AttributionContext(model, layer, items.images, items.targets, items.owners, seed, rows, stopwatch.report, stopwatch.read)
+
+        return cls(items, chunk, make)
 
     @property
     def chunk(self) -> int:

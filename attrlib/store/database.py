@@ -1,4 +1,4 @@
-"""One database: checked before each use, and an SQLite file that is damaged is set aside and replaced by a fresh one."""
+"""A database that is checked before each use. A damaged SQLite file is set aside and replaced by a new one."""
 
 import contextlib
 import os
@@ -23,16 +23,15 @@ T = TypeVar("T")
 class Database:
     """The tables at a URL. `read` and `write` run a function in one transaction and themselves raise only `Unavailable`.
 
-    An SQLite file that is damaged or of another version is set aside with a note, and the function runs on a fresh file. It may
-    therefore run twice.
+    An SQLite file that is damaged or of another version is set aside with a note, and the function runs again on a new file.
 
     Args:
         url: URL of an SQLite file or a PostgreSQL database.
-        tables: The tables, created if there are none.
-        note: Function that takes notes for the user.
+        tables: The tables, created if they do not exist.
+        note: Called with each note for the user.
 
     Raises:
-        StoreError: If no server responds, or the tables belong to another program, or on a server to another version.
+        StoreError: If the server does not respond, or the tables belong to another program or, on a server, to another version.
     """
 
     def __init__(self, url: URL, tables: MetaData, note: Callable[[str], None]):
@@ -61,18 +60,18 @@ class Database:
         further writes fail immediately for as long as that one took, so that not every write waits for a lock or a server.
         """
         with self._writing:
-            begun = time.monotonic()
-            if begun < self._again:
+            start = time.monotonic()
+            if start < self._again:
                 raise Unavailable(self._failure)
             try:
                 return self._run(work, write=True)
             except Unavailable as error:
                 now = time.monotonic()
-                self._failure, self._again = str(error), now + (now - begun)
+                self._failure, self._again = str(error), now + (now - start)
                 raise
 
     def insist(self) -> None:
-        """Let the next write be tried even if one has just failed."""
+        """Allow the next write even if one has just failed."""
         self._again = 0.0
 
     def nbytes(self) -> int:
@@ -97,7 +96,7 @@ class Database:
         return self.times_set_aside == before
 
     def compact(self) -> None:
-        """Return the space of deleted rows to the disk. A server does so by itself."""
+        """Free the disk space of deleted rows. A server does so by itself."""
         if self._file is not None:
             self.read(lambda c: [c.execute(text(sql)) for sql in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)")])
 
@@ -139,14 +138,14 @@ class Database:
                     f"{self._place} holds results of another version of attrlib (schema {version}, this is {SCHEMA}); "
                     "set ATTRLIB_STORE_URL to another database"
                 ) from None
-            self._set_aside(f"schema-{version}", "is of another version of attrlib")
+            self._set_aside(f"schema-{version}", "belongs to another version of attrlib")
         except TROUBLE as error:
             engine.dispose()
             self._repair(error, None, repaired)
         return self._opened(repaired=True)
 
     def _repair(self, error: Exception, engine: Engine | None, repaired: bool) -> None:
-        """Set a damaged file aside. Raise `Unavailable` for any other failure, and if the fresh file is damaged again."""
+        """Set a damaged file aside. Raise `Unavailable` for any other failure, and if the new file is damaged, too."""
         if self._file is None or repaired or not is_damage(error):
             raise Unavailable(redacted(reason(error, self._place), self._url)) from None
         with self._opening:
@@ -161,17 +160,19 @@ class Database:
         if suffix == "damaged" or aside.exists():
             aside = aside.with_name(f"{aside.name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
         try:
-            # The log is moved first: SQLite would apply a leftover log to the fresh file.
+            # The log is moved first: SQLite would apply a leftover log to the new file.
             for file in reversed(self._files()):
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(file, aside.with_name(aside.name + file.name.removeprefix(self._file.name)))
         except OSError as error:
             raise Unavailable(f"{self._place} {why} and cannot be set aside ({error.strerror}); delete it") from None
         self.times_set_aside += 1
-        self._note(f"{self._place} {why}: a fresh one is begun, and results are computed again; delete {aside.name} unless you need it")
+        self._note(
+            f"{self._place} {why}: a new one was created, and results will be computed again; delete {aside.name} unless you need it"
+        )
 
     def _create(self) -> None:
-        """Create an empty file, so that a later replacement can be recognised. A file that exists is never opened here.
+        """Create an empty file, so that a later replacement can be recognised. An existing file is never opened here.
 
         Closing a file releases all locks that this process holds on it, including those of other connections.
         """
@@ -186,7 +187,7 @@ class Database:
             raise Unavailable(reason(error, self._place)) from None
 
     def _look(self) -> object:
-        """Return what requires new connections when it changes: the identity of the file, and the mode in which it can be opened."""
+        """Return the identity of the file and the mode in which it can be opened. If they change, connections must be reopened."""
         if self._file is None:
             return "server"
         try:
@@ -196,7 +197,7 @@ class Database:
         return stat.st_dev, stat.st_ino, self._mode()
 
     def _mode(self) -> str:
-        """Return the SQLite URI parameter for a read-only file, else an empty text. A log next to it means that others write the file."""
+        """Return the SQLite URI parameter for a read-only file, else an empty string. A log next to the file means that other processes write it."""
         assert self._file is not None
         effective = os.access in os.supports_effective_ids
         if all(os.access(path, os.W_OK, effective_ids=effective) for path in (self._file, self._file.parent)):

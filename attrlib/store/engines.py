@@ -22,7 +22,7 @@ _MAKING = 0x617474726C6962
 
 
 class OtherSchema(Exception):
-    """The tables have another version, which is the message."""
+    """The tables have another version, which is given in the message."""
 
 
 def server_engine(url: URL) -> Engine:
@@ -70,12 +70,12 @@ def file_engine(file: Path, mode: str = "") -> Engine:
 
 
 def prepare(engine: Engine, tables: MetaData, place: str) -> None:
-    """Create the tables if there are none.
+    """Create the tables if they do not exist.
 
     Args:
         engine: Engine of the database.
         tables: The tables.
-        place: What error messages call the database.
+        place: Name of the database in error messages.
 
     Raises:
         OtherSchema: If the tables have another version.

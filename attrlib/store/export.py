@@ -1,4 +1,4 @@
-"""Export of the scores of a run as one table: CSV, JSON or Parquet."""
+"""Export the scores of a run as a table: CSV, JSON or Parquet."""
 
 import csv
 import io
@@ -41,8 +41,8 @@ def export(run: Run, records: Callable[[str, Sequence[str]], Mapping[str, Record
 def _rows(run: Run, records: Callable[[str, Sequence[str]], Mapping[str, Record]]) -> Iterator[tuple[str, str, str, float]]:
     for label, part in run.parts.items():
         protocol, _, method = label.partition("|")
-        known = records(part["key"], part["items"])
-        yield from ((protocol, method, item, known[item].value) for item in part["items"] if item in known)
+        cached = records(part["key"], part["items"])
+        yield from ((protocol, method, item, cached[item].value) for item in part["items"] if item in cached)
 
 
 def _csv(_manifest: Mapping[str, Any], rows: Rows) -> bytes:

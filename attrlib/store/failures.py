@@ -6,22 +6,22 @@ import threading
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-NOT_KEPT = "results are kept in memory only, and lost when the program ends: {why}"
-NOT_READ = "results that are stored cannot be read, and are computed again: {why}"
+NOT_KEPT = "results are kept in memory only, and are lost when the program ends: {why}"
+NOT_READ = "stored results cannot be read, and are computed again: {why}"
 
 _FULL = "the disk is full; free some space"
 _ERRNO = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "{place} cannot be written; set ATTRLIB_CACHE to a folder that can"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "{place} cannot be written; set ATTRLIB_CACHE to a writable folder"),
 }
 _SQLITE = {
     sqlite3.SQLITE_FULL: _FULL,
-    **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), "another program keeps {place} locked; close that program"),
+    **dict.fromkeys((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED), "another program has locked {place}; close that program"),
     **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM), _ERRNO[errno.EACCES]),
 }
-_NONSENSE = ("Could not decode", "unsupported file format", "no such table", "no such column", "has no column")
-"""Messages of SQLite for a damaged format, schema or text. Their error code is no help, as many other errors share it."""
+_DAMAGE_MESSAGES = ("Could not decode", "unsupported file format", "no such table", "no such column", "has no column")
+"""SQLite's messages for a damaged format, schema or text. Their error code does not help, as many other errors share it."""
 
 
 class Damaged(Exception):
@@ -29,7 +29,7 @@ class Damaged(Exception):
 
 
 class Unavailable(Exception):
-    """A disk or server is currently unusable. The message says why and what to do. It is never raised out of the store."""
+    """A disk or server is currently unusable. The message says why and what to do. It never leaves the store."""
 
 
 class Refused(Unavailable):
@@ -62,7 +62,7 @@ def is_damage(error: Exception) -> bool:
     """Return whether the error means that an SQLite file is damaged, as opposed to locked, full or unreachable."""
     if isinstance(error, Damaged | UnicodeDecodeError) or _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return True
-    return isinstance(_cause(error), sqlite3.OperationalError) and any(words in str(_cause(error)) for words in _NONSENSE)
+    return isinstance(_cause(error), sqlite3.OperationalError) and any(words in str(_cause(error)) for words in _DAMAGE_MESSAGES)
 
 
 def is_lock(error: Exception) -> bool:
@@ -71,12 +71,12 @@ def is_lock(error: Exception) -> bool:
 
 
 def reason(error: Exception, place: str) -> str:
-    """Return why `place` cannot be used and what to do, as a clause for a message."""
-    known = _SQLITE.get(_code(error)) or _ERRNO.get(getattr(error, "errno", None) or 0)
-    if known:
-        return known.format(place=place)
+    """Return why `place` cannot be used and what to do, as part of a message."""
+    message = _SQLITE.get(_code(error)) or _ERRNO.get(getattr(error, "errno", None) or 0)
+    if message:
+        return message.format(place=place)
     lines = str(_cause(error)).strip().splitlines() or [type(error).__name__]
-    return f"{place} cannot be used ({lines[0][:200]}); check that it is there and works"
+    return f"{place} cannot be used ({lines[0][:200]}); check that it exists and is accessible"
 
 
 def _cause(error: Exception) -> BaseException:

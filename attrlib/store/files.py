@@ -120,9 +120,9 @@ class Files:
         """Remove a file if it exists and can be removed."""
         _unlink(self._path(content))
 
-    def sweep(self, known: set[str]) -> int:
-        """Remove every file that is not in `known`, and unfinished ones. Return how many were removed."""
-        return sum(_unlink(path) for path in self._all() if path.name.removesuffix(_SUFFIX) not in known)
+    def sweep(self, contents: set[str]) -> int:
+        """Remove every file that is not in `contents`, and unfinished ones. Return how many were removed."""
+        return sum(_unlink(path) for path in self._all() if path.name.removesuffix(_SUFFIX) not in contents)
 
     def _all(self) -> Iterator[Path]:
         return self._folder.glob("[0-9a-f][0-9a-f]/*")

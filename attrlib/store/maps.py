@@ -28,7 +28,7 @@ FRESH = 60.0
 """Seconds within which a further use of a map is not recorded."""
 
 _SIZE = func.coalesce(cast(func.max(table.c.nbytes), BigInteger), 0)
-"""Bytes of a content. The cast makes it a number even if the index is damaged."""
+"""Bytes of a file. The cast makes it a number even if the index is damaged."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Maps:
         self._folder, self._max_bytes, self._dtype, self._notes = folder, max_bytes, dtype, notes
         self._files = Files(folder)
         self._lock = threading.Lock()
-        self._kept: dict[str, bytes] = {}
-        self._kept_bytes = 0
+        self._pending: dict[str, bytes] = {}
+        self._pending_bytes = 0
         # Bytes that may be added before all files are counted again, because other processes add too. The first add counts them.
         self._room = 0
-        self._index = Database(file_url(folder / "index.sqlite"), index, self._begun_anew)
+        self._index = Database(file_url(folder / "index.sqlite"), index, self._on_new_index)
 
     def get(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return the cached maps of some keys by key, float32 (1,h,w), in the order of `keys`.
@@ -69,7 +69,7 @@ class Maps:
         Maps whose files are damaged or missing are dropped, with a note.
         """
         with self._lock:
-            found = {key: decode(self._kept[key]) for key in keys if key in self._kept}
+            maps = {key: decode(self._pending[key]) for key in keys if key in self._pending}
         try:
             rows = self._index.read(lambda c: _rows(c, keys))
         except Unavailable as error:
@@ -81,32 +81,32 @@ class Maps:
             if blob is None:
                 lost.add(content)
             else:
-                found[key] = decode(blob)
+                maps[key] = decode(blob)
         now = time.time()
         with suppress(Unavailable):
             self._drop(lost)
-            self._touch([key for key, _content, used in rows if key in found and used < now - FRESH], now)
-        return {key: found[key] for key in keys if key in found}
+            self._touch([key for key, _content, used in rows if key in maps and used < now - FRESH], now)
+        return {key: maps[key] for key in keys if key in maps}
 
     def add(self, maps: Mapping[str, Tensor]) -> None:
         """Add maps (1,h,w) whose keys are new. If the disk cannot be written, keep them in memory, with a note."""
         blobs = {key: encode(tensor, self._dtype) for key, tensor in maps.items()}
         fitting = {key: blob for key, blob in blobs.items() if len(blob) <= self._max_bytes}
         if len(fitting) < len(blobs):
-            self._notes(f"maps larger than the whole cache ({self._max_bytes} bytes) are not kept; set ATTRLIB_CACHE_BYTES to more")
+            self._notes(f"maps larger than the whole cache ({self._max_bytes} bytes) are not cached; increase ATTRLIB_CACHE_BYTES")
         if not fitting or self._write(fitting):
             self.retry()
         else:
-            self._keep(fitting)
+            self._hold(fitting)
 
     def retry(self) -> None:
-        """Try again to write what is kept in memory."""
+        """Try again to write the maps that are kept in memory."""
         with self._lock:
-            kept = dict(self._kept)
-        if kept and self._write(kept):
+            pending = dict(self._pending)
+        if pending and self._write(pending):
             with self._lock:
-                for key in kept:
-                    self._kept_bytes -= len(self._kept.pop(key, b""))
+                for key in pending:
+                    self._pending_bytes -= len(self._pending.pop(key, b""))
 
     def measure(self) -> tuple[int, int]:
         """Return the number of maps and the bytes of their files."""
@@ -138,7 +138,7 @@ class Maps:
     def clear(self) -> None:
         """Remove all maps."""
         with self._lock:
-            self._kept, self._kept_bytes = {}, 0
+            self._pending, self._pending_bytes = {}, 0
         self._index.write(lambda c: c.execute(delete(table)))
         self._sweep()
         self._index.compact()
@@ -155,7 +155,7 @@ class Maps:
         return self._index.nbytes()
 
     def close(self) -> None:
-        """Try once more to write what is kept in memory, and close the connections."""
+        """Try once more to write the maps that are kept in memory, and close the connections."""
         self.retry()
         self._index.close()
 
@@ -164,8 +164,8 @@ class Maps:
         rows: list[dict[str, Any]] = [dict(key=key, content=content_of(blob), nbytes=len(blob), used=now) for key, blob in blobs.items()]
 
         def work(connection: Connection) -> int:
-            known = {key for key, *_ in _rows(connection, list(blobs))}
-            new = [row for row in rows if row["key"] not in known]
+            existing = {key for key, *_ in _rows(connection, list(blobs))}
+            new = [row for row in rows if row["key"] not in existing]
             try:
                 for row in new:
                     self._files.write(row["content"], blobs[row["key"]])
@@ -192,15 +192,15 @@ class Maps:
             total = self.evict(self._max_bytes * 9 // 10)
         self._room = min(self._max_bytes - total, self._max_bytes // 20)
 
-    def _keep(self, blobs: Mapping[str, bytes]) -> None:
+    def _hold(self, blobs: Mapping[str, bytes]) -> None:
         with self._lock:
             for key, blob in blobs.items():
-                self._kept_bytes += len(blob) - len(self._kept.pop(key, b""))
-                self._kept[key] = blob
-            for key in list(self._kept):
-                if self._kept_bytes <= MEMORY:
+                self._pending_bytes += len(blob) - len(self._pending.pop(key, b""))
+                self._pending[key] = blob
+            for key in list(self._pending):
+                if self._pending_bytes <= MEMORY:
                     break
-                self._kept_bytes -= len(self._kept.pop(key))
+                self._pending_bytes -= len(self._pending.pop(key))
 
     def _touch(self, keys: Sequence[str], now: float) -> None:
         if keys:
@@ -220,7 +220,7 @@ class Maps:
 
         damaged, missing = self._index.write(work) if contents else (0, 0)
         if damaged or missing:
-            self._notes(f"maps in {self._folder} were damaged or missing, and are computed again; check that disk if this happens again")
+            self._notes(f"maps in {self._folder} were damaged or missing, and will be computed again; check the disk if this recurs")
         return damaged, missing
 
     def _remove_unused(self, connection: Connection, contents: Collection[str]) -> None:
@@ -230,9 +230,9 @@ class Maps:
     def _sweep(self) -> int:
         return self._index.write(lambda c: self._files.sweep(_contents(c)))
 
-    def _begun_anew(self, text: str) -> None:
+    def _on_new_index(self, text: str) -> None:
         self._notes(text)
-        # There is no index to lock: files that another process adds at this moment may be removed, and are then found missing.
+        # There is no index to lock: files that another process adds at this moment may be removed, and are then treated as missing.
         self._files.sweep(set())
 
 

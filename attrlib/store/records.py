@@ -36,7 +36,7 @@ class Records:
     def __init__(self, database: Database, notes: Notes):
         self._database, self._notes = database, notes
         self._lock = threading.Lock()
-        self._kept: dict[tuple[str, str], tuple[str, Record]] = {}
+        self._pending: dict[tuple[str, str], tuple[str, Record]] = {}
 
     def get(self, key: str, items: Sequence[str]) -> dict[str, Record]:
         """Return the records of the items that are cached under a key, in the order of `items`."""
@@ -47,12 +47,12 @@ class Records:
             return {item: _record(value, details) for part in parts for item, value, details in part}
 
         with self._lock:
-            found = {item: self._kept[key, item][1] for item in items if (key, item) in self._kept} if self._kept else {}
+            results = {item: self._pending[key, item][1] for item in items if (key, item) in self._pending} if self._pending else {}
         try:
-            found |= self._database.read(work)
+            results |= self._database.read(work)
         except Unavailable as error:
             self._notes(NOT_READ.format(why=error))
-        return {item: found[item] for item in items if item in found}
+        return {item: results[item] for item in items if item in results}
 
     def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
         """Return only the values of the cached items, in the order of `items`, without reading the much larger details."""
@@ -63,12 +63,12 @@ class Records:
             return {item: _record(value, None).value for part in parts for item, value in part}
 
         with self._lock:
-            found = {item: self._kept[key, item][1].value for item in items if (key, item) in self._kept} if self._kept else {}
+            results = {item: self._pending[key, item][1].value for item in items if (key, item) in self._pending} if self._pending else {}
         try:
-            found |= self._database.read(work)
+            results |= self._database.read(work)
         except Unavailable as error:
             self._notes(NOT_READ.format(why=error))
-        return {item: found[item] for item in items if item in found}
+        return {item: results[item] for item in items if item in results}
 
     def add(self, key: str, spec: Mapping, records: Mapping[str, Record]) -> bool:
         """Add the new records in one transaction. Return whether the database was written."""
@@ -77,21 +77,21 @@ class Records:
         written = self._write(entries)
         if not written:
             with self._lock:
-                self._kept = entries | self._kept
+                self._pending = entries | self._pending
         return written
 
     def retry(self) -> None:
-        """Try again to write what is kept in memory."""
+        """Try again to write the records that are kept in memory."""
         with self._lock:
-            kept = dict(self._kept)
-        if kept and self._write(kept):
+            pending = dict(self._pending)
+        if pending and self._write(pending):
             with self._lock:
-                self._kept = {name: entry for name, entry in self._kept.items() if name not in kept}
+                self._pending = {name: entry for name, entry in self._pending.items() if name not in pending}
 
     def forget(self) -> None:
-        """Discard what is kept in memory."""
+        """Discard the records that are kept in memory."""
         with self._lock:
-            self._kept = {}
+            self._pending = {}
 
     def _write(self, entries: Mapping[tuple[str, str], tuple[str, Record]]) -> bool:
         # Sorted, because transactions that insert the same rows in different orders can deadlock on a server.

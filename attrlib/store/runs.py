@@ -41,19 +41,19 @@ class Run:
 
 
 class Runs:
-    """The runs in a database. What cannot be written stays in memory, with a note."""
+    """The runs in a database. Those that cannot be written stay in memory, with a note."""
 
     def __init__(self, database: Database, notes: Notes):
         self._database, self._notes = database, notes
         self._lock = threading.Lock()
-        self._kept: dict[str, Run] = {}
+        self._pending: dict[str, Run] = {}
         self._states: dict[str, tuple[str, str]] = {}
 
     def save(self, key: str, spec: Mapping, parts: Mapping) -> bool:
         """Record that a run has started, or started again. Return whether the database was written."""
         now = _now()
         with self._lock:
-            self._kept[key] = Run(key, json.loads(canonical(spec)), json.loads(json.dumps(parts)), "running", now, now)
+            self._pending[key] = Run(key, json.loads(canonical(spec)), json.loads(json.dumps(parts)), "running", now, now)
             self._states.pop(key, None)
         return self.retry()
 
@@ -65,7 +65,7 @@ class Runs:
             self._states[key] = state, _now()
         return self.retry()
 
-    def known(self) -> list[Run]:
+    def all(self) -> list[Run]:
         """Return all runs, newest first."""
         try:
             stored = self._database.read(lambda c: {row.key: _run(row) for row in c.execute(select(table))})
@@ -73,17 +73,17 @@ class Runs:
             self._notes(NOT_READ.format(why=error))
             stored = {}
         with self._lock:
-            for key, run in self._kept.items():
+            for key, run in self._pending.items():
                 stored[key] = replace(run, created=stored[key].created if key in stored else run.created)
             for key, (state, updated) in self._states.items():
                 stored |= {key: replace(stored[key], state=state, updated=updated)} if key in stored else {}
         return sorted(stored.values(), key=lambda run: (run.created, run.key), reverse=True)
 
     def retry(self) -> bool:
-        """Try to write what is kept in memory. Return whether the database was written."""
+        """Try to write the runs that are kept in memory. Return whether the database was written."""
         with self._lock:
-            kept, states = dict(self._kept), dict(self._states)
-        rows = [asdict(run) | dict(spec=canonical(run.spec), parts=json.dumps(run.parts)) for run in kept.values()]
+            pending, states = dict(self._pending), dict(self._states)
+        rows = [asdict(run) | dict(spec=canonical(run.spec), parts=json.dumps(run.parts)) for run in pending.values()]
 
         def work(connection: Connection) -> None:
             upsert(connection, table, rows, keep=("created",))
@@ -91,20 +91,20 @@ class Runs:
                 connection.execute(update(table).where(table.c.key == key).values(state=state, updated=updated))
 
         try:
-            if kept or states:
+            if pending or states:
                 self._database.write(work)
         except Unavailable as error:
             self._notes(NOT_KEPT.format(why=error))
             return False
         with self._lock:
-            self._kept = {key: run for key, run in self._kept.items() if run is not kept.get(key)}
+            self._pending = {key: run for key, run in self._pending.items() if run is not pending.get(key)}
             self._states = {key: change for key, change in self._states.items() if change is not states.get(key)}
         return True
 
     def forget(self) -> None:
-        """Discard what is kept in memory."""
+        """Discard the runs that are kept in memory."""
         with self._lock:
-            self._kept, self._states = {}, {}
+            self._pending, self._states = {}, {}
 
 
 def _run(row: Row) -> Run:

@@ -36,15 +36,15 @@ class Store:
     """Results on disk, shared by threads and processes. Failures to read or write results are reported in `notes`, not as errors.
 
     Args:
-        url: Address of the SQLite or PostgreSQL database of records and runs, by default an SQLite file in `folder`.
+        url: URL of the SQLite or PostgreSQL database of records and runs, by default an SQLite file in `folder`.
         folder: Folder of the maps, by default the user's cache folder.
-        max_bytes: Most bytes that maps may take. Beyond that, the least recently used ones are removed.
+        max_bytes: Maximum bytes of all maps. Beyond that, the least recently used ones are removed.
         dtype: Type that stored maps are rounded to, `float32` or `float16`.
 
     Raises:
         SpecError: If `dtype` is unknown.
-        StoreError: If a folder cannot be created, or the address is invalid, cannot be reached, or belongs to another program or to
-            another version of this one.
+        StoreError: If a folder cannot be created, or the database is not reachable, has an invalid URL, or belongs to another program
+            or to another version of attrlib.
     """
 
     def __init__(self, url: str | None = None, folder: Path | None = None, max_bytes: int = 10 * 2**30, dtype: str = "float32"):
@@ -69,7 +69,7 @@ class Store:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return what was repaired, set aside or not kept, each as a sentence that says what to do, without duplicates."""
+        """Return notes on what was repaired, set aside or not stored, each with what to do, without duplicates."""
         return self._notes.texts
 
     def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
@@ -120,7 +120,7 @@ class Store:
         self._maps.add(maps)
 
     def rounded(self, maps: Tensor) -> Tensor:
-        """Return maps (1,h,w) or (B,1,h,w) rounded as the store would return them, so that fresh maps score like stored ones."""
+        """Return maps (1,h,w) or (B,1,h,w) rounded as the store would return them, so that new maps score like stored ones."""
         return rounded(maps, self._dtype)
 
     def save_run(self, key: str, spec: Mapping, parts: Mapping) -> None:
@@ -149,7 +149,7 @@ class Store:
 
     def runs(self) -> list[Run]:
         """Return all runs, newest first."""
-        return self._runs.known()
+        return self._runs.all()
 
     def sizes(self) -> Sizes:
         """Return the size of the store.
@@ -219,7 +219,7 @@ class Store:
         return export(runs[run_key], self.records, format)
 
     def close(self) -> None:
-        """Try once more to write what is kept in memory, and close all connections. The next use opens new ones."""
+        """Try once more to write the results that are kept in memory, and close all connections. The next use opens new ones."""
         self._database.insist()
         self._retry()
         self._database.close()
@@ -241,4 +241,4 @@ def _make(folder: Path, variable: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"the folder {folder} cannot be made ({error.strerror}); set {variable} to another") from None
+        raise StoreError(f"the folder {folder} cannot be created ({error.strerror}); set {variable} to another") from None

@@ -11,11 +11,11 @@ SCHEMA = 1
 """Version of the tables. Increased when they change, so that rows of another version are not misread."""
 
 CHUNK = 500
-"""Most values in one IN list, which databases limit."""
+"""Most values in an IN list, whose length databases limit."""
 
 
 class _Untyped(UserDefinedType[float]):
-    """A float column without numeric affinity: only these keep every bit in SQLite, in others -0.0 becomes 0.0."""
+    """A float column without numeric affinity. In SQLite only such columns keep every bit; in others -0.0 becomes 0.0."""
 
     cache_ok = True
 

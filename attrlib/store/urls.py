@@ -1,4 +1,4 @@
-"""URLs of the results database: parsing them, and keeping their passwords out of messages."""
+"""Parse URLs of the results database, and keep their passwords out of messages."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def read_url(text: str) -> URL:
     try:
         url = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", text))
     except (ArgumentError, ValueError):
-        raise StoreError(f"the address of the store makes no sense; {_HINT}") from None
+        raise StoreError(f"the URL of the store is not valid; {_HINT}") from None
     backend = url.get_backend_name()
     if backend == "postgresql":
         return url
@@ -33,12 +33,12 @@ def read_url(text: str) -> URL:
         raise StoreError(f"the store cannot use {backend[:40]!r} databases; {_HINT}")
     name = url.database or ""
     if name in ("", ":memory:") or name.startswith("file:") or url.host or Path(name).is_dir():
-        raise StoreError(f"the address of the store names no SQLite file; {_HINT}")
+        raise StoreError(f"the URL of the store does not name an SQLite file; {_HINT}")
     return url
 
 
 def place_of(url: URL) -> str:
-    """Return what a message calls the database: the file, or the name of the database and its server."""
+    """Return the name of the database in messages: the file, or the database and its server."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     # The end of a password with an unescaped @ is parsed as part of the host.
@@ -47,7 +47,7 @@ def place_of(url: URL) -> str:
 
 
 def redacted(message: str, url: URL) -> str:
-    """Return the message with everything masked that may be a password of the URL."""
+    """Return the message with every possible password of the URL masked."""
     secrets = [str(url.password or ""), *(url.host or "").split("@")[:-1]]
     secrets += [str(value) for name, value in url.query.items() if "pass" in name]
     for secret in filter(None, secrets):

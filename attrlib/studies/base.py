@@ -70,7 +70,7 @@ class StudyResult:
         refused: Undefined combinations as (model, protocol, method, reason).
         notes: Remarks of the runs.
         computed: Number of results that were computed.
-        known: Number of results that were cached.
+        known: Number of results that were already cached.
         seconds: Seconds of computing the study, including earlier runs.
     """
 
@@ -101,16 +101,16 @@ class StudyResult:
         fields = {name: getattr(self, name) for name in ("title", "question", "finding", "see", "saw", "computed", "known", "seconds")}
         fields |= {"study": str(self.spec), "cli": self.spec.cli(), "models": list(self.models), "notes": list(self.notes)}
         fields |= {"papers": [asdict(paper) for paper in self.papers], "rows": list(self.rows), "more": list(self.more)}
-        fields["refused"] = [dict(zip(("model", "protocol", "method", "reason"), own, strict=True)) for own in self.refused]
+        fields["refused"] = [dict(zip(("model", "protocol", "method", "reason"), entry, strict=True)) for entry in self.refused]
         fields["figures"] = [asdict(figure) for figure in self.figures]
         return _plain(fields)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(name): _plain(own) for name, own in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(own) for own in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -120,7 +120,7 @@ class Study(ABC):
 
     Attributes:
         name: Name in links and on the command line.
-        number: Place among the studies.
+        number: Position in the list of studies.
         title: Title of the study.
         question: The question that it asks.
         see: What to look for in the figures.
@@ -144,26 +144,26 @@ class Study(ABC):
 
     @abstractmethod
     def models(self) -> list[str]:
-        """Return the names of the shipped models that it runs on by default."""
+        """Return the names of the shipped models that the study runs on by default."""
 
     @abstractmethod
-    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
+    def runs(self, spec: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
         """Return the runs for a model.
 
         Args:
-            given: The study with its models, methods and data.
+            spec: The study with its models, methods and data.
             traits: Traits of the model.
             model: The model.
-            main: Whether it is the first model, which some studies examine more closely.
+            main: Whether this is the first model, which some studies examine more closely.
         """
 
     def further(
-        self, given: StudySpec, traits: ModelTraits, model: Classifier, data: Dataset, store: Store, on_progress: RunListener
+        self, spec: StudySpec, traits: ModelTraits, model: Classifier, data: Dataset, store: Store, on_progress: RunListener
     ) -> Mapping[str, Any]:
-        """Compute what else the analysis needs of a model, after its runs. By default nothing.
+        """Compute further values that the analysis needs, after the runs of a model. By default none.
 
         Args:
-            given: The study with its models, methods and data.
+            spec: The study with its models, methods and data.
             traits: Traits of the model.
             model: The model.
             data: The data set.
@@ -176,12 +176,12 @@ class Study(ABC):
         return {}
 
     @abstractmethod
-    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
+    def analyse(self, results: Sequence[ModelResults]) -> Analysis:
         """Analyse the results, one for each model, without computing maps. Raises `DataError` if they allow no finding."""
 
     def run_of(
         self,
-        given: StudySpec,
+        spec: StudySpec,
         traits: ModelTraits,
         model: Classifier,
         protocols: Sequence[str],
@@ -191,7 +191,7 @@ class Study(ABC):
         """Return a run on the study's data and items.
 
         Args:
-            given: The study with its models, methods and data.
+            spec: The study with its models, methods and data.
             traits: Traits of the model.
             model: The model.
             protocols: Protocols in text form.
@@ -199,8 +199,8 @@ class Study(ABC):
             seed: Seed of the run; by default that of the study.
         """
         return RunSpec(
-            model.spec, given.data, tuple(ProtocolSpec.parse(p) for p in protocols), tuple(dict.fromkeys(methods)), self.limit,
-            given.seed if seed is None else seed, classes=given.classes, deletion_tuned=traits.tuned and model.spec.checkpoint is not None,
+            model.spec, spec.data, tuple(ProtocolSpec.parse(p) for p in protocols), tuple(dict.fromkeys(methods)), self.limit,
+            spec.seed if seed is None else seed, classes=spec.classes, deletion_tuned=traits.tuned and model.spec.checkpoint is not None,
         )  # fmt: skip
 
 
@@ -234,21 +234,21 @@ def resolve(spec: StudySpec) -> StudySpec:
 
 
 def parse_study(text: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
-    """Parse `NAME:key=value:key=value` into name and given parameters, in their type. Raises `SpecError`."""
-    own = ProtocolSpec.parse(text)
-    cls = STUDIES[own.name]
-    values = parse_params(cls, own.values, own.name)
-    return own.name, tuple((name, values[name]) for name in own.values)
+    """Parse `NAME:key=value:key=value` into a name and typed parameters. Raises `SpecError`."""
+    parsed = ProtocolSpec.parse(text)
+    cls = STUDIES[parsed.name]
+    values = parse_params(cls, parsed.values, parsed.name)
+    return parsed.name, tuple((name, values[name]) for name in parsed.values)
 
 
-def _known_methods(text: str) -> tuple[MethodSpec, ...]:
+def _existing_methods(text: str) -> tuple[MethodSpec, ...]:
     methods = parse_methods(text)
     for method in methods:
         resolve_method(method)
     return methods
 
 
-PARSERS: Parsers = {"study": parse_study, "models": lambda text: read_list(text, parse_model), "methods": _known_methods}
+PARSERS: Parsers = {"study": parse_study, "models": lambda text: read_list(text, parse_model), "methods": _existing_methods}
 """Parsers of the fields of a `StudySpec` that are names. Each name must exist."""
 
 
@@ -266,7 +266,7 @@ class StudyInfo:
 
 
 def list_studies() -> list[StudyInfo]:
-    """Return all registered studies, with the shipped models that they run on by default."""
+    """Return all registered studies, with their default models."""
     return [
         StudyInfo(cls.name, cls.title, cls.question, cls.papers, cls.minutes, tuple(cls().models()), params_of(cls)) for cls in ordered()
     ]

@@ -1,4 +1,4 @@
-"""Choice of the methods and settings of a study, so that it takes minutes."""
+"""Choose methods and settings that keep a study within minutes."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,12 +12,12 @@ from attrlib.specs import MethodSpec
 COUNTS = ("samples", "steps", "masks", "evaluations", "permutations", "iterations", "designs")
 """Parameters that count repetitions. They are halved until a map is cheap enough."""
 CHANNELS = "top"
-"""Parameter that sets how many of a layer's channels are used, None for all. It is halved, too."""
+"""Parameter that sets how many of a layer's channels are used, None for all. It is also halved."""
 STRIDES = ("window", "stride")
 """Parameters whose doubling leaves fewer positions. They are doubled together."""
 LEAST, FIRST_WINDOW, MOST_WINDOW = 4, {"Input": 16}, 64
 OF_INPUT = 8
-"""Fewest windows per side at Input. Single deletion removes a quarter of a side, and a window of that size would be the score itself."""
+"""Fewest windows per side at Input. A patch of single deletion is a quarter of the side; a window of that size would repeat the score."""
 
 
 def cost_of(passes: Passes) -> int:
@@ -28,7 +28,7 @@ def cost_of(passes: Passes) -> int:
 def affordable(name: str, model: Classifier, most: int, layer: str = "") -> MethodSpec:
     """Return a method with counts halved and windows doubled until a map is cheap enough.
 
-    A method that cannot be made cheaper stays as it is. So does a method that is not defined at the layer, as the engine reports why.
+    A method that cannot be made cheaper is returned unchanged. So is a method that is not defined at the layer; the engine reports why.
 
     Args:
         name: Name of the method.
@@ -37,12 +37,12 @@ def affordable(name: str, model: Classifier, most: int, layer: str = "") -> Meth
         layer: Layer of the map; empty for the method's default.
     """
     cls = METHODS[name]
-    own = {p.name: p for p in params_of(cls) if p.kind is int}
+    params = {p.name: p for p in params_of(cls) if p.kind is int}
     values: dict[str, Any] = {}
     try:
         at = model.layer(layer or cls.default_layer)
         while cost_of(cls(**values).passes(at)) > most:
-            cheaper = _cheaper(values, own, at)
+            cheaper = _cheaper(values, params, at)
             if cheaper == values:
                 break
             cls(**cheaper).passes(at)
@@ -52,20 +52,20 @@ def affordable(name: str, model: Classifier, most: int, layer: str = "") -> Meth
     return MethodSpec(name, layer, tuple(values.items()))
 
 
-def _cheaper(values: dict[str, Any], own: dict[str, Any], at: Layer) -> dict[str, Any]:
-    found = dict(values)
+def _cheaper(values: dict[str, Any], params: dict[str, Any], at: Layer) -> dict[str, Any]:
+    cheaper = dict(values)
     for name in (*COUNTS, CHANNELS):
-        if name in own:
-            now = values.get(name, at.shape[0] if name == CHANNELS else own[name].default)
+        if name in params:
+            now = values.get(name, at.shape[0] if name == CHANNELS else params[name].default)
             if now is not None:
-                found[name] = max(int(own[name].low or 1), LEAST, int(now) // 2) if now > LEAST else now
-    wide = [name for name in STRIDES if name in own]
+                cheaper[name] = max(int(params[name].low or 1), LEAST, int(now) // 2) if now > LEAST else now
+    wide = [name for name in STRIDES if name in params]
     if wide:
         first = FIRST_WINDOW.get("" if at.path else "Input", 2)
         most = min(MOST_WINDOW, *(side if at.path else max(1, side // OF_INPUT) for side in at.shape[1:]))
         side = min(2 * int(values[wide[0]]) if wide[0] in values else first, most)
-        found |= dict.fromkeys(wide, side)
-    return found
+        cheaper |= dict.fromkeys(wide, side)
+    return cheaper
 
 
 def every(
@@ -94,7 +94,7 @@ def some(names: Iterable[str], model: Classifier, most: int) -> tuple[MethodSpec
 
 
 def is_post_hoc(name: str) -> bool:
-    """Return whether a method is post hoc, that is, not the intrinsic explanation of a network built to give one."""
+    """Return whether a method is post hoc, that is, not the intrinsic explanation of a network."""
     return METHODS[name].family != "intrinsic"
 
 

@@ -1,4 +1,4 @@
-"""Study 3: what depth, width, BatchNorm, bias, and tuning on deleted patches do to attribution quality."""
+"""Study 3: how depth, width, BatchNorm, bias and tuning on deleted patches change attribution quality."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,25 +18,25 @@ from attrlib.studies.choose import some
 from attrlib.studies.traits import FACTORS, ModelTraits, family, pairs_of
 from attrlib.studies.words import interval, listed, numbers, point, signed
 
-ASKED = ("Gradient", "IxG", "IG", "Guided Backprop", "Grad-CAM", "Layer-CAM")
+DEFAULT_METHODS = ("Gradient", "IxG", "IG", "Guided Backprop", "Grad-CAM", "Layer-CAM")
 
 
 @STUDIES.register
 @dataclass(frozen=True)
 class Design(Study):
-    """Models that differ in one thing alone, compared image by image: more layers, more channels, BatchNorm, bias, tuning on deletions."""
+    """Pairs of models that differ in one factor only, compared image by image: layers, channels, BatchNorm, bias, tuning on deleted patches."""
 
     name, number = "design", 3
     title = "What makes a model explainable?"
     question = "Do depth, width, BatchNorm, bias and tuning on deleted patches change how well a model is explained?"
     see = (
-        "Differences between two models that differ in one thing alone, on the same images: right of the line the model with more of it is "
-        "explained better. An interval across the line is no difference."
+        "Differences in score between two models that differ in one factor only, on the same images. Right of the line, the model with more "
+        "of the factor is explained better. If the interval crosses the line, the difference is not significant."
     )
     saw = (
-        "Deeper is worse (IG on ResNet-18, 50, 101, 152: .279, .196, .169, .157); without BatchNorm is better (ResNet-50 .196, Fixup .305) "
-        "and without bias IxG is, too (.166 to .241, where it equals IG); width hardly matters (Wide-ResNet-50-2 .175 to ResNet-50 .196). "
-        "Only tuned models make deletion in-domain, so scores of plain models are not to be trusted."
+        "Depth lowers the score (IG on ResNet-18, 50, 101, 152: .279, .196, .169, .157); removing BatchNorm raises it (ResNet-50 .196, Fixup "
+        ".305), and so does removing biases for IxG (.166 to .241, where it equals IG); width hardly matters (Wide-ResNet-50-2 .175, "
+        "ResNet-50 .196). Deletion is in-domain only for tuned models, so scores of plain models are unreliable."
     )
     papers = (IDSDS_PAPER,)
     minutes = 2.0
@@ -44,39 +44,43 @@ class Design(Study):
     passes: int = param(17, "Passes that a map may cost: samples are reduced until it fits", low=1, high=100_000)
 
     def models(self) -> list[str]:
-        return [own.name for own in family()]
+        return [traits.name for traits in family()]
 
-    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
-        methods = given.methods or some(ASKED, model, self.passes)
-        own = (MethodSpec(traits.own),) if traits.own else ()
-        return [self.run_of(given, traits, model, [deletion(traits)], [*methods, *own])]
+    def runs(self, spec: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
+        methods = spec.methods or some(DEFAULT_METHODS, model, self.passes)
+        intrinsic = (MethodSpec(traits.intrinsic),) if traits.intrinsic else ()
+        return [self.run_of(spec, traits, model, [deletion(traits)], [*methods, *intrinsic])]
 
-    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
-        by_traits = {own.traits: own for own in found}
+    def analyse(self, results: Sequence[ModelResults]) -> Analysis:
+        by_traits = {result.traits: result for result in results}
         pairs = pairs_of(list(by_traits))
         if not pairs:
-            raise DataError("no two of these models differ in one thing alone (depth, width, BatchNorm, bias, tuning); add the twin of one")
+            raise DataError(
+                "no two of these models differ in exactly one factor (depth, width, BatchNorm, bias, tuning); add a model that differs in one only"
+            )
         rows: list[Row] = []
         panels: list[Panel] = []
         sentences: list[str] = []
         headline: list[str] = []
-        for factor, own in pairs.items():
+        for factor, factor_pairs in pairs.items():
             points: dict[str, list[Point]] = {}
             pooled: dict[str, list[np.ndarray]] = {}
-            for less, more in own:
+            for less, more in factor_pairs:
                 for method, gap in _gaps(by_traits[less], by_traits[more]).items():
                     mean = summary(gap)
                     rows.append({"factor": factor, "less": less.name, "more": more.name, "method": method} | numbers(mean))
                     points.setdefault(method, []).append(point(_label(factor, less, more), mean))
                     pooled.setdefault(method, []).append(gap)
-            series = tuple(Series(method, tuple(own)) for method, own in points.items())
+            series = tuple(Series(method, tuple(of_method)) for method, of_method in points.items())
             panels.append(Panel("dots", f"With {FACTORS[factor]}", "", "difference of the score", series, level=0.0))
             headline.append(f"{_all_methods(pooled)} with {FACTORS[factor]}")
-            sentences.append(_sentence(factor, len(own), pooled))
+            sentences.append(_sentence(factor, len(factor_pairs), pooled))
         sentences += _in_domain([(by_traits[a], by_traits[b]) for a, b in pairs.get("tuned", [])])
-        finding = f"Averaged over methods and pairs the score changes by {listed(headline, 9)}."
+        finding = f"Averaged over methods and pairs, the score changes by {listed(headline, 9)}."
         figure = StudyFigure(
-            "How much higher the model with more of it scores, method by method, on the same images.", tuple(panels), stacked=True
+            "Score of the model with more of the factor minus that of the other, by method, on the same images.",
+            tuple(panels),
+            stacked=True,
         )
         return Analysis(finding, sentences, rows, [figure])
 
@@ -100,28 +104,35 @@ def _sentence(factor: str, count: int, pooled: dict[str, list[np.ndarray]]) -> s
         parts.append(f"{method} {signed(mean)}")
         signs.append(0 if mean.low <= 0 <= mean.high or np.isnan(mean.low) else int(np.sign(mean.mean)))
     up, down = signs.count(1), signs.count(-1)
-    words = "makes no certain difference" if not (up or down) else f"helps {up} and harms {down} of {len(signs)} methods"
+    words = (
+        "makes no significant difference"
+        if not (up or down)
+        else f"raises the score of {up} and lowers that of {down} of {len(signs)} methods"
+    )
     return f"With **{FACTORS[factor]}** ({count} pair{'s' if count > 1 else ''}): it {words} ({'; '.join(parts)})."
 
 
 def _all_methods(pooled: dict[str, list[np.ndarray]]) -> str:
     """Describe the mean difference over methods and pairs, image by image if all have the same images."""
-    gaps = [gap for own in pooled.values() for gap in own]
+    gaps = [gap for of_method in pooled.values() for gap in of_method]
     same = len({len(gap) for gap in gaps}) == 1
     return signed(summary(np.nanmean(np.stack(gaps), 0) if same else np.concatenate(gaps)))
 
 
 def _in_domain(pairs: Sequence[tuple[ModelResults, ModelResults]]) -> list[str]:
-    """Describe whether plain and tuned twins rank the methods alike."""
+    """Describe whether the plain and the tuned model of a pair rank the methods alike."""
     values: list[Correlation] = []
     for plain, tuned in pairs:
         a, b = plain.by_method(deletion(plain.traits)), tuned.by_method(deletion(tuned.traits))
         common = [name for name in a if name in b]
         values.append(rank_correlation(np.array([a[n].mean for n in common]), np.array([b[n].mean for n in common])))
-    known = [own.value for own in values if np.isfinite(own.value)]
-    if not known:
+    defined = [correlation.value for correlation in values if np.isfinite(correlation.value)]
+    if not defined:
         return []
-    found = summary(np.array(known))
-    # Correlations end at 1, but a normal interval may not.
-    mean = interval(replace(found, high=min(found.high, 1.0)))
-    return [f"Plain and tuned twins rank the methods with a correlation of {mean} over {len(known)} pair{'s' if len(known) > 1 else ''}."]
+    mean = summary(np.array(defined))
+    # A correlation is at most 1, but Student's interval may go beyond.
+    text = interval(replace(mean, high=min(mean.high, 1.0)))
+    return [
+        f"The rankings of the methods on the plain and on the tuned model have a mean correlation of {text} over {len(defined)} "
+        f"pair{'s' if len(defined) > 1 else ''}."
+    ]

@@ -1,4 +1,4 @@
-"""Export findings of studies: a Markdown page for all of them, and a report with tables and figures for each."""
+"""Export findings of studies: a Markdown page for several studies, and a report with tables and figures for each."""
 
 import json
 import math
@@ -35,21 +35,20 @@ def even(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
 def report(results: Sequence[StudyResult]) -> bytes:
     """Return findings, figures and tables as one HTML file that needs neither Python nor a network connection."""
     sections = []
-    for own in results:
-        rows = even(own.rows)
-        text = " ".join(
-            [plain(own.finding), *map(plain, own.more), f"What the papers saw: {own.saw}", f"What to see: {own.see}", *refusals(own)]
-        )
+    for result in results:
+        rows = even(result.rows)
+        notes = [f"The papers: {result.saw}", f"How to read it: {result.see}", *refusals(result)]
+        text = " ".join([plain(result.finding), *map(plain, result.more), *notes])
         columns = list(rows[0]) if rows else []
         cells = [[_cell(row[name]) for name in columns] for row in rows]
-        sections.append(Section(own.title, text, columns, cells, [draw(figure) for figure in own.figures]))
+        sections.append(Section(result.title, text, columns, cells, [draw(figure) for figure in result.figures]))
     models = listed_models(results)
     return html_report("What makes an attribution good?", f"Studies on {models}.", sections, {r.title: r.spec.cli() for r in results})
 
 
 def listed_models(results: Sequence[StudyResult]) -> str:
-    """List all models of some studies, each once."""
-    return ", ".join(dict.fromkeys(model for own in results for model in own.models))
+    """List the models of all studies, each once."""
+    return ", ".join(dict.fromkeys(model for result in results for model in result.models))
 
 
 def refusals(result: StudyResult) -> list[str]:
@@ -69,35 +68,35 @@ def markdown(results: Sequence[StudyResult], command: str, pictures: str = "find
         command: The command that made the page.
         pictures: Folder of the figures, which are files `pictures`/NAME-N.svg.
     """
-    models = len(dict.fromkeys(model for own in results for model in own.models))
-    total = sum(own.seconds for own in results)
-    shipped = not any(own.spec.models for own in results)
+    models = len(dict.fromkeys(model for result in results for model in result.models))
+    total = sum(result.seconds for result in results)
+    shipped = not any(result.spec.models for result in results)
     lines = [
         "# Findings",
         "",
-        f"What {len(results)} {'study says' if len(results) == 1 else 'studies say'} on {models} models{' that come with the project' if shipped else ''}, "
-        f"beside what the papers saw on theirs. Made by `{command}`; computing it took {_minutes(total)}, and what is known is not computed again. Numbers in brackets are 95 % intervals.",
+        f"Findings of {len(results)} {'study' if len(results) == 1 else 'studies'} on {models} {'shipped ' if shipped else ''}models, beside those of the papers. "
+        f"Made by `{command}` in {_minutes(total)} of computing; cached results are not computed again. Numbers in brackets are 95 % CIs.",
         "",
-        f"{'The models are small (128 px, drawn birds) and the samples few' if shipped else 'The samples are few'}, so that a study takes minutes: "
-        "an interval that holds 0 says that these data do not tell, not that there is nothing. Every study runs unchanged on other models and data.",
+        f"{'The models are small (128 px, drawn birds) and the samples few' if shipped else 'The samples are few'}, so that a study takes minutes. "
+        "An interval that contains 0 means that these data show no significant effect, not that there is none. Every study also runs on other models and data.",
         "",
         "| study | models | results | time |",
         "|---|---|---|---|",
         *(
-            f"| [{own.title}](#{_anchor(own.title)}) | {len(own.models)} | {own.computed + own.known} | {_minutes(own.seconds)} |"
-            for own in results
+            f"| [{result.title}](#{_anchor(result.title)}) | {len(result.models)} | {result.computed + result.known} | {_minutes(result.seconds)} |"
+            for result in results
         ),
     ]
-    for own in results:
-        lines += ["", f"## {own.title}", "", own.question, "", f"**Here:** {own.finding}", ""]
-        lines += [*(f"- {one}" for one in own.more), *([""] if own.more else [])]
-        sources = ", ".join(f"[{paper.authors}]({paper.url})" for paper in own.papers)
-        lines += [f"**The papers:** {own.saw} ({sources})", ""]
-        for number, figure in enumerate(own.figures, 1):
-            lines += [f"![{figure.caption}]({pictures}/{own.spec.study}-{number}.svg)", ""]
-        lines += [f"*To see:* {own.see}", ""]
-        lines += [f"- {one}" for one in (*refusals(own), *own.notes)]
-        lines += [*([""] if own.refused or own.notes else []), f"`{own.spec.cli()}`, {_minutes(own.seconds)}."]
+    for result in results:
+        lines += ["", f"## {result.title}", "", result.question, "", f"**Here:** {result.finding}", ""]
+        lines += [*(f"- {sentence}" for sentence in result.more), *([""] if result.more else [])]
+        sources = ", ".join(f"[{paper.authors}]({paper.url})" for paper in result.papers)
+        lines += [f"**The papers:** {result.saw} ({sources})", ""]
+        for number, figure in enumerate(result.figures, 1):
+            lines += [f"![{figure.caption}]({pictures}/{result.spec.study}-{number}.svg)", ""]
+        lines += [f"*How to read it:* {result.see}", ""]
+        lines += [f"- {note}" for note in (*refusals(result), *result.notes)]
+        lines += [*([""] if result.refused or result.notes else []), f"`{result.spec.cli()}`, {_minutes(result.seconds)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -21,25 +21,25 @@ from attrlib.statistics import Summary, proportion, spearman
 from attrlib.store import Record, Store
 
 
-def accuracy_on(model: Classifier, data: Dataset, given: StudySpec, limit: int, store: Store) -> Summary | None:
+def accuracy_on(model: Classifier, data: Dataset, spec: StudySpec, limit: int, store: Store) -> Summary | None:
     """Measure top-1 accuracy on the items of a study, with Wilson's interval.
 
     Args:
         model: The model.
         data: The data set.
-        given: The study, which sets seed and classes.
+        spec: The study, which sets seed and classes.
         limit: Number of images.
         store: Store of results.
 
     Returns:
-        The accuracy, or None if the data have no labels that the model knows.
+        The accuracy, or None if the model has no class for the data's labels.
     """
-    spec = RunSpec(ModelSpec(""), given.data, (), (), limit, given.seed, classes=given.classes)
+    run_spec = RunSpec(ModelSpec(""), spec.data, (), (), limit, spec.seed, classes=spec.classes)
     try:
-        items = image_items(data, class_map(spec, model, data), limit, given.seed, labelled=True).items
+        items = image_items(data, class_map(run_spec, model, data), limit, spec.seed, labelled=True).items
     except AttrlibError:
         return None
-    evaluator, right = Evaluator(model, store, given.seed), list[bool]()
+    evaluator, right = Evaluator(model, store, spec.seed), list[bool]()
     loader = evaluator.loader(data)
     for chunk in chunked(items, BATCH_SIZE):
         readable, batch = loader.get(chunk)
@@ -55,7 +55,7 @@ def map_correlations(
     """Correlate each method's map, smoothed with each kernel, with the map of a reference method.
 
     Spearman's correlation is taken over all positions, with both maps at the size of the grid. The reference is not smoothed. Values
-    are kept in the store.
+    are cached in the store.
 
     Args:
         spec: A run of a grid protocol without smoothing, with the methods.
@@ -75,7 +75,7 @@ def map_correlations(
         return {}
     evaluator, planned = plan.evaluators[0], plan.groups[0]
     protocol = planned.group.evaluations[0].protocol
-    assert isinstance(protocol, Localisation), "the run is about grids"
+    assert isinstance(protocol, Localisation), "the protocol of the run must be a grid protocol"
     correlations: dict[tuple[str, int], list[float]] = {}
     if planned.unpredicted:
         return correlations
@@ -83,14 +83,14 @@ def map_correlations(
         if each.method == reference:
             continue
         on_progress(Event(f"comparing maps of {each.method_spec}"))
-        about = {"kind": "map correlation", "score": each.about, "reference": reference, "kernels": list(kernels)}
-        key, ids = digest(about), [item.id for item in planned.items]
+        key_fields = {"kind": "map correlation", "score": each.about, "reference": reference, "kernels": list(kernels)}
+        key, ids = digest(key_fields), [item.id for item in planned.items]
         cached = store.records(key, ids)
         for item in planned.items:
             if item.id not in cached:
                 values = _compare(item, protocol, (each.method, reference), kernels, evaluator, data)
-                cached[item.id] = Record(details={str(kernel): own for kernel, own in values.items()})
-                store.add_records(key, about, {item.id: cached[item.id]})
+                cached[item.id] = Record(details={str(kernel): correlation for kernel, correlation in values.items()})
+                store.add_records(key, key_fields, {item.id: cached[item.id]})
         for kernel in kernels:
             of_items = [cached[item].details[str(kernel)] for item in ids]
             correlations[str(each.method_spec), kernel] = [value for values in of_items for value in values]  # type: ignore[union-attr]
@@ -115,5 +115,5 @@ def _compare(
         work = evaluator.eval_batch(protocol, batch, evaluator.explainer(method))
         return torch.cat([resize(work.maps(request, before), size) for request in protocol.requests(work)], 1)[0].flatten(1)
 
-    other = maps(methods[1])
-    return {kernel: spearman(maps(methods[0], lambda own, k=kernel: smooth(own, k)), other).tolist() for kernel in kernels}  # type: ignore[misc]
+    reference = maps(methods[1])
+    return {kernel: spearman(maps(methods[0], lambda maps, k=kernel: smooth(maps, k)), reference).tolist() for kernel in kernels}  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Study 1: which method ranks where by single deletion, and whether signs help."""
+"""Study 1: how methods rank by single deletion, and whether signs help."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,20 +24,20 @@ ABSOLUTE = ":sign=absolute"
 @STUDIES.register
 @dataclass(frozen=True)
 class Ranking(Study):
-    """All methods by IDSDS (SDS on a plain model), with the map as it is and with its magnitude."""
+    """All methods by IDSDS (SDS on a plain model), with the signed map and with its absolute values."""
 
     name, number = "ranking", 1
     title = "Which method ranks first?"
     question = "How do all methods rank by the in-domain single deletion score, and do signs matter?"
     see = (
-        "Each method's mean with its interval, raw (signed) beside absolute values. Ranks that the images do not tell apart are ties. "
-        "Methods of many passes run with few samples here, written behind their names: they could do better with more. Occlusion takes parts "
-        "of the image away as the score does, in quarters of its cells: that it is good is no surprise. BagNets, a pass of which costs twenty of "
-        "another's, are left to the study of accuracy."
+        "Each method's mean with its 95 % CI, for raw (signed) and for absolute values. Methods that are not significantly different are tied. "
+        "Methods that need many passes run with few samples here, as written after their names; they may score higher with more. Occlusion "
+        "deletes parts of the image as the score does, in quarters of its patches, so it is favoured. BagNets, where a pass costs as much as "
+        "twenty of another model, are covered by the study of accuracy."
     )
     saw = (
-        "Intrinsically explainable models lead (BagNet-33 .80); on ResNet-50 IG with a uniform baseline (.255) and Grad-CAM (.236) come "
-        "before IG (.196), RISE (.131) and IxG (.070); raw values beat absolute ones (IG-U .255 against .125)."
+        "Intrinsically explainable models lead (BagNet-33 .80); on ResNet-50 IG with a uniform baseline (.255) and Grad-CAM (.236) rank "
+        "above IG (.196), RISE (.131) and IxG (.070); raw values beat absolute ones (IG-U .255 against .125)."
     )
     papers = (IDSDS_PAPER,)
     minutes = 3.0
@@ -46,36 +46,35 @@ class Ranking(Study):
 
     def models(self) -> list[str]:
         # A pass of a BagNet costs as much as twenty of another model; its intrinsic map is covered by the study of accuracy.
-        return [own.name for own in centres(family(tuned=True)) if own.family != "bagnet"]
+        return [traits.name for traits in centres(family(tuned=True)) if traits.family != "bagnet"]
 
-    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
-        methods, protocol = given.methods or every(model, self.passes), deletion(traits)
+    def runs(self, spec: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
+        methods, protocol = spec.methods or every(model, self.passes), deletion(traits)
         signed = [method for method in methods if is_signed(method)]
-        runs = [self.run_of(given, traits, model, [protocol], methods)]
-        return [*runs, *([self.run_of(given, traits, model, [protocol + ABSOLUTE], signed)] if signed else [])]
+        runs = [self.run_of(spec, traits, model, [protocol], methods)]
+        return [*runs, *([self.run_of(spec, traits, model, [protocol + ABSOLUTE], signed)] if signed else [])]
 
-    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
+    def analyse(self, results: Sequence[ModelResults]) -> Analysis:
         rows: list[Row] = []
         figures: list[StudyFigure] = []
         sentences: list[str] = []
-        for own in found:
-            protocol = deletion(own.traits)
-            raw, absolute = own.by_method(protocol), own.by_method(protocol + ABSOLUTE)
-            places = rank_table({name: score.counted for name, score in raw.items()})
+        for result in results:
+            name, protocol = result.traits.name, deletion(result.traits)
+            raw, absolute = result.by_method(protocol), result.by_method(protocol + ABSOLUTE)
+            places = rank_table({method: score.counted for method, score in raw.items()})
             for place in places:
                 score, other = raw[place.name], absolute.get(place.name)
-                row: Row = {"model": own.traits.name, "method": place.name, "first": place.first, "last": place.last} | numbers(
-                    place.summary
-                )
+                row: Row = {"model": name, "method": place.name, "first": place.first, "last": place.last} | numbers(place.summary)
                 row |= {"absolute": other.mean if other else float("nan"), "undefined": score.undefined, "seconds": score.seconds}
                 rows.append(row)
-            figures.append(_figure(own.traits, [p.name for p in places], raw, absolute))
+            figures.append(_figure(result.traits, [p.name for p in places], raw, absolute))
             tied = [p.name for p in places if p.first == 1]
-            first = f"**{places[0].name}** leads on {own.traits.name} with {interval(places[0].summary)}"
-            sentences.append(first + (f", not told apart from {listed(tied[1:], 3)}" if len(tied) > 1 else ", beyond doubt") + ".")
-        signs, each = _signs(found)
-        headline = [sentences.pop(0), _alike(found)] if len(found) > 1 else [sentences.pop(0)]
-        return Analysis(" ".join(own for own in (*headline, signs) if own), [*sentences, *each], rows, figures)
+            leader = f"**{places[0].name}** leads on {name} with {interval(places[0].summary)}"
+            others = f"tied with {listed(tied[1:], 3)}" if len(tied) > 1 else "significantly better than every other method"
+            sentences.append(f"{leader}, {others}.")
+        signs, by_model = _signs(results)
+        headline = [sentences.pop(0), _alike(results)] if len(results) > 1 else [sentences.pop(0)]
+        return Analysis(" ".join(sentence for sentence in (*headline, signs) if sentence), [*sentences, *by_model], rows, figures)
 
 
 def _figure(traits: ModelTraits, names: Sequence[str], raw: dict[str, Score], absolute: dict[str, Score]) -> StudyFigure:
@@ -86,44 +85,47 @@ def _figure(traits: ModelTraits, names: Sequence[str], raw: dict[str, Score], ab
     return StudyFigure(f"{protocol} of each method on {traits.name}; the dashed line is chance.", (panel,))
 
 
-def _alike(found: Sequence[ModelResults]) -> str:
+def _alike(results: Sequence[ModelResults]) -> str:
     """Describe how well the models agree on the ranking of the methods that are defined on all of them."""
-    scores = [own.by_method(deletion(own.traits)) for own in found]
-    common = [name for name in scores[0] if all(name in own for own in scores)]
-    means = np.array([[own[name].mean for name in common] for own in scores])
-    alike = jackknife(mean_correlation, means, (-1.0, 1.0))
-    return f"Rankings of two of the {len(found)} models correlate with {interval(alike)} on average."
+    by_model = [result.by_method(deletion(result.traits)) for result in results]
+    common = [name for name in by_model[0] if all(name in scores for scores in by_model)]
+    means = np.array([[scores[name].mean for name in common] for scores in by_model])
+    mean = jackknife(mean_correlation, means, (-1.0, 1.0))
+    return f"The rankings on the {len(results)} models have a mean pairwise correlation of {interval(mean)}."
 
 
-def _signs(found: Sequence[ModelResults]) -> tuple[str, list[str]]:
-    """Describe what signed values gain over magnitudes: over all methods, image by image, and for each method."""
+def _signs(results: Sequence[ModelResults]) -> tuple[str, list[str]]:
+    """Describe how much higher signed values score than absolute ones: over all methods, image by image, and for each method."""
     gaps, more = [], []
-    for own in found:
-        raw, absolute = own.by_method(deletion(own.traits)), own.by_method(deletion(own.traits) + ABSOLUTE)
+    for result in results:
+        protocol = deletion(result.traits)
+        raw, absolute = result.by_method(protocol), result.by_method(protocol + ABSOLUTE)
         both = [name for name in raw if name in absolute]
         if not both:
             continue
-        # Methods may be undefined on different images, so each one's differences count where it has both values.
+        # Methods may be undefined on different images: each is compared on the images where both its values are defined.
         each = [np.subtract(*aligned(raw[name], absolute[name])) for name in both]
         gaps.append(np.nanmean(np.stack(each), 0))
         differences = [paired(raw[name], absolute[name]) for name in both]
         better = [name for name, d in zip(both, differences, strict=True) if not d.tie and d.mean > 0]
         worse = [name for name, d in zip(both, differences, strict=True) if not d.tie and d.mean < 0]
         more.append(
-            f"On {own.traits.name} raw values are better beyond doubt for {listed(better, 8) or 'no method'}, absolute ones for "
-            f"{listed(worse, 8) or 'none'}, of {len(both)} signed methods."
+            f"On {result.traits.name}, of {len(both)} signed methods, raw values are significantly better for {listed(better, 8) or 'none'}, "
+            f"absolute values for {listed(worse, 8) or 'none'}."
         )
     if not gaps:
         return "", []
     mean = _of_models(gaps)
-    return f"Over all signed methods raw values {_beat(mean)} absolute ones ({signed(mean)}).", more
+    return f"Over all signed methods, raw values {_compared(mean)} absolute values ({signed(mean)}).", more
 
 
-def _beat(mean: Summary) -> str:
-    return "are not told apart from" if mean.low <= 0 <= mean.high else "beat" if mean.mean > 0 else "lose against"
+def _compared(mean: Summary) -> str:
+    if mean.low <= 0 <= mean.high:
+        return "are not significantly different from"
+    return "score higher than" if mean.mean > 0 else "score lower than"
 
 
 def _of_models(gaps: Sequence[np.ndarray]) -> Summary:
-    """Summarise the gaps of each model over images. If the images are the same, models are averaged first."""
+    """Summarise the gaps of each model over images. If all models have the same images, average over models first."""
     same = len({len(gap) for gap in gaps}) == 1
     return summary(np.nanmean(np.stack(gaps), 0) if same else np.concatenate(gaps))

@@ -1,4 +1,4 @@
-"""Study 7: whether maps turn with the image, and ignore what the model ignores."""
+"""Study 7: whether maps rotate with the image, and ignore colour changes that the model ignores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ from attrlib.studies.words import interval, listed, numbers, point
 @STUDIES.register
 @dataclass(frozen=True)
 class RobustnessStudy(Study):
-    """SSIM of each method's map with that of the turned or recoloured image, where the model's probability hardly moved."""
+    """SSIM of each method's map with that of the rotated or recoloured image, where the model's probability hardly changed."""
 
     name, number = "robustness", 7
-    title = "Do maps survive a turn and a filter?"
-    question = "How alike is a map to itself after a rotation, and after colour filters that leave the prediction as it is?"
+    title = "Do maps survive rotation and colour filters?"
+    question = "How similar is a map to that of the rotated or colour-filtered image, where the prediction stays the same?"
     see = (
-        "SSIM of the map before and after: 1 is the same map. Only changes that move the probability by less than 0.05 count. A blurred or "
-        "constant map gains here, so read it beside a score of faithfulness."
+        "SSIM of the maps before and after: 1 is the same map. Only changes that move the probability by less than 0.05 count. Blurred and "
+        "constant maps score high, so read this together with a faithfulness score."
     )
     saw = (
-        "The study compares Saliency, Deconvolution, Guided Backprop, Guided Grad-CAM, IG and GradientSHAP by SSIM under rotations of 15 and "
-        "30 degrees and colour and sharpness filters, as bars; it reports no ranking that holds for all data sets."
+        "The paper compares Saliency, Deconvolution, Guided Backprop, Guided Grad-CAM, IG and GradientSHAP by SSIM under rotations of 15 and "
+        "30 degrees and colour and sharpness filters, as bar charts; no ranking holds for all data sets."
     )
     papers = (ROBUSTNESS_PAPER,)
     minutes = 3.0
@@ -40,63 +40,65 @@ class RobustnessStudy(Study):
     passes: int = param(8, "Passes that a map may cost: samples are reduced until it fits", low=1, high=100_000)
 
     def models(self) -> list[str]:
-        return [own.name for own in centres(family(tuned=False)) if own.depth][:1]
+        return [traits.name for traits in centres(family(tuned=False)) if traits.depth][:1]
 
-    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
-        methods = given.methods or every(model, self.passes)
-        return [self.run_of(given, traits, model, [f"robustness:change={change}" for change in CHANGES], methods)]
+    def runs(self, spec: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
+        methods = spec.methods or every(model, self.passes)
+        return [self.run_of(spec, traits, model, [f"robustness:change={change}" for change in CHANGES], methods)]
 
-    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
+    def analyse(self, results: Sequence[ModelResults]) -> Analysis:
         rows: list[Row] = []
         figures: list[StudyFigure] = []
         sentences: list[str] = []
         more: list[str] = []
-        for own in found:
-            known = {change: own.by_method(f"robustness:change={change}") for change in CHANGES}
-            known = {change: scores for change, scores in known.items() if scores}
+        for result in results:
+            model = result.traits.name
+            by_change = {change: result.by_method(f"robustness:change={change}") for change in CHANGES}
+            by_change = {change: scores for change, scores in by_change.items() if scores}
+            if not by_change:
+                sentences.append(f"On {model}, robustness is not defined for any of the methods.")
+                continue
             rows += [
-                {"model": own.traits.name, "change": change, "method": name} | numbers(score.summary) | {"undefined": score.undefined}
-                for change, scores in known.items()
+                {"model": model, "change": change, "method": name} | numbers(score.summary) | {"undefined": score.undefined}
+                for change, scores in by_change.items()
                 for name, score in scores.items()
             ]  # fmt: skip
-            first = next(iter(known.values()))
+            first = next(iter(by_change.values()))
             order = sorted(first, key=lambda name: np.nan_to_num(first[name].mean, nan=-2), reverse=True)
-            series = tuple(Series(c, tuple(point(n, s[n].summary) for n in order if n in s)) for c, s in known.items())
-            figures.append(
-                StudyFigure(
-                    f"Similarity of maps on {own.traits.name}, most robust to rotation first.",
-                    (Panel("dots", own.traits.name, "", "SSIM →", series),),
-                )
-            )
-            lines = [_line(own.traits, change, scores) for change, scores in known.items()]
-            sentences.append(
-                " ".join([lines[0], *_alike({change: {n: s.mean for n, s in scores.items()} for change, scores in known.items()})])
-            )
+            series = tuple(Series(c, tuple(point(n, s[n].summary) for n in order if n in s)) for c, s in by_change.items())
+            caption = f"Similarity of maps on {model}, most robust to rotation first."
+            figures.append(StudyFigure(caption, (Panel("dots", model, "", "SSIM →", series),)))
+            lines = [_line(model, change, scores) for change, scores in by_change.items()]
+            means = {change: {n: s.mean for n, s in scores.items()} for change, scores in by_change.items()}
+            sentences.append(" ".join([lines[0], *_alike(means)]))
             more += lines[1:]
         return Analysis(" ".join(sentences), more, rows, figures)
 
 
-def _line(traits: ModelTraits, change: str, scores: dict[str, Score]) -> str:
-    """Name the most and the least robust method."""
+def _line(model: str, change: str, scores: dict[str, Score]) -> str:
+    """Name the methods that are most and least robust to a change."""
     places = [p for p in rank_table({name: score.counted for name, score in scores.items()}) if p.summary.n]
     if not places:
-        return f"On {traits.name} no image keeps its probability under {change}."
+        return f"On {model}, no image keeps its probability under {change}."
     tied = [p.name for p in places if p.first == 1]
-    also = f", not told apart from {listed(tied[1:], 2)}" if len(tied) > 1 else ""
+    also = f", tied with {listed(tied[1:], 2)}" if len(tied) > 1 else ""
     return (
-        f"On {traits.name} the map most robust to {change} is that of {places[0].name} (SSIM {interval(places[0].summary)}{also}), the least "
-        f"that of {places[-1].name} ({interval(places[-1].summary)})."
+        f"On {model}, {places[0].name} is most robust to {change} (SSIM {interval(places[0].summary)}{also}), {places[-1].name} least "
+        f"({interval(places[-1].summary)})."
     )
 
 
 def _alike(means: dict[str, dict[str, float]]) -> list[str]:
-    """Describe whether methods that are robust to rotation are robust to colour filters, too."""
+    """Describe whether methods that are robust to rotation are also robust to colour filters."""
     if "rotation" not in means or len(means) < 2:
         return []
-    turned = means["rotation"]
+    rotated = means["rotation"]
     values = {}
-    for change, own in means.items():
-        common = [name for name in turned if name in own]
+    for change, by_method in means.items():
+        common = [name for name in rotated if name in by_method]
         if change != "rotation":
-            values[change] = rank_correlation(np.array([turned[n] for n in common]), np.array([own[n] for n in common]))
-    return [f"Over methods, robustness to rotation correlates with that to {', '.join(f'{c} {interval(v)}' for c, v in values.items())}."]
+            values[change] = rank_correlation(np.array([rotated[n] for n in common]), np.array([by_method[n] for n in common]))
+    return [
+        "Over methods, the rank correlation of robustness to rotation with that to other changes is: "
+        f"{', '.join(f'{c} {interval(v)}' for c, v in values.items())}."
+    ]

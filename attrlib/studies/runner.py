@@ -1,4 +1,4 @@
-"""Run a study model by model through the engine and its store, so that nothing is computed twice and it can stop at any time."""
+"""Run a study model by model through the engine and its store, so that it can be stopped at any time and resumed."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -21,11 +21,11 @@ from attrlib.specs.codec import documented
 from attrlib.store import Record, Store, open_store
 from attrlib.studies.base import ModelResults, Study, StudyResult, create, parse_study, resolve
 from attrlib.studies.measure import accuracy_on
-from attrlib.studies.traits import ModelTraits, digest_of_weights, own_map, traits_of
+from attrlib.studies.traits import ModelTraits, digest_of_weights, intrinsic_map, traits_of
 
 Load = Callable[[ModelSpec, bool], Classifier]
 TIMES = 64
-"""Most runs of one study whose seconds are added up."""
+"""Most runs of a study whose seconds are added up."""
 DONE = "done"
 STUDY_OPTIONS = tuple(p for p in options_of(StudySpec) if p.name != "data")
 """Keywords of `study` that are not parameters of the study itself."""
@@ -80,28 +80,28 @@ def study(
 
     Args:
         name: Name of the study, with parameters if wanted (`smoothing:limit=8`).
-        models: Models; by default the shipped models that the study asks for.
+        models: Models; by default the study's shipped models.
         data: Name, folder or file of the data set.
-        methods: Methods; by default those that the study asks for.
+        methods: Methods; by default those of the study.
         store: Store of results; by default that of `open_store`.
-        on_progress: Called with an event every few passes; raises `Cancelled` to stop the study. Computed results are kept.
+        on_progress: Called with an event every few passes; raises `Cancelled` to stop the study. Computed results stay cached.
         **options: Options of the study (listed below), and its parameters.
 
     Raises:
         AttrlibError: If an argument is not valid, or nothing is defined on any model.
     """
-    own, given = parse_study(name)
-    chosen = tuple(m if isinstance(m, ModelSpec) else parse_model(m) for m in models)
-    asked = tuple(m if isinstance(m, MethodSpec) else MethodSpec.parse(m) for m in methods)
-    of_spec = {p.name: options.pop(p.name) for p in STUDY_OPTIONS if p.name in options}
-    spec = StudySpec(own, tuple((dict(given) | options).items()), chosen, str(data), asked, **of_spec)
+    study_name, params = parse_study(name)
+    model_specs = tuple(m if isinstance(m, ModelSpec) else parse_model(m) for m in models)
+    method_specs = tuple(m if isinstance(m, MethodSpec) else MethodSpec.parse(m) for m in methods)
+    spec_options = {p.name: options.pop(p.name) for p in STUDY_OPTIONS if p.name in options}
+    spec = StudySpec(study_name, tuple((dict(params) | options).items()), model_specs, str(data), method_specs, **spec_options)
     return run_study(spec, store or open_store(), on_progress)
 
 
 def run_study(
     spec: StudySpec, store: Store, on_progress: Listener[StudyEvent] = no_listener, load: Load = load_plain, data: Dataset | None = None
 ) -> StudyResult:
-    """Run a study: compute what is not in the store, and analyse the results.
+    """Run a study: compute the results that are not cached, and analyse all of them.
 
     Args:
         spec: The study with its models, methods and data.
@@ -130,14 +130,14 @@ def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dat
     """
     running = _Running(spec, store, no_listener, load, data)
     plans = []
-    for number, model_spec in enumerate(running.given.models):
+    for number, model_spec in enumerate(running.resolved.models):
         traits, model = running.open(model_spec)
-        for own in running.study.runs(running.given, traits, model, number == 0):
+        for run_spec in running.study.runs(running.resolved, traits, model, number == 0):
             try:
-                plan = make_plan(own, model, running.data, store)
+                plan = make_plan(run_spec, model, running.data, store)
                 plans.append((plan, plan.estimate()))
             except REFUSED as error:
-                running.refuse(traits, own, error)
+                running.refuse(traits, run_spec, error)
     if not plans:
         raise running.error
     return StudyPlan(
@@ -150,22 +150,22 @@ def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dat
 
 
 REFUSED = (ProtocolError, MethodError, LayerError, DataError)
-"""Errors that leave out one run of a study, as it is not defined on that model or those data."""
+"""Errors that leave out a single run of a study, because it is not defined on that model or data set."""
 
 
 def is_done(spec: StudySpec, store: Store) -> bool:
-    """Return whether a study was computed completely before, with the present methods, protocols and weights."""
-    _about, key = _seconds_key(replace(resolve(spec), data=anchored(spec.data)))
+    """Return whether all results of a study are cached, for the present methods, protocols and weights."""
+    _fields, key = _seconds_key(replace(resolve(spec), data=anchored(spec.data)))
     return DONE in store.records(key, [DONE])
 
 
-def _seconds_key(given: StudySpec) -> tuple[dict[str, object], str]:
+def _seconds_key(spec: StudySpec) -> tuple[dict[str, object], str]:
     """Return everything that the time of a study depends on, and its digest."""
-    weights = [digest_of_weights(model) for model in given.models]
-    given = replace(given, methods=tuple(map(resolve_method, given.methods)))
-    about: dict[str, object] = {"kind": "study", "study": given, "weights": weights, "numerics": NUMERICS}
-    about |= {"methods": sorted(METHODS), "protocols": sorted(PROTOCOLS)}
-    return about, digest(about)
+    weights = [digest_of_weights(model) for model in spec.models]
+    spec = replace(spec, methods=tuple(map(resolve_method, spec.methods)))
+    key_fields: dict[str, object] = {"kind": "study", "study": spec, "weights": weights, "numerics": NUMERICS}
+    key_fields |= {"methods": sorted(METHODS), "protocols": sorted(PROTOCOLS)}
+    return key_fields, digest(key_fields)
 
 
 class _Running:
@@ -173,61 +173,61 @@ class _Running:
 
     def __init__(self, spec: StudySpec, store: Store, on_progress: Listener[StudyEvent], load: Load, data: Dataset | None):
         self.spec, self.store, self.on_progress, self.load = spec, store, on_progress, load
-        self.given = replace(resolve(spec), data=anchored(spec.data))
-        self.study: Study = create(self.given)
-        self.data = load_dataset(self.given.data) if data is None else data
-        self.error: AttrlibError = DataError("there is nothing to study")
+        self.resolved = replace(resolve(spec), data=anchored(spec.data))
+        self.study: Study = create(self.resolved)
+        self.data = load_dataset(self.resolved.data) if data is None else data
+        self.error: AttrlibError = DataError("the study has no runs; choose other models or methods")
         self.refused: list[tuple[str, str, str, str]] = []
         self.notes: list[str] = []
         self.computed = self.known = self.number = 0
         self.lengths: list[float] = []
 
     def execute(self) -> StudyResult:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
-            found = [own for own in map(self._look_at, range(len(self.given.models))) if own is not None]
-            if not found:
+            results = [result for result in map(self._run_model, range(len(self.resolved.models))) if result is not None]
+            if not results:
                 raise self.error
-            analysis = self.study.analyse(found)
+            analysis = self.study.analyse(results)
         except Cancelled:
-            self._seconds(time.perf_counter() - begun, done=False)
+            self._seconds(time.perf_counter() - start, done=False)
             raise
-        own = self.study
+        study = self.study
         return StudyResult(
-            self.spec, own.title, own.question, analysis.finding, analysis.more, own.see, own.saw, own.papers, analysis.rows, analysis.figures,
-            [f.traits.name for f in found], list(dict.fromkeys(self.refused)), list(dict.fromkeys([*self.notes, *self.store.notes])),
-            self.computed, self.known, self._seconds(time.perf_counter() - begun, done=True),
+            self.spec, study.title, study.question, analysis.finding, analysis.more, study.see, study.saw, study.papers, analysis.rows,
+            analysis.figures, [result.traits.name for result in results], list(dict.fromkeys(self.refused)), list(dict.fromkeys([*self.notes, *self.store.notes])),
+            self.computed, self.known, self._seconds(time.perf_counter() - start, done=True),
         )  # fmt: skip
 
     def open(self, spec: ModelSpec) -> tuple[ModelTraits, Classifier]:
         """Load a model, and return its traits and the model."""
-        traits, model = traits_of(spec, self.given.deletion_tuned), self.load(spec, self.given.deletion_tuned)
-        return replace(traits, tuned=model.deletion_tuned, own=own_map(model)), model
+        traits, model = traits_of(spec, self.resolved.deletion_tuned), self.load(spec, self.resolved.deletion_tuned)
+        return replace(traits, tuned=model.deletion_tuned, intrinsic=intrinsic_map(model)), model
 
-    def refuse(self, traits: ModelTraits, own: RunSpec, error: AttrlibError) -> None:
-        """Leave out a run, and keep the reason."""
+    def refuse(self, traits: ModelTraits, run_spec: RunSpec, error: AttrlibError) -> None:
+        """Leave out a run and record the reason."""
         self.error = error
-        self.refused += [(traits.name, str(p), "", str(error)) for p in own.protocols]
+        self.refused += [(traits.name, str(p), "", str(error)) for p in run_spec.protocols]
 
-    def _look_at(self, number: int) -> ModelResults | None:
-        """Run everything on one model. Return None if nothing is defined on it."""
-        self.number, self.begun, self.share = number, time.perf_counter(), 0.0
+    def _run_model(self, number: int) -> ModelResults | None:
+        """Do all runs on one model. Return None if none is defined on it."""
+        self.number, self.start, self.share = number, time.perf_counter(), 0.0
         computed = self.computed
-        self._tell(f"loading {self.given.models[number]}", 0.0)
-        traits, model = self.open(self.given.models[number])
+        self._report(f"loading {self.resolved.models[number]}", 0.0)
+        traits, model = self.open(self.resolved.models[number])
         results: list[RunResult] = []
-        runs = self.study.runs(self.given, traits, model, number == 0)
-        for place, own in enumerate(runs):
+        runs = self.study.runs(self.resolved, traits, model, number == 0)
+        for place, run_spec in enumerate(runs):
 
             def on_progress(event: Event, place: int = place) -> None:
-                # Until there is a first score, the run is still searching for items.
+                # Before the first score, the run is still searching for items.
                 far = event.done / event.total if event.total and event.scores else 0.0
-                self._tell(f"{traits.name}: {event.doing}", (place + far) / len(runs))
+                self._report(f"{traits.name}: {event.doing}", (place + far) / len(runs))
 
             try:
-                result = run(make_plan(own, model, self.data, self.store), on_progress)
+                result = run(make_plan(run_spec, model, self.data, self.store), on_progress)
             except REFUSED as error:
-                self.refuse(traits, own, error)
+                self.refuse(traits, run_spec, error)
                 continue
             results.append(result)
             self.refused += [(traits.name, str(p), str(m), why) for p, m, why in result.refused]
@@ -236,17 +236,17 @@ class _Running:
         if not results:
             return None
         if self.study.wants_accuracy and traits.accuracy is None:
-            traits = replace(traits, accuracy=accuracy_on(model, self.data, self.given, self.study.limit, self.store))
-        further = self.study.further(self.given, traits, model, self.data, self.store, lambda event: self._tell(event.doing, 1.0))
+            traits = replace(traits, accuracy=accuracy_on(model, self.data, self.resolved, self.study.limit, self.store))
+        further = self.study.further(self.resolved, traits, model, self.data, self.store, lambda event: self._report(event.doing, 1.0))
         if self.computed > computed:
-            self.lengths.append(time.perf_counter() - self.begun)
+            self.lengths.append(time.perf_counter() - self.start)
         return ModelResults(traits, results, further)
 
-    def _tell(self, doing: str, share: float) -> None:
+    def _report(self, doing: str, share: float) -> None:
         """Report progress. The time left is estimated from the models so far."""
-        # The share must not fall, although the total changes when something turns out to be undefined.
+        # The share must not fall, although the total changes if a combination proves to be undefined.
         share = self.share = max(share, self.share)
-        elapsed, models = time.perf_counter() - self.begun, len(self.given.models)
+        elapsed, models = time.perf_counter() - self.start, len(self.resolved.models)
         expected = [*self.lengths, *([elapsed / share] if share > 0.02 else [])]
         left = None
         if expected:
@@ -255,13 +255,13 @@ class _Running:
         self.on_progress(StudyEvent(doing, (self.number + share) / models, left))
 
     def _seconds(self, these: float, done: bool) -> float:
-        """Return the seconds of computing the study over all its runs, which are kept in the store."""
-        (about, key), items = _seconds_key(self.given), [str(k) for k in range(TIMES)]
+        """Record the seconds of this run of the study in the store. Return the total over all its runs."""
+        (key_fields, key), items = _seconds_key(self.resolved), [str(k) for k in range(TIMES)]
         before = self.store.records(key, items)
         new = {DONE: Record(0.0)} if done else {}
         if self.computed or not before:
             new |= {item: Record(these) for item in [item for item in items if item not in before][:1]}
         else:
             these = 0.0
-        self.store.add_records(key, about, new)
-        return these + sum(record.value for record in before.values())
+        self.store.add_records(key, key_fields, new)
+        return these + sum(earlier.value for earlier in before.values())

@@ -1,4 +1,4 @@
-"""Study 8: how much scores depend on hyperparameters, on the seed, and on how many images there are."""
+"""Study 8: how much scores depend on hyperparameters, on the seed and on the number of images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,64 +32,67 @@ SWEEPS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("Occlusion", "window", (8, 16, 24)),
     ("RISE", "samples", (16, 64, 256)),
 )
-"""Parameters of methods, and the values to try."""
+"""Hyperparameters of methods, and the values to try."""
 BESIDES = {("IG", "baseline"): (("steps", 8),), ("SmoothGrad", "noise"): (("samples", 8),)}
-"""Other parameters to set, where their default costs more than it is worth here."""
+"""Other hyperparameters to set, where the default would be needlessly slow."""
 DRAWS = 200
 """Pairs of image sets to draw for each number of images."""
 ENOUGH = 0.9
+"""Correlation at which two rankings count as the same."""
 
 
 @STUDIES.register
 @dataclass(frozen=True)
 class Settings(Study):
-    """Scores against hyperparameters, other seeds, and the agreement of rankings by two disjoint sets of n images."""
+    """Scores against hyperparameters and seeds, and the correlation of rankings by two disjoint sets of n images."""
 
     name, number = "settings", 8
     title = "How much do settings matter?"
     question = "Do steps, samples, noise, window, baseline or the seed change a score, and how many images does a ranking need?"
     see = (
-        "Scores against one parameter at a time, on the same images. Then the score of each method for several seeds (other images, other "
-        "noise), and how well two people with n different images each would agree on the ranking."
+        "Scores against one hyperparameter at a time, on the same images. Then the score of each method for several seeds (other images, "
+        "other noise), and the correlation of two rankings by n different images each."
     )
     saw = (
-        "Attribution maps and scores are sensitive to hyperparameters that are often left at arbitrary values (Bansal et al.). IDSDS used all "
-        "50,000 validation images; of one image the standard deviation of a random map's score is 0.258, so that a hundred images leave ±0.05."
+        "Attribution maps and scores are sensitive to hyperparameters that are often left at arbitrary values (Bansal et al.). IDSDS was "
+        "measured on all 50,000 validation images; the score of a random map has a standard deviation of 0.258 over images, so a hundred "
+        "images give ±0.05."
     )
     papers = (HYPERPARAMETERS_PAPER, IDSDS_PAPER)
     minutes = 2.0
     limit: int = param(24, "Images for hyperparameters and seeds", low=2, high=100_000)
-    images: int = param(128, "Images for the number of images that a ranking needs", low=8, high=100_000)
+    images: int = param(128, "Images from which to draw the sets of n images", low=8, high=100_000)
     passes: int = param(8, "Passes that a map of the ranking may cost", low=1, high=100_000)
-    seeds: int = param(3, "Seeds", low=1, high=50)
+    seeds: int = param(3, "Number of seeds", low=1, high=50)
 
     def models(self) -> list[str]:
-        return [own.name for own in centres(family(tuned=True)) if own.depth][:1]
+        return [traits.name for traits in centres(family(tuned=True)) if traits.depth][:1]
 
-    def runs(self, given: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
+    def runs(self, spec: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
         protocol = [deletion(traits)]
-        asked = {method.name for method in given.methods}
-        swept = [m for name, key, values in SWEEPS if name in METHODS and (not asked or name in asked) for m in _sweep(name, key, values)]
-        ranked = given.methods or every(model, self.passes)
-        many = replace(self, limit=self.images).run_of(given, traits, model, protocol, ranked)
-        seeded = [self.run_of(given, traits, model, protocol, ranked, given.seed + k) for k in range(1, self.seeds + 1)]
-        return [*([self.run_of(given, traits, model, protocol, swept)] if swept else []), many, *seeded]
+        chosen = {method.name for method in spec.methods}
+        swept = [m for name, key, values in SWEEPS if name in METHODS and (not chosen or name in chosen) for m in _sweep(name, key, values)]
+        ranked = spec.methods or every(model, self.passes)
+        many = replace(self, limit=self.images).run_of(spec, traits, model, protocol, ranked)
+        seeded = [self.run_of(spec, traits, model, protocol, ranked, spec.seed + k) for k in range(1, self.seeds + 1)]
+        return [*([self.run_of(spec, traits, model, protocol, swept)] if swept else []), many, *seeded]
 
-    def analyse(self, found: Sequence[ModelResults]) -> Analysis:
+    def analyse(self, results: Sequence[ModelResults]) -> Analysis:
         rows: list[Row] = []
         figures: list[StudyFigure] = []
         sentences: list[str] = []
-        for own in found:
-            protocol = deletion(own.traits)
-            results = [{str(m): s for (p, m), s in r.scores.items() if str(p) == protocol} for r in own.results]
-            ranked = max(results, key=lambda scores: max((len(s.values) for s in scores.values()), default=0) * (len(scores) > 0))
-            seeded = [s for s, r in zip(results, own.results, strict=True) if r.spec.seed != own.results[0].spec.seed]
-            for figure, more, words in (_needed(own.traits, ranked), _sweeps(own.traits, results[0]), _seeds(own.traits, ranked, seeded)):
-                figures += figure
-                rows += more
+        for result in results:
+            traits, runs = result.traits, result.results
+            protocol = deletion(traits)
+            by_run = [{str(m): s for (p, m), s in r.scores.items() if str(p) == protocol} for r in runs]
+            ranked = max(by_run, key=lambda scores: max((len(s.values) for s in scores.values()), default=0) * (len(scores) > 0))
+            seeded = [scores for scores, r in zip(by_run, runs, strict=True) if r.spec.seed != runs[0].spec.seed]
+            for part_figures, part_rows, words in (_needed(traits, ranked), _sweeps(traits, by_run[0]), _seeds(traits, ranked, seeded)):
+                figures += part_figures
+                rows += part_rows
                 sentences += words
         if not sentences:
-            raise DataError("none of the methods has a hyperparameter that is studied, and fewer than three can be ranked; add methods")
+            raise DataError("no method has a hyperparameter that this study varies, and fewer than three can be ranked; add methods")
         return Analysis(sentences[0], sentences[1:], rows, figures)
 
 
@@ -105,22 +108,23 @@ Part = tuple[list[StudyFigure], list[Row], list[str]]
 def _sweeps(traits: ModelTraits, scores: dict[str, Score]) -> Part:
     panels, rows, words = [], list[Row](), []
     for name, key, values in SWEEPS:
-        own = {v: scores[str(m)] for v, m in zip(values, _sweep(name, key, values), strict=True) if str(m) in scores}
-        if len(own) < 2:
+        by_value = {v: scores[str(m)] for v, m in zip(values, _sweep(name, key, values), strict=True) if str(m) in scores}
+        if len(by_value) < 2:
             continue
         numeric = not isinstance(values[0], str)
-        points = tuple(point(v, s.summary) for v, s in own.items())
+        points = tuple(point(v, s.summary) for v, s in by_value.items())
         panels.append(Panel("lines", f"{name}: {key}", key, "score ↑", (Series(traits.name, points),), log_x=numeric))
         rows += [
             {"model": traits.name, "kind": "hyperparameter", "method": name, "setting": f"{key}={v}"} | numbers(s.summary)
-            for v, s in own.items()
+            for v, s in by_value.items()
         ]
-        low, high = min(own, key=lambda v: own[v].mean), max(own, key=lambda v: own[v].mean)
+        low, high = min(by_value, key=lambda v: by_value[v].mean), max(by_value, key=lambda v: by_value[v].mean)
         # Best and worst are chosen by the data, so their difference needs a test corrected over all pairs.
-        places = {place.name: place for place in rank_table({str(v): s.counted for v, s in own.items()})}
-        certain = places[str(low)].first > 1 and places[str(high)].last < len(places)
+        places = {place.name: place for place in rank_table({str(v): s.counted for v, s in by_value.items()})}
+        significant = places[str(low)].first > 1 and places[str(high)].last < len(places)
         words.append(
-            f"{key} of {name}: {interval(own[low].summary)} at {low} to {interval(own[high].summary)} at {high}{'' if certain else ' (no certain difference)'}"
+            f"{key} of {name}: {interval(by_value[low].summary)} at {low} to {interval(by_value[high].summary)} at {high}"
+            f"{'' if significant else ' (not significantly different)'}"
         )
     if not panels:
         return [], [], []
@@ -128,11 +132,11 @@ def _sweeps(traits: ModelTraits, scores: dict[str, Score]) -> Part:
         StudyFigure(f"Single deletion score on {traits.name} against one hyperparameter at a time.", tuple(panels[k : k + 3]))
         for k in range(0, len(panels), 3)
     ]
-    return figures, rows, [f"On {traits.name}, from worst to best value: {'; '.join(words)}."]
+    return figures, rows, [f"On {traits.name}, from the worst to the best value: {'; '.join(words)}."]
 
 
 def _seeds(traits: ModelTraits, ranked: dict[str, Score], seeded: Sequence[dict[str, Score]]) -> Part:
-    """Describe how much scores and rankings change with other images and other noise, beside what the intervals promise."""
+    """Describe how much scores and rankings change with other images and other noise, compared with what the intervals imply."""
     runs = [scores for scores in seeded if scores]
     if len(runs) < 2:
         return [], [], []
@@ -150,11 +154,11 @@ def _seeds(traits: ModelTraits, ranked: dict[str, Score], seeded: Sequence[dict[
     pairs = [rank_correlation(means[i], means[j]).value for i in range(len(runs)) for j in range(i)]
     count = len(next(iter(runs[0].values())).values)
     words = (
-        f"Other seeds, that is other {count} images and other noise, move a method's score by {spread:.3f} (standard deviation, mean over methods); "
-        f"intervals promise about {np.mean(errors):.3f}. Rankings of two seeds correlate with {np.mean(pairs):.2f}."
+        f"Over seeds (other images, other noise), a method's score on {count} images has a standard deviation of {spread:.3f} (mean over "
+        f"methods); the intervals imply about {np.mean(errors):.3f}. The rankings of two seeds have a correlation of {np.mean(pairs):.2f}."
     )
     figure = StudyFigure(
-        f"Single deletion score on {traits.name} for other seeds.", (Panel("dots", traits.name, "", "score →", series, level=0.0),)
+        f"Single deletion score on {traits.name} by seed.", (Panel("dots", traits.name, "", "score →", series, level=0.0),)
     )
     return [figure], rows, [words]
 
@@ -175,12 +179,12 @@ def agreement_of(values: np.ndarray, n: int, draws: int = DRAWS) -> np.ndarray:
     generator = np.random.default_rng(n)
     order = np.argsort(generator.random((draws, values.shape[1])), axis=1)
     first, second = order[:, :n], order[:, n : 2 * n]
-    means = (torch.from_numpy(np.nanmean(values[:, own], 2).T) for own in (first, second))
+    means = (torch.from_numpy(np.nanmean(values[:, images], 2).T) for images in (first, second))
     return spearman(*means).numpy()
 
 
 def _needed(traits: ModelTraits, ranked: dict[str, Score]) -> Part:
-    """Describe how well rankings by two sets of n images agree, and from which n on they agree well."""
+    """Describe how well rankings by two sets of n images agree, and from which n they reach `ENOUGH`."""
     names = [n for n, s in ranked.items() if np.isfinite(s.counted).all()]
     if len(names) < 3 or len({ranked[n].ids for n in names}) != 1:
         return [], [], []
@@ -188,9 +192,9 @@ def _needed(traits: ModelTraits, ranked: dict[str, Score]) -> Part:
     sizes = [n for n in (2**k for k in range(1, 20)) if 2 * n <= values.shape[1]]
     points, rows = [], list[Row]()
     for n in sizes:
-        found = agreement_of(values, n)
-        low, high = np.nanquantile(found, [0.025, 0.975])
-        points.append(Point(n, float(np.nanmean(found)), float(low), float(high)))
+        correlations = agreement_of(values, n)
+        low, high = np.nanquantile(correlations, [0.025, 0.975])
+        points.append(Point(n, float(np.nanmean(correlations)), float(low), float(high)))
         rows.append(
             {
                 "model": traits.name,
@@ -213,12 +217,13 @@ def _needed(traits: ModelTraits, ranked: dict[str, Score]) -> Part:
     )
     enough = next((p.x for p in points if p.y >= ENOUGH), None)
     last = points[-1]
-    words = f"from {enough} images on" if enough else f"not even with {last.x} images"
+    reach = f"reach a correlation of {ENOUGH} from {enough}" if enough else f"do not reach a correlation of {ENOUGH} even with {last.x}"
     text = (
-        f"On {traits.name} two rankings of {len(names)} methods by different images agree with a correlation of {ENOUGH} {words} "
-        f"({last.y:.2f} with {last.x} images, 95 % of draws in [{last.low:.2f}, {last.high:.2f}])."
+        f"On {traits.name}, two rankings of {len(names)} methods by different images {reach} images each ({last.y:.2f} with {last.x} images, "
+        f"95 % of draws in [{last.low:.2f}, {last.high:.2f}])."
     )
     mean = summary(values.std(1, ddof=1))
-    more = f" The score of one image varies by {mean.mean:.2f}, so that a mean of {len(values[0])} is known to ±{1.96 * mean.mean / len(values[0]) ** 0.5:.2f}."
-    figure = StudyFigure(f"Agreement of rankings by two sets of n images on {traits.name}; the dashed line is {ENOUGH}.", (panel,))
+    n = len(values[0])
+    more = f" Scores have a standard deviation of {mean.mean:.2f} over images, so the mean over {n} has a 95 % CI of ±{1.96 * mean.mean / n**0.5:.2f}."
+    figure = StudyFigure(f"Correlation of rankings by two sets of n images on {traits.name}; the dashed line is {ENOUGH}.", (panel,))
     return [figure], rows, [text + more]

@@ -19,7 +19,7 @@ FACTORS = {
     "bias": "bias",
     "tuned": "tuning on deleted patches",
 }
-"""Traits that two models may differ in, each with what the second model of a pair has more of."""
+"""Traits in which two models may differ; the value names what the second model of a pair has more of."""
 _WIDE = {"wide": 2}
 _STEM = 64
 """Channels of the first stage of a ResNet or VGG whose name does not state its width."""
@@ -39,7 +39,7 @@ class ModelTraits:
         tuned: Whether it was tuned on deleted patches.
         accuracy: Top-1 accuracy with its interval; None if unknown.
         fraction: Share of the training data that it was trained on; NaN if unknown.
-        own: Name of the method by which the network explains itself; empty for most.
+        intrinsic: Name of the method that is the network's intrinsic explanation; empty for most networks.
     """
 
     name: str
@@ -51,11 +51,11 @@ class ModelTraits:
     tuned: bool = False
     accuracy: Summary | None = None
     fraction: float = math.nan
-    own: str = ""
+    intrinsic: str = ""
 
 
 def traits_of(spec: ModelSpec, deletion_tuned: bool = False) -> ModelTraits:
-    """Return the traits that a model's names and card state, without loading it.
+    """Return the traits that a model's name and card state, without loading it.
 
     Args:
         spec: The model.
@@ -64,13 +64,13 @@ def traits_of(spec: ModelSpec, deletion_tuned: bool = False) -> ModelTraits:
     card = _card(spec)
     file = spec.checkpoint and not spec.checkpoint.startswith("random:")
     name = replace(spec, checkpoint=Path(spec.checkpoint).stem).text if spec.checkpoint and file else spec.text
-    own = parse_architecture(architecture_of(spec.architecture))
+    traits = parse_architecture(architecture_of(spec.architecture))
     tuned = spec.architecture.startswith("idsds:") or bool(card and card.deletion) or (deletion_tuned and bool(file))
     if card is None:
-        return replace(own, name=name, tuned=tuned)
+        return replace(traits, name=name, tuned=tuned)
     clean = card.accuracy.get("clean")
     fraction = card.recipe.get("fraction", math.nan)
-    return replace(own, name=name, tuned=tuned, accuracy=_summary(clean), fraction=float(fraction))
+    return replace(traits, name=name, tuned=tuned, accuracy=_summary(clean), fraction=float(fraction))
 
 
 def _card(spec: ModelSpec) -> Card | None:
@@ -78,7 +78,7 @@ def _card(spec: ModelSpec) -> Card | None:
     try:
         return Card.read(path) if path else None
     except AttrlibError:
-        # Loading the model will report what is wrong with its card.
+        # Loading the model will report the error in its card.
         return None
 
 
@@ -100,17 +100,17 @@ def parse_architecture(name: str) -> ModelTraits:
     plain = name.rpartition(":")[2].partition(".")[0].removeprefix("small_")
     width = re.search(r"_w(\d+)$", plain)
     plain = plain[: width.start()] if width else plain
-    found = re.fullmatch(r"(?:(fixup|x|wide)_?)?(resnet|vgg)(\d+)(_bn|_2)?", plain)
-    if found is None:
+    match = re.fullmatch(r"(?:(fixup|x|wide)_?)?(resnet|vgg)(\d+)(_bn|_2)?", plain)
+    if match is None:
         return ModelTraits(name, re.sub(r"\d+$", "", plain) if width else plain, width=int(width[1]) if width else 0)
-    prefix, family, depth, suffix = found.groups()
+    prefix, family, depth, suffix = match.groups()
     norm = prefix not in ("fixup", "x") if family == "resnet" else suffix == "_bn"
     channels = int(width[1]) if width else _STEM * _WIDE.get(prefix, 1)
     return ModelTraits(name, family, int(depth), channels, norm, prefix != "x")
 
 
-def own_map(model: Classifier) -> str:
-    """Return the name of the method by which a network explains itself; empty if it is not built to."""
+def intrinsic_map(model: Classifier) -> str:
+    """Return the name of the method that is a network's intrinsic explanation; empty if it has none."""
     for name, cls in METHODS.items():
         if cls.family == "intrinsic":
             try:
@@ -131,14 +131,14 @@ def differs_in(a: ModelTraits, b: ModelTraits) -> str | None:
 
 def pairs_of(models: Sequence[ModelTraits]) -> dict[str, list[tuple[ModelTraits, ModelTraits]]]:
     """Return the pairs of models that differ in one factor only, by factor. The second model has more of it."""
-    found: dict[str, list[tuple[ModelTraits, ModelTraits]]] = {factor: [] for factor in FACTORS}
+    pairs: dict[str, list[tuple[ModelTraits, ModelTraits]]] = {factor: [] for factor in FACTORS}
     for i, a in enumerate(models):
         for b in models[i + 1 :]:
             factor = differs_in(a, b)
             if factor is not None:
-                less, more = sorted((a, b), key=lambda own: getattr(own, factor))
-                found[factor].append((less, more))
-    return {factor: own for factor, own in found.items() if own}
+                less, more = sorted((a, b), key=lambda traits: getattr(traits, factor))
+                pairs[factor].append((less, more))
+    return {factor: of_factor for factor, of_factor in pairs.items() if of_factor}
 
 
 def family(data: str = "birds", tuned: bool | None = None) -> list[ModelTraits]:
@@ -148,14 +148,14 @@ def family(data: str = "birds", tuned: bool | None = None) -> list[ModelTraits]:
         data: Name of the data set.
         tuned: Whether they were tuned on deleted patches; None for both.
     """
-    every = [traits_of(ModelSpec(name)) for name, path in shipped().items() if Card.read(path).data.partition(":")[0] == data]
-    return [own for own in every if tuned is None or own.tuned == tuned]
+    shipped_traits = [traits_of(ModelSpec(name)) for name, path in shipped().items() if Card.read(path).data.partition(":")[0] == data]
+    return [traits for traits in shipped_traits if tuned is None or traits.tuned == tuned]
 
 
 def centres(models: Sequence[ModelTraits]) -> list[ModelTraits]:
     """Return for each family the model that most others differ from in one factor only, the largest family first."""
     families: dict[str, list[ModelTraits]] = {}
-    for own in models:
-        families.setdefault(own.family, []).append(own)
+    for traits in models:
+        families.setdefault(traits.family, []).append(traits)
     by_size = sorted(families.values(), key=len, reverse=True)
-    return [max(own, key=lambda m: sum(differs_in(m, other) is not None for other in own)) for own in by_size]
+    return [max(members, key=lambda m: sum(differs_in(m, other) is not None for other in members)) for members in by_size]

@@ -143,7 +143,7 @@ class LessonContext:
                 item, label = data[index], data.label(index)
                 assert label is not None
                 mask = np.any(list(item.masks.values()), axis=0)
-                found.append(Bird(Photo(item.image, item.name), index, label, data.class_names[label], mask))
+                found.append(Bird(Photo(item.image, item.name, id=item.id), index, label, data.class_names[label], mask))
             return Flock(found)
 
         return self.wait(queue("data").submit(digest("learn birds", list(indices)), draw, jobs.PATIENCE))[0].birds

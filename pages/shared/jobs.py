@@ -1,27 +1,32 @@
 """Request models, predictions and maps from the library's queues. Pages compute nothing themselves: they only wait and poll."""
 
+import functools
 import re
 import time
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import streamlit as st
 import torch
 
 from attrlib.api import as_batch
 from attrlib.data.images import Photo
-from attrlib.engine.explain import map_key
+from attrlib.engine.cache import InMemoryCache, ResultCache
 from attrlib.engine.jobs import Job, Priority, Queue, State, queue
-from attrlib.engine.memory import rows_within
-from attrlib.errors import existing_file
-from attrlib.methods import METHODS, attribute
+from attrlib.engine.keys import ResultKeys, map_key
+from attrlib.engine.photo_maps import PhotoMaps
+from attrlib.errors import AttrlibError, existing_file
+from attrlib.methods import METHODS
 from attrlib.models import Classifier, load_model, pick_device
 from attrlib.models.cards import names_file_of
 from attrlib.specs import MethodSpec, ModelSpec, digest
+from attrlib.store import open_store
 from pages.shared.roots import check_model
 
 _digests: WeakKeyDictionary[Classifier, str] = WeakKeyDictionary()
 # The app never writes to a loaded model, so its digest is computed once.
+_waiting: WeakValueDictionary[tuple[object, ...], PhotoMaps] = WeakValueDictionary()
+# Kept by the jobs that wait for them, so that passes in common are let go with the last job.
 
 PATIENCE = 90.0
 """Seconds after which work for a page that no longer asks is dropped. A browser lets a hidden tab poll once a minute."""
@@ -67,12 +72,23 @@ def prediction_job(model: Classifier, photo: Photo) -> Job:
 
 def map_job(model: Classifier, photo: Photo, method: MethodSpec, target: int, seed: int) -> Job:
     """Return the job that computes the map of one method; `method` must be resolved. Fast methods do not wait for slow ones."""
-    key = map_key(digest_of(model), photo.digest, method, target, seed)
+    priority = Priority.QUICK if METHODS[method.name].fast else Priority.NORMAL
+    image = photo.id or photo.digest
+    key = map_key(ResultKeys(model, digest_of(model), seed, "").maps(method, model), image, target)
+    # Jobs of one priority never interrupt each other, so that they can share passes.
+    group = id(model), image, target, seed, priority
+    maps = _waiting.get(group)
+    if maps is None:
+        maps = _waiting[group] = PhotoMaps(model, photo, target, seed, _open_cache)
+    return queue(str(model.device)).submit(key, functools.partial(maps.attribute, method), PATIENCE, priority=priority)
 
-    def work(on_progress: Any) -> Any:
-        return attribute(model, method, as_batch(model, photo), [target], seed, rows_within(model), on_progress)
 
-    return queue(str(model.device)).submit(key, work, PATIENCE, priority=Priority.QUICK if METHODS[method.name].fast else Priority.NORMAL)
+def _open_cache() -> ResultCache:
+    """Return the store. Maps are shown even if it cannot be opened; the page Library says why."""
+    try:
+        return open_store()
+    except AttrlibError:
+        return InMemoryCache()
 
 
 def digest_of(model: Classifier) -> str:

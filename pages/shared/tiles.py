@@ -1,5 +1,6 @@
 """Tiles of equal size, each with one map and its facts, or a placeholder of the same layout while the map is missing."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -86,7 +87,9 @@ def _show_photo(strip: Strip, with_classes: bool) -> None:
 def _tile(slot: Slot, view: ViewSpec) -> Tile:
     assert slot.job is not None
     shown = tile(slot.job.result, view)
-    return replace(shown, subtitle=f"{shown.subtitle} · {_seconds(slot.job.result.seconds)}")
+    seconds = slot.job.result.seconds
+    # Unknown for a map that was computed on another device.
+    return shown if math.isnan(seconds) else replace(shown, subtitle=f"{shown.subtitle} · {_seconds(seconds)}")
 
 
 @st.cache_data(max_entries=32, show_spinner=False)

@@ -1,4 +1,4 @@
-"""AggAtt against closed forms, and from the store at any smoothing against the protocols themselves."""
+"""AggAtt against closed forms, and from cached maps at any smoothing against the protocols."""
 
 import json
 import math
@@ -48,39 +48,39 @@ def test_a_hundred_maps_fill_the_bins_of_the_paper() -> None:
     values = [0.0] * 100
     for rank, position in enumerate(order):
         values[position] = float(100 - rank)
-    found = aggregate(spots(values))
-    assert found.edges == (0, 2, 5, 50, 95, 98, 100)
-    assert found.sizes == (2, 3, 45, 45, 3, 2)
-    assert found.order == tuple(order)
+    result = aggregate(spots(values))
+    assert result.edges == (0, 2, 5, 50, 95, 98, 100)
+    assert result.sizes == (2, 3, 45, 45, 3, 2)
+    assert result.order == tuple(order)
     means = [
-        sum(100 - rank for rank in range(first, last)) / (last - first) for first, last in zip(found.edges, found.edges[1:], strict=False)
+        sum(100 - rank for rank in range(first, last)) / (last - first) for first, last in zip(result.edges, result.edges[1:], strict=False)
     ]
-    assert found.bins[:, 0, 0, 0].tolist() == pytest.approx(means)
-    assert found.bins[:, 0, 3, 3].tolist() == [1.0] * 6
-    assert found.bins.flatten(1).count_nonzero(1).tolist() == [2] * 6
-    assert found.scores[order[0]] == pytest.approx(100 / 101)
+    assert result.bins[:, 0, 0, 0].tolist() == pytest.approx(means)
+    assert result.bins[:, 0, 3, 3].tolist() == [1.0] * 6
+    assert result.bins.flatten(1).count_nonzero(1).tolist() == [2] * 6
+    assert result.scores[order[0]] == pytest.approx(100 / 101)
 
 
-def test_225_maps_are_divided_by_as_many_as_there_are() -> None:
-    found = aggregate(torch.full((225, 1, 2, 2), 0.5))
-    assert found.edges == (0, *(round(share * 225) for share in SHARES[1:-1]), 225)
-    assert torch.equal(found.bins, torch.full((6, 1, 2, 2), 0.5))
+def test_the_bins_of_225_maps_are_shares_of_225() -> None:
+    result = aggregate(torch.full((225, 1, 2, 2), 0.5))
+    assert result.edges == (0, *(round(share * 225) for share in SHARES[1:-1]), 225)
+    assert torch.equal(result.bins, torch.full((6, 1, 2, 2), 0.5))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 19, 49, 51])
 def test_any_number_of_maps_works_and_none_is_lost(count: int) -> None:
-    found = aggregate(spots([float(k) for k in range(count)]))
-    assert sum(found.sizes) == count == len(found.order)
-    assert sorted(p for b in range(6) for p in found.members(b)) == list(range(count))
-    for size, values in zip(found.sizes, found.bins, strict=True):
+    result = aggregate(spots([float(k) for k in range(count)]))
+    assert sum(result.sizes) == count == len(result.order)
+    assert sorted(p for b in range(6) for p in result.members(b)) == list(range(count))
+    for size, values in zip(result.sizes, result.bins, strict=True):
         assert bool(values.isnan().all()) is (size == 0)
 
 
 def test_equal_scores_are_sorted_by_the_sum_inside_and_then_stay_in_order() -> None:
     inside = [1.0, 3.0, 3.0, 2.0]
-    found = aggregate(spots(inside, outside=0.0))
-    assert found.scores.tolist() == [1.0] * 4
-    assert found.order == (1, 2, 3, 0)
+    result = aggregate(spots(inside, outside=0.0))
+    assert result.scores.tolist() == [1.0] * 4
+    assert result.order == (1, 2, 3, 0)
 
 
 @pytest.mark.parametrize("cell", range(4))
@@ -88,9 +88,9 @@ def test_the_target_cell_decides(cell: int) -> None:
     maps = torch.zeros(4, 1, 4, 4)
     for k in range(4):
         maps[k, 0, k // 2 * 2, k % 2 * 2] = 1
-    found = aggregate(maps, target_cell=cell)
-    assert found.order[0] == cell
-    assert found.scores.tolist() == [float(k == cell) for k in range(4)]
+    result = aggregate(maps, target_cell=cell)
+    assert result.order[0] == cell
+    assert result.scores.tolist() == [float(k == cell) for k in range(4)]
 
 
 def test_negative_values_count_only_in_the_signed_average() -> None:
@@ -106,16 +106,16 @@ def test_negative_values_count_only_in_the_signed_average() -> None:
 
 def test_one_scale_for_all_bins_is_the_value_at_index_0_995_n() -> None:
     maps = torch.rand(100, 1, 20, 20, generator=torch.Generator().manual_seed(1))
-    found = aggregate(maps, size=(40, 40))
-    values = sorted(found.bins.flatten().tolist())
-    assert found.scale == values[int(0.995 * len(values))]
-    assert float(found.shown.max()) == 1
-    assert float((found.shown * found.scale - found.bins)[found.bins <= found.scale].abs().max()) < 1e-6
+    result = aggregate(maps, size=(40, 40))
+    values = sorted(result.bins.flatten().tolist())
+    assert result.scale == values[int(0.995 * len(values))]
+    assert float(result.shown.max()) == 1
+    assert float((result.shown * result.scale - result.bins)[result.bins <= result.scale].abs().max()) < 1e-6
 
 
 def test_bins_are_not_normalised_map_by_map() -> None:
-    found = aggregate(spots([10.0, 1.0] * 50, outside=0.0))
-    assert sorted(found.bins[:, 0, 0, 0].tolist(), reverse=True) == pytest.approx([10, 10, 10, 1, 1, 1])
+    result = aggregate(spots([10.0, 1.0] * 50, outside=0.0))
+    assert sorted(result.bins[:, 0, 0, 0].tolist(), reverse=True) == pytest.approx([10, 10, 10, 1, 1, 1])
 
 
 def test_maps_are_resized_before_they_are_cut_off_and_scored() -> None:
@@ -129,34 +129,34 @@ def test_maps_are_resized_before_they_are_cut_off_and_scored() -> None:
 
 
 def test_examples_go_from_the_middle_outwards() -> None:
-    found = aggregate(spots([float(100 - k) for k in range(100)]))
-    assert found.examples[0] == (1, 0)
-    assert found.examples[1] == (3, 2, 4)
-    assert found.examples[2][:5] == (27, 26, 28, 25, 29)
-    assert sorted(found.examples[3]) == list(range(50, 95))
+    result = aggregate(spots([float(100 - k) for k in range(100)]))
+    assert result.examples[0] == (1, 0)
+    assert result.examples[1] == (3, 2, 4)
+    assert result.examples[2][:5] == (27, 26, 28, 25, 29)
+    assert sorted(result.examples[3]) == list(range(50, 95))
 
 
 def test_maps_that_are_not_finite_are_left_out() -> None:
     maps = spots([float(k) for k in range(10)])
     maps[3, 0, 2, 2], maps[5, 0, 2, 2] = math.nan, math.inf
-    found = aggregate(maps)
-    assert set(found.order) == set(range(10)) - {3, 5}
-    assert found.scores[[3, 5]].isnan().all()
-    assert found.edges[-1] == 8
-    assert found.bins[2].isfinite().all()
+    result = aggregate(maps)
+    assert set(result.order) == set(range(10)) - {3, 5}
+    assert result.scores[[3, 5]].isnan().all()
+    assert result.edges[-1] == 8
+    assert result.bins[2].isfinite().all()
 
 
-def test_single_images_are_sorted_by_the_scores_that_are_given() -> None:
+def test_single_images_are_sorted_by_the_given_scores() -> None:
     maps = torch.arange(1.0, 5).view(4, 1, 1, 1).expand(4, 1, 3, 3)
-    found = aggregate(maps, grid=1, scores=torch.tensor([0.2, math.nan, 0.9, -0.5]))
-    assert found.order == (2, 0, 3)
-    assert found.bins[2].unique().tolist() == [2.0]  # edges 0, 0, 0, 2, 3, 3, 3 of three maps: 3 and 1
+    result = aggregate(maps, grid=1, scores=torch.tensor([0.2, math.nan, 0.9, -0.5]))
+    assert result.order == (2, 0, 3)
+    assert result.bins[2].unique().tolist() == [2.0]  # edges 0, 0, 0, 2, 3, 3, 3 of three maps: 3 and 1
 
 
 def test_maps_that_are_all_zero_have_no_scale() -> None:
-    found = aggregate(torch.zeros(50, 1, 4, 4))
-    assert found.scale == 0
-    assert not found.shown.any()
+    result = aggregate(torch.zeros(50, 1, 4, 4))
+    assert result.scale == 0
+    assert not result.shown.any()
 
 
 @pytest.mark.parametrize(
@@ -166,10 +166,10 @@ def test_maps_that_are_all_zero_have_no_scale() -> None:
         (dict(maps=torch.zeros(0, 1, 4, 4)), "N at least 1"),
         (dict(maps=torch.zeros(2, 1, 4, 4), target_cell=4), "cells 0 to 3"),
         (dict(maps=torch.zeros(2, 1, 5, 5)), "equal cells"),
-        (dict(maps=torch.zeros(2, 1, 4, 4), scores=torch.zeros(3)), "as many scores"),
+        (dict(maps=torch.zeros(2, 1, 4, 4), scores=torch.zeros(3)), "do not fit 2 maps"),
     ],
 )
-def test_what_makes_no_sense_is_refused(arguments: dict, says: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict, says: str) -> None:
     with pytest.raises(SpecError, match=says):
         aggregate(**arguments)
 
@@ -183,7 +183,7 @@ def test_the_verb_is_public() -> None:
 
 
 class Colours(torch.nn.Module):
-    """Four classes: red, green, blue, grey; sure of itself. It has a layer Middle and a layer Final."""
+    """A confident classifier of red, green, blue and grey, with layers Middle and Final."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,15 +242,15 @@ def spec(setting: str, folder: Path, methods: tuple[MethodSpec, ...] = METHODS, 
 @pytest.mark.parametrize("setting", ["difull", "gridpg", "dipart"])
 def test_scores_at_any_smoothing_are_those_of_the_protocol(setting: str, model, folder, store) -> None:
     data = attrlib.load_dataset(folder)
-    own = spec(f"{setting}:confidence=0.5", folder)
-    before = run(make_plan(own, model, data, store))
-    found = Aggregation(own, model, data, store)
+    run_spec = spec(f"{setting}:confidence=0.5", folder)
+    before = run(make_plan(run_spec, model, data, store))
+    aggregation = Aggregation(run_spec, model, data, store)
     for method in METHODS:
-        plain = found.row(method, AggregateView())
-        assert plain.values.tolist() == before.scores[own.protocols[0], method].values.tolist()
+        plain = aggregation.row(method, AggregateView())
+        assert plain.values.tolist() == before.scores[run_spec.protocols[0], method].values.tolist()
         view = AggregateView(smoothing=17)
-        row = found.row(method, view)
-        assert row.kernel == view.kernel(row.side[0], 2 * SIDE) == found.kernel(method, view) > 0
+        row = aggregation.row(method, view)
+        assert row.kernel == view.kernel(row.side[0], 2 * SIDE) == aggregation.kernel(method, view) > 0
         smoothed = spec(f"{setting}:confidence=0.5:smoothing={row.kernel}", folder, (method,))
         expected = run(make_plan(smoothed, model, data, store)).scores[smoothed.protocols[0], method]
         assert row.values.tolist() == pytest.approx(expected.values.tolist(), abs=1e-12)
@@ -258,11 +258,11 @@ def test_scores_at_any_smoothing_are_those_of_the_protocol(setting: str, model, 
         assert row.aggregate.bins.shape == (6, 1, 2 * SIDE, 2 * SIDE)
 
 
-def test_nothing_is_computed_and_no_image_is_opened_for_what_the_store_has(model, folder, store, monkeypatch) -> None:
+def test_nothing_is_computed_and_no_image_is_opened_for_cached_maps(model, folder, store, monkeypatch) -> None:
     data = attrlib.load_dataset(folder)
-    own = spec("difull:confidence=0.5", folder)
-    run(make_plan(own, model, data, store))
-    found = Aggregation(own, model, data, store)
+    run_spec = spec("difull:confidence=0.5", folder)
+    run(make_plan(run_spec, model, data, store))
+    aggregation = Aggregation(run_spec, model, data, store)
 
     def fail(*_args: object, **_options: object) -> None:
         raise AssertionError("computed, or opened")
@@ -270,54 +270,54 @@ def test_nothing_is_computed_and_no_image_is_opened_for_what_the_store_has(model
     monkeypatch.setattr("attrlib.engine.evaluator.attribute_each", fail)
     monkeypatch.setattr(type(data), "__getitem__", fail)
     for smoothing in (0, 9, 33):
-        assert found.row(METHODS[0], AggregateView(smoothing=smoothing)).summary.n == 6
+        assert aggregation.row(METHODS[0], AggregateView(smoothing=smoothing)).summary.n == 6
 
 
-def test_a_map_that_the_store_has_lost_is_made_again(model, folder, tmp_path) -> None:
-    data, own = attrlib.load_dataset(folder), spec("gridpg:confidence=0.5", folder, METHODS[1:], 3)
+def test_a_map_that_is_no_longer_cached_is_computed_again(model, folder, tmp_path) -> None:
+    data, run_spec = attrlib.load_dataset(folder), spec("gridpg:confidence=0.5", folder, METHODS[1:], 3)
     store = Store(folder=tmp_path)
-    run(make_plan(own, model, data, store))
-    found = Aggregation(own, model, data, store)
-    before = found.row(METHODS[1], AggregateView(smoothing=9))
+    run(make_plan(run_spec, model, data, store))
+    aggregation = Aggregation(run_spec, model, data, store)
+    before = aggregation.row(METHODS[1], AggregateView(smoothing=9))
     store.prune(0)
-    after = found.row(METHODS[1], AggregateView(smoothing=9))
+    after = aggregation.row(METHODS[1], AggregateView(smoothing=9))
     assert torch.allclose(before.aggregate.bins, after.aggregate.bins, rtol=0, atol=0, equal_nan=True)
     assert before.values.tolist() == after.values.tolist()
 
 
-def test_a_run_that_was_cancelled_shows_what_is_known(model, folder, tmp_path) -> None:
-    data, own, store = attrlib.load_dataset(folder), spec("difull:confidence=0.5", folder, METHODS[:1], None), Store(folder=tmp_path)
+def test_a_cancelled_run_shows_its_cached_results(model, folder, tmp_path) -> None:
+    data, run_spec, store = attrlib.load_dataset(folder), spec("difull:confidence=0.5", folder, METHODS[:1], None), Store(folder=tmp_path)
 
     def stop(event: object) -> None:
         if event.done >= 4 and event.scores:  # type: ignore[attr-defined]
             raise attrlib.Cancelled("enough")
 
     with pytest.raises(attrlib.Cancelled):
-        run(make_plan(own, model, data, store), stop)
-    found = Aggregation(own, model, data, store)
-    row = found.row(METHODS[0], AggregateView())
-    assert 4 <= row.summary.n < len(run(make_plan(own, model, data, store)).scores[own.protocols[0], METHODS[0]].values)
+        run(make_plan(run_spec, model, data, store), stop)
+    aggregation = Aggregation(run_spec, model, data, store)
+    row = aggregation.row(METHODS[0], AggregateView())
+    assert 4 <= row.summary.n < len(run(make_plan(run_spec, model, data, store)).scores[run_spec.protocols[0], METHODS[0]].values)
     assert sum(row.aggregate.sizes) == row.summary.n
 
 
 def test_single_images_are_sorted_by_a_protocol_on_them(model, folder, store) -> None:
-    data, own = attrlib.load_dataset(folder), spec("sds", folder, METHODS, 8)
-    scores = run(make_plan(own, model, data, store)).scores
-    found = Aggregation(own, model, data, store)
-    row = found.row(METHODS[0], AggregateView())
-    assert row.values.tolist() == scores[own.protocols[0], METHODS[0]].values.tolist()
+    data, run_spec = attrlib.load_dataset(folder), spec("sds", folder, METHODS, 8)
+    scores = run(make_plan(run_spec, model, data, store)).scores
+    aggregation = Aggregation(run_spec, model, data, store)
+    row = aggregation.row(METHODS[0], AggregateView())
+    assert row.values.tolist() == scores[run_spec.protocols[0], METHODS[0]].values.tolist()
     ranked = [row.values[k] for k in row.aggregate.order]
     assert ranked == sorted(ranked, reverse=True)
     assert row.aggregate.bins.shape == (6, 1, SIDE, SIDE)
-    assert found.examples(row, row.aggregate.order[:2], AggregateView())[0].picture.size == (SIDE, SIDE)
+    assert aggregation.examples(row, row.aggregate.order[:2], AggregateView())[0].picture.size == (SIDE, SIDE)
 
 
 def test_examples_show_the_grid_the_score_and_the_classes(model, folder, store) -> None:
-    data, own = attrlib.load_dataset(folder), spec("difull:confidence=0.5", folder)
-    run(make_plan(own, model, data, store))
-    found = Aggregation(own, model, data, store)
-    row = found.row(METHODS[1], AggregateView(cell=3))
-    (example,) = found.examples(row, row.aggregate.order[:1], AggregateView(cell=3))
+    data, run_spec = attrlib.load_dataset(folder), spec("difull:confidence=0.5", folder)
+    run(make_plan(run_spec, model, data, store))
+    aggregation = Aggregation(run_spec, model, data, store)
+    row = aggregation.row(METHODS[1], AggregateView(cell=3))
+    (example,) = aggregation.examples(row, row.aggregate.order[:1], AggregateView(cell=3))
     assert example.names[0] == example.names[3]
     assert len(set(example.names)) == 3
     assert example.picture.size == (2 * SIDE, 2 * SIDE)
@@ -328,29 +328,29 @@ def test_examples_show_the_grid_the_score_and_the_classes(model, folder, store) 
 @pytest.mark.parametrize(
     ("setting", "view", "says"),
     [
-        ("difull:confidence=0.5:smoothing=9", AggregateView(), "chosen in the view"),
-        ("difull:confidence=0.5", AggregateView(cell=1), "no target"),
+        ("difull:confidence=0.5:smoothing=9", AggregateView(), "set in the view"),
+        ("difull:confidence=0.5", AggregateView(cell=1), "not a target cell"),
         ("difull:confidence=0.6", AggregateView(), "start the run"),
     ],
 )
-def test_a_view_that_makes_no_sense_is_refused(setting: str, view: AggregateView, says: str, model, folder, tmp_path) -> None:
+def test_an_invalid_view_is_refused(setting: str, view: AggregateView, says: str, model, folder, tmp_path) -> None:
     data, store = attrlib.load_dataset(folder), Store(folder=tmp_path)
-    own = spec(setting, folder, METHODS[1:], 2)
+    run_spec = spec(setting, folder, METHODS[1:], 2)
     if "0.6" not in setting:
-        run(make_plan(own, model, data, store))
+        run(make_plan(run_spec, model, data, store))
     with pytest.raises(SpecError, match=says):
-        Aggregation(own, model, data, store).row(METHODS[1], view)
+        Aggregation(run_spec, model, data, store).row(METHODS[1], view)
 
 
-def test_a_grid_of_ones_own_scores_as_the_protocol_would(model, store) -> None:
+def test_a_custom_grid_scores_as_in_the_protocol(model, store) -> None:
     photos = [Photo(Image.new("RGB", (40, 40), colour), str(k)) for k, colour in enumerate(["red", "green", "blue", "gray"])]
-    own = map_grid(model, photos, ProtocolSpec("difull"), 1, 1, MethodSpec("IxG"), store)
-    assert own.maps.shape == (1, 1, 2 * SIDE, 2 * SIDE)
-    values, score = own.shown(AggregateView())
+    grid_map = map_grid(model, photos, ProtocolSpec("difull"), 1, 1, MethodSpec("IxG"), store)
+    assert grid_map.maps.shape == (1, 1, 2 * SIDE, 2 * SIDE)
+    values, score = grid_map.shown(AggregateView())
     assert score == 1.0
     assert values[:, :SIDE].abs().sum() == 0
-    assert own.shown(AggregateView(smoothing=33))[1] < 1
-    with pytest.raises(SpecError, match="4 pictures"):
+    assert grid_map.shown(AggregateView(smoothing=33))[1] < 1
+    with pytest.raises(SpecError, match="4 images"):
         map_grid(model, photos[:3], ProtocolSpec("difull"), 1, 1, MethodSpec("IxG"), store)
     with pytest.raises(SpecError, match="no grids"):
         map_grid(model, photos, ProtocolSpec("sds"), 1, 1, MethodSpec("IxG"), store)
@@ -369,10 +369,10 @@ def test_kernels_cover_the_same_share_at_every_resolution() -> None:
 
 
 def test_a_link_restores_the_view(folder) -> None:
-    own = AggregateSpec(spec("gridpg:grid=3", folder), AggregateView(cell=2, smoothing=33, average="signed"))
-    fields = dict(pair.split("=", 1) for pair in own.link().lstrip("?").split("&"))
-    found, problems = AggregateSpec.read_link(fields, AggregateSpec(spec("difull", folder)))
-    assert (found, problems) == (own, [])
+    aggregate_spec = AggregateSpec(spec("gridpg:grid=3", folder), AggregateView(cell=2, smoothing=33, average="signed"))
+    fields = dict(pair.split("=", 1) for pair in aggregate_spec.link().lstrip("?").split("&"))
+    result, problems = AggregateSpec.read_link(fields, AggregateSpec(spec("difull", folder)))
+    assert (result, problems) == (aggregate_spec, [])
 
 
 @pytest.mark.parametrize(
@@ -387,8 +387,8 @@ def test_a_link_restores_the_view(folder) -> None:
 )
 def test_nonsense_in_a_link_keeps_the_default_and_is_named(field: dict[str, str], says: str, folder) -> None:
     default = AggregateSpec(spec("difull", folder))
-    found, problems = AggregateSpec.read_link(field, default)
-    assert found == default
+    result, problems = AggregateSpec.read_link(field, default)
+    assert result == default
     assert len(problems) == 1
     assert says in problems[0]
 
@@ -420,24 +420,24 @@ def test_the_command_writes_the_panel_and_the_numbers(folder, model, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("flag", "says"), [(["--smoothing", "4"], "even"), (["--setting", "gridgp"], "gridpg"), (["--cell", "1"], "no target")]
+    ("flag", "says"), [(["--smoothing", "4"], "even"), (["--setting", "gridgp"], "gridpg"), (["--cell", "1"], "not a target cell")]
 )
 def test_the_command_says_what_is_wrong_in_one_line(flag, says, folder, model, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("attrlib.cli.aggregate.load_model", lambda *_args, **_options: model)
     monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path))
     line = ["aggregate", "--data", str(folder), "--methods", "IxG", "--limit", "2", "--out", str(tmp_path / "out")]
-    found = CliRunner().invoke(app, [*line, *(["--setting", "difull:confidence=0.5"] if "--setting" not in flag else []), *flag])
-    assert found.exit_code == 2
-    assert says in found.stderr
-    assert len(found.stderr.strip().splitlines()) == 1
+    result = CliRunner().invoke(app, [*line, *(["--setting", "difull:confidence=0.5"] if "--setting" not in flag else []), *flag])
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_figures_draw_bins_examples_and_boxes(model, folder, store) -> None:
-    data, own = attrlib.load_dataset(folder), spec("difull:confidence=0.5", folder)
-    run(make_plan(own, model, data, store))
-    found, view = Aggregation(own, model, data, store), AggregateView()
-    rows = [found.row(method, view) for method in METHODS]
-    lines = [line_of(found, row, view) for row in rows]
+    data, run_spec = attrlib.load_dataset(folder), spec("difull:confidence=0.5", folder)
+    run(make_plan(run_spec, model, data, store))
+    aggregation, view = Aggregation(run_spec, model, data, store), AggregateView()
+    rows = [aggregation.row(method, view) for method in METHODS]
+    lines = [line_of(aggregation, row, view) for row in rows]
     assert all(len(line.best) and len(line.worst) for line in lines)
     sheet = panel(lines, view_of(view))
     assert sheet.height > 2 * 128
@@ -459,17 +459,17 @@ def test_figures_draw_bins_examples_and_boxes(model, folder, store) -> None:
     assert bin_names() == ["0–2 %", "2–5 %", "5–50 %", "50–95 %", "95–98 %", "98–100 %"]
 
 
-def test_what_is_at_hand_is_counted(model, folder, store) -> None:
-    data, own = attrlib.load_dataset(folder), spec("difull:confidence=0.5", folder)
-    run(make_plan(own, model, data, store))
-    found = Aggregation(own, model, data, store)
-    assert found.nbytes == 0
-    row = found.row(METHODS[0], AggregateView())
-    maps = len(row.items) * len(found.cells) * row.side[0] * row.side[1] * 4
-    assert found.nbytes == maps
-    picture = found.picture(row.items[0])
-    found.picture(row.items[0])
-    assert found.nbytes == maps + 3 * picture.width * picture.height
+def test_maps_and_pictures_in_memory_are_counted(model, folder, store) -> None:
+    data, run_spec = attrlib.load_dataset(folder), spec("difull:confidence=0.5", folder)
+    run(make_plan(run_spec, model, data, store))
+    aggregation = Aggregation(run_spec, model, data, store)
+    assert aggregation.nbytes == 0
+    row = aggregation.row(METHODS[0], AggregateView())
+    maps = len(row.items) * len(aggregation.cells) * row.side[0] * row.side[1] * 4
+    assert aggregation.nbytes == maps
+    picture = aggregation.picture(row.items[0])
+    aggregation.picture(row.items[0])
+    assert aggregation.nbytes == maps + 3 * picture.width * picture.height
 
 
 def test_errors_are_those_of_the_library(model, folder, store) -> None:

@@ -114,7 +114,7 @@ def test_the_figure_shows_each_pair_twice_and_what_is_undefined_in_words() -> No
     figure = charts.agreement(found | {("B", "C"): Correlation(-1.0, math.nan, math.nan, 3)})
     texts = dict(zip(zip(figure.data[1].x, figure.data[1].y, strict=True), figure.data[1].text, strict=True))
     assert texts["A", "B"] == texts["B", "A"] == "0.50<br>[0.25, 0.75]"
-    assert texts["C", "A"] == "nothing<br>in common"
+    assert texts["C", "A"] == "no common<br>items"
     assert texts["B", "C"] == "-1.00"
     assert figure.data[0].z[0][1] == 0.5
 

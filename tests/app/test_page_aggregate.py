@@ -170,11 +170,11 @@ def test_a_run_can_be_cancelled_and_resumed(files, monkeypatch, request):
     calls: list[object] = []
     request.addfinalizer(opened.set)
 
-    def held(model, methods, images, targets, seed, rows, on_progress, *rest):
+    def held(model, methods, images, targets, options, owners):
         calls.append(methods)
         while len(calls) > 2 and not opened.wait(PAUSE):
-            on_progress(0, 1)
-        return real(model, methods, images, targets, seed, rows, on_progress, *rest)
+            options.on_progress(0, 1)
+        return real(model, methods, images, targets, options, owners)
 
     monkeypatch.setattr("attrlib.engine.evaluator.attribute_each", held)
     at.button(key="a_start").click()

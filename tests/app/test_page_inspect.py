@@ -17,20 +17,20 @@ from support.pages import open_page as start
 from support.waiting import PAUSE
 
 import attrlib
-import pages.shared.jobs
+from attrlib.methods import SharedMaps
 
 
 @pytest.fixture
 def calls(monkeypatch) -> list[str]:
-    """The attributions that the page has asked for."""
+    """The maps that were computed for the page."""
     made: list[str] = []
-    real = pages.shared.jobs.attribute
+    real = SharedMaps.attribute
 
-    def counted(model, spec, *args, **kwargs):
+    def counted(self, spec, on_progress):
         made.append(str(spec))
-        return real(model, spec, *args, **kwargs)
+        return real(self, spec, on_progress)
 
-    monkeypatch.setattr(pages.shared.jobs, "attribute", counted)
+    monkeypatch.setattr(SharedMaps, "attribute", counted)
     return made
 
 
@@ -100,7 +100,7 @@ def test_a_map_that_says_nothing_says_why():
 
 def test_a_method_that_the_model_does_not_allow_is_refused_with_the_reason(monkeypatch):
     real = attrlib.load_model
-    monkeypatch.setattr(pages.shared.jobs, "load_model", lambda name, **kw: real(name, pretrained=False))
+    monkeypatch.setattr("pages.shared.jobs.load_model", lambda name, **kw: real(name, pretrained=False))
     at = settle(start(model="timm:vit_tiny_patch16_224", methods="Guided Backprop,Gradient"))
     assert "Guided Backprop is defined for ReLU networks" in texts(at)
     assert titles(at) == ["Photo", "Guided Backprop", "Gradient"]
@@ -190,7 +190,7 @@ def test_a_model_that_cannot_be_loaded_gets_a_message_and_another_can_be_chosen(
             raise attrlib.ModelError("the weights could not be had; connect to the internet")
         return attrlib.load_model(name)
 
-    monkeypatch.setattr(pages.shared.jobs, "load_model", fail)
+    monkeypatch.setattr("pages.shared.jobs.load_model", fail)
     at = start(model="timm:resnet26").run()
     assert "connect to the internet" in texts(at)
     assert not at.exception
@@ -280,14 +280,14 @@ def test_no_method_chosen_says_what_to_do():
 def gate(monkeypatch) -> Iterator[threading.Event]:
     """Attributions wait before they begin until it is set, or until they are cancelled."""
     opened = threading.Event()
-    real = pages.shared.jobs.attribute
+    real = SharedMaps.attribute
 
-    def held(model, spec, images, targets, seed, rows, on_progress):
+    def held(self, spec, on_progress):
         while not opened.wait(PAUSE):
             on_progress(0, 1)
-        return real(model, spec, images, targets, seed, rows, on_progress)
+        return real(self, spec, on_progress)
 
-    monkeypatch.setattr(pages.shared.jobs, "attribute", held)
+    monkeypatch.setattr(SharedMaps, "attribute", held)
     yield opened
     opened.set()
 

@@ -202,7 +202,7 @@ def test_a_cache_that_cannot_be_opened_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "file" / "below"))
     at = settle(start(section="cache"))
-    assert "cannot be made" in texts(at)
+    assert "cannot be created" in texts(at)
     assert not at.exception
 
 

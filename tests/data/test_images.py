@@ -199,6 +199,14 @@ def test_a_16_bit_greyscale_png_is_scaled_to_8_bits_with_a_note() -> None:
     assert "16 bits" in open_photo(data).notes[0]
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("I", np.int32), ("F", np.float32)])
+def test_values_beyond_16_bits_are_scaled_by_the_largest(mode: str, kind: type) -> None:
+    values = np.linspace(0, 1_000_000, 400).astype(kind).reshape(20, 20)
+    photo = open_photo(Image.fromarray(values, mode=mode))
+    assert np.abs(np.asarray(photo.image)[..., 0] - values / 1_000_000 * 255).max() <= 0.51
+    assert photo.notes == ("values up to 1e+06: scaled to 8 bits",)
+
+
 @pytest.mark.parametrize("value", [0, 1, 200, 255, 256, 2000])
 def test_a_dark_16_bit_png_stays_dark(value: int) -> None:
     assert pixels(encoded(np.full((9, 9), value, np.uint16), "PNG")).max() == round(value / 257)

@@ -1,4 +1,4 @@
-"""What Inspect's tools compute and draw, against plain loops, SciPy, and the protocols themselves."""
+"""Results and drawings of Inspect's tools against plain loops, SciPy and the protocols."""
 
 import math
 from xml.etree import ElementTree
@@ -64,7 +64,7 @@ def probability(model: attrlib.Classifier, image: Tensor) -> float:
 
 
 def official(protocol: str, model: attrlib.Classifier, photo: Photo, method: str):
-    """What a run would say of this photo."""
+    """Return a photo's score as a run gives it."""
     images = model.preprocess(photo.image)[None]
     batch, unit = Batch((photo.digest,), images, torch.tensor([TARGET])), EvalItem(photo.digest, (0,), (TARGET,))
     bench = Evaluator(model, InMemoryCache())
@@ -78,12 +78,12 @@ def official(protocol: str, model: attrlib.Classifier, photo: Photo, method: str
 
 def test_a_difference_is_taken_at_the_size_of_the_picture_in_each_maps_own_unit():
     a, b = noise(1, 1, 4, 6), 1000 * noise(1, 1, 8, 12, seed=1)
-    found = compare_maps(a, b, (HEIGHT, WIDTH), VIEW)
+    result = compare_maps(a, b, (HEIGHT, WIDTH), VIEW)
     large = [torch.nn.functional.interpolate(m.double(), (HEIGHT, WIDTH), mode="bilinear")[0, 0] for m in (a, b)]
-    own = [m / m.abs().max() for m in large]
-    assert torch.allclose(found.difference, own[0] - own[1], atol=1e-6)
-    assert found.top == pytest.approx(1)
-    assert found.correlation == pytest.approx(scipy.stats.spearmanr(*(m.flatten() for m in large)).statistic, abs=1e-3)
+    scaled = [m / m.abs().max() for m in large]
+    assert torch.allclose(result.difference, scaled[0] - scaled[1], atol=1e-6)
+    assert result.top == pytest.approx(1)
+    assert result.correlation == pytest.approx(scipy.stats.spearmanr(*(m.flatten() for m in large)).statistic, abs=1e-3)
 
 
 def test_maps_can_be_subtracted_as_they_are_and_the_view_counts():
@@ -98,9 +98,9 @@ def test_maps_can_be_subtracted_as_they_are_and_the_view_counts():
 
 
 def test_a_constant_map_has_a_difference_but_no_rank_correlation():
-    found = compare_maps(noise(1, 1, 4, 6), torch.zeros(1, 1, 4, 6), (HEIGHT, WIDTH), VIEW)
-    assert math.isnan(found.correlation)
-    assert torch.equal(found.difference, found.first)
+    result = compare_maps(noise(1, 1, 4, 6), torch.zeros(1, 1, 4, 6), (HEIGHT, WIDTH), VIEW)
+    assert math.isnan(result.correlation)
+    assert torch.equal(result.difference, result.first)
 
 
 def test_the_correlation_with_a_twin_is_that_of_parameter_randomisation():
@@ -111,12 +111,12 @@ def test_the_correlation_with_a_twin_is_that_of_parameter_randomisation():
     assert math.isnan(twin_correlation(a, torch.full_like(a, math.nan)))
 
 
-# Cells
+# Patches
 
 
 @pytest.mark.parametrize(("grid", "output"), [(4, "logit"), (2, "softmax"), (8, "logit")])
-def test_drops_and_sums_of_cells_are_those_of_a_plain_loop(model, photo, attribution, grid, output):
-    found = cell_score(cell_outputs(model, photo, TARGET, grid), attribution, output)
+def test_drops_and_sums_of_patches_are_those_of_a_plain_loop(model, photo, attribution, grid, output):
+    result = cell_score(cell_outputs(model, photo, TARGET, grid), attribution, output)
     image, map_ = model.preprocess(photo.image), attribution.maps[0, 0].double()
     says = (lambda x: float(logits(model, x)[TARGET])) if output == "logit" else (lambda x: probability(model, x))
     drops, sums = [], []
@@ -127,15 +127,15 @@ def test_drops_and_sums_of_cells_are_those_of_a_plain_loop(model, photo, attribu
             changed[:, cell[0], cell[1]] = 0
             drops.append(says(image) - says(changed))
             sums.append(float(map_[cell].sum()))
-    assert found.drops.numpy() == pytest.approx(np.array(drops), abs=1e-5)
-    assert found.sums.numpy() == pytest.approx(np.array(sums), rel=1e-5)
-    assert found.correlation == pytest.approx(scipy.stats.spearmanr(drops, sums).statistic, abs=1e-3)
+    assert result.drops.numpy() == pytest.approx(np.array(drops), abs=1e-5)
+    assert result.sums.numpy() == pytest.approx(np.array(sums), rel=1e-5)
+    assert result.correlation == pytest.approx(scipy.stats.spearmanr(drops, sums).statistic, abs=1e-3)
 
 
 @pytest.mark.parametrize(("baseline", "method"), [("zeros", "IxG@Input"), ("random", "IxG@Middle"), ("blur", "IxG@Final")])
 def test_a_photos_score_is_that_of_a_run(model, photo, baseline, method):
-    found = cell_score(cell_outputs(model, photo, TARGET, 4, baseline), attrlib.explain(model, photo, method, target=TARGET))
-    assert found.correlation == official(f"sds:baseline={baseline}", model, photo, method).value
+    result = cell_score(cell_outputs(model, photo, TARGET, 4, baseline), attrlib.explain(model, photo, method, target=TARGET))
+    assert result.correlation == official(f"sds:baseline={baseline}", model, photo, method).value
 
 
 def test_it_is_idsds_only_where_the_model_is_deletion_tuned(model, photo, attribution):
@@ -199,7 +199,7 @@ def test_a_path_leads_from_the_whole_picture_to_none_of_it(model, photo, attribu
     assert (path.instead == (red, green, blue)).all()
 
 
-def test_a_grid_or_an_order_that_makes_no_sense_is_refused(model, photo, attribution):
+def test_an_invalid_grid_or_order_is_refused(model, photo, attribution):
     with pytest.raises(ProtocolError, match="5 x 5"):
         delete_in_order(model, photo, attribution, grid=5)
     with pytest.raises(ProtocolError, match="descending"):
@@ -230,12 +230,12 @@ def test_a_point_of_the_scatter_tells_its_cell():
     assert (trace.x[6], trace.y[6], trace.text[6]) == (12, 6, "row 2, column 3")
 
 
-def test_what_is_gone_is_replaced_and_what_follows_is_marked():
+def test_deleted_pixels_are_replaced_and_the_next_ones_marked():
     photo = Image.new("RGB", (48, 32), (10, 200, 30))
     gone, following = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.bool)
     gone[:4, :6], following[8:12, 12:18] = True, True
     instead = np.full((HEIGHT, WIDTH, 3), 99, dtype=np.uint8)
-    outlined, tinted = (np.asarray(draw_deleted(photo, gone, following, instead, outlined=own)) for own in (True, False))
+    outlined, tinted = (np.asarray(draw_deleted(photo, gone, following, instead, outlined=outline)) for outline in (True, False))
     for sheet in (outlined, tinted):
         assert (sheet[:8, :12] == 99).all()
         assert (sheet[-1, -1] == (10, 200, 30)).all()
@@ -271,6 +271,6 @@ def test_methods_at_all_three_layers_become_widgets_and_come_back():
 
 
 def test_a_method_typed_with_a_layer_keeps_it():
-    found, problems = selection.chosen_methods(["IxG", "IG@Final"], selection.ALL_LAYERS, {})
-    assert [f"{m.name}@{m.layer}" for m in found] == ["IxG@Input", "IxG@Middle", "IxG@Final", "IG@Final"]
+    result, problems = selection.chosen_methods(["IxG", "IG@Final"], selection.ALL_LAYERS, {})
+    assert [f"{m.name}@{m.layer}" for m in result] == ["IxG@Input", "IxG@Middle", "IxG@Final", "IG@Final"]
     assert not problems

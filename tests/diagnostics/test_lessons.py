@@ -1,4 +1,4 @@
-"""What the lessons compute and draw beyond the protocols: against plain loops, closed forms and NumPy."""
+"""Results and drawings of the lessons beyond the protocols, against plain loops, closed forms and NumPy."""
 
 import re
 
@@ -47,10 +47,10 @@ def spec(text: str) -> MethodSpec:
 # The same deletion
 
 
-def test_all_models_see_the_cells_go_in_the_order_of_the_first_ones_map():
+def test_patches_are_deleted_for_all_models_in_the_order_of_the_first_ones_map():
     models, shown, targets = [model(0), model(1)], photos(2), [3, 1]
-    found = delete_alike(models, shown, targets, spec("IxG"), grid=4)
-    assert found.probabilities.shape == (2, 2, 17)
+    result = delete_alike(models, shown, targets, spec("IxG"), grid=4)
+    assert result.probabilities.shape == (2, 2, 17)
     for column, (photo, target) in enumerate(zip(shown, targets, strict=True)):
         image = models[0].preprocess(photo.image)[None]
         map_ = attrlib.explain(models[0], photo, "IxG", target=target).maps[0, 0].double().numpy()
@@ -60,15 +60,15 @@ def test_all_models_see_the_cells_go_in_the_order_of_the_first_ones_map():
             if step:
                 row, col = divmod(int(order[step - 1]), 4)
                 deleted[..., 4 * row : 4 * row + 4, 4 * col : 4 * col + 4] = 0
-            for number, own in enumerate(models):
+            for number, each in enumerate(models):
                 with torch.no_grad():
-                    expected = float(own(deleted.clone()).softmax(1)[0, target])
-                assert float(found.probabilities[number, column, step]) == pytest.approx(expected, abs=1e-6)
-    assert torch.allclose(found.curves, found.probabilities.sum(1) / 2)
+                    expected = float(each(deleted.clone()).softmax(1)[0, target])
+                assert float(result.probabilities[number, column, step]) == pytest.approx(expected, abs=1e-6)
+    assert torch.allclose(result.curves, result.probabilities.sum(1) / 2)
 
 
-def test_models_that_see_another_picture_are_refused():
-    with pytest.raises(ProtocolError, match="same picture"):
+def test_models_of_different_preprocessing_are_refused():
+    with pytest.raises(ProtocolError, match="input size or normalisation"):
         delete_alike([model(), attrlib.wrap_model(made(Plain), SIDE, crop=0.5)], photos(1), [0], spec("IxG"))
 
 
@@ -76,31 +76,31 @@ def test_models_that_see_another_picture_are_refused():
 
 
 def test_a_mask_is_the_highest_share_of_the_map():
-    own, shown = model(), photos(10)
-    found = mask_leakage(own, shown, [k % CLASSES for k in range(10)], spec("IxG"), 0.25)
+    classifier, shown = model(), photos(10)
+    result = mask_leakage(classifier, shown, [k % CLASSES for k in range(10)], spec("IxG"), 0.25)
     for k, photo in enumerate(shown):
-        values = attrlib.explain(own, photo, "IxG", target=k % CLASSES).maps[0, 0].numpy()
-        assert (found.masks[k].numpy() == (values > np.sort(values.ravel())[-SIDE * SIDE // 4 - 1])).all()
-    assert found.chance == pytest.approx(0.2)
-    assert found.read.n == 10
+        values = attrlib.explain(classifier, photo, "IxG", target=k % CLASSES).maps[0, 0].numpy()
+        assert (result.masks[k].numpy() == (values > np.sort(values.ravel())[-SIDE * SIDE // 4 - 1])).all()
+    assert result.chance == pytest.approx(0.2)
+    assert result.read.n == 10
 
 
 def test_classes_are_read_as_by_ridge_regression_on_the_other_folds():
     draw = np.random.default_rng(0)
     features, labels = draw.normal(size=(20, 3)), draw.integers(0, 3, 20)
-    found = read_classes(torch.tensor(features), torch.tensor(labels)).numpy()
+    result = read_classes(torch.tensor(features), torch.tensor(labels)).numpy()
     one_hot = np.eye(3)[labels]
     for fold in range(FOLDS):
-        own = np.arange(20) % FOLDS == fold
-        x, y = features[~own] - features[~own].mean(0), one_hot[~own] - one_hot[~own].mean(0)
+        held_out = np.arange(20) % FOLDS == fold
+        x, y = features[~held_out] - features[~held_out].mean(0), one_hot[~held_out] - one_hot[~held_out].mean(0)
         # The primal form, as rows of zeros that pull the weights to zero.
         penalty = PENALTY * (x**2).sum() / len(x)
         weights = np.linalg.lstsq(np.vstack([x, np.sqrt(penalty) * np.eye(3)]), np.vstack([y, np.zeros((3, 3))]), rcond=None)[0]
-        scores = (features[own] - features[~own].mean(0)) @ weights + one_hot[~own].mean(0)
-        assert (found[own] == scores.argmax(1)).all()
+        scores = (features[held_out] - features[~held_out].mean(0)) @ weights + one_hot[~held_out].mean(0)
+        assert (result[held_out] == scores.argmax(1)).all()
 
 
-def test_what_tells_the_class_is_read_and_noise_is_not():
+def test_informative_features_predict_the_class_and_noise_does_not():
     labels = torch.arange(200) % 4
     assert (read_classes(torch.nn.functional.one_hot(labels).double(), labels) == labels).all()
     noisy = read_classes(torch.randn(200, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), labels)
@@ -128,49 +128,49 @@ class Linear(nn.Module):
 
 
 def test_infidelity_of_a_linear_model_is_the_squared_noise_along_the_difference_to_the_gradient():
-    own, photo = attrlib.wrap_model(Linear(), SIDE, crop=1.0), photos(1)[0]
-    maps = [attrlib.explain(own, photo, name, target=2, layer="Input") for name in ("Gradient", "Random")]
+    classifier, photo = attrlib.wrap_model(Linear(), SIDE, crop=1.0), photos(1)[0]
+    maps = [attrlib.explain(classifier, photo, name, target=2, layer="Input") for name in ("Gradient", "Random")]
     stds = [0.01, 1.0]
-    found = infidelity_by_noise(own, photo, maps, stds, samples=4, seed=5)
-    gradient = own.module.weight[2].detach().double().sum(0)
+    result = infidelity_by_noise(classifier, photo, maps, stds, samples=4, seed=5)
+    gradient = classifier.module.weight[2].detach().double().sum(0)
     for column, std in enumerate(stds):
-        drawn = torch.stack([noise(EvalContext(own, 5), photo.digest, k, (SIDE, SIDE), std)[0] for k in range(4)]).double()
+        drawn = torch.stack([noise(EvalContext(classifier, 5), photo.digest, k, (SIDE, SIDE), std)[0] for k in range(4)]).double()
         drops = (drawn * gradient).sum((1, 2))
-        assert float(found.nothing[column]) == pytest.approx(float(drops.square().mean()), rel=1e-3)
+        assert float(result.nothing[column]) == pytest.approx(float(drops.square().mean()), rel=1e-3)
         expected = ((drawn * maps[1].maps[0, 0].double()).sum((1, 2)) - drops).square().mean()
-        assert float(found.raw[1, column]) == pytest.approx(float(expected), rel=1e-3)
-        assert float(found.raw[0, column]) < 1e-6 * float(found.nothing[column])
-        assert float(found.normalised[1, column]) <= float(found.nothing[column]) * (1 + 1e-9)
-    seen = np.asarray(found.noisy[0], dtype=float) - np.asarray(photo.image, dtype=float)
-    assert 0 < np.abs(seen).max() < 20 < np.abs(np.asarray(found.noisy[1], dtype=float) - np.asarray(photo.image, dtype=float)).max()
+        assert float(result.raw[1, column]) == pytest.approx(float(expected), rel=1e-3)
+        assert float(result.raw[0, column]) < 1e-6 * float(result.nothing[column])
+        assert float(result.normalised[1, column]) <= float(result.nothing[column]) * (1 + 1e-9)
+    seen = np.asarray(result.noisy[0], dtype=float) - np.asarray(photo.image, dtype=float)
+    assert 0 < np.abs(seen).max() < 20 < np.abs(np.asarray(result.noisy[1], dtype=float) - np.asarray(photo.image, dtype=float)).max()
 
 
-# A few pictures at once
+# A few images at once
 
 
 def test_scores_at_once_are_those_of_a_run(tmp_path):
-    own = attrlib.wrap_model(made(Plain), 32, class_names=[f"c{k}" for k in range(CLASSES)], crop=1.0)
+    classifier = attrlib.wrap_model(made(Plain), 32, class_names=[f"c{k}" for k in range(CLASSES)], crop=1.0)
     draw = np.random.default_rng(0)
     for k in range(4):
         folder = tmp_path / "data" / f"c{k % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{k}.png")
     data, methods, protocols = attrlib.load_dataset(tmp_path / "data"), ["IxG", "Random"], ["sds", "infidelity:samples=2"]
-    found = score_at_once(own, data, [2, 0], [create(ProtocolSpec.parse(p)) for p in protocols], [spec(m) for m in methods], seed=3)
+    result = score_at_once(classifier, data, [2, 0], [create(ProtocolSpec.parse(p)) for p in protocols], [spec(m) for m in methods], seed=3)
     from attrlib.store import Store
 
-    run = attrlib.compare(protocols, own, methods, data, seed=3, store=Store(folder=tmp_path / "store"))
+    run = attrlib.compare(protocols, classifier, methods, data, seed=3, store=Store(folder=tmp_path / "store"))
     scores = {(str(p), str(m)): s for (p, m), s in run.scores.items()}
     for row, protocol in enumerate(protocols):
         for column, method in enumerate(methods):
             known = dict(zip(scores[protocol, method].ids, scores[protocol, method].values, strict=True))
-            assert found[row, column].tolist() == pytest.approx([known[data.item_id(k)] for k in (2, 0)], rel=1e-6)
+            assert result[row, column].tolist() == pytest.approx([known[data.item_id(k)] for k in (2, 0)], rel=1e-6)
 
 
-def test_what_a_protocol_needs_is_asked_for_at_once():
-    own = attrlib.wrap_model(made(Plain), 32)
+def test_missing_requirements_of_a_protocol_are_reported_at_once():
+    classifier = attrlib.wrap_model(made(Plain), 32)
     with pytest.raises(DataError):
-        score_at_once(own, "birds", [0], [create(ProtocolSpec("sds"))], [spec("IxG")])
+        score_at_once(classifier, "birds", [0], [create(ProtocolSpec("sds"))], [spec("IxG")])
 
 
 # Grids
@@ -184,13 +184,14 @@ def test_attribution_outside_the_cell_is_all_but_the_cell():
     assert torch.equal(outside, expected)
 
 
-def test_what_cannot_matter_in_difull_has_no_attribution_by_the_gradient_and_some_by_random():
-    own, shown = model(), photos(4)
-    found = [
-        map_grid(own, shown, ProtocolSpec("difull"), 2, 0, MethodSpec(name, "Input"), InMemoryCache()) for name in ("Gradient", "Random")
+def test_outside_the_cell_in_difull_the_gradient_is_zero_and_random_is_not():
+    classifier, shown = model(), photos(4)
+    result = [
+        map_grid(classifier, shown, ProtocolSpec("difull"), 2, 0, MethodSpec(name, "Input"), InMemoryCache())
+        for name in ("Gradient", "Random")
     ]
-    assert float(found[0].outside.abs().max()) == 0
-    assert float(found[1].outside.abs().max()) > 0
+    assert float(result[0].outside.abs().max()) == 0
+    assert float(result[1].outside.abs().max()) > 0
 
 
 def test_cells_that_are_not_seen_are_grey_and_the_others_as_they_were():
@@ -240,7 +241,7 @@ def test_ranks_run_down_and_a_log_scale_has_equal_steps_for_equal_factors():
     assert a[1] - b[1] == pytest.approx(b[1] - c[1], abs=0.2)
 
 
-def test_what_a_log_scale_does_not_have_is_left_out_and_nothing_at_all_is_drawn_empty():
+def test_values_that_a_log_scale_cannot_show_are_left_out_and_no_values_draw_an_empty_chart():
     assert [len(line) for line in points(lines_svg({"a": [0, 1, 10]}, ["x", "y", "z"], Axis("v", log=True)))] == [2]
     assert points(lines_svg({"a": [float("nan")] * 2}, ["x", "y"], Axis("v"))) == []
 

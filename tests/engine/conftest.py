@@ -41,10 +41,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     found, original = Calls(), attrlib.engine.evaluator.attribute_each
 
-    def counted(view: Any, specs: Sequence[MethodSpec], images: Tensor, targets: Sequence[int], *rest: Any) -> list[Any]:
-        owners = rest[4] if len(rest) > 4 and rest[4] is not None else range(len(images))
-        result = original(view, specs, images, targets, *rest)
-        contents = [digest(images[k].contiguous().numpy().tobytes()) for k in owners]
+    def counted(view: Any, specs: Sequence[MethodSpec], images: Tensor, targets: Sequence[int], options: Any, owners: Any) -> list[Any]:
+        owned = range(len(images)) if owners is None else owners
+        result = original(view, specs, images, targets, options, owners)
+        contents = [digest(images[k].contiguous().numpy().tobytes()) for k in owned]
         found.extend((str(resolve(spec)), content, target) for spec in specs for content, target in zip(contents, targets, strict=True))
         return result
 

@@ -304,6 +304,20 @@ def test_abandoned_running_work_stops_at_its_next_chunk(queue: Queue, clock: Sim
     assert (job.state, job.dropped, job.done) == (State.CANCELLED, True, 2)
 
 
+@pytest.mark.parametrize(("waiting", "dropped"), [(Priority.NORMAL, True), (Priority.LONG, False)])
+def test_unwatched_work_makes_way_for_work_of_its_priority_only(
+    waiting: Priority, dropped: bool, queue: Queue, clock: SimpleNamespace
+) -> None:
+    def work(progress: NewsProgress) -> None:
+        queue.submit("b", returns(2), priority=waiting)
+        clock.now += 5.0
+        progress(1, 2)
+
+    job = ended(queue.submit("a", work, patience=15.0))
+    assert job.dropped is dropped
+    assert ended(queue.submit("b", returns(3), priority=waiting)).result == 2
+
+
 def test_abandoned_work_that_was_also_cancelled_stays_cancelled(queue: Queue, clock: SimpleNamespace) -> None:
     with busy(queue):
         job = queue.submit("a", returns(1), patience=15.0)

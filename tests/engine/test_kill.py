@@ -60,12 +60,12 @@ def attempt(number: int, most: int | None, cache: str, data: str, log: str, resu
 
     attribute, score, measure = attrlib.engine.evaluator.attribute_each, Worker._score, Evaluator.measure
 
-    def logged_attribute(view: Any, specs: Any, images: Any, targets: Any, *rest: Any) -> Any:
-        owners = rest[4] if len(rest) > 4 and rest[4] is not None else range(len(images))
-        contents = [digest(images[k].contiguous().numpy().tobytes()) for k in owners]
+    def logged_attribute(view: Any, specs: Any, images: Any, targets: Any, options: Any, owners: Any) -> Any:
+        owned = range(len(images)) if owners is None else owners
+        contents = [digest(images[k].contiguous().numpy().tobytes()) for k in owned]
         pairs = list(zip(contents, targets, strict=True))
         begin(f"map {type(view).__name__}", [f"{spec} {content} {target}" for spec in specs for content, target in pairs])
-        return attribute(view, specs, images, targets, *rest)
+        return attribute(view, specs, images, targets, options, owners)
 
     def logged_score(self: Worker, evaluator: Any, evaluation: Evaluation, items: Any, *rest: Any) -> Any:
         begin(f"score {evaluation.protocol} {evaluation.method}", [item.id for item in items])

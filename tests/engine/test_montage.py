@@ -51,14 +51,14 @@ def test_a_method_is_shown_on_the_first_model_that_it_is_defined_for(models: dic
     shown = explain_all([first, second], photo, parse_methods(FAST))
     assert [one.method.name for one in shown] == FAST.split(",")
     assert [one.model for one in shown if one.method.name != "BagNet"] == [first, first, second, first]
-    refused = [one.method.name for one in shown if isinstance(one.found, AttrlibError)]
+    refused = [one.method.name for one in shown if isinstance(one.result, AttrlibError)]
     assert refused == ["BagNet"]
     for one in shown:
         if one.method.name != "BagNet":
             images = one.model.preprocess(photo.image)[None]
             expected = attrlib.explain(one.model, images, one.method.name)
-            assert np.array_equal(one.found.maps, expected.maps)
-            assert one.found.target == expected.target
+            assert np.array_equal(one.result.maps, expected.maps)
+            assert one.result.target == expected.target
 
 
 def test_the_picture_has_the_photo_and_a_tile_for_every_method(models: dict[str, attrlib.Classifier]) -> None:

@@ -147,7 +147,7 @@ def test_a_filter_model_of_other_classes_is_told_before_anything_is_computed(dat
 
 
 def test_filter_models_without_grids(model: attrlib.Classifier, data: Path, store: Store) -> None:
-    with pytest.raises(SpecError, match="no protocol here is about grids"):
+    with pytest.raises(SpecError, match="no protocol of this run uses grids"):
         compare(model, "sds", "IxG", data, store, filter_models=[model])
     assert compare(model, f"sds,{GRID}", "IxG", data, store, filter_models=[model]).scores
 

@@ -33,7 +33,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import attrlib.engine.evaluations
-import attrlib.engine.evaluator
+import attrlib.engine.keys
 import attrlib.engine.plan
 from attrlib import RunResult
 from attrlib.data.datasets import load_dataset
@@ -165,7 +165,7 @@ def test_another_version_of_the_numerics_misses(
     compare(model, GRID, "IxG", data, store)
     compare(model, "sds", "IxG", data, store)
     calls.clear()
-    monkeypatch.setattr(attrlib.engine.evaluator, "NUMERICS", attrlib.engine.evaluator.NUMERICS + 1)
+    monkeypatch.setattr(attrlib.engine.keys, "NUMERICS", attrlib.engine.keys.NUMERICS + 1)
     with passes() as counted:
         assert compare(model, GRID, "IxG", data, store).known == 0
         assert compare(model, "sds", "IxG", data, store).known == 0

@@ -27,7 +27,7 @@ import attrlib.engine.evaluator
 import attrlib.engine.plan
 from attrlib.data.datasets import load_dataset
 from attrlib.engine.memory import row_bytes
-from attrlib.methods import attribute
+from attrlib.methods import AttributionOptions, attribute
 from attrlib.models.preserve import has_bfloat16
 from attrlib.statistics import spearman
 from attrlib.store import Store
@@ -53,7 +53,10 @@ def test_fast_has_results_of_its_own_and_says_how_well_they_agree(
     images, labels = read(model, data)
     for method, value in fast.agreement.items():
         rounded = method.name == "RISE"
-        maps = [attribute(model, method, images[order], [labels[i] for i in order], fast=f).maps.flatten(1) for f in (False, rounded)]
+        maps = [
+            attribute(model, method, images[order], [labels[i] for i in order], options=AttributionOptions(fast=f)).maps.flatten(1)
+            for f in (False, rounded)
+        ]
         # In another batch the last of bfloat16's 8 bits is another, and near ties change places.
         assert value == pytest.approx(float(spearman(*maps).mean()), abs=5e-3 if rounded else 1e-4)
         assert 0.5 < value < 1 if rounded else value == 1
@@ -99,7 +102,7 @@ def test_agreement_is_measured_within_the_memory_too(
     original = attrlib.engine.evaluator.attribute_each
 
     def spy(*args: Any) -> list[Any]:
-        rows.append(args[5])
+        rows.append(args[4].batch_size)
         return original(*args)
 
     monkeypatch.setattr(attrlib.engine.evaluator, "attribute_each", spy)

@@ -227,7 +227,7 @@ def test_a_picture_that_comes_twice_counts_once(model: attrlib.Classifier, data:
     shutil.copy(data / "0" / "0.png", data / "0" / "and again.png")
     result = compare(model, "sds", "IxG", data, store)
     assert len(set(named(result)["sds", "IxG"].ids)) == len(named(result)["sds", "IxG"].values) == len(calls) == 20
-    assert "2 image(s) that repeat another left out" in result.notes
+    assert "2 image(s) that duplicate another skipped" in result.notes
     assert len(named(compare(model, GRID, "IxG", data, store))[GRID, "IxG"].values) == 5
 
 
@@ -236,7 +236,7 @@ def test_pictures_without_a_class(model: attrlib.Classifier, data: Path, store: 
     (data / "list.csv").write_text("\n".join(["file,label", *rows]))
     result = compare(model, "sds", "IxG", data / "list.csv", store)
     assert len(named(result)["sds", "IxG"].values) == 15
-    assert "5 image(s) without a known class left out" in result.notes
+    assert "5 image(s) without a class skipped" in result.notes
     predicted = compare(model, "sds:target=prediction", "IxG", data / "list.csv", store)
     assert len(named(predicted)["sds:target=prediction", "IxG"].values) == 20
 
@@ -245,7 +245,7 @@ def test_a_folder_without_classes(model: attrlib.Classifier, tmp_path: Path, sto
     (tmp_path / "flat").mkdir()
     for k in range(5):
         picture(k, 0).save(tmp_path / "flat" / f"{k}.png")
-    with pytest.raises(DataError, match=r"5 image\(s\) without a known class .* choose target=prediction"):
+    with pytest.raises(DataError, match=r"5 image\(s\) without a class .* choose target=prediction"):
         compare(model, "sds", "IxG", tmp_path / "flat", store)
     assert compare(model, "sds:target=prediction", "IxG", tmp_path / "flat", store).computed == 5
 

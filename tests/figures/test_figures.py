@@ -132,14 +132,14 @@ def test_only_signed_maps_get_the_diverging_colour_map() -> None:
 @pytest.mark.parametrize("clip", [50.0, 73.3, 90.0, 99.0, 99.5, 100.0])
 @pytest.mark.parametrize("size", [1, 7, 50, 224])
 def test_the_limit_is_the_percentile_of_the_magnitudes(clip: float, size: int) -> None:
-    found = limit([values(size, size)], clip)
+    result = limit([values(size, size)], clip)
     magnitudes = np.abs(values(size, size).numpy())
     # Between two magnitudes, conventions differ on which to take, or where between them.
     low, high = (np.percentile(magnitudes, clip, method=m) for m in ("lower", "higher"))
     after = np.sort(magnitudes.ravel())[min(np.searchsorted(np.sort(magnitudes.ravel()), high) + 1, magnitudes.size - 1)]
-    assert low <= found <= after
-    assert found in magnitudes
-    assert (magnitudes > found).mean() <= 1 - clip / 100
+    assert low <= result <= after
+    assert result in magnitudes
+    assert (magnitudes > result).mean() <= 1 - clip / 100
 
 
 def test_the_limit_of_several_maps_is_that_of_all_their_values() -> None:
@@ -197,9 +197,9 @@ def prepared_by_scipy(maps: np.ndarray, size: tuple[int, int], kernel: int, sign
 @pytest.mark.parametrize("shape", [(7, 7), (40, 30), (5, 13)])
 def test_a_map_is_resized_then_smoothed_then_gets_its_sign(shape: tuple[int, int], kernel: int, sign: str) -> None:
     maps = values(2, 1, *shape)
-    found = prepare(maps, ViewSpec(sign=sign, smoothing=kernel), (40, 30))
-    assert found.shape == (2, 1, 40, 30)
-    for one, result in zip(maps, found, strict=True):
+    prepared = prepare(maps, ViewSpec(sign=sign, smoothing=kernel), (40, 30))
+    assert prepared.shape == (2, 1, 40, 30)
+    for one, result in zip(maps, prepared, strict=True):
         np.testing.assert_allclose(result[0], prepared_by_scipy(one[0].numpy(), (40, 30), kernel, sign), atol=1e-5)
 
 
@@ -207,7 +207,7 @@ def test_a_map_is_resized_then_smoothed_then_gets_its_sign(shape: tuple[int, int
 
 
 def place(index: int, columns: int) -> tuple[int, int, int, int]:
-    """The box of a picture of the panel: cells are 16 px apart, with two lines of 22 px above and one below."""
+    """Return the box of a picture in the panel: tiles are 16 px apart, with two lines of 22 px above and one below."""
     left = 16 + index % columns * (PHOTO.width + 16)
     top = 16 + index // columns * (PHOTO.height + 3 * 22 + 16) + 2 * 22
     return left, top, left + PHOTO.width, top + PHOTO.height
@@ -230,7 +230,11 @@ def test_the_panel_holds_the_photo_and_its_maps_row_by_row(count: int, columns: 
 
 
 def test_a_defective_map_leaves_a_blank_tile_and_others_their_scale() -> None:
-    shown = [*tiles(1), Tile("Broken", "", torch.full((7, 7), torch.nan), "All zero: nothing speaks for this class here."), *tiles(3)[2:]]
+    shown = [
+        *tiles(1),
+        Tile("Broken", "", torch.full((7, 7), torch.nan), "All zero: the map shows no evidence for this class."),
+        *tiles(3)[2:],
+    ]
     sheet = panel(PHOTO, "cat", shown, ViewSpec(scale="shared"))
     assert len(sheet.crop(place(2, 4)).getcolors()) == 1
     alone = panel(PHOTO, "cat", [shown[0], shown[2]], ViewSpec(scale="shared"))
@@ -242,7 +246,7 @@ def test_the_panel_says_why_a_tile_is_blank_even_where_the_reason_holds_a_number
     def said(defect: str) -> bytes:
         return panel(PHOTO, "cat", [Tile("a", "b", torch.ones(7, 7), defect)], ViewSpec()).tobytes()
 
-    assert said("Constant (0.25): every position counts the same. Choose another layer.") != said("Constant (0")
+    assert said("Constant (0.25): every position has the same value. Choose another layer.") != said("Constant (0")
 
 
 @pytest.mark.parametrize("line", [0, 1, "photo"])

@@ -16,7 +16,7 @@ from support.nets import CLASSES, Transformer, made, pictures
 from torch import Tensor, nn
 
 from attrlib.errors import MethodError
-from attrlib.methods import METHODS, attribute
+from attrlib.methods import METHODS, AttributionOptions, attribute
 from attrlib.models.attention import Attentions
 from attrlib.specs import MethodSpec
 
@@ -226,7 +226,7 @@ def test_at_input_every_pixel_has_its_patchs_value(method: str) -> None:
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 def test_items_that_share_an_image_have_the_maps_that_they_have_alone(method: str, batch_size: int) -> None:
     images, owners, targets = pictures(2, SIZE), [0, 0, 0, 1, 1], [0, 1, 2, 2, 0]
-    found = attribute(model(), MethodSpec(method), images, targets, batch_size=batch_size, owners=owners).maps
+    found = attribute(model(), MethodSpec(method), images, targets, owners=owners, options=AttributionOptions(batch_size=batch_size)).maps
     alone = torch.cat([attrlib.explain(model(), images[k], method, t).maps for k, t in zip(owners, targets, strict=True)])
     assert torch.allclose(found, alone, rtol=1e-3, atol=1e-5 * float(alone.max()))
 

@@ -300,7 +300,7 @@ def test_stored_maps_are_those_of_the_code_that_made_them(load: Load, tmp_path: 
     monkeypatch.syspath_prepend(tmp_path)
 
     def key(method: str) -> dict[str, object]:
-        return Evaluator(model(), InMemoryCache()).describe(create(ProtocolSpec("sds")), MethodSpec(method, "Input"))
+        return Evaluator(model(), InMemoryCache()).keys.score(create(ProtocolSpec("sds")), MethodSpec(method, "Input"))
 
     load(mine=source())
     first = key("Mine")

@@ -23,7 +23,7 @@ from support.numbers import close
 from torch import Tensor, nn
 
 from attrlib.errors import MethodError
-from attrlib.methods import METHODS, AttributionContext, attribute_all, create
+from attrlib.methods import METHODS, AttributionContext, AttributionOptions, attribute_all, create
 from attrlib.methods.baselines import BACKGROUNDS, BASELINES, background, baseline
 from attrlib.methods.gradients import quadrature
 from attrlib.methods.noise import draw
@@ -92,7 +92,7 @@ def test_variants_that_differ_in_their_channels_alone_take_the_passes_of_one(net
         "SmoothGrad:samples=5:of=IxG:channels=sum-abs"
     ]
     try:
-        together = attribute_all(net, [MethodSpec.parse(t) for t in texts], pictures(1, 16), [0], batch_size=1)
+        together = attribute_all(net, [MethodSpec.parse(t) for t in texts], pictures(1, 16), [0], options=AttributionOptions(batch_size=1))
     finally:
         handle.remove()
     # Four steps with two forward passes for the convergence, five noisy copies, and what finding the layer took.

@@ -16,7 +16,7 @@ from attrlib.engine.cache import InMemoryCache
 from attrlib.engine.evaluations import find_evaluations
 from attrlib.engine.evaluator import Evaluator
 from attrlib.errors import Cancelled, MethodError
-from attrlib.methods import METHODS, attribute, list_methods
+from attrlib.methods import METHODS, AttributionOptions, attribute, list_methods
 from attrlib.models.architectures import BagNet, BcosResNet
 from attrlib.specs import MethodSpec, ModelSpec, RunSpec, parse_protocols
 
@@ -123,7 +123,7 @@ def test_what_watches_can_stop_it_between_images() -> None:
 
     before = trace(model)
     with pytest.raises(Cancelled):
-        attribute(model, BAG, images_for(model), TARGETS, on_progress=stop)
+        attribute(model, BAG, images_for(model), TARGETS, options=AttributionOptions(on_progress=stop))
     assert seen == [(0, 192), (64, 192)]
     assert trace(model) == before
 
@@ -192,7 +192,9 @@ def test_batches_and_images_that_items_share_change_nothing(make: Callable[[], a
     whole = attribute(model, spec, images, (3, 0, 4, 1)).maps
     tolerance = 1e-5 * float(whole.abs().max())
     for size in (1, 3):
-        assert torch.allclose(attribute(model, spec, images, (3, 0, 4, 1), batch_size=size).maps, whole, rtol=1e-4, atol=tolerance)
+        assert torch.allclose(
+            attribute(model, spec, images, (3, 0, 4, 1), options=AttributionOptions(batch_size=size)).maps, whole, rtol=1e-4, atol=tolerance
+        )
     for k in range(4):
         assert torch.allclose(
             attribute(model, spec, images[k : k + 1], [(3, 0, 4, 1)[k]]).maps, whole[k : k + 1], rtol=1e-4, atol=tolerance

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attrlib.engine.peak import peak_memory
 from attrlib.errors import OutOfMemory
-from attrlib.methods import METHODS, Attribution, AttributionContext, attribute, attribute_all, attribute_each
+from attrlib.methods import METHODS, Attribution, AttributionContext, AttributionOptions, attribute, attribute_all, attribute_each
 from attrlib.models.chunks import in_chunks, out_of_memory
 from attrlib.specs import MethodSpec
 
@@ -73,9 +73,9 @@ def test_every_method_goes_on_with_fewer_rows(name: str) -> None:
         assert model.split(model.layer("Middle")).cut == (name == "cut")
     images = nets.pictures(len(TARGETS))
     specs = [small(method, layer) for method, layer in product(METHODS, LAYERS[:2])]
-    expected = attribute_each(model, specs, images, TARGETS, batch_size=5)
+    expected = attribute_each(model, specs, images, TARGETS, AttributionOptions(batch_size=5))
     for module.room, options in ((1, {}), (2, {"owners": range(5)})):
-        found = attribute_each(model, specs, images, TARGETS, batch_size=5, **options)
+        found = attribute_each(model, specs, images, TARGETS, AttributionOptions(batch_size=5), **options)
         assert max(module.unreadable) == 5
         for spec, one, other in zip(specs, found, expected, strict=True):
             assert type(one) is type(other), f"{spec}: {one}"
@@ -89,7 +89,7 @@ def test_the_chunk_is_halved_until_it_fits_and_stays_so(error: Exception) -> Non
     model, module = cramped("cut", error)
     module.room = 2
     images = nets.pictures(4)
-    (found,) = attribute_all(model, [MethodSpec.parse("SmoothGrad:samples=8")], images, (1, 0, 2, 1), batch_size=8)
+    (found,) = attribute_all(model, [MethodSpec.parse("SmoothGrad:samples=8")], images, (1, 0, 2, 1), AttributionOptions(batch_size=8))
     assert module.unreadable == [8, 4]
     assert module.passed == [2] * 16
     module.room = 1 << 30
@@ -112,7 +112,7 @@ def test_no_more_rows_go_through_at_once_than_keep_the_largest_output_small(monk
 def test_the_next_batch_begins_with_what_sufficed() -> None:
     model, module = cramped("cut")
     module.room = 1
-    attribute(model, MethodSpec("Gradient"), nets.pictures(8), [0] * 8, batch_size=4)
+    attribute(model, MethodSpec("Gradient"), nets.pictures(8), [0] * 8, AttributionOptions(batch_size=4))
     assert module.unreadable == [4, 2]
 
 

@@ -16,7 +16,7 @@ from support.method_nets import Functional, made, pictures, small
 from torch import Tensor, nn
 
 from attrlib.errors import AttrlibError, Cancelled, LayerError, MethodError, SpecError
-from attrlib.methods import METHODS, Attribution, AttributionContext, attribute, attribute_all, attribute_each, resolve
+from attrlib.methods import METHODS, Attribution, AttributionContext, AttributionOptions, attribute, attribute_all, attribute_each, resolve
 from attrlib.models.preserve import has_bfloat16
 from attrlib.specs import MethodSpec
 
@@ -51,29 +51,33 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 3}, {"targets": (0, 2, 1, 1, 4), "owners": (0, 0, 1, 3, 3)}], ids=["images", "items"])
-def test_together_they_are_what_they_are_alone_bit_for_bit(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [{"options": AttributionOptions(batch_size=3)}, {"targets": (0, 2, 1, 1, 4), "owners": (0, 0, 1, 3, 3)}],
+    ids=["images", "items"],
+)
+def test_together_they_are_what_they_are_alone_bit_for_bit(arguments: dict[str, Any]) -> None:
     images = pictures(len(TARGETS), 16)
-    together = attribute_each(tiny(), SPECS[::-1], images, **options)[::-1]
+    together = attribute_each(tiny(), SPECS[::-1], images, **arguments)[::-1]
     for spec, found in zip(SPECS, together, strict=True):
         if isinstance(found, AttrlibError):
             with pytest.raises(type(found), match=re.escape(str(found))):
-                attribute(tiny(), spec, images, **options)
+                attribute(tiny(), spec, images, **arguments)
             continue
-        expected = attribute(tiny(), spec, images, **options)
+        expected = attribute(tiny(), spec, images, **arguments)
         assert torch.equal(found.maps, expected.maps), str(spec)
         assert (found.target, found.spec, found.diagnostics) == (expected.target, expected.spec, expected.diagnostics)
 
 
 def test_one_gradient_serves_all_that_need_no_other(passes: list[int]) -> None:
     specs = [MethodSpec(m, "Middle") for m in ("Gradient", "IxG", "Grad-CAM", "Layer-CAM")]
-    attribute_all(method_nets.model("functional"), specs, images_for("functional"), batch_size=2)
+    attribute_all(method_nets.model("functional"), specs, images_for("functional"), options=AttributionOptions(batch_size=2))
     assert passes == [2, 2]
 
 
 def test_the_noisy_passes_serve_all_that_ask_for_the_same_noise(passes: list[int]) -> None:
     specs = [MethodSpec.parse(f"SmoothGrad:samples={n}:channels={c}") for n in (3, 4) for c in ("sum", "abs-sum")]
-    attribute_all(method_nets.model("functional"), specs, images_for("functional"), batch_size=16)
+    attribute_all(method_nets.model("functional"), specs, images_for("functional"), options=AttributionOptions(batch_size=16))
     assert sum(passes) == 4 * (3 + 4)
 
 
@@ -96,10 +100,10 @@ def test_the_first_method_that_is_not_defined_raises_before_anything_is_computed
 def test_each_method_that_raises_leaves_the_others_alone() -> None:
     specs = [MethodSpec("BagNet"), MethodSpec("Guided Backprop"), MethodSpec("Gradient"), MethodSpec("IxG", "nowhere"), MethodSpec("Sobel")]
     model, images = method_nets.model("vit_tiny"), images_for("vit_tiny")
-    found = attribute_each(model, specs, images, batch_size=2)
+    found = attribute_each(model, specs, images, options=AttributionOptions(batch_size=2))
     assert [type(one) for one in found] == [MethodError, MethodError, Attribution, LayerError, Attribution]
     assert all(one.__traceback__ is None for one in found[:2])  # type: ignore[union-attr]
-    assert torch.equal(found[2].maps, attribute(model, specs[2], images, batch_size=2).maps)  # type: ignore[union-attr]
+    assert torch.equal(found[2].maps, attribute(model, specs[2], images, options=AttributionOptions(batch_size=2)).maps)  # type: ignore[union-attr]
 
 
 def test_cancelling_is_no_ones_error() -> None:
@@ -108,7 +112,10 @@ def test_cancelling_is_no_ones_error() -> None:
 
     with pytest.raises(Cancelled):
         attribute_each(
-            method_nets.model("functional"), [MethodSpec("Gradient"), MethodSpec("IxG")], images_for("functional"), on_progress=cancel
+            method_nets.model("functional"),
+            [MethodSpec("Gradient"), MethodSpec("IxG")],
+            images_for("functional"),
+            options=AttributionOptions(on_progress=cancel),
         )
 
 
@@ -124,7 +131,7 @@ def test_what_was_shared_is_let_go_after_its_batch(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(AttributionContext, "gradient", watched)
     specs = [MethodSpec("Gradient", layer) for layer in LAYERS]
-    found = attribute_all(method_nets.model("functional"), specs, images_for("functional"), batch_size=1)
+    found = attribute_all(method_nets.model("functional"), specs, images_for("functional"), options=AttributionOptions(batch_size=1))
     assert len(found) == 3
     assert len(alive) == 12
     assert not any(ref() is not None for ref in alive)
@@ -154,13 +161,16 @@ def test_shared_seconds_count_in_full_for_each_that_uses_them() -> None:
 @pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="no bfloat16 here")
 def test_exact_work_that_slips_in_between_the_chunks_of_fast_work_is_exact() -> None:
     model, images = tiny(), pictures(2, 16)
-    expected = [attribute(model, MethodSpec("IxG"), images, (0, 1)).maps, attribute(model, RISE, images, (0, 1), fast=True).maps]
+    expected = [
+        attribute(model, MethodSpec("IxG"), images, (0, 1)).maps,
+        attribute(model, RISE, images, (0, 1), options=AttributionOptions(fast=True)).maps,
+    ]
     slipped: list[Tensor] = []
 
     def slip(_done: int, _total: int) -> None:
         slipped.append(attribute(model, MethodSpec("IxG"), images, (0, 1)).maps)
 
-    found = attribute(model, RISE, images, (0, 1), batch_size=4, on_progress=slip, fast=True).maps
+    found = attribute(model, RISE, images, (0, 1), options=AttributionOptions(batch_size=4, on_progress=slip, fast=True)).maps
     assert len(slipped) > 2
     assert all(torch.equal(maps, expected[0]) for maps in slipped)
     assert torch.allclose(found, expected[1], rtol=1e-2, atol=1e-4)

@@ -317,7 +317,7 @@ def test_the_interval_of_a_share_is_within_0_and_1_and_of_nothing_there_is_none(
             found = proportion(count, n)
             assert 0 <= found.low <= found.mean <= found.high <= 1
     for count, n in ((0, 0), (-1, 5), (6, 5)):
-        with pytest.raises(DataError, match="is no share"):
+        with pytest.raises(DataError, match="is not a valid proportion"):
             proportion(count, n)
 
 

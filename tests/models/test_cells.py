@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import product
+from typing import Any
 
 import attrlib  # before timm and torchvision: it declares the operators that torchvision may lack
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torchvision.models.vgg import VGG, make_layers
 
 from attrlib.errors import Cancelled, ImageError, LayerError, ModelError
-from attrlib.methods import METHODS, attribute, perturbation
+from attrlib.methods import METHODS, AttributionOptions, attribute, perturbation
 from attrlib.models.cells import crop, grid_view, stitch
 from attrlib.registry import params_of
 from attrlib.specs import MethodSpec
@@ -191,8 +192,16 @@ def explained(method: str, setup: Setup, target: int, channel: int) -> Tensor:
     return (start * sum(parts)).sum(channel)[None]
 
 
-def maps_of(view: Model, method: str, layer: str, grids: Tensor, targets: Sequence[int] | None, **options: object) -> Tensor:
-    return attribute(view, MethodSpec.parse(method, layer), grids, targets, **options).maps  # type: ignore[arg-type]
+def maps_of(
+    view: Model,
+    method: str,
+    layer: str,
+    grids: Tensor,
+    targets: Sequence[int] | None,
+    owners: Sequence[int] | None = None,
+    **options: Any,
+) -> Tensor:
+    return attribute(view, MethodSpec.parse(method, layer), grids, targets, AttributionOptions(**options), owners).maps
 
 
 def grids_for(model: Model, n: int, count: int = 2, seed: int = 1) -> Tensor:

@@ -436,7 +436,7 @@ def test_sds_idsds_and_both_policies_share_scores_and_every_method_shares_the_ou
     for protocol in ("sds", "idsds", "sds:undefined=zero", "idsds:output=logit"):
         for method in ("Random", "Sobel"):
             own, spec = create(ProtocolSpec.parse(protocol)), resolve(MethodSpec(method))
-            keys.add(digest(bench.describe(own, spec)))
+            keys.add(digest(bench.keys.score(own, spec)))
             seen.clear()
             found.append([record.value for record in evaluate_items(bench, own, spec, units, batch).values()])
             passes.append(sum(map(len, seen)))

@@ -185,7 +185,7 @@ def test_the_description_has_the_seed_where_and_only_where_it_matters(spec: Prot
     protocol = create(spec)
     for method in METHODS_USED:
         own = resolve_method(MethodSpec.parse(method))
-        keys = [digest(Evaluator(model(), InMemoryCache(), seed).describe(protocol, own)) for seed in (0, 7)]
+        keys = [digest(Evaluator(model(), InMemoryCache(), seed).keys.score(protocol, own)) for seed in (0, 7)]
         assert (len(set(keys)) == 2) == (protocol.seeded or METHODS[own.name].seeded)
 
 
@@ -357,7 +357,7 @@ def test_two_protocols_of_one_key_have_the_same_values_and_others_share_nothing_
     for value in other_values(name, param):
         changed = spec_of(name, **{param.name: value})
         first, second = create(plain), create(changed)
-        keys = [digest(bench.describe(protocol, method)) for protocol in (first, second)]
+        keys = [digest(bench.keys.score(protocol, method)) for protocol in (first, second)]
         # Classes are part of the names of results, and the prediction is not a label.
         names = [[unit.key(p.target_choice) for unit in items(p)[0]] for p in (first, second)]
         found = perform(changed, "Gradient")

@@ -66,7 +66,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The time that uses of maps are written down with."""
+    """The clock for recorded uses of maps."""
     state = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(maps_module, "time", SimpleNamespace(time=lambda: state.now))
     return state
@@ -76,16 +76,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def postgres_programs() -> Path | None:
-    found = [Path(p).parent for p in [shutil.which("initdb")] if p] + sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return found[0] if found else None
+    folders = [Path(p).parent for p in [shutil.which("initdb")] if p] + sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return folders[0] if folders else None
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL database for tests: that of ATTRLIB_TEST_POSTGRES, or of a server that runs as long as the tests."""
+    """The URL of a PostgreSQL database for tests: that of ATTRLIB_TEST_POSTGRES, or of a server that runs during the tests."""
     pytest.importorskip("psycopg")
-    if given := os.environ.get("ATTRLIB_TEST_POSTGRES"):
-        yield given
+    if url := os.environ.get("ATTRLIB_TEST_POSTGRES"):
+        yield url
         return
     programs = postgres_programs()
     if programs is None:
@@ -97,9 +97,9 @@ def postgres() -> Iterator[str]:
             shutil.chown(folder, "nobody")
         Path(folder, "password").write_text("hush-hush")
         data = ["-D", f"{folder}/data"]
-        made = [programs / "initdb", *data, "-U", "tester", "-A", "scram-sha-256", f"--pwfile={folder}/password", "--no-sync"]
+        init = [programs / "initdb", *data, "-U", "tester", "-A", "scram-sha-256", f"--pwfile={folder}/password", "--no-sync"]
         begin = [programs / "pg_ctl", *data, "-w", "-o", f"-k {folder} -c listen_addresses='' -F", "-l", f"{folder}/log", "start"]
-        for command in (made, begin):
+        for command in (init, begin):
             subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, **who)
         try:
             yield f"postgresql://tester:hush-hush@/postgres?host={folder}"
@@ -172,7 +172,7 @@ def test_numbers_of_numpy_and_torch_are_numbers(store: Store) -> None:
     assert store.records("k", ["a"])["a"] == Record(float(third), {"x": float(third), "n": 3, "t": [float(third), 1.0]})
 
 
-def test_only_what_is_known_under_that_key_is_returned(either: Store) -> None:
+def test_only_records_cached_under_that_key_are_returned(either: Store) -> None:
     either.add_records("k", SPEC, {"a": Record(1.0), "b": Record(2.0)})
     either.add_records("other", {}, {"a": Record(3.0)})
     assert either.records("k", ["b", "c", "a", "b"]) == {"a": Record(1.0), "b": Record(2.0)}
@@ -189,7 +189,7 @@ def test_the_first_record_stays_and_the_spec_is_stored_once(either: Store) -> No
     assert (either.sizes().specs, either.sizes().records) == (1, 2)
 
 
-def test_the_spec_is_kept_as_json(tmp_path: Path, store: Store) -> None:
+def test_the_spec_is_stored_as_json(tmp_path: Path, store: Store) -> None:
     store.add_records("k", SPEC, {"a": Record(1.0)})
     with sqlite3.connect(tmp_path / "results.sqlite") as connection:
         assert [(key, json.loads(spec)) for key, spec in connection.execute("SELECT key, spec FROM specs")] == [("k", SPEC)]
@@ -242,13 +242,13 @@ def test_maps_come_back_bit_for_bit(store: Store) -> None:
     assert all(same(read[key], maps[key]) for key in maps)
 
 
-def test_a_returned_map_is_the_callers_own(store: Store) -> None:
+def test_a_returned_map_belongs_to_the_caller(store: Store) -> None:
     store.add_maps({"a": a_map(1)})
     store.maps(["a"])["a"].zero_()
     assert same(store.maps(["a"])["a"], a_map(1))
 
 
-def test_maps_of_other_types_and_layouts_are_kept_as_float32(store: Store) -> None:
+def test_maps_of_other_types_and_layouts_are_stored_as_float32(store: Store) -> None:
     turned = torch.randn(1, 5, 9).transpose(1, 2).requires_grad_()
     store.add_maps({"turned": turned, "double": turned.double(), "half": turned.half()})
     read = store.maps(["turned", "double", "half"])
@@ -266,9 +266,9 @@ def test_the_first_map_stays(tmp_path: Path, store: Store) -> None:
 
 def test_files_are_named_by_their_content(tmp_path: Path, store: Store) -> None:
     store.add_maps({str(i): a_map(i) for i in range(20)})
-    found = map_files(tmp_path)
-    assert len(found) == 20
-    for file in found:
+    files = map_files(tmp_path)
+    assert len(files) == 20
+    for file in files:
         name = hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
         assert file.relative_to(tmp_path / "maps") == Path(name[:2], f"{name}.safetensors")
 
@@ -356,8 +356,8 @@ def test_the_least_recently_used_maps_go_down_to_nine_tenths(tmp_path: Path, clo
     assert len(map_files(tmp_path)) == 10
     clock.now += 100
     store.add_maps({"new": a_map(99)})
-    known = set(store.maps([*map(str, range(10)), "new"]))
-    assert known == {"0", "2", *map(str, range(4, 10)), "new"}, "1 and 3 were used least recently"
+    cached = set(store.maps([*map(str, range(10)), "new"]))
+    assert cached == {"0", "2", *map(str, range(4, 10)), "new"}, "1 and 3 were used least recently"
     assert len(map_files(tmp_path)) == 9
     assert store.sizes().map_bytes == 9 * SIZE
     store.close()
@@ -393,7 +393,7 @@ def test_what_other_processes_add_counts(tmp_path: Path) -> None:
         assert store.notes == ()
 
 
-def test_a_map_larger_than_the_cache_is_not_kept_and_said_to_be(tmp_path: Path) -> None:
+def test_a_map_larger_than_the_cache_is_not_stored_and_noted(tmp_path: Path) -> None:
     store = Store(folder=tmp_path, max_bytes=2 * SIZE)
     store.add_maps({"a": a_map(1)})
     store.add_maps({"large": a_map(2, 64), "larger": a_map(2, 65), "b": a_map(3)})
@@ -435,7 +435,7 @@ def test_pruning_everything_shrinks_the_file(tmp_path: Path, store: Store) -> No
     freed = store.prune(everything=True)
     after = sum(f.stat().st_size for f in tmp_path.rglob("*") if f.is_file())
     assert freed > 500_000
-    assert abs(before - after - freed) < 100_000, "the logs come and go"
+    assert abs(before - after - freed) < 100_000, "log files appear and disappear"
 
 
 def test_sizes_are_those_on_the_disk(tmp_path: Path, store: Store) -> None:
@@ -483,7 +483,7 @@ def test_a_state_of_no_kind_or_of_no_run(store: Store) -> None:
 
 @pytest.fixture
 def finished(either: Store) -> Store:
-    """A store with a finished run, of whose items one is undefined and one was never computed."""
+    """A store with a finished run; one of its items is undefined, and one was never computed."""
     values = {"x": Record(1 / 3, {"more": 1.0}), "y": Record(math.nan), 'comma, "quote"': Record(-0.0)}
     either.add_records("k1", SPEC, values)
     either.add_records("k2", SPEC, {"x": Record(1e-300)})
@@ -539,7 +539,7 @@ def test_export_of_a_run_without_results(store: Store) -> None:
     assert pq.read_table(io.BytesIO(store.export("r", "parquet"))).shape == (0, 4)
 
 
-def test_export_of_what_is_not_there(store: Store) -> None:
+def test_export_of_a_run_that_does_not_exist(store: Store) -> None:
     store.save_run("run1", SPEC, {})
     with pytest.raises(StoreError, match="Did you mean run1"):
         store.export("run2", "csv")
@@ -547,11 +547,11 @@ def test_export_of_what_is_not_there(store: Store) -> None:
         store.export("run1", "xlsx")
 
 
-# Addresses
+# URLs
 
 
 def shown(error: BaseException) -> str:
-    """What a traceback would print of an error and those before it."""
+    """Return the traceback text of an error and its causes."""
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return str(error) + (shown(before) if before else "")
 
@@ -572,7 +572,7 @@ def shown(error: BaseException) -> str:
         "postgresql://u:p@host:hush-hush/db",
     ],
 )
-def test_an_address_that_makes_no_sense(tmp_path: Path, url: str) -> None:
+def test_an_invalid_url_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(StoreError, match="ATTRLIB_STORE_URL") as caught:
         Store(url, tmp_path)
     assert "hush" not in shown(caught.value)
@@ -616,7 +616,7 @@ def test_an_absent_driver_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         Store(url, tmp_path)
 
 
-def test_the_tables_have_a_postgresql_schema_of_their_own(tmp_path: Path, server: str) -> None:
+def test_the_tables_have_a_separate_postgresql_schema(tmp_path: Path, server: str) -> None:
     run_sql(server, "CREATE TABLE IF NOT EXISTS public.records (mine INTEGER)")
     store = Store(server, tmp_path)
     store.add_records("k", SPEC, {"a": Record(1.0)})
@@ -687,11 +687,11 @@ def test_stores_that_open_at_once_on_a_server(tmp_path: Path, server: str) -> No
         store.close()
 
 
-# The process's own store
+# The store of the process
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
     """The environment for `open_store`, with a folder for this test."""
     for name in ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS"):
         monkeypatch.delenv(name, raising=False)
@@ -703,7 +703,7 @@ def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.Monk
             store.close()
 
 
-def test_the_store_is_opened_once_however_many_threads_ask(own: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_store_is_opened_once_however_many_threads_ask(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     gate = threading.Barrier(8)
 
     def ask(_: int) -> Store:
@@ -717,10 +717,10 @@ def test_the_store_is_opened_once_however_many_threads_ask(own: pytest.MonkeyPat
     assert (tmp_path / "cache" / "results.sqlite").exists()
 
 
-def test_the_environment_describes_the_store(own: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    own.setenv("ATTRLIB_STORE_URL", f"sqlite:///{tmp_path}/elsewhere/db.sqlite")
-    own.setenv("ATTRLIB_CACHE_BYTES", "1KB")
-    own.setenv("ATTRLIB_MAPS", "float16")
+def test_the_environment_describes_the_store(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment.setenv("ATTRLIB_STORE_URL", f"sqlite:///{tmp_path}/elsewhere/db.sqlite")
+    environment.setenv("ATTRLIB_CACHE_BYTES", "1KB")
+    environment.setenv("ATTRLIB_MAPS", "float16")
     store = open_store()
     store.add_maps({"small": a_map(1), "large": a_map(1, 32)})
     assert list(store.maps(["small", "large"])) == ["small"]
@@ -729,22 +729,22 @@ def test_the_environment_describes_the_store(own: pytest.MonkeyPatch, tmp_path: 
     assert not (tmp_path / "cache" / "results.sqlite").exists()
 
 
-def test_an_empty_variable_is_none(own: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_empty_variable_is_none(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS"):
-        own.setenv(name, "")
+        environment.setenv(name, "")
     assert open_store().folder == tmp_path / "cache"
 
 
 @pytest.mark.parametrize(("name", "value"), [("ATTRLIB_CACHE_BYTES", "many"), ("ATTRLIB_MAPS", "bfloat16")])
-def test_an_environment_that_makes_no_sense(own: pytest.MonkeyPatch, name: str, value: str) -> None:
-    own.setenv(name, value)
+def test_an_invalid_environment_is_refused(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
+    environment.setenv(name, value)
     with pytest.raises(SpecError, match=value):
         open_store()
 
 
-def test_the_users_cache_folder_is_the_default(own: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    own.delenv("ATTRLIB_CACHE")
-    own.setattr("attrlib.store.store.user_cache_dir", lambda name: str(tmp_path / "user" / name))
+def test_the_users_cache_folder_is_the_default(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment.delenv("ATTRLIB_CACHE")
+    environment.setattr("attrlib.store.store.user_cache_dir", lambda name: str(tmp_path / "user" / name))
     assert open_store().folder == tmp_path / "user" / "attrlib"
 
 
@@ -777,14 +777,14 @@ def test_text_that_is_no_bytes(text: str) -> None:
 
 @pytest.fixture
 def statements() -> Iterator[list[str]]:
-    """The statements that databases are given, as they come."""
-    given: list[str] = []
+    """The statements that databases receive, in order."""
+    statements: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
-        given.append(statement)
+        statements.append(statement)
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
-    yield given
+    yield statements
     sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
 
 
@@ -799,8 +799,8 @@ def test_adding_and_finding_records_takes_few_steps(store: Store, statements: li
     assert len(statements) <= 4
     statements.clear()
     with counted_calls(most=75 * len(items)):
-        found = store.records("many", items)
-    assert len(found) == 1000
+        records = store.records("many", items)
+    assert len(records) == 1000
     assert len(statements) <= 4
 
 

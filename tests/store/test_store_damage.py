@@ -54,7 +54,7 @@ def filled(folder: Path, url: str | None = None) -> None:
 
 
 def works(store: Store) -> bool:
-    """Whether what is written now is there for the next process."""
+    """Return whether the next process finds what is written now."""
     store.add_records("later", SPEC, {"a": Record(1.0)})
     store.add_maps({"later": a_map(77)})
     with closing(Store(folder=store.folder)) as other:
@@ -82,12 +82,12 @@ def flip(file: Path) -> None:
 
 
 def swap(file: Path) -> None:
-    """A whole map, but another one."""
+    """An intact file of another map."""
     file.write_bytes(files.encode(a_map(55), "float32"))
 
 
 def no_file(file: Path) -> None:
-    """Something in its place that cannot be read as a file."""
+    """A folder in place of the file."""
     file.unlink()
     file.mkdir()
 
@@ -98,9 +98,9 @@ def test_a_damaged_map_is_dropped_and_can_be_added_again(tmp_path: Path, damage:
     for file in map_files(tmp_path)[:2]:
         damage(file)
     store = Store(folder=tmp_path)
-    known = store.maps(KEYS)
-    assert len(known) == 8
-    assert all(torch.equal(known[key], a_map(int(key))) for key in known)
+    cached = store.maps(KEYS)
+    assert len(cached) == 8
+    assert all(torch.equal(cached[key], a_map(int(key))) for key in cached)
     assert len(store.notes) == 1
     assert "damaged or missing" in store.notes[0]
     assert store.sizes().maps == 8
@@ -125,12 +125,12 @@ def test_a_damaged_file_that_two_keys_share_is_dropped_for_both(tmp_path: Path) 
 
 def test_verify_says_what_it_found_and_leaves_a_sound_store(tmp_path: Path) -> None:
     filled(tmp_path)
-    found = map_files(tmp_path)
-    cut(found[0])
-    flip(found[1])
-    found[2].unlink()
-    (found[3].parent / "0123.safetensors").write_bytes(b"orphan")
-    (found[3].parent / f"{found[3].stem}.123-0.part").write_bytes(b"never finished")
+    files = map_files(tmp_path)
+    cut(files[0])
+    flip(files[1])
+    files[2].unlink()
+    (files[3].parent / "0123.safetensors").write_bytes(b"orphan")
+    (files[3].parent / f"{files[3].stem}.123-0.part").write_bytes(b"never finished")
     with closing(Store(folder=tmp_path)) as store:
         assert store.verify() == Verified(maps=7, damaged=2, missing=1, orphans=2, databases=0)
         assert store.verify() == Verified(maps=7, damaged=0, missing=0, orphans=0, databases=0)
@@ -190,7 +190,7 @@ def half(file: Path) -> None:
 
 
 def no_pages(file: Path) -> None:
-    """The header is whole, so that it opens; the pages of the rows are not."""
+    """The header is intact, so that the file opens; the pages of the rows are damaged."""
     data = file.read_bytes()
     file.write_bytes(data[:4096] + random.Random(0).randbytes(len(data) - 4096))
 
@@ -207,7 +207,7 @@ DATABASES = ["results.sqlite", "maps/index.sqlite"]
 @pytest.mark.parametrize("name", DATABASES)
 @pytest.mark.parametrize(
     ("damage", "alive"),
-    # Who has read the header does not read it again.
+    # A process that has read the header does not read it again.
     [(garbage, False), (no_header, False), (half, False), (no_pages, False), (garbage, True), (half, True), (no_pages, True)],
 )
 def test_a_damaged_database_is_set_aside_and_the_call_goes_on(tmp_path: Path, damage: Callable, name: str, alive: bool) -> None:
@@ -273,7 +273,7 @@ def test_a_table_that_is_gone_is_damage(tmp_path: Path, name: str, table: str) -
         (DATABASES[1], "UPDATE maps SET content = X'00' WHERE key = '3'"),
     ],
 )
-def test_rows_that_make_no_sense_are_damage(tmp_path: Path, name: str, change: str) -> None:
+def test_invalid_rows_are_damage(tmp_path: Path, name: str, change: str) -> None:
     filled(tmp_path)
     change_file(tmp_path / name, change)
     with closing(Store(folder=tmp_path)) as store:
@@ -285,7 +285,7 @@ def test_rows_that_make_no_sense_are_damage(tmp_path: Path, name: str, change: s
         assert works(store)
 
 
-def test_sizes_that_make_no_sense_do_not_stop_evictions(tmp_path: Path) -> None:
+def test_invalid_sizes_do_not_stop_evictions(tmp_path: Path) -> None:
     filled(tmp_path)
     change_file(tmp_path / DATABASES[1], "UPDATE maps SET nbytes = 'text' WHERE key = '3'")
     with closing(Store(folder=tmp_path, max_bytes=5 * SIZE)) as store:
@@ -367,7 +367,7 @@ def test_verify_finds_a_damaged_database_that_still_opens(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", DATABASES)
-def test_a_database_that_somebody_removes_is_begun_anew(tmp_path: Path, name: str) -> None:
+def test_a_database_that_is_removed_is_created_again(tmp_path: Path, name: str) -> None:
     filled(tmp_path)
     store = Store(folder=tmp_path)
     store.records("k", KEYS)
@@ -380,7 +380,7 @@ def test_a_database_that_somebody_removes_is_begun_anew(tmp_path: Path, name: st
     store.close()
 
 
-def test_a_folder_that_somebody_removes_is_made_again(tmp_path: Path) -> None:
+def test_a_folder_that_is_removed_is_created_again(tmp_path: Path) -> None:
     filled(tmp_path / "cache")
     store = Store(folder=tmp_path / "cache")
     assert len(store.maps(KEYS)) == len(store.records("k", KEYS)) == 10
@@ -437,7 +437,7 @@ def test_the_database_of_another_program_is_refused_and_left_alone(tmp_path: Pat
 
 
 def kept_in_memory(store: Store, word: str, opened: bool = True) -> None:
-    """Adds what cannot be written: this process knows it, and says why it is not kept; also why nothing is read, if it never was."""
+    """Add results that cannot be written: this process can read them, and notes say why they are not stored (and why nothing is read)."""
     store.add_records("k", SPEC, {"new": Record(3.0, {"x": 1.0})})
     store.add_maps({"new": a_map(50)})
     store.save_run("run", SPEC, {})
@@ -445,24 +445,24 @@ def kept_in_memory(store: Store, word: str, opened: bool = True) -> None:
     assert store.records("k", ["new", "none"]) == {"new": Record(3.0, {"x": 1.0})}
     assert torch.equal(store.maps(["new", "none"])["new"], a_map(50))
     assert [(run.key, run.state) for run in store.runs() if run.key == "run"] == [("run", "cancelled")]
-    kept = [note for note in store.notes if "in memory only" in note and word in note]
+    unwritten = [note for note in store.notes if "in memory only" in note and word in note]
     unread = [note for note in store.notes if "cannot be read" in note and word in note]
-    assert (len(kept), len(unread)) == (2, 0 if opened else 2), "for the results and for the maps, however many calls"
-    assert len(store.notes) == len(kept) + len(unread)
+    assert (len(unwritten), len(unread)) == (2, 0 if opened else 2), "one for the results and one for the maps, for any number of calls"
+    assert len(store.notes) == len(unwritten) + len(unread)
 
 
 def now_on_disk(folder: Path) -> bool:
-    """Whether another process knows what `kept_in_memory` added."""
+    """Return whether another process can read what `kept_in_memory` added."""
     with closing(Store(folder=folder)) as other:
         runs = {run.key: run.state for run in other.runs()}
-        known = other.records("k", ["new"]) == {"new": Record(3.0, {"x": 1.0})} and runs.get("run") == "cancelled"
-        return known and "new" in other.maps(["new"])
+        stored = other.records("k", ["new"]) == {"new": Record(3.0, {"x": 1.0})} and runs.get("run") == "cancelled"
+        return stored and "new" in other.maps(["new"])
 
 
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (sqlite3.SQLITE_BUSY_SNAPSHOT, "another program keeps the file locked; close that program"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, "another program has locked the file; close that program"),
         (sqlite3.SQLITE_READONLY_DIRECTORY, "the file cannot be written; set ATTRLIB_CACHE"),
         (sqlite3.SQLITE_FULL, "the disk is full; free some space"),
         (sqlite3.SQLITE_IOERR_READ, r"the file cannot be used (words of SQLite); check"),
@@ -476,7 +476,7 @@ def test_reasons_say_what_to_do(code: int, words: str) -> None:
 
 @contextmanager
 def lock(*databases: Path) -> Iterator[None]:
-    """Another program that has begun to write."""
+    """Another program in a write transaction."""
     connections = [sqlite3.connect(file, isolation_level=None) for file in databases]
     for connection in connections:
         connection.execute("BEGIN EXCLUSIVE")
@@ -544,7 +544,7 @@ def test_a_store_that_opens_while_it_is_locked(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_closing_writes_what_was_kept(tmp_path: Path) -> None:
+def test_closing_writes_pending_results(tmp_path: Path) -> None:
     store = Store(folder=tmp_path)
     with lock(*(tmp_path / name for name in DATABASES)):
         kept_in_memory(store, "locked")
@@ -673,8 +673,8 @@ def test_a_disk_that_is_full(small_disk: Path) -> None:
         store.add_records("k", SPEC, {f"{key}-{j:0100}": Record(float(j)) for j in range(30)})
     items = [f"{key}-{j:0100}" for key in maps for j in range(30)]
     assert len(store.records("k", items)) == len(items)
-    known = store.maps(list(maps))
-    assert all(torch.equal(known[key], maps[key]) for key in maps)
+    cached = store.maps(list(maps))
+    assert all(torch.equal(cached[key], maps[key]) for key in maps)
     assert store.notes
     assert all("in memory only" in note for note in store.notes)
     assert any("free some space" in note for note in store.notes)
@@ -690,8 +690,8 @@ def test_a_disk_that_is_full(small_disk: Path) -> None:
 
 
 @pytest.fixture
-def anybody() -> Iterator[Path]:
-    """A folder for somebody without root's powers, who the test runs as."""
+def unprivileged() -> Iterator[Path]:
+    """A folder of an unprivileged user, as whom the test runs."""
     with tempfile.TemporaryDirectory(prefix="attrlib", dir="/tmp") as name:
         root = os.geteuid() == 0
         if root:
@@ -711,49 +711,49 @@ def set_modes(top: Path, folder: int, file: int) -> None:
         path.chmod(folder if path.is_dir() else file)
 
 
-def test_a_folder_that_can_only_be_read(anybody: Path) -> None:
-    filled(anybody)
-    set_modes(anybody, 0o500, 0o400)
-    store = Store(folder=anybody)
+def test_a_folder_that_can_only_be_read(unprivileged: Path) -> None:
+    filled(unprivileged)
+    set_modes(unprivileged, 0o500, 0o400)
+    store = Store(folder=unprivileged)
     assert store.records("k", KEYS) == {key: Record(float(key)) for key in KEYS}
     assert len(store.maps(KEYS)) == 10
     assert [run.key for run in store.runs()] == ["r"]
     assert store.notes == ()
     kept_in_memory(store, "ATTRLIB_CACHE")
     assert len(store.records("k", [*KEYS, "new"])) == len(store.maps([*KEYS, "new"])) == 11
-    set_modes(anybody, 0o700, 0o600)
+    set_modes(unprivileged, 0o700, 0o600)
     wait_out(store)
     store.add_records("k", SPEC, {"last": Record(6.0)})
     store.add_maps({"last": a_map(51)})
-    assert now_on_disk(anybody)
+    assert now_on_disk(unprivileged)
     store.close()
 
 
-def test_an_empty_folder_that_can_only_be_read(anybody: Path) -> None:
-    anybody.chmod(0o500)
-    store = Store(folder=anybody)
+def test_an_empty_folder_that_can_only_be_read(unprivileged: Path) -> None:
+    unprivileged.chmod(0o500)
+    store = Store(folder=unprivileged)
     kept_in_memory(store, "ATTRLIB_CACHE", opened=False)
-    anybody.chmod(0o700)
+    unprivileged.chmod(0o700)
     wait_out(store)
     store.close()
-    assert now_on_disk(anybody)
+    assert now_on_disk(unprivileged)
 
 
-def test_a_folder_that_cannot_be_made(anybody: Path) -> None:
-    (anybody / "file").write_bytes(b"")
-    anybody.chmod(0o500)
-    for folder in (anybody / "new", anybody / "file" / "new", anybody / "file"):
-        with pytest.raises(StoreError, match=r"cannot be made.*ATTRLIB_CACHE"):
+def test_a_folder_that_cannot_be_created(unprivileged: Path) -> None:
+    (unprivileged / "file").write_bytes(b"")
+    unprivileged.chmod(0o500)
+    for folder in (unprivileged / "new", unprivileged / "file" / "new", unprivileged / "file"):
+        with pytest.raises(StoreError, match=r"cannot be created.*ATTRLIB_CACHE"):
             Store(folder=folder)
-    with pytest.raises(StoreError, match=r"cannot be made.*ATTRLIB_STORE_URL"):
-        Store(f"sqlite:///{anybody}/new/db.sqlite", folder=Path(tempfile.gettempdir()))
+    with pytest.raises(StoreError, match=r"cannot be created.*ATTRLIB_STORE_URL"):
+        Store(f"sqlite:///{unprivileged}/new/db.sqlite", folder=Path(tempfile.gettempdir()))
 
 
 # Killed and concurrent writers
 
 
 CAP = 60 * SIZE
-"""Bytes of maps that these writers keep: fewer than they write."""
+"""Most bytes of maps for these writers: fewer than they write."""
 
 
 def number(name: str) -> float:
@@ -769,7 +769,7 @@ def batch(writer: str, step: int) -> list[str]:
 
 
 def write(folder: Path, writer: str, steps: int, begun: Any) -> None:
-    """Adds batches of sixteen records and of four maps."""
+    """Add batches of sixteen records and of four maps."""
     store = Store(folder=folder, max_bytes=CAP)
     for step in range(steps):
         items = batch(writer, step)
@@ -782,12 +782,12 @@ def write(folder: Path, writer: str, steps: int, begun: Any) -> None:
 
 
 def written(folder: Path, writer: str) -> int:
-    """How many batches of a writer are there, without a gap, each whole, and as they were written."""
+    """Return the number of batches of a writer, which must be complete, without gaps, and as they were written."""
     step = 0
     with closing(Store(folder=folder, max_bytes=CAP)) as store:
-        while known := store.records("k", batch(writer, step)):
-            assert list(known) == batch(writer, step)
-            assert all(str(known[item]) == str(Record(number(item), {"all": [number(item), math.nan]})) for item in known)
+        while records := store.records("k", batch(writer, step)):
+            assert list(records) == batch(writer, step)
+            assert all(str(records[item]) == str(Record(number(item), {"all": [number(item), math.nan]})) for item in records)
             maps = store.maps(batch(writer, step))
             assert all(torch.equal(maps[item], tensor(item)) for item in maps)
             step += 1
@@ -797,16 +797,16 @@ def written(folder: Path, writer: str) -> int:
 
 
 def sound(folder: Path) -> bool:
-    """Whether all that is on the disk is whole, but for files that nothing refers to."""
+    """Return whether everything on disk is intact, except files that nothing refers to."""
     with closing(Store(folder=folder, max_bytes=CAP)) as store:
-        found = store.verify()
-        assert store.verify() == Verified(found.maps, 0, 0, 0, 0)
+        result = store.verify()
+        assert store.verify() == Verified(result.maps, 0, 0, 0, 0)
         assert store.sizes().map_bytes <= CAP * 1.2
-        return (found.damaged, found.missing, found.databases) == (0, 0, 0) and store.notes == ()
+        return (result.damaged, result.missing, result.databases) == (0, 0, 0) and store.notes == ()
 
 
 FORK = multiprocessing.get_context("fork")
-"""Makes processes that have imported torch already: importing it takes longer than these tests."""
+"""Start processes that have already imported torch, as importing it takes longer than these tests."""
 
 
 def test_a_writer_that_is_killed_leaves_a_sound_store(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Studies: what each computes on small nets, and what it concludes from scores whose answer is known."""
+"""Studies: the results of each on small nets, and its findings from scores with a known answer."""
 
 import itertools
 import json
@@ -47,7 +47,7 @@ from attrlib.studies.traits import FACTORS, ModelTraits, centres, differs_in, fa
 
 NAMES = [info.name for info in list_studies()]
 PLAIN, TUNED = ModelSpec("timm:resnet18", "random:1"), ModelSpec("timm:resnet18", "random:2")
-"""Names of two small nets: the second counts as tuned on deletions."""
+"""Specs of two small nets; the second counts as tuned on deleted patches."""
 SMALL = {
     "ranking": {"passes": 4},
     "accuracy": {"passes": 4},
@@ -95,7 +95,7 @@ def small(name: str, data: Path, models: Sequence[ModelSpec] = (PLAIN, TUNED), *
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_study_computes_concludes_and_computes_nothing_twice(name: str, data: Path, store: Store) -> None:
+def test_a_study_reports_findings_and_computes_nothing_twice(name: str, data: Path, store: Store) -> None:
     spec = small(name, data)
     events: list[float] = []
     result = run_study(spec, store, lambda event: events.append(event.share), load)
@@ -108,7 +108,7 @@ def test_a_study_computes_concludes_and_computes_nothing_twice(name: str, data: 
     assert result.rows
     assert result.figures
     assert all(panel.series for figure in result.figures for panel in figure.panels)
-    assert (result.title, result.saw, result.see) == tuple(getattr(STUDIES[name], own) for own in ("title", "saw", "see"))
+    assert (result.title, result.saw, result.see) == tuple(getattr(STUDIES[name], field) for field in ("title", "saw", "see"))
     again = run_study(spec, store, load=load)
     assert (again.computed, again.known) == (0, result.known + result.computed)
     assert (again.finding, again.more, again.seconds) == (result.finding, result.more, result.seconds)
@@ -128,12 +128,12 @@ def test_a_study_runs_all_methods_where_none_are_named(data: Path, store: Store)
     assert all(len(why) > 20 for *_, why in result.refused)
 
 
-def test_one_model_alone_has_no_twin_to_be_compared_with(data: Path, store: Store) -> None:
-    with pytest.raises(DataError, match="no two of these models differ in one thing alone"):
+def test_a_single_model_has_no_pair_to_compare(data: Path, store: Store) -> None:
+    with pytest.raises(DataError, match="no two of these models differ in exactly one factor"):
         run_study(small("design", data, [PLAIN]), store, load=load)
 
 
-def test_a_study_that_is_stopped_goes_on_where_it_was(data: Path, store: Store) -> None:
+def test_a_stopped_study_resumes(data: Path, store: Store) -> None:
     spec, seen = small("ranking", data), iter(range(10**6))
 
     def stop(event: Any) -> None:
@@ -151,7 +151,7 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(data: Path, store: Store) 
     assert fresh.computed == result.computed + result.known
 
 
-def test_a_plan_counts_what_is_known_and_missing(data: Path, store: Store) -> None:
+def test_a_plan_counts_cached_and_missing_results(data: Path, store: Store) -> None:
     spec = small("ranking", data)
     before = plan_study(spec, store, load)
     result = run_study(spec, store, load=load)
@@ -162,14 +162,14 @@ def test_a_plan_counts_what_is_known_and_missing(data: Path, store: Store) -> No
     assert isinstance(after, StudyPlan)
 
 
-def test_what_is_not_defined_is_named_and_the_rest_goes_on(data: Path, store: Store) -> None:
+def test_undefined_combinations_are_reported_and_the_rest_runs(data: Path, store: Store) -> None:
     result = run_study(small("agreement", data, [PLAIN], limit=3), store, load=load)
     reasons = {protocol: why for model, protocol, method, why in result.refused if not method or protocol == "mass"}
     assert "masks of the objects" in reasons["mass"]
     assert "pictures without single parts" in reasons["parts"]
 
 
-def test_nothing_defined_at_all_is_an_error_with_the_reason(data: Path, store: Store) -> None:
+def test_a_study_without_defined_combinations_fails_with_the_reason(data: Path, store: Store) -> None:
     methods = (MethodSpec("BagNet"),)
     with pytest.raises(ProtocolError, match="own explanation of a BagNet"):
         run_study(replace(small("ranking", data), methods=methods), store, load=load)
@@ -182,20 +182,20 @@ def test_a_new_method_or_other_weights_make_a_study_undone(data: Path, store: St
     assert not is_done(spec, store)
 
 
-# What studies measure besides
+# Measurements besides scores
 
 
 def test_accuracy_is_the_share_of_right_predictions(data: Path, store: Store) -> None:
     model, dataset = load(TUNED, False), load_dataset(data)
-    given = resolve(StudySpec("accuracy", models=(TUNED,), data=str(data)))
-    found = accuracy_on(model, dataset, given, 12, store)
+    spec = resolve(StudySpec("accuracy", models=(TUNED,), data=str(data)))
+    accuracy = accuracy_on(model, dataset, spec, 12, store)
     right = [int(model(model.preprocess(dataset[i].image)[None]).argmax()) == dataset.label(i) for i in dataset.order(0)[:12]]
-    assert found is not None
-    assert (found.mean, found.n) == (sum(right) / 12, 12)
+    assert accuracy is not None
+    assert (accuracy.mean, accuracy.n) == (sum(right) / 12, 12)
     folder = data.parent / "unlabelled"
     folder.mkdir()
     dataset[0].image.save(folder / "one.png")
-    assert accuracy_on(model, load_dataset(folder), given, 12, store) is None
+    assert accuracy_on(model, load_dataset(folder), spec, 12, store) is None
 
 
 def test_map_correlations_are_those_of_a_plain_loop(data: Path, store: Store) -> None:
@@ -203,10 +203,10 @@ def test_map_correlations_are_those_of_a_plain_loop(data: Path, store: Store) ->
     reference, method = MethodSpec("Grad-CAM", "Final"), MethodSpec("IxG", "Input")
     spec = RunSpec(model.spec, str(data), (ProtocolSpec.parse("gridpg:confidence=0.5"),), (method, reference), 2)
     attrlib.compare(spec.protocols, model, spec.methods, dataset, limit=2, store=store)
-    found = map_correlations(spec, reference, [0, 5], model, dataset, store, lambda _event: None)
+    correlations = map_correlations(spec, reference, [0, 5], model, dataset, store, lambda _event: None)
     groups, _ = find_evaluations(spec, dataset, Evaluator(model, store))
     units = select(groups[0], spec, dataset, [Evaluator(model, store)])[0].items
-    assert set(found) == {("IxG@Input", 0), ("IxG@Input", 5)}
+    assert set(correlations) == {("IxG@Input", 0), ("IxG@Input", 5)}
     expected: dict[int, list[float]] = {0: [], 5: []}
     tolerances: dict[int, list[float]] = {0: [], 5: []}
     view = groups[0].evaluations[0].protocol.views(model)[0]
@@ -220,13 +220,13 @@ def test_map_correlations_are_those_of_a_plain_loop(data: Path, store: Store) ->
                 values.append(scipy.stats.spearmanr(smoothed, cam).statistic)
                 tolerances[kernel].append(rank_tolerance(smoothed, cam))
     for kernel, values in expected.items():
-        for value, reference_value, tolerance in zip(found["IxG@Input", kernel], values, tolerances[kernel], strict=True):
+        for value, reference_value, tolerance in zip(correlations["IxG@Input", kernel], values, tolerances[kernel], strict=True):
             assert value == pytest.approx(reference_value, abs=1e-9 + tolerance)
             assert tolerance < 0.01
-    assert map_correlations(spec, reference, [0, 5], model, dataset, store, lambda _event: None) == found
+    assert map_correlations(spec, reference, [0, 5], model, dataset, store, lambda _event: None) == correlations
 
 
-# What is known of models
+# Traits of models
 
 
 @pytest.mark.parametrize(
@@ -251,15 +251,15 @@ def test_map_correlations_are_those_of_a_plain_loop(data: Path, store: Store) ->
     ],
 )
 def test_an_architecture_is_read_from_its_name(name: str, expected: tuple) -> None:
-    own = parse_architecture(name)
-    assert (own.family, own.depth, own.width, own.norm, own.bias) == expected
+    traits = parse_architecture(name)
+    assert (traits.family, traits.depth, traits.width, traits.norm, traits.bias) == expected
 
 
 def shipped(name: str, tuned: bool = False) -> ModelTraits:
     return replace(parse_architecture(f"attrlib:small_{name}"), name=name + ("_tuned" if tuned else ""), tuned=tuned)
 
 
-def test_pairs_differ_in_one_thing_alone_and_the_second_has_more_of_it() -> None:
+def test_pairs_differ_in_one_factor_and_the_second_has_more_of_it() -> None:
     names = (
         "resnet18_w16",
         "resnet10_w16",
@@ -271,7 +271,7 @@ def test_pairs_differ_in_one_thing_alone_and_the_second_has_more_of_it() -> None
         "bagnet33_w16",
     )
     models = [shipped(name, tuned) for name in names for tuned in (False, True)]
-    pairs = {factor: {(a.name, b.name) for a, b in own} for factor, own in pairs_of(models).items()}
+    pairs = {factor: {(a.name, b.name) for a, b in of_factor} for factor, of_factor in pairs_of(models).items()}
     assert set(pairs) == set(FACTORS)
     assert pairs["depth"] == {("resnet10_w16", "resnet18_w16"), ("resnet10_w16_tuned", "resnet18_w16_tuned")}
     assert pairs["width"] == {("resnet10_w16", "resnet10_w32"), ("resnet10_w16_tuned", "resnet10_w32_tuned")}
@@ -281,12 +281,12 @@ def test_pairs_differ_in_one_thing_alone_and_the_second_has_more_of_it() -> None
     assert pairs["bias"] == {("x_resnet18_w16", "fixup_resnet18_w16"), ("x_resnet18_w16_tuned", "fixup_resnet18_w16_tuned")}
     assert pairs["tuned"] == {(name, f"{name}_tuned") for name in names}
     assert differs_in(shipped("resnet18_w16"), shipped("x_resnet18_w16")) is None
-    # Trained on less data is a difference of its own.
+    # The share of training data is a difference, too.
     assert differs_in(replace(shipped("resnet18_w16"), fraction=0.4), replace(shipped("resnet10_w16"), fraction=0.1)) is None
     assert differs_in(replace(shipped("resnet18_w16"), fraction=0.4), replace(shipped("resnet10_w16"), fraction=0.4)) == "depth"
 
 
-def test_the_centre_of_a_family_is_what_most_others_differ_from_in_one_thing() -> None:
+def test_the_centre_of_a_family_differs_from_most_others_in_one_factor() -> None:
     models = [
         shipped(n)
         for n in (
@@ -300,20 +300,20 @@ def test_the_centre_of_a_family_is_what_most_others_differ_from_in_one_thing() -
             "x_vgg11_w16",
         )
     ]
-    assert [own.name for own in centres(models)] == ["resnet18_w16", "vgg11_w16", "bagnet33_w16"]
+    assert [traits.name for traits in centres(models)] == ["resnet18_w16", "vgg11_w16", "bagnet33_w16"]
 
 
-def test_facts_of_shipped_models_are_those_of_their_cards() -> None:
-    for own in family():
-        model = load_model(own.name)
-        assert own.tuned == model.deletion_tuned
-        assert own.accuracy is not None
-        assert own.accuracy.low <= own.accuracy.mean <= own.accuracy.high
+def test_traits_of_shipped_models_match_their_cards() -> None:
+    for traits in family():
+        model = load_model(traits.name)
+        assert traits.tuned == model.deletion_tuned
+        assert traits.accuracy is not None
+        assert traits.accuracy.low <= traits.accuracy.mean <= traits.accuracy.high
         has_norm = any(isinstance(m, torch.nn.BatchNorm2d) for m in model.module.modules())
-        assert own.norm in (None, has_norm)
-        if own.bias is False:
+        assert traits.norm in (None, has_norm)
+        if traits.bias is False:
             assert not [name for name, _ in model.module.named_parameters() if "bias" in name]
-    assert {own.name for own in family(tuned=True)} | {own.name for own in family(tuned=False)} == {own.name for own in family()}
+    assert {t.name for t in family(tuned=True)} | {t.name for t in family(tuned=False)} == {t.name for t in family()}
     assert traits_of(ModelSpec("timm:resnet18", "random:0")).accuracy is None
 
 
@@ -341,28 +341,30 @@ def test_methods_are_made_cheap_by_their_counts_alone(most: int, layer: str) -> 
     assert dict(affordable("RISE", model, 64).params)["samples"] == 62
     assert dict(affordable("Score-CAM", model, 17).params) == {"top": 16}
     assert dict(affordable("IG", model, 17).params)["steps"] == 12
-    # Windows of 32 would be the cells of single deletion on 128 px, and the map the score itself.
+    # Windows of 32 would be the patches of single deletion on 128 px, and the map would repeat the score.
     assert dict(affordable("Occlusion", model, 17).params) == {"window": 16, "stride": 16}
     assert dict(affordable("Occlusion", load_model(), 17).params) == {"window": 28, "stride": 28}
     assert [m.layer for m in every(model, 4, ("Input", "Final"), lambda name: name == "IxG")] == ["Input", "Final"]
 
 
-def test_kernels_cover_the_same_share_of_a_smaller_cell() -> None:
+def test_kernels_cover_the_same_share_of_a_smaller_grid_cell() -> None:
     assert [scaled(k, 224) for k in (0, 9, 17, 33, 65, 129, 257)] == [0, 9, 17, 33, 65, 129, 257]
     assert [scaled(k, 128) for k in (0, 9, 17, 33, 65, 129, 257)] == [0, 5, 9, 19, 37, 73, 147]
     assert scaled(257, 512) == 257
     assert scaled(9, 16) == 0
 
 
-# What they conclude, from scores with a known answer
+# Findings from scores with a known answer
 
 
 def score(protocol: str, method: str, values: Sequence[float], seed: int = 0, ids: Sequence[str] | None = None, **details: Any) -> Score:
-    own = ProtocolSpec.parse(protocol)
-    spec = RunSpec(PLAIN, "birds", (own,), (MethodSpec.parse(method),), len(values), seed)
+    protocol_spec = ProtocolSpec.parse(protocol)
+    spec = RunSpec(PLAIN, "birds", (protocol_spec,), (MethodSpec.parse(method),), len(values), seed)
     names = tuple(ids or (f"{seed}-{k}" for k in range(len(values))))
     each = tuple({name: rows[k] for name, rows in details.items()} for k in range(len(values)))
-    return Score(spec, create_protocol(own), np.asarray(values, dtype=np.float64), names, tuple((k,) for k in range(len(values))), each)
+    return Score(
+        spec, create_protocol(protocol_spec), np.asarray(values, dtype=np.float64), names, tuple((k,) for k in range(len(values))), each
+    )
 
 
 def result_of(*scores: Score) -> RunResult:
@@ -376,8 +378,8 @@ def spread(mean: float, n: int = 40, width: float = 0.02, seed: int = 0) -> np.n
 
 
 def traits(name: str, accuracy: float | None = None, **more: Any) -> ModelTraits:
-    found = None if accuracy is None else Summary(accuracy, accuracy - 0.01, accuracy + 0.01, 100, 0)
-    return replace(ModelTraits(name, "resnet", 18, 16, True, True, accuracy=found), **more)
+    measured = None if accuracy is None else Summary(accuracy, accuracy - 0.01, accuracy + 0.01, 100, 0)
+    return replace(ModelTraits(name, "resnet", 18, 16, True, True, accuracy=measured), **more)
 
 
 def test_ranking_names_the_leader_and_what_signs_are_worth() -> None:
@@ -385,19 +387,21 @@ def test_ranking_names_the_leader_and_what_signs_are_worth() -> None:
     signs = {"IG": 0.2, "IxG": 0.2, "Gradient": 0.4}
     raw = [score("sds", name, spread(mean, seed=k)) for k, (name, mean) in enumerate(means.items())]
     absolute = [score("sds:sign=absolute", name, spread(mean, seed=k)) for k, (name, mean) in enumerate(signs.items())]
-    found = ModelResults(traits("net"), [result_of(*raw), result_of(*absolute)])
-    analysis = STUDIES["ranking"]().analyse([found])
+    net_results = ModelResults(traits("net"), [result_of(*raw), result_of(*absolute)])
+    analysis = STUDIES["ranking"]().analyse([net_results])
     assert "**IG** leads on net with 0.50 [" in analysis.finding
-    assert "beyond doubt" in analysis.finding
+    assert "significantly better than every other method" in analysis.finding
     # Gaps of 0.3, 0.1 and -0.3.
     assert f"({np.mean([0.3, 0.1, -0.3]):+.2f} [" in analysis.finding
-    assert "better beyond doubt for IG and IxG, absolute ones for Gradient, of 3" in " ".join(analysis.more)
+    assert "of 3 signed methods, raw values are significantly better for IG and IxG, absolute values for Gradient." in " ".join(
+        analysis.more
+    )
     assert [(row["method"], row["first"], row["last"]) for row in analysis.rows] == [("IG", 1, 1), ("IxG", 2, 2), ("Gradient", 3, 3)]
     twin = ModelResults(traits("twin"), [result_of(*(score("sds", n, spread(-m)) for n, m in means.items()))])
-    assert "correlate with -1.00" in STUDIES["ranking"]().analyse([found, twin]).finding
+    assert "pairwise correlation of -1.00" in STUDIES["ranking"]().analyse([net_results, twin]).finding
 
 
-def test_accuracy_tells_a_trend_from_none_and_marks_what_networks_say_themselves() -> None:
+def test_accuracy_reports_significant_trends_only_and_marks_intrinsic_maps() -> None:
     def family_of(qualities: Sequence[float]) -> list[ModelResults]:
         return [
             ModelResults(traits(f"m{k}", 0.5 + 0.05 * k), [result_of(score("sds", "IG", spread(q)), score("sds", "IxG", spread(q - 0.2)))])
@@ -405,18 +409,20 @@ def test_accuracy_tells_a_trend_from_none_and_marks_what_networks_say_themselves
         ]
 
     falling = STUDIES["accuracy"]().analyse(family_of([0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]))
-    assert "correlate with -1.00" in falling.finding
+    assert "post-hoc method is -1.00" in falling.finding
     assert "explained worse" in falling.finding
     assert "50 to 80 % accuracy" in falling.finding
     assert "explained better" in STUDIES["accuracy"]().analyse(family_of([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])).finding
-    assert "no trend is certain" in STUDIES["accuracy"]().analyse(family_of([0.3, 0.1, 0.4, 0.15, 0.5])).finding
+    assert "no significant trend" in STUDIES["accuracy"]().analyse(family_of([0.3, 0.1, 0.4, 0.15, 0.5])).finding
     # A constant has no rank correlation, and so no trend either.
-    assert "no trend is certain" in STUDIES["accuracy"]().analyse(family_of([1.0] * 5)).finding
+    assert "no significant trend" in STUDIES["accuracy"]().analyse(family_of([1.0] * 5)).finding
     assert "too few" in STUDIES["accuracy"]().analyse(family_of([0.3, 0.1])).finding
-    own = ModelResults(traits("bag", 0.6, own="BagNet"), [result_of(score("sds", "BagNet", spread(0.9)), score("sds", "IG", spread(0.1)))])
-    analysis = STUDIES["accuracy"]().analyse([*family_of([0.8, 0.7, 0.6, 0.5]), own])
-    assert "own map of bag scores 0.90" in analysis.finding
-    assert "it leads the best post-hoc result on any other model, IG on m0 (+0.10" in analysis.finding
+    bag = ModelResults(
+        traits("bag", 0.6, intrinsic="BagNet"), [result_of(score("sds", "BagNet", spread(0.9)), score("sds", "IG", spread(0.1)))]
+    )
+    analysis = STUDIES["accuracy"]().analyse([*family_of([0.8, 0.7, 0.6, 0.5]), bag])
+    assert "intrinsic map of bag scores 0.90" in analysis.finding
+    assert "it beats the best post-hoc result on any other model, IG on m0 (+0.10" in analysis.finding
     marked = [p.label for s in analysis.figures[0].panels[0].series for p in s.points if p.marked]
     assert marked == ["bag"]
     assert {row["method"] for row in analysis.rows if row["kind"] == "best post-hoc"} == {"IG"}
@@ -425,22 +431,22 @@ def test_accuracy_tells_a_trend_from_none_and_marks_what_networks_say_themselves
 def test_design_gives_the_difference_of_twins_image_by_image() -> None:
     noise = np.random.default_rng(0).normal(0, 0.3, 60)
     shallow, deep = traits("r10", depth=10), traits("r18", depth=18)
-    found = [
+    results = [
         ModelResults(shallow, [result_of(score("sds", "IG", 0.6 + noise), score("sds", "IxG", 0.3 + noise))]),
         ModelResults(deep, [result_of(score("sds", "IG", 0.4 + noise), score("sds", "IxG", 0.3 + noise[::-1]))]),
     ]
-    analysis = STUDIES["design"]().analyse(found)
+    analysis = STUDIES["design"]().analyse(results)
     row = next(r for r in analysis.rows if r["method"] == "IG")
     assert (row["factor"], row["less"], row["more"]) == ("depth", "r10", "r18")
     # The noise is the same on each image, and cancels.
     assert (row["mean"], row["low"], row["high"]) == pytest.approx((-0.2, -0.2, -0.2))
-    assert "harms 1 of 2 methods" in " ".join(analysis.more)
+    assert "lowers that of 1 of 2 methods" in " ".join(analysis.more)
     assert "-0.10 [" in analysis.finding
     twins = [
         ModelResults(traits("net"), [result_of(*(score("sds", m, spread(v)) for m, v in zip(("IG", "IxG", "Gradient", "Random"), (0.4, 0.3, 0.2, 0.1), strict=True)))]),
         ModelResults(traits("net_tuned", tuned=True), [result_of(*(score("idsds", m, spread(v)) for m, v in zip(("IG", "IxG", "Gradient", "Random"), (0.9, 0.7, 0.8, 0.1), strict=True)))]),
     ]  # fmt: skip
-    assert "rank the methods with a correlation of 0.80 over 1 pair" in " ".join(STUDIES["design"]().analyse(twins).more)
+    assert "have a mean correlation of 0.80 over 1 pair" in " ".join(STUDIES["design"]().analyse(twins).more)
 
 
 def test_localisation_compares_at_the_same_layer_and_finds_what_is_exact() -> None:
@@ -455,11 +461,11 @@ def test_localisation_compares_at_the_same_layer_and_finds_what_is_exact() -> No
         grid("difull", "IG@Input", 1.0), grid("difull", "Grad-CAM@Final", 0.45), grid("difull", "RISE@Input", 0.3),
     ]  # fmt: skip
     analysis = STUDIES["localisation"]().analyse([ModelResults(traits("net"), [result_of(*scores)])])
-    assert "gradient methods at Input lie between 0.24 and 0.27 on GridPG, where chance is 0.25" in analysis.finding.replace(
+    assert "gradient methods at Input score between 0.24 and 0.27 on GridPG, where chance is 0.25" in analysis.finding.replace(
         "0.245", "0.24"
     )
     assert "IG at Final differs from Grad-CAM by +0.00" in analysis.finding
-    assert any("in every grid, with IG." in line for line in analysis.more)
+    assert any("in every grid for IG." in line for line in analysis.more)
     assert any("GridPG is led by IG at Input" in line for line in analysis.more)
     boxes = {p.title: {s.name: len(s.points) for s in p.series} for p in analysis.figures[0].panels}
     assert boxes == {"GridPG": {"Input": 8, "Final": 8}, "DiFull": {"Input": 8, "Final": 4}}
@@ -472,16 +478,16 @@ def test_smoothing_finds_the_best_kernel_and_its_gain() -> None:
     cam, noisy = score("gridpg", "Grad-CAM@Final", spread(0.62)), score("gridpg", "SmoothGrad:samples=4", spread(0.5))
     alike = {("IG@Input", k): [v, v + 0.02] for k, v in curve.items()}
     costs = {"IG": 10, "Grad-CAM": 1, "SmoothGrad": 4}
-    found = ModelResults(
+    results = ModelResults(
         traits("net"), [result_of(*scores), result_of(cam, noisy)], {"alike": alike, "protocols": protocols, "costs": costs}
     )
-    analysis = STUDIES["smoothing"]().analyse([found])
+    analysis = STUDIES["smoothing"]().analyse([results])
     assert "from 0.30 [" in analysis.finding
     assert "to 0.70 [" in analysis.finding
     assert "at K = 129 (+0.40 [" in analysis.finding
     assert "beats Grad-CAM at Final (0.62 [" in analysis.finding
     assert "SmoothGrad (0.50 [" in analysis.finding
-    assert "with 0.31 [" in analysis.finding
+    assert "is 0.31 [" in analysis.finding
     assert "0.71 [" in analysis.finding
     lines, likeness, cost = analysis.figures[0].panels
     assert [p.y for p in lines.series[0].points] == pytest.approx(list(curve.values()))
@@ -512,14 +518,14 @@ def test_agreement_turns_protocols_so_that_higher_is_better() -> None:
     ]
     analysis = STUDIES["agreement"]().analyse([ModelResults(traits("net", 0.9), [result_of(*scores)])])
     rows = {(r["kind"], r["first"], r["second"]): r["mean"] for r in analysis.rows}
-    # Lower sensitivity is better: it ranks as sds does. Lower infidelity is better, and here it says the opposite.
+    # Lower sensitivity is better: it ranks as sds does. Lower infidelity is better, too, and here it ranks the opposite way.
     assert rows["over methods", "sds", "sensitivity"] == pytest.approx(1)
     assert rows["over methods", "sds", "infidelity"] == pytest.approx(-1)
     assert rows["over images", "sds", "sensitivity"] == pytest.approx(1)
     assert rows["over images", "sds", "infidelity"] == pytest.approx(-1)
     matrix = {s.name: {p.x: p.y for p in s.points} for s in analysis.figures[0].panels[0].series}
     assert matrix["sds"] == pytest.approx({"sds": 1, "sensitivity": 1, "infidelity": -1})
-    assert "1 agree beyond doubt and 2 contradict each other" in analysis.finding
+    assert "1 correlate positively and 2 negatively" in analysis.finding
 
 
 def test_agreement_with_accuracy_and_with_the_noise() -> None:
@@ -538,7 +544,8 @@ def test_agreement_with_accuracy_and_with_the_noise() -> None:
     assert "trained on 10 to 50 % of the data" in text
     assert "as it is, IG then IxG" in text
     shares = (
-        "From 10 to 50 % of the training data the accuracy of 5 twins goes from 50 to 90 %; with the share correlate infidelity of IG +1.00"
+        "From 10 to 50 % of the training data, the accuracy of 5 otherwise equal models goes from 50 to 90 %. The rank correlation with the share "
+        "is: infidelity of IG +1.00"
     )
     assert shares in text
     accuracy, infidelity, sensitivity = analysis.figures[-1].panels
@@ -555,18 +562,21 @@ def test_lines_over_shares_are_of_models_that_differ_in_nothing_else() -> None:
 
     deeper = [model(f"deep{k}", 0.1 * k, depth=50) for k in (3, 1, 2)]
     others = [model("a", 0.1), model("b", 0.2), model("c", 0.3, tuned=True), model("d", math.nan), model("e", 0.4, accuracy=None)]
-    assert [[own.traits.name for own in group] for group in twins([*deeper, *others])] == [["deep1", "deep2", "deep3"]]
+    assert [[result.traits.name for result in group] for group in twins([*deeper, *others])] == [["deep1", "deep2", "deep3"]]
 
 
 def test_robustness_ranks_each_change_and_compares_them() -> None:
     means = {"Grad-CAM": 0.9, "IxG": 0.5, "Gradient": 0.4, "Random": 0.0}
     scores = [score("robustness:change=rotation", m, spread(v)) for m, v in means.items()]
     scores += [score("robustness:change=contrast", m, spread(-v)) for m, v in means.items()]
-    analysis = STUDIES["robustness"]().analyse([ModelResults(traits("net"), [result_of(*scores)])])
-    assert "most robust to rotation is that of Grad-CAM (SSIM 0.90 [" in analysis.finding
-    assert "the least that of Random (0.00" in analysis.finding.replace("-0.00", "0.00")
+    # A model without any result is named, and the others are still analysed.
+    nothing = ModelResults(traits("other"), [])
+    analysis = STUDIES["robustness"]().analyse([nothing, ModelResults(traits("net"), [result_of(*scores)])])
+    assert analysis.finding.startswith("On other, robustness is not defined for any of the methods. On net, ")
+    assert "Grad-CAM is most robust to rotation (SSIM 0.90 [" in analysis.finding
+    assert "Random least (0.00" in analysis.finding.replace("-0.00", "0.00")
     assert "contrast -1.00" in analysis.finding
-    assert "most robust to contrast is that of Random" in analysis.more[0]
+    assert "Random is most robust to contrast" in analysis.more[0]
 
 
 def test_settings_reads_sweeps_seeds_and_the_number_of_images() -> None:
@@ -574,43 +584,43 @@ def test_settings_reads_sweeps_seeds_and_the_number_of_images() -> None:
     base = {"IG": 0.6, "IxG": 0.4, "Gradient": 0.2, "Random": 0.0}
     many = [score("sds", m, spread(v, 64, 0.3, seed=k)) for k, (m, v) in enumerate(base.items())]
     seeds = [[score("sds", m, spread(v + shift), seed) for m, v in base.items()] for seed, shift in ((1, 0.05), (2, -0.05))]
-    found = ModelResults(traits("net"), [result_of(*sweep), result_of(*many), *(result_of(*own) for own in seeds)])
-    analysis = STUDIES["settings"]().analyse([found])
+    results = ModelResults(traits("net"), [result_of(*sweep), result_of(*many), *(result_of(*scores) for scores in seeds)])
+    analysis = STUDIES["settings"]().analyse([results])
     text = " ".join([analysis.finding, *analysis.more])
     assert "steps of IG: 0.10 [" in text
     assert "at 2 to 0.51 [" in text
     assert "at 16" in text
     # Two values 0.1 apart have a standard deviation of 0.1 / sqrt 2.
-    assert f"by {0.1 / math.sqrt(2):.3f} (standard deviation" in text
-    assert "Rankings of two seeds correlate with 1.00" in text
-    assert "agree with a correlation of 0.9 from" in analysis.finding
+    assert f"a standard deviation of {0.1 / math.sqrt(2):.3f} (mean over methods)" in text
+    assert "The rankings of two seeds have a correlation of 1.00" in text
+    assert "reach a correlation of 0.9 from" in analysis.finding
     sizes = [row["setting"] for row in analysis.rows if row["kind"] == "images"]
     assert sizes == ["2 images", "4 images", "8 images", "16 images", "32 images"]
 
 
 def swept(values: np.ndarray) -> str:
-    """What the study says of a sweep of IG's steps, of values (settings, images)."""
-    scores = [score("sds", f"IG:steps={n}", own) for n, own in zip((2, 4, 8, 16, 32), values, strict=False)]
+    """Return the findings on a sweep of IG's steps, from values (settings, images)."""
+    scores = [score("sds", f"IG:steps={n}", row) for n, row in zip((2, 4, 8, 16, 32), values, strict=False)]
     analysis = STUDIES["settings"]().analyse([ModelResults(traits("net"), [result_of(*scores)])])
     return " ".join([analysis.finding, *analysis.more])
 
 
-def test_settings_that_are_equal_seldom_pass_for_different() -> None:
+def test_equal_settings_are_seldom_significantly_different() -> None:
     generator, claims = np.random.default_rng(0), 0
     for _ in range(100):
         images = 0.3 * generator.normal(size=48)
-        claims += "no certain difference" not in swept(images + 0.1 * generator.normal(size=(5, 48)))
-    # At 5 % more than ten of a hundred have a chance of 1 %; the interval of the best and the worst alone makes 38.
+        claims += "not significantly different" not in swept(images + 0.1 * generator.normal(size=(5, 48)))
+    # At 5 %, more than ten of a hundred have a probability of 1 %; the interval of the best and the worst alone claims 38.
     assert claims <= 10
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_settings_that_differ_pass_for_different(count: int) -> None:
+def test_settings_that_differ_are_significantly_different(count: int) -> None:
     values = 0.1 * np.random.default_rng(1).normal(size=(count, 48))
-    assert "no certain difference" not in swept(values + np.linspace(0, 0.2, count)[:, None])
-    # With the best alike: the worst is told from it all the same.
-    assert "no certain difference" not in swept(values + np.array([0.0, *[0.2] * (count - 1)])[:, None])
-    assert "no certain difference" in swept(values - values.mean(1, keepdims=True) + 1e-4 * np.arange(count)[:, None])
+    assert "not significantly different" not in swept(values + np.linspace(0, 0.2, count)[:, None])
+    # With several equal best settings: the worst still differs significantly.
+    assert "not significantly different" not in swept(values + np.array([0.0, *[0.2] * (count - 1)])[:, None])
+    assert "not significantly different" in swept(values - values.mean(1, keepdims=True) + 1e-4 * np.arange(count)[:, None])
 
 
 def test_rankings_by_disjoint_images_agree_as_the_signal_allows() -> None:
@@ -635,10 +645,10 @@ def test_a_rank_correlation_has_fiellers_interval(n: int) -> None:
     generator = np.random.default_rng(n)
     a = generator.normal(size=n)
     b = a + generator.normal(size=n)
-    found = rank_correlation(a, b)
+    result = rank_correlation(a, b)
     rho = scipy.stats.spearmanr(a, b).statistic
     z, half = np.arctanh(rho), scipy.stats.norm.ppf(0.975) * np.sqrt(1.06 / (n - 3))
-    assert (found.value, found.low, found.high, found.n) == pytest.approx((rho, np.tanh(z - half), np.tanh(z + half), n), abs=1e-9)
+    assert (result.value, result.low, result.high, result.n) == pytest.approx((rho, np.tanh(z - half), np.tanh(z + half), n), abs=1e-9)
 
 
 def test_a_rank_correlation_of_too_few_or_constant_pairs_is_undefined() -> None:
@@ -657,11 +667,11 @@ def test_a_rank_correlation_of_too_few_or_constant_pairs_is_undefined() -> None:
 
 def test_the_jackknife_of_a_mean_is_students_interval() -> None:
     values = np.random.default_rng(0).normal(size=(1, 20))
-    found, expected = jackknife(lambda own: float(own.mean()), values), summary(values)
-    assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high))
-    cut = jackknife(lambda own: float(own.mean()), values, (found.mean - 0.01, found.mean + 0.02))
-    assert (cut.low, cut.high) == pytest.approx((found.mean - 0.01, found.mean + 0.02))
-    assert math.isnan(jackknife(lambda own: float(own.mean()), values[:, :3]).low)
+    result, expected = jackknife(lambda sample: float(sample.mean()), values), summary(values)
+    assert (result.mean, result.low, result.high) == pytest.approx((expected.mean, expected.low, expected.high))
+    cut = jackknife(lambda sample: float(sample.mean()), values, (result.mean - 0.01, result.mean + 0.02))
+    assert (cut.low, cut.high) == pytest.approx((result.mean - 0.01, result.mean + 0.02))
+    assert math.isnan(jackknife(lambda sample: float(sample.mean()), values[:, :3]).low)
 
 
 def test_a_mean_correlation_is_that_of_all_pairs_of_rows() -> None:

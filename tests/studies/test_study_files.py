@@ -30,7 +30,7 @@ FLAT = Series("flat", (Point(1, 0.5), Point(10, 0.5)))
 NAMED = Series("up", (Point("IG", 0.2, 0.1, 0.3), Point("IxG", math.nan)))
 PANELS = {
     "lines": Panel("lines", "Lines", "x", "y", (UP, FLAT), log_x=True, level=0.25),
-    "points": Panel("points", "Points", "x", "y", (Series("own", (Point(1, 2, 1, 3, "star", 0.5, 1.5, True),)), UP)),
+    "points": Panel("points", "Points", "x", "y", (Series("intrinsic", (Point(1, 2, 1, 3, "star", 0.5, 1.5, True),)), UP)),
     "dots": Panel("dots", "Dots", "", "score", (NAMED,), level=0.0),
     "boxes": Panel("boxes", "Boxes", "", "share", (Series("Input", tuple(Point("IG", v) for v in (0.1, 0.2, 0.6))),), level=0.25),
     "matrix": Panel("matrix", "Matrix", "", "", (Series("a", (Point("a", 1.0), Point("b", -0.5))), Series("b", (Point("a", -0.5),)))),
@@ -57,8 +57,8 @@ def test_a_study_figure_is_a_figure_with_exactly_its_numbers(kind: str) -> None:
     if kind == "dots":
         assert traces["up"].error_x.array[0] == pytest.approx(0.1)
     if kind == "points":
-        assert traces["own"].marker.symbol[0] == "star"
-        assert list(traces["own"].text) == ["star"]
+        assert traces["intrinsic"].marker.symbol[0] == "star"
+        assert list(traces["intrinsic"].text) == ["star"]
 
 
 @pytest.mark.parametrize("kind", PANELS)
@@ -128,7 +128,7 @@ def asked(tmp_path: Path) -> list[object]:
 def test_the_command_prints_the_finding_and_writes_report_table_and_figures(tmp_path: Path) -> None:
     done = invoke(*asked(tmp_path), "--out", tmp_path / "out", "--markdown", tmp_path / "docs" / "findings.md")
     assert done.exit_code == 0, done.output
-    assert "the map most robust to rotation is that of" in done.stdout
+    assert "is most robust to rotation (SSIM" in done.stdout
     assert "30 computed, 0 known before" in done.stdout
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert names == {"robustness.html", "robustness.csv", "robustness.json", "robustness-1.png", "robustness-1.svg"}
@@ -139,7 +139,7 @@ def test_the_command_prints_the_finding_and_writes_report_table_and_figures(tmp_
     html = (tmp_path / "out" / "robustness.html").read_text()
     assert "most robust to rotation" in html
     page = (tmp_path / "docs" / "findings.md").read_text()
-    assert "**Here:** On efficientnet_lite0 the map most robust to rotation" in page
+    assert "**Here:** On efficientnet_lite0, " in page
     assert "**The papers:**" in page
     for target in re.findall(r"\]\((findings/[^)]+)\)", page):
         assert (tmp_path / "docs" / target).is_file()
@@ -165,5 +165,5 @@ def test_a_plan_computes_nothing_and_bad_input_ends_in_one_line(tmp_path: Path) 
 
 def test_studies_are_listed_with_their_parameters() -> None:
     listed = json.loads(invoke("studies", "--json").stdout)
-    assert [own["name"] for own in listed][:2] == ["ranking", "accuracy"]
+    assert [info["name"] for info in listed][:2] == ["ranking", "accuracy"]
     assert "smoothing" in invoke("studies").stdout
