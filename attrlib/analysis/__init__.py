@@ -1,1 +1,1 @@
-"""Analysis of results: agreement of protocols, and values reported in papers."""
+"""Analysis of results: leaderboards, paired differences, example items, agreement of protocols, and values reported in papers."""

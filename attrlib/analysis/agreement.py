@@ -1,8 +1,10 @@
 """Measure how far protocols agree: rank correlation of two protocols over methods, and over the items that both score."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,23 +16,47 @@ from attrlib.statistics import Correlation, ranks, spearman
 RESAMPLES = 1000
 FEWEST_METHODS, FEWEST_ITEMS = 3, 5
 """Minimum numbers for a rank correlation, which with two methods is always 1 or -1."""
-_CELLS = 2**22
+_WEIGHTS = 2**22
 """Number of bootstrap weights in memory at a time: 32 MiB."""
 
-
 UNDEFINED = Correlation(math.nan, math.nan, math.nan, 0)
+P = TypeVar("P")
 Pair = tuple[ProtocolSpec, ProtocolSpec]
 Scores = Mapping[str, Score]
 """The scores of one protocol by method."""
+Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Correlation (R,) of two protocols for R resamples, given the weights (R,n) and (R,m) of their items."""
 
 
-def agreements(result: RunResult) -> Iterator[tuple[Pair, Correlation, Correlation]]:
-    """Yield for each pair of protocols of a run their rank correlation over methods, and over items."""
-    by_protocol: dict[ProtocolSpec, dict[str, Score]] = {}
-    for (protocol, method), score in result.scores.items():
-        by_protocol.setdefault(protocol, {})[str(method)] = score
+@dataclass(frozen=True)
+class Agreement:
+    """The agreement of two protocols.
+
+    Attributes:
+        over_methods: Rank correlation of the methods' means: do both protocols rank the methods alike?
+        over_items: Rank correlation of the items' values, mean over the methods: do both find the same maps good?
+    """
+
+    over_methods: Correlation
+    over_items: Correlation
+
+
+def agreements(result: RunResult) -> Iterator[tuple[Pair, Agreement]]:
+    """Yield each pair of protocols of a run with their agreement."""
+    return pairwise({protocol: {str(m): score for m, score in result.of_protocol(protocol).items()} for protocol in result.protocols})
+
+
+def pairwise(by_protocol: Mapping[P, Scores]) -> Iterator[tuple[tuple[P, P], Agreement]]:
+    """Yield each pair of protocols with their agreement.
+
+    Args:
+        by_protocol: The scores of each protocol by method.
+
+    Yields:
+        Each pair once, in the order of `by_protocol`.
+    """
     for a, b in combinations(by_protocol, 2):
-        yield (a, b), over_methods(by_protocol[a], by_protocol[b]), over_items(by_protocol[a], by_protocol[b])
+        yield (a, b), Agreement(over_methods(by_protocol[a], by_protocol[b]), over_items(by_protocol[a], by_protocol[b]))
 
 
 def over_methods(a: Scores, b: Scores, seed: int = 0, resamples: int = RESAMPLES) -> Correlation:
@@ -51,16 +77,13 @@ def over_methods(a: Scores, b: Scores, seed: int = 0, resamples: int = RESAMPLES
     methods = [name for name in a if name in b and a[name].summary.n and b[name].summary.n]
     if len(methods) < FEWEST_METHODS:
         return UNDEFINED
-    first, second = (np.stack([_oriented(scores[name], _items(scores, methods)) for name in methods]) for scores in (a, b))
-    same = _items(a, methods) == _items(b, methods)
-    generator = np.random.Generator(np.random.SFC64(seed))
-    found = []
-    for rows in _chunks(resamples, max(first.shape[1], second.shape[1])):
-        weights = _draw(generator, rows, first.shape[1])
-        others = weights if same else _draw(generator, rows, second.shape[1])
-        found.append(_spearman(_means(first, weights), _means(second, others)))
-    value = _spearman(_means(first), _means(second))[0]
-    return _interval(float(value), np.concatenate(found), len(methods))
+    items_a, items_b = _items(a, methods), _items(b, methods)
+    x, y = (np.stack([_oriented(scores[m], items) for m in methods]) for scores, items in ((a, items_a), (b, items_b)))
+
+    def correlation(weights: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return spearman(torch.from_numpy(_means(x, weights)), torch.from_numpy(_means(y, others))).numpy()
+
+    return _bootstrapped(correlation, (len(items_a), len(items_b)), items_a == items_b, len(methods), seed, resamples)
 
 
 def over_items(a: Scores, b: Scores, seed: int = 0, resamples: int = RESAMPLES) -> Correlation:
@@ -79,17 +102,43 @@ def over_items(a: Scores, b: Scores, seed: int = 0, resamples: int = RESAMPLES) 
         The correlation; undefined if the protocols share fewer than five items, as images and grids share none.
     """
     methods = [name for name in a if name in b]
-    known = set(_items(b, methods))
-    items = [item for item in _items(a, methods) if item in known]
+    items_b = set(_items(b, methods))
+    items = [item for item in _items(a, methods) if item in items_b]
     if len(items) < FEWEST_ITEMS:
         return UNDEFINED
     pairs = [np.stack([_oriented(scores[name], items) for scores in (a, b)]) for name in methods]
     defined = np.stack([np.isfinite(pair).all(0) for pair in pairs])
-    x, y = (np.stack([_centred_ranks(pair[side], own) for pair, own in zip(pairs, defined, strict=True)]) for side in (0, 1))
+    x, y = (np.stack([_centred_ranks(pair[side], mask) for pair, mask in zip(pairs, defined, strict=True)]) for side in (0, 1))
+
+    def correlation(weights: np.ndarray, _: np.ndarray) -> np.ndarray:
+        return _mean_correlation(x, y, defined, weights)
+
+    return _bootstrapped(correlation, (len(items), len(items)), True, len(items), seed, resamples)
+
+
+def _bootstrapped(statistic: Statistic, sizes: tuple[int, int], joint: bool, n: int, seed: int, resamples: int) -> Correlation:
+    """Return a correlation with its percentile bootstrap interval over the items.
+
+    Args:
+        statistic: Correlation given the weights of the items of both protocols.
+        sizes: Number of items of each protocol.
+        joint: Whether both protocols score the same items, which are then resampled jointly.
+        n: What the correlation counts as `n`.
+        seed: Seed of the bootstrap.
+        resamples: Number of bootstrap resamples.
+    """
+    value = float(statistic(*(np.ones((1, size)) for size in sizes))[0])
     generator = np.random.Generator(np.random.SFC64(seed))
-    found = [_mean_correlation(x, y, defined, _draw(generator, rows, len(items))) for rows in _chunks(resamples, len(items))]
-    value = _mean_correlation(x, y, defined, np.ones((1, len(items))))[0]
-    return _interval(float(value), np.concatenate(found), len(items))
+    resampled = []
+    for rows in _chunks(resamples, max(sizes)):
+        weights = _draw(generator, rows, sizes[0])
+        resampled.append(statistic(weights, weights if joint else _draw(generator, rows, sizes[1])))
+    values = np.concatenate(resampled)
+    finite = values[np.isfinite(values)]
+    if math.isnan(value) or not len(finite):
+        return Correlation(value, math.nan, math.nan, n)
+    low, high = (float(end) for end in np.quantile(finite, [0.025, 0.975]))
+    return Correlation(value, min(low, value), max(high, value), n)
 
 
 def _items(scores: Scores, methods: list[str]) -> list[str]:
@@ -101,11 +150,11 @@ def _items(scores: Scores, methods: list[str]) -> list[str]:
 def _oriented(score: Score, items: list[str]) -> np.ndarray:
     """Return the values of some items as they count in the mean, negated if lower is better."""
     by_item = dict(zip(score.ids, score.counted, strict=True))
-    return (1 if score.protocol.higher_is_better else -1) * np.array([by_item[item] for item in items])
+    return score.sign * np.array([by_item[item] for item in items])
 
 
 def _chunks(resamples: int, items: int) -> Iterator[int]:
-    step = max(1, _CELLS // max(1, items))
+    step = max(1, _WEIGHTS // max(1, items))
     yield from (min(step, resamples - first) for first in range(0, resamples, step))
 
 
@@ -114,23 +163,18 @@ def _draw(generator: np.random.Generator, rows: int, items: int) -> np.ndarray:
     return generator.multinomial(items, np.full(items, 1 / items), size=rows).astype(np.float64)
 
 
-def _means(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def _means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the means (R,k) of k methods over their defined values (k,n), with weights (R,n)."""
-    weights = np.ones((1, values.shape[1])) if weights is None else weights
     defined = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return weights @ np.where(defined, values, 0.0).T / (weights @ defined.T)
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return spearman(torch.from_numpy(a), torch.from_numpy(b)).numpy()
-
-
 def _centred_ranks(values: np.ndarray, defined: np.ndarray) -> np.ndarray:
     """Return the ranks less their mean, 0 where undefined."""
-    found = np.zeros(len(values))
-    found[defined] = ranks(torch.from_numpy(values[defined])[None]).numpy()[0] - (defined.sum() + 1) / 2
-    return found
+    centred = np.zeros(len(values))
+    centred[defined] = ranks(torch.from_numpy(values[defined])[None]).numpy()[0] - (defined.sum() + 1) / 2
+    return centred
 
 
 def _mean_correlation(x: np.ndarray, y: np.ndarray, defined: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -140,14 +184,6 @@ def _mean_correlation(x: np.ndarray, y: np.ndarray, defined: np.ndarray, weights
         mean_x, mean_y = weights @ x.T / count, weights @ y.T / count
         covariance = weights @ (x * y).T / count - mean_x * mean_y
         spread = (weights @ (x * x).T / count - mean_x**2) * (weights @ (y * y).T / count - mean_y**2)
-        found = np.where(spread > 1e-9, covariance / np.sqrt(spread), math.nan)
-    some = np.isfinite(found)
-    return np.where(some.any(1), np.where(some, found, 0.0).sum(1) / np.maximum(some.sum(1), 1), math.nan)
-
-
-def _interval(value: float, resampled: np.ndarray, n: int) -> Correlation:
-    finite = resampled[np.isfinite(resampled)]
-    if math.isnan(value) or not len(finite):
-        return Correlation(value, math.nan, math.nan, n)
-    low, high = (float(end) for end in np.quantile(finite, [0.025, 0.975]))
-    return Correlation(value, min(low, value), max(high, value), n)
+        correlations = np.where(spread > 1e-9, covariance / np.sqrt(spread), math.nan)
+    some = np.isfinite(correlations)
+    return np.where(some.any(1), np.where(some, correlations, 0.0).sum(1) / np.maximum(some.sum(1), 1), math.nan)

@@ -20,10 +20,11 @@ from attrlib.engine.plan import Plan, make_plan
 from attrlib.engine.results import RunResult
 from attrlib.engine.run import Event, run
 from attrlib.errors import Cancelled, SpecError
+from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.figures.numbers import number
 from attrlib.methods import read_methods
 from attrlib.models import load_model
-from attrlib.protocols import PROTOCOLS
+from attrlib.protocols import PROTOCOLS, create
 from attrlib.registry import params_of
 from attrlib.specs import ProtocolSpec, RunSpec, flag_of, parse_protocols
 from attrlib.statistics import Summary
@@ -156,34 +157,37 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
 
 
 def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
-    rows = result.table()
+    boards = {protocol: result.leaderboard(protocol) for protocol in result.protocols}
     refused = [{"protocol": str(p), "method": str(m), "reason": why} for p, m, why in result.refused]
     if as_json:
         scores = [
-            {name: _finite(value) for name, value in row.items()}
-            | {"values": [_finite(float(v)) for v in own.values], "ids": own.ids, "names": own.names(data)}
+            {name: _finite(value) for name, value in row.values().items()}
+            | {"values": [_finite(float(v)) for v in score.values], "ids": score.ids, "names": score.names(data)}
+            for protocol, rows in boards.items()
             for row in rows
-            for own in [next(s for (p, m), s in result.scores.items() if (str(p), str(m)) == (row["protocol"], row["method"]))]
+            if (score := result.score(protocol, row.method)) is not None
         ]
         about = {"cli": result.spec.cli(), "computed": result.computed, "known": result.known, "seconds": result.seconds}
         agreement = {str(method): _finite(value) for method, value in result.agreement.items()}
         typer.echo(json.dumps(about | {"scores": scores, "refused": refused, "notes": result.notes, "agreement": agreement}))
         return
-    for protocol in dict.fromkeys(row["protocol"] for row in rows):
-        own = next(score.protocol for (spec, _), score in result.scores.items() if str(spec) == protocol)
-        chance = "" if own.chance_level is None else f", chance {own.chance_level:g}"
-        typer.echo(f"{protocol}: {'higher' if own.higher_is_better else 'lower'} is better{chance}")
-        for row in (row for row in rows if row["protocol"] == protocol):
-            ranks = f"{row['first']}" if row["first"] == row["last"] else f"{row['first']}–{row['last']}"
-            interval = "–" if math.isnan(row["low"]) else f"[{number(row['low'], 4)}, {number(row['high'], 4)}]"  # type: ignore[arg-type]
-            undefined = f", {row['undefined']} undefined" if row["undefined"] else ""
-            seconds = "" if math.isnan(row["seconds"]) else f"  {row['seconds']:.3f} s a map"  # type: ignore[arg-type]
-            mean = number(row["mean"], 4)  # type: ignore[arg-type]
-            typer.echo(f"  {ranks:>6}  {row['method']:36} {mean:>8} {interval:20} n={row['n']}{undefined}{seconds}")
+    for protocol, rows in boards.items():
+        chance = "" if rows[0].chance is None else f", chance {rows[0].chance:g}"
+        better = "higher" if create(protocol).higher_is_better else "lower"
+        typer.echo(f"{protocol}: {better} is better{chance}")
+        for row in rows:
+            typer.echo(_line(row))
     for method, value in result.agreement.items():
         typer.echo(f"note: fast {method}: rank correlation {value:.3f} with the exact maps")
     _echo_notes(result.notes, result.refused)
     typer.echo(f"{result.computed} computed, {result.known} known before, {duration(result.seconds)}")
+
+
+def _line(row: LeaderboardRow) -> str:
+    interval = "–" if math.isnan(row.low) else f"[{number(row.low, 4)}, {number(row.high, 4)}]"
+    undefined = f", {row.undefined} undefined" if row.undefined else ""
+    seconds = "" if math.isnan(row.seconds) else f"  {row.seconds:.3f} s a map"
+    return f"  {row.ranks:>6}  {row.method:36} {number(row.mean, 4):>8} {interval:20} n={row.n}{undefined}{seconds}"
 
 
 def _echo_notes(notes: Sequence[str], refused: Sequence[Refusal]) -> None:

@@ -1,8 +1,7 @@
-"""The results of a run: the score of each method under each protocol, and comparisons of methods."""
+"""The results of a run: the score of each method under each protocol, and their ranks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import overload
 
 import numpy as np
@@ -10,9 +9,10 @@ import numpy as np
 from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import ResultCache
 from attrlib.engine.evaluations import Refusal
+from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.protocols import Protocol
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
-from attrlib.statistics import Difference, Place, Summary, paired_difference, rank_table, summary
+from attrlib.statistics import Place, Summary, rank_table, summary
 from attrlib.store import Detail
 
 READ_AHEAD = 1024
@@ -78,6 +78,11 @@ class Score:
     def names(self, data: Dataset) -> tuple[str, ...]:
         """Return the name of each item in the data set: the name of its image, or of all images of its grid."""
         return tuple(" + ".join(map(data.item_name, own)) for own in self.items)
+
+    @property
+    def sign(self) -> int:
+        """Return 1 if higher values are better, otherwise -1."""
+        return 1 if self.protocol.higher_is_better else -1
 
     @property
     def counted(self) -> np.ndarray:
@@ -156,30 +161,19 @@ class RunResult:
         better = next(iter(scores.values())).protocol.higher_is_better
         return rank_table({str(method): score.counted for method, score in scores.items()}, better)
 
-    def differences(self, protocol: ProtocolSpec) -> dict[tuple[MethodSpec, MethodSpec], Difference]:
-        """Return for each pair of methods how much higher the first scores on the same items, with the bootstrap interval."""
-        scores = self.of_protocol(protocol)
-        return {(a, b): paired_difference(scores[a].counted, scores[b].counted) for a, b in combinations(scores, 2)}
+    def leaderboard(self, protocol: ProtocolSpec) -> list[LeaderboardRow]:
+        """Return one row for each method under a protocol, best first."""
+        scores = {str(method): score for method, score in self.of_protocol(protocol).items()}
+        return [_row(protocol, scores[place.name], place) for place in self.places(protocol)]
 
     def table(self) -> list[dict[str, object]]:
-        """Return one row for each protocol and method, best first: mean, 95 % CI, ranks, counts and seconds of one map."""
-        rows: list[dict[str, object]] = []
-        for protocol in self.protocols:
-            by_name = {str(method): score for method, score in self.of_protocol(protocol).items()}
-            for place in self.places(protocol):
-                score = by_name[place.name]
-                rows.append(
-                    {
-                        "protocol": str(protocol),
-                        "method": place.name,
-                        "mean": score.mean,
-                        "low": score.ci95[0],
-                        "high": score.ci95[1],
-                        "first": place.first,
-                        "last": place.last,
-                        "n": len(score.values),
-                        "undefined": score.undefined,
-                        "seconds": score.seconds,
-                    }
-                )
-        return rows
+        """Return the leaderboards of all protocols as plain rows, as for a data frame: mean, 95 % CI, ranks, counts, seconds of one map."""
+        return [row.values() for protocol in self.protocols for row in self.leaderboard(protocol)]
+
+
+def _row(protocol: ProtocolSpec, score: Score, place: Place) -> LeaderboardRow:
+    mean = place.summary
+    return LeaderboardRow(
+        protocol=str(protocol), method=place.name, mean=mean.mean, low=mean.low, high=mean.high, first=place.first, last=place.last,
+        n=len(score.values), undefined=score.undefined, seconds=score.seconds, chance=score.protocol.chance_level,
+    )  # fmt: skip

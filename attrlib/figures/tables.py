@@ -1,10 +1,11 @@
-"""Tables of scores for download as CSV and LaTeX, from rows of plain values."""
+"""Tables for download: plain rows as CSV, leaderboards as LaTeX."""
 
 import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
 
+from attrlib.figures.leaderboard import LeaderboardRow, Leaderboards, counted
 from attrlib.figures.numbers import number
 
 Row = Mapping[str, object]
@@ -24,39 +25,36 @@ def _cell(value: object) -> object:
     return ("" if not math.isfinite(value) else repr(value)) if isinstance(value, float) else value
 
 
-def latex_table(rows: Sequence[Row], captions: Mapping[str, str]) -> str:
+def latex_table(boards: Leaderboards, captions: Mapping[str, str]) -> str:
     """Return one LaTeX table (booktabs) for each protocol.
 
     With several models, the table has models across and shows the mean and half the width of its interval. With one model, it shows
     mean, interval and ranks.
 
     Args:
-        rows: One row for each model, protocol and method.
+        boards: Rows by model.
         captions: Captions by protocol. Each table appends the number of items that its means are over.
     """
-    tables = [_tabular([row for row in rows if row["protocol"] == protocol], caption) for protocol, caption in captions.items()]
+    tables = []
+    for protocol, caption in captions.items():
+        rows = {model: [row for row in board if row.protocol == protocol] for model, board in boards.items()}
+        tables.append(_tabular({model: board for model, board in rows.items() if board}, caption))
     return "\n\n".join(tables) + "\n"
 
 
-def counted(rows: Sequence[Row]) -> str:
-    """Return the number of items that the rows are over, such as `12 items`, or the range from fewest to most."""
-    counts = sorted({int(str(row["n"])) for row in rows})
-    return f"{'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} items"
-
-
-def _tabular(rows: Sequence[Row], caption: str) -> str:
-    models = list(dict.fromkeys(str(row["model"]) for row in rows))
-    if len(models) == 1:
+def _tabular(boards: Leaderboards, caption: str) -> str:
+    rows = [row for board in boards.values() for row in board]
+    if len(boards) == 1:
         head = ["Method", "Mean", r"95\,\% CI", "Rank", "$n$"]
         body = [
-            [escape(str(r["method"])), _number(r["mean"]), f"[{_number(r['low'])}, {_number(r['high'])}]", _ranks(r), str(r["n"])]
+            [escape(r.method), _number(r.mean), f"[{_number(r.low)}, {_number(r.high)}]", (r.ranks or "").replace("–", "--"), str(r.n)]
             for r in rows
         ]
     else:
-        by_model = {(str(row["model"]), str(row["method"])): row for row in rows}
-        head = ["Method", *map(escape, models)]
-        methods = dict.fromkeys(str(row["method"]) for row in rows)
-        body = [[escape(method), *(_mean(by_model.get((model, method))) for model in models)] for method in methods]
+        head = ["Method", *map(escape, boards)]
+        by_method = {model: {row.method: row for row in board} for model, board in boards.items()}
+        methods = dict.fromkeys(row.method for row in rows)
+        body = [[escape(method), *(_mean(board.get(method)) for board in by_method.values())] for method in methods]
     lines = [" & ".join(cells) + r" \\" for cells in (head, *body)]
     return "\n".join(
         [
@@ -75,25 +73,16 @@ def _tabular(rows: Sequence[Row], caption: str) -> str:
     )
 
 
-def ranks(first: object, last: object) -> str:
-    """Format the ranks that a method may hold: one number, or first and last rank of a tie."""
-    return str(first) if first == last else f"{first}–{last}"
-
-
-def _ranks(row: Row) -> str:
-    return ranks(row["first"], row["last"]).replace("–", "--")
-
-
-def _mean(row: Row | None) -> str:
+def _mean(row: LeaderboardRow | None) -> str:
     """Format the mean and half the width of its interval."""
     if row is None:
         return "--"
-    half = (row["high"] - row["low"]) / 2  # type: ignore[operator]
-    return _number(row["mean"]) + (f" $\\pm$ {_number(half)}" if math.isfinite(half) else "")
+    half = (row.high - row.low) / 2
+    return _number(row.mean) + (f" $\\pm$ {_number(half)}" if math.isfinite(half) else "")
 
 
-def _number(value: object) -> str:
-    if not isinstance(value, float) or not math.isfinite(value):
+def _number(value: float) -> str:
+    if not math.isfinite(value):
         return "--"
     digits, _, power = number(value).partition("e")
     return f"${digits}\\times 10^{{{int(power)}}}$" if power else f"${digits}$"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attrlib.analysis.differences import paired
 from attrlib.engine.results import Score
 from attrlib.errors import DataError
 from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
@@ -13,7 +14,7 @@ from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import param
 from attrlib.specs import MethodSpec, RunSpec, StudySpec
 from attrlib.statistics import rank_correlation
-from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, deletion, paired
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, deletion
 from attrlib.studies.choose import some
 from attrlib.studies.traits import ModelTraits, family
 from attrlib.studies.words import interval, numbers, verdict

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import numpy as np
 
-from attrlib.analysis import agreement as engine
+from attrlib.analysis.agreement import pairwise
 from attrlib.engine.results import Score
 from attrlib.errors import DataError
 from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
@@ -86,8 +85,9 @@ class Agreement(Study):
         figures: list[StudyFigure] = []
         rows: list[Row] = []
         compared = _compared(results[0])
-        over_methods = {(a, b): engine.over_methods(compared[a], compared[b]) for a, b in combinations(compared, 2)}
-        over_images = {(a, b): engine.over_items(compared[a], compared[b]) for a, b in combinations(compared, 2)}
+        agreements = dict(pairwise(compared))
+        over_methods = {pair: agreement.over_methods for pair, agreement in agreements.items()}
+        over_images = {pair: agreement.over_items for pair, agreement in agreements.items()}
         if over_methods:
             rows += [
                 {"kind": kind, "first": a, "second": b} | numbers(value)
@@ -157,7 +157,7 @@ def _agreement_words(traits: ModelTraits, compared: dict[str, Scores], methods: 
         return []
     most, least = max(defined, key=lambda p: defined[p].value), min(defined, key=lambda p: defined[p].value)
     common = [name for name in next(iter(compared.values())) if all(name in scores for scores in compared.values())]
-    means = np.array([[scores[name].mean * _sign(scores[name]) for name in common] for scores in compared.values()])
+    means = np.array([[scores[name].mean * scores[name].sign for name in common] for scores in compared.values()])
     mean = jackknife(mean_correlation, means, (-1.0, 1.0))
     positive = sum(c.low > 0 for c in defined.values())
     negative = sum(c.high < 0 for c in defined.values())
@@ -168,10 +168,6 @@ def _agreement_words(traits: ModelTraits, compared: dict[str, Scores], methods: 
         f"Of {len(defined)} pairs, {positive} correlate positively and {negative} negatively at 95 % confidence.{single}",
         f"The most similar pair is {_both(most)} ({interval(defined[most])}), the least similar {_both(least)} ({interval(defined[least])}).",
     ]
-
-
-def _sign(score: Score) -> int:
-    return 1 if score.protocol.higher_is_better else -1
 
 
 def _both(pair: tuple[str, str]) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
-import numpy as np
-
 from attrlib.data.datasets import Dataset
 from attrlib.engine.results import RunResult, Score
 from attrlib.engine.run import RunListener
@@ -18,7 +16,6 @@ from attrlib.models import Classifier, parse_model
 from attrlib.registry import Paper, Param, Registry, param, params_of, parse_params
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, StudySpec, parse_methods, read_list
 from attrlib.specs.codec import Parsers
-from attrlib.statistics import Difference, paired_difference
 from attrlib.store import Store
 from attrlib.studies.traits import ModelTraits
 
@@ -273,15 +270,3 @@ def list_studies() -> list[StudyInfo]:
     return [
         StudyInfo(cls.name, cls.title, cls.question, cls.papers, cls.minutes, tuple(cls().models()), params_of(cls)) for cls in ordered()
     ]
-
-
-def paired(a: Score, b: Score) -> Difference:
-    """Return how much higher a is than b on the items that both scores share, in any order, with its interval."""
-    return paired_difference(*aligned(a, b))
-
-
-def aligned(a: Score, b: Score) -> tuple[np.ndarray, np.ndarray]:
-    """Return the counted values of the items that both scores share, in the same order."""
-    other = dict(zip(b.ids, b.counted, strict=True))
-    pairs = [(value, other[item]) for item, value in zip(a.ids, a.counted, strict=True) if item in other]
-    return np.array([p for p, _ in pairs]), np.array([q for _, q in pairs])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from attrlib.analysis.differences import aligned
 from attrlib.errors import DataError
 from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 from attrlib.models import Classifier
@@ -12,7 +13,7 @@ from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import param
 from attrlib.specs import MethodSpec, RunSpec, StudySpec
 from attrlib.statistics import Correlation, rank_correlation, summary
-from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, aligned, deletion
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, deletion
 from attrlib.studies.choose import some
 from attrlib.studies.traits import FACTORS, ModelTraits, family, pairs_of
 from attrlib.studies.words import interval, listed, numbers, point, signed

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attrlib.analysis.differences import aligned
 from attrlib.engine.results import Score
 from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 from attrlib.methods import METHODS
@@ -13,7 +14,7 @@ from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
 from attrlib.specs import RunSpec, StudySpec
 from attrlib.statistics import summary
-from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, aligned
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study
 from attrlib.studies.choose import every, is_post_hoc
 from attrlib.studies.traits import ModelTraits, centres, family
 from attrlib.studies.words import interval, listed, numbers, signed

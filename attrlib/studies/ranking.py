@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attrlib.analysis.differences import aligned, paired
 from attrlib.engine.results import Score
 from attrlib.figures.study_figure import Panel, Series, StudyFigure
 from attrlib.models import Classifier
@@ -12,7 +13,7 @@ from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import param
 from attrlib.specs import RunSpec, StudySpec
 from attrlib.statistics import Summary, jackknife, mean_correlation, rank_table, summary
-from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, aligned, deletion, paired
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, deletion
 from attrlib.studies.choose import every, is_signed
 from attrlib.studies.traits import ModelTraits, centres, family
 from attrlib.studies.words import interval, listed, numbers, point, signed

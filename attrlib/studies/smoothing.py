@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from attrlib.analysis.differences import paired
 from attrlib.data.datasets import Dataset
 from attrlib.engine.results import Score
 from attrlib.engine.run import RunListener
@@ -19,7 +20,7 @@ from attrlib.registry import param
 from attrlib.specs import MethodSpec, RunSpec, StudySpec
 from attrlib.statistics import Summary, summary
 from attrlib.store import Store
-from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, paired
+from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study
 from attrlib.studies.choose import cost_of
 from attrlib.studies.measure import map_correlations
 from attrlib.studies.traits import ModelTraits, centres, family

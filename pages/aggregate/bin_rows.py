@@ -42,7 +42,7 @@ def show(found: Found, methods: tuple[MethodSpec, ...], setting: ProtocolSpec, v
             on_click="ignore",
             icon=":material/download:",
         )
-    return _behind(found, done, view) or waiting
+    return _bin_images(found, done, view) or waiting
 
 
 def _explain(done: list[Shown], view: AggregateView) -> None:
@@ -136,7 +136,7 @@ def _panel(done: list[Shown], view: AggregateView) -> bytes:
     return encode(panel([s.line for s in done], view_of(view)), "PNG")
 
 
-def _behind(found: Found, done: dict[MethodSpec, Shown], view: AggregateView) -> bool:
+def _bin_images(found: Found, done: dict[MethodSpec, Shown], view: AggregateView) -> bool:
     """Show the images of the chosen bin, sorted and paged; return whether they are pending."""
     state = st.session_state
     if state.a_bin is None:

@@ -20,7 +20,7 @@ from pages.shared.short import short_method, short_protocol
 
 ALL = "all that are defined"
 MAX_MODELS = 12
-SHOWN = {"shown": "s_protocol", "on": "s_model", "plot": "s_view", "behind": "s_method", "item": "s_item"}
+SHOWN = {"shown": "s_protocol", "on": "s_model", "plot": "s_view", "examples": "s_method", "item": "s_item"}
 """Link fields for which results are looked at, with their session keys. The code that shows them checks that they exist."""
 
 

@@ -6,10 +6,11 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from attrlib.engine.results import Score
+from attrlib.analysis.agreement import Pair
 from attrlib.figures import charts
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec
+from attrlib.statistics import Correlation
 from pages.shared.plots import camera
 from pages.shared.run_jobs import Finished
 
@@ -21,7 +22,7 @@ WORDS = {
     VIOLIN: "The values of single items as densities. Click a point for its image.",
     DIFFERENCES: "How far each method is from the best on the same items, with a 95 % bootstrap interval. A tie is hollow.",
     COST: "Mean against the seconds of one map. The line joins the methods that no other beats in both.",
-    MODELS: "The mean of each method on each model. Click a cell for the images behind it.",
+    MODELS: "The mean of each method on each model. Click a cell for its example images.",
     AGREEMENT: "Do protocols rank the methods alike? Spearman's correlation of their means, with a 95 % bootstrap interval over the items: "
     "what other images would change. 1: the same order, 0: nothing in common, below: what one calls good the other calls bad.",
     ITEMS: "Do protocols find the same images easy? Spearman's correlation of the values of single items, mean over the methods, with a "
@@ -45,14 +46,20 @@ def label_of(spec: ProtocolSpec) -> str:
 
 def lines_of(finished: Finished, protocol: ProtocolSpec) -> list[charts.Line]:
     """Return the methods under a protocol, best first."""
-    own: dict[str, Score] = {str(m): s for (p, m), s in finished.result.scores.items() if p == protocol}
-    names = [row["method"] for row in finished.rows if row["protocol"] == str(protocol)]
-    return [charts.Line(name, own[name].summary, own[name].counted, own[name].seconds) for name in names]
+    scores = {str(method): score for method, score in finished.result.of_protocol(protocol).items()}
+    ranked = [(row.method, scores[row.method]) for row in finished.leaderboards.get(protocol, ())]
+    return [charts.Line(name, score.summary, score.counted, score.seconds) for name, score in ranked]
 
 
 def means_of(done: Mapping[str, Finished], protocol: ProtocolSpec) -> dict[tuple[str, str], float]:
     """Return the means by model and method."""
-    return {(model, line.name): line.summary.mean for model, finished in done.items() for line in lines_of(finished, protocol)}
+    return {(model, row.method): row.mean for model, finished in done.items() for row in finished.leaderboards.get(protocol, ())}
+
+
+def correlations_of(finished: Finished, view: str) -> dict[Pair, Correlation]:
+    """Return what the plots of agreement show: the correlation of each pair of protocols over methods, or over items."""
+    pairs = finished.agreement.items()
+    return {pair: agreement.over_items if view == ITEMS else agreement.over_methods for pair, agreement in pairs}
 
 
 def figure_of(view: str, finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> go.Figure:
@@ -61,13 +68,13 @@ def figure_of(view: str, finished: Finished, protocol: ProtocolSpec, done: Mappi
     if view in (BOX, VIOLIN):
         return charts.distributions(lines, scale, view.lower())
     if view == DIFFERENCES:
-        return charts.differences(finished.behind.get(protocol, {}), lines[0].name, scale)
+        return charts.differences(finished.differences.get(protocol, {}), lines[0].name, scale)
     if view == COST:
         return charts.pareto(lines, scale)
     if view == MODELS:
         return charts.heat_map(means_of(done, protocol), scale)
     if view in AGREEING:
-        return charts.agreement({(label_of(a), label_of(b)): own[view == ITEMS] for (a, b), own in finished.agree.items()})
+        return charts.agreement({(label_of(a), label_of(b)): value for (a, b), value in correlations_of(finished, view).items()})
     return charts.intervals(lines, scale)
 
 
@@ -76,7 +83,7 @@ def views_of(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Fini
     lines = lines_of(finished, protocol)
     several = [DIFFERENCES] if len(lines) > 1 else []
     timed = [COST] if any(line.seconds > 0 for line in lines) else []
-    agreeing = [view for place, view in enumerate(AGREEING) if any(own[place].n for own in finished.agree.values())]
+    agreeing = [view for view in AGREEING if any(value.n for value in correlations_of(finished, view).values())]
     return [INTERVALS, BOX, VIOLIN, *several, *timed, *([MODELS] if len(done) > 1 else []), *agreeing]
 
 

@@ -1,15 +1,16 @@
 """Results of runs: a growing leaderboard while they are in progress, and the full results when they are done."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import streamlit as st
 
+from attrlib.analysis.leaderboard import live_leaderboard
 from attrlib.engine.evaluations import Refusal, by_reason
 from attrlib.engine.jobs import Job, State
 from attrlib.engine.results import Score
 from attrlib.engine.run import Event
 from attrlib.figures import charts
+from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec, RunSpec
 from pages.scores import examples, leaderboard, plots
@@ -50,18 +51,17 @@ def show_live(jobs: Mapping[str, Job], specs: Mapping[str, RunSpec]) -> None:
     st.caption(f"**{plain(name)}**, so far. {plain(create(protocol).reading)}")
     leaderboard.show(known[name], scale, f"Scores of {name} so far, best first")
     if len(jobs) > 1:
-        means = {(n, row["method"]): row["mean"] for n, rows in known.items() for row in rows}
+        means = {(n, row.method): row.mean for n, rows in known.items() for row in rows}
         # Models without any result keep their place.
         means |= {(n, str(m)): means.get((n, str(m)), float("nan")) for n in jobs for m in specs[n].methods}
         st.plotly_chart(charts.heat_map(means, scale), key="s_live", config=camera("means-so-far"), alt="Means by model and method so far")
 
 
-def _so_far(job: Job, protocol: ProtocolSpec) -> list[dict[str, Any]]:
+def _so_far(job: Job, protocol: ProtocolSpec) -> Sequence[LeaderboardRow]:
     if isinstance(job.result, Finished):
-        return [row for row in job.result.rows if row["protocol"] == str(protocol)]
+        return job.result.leaderboards.get(protocol, ())
     event: Event = job.news or Event("waiting")
-    rows = leaderboard.live_rows(event.scores, str(protocol), create(protocol).higher_is_better)
-    return [row for row in rows if row["n"]]
+    return live_leaderboard(event.scores, protocol)
 
 
 def choose_protocol(protocols: Sequence[ProtocolSpec]) -> ProtocolSpec:
@@ -87,10 +87,10 @@ def show(done: Mapping[str, Finished]) -> bool:
         if len(done) > 1:
             st.selectbox("Model", list(done), key="s_model", persist_state="session", label_visibility="collapsed", width=260)
         finished = done[state.s_model]
-        protocol = choose_protocol(list(finished.behind))
+        protocol = choose_protocol(finished.result.protocols)
     own = create(protocol)
     scale = plots.scale_of(protocol)
-    rows = [row for row in finished.rows if row["protocol"] == str(protocol)]
+    rows = finished.leaderboards[protocol]
     arrow = "↑ higher is better" if own.higher_is_better else "↓ lower is better"
     chance = "" if scale.chance is None else f" · chance {scale.chance:.3g}"
     st.markdown(f"##### {plain(scale.title)} on {plain(state.s_model)}")
@@ -98,7 +98,7 @@ def show(done: Mapping[str, Finished]) -> bool:
     key = f"s_board_{protocol}_{finished.run_key}"
     leaderboard.show(rows, scale, f"{scale.title} on {state.s_model}, best first", key, lambda: _pick_row(key, rows))
     _notes(finished)
-    methods = [row["method"] for row in rows]
+    methods = [row.method for row in rows]
     if state.get("s_method") not in methods:
         state.s_method, state.s_item = methods[0], None
     grid = st.grid(min_column_width=430, gap="medium", key="results")
@@ -106,14 +106,14 @@ def show(done: Mapping[str, Finished]) -> bool:
         plots.show(finished, protocol, done)
     with grid.cell():
         st.selectbox(
-            "Images behind the score of", methods, key="s_method", persist_state="session", on_change=_forget_item,
+            "Example images for", methods, key="s_method", persist_state="session", on_change=_forget_item,
             help="Or choose a row of the table, or a point of the plot.",
         )  # fmt: skip
         score: Score | None = finished.score(str(protocol), state.s_method)
         return score is not None and examples.show(finished, score, state.get("s_item"))
 
 
-def _pick_row(key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def _pick_row(key: str, rows: Sequence[LeaderboardRow]) -> None:
     method = leaderboard.chosen(key, rows)
     if method is not None:
         st.session_state.s_method, st.session_state.s_item = method, None

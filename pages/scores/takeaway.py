@@ -4,14 +4,15 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
 from urllib.parse import urlencode
 
 import streamlit as st
 
+from attrlib.figures.leaderboard import LeaderboardRow, counted, has_paper, plain_rows
 from attrlib.figures.report import Section, html_report
-from attrlib.figures.tables import counted, csv_table, latex_table, ranks
-from attrlib.specs import RunSpec
+from attrlib.figures.tables import csv_table, latex_table
+from attrlib.protocols import create
+from attrlib.specs import ProtocolSpec, RunSpec
 from pages.scores import plots
 from pages.shared import reproduce as reproduction
 from pages.shared.run_jobs import Finished
@@ -36,10 +37,10 @@ def export(done: Done) -> None:
         if not done:
             st.caption("Nothing to export yet: start a run, or wait until it is done.")
             return
-        _button("Leaderboard (CSV)", lambda: csv_table(table(done)), "leaderboard.csv", "text/csv")
+        _button("Leaderboard (CSV)", lambda: csv_table(plain_rows(boards(done))), "leaderboard.csv", "text/csv")
         _button("Every item (CSV)", lambda: csv_table(items(done)), "items.csv", "text/csv")
         _button("Everything (JSON)", lambda: everything(done), "scores.json", "application/json")
-        _button("Tables (LaTeX)", lambda: latex_table(table(done), captions(done)).encode(), "tables.tex", "text/x-tex")
+        _button("Tables (LaTeX)", lambda: latex_table(boards(done), captions(done)).encode(), "tables.tex", "text/x-tex")
         _button("Report (HTML)", lambda: report(done), "report.html", "text/html")
         st.segmented_control(
             "Plots, by the camera above them",
@@ -55,13 +56,12 @@ def _button(label: str, make: Callable[[], bytes], name: str, mime: str) -> None
     st.download_button(label, make, name, mime, on_click="ignore", icon=":material/download:", width="stretch")
 
 
-def table(done: Done) -> list[dict[str, Any]]:
-    """Return the leaderboards of all models, one row for each model, protocol and method."""
-    rows = [{"model": model} | row for model, finished in done.items() for row in finished.rows]
-    return [{"paper": math.nan} | row for row in rows] if any("paper" in row for row in rows) else rows
+def boards(done: Done) -> dict[str, list[LeaderboardRow]]:
+    """Return the leaderboard rows of all protocols by model."""
+    return {model: [row for rows in finished.leaderboards.values() for row in rows] for model, finished in done.items()}
 
 
-def items(done: Done) -> list[dict[str, Any]]:
+def items(done: Done) -> list[dict[str, object]]:
     """Return the value of each item: one row for each model, protocol, method and item."""
     return [
         {"model": model, "protocol": str(protocol), "method": str(method), "item": item, "name": name, "value": float(value)}
@@ -73,7 +73,7 @@ def items(done: Done) -> list[dict[str, Any]]:
 
 def everything(done: Done) -> bytes:
     """Return manifests, leaderboards and items as JSON; values that are not finite become null."""
-    rows = {"leaderboard": table(done), "items": items(done)}
+    rows = {"leaderboard": plain_rows(boards(done)), "items": items(done)}
     plain = {
         name: [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in own]
         for name, own in rows.items()
@@ -89,15 +89,15 @@ def _manifest(done: Done) -> bytes:
 def captions(done: Done) -> dict[str, str]:
     """Return, for each protocol, a caption that explains its numbers."""
     spec = next(iter(done.values())).result.spec
-    scales = {str(p): plots.scale_of(p) for finished in done.values() for p in finished.behind}
+    scales = {str(p): plots.scale_of(p) for finished in done.values() for p in finished.result.protocols}
     return {p: f"{own.title} on {spec.data}, seed {spec.seed}. {own.direction}" for p, own in scales.items()}
 
 
 def report(done: Done) -> bytes:
     """Return one HTML file with a table and the plots of each protocol on each model."""
-    sections = [_section(model, finished, protocol, done) for model, finished in done.items() for protocol in finished.behind]
+    sections = [_section(model, finished, protocol, done) for model, finished in done.items() for protocol in finished.result.protocols]
     if len(done) > 1:
-        means = {p: plots.figure_of(plots.MODELS, f, p, done) for f in done.values() for p in f.behind}
+        means = {p: plots.figure_of(plots.MODELS, f, p, done) for f in done.values() for p in f.result.protocols}
         sections.insert(0, Section("Models and methods", figures=list(means.values())))
     sections += [own for model, finished in done.items() if (own := _agreement(model, finished, done)) is not None]
     left_out = [f"{p} {m}: {why}" for f in done.values() for p, m, why in f.result.refused]
@@ -107,33 +107,39 @@ def report(done: Done) -> bytes:
     copies = {f"Command line, {model}": f.result.spec.cli() for model, f in done.items()}
     copies |= {f"Python, {model}": f.result.spec.snippet() for model, f in done.items()}
     spec = next(iter(done.values())).result.spec
-    summary = f"{', '.join(done)}: means over {counted(table(done))} of {spec.data}, seed {spec.seed}."
+    summary = f"{', '.join(done)}: means over {counted([row for rows in boards(done).values() for row in rows])} of {spec.data}, seed {spec.seed}."
     return html_report("Which method can be trusted?", summary, sections, copies)
 
 
 def _agreement(model: str, finished: Finished, done: Done) -> Section | None:
-    protocol = next(iter(finished.behind))
+    protocol = next(iter(finished.result.protocols))
     views = [view for view in plots.AGREEING if view in plots.views_of(finished, protocol, done)]
     figures = [plots.figure_of(view, finished, protocol, done) for view in views]
     text = " ".join(plots.WORDS[view] for view in views)
     return Section(f"Agreement of protocols on {model}", text, figures=figures) if figures else None
 
 
-def _section(model: str, finished: Finished, protocol: Any, done: Done) -> Section:
-    score = next(s for (p, _), s in finished.result.scores.items() if p == protocol)
-    own = [row for row in finished.rows if row["protocol"] == str(protocol)]
-    paper = {"paper": "Paper"} if "paper" in own[0] else {}
-    rows = [
-        [ranks(r["first"], r["last"]), r["method"], *(_number(r[k]) for k in ("mean", "low", "high", *paper)), str(r["n"]), str(r["undefined"]), _number(r["seconds"])]
-        for r in own
-    ]  # fmt: skip
+def _section(model: str, finished: Finished, protocol: ProtocolSpec, done: Done) -> Section:
+    judge = create(protocol)
+    rows = finished.leaderboards[protocol]
+    cells: dict[str, list[str]] = {
+        "Rank": [row.ranks or "–" for row in rows],
+        "Method": [row.method for row in rows],
+        "Mean": [_number(row.mean) for row in rows],
+        "from": [_number(row.low) for row in rows],
+        "to": [_number(row.high) for row in rows],
+        **({"Paper": [_number(row.paper) for row in rows]} if has_paper(rows) else {}),
+        "Items": [str(row.n) for row in rows],
+        "Undefined": [str(row.undefined) for row in rows],
+        "s / map": [_number(row.seconds) for row in rows],
+    }
     beyond = (plots.VIOLIN, *plots.AGREEING)
     views = [v for v in plots.views_of(finished, protocol, {model: finished}) if v not in beyond]
     return Section(
         f"{plots.label_of(protocol)} on {model}",
-        f"{plots.scale_of(protocol).direction} {score.protocol.reading} {score.protocol.paper.authors}: {score.protocol.paper.title}, {score.protocol.paper.url}",
-        ("Rank", "Method", "Mean", "from", "to", *paper.values(), "Items", "Undefined", "s / map"),
-        rows,
+        f"{plots.scale_of(protocol).direction} {judge.reading} {judge.paper.authors}: {judge.paper.title}, {judge.paper.url}",
+        list(cells),
+        [list(row) for row in zip(*cells.values(), strict=True)],
         [plots.figure_of(view, finished, protocol, done) for view in views],
     )
 

@@ -1,24 +1,25 @@
 """Runs as jobs: their cost, their execution and unfinished runs. Two pages that ask for the same run share one job."""
 
-import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attrlib.analysis.agreement import Pair, agreements
-from attrlib.analysis.paper_values import published
+from attrlib.analysis.agreement import Agreement, Pair, agreements
+from attrlib.analysis.differences import from_best
+from attrlib.analysis.leaderboard import leaderboard
 from attrlib.data.datasets import Dataset
 from attrlib.engine.jobs import Job, Priority, State, queue
 from attrlib.engine.plan import Estimate, Plan, make_plan
 from attrlib.engine.results import RunResult, Score
 from attrlib.engine.run import Event, run
 from attrlib.errors import AttrlibError, Cancelled
+from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest
-from attrlib.statistics import Correlation, Difference, paired_difference
+from attrlib.statistics import Difference
 from attrlib.store import Run, open_store
 from pages.shared import jobs
 from pages.shared.roots import load_data
@@ -32,16 +33,21 @@ _ended: list[str] = []
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """A finished run: its scores, their table, each method's difference from the best, and the data that item indices refer to.
+    """A finished run with its analysis.
 
-    `agree` holds the agreement of each pair of protocols, over methods and over items. A table row has the paper's value, `paper`, if the
-    paper gives values for the protocol.
+    Attributes:
+        result: The scores.
+        leaderboards: The rows of each protocol, best first.
+        differences: For each protocol, how much higher each method scores than the best, by method.
+        agreement: The agreement of each pair of protocols.
+        data: The data set that item indices refer to.
+        model_digest: Digest of the model's weights.
     """
 
     result: RunResult
-    rows: list[dict[str, Any]]
-    behind: Mapping[ProtocolSpec, Mapping[str, Difference]]
-    agree: Mapping[Pair, tuple[Correlation, Correlation]]
+    leaderboards: Mapping[ProtocolSpec, Sequence[LeaderboardRow]]
+    differences: Mapping[ProtocolSpec, Mapping[str, Difference]]
+    agreement: Mapping[Pair, Agreement]
     data: Dataset
     model_digest: str
 
@@ -104,15 +110,19 @@ def _run(spec: RunSpec, plan: Plan | None, on_progress: NewsProgress) -> Finishe
     """Execute a run with the plan whose cost was shown, or with a new one."""
     plan = plan or _plan(spec, on_progress)
     result = run(plan, lambda event: on_progress(event.done, event.total, event))
-    behind: dict[ProtocolSpec, dict[str, Difference]] = {protocol: {} for protocol, _ in result.scores}
-    for protocol, method, difference in _differences(result):
-        behind[protocol][method] = difference
+    leaderboards = {protocol: leaderboard(result, protocol, len(plan.data.class_names)) for protocol in result.protocols}
+    differences: dict[ProtocolSpec, dict[str, Difference]] = {}
+    for protocol, rows in leaderboards.items():
+        scores = {str(method): score for method, score in result.of_protocol(protocol).items()}
+        differences[protocol] = {}
+        for method, difference in from_best(scores, [row.method for row in rows]):
+            differences[protocol][method] = difference
+            on_progress(result.computed, result.computed)
+    agreement = {}
+    for pair, agreed in agreements(result):
+        agreement[pair] = agreed
         on_progress(result.computed, result.computed)
-    agree = {}
-    for pair, over_methods, over_items in agreements(result):
-        agree[pair] = over_methods, over_items
-        on_progress(result.computed, result.computed)
-    return Finished(result, _rows(result, plan.data), behind, agree, plan.data, plan.model_digest)
+    return Finished(result, leaderboards, differences, agreement, plan.data, plan.model_digest)
 
 
 def _plan(spec: RunSpec, on_progress: NewsProgress) -> Plan:
@@ -132,32 +142,12 @@ def _loading(spec: RunSpec) -> list[tuple[ModelSpec, Job]]:
     return [(spec.model, jobs.model_job(spec.model, spec.deletion_tuned)), *others]
 
 
-def _rows(result: RunResult, data: Dataset) -> list[dict[str, Any]]:
-    """Return the rows of the table; protocols for which the paper gives values get a column with them, NaN where one is missing."""
-    values = {(str(p), str(m)): published(score.spec, len(data.class_names)) for (p, m), score in result.scores.items()}
-    known = {protocol for (protocol, _), value in values.items() if value is not None}
-    rows = []
-    for row in result.table():
-        value = values[str(row["protocol"]), str(row["method"])]
-        rows.append(row | ({"paper": math.nan if value is None else value} if row["protocol"] in known else {}))
-    return rows
-
-
 def _result(job: Job) -> Any:
     if job.error is not None:
         raise job.error
     if job.state is not State.DONE:
         raise Cancelled("cancelled")
     return job.result
-
-
-def _differences(result: RunResult) -> Iterator[tuple[ProtocolSpec, str, Difference]]:
-    """Yield, for each method and protocol, how much higher the best method scores on the same items."""
-    for protocol in result.protocols:
-        scores = {str(method): score for method, score in result.of_protocol(protocol).items()}
-        best, *others = (place.name for place in result.places(protocol))
-        for name in others:
-            yield protocol, name, paired_difference(scores[name].counted, scores[best].counted)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from support.scores import score
 
 from attrlib.analysis.agreement import agreements, over_items, over_methods
 from attrlib.analysis.paper_values import published
 from attrlib.engine.results import RunResult, Score
 from attrlib.figures import charts
-from attrlib.protocols import create
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
 from attrlib.statistics import Correlation
 
@@ -20,14 +20,8 @@ NAMES = ("IxG", "Grad-CAM", "Random", "Sobel")
 
 def scores(values: np.ndarray, protocol: str = "sds", prefix: str = "photo") -> dict[str, Score]:
     """Scores of methods (k,n)."""
-    spec = ProtocolSpec(protocol)
-    ids = tuple(f"{prefix}{i}" for i in range(values.shape[1]))
-    return {
-        name: Score(
-            RunSpec(ModelSpec("m"), "d", (spec,), (MethodSpec(name),)), create(spec), own, ids, ((0,),) * len(ids), ({},) * len(ids)
-        )
-        for name, own in zip(NAMES, values, strict=False)
-    }
+    ids = [f"{prefix}{i}" for i in range(values.shape[1])]
+    return {name: score(row, ids, name, protocol) for name, row in zip(NAMES, values, strict=False)}
 
 
 @pytest.fixture
@@ -111,7 +105,7 @@ def test_every_pair_of_a_run_is_asked_for_once_and_the_same_seed_gives_the_same(
     run = RunSpec(ModelSpec("m"), "d", tuple(specs), tuple(map(MethodSpec, NAMES)))
     result = RunResult(run, {(p, MethodSpec(m)): own for p, by_method in by_protocol.items() for m, own in by_method.items()})
     found = list(agreements(result))
-    assert [pair for pair, _, _ in found] == [(specs[0], specs[1]), (specs[0], specs[2]), (specs[1], specs[2])]
+    assert [pair for pair, _ in found] == [(specs[0], specs[1]), (specs[0], specs[2]), (specs[1], specs[2])]
     assert found == list(agreements(result))
 
 

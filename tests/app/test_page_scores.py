@@ -1,4 +1,4 @@
-"""The page Scores: every state without a browser, and the way from a link to the images behind a score in one."""
+"""The page Scores: every state without a browser, and the way from a link to the example images of a score in one."""
 
 import csv
 import io
@@ -25,6 +25,7 @@ from support.runs import classifier, pictures
 from support.waiting import LIMIT, PAUSE
 from torch import nn
 
+import attrlib.analysis.leaderboard
 import pages.shared.jobs
 import pages.shared.run_jobs
 from attrlib.engine.jobs import Priority, Queue
@@ -35,7 +36,7 @@ from attrlib.models import parse_model
 from attrlib.specs import RunSpec, options_of, parse_methods, parse_protocols
 from attrlib.statistics import paired_difference, summary
 from attrlib.store import open_store
-from pages.scores import choice, examples, plots, takeaway
+from pages.scores import choice, plots, takeaway
 from pages.shared import run_jobs, selection, short
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -69,7 +70,7 @@ def planned(at: AppTest) -> AppTest:
 
 
 def finished(at: AppTest) -> AppTest:
-    """Results and the images behind them are there."""
+    """Results and their example images are there."""
     return until(
         at, lambda at: "Run again" in buttons(at) and bool(nodes(at, "image")) and "…" not in str([h.proto.body for h in nodes(at, "html")])
     )
@@ -297,7 +298,7 @@ def test_a_method_can_be_chosen_and_its_images_are_the_best_median_and_worst(dat
 
 
 @pytest.mark.parametrize("protocol", ["gridpg:confidence=0.5", "difull:confidence=0.5", "randomisation", "sensitivity:samples=2"])
-def test_the_images_behind_any_protocol_are_shown_with_the_map_it_judged(protocol: str, data: Path) -> None:
+def test_example_images_of_any_protocol_are_shown_with_the_map_it_judged(protocol: str, data: Path) -> None:
     at = done(small(data, protocols=protocol, methods="IxG,Sobel", limit=3))
     assert len(nodes(at, "image")) >= 2
     assert not at.error
@@ -316,7 +317,7 @@ def test_every_plot_is_drawn(view: str, data: Path) -> None:
 
 
 def test_a_link_restores_what_of_the_results_was_looked_at(data: Path) -> None:
-    looked = {"shown": "sensitivity:samples=2", "on": TWIN, "plot": "Box", "behind": "Random", "item": "2"}
+    looked = {"shown": "sensitivity:samples=2", "on": TWIN, "plot": "Box", "examples": "Random", "item": "2"}
     at = done(small(data, model=[TINY, TWIN], protocols="sds:grid=2,sensitivity:samples=2", **looked))
     for key, value in (("s_protocol", looked["shown"]), ("s_model", TWIN), ("s_view", "Box"), ("s_method", "Random"), ("s_item", 2)):
         assert at.session_state[key] == value
@@ -324,8 +325,8 @@ def test_a_link_restores_what_of_the_results_was_looked_at(data: Path) -> None:
     at.session_state["s_method"] = "IxG"
     finished(at)
     address = {name: at.query_params[name] for name in looked}
-    assert {name: own if isinstance(own, str) else own[0] for name, own in address.items()} == looked | {"behind": "IxG"}
-    assert any("behind=IxG" in code.value for code in at.code)
+    assert {name: own if isinstance(own, str) else own[0] for name, own in address.items()} == looked | {"examples": "IxG"}
+    assert any("examples=IxG" in code.value for code in at.code)
 
 
 def test_what_a_link_wants_to_look_at_and_is_not_there_is_left_out(data: Path) -> None:
@@ -344,7 +345,7 @@ def test_two_protocols_are_compared(view: str, data: Path) -> None:
 
 
 def test_the_values_of_the_paper_stand_beside_ours(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_jobs, "published", lambda spec, classes: 0.25 if str(spec.methods[0]) == "IxG" else None)
+    monkeypatch.setattr(attrlib.analysis.leaderboard, "published", lambda spec, classes: 0.25 if str(spec.methods[0]) == "IxG" else None)
     at = done(small(data, limit=5))
     frame = at.dataframe[0].value
     assert dict(zip(frame["method"], frame["paper"], strict=True))["IxG"] == 0.25
@@ -411,8 +412,10 @@ def wanted(data: Path, methods: str, entry: str = TINY) -> choice.Wanted:
 
 def test_exports_hold_the_leaderboard_and_every_item(data: Path) -> None:
     found = outcome(data, TINY, TWIN)
-    table = list(csv.DictReader(io.StringIO(takeaway.csv_table(takeaway.table(found)).decode())))
-    assert [(r["model"], r["method"]) for r in table] == [(name, row["method"]) for name, own in found.items() for row in own.rows]
+    table = list(csv.DictReader(io.StringIO(takeaway.csv_table(takeaway.plain_rows(takeaway.boards(found))).decode())))
+    assert [(r["model"], r["method"]) for r in table] == [
+        (name, row.method) for name, own in found.items() for rows in own.leaderboards.values() for row in rows
+    ]
     items = list(csv.DictReader(io.StringIO(takeaway.csv_table(takeaway.items(found)).decode())))
     assert len(items) == 2 * 3 * 6
     names = {item.id: item.name for item in attrlib.load_dataset(data)}
@@ -423,7 +426,7 @@ def test_exports_hold_the_leaderboard_and_every_item(data: Path) -> None:
     captions = takeaway.captions(found)
     assert list(captions) == ["sds:grid=2"]
     assert captions["sds:grid=2"].endswith("seed 0. Higher is better.")
-    latex = takeaway.latex_table(takeaway.table(found), captions)
+    latex = takeaway.latex_table(takeaway.boards(found), captions)
     assert latex.count(r"\begin{tabular}{lrr}") == 1
     assert r"efficientnet\_lite0@tiny" in latex
     assert "Mean over 6 items." in latex
@@ -560,13 +563,6 @@ def test_a_score_without_any_defined_item_is_drawn_and_has_images() -> None:
         assert make([own, line("some", 0.5, 1)], charts.Scale("S", True)).to_json()
 
 
-def test_the_chosen_item_comes_first_and_undefined_ones_are_named(data: Path) -> None:
-    score = next(iter(api(data).scores.values()))
-    assert [what for what, _ in examples.places(score, 2)] == ["Chosen", "Best", "Median", "Worst"]
-    score.values[0] = np.nan
-    assert ("Undefined", 0) in examples.places(score)
-
-
 # In a browser
 
 
@@ -582,12 +578,12 @@ def test_from_a_link_to_the_worst_image_and_a_file_to_take_away(browser: Browser
         page = visit(browser, f"{app}/scores?data={data}&protocols=sds:grid=2&methods=IxG,Random,Sobel&limit=4")
         expect(page.get_by_text("12 results, 0 % known")).to_be_visible()
         page.get_by_role("button", name="Start").click()
-        expect(page.get_by_text("Images behind the score of")).to_be_visible()
+        expect(page.get_by_text("Example images for")).to_be_visible()
         expect(page.locator('img[alt^="Worst"]')).to_have_count(2)
         expect(page.get_by_text("12 results computed")).to_be_visible()
         page.reload()
         expect(page.locator('img[alt^="Worst"]')).to_have_count(2)
-        chosen = page.get_by_role("combobox", name="Images behind the score of")
+        chosen = page.get_by_role("combobox", name="Example images for")
         before = chosen.input_value()
         board = page.locator('[data-testid="stDataFrame"]')
         box = board.bounding_box()

@@ -144,7 +144,7 @@ def test_a_run_is_watched_cancelled_resumed_and_read_down_to_its_worst_image(app
     assert len(ranking) == 2 * len(METHODS)
     first, *_ = (row["method"] for row in ranking if row["protocol"] == "idsds")
     *_, last = (row["method"] for row in ranking if row["protocol"] == "difull")
-    chosen = page.get_by_role("combobox", name="Images behind the score of")
+    chosen = page.get_by_role("combobox", name="Example images for")
     expect(chosen).to_have_value(first)
     wait_for_worst(page, [row for row in items if (row["protocol"], row["method"]) == ("idsds", first)])
 

@@ -36,7 +36,7 @@ from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, StudySpe
 from attrlib.statistics import Summary, jackknife, mean_correlation, rank_correlation, summary
 from attrlib.store import Store
 from attrlib.studies import PARSERS, STUDIES, StudyPlan, StudyResult, list_studies, parse_study, plan_study, resolve, run_study
-from attrlib.studies.base import ModelResults, paired
+from attrlib.studies.base import ModelResults
 from attrlib.studies.choose import affordable, cost_of, every
 from attrlib.studies.fractions import twins
 from attrlib.studies.measure import accuracy_on, map_correlations
@@ -635,12 +635,6 @@ def test_rankings_by_disjoint_images_agree_as_the_signal_allows() -> None:
     order = np.argsort(generator.random((200, 64)), axis=1)
     expected = [scipy.stats.spearmanr(values[:, o[:4]].mean(1), values[:, o[4:8]].mean(1)).statistic for o in order]
     assert agreement_of(values, 4) == pytest.approx(expected)
-
-
-def test_paired_scores_are_matched_by_their_items() -> None:
-    a = score("sds", "IG", [1.0, 2.0, 3.0], ids=["x", "y", "z"])
-    b = score("sds", "IxG", [1.0, 2.0, 7.0], ids=["z", "x", "other"])
-    assert (paired(a, b).mean, paired(a, b).n) == (0.5, 2)
 
 
 # Statistics
