@@ -212,7 +212,7 @@ def test_a_file_that_everybody_may_write_to_is_not_run(load: Load, tmp_path: Pat
 
 def test_an_unknown_method_is_told_of_what_was_not_loaded(load: Load) -> None:
     load(mine="1 / 0")
-    with pytest.raises(MethodError, match=r"unknown method 'Mine'.*Not loaded: .*mine\.py; python -m attrlib methods says why"):
+    with pytest.raises(MethodError, match=r"unknown method 'Mine'.*Not loaded: .*mine\.py; python -m attrlib methods shows the reason"):
         attrlib.explain(model(), pictures(1, SIZE), "Mine")
 
 

@@ -173,7 +173,7 @@ def test_json_that_is_no_run_is_refused_with_the_field(changed: dict[str, object
 
 @pytest.mark.parametrize("value", [None, 3, [], "x", {}, {"model": {}}, float("nan")])
 def test_what_is_no_object_is_no_run(value: object) -> None:
-    with pytest.raises(SpecError, match="this is no run"):
+    with pytest.raises(SpecError, match="not a valid run"):
         RunSpec.from_json(value)
 
 
