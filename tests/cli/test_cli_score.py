@@ -151,7 +151,7 @@ def test_json_is_one_object_with_the_librarys_values(data: Path, tmp_path: Path)
         seconds = row.pop("seconds"), expected.pop("seconds")
         assert {name: row[name] for name in expected} == expected
         assert (seconds[0] is None) == math.isnan(seconds[1]) == (row["protocol"] == GRID)  # type: ignore[arg-type]
-    assert (found["computed"], found["known"], found["refused"], found["agreement"]) == (2 * 6 + 2 * 5, 0, [], {})
+    assert (found["computed"], found["cached"], found["refused"], found["agreement"]) == (2 * 6 + 2 * 5, 0, [], {})
     assert found["notes"] == ["20 of 20 images (5 classes) pass the filter confidence=0.5 and allow 5 grids"]
     assert found["seconds"] > 0
 
@@ -181,8 +181,8 @@ def test_the_table_is_for_people(data: Path) -> None:
         assert name == row["method"]
         assert [float(v) for v in (mean, low, high)] == pytest.approx([row["mean"], row["low"], row["high"]], abs=5e-5)
         assert rest.startswith(f"n={row['n']}")
-        assert ("s a map" in rest) == (row["seconds"] is not None)
-    assert re.fullmatch(r"0 computed, 90 known before, \d+ s", lines[-1])
+        assert ("s per map" in rest) == (row["seconds"] is not None)
+    assert re.fullmatch(r"0 computed, 90 cached, \d+ s", lines[-1])
     notes = result.stderr.splitlines()
     assert all(note.startswith("note: ") for note in notes)
     assert [note.split(":")[1].strip() for note in notes if "refused" in note] == ["idsds IxG, Random"]
@@ -207,7 +207,7 @@ def test_the_command_line_of_a_run_computes_the_same(data: Path) -> None:
     words = shlex.split(found["cli"])
     assert words[:4] == ["python", "-m", "attrlib", "score"]
     again = as_json(*words[3:])
-    assert (again["computed"], again["known"]) == (0, 36)
+    assert (again["computed"], again["cached"]) == (0, 36)
     assert again["cli"] == found["cli"]
     assert [row["values"] for row in again["scores"]] == [row["values"] for row in found["scores"]]
 
@@ -215,14 +215,14 @@ def test_the_command_line_of_a_run_computes_the_same(data: Path) -> None:
 def test_the_command_line_of_a_run_of_idsds_computes_the_same(data: Path) -> None:
     found = as_json("score", "--protocol", "idsds", "--methods", "IxG", "--data", data, "--deletion-tuned")
     assert found["computed"] == 20
-    assert as_json(*shlex.split(found["cli"])[3:])["known"] == 20
+    assert as_json(*shlex.split(found["cli"])[3:])["cached"] == 20
 
 
 def test_a_second_run_computes_nothing_and_a_higher_limit_the_rest(data: Path) -> None:
     first = as_json(*SCORE, "--data", data, "--limit", 8)
     second = as_json(*SCORE, "--data", data, "--limit", 8)
     third = as_json(*SCORE, "--data", data, "--limit", 16)
-    assert [(r["computed"], r["known"]) for r in (first, second, third)] == [(16, 0), (0, 16), (16, 16)]
+    assert [(r["computed"], r["cached"]) for r in (first, second, third)] == [(16, 0), (0, 16), (16, 16)]
     assert [r["values"] for r in second["scores"]] == [r["values"] for r in first["scores"]]
 
 
@@ -273,28 +273,28 @@ def test_width_ends_a_run(tmp_path: Path) -> None:
 
 def test_a_plan_computes_nothing(data: Path) -> None:
     before = as_json(*SCORE, "--data", data, "--plan")
-    assert (before["known"], before["missing"], before["upper_bound"], before["refused"], before["notes"]) == (0, 40, False, [], [])
+    assert (before["cached"], before["missing"], before["upper_bound"], before["refused"], before["notes"]) == (0, 40, False, [], [])
     assert before["seconds"] > 0
     assert before["bytes"] > 0
     assert (open_store().runs(), open_store().sizes().records) == ([], 0)
     lines = succeeds(*SCORE, "--data", data, "--plan").stdout.splitlines()
-    assert lines[0] == "0 results are known, 40 must be computed"
+    assert lines[0] == "0 results cached, 40 missing"
     assert re.fullmatch(r"about \d+ s and \d+ MB", lines[1])
     as_json(*SCORE, "--data", data, "--limit", 5)
-    assert "10 results are known, 30 must be computed" in succeeds(*SCORE, "--data", data, "--plan").stdout
+    assert "10 results cached, 30 missing" in succeeds(*SCORE, "--data", data, "--plan").stdout
 
 
 def test_a_plan_of_grids_is_at_most(data: Path) -> None:
     arguments = ("score", "--protocol", f"{GRID},idsds", "--methods", "IxG", "--data", data, "--plan")
     found = as_json(*arguments)
-    assert (found["known"], found["missing"], found["upper_bound"]) == (0, 5, True)
+    assert (found["cached"], found["missing"], found["upper_bound"]) == (0, 5, True)
     assert [(r["protocol"], r["method"]) for r in found["refused"]] == [("idsds", "IxG")]
     result = succeeds(*arguments)
-    assert "at most 5 must be computed" in result.stdout
+    assert "at most 5 missing" in result.stdout
     assert "note: idsds IxG: refused: " in result.stderr
     succeeds(*arguments[:-1])
     after = as_json(*arguments)
-    assert (after["known"], after["missing"], after["upper_bound"], after["seconds"]) == (5, 0, False, 0)
+    assert (after["cached"], after["missing"], after["upper_bound"], after["seconds"]) == (5, 0, False, 0)
 
 
 # Cancelled and resumed
@@ -306,14 +306,14 @@ def test_a_cancelled_run_says_how_to_go_on_and_does(number: int, data: Path, tmp
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     result = cancelled(monkeypatch, *arguments, number=number)
     assert result.stdout == ""
-    assert "everything computed so far is kept; python -m attrlib score --resume goes on" in result.stderr
+    assert "all results so far are stored; resume with python -m attrlib score --resume" in result.stderr
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     (run,) = open_store().runs()
     assert run.state == "cancelled"
     resumed = as_json("score", "--resume")
-    assert resumed["known"] > 0
+    assert resumed["cached"] > 0
     assert resumed["computed"] > 0
-    assert resumed["known"] + resumed["computed"] == 2 * (20 + 5)
+    assert resumed["cached"] + resumed["computed"] == 2 * (20 + 5)
     assert [r.state for r in open_store().runs()] == ["done"]
     monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "fresh"))
     whole = as_json(*arguments)
@@ -372,7 +372,7 @@ def test_resume_with_nothing_to_resume(data: Path) -> None:
 def test_resume_plans_too(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled(monkeypatch, *SCORE, "--data", data)
     found = as_json("score", "--resume", "--plan")
-    assert found["known"] + found["missing"] == 40
+    assert found["cached"] + found["missing"] == 40
     assert open_store().runs()[0].state == "cancelled"
 
 
@@ -413,20 +413,20 @@ def test_resume_leaves_out_runs_that_only_python_can_go_on_with(data: Path, monk
     cancelled(monkeypatch, *SCORE, "--data", data)
     with pytest.raises(attrlib.Cancelled):
         attrlib.compare(["sds"], GELU, ["IxG"], data, on_progress=runs.stop_at(1))
-    assert as_json("score", "--resume")["known"] > 0
+    assert as_json("score", "--resume")["cached"] > 0
 
 
 def test_resume_from_another_folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data.parent)
     cancelled(monkeypatch, *SCORE, "--data", data.name)
     monkeypatch.chdir("/")
-    assert as_json("score", "--resume")["known"] > 0
+    assert as_json("score", "--resume")["cached"] > 0
 
 
 def test_resume_leaves_out_runs_of_another_kind(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled(monkeypatch, *SCORE, "--data", data)
     open_store().save_run("later", {"kind": "tuning"}, {})
-    assert as_json("score", "--resume")["known"] > 0
+    assert as_json("score", "--resume")["cached"] > 0
 
 
 # Bad input
@@ -706,8 +706,8 @@ def test_cache_exports_a_run_with_its_manifest(scored: dict[str, Any], tmp_path:
         (("export",), "add --out FILE.csv"),
         (("export", "--out", "scores.xlsx"), "unknown format of an export 'xlsx'. Known: csv, json, parquet"),
         (("export", "--out", "scores"), "unknown format of an export ''"),
-        (("export", "--run", "zzz", "--out", "scores.csv"), "no run begins with 'zzz'"),
-        (("export", "--run", "", "--out", "scores.csv"), "2 runs begin with ''; give more of the key"),
+        (("export", "--run", "zzz", "--out", "scores.csv"), "no run key starts with 'zzz'"),
+        (("export", "--run", "", "--out", "scores.csv"), "2 run keys start with ''; give more characters"),
         (("export", "--out", "/dev/null/scores.csv"), "cannot write"),
         (("prune", "--max-bytes", "all"), "max-bytes='all' is not valid"),
         (("shwo",), "show"),
@@ -739,9 +739,9 @@ def test_progress_is_lines_where_there_is_no_terminal(data: Path, monkeypatch: p
     assert re.fullmatch(r"0/20 confidence filter", progress[0])
     scored = [line for line in progress if "confidence filter" not in line]
     assert re.fullmatch(r"0/50 sds IxG", scored[0])
-    so_far = r"; mean \S+, 95 % \S+ to \S+, n=\d+"
-    assert re.fullmatch(rf"\d+/50 sds IxG, \S+ a second, \d+ s left{so_far}", next(line for line in scored if "sds IxG," in line))
-    assert any(re.match(rf"\d+/50 {GRID} (IxG|Random), \S+ a second, \d+ s left", line) for line in scored[-2:])
+    so_far = r"; mean \S+, 95 % CI \S+ to \S+, n=\d+"
+    assert re.fullmatch(rf"\d+/50 sds IxG, \S+ per second, \d+ s left{so_far}", next(line for line in scored if "sds IxG," in line))
+    assert any(re.match(rf"\d+/50 {GRID} (IxG|Random), \S+ per second, \d+ s left", line) for line in scored[-2:])
     assert all(line in progress or line.startswith("note: ") for line in lines)
     assert "\x1b" not in result.output
     assert succeeds("score", "--protocol", "sds", "--methods", "Sobel", "--data", data, "--json").stderr == ""
@@ -878,10 +878,10 @@ def test_a_real_process_is_interrupted_killed_and_resumed(
     until(lambda: "cancelled" in terminal.plain)
     shown = terminal.plain
     assert "\x1b[" in terminal.text
-    assert re.search(r"protocol\s+method\s+mean\s+95 % interval\s+n", shown)
+    assert re.search(r"protocol\s+method\s+mean\s+95 % CI\s+n", shown)
     assert re.search(r"\d+/20 sds:target=prediction:grid=2 (Random|Held)", shown)
     assert re.search(r"sds:target=prediction:grid=2\s+Random\s+-?\d\.\d+\s+-?\d\S* to -?\d\S*\s+\d+", shown)
-    assert "everything computed so far is kept; python -m attrlib score --resume goes on" in " ".join(shown.split())
+    assert "all results so far are stored; resume with python -m attrlib score --resume" in " ".join(shown.split())
     stopped = records(cache)
     assert stopped == 13
     # Killed, after it has computed one more.
@@ -898,6 +898,6 @@ def test_a_real_process_is_interrupted_killed_and_resumed(
         out, err = third.communicate(timeout=LIMIT)
     assert (third.returncode, err) == (0, b"")
     found = strict(out.decode())
-    assert (found["known"], found["computed"]) == (killed, 20 - killed)
+    assert (found["cached"], found["computed"]) == (killed, 20 - killed)
     assert {row["n"] for row in found["scores"]} == {10}
     assert records(cache) == 20
