@@ -30,7 +30,7 @@ SETTING = "difull"
 def aggregate(
     out: Annotated[Path, typer.Option("--out", help=f"Folder for {PANEL} and {NUMBERS}.")],
     layers: Annotated[
-        str, typer.Option("--layers", help="Layers of methods that name none, as in Input,Final: each method is used at each layer.")
+        str, typer.Option("--layers", help="Layers for methods that name none, as in Input,Final: each method is used at each of them.")
     ] = "",
     device: Device = "auto",
     as_json: Json = False,

@@ -28,7 +28,7 @@ REPEATED = ("image", "checkpoint")
 @command(options=params_of(ExplainSpec))
 def explain(
     out: Annotated[Path, typer.Option("--out", help="Folder for panel.png, maps.npz and manifest.json.")],
-    layer: Annotated[str, typer.Option("--layer", help="Layer of methods that name none: Input, Middle, Final or a module path.")] = "",
+    layer: Annotated[str, typer.Option("--layer", help="Layer for methods that name none: Input, Middle, Final or a module path.")] = "",
     max_memory: Annotated[
         str | None, typer.Option("--max-memory", help="Memory budget, as in 4GB; by default half of the free memory.")
     ] = None,

@@ -35,7 +35,7 @@ EVERY = 5.0
 
 @command(options=params_of(RunSpec))
 def score(
-    layer: Annotated[str, typer.Option("--layer", help="Layer of methods that name none: Input, Middle, Final or a module path.")] = "",
+    layer: Annotated[str, typer.Option("--layer", help="Layer for methods that name none: Input, Middle, Final or a module path.")] = "",
     max_memory: Annotated[
         str | None, typer.Option("--max-memory", help="Memory budget, as in 4GB; by default half of the free memory.")
     ] = None,

@@ -64,11 +64,11 @@ class ModelSpec(Spec):
     checkpoint: str | None = param(
         None,
         "Weights file for the architecture, or random:SEED. A file NAME.txt next to it may list the class names, one per line",
-        auto="the pretrained weights",
+        auto="pretrained weights",
         none="",
     )
     input_size: Size | None = param(
-        None, "HxW in pixels, as in 192x256", auto="the model's default", none="", read=parse_size, write=size_text, check=check_size
+        None, "HxW in pixels, as in 192x256", auto="the model's native size", none="", read=parse_size, write=size_text, check=check_size
     )
 
     @classmethod

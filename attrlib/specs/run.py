@@ -17,7 +17,7 @@ DATA_HELP = "A name, a folder of class folders, or a CSV file"
 
 def seed_param() -> Any:
     """Declare the field for the seed of a run or a study."""
-    return param(0, "Seed for drawing the items and all random numbers", low=0, high=MOST)
+    return param(0, "Seed for choosing the items, and for random methods and protocols", low=0, high=MOST)
 
 
 def classes_param() -> Any:
@@ -58,7 +58,7 @@ class RunSpec(Spec):
     )
     methods: tuple[MethodSpec, ...] = methods_param()
     limit: int | None = param(
-        None, "Largest number of images or grids, drawn by the seed", low=1, high=MOST, auto="all", none="all", label="Items"
+        None, "Maximum number of images or grids, drawn with the seed", low=1, high=MOST, auto="all", none="all", label="Items"
     )
     seed: int = seed_param()
     fast: bool = param(

@@ -16,8 +16,8 @@ class StudySpec(Spec):
     """A study on models and data.
 
     Without `models`, the study uses its default models. Without `methods`, it uses its default methods, at cheap settings. `params` are
-    the parameters of the study, as text or typed values. In the text form they follow the name, as in `smoothing:limit=8`. `seed` is the
-    seed for drawing the items and all random numbers.
+    the parameters of the study, as text or typed values. In the text form they follow the name, as in `smoothing:limit=8`. `seed`
+    chooses the items and seeds random methods and protocols.
     """
 
     command: ClassVar[str] = "study"
