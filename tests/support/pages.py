@@ -96,7 +96,7 @@ def settle(at: AppTest) -> AppTest:
 
 
 def heads(at: AppTest) -> list[str]:
-    """Return the titles of the tiles, with their second lines."""
+    """The titles of the tiles, with their second lines."""
     return [n.proto.body for n in nodes(at, "html") if "line-height:1.3" in n.proto.body]
 
 
