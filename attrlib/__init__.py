@@ -1,4 +1,4 @@
-"""attrlib: attribution maps of image classifiers, and which of them to trust."""
+"""attrlib: compute attribution maps of image classifiers, and evaluate which methods to trust."""
 
 import attrlib._openmp  # must come before torch
 import attrlib._torchvision  # noqa: F401  must come before torchvision and timm

@@ -1,4 +1,4 @@
-"""The command line interface: `python -m attrlib models|methods|protocols|datasets|explain|score|aggregate|montage|study|finetune|doctor|cache`."""
+"""The command-line interface: `python -m attrlib models|methods|protocols|datasets|explain|score|aggregate|montage|study|finetune|doctor|cache`."""
 
 import attrlib.cli.aggregate
 import attrlib.cli.cache

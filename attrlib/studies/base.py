@@ -98,8 +98,9 @@ class StudyResult:
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as JSON values. Numbers that are not finite become None."""
-        fields = {name: getattr(self, name) for name in ("title", "question", "finding", "see", "saw", "computed", "known", "seconds")}
-        fields |= {"study": str(self.spec), "cli": self.spec.cli(), "models": list(self.models), "notes": list(self.notes)}
+        fields = {name: getattr(self, name) for name in ("title", "question", "finding", "see", "saw", "computed", "seconds")}
+        fields |= {"cached": self.known, "study": str(self.spec), "cli": self.spec.cli(), "models": list(self.models)}
+        fields["notes"] = list(self.notes)
         fields |= {"papers": [asdict(paper) for paper in self.papers], "rows": list(self.rows), "more": list(self.more)}
         fields["refused"] = [dict(zip(("model", "protocol", "method", "reason"), entry, strict=True)) for entry in self.refused]
         fields["figures"] = [asdict(figure) for figure in self.figures]

@@ -415,7 +415,7 @@ def test_the_command_writes_the_panel_and_the_numbers(folder, model, tmp_path, m
     assert numbers["rows"][0]["kernel"] == 9
     assert Image.open(tmp_path / "out" / "aggatt.png").width > 1000
     again = json.loads(CliRunner().invoke(app, line).stdout)
-    assert (again["computed"], again["known"]) == (0, 10)
+    assert (again["computed"], again["cached"]) == (0, 10)
     assert again["rows"] == numbers["rows"]
 
 

@@ -321,7 +321,7 @@ def test_a_table_on_the_command_line() -> None:
     assert rows[1].split("│")[2].strip() == "refused"
     assert "has no self-attention" in rows[1]
     assert "224×224" in out
-    assert "No method left a hook, a mode, a gradient or a weight changed." in out
+    assert "Every method left the model unchanged: hooks, modes, gradients and weights." in out
 
 
 @pytest.mark.parametrize(
