@@ -17,8 +17,8 @@ from attrlib.protocols import create
 from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec
 from pages.aggregate import row_jobs
 from pages.aggregate.row_jobs import PAGE, Found, Shown
-from pages.shared import jobs
-from pages.shared.jobs import plain, sentence
+from pages.shared import job_status, jobs
+from pages.shared.jobs import plain
 from pages.shared.plots import camera
 
 
@@ -73,8 +73,8 @@ def _row(number: int, method: MethodSpec, job: Job, last: Shown | None, view: Ag
     text = subtitle(own.row) if own is not None else layer
     updating = "" if job.ended else f" · :material/hourglass_top: {'waiting' if not job.done else f'{job.done} of {job.total}'}"
     st.markdown(f"**{plain(method.name)}** &nbsp; :gray[{plain(text)}]{updating}")
-    if job.state is State.FAILED:
-        st.caption(f":material/block: {sentence(job.error)}")
+    if job.ended and job.state is not State.DONE:
+        job_status.show_failure(job, small=True)
         return
     grid = st.grid(8, min_column_width=96, gap="small", key=f"a_row_{number}")
     with grid.cell():
@@ -159,8 +159,8 @@ def _behind(found: Found, done: dict[MethodSpec, Shown], view: AggregateView) ->
             )
     first = state.a_page * PAGE
     job = row_jobs.tiles_job(found, own.row, members[first : first + PAGE], view)
-    if job.state is State.FAILED:
-        st.error(sentence(job.error), icon=":material/error:")
+    if job.ended and job.state is not State.DONE:
+        job_status.show_failure(job)
         return False
     grid = st.grid(min_column_width=165, gap="small", key="a_images")
     for rank, position in enumerate(members[first : first + PAGE], first + 1):

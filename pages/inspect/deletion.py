@@ -16,6 +16,7 @@ from pages.inspect import map_jobs
 from pages.inspect.patches import choose_baseline, choose_grid
 from pages.inspect.pick import figure, keep, pick
 from pages.inspect.tile_rows import Ready
+from pages.shared import job_status
 
 FIRST = {ORDERS[1]: "most relevant", ORDERS[0]: "least relevant"}
 
@@ -38,7 +39,7 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
         grid = choose_grid(ready, "deletion_grid", singles="pixels")
         baseline = choose_baseline("deletion_baseline")
     job = map_jobs.path_job(ready, order, grid or None, baseline, st.session_state.seed)
-    if map_jobs.waits_for(job):
+    if job_status.waits_for(job):
         return True
     if job.state is State.DONE:
         _scrubber(ready, job.result, order, view)

@@ -1,7 +1,6 @@
 """Why did the model say that? One photo, many methods side by side."""
 
 import dataclasses
-from urllib.parse import parse_qsl
 
 import streamlit as st
 
@@ -10,7 +9,8 @@ from attrlib.registry import params_of
 from attrlib.specs import SCALES, SIGNS, ExplainSpec, ViewSpec
 from pages.inspect import choice, tile_rows, tools
 from pages.inspect.tile_rows import Coming, Row
-from pages.shared import choosers, jobs, selection, takeaway, tiles
+from pages.shared import choosers, job_status, jobs, links, notices, selection, takeaway, tiles
+from pages.shared.polling import poll
 
 KERNELS = [0, *range(1, 258, 2)]
 
@@ -21,15 +21,16 @@ def main() -> None:
     choice.start(st.query_params.to_dict())
     st.markdown("#### Why did the model say that?")
     st.caption("One photo, many methods side by side: which pixels raise (orange) and which lower (blue) the score of the target class.")
-    notices = st.empty()
+    place = st.container()
     row = st.grid(min_column_width=150, gap="small", key="controls")
     photo = choosers.choose_photo(row)
     model = choosers.choose_model(row)
     if model is None or photo is None:
-        choosers.show_problems(notices)
+        with place:
+            notices.problems("problems")
         st.info("Choose another model or photo above to go on.", icon=":material/arrow_upward:")
         return
-    probabilities = jobs.wait_for(jobs.prediction_job(model, photo), "Asking the model")
+    probabilities = job_status.wait_for(jobs.prediction_job(model, photo), "Asking the model")
     if probabilities is None:
         return
     best = [int(i) for i in probabilities.topk(min(5, len(probabilities))).indices]
@@ -48,13 +49,16 @@ def main() -> None:
     further = [tile_rows.further_row(own, photo, first, spec.target is not None) for own in more]
     rows = [first, *(row for row in further if isinstance(row, Row))]
     coming = [row for row in further if isinstance(row, Coming)]
-    choosers.show_problems(notices)
-    running = bool(coming) or not all(slot.ended for row in rows for slot in row.slots(methods))
-    st.fragment(run_every=0.35 if running else None)(_gallery)(rows, coming, spec, running)
+    with place:
+        notices.problems("problems")
+    poll("maps_wait", lambda: _gallery(rows, coming, spec), seconds=0.35)
 
 
-def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec, running: bool) -> None:
-    """Show the view's dials and the tiles: the part that reruns when a dial is moved or a map is ready."""
+def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec) -> bool:
+    """Show the view's dials and the tiles: the part that reruns when a dial is moved or a map is ready.
+
+    Returns whether a map is pending.
+    """
     slots = [row.slots(spec.methods) for row in rows]
     ready = [slot.job.result for slot in slots[0] if slot.job is not None and slot.done]
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="view"):
@@ -74,12 +78,11 @@ def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec, running: 
     waiting = bool(coming) or not all(slot.ended for own in slots for slot in own)
     if tool is not None:
         tools.show(tool, tile_rows.ready_maps(rows, slots), view, waiting)
-    link = dict(parse_qsl(spec.link().lstrip("?") + choice.link_fields(), keep_blank_values=True))
-    if st.query_params.to_dict() != link:
-        st.query_params.from_dict(link)
-    # Polling starts and stops with a full rerun. Work may also start here, by "Try again" or because a map was evicted.
-    if running != waiting or any(row.job.ended for row in coming):
+    links.write(spec.link() + choice.link_fields())
+    if any(row.job.ended for row in coming):
+        # The row is made by a full rerun.
         st.rerun()
+    return waiting
 
 
 def _choose_view() -> ViewSpec:

@@ -14,7 +14,7 @@ from attrlib.specs import ViewSpec
 from pages.inspect import map_jobs
 from pages.inspect.pick import figure, keep, pick, signed
 from pages.inspect.tile_rows import Ready
-from pages.shared import tiles
+from pages.shared import job_status, tiles
 from pages.shared.plots import camera
 
 COARSEST, FINEST = 2, 16
@@ -37,7 +37,7 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
         )
         output: str = st.session_state.patch_output
     job = map_jobs.outputs_job(ready.row, grid, baseline, st.session_state.seed)
-    if map_jobs.waits_for(job):
+    if job_status.waits_for(job):
         return True
     if job.state is State.DONE:
         score = cell_score(job.result, ready.attribution, output)

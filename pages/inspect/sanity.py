@@ -15,7 +15,7 @@ from attrlib.specs import MethodSpec, ViewSpec
 from pages.inspect import map_jobs
 from pages.inspect.pick import figure, keep, pick, signed
 from pages.inspect.tile_rows import Ready
-from pages.shared import jobs, tiles
+from pages.shared import job_status, jobs, tiles
 
 SHARES = {0.25: "last quarter", 0.5: "last half", 1.0: "all"}
 
@@ -53,7 +53,7 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
                 st.progress(1.0, text="running")
                 waits = True
             else:
-                waits |= map_jobs.waits_for(own)
+                waits |= job_status.waits_for(own)
     st.caption(
         "A map that looks alike on the twin shows the photo and not what the model has learnt: its correlation should be near 0. "
         f"Random is the level of no information. [{SANITY_PAPER.authors}]({SANITY_PAPER.url})"

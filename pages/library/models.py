@@ -11,8 +11,10 @@ from attrlib.models import Card, ModelInfo, download, list_models, shipped
 from attrlib.models.architectures import PUBLISHED
 from attrlib.models.download import downloaded
 from attrlib.specs import digest
-from pages.shared import jobs
-from pages.shared.jobs import plain, sentence
+from pages.shared import job_status, jobs, notices
+from pages.shared.jobs import plain
+from pages.shared.polling import poll
+from pages.shared.times import size
 
 FRESH = 20
 """Seconds for which the list of downloaded files is reused."""
@@ -26,7 +28,7 @@ def show() -> None:
     try:
         _ready()
     except AttrlibError as error:
-        st.error(sentence(error), icon=":material/error:")
+        notices.error(error)
     _search()
     _published()
 
@@ -55,7 +57,7 @@ def _ready() -> None:
         alt="Models that need no download",
     )
     if not cards:
-        st.caption(":material/info: No models come with this copy of the project besides the embedded one; finetune makes some.")
+        notices.notes(["No models come with this copy of the project besides the embedded one; finetune makes some."])
         return
     name = st.selectbox("Card", list(cards), key="l_card", persist_state="session", width=320)
     card = cards[name]
@@ -132,7 +134,7 @@ def _published() -> None:
     )
     # Verifying a downloaded file reads all of it, the first time.
     looking = queue("store").submit(digest("checkpoints", int(time.time() / FRESH)), lambda _progress: frozenset(filter(_here, PUBLISHED)))
-    here = jobs.wait_for(looking, "Looking for what is here") or frozenset()
+    here = job_status.wait_for(looking, "Looking for what is here") or frozenset()
     rows = [
         {"model": f"idsds:{name}", "here": name in here, "file": own.url, "load": f'attrlib.load_model("idsds:{name}")'}
         for name, own in PUBLISHED.items()
@@ -147,7 +149,7 @@ def _published() -> None:
             help="Into the cache folder, by this server; 45 MB to 1.7 GB.",
         )  # fmt: skip
     if job is not None:
-        st.fragment(run_every=None if job.ended else 1.0)(_progress)(name, job.ended)
+        poll("l_download_waits", lambda: _download(name))
     st.caption("Load one by name once it is here, or give a file that was fetched elsewhere:")
     st.code(
         f'model = attrlib.load_model("idsds:{name}")  # after python -m attrlib download idsds:{name}\n'
@@ -165,24 +167,15 @@ def _here(name: str) -> bool:
 
 
 def _fetch(name: str) -> None:
-    job = queue("downloads").find(name)
-    if job is not None:
-        job.forget()
-    queue("downloads").submit(name, lambda on_progress: download(f"idsds:{name}", on_progress))
+    jobs.restart(queue("downloads"), name, lambda on_progress: download(f"idsds:{name}", on_progress))
 
 
-def _progress(name: str, ended: bool) -> None:
+def _download(name: str) -> bool:
+    """Show the download; return whether it is in progress."""
     job: Job | None = queue("downloads").find(name)
     if job is None:
-        return
-    if job.state is State.FAILED:
-        st.error(sentence(job.error), icon=":material/error:")
-    elif job.state is State.DONE:
+        return False
+    if job.state is State.DONE:
         st.success(f"idsds\\:{plain(name)} is here.", icon=":material/check:")
-    elif job.state is State.CANCELLED:
-        st.caption(":material/cancel: Cancelled")
-    else:
-        st.progress(job.done / job.total if job.total else 0.0, text=f"{job.done >> 20} of {job.total >> 20} MB")
-        st.button("Cancel", on_click=job.cancel, key="l_download_cancel", icon=":material/close:")
-    if job.ended != ended:
-        st.rerun()
+        return False
+    return job_status.waits_for(job, f"{size(job.done)} of {size(job.total)}")

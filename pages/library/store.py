@@ -12,7 +12,7 @@ from attrlib.engine.jobs import Job, Queue, State, queue
 from attrlib.models import pick_device
 from attrlib.specs import digest
 from attrlib.store import Run, Sizes, Store, Verified, open_store
-from pages.shared import jobs
+from pages.shared import job_status, jobs
 from pages.shared.jobs import plain, sentence
 from pages.shared.roots import readable
 from pages.shared.times import size
@@ -29,7 +29,7 @@ def show_cache() -> None:
     state.setdefault("l_tick", time.monotonic_ns())
     state.setdefault("l_runs_page", 0)
     looking = queue("store").submit(digest("library", state.l_tick, int(time.time() / FRESH)), lambda _progress: _look())
-    found: tuple[Sizes, list[Run], Store] | None = jobs.wait_for(looking, "Reading the cache")
+    found: tuple[Sizes, list[Run], Store] | None = job_status.wait_for(looking, "Reading the cache")
     if found is None:
         return
     sizes, runs, store = found
@@ -104,7 +104,7 @@ def _action() -> None:
     job: Job | None = queue("store").find(key) if key else None
     if job is None:
         return
-    done = jobs.wait_for(job, "Working on the cache")
+    done = job_status.wait_for(job, "Working on the cache")
     if job.state is not State.DONE:
         return
     if isinstance(done, Verified):

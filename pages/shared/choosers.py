@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Container
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 from streamlit.elements.lib.grid_container import GridContainer
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, Preset, list_methods
 from attrlib.models import EMBEDDED, Classifier, shipped
 from attrlib.specs import MethodSpec
-from pages.shared import custom_model, forms, jobs, presets, selection
+from pages.shared import custom_model, forms, job_status, jobs, notices, presets, selection
 
 SAME_AS_PREDICTED = -1
 
@@ -32,10 +31,9 @@ def choose_photo(row: GridContainer) -> Photo | None:
     try:
         photo = state.upload if state.image == selection.UPLOAD else open_image(state.image)
     except AttrlibError as error:
-        st.error(jobs.sentence(error), icon=":material/error:")
+        notices.error(error)
         return None
-    for note in photo.notes:
-        st.caption(f":material/info: {jobs.plain(photo.name)}: {note}")
+    notices.notes(f"{photo.name}: {note}" for note in photo.notes)
     return photo
 
 
@@ -46,7 +44,7 @@ def _take_upload() -> None:
     try:
         state.upload = open_photo(state.uploader.getvalue(), state.uploader.name[:80])
         state.image = selection.UPLOAD
-        problems_seen()
+        notices.dismiss("problems")
     except AttrlibError as error:
         state.problems.append(str(error))
 
@@ -83,9 +81,9 @@ def choose_model(row: GridContainer) -> Classifier | None:
     try:
         spec = selection.model()
     except AttrlibError as error:
-        st.error(jobs.sentence(error), icon=":material/error:")
+        notices.error(error)
         return None
-    return jobs.wait_for(jobs.model_job(spec), f"Loading {spec}")
+    return job_status.wait_for(jobs.model_job(spec), f"Loading {spec}")
 
 
 def choose_target(row: GridContainer, model: Classifier, best: list[int], probabilities: Tensor) -> int:
@@ -188,18 +186,3 @@ def _parameters(names: list[str]) -> None:
         st.caption("None of the chosen methods has parameters of its own.")
         return
     forms.edit(METHODS[st.selectbox("Method", names, key="params_of")], "params", "form")
-
-
-def show_problems(place: DeltaGenerator) -> None:
-    """Show invalid parts of the link and choices that no longer fit the model, until dismissed."""
-    problems = list(dict.fromkeys(st.session_state.problems))
-    if problems:
-        with place.container():
-            for problem in problems:
-                st.warning(jobs.sentence(problem), icon=":material/error:")
-            st.button("Dismiss", on_click=problems_seen, type="tertiary", icon=":material/check:")
-
-
-def problems_seen() -> None:
-    """Clear the list of problems."""
-    st.session_state.problems = []

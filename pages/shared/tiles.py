@@ -9,13 +9,15 @@ from PIL import Image
 from torch import Tensor
 
 from attrlib.engine.explain import tile
-from attrlib.engine.jobs import Job, Priority, State
+from attrlib.engine.jobs import Job, State
 from attrlib.figures.colours import css_gradient
 from attrlib.figures.overlay import colour_map, draw, encode
 from attrlib.figures.panel import Tile, limits
 from attrlib.models import Preprocessing
 from attrlib.specs import MethodSpec, ViewSpec, digest
+from pages.shared import job_status
 from pages.shared.jobs import sentence
+from pages.shared.times import duration
 
 CONVERGENCE_WARNING = 0.05
 
@@ -86,7 +88,7 @@ def _show_photo(strip: Strip, with_classes: bool) -> None:
 def _tile(slot: Slot, view: ViewSpec) -> Tile:
     assert slot.job is not None
     shown = tile(slot.job.result, view)
-    return replace(shown, subtitle=f"{shown.subtitle} · {_seconds(slot.job.result.seconds)}")
+    return replace(shown, subtitle=f"{shown.subtitle} · {duration(slot.job.result.seconds)}")
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
@@ -126,34 +128,18 @@ def _show_blank(slot: Slot, photo: Image.Image) -> None:
     job = slot.job
     head(slot.method.name, slot.method.layer)
     st.image(_grey(photo.size), width="stretch", alt="No map yet")
-    if job is None or job.state is State.FAILED:
-        st.caption(f":material/block: {sentence(job.error if job else slot.refusal)}")
-    elif job.state is State.CANCELLED:
-        st.caption(":material/cancel: Cancelled")
+    if job is not None:
+        job_status.waits_for(job, small=True)
     else:
-        waiting = job.state is State.WAITING
-        st.progress(job.done / job.total if job.total else 0.0, text="waiting" if waiting else seconds_left(job))
-    if job is None or (job.priority is Priority.QUICK and not job.ended):
+        st.caption(f":material/block: {sentence(slot.refusal)}")
         st.empty()
-    elif job.ended:
-        st.button("Try again", key=f"retry-{job.key}", on_click=job.forget, type="tertiary", icon=":material/refresh:")
-    else:
-        st.button("Cancel", key=f"cancel-{job.key}", on_click=job.cancel, type="tertiary", icon=":material/close:")
-
-
-def seconds_left(job: Job) -> str:
-    """Return the estimated remaining time of a running job as text, or "running" if it is unknown."""
-    return "running" if job.seconds_left is None else f"{_seconds(job.seconds_left)} left"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def head(title: str, line: str) -> None:
     """Show a title with a line below it."""
     st.html(
-        f'<div style="line-height:1.3;overflow-wrap:anywhere"><b>{escape(title)}</b><br><small style="opacity:.7">{escape(line)}</small></div>'
+        f'<div data-testid="tile-head" style="line-height:1.3;overflow-wrap:anywhere"><b data-testid="tile-title">{escape(title)}</b><br>'
+        f'<small data-testid="tile-line" style="opacity:.7">{escape(line)}</small></div>'
     )
 
 

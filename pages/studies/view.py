@@ -8,8 +8,9 @@ from attrlib.figures.study_plots import draw
 from attrlib.specs import StudySpec
 from attrlib.studies import Study, StudyResult
 from attrlib.studies.findings import even, files_of, refusals
+from pages.shared import notices
 from pages.shared import reproduce as reproduction
-from pages.shared.jobs import plain, sentence
+from pages.shared.jobs import plain
 from pages.shared.plots import camera
 from pages.shared.times import duration
 
@@ -42,10 +43,9 @@ def show(result: StudyResult) -> None:
         with st.expander(f"Left out, as not defined here: {len(left_out)} reasons", icon=":material/block:"):
             for line in left_out:
                 st.markdown(f"- {plain(line)}")
-    for note in result.notes:
-        st.caption(f":material/info: {sentence(note)}")
+    notices.notes(result.notes)
     st.caption(
-        f"{len(result.models)} models: {plain(', '.join(result.models))}. {result.computed} results computed now, {result.known} known before; "
+        f"{len(result.models)} models: {plain(', '.join(result.models))}. {result.computed} results computed now, {result.known} cached; "
         f"computing took {duration(result.seconds)}."
     )
 
