@@ -20,7 +20,7 @@ from attrlib.protocols import create
 from attrlib.protocols.localisation import Localisation
 from attrlib.specs import AggregateView, MethodSpec, RunSpec, digest
 from attrlib.store import open_store
-from pages.shared import job_status, jobs, notices
+from pages.shared import job_status, jobs, notices, tiles
 from pages.shared.jobs import plain
 
 FIRST = ("cat", "coffee", "motorcycle", "astronaut")
@@ -130,5 +130,5 @@ def _tiles(model: Classifier, photos: list[Photo], map_jobs: dict[MethodSpec, Jo
                 )
                 st.caption(f"localisation **{score:.3f}** ↑ (chance {1 / n**2:.2f})")
             else:
-                st.image(encode(Image.new("RGBA", (SIDE, SIDE), (128, 132, 138, 40)), "PNG"), width="stretch", alt="No map yet")
+                st.image(tiles.blank((SIDE, SIDE)), width="stretch", alt="No map yet")
                 job_status.waits_for(job, small=True)

@@ -11,7 +11,7 @@ from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.specs import AggregateSpec, AggregateView, RunSpec
 from attrlib.studies.words import listed
 from pages.aggregate import bin_rows, choice, controls, custom_grid, row_jobs
-from pages.shared import job_status, links, notices, reproduce, run_jobs, run_panel
+from pages.shared import job_status, links, notices, pickers, reproduce, run_jobs, run_panel
 from pages.shared.jobs import plain
 from pages.shared.polling import poll
 
@@ -51,14 +51,7 @@ def _body(run: RunSpec) -> bool:
     """Show everything that changes by itself, and the dials; return whether anything is pending."""
     own = st.session_state.a_mode == OWN
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="a_bar"):
-        st.segmented_control(
-            "Show",
-            MODES,
-            key="a_mode",
-            persist_state="session",
-            required=True,
-            help="Many items of the data, or one grid of photos that you choose.",
-        )
+        pickers.switch("Show", MODES, "a_mode", "Many items of the data, or one grid of photos that you choose.")
         if not own:
             run_panel.show_button("a", [run])
         controls.choose_view(() if own else choice.cells())

@@ -5,10 +5,10 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from attrlib.errors import AttrlibError, unknown
-from attrlib.models import list_models, parse_model
+from attrlib.errors import unknown
+from attrlib.models import list_models
 from attrlib.specs import ModelSpec
-from pages.shared import selection
+from pages.shared import pickers, selection
 from pages.shared.jobs import sentence
 
 MAX_MODELS = 3
@@ -27,13 +27,8 @@ def start(query: Mapping[str, str]) -> None:
     selection.start({name: value for name, value in query.items() if name not in ("also", "tool")})
     if "also" in state:
         return
-    models = []
-    for text in query.get("also", "").split(","):
-        try:
-            models += [parse_model(text)] if text.strip() else []
-        except AttrlibError as error:
-            state.problems.append(str(error))
-    models = list(dict.fromkeys(models))
+    texts = [text for text in query.get("also", "").split(",") if text.strip()]
+    models = selection.parse_models(texts, state.problems)
     if len(models) >= MAX_MODELS:
         state.problems.append(f"the link has {len(models) + 1} models; the first {MAX_MODELS} are shown")
     state.also = [model.text for model in models[: MAX_MODELS - 1]]
@@ -54,20 +49,16 @@ def choose_more_models(first: ModelSpec) -> list[ModelSpec]:
     """Show the sidebar's model list and return all valid models except the first; invalid entries get a message."""
     state = st.session_state
     with st.sidebar:
-        st.multiselect(
+        pickers.several(
             "More models, one row each",
-            list(dict.fromkeys([*(info.name for info in list_models()), *state.also])),
-            key="also",
-            persist_state="session",
-            accept_new_options=True,
-            max_selections=MAX_MODELS - 1,
+            (info.name for info in list_models()),
+            "also",
+            f"Each is explained for the class that it predicts itself. {pickers.MODEL_HINT}",
+            MAX_MODELS - 1,
             placeholder="Add a model",
-            help="Each is explained for the class that it predicts itself. Type timm:NAME, with @FILE behind it for a checkpoint, with @192x256 for another input size.",
         )
-        found = []
-        for text in state.also:
-            try:
-                found.append(parse_model(text))
-            except AttrlibError as error:
-                st.warning(sentence(error), icon=":material/error:")
-    return [model for model in dict.fromkeys(found) if model != first]
+        problems: list[str] = []
+        models = selection.parse_models(state.also, problems)
+        for problem in problems:
+            st.warning(sentence(problem), icon=":material/error:")
+    return [model for model in models if model != first]

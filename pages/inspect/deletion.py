@@ -14,7 +14,7 @@ from attrlib.protocols.deletion import ORDERS
 from attrlib.specs import ViewSpec
 from pages.inspect import map_jobs
 from pages.inspect.patches import choose_baseline, choose_grid
-from pages.inspect.pick import figure, keep, pick
+from pages.inspect.pick import figure, pick, switch
 from pages.inspect.tile_rows import Ready
 from pages.shared import job_status
 
@@ -23,19 +23,14 @@ FIRST = {ORDERS[1]: "most relevant", ORDERS[0]: "least relevant"}
 
 def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
     """Show controls for map, order, unit and baseline, then the slider; return whether a job is pending."""
-    keep("deletion_order", list(FIRST), ORDERS[1])
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         ready = pick("Map", maps, "deletion_map")
-        st.segmented_control(
+        order: str = switch(
             "First to go",
-            list(FIRST),
-            format_func=FIRST.__getitem__,
-            key="deletion_order",
-            persist_state="session",
-            required=True,
-            help="Most relevant first: a good map makes the probability fall at once. Least relevant first: it stays high for long.",
+            FIRST,
+            "deletion_order",
+            "Most relevant first: a good map makes the probability fall at once. Least relevant first: it stays high for long.",
         )
-        order: str = st.session_state.deletion_order
         grid = choose_grid(ready, "deletion_grid", singles="pixels")
         baseline = choose_baseline("deletion_baseline")
     job = map_jobs.path_job(ready, order, grid or None, baseline, st.session_state.seed)

@@ -9,10 +9,8 @@ from attrlib.registry import params_of
 from attrlib.specs import SCALES, SIGNS, ExplainSpec, ViewSpec
 from pages.inspect import choice, tile_rows, tools
 from pages.inspect.tile_rows import Coming, Row
-from pages.shared import choosers, job_status, jobs, links, notices, selection, takeaway, tiles
+from pages.shared import choosers, job_status, jobs, links, notices, pickers, selection, takeaway, tiles
 from pages.shared.polling import poll
-
-KERNELS = [0, *range(1, 258, 2)]
 
 
 def main() -> None:
@@ -87,17 +85,10 @@ def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec) -> bool:
 
 def _choose_view() -> ViewSpec:
     options = {p.name: p for p in params_of(ViewSpec)}
-    st.segmented_control("Sign", SIGNS, key="sign", persist_state="session", required=True, help=options["sign"].help)
-    st.select_slider(
-        "Smoothing K",
-        KERNELS,
-        key="smoothing",
-        persist_state="session",
-        width=170,
-        help="Gaussian of K × K px at the input's size, sigma = K/4, on the signed map.",
-    )
+    pickers.switch("Sign", SIGNS, "sign", options["sign"].help)
+    pickers.smoothing("smoothing", "Gaussian of K × K px at the input's size, sigma = K/4, on the signed map.", width=170)
     st.slider("Opacity", 0.0, 1.0, step=0.05, key="opacity", persist_state="session", width=120, help=options["opacity"].help)
-    st.segmented_control("Colour scale", SCALES, key="scale", persist_state="session", required=True, help=options["scale"].help)
+    pickers.switch("Colour scale", SCALES, "scale", options["scale"].help)
     with st.popover("Colours", icon=":material/palette:"):
         st.slider("Clip percentile", 50.0, 100.0, step=0.5, key="clip", persist_state="session", help=options["clip"].help)
         st.selectbox("Signed maps", options["diverging"].choices, key="diverging", persist_state="session")

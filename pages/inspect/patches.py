@@ -12,7 +12,7 @@ from attrlib.figures.cells import cell_scatter, draw_cells, magnitude
 from attrlib.protocols.deletion import IDSDS_PAPER, OUTPUTS
 from attrlib.specs import ViewSpec
 from pages.inspect import map_jobs
-from pages.inspect.pick import figure, keep, pick, signed
+from pages.inspect.pick import figure, keep, pick, signed, switch
 from pages.inspect.tile_rows import Ready
 from pages.shared import job_status, tiles
 from pages.shared.plots import camera
@@ -26,16 +26,7 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
         ready = pick("Map", maps, "patch_map")
         grid = choose_grid(ready, "patch_grid")
         baseline = choose_baseline("patch_baseline")
-        keep("patch_output", OUTPUTS, OUTPUTS[0])
-        st.segmented_control(
-            "Output",
-            OUTPUTS,
-            key="patch_output",
-            persist_state="session",
-            required=True,
-            help="The output of the target whose drop counts.",
-        )
-        output: str = st.session_state.patch_output
+        output: str = switch("Output", OUTPUTS, "patch_output", "The output of the target whose drop counts.")
     job = map_jobs.outputs_job(ready.row, grid, baseline, st.session_state.seed)
     if job_status.waits_for(job):
         return True

@@ -13,7 +13,7 @@ from attrlib.methods import Attribution, resolve
 from attrlib.protocols.stability import SANITY_PAPER
 from attrlib.specs import MethodSpec, ViewSpec
 from pages.inspect import map_jobs
-from pages.inspect.pick import figure, keep, pick, signed
+from pages.inspect.pick import figure, pick, signed, switch
 from pages.inspect.tile_rows import Ready
 from pages.shared import job_status, jobs, tiles
 
@@ -22,19 +22,15 @@ SHARES = {0.25: "last quarter", 0.5: "last half", 1.0: "all"}
 
 def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
     """Show controls for the map and the shuffled layers, then three pictures with correlations; return whether a job is pending."""
-    keep("sanity_share", list(SHARES), 1.0)
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         ready = pick("Map", maps, "sanity_map")
-        st.segmented_control(
+        share: float = switch(
             "Layers with shuffled weights",
-            list(SHARES),
-            format_func=SHARES.__getitem__,
-            key="sanity_share",
-            persist_state="session",
-            required=True,
-            help="Counted from the logits. A layer's weights keep their values and lose their places, so that nothing learnt is left.",
+            SHARES,
+            "sanity_share",
+            "Counted from the logits. A layer's weights keep their values and lose their places, so that nothing learnt is left.",
+            default=1.0,
         )
-    share: float = st.session_state.sanity_share
     row, method, seed = ready.row, ready.attribution.spec, st.session_state.seed
     noise = jobs.map_job(row.model, row.photo, resolve(MethodSpec("Random", method.layer)), row.target, seed)
     making: Job = map_jobs.twin_job(row.model, share, seed)

@@ -39,11 +39,10 @@ class Deletion(Lesson):
         models, birds = (context.plain, context.tuned), context.some_birds(self.birds)
         targets = [context.plain.target(bird.name) for bird in birds]
         method, grid = resolve(MethodSpec(self.order)), 4 if self.delete == "cells" else None
-        job = context.compute(
+        found = context.result(
             "deletion", lambda on_progress: delete_alike(models, [b.photo for b in birds], targets, method, grid, seed=context.seed, on_progress=on_progress),
             method, grid, [b.index for b in birds],
         )  # fmt: skip
-        found = context.wait(job)[0]
         own, (plain, tuned) = found.paths[0], found.curves.tolist()
         step = self.step * own.steps // STEPS
         share = own.counts[step] / own.counts[-1]

@@ -7,12 +7,11 @@ import streamlit as st
 from attrlib.engine.jobs import State
 from pages.learn import controls, keys
 from pages.learn.context import LessonContext, NotYet, pairs
-from pages.learn.drawing import grey
 from pages.learn.lesson import LESSONS, Lesson
 from pages.shared import job_status, links, notices
 from pages.shared.jobs import plain
 from pages.shared.polling import poll
-from pages.shared.tiles import head
+from pages.shared.tiles import blank, head
 
 STYLE = """
 .st-key-learn_screen {display: grid; grid-template-columns: minmax(17rem, 2fr) 5fr; grid-template-rows: auto 1fr; gap: 0.5rem 2rem}
@@ -163,7 +162,7 @@ def _blank(columns: int, rows: int) -> None:
     for _ in range(columns * rows):
         with grid.cell():
             head("…", "")
-            st.image(grey((128, 128)), width="stretch", alt="Not ready yet")
+            st.image(blank((128, 128)), width="stretch", alt="Not ready yet")
 
 
 def _links(lesson: Lesson) -> None:

@@ -11,7 +11,7 @@ from attrlib.methods import METHODS, list_methods
 from attrlib.models import EMBEDDED, NAMED, list_models, parse_model
 from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, digest
-from pages.shared import job_panel, jobs, notices
+from pages.shared import job_panel, jobs, notices, pickers
 from pages.shared.jobs import plain
 from pages.shared.polling import poll
 from pages.shared.times import duration, size
@@ -23,17 +23,14 @@ LABELS = job_panel.Labels("Examine", "Examine again", "Examine again")
 def show() -> None:
     """Show the model chooser, the button, and the report once it is ready."""
     state = st.session_state
+    state.setdefault("l_doctor_model", EMBEDDED)
     st.caption(
         "Probes methods at Input, Middle and Final of a model on a synthetic image: whether each is defined there, if not why, seconds and peak "
         "memory, and whether it leaves a hook, a mode, a gradient or a weight of the model changed."
     )
     with st.grid(min_column_width=220, gap="small", vertical_alignment="bottom", key="l_doctor_bar") as row:
         with row.cell():
-            known = [info.name for info in list_models()]
-            st.selectbox(
-                "Model", list(dict.fromkeys([*known, state.get("l_doctor_model", EMBEDDED)])), key="l_doctor_model", persist_state="session",
-                accept_new_options=True, help="Or type timm:NAME or torchvision:NAME; with @FILE behind it for a checkpoint, with @random:0 for random weights, with @192x256 for another input size.",
-            )  # fmt: skip
+            pickers.one("Model", (info.name for info in list_models()), "l_doctor_model", pickers.MODEL_HINT)
         with row.cell(column_span=2):
             st.multiselect(
                 "Methods",

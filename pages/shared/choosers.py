@@ -4,21 +4,20 @@ from collections import Counter
 from collections.abc import Container
 
 import streamlit as st
-from streamlit.elements.lib.grid_container import GridContainer
 from torch import Tensor
 
 from attrlib.data.images import Photo, open_photo
 from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.errors import AttrlibError
-from attrlib.methods import METHODS, Preset, list_methods
+from attrlib.methods import METHODS, Preset
 from attrlib.models import EMBEDDED, Classifier, shipped
 from attrlib.specs import MethodSpec
-from pages.shared import custom_model, forms, job_status, jobs, notices, presets, selection
+from pages.shared import custom_model, forms, job_status, jobs, notices, pickers, presets, selection
 
 SAME_AS_PREDICTED = -1
 
 
-def choose_photo(row: GridContainer) -> Photo | None:
+def choose_photo(row: pickers.Grid) -> Photo | None:
     """Return the chosen sample or uploaded photo, or None after showing what is wrong with it."""
     state = st.session_state
     with row.cell():
@@ -49,17 +48,14 @@ def _take_upload() -> None:
         state.problems.append(str(error))
 
 
-def choose_model(row: GridContainer) -> Classifier | None:
+def choose_model(row: pickers.Grid) -> Classifier | None:
     """Return the chosen model, with a checkpoint if one is given, or None after showing why it cannot be loaded."""
-    state = st.session_state
     with row.cell():
-        st.selectbox(
+        pickers.one(
             "Model",
-            list(dict.fromkeys([EMBEDDED, *shipped(), state.architecture])),
-            key="architecture",
-            persist_state="session",
-            accept_new_options=True,
-            help="The models named birds_ know the drawn birds. Type timm:NAME or torchvision:NAME for any other architecture; its weights are "
+            [EMBEDDED, *shipped()],
+            "architecture",
+            "The models named birds_ know the drawn birds. Type timm:NAME or torchvision:NAME for any other architecture; its weights are "
             "downloaded, or taken from a checkpoint.",
         )
         with st.popover("Weights, size", icon=":material/folder_open:", width="stretch"):
@@ -86,7 +82,7 @@ def choose_model(row: GridContainer) -> Classifier | None:
     return job_status.wait_for(jobs.model_job(spec), f"Loading {spec}")
 
 
-def choose_target(row: GridContainer, model: Classifier, best: list[int], probabilities: Tensor) -> int:
+def choose_target(row: pickers.Grid, model: Classifier, best: list[int], probabilities: Tensor) -> int:
     """Return the class to explain: the predicted one, or another one from the list in order of decreasing probability."""
     state = st.session_state
     names = [n.split(",")[0] for n in model.class_names]
@@ -130,25 +126,24 @@ def _recall(key: str, known: Container[object]) -> None:
         state[key] = state.get(f"{key}_was", state[key])
 
 
-def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
+def choose_methods(row: pickers.Grid, model: Classifier) -> list[MethodSpec]:
     """Return the chosen methods, resolved, in the order of choice."""
     state = st.session_state
-    infos = {m.name: m for m in list_methods()}
     with row.cell(column_span=2):
-        st.multiselect(
-            f"Methods: {len(state.methods)} of {len(infos)}",
-            list(dict.fromkeys([*infos, *state.methods])),
-            key="methods",
-            persist_state="session",
-            accept_new_options=True,
-            max_selections=selection.MAX_METHODS,
+        pickers.several(
+            f"Methods: {len(state.methods)} of {len(METHODS)}",
+            METHODS,
+            "methods",
+            pickers.METHOD_HINT,
+            selection.MAX_METHODS,
             placeholder="Choose methods",
-            help="Or type one with layer and parameters, such as IG@Middle:steps=20.",
         )
         with st.container(horizontal=True, gap="small"):
             presets.choose("inspect", _take)
             with st.popover("Parameters", icon=":material/tune:", width="stretch"):
-                _parameters([n for n in state.methods if n in infos and infos[n].params])
+                hint = "Of random methods: SmoothGrad, RISE, Random."
+                st.number_input("Seed", 0, 2**31 - 1, step=1, key="seed", persist_state="session", help=hint)
+                forms.edit_one_of(METHODS, state.methods, "params", "form")
     with row.cell():
         layers = selection.layer_options(list(model.layers))
         _recall("layer", layers)
@@ -178,11 +173,3 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
 def _take(preset: Preset) -> None:
     state = st.session_state
     state.layer, state.methods, state.params = selection.as_widgets(preset.methods)
-
-
-def _parameters(names: list[str]) -> None:
-    st.number_input("Seed", 0, 2**31 - 1, step=1, key="seed", persist_state="session", help="Of random methods: SmoothGrad, RISE, Random.")
-    if not names:
-        st.caption("None of the chosen methods has parameters of its own.")
-        return
-    forms.edit(METHODS[st.selectbox("Method", names, key="params_of")], "params", "form")

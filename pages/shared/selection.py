@@ -1,6 +1,6 @@
 """The user's choices on a page, kept in the session and restored from or written to a link."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import streamlit as st
@@ -9,7 +9,7 @@ from attrlib.data.pictures import is_named
 from attrlib.data.samples import PREFIX
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, read_methods, resolve
-from attrlib.models import EMBEDDED, NAMED, check_name
+from attrlib.models import EMBEDDED, NAMED, check_name, parse_model
 from attrlib.registry import Value, params_of
 from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, parse_size, size_text
 
@@ -62,6 +62,17 @@ def model() -> ModelSpec:
     state = st.session_state
     size = state.input_size.strip()
     return ModelSpec(state.architecture, state.checkpoint.strip() or None, parse_size(size) if size else None)
+
+
+def parse_models(texts: Iterable[str], problems: list[str]) -> list[ModelSpec]:
+    """Return the valid models, each once; the reason why another one is invalid is added to `problems`."""
+    models = []
+    for text in texts:
+        try:
+            models.append(parse_model(text))
+        except AttrlibError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(models))
 
 
 def is_known(method: MethodSpec, problems: list[str]) -> bool:

@@ -101,7 +101,7 @@ def _show(slot: Slot, tile: Tile, top: float, photo: Image.Image, view: ViewSpec
     assert slot.job is not None
     head(tile.title, tile.subtitle)
     if tile.defect is not None:
-        st.image(_grey(photo.size), width="stretch", alt=f"No map: {tile.defect}")
+        st.image(blank(photo.size), width="stretch", alt=f"No map: {tile.defect}")
         st.caption(f":material/block: {tile.defect}")
         st.empty()
         return
@@ -127,7 +127,7 @@ def _badge(diagnostics: Mapping[str, tuple[float, ...]]) -> None:
 def _show_blank(slot: Slot, photo: Image.Image) -> None:
     job = slot.job
     head(slot.method.name, slot.method.layer)
-    st.image(_grey(photo.size), width="stretch", alt="No map yet")
+    st.image(blank(photo.size), width="stretch", alt="No map yet")
     if job is not None:
         job_status.waits_for(job, small=True)
     else:
@@ -146,11 +146,15 @@ def head(title: str, line: str) -> None:
 def legend(view: ViewSpec, top: float) -> str:
     """Return the colour bar with the magnitudes of its colours."""
     high = f"{top:.0f}" if 100 <= top < 1e5 else f"{top:.2g}"
-    low = f"−{high}" if view.sign == "signed" else "0"
-    middle = "<span>0</span>" if view.sign == "signed" else ""
+    return colour_bar(colour_map(view), (f"−{high}", "0", high) if view.sign == "signed" else ("0", high))
+
+
+def colour_bar(colours: str, labels: Sequence[str]) -> str:
+    """Return the HTML of a colour map, named as in `ViewSpec`, with labels below it."""
+    texts = "".join(f"<span>{escape(label)}</span>" for label in labels)
     return (
-        f'<div style="height:.45rem;border-radius:2px;background:{css_gradient(colour_map(view))}"></div>'
-        f'<div style="display:flex;justify-content:space-between;font-size:.75rem;opacity:.7"><span>{low}</span>{middle}<span>{high}</span></div>'
+        f'<div style="height:.45rem;border-radius:2px;background:{css_gradient(colours)}"></div>'
+        f'<div style="display:flex;justify-content:space-between;font-size:.75rem;opacity:.7">{texts}</div>'
     )
 
 
@@ -174,5 +178,6 @@ def _photo(key: str, _image: Image.Image) -> bytes:
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
-def _grey(size: tuple[int, int]) -> bytes:
+def blank(size: tuple[int, int]) -> bytes:
+    """Return a grey picture for a tile that is not ready, or has none."""
     return encode(Image.new("RGBA", size, (128, 132, 138, 40)), "PNG")
