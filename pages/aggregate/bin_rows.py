@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import zip_longest
 
 import streamlit as st
 
@@ -24,13 +25,13 @@ from pages.shared.plots import camera
 def show(found: Found, methods: tuple[MethodSpec, ...], setting: ProtocolSpec, view: AggregateView) -> bool:
     """Show all rows, their scores, and the images of the chosen bin; return whether a job is pending."""
     row_jobs_of = {method: row_jobs.row_job(found, method, view) for method in methods}
+    waiting = any(not job.ended for job in row_jobs_of.values())
     done = {method: job.result for method, job in row_jobs_of.items() if job.state is State.DONE}
     kept = st.session_state.setdefault("a_kept", {})
     kept |= {method: job.key for method, job in row_jobs_of.items() if job.state is State.DONE}
     _explain(list(done.values()), view)
     for number, (method, job) in enumerate(row_jobs_of.items()):
         _row(number, method, job, _last(kept.get(method)), view)
-    waiting = any(not job.ended for job in row_jobs_of.values())
     if done:
         _boxes(list(done.values()), setting)
         st.download_button(
@@ -145,12 +146,13 @@ def _behind(found: Found, done: dict[MethodSpec, Shown], view: AggregateView) ->
     st.markdown(f"##### {plain(own.row.method.name)} at {plain(resolve(own.row.method).layer)}, {which}, best first")
     shown = page_of(len(members), PAGE, "a_page", "Better", "Worse")
     job = row_jobs.tiles_job(found, own.row, members[shown], view)
-    if job.ended and job.state is not State.DONE:
+    waiting = not job.ended
+    if not waiting and job.state is not State.DONE:
         job_status.show_failure(job)
         return False
     grid = st.grid(min_column_width=165, gap="small", key="a_images")
-    drawn = job.result if job.state is State.DONE else [None] * len(members[shown])
-    for rank, (position, tile) in enumerate(zip(members[shown], drawn, strict=True), shown.start + 1):
+    # Unreadable items have no tile.
+    for rank, (position, tile) in enumerate(zip_longest(members[shown], [] if waiting else job.result), shown.start + 1):
         with grid.cell():
             score = float(own.row.aggregate.scores[position])
             names = ", ".join(n for n in tile.names if n) if tile else ""
@@ -161,4 +163,4 @@ def _behind(found: Found, done: dict[MethodSpec, Shown], view: AggregateView) ->
             )
             mark = ":material/ads_click: " if position == chosen else ""
             st.caption(f"{mark}**{score:.3f}** {plain(names)}", help="The point that was clicked" if mark else None)
-    return not job.ended
+    return waiting

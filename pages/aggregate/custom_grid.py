@@ -48,8 +48,9 @@ def show(run: RunSpec, view: AggregateView) -> bool:
     if target is None:
         return False
     map_jobs = {method: _job(model, photos, run, cell, target, method) for method in run.methods}
+    waiting = any(not job.ended for job in map_jobs.values())
     _tiles(model, photos, map_jobs, cell, n, view)
-    return any(not job.ended for job in map_jobs.values())
+    return waiting
 
 
 def _choose_photos(n: int) -> list[Photo] | None:

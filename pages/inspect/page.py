@@ -58,6 +58,7 @@ def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec) -> bool:
     Returns whether a map is pending.
     """
     slots = [row.slots(spec.methods) for row in rows]
+    waiting = bool(coming) or not all(slot.ended for own in slots for slot in own)
     ready = [slot.job.result for slot in slots[0] if slot.job is not None and slot.done]
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="view"):
         view = _choose_view()
@@ -73,7 +74,6 @@ def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec) -> bool:
     for row in coming:
         st.progress(0.0, text=f"Loading {jobs.plain(row.spec.text)}")
     tool = tools.choose()
-    waiting = bool(coming) or not all(slot.ended for own in slots for slot in own)
     if tool is not None:
         tools.show(tool, tile_rows.ready_maps(rows, slots), view, waiting)
     links.write(spec.link() + choice.link_fields())

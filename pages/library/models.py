@@ -175,7 +175,8 @@ def _download(name: str) -> bool:
     job: Job | None = queue("downloads").find(name)
     if job is None:
         return False
+    if job_status.waits_for(job, f"{size(job.done)} of {size(job.total)}"):
+        return True
     if job.state is State.DONE:
         st.success(f"idsds\\:{plain(name)} is here.", icon=":material/check:")
-        return False
-    return job_status.waits_for(job, f"{size(job.done)} of {size(job.total)}")
+    return False

@@ -4,7 +4,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from attrlib.engine.jobs import Job, State
+from attrlib.engine.jobs import State
 from attrlib.studies.words import listed
 from pages.scores import choice, choosers, results, takeaway, unfinished
 from pages.shared import links, notices, run_panel
@@ -28,8 +28,9 @@ def main() -> None:
 def _body(wanted: choice.Wanted) -> bool:
     """Show everything that changes by itself: cost, progress, results; return whether anything is pending."""
     specs = {spec.model.text: spec for spec in wanted.runs()}
-    jobs: dict[str, Job | None] = {name: find(spec) for name, spec in specs.items()}
-    done = {name: job.result for name, job in jobs.items() if job is not None and job.state is State.DONE}
+    jobs = {name: job for name, spec in specs.items() if (job := find(spec)) is not None}
+    alive = any(not job.ended for job in jobs.values())
+    done = {name: job.result for name, job in jobs.items() if job.state is State.DONE}
     link = wanted.link() | (choice.shown() if done else {})
     links.write(urlencode(link, doseq=True))
     if not specs:
@@ -41,13 +42,12 @@ def _body(wanted: choice.Wanted) -> bool:
         takeaway.reproduce(link, list(specs.values()), done)
         takeaway.export(done)
     waiting = run_panel.show_state(specs)
-    started = {name: job for name, job in jobs.items() if job is not None}
-    if any(not job.ended for job in started.values()):
-        results.show_live(started, specs)
+    if alive:
+        results.show_live(jobs, specs)
         return True
     if done:
         waiting |= results.show(done)
-    elif partial := {name: job for name, job in started.items() if job.news is not None and job.news.scores}:
+    elif partial := {name: job for name, job in jobs.items() if job.news is not None and job.news.scores}:
         results.show_live(partial, specs)
     unfinished.show(list(specs.values()))
     return waiting

@@ -61,5 +61,5 @@ def show_ended(job: Job, progress: str, name: str = "") -> None:
     """Show why a job failed, or that it was cancelled and how far it got before."""
     if job.state is State.FAILED:
         notices.error(f"{name}: {job.error}" if name else job.error)
-    else:
+    elif job.state is State.CANCELLED:
         st.info(f"{f'**{plain(name)}**: cancelled' if name else 'Cancelled'}, {progress}. **Resume** to continue.", icon=":material/pause_circle:")  # fmt: skip

@@ -10,7 +10,8 @@ def poll(key: str, show: Callable[[], bool], seconds: float = 0.5) -> None:
 
     Args:
         key: Session key that keeps whether something is pending.
-        show: Shows the part; returns whether something on it is pending.
+        show: Shows the part; returns whether something on it is pending, as seen before it was drawn: what ends while it is drawn is shown
+            by one more rerun.
         seconds: Time between two polls.
     """
     polled = bool(st.session_state.get(key))

@@ -75,12 +75,13 @@ def _show_cost(specs: Sequence[RunSpec], fresh: bool) -> bool:
     `fresh` says that none of them was started yet: if all their results are cached they are, which only reads the results.
     """
     stages = [run_jobs.prepare(spec) for spec in specs]
-    plans = [stage.plan for stage in stages if stage.plan is not None]
+    planned = [stage.plan for stage in stages]
+    plans = [plan for plan in planned if plan is not None]
     if fresh and len(plans) == len(stages) and all(own.plan.known and not own.plan.missing and not own.plan.upper_bound for own in plans):
         _start(specs)
         job_status.pending("Reading the cached results")
         return True
-    waiting = [stage.doing for stage in stages if stage.plan is None and not _has_failed(stage)]
+    waiting = [stage.doing for stage, plan in zip(stages, planned, strict=True) if plan is None and not _has_failed(stage)]
     if waiting:
         job_status.pending(f"{waiting[0]} …")
     elif plans:

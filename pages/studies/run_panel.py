@@ -26,11 +26,12 @@ def find(spec: StudySpec) -> Job | None:
 
 def find_or_read(spec: StudySpec) -> Job | None:
     """Return the job; a study whose results are all cached is started, which only reads them."""
-    job = find(spec)
-    return begin(spec) if job is None and _look(spec).result is True else job
+    if find(spec) is None and _look(spec).result is True:
+        begin(spec)
+    return find(spec)
 
 
-def begin(spec: StudySpec) -> Job:
+def begin(spec: StudySpec) -> None:
     """Start the study, or resume it where it was stopped; a study in progress continues unchanged."""
 
     def do(on_progress: NewsProgress) -> StudyResult:
@@ -40,7 +41,7 @@ def begin(spec: StudySpec) -> Job:
         data = load_data(spec.data)
         return run_study(spec, open_store(), on_event, lambda model, tuned: _load(model, tuned, on_progress), data)
 
-    return jobs.restart(jobs.device_queue(), _key(spec), do, Priority.LONG)
+    jobs.restart(jobs.device_queue(), _key(spec), do, Priority.LONG)
 
 
 def _load(model: ModelSpec, tuned: bool, on_progress: NewsProgress) -> Classifier:
@@ -63,6 +64,12 @@ def _look(spec: StudySpec) -> Job:
     return job
 
 
+def _may_be_done(spec: StudySpec) -> bool:
+    """Return whether the study is in the store, or is still being looked up."""
+    looking = _look(spec)
+    return not looking.ended or looking.result is True
+
+
 def _prepare(spec: StudySpec) -> Job:
     """Return the job that estimates the cost of the study."""
 
@@ -78,13 +85,9 @@ def _is_own(spec: StudySpec) -> bool:
     return spec == StudySpec(spec.study)
 
 
-def _start(spec: StudySpec) -> None:
-    begin(spec)
-
-
 def show_button(spec: StudySpec, job: Job | None) -> None:
     """Show the button that starts, resumes, cancels or repeats the study."""
-    job_panel.show_button("t", [job], lambda: _start(spec), job_panel.Labels(start="Run the study"))
+    job_panel.show_button("t", [job], lambda: begin(spec), job_panel.Labels(start="Run the study"))
 
 
 def show_state(spec: StudySpec, job: Job | None) -> bool:
@@ -97,7 +100,8 @@ def show_state(spec: StudySpec, job: Job | None) -> bool:
         st.caption("You may leave the page or close it: the study continues, and what is computed is kept.")
         return True
     job_panel.show_ended(job, f"{100 * event.share:.0f} % are computed")
-    return False
+    # It may have ended just now: the next rerun shows its result.
+    return job.state is State.DONE
 
 
 def _show_cost(spec: StudySpec) -> bool:
@@ -109,7 +113,7 @@ def _show_cost(spec: StudySpec) -> bool:
             f"{text} On {'the shipped model' if models == 1 else f'the {models} shipped models'} it takes about **{minutes:g} minutes** on one core.",
             icon=":material/science:",
         )
-        return not _look(spec).ended
+        return _may_be_done(spec)
     job = _prepare(spec)
     if not job.ended:
         job_status.pending("Estimating the cost …")
@@ -127,4 +131,4 @@ def _show_cost(spec: StudySpec) -> bool:
         f"{plan.missing} results are missing, {plan.known} are cached: {most} **{duration(plan.seconds)}**, {size(plan.nbytes)} of memory"
     )
     st.info(f"{text} {cost}.", icon=":material/science:")
-    return not _look(spec).ended
+    return _may_be_done(spec)
