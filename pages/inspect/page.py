@@ -7,9 +7,9 @@ import streamlit as st
 from attrlib.engine.explain import Explanation
 from attrlib.registry import params_of
 from attrlib.specs import SCALES, SIGNS, ExplainSpec, ViewSpec
-from pages.inspect import choice, tile_rows, tools
+from pages.inspect import choice, choosers, takeaway, tile_rows, tools
 from pages.inspect.tile_rows import Coming, Row
-from pages.shared import choosers, job_status, jobs, links, notices, pickers, selection, takeaway, tiles
+from pages.shared import job_status, jobs, links, notices, pickers, selection, tiles
 from pages.shared.polling import poll
 
 
@@ -35,15 +35,15 @@ def main() -> None:
     target = choosers.choose_target(row, model, best, probabilities)
     methods = choosers.choose_methods(row, model)
     spec = ExplainSpec(
-        selection.model(),
-        f"{selection.UPLOAD}:{photo.name}" if state.image == selection.UPLOAD else state.image,
+        choice.model(),
+        f"{choice.UPLOAD}:{photo.name}" if state.image == choice.UPLOAD else state.image,
         tuple(methods),
         None if state.target == choosers.SAME_AS_PREDICTED else target,
         state.seed,
     )
     top = [(model.class_names[i].split(",")[0], float(probabilities[i])) for i in best]
     first = Row(spec.model, model, photo, target, top)
-    more = choice.choose_more_models(spec.model)
+    more = choosers.choose_more_models(spec.model)
     further = [tile_rows.further_row(own, photo, first, spec.target is not None) for own in more]
     rows = [first, *(row for row in further if isinstance(row, Row))]
     coming = [row for row in further if isinstance(row, Coming)]
@@ -65,7 +65,7 @@ def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec) -> bool:
         spec = dataclasses.replace(spec, view=view)
         further = [dataclasses.replace(spec, model=row.spec, target=None if spec.target is None else row.target) for row in rows[1:]]
         takeaway.reproduce(spec, choice.link_fields(), further)
-        image = spec.image.removeprefix(f"{selection.UPLOAD}:")
+        image = spec.image.removeprefix(f"{choice.UPLOAD}:")
         shown = dataclasses.replace(spec, image=image, target=rows[0].target, methods=tuple(a.spec for a in ready))
         takeaway.save(Explanation(shown, rows[0].model, rows[0].photo, ready) if ready else None)
     if not spec.methods:
@@ -93,7 +93,7 @@ def _choose_view() -> ViewSpec:
         st.slider("Clip percentile", 50.0, 100.0, step=0.5, key="clip", persist_state="session", help=options["clip"].help)
         st.selectbox("Signed maps", options["diverging"].choices, key="diverging", persist_state="session")
         st.selectbox("Positive maps", options["sequential"].choices, key="sequential", persist_state="session")
-    return selection.view()
+    return choice.view()
 
 
 main()

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from pages.library import data, doctor, models, store
-from pages.shared import links, notices, reproduce
+from pages.shared import links, notices, pickers, reproduce
 
 SECTIONS = {
     "models": models.show,
@@ -37,9 +37,7 @@ def main() -> None:
     )
     notices.problems("l_problems")
     with st.container(horizontal=True, gap="small", vertical_alignment="center", key="l_bar"):
-        st.segmented_control(
-            "Section", list(SECTIONS), key="l_section", persist_state="session", required=True, label_visibility="collapsed"
-        )
+        pickers.switch("Section", list(SECTIONS), "l_section", label_visibility="collapsed")
         with reproduce.popover(f"?section={state.l_section}", "Link to this section"):
             command, snippet = doctor.commands() if state.l_section == "doctor" else COMMANDS[state.l_section]
             reproduce.command_line(command)

@@ -12,7 +12,7 @@ from attrlib.figures import charts
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec, RunSpec
 from pages.scores import examples, leaderboard, plots
-from pages.shared import run_panel
+from pages.shared import pickers, run_panel
 from pages.shared.jobs import plain
 from pages.shared.plots import camera
 from pages.shared.run_jobs import Finished
@@ -52,11 +52,7 @@ def choose_protocol(protocols: Sequence[ProtocolSpec]) -> ProtocolSpec:
     if st.session_state.get("s_protocol") not in names:
         st.session_state.s_protocol = next(iter(names))
     if len(names) > 1:
-        labels = {name: plots.label_of(p) for name, p in names.items()}
-        st.segmented_control(
-            "Protocol", list(names), format_func=labels.__getitem__, key="s_protocol", persist_state="session", required=True,
-            label_visibility="collapsed",
-        )  # fmt: skip
+        pickers.switch("Protocol", {name: plots.label_of(p) for name, p in names.items()}, "s_protocol", label_visibility="collapsed")
     return names[st.session_state.s_protocol]
 
 

@@ -10,8 +10,7 @@ from pages.shared.jobs import sentence
 def problems(key: str, current: Iterable[str] = ()) -> None:
     """Show the problems that the session keeps under `key`, which can be dismissed, and those of the current choice."""
     kept = st.session_state[key]
-    for problem in dict.fromkeys([*kept, *current]):
-        st.warning(sentence(problem), icon=":material/error:")
+    warn([*kept, *current])
     if kept:
         st.button("Dismiss", on_click=dismiss, args=(key,), type="tertiary", icon=":material/check:")
 
@@ -19,6 +18,12 @@ def problems(key: str, current: Iterable[str] = ()) -> None:
 def dismiss(key: str) -> None:
     """Clear the problems that the session keeps under `key`."""
     st.session_state[key] = []
+
+
+def warn(messages: Iterable[str]) -> None:
+    """Show warnings of the library, each once."""
+    for message in dict.fromkeys(messages):
+        st.warning(sentence(message), icon=":material/error:")
 
 
 def error(message: object) -> None:

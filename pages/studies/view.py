@@ -1,10 +1,12 @@
 """The result of a study: the finding, its figures, the papers' findings, the table, and downloads."""
 
 import mimetypes
+from collections.abc import Sequence
 
 import streamlit as st
 
 from attrlib.figures.study_plots import draw
+from attrlib.registry import Paper
 from attrlib.specs import StudySpec
 from attrlib.studies import Study, StudyResult
 from attrlib.studies.findings import even, files_of, refusals
@@ -33,9 +35,7 @@ def show(result: StudyResult) -> None:
             st.markdown(f"- {_bold(line)}")
         st.caption(plain(result.see))
     with grid.cell():
-        st.markdown("**What the papers saw**")
-        st.markdown(plain(result.saw))
-        st.caption(" · ".join(f"[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})" for paper in result.papers))
+        _papers(result.saw, result.papers)
     with st.expander(f"Table: {len(result.rows)} rows", icon=":material/table:"):
         st.dataframe(_columns(result), hide_index=True, width="stretch")
     left_out = refusals(result)
@@ -55,12 +55,16 @@ def show_question(study: Study) -> None:
     st.markdown(f"##### {plain(study.question)}")
     grid = st.grid(min_column_width=380, gap="medium", key="t_question")
     with grid.cell():
-        st.markdown("**What the papers saw**")
-        st.markdown(plain(study.saw))
-        st.caption(" · ".join(f"[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})" for paper in study.papers))
+        _papers(study.saw, study.papers)
     with grid.cell():
         st.markdown("**What to see**")
         st.markdown(plain(study.see))
+
+
+def _papers(saw: str, papers: Sequence[Paper]) -> None:
+    st.markdown("**What the papers saw**")
+    st.markdown(plain(saw))
+    st.caption(" · ".join(f"[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})" for paper in papers))
 
 
 def reproduce(spec: StudySpec) -> None:

@@ -10,8 +10,9 @@ from attrlib.data.images import Photo, open_photo
 from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, Preset
-from attrlib.models import EMBEDDED, Classifier, shipped
-from attrlib.specs import MethodSpec
+from attrlib.models import EMBEDDED, Classifier, list_models, shipped
+from attrlib.specs import MethodSpec, ModelSpec
+from pages.inspect import choice
 from pages.shared import custom_model, forms, job_status, jobs, notices, pickers, presets, selection
 
 SAME_AS_PREDICTED = -1
@@ -21,14 +22,14 @@ def choose_photo(row: pickers.Grid) -> Photo | None:
     """Return the chosen sample or uploaded photo, or None after showing what is wrong with it."""
     state = st.session_state
     with row.cell():
-        named = dict.fromkeys([*NAMES, *([] if state.image == selection.UPLOAD else [state.image])])
-        names = {name: title(name) for name in named} | ({selection.UPLOAD: state.upload.name} if state.upload else {})
+        named = dict.fromkeys([*NAMES, *([] if state.image == choice.UPLOAD else [state.image])])
+        names = {name: title(name) for name in named} | ({choice.UPLOAD: state.upload.name} if state.upload else {})
         st.selectbox("Photo", list(names), format_func=lambda option: names[option], key="image", persist_state="session")
         with st.popover("Upload a photo", icon=":material/upload:", width="stretch"):
             st.file_uploader("JPEG, PNG or WebP, up to 20 MB", key="uploader", on_change=_take_upload)
             st.caption("It stays in the memory of this session: it is neither stored nor part of any link.")
     try:
-        photo = state.upload if state.image == selection.UPLOAD else open_image(state.image)
+        photo = state.upload if state.image == choice.UPLOAD else open_image(state.image)
     except AttrlibError as error:
         notices.error(error)
         return None
@@ -42,7 +43,7 @@ def _take_upload() -> None:
         return
     try:
         state.upload = open_photo(state.uploader.getvalue(), state.uploader.name[:80])
-        state.image = selection.UPLOAD
+        state.image = choice.UPLOAD
         notices.dismiss("problems")
     except AttrlibError as error:
         state.problems.append(str(error))
@@ -75,7 +76,7 @@ def choose_model(row: pickers.Grid) -> Classifier | None:
                 help=custom_model.SIZE_HELP,
             )
     try:
-        spec = selection.model()
+        spec = choice.model()
     except AttrlibError as error:
         notices.error(error)
         return None
@@ -135,7 +136,7 @@ def choose_methods(row: pickers.Grid, model: Classifier) -> list[MethodSpec]:
             METHODS,
             "methods",
             pickers.METHOD_HINT,
-            selection.MAX_METHODS,
+            choice.MAX_METHODS,
             placeholder="Choose methods",
         )
         with st.container(horizontal=True, gap="small"):
@@ -162,14 +163,30 @@ def choose_methods(row: pickers.Grid, model: Classifier) -> list[MethodSpec]:
             "Input, Middle and Final side by side (ML-Att).",
         )
     methods, problems = selection.chosen_methods(state.methods, state.layer, state.params)
-    if len(methods) > selection.MAX_METHODS:
-        problems.append(f"{len(methods)} maps are too many to look at; the first {selection.MAX_METHODS} are shown")
-        methods = methods[: selection.MAX_METHODS]
-    for problem in problems:
-        st.warning(jobs.sentence(problem), icon=":material/error:")
+    if len(methods) > choice.MAX_METHODS:
+        problems.append(f"{len(methods)} maps are too many to look at; the first {choice.MAX_METHODS} are shown")
+        methods = methods[: choice.MAX_METHODS]
+    notices.warn(problems)
     return methods
 
 
 def _take(preset: Preset) -> None:
     state = st.session_state
     state.layer, state.methods, state.params = selection.as_widgets(preset.methods)
+
+
+def choose_more_models(first: ModelSpec) -> list[ModelSpec]:
+    """Show the sidebar's model list and return all valid models except the first; invalid entries get a message."""
+    with st.sidebar:
+        pickers.several(
+            "More models, one row each",
+            (info.name for info in list_models()),
+            "also",
+            f"Each is explained for the class that it predicts itself. {pickers.MODEL_HINT}",
+            choice.MAX_MODELS - 1,
+            placeholder="Add a model",
+        )
+        problems: list[str] = []
+        models = selection.parse_models(st.session_state.also, problems)
+        notices.warn(problems)
+    return [model for model in models if model != first]
