@@ -45,11 +45,15 @@ def _body(wanted: choice.Wanted) -> bool:
     if alive:
         results.show_live(jobs, specs)
         return True
+    pictures_wait = False
     if done:
-        waiting |= results.show(done)
+        pictures_wait = results.show(done)
     elif partial := {name: job for name, job in jobs.items() if job.news is not None and job.news.scores}:
         results.show_live(partial, specs)
     unfinished.show(list(specs.values()))
+    if pictures_wait and not waiting:
+        # Not polled: with a poll the browser would send the method from before a click on a row, and undo that click.
+        st.rerun()
     return waiting
 
 
