@@ -53,6 +53,7 @@ def _body(wanted: choice.Wanted) -> bool:
     unfinished.show(list(specs.values()))
     if pictures_wait and not waiting:
         # Not polled: with a poll the browser would send the method from before a click on a row, and undo that click.
+        st.session_state.s_waits = False
         st.rerun()
     return waiting
 
