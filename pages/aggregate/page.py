@@ -15,8 +15,8 @@ from pages.shared import job_status, links, notices, pickers, reproduce, run_job
 from pages.shared.jobs import plain
 from pages.shared.polling import poll
 
-OWN = "a grid of your own"
-MODES = ("data set", OWN)
+CUSTOM = "custom grid"
+MODES = ("data set", CUSTOM)
 
 
 def main() -> None:
@@ -49,12 +49,12 @@ def main() -> None:
 
 def _body(run: RunSpec) -> bool:
     """Show everything that changes by itself, and the dials; return whether anything is pending."""
-    own = st.session_state.a_mode == OWN
+    custom = st.session_state.a_mode == CUSTOM
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="a_bar"):
         pickers.switch("Show", MODES, "a_mode", "Many items of the data, or one grid of photos that you choose.")
-        if not own:
+        if not custom:
             run_panel.show_button("a", [run])
-        controls.choose_view(() if own else choice.cells())
+        controls.choose_view(() if custom else choice.cells())
         view = choice.view()
         spec = AggregateSpec(run, view)
         more = urlencode(choice.shown(), safe="@:,=/")
@@ -63,7 +63,7 @@ def _body(run: RunSpec) -> bool:
             reproduce.command_line(spec.cli(), "Command line: panel and numbers")
             reproduce.python(spec.snippet())
     links.write(link)
-    return custom_grid.show(run, view) if own else _results(run, view)
+    return custom_grid.show(run, view) if custom else _results(run, view)
 
 
 def _results(run: RunSpec, view: AggregateView) -> bool:

@@ -64,7 +64,7 @@ def _scrubber(ready: Ready, path: DeletionPath, order: str, view: ViewSpec) -> N
         values = draw(shown.values, ready.row.picture, view, limits([shown], view)[0])
         figure(shown.title, shown.subtitle, values, f"{ready.name}: the map whose order counts")
     with photo:
-        what = "cell" if path.grid else "pixels"
-        line = f"pink: the {what} to go next" if step < path.steps else "nothing is left to delete"
+        unit = "patch" if path.grid else "pixels"
+        line = f"pink: the {unit} to go next" if step < path.steps else "nothing is left to delete"
         image = draw_deleted(ready.row.picture, path.deleted(step), path.following(step), path.instead, outlined=path.grid is not None)
         figure(f"{share:.0%} deleted", line, image, f"The photo with {share:.0%} deleted in order of {ready.name}; {line}")

@@ -29,7 +29,7 @@ def choose() -> str | None:
         format_func=lambda name: f"{TOOLS[name]} {name}",
         key="tool",
         persist_state="session",
-        help="Compare: the difference of two maps. Patches: what the model loses without each cell. Deletion: the picture fading in "
+        help="Compare: the difference of two maps. Patches: the drop of the output without each patch. Deletion: the picture fading in "
         "order of a map. Sanity: the same method on a model that has forgotten. Click the open one again to close it.",
     )
 

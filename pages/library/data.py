@@ -38,7 +38,7 @@ def show() -> None:
         with st.container(border=True, key=f"l_data_{info.name}"):
             _head(info)
             _strip(info.name)
-    st.markdown("##### A folder of your own")
+    st.markdown("##### Another folder")
     source = st.text_input(
         "Folder or CSV file",
         key="l_folder",

@@ -50,7 +50,7 @@ def show() -> None:
                 help="For how many images time and memory are estimated, besides one.",
             )
     for source, reason in METHODS.left_out.items():
-        st.warning(f"A method of your own could not be loaded. {plain(source)}: {plain(reason)}", icon=":material/extension_off:")
+        st.warning(f"A custom method could not be loaded. {plain(source)}: {plain(reason)}", icon=":material/extension_off:")
     try:
         spec = parse_model(state.l_doctor_model or EMBEDDED)
     except AttrlibError as error:

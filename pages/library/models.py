@@ -38,13 +38,13 @@ def _ready() -> None:
     cards = {name: Card.read(path) for name, path in shipped().items()}
     rows = [_row(info, cards.get(info.name)) for info in list_models()]
     percent = st.column_config.NumberColumn(
-        format="%.1f %%", help="Top-1 on images that were not trained on. Deleted: with some cells of each blanked."
+        format="%.1f %%", help="Top-1 on images that were not trained on. Deleted: with some patches of each deleted."
     )
     columns = {
         "M parameters": st.column_config.NumberColumn(format="%.2f"),
         "clean": percent,
         "deleted": percent,
-        "deletion-tuned": st.column_config.CheckboxColumn(help="Fine-tuned on images with deleted cells, as IDSDS needs."),
+        "deletion-tuned": st.column_config.CheckboxColumn(help="Fine-tuned on images with deleted patches, as IDSDS needs."),
     }
     st.dataframe(
         rows,
@@ -63,7 +63,7 @@ def _ready() -> None:
     card = cards[name]
     facts = [f"top-1 {what} **{found}**" for what in ("clean", "deleted") if (found := _accuracy(card.accuracy.get(what)))]
     if facts:
-        st.caption(f"{', '.join(facts)} on {plain(str(card.accuracy.get('data', card.data)))}", help="With 95 % intervals; deleted: some cells of each image blanked.")  # fmt: skip
+        st.caption(f"{', '.join(facts)} on {plain(str(card.accuracy.get('data', card.data)))}", help="With 95 % intervals; deleted: some patches of each image deleted.")  # fmt: skip
     narrow = {"fact": st.column_config.TextColumn(width="small")}
     st.dataframe(
         _facts(card), hide_index=True, width="stretch", height="content", column_config=narrow, key="l_facts", alt=f"Card of {name}"
@@ -130,7 +130,7 @@ def _search() -> None:
 def _published() -> None:
     st.markdown(f"##### The {len(PUBLISHED)} published checkpoints of IDSDS")
     st.caption(
-        "ImageNet models that were fine-tuned on images with deleted cells, as IDSDS needs them. They are large, and never downloaded unasked."
+        "ImageNet models that were fine-tuned on images with deleted patches, as IDSDS needs them. They are large, and never downloaded unasked."
     )
     # Verifying a downloaded file reads all of it, the first time.
     looking = queue("store").submit(digest("checkpoints", int(time.time() / FRESH)), lambda _progress: frozenset(filter(_here, PUBLISHED)))

@@ -1,4 +1,4 @@
-"""The page Aggregate without a browser: from the link to the images of a bin, the dials, a grid of one's own, and bad input."""
+"""The page Aggregate without a browser: from the link to the images of a bin, the dials, a custom grid, and bad input."""
 
 import io
 import threading
@@ -195,7 +195,7 @@ def test_single_images(files):
 
 def test_a_grid_of_ones_own_shows_every_methods_map_and_score(files):
     at = settle(start(files, methods="IxG@Input,Grad-CAM@Final,Sobel@Input"))
-    at.session_state["a_mode"] = "a grid of your own"
+    at.session_state["a_mode"] = "custom grid"
     at = settle(at)
     heads = [str(m.value) for m in at.markdown if "\n:gray" in str(m.value)]
     assert [h.split("**")[1] for h in heads] == ["Grid", "IxG", "Grad-CAM", "Sobel"]
@@ -209,7 +209,7 @@ def test_a_grid_of_ones_own_shows_every_methods_map_and_score(files):
 
 def test_photos_of_ones_own_go_into_a_grid_and_bad_ones_are_named(files):
     at = settle(start(files, methods="IxG"))
-    at.session_state["a_mode"] = "a grid of your own"
+    at.session_state["a_mode"] = "custom grid"
     at = settle(at)
     file = io.BytesIO()
     Image.effect_noise((200, 100), 60).save(file, "PNG")
@@ -224,7 +224,7 @@ def test_photos_of_ones_own_go_into_a_grid_and_bad_ones_are_named(files):
 
 def test_single_images_make_no_grid(files):
     at = settle(start(files, setting="sds:target=prediction"))
-    at.session_state["a_mode"] = "a grid of your own"
+    at.session_state["a_mode"] = "custom grid"
     assert "Choose GridPG, DiFull or DiPart" in texts(settle(at))
 
 

@@ -223,7 +223,7 @@ def test_patches_show_this_photos_score_at_any_grid_and_baseline(small, tuned):
     found = cell_score(cell_outputs(model, photo, map_.target[0]), map_)
     assert number(said(at), name) == pytest.approx(found.correlation, abs=0.006)
     assert ("out of its domain" in said(at)) != tuned
-    assert at.selectbox(key="patch_grid").options == ["2 × 2 cells", "4 × 4 cells", "8 × 8 cells", "16 × 16 cells"]
+    assert at.selectbox(key="patch_grid").options == ["2 × 2 patches", "4 × 4 patches", "8 × 8 patches", "16 × 16 patches"]
     at.selectbox(key="patch_grid").set_value(8)
     at.selectbox(key="patch_baseline").set_value("blur")
     at.segmented_control(key="patch_output").set_value("softmax")
