@@ -37,11 +37,10 @@ class AggAtt(Lesson):
 
     def show(self, context: LessonContext) -> str:
         grids = context.grids(self.grids, corners=False)
-        (maps,) = context.wait(context.grid_maps("gridpg", grids, 0, f"{self.method}@{self.layer}"))
-        job = context.compute(
+        (maps,) = context.wait(context.grid_maps("gridpg", grids, 0, self.method, self.layer))
+        found: Aggregate = context.result(
             "aggatt", lambda _progress: _sorted(maps), self.method, self.layer, [[b.index for b in birds] for birds in grids]
         )
-        found: Aggregate = context.wait(job)[0]
         order = found.order
         first = {"best": 0, "middle": (len(order) - SHOWN) // 2, "worst": len(order) - SHOWN}[self.pick]
         chosen, tiles = order[max(0, first) :][:SHOWN], rows(SHOWN)

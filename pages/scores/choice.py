@@ -90,23 +90,12 @@ def read_fields(fields: Mapping[str, Sequence[str]], default: Wanted) -> tuple[W
     texts = {name: values[-1] for name, values in fields.items() if values and name not in (*SHOWN, "same")}
     of_one_run = bool({"checkpoint", "input_size", "filter_models"} & set(texts))
     run, problems = RunSpec.read_link({n: t for n, t in texts.items() if n != "model" or of_one_run}, default.run, PARSERS)
-    models = [run.model, *run.filter_models] if of_one_run else parse_each(fields.get("model", ()), problems)
+    models = [run.model, *run.filter_models] if of_one_run else selection.parse_models(fields.get("model", ()), problems)
     if len(models) > MAX_MODELS:
         problems.append(f"the link has {len(models)} models; the first {MAX_MODELS} are taken")
     same = fields["same"][-1] == "true" if fields.get("same") else default.same_grids
     chosen = tuple(dict.fromkeys(models))[:MAX_MODELS] or default.models
     return Wanted(chosen, replace(run, model=default.run.model, filter_models=()), same), list(dict.fromkeys(problems))
-
-
-def parse_each(texts: Sequence[str], problems: list[str]) -> list[ModelSpec]:
-    """Return the valid models; add a message to `problems` for each of the others."""
-    models = []
-    for text in texts:
-        try:
-            models.append(parse_model(text))
-        except AttrlibError as error:
-            problems.append(str(error))
-    return models
 
 
 def _known_methods(text: str) -> tuple[MethodSpec, ...]:
@@ -167,7 +156,7 @@ def wanted() -> tuple[Wanted, list[str]]:
     """Return what the controls describe, and a message for each problem with it."""
     state = st.session_state
     problems: list[str] = []
-    models = parse_each(state.s_models, problems)
+    models = selection.parse_models(state.s_models, problems)
     protocols = _protocols(state.s_protocols, state.s_protocol_params, problems)
     methods = every_method()
     if ALL not in state.s_methods:
@@ -175,7 +164,7 @@ def wanted() -> tuple[Wanted, list[str]]:
         methods, problems = tuple(map(short_method, found)), [*problems, *wrong]
     options = {option.name: option_value(option, state[f"s_{option.name}"]) for option in options_of(RunSpec)}
     run = RunSpec(ModelSpec(EMBEDDED), (state.s_data or "").strip(), protocols, methods, **options)
-    return Wanted(tuple(dict.fromkeys(models)), run, state.s_same), problems
+    return Wanted(tuple(models), run, state.s_same), problems
 
 
 def _protocols(entries: Sequence[str], params: Mapping[str, Mapping[str, Value]], problems: list[str]) -> tuple[ProtocolSpec, ...]:

@@ -1,6 +1,6 @@
 """Forms generated from the typed parameters of registered classes."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import streamlit as st
@@ -49,6 +49,15 @@ def option_input(param: Param, key: str) -> None:
 def option_value(param: Param, value: Any) -> Any:
     """Return the value that a widget of `option_input` stands for; an excluded bound stands for None."""
     return None if param.auto and value == param.above else value
+
+
+def edit_one_of(registry: Mapping[str, type], names: Iterable[str], values_key: str, key: str, label: str = "Method") -> None:
+    """Show a chooser for one of the named methods or protocols that have parameters, and its form; see `edit`."""
+    named = [name for name in names if name in registry and params_of(registry[name])]
+    if not named:
+        st.caption("None of those chosen by name has parameters.")
+        return
+    edit(registry[st.selectbox(label, named, key=f"{values_key}_of")], values_key, key)
 
 
 def edit(cls: type, values_key: str, key: str, without: Collection[str] = ()) -> None:

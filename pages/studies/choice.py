@@ -6,10 +6,10 @@ import streamlit as st
 
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, read_methods
-from attrlib.models import parse_model
 from attrlib.registry import Value, parse_params
-from attrlib.specs import MethodSpec, ModelSpec, StudySpec, options_of
+from attrlib.specs import MethodSpec, StudySpec, options_of
 from attrlib.studies import PARSERS, STUDIES, list_studies
+from pages.shared import selection
 from pages.shared.short import short_method
 
 LIMIT = "limit"
@@ -45,13 +45,8 @@ def wanted() -> tuple[StudySpec, list[str]]:
     """Return what the controls describe, and a message for each problem with it."""
     state = st.session_state
     problems: list[str] = []
-    models: list[ModelSpec] = []
+    models = selection.parse_models(state.t_models, problems)
     methods: list[MethodSpec] = []
-    for text in state.t_models:
-        try:
-            models.append(parse_model(text))
-        except AttrlibError as error:
-            problems.append(str(error))
     for text in state.t_methods:
         try:
             given = (MethodSpec(text),) if text in METHODS else read_methods(text)
@@ -64,4 +59,4 @@ def wanted() -> tuple[StudySpec, list[str]]:
     pairs = tuple((name, value) for name, value in params.items() if value != plain[name])
     options = {option.name: state[f"t_{option.name}"] for option in options_of(StudySpec)}
     options["data"] = (options["data"] or "").strip() or "birds"
-    return StudySpec(state.t_study, pairs, models=tuple(dict.fromkeys(models)), methods=tuple(dict.fromkeys(methods)), **options), problems
+    return StudySpec(state.t_study, pairs, models=tuple(models), methods=tuple(dict.fromkeys(methods)), **options), problems

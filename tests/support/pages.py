@@ -95,10 +95,17 @@ def settle(at: AppTest) -> AppTest:
     return until(at, lambda at: not waits(at))
 
 
-def heads(at: AppTest) -> list[str]:
-    """The titles of the tiles, with their second lines."""
-    return [n.proto.body for n in nodes(at, "html") if "line-height:1.3" in n.proto.body]
+def heads(at: AppTest) -> list[tuple[str, str]]:
+    """Return the title and the second line of each tile."""
+    found = [n.proto.body for n in nodes(at, "html") if 'data-testid="tile-title"' in n.proto.body]
+    return [(_part(html, "tile-title"), _part(html, "tile-line")) for html in found]
 
 
 def titles(at: AppTest) -> list[str]:
-    return [h.split("<b>")[1].split("</b>")[0] for h in heads(at)]
+    """Return the titles of the tiles."""
+    return [title for title, _ in heads(at)]
+
+
+def _part(html: str, name: str) -> str:
+    """Return the text of the element with this test id."""
+    return html.split(f'data-testid="{name}"')[1].split(">", 1)[1].split("<")[0]

@@ -7,8 +7,8 @@ import streamlit as st
 
 from attrlib.engine.explain import ARRAYS, MANIFEST, PANEL, Explanation
 from attrlib.specs import ExplainSpec
+from pages.inspect import choice
 from pages.shared import reproduce as reproduction
-from pages.shared import selection
 
 FILES = (
     ("Panel (PNG)", PANEL, "image/png"),
@@ -22,9 +22,9 @@ def reproduce(spec: ExplainSpec, beyond: str = "", further: Sequence[ExplainSpec
 
     `beyond` is the part of the link that the spec does not cover. Each spec in `further`, one per further model, gets a command line.
     """
-    uploaded = spec.image.startswith(selection.UPLOAD)
+    uploaded = spec.image.startswith(choice.UPLOAD)
     with reproduction.popover(spec.link() + beyond, "Link to exactly this view" + (", without the uploaded photo" if uploaded else "")):
-        shown = dataclasses.replace(spec, image=spec.image.removeprefix(f"{selection.UPLOAD}:"))
+        shown = dataclasses.replace(spec, image=spec.image.removeprefix(f"{choice.UPLOAD}:"))
         others = [dataclasses.replace(shown, model=own.model, target=own.target).cli(f"explained-{k}") for k, own in enumerate(further, 2)]
         reproduction.command_line("\n".join([shown.cli(), *others]), "Command line: panel, arrays and manifest")
         reproduction.python(shown.snippet(), "Python: the maps")
