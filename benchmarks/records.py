@@ -89,8 +89,8 @@ def main() -> None:
     run_plan = plan(store, options.images, options.methods)
     middle = peak()
     result = run(run_plan)
-    assert (result.computed, result.known) == (0, options.images * options.methods)
-    print(f"{result.known:,} cached records: plan {middle - before:.0f} MB, plan and run {peak() - before:.0f} MB, "
+    assert (result.computed, result.cached) == (0, options.images * options.methods)
+    print(f"{result.cached:,} cached records: plan {middle - before:.0f} MB, plan and run {peak() - before:.0f} MB, "
           f"{peak():.0f} MB in all, {time.perf_counter() - begun:.0f} s")  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def aggregate(
     numbers |= {"refused": [{"method": str(method), "reason": reason} for _, method, reason in result.refused]}
     write_files(out, {PANEL: encode(panel(lines, view_of(view)), "PNG"), NUMBERS: json.dumps(numbers, indent=1).encode()})
     if as_json:
-        typer.echo(json.dumps(numbers | {"out": str(out), "computed": result.computed, "cached": result.known}))
+        typer.echo(json.dumps(numbers | {"out": str(out), "computed": result.computed, "cached": result.cached}))
         return
     for row in rows:
         sizes = ", ".join(f"{name}: {size}" for name, size in zip(bin_names(), row.aggregate.sizes, strict=True))

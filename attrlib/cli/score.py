@@ -147,7 +147,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     refused = [{"protocol": str(p), "method": str(m), "reason": why} for p, m, why in plan.refused]
     if as_json:
         fields = {
-            "cached": plan.known,
+            "cached": plan.cached,
             "missing": plan.missing,
             "seconds": estimate.seconds,
             "bytes": estimate.nbytes,
@@ -156,7 +156,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
         typer.echo(json.dumps(fields | {"refused": refused, "notes": plan.notes}))
         return
     most = "at most " if plan.upper_bound else ""
-    typer.echo(f"{plan.known} results cached, {most}{plan.missing} missing")
+    typer.echo(f"{plan.cached} results cached, {most}{plan.missing} missing")
     typer.echo(f"about {duration(estimate.seconds)} and {estimate.nbytes / 2**20:.0f} MB")
     _echo_notes(plan.notes, plan.refused)
 
@@ -172,7 +172,7 @@ def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
             for row in rows
             if (score := result.score(protocol, row.method)) is not None
         ]
-        fields = {"cli": result.spec.cli(), "computed": result.computed, "cached": result.known, "seconds": result.seconds}
+        fields = {"cli": result.spec.cli(), "computed": result.computed, "cached": result.cached, "seconds": result.seconds}
         agreement = {str(method): _finite(value) for method, value in result.agreement.items()}
         typer.echo(json.dumps(fields | {"scores": scores, "refused": refused, "notes": result.notes, "agreement": agreement}))
         return
@@ -185,7 +185,7 @@ def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
     for method, value in result.agreement.items():
         typer.echo(f"note: fast {method}: rank correlation {value:.3f} with the exact maps")
     _echo_notes(result.notes, result.refused)
-    typer.echo(f"{result.computed} computed, {result.known} cached, {duration(result.seconds)}")
+    typer.echo(f"{result.computed} computed, {result.cached} cached, {duration(result.seconds)}")
 
 
 def _line(row: LeaderboardRow) -> str:

@@ -67,11 +67,9 @@ def study(
         for spec in specs:
             cost = plan_study(spec, open_store(), load)
             most = "at most " if cost.upper_bound else "about "
-            text = (
-                f"{spec.study}: {cost.known} results cached, {cost.missing} missing, {most}{duration(cost.seconds)}, {cost.nbytes >> 20} MB"
-            )
+            text = f"{spec.study}: {cost.cached} results cached, {cost.missing} missing, {most}{duration(cost.seconds)}, {cost.nbytes >> 20} MB"
             fields = dataclasses.asdict(cost)
-            fields = {"study": spec.study, "cached": fields.pop("known"), **fields}
+            fields = {"study": spec.study, "cached": fields.pop("cached"), **fields}
             typer.echo(json.dumps(fields) if as_json else text)
         return
     results = []
@@ -117,7 +115,7 @@ def _show(result: StudyResult) -> None:
     typer.echo(f"  The papers: {result.saw}")
     for note in [*result.notes, *refusals(result)]:
         typer.echo(f"note: {note}", err=True)
-    typer.echo(f"  {result.computed} computed, {result.known} cached, {duration(result.seconds)} in all")
+    typer.echo(f"  {result.computed} computed, {result.cached} cached, {duration(result.seconds)} in all")
 
 
 def _write_page(page: Path, results: list[StudyResult], command_line: str) -> None:

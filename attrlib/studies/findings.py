@@ -83,7 +83,7 @@ def markdown(results: Sequence[StudyResult], command: str, pictures: str = "find
         "| study | models | results | time |",
         "|---|---|---|---|",
         *(
-            f"| [{result.title}](#{_anchor(result.title)}) | {len(result.models)} | {result.computed + result.known} | {_minutes(result.seconds)} |"
+            f"| [{result.title}](#{_anchor(result.title)}) | {len(result.models)} | {result.computed + result.cached} | {_minutes(result.seconds)} |"
             for result in results
         ),
     ]

@@ -28,7 +28,7 @@ class Grids(Lesson):
 
     name = "grids"
     title = "GridPG, DiFull, DiPart"
-    claim = "Put four birds in a grid and cut the network's wires: now it is known where attribution cannot be."
+    claim = "Put four birds in a grid and cut the network's wires: and you know where attribution cannot be."
     formula = r"L = \frac{\sum_{p \in \text{cell}} \max(a_p, 0)}{\sum_p \max(a_p, 0)}\\[0.4em] \text{chance: } L = \tfrac{1}{4}"
     letters = "a: the map for the bird in the outlined cell. Pink stripes: attribution to what the output provably does not depend on."
     paper = GRID_PAPER

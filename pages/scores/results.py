@@ -25,15 +25,15 @@ def show_live(jobs: Mapping[str, Job], specs: Mapping[str, RunSpec]) -> None:
     protocols = next(iter(specs.values())).protocols
     protocol = choose_protocol(protocols)
     scale = plots.scale_of(protocol)
-    known = {name: _so_far(job, protocol) for name, job in jobs.items()}
-    name = next((n for n, j in jobs.items() if j.state is State.RUNNING and known[n]), next((n for n in jobs if known[n]), None))
+    so_far = {name: _so_far(job, protocol) for name, job in jobs.items()}
+    name = next((n for n, j in jobs.items() if j.state is State.RUNNING and so_far[n]), next((n for n in jobs if so_far[n]), None))
     if name is None:
         st.caption("The first results appear here in a moment.")
         return
     st.caption(f"**{plain(name)}**, so far. {plain(create(protocol).reading)}")
-    leaderboard.show(known[name], scale, f"Scores of {name} so far, best first")
+    leaderboard.show(so_far[name], scale, f"Scores of {name} so far, best first")
     if len(jobs) > 1:
-        means = {(n, row.method): row.mean for n, rows in known.items() for row in rows}
+        means = {(n, row.method): row.mean for n, rows in so_far.items() for row in rows}
         # Models without any result keep their place.
         means |= {(n, str(m)): means.get((n, str(m)), float("nan")) for n in jobs for m in specs[n].methods}
         st.plotly_chart(charts.heat_map(means, scale), key="s_live", config=camera("means-so-far"), alt="Means by model and method so far")
@@ -103,7 +103,7 @@ def _forget_item() -> None:
 
 def _notes(finished: Finished) -> None:
     result = finished.result
-    st.caption(f"{result.computed} results computed, {result.known} cached, {duration(result.seconds)}.")
+    st.caption(f"{result.computed} results computed, {result.cached} cached, {duration(result.seconds)}.")
     agreement = [f"{plain(str(m))} {value:.3f}" for m, value in result.agreement.items()]
     if agreement:
         st.caption(f"Rank correlation of the fast maps with exact ones: {', '.join(agreement)}.")

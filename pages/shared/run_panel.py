@@ -77,7 +77,7 @@ def _show_cost(specs: Sequence[RunSpec], fresh: bool) -> bool:
     stages = [run_jobs.prepare(spec) for spec in specs]
     planned = [stage.plan for stage in stages]
     plans = [plan for plan in planned if plan is not None]
-    if fresh and len(plans) == len(stages) and all(own.plan.known and not own.plan.missing and not own.plan.upper_bound for own in plans):
+    if fresh and len(plans) == len(stages) and all(own.plan.cached and not own.plan.missing and not own.plan.upper_bound for own in plans):
         _start(specs)
         job_status.pending("Reading the cached results")
         return True
@@ -98,7 +98,7 @@ def _show_cost(specs: Sequence[RunSpec], fresh: bool) -> bool:
 
 def cost(plans: Sequence[run_jobs.Planned]) -> str:
     """Return time, memory and the cached share of all runs together, as text."""
-    cached, missing = sum(own.plan.known for own in plans), sum(own.plan.missing for own in plans)
+    cached, missing = sum(own.plan.cached for own in plans), sum(own.plan.missing for own in plans)
     most = "at most " if any(own.plan.upper_bound for own in plans) else ""
     share = f"{100 * cached / (cached + missing):.0f} % cached" if cached + missing else "nothing to compute"
     seconds, nbytes = sum(own.estimate.seconds for own in plans), max(own.estimate.nbytes for own in plans)

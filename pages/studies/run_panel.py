@@ -122,13 +122,13 @@ def _show_cost(spec: StudySpec) -> bool:
     if not isinstance(job.result, StudyPlan):
         return False
     plan = job.result
-    if plan.known and not plan.missing and not plan.upper_bound:
+    if plan.cached and not plan.missing and not plan.upper_bound:
         # Other runs have computed everything, so the study only has to read the results.
         begin(spec)
         return True
     most = "at most" if plan.upper_bound else "about"
     cost = (
-        f"{plan.missing} results are missing, {plan.known} are cached: {most} **{duration(plan.seconds)}**, {size(plan.nbytes)} of memory"
+        f"{plan.missing} results are missing, {plan.cached} are cached: {most} **{duration(plan.seconds)}**, {size(plan.nbytes)} of memory"
     )
     st.info(f"{text} {cost}.", icon=":material/science:")
     return _may_be_done(spec)

@@ -45,7 +45,7 @@ def show(result: StudyResult) -> None:
                 st.markdown(f"- {plain(line)}")
     notices.notes(result.notes)
     st.caption(
-        f"{len(result.models)} models: {plain(', '.join(result.models))}. {result.computed} results computed now, {result.known} cached; "
+        f"{len(result.models)} models: {plain(', '.join(result.models))}. {result.computed} results computed now, {result.cached} cached; "
         f"computing took {duration(result.seconds)}."
     )
 

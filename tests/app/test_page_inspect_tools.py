@@ -277,7 +277,7 @@ def test_a_tool_that_fails_says_why_and_can_be_tried_again(small, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(pages.inspect.map_jobs, "delete_in_order", fail)
         at = opened(small, tool="Deletion")
-        assert "not enough memory" in texts(at)
+        assert "Not enough memory" in texts(at)
         assert titles(at) == ["Photo", "IxG", "Gradient"]
     next(b for b in at.button if b.label == "Try again").click()
     assert "Mean along the curve" in said(settle(at))
