@@ -16,7 +16,7 @@ from attrlib.protocols import create
 from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec
 from pages.aggregate import row_jobs
 from pages.aggregate.row_jobs import PAGE, Found, Shown
-from pages.shared import job_status, jobs, tiles
+from pages.shared import downloads, job_status, jobs, tiles
 from pages.shared.jobs import plain
 from pages.shared.pager import page_of
 from pages.shared.plots import camera
@@ -34,14 +34,7 @@ def show(found: Found, methods: tuple[MethodSpec, ...], setting: ProtocolSpec, v
         _row(number, method, job, _last(kept.get(method)), view)
     if done:
         _boxes(list(done.values()), setting)
-        st.download_button(
-            "Panel (PNG)",
-            partial(_panel, list(done.values()), view),
-            "aggatt.png",
-            "image/png",
-            on_click="ignore",
-            icon=":material/download:",
-        )
+        downloads.button("Panel (PNG)", partial(_panel, list(done.values()), view), "aggatt.png")
     return _bin_images(found, done, view) or waiting
 
 

@@ -29,10 +29,10 @@ def choose(row: pickers.Grid) -> None:
         )
         with st.popover("Parameters", icon=":material/tune:", width="stretch", key="a_setting_popover"):
             _setting()
-    model_and_methods(row)
+    _model_and_methods(row)
 
 
-def model_and_methods(row: pickers.Grid) -> None:
+def _model_and_methods(row: pickers.Grid) -> None:
     """Show the controls for model, methods and layers."""
     with row.cell(column_span=2):
         pickers.one("Model", [EMBEDDED, *shipped()], "a_model", pickers.MODEL_HINT)

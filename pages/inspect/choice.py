@@ -12,7 +12,7 @@ from attrlib.errors import AttrlibError, unknown
 from attrlib.models import EMBEDDED, check_name
 from attrlib.registry import params_of
 from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, parse_size, size_text
-from pages.shared import selection
+from pages.shared import forms, selection
 
 UPLOAD = "upload"
 MAX_METHODS = 40
@@ -75,8 +75,7 @@ def _start_maps(query: Mapping[str, str]) -> None:
     state.input_size = size_text(spec.model.input_size) if spec.model.input_size else ""
     state.target, state.seed = -1 if spec.target is None else spec.target, spec.seed
     state.layer, state.methods, state.params = selection.as_widgets(methods)
-    for option in params_of(ViewSpec):
-        state[option.name] = getattr(spec.view, option.name)
+    forms.fill(params_of(ViewSpec), spec.view)
     state.problems = problems
 
 
@@ -89,7 +88,7 @@ def model() -> ModelSpec:
 
 def view() -> ViewSpec:
     """Return the view options chosen in the session."""
-    return ViewSpec.parse({option.name: st.session_state[option.name] for option in params_of(ViewSpec)})
+    return ViewSpec.parse(forms.values(params_of(ViewSpec)))
 
 
 def link_fields() -> str:

@@ -91,7 +91,7 @@ def _start(spec: ModelSpec) -> None:
 def _answer(spec: ModelSpec) -> bool:
     """Show the button and the report; return whether it is in progress."""
     job = jobs.device_queue().find(_key(spec))
-    job_panel.show_button("l_doctor", [job], lambda: _start(spec), LABELS)
+    job_panel.show_button("l_doctor", [job], lambda: _start(spec), LABELS, kept=False)
     if job is None:
         count = len(st.session_state.l_doctor_methods or METHODS) * len(NAMED)
         st.info(

@@ -14,8 +14,7 @@ from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, options_of, parse_methods, parse_protocols, read_list
 from attrlib.specs.codec import Parsers
-from pages.shared import selection
-from pages.shared.forms import option_value
+from pages.shared import forms, selection
 from pages.shared.short import short_method, short_protocol
 
 ALL = "all that are defined"
@@ -134,8 +133,7 @@ def fill(wanted: Wanted) -> None:
     state, run = st.session_state, wanted.run
     state.s_models = [model.text for model in wanted.models]
     state.s_data, state.s_same = run.data, wanted.same_grids
-    for option in options_of(RunSpec):
-        state[f"s_{option.name}"] = getattr(run, option.name)
+    forms.fill(options_of(RunSpec), run, "s_")
     state.s_protocols, state.s_protocol_params = [], {}
     for protocol in run.protocols:
         plain = protocol.name not in state.s_protocols
@@ -162,8 +160,7 @@ def wanted() -> tuple[Wanted, list[str]]:
     if ALL not in state.s_methods:
         found, wrong = selection.chosen_methods(state.s_methods, state.s_layer, state.s_method_params)
         methods, problems = tuple(map(short_method, found)), [*problems, *wrong]
-    options = {option.name: option_value(option, state[f"s_{option.name}"]) for option in options_of(RunSpec)}
-    run = RunSpec(ModelSpec(EMBEDDED), (state.s_data or "").strip(), protocols, methods, **options)
+    run = RunSpec(ModelSpec(EMBEDDED), (state.s_data or "").strip(), protocols, methods, **forms.values(options_of(RunSpec), "s_"))
     return Wanted(tuple(models), run, state.s_same), problems
 
 

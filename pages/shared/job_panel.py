@@ -1,6 +1,7 @@
 """The panel of jobs of minutes or hours: the button that starts and cancels them, their progress, and how they ended."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import streamlit as st
@@ -25,7 +26,14 @@ class Labels(NamedTuple):
 LABELS = Labels()
 
 
-def show_button(page: str, jobs: Sequence[Job | None], start: Callable[[], None], labels: Labels = LABELS, disabled: bool = False) -> None:
+def show_button(
+    page: str,
+    jobs: Sequence[Job | None],
+    start: Callable[[], None],
+    labels: Labels = LABELS,
+    disabled: bool = False,
+    kept: bool = True,
+) -> None:
     """Show the button that cancels jobs in progress, or starts, resumes or repeats them, always in the same place.
 
     Args:
@@ -34,16 +42,27 @@ def show_button(page: str, jobs: Sequence[Job | None], start: Callable[[], None]
         start: Starts the jobs that are not done, or all of them if all are.
         labels: Labels of the button.
         disabled: Whether the jobs cannot be started.
+        kept: Whether the store keeps what is computed, also of a job that is cancelled.
     """
     alive = [job for job in jobs if job is not None and not job.ended]
+    hint = None
     if alive:
-        st.button("Cancel", on_click=_cancel, args=(alive,), icon=":material/close:", key=f"{page}_Cancel", width=WIDTH, help="What is computed is kept.")  # fmt: skip
+        label, icon, hint = "Cancel", "close", "What is computed is kept."
     elif all(job is not None and job.state is State.DONE for job in jobs):
-        hint = "For models or data that have changed; cached results are not computed again."
-        st.button(labels.repeat, on_click=start, icon=":material/refresh:", key=f"{page}_{labels.repeat}", width=WIDTH, help=hint)
+        label, icon, hint = labels.repeat, "refresh", "For models or data that have changed; cached results are not computed again."
     else:
         label = labels.resume if any(job is not None and job.state is State.CANCELLED for job in jobs) else labels.start
-        st.button(label, on_click=start, type="primary", icon=":material/play_arrow:", key=f"{page}_{label}", width=WIDTH, disabled=disabled)  # fmt: skip
+        icon = "play_arrow"
+    st.button(
+        label,
+        on_click=partial(_cancel, alive) if alive else start,
+        type="primary" if icon == "play_arrow" else "secondary",
+        icon=f":material/{icon}:",
+        key=f"{page}_{label}",
+        width=WIDTH,
+        help=hint if kept else None,
+        disabled=disabled and not alive,
+    )
 
 
 def _cancel(jobs: Sequence[Job]) -> None:

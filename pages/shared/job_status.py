@@ -40,10 +40,10 @@ def waits_for(job: Job, doing: str = "", small: bool = False) -> bool:
     Args:
         job: Job to show.
         doing: Text of the progress bar; by default the remaining time.
-        small: Whether a failure is a caption, for tiles.
+        small: Whether this is a tile: a failure is a caption, and a job that is done counts as pending until the next rerun draws it.
     """
     # Read the state once: a job may end while this runs, and what is shown must match what is returned.
-    if job.ended:
+    if job.ended and not (small and job.state is State.DONE):
         show_failure(job, small)
         return False
     st.progress(job.done / job.total if job.total else 0.0, text=doing or _remaining(job))

@@ -77,7 +77,7 @@ def _show_cost(specs: Sequence[RunSpec], fresh: bool) -> bool:
     stages = [run_jobs.prepare(spec) for spec in specs]
     planned = [stage.plan for stage in stages]
     plans = [plan for plan in planned if plan is not None]
-    if fresh and len(plans) == len(stages) and all(own.plan.cached and not own.plan.missing and not own.plan.upper_bound for own in plans):
+    if fresh and len(plans) == len(stages) and all(_is_cached(each.plan) for each in plans):
         _start(specs)
         job_status.pending("Reading the cached results")
         return True
@@ -90,25 +90,29 @@ def _show_cost(specs: Sequence[RunSpec], fresh: bool) -> bool:
     failed = {stage.job.key: stage.job for stage in stages if _has_failed(stage)}
     for job in failed.values():
         job_status.show_failure(job)
-    show_remarks([own.plan for own in plans])
+    show_remarks([each.plan for each in plans])
     if fresh and not failed:
         st.info(HOW, icon=":material/leaderboard:")
     return bool(waiting)
 
 
+def _is_cached(plan: Plan) -> bool:
+    return plan.cached > 0 and not plan.missing and not plan.upper_bound
+
+
 def cost(plans: Sequence[run_jobs.Planned]) -> str:
     """Return time, memory and the cached share of all runs together, as text."""
-    cached, missing = sum(own.plan.cached for own in plans), sum(own.plan.missing for own in plans)
-    most = "at most " if any(own.plan.upper_bound for own in plans) else ""
+    cached, missing = sum(each.plan.cached for each in plans), sum(each.plan.missing for each in plans)
+    most = "at most " if any(each.plan.upper_bound for each in plans) else ""
     share = f"{100 * cached / (cached + missing):.0f} % cached" if cached + missing else "nothing to compute"
-    seconds, nbytes = sum(own.estimate.seconds for own in plans), max(own.estimate.nbytes for own in plans)
+    seconds, nbytes = sum(each.estimate.seconds for each in plans), max(each.estimate.nbytes for each in plans)
     return f"**about {duration(seconds)}** · {size(nbytes)} of memory · {most}{cached + missing} results, {share}"
 
 
 def show_remarks(results: Sequence[Plan | RunResult]) -> None:
     """Show the notes of plans or results, and what is not defined on the model or the data, with the reason."""
-    notices.notes(note for own in results for note in own.notes)
-    refused = [refusal for own in results for refusal in own.refused]
+    notices.notes(note for result in results for note in result.notes)
+    refused = [refusal for result in results for refusal in result.refused]
     if refused:
         with st.expander(f"Left out, as not defined here: {len(refused)}", icon=":material/block:"):
             for (protocol, why), methods in by_reason(refused).items():

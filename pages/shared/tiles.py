@@ -141,7 +141,7 @@ def _show_blank(slot: Slot, photo: Image.Image) -> None:
 def head(title: str, line: str) -> None:
     """Show a title with a line below it."""
     st.html(
-        f'<div data-testid="tile-head" style="line-height:1.3;overflow-wrap:anywhere"><b data-testid="tile-title">{escape(title)}</b><br>'
+        f'<div style="line-height:1.3;overflow-wrap:anywhere"><b data-testid="tile-title">{escape(title)}</b><br>'
         f'<small data-testid="tile-line" style="opacity:.7">{escape(line)}</small></div>'
     )
 

@@ -9,7 +9,7 @@ from attrlib.methods import METHODS, read_methods
 from attrlib.registry import Value, parse_params
 from attrlib.specs import MethodSpec, StudySpec, options_of
 from attrlib.studies import PARSERS, STUDIES, list_studies
-from pages.shared import selection
+from pages.shared import forms, selection
 from pages.shared.short import short_method
 
 LIMIT = "limit"
@@ -33,8 +33,7 @@ def fill(spec: StudySpec) -> None:
     state = st.session_state
     params = dict(spec.params)
     state.t_study = spec.study
-    for option in options_of(StudySpec):
-        state[f"t_{option.name}"] = getattr(spec, option.name)
+    forms.fill(options_of(StudySpec), spec, "t_")
     state.t_models = [model.text for model in spec.models]
     state.t_methods = [str(method) for method in spec.methods]
     state.t_limit = params.pop(LIMIT, None)
@@ -57,6 +56,6 @@ def wanted() -> tuple[StudySpec, list[str]]:
     params |= {LIMIT: state.t_limit} if state.t_limit is not None else {}
     plain = parse_params(STUDIES[state.t_study], {}, state.t_study)
     pairs = tuple((name, value) for name, value in params.items() if value != plain[name])
-    options = {option.name: state[f"t_{option.name}"] for option in options_of(StudySpec)}
+    options = forms.values(options_of(StudySpec), "t_")
     options["data"] = (options["data"] or "").strip() or "birds"
     return StudySpec(state.t_study, pairs, models=tuple(models), methods=tuple(dict.fromkeys(methods)), **options), problems

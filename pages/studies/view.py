@@ -1,6 +1,5 @@
 """The result of a study: the finding, its figures, the papers' findings, the table, and downloads."""
 
-import mimetypes
 from collections.abc import Sequence
 
 import streamlit as st
@@ -10,7 +9,7 @@ from attrlib.registry import Paper
 from attrlib.specs import StudySpec
 from attrlib.studies import Study, StudyResult
 from attrlib.studies.findings import even, files_of, refusals
-from pages.shared import notices
+from pages.shared import downloads, notices
 from pages.shared import reproduce as reproduction
 from pages.shared.jobs import plain
 from pages.shared.plots import camera
@@ -84,8 +83,7 @@ def export(result: StudyResult | None) -> None:
             kind = name.rpartition(".")[2]
             number = name.rpartition(".")[0].rpartition("-")[2]
             label = f"{number}. {LABELS[kind]}" if kind in ("png", "svg") else LABELS[kind]
-            mime = mimetypes.guess_type(name)[0] or "application/octet-stream"
-            st.download_button(label, make, name, mime, on_click="ignore", icon=":material/download:", width="stretch")
+            downloads.button(label, make, name, width="stretch")
 
 
 def _bold(text: str) -> str:
