@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attrlib.aggregate import Aggregate, aggregate
+from attrlib.binning import Aggregate, aggregate
 from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import RunStore
 from attrlib.engine.evaluations import Evaluation

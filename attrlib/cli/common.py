@@ -1,4 +1,4 @@
-"""Code shared by all commands: the application, flags generated from parameters, and one-line error messages."""
+"""Code shared by all commands: flags generated from parameters, and one-line error messages."""
 
 import functools
 import inspect
@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from attrlib.cli.app import app
 from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError, Cancelled, existing_file
 from attrlib.models import EMBEDDED
@@ -19,13 +20,6 @@ from attrlib.registry import Param, params_of
 from attrlib.specs import ModelSpec, Spec, flag_of, read_list
 from attrlib.specs.codec import Parsers
 
-app = typer.Typer(
-    help="Compute, compare and evaluate attribution maps of image classifiers.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 
@@ -70,11 +64,6 @@ def read_options(cls: type[S], options: Mapping[str, str], **parsers: Callable[[
 def take_model(options: dict[str, str]) -> ModelSpec:
     """Remove the flags of a model from `options`, and return the model. Raises `SpecError` if they are not valid."""
     return read_options(ModelSpec, {p.name: options.pop(p.name) for p in MODEL if p.name in options})
-
-
-def main() -> None:
-    """Run `python -m attrlib`."""
-    app(prog_name="python -m attrlib")
 
 
 def command(options: tuple[Param, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from attrlib.cli.common import MODEL, Device, Json, command, interruptible, take_model
-from attrlib.doctor import VALID, Diagnosis, Finding
-from attrlib.doctor import doctor as examine
+from attrlib.diagnosis import VALID, Diagnosis, Finding
+from attrlib.diagnosis import doctor as examine
 from attrlib.models import NAMED, load_model
 from attrlib.specs import whole
 

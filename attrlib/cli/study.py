@@ -19,7 +19,7 @@ from attrlib.registry import params_of
 from attrlib.specs import ModelSpec, StudySpec, whole
 from attrlib.store import open_store
 from attrlib.studies import PARSERS, StudyEvent, StudyResult, list_studies, plan_study, run_study
-from attrlib.studies.findings import files_of, markdown, plain, refusals
+from attrlib.studies.findings import check_figures, files_of, markdown, plain, refusals
 
 EVERY = 5.0
 """Seconds between lines of progress if standard error is not a terminal."""
@@ -55,6 +55,8 @@ def study(
     """Answer a question about models, methods and data. Cached results are not computed again."""
     name = options["study"]
     names = [info.name for info in list_studies()] if name == ALL else [name]
+    if out is not None or page is not None:
+        check_figures()
     if name == ALL and limit is not None:
         raise SpecError("--limit counts images in some studies and grids in others; use it with a single study, as in smoothing --limit 8")
     suffix = f":limit={whole(limit, 'limit')}" if limit is not None else ""

@@ -85,16 +85,13 @@ class AggregateSpec(Spec):
         return "\n".join(
             [
                 "import attrlib",
-                "from attrlib.aggregation.view import Aggregation",
-                "from attrlib.specs import AggregateView",
-                "from attrlib.store import open_store",
                 "",
                 f"model = attrlib.load_model({run.model.arguments()})",
                 f"data = attrlib.load_dataset({run.data!r})",
                 f"methods = {[str(m) for m in run.methods]}",
                 f"result = attrlib.compare([{str(self.setting)!r}], model, methods, data{options})",
-                "maps = Aggregation(result.spec, model, data, open_store())",
-                f"rows = [maps.row(method, AggregateView({view})) for method in result.spec.methods]",
+                "maps = attrlib.Aggregation(result.spec, model, data, attrlib.open_store())",
+                f"rows = [maps.row(method, attrlib.AggregateView({view})) for method in result.spec.methods]",
                 "for row in rows:",
                 "    print(row.method, row.summary.mean, row.aggregate.sizes)",
             ]

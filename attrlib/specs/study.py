@@ -68,5 +68,5 @@ class StudySpec(Spec):
         arguments += self.keywords(["data"])
         arguments += f", methods={[str(m) for m in self.methods]}" if self.methods else ""
         arguments += self.keywords(["seed", "classes", "deletion_tuned"])
-        lines = ["from attrlib.studies import study", "", f"result = study({str(self)!r}{arguments})", "print(result.finding)"]
+        lines = ["import attrlib", "", f"result = attrlib.study({str(self)!r}{arguments})", "print(result.finding)"]
         return "\n".join([*lines, "for row in result.rows:", "    print(row)"])

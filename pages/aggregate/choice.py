@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from attrlib.aggregate import SHARES
+from attrlib.binning import SHARES
 from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError
 from attrlib.methods import Preset, resolve

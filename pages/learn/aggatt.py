@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attrlib.aggregate import Aggregate, aggregate
+from attrlib.binning import Aggregate, aggregate
 from attrlib.figures.aggatt import Sample, bin_names, draw_bin, draw_sample
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param

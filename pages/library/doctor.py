@@ -4,7 +4,7 @@ import shlex
 
 import streamlit as st
 
-from attrlib.doctor import REFUSED, VALID, Diagnosis, Finding, doctor
+from attrlib.diagnosis import REFUSED, VALID, Diagnosis, Finding, doctor
 from attrlib.engine.jobs import Priority, State
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, list_methods

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-from attrlib.aggregate import SHARES, aggregate, localisation
 from attrlib.aggregation.panels import line_of, view_of
 from attrlib.aggregation.view import Aggregation
+from attrlib.binning import SHARES, aggregate, localisation
 from attrlib.cli import app
 from attrlib.data.images import Photo
 from attrlib.diagnostics.localisation_grid import map_grid
