@@ -51,8 +51,8 @@ def section(name: str, command: Any) -> str:
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
     parts = [f"## {name} {{ #{name} }}\n", f"```text\n{usage(name, arguments, options)}\n```\n", paragraphs(command.help)]
     if arguments:
-        rows = [(f"`{metavar(p)}`", "yes" if p.required else default(p) or "no", text(p.help or "")) for p in arguments]
-        parts.append(table(("Argument", "Required", "Meaning"), rows))
+        rows = [(f"`{metavar(p)}`", "required" if p.required else argument_default(p), text(p.help or "")) for p in arguments]
+        parts.append(table(("Argument", "Default", "Meaning"), rows))
     if options:
         # Required options first, else in the order of the command.
         parts.append(options_table(sorted(options, key=lambda p: not p.required), name))
@@ -95,6 +95,11 @@ def metavar(parameter: Any) -> str:
 def long(option: Any) -> str:
     """Return the long flag of an option."""
     return max(option.opts, key=len)
+
+
+def argument_default(parameter: Any) -> str:
+    """Return the default of an argument."""
+    return f"`{parameter.default}`" if isinstance(parameter.default, str) and parameter.default else "none"
 
 
 def default(parameter: Any) -> str:

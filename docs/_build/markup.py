@@ -2,10 +2,12 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from attrlib.registry import Paper, Param
 
+LONG = 80
+"""Characters of LaTeX beside a picture, at most."""
 _SECTIONS = re.compile(r"^(Args|Attributes|Raises|Returns|Yields|Example|Examples):\s*$", re.MULTILINE)
 _FOR_AUTHORS = re.compile(r"(?<=[.!]\s)A subclass [^.]*\.|\AA subclass [^.]*\.")
 
@@ -38,11 +40,17 @@ def paper_link(paper: Paper) -> str:
     return f"{text(paper.authors)}, [{text(paper.title)}]({paper.url})"
 
 
-def body(cls: type, root: type) -> str:
-    """Return what docstrings of a class, and of its bases below `root`, say after their first line, without Google sections."""
+def body(cls: type, root: type, without: Collection[str] = ()) -> str:
+    """Return what docstrings of a class and of its bases say after their first line, without Google sections.
+
+    Args:
+        cls: The class.
+        root: The common base class, whose docstring is left out.
+        without: Names of further base classes to leave out.
+    """
     parts = []
     for each in cls.__mro__:
-        if each is root or not (issubclass(each, root)):
+        if each is root or not issubclass(each, root) or each.__name__ in without:
             continue
         whole = inspect.cleandoc(each.__dict__.get("__doc__") or "")
         _, _, rest = whole.partition("\n\n")
@@ -76,5 +84,6 @@ def default(param: Param) -> str:
 
 
 def formula(latex: str) -> str:
-    """Return a displayed formula."""
-    return f"\n$$\n{latex}\n$$\n"
+    """Return a displayed formula. A long one takes a line for each of its parts, which `, \\qquad` separates."""
+    lines = latex.split(r", \qquad ") if len(latex) > LONG else [latex]
+    return "".join(f"\n$$\n{line}\n$$\n" for line in lines)

@@ -13,8 +13,14 @@ def to_mathml(page: str) -> str:
     return _MARKED.sub(_converted, page)
 
 
+def _spaced(math: str) -> str:
+    """Set names of functions as identifiers, and bars without space: as operators they get space on both sides."""
+    named = re.sub(r"<mo>([A-Za-z]{2}[^<]*)</mo>", r"<mi>\1</mi>", math)
+    return re.sub(r"<mo(?![^>]*fence)[^>]*>(\||&#x0007C;|&#x02016;|&#x02225;)</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', named)
+
+
 def _converted(match: re.Match[str]) -> str:
     latex = " ".join(html.unescape(match[3]).split())
     displayed = match[2] == "["
-    math = convert(latex, display="block" if displayed else "inline")
+    math = _spaced(convert(latex, display="block" if displayed else "inline"))
     return f'<div class="formula">{math}</div>' if displayed else math

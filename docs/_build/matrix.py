@@ -5,6 +5,7 @@ Every cell is a finding of `attrlib.doctor` at Input, Middle and Final. Without 
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,8 +39,13 @@ def cell(findings: Sequence[Finding], model: str) -> Cell:
     notes = {f.layer: f.note for f in findings if f.note and not f.note.startswith("stopped")}
     for name, texts in (("reasons", reasons), ("notes", notes)):
         if texts:
-            made[name] = {layer: text.replace(model, "this model") for layer, text in texts.items()}
+            made[name] = {layer: settled(text, model) for layer, text in texts.items()}
     return made
+
+
+def settled(text: str, model: str) -> str:
+    """Return a reason without the name of the instance, and without the value of a constant map, which depends on the machine."""
+    return re.sub(r"^Constant \([^)]*\)", "Constant", text.replace(model, "this model"))
 
 
 def column(diagnosis: Diagnosis) -> dict[str, Cell]:

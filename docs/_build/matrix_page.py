@@ -18,14 +18,14 @@ On which architectures is a method defined, and at which layers? Every cell is a
 `Input`, `Middle` and `Final` of a small instance. Run `attrlib doctor --model NAME` to get the same for your model, with seconds and peak memory.
 
 <span class="cell all">●</span> defined at `Input`, `Middle` and `Final` &emsp;
-<span class="cell some">I M F</span> defined at these layers only &emsp;
+<span class="cell some">Inp Mid Fin</span> defined at these layers only &emsp;
 <span class="cell none">–</span> not defined &emsp;
 <span class="cell some">*</span> defined, but the map carries little information
 
 The numbers lead to the [reasons](#reasons), which a tooltip shows too.
 
 """
-LETTERS = {"Input": "I", "Middle": "M", "Final": "F"}
+SHORT = {"Input": "Inp", "Middle": "Mid", "Final": "Fin"}
 
 
 def page() -> str:
@@ -43,7 +43,7 @@ def page() -> str:
         rows.append(f'<tr id="{slug(info.name)}"><th scope="row">{name}</th>{body}</tr>')
     head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in columns)
     grid = (
-        f'<div class="matrix"><table><thead><tr><th></th>{head}</tr></thead>\n<tbody>\n' + "\n".join(rows) + "\n</tbody></table></div>\n\n"
+        f'<div class="matrix"><table class="support"><thead><tr><th></th>{head}</tr></thead>\n<tbody>\n' + "\n".join(rows) + "\n</tbody></table></div>\n\n"
     )
     return HEAD + grid + "## Reasons\n\n" + reasons.listed() + "\n## Instances\n\n" + instances(matrix)
 
@@ -67,15 +67,20 @@ class Reasons:
 def cell(found: dict[str, Any], layers: list[str], reasons: Reasons) -> str:
     """Return one cell: where the method is defined, the numbers of the reasons, and a tooltip."""
     valid, why, notes = found["valid"], found.get("reasons", {}), found.get("notes", {})
-    texts = {layer: why.get(layer) or notes.get(layer, "") for layer in layers}
-    numbers = list(dict.fromkeys(reasons.number(t) for t in texts.values() if t))
+    texts = {layer: general(why.get(layer) or notes.get(layer, ""), layer) for layer in layers}
+    numbers = sorted({reasons.number(t) for t in texts.values() if t})
     kind = "all" if len(valid) == len(layers) else "some" if valid else "none"
-    mark = {"all": "●", "none": "–"}.get(kind) or " ".join(LETTERS.get(layer, layer) for layer in valid)
+    mark = {"all": "●", "none": "–"}.get(kind) or " ".join(SHORT.get(layer, layer) for layer in valid)
     mark += "*" if notes and set(notes) & set(valid) else ""
     links = ",".join(f'<a href="#reason-{n}">{n}</a>' for n in numbers)
-    tip = "; ".join(f"{layer}: {t}" for layer, t in texts.items() if t)
+    tip = "\n".join(f"{', '.join(k for k in layers if texts[k] == t)}: {t}" for t in dict.fromkeys(texts.values()) if t)
     title = f' title="{html.escape(tip)}"' if tip else ""
     return f'<td class="{kind}"{title}>{mark}{f"<sup>{links}</sup>" if links else ""}</td>'
+
+
+def general(reason: str, layer: str) -> str:
+    """Return a reason without the layer's name, so that the layers of a cell share it."""
+    return reason.replace(f"downstream of {layer}", "downstream of the layer").replace(f"@{layer}", "@LAYER")
 
 
 def instances(matrix: dict[str, Any]) -> str:

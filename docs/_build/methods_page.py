@@ -28,6 +28,8 @@ FAMILIES = {
     "intrinsic": ("Intrinsic", "The explanations that inherently interpretable networks provide themselves."),
     "sanity": ("Sanity baselines", "Maps that do not depend on the model. A useful method must outperform them."),
 }
+GENERAL = ("ByChannel",)
+"""Base classes whose docstrings say nothing of a single method."""
 HEAD = """---
 description: Every attribution method of attrlib with its formula, paper, cost, parameters and a picture.
 ---
@@ -47,7 +49,7 @@ signed map for each image. A method is named in text form, with a layer and para
 === "Command line"
 
     ```bash
-    attrlib explain cat.jpg --methods IG@Final:steps=20 --out explained
+    attrlib explain --image cat.jpg --methods IG@Final:steps=20 --out explained
     ```
 
 On which architectures and layers a method is defined: [support matrix](matrix.md). How good it is: [protocols](protocols.md) and
@@ -66,13 +68,13 @@ values are orange alone.
 $x$
 :   Input of the part of the network that is explained: the normalised image at `Input`, the layer's output elsewhere. $x_c(p)$ is its channel $c$ at position $p$.
 
-$y(x)$, $P(x)$
+$f(x)$, $P(x)$
 :   Logit and softmax probability of the target class.
 
 $S(p)$
 :   The map. The method's channels are summed unless the parameter `channels` says otherwise.
 
-$A_c$, $g_c(p) = \\partial y / \\partial A_c(p)$
+$A_c$, $g_c(p) = \\partial f / \\partial A_c(p)$
 :   Activations of channel $c$ at the layer, and their gradient.
 
 $b$
@@ -137,7 +139,7 @@ def section(info: MethodInfo) -> str:
             + "</figure>\n",
             f"{text(extra['short'])}.\n",
             formula(extra["formula"]),
-            body(cls, Method) + "\n",
+            body(cls, Method, GENERAL) + "\n",
             facts_table(rows),
             params_table(info.params),
         ]

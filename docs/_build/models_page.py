@@ -9,6 +9,7 @@ from docs._build.markup import paper_link, table, text
 
 HEAD = """---
 description: The models that attrlib loads, and the shipped ones with their accuracy.
+hide: [toc]
 ---
 
 # Models
@@ -93,4 +94,5 @@ def accuracy(card: Card, kind: str) -> str:
     value = card.accuracy.get(kind)
     if not value:
         return "–"
-    return f"{100 * value['mean']:.1f} ({100 * value['low']:.1f}–{100 * value['high']:.1f})"
+    low, high = (f"{100 * value[end]:.1f}" for end in ("low", "high"))
+    return f'<span class="nowrap">{100 * value["mean"]:.1f} ({low}–{high})</span>'

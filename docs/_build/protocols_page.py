@@ -36,10 +36,10 @@ No protocol decides alone whether a map is right. Each answers one question, and
 
 ## Symbols
 
-$y(x)$, $P(x)$
+$f(x)$, $P(x)$
 :   Logit and softmax probability of the target class.
 
-$S(p)$
+$a(p)$, $a$
 :   The map at the size of the image; low-resolution maps are resized bilinearly, maps of tokens keep their squares.
 
 $x_{{\\setminus i}}$
