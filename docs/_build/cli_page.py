@@ -29,7 +29,10 @@ attrlib score --help
 def page() -> str:
     """Return the page."""
     group: Any = typer.main.get_command(app)
-    commands = {name: group.commands[name] for name in sorted(group.commands) if not group.commands[name].hidden}
+    # Through the group's methods, because it may import a command only when asked for it.
+    context = typer.Context(group)
+    every = {name: group.get_command(context, name) for name in sorted(group.list_commands(context))}
+    commands = {name: command for name, command in every.items() if not command.hidden}
     rows = [(f"[`{name}`](#{name})", text(sentence(command.help))) for name, command in commands.items()]
     parts = [HEAD.format(overview=table(("Command", "What it does"), rows))]
     shared = [option for option in group.params if not option.hidden and option.help]

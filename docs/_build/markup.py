@@ -15,7 +15,13 @@ _FOR_AUTHORS = re.compile(r"(?<=[.!]\s)A subclass [^.]*\.|\AA subclass [^.]*\.")
 def text(plain: str) -> str:
     """Escape what Markdown would read as markup, outside of `code`."""
     parts = plain.split("`")
-    return "`".join(part if i % 2 else re.sub(r"([\\*_<>\[\]$|^~])", r"\\\1", part) for i, part in enumerate(parts))
+    return "`".join(part if i % 2 else _escaped(part) for i, part in enumerate(parts))
+
+
+def _escaped(plain: str) -> str:
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;")):
+        plain = plain.replace(character, entity)
+    return re.sub(r"([\\*_\[\]$])", r"\\\1", plain)
 
 
 def cell(plain: str) -> str:

@@ -1,6 +1,7 @@
 """Make the support matrix, methods by architectures: `python -m docs._build.matrix --out docs/reference/matrix.json`.
 
-Every cell is a finding of `attrlib.doctor` at Input, Middle and Final. Without `--methods`, all cells are made again.
+Every cell is a finding of `attrlib.doctor` at Input, Middle and Final. The doctor probes with noise; that a map is constant or zero is noted only if
+it is so for a picture, too. Without `--methods`, all cells are made again.
 """
 
 import argparse
@@ -8,15 +9,20 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import attrlib
-from attrlib.doctor import VALID, Diagnosis, Finding
+from attrlib.doctor import VALID, Finding
+from attrlib.methods import METHODS
 from attrlib.models import NAMED
+from attrlib.registry import params_of
+from attrlib.specs import MethodSpec
 from docs._build.registered import MATRIX, methods
 
 Cell = dict[str, Any]
+PICTURE, PASSES = "birds:test/7", 64
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "ResNet": {"model": "birds_resnet18"},
     "VGG": {"model": "birds_vgg11_bn"},
@@ -35,8 +41,7 @@ def cell(findings: Sequence[Finding], model: str) -> Cell:
     """Return one cell: the layers at which the method is valid, and reasons and notes by layer."""
     made: Cell = {"valid": [f.layer for f in findings if f.state == VALID and not f.changed]}
     reasons = {f.layer: f"left changed: {', '.join(f.changed)}" if f.changed else f.reason for f in findings if f.changed or f.reason}
-    # A probe that was stopped says nothing about the map.
-    notes = {f.layer: f.note for f in findings if f.note and not f.note.startswith("stopped")}
+    notes = {f.layer: f.note for f in findings if f.note}
     for name, texts in (("reasons", reasons), ("notes", notes)):
         if texts:
             made[name] = {layer: settled(text, model) for layer, text in texts.items()}
@@ -48,16 +53,22 @@ def settled(text: str, model: str) -> str:
     return re.sub(r"^Constant \([^)]*\)", "Constant", text.replace(model, "this model"))
 
 
-def column(diagnosis: Diagnosis) -> dict[str, Cell]:
-    """Return the cells of one architecture by method."""
-    return {name: cell([diagnosis.finding(name, layer) for layer in NAMED], diagnosis.model) for name in diagnosis.methods}
+def confirmed(model: attrlib.Classifier, finding: Finding) -> Finding:
+    """Return a finding with the note that holds for a picture, if any. A probe that was stopped says nothing about the map."""
+    if not finding.note or finding.note.startswith("stopped"):
+        return replace(finding, note="")
+    counts = (p for p in params_of(METHODS[finding.method]) if p.kind is int and isinstance(p.default, int))
+    fewer = tuple((p.name, PASSES) for p in counts if p.default > PASSES)
+    result = attrlib.explain(model, attrlib.open_image(PICTURE).image, MethodSpec(finding.method, finding.layer, fewer))
+    return replace(finding, note=result.defects[0] or "")
 
 
 def probe(label: str, names: Sequence[str], limit: float) -> dict[str, Cell]:
-    """Probe methods on one architecture."""
+    """Probe methods on one architecture, and return its cells by method."""
     about = dict(ARCHITECTURES[label])
     model = attrlib.load_model(about.pop("model"), "cpu", **about)
-    return column(attrlib.doctor(model, names, limit=limit))
+    diagnosis = attrlib.doctor(model, names, limit=limit)
+    return {name: cell([confirmed(model, diagnosis.finding(name, layer)) for layer in NAMED], model.name) for name in diagnosis.methods}
 
 
 def main() -> None:

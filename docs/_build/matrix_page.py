@@ -20,7 +20,7 @@ On which architectures is a method defined, and at which layers? Every cell is a
 <span class="cell all">●</span> defined at `Input`, `Middle` and `Final` &emsp;
 <span class="cell some">Inp Mid Fin</span> defined at these layers only &emsp;
 <span class="cell none">–</span> not defined &emsp;
-<span class="cell some">*</span> defined, but the map carries little information
+<span class="cell some">*</span> defined, but at some layer the map is constant or zero
 
 The numbers lead to the [reasons](#reasons), which a tooltip shows too.
 
