@@ -5,9 +5,9 @@ import json
 from functools import cache
 
 import attrlib
-from attrlib.methods import METHODS, Method, MethodInfo, Passes
+from attrlib.methods import METHODS, Method, MethodInfo, Passes, list_presets
 from attrlib.models import Layer
-from docs._build.markup import body, facts_table, formula, paper_link, params_table, text
+from docs._build.markup import body, facts_table, formula, paper_link, params_table, table, text
 from docs._build.registered import MAPS, fact, methods, slug
 
 FAMILIES = {
@@ -98,6 +98,17 @@ def page() -> str:
         title, about = FAMILIES.get(family, (family, ""))
         parts.append(f"## {title}\n\n{about}\n")
         parts += [section(info) for info in infos if info.family == family]
+    return "\n".join([*parts, presets()])
+
+
+def presets() -> str:
+    """Return the section of presets."""
+    parts = ["## Presets\n\nThe methods of published studies with their settings. A preset stands in any list of methods: `--methods idsds`.\n"]
+    for preset in list_presets():
+        rows = [(text(name), f"`{spec}`") for name, spec in preset.members]
+        listed = table(("Name in the study", "Method"), rows).replace("\n", "\n    ")
+        head = f"### {text(preset.title)} {{ #preset-{preset.name} }}\n\n`{preset.name}`: {text(preset.summary)}. {paper_link(preset.paper)}.\n"
+        parts.append(f'{head}\n??? note "{len(rows)} methods"\n\n    {listed}\n')
     return "\n".join(parts)
 
 

@@ -16,7 +16,7 @@ hide: [toc]
 
 | Name | Model | Download |
 |---|---|---|
-| `{embedded}` | EfficientNet-Lite0 on ImageNet-1k, 224 px; the default | none: embedded |
+| `{embedded}` | EfficientNet-Lite0 on ImageNet-1k, 224 px; the default. 66.4 % top-1 on the 250 Imagenette photos of the tests | none: embedded |
 | `birds_*`, `imagenette_*` | [shipped models](#shipped-models): {shipped}, plain and deletion-tuned | none: shipped |
 | `timm:NAME` | {timm:,} architectures of timm | weights, when first loaded |
 | `torchvision:NAME` | {torchvision} architectures of torchvision | weights, when first loaded |
