@@ -27,7 +27,7 @@ from attrlib.postprocess import resize, smooth
 from attrlib.protocols import list_protocols
 from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ProtocolSpec, RunSpec, ViewSpec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Aggregate",
     "Attribution",
