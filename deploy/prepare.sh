@@ -10,7 +10,7 @@ cache=${ATTRLIB_CACHE:-/var/cache/attrlib}
 data=${ATTRLIB_DATA:-/data}
 
 # A fixed number, so that files in volumes keep their owner when the image is built again.
-getent group attrlib >/dev/null || groupadd --system --gid 10001 attrlib
-getent passwd attrlib >/dev/null || useradd --system --uid 10001 --gid attrlib --no-create-home --home-dir "$cache" --shell /usr/sbin/nologin attrlib
+getent group attrlib >/dev/null || groupadd --gid 10001 attrlib
+getent passwd attrlib >/dev/null || useradd --no-log-init --uid 10001 --gid attrlib --no-create-home --home-dir "$cache" --shell /usr/sbin/nologin attrlib
 install -d -o attrlib -g attrlib -m 750 "$cache"
 install -d -m 755 "$data"
