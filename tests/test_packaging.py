@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.programs import unavailable
 from support.waiting import LIMIT
 
 import attrlib
@@ -151,10 +152,7 @@ def test_compose_has_a_database_that_only_the_app_reaches_and_no_password() -> N
 def test_nginx_takes_the_example(tmp_path: Path) -> None:
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if nginx is None:
-        message = "no nginx: apt-get install nginx-light"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        unavailable("no nginx: apt-get install nginx-light")
     certificate, key = tmp_path / "attrlib.pem", tmp_path / "attrlib.key"
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
     subprocess.run(make, check=True, capture_output=True, timeout=LIMIT)
