@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Start the app for other machines. Further arguments go to `attrlib app`.
+# Start the app for other machines, or run another command with the same settings.
+#
+# Usage: start.sh [OPTION ...]          options of `attrlib app`
+#        start.sh COMMAND [ARGUMENT ...]  for example `start.sh score --model birds_resnet10 --data birds`
 #
 # Environment (README.md beside this file explains it):
 #   ATTRLIB_HOST, ATTRLIB_PORT   address to listen on, by default 0.0.0.0 and 8501
@@ -41,4 +44,7 @@ if [ -z "${OMP_NUM_THREADS:-}" ] && read -r quota period 2>/dev/null <"${ATTRLIB
     export OMP_NUM_THREADS=$(((quota + period - 1) / period))
 fi
 
+if [ $# -gt 0 ] && [[ $1 != -* ]]; then
+    exec attrlib "$@"
+fi
 exec attrlib app --host "${ATTRLIB_HOST:-0.0.0.0}" --port "${ATTRLIB_PORT:-8501}" "$@"

@@ -72,6 +72,13 @@ def test_settings_and_further_arguments_are_passed_on(path: str, tmp_path: Path)
     assert environment["OMP_NUM_THREADS"] == "3"
 
 
+def test_another_command_runs_with_the_same_settings(path: str, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("secret")
+    arguments, environment = start(path, tmp_path, "score", "--data", "birds", ATTRLIB_STORE_PASSWORD_FILE=tmp_path / "password")
+    assert arguments == ["score", "--data", "birds"]
+    assert environment["PGPASSWORD"] == "secret"
+
+
 def test_the_password_of_the_database_comes_from_a_file(path: str, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("it's $HOME & more\n")
     arguments, environment = start(path, tmp_path, ATTRLIB_STORE_PASSWORD_FILE=tmp_path / "password")
