@@ -25,7 +25,7 @@ from attrlib import Attribution, Classifier, RunResult
 model: Classifier = attrlib.load_model("birds_resnet10", device="cpu")
 maps: Attribution = attrlib.explain(model, "sample:cat", "IxG")
 result: RunResult = attrlib.compare(["sds"], model, ["IxG", "Random"], "birds", limit=4)
-print(maps.maps.shape, result.computed, [row.method for row in result.leaderboard("sds")])
+print(maps.maps.shape, result.computed, [row["method"] for row in result.table()])
 """
 
 

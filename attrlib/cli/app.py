@@ -43,6 +43,7 @@ COMMANDS = {
     "presets": Entry("lists", "List presets: the methods of published studies with their settings, used as in --methods idsds."),
     "protocols": Entry("lists", "List protocols with their parameters."),
     "datasets": Entry("lists", "List named data sets."),
+    "licences": Entry("licences", "List the installed dependencies with their licences, as the packages state them."),
     "cache": Entry("cache", "Inspect, verify, prune or export stored results."),
 }
 """All commands in the order of the help text. A test compares the summaries with those of the commands."""

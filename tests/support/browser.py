@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from .gate import Gate
+from .programs import unavailable
 from .waiting import LIMIT, until
 
 ROOT = Path(__file__).parents[2]
@@ -95,10 +95,7 @@ def chromium() -> Iterator[Browser]:
     """Yield a browser. Without one, tests are skipped; in CI they fail."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
-        message = "no chromium: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        unavailable("no chromium: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS, timeout=MILLISECONDS)
         yield browser
