@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,7 +18,7 @@ from attrlib.engine.evaluations import Evaluation
 from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.items import EvalItem
 from attrlib.engine.plan import make_plan
-from attrlib.errors import SpecError, unknown
+from attrlib.errors import ImageError, SpecError, unknown
 from attrlib.models import Classifier, Layer
 from attrlib.postprocess import resize, smooth
 from attrlib.progress import Progress, no_progress
@@ -157,6 +158,7 @@ class Aggregation:
 
         Raises:
             SpecError: If the method is not in the run, the view's cell is not a target, or no score is cached yet.
+            ImageError: If no item can be read any more.
         """
         evaluation, items, place = self._evaluation(method), self.cached_items(method), self._place(view)
         if not items:
@@ -168,9 +170,12 @@ class Aggregation:
         for first in range(0, len(items), step):
             on_progress(first, len(items))
             readable, chunk, smoothed = self._smoothed(evaluation, items[first : first + step], view, on_progress)
-            used += readable
-            records += chunk
-            maps.append(smoothed[:, [place]])
+            if readable:
+                used += readable
+                records += chunk
+                maps.append(smoothed[:, [place]])
+        if not used:
+            raise ImageError(f"none of the {len(items)} items can be read: {self._loader.unreadable[items[0].id]}")
         native = torch.cat(maps)
         height, width = self.model.input_size
         size = height * self.grid, width * self.grid
@@ -182,26 +187,41 @@ class Aggregation:
         return Row(method, side, view.kernel(side[0], size[0]), values.numpy(), bins, tuple(used))
 
     def examples(self, row: Row, positions: Sequence[int], view: AggregateView, on_progress: Progress = no_progress) -> list[Example]:
-        """Return the items at some positions of a row, with the map of the target cell.
+        """Return the items at some positions of a row; unreadable items are left out.
 
         Args:
             row: The row.
-            positions: Positions in `row.items`; unreadable items are left out.
+            positions: Positions in `row.items`.
             view: The view.
             on_progress: The progress callback.
         """
-        evaluation, place = self._evaluation(row.method), self._place(view)
         examples: list[Example] = []
-        for position in positions:
-            on_progress(len(examples), len(positions))
-            item = row.items[position]
-            readable, _, smoothed = self._smoothed(evaluation, [item], view, on_progress)
-            if readable:
-                picture = self.picture(item)
-                values = resize(smoothed[:, [place]], (picture.height, picture.width))[0, 0]
-                names = tuple(self.model.class_names[label].split(",")[0] if label >= 0 else "" for label in item.labels)
-                examples.append(Example(picture, values, float(row.aggregate.scores[position]), names, item))
+        for number, position in enumerate(positions):
+            on_progress(number, len(positions))
+            with suppress(ImageError):
+                examples.append(self.example(row, position, view, on_progress))
         return examples
+
+    def example(self, row: Row, position: int, view: AggregateView, on_progress: Progress = no_progress) -> Example:
+        """Return the item at a position of a row, with the map of the target cell.
+
+        Args:
+            row: The row.
+            position: Position in `row.items`.
+            view: The view.
+            on_progress: The progress callback.
+
+        Raises:
+            ImageError: If one of the item's images cannot be read any more.
+        """
+        item, place = row.items[position], self._place(view)
+        readable, _, smoothed = self._smoothed(self._evaluation(row.method), [item], view, on_progress)
+        if not readable:
+            raise ImageError(self._loader.unreadable[item.id])
+        picture = self.picture(item)
+        values = resize(smoothed[:, [place]], (picture.height, picture.width))[0, 0]
+        names = tuple(self.model.class_names[label].split(",")[0] if label >= 0 else "" for label in item.labels)
+        return Example(picture, values, float(row.aggregate.scores[position]), names, item)
 
     def picture(self, item: EvalItem) -> Image.Image:
         """Return an item as the model sees it."""
