@@ -301,6 +301,22 @@ def test_example_images_of_any_protocol_are_shown_with_the_map_it_judged(protoco
     assert not at.error
 
 
+def test_an_example_that_cannot_be_read_says_why_and_can_be_tried_again(data: Path) -> None:
+    at = done(small(data, methods="IxG,Random", limit=1))
+    kept = {path: path.read_bytes() for path in map(Path, attrlib.load_dataset(data).paths())}
+    for path in kept:
+        path.write_bytes(b"no picture")
+    other = next(name for name in ("IxG", "Random") if name != at.session_state["s_method"])
+    at.selectbox(key="s_method").set_value(other)
+    at = until(at, lambda at: buttons(at).count("Try again") == 3)
+    assert texts(at).count(":material/block:") == 3
+    for path, content in kept.items():
+        path.write_bytes(content)
+    at = finished(press(at, "Try again"))
+    assert len(nodes(at, "image")) == 6
+    assert "Try again" not in buttons(at)
+
+
 @pytest.mark.parametrize("view", ["Intervals", "Box", "Violin", "Differences", "Cost", "Models"])
 def test_every_plot_is_drawn(view: str, data: Path) -> None:
     at = done(small(data, model=[TINY, TWIN]))
