@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from attrlib.figures.leaderboard import LeaderboardRow, counted, has_paper, plain_rows
+from attrlib.figures.numbers import json_value
 from attrlib.figures.report import Section, html_report
 from attrlib.figures.tables import csv_table, latex_table
 from attrlib.protocols import create
@@ -71,11 +72,7 @@ def items(done: Done) -> list[dict[str, object]]:
 def everything(done: Done) -> bytes:
     """Return manifests, leaderboards and items as JSON; values that are not finite become null."""
     rows = {"leaderboard": plain_rows(boards(done)), "items": items(done)}
-    plain = {
-        name: [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in own]
-        for name, own in rows.items()
-    }
-    return json.dumps({"manifests": json.loads(_manifest(done))} | plain, indent=1, allow_nan=False).encode()
+    return json.dumps({"manifests": json.loads(_manifest(done))} | json_value(rows), indent=1, allow_nan=False).encode()
 
 
 def _manifest(done: Done) -> bytes:
