@@ -1,7 +1,6 @@
 """Aggregate a run: AggAtt and scores at any smoothing from cached maps, with example images."""
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from attrlib.aggregate import Aggregate, aggregate
+from attrlib.aggregation.recent_maps import RecentMaps
 from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import RunStore
 from attrlib.engine.evaluations import Evaluation
@@ -27,8 +27,6 @@ from attrlib.specs import AggregateView, MethodSpec, RunSpec
 from attrlib.statistics import Summary, summary
 from attrlib.store import Record
 
-MAP_BYTES = 128 << 20
-"""Most bytes of maps kept in memory for reuse; half of what a queue keeps of all results."""
 PICTURES = 64
 """Most items whose images are kept in memory for reuse."""
 
@@ -113,7 +111,7 @@ class Aggregation:
             raise SpecError(f"{spec.protocols[0]}: smoothing is set in the view; remove it from the protocol")
         self._evaluations = {each.method_spec: each for each in self._group.evaluations}
         self._items = () if self._plan.unpredicted else self._plan.items
-        self._maps = _RecentMaps(store)
+        self._maps = RecentMaps(store)
         self._evaluator = Evaluator(model, self._maps, spec.seed, spec.fast)
         self._loader = self._evaluator.loader(data, [self.protocol])
         self._tiled = lru_cache(PICTURES)(self._tile)
@@ -319,49 +317,3 @@ def tiled(pictures: Sequence[Image.Image]) -> Image.Image:
     for k, picture in enumerate(pictures):
         sheet.paste(picture, (k % n * width, k // n * height))
     return sheet
-
-
-class _RecentMaps:
-    """The store, with recently read maps kept in memory, so that another smoothing does not read them again."""
-
-    def __init__(self, store: RunStore):
-        self._store = store
-        self._recent: OrderedDict[str, Tensor] = OrderedDict()
-        self.nbytes = 0
-
-    @property
-    def dtype(self) -> str:
-        """Return the precision of cached maps."""
-        return self._store.dtype
-
-    def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
-        """Return the cached records among these items."""
-        return self._store.records(key, items)
-
-    def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
-        """Return the values of the cached records among these items, without details."""
-        return self._store.values(key, items)
-
-    def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:
-        """Add records to the store."""
-        self._store.add_records(key, spec, records)
-
-    def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """Return the cached maps among these keys."""
-        missing = [key for key in dict.fromkeys(keys) if key not in self._recent]
-        read = self._store.maps(missing) if missing else {}
-        maps = {key: read[key] if key in read else self._recent[key] for key in keys if key in read or key in self._recent}
-        for key, values in read.items():
-            self._recent[key] = values
-            self.nbytes += values.nbytes
-        while self.nbytes > MAP_BYTES:
-            self.nbytes -= self._recent.popitem(last=False)[1].nbytes
-        return maps
-
-    def add_maps(self, maps: Mapping[str, Tensor]) -> None:
-        """Add maps to the store."""
-        self._store.add_maps(maps)
-
-    def rounded(self, maps: Tensor) -> Tensor:
-        """Return maps at the precision at which the store keeps them."""
-        return self._store.rounded(maps)

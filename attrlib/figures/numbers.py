@@ -18,6 +18,11 @@ def number(value: float, decimals: int = 3) -> str:
     return f"{value:.2g}" if 0 < abs(value) < _SMALL else f"{value:.{decimals}f}"
 
 
+def signed(value: float) -> str:
+    """Return a correlation with its sign, or a dash if it is undefined."""
+    return "–" if value != value else f"{value:+.2f}".replace("-", "−")
+
+
 def spans_decades(values: Iterable[float]) -> bool:
     """Return whether all finite values are positive and differ so much that they need a logarithmic scale."""
     finite = [value for value in values if math.isfinite(value)]

@@ -20,8 +20,7 @@ from attrlib.methods import Attribution, resolve
 from attrlib.models import Classifier, shipped, smallest
 from attrlib.progress import NewsProgress
 from attrlib.specs import AggregateView, MethodSpec, ModelSpec, ProtocolSpec, digest
-from pages.inspect import map_jobs
-from pages.shared import jobs, tiles
+from pages.shared import jobs, map_jobs, tiles
 
 DATA = "birds"
 TUNED = "_tuned"

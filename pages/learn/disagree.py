@@ -7,6 +7,7 @@ import torch
 
 from attrlib.diagnostics.small_benchmark import score_at_once
 from attrlib.figures.lines import Axis, lines_svg
+from attrlib.figures.numbers import signed
 from attrlib.methods import resolve as resolve_method
 from attrlib.protocols import create
 from attrlib.protocols.deletion import IDSDS_PAPER
@@ -15,7 +16,7 @@ from attrlib.specs import MethodSpec, ProtocolSpec
 from attrlib.statistics import ranks, spearman
 from pages.learn.beyond import scores
 from pages.learn.context import DATA, TUNED, LessonContext
-from pages.learn.drawing import chart, signed
+from pages.learn.drawing import chart
 from pages.learn.lesson import LESSONS, Beyond, Lesson
 
 METHODS = ("IxG", "IG:steps=8", "Gradient", "Guided Backprop", "Grad-CAM", "Layer-CAM", "Random")

@@ -8,8 +8,9 @@ from attrlib.protocols.faithfulness import INFIDELITY_PAPER
 from attrlib.registry import param
 from pages.learn.beyond import scores
 from pages.learn.context import LessonContext
-from pages.learn.drawing import chart, figure, map_tile, rows
+from pages.learn.drawing import chart, map_tile, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
+from pages.shared.tiles import figure
 
 NOISES = ("0.001", "0.003", "0.01", "0.03", "0.1", "0.3", "1")
 METHODS = ("Gradient", "IxG", "IG:steps=16", "Guided Backprop", "Grad-CAM", "Random")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from attrlib.figures.lines import Axis, lines_svg
+from attrlib.figures.numbers import signed
 from attrlib.postprocess import resize, smooth
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
@@ -10,7 +11,7 @@ from attrlib.specs import AggregateView
 from attrlib.statistics import spearman
 from pages.learn.beyond import aggregate
 from pages.learn.context import GridMaps, LessonContext
-from pages.learn.drawing import chart, grid_tile, rows, signed
+from pages.learn.drawing import chart, grid_tile, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
 
 KERNELS = ("0", "9", "17", "33", "65", "129")

@@ -15,8 +15,8 @@ from support.pages import heads, link, nodes, settle, texts, titles
 from support.pages import open_page as start
 from support.waiting import LIMIT
 
-import pages.inspect.map_jobs
 import pages.shared.jobs
+import pages.shared.map_jobs
 from attrlib.data.samples import open_sample
 from attrlib.diagnostics.deletion_curve import delete_in_order
 from attrlib.diagnostics.map_comparison import compare_maps
@@ -37,7 +37,7 @@ class Small:
         self.calls: list[str] = []
         monkeypatch.setattr(pages.shared.jobs, "load_model", self.load)
         for name in ("cell_outputs", "delete_in_order", "randomised"):
-            monkeypatch.setattr(pages.inspect.map_jobs, name, self.counted(name, getattr(pages.inspect.map_jobs, name)))
+            monkeypatch.setattr(pages.shared.map_jobs, name, self.counted(name, getattr(pages.shared.map_jobs, name)))
 
     def counted(self, name: str, real):
         def call(*args, **kwargs):
@@ -275,7 +275,7 @@ def test_a_tool_that_fails_says_why_and_can_be_tried_again(small, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as broken:
-        broken.setattr(pages.inspect.map_jobs, "delete_in_order", fail)
+        broken.setattr(pages.shared.map_jobs, "delete_in_order", fail)
         at = opened(small, tool="Deletion")
         assert "Not enough memory" in texts(at)
         assert titles(at) == ["Photo", "IxG", "Gradient"]
