@@ -10,6 +10,7 @@ from attrlib.protocols import PROTOCOLS
 from attrlib.specs import RunSpec, options_of
 from pages.scores import choice
 from pages.shared import custom_model, forms, pickers, presets, selection
+from pages.shared.widget_values import put, widget
 
 MAX_METHODS = 64
 OPTIONS = {option.name: option for option in options_of(RunSpec)}
@@ -84,16 +85,16 @@ def _several(
                 st.selectbox(
                     "Layer",
                     selection.layer_options(selection.NAMED),
-                    key="s_layer",
-                    persist_state="session",
+                    **widget("s_layer"),
                     help="For methods that name none: where attribution is computed.",
                 )
             forms.edit_one_of(registry, chosen, params_key, f"{key}-form", label)
 
 
 def _take(preset: Preset) -> None:
-    state = st.session_state
-    state.s_layer, state.s_methods, state.s_method_params = selection.as_widgets(preset.methods)
+    layer, methods, st.session_state.s_method_params = selection.as_widgets(preset.methods)
+    put("s_layer", layer)
+    put("s_methods", methods)
 
 
 def _items() -> None:
@@ -108,8 +109,7 @@ def _more() -> None:
             _option(name)
     st.checkbox(
         "Several models share their grids",
-        key="s_same",
-        persist_state="session",
+        **widget("s_same"),
         help="Grids are made of images that all the chosen models classify with the confidence that the protocol asks for.",
     )
 

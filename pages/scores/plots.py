@@ -13,6 +13,7 @@ from attrlib.specs import ProtocolSpec
 from attrlib.statistics import Correlation
 from pages.shared.plots import camera
 from pages.shared.run_jobs import Finished
+from pages.shared.widget_values import put
 
 INTERVALS, BOX, VIOLIN, DIFFERENCES, COST = "Intervals", "Box", "Violin", "Differences", "Cost"
 MODELS, AGREEMENT, ITEMS = "Models", "Agreement on methods", "Agreement on items"
@@ -114,8 +115,9 @@ def pick(points: Sequence[Mapping[str, Any]]) -> None:
     if not points or "customdata" not in points[-1]:
         return
     method, *more = points[-1]["customdata"]
-    state.s_method, state.s_item = method, None
+    put("s_method", method)
+    state.s_item = None
     if more and isinstance(more[0], str):
-        state.s_model = more[0]
+        put("s_model", more[0])
     elif more:
         state.s_item = int(more[0])

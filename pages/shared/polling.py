@@ -8,6 +8,8 @@ import streamlit as st
 def poll(key: str, show: Callable[[], bool], seconds: float = 0.5) -> None:
     """Show a part of the page in a fragment, which polls while `show` returns that something is pending.
 
+    Polls send the values of widgets too, and late ones would undo what a callback has set: see `widget_values`.
+
     Args:
         key: Session key that keeps whether something is pending.
         show: Shows the part; returns whether something on it is pending, as seen before it was drawn: what ends while it is drawn is shown
