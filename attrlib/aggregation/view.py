@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from attrlib.aggregate import Aggregate, aggregate
+from attrlib.aggregate import aggregate
 from attrlib.aggregation.recent_maps import RecentMaps
+from attrlib.aggregation.rows import Example, Row
 from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import RunStore
 from attrlib.engine.evaluations import Evaluation
@@ -24,66 +23,10 @@ from attrlib.postprocess import resize, smooth
 from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, Explain, ExplanationRequest
 from attrlib.specs import AggregateView, MethodSpec, RunSpec
-from attrlib.statistics import Summary, summary
 from attrlib.store import Record
 
 PICTURES = 64
 """Most items whose images are kept in memory for reuse."""
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One method on all items, at the smoothing of a view.
-
-    Attributes:
-        method: The method.
-        side: Height and width of its maps.
-        kernel: Size of the smoothing kernel at that resolution, 0 for none.
-        values: Score of each item, (N,), NaN where undefined.
-        aggregate: AggAtt of the maps.
-        items: The items.
-    """
-
-    method: MethodSpec
-    side: tuple[int, int]
-    kernel: int
-    values: np.ndarray
-    aggregate: Aggregate
-    items: tuple[EvalItem, ...]
-
-    @property
-    def summary(self) -> Summary:
-        """Return the mean of the scores, its 95 % CI and counts."""
-        return summary(self.values)
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of the row."""
-        return self.aggregate.nbytes
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One item of a row.
-
-    Attributes:
-        picture: The image as the model sees it.
-        values: The smoothed, signed map, (H,W) at the picture's size.
-        score: Its score.
-        names: The names of its classes.
-        item: The item.
-    """
-
-    picture: Image.Image
-    values: Tensor
-    score: float
-    names: tuple[str, ...]
-    item: EvalItem
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of the map and the picture."""
-        return self.values.nbytes + 3 * self.picture.width * self.picture.height
 
 
 class Aggregation:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from attrlib.aggregation.panels import line_of, view_of
-from attrlib.aggregation.view import Aggregation, Row
+from attrlib.aggregation.rows import Row
+from attrlib.aggregation.view import Aggregation
 from attrlib.cli.common import Device, Json, command, interruptible, read_options
 from attrlib.cli.explain import write_files
 from attrlib.data.datasets import load_dataset

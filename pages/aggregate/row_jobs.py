@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attrlib.aggregation.panels import line_of, samples, view_of
-from attrlib.aggregation.view import Aggregation, Row
+from attrlib.aggregation.rows import Row
+from attrlib.aggregation.view import Aggregation
 from attrlib.engine.jobs import Job, Priority
 from attrlib.errors import ImageError
 from attrlib.figures.aggatt import SIDE, PanelRow, draw_bin, draw_sample, mosaic
