@@ -17,7 +17,6 @@ from attrlib.specs import AggregateSpec, AggregateView, MethodSpec, ProtocolSpec
 from pages.shared import forms, selection
 from pages.shared.first_run import on_birds, on_photos
 from pages.shared.short import short_run
-from pages.shared.widget_values import put
 
 MAX_ROWS = 40
 LAYERS = ("Input", "Final")
@@ -109,9 +108,8 @@ def _as_widgets(methods: Sequence[MethodSpec]) -> tuple[list[str], list[str], di
 
 def take(preset: Preset) -> None:
     """Select the methods of a preset."""
-    methods, layers, st.session_state.a_method_params = _as_widgets(preset.methods)
-    put("a_methods", methods)
-    put("a_layers", layers)
+    state = st.session_state
+    state.a_methods, state.a_layers, state.a_method_params = _as_widgets(preset.methods)
 
 
 def chosen() -> tuple[tuple[MethodSpec, ...], list[str]]:

@@ -12,7 +12,7 @@ from pages.shared import job_status, links, notices
 from pages.shared.jobs import plain
 from pages.shared.polling import poll
 from pages.shared.tiles import blank, head
-from pages.shared.widget_values import put, widget
+from pages.shared.widget_values import widget
 
 STYLE = """
 .st-key-learn_screen {display: grid; grid-template-columns: minmax(17rem, 2fr) 5fr; grid-template-rows: auto 1fr; gap: 0.5rem 2rem}
@@ -153,7 +153,7 @@ def _choose_birds() -> None:
 
 
 def _another() -> None:
-    put("learn_bird", (st.session_state.learn_bird + 1) % 1000)
+    st.session_state.learn_bird = (st.session_state.learn_bird + 1) % 1000
 
 
 def _blank(columns: int, rows: int) -> None:

@@ -17,7 +17,6 @@ from attrlib.specs.codec import Parsers
 from pages.shared import forms, selection
 from pages.shared.first_run import on_birds, on_photos
 from pages.shared.short import short_method, short_protocol
-from pages.shared.widget_values import put
 
 ALL = "all that are defined"
 MAX_MODELS = 12
@@ -123,21 +122,18 @@ def shown() -> dict[str, str | list[str]]:
 def fill(wanted: Wanted) -> None:
     """Set all controls."""
     state, run = st.session_state, wanted.run
-    put("s_models", [model.text for model in wanted.models])
-    put("s_data", run.data)
-    put("s_same", wanted.same_grids)
+    state.s_models = [model.text for model in wanted.models]
+    state.s_data, state.s_same = run.data, wanted.same_grids
     forms.fill(options_of(RunSpec), run, "s_")
-    protocols: list[str] = []
-    state.s_protocol_params = {}
+    state.s_protocols, state.s_protocol_params = [], {}
     for protocol in run.protocols:
-        plain = protocol.name not in protocols
-        protocols.append(protocol.name if plain else str(protocol))
+        plain = protocol.name not in state.s_protocols
+        state.s_protocols = [*state.s_protocols, protocol.name if plain else str(protocol)]
         state.s_protocol_params |= {protocol.name: resolve_protocol(protocol).values} if plain else {}
-    put("s_protocols", protocols)
-    every = run.methods == every_method()
-    layer, methods, state.s_method_params = (selection.OWN_LAYER, [ALL], {}) if every else selection.as_widgets(run.methods)
-    put("s_layer", layer)
-    put("s_methods", methods)
+    if run.methods == every_method():
+        state.s_layer, state.s_methods, state.s_method_params = selection.OWN_LAYER, [ALL], {}
+    else:
+        state.s_layer, state.s_methods, state.s_method_params = selection.as_widgets(run.methods)
 
 
 def fill_from(spec: RunSpec) -> None:

@@ -10,7 +10,7 @@ from attrlib.protocols import PROTOCOLS
 from attrlib.specs import RunSpec, options_of
 from pages.scores import choice
 from pages.shared import custom_model, forms, pickers, presets, selection
-from pages.shared.widget_values import put, widget
+from pages.shared.widget_values import chooser, widget
 
 MAX_METHODS = 64
 OPTIONS = {option.name: option for option in options_of(RunSpec)}
@@ -84,17 +84,15 @@ def _several(
             if label == "Methods":
                 st.selectbox(
                     "Layer",
-                    selection.layer_options(selection.NAMED),
-                    **widget("s_layer"),
+                    **chooser("s_layer", selection.layer_options(selection.NAMED)),
                     help="For methods that name none: where attribution is computed.",
                 )
             forms.edit_one_of(registry, chosen, params_key, f"{key}-form", label)
 
 
 def _take(preset: Preset) -> None:
-    layer, methods, st.session_state.s_method_params = selection.as_widgets(preset.methods)
-    put("s_layer", layer)
-    put("s_methods", methods)
+    state = st.session_state
+    state.s_layer, state.s_methods, state.s_method_params = selection.as_widgets(preset.methods)
 
 
 def _items() -> None:

@@ -13,7 +13,6 @@ from attrlib.specs import ProtocolSpec
 from attrlib.statistics import Correlation
 from pages.shared.plots import camera
 from pages.shared.run_jobs import Finished
-from pages.shared.widget_values import put
 
 INTERVALS, BOX, VIOLIN, DIFFERENCES, COST = "Intervals", "Box", "Violin", "Differences", "Cost"
 MODELS, AGREEMENT, ITEMS = "Models", "Agreement on methods", "Agreement on items"
@@ -115,9 +114,8 @@ def pick(points: Sequence[Mapping[str, Any]]) -> None:
     if not points or "customdata" not in points[-1]:
         return
     method, *more = points[-1]["customdata"]
-    put("s_method", method)
-    state.s_item = None
+    state.s_method, state.s_item = method, None
     if more and isinstance(more[0], str):
-        put("s_model", more[0])
+        state.s_model = more[0]
     elif more:
         state.s_item = int(more[0])

@@ -18,7 +18,7 @@ from pages.shared.jobs import plain
 from pages.shared.plots import camera
 from pages.shared.run_jobs import Finished
 from pages.shared.times import duration
-from pages.shared.widget_values import put, widget
+from pages.shared.widget_values import chooser
 
 
 def show_live(jobs: Mapping[str, Job], specs: Mapping[str, RunSpec]) -> None:
@@ -64,7 +64,7 @@ def show(done: Mapping[str, Finished]) -> bool:
         if state.get("s_model") not in done:
             state.s_model = next(iter(done))
         if len(done) > 1:
-            st.selectbox("Model", list(done), label_visibility="collapsed", width=260, **widget("s_model"))
+            st.selectbox("Model", label_visibility="collapsed", width=260, **chooser("s_model", list(done)))
         finished = done[state.s_model]
         protocol = choose_protocol(finished.result.protocols)
     own = create(protocol)
@@ -85,7 +85,7 @@ def show(done: Mapping[str, Finished]) -> bool:
         plots.show(finished, protocol, done)
     with grid.cell():
         st.selectbox(
-            "Example images for", methods, help="Or choose a row of the table, or a point of the plot.", **widget("s_method", _forget_item)
+            "Example images for", help="Or choose a row of the table, or a point of the plot.", **chooser("s_method", methods, _forget_item)
         )  # fmt: skip
         score: Score | None = finished.score(str(protocol), state.s_method)
         return score is not None and examples.show(finished, score, state.get("s_item"))
@@ -94,8 +94,7 @@ def show(done: Mapping[str, Finished]) -> bool:
 def _pick_row(key: str, rows: Sequence[LeaderboardRow]) -> None:
     method = leaderboard.chosen(key, rows)
     if method is not None:
-        put("s_method", method)
-        _forget_item()
+        st.session_state.s_method, st.session_state.s_item = method, None
 
 
 def _forget_item() -> None:

@@ -5,7 +5,6 @@ import streamlit as st
 from attrlib.errors import AttrlibError
 from attrlib.models import parse_model
 from attrlib.specs import ModelSpec, parse_size
-from pages.shared.widget_values import put
 
 FILE_HELP = "Nothing in it is run. A text file beside it, my_model.txt, may name the classes: one a line, in the order of the outputs."
 SIZE_HELP = "Height and width in pixels, as in 192x256, or one number for a square. Pictures are resized and cropped to it."
@@ -28,4 +27,4 @@ def _add(page: str) -> None:
     except AttrlibError as error:
         state[f"{page}_problems"] = [*state[f"{page}_problems"], str(error)]
         return
-    put(f"{page}_models", list(dict.fromkeys([*state[f"{page}_models"], text])))
+    state[f"{page}_models"] = list(dict.fromkeys([*state[f"{page}_models"], text]))

@@ -7,7 +7,7 @@ import streamlit as st
 
 from attrlib.registry import Param, Value, params_of
 from pages.shared.jobs import plain
-from pages.shared.widget_values import put, widget
+from pages.shared.widget_values import chooser, widget
 
 
 def param_input(param: Param, value: Value, key: str) -> Value:
@@ -31,7 +31,7 @@ def option_input(param: Param, key: str) -> None:
     """Show the widget of an option of a spec, whose value is kept in the session under `key`."""
     label, hint = param.label or param.name.replace("_", " ").capitalize(), f"{param.help}."
     if param.choices:
-        st.selectbox(label, param.choices, help=hint, **widget(key))
+        st.selectbox(label, help=hint, **chooser(key, param.choices))
     elif param.kind is bool:
         st.checkbox(label, help=hint, **widget(key))
     elif param.kind is str:
@@ -50,7 +50,7 @@ def option_input(param: Param, key: str) -> None:
 def fill(options: Iterable[Param], spec: object, page: str = "") -> None:
     """Set the widgets of options to the values of a spec; `page` is the prefix of their session keys."""
     for option in options:
-        put(f"{page}{option.name}", getattr(spec, option.name))
+        st.session_state[f"{page}{option.name}"] = getattr(spec, option.name)
 
 
 def values(options: Iterable[Param], page: str = "") -> dict[str, Any]:

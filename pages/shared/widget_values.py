@@ -1,35 +1,39 @@
-"""Values of widgets that callbacks set, and that no poll undoes.
+"""Widgets whose values callbacks and pages may set, without that a late poll undoes it.
 
 With every message, a poll included, a browser sends the values of all its widgets. A poll that it sends between a click and the answer to
-it carries the value from before the click: if the click's callback has set a widget's value, that poll would set it back, and call the
-widget's own callback as if the user had done so. So the session keeps such a value under a key of its own, and each `put` gives it a new
-widget. What the browser still sends of the old widget is ignored; the new one is sent only by a browser that has received its value.
+it carries the value from before the click: if the click's callback has set the value of a widget, that poll would set it back, and call
+the widget's own callback as if the user had done so. So the session keeps such a value under a key of its own, and a value that the user
+has not chosen in the widget gets a new widget: whatever the browser still sends of the old one is ignored. The value is the default of
+the new widget, as answers may overtake each other, and only a default is part of all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import streamlit as st
 
 
-def put(key: str, value: object) -> None:
-    """Set the value that the session keeps under `key` and that a widget with the arguments of `widget` shows."""
-    state = st.session_state
-    state[key] = value
-    state[_count(key)] = state.get(_count(key), 0) + 1
-
-
-def widget(key: str, on_change: Callable[[], None] | None = None) -> dict[str, Any]:
+def widget(key: str, on_change: Callable[[], None] | None = None, default: str = "value") -> dict[str, Any]:
     """Return the arguments of the widget that shows and changes the value that the session keeps under `key`.
 
     Args:
         key: Session key of the value, which is not that of the widget.
         on_change: Called after the user has changed the value.
+        default: Name of the argument that takes the widget's default.
     """
-    state, name = st.session_state, _name(key)
-    if name not in state or state[name] != state[key]:
-        state[name] = state[key]
-    return {"key": name, "on_change": _take, "args": (key, name, on_change)}
+    state = st.session_state
+    name = _name(key)
+    if name in state and state[name] != state[key]:
+        state[_count(key)] = state.get(_count(key), 0) + 1
+        name = _name(key)
+    return {"key": name, default: state[key], "on_change": _take, "args": (key, name, on_change)}
+
+
+def chooser(key: str, options: Sequence[Any], on_change: Callable[[], None] | None = None) -> dict[str, Any]:
+    """Return the arguments of a selectbox with these options: see `widget`."""
+    arguments = widget(key, on_change, "index")
+    value = arguments["index"]
+    return arguments | {"options": options, "index": options.index(value) if value in options else None}
 
 
 def _take(key: str, name: str, on_change: Callable[[], None] | None) -> None:
@@ -45,4 +49,4 @@ def _name(key: str) -> str:
 
 
 def _count(key: str) -> str:
-    return f"{key}-put"
+    return f"{key}-widgets"

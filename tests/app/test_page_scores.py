@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -19,7 +20,6 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
-from streamlit.util import AttributeDictionary
 from support.browser import chromium, serve, visit
 from support.pages import Checkpoints, buttons, control, heads, link, nodes, open_page, press, texts, titles, until, words
 from support.runs import classifier, pictures
@@ -381,7 +381,7 @@ def test_a_plot_is_saved_as_the_chosen_kind_of_file(kind: str, data: Path) -> No
     ids=["a method", "one of its items", "a method on a model"],
 )
 def test_a_click_on_a_point_chooses_what_it_stands_for(customdata: list, chosen: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = AttributeDictionary(s_method="Random", s_item=1, s_model=None)
+    state = SimpleNamespace(s_method="Random", s_item=1, s_model=None)
     monkeypatch.setattr(plots.st, "session_state", state)
     plots.pick([])
     assert state.s_method == "Random"

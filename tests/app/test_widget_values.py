@@ -9,7 +9,7 @@ def page() -> None:
     # AppTest runs the body of this function alone.
     import streamlit as st
 
-    from pages.shared.widget_values import put, widget
+    from pages.shared.widget_values import chooser
 
     state = st.session_state
     state.setdefault("choice", "a")
@@ -18,8 +18,8 @@ def page() -> None:
     def count() -> None:
         state.changes += 1
 
-    st.selectbox("Choice", ["a", "b", "c"], **widget("choice", count))
-    st.button("Set", on_click=put, args=("choice", "b"))
+    st.selectbox("Choice", **chooser("choice", ["a", "b", "c"], count))
+    st.button("Set", on_click=lambda: state.update(choice="b"))
 
 
 @pytest.fixture
