@@ -8,7 +8,7 @@ import streamlit as st
 def poll(key: str, show: Callable[[], bool], seconds: float = 0.5) -> None:
     """Show a part of the page in a fragment, which polls while `show` returns that something is pending.
 
-    Polls send the values of widgets too, and late ones would undo what a callback has set: see `widget_values`.
+    A late poll carries the values of widgets from before a click: `widget_values` keeps it from undoing what the click's callback has set.
 
     Args:
         key: Session key that keeps whether something is pending.

@@ -1,10 +1,10 @@
-"""Widgets whose values callbacks and pages may set, without that a late poll undoes it.
+"""Widgets whose values callbacks and pages may set. Late polls do not undo it.
 
 With every message, a poll included, a browser sends the values of all its widgets. A poll that it sends between a click and the answer to
 it carries the value from before the click: if the click's callback has set the value of a widget, that poll would set it back, and call
 the widget's own callback as if the user had done so. So the session keeps such a value under a key of its own, and a value that the user
 has not chosen in the widget gets a new widget: whatever the browser still sends of the old one is ignored. The value is the default of
-the new widget, as answers may overtake each other, and only a default is part of all of them.
+the new widget, not set through its key: the server may drop an answer for a later one, and only a default is part of both.
 """
 
 from collections.abc import Callable, Sequence
