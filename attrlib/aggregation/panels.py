@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from attrlib.aggregation.view import Aggregation, Example, Row
+from attrlib.aggregation.rows import Example, Row
+from attrlib.aggregation.view import Aggregation
 from attrlib.figures.aggatt import EXAMPLES, SIDE, PanelRow, Sample
 from attrlib.methods import resolve as resolve_method
 from attrlib.postprocess import resize

@@ -1,90 +1,32 @@
 """Aggregate a run: AggAtt and scores at any smoothing from cached maps, with example images."""
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from attrlib.binning import Aggregate, aggregate
+from attrlib.aggregation.recent_maps import RecentMaps
+from attrlib.aggregation.rows import Example, Row
+from attrlib.binning import aggregate
 from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import RunStore
 from attrlib.engine.evaluations import Evaluation
 from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.items import EvalItem
 from attrlib.engine.plan import make_plan
-from attrlib.errors import SpecError, unknown
+from attrlib.errors import ImageError, SpecError, unknown
 from attrlib.models import Classifier, Layer
 from attrlib.postprocess import resize, smooth
 from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, Explain, ExplanationRequest
 from attrlib.specs import AggregateView, MethodSpec, RunSpec
-from attrlib.statistics import Summary, summary
 from attrlib.store import Record
 
-MAP_BYTES = 128 << 20
-"""Most bytes of maps kept in memory for reuse; half of what a queue keeps of all results."""
 PICTURES = 64
 """Most items whose images are kept in memory for reuse."""
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One method on all items, at the smoothing of a view.
-
-    Attributes:
-        method: The method.
-        side: Height and width of its maps.
-        kernel: Size of the smoothing kernel at that resolution, 0 for none.
-        values: Score of each item, (N,), NaN where undefined.
-        aggregate: AggAtt of the maps.
-        items: The items.
-    """
-
-    method: MethodSpec
-    side: tuple[int, int]
-    kernel: int
-    values: np.ndarray
-    aggregate: Aggregate
-    items: tuple[EvalItem, ...]
-
-    @property
-    def summary(self) -> Summary:
-        """Return the mean of the scores, its 95 % CI and counts."""
-        return summary(self.values)
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of the row."""
-        return self.aggregate.nbytes
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One item of a row.
-
-    Attributes:
-        picture: The image as the model sees it.
-        values: The smoothed, signed map, (H,W) at the picture's size.
-        score: Its score.
-        names: The names of its classes.
-        item: The item.
-    """
-
-    picture: Image.Image
-    values: Tensor
-    score: float
-    names: tuple[str, ...]
-    item: EvalItem
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of the map and the picture."""
-        return self.values.nbytes + 3 * self.picture.width * self.picture.height
 
 
 class Aggregation:
@@ -112,7 +54,7 @@ class Aggregation:
             raise SpecError(f"{spec.protocols[0]}: smoothing is set in the view; remove it from the protocol")
         self._evaluations = {each.method_spec: each for each in self._group.evaluations}
         self._items = () if self._plan.unpredicted else self._plan.items
-        self._maps = _RecentMaps(store)
+        self._maps = RecentMaps(store)
         self._evaluator = Evaluator(model, self._maps, spec.seed, spec.fast)
         self._loader = self._evaluator.loader(data, [self.protocol])
         self._tiled = lru_cache(PICTURES)(self._tile)
@@ -157,6 +99,7 @@ class Aggregation:
 
         Raises:
             SpecError: If the method is not in the run, the view's cell is not a target, or no score is cached yet.
+            ImageError: If no item can be read any more.
         """
         evaluation, items, place = self._evaluation(method), self.cached_items(method), self._place(view)
         if not items:
@@ -168,9 +111,12 @@ class Aggregation:
         for first in range(0, len(items), step):
             on_progress(first, len(items))
             readable, chunk, smoothed = self._smoothed(evaluation, items[first : first + step], view, on_progress)
-            used += readable
-            records += chunk
-            maps.append(smoothed[:, [place]])
+            if readable:
+                used += readable
+                records += chunk
+                maps.append(smoothed[:, [place]])
+        if not used:
+            raise ImageError(f"none of the {len(items)} items can be read: {self._loader.unreadable[items[0].id]}")
         native = torch.cat(maps)
         height, width = self.model.input_size
         size = height * self.grid, width * self.grid
@@ -182,26 +128,41 @@ class Aggregation:
         return Row(method, side, view.kernel(side[0], size[0]), values.numpy(), bins, tuple(used))
 
     def examples(self, row: Row, positions: Sequence[int], view: AggregateView, on_progress: Progress = no_progress) -> list[Example]:
-        """Return the items at some positions of a row, with the map of the target cell.
+        """Return the items at some positions of a row; unreadable items are left out.
 
         Args:
             row: The row.
-            positions: Positions in `row.items`; unreadable items are left out.
+            positions: Positions in `row.items`.
             view: The view.
             on_progress: The progress callback.
         """
-        evaluation, place = self._evaluation(row.method), self._place(view)
         examples: list[Example] = []
-        for position in positions:
-            on_progress(len(examples), len(positions))
-            item = row.items[position]
-            readable, _, smoothed = self._smoothed(evaluation, [item], view, on_progress)
-            if readable:
-                picture = self.picture(item)
-                values = resize(smoothed[:, [place]], (picture.height, picture.width))[0, 0]
-                names = tuple(self.model.class_names[label].split(",")[0] if label >= 0 else "" for label in item.labels)
-                examples.append(Example(picture, values, float(row.aggregate.scores[position]), names, item))
+        for number, position in enumerate(positions):
+            on_progress(number, len(positions))
+            with suppress(ImageError):
+                examples.append(self.example(row, position, view, on_progress))
         return examples
+
+    def example(self, row: Row, position: int, view: AggregateView, on_progress: Progress = no_progress) -> Example:
+        """Return the item at a position of a row, with the map of the target cell.
+
+        Args:
+            row: The row.
+            position: Position in `row.items`.
+            view: The view.
+            on_progress: The progress callback.
+
+        Raises:
+            ImageError: If one of the item's images cannot be read any more.
+        """
+        item, place = row.items[position], self._place(view)
+        readable, _, smoothed = self._smoothed(self._evaluation(row.method), [item], view, on_progress)
+        if not readable:
+            raise ImageError(self._loader.unreadable[item.id])
+        picture = self.picture(item)
+        values = resize(smoothed[:, [place]], (picture.height, picture.width))[0, 0]
+        names = tuple(self.model.class_names[label].split(",")[0] if label >= 0 else "" for label in item.labels)
+        return Example(picture, values, float(row.aggregate.scores[position]), names, item)
 
     def picture(self, item: EvalItem) -> Image.Image:
         """Return an item as the model sees it."""
@@ -299,49 +260,3 @@ def tiled(pictures: Sequence[Image.Image]) -> Image.Image:
     for k, picture in enumerate(pictures):
         sheet.paste(picture, (k % n * width, k // n * height))
     return sheet
-
-
-class _RecentMaps:
-    """The store, with recently read maps kept in memory, so that another smoothing does not read them again."""
-
-    def __init__(self, store: RunStore):
-        self._store = store
-        self._recent: OrderedDict[str, Tensor] = OrderedDict()
-        self.nbytes = 0
-
-    @property
-    def dtype(self) -> str:
-        """Return the precision of cached maps."""
-        return self._store.dtype
-
-    def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
-        """Return the cached records among these items."""
-        return self._store.records(key, items)
-
-    def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
-        """Return the values of the cached records among these items, without details."""
-        return self._store.values(key, items)
-
-    def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:
-        """Add records to the store."""
-        self._store.add_records(key, spec, records)
-
-    def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """Return the cached maps among these keys."""
-        missing = [key for key in dict.fromkeys(keys) if key not in self._recent]
-        read = self._store.maps(missing) if missing else {}
-        maps = {key: read[key] if key in read else self._recent[key] for key in keys if key in read or key in self._recent}
-        for key, values in read.items():
-            self._recent[key] = values
-            self.nbytes += values.nbytes
-        while self.nbytes > MAP_BYTES:
-            self.nbytes -= self._recent.popitem(last=False)[1].nbytes
-        return maps
-
-    def add_maps(self, maps: Mapping[str, Tensor]) -> None:
-        """Add maps to the store."""
-        self._store.add_maps(maps)
-
-    def rounded(self, maps: Tensor) -> Tensor:
-        """Return maps at the precision at which the store keeps them."""
-        return self._store.rounded(maps)

@@ -1,20 +1,21 @@
 """Aggregate maps over a data set: `python -m attrlib aggregate`."""
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from attrlib.aggregation.panels import line_of, view_of
-from attrlib.aggregation.view import Aggregation, Row
+from attrlib.aggregation.rows import Row
+from attrlib.aggregation.view import Aggregation
 from attrlib.cli.common import Device, Json, command, interruptible, read_options
 from attrlib.cli.explain import write_files
 from attrlib.data.datasets import load_dataset
 from attrlib.engine.plan import make_plan
 from attrlib.engine.run import Event, run
 from attrlib.figures.aggatt import bin_names, panel
+from attrlib.figures.numbers import json_value
 from attrlib.figures.overlay import encode
 from attrlib.methods import read_methods
 from attrlib.models import load_model
@@ -73,15 +74,16 @@ def aggregate(
 def _numbers(row: Row) -> dict[str, Any]:
     """Return the numbers of a row as JSON values; NaN becomes None."""
     bins = row.aggregate
-    values = [value if math.isfinite(value) else None for value in row.values.tolist()]
-    return {
-        "method": str(row.method),
-        "kernel": row.kernel,
-        "mean": row.summary.mean if row.summary.n else None,
-        "n": row.summary.n,
-        "scale": bins.scale,
-        "bins": [{"share": name, "size": size} for name, size in zip(bin_names(), bins.sizes, strict=True)],
-        "order": [row.items[position].id for position in bins.order],
-        "ids": [item.id for item in row.items],
-        "values": values,
-    }
+    return json_value(
+        {
+            "method": str(row.method),
+            "kernel": row.kernel,
+            "mean": row.summary.mean,
+            "n": row.summary.n,
+            "scale": bins.scale,
+            "bins": [{"share": name, "size": size} for name, size in zip(bin_names(), bins.sizes, strict=True)],
+            "order": [row.items[position].id for position in bins.order],
+            "ids": [item.id for item in row.items],
+            "values": row.values.tolist(),
+        }
+    )

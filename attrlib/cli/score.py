@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -21,7 +21,7 @@ from attrlib.engine.results import RunResult
 from attrlib.engine.run import Event, run
 from attrlib.errors import Cancelled, SpecError
 from attrlib.figures.leaderboard import LeaderboardRow
-from attrlib.figures.numbers import number
+from attrlib.figures.numbers import json_value, number
 from attrlib.methods import read_methods
 from attrlib.models import load_model
 from attrlib.protocols import PROTOCOLS, create
@@ -138,10 +138,6 @@ def _interval(summary: Summary) -> str:
     return "–" if math.isnan(summary.low) else f"{summary.low:.4g} to {summary.high:.4g}"
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _show_plan(plan: Plan, as_json: bool) -> None:
     estimate = plan.estimate()
     refused = [{"protocol": str(p), "method": str(m), "reason": why} for p, m, why in plan.refused]
@@ -166,15 +162,14 @@ def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
     refused = [{"protocol": str(p), "method": str(m), "reason": why} for p, m, why in result.refused]
     if as_json:
         scores = [
-            {name: _finite(value) for name, value in row.values().items()}
-            | {"values": [_finite(float(v)) for v in score.values], "ids": score.ids, "names": score.names(data)}
+            row.values() | {"values": score.values.tolist(), "ids": score.ids, "names": score.names(data)}
             for protocol, rows in boards.items()
             for row in rows
             if (score := result.score(protocol, row.method)) is not None
         ]
         fields = {"cli": result.spec.cli(), "computed": result.computed, "cached": result.cached, "seconds": result.seconds}
-        agreement = {str(method): _finite(value) for method, value in result.agreement.items()}
-        typer.echo(json.dumps(fields | {"scores": scores, "refused": refused, "notes": result.notes, "agreement": agreement}))
+        fields |= {"scores": scores, "refused": refused, "notes": result.notes, "agreement": result.agreement}
+        typer.echo(json.dumps(json_value(fields)))
         return
     for protocol, rows in boards.items():
         chance = "" if rows[0].chance is None else f", chance {rows[0].chance:g}"

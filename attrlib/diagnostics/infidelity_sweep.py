@@ -15,6 +15,9 @@ from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain
 from attrlib.protocols.faithfulness import Infidelity, noise
 
+HARDLY = 0.9
+"""Infidelity, over that of a map of zeros, above which a map is hardly better than zeros."""
+
 
 @dataclass(frozen=True, eq=False)
 class NoiseView:
@@ -31,6 +34,18 @@ class NoiseView:
     normalised: Tensor
     nothing: Tensor
     noisy: tuple[Image.Image, ...]
+
+    def relative(self, fitted: bool = False) -> Tensor:
+        """Return the infidelity over that of a map of zeros, (maps, stds); with `fitted`, of each map scaled to fit best."""
+        return (self.normalised if fitted else self.raw) / self.nothing
+
+    def order(self, fitted: bool = False) -> Tensor:
+        """Return the indices of the maps for each standard deviation, lowest infidelity first, (stds, maps)."""
+        return self.relative(fitted).argsort(dim=0, stable=True).T
+
+    def uninformative(self, fitted: bool = False) -> Tensor:
+        """Return which maps predict no better than a map of zeros, or hardly better, (maps, stds)."""
+        return self.relative(fitted) > HARDLY
 
     @property
     def nbytes(self) -> int:

@@ -19,6 +19,7 @@ from attrlib.progress import Progress, no_progress
 from attrlib.protocols import ExplanationRequest, create
 from attrlib.protocols.localisation import Localisation
 from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec, digest
+from attrlib.statistics import spearman
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,53 @@ class GridMap:
         kernel = view.kernel(self.maps.shape[2], self.size[0])
         large = resize(smooth(self.maps, kernel), self.size)
         return large[0, 0], float(localisation(large, self.grid, self.cell)[0])
+
+
+@dataclass(frozen=True, eq=False)
+class GridMaps:
+    """Maps of several grids."""
+
+    maps: list[GridMap]
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of all maps."""
+        return sum(each.nbytes for each in self.maps)
+
+    def mean(self, view: AggregateView) -> float:
+        """Return the mean localisation score of the maps, smoothed as the view says."""
+        return sum(each.shown(view)[1] for each in self.maps) / len(self.maps)
+
+    def correlation(self, reference: "GridMaps", view: AggregateView) -> float:
+        """Return the mean rank correlation of the maps, smoothed as the view says, with unsmoothed maps of the same grids."""
+        pairs = zip(self.maps, reference.maps, strict=True)
+        values = [spearman(each.shown(view)[0].reshape(1, -1), other.shown(AggregateView())[0].reshape(1, -1)) for each, other in pairs]
+        return float(torch.cat(values).mean())
+
+
+@dataclass(frozen=True)
+class SmoothingCurves:
+    """Means over the grids for each smoothing kernel.
+
+    Attributes:
+        localisation: Localisation score.
+        correlation: Rank correlation with the unsmoothed reference maps.
+    """
+
+    localisation: list[float]
+    correlation: list[float]
+
+
+def smoothing_curves(maps: GridMaps, reference: GridMaps, kernels: Sequence[int]) -> SmoothingCurves:
+    """Return localisation of maps, and their rank correlation with reference maps of the same grids, for each kernel.
+
+    Args:
+        maps: The maps that are smoothed.
+        reference: The maps that are not.
+        kernels: Kernel sizes in pixels; 0 for no smoothing.
+    """
+    views = [AggregateView(smoothing=kernel) for kernel in kernels]
+    return SmoothingCurves([maps.mean(view) for view in views], [maps.correlation(reference, view) for view in views])
 
 
 def map_grid(

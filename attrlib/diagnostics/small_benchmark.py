@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Protocol
 from attrlib.specs import MethodSpec
+from attrlib.statistics import ranks, spearman
 
 
 def score_at_once(
@@ -66,3 +68,24 @@ def score_at_once(
             values = [records[item.key(protocol.target_choice)].value for item in items]
             scores[row, column] = torch.tensor(values, dtype=torch.float64)
     return scores
+
+
+def method_ranks(scores: Tensor, protocols: Sequence[Protocol]) -> Tensor:
+    """Rank methods under each protocol by their mean over the items.
+
+    Args:
+        scores: The scores, (protocols, methods, items); undefined ones (NaN) are left out of the mean.
+        protocols: The protocols, which tell whether higher is better.
+
+    Returns:
+        Ranks (protocols, methods), 1 for the best; equal means share their average rank, and methods without any score come last.
+    """
+    signs = torch.tensor([[-1.0 if protocol.higher_is_better else 1.0] for protocol in protocols], dtype=torch.float64)
+    return ranks((scores.double().nanmean(2) * signs).nan_to_num(nan=math.inf))
+
+
+def rank_correlations(places: Tensor) -> dict[tuple[int, int], float]:
+    """Return Spearman's correlation of each pair of rows of `places`, ranks (protocols, methods), by their indices."""
+    pairs = list(combinations(range(len(places)), 2))
+    firsts, seconds = zip(*pairs, strict=True)
+    return dict(zip(pairs, spearman(places[list(firsts)], places[list(seconds)]).tolist(), strict=True))

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from attrlib.data.images import Photo
 from attrlib.engine.memory import rows_within
 from attrlib.errors import SpecError, existing_file
+from attrlib.figures.numbers import json_value
 from attrlib.figures.overlay import encode, prepare
 from attrlib.figures.panel import Tile, panel
 from attrlib.methods import Attribution, AttributionOptions, attribute_all, resolve
@@ -159,4 +159,4 @@ def _arrays(attributions: Sequence[Attribution]) -> bytes:
 
 def first(diagnostics: Mapping[str, tuple[float, ...]]) -> dict[str, float | None]:
     """Return the diagnostics of the first image, with None for values that are not finite, since JSON has no NaN."""
-    return {name: values[0] if math.isfinite(values[0]) else None for name, values in diagnostics.items()}
+    return {name: json_value(values[0]) for name, values in diagnostics.items()}

@@ -1,6 +1,5 @@
 """Base class of studies, their inputs and results, and the registry."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +9,7 @@ from attrlib.data.datasets import Dataset
 from attrlib.engine.results import RunResult, Score
 from attrlib.engine.run import RunListener
 from attrlib.errors import SpecError
+from attrlib.figures.numbers import json_value
 from attrlib.figures.study_figure import StudyFigure
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier, parse_model
@@ -104,15 +104,7 @@ class StudyResult:
         fields |= {"papers": [asdict(paper) for paper in self.papers], "rows": list(self.rows), "more": list(self.more)}
         fields["refused"] = [dict(zip(("model", "protocol", "method", "reason"), entry, strict=True)) for entry in self.refused]
         fields["figures"] = [asdict(figure) for figure in self.figures]
-        return _plain(fields)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return json_value(fields)
 
 
 @dataclass(frozen=True)

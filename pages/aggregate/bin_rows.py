@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import zip_longest
 
 import streamlit as st
 
@@ -15,9 +14,9 @@ from attrlib.methods import resolve
 from attrlib.protocols import create
 from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec
 from pages.aggregate import row_jobs
-from pages.aggregate.row_jobs import PAGE, Found, Shown
+from pages.aggregate.row_jobs import PAGE, Found, Shown, Tile
 from pages.shared import downloads, job_status, jobs, tiles
-from pages.shared.jobs import plain
+from pages.shared.jobs import plain, sentence
 from pages.shared.pager import page_of
 from pages.shared.plots import camera
 
@@ -143,17 +142,20 @@ def _bin_images(found: Found, done: dict[MethodSpec, Shown], view: AggregateView
     if not waiting and job.state is not State.DONE:
         job_status.show_failure(job)
         return False
+    pictures: list[Tile | None] = [None] * len(members[shown]) if waiting else job.result
     grid = st.grid(min_column_width=165, gap="small", key="a_images")
-    # Unreadable items have no tile.
-    for rank, (position, tile) in enumerate(zip_longest(members[shown], [] if waiting else job.result), shown.start + 1):
+    for rank, (position, tile) in enumerate(zip(members[shown], pictures, strict=True), shown.start + 1):
         with grid.cell():
-            score = float(own.row.aggregate.scores[position])
-            names = ", ".join(n for n in tile.names if n) if tile else ""
-            st.image(
-                tile.picture if tile else tiles.blank((SIDE, SIDE)),
-                width="stretch",
-                alt=f"Map number {rank} of the bin, score {score:.3f}. {names}",
-            )
-            mark = ":material/ads_click: " if position == chosen else ""
-            st.caption(f"{mark}**{score:.3f}** {plain(names)}", help="The point that was clicked" if mark else None)
+            _bin_image(rank, float(own.row.aggregate.scores[position]), tile, marked=position == chosen)
     return waiting
+
+
+def _bin_image(rank: int, score: float, tile: Tile | None, marked: bool) -> None:
+    """Show one item of a bin with its score: its tile, or a blank one if it is pending (None) or cannot be read."""
+    picture, names, defect = (tile.picture, ", ".join(tile.names), tile.defect) if tile else (b"", "", "")
+    st.image(
+        picture or tiles.blank((SIDE, SIDE)), width="stretch", alt=f"Map number {rank} of the bin, score {score:.3f}. {names or defect}"
+    )
+    mark = ":material/ads_click: " if marked else ""
+    text = f":material/block: {sentence(defect)}" if defect else plain(names)
+    st.caption(f"{mark}**{score:.3f}** {text}", help="The point that was clicked" if mark else None)

@@ -9,36 +9,25 @@ from attrlib.binning import SHARES
 from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError
 from attrlib.methods import Preset, resolve
-from attrlib.models import EMBEDDED, parse_model, smallest
+from attrlib.models import parse_model
 from attrlib.protocols import PROTOCOLS, Cost, create
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value, params_of
-from attrlib.specs import AggregateSpec, AggregateView, MethodSpec, ModelSpec, ProtocolSpec, RunSpec, options_of
+from attrlib.specs import AggregateSpec, AggregateView, MethodSpec, ProtocolSpec, RunSpec, options_of
 from pages.shared import forms, selection
+from pages.shared.first_run import on_birds, on_photos
 from pages.shared.short import short_run
 
 MAX_ROWS = 40
 LAYERS = ("Input", "Final")
 SHOWN = ("row", "bin", "item")
 """Link fields for what is looked at: the row, the bin (a number, or absent for all), and the clicked item."""
-PHOTOS = AggregateSpec(
-    RunSpec(
-        ModelSpec(EMBEDDED),
-        "photos",
-        (ProtocolSpec("sds", (("target", "prediction"),)),),
-        tuple(MethodSpec(name, layer) for name in ("IxG", "Grad-CAM") for layer in LAYERS),
-        limit=50,
-    )
-)
-"""A view that needs no download with the embedded model: single images, as there are too few photos for grids."""
+PHOTOS = AggregateSpec(on_photos(tuple(MethodSpec(name, layer) for name in ("IxG", "Grad-CAM") for layer in LAYERS), limit=50))
 
 
 def default() -> AggregateSpec:
     """Return DiFull on the birds if the project includes a model trained on them, else `PHOTOS`."""
-    birds = smallest("birds", tuned=False)
-    if birds is None:
-        return PHOTOS
-    return replace(PHOTOS, run=replace(PHOTOS.run, model=ModelSpec(birds), data="birds", protocols=(ProtocolSpec("difull"),)))
+    return replace(PHOTOS, run=on_birds(PHOTOS.run, "difull", tuned=False))
 
 
 def settings() -> dict[str, str]:

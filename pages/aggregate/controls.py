@@ -9,6 +9,7 @@ from attrlib.registry import params_of
 from attrlib.specs import AVERAGES, AggregateView, RunSpec, options_of
 from pages.aggregate import choice
 from pages.shared import forms, pickers, presets
+from pages.shared.widget_values import widget
 
 
 def choose(row: pickers.Grid) -> None:
@@ -58,8 +59,7 @@ def _items() -> None:
         1,
         2**31 - 1,
         step=1,
-        key="a_limit",
-        persist_state="session",
+        **widget("a_limit"),
         placeholder="all",
         help="Drawn by the seed. The paper uses 500 grids in GridPG, 1000 in DiFull and DiPart. Empty: all.",
     )

@@ -21,6 +21,7 @@ from attrlib.protocols.localisation import Localisation
 from attrlib.specs import AggregateView, MethodSpec, RunSpec, digest
 from attrlib.store import open_store
 from pages.shared import job_status, jobs, notices, tiles
+from pages.shared.classes import most_probable
 from pages.shared.jobs import plain
 
 FIRST = ("cat", "coffee", "motorcycle", "astronaut")
@@ -93,10 +94,9 @@ def _choose_target(model: Classifier, photo: Photo) -> int | None:
     probabilities = job_status.wait_for(jobs.prediction_job(model, photo), "Asking the model")
     if probabilities is None:
         return None
-    best = [int(i) for i in probabilities.topk(min(5, len(probabilities))).indices]
-    labels = {i: f"{model.class_names[i].split(',')[0]} {probabilities[i]:.2f}" for i in best}
+    labels = {index: f"{name} {value:.2f}" for index, (name, value) in most_probable(model, probabilities).items()}
     return st.selectbox(
-        "Target", best, format_func=labels.__getitem__, key=f"a_own_target_{photo.digest}", width=260,
+        "Target", list(labels), format_func=labels.__getitem__, key=f"a_own_target_{photo.digest}", width=260,
         help="The class that is explained: the most probable ones of the cell's photo by itself.",
     )  # fmt: skip
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attrlib.aggregation.panels import line_of, samples, view_of
-from attrlib.aggregation.view import Aggregation, Row
+from attrlib.aggregation.rows import Row
+from attrlib.aggregation.view import Aggregation
 from attrlib.engine.jobs import Job, Priority
+from attrlib.errors import ImageError
 from attrlib.figures.aggatt import SIDE, PanelRow, draw_bin, draw_sample, mosaic
 from attrlib.figures.overlay import encode
 from attrlib.progress import NewsProgress
@@ -38,11 +40,11 @@ class Shown:
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """A drawn item of a bin."""
+    """A drawn item of a bin, or the reason why it cannot be read."""
 
-    picture: bytes
-    score: float
-    names: tuple[str, ...]
+    picture: bytes = b""
+    names: tuple[str, ...] = ()
+    defect: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -94,13 +96,20 @@ def row_job(found: Found, method: MethodSpec, view: AggregateView) -> Job:
 
 
 def tiles_job(found: Found, row: Row, positions: Sequence[int], view: AggregateView) -> Job:
-    """Return the job that draws some items of a bin."""
+    """Return the job that draws some items of a bin, one tile for each position."""
 
     def make(on_progress: NewsProgress) -> list[Tile]:
-        examples = found.aggregation.examples(row, positions, view, on_progress)
-        colours, own = view_of(view), row.aggregate
-        drawn = (encode(draw_sample(s, colours, own.target_cell, own.grid, 2 * SIDE)) for s in samples(examples, 2 * SIDE))
-        return [Tile(picture, e.score, e.names) for picture, e in zip(drawn, examples, strict=True)]
+        return [_tile(found.aggregation, row, position, view, on_progress) for position in positions]
 
     key = digest(found.key, "tiles", row.method, list(positions), view)
     return jobs.device_queue().submit(key, make, jobs.PATIENCE, priority=Priority.QUICK)
+
+
+def _tile(aggregation: Aggregation, row: Row, position: int, view: AggregateView, on_progress: NewsProgress) -> Tile:
+    try:
+        example = aggregation.example(row, position, view, on_progress)
+    except ImageError as error:
+        return Tile(defect=str(error))
+    (sample,) = samples([example], 2 * SIDE)
+    picture = draw_sample(sample, view_of(view), row.aggregate.target_cell, row.aggregate.grid, 2 * SIDE)
+    return Tile(encode(picture), tuple(name for name in example.names if name))

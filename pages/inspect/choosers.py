@@ -14,6 +14,7 @@ from attrlib.models import EMBEDDED, Classifier, list_models, shipped
 from attrlib.specs import MethodSpec, ModelSpec
 from pages.inspect import choice
 from pages.shared import custom_model, forms, job_status, jobs, notices, pickers, presets, selection
+from pages.shared.widget_values import chooser
 
 SAME_AS_PREDICTED = -1
 
@@ -24,7 +25,7 @@ def choose_photo(row: pickers.Grid) -> Photo | None:
     with row.cell():
         named = dict.fromkeys([*NAMES, *([] if state.image == choice.UPLOAD else [state.image])])
         names = {name: title(name) for name in named} | ({choice.UPLOAD: state.upload.name} if state.upload else {})
-        st.selectbox("Photo", list(names), format_func=lambda option: names[option], key="image", persist_state="session")
+        st.selectbox("Photo", format_func=lambda option: names[option], **chooser("image", list(names)))
         with st.popover("Upload a photo", icon=":material/upload:", width="stretch"):
             st.file_uploader("JPEG, PNG or WebP, up to 20 MB", key="uploader", on_change=_take_upload)
             st.caption("It stays in the memory of this session: it is neither stored nor part of any link.")
@@ -155,10 +156,8 @@ def choose_methods(row: pickers.Grid, model: Classifier) -> list[MethodSpec]:
         shapes = {name: "×".join(map(str, layer.shape[1:])) for name, layer in model.layers.items()}
         st.selectbox(
             "Layer",
-            layers,
             format_func=lambda n: f"{n} {shapes[n]}" if n in shapes else n,
-            key="layer",
-            persist_state="session",
+            **chooser("layer", layers),
             help="Where attribution is computed: on the pixels, on the activations of a layer inside, shown with its resolution, or at "
             "Input, Middle and Final side by side (ML-Att).",
         )

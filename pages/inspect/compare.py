@@ -6,11 +6,13 @@ from dataclasses import replace
 import streamlit as st
 
 from attrlib.diagnostics.map_comparison import Comparison, compare_maps
+from attrlib.figures.numbers import signed
 from attrlib.figures.overlay import draw
 from attrlib.specs import ViewSpec
-from pages.inspect.pick import figure, pick, signed, switch
+from pages.inspect.pick import pick, switch
 from pages.inspect.tile_rows import Ready
 from pages.shared import tiles
+from pages.shared.tiles import figure
 
 UNITS = ("its own", "as they are")
 

@@ -12,11 +12,11 @@ from attrlib.figures.overlay import draw
 from attrlib.figures.panel import limits
 from attrlib.protocols.deletion import ORDERS
 from attrlib.specs import ViewSpec
-from pages.inspect import map_jobs
 from pages.inspect.patches import choose_baseline, choose_grid
-from pages.inspect.pick import figure, pick, switch
+from pages.inspect.pick import pick, switch
 from pages.inspect.tile_rows import Ready
-from pages.shared import job_status
+from pages.shared import job_status, map_jobs
+from pages.shared.tiles import figure
 
 FIRST = {ORDERS[1]: "most relevant", ORDERS[0]: "least relevant"}
 
@@ -33,7 +33,7 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
         )
         grid = choose_grid(ready, "deletion_grid", singles="pixels")
         baseline = choose_baseline("deletion_baseline")
-    job = map_jobs.path_job(ready, order, grid or None, baseline, st.session_state.seed)
+    job = map_jobs.path_job(ready.row.model, ready.row.photo, ready.job, order, grid or None, baseline, st.session_state.seed)
     if job_status.waits_for(job):
         return True
     if job.state is State.DONE:

@@ -10,6 +10,7 @@ from attrlib.specs import SCALES, SIGNS, ExplainSpec, ViewSpec
 from pages.inspect import choice, choosers, takeaway, tile_rows, tools
 from pages.inspect.tile_rows import Coming, Row
 from pages.shared import job_status, jobs, links, notices, pickers, selection, tiles
+from pages.shared.classes import most_probable
 from pages.shared.polling import poll
 
 
@@ -31,8 +32,8 @@ def main() -> None:
     probabilities = job_status.wait_for(jobs.prediction_job(model, photo), "Asking the model")
     if probabilities is None:
         return
-    best = [int(i) for i in probabilities.topk(min(5, len(probabilities))).indices]
-    target = choosers.choose_target(row, model, best, probabilities)
+    best = most_probable(model, probabilities)
+    target = choosers.choose_target(row, model, list(best), probabilities)
     methods = choosers.choose_methods(row, model)
     spec = ExplainSpec(
         choice.model(),
@@ -41,8 +42,7 @@ def main() -> None:
         None if state.target == choosers.SAME_AS_PREDICTED else target,
         state.seed,
     )
-    top = [(model.class_names[i].split(",")[0], float(probabilities[i])) for i in best]
-    first = Row(spec.model, model, photo, target, top)
+    first = Row(spec.model, model, photo, target, list(best.values()))
     more = choosers.choose_more_models(spec.model)
     further = [tile_rows.further_row(own, photo, first, spec.target is not None) for own in more]
     rows = [first, *(row for row in further if isinstance(row, Row))]

@@ -9,13 +9,14 @@ from attrlib.deletion import BASELINES
 from attrlib.diagnostics.single_deletion import CellScore, cell_score
 from attrlib.engine.jobs import State
 from attrlib.figures.cells import cell_scatter, draw_cells, magnitude
+from attrlib.figures.numbers import signed
 from attrlib.protocols.deletion import IDSDS_PAPER, OUTPUTS
 from attrlib.specs import ViewSpec
-from pages.inspect import map_jobs
-from pages.inspect.pick import figure, keep, pick, signed, switch
+from pages.inspect.pick import keep, pick, switch
 from pages.inspect.tile_rows import Ready
-from pages.shared import job_status, tiles
+from pages.shared import job_status, map_jobs, tiles
 from pages.shared.plots import camera
+from pages.shared.tiles import figure
 
 COARSEST, FINEST = 2, 16
 
@@ -27,7 +28,8 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
         grid = choose_grid(ready, "patch_grid")
         baseline = choose_baseline("patch_baseline")
         output: str = switch("Output", OUTPUTS, "patch_output", "The output of the target whose drop counts.")
-    job = map_jobs.outputs_job(ready.row, grid, baseline, st.session_state.seed)
+    row = ready.row
+    job = map_jobs.outputs_job(row.model, row.photo, row.target, grid, baseline, st.session_state.seed)
     if job_status.waits_for(job):
         return True
     if job.state is State.DONE:

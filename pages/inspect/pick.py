@@ -1,15 +1,12 @@
-"""Small widgets that the tools of Inspect share: a map chooser, and a picture with a title."""
+"""Small widgets that the tools of Inspect share: choosers of a map and of few options."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
-from PIL import Image
 
-from attrlib.figures.overlay import encode
 from pages.inspect.tile_rows import Ready
 from pages.shared import pickers
-from pages.shared.tiles import head
 
 
 def pick(label: str, maps: Sequence[Ready], key: str, otherwise: int = 0) -> Ready:
@@ -38,14 +35,3 @@ def keep(key: str, options: Sequence[object], default: object) -> None:
     """Set a widget's state to the default if its value is not among the options."""
     if st.session_state.get(key) not in options:
         st.session_state[key] = default
-
-
-def figure(title: str, line: str, image: Image.Image, alt: str) -> None:
-    """Show a picture as a tile: title, a line below it, and a text alternative."""
-    head(title, line)
-    st.image(encode(image), width="stretch", alt=alt)
-
-
-def signed(value: float) -> str:
-    """Return a correlation with its sign, or a dash if it is undefined."""
-    return "–" if value != value else f"{value:+.2f}".replace("-", "−")

@@ -7,15 +7,16 @@ import streamlit as st
 from attrlib.diagnostics.map_comparison import twin_correlation
 from attrlib.engine.explain import tile
 from attrlib.engine.jobs import Job, State
+from attrlib.figures.numbers import signed
 from attrlib.figures.overlay import draw
 from attrlib.figures.panel import Tile, limits
 from attrlib.methods import Attribution, resolve
 from attrlib.protocols.stability import SANITY_PAPER
 from attrlib.specs import MethodSpec, ViewSpec
-from pages.inspect import map_jobs
-from pages.inspect.pick import figure, pick, signed, switch
+from pages.inspect.pick import pick, switch
 from pages.inspect.tile_rows import Ready
-from pages.shared import job_status, jobs, tiles
+from pages.shared import job_status, jobs, map_jobs, tiles
+from pages.shared.tiles import figure
 
 SHARES = {0.25: "last quarter", 0.5: "last half", 1.0: "all"}
 

@@ -15,6 +15,7 @@ from attrlib.methods import Attribution
 from attrlib.models import Classifier
 from attrlib.specs import MethodSpec, ModelSpec
 from pages.shared import job_status, jobs, tiles
+from pages.shared.classes import most_probable
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +89,9 @@ def further_row(spec: ModelSpec, photo: Photo, first: Row, wanted: bool) -> Row 
     probabilities = job_status.wait_for(asking, f"Asking {spec}")
     if probabilities is None:
         return None
-    best = [int(i) for i in probabilities.topk(min(5, len(probabilities))).indices]
-    top = [(model.class_names[i].split(",")[0], float(probabilities[i])) for i in best]
+    best = most_probable(model, probabilities)
     same = _same_class(model, first) if wanted else None
-    return Row(spec, model, photo, best[0] if same is None else same, top)
+    return Row(spec, model, photo, next(iter(best)) if same is None else same, list(best.values()))
 
 
 def _same_class(model: Classifier, first: Row) -> int | None:

@@ -11,8 +11,9 @@ from attrlib.registry import param
 from attrlib.specs import AggregateView, ViewSpec
 from pages.learn import beyond
 from pages.learn.context import GridMaps, LessonContext
-from pages.learn.drawing import VIEW, figure, hidden, rows
+from pages.learn.drawing import VIEW, hidden, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
+from pages.shared.tiles import figure
 
 SHOWN = 3
 PICKS = ("best", "middle", "worst")

@@ -13,15 +13,14 @@ from attrlib.aggregation.view import tiled
 from attrlib.data.datasets import load_dataset
 from attrlib.data.grids import compose
 from attrlib.data.images import Photo
-from attrlib.diagnostics.localisation_grid import GridMap, map_grid
+from attrlib.diagnostics.localisation_grid import GridMaps, map_grid
 from attrlib.engine.cache import InMemoryCache
 from attrlib.engine.jobs import Job, State, queue
 from attrlib.methods import Attribution, resolve
 from attrlib.models import Classifier, shipped, smallest
 from attrlib.progress import NewsProgress
-from attrlib.specs import AggregateView, MethodSpec, ModelSpec, ProtocolSpec, digest
-from pages.inspect import map_jobs
-from pages.shared import jobs, tiles
+from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, digest
+from pages.shared import jobs, map_jobs, tiles
 
 DATA = "birds"
 TUNED = "_tuned"
@@ -62,22 +61,6 @@ class Flock:
     def nbytes(self) -> int:
         """Return the size of all birds in bytes."""
         return sum(bird.nbytes for bird in self.birds)
-
-
-@dataclass(frozen=True, eq=False)
-class GridMaps:
-    """Maps of several grids, as the result of a job."""
-
-    maps: list[GridMap]
-
-    @property
-    def nbytes(self) -> int:
-        """Return the size of all maps in bytes."""
-        return sum(found.nbytes for found in self.maps)
-
-    def mean(self, view: AggregateView) -> float:
-        """Return the mean localisation score."""
-        return sum(found.shown(view)[1] for found in self.maps) / len(self.maps)
 
 
 def pairs() -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from attrlib.registry import param
 from attrlib.specs import MethodSpec
 from pages.learn.beyond import scores
 from pages.learn.context import TUNED, LessonContext
-from pages.learn.drawing import chart, figure, percent, rows
+from pages.learn.drawing import chart, percent, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
+from pages.shared.tiles import figure
 
 WHAT = ("cells", "pixels")
 STEPS = 16

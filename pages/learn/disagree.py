@@ -1,21 +1,18 @@
 """When metrics disagree."""
 
 from dataclasses import dataclass
-from itertools import combinations
 
-import torch
-
-from attrlib.diagnostics.small_benchmark import score_at_once
+from attrlib.diagnostics.small_benchmark import method_ranks, rank_correlations, score_at_once
 from attrlib.figures.lines import Axis, lines_svg
+from attrlib.figures.numbers import signed
 from attrlib.methods import resolve as resolve_method
 from attrlib.protocols import create
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import param
 from attrlib.specs import MethodSpec, ProtocolSpec
-from attrlib.statistics import ranks, spearman
 from pages.learn.beyond import scores
 from pages.learn.context import DATA, TUNED, LessonContext
-from pages.learn.drawing import chart, signed
+from pages.learn.drawing import chart
 from pages.learn.lesson import LESSONS, Beyond, Lesson
 
 METHODS = ("IxG", "IG:steps=8", "Gradient", "Guided Backprop", "Grad-CAM", "Layer-CAM", "Random")
@@ -53,13 +50,12 @@ class Disagree(Lesson):
             lambda on_progress: score_at_once(model, DATA, which, list(protocols.values()), methods, context.seed, on_progress),
             which,
         )
-        signs = torch.tensor([[-1.0 if own.higher_is_better else 1.0] for own in protocols.values()], dtype=torch.float64)
-        places = ranks((found.nanmean(2) * signs).nan_to_num(nan=float("inf")))
+        places = method_ranks(found, list(protocols.values()))
         lines = {method: places[:, k].tolist() for k, method in enumerate(METHODS)}
         drawn = lines_svg(lines, list(PROTOCOLS), Axis("rank, the best on top", 1, len(METHODS), down=True), "protocol", size=(960, 600))
         chart(drawn, f"Ranks of {len(METHODS)} methods under {len(PROTOCOLS)} protocols, mean of {len(birds)} birds")
         names = list(PROTOCOLS)
-        pairs = {(names[a], names[b]): float(spearman(places[a][None], places[b][None])) for a, b in combinations(range(len(names)), 2)}
+        pairs = {(names[a], names[b]): correlation for (a, b), correlation in rank_correlations(places).items()}
         most, least = max(pairs, key=pairs.__getitem__), min(pairs, key=pairs.__getitem__)
         return (
             f"On {len(birds)} birds {most[0]} and {most[1]} agree most (ρ {signed(pairs[most])}), {least[0]} and {least[1]} least (ρ {signed(pairs[least])}). "

@@ -13,12 +13,10 @@ from attrlib.figures.aggatt import outlined
 from attrlib.figures.overlay import draw, limit
 from attrlib.methods import Attribution
 from attrlib.specs import ViewSpec
-from pages.inspect.pick import figure, signed
 from pages.shared.jobs import sentence
 from pages.shared.pickers import Grid
-from pages.shared.tiles import blank, head, legend
+from pages.shared.tiles import blank, figure, head, legend
 
-__all__ = ["chart", "figure", "grid_tile", "hidden", "map_tile", "percent", "plot", "result_or_reason", "rows", "signed"]
 VIEW = ViewSpec()
 
 

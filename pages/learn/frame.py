@@ -12,6 +12,7 @@ from pages.shared import job_status, links, notices
 from pages.shared.jobs import plain
 from pages.shared.polling import poll
 from pages.shared.tiles import blank, head
+from pages.shared.widget_values import widget
 
 STYLE = """
 .st-key-learn_screen {display: grid; grid-template-columns: minmax(17rem, 2fr) 5fr; grid-template-rows: auto 1fr; gap: 0.5rem 2rem}
@@ -148,12 +149,11 @@ def _choose_birds() -> None:
         with st.popover("Model", icon=":material/tune:"):
             options = {p.name: p for p in controls.params_of(controls.LessonOptions)}
             st.selectbox("Model", pairs(), key="learn_model", persist_state="session", help=options["model"].help)
-            st.number_input("Bird", 0, int(options["bird"].high or 0), key="learn_bird", persist_state="session", help=options["bird"].help)
+            st.number_input("Bird", 0, int(options["bird"].high or 0), help=options["bird"].help, **widget("learn_bird"))
 
 
 def _another() -> None:
-    state = st.session_state
-    state.learn_bird = (state.learn_bird + 1) % 1000
+    st.session_state.learn_bird = (st.session_state.learn_bird + 1) % 1000
 
 
 def _blank(columns: int, rows: int) -> None:

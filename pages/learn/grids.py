@@ -10,8 +10,9 @@ from attrlib.registry import param
 from attrlib.specs import AggregateView
 from pages.learn.beyond import aggregate
 from pages.learn.context import GridMaps, LessonContext
-from pages.learn.drawing import VIEW, figure, percent, result_or_reason, rows
+from pages.learn.drawing import VIEW, percent, result_or_reason, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
+from pages.shared.tiles import figure
 
 SETTINGS = {
     "gridpg": ("GridPG", "backbone and head see all cells", 0.0),

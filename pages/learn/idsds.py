@@ -8,16 +8,15 @@ from attrlib.deletion import cells
 from attrlib.diagnostics.single_deletion import cell_score
 from attrlib.figures.cells import cell_scatter, draw_cells, magnitude
 from attrlib.figures.deletion import draw_deleted
+from attrlib.figures.numbers import signed
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import param
-from attrlib.specs import ModelSpec
-from pages.inspect import map_jobs
-from pages.inspect.tile_rows import Row
 from pages.learn.beyond import scores
 from pages.learn.context import TUNED, LessonContext
-from pages.learn.drawing import VIEW, figure, hidden, plot, rows, signed
+from pages.learn.drawing import VIEW, hidden, plot, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
-from pages.shared.tiles import head
+from pages.shared import map_jobs
+from pages.shared.tiles import figure, head
 
 GRID = 4
 METHODS = ("IxG", "IG:steps=16", "Grad-CAM", "Occlusion", "Random")
@@ -45,9 +44,8 @@ class Idsds(Lesson):
 
     def show(self, context: LessonContext) -> str:
         model, bird = context.tuned, context.bird
-        target, name = model.target(bird.name), f"{context.model_name}{TUNED}"
-        row = Row(ModelSpec(name), model, bird.photo, target, [])
-        (outputs,) = context.wait(map_jobs.outputs_job(row, GRID, "zeros", context.seed))
+        target = model.target(bird.name)
+        (outputs,) = context.wait(map_jobs.outputs_job(model, bird.photo, target, GRID, "zeros", context.seed))
         found = cell_score(outputs, context.maps(model, bird.photo, [self.method], target)[0])
         photo, values = context.picture(bird, model), outputs.outputs["logit"][0]
         gone = torch.zeros(1, 1, *model.input_size, dtype=torch.bool)

@@ -8,8 +8,9 @@ from attrlib.protocols.faithfulness import INFIDELITY_PAPER
 from attrlib.registry import param
 from pages.learn.beyond import scores
 from pages.learn.context import LessonContext
-from pages.learn.drawing import chart, figure, map_tile, rows
+from pages.learn.drawing import chart, map_tile, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
+from pages.shared.tiles import figure
 
 NOISES = ("0.001", "0.003", "0.01", "0.03", "0.1", "0.3", "1")
 METHODS = ("Gradient", "IxG", "IG:steps=16", "Guided Backprop", "Grad-CAM", "Random")
@@ -40,9 +41,9 @@ class Infidelity(Lesson):
             lambda on_progress: infidelity_by_noise(model, bird.photo, maps, stds, seed=context.seed, on_progress=on_progress),
             bird.index,
         )
-        values = (found.raw if self.maps == SCALES[0] else found.normalised) / found.nothing
-        place = NOISES.index(self.noise)
-        orders = [[METHODS[k] for k in column.argsort().tolist()] for column in values.T]
+        place, fitted = NOISES.index(self.noise), self.maps == SCALES[1]
+        values = found.relative(fitted)
+        orders = [[METHODS[k] for k in order] for order in found.order(fitted).tolist()]
         order, photo = orders[place], context.picture(bird, model)
         tiles = rows(3)
         with tiles.cell():
@@ -62,7 +63,7 @@ class Infidelity(Lesson):
             ("zeros", 1.0), size=(960, 400),
         )  # fmt: skip
         chart(drawn, f"Infidelity of {len(METHODS)} methods under each noise, over that of a map of zeros")
-        useless = [name for k, name in enumerate(METHODS) if float(values[k, place]) > 0.9]
+        useless = [name for name, none in zip(METHODS, found.uninformative(fitted)[:, place].tolist(), strict=True) if none]
         firsts = list(dict.fromkeys(own[0] for own in orders))
         held = f"{firsts[0]} is first" if len(firsts) == 1 else f"the first place changes hands ({', '.join(firsts)})"
         return (

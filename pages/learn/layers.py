@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from attrlib.diagnostics.localisation_grid import GridMaps
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
 from attrlib.specs import AggregateView
 from pages.learn.beyond import aggregate
-from pages.learn.context import GridMaps, LessonContext
+from pages.learn.context import LessonContext
 from pages.learn.drawing import grid_tile, result_or_reason, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
 

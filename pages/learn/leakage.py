@@ -12,8 +12,9 @@ from attrlib.registry import param
 from attrlib.specs import MethodSpec
 from pages.learn.beyond import scores
 from pages.learn.context import TUNED, LessonContext
-from pages.learn.drawing import figure, percent, rows
+from pages.learn.drawing import percent, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
+from pages.shared.tiles import figure
 
 ALIKE, CLASSES = 3, 2
 

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 from attrlib.diagnostics.map_comparison import twin_correlation
+from attrlib.figures.numbers import signed
 from attrlib.protocols.stability import SANITY_PAPER
 from attrlib.registry import param
 from pages.learn.beyond import inspect
 from pages.learn.context import LessonContext
-from pages.learn.drawing import figure, map_tile, rows, signed
+from pages.learn.drawing import map_tile, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
+from pages.shared.tiles import figure
 
 SHARES = {0.25: "last quarter", 0.5: "last half", 0.75: "last three quarters", 1.0: "all layers"}
 

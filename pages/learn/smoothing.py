@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
+from attrlib.diagnostics.localisation_grid import SmoothingCurves, smoothing_curves
 from attrlib.figures.lines import Axis, lines_svg
-from attrlib.postprocess import resize, smooth
+from attrlib.figures.numbers import signed
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
 from attrlib.specs import AggregateView
-from attrlib.statistics import spearman
 from pages.learn.beyond import aggregate
-from pages.learn.context import GridMaps, LessonContext
-from pages.learn.drawing import chart, grid_tile, rows, signed
+from pages.learn.context import LessonContext
+from pages.learn.drawing import chart, grid_tile, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
 
 KERNELS = ("0", "9", "17", "33", "65", "129")
@@ -36,7 +36,9 @@ class Smoothing(Lesson):
         wanted = ((self.method, "Input"), ("Grad-CAM", "Final"))
         maps, cam = context.wait(*(context.grid_maps("gridpg", grids, 0, method, layer) for method, layer in wanted))
         which = [[b.index for b in birds] for birds in grids]
-        found: Curves = context.result("smoothing", lambda _progress: _curves(maps, cam), self.method, which)
+        found: SmoothingCurves = context.result(
+            "smoothing", lambda _progress: smoothing_curves(maps, cam, list(map(int, KERNELS))), self.method, which
+        )
         place, photo = KERNELS.index(self.kernel), context.grid_picture(grids[0])
         views = {"No smoothing": (maps, 0), f"K = {self.kernel}": (maps, int(self.kernel)), "Grad-CAM at Final": (cam, 0)}
         tiles = rows(3)
@@ -59,22 +61,3 @@ class Smoothing(Lesson):
 
     def beyond(self, model: str) -> Beyond:
         return aggregate(model, "gridpg", "IG@Input:steps=8,IxG@Input,Grad-CAM@Final", limit=24, smoothing=33)
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Means over the grids at each of `KERNELS`."""
-
-    localisation: list[float]
-    correlation: list[float]
-
-
-def _curves(maps: GridMaps, cam: GridMaps) -> Curves:
-    views = [AggregateView(smoothing=int(kernel)) for kernel in KERNELS]
-    large = [resize(own.maps, own.size).reshape(1, -1) for own in cam.maps]
-    correlations = []
-    for view in views:
-        smoothed = [smooth(own.maps, view.kernel(own.maps.shape[2], own.size[0])) for own in maps.maps]
-        found = [float(spearman(resize(a, own.size).reshape(1, -1), b)) for a, b, own in zip(smoothed, large, maps.maps, strict=True)]
-        correlations.append(sum(found) / len(found))
-    return Curves([maps.mean(view) for view in views], correlations)

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 import torch
 
 from attrlib.diagnostics.map_comparison import compare_maps
+from attrlib.figures.numbers import signed
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.protocols.objects import MassAccuracy
 from attrlib.registry import param
 from pages.learn.beyond import inspect
 from pages.learn.context import LessonContext
-from pages.learn.drawing import VIEW, figure, map_tile, percent, rows, signed
+from pages.learn.drawing import VIEW, map_tile, percent, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
+from pages.shared.tiles import figure
 
 METHODS = ("IxG", "IG:steps=16", "Guided Backprop", "Grad-CAM", "RISE:samples=250")
 

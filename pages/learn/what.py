@@ -8,6 +8,7 @@ import torch
 from attrlib.diagnostics.map_comparison import compare_maps
 from attrlib.figures.aggatt import outlined
 from attrlib.figures.cells import draw_cells, magnitude
+from attrlib.figures.numbers import signed
 from attrlib.methods.gradients import INPUT_X_GRADIENT
 from attrlib.models.cells import crop
 from attrlib.postprocess import apply_sign
@@ -15,8 +16,9 @@ from attrlib.registry import param
 from attrlib.specs import SIGNS, ViewSpec
 from pages.learn.beyond import inspect
 from pages.learn.context import LessonContext
-from pages.learn.drawing import figure, map_tile, rows, signed
+from pages.learn.drawing import map_tile, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
+from pages.shared.tiles import figure
 
 SQUARES = 16
 """Squares per side; one of them is enlarged."""

@@ -8,13 +8,14 @@ import streamlit as st
 from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS
-from attrlib.models import EMBEDDED, parse_model, smallest
+from attrlib.models import EMBEDDED, parse_model
 from attrlib.protocols import PROTOCOLS
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, options_of, parse_methods, parse_protocols, read_list
 from attrlib.specs.codec import Parsers
 from pages.shared import forms, selection
+from pages.shared.first_run import on_birds, on_photos
 from pages.shared.short import short_method, short_protocol
 
 ALL = "all that are defined"
@@ -64,24 +65,14 @@ def every_method() -> tuple[MethodSpec, ...]:
     return tuple(MethodSpec(name) for name in METHODS)
 
 
-PHOTOS = Wanted(
-    (ModelSpec(EMBEDDED),),
-    RunSpec(
-        ModelSpec(EMBEDDED),
-        "photos",
-        (ProtocolSpec("sds", (("target", "prediction"),)),),
-        tuple(MethodSpec(name) for name in ("Grad-CAM", "Layer-CAM", "IxG", "Guided Backprop", "Random")),
-        limit=16,
-    ),
-)
+METHODS_AT_FIRST = tuple(MethodSpec(name) for name in ("Grad-CAM", "Layer-CAM", "IxG", "Guided Backprop", "Random"))
+PHOTOS = Wanted((ModelSpec(EMBEDDED),), on_photos(METHODS_AT_FIRST, limit=16))
 
 
 def default() -> Wanted:
     """Return IDSDS on the birds if the project includes a model tuned for it, else `PHOTOS`."""
-    name = smallest("birds", tuned=True)
-    if name is None:
-        return PHOTOS
-    return replace(PHOTOS, models=(ModelSpec(name),), run=replace(PHOTOS.run, data="birds", protocols=(ProtocolSpec("idsds"),)))
+    run = on_birds(PHOTOS.run, "idsds", tuned=True)
+    return replace(PHOTOS, models=(run.model,), run=replace(run, model=PHOTOS.run.model))
 
 
 def read_fields(fields: Mapping[str, Sequence[str]], default: Wanted) -> tuple[Wanted, list[str]]:

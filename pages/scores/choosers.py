@@ -10,6 +10,7 @@ from attrlib.protocols import PROTOCOLS
 from attrlib.specs import RunSpec, options_of
 from pages.scores import choice
 from pages.shared import custom_model, forms, pickers, presets, selection
+from pages.shared.widget_values import chooser, widget
 
 MAX_METHODS = 64
 OPTIONS = {option.name: option for option in options_of(RunSpec)}
@@ -83,9 +84,7 @@ def _several(
             if label == "Methods":
                 st.selectbox(
                     "Layer",
-                    selection.layer_options(selection.NAMED),
-                    key="s_layer",
-                    persist_state="session",
+                    **chooser("s_layer", selection.layer_options(selection.NAMED)),
                     help="For methods that name none: where attribution is computed.",
                 )
             forms.edit_one_of(registry, chosen, params_key, f"{key}-form", label)
@@ -108,8 +107,7 @@ def _more() -> None:
             _option(name)
     st.checkbox(
         "Several models share their grids",
-        key="s_same",
-        persist_state="session",
+        **widget("s_same"),
         help="Grids are made of images that all the chosen models classify with the confidence that the protocol asks for.",
     )
 

@@ -4,19 +4,20 @@ from typing import Any
 
 import numpy as np
 import streamlit as st
-from PIL import Image
 
 from attrlib.analysis.examples import JudgedItem, examples_of, judged_item
 from attrlib.engine.jobs import Job, Priority, State
 from attrlib.engine.results import Score
 from attrlib.figures.numbers import number
-from attrlib.figures.overlay import encode
 from attrlib.models import Classifier
 from attrlib.specs import digest
 from attrlib.store import open_store
-from pages.shared import jobs
+from pages.shared import job_status, jobs
 from pages.shared.run_jobs import Finished
-from pages.shared.tiles import head
+from pages.shared.tiles import blank, head
+
+SIZE = 64, 64
+"""Size of a blank picture, whose width on the page is that of its tile."""
 
 
 def show(finished: Finished, score: Score, chosen: int | None) -> bool:
@@ -30,28 +31,24 @@ def show(finished: Finished, score: Score, chosen: int | None) -> bool:
             shown = "undefined" if np.isnan(value) else number(value)
             job = _job(finished, score, place, loading.result) if loading.state is State.DONE else loading
             waiting |= not job.ended
-            _tile(f"{label} {shown}", job)
+            _tile(label, shown, job)
     return waiting
 
 
-def _tile(title: str, job: Job) -> None:
+def _tile(label: str, value: str, job: Job) -> None:
+    title = f"{label} {value}"
     item: Any = job.result if job.state is State.DONE and isinstance(job.result, JudgedItem) else None
     head(title, item.target if item else "…")
     if item is not None:
         st.image(item.picture, width="stretch", alt=f"{title}: the picture, {item.name}")
         st.image(item.overlay, width="stretch", alt=f"{title}: the map over the picture, for {item.target}")
         st.caption(f":material/block: {item.defect}" if item.defect else jobs.plain(item.name))
-    elif job.ended:
-        st.caption(f":material/block: {jobs.sentence(job.error or 'It was cancelled.')}")
-        st.button("Try again", key=f"again-{job.key}", on_click=job.forget, type="tertiary", icon=":material/refresh:")
+    elif job.ended and job.state is not State.DONE:
+        # One item may be several examples.
+        job_status.show_failure(job, small=True, place=label)
     else:
-        st.image(_blank(), width="stretch", alt="Not ready yet")
-        st.image(_blank(), width="stretch", alt="Not ready yet")
-
-
-@st.cache_data(show_spinner=False)
-def _blank() -> bytes:
-    return encode(Image.new("RGBA", (64, 64), (128, 132, 138, 40)), "PNG")
+        for _ in range(2):
+            st.image(blank(SIZE), width="stretch", alt="Not ready yet")
 
 
 def _job(finished: Finished, score: Score, place: int, model: Classifier) -> Job:

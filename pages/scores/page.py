@@ -51,11 +51,7 @@ def _body(wanted: choice.Wanted) -> bool:
     elif partial := {name: job for name, job in jobs.items() if job.news is not None and job.news.scores}:
         results.show_live(partial, specs)
     unfinished.show(list(specs.values()))
-    if pictures_wait and not waiting:
-        # Not polled: with a poll the browser would send the method from before a click on a row, and undo that click.
-        st.session_state.s_waits = False
-        st.rerun()
-    return waiting
+    return waiting or pictures_wait
 
 
 def _advice(wanted: choice.Wanted) -> str:

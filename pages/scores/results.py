@@ -18,6 +18,7 @@ from pages.shared.jobs import plain
 from pages.shared.plots import camera
 from pages.shared.run_jobs import Finished
 from pages.shared.times import duration
+from pages.shared.widget_values import chooser
 
 
 def show_live(jobs: Mapping[str, Job], specs: Mapping[str, RunSpec]) -> None:
@@ -63,7 +64,7 @@ def show(done: Mapping[str, Finished]) -> bool:
         if state.get("s_model") not in done:
             state.s_model = next(iter(done))
         if len(done) > 1:
-            st.selectbox("Model", list(done), key="s_model", persist_state="session", label_visibility="collapsed", width=260)
+            st.selectbox("Model", label_visibility="collapsed", width=260, **chooser("s_model", list(done)))
         finished = done[state.s_model]
         protocol = choose_protocol(finished.result.protocols)
     own = create(protocol)
@@ -84,8 +85,7 @@ def show(done: Mapping[str, Finished]) -> bool:
         plots.show(finished, protocol, done)
     with grid.cell():
         st.selectbox(
-            "Example images for", methods, key="s_method", persist_state="session", on_change=_forget_item,
-            help="Or choose a row of the table, or a point of the plot.",
+            "Example images for", help="Or choose a row of the table, or a point of the plot.", **chooser("s_method", methods, _forget_item)
         )  # fmt: skip
         score: Score | None = finished.score(str(protocol), state.s_method)
         return score is not None and examples.show(finished, score, state.get("s_item"))

@@ -2,18 +2,20 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from urllib.parse import urlencode
 
 import streamlit as st
 
 from attrlib.figures.leaderboard import LeaderboardRow, counted, has_paper, plain_rows
+from attrlib.figures.numbers import json_value
 from attrlib.figures.report import Section, html_report
 from attrlib.figures.tables import csv_table, latex_table
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec, RunSpec
 from pages.scores import plots
+from pages.shared import downloads
 from pages.shared import reproduce as reproduction
 from pages.shared.run_jobs import Finished
 
@@ -28,7 +30,7 @@ def reproduce(link: Mapping[str, str | list[str]], specs: list[RunSpec], done: D
             reproduction.command_line(spec.cli(), f"Command line{several}: cached results are not computed again")
             reproduction.python(spec.snippet(), f"Python{several}")
         if done:
-            _button("Manifest (JSON)", lambda: _manifest(done), "manifest.json", "application/json")
+            downloads.button("Manifest (JSON)", lambda: _manifest(done), "manifest.json", width="stretch")
 
 
 def export(done: Done) -> None:
@@ -37,11 +39,11 @@ def export(done: Done) -> None:
         if not done:
             st.caption("Nothing to export yet: start a run, or wait until it is done.")
             return
-        _button("Leaderboard (CSV)", lambda: csv_table(plain_rows(boards(done))), "leaderboard.csv", "text/csv")
-        _button("Every item (CSV)", lambda: csv_table(items(done)), "items.csv", "text/csv")
-        _button("Everything (JSON)", lambda: everything(done), "scores.json", "application/json")
-        _button("Tables (LaTeX)", lambda: latex_table(boards(done), captions(done)).encode(), "tables.tex", "text/x-tex")
-        _button("Report (HTML)", lambda: report(done), "report.html", "text/html")
+        downloads.button("Leaderboard (CSV)", lambda: csv_table(plain_rows(boards(done))), "leaderboard.csv", width="stretch")
+        downloads.button("Every item (CSV)", lambda: csv_table(items(done)), "items.csv", width="stretch")
+        downloads.button("Everything (JSON)", lambda: everything(done), "scores.json", width="stretch")
+        downloads.button("Tables (LaTeX)", lambda: latex_table(boards(done), captions(done)).encode(), "tables.tex", width="stretch")
+        downloads.button("Report (HTML)", lambda: report(done), "report.html", width="stretch")
         st.segmented_control(
             "Plots, by the camera above them",
             plots.FORMATS,
@@ -50,10 +52,6 @@ def export(done: Done) -> None:
             persist_state="session",
             required=True,
         )
-
-
-def _button(label: str, make: Callable[[], bytes], name: str, mime: str) -> None:
-    st.download_button(label, make, name, mime, on_click="ignore", icon=":material/download:", width="stretch")
 
 
 def boards(done: Done) -> dict[str, list[LeaderboardRow]]:
@@ -74,11 +72,7 @@ def items(done: Done) -> list[dict[str, object]]:
 def everything(done: Done) -> bytes:
     """Return manifests, leaderboards and items as JSON; values that are not finite become null."""
     rows = {"leaderboard": plain_rows(boards(done)), "items": items(done)}
-    plain = {
-        name: [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in own]
-        for name, own in rows.items()
-    }
-    return json.dumps({"manifests": json.loads(_manifest(done))} | plain, indent=1, allow_nan=False).encode()
+    return json.dumps({"manifests": json.loads(_manifest(done))} | json_value(rows), indent=1, allow_nan=False).encode()
 
 
 def _manifest(done: Done) -> bytes:

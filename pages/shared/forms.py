@@ -7,6 +7,7 @@ import streamlit as st
 
 from attrlib.registry import Param, Value, params_of
 from pages.shared.jobs import plain
+from pages.shared.widget_values import chooser, widget
 
 
 def param_input(param: Param, value: Value, key: str) -> Value:
@@ -30,16 +31,16 @@ def option_input(param: Param, key: str) -> None:
     """Show the widget of an option of a spec, whose value is kept in the session under `key`."""
     label, hint = param.label or param.name.replace("_", " ").capitalize(), f"{param.help}."
     if param.choices:
-        st.selectbox(label, param.choices, key=key, persist_state="session", help=hint)
+        st.selectbox(label, help=hint, **chooser(key, param.choices))
     elif param.kind is bool:
-        st.checkbox(label, key=key, persist_state="session", help=hint)
+        st.checkbox(label, help=hint, **widget(key))
     elif param.kind is str:
-        st.text_input(label, key=key, persist_state="session", help=hint)
+        st.text_input(label, help=hint, **widget(key))
     else:
         hint = f"{hint} Empty: {param.auto}." if param.auto else hint
         whole = param.kind is int
         low, high = param.low if param.above is None else param.above, param.high
-        options: dict[str, Any] = dict(key=key, persist_state="session", placeholder=param.auto or None, help=hint)
+        options: dict[str, Any] = dict(placeholder=param.auto or None, help=hint, **widget(key))
         if whole:
             st.number_input(label, None if low is None else int(low), None if high is None else int(high), step=1, **options)
         else:

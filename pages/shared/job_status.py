@@ -54,15 +54,21 @@ def waits_for(job: Job, doing: str = "", small: bool = False) -> bool:
     return True
 
 
-def show_failure(job: Job, small: bool = False) -> None:
-    """Show why a job failed or that it was cancelled, with a button to try again; nothing for a job that is done."""
+def show_failure(job: Job, small: bool = False, place: str = "") -> None:
+    """Show why a job failed or that it was cancelled, with a button to try again; nothing for a job that is done.
+
+    Args:
+        job: Job that has ended.
+        small: Whether this is a tile: the reason is a caption.
+        place: What distinguishes several places that show the same job.
+    """
     if job.state is State.DONE:
         return
     if not small:
         notices.error(job.error or "It was cancelled.")
     else:
         st.caption(f":material/block: {sentence(job.error)}" if job.error else ":material/cancel: Cancelled")
-    key = f"{'retry' if small else 'again'}-{job.key}"
+    key = f"{'retry' if small else 'again'}-{job.key}{place}"
     st.button("Try again", key=key, on_click=job.forget, type="tertiary", icon=":material/refresh:")
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import streamlit as st
 
 from attrlib.data.datasets import list_datasets
+from pages.shared.widget_values import chooser, widget
 
 MODEL_HINT = (
     "Or type timm:NAME or torchvision:NAME; with @FILE after it for a checkpoint, with @random:0 for random weights, "
@@ -27,18 +28,18 @@ def one(label: str, options: Iterable[str], key: str, hint: str, **layout: Any) 
     """Show a chooser for one of the options, or for text that is typed."""
     typed = [st.session_state[key]] if st.session_state.get(key) else []
     options = list(dict.fromkeys([*options, *typed]))
-    st.selectbox(label, options, key=key, persist_state="session", accept_new_options=True, help=hint, **layout)
+    st.selectbox(label, accept_new_options=True, help=hint, **chooser(key, options), **layout)
 
 
 def several(label: str, options: Iterable[str], key: str, hint: str, most: int | None = None, **layout: Any) -> None:
     """Show a chooser for at most `most` of the options and of texts that are typed."""
     options = list(dict.fromkeys([*options, *st.session_state[key]]))
-    st.multiselect(label, options, key=key, persist_state="session", accept_new_options=True, max_selections=most, help=hint, **layout)
+    st.multiselect(label, options, accept_new_options=True, max_selections=most, help=hint, **widget(key, default="default"), **layout)
 
 
 def data(key: str, hint: str) -> None:
     """Show the chooser for a data set or a folder."""
-    one("Data", (info.name for info in list_datasets()), key, hint, index=None, placeholder="Choose or type a folder")
+    one("Data", (info.name for info in list_datasets()), key, hint, placeholder="Choose or type a folder")
 
 
 def switch(label: str, options: Sequence[Any] | Mapping[Any, str], key: str, hint: str | None = None, **layout: Any) -> None:

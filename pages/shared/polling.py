@@ -8,6 +8,8 @@ import streamlit as st
 def poll(key: str, show: Callable[[], bool], seconds: float = 0.5) -> None:
     """Show a part of the page in a fragment, which polls while `show` returns that something is pending.
 
+    A late poll carries the values of widgets from before a click: `widget_values` keeps it from undoing what the click's callback has set.
+
     Args:
         key: Session key that keeps whether something is pending.
         show: Shows the part; returns whether something on it is pending, as seen before it was drawn: what ends while it is drawn is shown

@@ -146,6 +146,12 @@ def head(title: str, line: str) -> None:
     )
 
 
+def figure(title: str, line: str, image: Image.Image, alt: str) -> None:
+    """Show a picture as a tile: title, a line below it, and a text alternative."""
+    head(title, line)
+    st.image(encode(image), width="stretch", alt=alt)
+
+
 def legend(view: ViewSpec, top: float) -> str:
     """Return the colour bar with the magnitudes of its colours."""
     high = f"{top:.0f}" if 100 <= top < 1e5 else f"{top:.2g}"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import attrlib  # before torchvision: it declares the operators that torchvision may lack
@@ -323,6 +324,49 @@ def test_examples_show_the_grid_the_score_and_the_classes(model, folder, store) 
     assert example.picture.size == (2 * SIDE, 2 * SIDE)
     assert example.score == float(row.aggregate.scores.max())
     assert example.score == pytest.approx(float(localisation(example.values[None, None], 2, 3)[0]), abs=1e-9)
+
+
+@pytest.mark.parametrize("setting", ["sds", "difull:confidence=0.5"])
+def test_an_unreadable_item_is_left_out_together_with_its_score(setting: str, model, folder, tmp_path) -> None:
+    shutil.copytree(folder, tmp_path / "data")
+    data, run_spec = attrlib.load_dataset(tmp_path / "data"), spec(setting, tmp_path / "data", METHODS[1:], 8)
+    store, view = Store(folder=tmp_path / "store"), AggregateView()
+    paths = list(data.paths())
+    run(make_plan(run_spec, model, data, store))
+    aggregation = Aggregation(run_spec, model, data, store)
+    before = aggregation.row(METHODS[1], view)
+    order, images = before.aggregate.order, {k: before.items[k].images for k in before.aggregate.order}
+    for index in images[order[0]]:
+        Path(paths[index]).write_bytes(b"no picture")
+    lost = set(images[order[0]])
+    left = [k for k in order if not lost & set(images[k])]
+    assert order[0] not in left
+    assert left
+    with pytest.raises(attrlib.ImageError):
+        aggregation.example(before, order[0], view)
+    examples = aggregation.examples(before, order, view)
+    assert [(e.item, e.score) for e in examples] == [(before.items[k], float(before.aggregate.scores[k])) for k in left]
+
+
+def test_a_chunk_of_unreadable_items_is_left_out_of_a_row(model, folder, tmp_path) -> None:
+    shutil.copytree(folder, tmp_path / "data")
+    data, run_spec = attrlib.load_dataset(tmp_path / "data"), spec("sds", tmp_path / "data", METHODS[1:], None)
+    store, view = Store(folder=tmp_path / "store"), AggregateView()
+    paths = list(data.paths())
+    run(make_plan(run_spec, model, data, store))
+    aggregation = Aggregation(run_spec, model, data, store)
+    before, step = aggregation.row(METHODS[1], view), aggregation._group.chunk_size
+    assert len(before.items) > step
+    scores = dict(zip(before.items, before.values.tolist(), strict=True))
+    for item in before.items[:step]:
+        Path(paths[item.images[0]]).write_bytes(b"no picture")
+    after = aggregation.row(METHODS[1], view)
+    assert after.items == before.items[step:]
+    assert after.values.tolist() == [scores[item] for item in after.items]
+    for item in after.items:
+        Path(paths[item.images[0]]).write_bytes(b"no picture")
+    with pytest.raises(attrlib.ImageError, match="none of the"):
+        aggregation.row(METHODS[1], view)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The page Aggregate without a browser: from the link to the images of a bin, the dials, a custom grid, and bad input."""
 
 import io
+import shutil
 import threading
 from pathlib import Path
 
@@ -123,6 +124,24 @@ def test_an_item_is_marked_among_all_of_its_row(files):
     again = settle(start(files, methods="IxG@Final", row="IxG@Final", bin="2"))
     assert "bin 5–50 %: 2 of 5" in texts(again)
     assert not settle(start(files, methods="IxG@Final", row="IG@Nowhere", bin="77", item="x")).warning
+
+
+def test_an_unreadable_picture_keeps_its_score_and_says_why(files, tmp_path):
+    shutil.copytree(files / "data", tmp_path / "data")
+    data = attrlib.load_dataset(tmp_path / "data")
+    model = attrlib.load_model(NET, checkpoint=str(files / "net.safetensors"))
+    score = attrlib.score("sds:target=prediction", model, "IxG", data, layer="Final", limit=5, seed=0)
+    order = np.argsort(-score.values, kind="stable")[2:]
+    at = started(start(files, data=str(tmp_path / "data"), setting="sds:target=prediction", methods="IxG@Final"))
+    at = settle(at)
+    (path,) = score.items[order[0]]
+    Path(list(data.paths())[path]).write_bytes(b"no picture")
+    at.button(key="a_bin_0_3").click()
+    at = settle(at)
+    marks = [str(c.value) for c in nodes(at, "caption") if str(c.value).startswith("**")]
+    assert [mark.split("**")[1] for mark in marks] == [f"{score.values[k]:.3f}" for k in order]
+    assert [":material/block:" in mark for mark in marks] == [True, False, False]
+    assert len({str(picture) for picture in pictures(at)[-3:]}) == 3
 
 
 def test_a_link_to_what_is_known_shows_it_without_a_click(files):

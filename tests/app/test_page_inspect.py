@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
-from support.pages import buttons, heads, link, nodes, press, settle, texts, titles, until
+from support.pages import buttons, control, heads, link, nodes, press, settle, texts, titles, until
 from support.pages import open_page as start
 from support.waiting import PAUSE
 
@@ -67,8 +67,8 @@ def test_a_second_session_computes_nothing_again(calls):
 
 def test_other_methods_a_layer_and_parameters_can_be_chosen():
     at = settle(start())
-    at.multiselect(key="methods").set_value(["IG", "Sobel"])
-    at.selectbox(key="layer").set_value("Middle")
+    control(at, "methods").set_value(["IG", "Sobel"])
+    control(at, "layer").set_value("Middle")
     at = settle(at)
     assert titles(at) == ["Photo", "IG", "Sobel"]
     assert all("Middle 28×28" in line for _, line in heads(at)[1:])
@@ -149,7 +149,7 @@ def test_a_bad_upload_gets_one_message_and_the_page_goes_on(name, data, says):
     at = upload(settle(start()), name, data)
     assert says in texts(at)
     assert not at.exception
-    at.selectbox(key="image").set_value("sample:coffee")
+    control(at, "image").set_value("sample:coffee")
     assert titles(settle(at)) == ["Photo", "Grad-CAM", "Layer-CAM", "IxG", "Guided Backprop"]
 
 
@@ -194,7 +194,7 @@ def test_a_model_that_cannot_be_loaded_gets_a_message_and_another_can_be_chosen(
     at = start(model="timm:resnet26").run()
     assert "connect to the internet" in texts(at)
     assert not at.exception
-    at.selectbox(key="architecture").set_value("efficientnet_lite0")
+    control(at, "architecture").set_value("efficientnet_lite0")
     assert len(titles(settle(at))) == 5
 
 
@@ -270,7 +270,7 @@ def test_classes_of_one_name_can_be_told_apart():
 
 def test_no_method_chosen_says_what_to_do():
     at = start(methods="IxG").run()
-    at.multiselect(key="methods").set_value([])
+    control(at, "methods").set_value([])
     at.run()
     assert "No method is chosen" in texts(at)
     assert not at.exception

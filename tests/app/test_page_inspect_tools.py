@@ -11,12 +11,12 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 from support.nets import Plain, made
-from support.pages import heads, link, nodes, settle, texts, titles
+from support.pages import control, heads, link, nodes, settle, texts, titles
 from support.pages import open_page as start
 from support.waiting import LIMIT
 
-import pages.inspect.map_jobs
 import pages.shared.jobs
+import pages.shared.map_jobs
 from attrlib.data.samples import open_sample
 from attrlib.diagnostics.deletion_curve import delete_in_order
 from attrlib.diagnostics.map_comparison import compare_maps
@@ -37,7 +37,7 @@ class Small:
         self.calls: list[str] = []
         monkeypatch.setattr(pages.shared.jobs, "load_model", self.load)
         for name in ("cell_outputs", "delete_in_order", "randomised"):
-            monkeypatch.setattr(pages.inspect.map_jobs, name, self.counted(name, getattr(pages.inspect.map_jobs, name)))
+            monkeypatch.setattr(pages.shared.map_jobs, name, self.counted(name, getattr(pages.shared.map_jobs, name)))
 
     def counted(self, name: str, real):
         def call(*args, **kwargs):
@@ -89,7 +89,7 @@ def map_of(model: attrlib.Classifier, method: str) -> attrlib.Attribution:
 
 def test_one_choice_shows_every_method_at_all_three_layers(small):
     at = opened(small)
-    at.selectbox(key="layer").set_value(selection.ALL_LAYERS)
+    control(at, "layer").set_value(selection.ALL_LAYERS)
     at = settle(at)
     assert titles(at) == ["Photo", *["IxG"] * 3, "Photo", *["Gradient"] * 3]
     assert [line.split(" ")[0] for _, line in heads(at)[1:4]] == ["Input", "Middle", "Final"]
@@ -102,7 +102,7 @@ def test_one_choice_shows_every_method_at_all_three_layers(small):
 def test_too_many_maps_are_cut_off_with_a_message(small):
     names = [info.name for info in attrlib.list_methods() if not info.needs and info.family != "intrinsic"][:14]
     at = opened(small, methods=",".join(names))
-    at.selectbox(key="layer").set_value(selection.ALL_LAYERS)
+    control(at, "layer").set_value(selection.ALL_LAYERS)
     at.run()
     assert "42 maps are too many to look at; the first 40 are shown" in texts(at)
 
@@ -153,7 +153,7 @@ def test_a_model_that_cannot_be_had_costs_only_its_row(small):
 
 def test_a_typed_model_that_is_none_gets_a_message(small):
     at = opened(small)
-    at.multiselect(key="also").set_value(["resnet5000"])
+    control(at, "also").set_value(["resnet5000"])
     at = settle(at)
     assert "Unknown model" in at.sidebar.warning[0].value
     assert titles(at) == ["Photo", "IxG", "Gradient"]
@@ -207,10 +207,10 @@ def test_any_two_maps_are_compared(small):
     at.segmented_control(key="compare_units").set_value("as they are")
     at = settle(at)
     assert [n.value for n in nodes(at, "image")][-1] != before
-    at.multiselect(key="methods").set_value(["IxG", "Gradient"])
+    control(at, "methods").set_value(["IxG", "Gradient"])
     at = settle(at)
     assert at.selectbox(key="compare_second").value == "Gradient@Input"
-    at.multiselect(key="methods").set_value(["IxG", "Gradient", "IxG@Final"])
+    control(at, "methods").set_value(["IxG", "Gradient", "IxG@Final"])
     assert settle(at).selectbox(key="compare_second").value == "IxG@Final"
 
 
@@ -275,7 +275,7 @@ def test_a_tool_that_fails_says_why_and_can_be_tried_again(small, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as broken:
-        broken.setattr(pages.inspect.map_jobs, "delete_in_order", fail)
+        broken.setattr(pages.shared.map_jobs, "delete_in_order", fail)
         at = opened(small, tool="Deletion")
         assert "Not enough memory" in texts(at)
         assert titles(at) == ["Photo", "IxG", "Gradient"]

@@ -21,7 +21,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 from support.browser import chromium, serve, visit
-from support.pages import Checkpoints, buttons, heads, link, nodes, open_page, press, texts, titles, until, words
+from support.pages import Checkpoints, buttons, control, heads, link, nodes, open_page, press, texts, titles, until, words
 from support.runs import classifier, pictures
 from support.waiting import LIMIT, PAUSE
 from torch import nn
@@ -126,11 +126,11 @@ def test_a_model_is_added_by_architecture_file_and_size(data: Path) -> None:
     for field, value in (("architecture", "timm:test_resnet"), ("file", "random:1"), ("size", "64x96")):
         at.text_input(key=f"s_{field}").set_value(value)
     press(at, "Add the model")
-    assert at.multiselect(key="s_models").value == [TINY, "timm:test_resnet@random:1@64x96"]
+    assert control(at, "s_models").value == [TINY, "timm:test_resnet@random:1@64x96"]
     at.text_input(key="s_size").set_value("wide")
     press(at, "Add the model")
     assert "'wide' is not valid" in words(at)
-    assert len(at.multiselect(key="s_models").value) == 2
+    assert len(control(at, "s_models").value) == 2
 
 
 def test_a_page_opened_by_a_link_before_all_others_is_run_by_the_router(data: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_page_opened_by_a_link_before_all_others_is_run_by_the_router(data: Pa
 @pytest.mark.parametrize(("field", "says"), [("s_protocols", "a protocol"), ("s_methods", "a method"), ("s_models", "a model")])
 def test_nothing_chosen_says_what_to_choose(field: str, says: str, data: Path) -> None:
     at = small(data).run()
-    at.multiselect(key=field).set_value([]).run()
+    control(at, field).set_value([]).run()
     assert not at.exception
     assert f"Choose {says} above" in texts(at)
     assert "Start" not in buttons(at)
@@ -170,7 +170,7 @@ def test_a_bad_folder_gets_one_sentence_and_other_data_can_be_chosen(folder: str
     until(at, lambda at: bool(at.error))
     assert len(at.error) == 1
     assert "Traceback" not in words(at)
-    at.selectbox(key="s_data").set_value("photos")
+    control(at, "s_data").set_value("photos")
     planned(at)
 
 
@@ -287,7 +287,7 @@ def test_a_long_job_lets_all_others_in_and_they_come_in_order() -> None:
 
 def test_a_method_can_be_chosen_and_its_images_are_the_best_median_and_worst(data: Path) -> None:
     at = done(small(data))
-    at.selectbox(key="s_method").set_value("Random")
+    control(at, "s_method").set_value("Random")
     finished(at)
     values = np.sort(next(s.values for (_, m), s in api(data).scores.items() if str(m) == "Random"))[::-1]
     assert titles(at) == [f"{what} {value:.3f}" for what, value in zip(("Best", "Median", "Worst"), values[[0, 3, 5]], strict=True)]
@@ -299,6 +299,22 @@ def test_example_images_of_any_protocol_are_shown_with_the_map_it_judged(protoco
     at = done(small(data, protocols=protocol, methods="IxG,Sobel", limit=3))
     assert len(nodes(at, "image")) >= 2
     assert not at.error
+
+
+def test_an_example_that_cannot_be_read_says_why_and_can_be_tried_again(data: Path) -> None:
+    at = done(small(data, methods="IxG,Random", limit=1))
+    kept = {path: path.read_bytes() for path in map(Path, attrlib.load_dataset(data).paths())}
+    for path in kept:
+        path.write_bytes(b"no picture")
+    other = next(name for name in ("IxG", "Random") if name != at.session_state["s_method"])
+    control(at, "s_method").set_value(other)
+    at = until(at, lambda at: buttons(at).count("Try again") == 3)
+    assert texts(at).count(":material/block:") == 3
+    for path, content in kept.items():
+        path.write_bytes(content)
+    at = finished(press(at, "Try again"))
+    assert len(nodes(at, "image")) == 6
+    assert "Try again" not in buttons(at)
 
 
 @pytest.mark.parametrize("view", ["Intervals", "Box", "Violin", "Differences", "Cost", "Models"])
@@ -376,7 +392,7 @@ def test_a_click_on_a_point_chooses_what_it_stands_for(customdata: list, chosen:
 def test_another_model_can_be_looked_at(data: Path) -> None:
     at = done(small(data, model=[TINY, TWIN]))
     assert at.session_state["s_model"] == TINY
-    at.selectbox(key="s_model").set_value(TWIN)
+    control(at, "s_model").set_value(TWIN)
     finished(at)
     assert f"on {TWIN}" in words(at)
 
@@ -459,14 +475,14 @@ def test_the_link_restores_everything(data: Path) -> None:
     again = {name: at.query_params[name] for name in at.query_params}
     found = {k: v if isinstance(v, list) and len(v) > 1 else (v[0] if isinstance(v, list) else v) for k, v in again.items()}
     assert {k: found[k] for k in fields} == fields
-    assert at.selectbox(key="s_layer").value == "Middle"
+    assert control(at, "s_layer").value == "Middle"
     assert "at most" in words(at)
 
 
 def test_every_option_of_a_run_has_a_control(data: Path) -> None:
     at = small(data).run()
-    controls = {control.key for kind in (at.number_input, at.selectbox, at.checkbox, at.text_input) for control in kind}
-    assert {f"s_{option.name}" for option in options_of(RunSpec)} <= controls
+    for option in options_of(RunSpec):
+        assert control(at, f"s_{option.name}") is not None
 
 
 def test_the_link_of_one_run_opens_the_page_with_the_models_that_it_shares_its_grids_with(data: Path) -> None:
@@ -481,7 +497,7 @@ def test_the_link_of_one_run_opens_the_page_with_the_models_that_it_shares_its_g
 def test_several_models_share_their_grids_unless_that_is_switched_off(data: Path) -> None:
     at = small(data, model=[TINY, TWIN], protocols="gridpg:confidence=0.5", methods="IxG").run()
     for same in (True, False):
-        at.checkbox(key="s_same").set_value(same).run()
+        control(at, "s_same").set_value(same).run()
         lines = [c.value for c in at.code if "attrlib score" in c.value]
         assert ["--filter-models" in line for line in lines] == [same, same]
         assert link(at)["same"] == str(same).lower()
@@ -503,7 +519,7 @@ def test_parameters_of_a_protocol_and_a_method_can_be_set(data: Path) -> None:
 
 def test_all_that_are_defined_stands_for_every_method(data: Path) -> None:
     at = small(data, methods="all").run()
-    assert at.multiselect(key="s_methods").value == [choice.ALL]
+    assert control(at, "s_methods").value == [choice.ALL]
     assert link(at)["methods"] == "all"
 
 
@@ -602,11 +618,11 @@ def test_a_preset_takes_the_place_of_the_methods(data):
     at = planned(small(data))
     at.button(key="scores_preset_erdem").click().run()
     assert not at.exception
-    assert at.multiselect(key="s_methods").value[1:4] == ["Deconvolution", "Guided Backprop", "Guided Grad-CAM"]
+    assert control(at, "s_methods").value[1:4] == ["Deconvolution", "Guided Backprop", "Guided Grad-CAM"]
     at.button(key="scores_preset_rao").click().run()
     assert not at.exception
-    assert at.selectbox(key="s_layer").value == selection.ALL_LAYERS
-    assert len(at.multiselect(key="s_methods").value) == 12
+    assert control(at, "s_layer").value == selection.ALL_LAYERS
+    assert len(control(at, "s_methods").value) == 12
 
 
 def test_scores_that_span_decades_are_told_apart_by_a_logarithmic_scale() -> None:

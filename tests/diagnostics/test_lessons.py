@@ -9,24 +9,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 from support.nets import CLASSES, Plain, made
 from torch import nn
 
 from attrlib.data.images import Photo
-from attrlib.diagnostics.infidelity_sweep import infidelity_by_noise
-from attrlib.diagnostics.localisation_grid import GridMap, map_grid
+from attrlib.diagnostics.infidelity_sweep import NoiseView, infidelity_by_noise
+from attrlib.diagnostics.localisation_grid import GridMap, GridMaps, map_grid, smoothing_curves
 from attrlib.diagnostics.mask_leakage import FOLDS, PENALTY, mask_leakage, read_classes
 from attrlib.diagnostics.shared_deletion import delete_alike
-from attrlib.diagnostics.small_benchmark import score_at_once
+from attrlib.diagnostics.small_benchmark import method_ranks, rank_correlations, score_at_once
 from attrlib.engine.cache import InMemoryCache
 from attrlib.errors import DataError, ProtocolError, SpecError
 from attrlib.figures.grids import draw_seen, mark_impossible
 from attrlib.figures.lines import Axis, lines_svg
 from attrlib.methods import resolve
+from attrlib.postprocess import resize
 from attrlib.protocols import create
 from attrlib.protocols.context import EvalContext
 from attrlib.protocols.faithfulness import noise
-from attrlib.specs import MethodSpec, ProtocolSpec
+from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec
 
 SIDE = 16
 
@@ -165,6 +167,49 @@ def test_scores_at_once_are_those_of_a_run(tmp_path):
         for column, method in enumerate(methods):
             known = dict(zip(scores[protocol, method].ids, scores[protocol, method].values, strict=True))
             assert result[row, column].tolist() == pytest.approx([known[data.item_id(k)] for k in (2, 0)], rel=1e-6)
+
+
+def test_methods_are_ranked_by_their_means_as_scipy_ranks_them():
+    protocols = [create(ProtocolSpec(name)) for name in ("sds", "infidelity", "mass")]
+    scores = np.random.default_rng(0).integers(0, 4, (3, 7, 5)).astype(float)
+    scores[0, 2, :3] = scores[1, 4] = np.nan
+    places = method_ranks(torch.from_numpy(scores), protocols)
+    for k, protocol in enumerate(protocols):
+        means = [np.mean(row[~np.isnan(row)]) if not np.isnan(row).all() else np.nan for row in scores[k]]
+        signed = np.nan_to_num(-np.array(means) if protocol.higher_is_better else np.array(means), nan=np.inf)
+        assert places[k].tolist() == stats.rankdata(signed).tolist()
+    correlations = rank_correlations(places)
+    assert list(correlations) == [(0, 1), (0, 2), (1, 2)]
+    for (a, b), value in correlations.items():
+        assert value == pytest.approx(stats.spearmanr(places[a], places[b]).statistic, abs=1e-12)
+
+
+def test_smoothing_moves_localisation_and_correlation_as_scipy_says():
+    draw = torch.Generator().manual_seed(0)
+    maps, reference = (
+        GridMaps([GridMap(torch.randn(1, 1, side, side, generator=draw), (32, 32), 2, 1) for _ in range(2)]) for side in (32, 8)
+    )
+    curves = smoothing_curves(maps, reference, [0, 9])
+    for k, view in enumerate((AggregateView(), AggregateView(smoothing=9))):
+        shown = [each.shown(view) for each in maps.maps]
+        assert curves.localisation[k] == pytest.approx(np.mean([score for _, score in shown]), abs=1e-12)
+        large = [resize(each.maps, each.size)[0, 0] for each in reference.maps]
+        expected = [stats.spearmanr(a.flatten(), b.flatten()).statistic for (a, _), b in zip(shown, large, strict=True)]
+        assert curves.correlation[k] == pytest.approx(np.mean(expected), abs=1e-9)
+    assert curves.localisation[0] != curves.localisation[1]
+
+
+def test_infidelity_over_that_of_zeros_gives_order_and_what_is_no_better():
+    raw, fitted, nothing = (
+        np.array([[2.0, 3.9], [1.0, 8.0], [1.5, 2.0]]),
+        np.array([[0.5, 1.0], [1.0, 4.0], [0.9, 3.0]]),
+        np.array([1.0, 4.0]),
+    )
+    view = NoiseView(torch.from_numpy(raw), torch.from_numpy(fitted), torch.from_numpy(nothing), ())
+    for flag, values in ((False, raw), (True, fitted)):
+        assert np.array_equal(view.relative(flag), values / nothing)
+        assert np.array_equal(view.order(flag), np.argsort(values / nothing, 0).T)
+        assert np.array_equal(view.uninformative(flag), values / nothing > 0.9)
 
 
 def test_missing_requirements_of_a_protocol_are_reported_at_once():

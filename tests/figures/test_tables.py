@@ -2,9 +2,13 @@
 
 import csv
 import io
+import json
 import math
 
+import numpy as np
+
 from attrlib.figures.leaderboard import LeaderboardRow, counted, plain_rows
+from attrlib.figures.numbers import json_value
 from attrlib.figures.tables import csv_table, latex_table
 
 COLUMNS = ["protocol", "method", "mean", "low", "high", "first", "last", "n", "undefined", "seconds"]
@@ -39,3 +43,12 @@ def test_a_latex_table_of_one_model_has_intervals_and_ranks_and_one_of_several_h
     assert r"Method & m\_1 & m\_2 \\" in several
     assert r"IxG & $0.500$ $\pm$ $0.250$ & -- \\" in several
     assert r"Sobel & -- & $0.500$ \\" in several
+
+
+def test_numbers_that_json_cannot_hold_become_null() -> None:
+    value = {"mean": math.nan, 1: [math.inf, -math.inf, 0.5, (np.float64("nan"), np.float64(2))], "rest": (None, True, 3, "nan")}
+    assert json.loads(json.dumps(json_value(value), allow_nan=False)) == {
+        "mean": None,
+        "1": [None, None, 0.5, [None, 2.0]],
+        "rest": [None, True, 3, "nan"],
+    }

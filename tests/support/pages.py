@@ -15,6 +15,7 @@ APP = Path(__file__).parents[2] / "app.py"
 Checkpoints = Callable[[Mapping[str, Classifier]], None]
 """Function that makes pages load these models for checkpoints of these names."""
 
+WIDGETS = ("selectbox", "multiselect", "number_input", "checkbox", "text_input")
 MESSAGES = ("caption", "warning", "error", "info", "success", "alert")
 
 
@@ -66,6 +67,11 @@ def buttons(at: AppTest) -> list[str]:
     return [b.label for b in at.button]
 
 
+def control(at: AppTest, key: str) -> Any:
+    """Return the widget of the value that the session keeps under `key`, as `pages.shared.widget_values` names it."""
+    return next(w for kind in WIDGETS for w in at.get(kind) if str(w.key).rpartition("-")[0] == key)
+
+
 def press(at: AppTest, label: str) -> AppTest:
     """Click the first button with the label, and run the page."""
     return run(next(b for b in at.button if b.label == label).click())
@@ -76,6 +82,15 @@ def run(at: AppTest | Any) -> AppTest:
     page: AppTest = at.run()
     assert not page.exception, [e.value for e in page.exception]
     return page
+
+
+def late_poll(at: AppTest, act: Callable[[], object]) -> AppTest:
+    """Act on the page, then poll it as a browser that has not received the answer yet: with the values of its widgets from before."""
+    before = at._tree.get_widget_states()
+    act()
+    at._run(before)
+    assert not at.exception, [e.value for e in at.exception]
+    return at
 
 
 def until(at: AppTest, condition: Callable[[AppTest], object]) -> AppTest:
