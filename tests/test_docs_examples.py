@@ -1,0 +1,85 @@
+"""The documentation's examples: Python blocks run, page by page, and command lines name commands and flags that exist."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from attrlib.cli import app
+
+ROOT = Path(__file__).parents[1]
+GENERATED = {"findings.md", "fractions.md"}
+PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name not in GENERATED and p.parent.name != "reference")]
+BLOCK = re.compile(r"^(?P<indent> *)```(?P<kind>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```\s*$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`(attrlib [^`\n]+)`")
+RUNNER = """
+import sys
+for block in sys.stdin.read().split("\\0"):
+    place, _, code = block.partition("\\n")
+    exec(compile(code, place, "exec"), globals())
+"""
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def blocks(page: Path, *kinds: str) -> Iterator[tuple[int, str]]:
+    """Yield line number and text of the fenced blocks of these kinds. Python that is not to be run is marked `{.python .no-test}`."""
+    text = page.read_text(encoding="utf-8")
+    for found in BLOCK.finditer(text):
+        if found["kind"].strip().partition(" ")[0] in kinds:
+            code = re.sub(rf"^{found['indent']}", "", found["code"], flags=re.MULTILINE)
+            yield text[: found.start()].count("\n") + 2, code
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(blocks(p, "python"))], ids=name_of)
+def test_python_of_a_page_runs(page, tmp_path):
+    # Blank lines keep the line numbers of tracebacks those of the page.
+    code = "\0".join(f"{name_of(page)}\n" + "\n" * (line - 1) + block for line, block in blocks(page, "python"))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "ATTRLIB_CACHE": str(tmp_path / "cache"), "ATTRLIB_METHODS": ""}
+    ran = subprocess.run(
+        [sys.executable, "-c", RUNNER], input=code, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Yield the words of every call of attrlib in the shell blocks and the running text of a page."""
+    for _, code in blocks(page, "bash", "sh", "shell", "console"):
+        for line in code.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|\||;|\$\(", line.removeprefix("$ ")):
+                words = shlex.split(part.strip(" )"), comments=True)
+                if "-m" in words and words[words.index("-m") + 1 :][:1] == ["attrlib"]:
+                    words = words[words.index("-m") + 1 :]
+                while words and re.fullmatch(r"\w+=.*", words[0]):
+                    words = words[1:]
+                if words[:1] == ["attrlib"]:
+                    yield words[1:]
+    for found in INLINE.finditer(BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"attrlib( --?\w| [a-z]+($| ))", found[1]):
+            yield shlex.split(found[1])[1:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_command_lines_exist(page):
+    for words in commands(page):
+        if words and words[0] in ("--help", "--version", "app", "COMMAND"):
+            continue
+        assert words, "attrlib alone shows the help; write attrlib --help"
+        assert words[0] in COMMANDS, f"there is no command {words[0]!r}: attrlib {shlex.join(words)}"
+        known = {"--help", *(flag for param in COMMANDS[words[0]].params for flag in param.opts)}
+        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert flags <= known, f"attrlib {words[0]} has no {', '.join(sorted(flags - known))}"
+
+
+def test_readme_is_short():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 900
