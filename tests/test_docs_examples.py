@@ -1,5 +1,6 @@
-"""The documentation's examples: Python blocks run, page by page, and command lines name commands and flags that exist."""
+"""The documentation's examples: Python runs, commands and flags exist, and the messages it explains are those of the code."""
 
+import ast
 import os
 import re
 import shlex
@@ -18,6 +19,21 @@ GENERATED = {"findings.md", "fractions.md"}
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name not in GENERATED and p.parent.name != "reference")]
 BLOCK = re.compile(r"^(?P<indent> *)```(?P<kind>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```\s*$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(attrlib [^`\n]+)`")
+MESSAGES = {
+    f"## {name}"
+    for name in (
+        "What can go wrong",
+        "Models and checkpoints",
+        "Layers",
+        "Methods that are not defined",
+        "Data",
+        "Protocols and runs",
+        "Memory and time",
+        "Store",
+        "App",
+    )
+}
+"""Sections with tables of messages of attrlib. Those about installing hold messages of other programs."""
 RUNNER = """
 import sys
 for block in sys.stdin.read().split("\\0"):
@@ -83,3 +99,29 @@ def test_command_lines_exist(page):
 def test_readme_is_short():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.split()) <= 900
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Yield the string literals of a module, joined where Python joins them, with a NUL for everything that is filled in."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
+
+
+def test_messages_in_the_documentation_are_those_of_the_code():
+    code = "\n".join(text for folder in ("attrlib", "pages") for path in (ROOT / folder).rglob("*.py") for text in texts(path))
+    missing = []
+    for page in PAGES:
+        section = ""
+        for line in page.read_text(encoding="utf-8").splitlines():
+            section = line if line.startswith("## ") else section
+            first = line.split(" | ")[0]
+            if not line.startswith("| ") or section not in MESSAGES:
+                continue
+            for message in re.findall(r"`([^`]+)`", first):
+                # What messages fill in is written as ..., as a capital letter or as an example in the documentation.
+                parts = re.split(r"\.\.\.|'|\b[A-Z]+(?:\.\w+)?\b|\d[\d.]*|[@()=;:,]", message)
+                missing += [f"{name_of(page)}: {part!r} of {message!r}" for p in parts if len(part := p.strip()) > 12 and part not in code]
+    assert missing == []
