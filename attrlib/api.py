@@ -1,4 +1,4 @@
-"""The public functions `explain`, `score` and `compare`."""
+"""Public functions `explain`, `score` and `compare`."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +27,7 @@ from attrlib.store import Store, open_store
 Picture = Photo | Image.Image | str | Path
 Images = Picture | Iterable[Picture] | Tensor
 RUN_OPTIONS = tuple(p for p in options_of(RunSpec) if p.name != "deletion_tuned")
-"""Keywords of `score` and `compare`. Whether the model was tuned on deleted patches is read from the model."""
+"""Keyword arguments of `score` and `compare`. Whether the model was tuned on deleted patches is read from the model."""
 
 
 def explain(
@@ -47,14 +47,14 @@ def explain(
 
     Args:
         model: The model to explain.
-        images: One or several pictures (PIL image, path or `sample:NAME`), or a normalised tensor (3,H,W) or (B,3,H,W) at the
-            model's input size or any other size that the model accepts.
+        images: One or several images (PIL image, path or `sample:NAME`), or a normalised tensor (3,H,W) or (B,3,H,W) at the
+            model's input size or another size that the model accepts.
         method: A name, or its text form with layer and parameters, such as `IG@Final:steps=20`.
-        target: Class index or name, one for all images or one for each. None selects the predicted class.
+        target: Class index or name, one for all images or one per image. None selects the predicted class.
         layer: Layer to explain at. Overrides the layer in `method`.
         seed: Seed of methods that draw random numbers.
-        batch_size: Largest number of rows that go through the model at once.
-        max_memory: Memory budget in bytes, which limits the rows further; by default half of the free memory.
+        batch_size: Maximum number of rows per pass through the model.
+        max_memory: Memory budget in bytes, which may reduce the number of rows; by default half of the free memory.
         on_progress: Progress callback.
         **params: Parameters of the method. They override those in `method`.
 
@@ -100,13 +100,13 @@ def score(
         protocol: A name, or its text form with parameters, or a spec.
         model: The model to explain.
         method: A name, or its text form with layer and parameters, or a spec.
-        data: A data set, or what `load_dataset` takes.
-        layer: Layer for a `method` given as text that names none.
+        data: A data set, or any argument of `load_dataset`.
+        layer: Layer for a `method` in text form that names none.
         max_memory: Memory budget in bytes; by default half of the free memory.
-        filter_models: Grids use only images that these models classify as confidently as `model`, so that all of them can be
-            scored on the same grids.
+        filter_models: Grids use only images that these models also classify confidently, so that all models can be scored on the
+            same grids.
         store: Store of results; by default that of `open_store`.
-        on_progress: Called with an event as the run advances; raises `Cancelled` to stop it.
+        on_progress: Progress callback for the events of the run; raises `Cancelled` to stop it.
         **options: Options of the run (listed below), and parameters of the protocol.
 
     Returns:
@@ -122,12 +122,13 @@ def score(
         >>> len(result.values), -1 <= result.mean <= 1
         (4, True)
     """
-    own = protocol if isinstance(protocol, ProtocolSpec) else ProtocolSpec.parse(str(protocol))
-    given = {p.name: options.pop(p.name) for p in RUN_OPTIONS if p.name in options}
-    own = ProtocolSpec(own.name, tuple((own.values | options).items()))
-    chosen = MethodSpec.parse(method, layer or "") if isinstance(method, str) else method
+    protocol_spec = protocol if isinstance(protocol, ProtocolSpec) else ProtocolSpec.parse(str(protocol))
+    run_options = {p.name: options.pop(p.name) for p in RUN_OPTIONS if p.name in options}
+    protocol_spec = ProtocolSpec(protocol_spec.name, tuple((protocol_spec.values | options).items()))
+    method_spec = MethodSpec.parse(method, layer or "") if isinstance(method, str) else method
     result = compare(
-        [own], model, [chosen], data, max_memory=max_memory, filter_models=filter_models, store=store, on_progress=on_progress, **given
+        [protocol_spec], model, [method_spec], data, max_memory=max_memory, filter_models=filter_models, store=store,
+        on_progress=on_progress, **run_options,
     )  # fmt: skip
     return next(iter(result.scores.values()))
 
@@ -151,7 +152,7 @@ def compare(
         protocols: Names, text forms with parameters, or specs.
         model: The model to explain.
         methods: Specs, their text forms, names of presets (`idsds`, `rao`, `erdem`), or `all`.
-        data: A data set, or what `load_dataset` takes.
+        data: A data set, or any argument of `load_dataset`.
         max_memory: As in `score`.
         filter_models: As in `score`.
         store: As in `score`.
@@ -159,7 +160,7 @@ def compare(
         **options: Options of the run, listed below.
 
     Returns:
-        The scores by protocol and method, with the ranks that each method may hold.
+        The scores by protocol and method, with the range of possible ranks of each method.
 
     Raises:
         AttrlibError: As in `score`.
@@ -181,7 +182,7 @@ def compare(
         tuple(p if isinstance(p, ProtocolSpec) else ProtocolSpec.parse(str(p)) for p in protocols),
         tuple(spec for m in methods for spec in ((m,) if isinstance(m, MethodSpec) else read_methods(str(m)))),
         deletion_tuned=model.deletion_tuned,
-        filter_models=tuple(own.spec for own in others),
+        filter_models=tuple(other.spec for other in others),
         **options,
     )
     plan = make_plan(spec, model, dataset, store or open_store(), filter_models=others, max_memory=max_memory)
@@ -189,24 +190,24 @@ def compare(
 
 
 def as_batch(model: Classifier, images: Images) -> Tensor:
-    """Return normalised images (B,3,H,W) from any input that `explain` takes. Raises `ImageError` for other inputs."""
+    """Return normalised images (B,3,H,W) from any input that `explain` accepts. Raises `ImageError` for other inputs."""
     if isinstance(images, Tensor):
         batch = images[None] if images.ndim == 3 else images
         if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch):
-            raise ImageError(f"a tensor of shape {tuple(images.shape)} is no batch of images; give a normalised one of (B,3,H,W)")
+            raise ImageError(f"a tensor of shape {tuple(images.shape)} is not a batch of images; pass a normalised tensor (B,3,H,W)")
         if not batch.is_floating_point():
-            raise ImageError(f"a tensor of {batch.dtype} is no batch of normalised images; give floats, as model.preprocess makes them")
+            raise ImageError(f"a tensor of {batch.dtype} is not a batch of normalised images; pass floats, as returned by model.preprocess")
         return batch
     if isinstance(images, bytes) or not isinstance(images, Iterable | Photo | Image.Image | Path):
-        raise ImageError(f"a {type(images).__name__} is no picture; give a PIL image, a path, sample:NAME or a list of these")
-    several = [images] if isinstance(images, Photo | Image.Image | str | Path) else list(images)
-    if not several:
-        raise ImageError("no pictures given; give at least one")
-    for p in several:
+        raise ImageError(f"a {type(images).__name__} is not an image; pass a PIL image, a path, sample:NAME, or a list of these")
+    pictures = [images] if isinstance(images, Photo | Image.Image | str | Path) else list(images)
+    if not pictures:
+        raise ImageError("no images given; pass at least one")
+    for p in pictures:
         if not isinstance(p, Photo | Image.Image | str | Path):
-            raise ImageError(f"a {type(p).__name__} is no picture; give a PIL image, a path or sample:NAME, or one tensor (B,3,H,W)")
-    pictures = [p.image if isinstance(p, Photo) else open_image(p).image for p in several]
-    return torch.stack([model.preprocess(p) for p in pictures])
+            raise ImageError(f"a {type(p).__name__} is not an image; pass a PIL image, a path or sample:NAME, or one tensor (B,3,H,W)")
+    pil_images = [p.image if isinstance(p, Photo) else open_image(p).image for p in pictures]
+    return torch.stack([model.preprocess(p) for p in pil_images])
 
 
 def _targets(model: Classifier, target: int | str | Iterable[int | str] | None, count: int) -> list[int] | None:
@@ -214,8 +215,8 @@ def _targets(model: Classifier, target: int | str | Iterable[int | str] | None, 
         return None
     if isinstance(target, Tensor | np.ndarray | np.generic):
         target = target.tolist()
-    several = [target] * count if isinstance(target, int | str) else target
-    targets = [model.target(int(t) if isinstance(t, Tensor) else t) for t in several]
+    entries = [target] * count if isinstance(target, int | str) else target
+    targets = [model.target(int(t) if isinstance(t, Tensor) else t) for t in entries]
     if len(targets) != count:
-        raise SpecError(f"{len(targets)} targets for {count} images; give one for all, or one for each")
+        raise SpecError(f"{len(targets)} targets for {count} images; pass one for all images, or one per image")
     return targets

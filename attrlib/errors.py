@@ -14,7 +14,7 @@ class SpecError(AttrlibError):
 
 
 class ImageError(AttrlibError):
-    """A file or object that is not a usable picture."""
+    """A file or object that is not a usable image."""
 
 
 class ModelError(AttrlibError):
@@ -50,26 +50,26 @@ class OutOfMemory(AttrlibError):
 
 
 class Cancelled(AttrlibError):
-    """The work was cancelled by the user. On the command line: exit code 130."""
+    """The user cancelled the computation. On the command line: exit code 130."""
 
 
-def unknown(what: str, name: object, known: Iterable[str], more: str = "") -> str:
+def unknown(kind: str, name: object, valid: Iterable[str], more: str = "") -> str:
     """Return the error message for an unknown name.
 
     Args:
-        what: What the name stands for, such as `layer`.
-        name: The name that was given; shown up to 80 characters.
-        known: All valid names. The message suggests the closest ones, or else lists the first 12.
+        kind: Kind of thing that the name stands for, such as `layer`.
+        name: The unknown name; truncated to 80 characters.
+        valid: All valid names. The message suggests the closest ones, or else lists the first 12.
         more: A sentence to append.
     """
-    names = list(known)
+    names = list(valid)
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     lower = {n.lower(): n for n in names}
     if str(name).lower() in lower:
         near = [lower[str(name).lower()]]
     shown = near or names[:12]
     hint = f"Did you mean {' or '.join(shown)}?" if near else f"Known: {', '.join(shown)}{', ...' if len(names) > 12 else ''}."
-    return f"unknown {what} {str(name)[:80]!r}. {hint}{' ' + more if more else ''}"
+    return f"unknown {kind} {str(name)[:80]!r}. {hint}{' ' + more if more else ''}"
 
 
 def existing_file(path: str | Path) -> Path | None:
@@ -84,7 +84,7 @@ def existing_file(path: str | Path) -> Path | None:
 def overwritten(error: BaseException) -> bool:
     """Return whether autograd failed because an in-place operation overwrote values that it needs.
 
-    PyTorch has no error class for this, so the message is searched.
+    PyTorch has no error class for this, so the message is inspected.
     """
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in ("inplace operation", "in an in-place operation"))
 
@@ -92,6 +92,6 @@ def overwritten(error: BaseException) -> bool:
 def no_gradients(method: str) -> MethodError:
     """Return the error to raise if `overwritten` holds for a method that needs gradients."""
     return MethodError(
-        f"{method} needs gradients, which PyTorch cannot compute as the model writes in place into what they depend on; write y = y + x "
-        "instead of y += x in its code, or choose a method without gradients, such as RISE"
+        f"{method} needs gradients, but an in-place operation of the model overwrites values that PyTorch needs to compute them; write "
+        "y = y + x instead of y += x in its code, or choose a method without gradients, such as RISE"
     )

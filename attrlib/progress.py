@@ -1,7 +1,7 @@
 """Progress callbacks, which long computations call between chunks of work.
 
-A callback raises `Cancelled` to stop the computation, which keeps what it has computed so far. There are three types, each with more
-to report than the one before:
+A callback raises `Cancelled` to stop the computation, which keeps what it has computed so far. There are three types, each reporting
+more than the one before:
 
 - `Progress`: a count, for maps, measurements and downloads.
 - `NewsProgress`: a count and optional news, such as the current step or a first result, for jobs.
@@ -26,7 +26,7 @@ class NewsProgress(Protocol):
     """Called with the amount done, the total, and news if there are any."""
 
     def __call__(self, done: int, total: int, news: Any = None, /) -> None:
-        """Receive progress; raise `Cancelled` to stop the work."""
+        """Receive progress; raise `Cancelled` to stop the computation."""
 
 
 def no_progress(_done: int, _total: int, _news: Any = None) -> None:

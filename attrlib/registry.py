@@ -1,7 +1,7 @@
 """Typed parameters, and registries of classes that declare them. Methods, protocols and specs are built on both.
 
-A registered class is a frozen dataclass. Its fields, declared with `param`, are its parameters. Forms, command line flags, links
-and tests are generated from them. Specs (`attrlib.specs`) declare their fields in the same way.
+A registered class is a frozen dataclass whose parameters are its fields, declared with `param`. Forms, command-line flags, links and
+tests are generated from them. Specs (`attrlib.specs`) declare their fields in the same way.
 """
 
 import dataclasses
@@ -33,30 +33,30 @@ REQUIRED: Any = dataclasses.MISSING
 
 @dataclass(frozen=True)
 class Param:
-    """One typed field: its kind, default, range or choices, and a sentence of help.
+    """One typed field: its kind, default, range or choices, and a help text.
 
-    Form widget, link, flag and text form are derived from it.
+    The form widget, link field, flag and text form are derived from it.
 
     Attributes:
         name: Name in links and messages.
         kind: `int`, `float`, `bool`, `str`, or any other type together with `read`.
         default: The default value, or `REQUIRED`.
-        help: What the field means, in a sentence.
+        help: Meaning of the field, in one sentence.
         low: Inclusive lower bound.
         high: Inclusive upper bound.
         choices: The allowed values; empty if any value in range is allowed.
-        auto: What None selects. Only a field with `auto` may be None.
+        auto: Description of what None selects. Only a field with `auto` may be None.
         above: Exclusive lower bound.
         none: Text form of None. If empty, a field that is None is omitted from the text.
-        read: Parser of the text form, for a kind that is not plain.
-        write: Writer of the text form, where `str` does not do.
+        read: Parser of the text form, required if `kind` is not a plain type.
+        write: Writer of the text form, if `str` is not enough.
         check: Validator that raises `SpecError` for an invalid value of the right type.
         flag: Flag on the command line; by default the name with dashes.
         label: Label of the widget in the app.
-        noun: What one of the `choices` is called in messages.
-        missing: Message if a required field is not given.
+        noun: Name for one of the `choices` in messages.
+        missing: Error message if a required field is missing.
         positional: Whether the value is a positional argument on the command line.
-        path: Attributes that lead to the value, for a field of a nested spec.
+        path: Attribute names that lead to the value, for a field of a nested spec.
     """
 
     name: str
@@ -91,11 +91,11 @@ class Param:
 
     @property
     def is_switch(self) -> bool:
-        """Return whether the flag takes no value, as it turns on an option that is off by default."""
+        """Return whether the flag takes no value: it turns on an option that is off by default."""
         return self.kind is bool and self.default is False
 
     def parse(self, value: object) -> Any:
-        """Convert text or a Python object to the kind of the field. Raises `SpecError` outside range or choices."""
+        """Convert text or a Python object to the kind of the field. Raises `SpecError` if the value is not allowed."""
         if value is None or (self.auto and value == self.none):
             if self.auto:
                 return None
@@ -110,16 +110,16 @@ class Param:
             return
         number = self.kind in (int, float) and self.is_plain
         if value is None or (number and (isinstance(value, bool) or not isinstance(value, Integral if self.kind is int else Real))):
-            raise self._wrong(value)
+            raise self._invalid(value)
         self._check(value, value)
 
     def expects(self) -> str:
-        """Describe the allowed values in words."""
+        """Return a description of the allowed values."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.kind is bool:
             return "true or false"
-        kind = {int: "a whole number", float: "a number"}.get(self.kind, "a text")
+        kind = {int: "a whole number", float: "a number"}.get(self.kind, "text")
         ends = ((" above {:.12g}", self.above), (" from {:.12g}", self.low), (" to {:.12g}", self.high))
         word = f", or {self.none}" if self.auto and self.none else ""
         return kind + "".join(words.format(end) for words, end in ends if end is not None) + word
@@ -132,71 +132,71 @@ class Param:
             return self.write(value)
         return str(value).lower() if isinstance(value, bool) else str(value)
 
-    def _wrong(self, value: object) -> SpecError:
+    def _invalid(self, value: object) -> SpecError:
         return SpecError(f"{self.name}={str(value)[:40]!r} is not valid: expected {self.expects()}")
 
-    def _check(self, parsed: Any, given: object) -> None:
+    def _check(self, parsed: Any, value: object) -> None:
         if self.choices and parsed not in self.choices:
-            raise SpecError(unknown(self.noun or self.name, given, self.choices))
+            raise SpecError(unknown(self.noun or self.name, value, self.choices))
         if self.is_plain and isinstance(parsed, int | float) and not isinstance(parsed, bool):
             low = -math.inf if self.low is None else self.low
             high = sys.float_info.max if self.high is None else self.high
             if not (low <= parsed <= high) or (self.above is not None and parsed <= self.above):
-                raise SpecError(f"{self.name}={given!s:.40} is out of range: {self.expects()}")
+                raise SpecError(f"{self.name}={value!s:.40} is out of range: {self.expects()}")
         if self.check is not None:
             self.check(parsed)
 
     def _convert(self, value: object) -> Any:
         if self.read is not None:
             return self.read(value) if isinstance(value, str) else value
-        wrong = self._wrong(value)
+        invalid = self._invalid(value)
         if self.kind is bool:
             words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
             if str(value).lower() not in words:
-                raise wrong
+                raise invalid
             return words[str(value).lower()]
         if self.kind is str:
             return str(value)
         if isinstance(value, bool):
-            raise wrong
+            raise invalid
         try:
             if self.kind is int and str(value).lstrip("-").isdecimal():
                 return int(str(value))
             number = float(str(value))
         except ValueError:
-            raise wrong from None
+            raise invalid from None
         if not math.isfinite(number) or (self.kind is int and number != int(number)):
-            raise wrong
+            raise invalid
         return self.kind(number)
 
 
 def param(
     default: Any,
     help: str,  # noqa: A002
-    **about: Any,
+    **attributes: Any,
 ) -> Any:
     """Declare a dataclass field as a parameter. Its kind is read from the annotation.
 
     Args:
         default: The default value, or `REQUIRED`.
-        help: What the field means, in a sentence.
-        **about: Other attributes of `Param`.
+        help: Meaning of the field, in one sentence.
+        **attributes: Other attributes of `Param`.
     """
-    return dataclasses.field(default=default, metadata=about | {"help": help})
+    return dataclasses.field(default=default, metadata=attributes | {"help": help})
 
 
 def nested(cls: type, *, without: Collection[str] = (), instead: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> Any:
     """Declare a dataclass field that is itself a spec. Its fields become fields of the outer spec.
 
     Args:
-        cls: The type of the field. If all its fields have defaults, so has this one.
-        without: Names of its fields to leave out; they stay at their defaults.
-        instead: Attributes of `Param` to override, by name of the field.
+        cls: The type of the field. If all fields of the type have defaults, so has this field.
+        without: Names of fields to omit; they keep their defaults.
+        instead: Attributes of `Param` to override, by field name.
     """
-    about = {"nested": cls, "without": without, "instead": instead}
+    metadata = {"nested": cls, "without": without, "instead": instead}
     if any(p.required for p in params_of(cls)):
-        return dataclasses.field(metadata=about)
-    return dataclasses.field(default_factory=cls, metadata=about)
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default_factory=cls, metadata=metadata)
 
 
 def params_of(cls: type) -> tuple[Param, ...]:
@@ -207,45 +207,45 @@ def params_of(cls: type) -> tuple[Param, ...]:
 @cache
 def _declared(cls: type) -> tuple[Param, ...]:
     hints = get_type_hints(cls)
-    found: list[Param] = []
+    params: list[Param] = []
     for f in dataclasses.fields(cls):
         if "nested" in f.metadata:
             for inner in params_of(f.metadata["nested"]):
                 if inner.name not in f.metadata["without"]:
-                    changed = f.metadata["instead"].get(inner.name, {})
-                    found.append(dataclasses.replace(inner, path=(f.name, *inner.path), **changed))
+                    overrides = f.metadata["instead"].get(inner.name, {})
+                    params.append(dataclasses.replace(inner, path=(f.name, *inner.path), **overrides))
         elif "help" in f.metadata:
-            about: dict[str, Any] = {"name": f.name, "kind": _kind(hints[f.name]), "default": f.default, "path": (f.name,)}
-            found.append(Param(**about | f.metadata))
-    return tuple(found)
+            attributes: dict[str, Any] = {"name": f.name, "kind": _kind(hints[f.name]), "default": f.default, "path": (f.name,)}
+            params.append(Param(**attributes | f.metadata))
+    return tuple(params)
 
 
 def _kind(hint: Any) -> type:
-    """Return the plain type of a generic or optional one: `int` for `int | None`, `tuple` for `tuple[str, ...]`."""
+    """Return the plain type of a generic or optional type: `int` for `int | None`, `tuple` for `tuple[str, ...]`."""
     options = [t for t in get_args(hint) if t is not NoneType]
     if get_origin(hint) in (Union, UnionType):
         return _kind(options[0])
     return get_origin(hint) or hint
 
 
-def parse_params(cls: type, given: Mapping[str, object], owner: str) -> dict[str, Value]:
+def parse_params(cls: type, values: Mapping[str, object], owner: str) -> dict[str, Value]:
     """Return all parameters of a class, parsed, checked and with defaults filled in.
 
     Args:
         cls: A class that declares its parameters with `param`.
-        given: Values by name of the parameter, as text or in their type.
-        owner: What messages call the class.
+        values: Parameter values by name, as text or in their own type.
+        owner: Name of the class in messages.
 
     Raises:
         SpecError: If a parameter does not exist or is not valid. The message names `owner`.
     """
-    known = {p.name: p for p in params_of(cls)}
-    for name in given:
-        if name not in known:
+    params = {p.name: p for p in params_of(cls)}
+    for name in values:
+        if name not in params:
             none = f"{owner} has no parameters, so {name!r} cannot be set."
-            raise SpecError(none if not known else unknown(f"parameter of {owner}", name, known))
+            raise SpecError(none if not params else unknown(f"parameter of {owner}", name, params))
     try:
-        return {name: p.parse(given[name]) if name in given else p.default for name, p in known.items()}
+        return {name: p.parse(values[name]) if name in values else p.default for name, p in params.items()}
     except SpecError as error:
         raise SpecError(f"{owner}: {error}") from None
 
@@ -254,14 +254,14 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, type[T]]):
-    """Classes by their `name`, in order of registration. The registry itself does not import them.
+    """Mapping from names to registered classes, in order of registration. The registry does not import any module.
 
     Attributes:
-        left_out: Files and packages that could not be loaded, each with the reason.
+        left_out: Reason for each file or package that could not be loaded.
     """
 
-    def __init__(self, what: str, error: type[AttrlibError]):
-        self._what, self._error = what, error
+    def __init__(self, kind: str, error: type[AttrlibError]):
+        self._kind, self._error = kind, error
         self._classes: dict[str, type[T]] = {}
         self.left_out: dict[str, str] = {}
 
@@ -269,7 +269,7 @@ class Registry(Mapping[str, type[T]]):
         """Register `cls` under `cls.name`; used as a class decorator. Raises the registry's error if the name is taken."""
         name = cls.name  # type: ignore[attr-defined]
         if name in self._classes:
-            raise self._error(f"{self._what} {name!r} is registered twice")
+            raise self._error(f"{self._kind} {name!r} is registered twice")
         self._classes[name] = cls
         return cls
 
@@ -280,8 +280,8 @@ class Registry(Mapping[str, type[T]]):
     def __getitem__(self, name: str) -> type[T]:
         if name not in self._classes:
             missing = ", ".join(self.left_out)
-            more = f"Not loaded: {missing}; python -m attrlib methods says why." if missing else ""
-            raise self._error(unknown(self._what, name, self._classes, more))
+            more = f"Not loaded: {missing}; python -m attrlib methods shows the reason." if missing else ""
+            raise self._error(unknown(self._kind, name, self._classes, more))
         return self._classes[name]
 
     def __contains__(self, name: object) -> bool:

@@ -1,10 +1,10 @@
-"""How fast the app responds to a user, and what its server needs: `python -m benchmarks.browser --minutes 5`.
+"""Measure how fast the app responds, and how much memory its server uses: `python -m benchmarks.browser --minutes 5`.
 
-Runs a server with an empty store and a real browser on this machine. A page is interactive once its main content is shown and its script
-is idle. This is measured in a new session, where the browser first loads and starts Streamlit's own front end (measured separately on an
-empty page), and, cached, in a session that has visited all pages before. The move of a dial lasts until the pictures have changed and
-are all decoded: those of a row arrive together. While the server is used for `--minutes`, every round visits all pages in new sessions
-and computes results that are not cached yet; the server's memory should level off.
+Runs a server with an empty store, and a real browser on this machine. A page is interactive once its main content is shown and its script
+is idle. This is measured in a new session, where the browser first loads and starts the front end of Streamlit (measured separately on an
+empty page), and, cached, in a session that has visited all pages before. A slider move ends when the pictures have changed and are all
+decoded. In every round of the `--minutes` of use, all pages are visited in new sessions, and results that are not cached are computed; the
+memory of the server should level off.
 """
 
 import argparse
@@ -52,14 +52,14 @@ def opened(browser: Browser, url: str, selector: str) -> float:
 
 
 def empty(browser: Browser, folder: Path) -> float:
-    """Return the seconds until a page with a single word is interactive: the share of Streamlit itself."""
+    """Return the seconds until a page with a single word is interactive: the share of Streamlit."""
     script = folder / "empty.py"
     script.write_text("import streamlit as st\n\nst.markdown('empty')\n")
     with serve(script) as app:
         return min(opened(browser, app, "text=empty") for _ in range(3))
 
 
-def turned(page: Page, name: str, selector: str) -> float:
+def navigate(page: Page, name: str, selector: str) -> float:
     """Return the seconds from a click in the navigation until the page is interactive."""
     start = time.perf_counter()
     page.click(f'[data-testid="stSidebarNavLink"][href$="/{name}"]')
@@ -67,17 +67,17 @@ def turned(page: Page, name: str, selector: str) -> float:
     return time.perf_counter() - start
 
 
-def move(page: Page, dial: str, pictures: str, key: str = "ArrowRight") -> float:
-    """Return the seconds from a key press on a dial until some pictures have changed and all are decoded.
+def move(page: Page, slider: str, pictures: str, key: str = "ArrowRight") -> float:
+    """Return the seconds from a key press on a slider until some pictures have changed and all are decoded.
 
     Args:
-        page: Page with the dial.
-        dial: Key of the dial's widget.
+        page: Page with the slider.
+        slider: Key of the slider.
         pictures: CSS selector of the pictures.
         key: Key to press.
     """
     before = page.locator(pictures).evaluate_all("all => all.map(img => img.src)")
-    page.locator(f".st-key-{dial} [role=slider], .st-key-{dial} input[type=range]").first.focus()
+    page.locator(f".st-key-{slider} [role=slider], .st-key-{slider} input[type=range]").first.focus()
     start = time.perf_counter()
     page.keyboard.press(key)
     page.wait_for_function(
@@ -98,29 +98,29 @@ def clicked(page: Page, button: str, shown: str) -> float:
     return time.perf_counter() - start
 
 
-def say(what: str, seconds: Sequence[float]) -> None:
+def report(label: str, seconds: Sequence[float]) -> None:
     """Print the median and the 95th percentile of times, and their number."""
     p50, p95 = np.percentile(seconds, [50, 95])
-    print(f"{what}: p50 {1000 * p50:.0f} ms, p95 {1000 * p95:.0f} ms, n = {len(seconds)}", flush=True)
+    print(f"{label}: p50 {1000 * p50:.0f} ms, p95 {1000 * p95:.0f} ms, n = {len(seconds)}", flush=True)
 
 
 def opacity(browser: Browser, app: str) -> None:
-    """Measure the opacity dial of Inspect."""
+    """Measure the opacity slider of Inspect."""
     page = visit(browser, app)
     settle(page, MAPS)
     move(page, "opacity", MAPS, "Home")
-    say("Inspect, opacity to picture", [move(page, "opacity", MAPS) for _ in range(20)])
+    report("Inspect, opacity to picture", [move(page, "opacity", MAPS) for _ in range(20)])
     page.context.close()
 
 
 def smoothing(browser: Browser, app: str, grids: int) -> None:
-    """Measure the smoothing dial of Aggregate on a number of grids."""
+    """Measure the smoothing slider of Aggregate on a number of grids."""
     page = visit(browser, f"{app}/aggregate?model={MODEL}&data=birds&setting=difull&methods=IxG@Input&limit={grids}&smoothing=9")
     settle(page, PAGES["aggregate"])
     page.click(PAGES["aggregate"])
     page.wait_for_selector(BINS)
     settle(page, BINS)
-    say(f"Aggregate, smoothing to pictures of {grids} grids", [move(page, "a_smoothing", BINS) for _ in range(10)])
+    report(f"Aggregate, smoothing to pictures of {grids} grids", [move(page, "a_smoothing", BINS) for _ in range(10)])
     page.context.close()
 
 
@@ -136,7 +136,7 @@ def start_and_cancel(browser: Browser, app: str, seed: int = 0) -> tuple[float, 
 
 
 def use(browser: Browser, app: str, seed: int) -> None:
-    """Simulate one round of a visitor: every page, maps and scores that are not cached yet, and a run that is cancelled."""
+    """Simulate one round of a visitor: every page, maps and scores that are not cached, and a cancelled run."""
     for name, selector in PAGES.items():
         opened(browser, f"{app}/{name}", selector)
     opened(browser, f"{app}?methods=SmoothGrad@Input:samples=8,Random@Input,IxG@Middle,Grad-CAM&seed={seed}", MAPS)
@@ -152,10 +152,10 @@ def use(browser: Browser, app: str, seed: int) -> None:
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=5, help="how long the server is used")
-    parser.add_argument("--grids", type=int, default=50, help="grids behind the smoothing dial")
+    parser.add_argument("--minutes", type=float, default=5, help="duration of the use")
+    parser.add_argument("--grids", type=int, default=50, help="number of grids for the smoothing slider")
     options = parser.parse_args()
-    load = ", ".join(f"{own:.1f}" for own in os.getloadavg())
+    load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {load}", flush=True)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["ATTRLIB_CACHE"] = cache
@@ -174,8 +174,8 @@ def main() -> None:
             page = visit(browser, app)
             settle(page, MAPS)
             for _ in range(2):
-                seconds = {name or "inspect": turned(page, name, selector) for name, selector in reversed(PAGES.items())}
-            print("cached:", ", ".join(f"{name} {own:.2f} s" for name, own in seconds.items()), flush=True)
+                seconds = {name or "inspect": navigate(page, name, selector) for name, selector in reversed(PAGES.items())}
+            print("cached:", ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()), flush=True)
             page.context.close()
             memory("with every page visited")
             opacity(browser, app)

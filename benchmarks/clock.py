@@ -1,4 +1,4 @@
-"""Time a piece of work by wall clock and CPU clock: where other programs use the machine, trust CPU seconds."""
+"""Time a function by wall clock and CPU clock. On a machine that other programs use, trust CPU seconds."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ def now() -> np.ndarray:
 
 
 def timed(work: Callable[[], T]) -> tuple[T, np.ndarray]:
-    """Return the result of the work, and its wall-clock and CPU seconds."""
+    """Return the result of `work`, and its wall-clock and CPU seconds."""
     start = now()
-    found = work()
-    return found, now() - start
+    result = work()
+    return result, now() - start

@@ -1,7 +1,7 @@
-"""Memory of a run over many images against one over few: `python -m benchmarks.memory`.
+"""Measure the memory of runs over few and over many images: `python -m benchmarks.memory`.
 
-Reports the peak resident memory of the process after a run of each size. The runs follow each other in one process with a store of their
-own, so memory that grows with the number of images shows. On CUDA, the peak memory allocated on the device is reported as well.
+Reports the peak resident memory of the process after a run of each size. All runs take place in one process with a separate store, which
+reveals memory that grows with the number of images. On CUDA, the peak memory allocated on the device is also reported.
 """
 
 import argparse
@@ -38,11 +38,11 @@ def main() -> None:
         for count in options.images:
             if model.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(model.device)
-            found = attrlib.compare(
+            result = attrlib.compare(
                 options.protocols.split(","), model, options.methods.split(","), data, limit=count, max_memory=2**28, store=store
             )
             device = f"{torch.cuda.max_memory_allocated(model.device) / 2**20:10.1f}" if model.device.type == "cuda" else f"{'':>10}"
-            print(f"{count:8} {found.computed:9} {peak():12.1f} {device}", flush=True)
+            print(f"{count:8} {result.computed:9} {peak():12.1f} {device}", flush=True)
 
 
 if __name__ == "__main__":

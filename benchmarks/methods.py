@@ -1,9 +1,9 @@
-"""Time of every method relative to its bound: `python -m benchmarks.methods`.
+"""Measure the time of every method relative to its bound: `python -m benchmarks.methods`.
 
-The bound of a method is the number of passes that its definition needs (`Method.passes`), times the best time of such a pass measured in
-the same run with the same number of rows, in plain PyTorch: weights without gradients, channels_last, no hooks. Methods and passes are
-timed in turns, so that a slow phase of the machine affects both. The best of all turns counts; on a CPU it is in CPU seconds of all
-threads, which other programs disturb least.
+The bound of a method is the number of passes that its definition requires (`Method.passes`), times the best time of such a pass measured
+in the same run with the same number of rows, in plain PyTorch: weights without gradients, channels_last, no hooks. Methods and passes are
+timed alternately, so that slow phases of the machine affect both. The best of all turns counts, on a CPU in CPU seconds of all threads,
+which other programs disturb least.
 """
 
 import argparse
@@ -35,15 +35,15 @@ LIMIT, LIMIT_PERTURBATION = 1.3, 1.15
 
 
 LONG_ENOUGH = 0.1
-"""Smallest number of seconds that are timed: a CPU clock may tick in milliseconds."""
+"""Minimum number of seconds per measurement: a CPU clock may tick in milliseconds."""
 
 
 def best(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of one call, averaged over enough calls to fill `LONG_ENOUGH`.
+    """Return the seconds per call, averaged over enough calls to fill `LONG_ENOUGH`.
 
     Args:
         work: Function to time.
-        device: Device that it computes on. On a CPU, CPU seconds are returned; on others, wall-clock seconds until the work is done.
+        device: Device of the computation. On a CPU, CPU seconds are returned; on others, wall-clock seconds until the device has finished.
     """
 
     def now() -> float:
@@ -72,7 +72,7 @@ class Costs:
         self.to = self.forward = self.gradient = float("inf")
 
     def measure(self) -> None:
-        """Measure one more turn."""
+        """Measure another turn."""
         device = self._model.device
         with self._model.session():
             if self._split.path:
@@ -97,8 +97,8 @@ def run(model: Classifier, images: int, turns: int, methods: Sequence[str]) -> l
     Args:
         model: Model on which methods are timed.
         images: Number of images in the batch.
-        turns: Number of turns after the first one; the best of all turns counts.
-        methods: Names of methods. Methods that are not defined for the model have no row.
+        turns: Number of turns after the first; the best of all turns counts.
+        methods: Names of methods. Methods that are not defined on the model have no row.
     """
     batch = torch.randn(images, 3, *model.input_size, generator=torch.Generator().manual_seed(1))
     rows: list[dict] = []
@@ -110,19 +110,19 @@ def run(model: Classifier, images: int, turns: int, methods: Sequence[str]) -> l
         try:
             method.check(model, layer)
         except AttrlibError:
-            # The method is not defined for this model.
+            # The method is not defined on this model.
             continue
         passes = method.passes(layer)
         many = passes.forward + passes.gradient > 2
         at_once = rows_at_once(model, model.input_size)
         chunk = max(1, at_once // images) * images if many else images
-        single, several = (costs.setdefault((layer.path, n), Costs(model, layer, n)) for n in (images, chunk))
+        single, chunked = (costs.setdefault((layer.path, n), Costs(model, layer, n)) for n in (images, chunk))
         rows.append(
             {
                 "method": str(spec),
                 "passes": passes,
                 "single": single,
-                "several": several,
+                "chunked": chunked,
                 "images": images,
                 "seconds": float("inf"),
                 "spec": spec,
@@ -138,17 +138,17 @@ def run(model: Classifier, images: int, turns: int, methods: Sequence[str]) -> l
 
 
 def _finish(row: dict) -> dict:
-    passes, single, several, images = row["passes"], row["single"], row["several"], row["images"]
-    per_row = images / several._images.shape[0]
-    again = (passes.before - 1) * several.to
-    bound = single.to + per_row * (again + passes.forward * several.forward + passes.gradient * several.gradient)
-    knows_model = bound > 0
+    passes, single, chunked, images = row["passes"], row["single"], row["chunked"], row["images"]
+    per_row = images / chunked._images.shape[0]
+    again = (passes.before - 1) * chunked.to
+    bound = single.to + per_row * (again + passes.forward * chunked.forward + passes.gradient * chunked.gradient)
+    runs_model = bound > 0
     return {
         "method": row["method"],
         "images": images,
         "ms_per_image": 1000 * row["seconds"] / images,
-        "bound_ms_per_image": 1000 * bound / images if knows_model else None,
-        "ratio": row["seconds"] / bound if knows_model else None,
+        "bound_ms_per_image": 1000 * bound / images if runs_model else None,
+        "ratio": row["seconds"] / bound if runs_model else None,
         "limit": LIMIT_PERTURBATION if METHODS[row["spec"].name].family == "perturbation" else LIMIT,
     }
 

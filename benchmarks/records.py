@@ -1,7 +1,7 @@
-"""Memory of the driver of a large run: `python -m benchmarks.records`.
+"""Measure the memory that the driver of a large run needs: `python -m benchmarks.records`.
 
-Fills a store with made-up records of a run (by default 20 methods on 100,000 images), then plans and executes that run in a process of
-its own, where everything is cached: what it holds for each record would show. Prints the growth of the process's peak resident memory.
+Fills a store with synthetic records of a run (by default 20 methods on 100,000 images), then plans and executes that run in a separate
+process with everything cached, which reveals memory per record. Prints the growth of the peak resident memory of the process.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from attrlib.store import Record, Store
 from benchmarks.memory import peak
 
 CHUNK = 10_000
-"""Records that are written together."""
+"""Number of records written at once."""
 
 
-class MadeUp(Dataset):
-    """A data set whose pictures are never opened."""
+class Synthetic(Dataset):
+    """A data set whose images are never opened."""
 
     name, class_names = "made-up", ("a", "b")
 
@@ -37,7 +37,7 @@ class MadeUp(Dataset):
         return self._count
 
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
-        raise AssertionError("everything is in the store")
+        raise AssertionError("everything is cached")
 
     def label(self, index: int) -> int:
         return index % 2
@@ -54,12 +54,12 @@ def plan(store: Store, images: int, methods: int) -> Plan:
             parameter.fill_(0.1)
     model = attrlib.wrap_model(module, 32, class_names=("a", "b"))
     specs = tuple(MethodSpec.parse(f"SmoothGrad:samples={number + 2}") for number in range(methods))
-    return make_plan(RunSpec(ModelSpec(model.name), "made-up", (ProtocolSpec("sds"),), specs), model, MadeUp(images), store)
+    return make_plan(RunSpec(ModelSpec(model.name), "made-up", (ProtocolSpec("sds"),), specs), model, Synthetic(images), store)
 
 
-def fill(store: Store, planned: Plan) -> None:
+def fill(store: Store, run_plan: Plan) -> None:
     """Write a record for each item of each evaluation."""
-    (group,) = planned.groups
+    (group,) = run_plan.groups
     details = {"drops": [0.25] * 16, "attributions": [0.5] * 16}
     for number, evaluation in enumerate(group.group.evaluations):
         for first in range(0, len(group.keys), CHUNK):
@@ -68,10 +68,11 @@ def fill(store: Store, planned: Plan) -> None:
 
 
 def main() -> None:
+    """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--methods", type=int, default=20)
-    parser.add_argument("--folder", help="store that an earlier call has filled")
+    parser.add_argument("--folder", help="store filled by an earlier call")
     options = parser.parse_args()
     if options.folder is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -85,11 +86,11 @@ def main() -> None:
     store = Store(folder=Path(options.folder))
     plan(Store(folder=Path(tempfile.mkdtemp())), 16, options.methods)
     before, begun = peak(), time.perf_counter()
-    planned = plan(store, options.images, options.methods)
+    run_plan = plan(store, options.images, options.methods)
     middle = peak()
-    result = run(planned)
-    assert (result.computed, result.known) == (0, options.images * options.methods)
-    print(f"{result.known:,} cached records: plan {middle - before:.0f} MB, plan and run {peak() - before:.0f} MB, "
+    result = run(run_plan)
+    assert (result.computed, result.cached) == (0, options.images * options.methods)
+    print(f"{result.cached:,} cached records: plan {middle - before:.0f} MB, plan and run {peak() - before:.0f} MB, "
           f"{peak():.0f} MB in all, {time.perf_counter() - begun:.0f} s")  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""Methods side by side with Captum and pytorch-grad-cam: `python -m benchmarks.rivals`.
+"""Compare the speed of methods with Captum and pytorch-grad-cam: `python -m benchmarks.rivals`.
 
-The rivals get the conditions that suit them best: weights without gradients, channels_last, whole batches, and the same number of rows at
-once as attrlib. All run in turns in one process; the best of all turns counts, in CPU seconds, which other programs on the machine
-disturb least. Captum's rules for ReLU do not cover ReLU6, and fail for activations that are in place or used twice: Captum gets a copy of
-the model without in-place activations, and the output says where that does not suffice. For IG, the convergence of both is reported.
+The other libraries run under the best conditions for them: weights without gradients, channels_last, whole batches, and the same number of
+rows per pass as attrlib. All run alternately in one process; the best of all turns counts, in CPU seconds, which other programs disturb
+least. Captum's rules for ReLU do not cover ReLU6, and fail for activations that are in place or used twice: Captum gets a copy of the model
+without in-place activations, and the output reports where this is not enough. For IG, both compute the convergence error.
 """
 
 import argparse
@@ -49,9 +49,9 @@ PARAMS: dict[str, dict[str, int | str]] = {
 
 
 def rivals(model: Classifier, x: Tensor) -> Mapping[str, tuple[str, Callable[[], Any]]]:
-    """Return, for each method, the rival that has it and a function for its maps.
+    """Return, for each method, the library that implements it and a function that computes its maps.
 
-    The maps are of images x, in the memory format that convolutions prefer, for class 0.
+    The maps explain class 0 of images x, in the memory format that convolutions prefer.
     """
     module: nn.Module = copy.deepcopy(model.module).eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     layer = module.get_submodule(model.layer("Final").path)
@@ -59,23 +59,23 @@ def rivals(model: Classifier, x: Tensor) -> Mapping[str, tuple[str, Callable[[],
     each = max(1, rows // len(x))
     noisy = captum.attr.NoiseTunnel(captum.attr.Saliency(module))
     outside = copy.deepcopy(module)
-    for own in outside.modules():
-        if "inplace" in vars(own):
-            vars(own)["inplace"] = False
+    for submodule in outside.modules():
+        if "inplace" in vars(submodule):
+            vars(submodule)["inplace"] = False
     height, width = model.input_size
     down, right = ((torch.arange(side) * 4 // side) for side in (height, width))
     segments = (4 * down[:, None] + right)[None, None]
 
     def cam(name: str) -> Callable[[], Any]:
-        made = getattr(pytorch_grad_cam, name)(module, [layer])
-        made.batch_size = rows
+        method = getattr(pytorch_grad_cam, name)(module, [layer])
+        method.batch_size = rows
         targets = [ClassifierOutputTarget(0)] * len(x)
-        return lambda: made(input_tensor=x.clone().requires_grad_(), targets=targets)
+        return lambda: method(input_tensor=x.clone().requires_grad_(), targets=targets)
 
     def by(method: Any, **options: Any) -> Callable[[], Any]:
         return lambda: method.attribute(x.clone(), target=0, **options)
 
-    found: dict[str, tuple[str, Callable[[], Any]]] = {
+    maps: dict[str, tuple[str, Callable[[], Any]]] = {
         "Gradient": ("Captum", lambda: captum.attr.Saliency(module).attribute(x.clone(), 0, abs=False)),
         "IxG": ("Captum", lambda: captum.attr.InputXGradient(module).attribute(x.clone(), 0)),
         "IG": (
@@ -99,15 +99,15 @@ def rivals(model: Classifier, x: Tensor) -> Mapping[str, tuple[str, Callable[[],
     }
     rules = {"DeepLIFT": "DeepLift", "LRP": "LRP", "Guided Backprop": "GuidedBackprop", "Deconvolution": "Deconvolution"}
     for name, theirs in rules.items():
-        found[name] = "Captum", by(getattr(captum.attr, theirs)(outside))
+        maps[name] = "Captum", by(getattr(captum.attr, theirs)(outside))
     for name, theirs in {"LIME": "Lime", "KernelSHAP": "KernelShap"}.items():
-        found[name] = "Captum", by(getattr(captum.attr, theirs)(module), feature_mask=segments, n_samples=64, perturbations_per_eval=rows)
-    found["Guided Grad-CAM"] = "Captum", by(captum.attr.GuidedGradCam(outside, outside.get_submodule(model.layer("Final").path)))
-    return found | {name: ("pytorch-grad-cam", cam(theirs)) for name, theirs in CAMS.items()}
+        maps[name] = "Captum", by(getattr(captum.attr, theirs)(module), feature_mask=segments, n_samples=64, perturbations_per_eval=rows)
+    maps["Guided Grad-CAM"] = "Captum", by(captum.attr.GuidedGradCam(outside, outside.get_submodule(model.layer("Final").path)))
+    return maps | {name: ("pytorch-grad-cam", cam(theirs)) for name, theirs in CAMS.items()}
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the CPU seconds of all threads in one call."""
+    """Return the CPU seconds of one call, over all threads."""
     return best(work, torch.device("cpu"))
 
 
@@ -117,16 +117,16 @@ def main() -> None:
     parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--slow", action="store_true", help=f"with {' and '.join(SLOW)}, a pass for every channel")
+    parser.add_argument("--slow", action="store_true", help=f"include {' and '.join(SLOW)}, which need a pass per channel")
     options = parser.parse_args()
     if not 1 <= options.images <= BATCH_SIZE:
-        parser.error(f"--images must be from 1 to {BATCH_SIZE}, which are rows at once")
-    # Captum warns with every call that it sets a flag of its input.
+        parser.error(f"--images must be from 1 to {BATCH_SIZE}, the number of rows per pass")
+    # Captum warns at every call that it sets requires_grad of its input.
     warnings.filterwarnings("ignore", module="captum")
     model = attrlib.load_model(options.model, device="cpu")
     images = model.place(torch.randn(options.images, 3, *model.input_size, generator=torch.Generator().manual_seed(1)))
     print(f"{'method':16} {'ours':>9} {'theirs':>9}   ratio   (CPU s, {options.images} images, {model.name})")
-    for name, (who, theirs) in rivals(model, images).items():
+    for name, (library, theirs) in rivals(model, images).items():
         if name in SLOW and not options.slow:
             continue
         spec = MethodSpec(name, METHODS[name].default_layer, tuple(PARAMS.get(name, {}).items()))
@@ -134,7 +134,7 @@ def main() -> None:
         try:
             theirs()
         except (AssertionError, RuntimeError, TypeError) as error:
-            print(f"{name:16} {who} cannot: {str(error).splitlines()[0][:100]}")
+            print(f"{name:16} {library} fails: {str(error).splitlines()[0][:100]}")
             continue
         try:
             METHODS[name]().check(model, model.layer(spec.layer))
@@ -143,7 +143,7 @@ def main() -> None:
             continue
         turns = [(seconds(ours), seconds(theirs)) for _ in range(options.turns)]
         mine, other = (min(values) for values in zip(*turns, strict=True))
-        print(f"{name:16} {mine:9.3f} {other:9.3f} {mine / other:7.2f}   {who}", flush=True)
+        print(f"{name:16} {mine:9.3f} {other:9.3f} {mine / other:7.2f}   {library}", flush=True)
 
 
 if __name__ == "__main__":

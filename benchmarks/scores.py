@@ -1,11 +1,10 @@
-"""SDS of all methods against the same protocol done as its reference code does it: `python -m benchmarks.scores --data FOLDER`.
+"""Compare SDS of all methods with the procedure of the reference code: `python -m benchmarks.scores --data FOLDER`.
 
-The reference (Hesse et al., NeurIPS 2024, visinf/idsds) recomputes everything for every method: its maps (gradients by batch, CAMs
-and perturbation methods one image at a time), then 17 separate forward passes with autograd on, tensors in PyTorch's default
-memory format. Here it is written in plain PyTorch and Captum and scored by SciPy, so that the scores also check each other.
-Both run in turns in one process; the time of a method is that of its maps and of its share of the rest. Methods with many passes are
-limited to --passes of them, on both sides alike, so that the benchmark ends in minutes. Where other programs use the machine, trust CPU
-seconds.
+The reference code (Hesse et al., NeurIPS 2024, visinf/idsds) recomputes everything for every method: the maps (gradients by batch, CAMs and
+perturbation methods one image at a time), then 17 separate forward passes with autograd enabled, in PyTorch's default memory format. Here
+this procedure is implemented in plain PyTorch and Captum, and scored by SciPy, so that the scores validate each other. Both run in one
+process; the time of a method is that of its maps plus its share of the rest. Methods with many passes are limited to `--passes` on both
+sides, so that the benchmark ends within minutes. On a machine that other programs use, trust CPU seconds.
 """
 
 import argparse
@@ -40,40 +39,40 @@ Maps = Callable[[Tensor, Tensor], Tensor]
 
 
 def grad_cam(module: nn.Module, layer: nn.Module, positive: bool) -> Maps:
-    """Return Grad-CAM, or Layer-CAM, which clamps gradients first, one image at a time."""
+    """Return Grad-CAM, or Layer-CAM (which clamps gradients first), computed one image at a time."""
 
     def maps(images: Tensor, targets: Tensor) -> Tensor:
-        found = []
+        all_maps = []
         for image, target in zip(images, targets, strict=True):
-            kept: list[Tensor] = []
-            handle = layer.register_forward_hook(lambda _m, _i, output: kept.append(output))  # noqa: B023
+            activations: list[Tensor] = []
+            handle = layer.register_forward_hook(lambda _m, _i, output: activations.append(output))  # noqa: B023
             score = module(image[None])[0, target]
             handle.remove()
-            (gradient,) = torch.autograd.grad(score, kept[0])
+            (gradient,) = torch.autograd.grad(score, activations[0])
             weights = gradient.relu() if positive else gradient.mean((2, 3), keepdim=True)
-            found.append((weights * kept[0]).sum(1, keepdim=True).relu())
-        return F.interpolate(torch.cat(found), size=images.shape[2:], mode="bilinear")
+            all_maps.append((weights * activations[0]).sum(1, keepdim=True).relu())
+        return F.interpolate(torch.cat(all_maps), size=images.shape[2:], mode="bilinear")
 
     return maps
 
 
 def reference_maps(model: Classifier, module: nn.Module, spec: MethodSpec) -> Maps:
-    """Return the method as its users write it: Captum's version if there is one, else one image at a time."""
+    """Return the method as users of other libraries write it: Captum's version if it exists, else one image at a time."""
     final = module.get_submodule(model.layer("Final").path)
-    own = METHODS[spec.name](**spec.values)
+    method = METHODS[spec.name](**spec.values)
 
     def one_by_one(images: Tensor, targets: Tensor) -> Tensor:
         maps = [attribute(model, spec, image[None], [int(target)]).maps for image, target in zip(images, targets, strict=True)]
         return F.interpolate(torch.cat(maps), size=images.shape[2:], mode="bilinear")
 
     def integrated(images: Tensor, targets: Tensor) -> Tensor:
-        method = IntegratedGradients(module)
+        captum_ig = IntegratedGradients(module)
         # All steps of one image at once: those of a whole batch would not fit.
-        maps = [method.attribute(i[None], target=int(t), n_steps=own.steps) for i, t in zip(images, targets, strict=True)]  # type: ignore[attr-defined]
+        maps = [captum_ig.attribute(i[None], target=int(t), n_steps=method.steps) for i, t in zip(images, targets, strict=True)]  # type: ignore[attr-defined]
         return torch.cat(maps).sum(1, keepdim=True)
 
     def occluded(images: Tensor, targets: Tensor) -> Tensor:
-        window, stride = own.window or 16, own.stride or 8  # type: ignore[attr-defined]
+        window, stride = method.window or 16, method.stride or 8  # type: ignore[attr-defined]
         maps = [
             Occlusion(module).attribute(i[None], (3, window, window), (3, stride, stride), target=int(t))
             for i, t in zip(images, targets, strict=True)
@@ -91,7 +90,7 @@ def reference_maps(model: Classifier, module: nn.Module, spec: MethodSpec) -> Ma
 
 
 def reference(model: Classifier, specs: list[MethodSpec], images: Tensor, labels: Tensor) -> dict[MethodSpec, tuple[float, np.ndarray]]:
-    """Return the mean SDS of every method by the reference protocol, and its wall-clock and CPU seconds.
+    """Return the mean SDS of every method by the reference procedure, and its wall-clock and CPU seconds.
 
     Args:
         model: Model to explain.
@@ -101,7 +100,7 @@ def reference(model: Classifier, specs: list[MethodSpec], images: Tensor, labels
     """
     module = copy.deepcopy(model.module).to(memory_format=torch.contiguous_format).eval().requires_grad_(True)  # type: ignore[call-overload]
     slow = model.with_module(module)
-    found = {}
+    results = {}
     for spec in specs:
         start, values = now(), []
         maps_of = reference_maps(slow, module, spec)
@@ -110,16 +109,16 @@ def reference(model: Classifier, specs: list[MethodSpec], images: Tensor, labels
             maps = maps_of(x, t).detach().numpy()
             outputs = [module(x).gather(1, t[:, None]).detach()[:, 0].numpy()]
             side = x.shape[2] // 4
-            cells = [(slice(side * r, side * (r + 1)), slice(side * c, side * (c + 1))) for r in range(4) for c in range(4)]
-            for rows, columns in cells:
+            patches = [(slice(side * r, side * (r + 1)), slice(side * c, side * (c + 1))) for r in range(4) for c in range(4)]
+            for rows, columns in patches:
                 deleted = x.clone()
                 deleted[:, :, rows, columns] = 0
                 outputs.append(module(deleted).gather(1, t[:, None]).detach()[:, 0].numpy())
             drops = outputs[0][:, None] - np.stack(outputs[1:], 1)
-            sums = np.stack([maps[:, 0, rows, columns].sum((1, 2)) for rows, columns in cells], 1)
+            sums = np.stack([maps[:, 0, rows, columns].sum((1, 2)) for rows, columns in patches], 1)
             values += [spearmanr(a, b).statistic for a, b in zip(drops, sums, strict=True)]
-        found[spec] = (float(np.nanmean(values)), now() - start)
-    return found
+        results[spec] = (float(np.nanmean(values)), now() - start)
+    return results
 
 
 def ours(model: Classifier, data: Dataset, specs: list[MethodSpec], limit: int, fast: bool) -> tuple[dict[str, float], np.ndarray]:
@@ -130,7 +129,7 @@ def ours(model: Classifier, data: Dataset, specs: list[MethodSpec], limit: int, 
         data: Data set.
         specs: Methods to score.
         limit: Number of images.
-        fast: Whether the run is a fast run.
+        fast: Whether to use a fast run.
     """
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder=Path(folder))
@@ -145,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of class folders named by WNID, for example of imagenette's val")
     parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--passes", type=int, default=64, help="that a map may cost")
+    parser.add_argument("--passes", type=int, default=64, help="maximum number of passes per map")
     options = parser.parse_args()
     model, data = attrlib.load_model(device="cpu"), attrlib.load_dataset(options.data)
     possible, _ = defined(model, every(model, options.passes, keep=is_post_hoc))
@@ -163,8 +162,8 @@ def main() -> None:
     total = sum(seconds for _, seconds in theirs.values())
     off = {
         # Patches of Gaussian tie in pairs, and the reference lets rounding decide their order.
-        name: max(abs(found[str(s)] - theirs[s][0]) for s in specs if not create(s).seeded and s.name != "Gaussian")
-        for name, found in (("exact", exact), ("fast", fast))
+        name: max(abs(scores[str(s)] - theirs[s][0]) for s in specs if not create(s).seeded and s.name != "Gaussian")
+        for name, scores in (("exact", exact), ("fast", fast))
     }
     print(
         f"{len(specs)} methods, {options.images} images; seconds, and CPU seconds: reference {total}, exact {exact_seconds}, fast {fast_seconds}"

@@ -1,9 +1,9 @@
-"""Several methods requested together against one at a time: `python -m benchmarks.sweep`.
+"""Compare methods requested together with the same methods one at a time: `python -m benchmarks.sweep`.
 
-By default these are the methods of IDSDS that are defined for the model, on photos. All ways run in turns in one process; the best of all
-turns counts. Maps computed together must be equal to the others bit for bit. `fast` is what a fast run computes: BatchNorm is folded into
-convolutions, and methods with many forward passes and no gradient use bfloat16; for each method the rank correlation of its maps with the
-exact ones is shown.
+By default these are the methods of IDSDS that are defined on the model, on photos. All variants run alternately in one process; the best of
+all turns counts. Maps computed together must equal the others bit for bit. `fast` is the computation of a fast run: BatchNorm is folded into
+convolutions, and methods with many forward passes and no gradient use bfloat16; the rank correlation with the exact maps is shown for each
+method.
 """
 
 import argparse
@@ -28,31 +28,33 @@ ALONE, TOGETHER, FAST = "one at a time", "together", "fast"
 GOALS = {TOGETHER: 1.6, FAST: 2.5}
 
 
-def quickly(model: Classifier, specs: Iterable[MethodSpec], images: Tensor, targets: list[int]) -> list[Attribution]:
-    """Return the maps of all methods as a fast run computes them, in order."""
+def fast_maps(model: Classifier, specs: Iterable[MethodSpec], images: Tensor, targets: list[int]) -> list[Attribution]:
+    """Return the maps of all methods, in order, as a fast run computes them."""
     folded, groups = Folded(), dict[tuple[Classifier, bool], list[MethodSpec]]()
     for spec in specs:
         layer = model.layer(spec.layer or create(spec).default_layer)
         low = uses_bfloat16(create(spec).passes(layer)) and has_bfloat16(model.device)
         groups.setdefault((folded(model, layer.path), low), []).append(spec)
-    found = {
-        spec: one
-        for (twin, low), own in groups.items()
-        for spec, one in zip(own, attribute_all(twin, own, images, targets, options=AttributionOptions(fast=low)), strict=True)
+    maps = {
+        spec: attribution
+        for (twin, low), members in groups.items()
+        for spec, attribution in zip(
+            members, attribute_all(twin, members, images, targets, options=AttributionOptions(fast=low)), strict=True
+        )
     }
-    return [found[spec] for spec in specs]
+    return [maps[spec] for spec in specs]
 
 
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=EMBEDDED)
-    parser.add_argument("--methods", default="idsds", help="as for the command line")
+    parser.add_argument("--methods", default="idsds", help="as on the command line")
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     if not 1 <= options.images <= len(SAMPLES):
-        parser.error(f"--images must be from 1 to {len(SAMPLES)}, which are photos at hand")
+        parser.error(f"--images must be from 1 to {len(SAMPLES)}, the number of sample photos")
     model = attrlib.load_model(options.model, device="cpu")
     images = torch.stack([model.preprocess(attrlib.open_image(f"sample:{name}").image) for name in list(SAMPLES)[: options.images]])
     specs, reasons = defined(model, read_methods(options.methods))
@@ -60,28 +62,28 @@ def main() -> None:
         print(reason)
     with torch.no_grad():
         targets = model(images).argmax(1).tolist()
-    ways: dict[str, Callable[[], list[Attribution]]] = {
+    variants: dict[str, Callable[[], list[Attribution]]] = {
         ALONE: lambda: [attribute(model, spec, images, targets) for spec in specs],
         TOGETHER: lambda: attribute_all(model, specs, images, targets),
-        FAST: lambda: quickly(model, specs, images, targets),
+        FAST: lambda: fast_maps(model, specs, images, targets),
     }
-    best = {name: np.full(2, np.inf) for name in ways}
+    best = {name: np.full(2, np.inf) for name in variants}
     maps: dict[str, list[Attribution]] = {}
     for _ in range(options.turns):
-        for name, work in ways.items():
+        for name, work in variants.items():
             maps[name], seconds = timed(work)
             best[name] = np.minimum(best[name], seconds)
     print(f"{len(specs)} methods, {len(images)} images, {model.name}")
     print(f"{'method':64} {'s alone':>8} {'s fast':>8} {'rank agreement with exact: least, mean':>40}")
-    for one, other, quick in zip(maps[ALONE], maps[TOGETHER], maps[FAST], strict=True):
-        assert torch.equal(one.maps, other.maps), f"{one.spec} is not what it is alone"
-        ranks = spearman(one.maps.flatten(1), quick.maps.flatten(1))
-        print(f"{one.spec!s:64} {one.seconds:8.2f} {quick.seconds:8.2f} {float(ranks.min()):31.4f} {float(ranks.nanmean()):8.4f}")
+    for one, other, approximate in zip(maps[ALONE], maps[TOGETHER], maps[FAST], strict=True):
+        assert torch.equal(one.maps, other.maps), f"{one.spec} differs from the map computed alone"
+        ranks = spearman(one.maps.flatten(1), approximate.maps.flatten(1))
+        print(f"{one.spec!s:64} {one.seconds:8.2f} {approximate.seconds:8.2f} {float(ranks.min()):31.4f} {float(ranks.nanmean()):8.4f}")
     for name, (wall, cpu) in best.items():
         print(f"{name:14} {cpu:8.2f} CPU s {wall:8.2f} s")
     for name, goal in GOALS.items():
-        for i, what in enumerate(("wall", "CPU")):
-            print(f"{what:5} {best[ALONE][i] / best[name][i]:.2f} times faster {name} (goal {goal})")
+        for i, clock in enumerate(("wall", "CPU")):
+            print(f"{clock:5} {best[ALONE][i] / best[name][i]:.2f} times faster {name} (goal {goal})")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Digests of everything the library computes, to check that a redesign changes no result: `python -m benchmarks.unchanged`.
+"""Compute digests of all results of the library, to check that a redesign changes none: `python -m benchmarks.unchanged`.
 
-`--out FILE` writes a JSON object of names and digests; `--against FILE` computes the same again, prints the differences and exits with 1
-if there are any. Equal digests mean equal values bit for bit, so both must come from one machine and one build of PyTorch: run
-`--out` on the commit before and `--against` on the commit after. Only public functions and the command line are used, which a redesign
-keeps. Timings are not part of a digest; a refusal counts as a refusal, whatever its reason.
+`--out FILE` writes a JSON object of names and digests; `--against FILE` computes the digests again, prints the differences and exits with 1
+if there are any. Equal digests mean equal values bit for bit, so both must come from one machine and one build of PyTorch: run `--out` on
+the commit before and `--against` on the commit after the redesign. Only public functions and the command line are used, which a redesign
+keeps. Timings are not part of a digest; all refusals are equal, whatever the reason.
 """
 
 import argparse
@@ -80,11 +80,11 @@ STUDIES = {
 }
 """Small studies, and their models."""
 MEMORY = 2**36
-"""More memory than any run takes, so that no batch size depends on the free memory of the machine."""
+"""More memory than any run needs, so that no batch size depends on the free memory of the machine."""
 
 
 def digest(*values: object) -> str:
-    """Return a digest of tensors, arrays, numbers and strings, nested or not, that changes with every bit."""
+    """Return a digest of tensors, arrays, numbers and strings, possibly nested, that changes with every bit."""
     state = hashlib.blake2b(digest_size=12)
 
     def add(value: object) -> None:
@@ -115,7 +115,7 @@ def cheap(info: Any, at_input: bool) -> str:
 
 
 def or_refused(compute: Callable[[], str]) -> str:
-    """Return the result of `compute`, or that it was refused."""
+    """Return the result of `compute`, or `refused` if it raises an error of the library."""
     try:
         return compute()
     except attrlib.AttrlibError:
@@ -123,11 +123,11 @@ def or_refused(compute: Callable[[], str]) -> str:
 
 
 def maps(model: Any, pictures: Sequence[str], spec: str, target: int | None = None) -> str:
-    """Return the digest of the maps of a method on pictures, with their classes and diagnostics."""
+    """Return the digest of a method's maps of pictures, with their classes and diagnostics."""
 
     def compute() -> str:
-        found = attrlib.explain(model, list(pictures), spec, target, seed=3, max_memory=MEMORY)
-        return digest(found.maps, found.resized(), found.target, found.diagnostics)
+        attribution = attrlib.explain(model, list(pictures), spec, target, seed=3, max_memory=MEMORY)
+        return digest(attribution.maps, attribution.resized(), attribution.target, attribution.diagnostics)
 
     return or_refused(compute)
 
@@ -144,20 +144,20 @@ def all_maps() -> Iterator[tuple[str, str]]:
         model = attrlib.load_model(name, device="cpu")
         for layer in LAYERS:
             for spec in [*(cheap(info, layer == "Input") for info in attrlib.list_methods()), *METHOD_VARIANTS]:
-                own = with_layer(spec, layer)
-                yield f"maps {name} {own}", maps(model, pictures, own)
+                method = with_layer(spec, layer)
+                yield f"maps {name} {method}", maps(model, pictures, method)
     model = attrlib.load_model("birds_resnet18", device="cpu")
     for size in (96, 160):
         image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(size))
         for spec in ("IxG", "LRP:rule=alpha1beta0", "Grad-CAM", "RISE:samples=6"):
-            found = attrlib.explain(model, image, spec, 5, seed=1, max_memory=MEMORY)
-            yield f"maps birds_resnet18 {spec} {size} px class 5", digest(found.maps, found.target)
+            attribution = attrlib.explain(model, image, spec, 5, seed=1, max_memory=MEMORY)
+            yield f"maps birds_resnet18 {spec} {size} px class 5", digest(attribution.maps, attribution.target)
 
 
 def scores(name: str, protocols: Iterable[str], methods: Sequence[str], data: str, **options: Any) -> Iterator[tuple[str, str]]:
-    """Yield names and digests of methods' scores under each protocol, of their ranks, and of the agreement of fast and exact maps.
+    """Yield names and digests of the scores of methods under each protocol, of ranks, and of the agreement of fast and exact maps.
 
-    All methods are scored together first; then each score is requested alone, and comes from the cache.
+    All methods are scored together first; then each score is requested alone, and read from the cache.
     """
     model = attrlib.load_model(name, device="cpu")
     label = " ".join([name, data, *(f"{key}={value}" for key, value in options.items())])
@@ -179,8 +179,8 @@ def scores(name: str, protocols: Iterable[str], methods: Sequence[str], data: st
 
 
 def _score(model: Any, protocol: str, method: str, data: str, options: Mapping[str, Any]) -> str:
-    found = attrlib.score(protocol, model, method, data, **options)
-    return digest(found.values, found.ids, found.undefined, found.mean, found.ci95, list(found.details))
+    result = attrlib.score(protocol, model, method, data, **options)
+    return digest(result.values, result.ids, result.undefined, result.mean, result.ci95, list(result.details))
 
 
 def _field(row: Any, name: str) -> Any:
@@ -199,8 +199,8 @@ def all_scores() -> Iterator[tuple[str, str]]:
     yield from scores("birds_bcos_resnet18", ["sds", "mass"], ("B-cos", "IxG"), "birds", limit=3)
     others = (attrlib.load_model("birds_vgg11_bn", device="cpu"),)
     model = attrlib.load_model("birds_resnet10", device="cpu")
-    found = attrlib.score("gridpg:confidence=0.9", model, "IxG", "birds", limit=4, max_memory=MEMORY, filter_models=others)
-    yield "scores birds_resnet10 birds gridpg filtered by birds_vgg11_bn", digest(found.values, found.ids)
+    result = attrlib.score("gridpg:confidence=0.9", model, "IxG", "birds", limit=4, max_memory=MEMORY, filter_models=others)
+    yield "scores birds_resnet10 birds gridpg filtered by birds_vgg11_bn", digest(result.values, result.ids)
 
 
 def aggregates() -> Iterator[tuple[str, str]]:
@@ -217,12 +217,12 @@ def aggregates() -> Iterator[tuple[str, str]]:
 
 
 def _aggregate(setting: str, smoothing: str, average: str) -> str:
-    """Return a digest of the bins of three methods and of the numbers written, both made by the command line."""
+    """Return a digest of the bins of three methods and of the written numbers, both computed by the command line."""
     shown: list[list[object]] = []
-    made = attrlib.Aggregate.__init__
+    initialise = attrlib.Aggregate.__init__
 
     def record(self: Any, *args: Any, **kwargs: Any) -> None:
-        made(self, *args, **kwargs)
+        initialise(self, *args, **kwargs)
         shown.append(_bins(self))
 
     with tempfile.TemporaryDirectory() as folder, patch.object(attrlib.Aggregate, "__init__", record):
@@ -232,21 +232,21 @@ def _aggregate(setting: str, smoothing: str, average: str) -> str:
         )  # fmt: skip
         numbers = json.loads((Path(folder) / "aggatt.json").read_text())
     rows = [[row[key] for key in ("mean", "n", "scale", "order", "ids", "values")] for row in numbers["rows"]]
-    # Sorted, as neither the order nor the number of times in which a row is assembled is part of the result.
+    # Sorted, as the order and the number of times in which rows are assembled are not part of the result.
     return digest(rows, sorted({digest(bins) for bins in shown}))
 
 
-def _bins(found: attrlib.Aggregate) -> list[object]:
-    return [found.bins, found.scale, found.order, found.edges, found.examples, found.scores]
+def _bins(aggregate: attrlib.Aggregate) -> list[object]:
+    return [aggregate.bins, aggregate.scale, aggregate.order, aggregate.edges, aggregate.examples, aggregate.scores]
 
 
 def studies() -> Iterator[tuple[str, str]]:
-    """Yield names and digests of the numbers that small studies find."""
+    """Yield names and digests of the numbers in the tables of small studies."""
     for study, models in STUDIES.items():
         rows = json.loads(command("study", study, "--models", models, "--device", "cpu", "--json"))["rows"]
         # Sorted and without column names, as the name and layout of a table are not part of the result.
-        found = sorted(float(value).hex() for row in rows for key, value in row.items() if _is_result(key, value))
-        yield f"study {study} {models}", digest(found)
+        numbers = sorted(float(value).hex() for row in rows for key, value in row.items() if _is_result(key, value))
+        yield f"study {study} {models}", digest(numbers)
 
 
 def _is_result(key: str, value: object) -> bool:
@@ -272,7 +272,7 @@ def command(*words: str) -> str:
 def compute(quiet: bool = False) -> dict[str, str]:
     """Return all digests by name, computed with an empty cache."""
     digests: dict[str, str] = {}
-    start, told = time.monotonic(), 0.0
+    start, printed = time.monotonic(), 0.0
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {"ATTRLIB_CACHE": folder}):
         for kind in (studies, all_maps, all_scores, aggregates):
             for name, value in kind():
@@ -280,14 +280,14 @@ def compute(quiet: bool = False) -> dict[str, str]:
                     raise ValueError(f"{name} is computed twice")
                 digests[name] = value
                 passed = time.monotonic() - start
-                if not quiet and passed > told + 10:
+                if not quiet and passed > printed + 10:
                     print(f"{passed:4.0f} s  {len(digests)} digests  {name}", file=sys.stderr, flush=True)
-                    told = passed
+                    printed = passed
     return digests
 
 
 def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """Return a line for each name whose digest differs, or that only one of the two has."""
+    """Return a line for each name whose digest differs, or that only one of the two mappings contains."""
     names = dict.fromkeys([*before, *after])
     return [f"{n}: {before.get(n, 'missing')} -> {after.get(n, 'missing')}" for n in names if before.get(n) != after.get(n)]
 
@@ -307,9 +307,9 @@ def main() -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(digests, indent=0, ensure_ascii=False))
     if options.against:
-        found = differences(json.loads(options.against.read_text()), digests)
-        print("\n".join(found) if found else "nothing differs")
-        sys.exit(bool(found))
+        lines = differences(json.loads(options.against.read_text()), digests)
+        print("\n".join(lines) if lines else "nothing differs")
+        sys.exit(bool(lines))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A method of one's own: how much a position's gradient differs from its neighbours'.
+"""A custom method: input times gradient relative to its neighbourhood.
 
-Lay the file into a folder, and name the folder in ATTRLIB_METHODS: it is then listed, offered and tested as any other.
+Put this file into a folder, and set ATTRLIB_METHODS to the folder. The method is then listed, offered and tested like all others.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from attrlib.registry import Paper, param
 @METHODS.register
 @dataclass(frozen=True)
 class CentreSurround(Method):
-    """Centre-surround: input times gradient, less its mean over a window around each position."""
+    """Centre-surround: input times gradient, minus its mean over a window around each position."""
 
     name, family, fast = "Centre-surround", "gradient", True
-    paper = Paper("attrlib", "Example of a method of one's own", "https://example.org")
+    paper = Paper("attrlib", "Example of a custom method", "https://example.org")
     window: int = param(9, "Side of the window, odd", low=3, high=63)
 
     def attribute(self, context: AttributionContext) -> Tensor:

@@ -1,4 +1,4 @@
-"""The examples in docstrings are run, and the functions that people call first have one."""
+"""Examples in docstrings run, and the main public functions have one."""
 
 import doctest
 import importlib
@@ -18,12 +18,12 @@ MODULES = [
 
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("module", MODULES)
-def test_the_examples_of_a_module_give_what_they_say(module: str) -> None:
-    found = doctest.testmod(importlib.import_module(module))
-    assert found.attempted > 0
-    assert found.failed == 0
+def test_examples_of_a_module_print_the_documented_output(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 @pytest.mark.parametrize("function", [attrlib.aggregate, attrlib.compare, attrlib.explain, attrlib.resize, attrlib.score, attrlib.smooth])
-def test_a_function_of_the_library_shows_how_it_is_called(function: object) -> None:
+def test_main_functions_have_an_example(function: object) -> None:
     assert ">>> " in str(function.__doc__)

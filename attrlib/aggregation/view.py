@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attrlib.aggregate import Aggregate, aggregate
+from attrlib.binning import Aggregate, aggregate
 from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import RunStore
 from attrlib.engine.evaluations import Evaluation
@@ -127,7 +127,7 @@ class Aggregation:
         """Return the numbers of the grid cells that are targets."""
         return self._group.grids.cells if self._group.grids else (0,)
 
-    def known(self, method: MethodSpec) -> tuple[EvalItem, ...]:
+    def cached_items(self, method: MethodSpec) -> tuple[EvalItem, ...]:
         """Return the items whose score under a method is cached, in the order of the run."""
         evaluation = self._evaluation(method)
         keys = {item.key(self._group.target_choice): item for item in self._items}
@@ -158,7 +158,7 @@ class Aggregation:
         Raises:
             SpecError: If the method is not in the run, the view's cell is not a target, or no score is cached yet.
         """
-        evaluation, items, place = self._evaluation(method), self.known(method), self._place(view)
+        evaluation, items, place = self._evaluation(method), self.cached_items(method), self._place(view)
         if not items:
             raise SpecError(f"no results of {method} are cached yet; start the run")
         records: list[Record] = []

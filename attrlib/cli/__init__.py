@@ -1,14 +1,5 @@
-"""The command line interface: `python -m attrlib models|methods|protocols|datasets|explain|score|aggregate|montage|study|finetune|doctor|cache`."""
+"""The command line interface: `attrlib COMMAND`, or `python -m attrlib COMMAND`."""
 
-import attrlib.cli.aggregate
-import attrlib.cli.cache
-import attrlib.cli.doctor
-import attrlib.cli.explain
-import attrlib.cli.finetune
-import attrlib.cli.lists
-import attrlib.cli.montage
-import attrlib.cli.score
-import attrlib.cli.study  # noqa: F401
-from attrlib.cli.common import app, main
+from attrlib.cli.app import app, main
 
 __all__ = ["app", "main"]

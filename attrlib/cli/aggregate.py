@@ -1,4 +1,4 @@
-"""Aggregate a method's maps over a data set: `python -m attrlib aggregate`."""
+"""Aggregate maps over a data set: `python -m attrlib aggregate`."""
 
 import json
 import math
@@ -29,34 +29,38 @@ SETTING = "difull"
 @command(options=params_of(AggregateSpec))
 def aggregate(
     out: Annotated[Path, typer.Option("--out", help=f"Folder for {PANEL} and {NUMBERS}.")],
-    layers: Annotated[str, typer.Option("--layers", help="Each method that names no layer at each of these, as in Input,Final.")] = "",
+    layers: Annotated[
+        str, typer.Option("--layers", help="Layers for methods that name none, as in Input,Final: each method is used at each of them.")
+    ] = "",
     device: Device = "auto",
     as_json: Json = False,
     *,
     options: dict[str, str],
 ) -> None:
-    """Sort a method's maps on a data set by score, and average them in bins (AggAtt). What was computed before is not again."""
-    named = read_list(layers, str.strip)
-    spec = read_options(AggregateSpec, {"setting": SETTING, **options}, methods=lambda text: at_layers(read_methods(text), named))
-    own, view = spec.run, spec.view
-    dataset, store = load_dataset(own.data), open_store()
-    classifier = load_model(own.model.architecture, device, **own.model.options())
+    """Sort each method's maps on a data set by score, and average them in bins (AggAtt). Cached results are not computed again."""
+    names = read_list(layers, str.strip)
+    spec = read_options(AggregateSpec, {"setting": SETTING, **options}, methods=lambda text: at_layers(read_methods(text), names))
+    run_spec, view = spec.run, spec.view
+    dataset, store = load_dataset(run_spec.data), open_store()
+    classifier = load_model(run_spec.model.architecture, device, **run_spec.model.options())
     with interruptible() as check:
 
         def on_progress(_event: Event) -> None:
             check()
 
-        result = run(make_plan(own, classifier, dataset, store), on_progress)
-        found = Aggregation(own, classifier, dataset, store)
+        result = run(make_plan(run_spec, classifier, dataset, store), on_progress)
+        aggregation = Aggregation(run_spec, classifier, dataset, store)
         rows = [
-            found.row(method, view, lambda _done, _total: check()) for method in own.methods if (own.protocols[0], method) in result.scores
+            aggregation.row(method, view, lambda _done, _total: check())
+            for method in run_spec.methods
+            if (run_spec.protocols[0], method) in result.scores
         ]
-        lines = [line_of(found, row, view) for row in rows]
+        lines = [line_of(aggregation, row, view) for row in rows]
     numbers = {"cli": spec.cli(str(out)), "notes": result.notes, "rows": [_numbers(row) for row in rows]}
     numbers |= {"refused": [{"method": str(method), "reason": reason} for _, method, reason in result.refused]}
     write_files(out, {PANEL: encode(panel(lines, view_of(view)), "PNG"), NUMBERS: json.dumps(numbers, indent=1).encode()})
     if as_json:
-        typer.echo(json.dumps(numbers | {"out": str(out), "computed": result.computed, "known": result.known}))
+        typer.echo(json.dumps(numbers | {"out": str(out), "computed": result.computed, "cached": result.cached}))
         return
     for row in rows:
         sizes = ", ".join(f"{name}: {size}" for name, size in zip(bin_names(), row.aggregate.sizes, strict=True))
@@ -67,17 +71,17 @@ def aggregate(
 
 
 def _numbers(row: Row) -> dict[str, Any]:
-    """Return the numbers of a row as JSON values."""
-    own = row.aggregate
+    """Return the numbers of a row as JSON values; NaN becomes None."""
+    bins = row.aggregate
     values = [value if math.isfinite(value) else None for value in row.values.tolist()]
     return {
         "method": str(row.method),
         "kernel": row.kernel,
         "mean": row.summary.mean if row.summary.n else None,
         "n": row.summary.n,
-        "scale": own.scale,
-        "bins": [{"share": name, "size": size} for name, size in zip(bin_names(), own.sizes, strict=True)],
-        "order": [row.items[position].id for position in own.order],
+        "scale": bins.scale,
+        "bins": [{"share": name, "size": size} for name, size in zip(bin_names(), bins.sizes, strict=True)],
+        "order": [row.items[position].id for position in bins.order],
         "ids": [item.id for item in row.items],
         "values": values,
     }

@@ -1,4 +1,4 @@
-"""Code shared by all commands: the application, flags generated from parameters, and errors in one line."""
+"""Code shared by all commands: flags generated from parameters, and one-line error messages."""
 
 import functools
 import inspect
@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from attrlib.cli.app import app
 from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError, Cancelled, existing_file
 from attrlib.models import EMBEDDED
@@ -19,14 +20,7 @@ from attrlib.registry import Param, params_of
 from attrlib.specs import ModelSpec, Spec, flag_of, read_list
 from attrlib.specs.codec import Parsers
 
-app = typer.Typer(
-    help="Explore and judge attribution maps of image classifiers.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 
 
@@ -35,7 +29,7 @@ S = TypeVar("S", bound=Spec)
 
 
 def _parse_model(text: str) -> ModelSpec:
-    """Parse a model from the path of a file, whatever its name contains, or from text form. The checkpoint's path is anchored."""
+    """Parse a model from the path of an existing file, whatever its name, or else from its text form. Make the checkpoint path absolute."""
     model = ModelSpec(text) if existing_file(text) else ModelSpec.parse(text)
     return replace(model, checkpoint=_anchor(model.checkpoint))
 
@@ -50,16 +44,16 @@ PARSERS: Parsers = {
     "data": anchored,
     "filter_models": lambda text: read_list(text, _parse_model),
 }
-"""Parsers of fields that the command line reads differently from links: paths are relative to the current folder."""
+"""Parsers of fields that the command line reads differently from links: its paths are relative to the current folder."""
 
 
 def read_options(cls: type[S], options: Mapping[str, str], **parsers: Callable[[str], Any]) -> S:
-    """Return the spec that the flags describe, with the embedded model if they name none.
+    """Return the spec described by the flags; without a model, the embedded one.
 
     Args:
         cls: Type of the spec.
-        options: Text of the given flags, by name of the field.
-        **parsers: Parsers of fields, which override `PARSERS`.
+        options: Text of the flags, by field name.
+        **parsers: Parsers of fields. They override `PARSERS`.
 
     Raises:
         AttrlibError: If a flag is not valid.
@@ -72,26 +66,22 @@ def take_model(options: dict[str, str]) -> ModelSpec:
     return read_options(ModelSpec, {p.name: options.pop(p.name) for p in MODEL if p.name in options})
 
 
-def main() -> None:
-    """Run `python -m attrlib`."""
-    app(prog_name="python -m attrlib")
-
-
 def command(options: tuple[Param, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command whose errors end in one line and exit code 2 (130 if cancelled).
+    """Register a command whose errors are printed in one line, with exit code 2 (130 if cancelled).
 
     Args:
-        options: Parameters that become flags. The command receives the text of those that are given as keyword `options`, by name.
+        options: Parameters that become flags. The command receives the texts of the flags that are set, by name, as keyword `options`.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
-        def run(**given: Any) -> None:
+        def run(**arguments: Any) -> None:
             try:
                 if options:
-                    texts = {p.name: given.pop(p.name) for p in options}
-                    given["options"] = {name: "true" if text is True else text for name, text in texts.items() if text not in (None, False)}
-                function(**given)
+                    texts = {p.name: arguments.pop(p.name) for p in options}
+                    texts = {name: "true" if text is True else text for name, text in texts.items() if text not in (None, False)}
+                    arguments["options"] = texts
+                function(**arguments)
             except (Cancelled, KeyboardInterrupt):
                 typer.echo("cancelled", err=True)
                 raise typer.Exit(130) from None
@@ -99,8 +89,8 @@ def command(options: tuple[Param, ...] = ()) -> Callable[[Callable[..., None]], 
                 typer.echo(f"error: {' '.join(str(error).split())}", err=True)
                 raise typer.Exit(2) from None
 
-        own = [p for p in inspect.signature(function).parameters.values() if p.name != "options"]
-        run.__signature__ = inspect.Signature([*own, *map(_flag, options)])  # type: ignore[attr-defined]
+        declared = [p for p in inspect.signature(function).parameters.values() if p.name != "options"]
+        run.__signature__ = inspect.Signature([*declared, *map(_flag, options)])  # type: ignore[attr-defined]
         app.command(function.__name__)(run)
         return run
 
@@ -109,27 +99,27 @@ def command(options: tuple[Param, ...] = ()) -> Callable[[Callable[..., None]], 
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], None]]:
-    """Stop the work at its next step on Ctrl-C or SIGTERM, and at once on a second one.
+    """Stop the computation at its next step on Ctrl-C or SIGTERM, and immediately on a second signal.
 
     Yields:
         A function to call at every step. It raises `Cancelled` after the first signal.
     """
-    asked = threading.Event()
+    stopping = threading.Event()
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        if asked.is_set():
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if stopping.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        stopping.set()
 
     def check() -> None:
-        if asked.is_set():
+        if stopping.is_set():
             raise Cancelled("cancelled")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 

@@ -1,4 +1,4 @@
-"""Check which methods are valid on a model, and what they cost: `python -m attrlib doctor`."""
+"""Check which methods work on a model, and what they cost: `python -m attrlib doctor`."""
 
 import json
 import sys
@@ -10,74 +10,76 @@ from rich.table import Table
 from rich.text import Text
 
 from attrlib.cli.common import MODEL, Device, Json, command, interruptible, take_model
-from attrlib.doctor import VALID, Diagnosis, Finding
-from attrlib.doctor import doctor as examine
+from attrlib.diagnosis import VALID, Diagnosis, Finding
+from attrlib.diagnosis import doctor as examine
 from attrlib.models import NAMED, load_model
 from attrlib.specs import whole
 
 
 @command(options=MODEL)
 def doctor(
-    methods: Annotated[str, typer.Option("--methods", help="Names, separated by commas; by default all.")] = "all",
-    layers: Annotated[str, typer.Option("--layers", help="Names or module paths, separated by commas.")] = ",".join(NAMED),
-    images: Annotated[str, typer.Option("--images", help="For how many images seconds and memory are estimated.")] = "100",
+    methods: Annotated[str, typer.Option("--methods", help="all, or names separated by commas.")] = "all",
+    layers: Annotated[str, typer.Option("--layers", help="Input, Middle, Final or module paths, separated by commas.")] = ",".join(NAMED),
+    images: Annotated[str, typer.Option("--images", help="Number of images for which time and memory are estimated.")] = "100",
     device: Device = "auto",
     as_json: Json = False,
     *,
     options: dict[str, str],
 ) -> None:
-    """Probe which methods are valid on a model, at which layers, why the others are not, and what they cost; exit code 1 if one leaves a trace."""
+    """Probe which methods work on a model and at which layers, why others do not, and what they cost. Exit code 1 if a method changes the model."""
     chosen = None if methods.strip() == "all" else [name.strip() for name in methods.split(",") if name.strip()]
     count = whole(images, "images")
     spec = take_model(options)
     classifier = load_model(spec.architecture, device, **spec.options())
     with interruptible() as check:
 
-        def on_progress(done: int, total: int, what: str = "") -> None:
+        def on_progress(done: int, total: int, probe: str = "") -> None:
             check()
             if sys.stderr.isatty():
-                typer.echo(f"\r{done}/{total} {what:40}" if done < total else "\r" + " " * 60 + "\r", nl=False, err=True)
+                typer.echo(f"\r{done}/{total} {probe:40}" if done < total else "\r" + " " * 60 + "\r", nl=False, err=True)
 
-        found = examine(
+        diagnosis = examine(
             classifier, chosen, layers=[name.strip() for name in layers.split(",") if name.strip()], images=count, on_progress=on_progress
         )
     if as_json:
-        typer.echo(json.dumps(found.json()))
+        typer.echo(json.dumps(diagnosis.json()))
     else:
-        _show(found)
-    if not found.clean:
+        _show(diagnosis)
+    if not diagnosis.clean:
         raise typer.Exit(1)
 
 
-def _show(found: Diagnosis) -> None:
+def _show(diagnosis: Diagnosis) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=180)
-    layers = list(dict.fromkeys(f.layer for f in found.findings))
-    table = Table(title=f"{found.model} on {found.device}, {_bytes(found.weight_bytes)} of weights", title_justify="left", show_lines=True)
+    layers = list(dict.fromkeys(f.layer for f in diagnosis.findings))
+    table = Table(
+        title=f"{diagnosis.model} on {diagnosis.device}, {_bytes(diagnosis.weight_bytes)} of weights", title_justify="left", show_lines=True
+    )
     table.add_column("method", no_wrap=True)
     for name in layers:
-        shape = found.layers.get(name)
+        shape = diagnosis.layers.get(name)
         table.add_column(name if shape is None else f"{name}\n{shape[1]}×{shape[2]}")
     table.add_column("remarks", ratio=1)
-    for method in found.methods:
-        cells = [_cell(found.finding(method, layer), found.images) for layer in layers]
-        table.add_row(method, *cells, Text("\n".join(found.reasons(method))))
+    for method in diagnosis.methods:
+        cells = [_cell(diagnosis.finding(method, layer), diagnosis.images) for layer in layers]
+        table.add_row(method, *cells, Text("\n".join(diagnosis.reasons(method))))
     console.print(table)
-    console.print(f"In a cell: one image, then {found.images}. Memory is besides the weights, at the peak.", style="dim")
-    trace = (
-        "No method left a hook, a mode, a gradient or a weight changed."
-        if found.clean
-        else "Methods that left something changed: see remarks."
+    console.print(f"Each entry: cost of one image, then of {diagnosis.images}. Memory is the peak without the weights.", style="dim")
+    verdict = (
+        "Every method left the model unchanged: hooks, modes, gradients and weights."
+        if diagnosis.clean
+        else "Some methods left the model changed: see remarks."
     )
-    console.print(trace, style="green" if found.clean else "red")
-    for source, reason in found.left_out.items():
+    console.print(verdict, style="green" if diagnosis.clean else "red")
+    for source, reason in diagnosis.left_out.items():
         console.print(Text(f"not loaded: {source}: {reason}", style="red"))
 
 
 def _cell(finding: Finding, images: int) -> Text:
     if finding.state != VALID:
         return Text(finding.state, style="dim" if finding.state == "refused" else "red")
-    one, several = (f"{_seconds(s)} {_bytes(b)}" for s, b in _costs(finding))
-    return Text(f"{one}\n{several}" if images > 1 else one)
+    one, all_images = (f"{_seconds(s)} {_bytes(b)}" for s, b in _costs(finding))
+    return Text(f"{one}\n{all_images}" if images > 1 else one)
 
 
 def _costs(finding: Finding) -> list[tuple[float, int]]:

@@ -1,4 +1,4 @@
-"""Explain one picture with several methods: `python -m attrlib explain`."""
+"""Explain one image with several methods: `python -m attrlib explain`."""
 
 import dataclasses
 import json
@@ -22,27 +22,30 @@ from attrlib.store import parse_bytes
 
 PREDICTED = "predicted"
 REPEATED = ("image", "checkpoint")
-"""Fields that may be given together with a manifest, to say where its files are now."""
+"""Fields that may accompany a manifest, to give the present location of its files."""
 
 
 @command(options=params_of(ExplainSpec))
 def explain(
     out: Annotated[Path, typer.Option("--out", help="Folder for panel.png, maps.npz and manifest.json.")],
-    layer: Annotated[str, typer.Option("--layer", help="For methods that name none: Input, Middle, Final or a module path.")] = "",
-    max_memory: Annotated[str | None, typer.Option("--max-memory", help="As in 4GB; by default half of what is free.")] = None,
+    layer: Annotated[str, typer.Option("--layer", help="Layer for methods that name none: Input, Middle, Final or a module path.")] = "",
+    max_memory: Annotated[
+        str | None, typer.Option("--max-memory", help="Memory budget, as in 4GB; by default half of the free memory.")
+    ] = None,
     device: Device = "auto",
-    manifest: Annotated[Path | None, typer.Option("--from", help="Repeat what this manifest says.")] = None,
+    manifest: Annotated[Path | None, typer.Option("--from", help="Manifest of an explanation to repeat.")] = None,
     as_json: Json = False,
     *,
     options: dict[str, str],
 ) -> None:
-    """Explain one picture by several methods."""
+    """Explain one image with several methods."""
     target = options.pop("target", None)
     if manifest is not None:
-        given = [flag_of(p) for p in params_of(ExplainSpec) if p.name in options and p.name not in REPEATED]
-        for flag in [*given, *(["--target"] if target is not None else []), *(["--layer"] if layer else [])]:
+        flags = [flag_of(p) for p in params_of(ExplainSpec) if p.name in options and p.name not in REPEATED]
+        for flag in [*flags, *(["--target"] if target is not None else []), *(["--layer"] if layer else [])]:
             raise SpecError(
-                f"{flag} cannot be combined with --from, which says everything; only --image, --checkpoint, --max-memory and --device can be given"
+                f"{flag} cannot be combined with --from, as the manifest defines the explanation; "
+                "only --image, --checkpoint, --max-memory and --device may be added"
             )
         content = read_manifest(manifest)
         spec = content["spec"]
@@ -62,8 +65,8 @@ def explain(
         if target not in (None, PREDICTED):
             spec = dataclasses.replace(spec, target=classifier.target(target))
         if names_many(options["methods"]):
-            kept, reasons = defined(classifier, spec.methods)
-            spec = dataclasses.replace(spec, methods=kept)
+            methods, reasons = defined(classifier, spec.methods)
+            spec = dataclasses.replace(spec, methods=methods)
             for reason in reasons:
                 typer.echo(f"note: {reason}", err=True)
     explanation = explain_photo(spec, classifier, photo, _progress_line(), budget)
@@ -86,7 +89,9 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
             for name in files:
                 (Path(part) / name).replace(folder / name)
     except OSError as error:
-        raise SpecError(f"cannot write to {str(folder)!r} ({error.strerror}); choose another folder with --out, or make room") from None
+        raise SpecError(
+            f"cannot write to {str(folder)!r} ({error.strerror}); choose another folder with --out, or free some space"
+        ) from None
 
 
 def _progress_line() -> Progress:
@@ -118,5 +123,5 @@ def _report(explanation: Explanation, out: Path, same: bool | None, as_json: boo
         typer.echo(
             "identical to the manifest, bit for bit"
             if same
-            else "NOT identical to the manifest: another device or version of torch rounds differently"
+            else "NOT identical to the manifest: another device or version of PyTorch rounds differently"
         )

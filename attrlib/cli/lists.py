@@ -19,26 +19,24 @@ from attrlib.registry import Param
 
 @command()
 def models(
-    pattern: Annotated[str, typer.Argument(help="For example 'timm:resnet*'; without it, the models that need no download.")] = "",
+    pattern: Annotated[str, typer.Argument(help="Pattern, for example 'timm:resnet*'; by default the models that need no download.")] = "",
     as_json: Json = False,
 ) -> None:
     """List models."""
-    found = list_models(pattern)
+    infos = list_models(pattern)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(m) for m in found]))
+        typer.echo(json.dumps([dataclasses.asdict(m) for m in infos]))
         return
-    for m in found:
+    for m in infos:
         typer.echo(f"{m.name:32} {m.source:12} {m.note}".rstrip())
     if not pattern:
         typer.echo(
-            "Also every timm:NAME and torchvision:NAME (search: models 'timm:resnet*'), with --checkpoint FILE for weights of your own."
+            "Also every timm:NAME and torchvision:NAME (search: models 'timm:resnet*'), and your own weights with --checkpoint FILE."
         )
 
 
 @command()
-def download(
-    name: Annotated[str, typer.Argument(help="idsds:NAME, one of the models that were published with IDSDS.")], as_json: Json = False
-) -> None:
+def download(name: Annotated[str, typer.Argument(help="idsds:NAME, a model published with IDSDS.")], as_json: Json = False) -> None:
     """Download a published checkpoint into the cache folder."""
 
     def show(done: int, total: int) -> None:
@@ -51,28 +49,28 @@ def download(
 
 @command()
 def methods(as_json: Json = False) -> None:
-    """List attribution methods with their parameters; on standard error, files with own methods that could not be loaded."""
-    found = list_methods()
+    """List attribution methods with their parameters. Custom methods that could not be loaded go to standard error."""
+    infos = list_methods()
     for source, reason in METHODS.left_out.items():
         typer.echo(f"not loaded: {source}: {reason}", err=True)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(m) for m in found], default=lambda kind: kind.__name__))
+        typer.echo(json.dumps([dataclasses.asdict(m) for m in infos], default=lambda kind: kind.__name__))
         return
-    for m in found:
+    for m in infos:
         typer.echo(f"{m.name:16} {m.family:13} default layer {m.default_layer:6} {m.summary}")
         _params(m.params)
 
 
 @command()
 def presets(as_json: Json = False) -> None:
-    """List presets: the methods of published studies with their settings, as in --methods idsds."""
-    found = list_presets()
+    """List presets: the methods of published studies with their settings, used as in --methods idsds."""
+    infos = list_presets()
     if as_json:
-        plain = [{"name": p.name, "title": p.title, "summary": p.summary, "paper": dataclasses.asdict(p.paper)} for p in found]
-        members = [[{"name": label, "method": str(spec)} for label, spec in preset.members] for preset in found]
-        typer.echo(json.dumps([about | {"members": own} for about, own in zip(plain, members, strict=True)]))
+        plain = [{"name": p.name, "title": p.title, "summary": p.summary, "paper": dataclasses.asdict(p.paper)} for p in infos]
+        members = [[{"name": label, "method": str(spec)} for label, spec in preset.members] for preset in infos]
+        typer.echo(json.dumps([preset | {"members": methods} for preset, methods in zip(plain, members, strict=True)]))
         return
-    for preset in found:
+    for preset in infos:
         typer.echo(f"{preset.name:8} {preset.title}: {preset.summary} ({preset.paper.authors})")
         for label, spec in preset.members:
             typer.echo(f"{'':8} {label:24} {spec}")
@@ -81,13 +79,13 @@ def presets(as_json: Json = False) -> None:
 @command()
 def protocols(as_json: Json = False) -> None:
     """List protocols with their parameters."""
-    found = list_protocols()
+    infos = list_protocols()
     if as_json:
         # JSON cannot express infinity.
-        plain = [dataclasses.asdict(p) | {"bounds": [b if abs(b) < float("inf") else None for b in p.bounds]} for p in found]
+        plain = [dataclasses.asdict(p) | {"bounds": [b if abs(b) < float("inf") else None for b in p.bounds]} for p in infos]
         typer.echo(json.dumps(plain, default=lambda kind: kind.__name__))
         return
-    for p in found:
+    for p in infos:
         chance = "" if p.chance is None else f", chance {p.chance:g}"
         typer.echo(f"{p.name:14} {'higher' if p.higher_is_better else 'lower'} is better{chance}. {p.summary} ({p.paper.authors})")
         _params(p.params)
@@ -95,15 +93,15 @@ def protocols(as_json: Json = False) -> None:
 
 @command()
 def datasets(as_json: Json = False) -> None:
-    """List data sets that have a name."""
-    found = list_datasets()
+    """List named data sets."""
+    infos = list_datasets()
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(d) for d in found]))
+        typer.echo(json.dumps([dataclasses.asdict(d) for d in infos]))
         return
-    for d in found:
-        counts = ", ".join(f"{n} {what}" for n, what in ((d.count, "images"), (d.classes, "classes")) if n is not None)
+    for d in infos:
+        counts = ", ".join(f"{n} {noun}" for n, noun in ((d.count, "images"), (d.classes, "classes")) if n is not None)
         typer.echo(f"{d.name:14} {d.summary} ({counts}{', masks' if d.masks else ''})")
-    typer.echo("Also any folder of class folders, folder of pictures, or CSV file with columns file,label.")
+    typer.echo("Also any folder of class folders, folder of images, or CSV file with columns file,label.")
 
 
 def _params(params: Sequence[Param]) -> None:

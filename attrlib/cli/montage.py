@@ -1,4 +1,4 @@
-"""Draw one picture explained by all methods: `python -m attrlib montage`."""
+"""Draw one image explained by all methods: `python -m attrlib montage`."""
 
 import json
 from pathlib import Path
@@ -23,13 +23,16 @@ def montage(
     also: Annotated[
         str,
         typer.Option(
-            "--also", help="Further models, by commas: for methods that are not defined for the first; NAME, NAME@CHECKPOINT, and @HxW."
+            "--also",
+            help="Further models for methods that are not defined on the first, separated by commas: NAME or NAME@CHECKPOINT, with @HxW.",
         ),
     ] = "",
     image: Annotated[str, typer.Option("--image", help="A JPEG, PNG or WebP file, or sample:NAME.")] = "sample:cat",
     methods: Annotated[
         str,
-        typer.Option("--methods", help="all, or NAME@LAYER:key=value by commas; all,NAME:key=value for all, one of them with settings."),
+        typer.Option(
+            "--methods", help="all, or NAME@LAYER:key=value separated by commas; all,NAME:key=value sets parameters of one of them."
+        ),
     ] = "all",
     seed: Annotated[str, typer.Option("--seed", help="Seed of random methods.")] = "0",
     device: Device = "auto",
@@ -37,16 +40,16 @@ def montage(
     *,
     options: dict[str, str],
 ) -> None:
-    """Draw one picture explained by all methods, each with its predicted class."""
+    """Draw one image explained by all methods, for the class that the model predicts."""
     if out.suffix.lower() != ".png":
-        raise SpecError(f"--out {out} is no PNG file; give a name that ends in .png")
+        raise SpecError(f"--out {out} is not a PNG file; use a name that ends in .png")
     model = take_model(options)
-    view, specs, start = ViewSpec.parse(options), all_methods(methods), whole(seed, "seed")
+    view, specs, seed_value = ViewSpec.parse(options), all_methods(methods), whole(seed, "seed")
     photo = open_image(image)
     further = [ModelSpec.parse(name) for name in also.split(",") if name.strip()]
     models = [load_model(spec.architecture, device, **spec.options()) for spec in [model, *further]]
     with interruptible() as check:
-        shown = explain_all(models, photo, specs, start, lambda _done, _total: check())
+        shown = explain_all(models, photo, specs, seed_value, lambda _done, _total: check())
     write_files(out.parent, {out.name: encode(draw_montage(models, photo, shown, view), "PNG")})
     refused = {str(one.method): str(one.result) for one in shown if isinstance(one.result, AttrlibError)}
     if as_json:
@@ -55,4 +58,4 @@ def montage(
         return
     for name, reason in refused.items():
         typer.echo(f"note: {name}: {reason}", err=True)
-    typer.echo(f"wrote {len(shown) - len(refused)} methods to {out}")
+    typer.echo(f"wrote maps of {len(shown) - len(refused)} methods to {out}")

@@ -36,30 +36,34 @@ EVERY = 5.0
 
 @command(options=params_of(RunSpec))
 def score(
-    layer: Annotated[str, typer.Option("--layer", help="For methods that name none: Input, Middle, Final or a module path.")] = "",
-    max_memory: Annotated[str | None, typer.Option("--max-memory", help="As in 4GB; by default half of what is free.")] = None,
+    layer: Annotated[str, typer.Option("--layer", help="Layer for methods that name none: Input, Middle, Final or a module path.")] = "",
+    max_memory: Annotated[
+        str | None, typer.Option("--max-memory", help="Memory budget, as in 4GB; by default half of the free memory.")
+    ] = None,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run that did not end.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Show what it would cost, and compute nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the last unfinished run.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the estimated cost, and compute nothing.")] = False,
     as_json: Json = False,
     *,
     options: dict[str, str],
 ) -> None:
-    """Score methods by protocols on a data set. What was computed before is not computed again."""
+    """Score methods under protocols on a data set. Cached results are not computed again."""
     store = open_store()
     if resume and not {"protocols", "methods", "data"} & set(options):
         for flag in [*(flag_of(p) for p in params_of(RunSpec) if p.name in options), *(["--layer"] if layer else [])]:
-            raise SpecError(f"{flag} cannot be changed: --resume alone goes on with the last run that did not end, as it was asked for")
+            raise SpecError(
+                f"{flag} cannot be combined with --resume, which repeats the options of the last unfinished run; leave out {flag}"
+            )
         spec = RunSpec.from_json(_unfinished(store).spec["spec"])
     else:
         spec = read_options(RunSpec, options, protocols=_parse_protocols, methods=lambda text: read_methods(text, layer))
     budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
     dataset = load_dataset(spec.data)
     classifier = load_model(spec.model.architecture, device, deletion_tuned=spec.deletion_tuned, **spec.model.options())
-    others = [load_model(own.architecture, device, **own.options()) for own in spec.filter_models]
-    planned = make_plan(spec, classifier, dataset, store, filter_models=others, max_memory=budget)
+    others = [load_model(model.architecture, device, **model.options()) for model in spec.filter_models]
+    run_plan = make_plan(spec, classifier, dataset, store, filter_models=others, max_memory=budget)
     if plan:
-        _show_plan(planned, as_json)
+        _show_plan(run_plan, as_json)
         return
     with interruptible() as check, _progress(as_json) as show:
 
@@ -68,9 +72,9 @@ def score(
             show(event)
 
         try:
-            result = run(planned, on_progress)
+            result = run(run_plan, on_progress)
         except Cancelled:
-            typer.echo("stopped: everything computed so far is kept; python -m attrlib score --resume goes on", err=True)
+            typer.echo("stopped: all results so far are stored; resume with python -m attrlib score --resume", err=True)
             raise
     _report(result, dataset, as_json)
 
@@ -84,13 +88,13 @@ def _unfinished(store: Store) -> Run:
     runs = [r for r in store.runs() if r.state in ("running", "cancelled") and r.spec.get("kind") == "score"]
     runs = [r for r in runs if not r.spec["spec"]["model"]["architecture"].startswith("wrapped:")]
     if not runs:
-        raise SpecError("there is no run to resume: all that are stored have ended")
+        raise SpecError("there is no run to resume: all stored runs have finished")
     return max(runs, key=lambda r: r.updated)
 
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
-    """Show events: as a live table on a terminal, otherwise as a line every few seconds; not at all if quiet."""
+    """Show events: as a live table on a terminal, else as a line every few seconds; not at all if quiet."""
     if quiet or not sys.stderr.isatty():
         last = time.monotonic()
 
@@ -108,20 +112,21 @@ def _progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
 
 def _status(event: Event) -> str:
     left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
-    rate = f", {event.rate:.2g} a second" if event.rate else ""
+    rate = f", {event.rate:.2g} per second" if event.rate else ""
     return f"{event.done}/{event.total} {event.doing}{rate}{left}"
 
 
 def _so_far(event: Event) -> str:
-    """Format the running mean of the present protocol and method, with its interval."""
-    found = next((own for (protocol, method), own in event.scores.items() if f"{protocol} {method}" == event.doing and own.n), None)
-    return "" if found is None else f"; mean {_number(found.mean)}, 95 % {_interval(found)}, n={found.n}"
+    """Format the running mean of the current protocol and method, with its 95 % CI."""
+    summaries = (s for (protocol, method), s in event.scores.items() if f"{protocol} {method}" == event.doing and s.n)
+    summary = next(summaries, None)
+    return "" if summary is None else f"; mean {_number(summary.mean)}, 95 % CI {_interval(summary)}, n={summary.n}"
 
 
 def _live(event: Event) -> Table:
-    table = Table("protocol", "method", "mean", "95 % interval", "n", title=_status(event), title_justify="left", box=None)
-    for (protocol, method), found in event.scores.items():
-        table.add_row(protocol, method, _number(found.mean), _interval(found), str(found.n))
+    table = Table("protocol", "method", "mean", "95 % CI", "n", title=_status(event), title_justify="left", box=None)
+    for (protocol, method), summary in event.scores.items():
+        table.add_row(protocol, method, _number(summary.mean), _interval(summary), str(summary.n))
     return table
 
 
@@ -129,8 +134,8 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.4g}"
 
 
-def _interval(found: Summary) -> str:
-    return "–" if math.isnan(found.low) else f"{found.low:.4g} to {found.high:.4g}"
+def _interval(summary: Summary) -> str:
+    return "–" if math.isnan(summary.low) else f"{summary.low:.4g} to {summary.high:.4g}"
 
 
 def _finite(value: Any) -> Any:
@@ -142,7 +147,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     refused = [{"protocol": str(p), "method": str(m), "reason": why} for p, m, why in plan.refused]
     if as_json:
         fields = {
-            "known": plan.known,
+            "cached": plan.cached,
             "missing": plan.missing,
             "seconds": estimate.seconds,
             "bytes": estimate.nbytes,
@@ -151,7 +156,7 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
         typer.echo(json.dumps(fields | {"refused": refused, "notes": plan.notes}))
         return
     most = "at most " if plan.upper_bound else ""
-    typer.echo(f"{plan.known} results are known, {most}{plan.missing} must be computed")
+    typer.echo(f"{plan.cached} results cached, {most}{plan.missing} missing")
     typer.echo(f"about {duration(estimate.seconds)} and {estimate.nbytes / 2**20:.0f} MB")
     _echo_notes(plan.notes, plan.refused)
 
@@ -167,9 +172,9 @@ def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
             for row in rows
             if (score := result.score(protocol, row.method)) is not None
         ]
-        about = {"cli": result.spec.cli(), "computed": result.computed, "known": result.known, "seconds": result.seconds}
+        fields = {"cli": result.spec.cli(), "computed": result.computed, "cached": result.cached, "seconds": result.seconds}
         agreement = {str(method): _finite(value) for method, value in result.agreement.items()}
-        typer.echo(json.dumps(about | {"scores": scores, "refused": refused, "notes": result.notes, "agreement": agreement}))
+        typer.echo(json.dumps(fields | {"scores": scores, "refused": refused, "notes": result.notes, "agreement": agreement}))
         return
     for protocol, rows in boards.items():
         chance = "" if rows[0].chance is None else f", chance {rows[0].chance:g}"
@@ -180,18 +185,18 @@ def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
     for method, value in result.agreement.items():
         typer.echo(f"note: fast {method}: rank correlation {value:.3f} with the exact maps")
     _echo_notes(result.notes, result.refused)
-    typer.echo(f"{result.computed} computed, {result.known} known before, {duration(result.seconds)}")
+    typer.echo(f"{result.computed} computed, {result.cached} cached, {duration(result.seconds)}")
 
 
 def _line(row: LeaderboardRow) -> str:
     interval = "–" if math.isnan(row.low) else f"[{number(row.low, 4)}, {number(row.high, 4)}]"
     undefined = f", {row.undefined} undefined" if row.undefined else ""
-    seconds = "" if math.isnan(row.seconds) else f"  {row.seconds:.3f} s a map"
+    seconds = "" if math.isnan(row.seconds) else f"  {row.seconds:.3f} s per map"
     return f"  {row.ranks:>6}  {row.method:36} {number(row.mean, 4):>8} {interval:20} n={row.n}{undefined}{seconds}"
 
 
 def _echo_notes(notes: Sequence[str], refused: Sequence[Refusal]) -> None:
-    """Print notes and refusals to standard error. Methods refused for the same reason share a line."""
-    left_out = (f"{protocol} {', '.join(methods)}: refused: {why}" for (protocol, why), methods in by_reason(refused).items())
-    for note in [*notes, *left_out]:
+    """Print notes and refusals to standard error. Methods that are refused for the same reason share a line."""
+    refusals = (f"{protocol} {', '.join(methods)}: refused: {why}" for (protocol, why), methods in by_reason(refused).items())
+    for note in [*notes, *refusals]:
         typer.echo(f"note: {note}", err=True)

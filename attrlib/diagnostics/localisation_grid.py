@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attrlib.aggregate import localisation
+from attrlib.binning import localisation
 from attrlib.data.images import Photo
 from attrlib.engine.cache import ResultCache
 from attrlib.engine.evaluator import Evaluator

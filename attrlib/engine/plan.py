@@ -46,14 +46,14 @@ class GroupPlan:
     cached: dict[Evaluation, np.ndarray] = field(default_factory=dict)
 
     @property
-    def known(self) -> int:
+    def cached_count(self) -> int:
         """Return the number of cached results."""
         return sum(int(cached.sum()) for cached in self.cached.values())
 
     @property
     def missing(self) -> int:
         """Return the maximum number of results that must be computed."""
-        return len(self.items) * len(self.group.evaluations) - self.known
+        return len(self.items) * len(self.group.evaluations) - self.cached_count
 
     @property
     def chunks(self) -> list[tuple[EvalItem, ...]]:
@@ -109,9 +109,9 @@ class Plan:
         return self.evaluators[0].model_digest
 
     @property
-    def known(self) -> int:
+    def cached(self) -> int:
         """Return the number of cached results."""
-        return sum(each.known for each in self.groups)
+        return sum(each.cached_count for each in self.groups)
 
     @property
     def missing(self) -> int:

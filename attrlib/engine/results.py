@@ -120,7 +120,7 @@ class RunResult:
         refused: The evaluations that are not defined, with the reason.
         notes: What was left out, and why.
         computed: Number of results computed in this run.
-        known: Number of results that were in the store.
+        cached: Number of results that were in the store.
         seconds: Duration of the run.
         agreement: For a fast run, the rank correlation of each method's maps with the exact ones, on the first images.
     """
@@ -130,7 +130,7 @@ class RunResult:
     refused: Sequence[Refusal] = ()
     notes: tuple[str, ...] = ()
     computed: int = 0
-    known: int = 0
+    cached: int = 0
     seconds: float = 0.0
     agreement: Mapping[MethodSpec, float] = field(default_factory=dict)
 

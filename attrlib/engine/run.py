@@ -116,7 +116,7 @@ class _Run:
         self.refused: list[Refusal] = list(plan.refused)
         self.notes: list[str] = []
         self.of = "results"
-        self.known, self.computed, self.weight_done, self.predicted, self.to_predict = 0, 0, 0.0, 0, 0
+        self.cached, self.computed, self.weight_done, self.predicted, self.to_predict = 0, 0, 0.0, 0, 0
         self.changed = True
 
     def execute(self) -> RunResult:
@@ -127,7 +127,7 @@ class _Run:
         try:
             self._predict()
             self._begin()
-            self.known = self.plan.known
+            self.cached = self.plan.cached
             self._save(key, {each: each.items for each in self.plan.groups})
             self.started = time.perf_counter()
             for each in self.plan.groups:
@@ -145,7 +145,7 @@ class _Run:
         self._save(key, used, "done")
         scores = self._scores(used)
         notes = tuple(dict.fromkeys([*self.plan.notes, *self.notes, *self.store.notes]))
-        return RunResult(self.spec, scores, self.refused, notes, self.computed, self.known, time.perf_counter() - begun, agreement)
+        return RunResult(self.spec, scores, self.refused, notes, self.computed, self.cached, time.perf_counter() - begun, agreement)
 
     def _predict(self) -> None:
         """Compute the predictions on which grids depend, and select the grids."""
@@ -197,7 +197,7 @@ class _Run:
 
     def _add(self, progress: _Progress, first: int, result: UnitResult) -> None:
         progress.add(first, result)
-        self.known += len(result.values) - result.computed
+        self.cached += len(result.values) - result.computed
         self.computed += result.computed
         self.weight_done += result.computed * progress.weight
         self.changed = True

@@ -7,7 +7,7 @@ from itertools import pairwise
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from attrlib.aggregate import CLIP, SHARES, Aggregate
+from attrlib.binning import CLIP, SHARES, Aggregate
 from attrlib.figures.overlay import draw, limit
 from attrlib.figures.panel import write as write_line
 from attrlib.postprocess import apply_sign

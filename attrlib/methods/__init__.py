@@ -28,6 +28,7 @@ from attrlib.methods.attribution import (
 from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, instance, list_methods, resolve
 from attrlib.methods.presets import PRESETS, Preset, defined, list_presets, names_many, read_methods
 from attrlib.methods.context import AttributionContext
+from attrlib.methods.custom import load_custom
 from attrlib.methods.shared_maps import SharedMaps
 
 __all__ = [
@@ -55,3 +56,6 @@ __all__ = [
     "resolve",
     "rows_at_once",
 ]
+
+# Last, since files with custom methods import this package.
+load_custom()

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from attrlib import places
 from attrlib.errors import ModelError, SpecError, existing_file
 from attrlib.models.checkpoints import MOST_CLASSES
 from attrlib.models.preprocessing import Preprocessing
@@ -99,7 +100,7 @@ class Card:
             ) from None
 
 
-ASSETS = Path(__file__).parents[2] / "assets" / "models"
+ASSETS = places.assets()
 """The folder of the shipped models."""
 
 

@@ -28,9 +28,13 @@ def exact() -> Iterator[None]:
             _undo.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
             _undo.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False))
             torch.backends.mha.set_fastpath_enabled(False)
-            for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv):  # type: ignore[attr-defined]
-                _undo.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
-                backend.fp32_precision = "ieee"
+            if hasattr(torch.backends.mkldnn, "matmul"):
+                for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv):  # type: ignore[attr-defined]
+                    _undo.callback(setattr, backend, "fp32_precision", backend.fp32_precision)
+                    backend.fp32_precision = "ieee"
+            else:  # torch before 2.9
+                _undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+                torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:

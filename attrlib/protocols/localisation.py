@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attrlib.aggregate import localisation
+from attrlib.binning import localisation
 from attrlib.errors import AttrlibError, ProtocolError
 from attrlib.models import Classifier
 from attrlib.models.cells import grid_view

@@ -1,4 +1,4 @@
-"""Frozen specs of what to compute and show, shared by the library, the command line, links and manifests.
+"""Immutable specs of what to compute and show, shared by the library, the command line, links and manifests.
 
 Each spec declares its fields once. `codec` derives text, link, command line, Python and JSON from the declarations.
 """

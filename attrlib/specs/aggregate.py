@@ -18,16 +18,16 @@ AVERAGES = ("positive", "signed")
 class AggregateView(View):
     """How the maps of a run are smoothed and averaged. No option causes an attribution to be recomputed."""
 
-    cell: int = param(0, "The target cell of the grids, row by row from 0", low=0, high=15)
+    cell: int = param(0, "Target cell of the grids, counted row by row from 0", low=0, high=15)
     smoothing: int = param(
         0,
-        "Gaussian smoothing K x K at the input's size, sigma = K/4, of the signed maps, before scores and averages; inside the "
-        "network the kernel covers the same share of the picture; 0 is off, else odd",
+        "Kernel size K of Gaussian smoothing at input resolution, sigma = K/4, applied to the signed maps before scoring and "
+        "averaging; inside the network the kernel covers the same share of the image; odd, or 0 for none",
         low=0,
         high=257,
         check=check_kernel,
     )
-    average: str = param("positive", "Average max(a, 0), or both signs", choices=AVERAGES)
+    average: str = param("positive", "Average the positive part max(a, 0), or the signed values", choices=AVERAGES)
 
     def kernel(self, side: int, full: int) -> int:
         """Return the kernel size for maps of another size than the input: the odd number nearest to K side / full.
@@ -55,7 +55,7 @@ class AggregateSpec(Spec):
 
     command: ClassVar[str] = "aggregate"
     out: ClassVar[str] = "aggregated"
-    what: ClassVar[str] = "aggregate view"
+    noun: ClassVar[str] = "aggregate view"
 
     run: RunSpec = nested(
         RunSpec,
@@ -78,23 +78,20 @@ class AggregateSpec(Spec):
         return self.run.protocols[0]
 
     def snippet(self) -> str:
-        """Return Python code that computes the same."""
+        """Return equivalent Python code."""
         run = self.run
         view = self.view.keywords([p.name for p in options_of(AggregateView)]).removeprefix(", ")
         options = run.keywords([p.path[-1] for p in options_of(RunSpec)])
         return "\n".join(
             [
                 "import attrlib",
-                "from attrlib.aggregation.view import Aggregation",
-                "from attrlib.specs import AggregateView",
-                "from attrlib.store import open_store",
                 "",
                 f"model = attrlib.load_model({run.model.arguments()})",
                 f"data = attrlib.load_dataset({run.data!r})",
                 f"methods = {[str(m) for m in run.methods]}",
                 f"result = attrlib.compare([{str(self.setting)!r}], model, methods, data{options})",
-                "maps = Aggregation(result.spec, model, data, open_store())",
-                f"rows = [maps.row(method, AggregateView({view})) for method in result.spec.methods]",
+                "maps = attrlib.Aggregation(result.spec, model, data, attrlib.open_store())",
+                f"rows = [maps.row(method, attrlib.AggregateView({view})) for method in result.spec.methods]",
                 "for row in rows:",
                 "    print(row.method, row.summary.mean, row.aggregate.sizes)",
             ]
@@ -102,13 +99,13 @@ class AggregateSpec(Spec):
 
 
 def at_layers(methods: Sequence[MethodSpec], layers: Sequence[str]) -> tuple[MethodSpec, ...]:
-    """Expand methods to layers: each method that names no layer is used at each of the given layers.
+    """Expand methods to layers: each method that names no layer is used at each of `layers`.
 
     Args:
-        methods: The methods. One that names a layer keeps it.
+        methods: The methods. A method that names a layer keeps it.
         layers: Names of layers. If empty, each method is used at its default layer.
 
     Returns:
-        The methods in order, each at all of its layers, without duplicates.
+        The methods in order, each at all its layers, without duplicates.
     """
     return tuple(dict.fromkeys(replace(m, layer=m.layer or layer) for m in methods for layer in layers or [""]))

@@ -1,4 +1,4 @@
-"""Base of all specs, which derives link, command line, Python and JSON from their declared fields, and reads them back.
+"""Base class of all specs. It derives link, command line, Python code and JSON from the declared fields, and parses them back.
 
 A spec is a frozen dataclass whose fields are declared with `param`, or with `nested` if they are specs themselves (see
 `attrlib.registry`). A new field needs no other code.
@@ -22,17 +22,17 @@ from attrlib.registry import REQUIRED, Param, params_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 Parsers = Mapping[str, Callable[[str], Any]]
-"""Parsers that replace those of the declaration for some fields, for names that only higher-level modules know."""
+"""Parsers that override the declared ones, by field: for names that only higher-level modules can resolve."""
 
 
 class Reader:
     """Reader of fields from text.
 
     Args:
-        texts: The text of each field that is given, by name.
-        parsers: Parsers that replace those of the declaration, by field.
-        problems: List that collects messages about invalid values, whose fields keep their defaults. If None, the first invalid value
-            raises `SpecError`.
+        texts: Text of each field, by name. Fields may be missing.
+        parsers: Parsers that override the declared ones, by field.
+        problems: List to which messages about invalid values are added; the fields keep their defaults. If None, the first invalid
+            value raises `SpecError`.
     """
 
     def __init__(self, texts: Mapping[str, str], parsers: Parsers = MappingProxyType({}), problems: list[str] | None = None):
@@ -43,11 +43,11 @@ class Reader:
 
         Args:
             param: The field.
-            default: Value if the field is not given, `REQUIRED` if it must be.
-            parse: Parser of the text, by default that of the declaration.
+            default: Value of a missing field, or `REQUIRED`.
+            parse: Parser of the text, by default the declared one.
 
         Raises:
-            SpecError: If a required field is missing, or its text is invalid and problems are not collected.
+            SpecError: If a required field is missing, or if the text is invalid and problems are not collected.
         """
         text = self.texts.get(param.name)
         if text == "" and self._problems is not None:
@@ -66,15 +66,15 @@ class Reader:
 
 
 class Spec:
-    """Base class of all specs: frozen dataclasses that define what is computed and shown."""
+    """Base class of all specs: frozen dataclasses that define what to compute and show."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
     command: ClassVar[str] = ""
     """The command of `python -m attrlib` that computes the spec."""
     out: ClassVar[str] = ""
-    """Default output folder of the command, empty if it need not write one."""
-    what: ClassVar[str] = "spec"
-    """What messages call the spec."""
+    """Default output folder of the command, or empty if the command does not need one."""
+    noun: ClassVar[str] = "spec"
+    """Name of the spec in messages."""
 
     def __post_init__(self) -> None:
         for p in params_of(type(self)):
@@ -86,29 +86,29 @@ class Spec:
         """Build a spec from a reader.
 
         Args:
-            reader: Reader of the given fields.
-            default: Spec that provides the fields that are not given. If None, the defaults of the declaration are used.
+            reader: Reader of the fields.
+            default: Spec that provides the missing fields. If None, the declared defaults are used.
 
         Raises:
             SpecError: If a field is invalid or missing.
         """
         values: dict[str, Any] = {}
         for f in dataclasses.fields(cls):  # type: ignore[arg-type]
-            own = [p for p in params_of(cls) if p.path[0] == f.name]
-            otherwise = REQUIRED if default is None else getattr(default, f.name)
+            params = [p for p in params_of(cls) if p.path[0] == f.name]
+            fallback = REQUIRED if default is None else getattr(default, f.name)
             if "nested" in f.metadata:
-                values[f.name] = f.metadata["nested"].build(_Inner(reader, own, f.metadata), None if otherwise is REQUIRED else otherwise)
+                values[f.name] = f.metadata["nested"].build(_Inner(reader, params, f.metadata), None if fallback is REQUIRED else fallback)
             else:
-                values[f.name] = reader.value(own[0], own[0].default if otherwise is REQUIRED else otherwise)
+                values[f.name] = reader.value(params[0], params[0].default if fallback is REQUIRED else fallback)
         return cls(**values)
 
     @classmethod
     def read(cls, texts: Mapping[str, str], parsers: Parsers = MappingProxyType({})) -> Self:
-        """Build a spec from text fields, as given by command-line flags.
+        """Build a spec from text fields, for example the values of command-line flags.
 
         Args:
-            texts: The text of each field that is given, by name.
-            parsers: Parsers that replace those of the declaration, by field.
+            texts: Text of each field, by name.
+            parsers: Parsers that override the declared ones, by field.
 
         Raises:
             SpecError: For the first field that is invalid or missing.
@@ -120,15 +120,15 @@ class Spec:
         """Build a spec from the fields of a link. Fields that are missing or invalid keep their defaults.
 
         Args:
-            fields: The text of each field of the link, by name.
+            fields: Text of each field of the link, by name.
             default: Spec that provides the defaults.
-            parsers: Parsers that replace those of the declaration, by field.
+            parsers: Parsers that override the declared ones, by field.
 
         Returns:
             The spec, and messages about invalid values and unknown fields.
         """
-        known = [p.name for p in params_of(cls)]
-        problems = [unknown("field of the link", name, known) for name in sorted(set(fields) - set(known))]
+        names = [p.name for p in params_of(cls)]
+        problems = [unknown("field of the link", name, names) for name in sorted(set(fields) - set(names))]
         spec = cls.build(Reader(fields, parsers, problems), default)
         return spec, list(dict.fromkeys(problems))
 
@@ -137,22 +137,22 @@ class Spec:
         """Build a spec from its JSON value. Types are checked strictly.
 
         Raises:
-            SpecError: If the value is not one of this spec.
+            SpecError: If the value is not a valid spec of this type.
         """
         try:
             return _adapter_of(cls).validate_json(json.dumps(value))
         except (ValidationError, TypeError, ValueError, RecursionError) as error:
-            raise SpecError(f"this is no {cls.what} ({_reason(error)}); begin it anew") from None
+            raise SpecError(f"not a valid {cls.noun} ({_reason(error)}); create it again") from None
 
     def fields(self) -> dict[str, str]:
-        """Return every field as text, by name. Optional fields with empty text, such as None, are left out."""
-        found = {p.name: (p, p.format(attrgetter(".".join(p.path))(self))) for p in params_of(type(self))}
-        return {name: text for name, (p, text) in found.items() if text or p.required}
+        """Return every field as text, by name. Optional fields with empty text, such as None, are omitted."""
+        texts = {p.name: (p, p.format(attrgetter(".".join(p.path))(self))) for p in params_of(type(self))}
+        return {name: text for name, (p, text) in texts.items() if text or p.required}
 
     def link(self) -> str:
         """Return the query string of a link that restores the spec.
 
-        Every value is written out, so that a later change of a default does not change the meaning of old links.
+        Every value is written out, so that old links keep their meaning if a default changes.
         """
         return "?" + urlencode(self.fields(), safe="@:,=/")
 
@@ -166,27 +166,27 @@ class Spec:
         return words
 
     def cli(self, out: str = "") -> str:
-        """Return the command line that computes the same, with the output folder `out` (by default that of the spec, if it has one)."""
+        """Return the equivalent command line, with the output folder `out` (by default that of the spec, if it has one)."""
         folder = out or self.out
         return shlex.join(["python", "-m", "attrlib", self.command, *self.flags(), *(["--out", folder] if folder else [])])
 
     def keywords(self, names: Collection[str]) -> str:
-        """Return Python code for the named fields that differ from their defaults, as keyword arguments to append to others."""
-        own = {p.path[0]: p.default for p in params_of(type(self)) if len(p.path) == 1}
-        return "".join(f", {n}={getattr(self, n)!r}" for n in names if getattr(self, n) != own[n])
+        """Return the named fields that differ from their defaults as Python keyword arguments, each preceded by a comma."""
+        defaults = {p.path[0]: p.default for p in params_of(type(self)) if len(p.path) == 1}
+        return "".join(f", {n}={getattr(self, n)!r}" for n in names if getattr(self, n) != defaults[n])
 
 
 class _Inner(Reader):
-    """Reader of the fields of a nested spec, under the names that they have in the outer spec."""
+    """Reader of the fields of a nested spec, under their names in the outer spec."""
 
-    def __init__(self, outer: Reader, own: list[Param], metadata: Mapping[str, Any]):
-        self._outer, self._own = outer, {p.path[1:]: p for p in own}
+    def __init__(self, outer: Reader, params: list[Param], metadata: Mapping[str, Any]):
+        self._outer, self._params = outer, {p.path[1:]: p for p in params}
         self.texts = outer.texts
 
     def value(self, param: Param, default: Any, parse: Callable[[str], Any] | None = None) -> Any:
-        """Return the value of a field, or its default if the outer spec leaves the field out."""
-        found = self._own.get(param.path)
-        return default if found is None else self._outer.value(found, default, parse)
+        """Return the value of a field, or its default if the outer spec omits the field."""
+        outer_param = self._params.get(param.path)
+        return default if outer_param is None else self._outer.value(outer_param, default, parse)
 
 
 def flag_of(param: Param) -> str:
@@ -204,10 +204,10 @@ def documented(options: Iterable[Param]) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         signature = inspect.signature(function)
-        *own, rest = signature.parameters.values()
+        *declared, rest = signature.parameters.values()
         kind = inspect.Parameter.KEYWORD_ONLY
         named = [inspect.Parameter(p.name, kind, default=p.default, annotation=p.kind | None if p.auto else p.kind) for p in options]
-        function.__signature__ = signature.replace(parameters=[*own, *named, rest])  # type: ignore[attr-defined]
+        function.__signature__ = signature.replace(parameters=[*declared, *named, rest])  # type: ignore[attr-defined]
         lines = [f"    {p.name}: {p.help}; default {p.format(p.default)}." for p in options]
         function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
         return function
@@ -227,5 +227,5 @@ def _adapter(cls: type) -> TypeAdapter:
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"[:120]
+        return f"{'.'.join(map(str, first['loc'])) or 'top level'}: {first['msg']}"[:120]
     return f"{type(error).__name__}: {str(error)[:80]}"

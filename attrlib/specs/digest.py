@@ -5,7 +5,7 @@ import hashlib
 import json
 
 NUMERICS = 2
-"""Version of the numerics. Increased when the values of any method change, so that stale results are never read from a cache."""
+"""Version of the numerics. Increased whenever the values of any method change, so that stale results are never read from the cache."""
 
 
 def digest(*parts: object) -> str:

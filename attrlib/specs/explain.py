@@ -1,4 +1,4 @@
-"""Spec of the explanation of one picture by several methods, and of how it is shown."""
+"""Spec of the explanation of one image with several methods, and of its view."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,15 +17,15 @@ def _parse_class(value: object) -> int:
 
 @dataclass(frozen=True)
 class ExplainSpec(Spec):
-    """One picture explained by several methods, and how it is shown, as in a link, a command line or a manifest."""
+    """One image explained with several methods, and its view, as in a link, a command line or a manifest."""
 
     command: ClassVar[str] = "explain"
     out: ClassVar[str] = "explained"
-    what: ClassVar[str] = "spec of maps"
+    noun: ClassVar[str] = "explanation"
 
     model: ModelSpec = nested(ModelSpec)
     image: str = param(
-        REQUIRED, "A JPEG, PNG or WebP file, or sample:NAME", missing="no picture given: add --image FILE, or try --image sample:cat"
+        REQUIRED, "A JPEG, PNG or WebP file, or sample:NAME", missing="no image given: add --image FILE, or try --image sample:cat"
     )
     methods: tuple[MethodSpec, ...] = methods_param()
     target: int | None = param(
@@ -35,7 +35,7 @@ class ExplainSpec(Spec):
     view: ViewSpec = nested(ViewSpec)
 
     def snippet(self) -> str:
-        """Return Python code that computes the same maps."""
+        """Return equivalent Python code."""
         calls = [
             f"    {str(m)!r}: attrlib.explain(model, photo, {str(m)!r}, target={self.target}, seed={self.seed}).maps," for m in self.methods
         ]

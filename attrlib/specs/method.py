@@ -26,18 +26,18 @@ class MethodSpec(Spec):
 
         Args:
             text: For example `IG@Final:steps=20`.
-            layer: Layer to use if the text names none.
+            layer: Layer for a text that names none.
 
         Raises:
             SpecError: If the text is not valid.
         """
         head, params = read_pairs(text)
-        name, _, own_layer = head.partition("@")
+        name, _, named_layer = head.partition("@")
         if not name.strip():
             raise SpecError(f"{text[:80]!r} names no method; write NAME, NAME@LAYER or NAME@LAYER:key=value, as in IG@Final:steps=20")
-        if "@" in own_layer:
+        if "@" in named_layer:
             raise SpecError(f"{text[:80]!r} names two layers; write NAME@LAYER")
-        return cls(name.strip(), own_layer.strip() or layer, params)
+        return cls(name.strip(), named_layer.strip() or layer, params)
 
     def __str__(self) -> str:
         return f"{self.name}{'@' if self.layer else ''}{self.layer}{write_pairs(self.params)}"

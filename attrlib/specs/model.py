@@ -21,10 +21,10 @@ def parse_size(text: str) -> Size:
     Raises:
         SpecError: If the text is not a size, or a side is out of range.
     """
-    found = re.fullmatch(r"\s*(\d{1,6})\s*(?:[x×]\s*(\d{1,6})\s*)?", text, re.ASCII)
-    if found is None:
+    match = re.fullmatch(r"\s*(\d{1,6})\s*(?:[x×]\s*(\d{1,6})\s*)?", text, re.ASCII)
+    if match is None:
         raise SpecError(f"input size {text[:40]!r} is not valid: write HEIGHTxWIDTH in pixels, as in 192x256, or one number for a square")
-    height, width = int(found[1]), int(found[2] or found[1])
+    height, width = int(match[1]), int(match[2] or match[1])
     return check_size((height, width))
 
 
@@ -58,17 +58,17 @@ class ModelSpec(Spec):
 
     architecture: str = param(
         REQUIRED,
-        "A name of the list, timm:NAME, torchvision:NAME, NAME@FILE, or a checkpoint with its card; by default the embedded model",
+        "A listed name, timm:NAME, torchvision:NAME, NAME@FILE, or a checkpoint with a model card; by default the embedded model",
         name="model",
     )
     checkpoint: str | None = param(
         None,
-        "File with weights for the architecture, or random:SEED. NAME.txt beside it may name the classes, one a line",
-        auto="the pretrained weights",
+        "Weights file for the architecture, or random:SEED. A file NAME.txt next to it may list the class names, one per line",
+        auto="pretrained weights",
         none="",
     )
     input_size: Size | None = param(
-        None, "HxW in pixels, as in 192x256", auto="the model's own", none="", read=parse_size, write=size_text, check=check_size
+        None, "HxW in pixels, as in 192x256", auto="the model's native size", none="", read=parse_size, write=size_text, check=check_size
     )
 
     @classmethod
@@ -82,24 +82,24 @@ class ModelSpec(Spec):
         sized = at and re.fullmatch(r"\d+[x×]\d+", last, re.ASCII)
         architecture, _, checkpoint = (head if sized else text.strip()).partition(AT)
         if not architecture.strip():
-            raise SpecError(f"{text[:80]!r} names no model; write ARCHITECTURE, ARCHITECTURE@CHECKPOINT, or either with @HxW behind it")
+            raise SpecError(f"{text[:80]!r} names no model; write ARCHITECTURE, ARCHITECTURE@CHECKPOINT, or either followed by @HxW")
         return cls(architecture.strip(), checkpoint.strip() or None, parse_size(last) if sized else None)
 
     @classmethod
     def build(cls, reader: Reader, default: Self | None = None) -> Self:
-        """Build the spec from a reader, whose first field may hold the whole text form.
+        """Build the spec from a reader. The field `model` may hold the whole text form.
 
-        If any field is given, checkpoint and size are not taken from `default`. The separate fields for them take precedence over the
-        text form. A checkpoint or size without a model applies to the architecture of `default`.
+        If any field is present, checkpoint and size are not taken from `default`. Their separate fields take precedence over the text
+        form. A checkpoint or size without a model applies to the architecture of `default`.
         """
         model, checkpoint, size = params_of(ModelSpec)
         if default is not None and not any(reader.texts.get(p.name) for p in (model, checkpoint, size)):
             return default
-        given = reader.value(model, REQUIRED if default is None else cls(default.architecture), cls.parse)
+        named = reader.value(model, REQUIRED if default is None else cls(default.architecture), cls.parse)
         return cls(
-            given.architecture,
-            reader.value(checkpoint, None) or given.checkpoint,
-            reader.value(size, None) or given.input_size,
+            named.architecture,
+            reader.value(checkpoint, None) or named.checkpoint,
+            reader.value(size, None) or named.input_size,
         )
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Spec of a run: methods evaluated by protocols on a model and a data set."""
+"""Spec of a run: methods evaluated under protocols on a model and a data set."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,14 +17,14 @@ DATA_HELP = "A name, a folder of class folders, or a CSV file"
 
 def seed_param() -> Any:
     """Declare the field for the seed of a run or a study."""
-    return param(0, "Chooses the items, and draws what is random", low=0, high=MOST)
+    return param(0, "Seed for choosing the items, and for random methods and protocols", low=0, high=MOST)
 
 
 def classes_param() -> Any:
     """Declare the field for how the classes of the data are matched to those of the model."""
     return param(
         "auto",
-        "How class folders name the model's classes: found automatically, or by WNID, name, index or order",
+        "How class folders are matched to the model's classes: automatically, or by WNID, name, index or order",
         choices=CLASSES,
         label="Classes of the data",
         noun="way to match classes",
@@ -33,20 +33,20 @@ def classes_param() -> Any:
 
 @dataclass(frozen=True)
 class RunSpec(Spec):
-    """Methods evaluated by protocols on a model and a data set, as in a score, a link, a command line or a manifest.
+    """Methods evaluated under protocols on a model and a data set, as in a score, a link, a command line or a manifest.
 
     A field with a default is an option. Adding one here adds it to the command line, the link, the snippet, the keyword
     arguments of `attrlib.score` and `attrlib.compare`, and the form of the page Scores; see CONTRIBUTING.md, "An option of a run".
     """
 
     command: ClassVar[str] = "score"
-    what: ClassVar[str] = "run"
+    noun: ClassVar[str] = "run"
 
     model: ModelSpec = nested(ModelSpec)
     data: str = param(
         REQUIRED,
         DATA_HELP,
-        missing="no data given: add for example --data FOLDER; python -m attrlib datasets lists those that have a name",
+        missing="no data given: add for example --data FOLDER; python -m attrlib datasets lists named data sets",
     )
     protocols: tuple[ProtocolSpec, ...] = param(
         REQUIRED,
@@ -58,16 +58,16 @@ class RunSpec(Spec):
     )
     methods: tuple[MethodSpec, ...] = methods_param()
     limit: int | None = param(
-        None, "Images, or grids, at most; the seed chooses them", low=1, high=MOST, auto="all", none="all", label="Items"
+        None, "Maximum number of images or grids, drawn with the seed", low=1, high=MOST, auto="all", none="all", label="Items"
     )
     seed: int = seed_param()
     fast: bool = param(
         False,
-        "Fold BatchNorm into convolutions, and compute many forward passes in bfloat16: less exact; the result says how far the maps agree",
+        "Fold BatchNorm into convolutions, and run methods of many forward passes in bfloat16; the result reports the agreement with exact maps",
     )
     ci_width: float | None = param(
         None,
-        "Stop a protocol as soon as the 95 % confidence interval of every method is this narrow",
+        "Stop a protocol as soon as the 95 % confidence interval of every method is at most this wide",
         above=0.0,
         auto="never",
         none="none",
@@ -76,23 +76,23 @@ class RunSpec(Spec):
     classes: str = classes_param()
     deletion_tuned: bool = param(
         False,
-        "The checkpoint is fine-tuned on deleted patches, as idsds needs; shipped and published ones say so themselves",
+        "The checkpoint is fine-tuned on deleted patches, as idsds requires; shipped and published checkpoints are recognised",
         label="Checkpoints are fine-tuned on deleted patches",
     )
     filter_models: tuple[ModelSpec, ...] = param(
         (),
-        "Grids only of images that these models classify as confidently, too: NAME or NAME@CHECKPOINT, separated by commas",
+        "Build grids only from images that these models also classify confidently: NAME or NAME@CHECKPOINT, separated by commas",
         read=parse_model_specs,
         write=write_model_specs,
     )
 
     def snippet(self) -> str:
-        """Return Python code that computes the same."""
+        """Return equivalent Python code."""
         model = self.model.arguments() + self.keywords(["deletion_tuned"])
-        given = self.keywords([p.name for p in options_of(RunSpec) if p.name != "deletion_tuned"])
+        options = self.keywords([p.name for p in options_of(RunSpec) if p.name != "deletion_tuned"])
         if self.filter_models:
-            given += f", filter_models=[{', '.join(f'attrlib.load_model({other.arguments()})' for other in self.filter_models)}]"
+            options += f", filter_models=[{', '.join(f'attrlib.load_model({other.arguments()})' for other in self.filter_models)}]"
         lines = ["import attrlib", "", f"model = attrlib.load_model({model})", f"data = attrlib.load_dataset({self.data!r})"]
         lines += [f"protocols = {[str(p) for p in self.protocols]}", f"methods = {[str(m) for m in self.methods]}"]
-        lines += [f"result = attrlib.compare(protocols, model, methods, data{given})", "for row in result.table():", "    print(row)"]
+        lines += [f"result = attrlib.compare(protocols, model, methods, data{options})", "for row in result.table():", "    print(row)"]
         return "\n".join(lines)

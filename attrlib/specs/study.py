@@ -15,33 +15,36 @@ from attrlib.specs.text import Pairs, read_pairs, write_list, write_pairs
 class StudySpec(Spec):
     """A study on models and data.
 
-    Without `models`, the study uses its default models. Without `methods`, it uses its default methods, at settings that keep it cheap.
-    `params` are the parameters of the study, as text or typed values. In the text form they follow its name, as in
-    `smoothing:limit=8`. `seed` chooses the items and draws whatever is random.
+    Without `models`, the study uses its default models. Without `methods`, it uses its default methods, at cheap settings. `params` are
+    the parameters of the study, as text or typed values. In the text form they follow the name, as in `smoothing:limit=8`. `seed`
+    chooses the items and seeds random methods and protocols.
     """
 
     command: ClassVar[str] = "study"
-    what: ClassVar[str] = "study"
+    noun: ClassVar[str] = "study"
 
     study: str = param(
-        REQUIRED, "A study, as NAME or NAME:key=value, or all; python -m attrlib studies lists them", positional=True,
+        REQUIRED, "A study: NAME or NAME:key=value, or all; python -m attrlib studies lists them", positional=True,
         missing="no study given: add for example ranking; python -m attrlib studies lists them",
     )  # fmt: skip
     params: Pairs = ()
     models: tuple[ModelSpec, ...] = param(
         (),
-        "Separated by commas: NAME or ARCHITECTURE@CHECKPOINT, with @HxW for another input size; by default shipped ones",
+        "Separated by commas: NAME or ARCHITECTURE@CHECKPOINT, with @HxW for another input size; by default shipped models",
         read=parse_model_specs,
         write=write_model_specs,
     )
     data: str = param("birds", DATA_HELP)
     methods: tuple[MethodSpec, ...] = param(
-        (), "Separated by commas, as they are; by default the study's own, kept cheap", read=parse_methods, write=write_list
+        (),
+        "Separated by commas, used at exactly these settings; by default the study's methods at cheap settings",
+        read=parse_methods,
+        write=write_list,
     )
     seed: int = seed_param()
     classes: str = classes_param()
     deletion_tuned: bool = param(
-        False, "Checkpoints are fine-tuned on deleted patches, as idsds needs", label="Checkpoints are fine-tuned on deleted patches"
+        False, "Checkpoints are fine-tuned on deleted patches, as idsds requires", label="Checkpoints are fine-tuned on deleted patches"
     )
 
     def __str__(self) -> str:
@@ -49,7 +52,7 @@ class StudySpec(Spec):
 
     @classmethod
     def build(cls, reader: Reader, default: Self | None = None) -> Self:
-        """Build the spec from a reader; the parameters are read from the text form of the study."""
+        """Build the spec from a reader. The parameters are parsed from the text form of the study."""
         study, *others = params_of(cls)
         named = reader.value(study, REQUIRED if default is None else (default.study, default.params), read_pairs)
         rest = {p.name: reader.value(p, p.default if default is None else getattr(default, p.name)) for p in others}
@@ -60,10 +63,10 @@ class StudySpec(Spec):
         return super().fields() | {"study": str(self)}
 
     def snippet(self) -> str:
-        """Return Python code that computes the same."""
-        given = f", models={[m.text for m in self.models]}" if self.models else ""
-        given += self.keywords(["data"])
-        given += f", methods={[str(m) for m in self.methods]}" if self.methods else ""
-        given += self.keywords(["seed", "classes", "deletion_tuned"])
-        lines = ["from attrlib.studies import study", "", f"result = study({str(self)!r}{given})", "print(result.finding)"]
+        """Return equivalent Python code."""
+        arguments = f", models={[m.text for m in self.models]}" if self.models else ""
+        arguments += self.keywords(["data"])
+        arguments += f", methods={[str(m) for m in self.methods]}" if self.methods else ""
+        arguments += self.keywords(["seed", "classes", "deletion_tuned"])
+        lines = ["import attrlib", "", f"result = attrlib.study({str(self)!r}{arguments})", "print(result.finding)"]
         return "\n".join([*lines, "for row in result.rows:", "    print(row)"])

@@ -1,4 +1,4 @@
-"""Text forms: NAME:key=value, comma-separated lists, and whole numbers."""
+"""Parse and write text forms: NAME:key=value, comma-separated lists, and whole numbers."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -50,10 +50,10 @@ def read_list(text: str, parse: Callable[[str], T], missing: str = "") -> tuple[
     Raises:
         SpecError: If the list is empty and `missing` is given, or as raised by `parse`.
     """
-    found = tuple(dict.fromkeys(parse(part) for part in text.split(",") if part.strip()))
-    if missing and not found:
+    values = tuple(dict.fromkeys(parse(part) for part in text.split(",") if part.strip()))
+    if missing and not values:
         raise SpecError(missing)
-    return found
+    return values
 
 
 def write_list(values: Iterable[object]) -> str:
@@ -66,7 +66,7 @@ def whole(text: object, name: str) -> int:
 
     Args:
         text: The number, or its text.
-        name: What the error message calls it.
+        name: Name of the number in the error message.
 
     Raises:
         SpecError: If it is not a whole number in that range.

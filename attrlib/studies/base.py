@@ -70,7 +70,7 @@ class StudyResult:
         refused: Undefined combinations as (model, protocol, method, reason).
         notes: Remarks of the runs.
         computed: Number of results that were computed.
-        known: Number of results that were already cached.
+        cached: Number of results that were already cached.
         seconds: Seconds of computing the study, including earlier runs.
     """
 
@@ -88,7 +88,7 @@ class StudyResult:
     refused: Sequence[tuple[str, str, str, str]] = ()
     notes: Sequence[str] = ()
     computed: int = 0
-    known: int = 0
+    cached: int = 0
     seconds: float = 0.0
 
     @property
@@ -98,8 +98,9 @@ class StudyResult:
 
     def as_json(self) -> dict[str, Any]:
         """Return the result as JSON values. Numbers that are not finite become None."""
-        fields = {name: getattr(self, name) for name in ("title", "question", "finding", "see", "saw", "computed", "known", "seconds")}
-        fields |= {"study": str(self.spec), "cli": self.spec.cli(), "models": list(self.models), "notes": list(self.notes)}
+        fields = {name: getattr(self, name) for name in ("title", "question", "finding", "see", "saw", "computed", "seconds")}
+        fields |= {"cached": self.cached, "study": str(self.spec), "cli": self.spec.cli(), "models": list(self.models)}
+        fields["notes"] = list(self.notes)
         fields |= {"papers": [asdict(paper) for paper in self.papers], "rows": list(self.rows), "more": list(self.more)}
         fields["refused"] = [dict(zip(("model", "protocol", "method", "reason"), entry, strict=True)) for entry in self.refused]
         fields["figures"] = [asdict(figure) for figure in self.figures]

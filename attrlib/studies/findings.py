@@ -1,12 +1,12 @@
 """Export findings of studies: a Markdown page for several studies, and a report with tables and figures for each."""
 
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from attrlib.figures.report import Section, html_report
-from attrlib.figures.study_files import render
-from attrlib.figures.study_plots import draw
+from attrlib.errors import SpecError
+from attrlib.figures.study_figure import StudyFigure
 from attrlib.figures.tables import csv_table
 from attrlib.studies.base import StudyResult
 
@@ -22,7 +22,7 @@ def files_of(result: StudyResult) -> Mapping[str, Callable[[], bytes]]:
         f"{name}.json": lambda: json.dumps(result.as_json(), indent=1).encode(),
     }
     for number, figure in enumerate(result.figures, 1):
-        files |= {f"{name}-{number}.{kind}": (lambda figure=figure, kind=kind: render(figure, kind)) for kind in FIGURES}  # type: ignore[misc]
+        files |= {f"{name}-{number}.{kind}": (lambda figure=figure, kind=kind: _render(figure, kind)) for kind in FIGURES}  # type: ignore[misc]
     return files
 
 
@@ -32,8 +32,30 @@ def even(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     return [{name: row.get(name, "") for name in columns} for row in rows]
 
 
+def check_figures() -> None:
+    """Raise `SpecError` if what figures and reports need is not installed."""
+    for name in ("plotly", "matplotlib"):
+        if importlib.util.find_spec(name) is None:
+            raise SpecError(f'figures need {name}, which is not installed; pip install "attrlib[app]"')
+
+
+def _render(figure: StudyFigure, kind: str) -> bytes:
+    check_figures()
+    from attrlib.figures.study_files import render
+
+    return render(figure, kind)
+
+
 def report(results: Sequence[StudyResult]) -> bytes:
-    """Return findings, figures and tables as one HTML file that needs neither Python nor a network connection."""
+    """Return findings, figures and tables as one HTML file that needs neither Python nor a network connection.
+
+    Raises:
+        SpecError: If what figures need is not installed.
+    """
+    check_figures()
+    from attrlib.figures.report import Section, html_report
+    from attrlib.figures.study_plots import draw
+
     sections = []
     for result in results:
         rows = even(result.rows)
@@ -83,7 +105,7 @@ def markdown(results: Sequence[StudyResult], command: str, pictures: str = "find
         "| study | models | results | time |",
         "|---|---|---|---|",
         *(
-            f"| [{result.title}](#{_anchor(result.title)}) | {len(result.models)} | {result.computed + result.known} | {_minutes(result.seconds)} |"
+            f"| [{result.title}](#{_anchor(result.title)}) | {len(result.models)} | {result.computed + result.cached} | {_minutes(result.seconds)} |"
             for result in results
         ),
     ]

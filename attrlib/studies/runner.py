@@ -42,12 +42,12 @@ class StudyEvent:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Cost of a study: number of cached (`known`) and `missing` results, and seconds and peak bytes to compute the missing ones.
+    """Cost of a study: number of cached (`cached`) and `missing` results, and seconds and peak bytes to compute the missing ones.
 
     With `upper_bound` the costs are at most these.
     """
 
-    known: int
+    cached: int
     missing: int
     seconds: float
     nbytes: int
@@ -141,7 +141,7 @@ def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dat
     if not plans:
         raise running.error
     return StudyPlan(
-        sum(plan.known for plan, _ in plans),
+        sum(plan.cached for plan, _ in plans),
         sum(plan.missing for plan, _ in plans),
         sum(estimate.seconds for _, estimate in plans),
         max(estimate.nbytes for _, estimate in plans),
@@ -179,7 +179,7 @@ class _Running:
         self.error: AttrlibError = DataError("the study has no runs; choose other models or methods")
         self.refused: list[tuple[str, str, str, str]] = []
         self.notes: list[str] = []
-        self.computed = self.known = self.number = 0
+        self.computed = self.cached = self.number = 0
         self.lengths: list[float] = []
 
     def execute(self) -> StudyResult:
@@ -196,7 +196,7 @@ class _Running:
         return StudyResult(
             self.spec, study.title, study.question, analysis.finding, analysis.more, study.see, study.saw, study.papers, analysis.rows,
             analysis.figures, [result.traits.name for result in results], list(dict.fromkeys(self.refused)), list(dict.fromkeys([*self.notes, *self.store.notes])),
-            self.computed, self.known, self._seconds(time.perf_counter() - start, done=True),
+            self.computed, self.cached, self._seconds(time.perf_counter() - start, done=True),
         )  # fmt: skip
 
     def open(self, spec: ModelSpec) -> tuple[ModelTraits, Classifier]:
@@ -232,7 +232,7 @@ class _Running:
             results.append(result)
             self.refused += [(traits.name, str(p), str(m), why) for p, m, why in result.refused]
             self.notes += result.notes
-            self.computed, self.known = self.computed + result.computed, self.known + result.known
+            self.computed, self.cached = self.computed + result.computed, self.cached + result.cached
         if not results:
             return None
         if self.study.wants_accuracy and traits.accuracy is None:

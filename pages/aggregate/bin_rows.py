@@ -2,46 +2,39 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import zip_longest
 
 import streamlit as st
-from PIL import Image
 
 from attrlib.aggregation.panels import subtitle, view_of
 from attrlib.engine.jobs import Job, State
 from attrlib.figures.aggatt import SIDE, bin_names, panel
 from attrlib.figures.by_layer import Scores, boxes, shows_points
-from attrlib.figures.colours import css_gradient
 from attrlib.figures.overlay import colour_map, encode
 from attrlib.methods import resolve
 from attrlib.protocols import create
 from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec
 from pages.aggregate import row_jobs
 from pages.aggregate.row_jobs import PAGE, Found, Shown
-from pages.shared import jobs
-from pages.shared.jobs import plain, sentence
+from pages.shared import downloads, job_status, jobs, tiles
+from pages.shared.jobs import plain
+from pages.shared.pager import page_of
 from pages.shared.plots import camera
 
 
 def show(found: Found, methods: tuple[MethodSpec, ...], setting: ProtocolSpec, view: AggregateView) -> bool:
     """Show all rows, their scores, and the images of the chosen bin; return whether a job is pending."""
     row_jobs_of = {method: row_jobs.row_job(found, method, view) for method in methods}
+    waiting = any(not job.ended for job in row_jobs_of.values())
     done = {method: job.result for method, job in row_jobs_of.items() if job.state is State.DONE}
     kept = st.session_state.setdefault("a_kept", {})
     kept |= {method: job.key for method, job in row_jobs_of.items() if job.state is State.DONE}
     _explain(list(done.values()), view)
     for number, (method, job) in enumerate(row_jobs_of.items()):
         _row(number, method, job, _last(kept.get(method)), view)
-    waiting = any(not job.ended for job in row_jobs_of.values())
     if done:
         _boxes(list(done.values()), setting)
-        st.download_button(
-            "Panel (PNG)",
-            partial(_panel, list(done.values()), view),
-            "aggatt.png",
-            "image/png",
-            on_click="ignore",
-            icon=":material/download:",
-        )
+        downloads.button("Panel (PNG)", partial(_panel, list(done.values()), view), "aggatt.png")
     return _bin_images(found, done, view) or waiting
 
 
@@ -53,12 +46,8 @@ def _explain(done: list[Shown], view: AggregateView) -> None:
         f"{sizes} Click a bin for its images."
     )
     ends = ("−", "0", "+") if view.average == "signed" else ("0", "", "99.5 % of all values of the row's bins")
-    labels = "".join(f"<span>{end}</span>" for end in ends)
     with st.container(width=420):
-        st.html(
-            f'<div style="height:.45rem;border-radius:2px;background:{css_gradient(colour_map(view_of(view)))}"></div>'
-            f'<div style="display:flex;justify-content:space-between;font-size:.75rem;opacity:.7">{labels}</div>'
-        )
+        st.html(tiles.colour_bar(colour_map(view_of(view)), ends))
 
 
 def _last(key: str | None) -> Shown | None:
@@ -73,19 +62,19 @@ def _row(number: int, method: MethodSpec, job: Job, last: Shown | None, view: Ag
     text = subtitle(own.row) if own is not None else layer
     updating = "" if job.ended else f" · :material/hourglass_top: {'waiting' if not job.done else f'{job.done} of {job.total}'}"
     st.markdown(f"**{plain(method.name)}** &nbsp; :gray[{plain(text)}]{updating}")
-    if job.state is State.FAILED:
-        st.caption(f":material/block: {sentence(job.error)}")
+    if job.ended and job.state is not State.DONE:
+        job_status.show_failure(job, small=True)
         return
     grid = st.grid(8, min_column_width=96, gap="small", key=f"a_row_{number}")
     with grid.cell():
-        st.image(own.best if own else _blank(), width="stretch", alt=f"Examples of the best maps of {method}")
+        st.image(own.best if own else tiles.blank((SIDE, SIDE)), width="stretch", alt=f"Examples of the best maps of {method}")
         st.caption("best", text_alignment="center")
     chosen = st.session_state.a_bin or ("", None, None)
     for place, name in enumerate(bin_names()):
         with grid.cell():
             picture = own.bins[place] if own else None
             size = own.row.aggregate.sizes[place] if own else 0
-            st.image(picture or _blank(), width="stretch", alt=f"{method} at {layer}: mean map of {name}, {size} items")
+            st.image(picture or tiles.blank((SIDE, SIDE)), width="stretch", alt=f"{method} at {layer}: mean map of {name}, {size} items")
             st.button(
                 name,
                 key=f"a_bin_{number}_{place}",
@@ -97,7 +86,7 @@ def _row(number: int, method: MethodSpec, job: Job, last: Shown | None, view: Ag
                 help=f"{size} maps: see them" if size else "Too few items for a map in this bin",
             )
     with grid.cell():
-        st.image(own.worst if own else _blank(), width="stretch", alt=f"Examples of the worst maps of {method}")
+        st.image(own.worst if own else tiles.blank((SIDE, SIDE)), width="stretch", alt=f"Examples of the worst maps of {method}")
         st.caption("worst", text_alignment="center")
 
 
@@ -146,38 +135,25 @@ def _bin_images(found: Found, done: dict[MethodSpec, Shown], view: AggregateView
     if own is None:
         return False
     members = own.row.aggregate.order if place is None else own.row.aggregate.members(place)
-    pages = max(1, -(-len(members) // PAGE))
-    state.a_page = min(state.a_page, pages - 1)
     which = f"all {len(members)}" if place is None else f"bin {plain(bin_names()[place])}: {len(members)} of {len(own.row.aggregate.order)}"
     st.markdown(f"##### {plain(own.row.method.name)} at {plain(resolve(own.row.method).layer)}, {which}, best first")
-    if pages > 1:
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.button("Better", on_click=_turn, args=(-1,), disabled=state.a_page == 0, icon=":material/chevron_left:", key="a_before")
-            st.markdown(f"page {state.a_page + 1} of {pages}", width="content")
-            st.button(
-                "Worse", on_click=_turn, args=(1,), disabled=state.a_page == pages - 1, icon=":material/chevron_right:", key="a_after"
-            )
-    first = state.a_page * PAGE
-    job = row_jobs.tiles_job(found, own.row, members[first : first + PAGE], view)
-    if job.state is State.FAILED:
-        st.error(sentence(job.error), icon=":material/error:")
+    shown = page_of(len(members), PAGE, "a_page", "Better", "Worse")
+    job = row_jobs.tiles_job(found, own.row, members[shown], view)
+    waiting = not job.ended
+    if not waiting and job.state is not State.DONE:
+        job_status.show_failure(job)
         return False
     grid = st.grid(min_column_width=165, gap="small", key="a_images")
-    for rank, position in enumerate(members[first : first + PAGE], first + 1):
+    # Unreadable items have no tile.
+    for rank, (position, tile) in enumerate(zip_longest(members[shown], [] if waiting else job.result), shown.start + 1):
         with grid.cell():
-            tile = job.result[rank - first - 1] if job.state is State.DONE and rank - first <= len(job.result) else None
             score = float(own.row.aggregate.scores[position])
             names = ", ".join(n for n in tile.names if n) if tile else ""
-            st.image(tile.picture if tile else _blank(), width="stretch", alt=f"Map number {rank} of the bin, score {score:.3f}. {names}")
+            st.image(
+                tile.picture if tile else tiles.blank((SIDE, SIDE)),
+                width="stretch",
+                alt=f"Map number {rank} of the bin, score {score:.3f}. {names}",
+            )
             mark = ":material/ads_click: " if position == chosen else ""
             st.caption(f"{mark}**{score:.3f}** {plain(names)}", help="The point that was clicked" if mark else None)
-    return not job.ended
-
-
-def _turn(step: int) -> None:
-    st.session_state.a_page += step
-
-
-@st.cache_data(max_entries=1, show_spinner=False)
-def _blank() -> bytes:
-    return encode(Image.new("RGBA", (SIDE, SIDE), (128, 132, 138, 40)), "PNG")
+    return waiting

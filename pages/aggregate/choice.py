@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from attrlib.aggregate import SHARES
+from attrlib.binning import SHARES
 from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError
 from attrlib.methods import Preset, resolve
@@ -14,7 +14,7 @@ from attrlib.protocols import PROTOCOLS, Cost, create
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value, params_of
 from attrlib.specs import AggregateSpec, AggregateView, MethodSpec, ModelSpec, ProtocolSpec, RunSpec, options_of
-from pages.shared import selection
+from pages.shared import forms, selection
 from pages.shared.short import short_run
 
 MAX_ROWS = 40
@@ -66,8 +66,7 @@ def start(query: dict[str, str]) -> None:
     except AttrlibError as error:
         problems.append(str(error))
     state.a_data = run.data
-    for option in options_of(RunSpec):
-        state[f"a_{option.name}"] = getattr(run, option.name)
+    forms.fill(options_of(RunSpec), run, "a_")
     state.a_setting = own.setting.name
     state.a_setting_params = {own.setting.name: resolve_protocol(own.setting).values}
     try:
@@ -82,8 +81,7 @@ def start(query: dict[str, str]) -> None:
     if len(methods) > MAX_ROWS:
         problems.append(f"the link has {len(methods)} rows; the first {MAX_ROWS} are shown")
     state.a_methods, state.a_layers, state.a_method_params = _as_widgets(methods[:MAX_ROWS])
-    for option in params_of(AggregateView):
-        state[f"a_{option.name}"] = getattr(spec.view, option.name)
+    forms.fill(params_of(AggregateView), spec.view, "a_")
     state.a_bin, state.a_page = _read_bin(query), 0
     state.a_problems = problems
 
@@ -150,8 +148,9 @@ def run_spec(methods: Sequence[MethodSpec]) -> RunSpec:
     """Return the run that the controls describe, in its shortest form. Raises `AttrlibError` for an unknown model."""
     state = st.session_state
     data = anchored((state.a_data or "").strip())
-    options = {option.name: state[f"a_{option.name}"] for option in options_of(RunSpec)}
-    return short_run(RunSpec(parse_model(state.a_model or ""), data, (setting(),), tuple(methods), **options))
+    return short_run(
+        RunSpec(parse_model(state.a_model or ""), data, (setting(),), tuple(methods), **forms.values(options_of(RunSpec), "a_"))
+    )
 
 
 def cells() -> tuple[int, ...]:
@@ -161,7 +160,6 @@ def cells() -> tuple[int, ...]:
 
 def view() -> AggregateView:
     """Return the view chosen in the session; a cell that is no target in this setting is replaced by the first that is."""
-    state = st.session_state
-    given = AggregateView.parse({option.name: state[f"a_{option.name}"] for option in params_of(AggregateView)})
+    given = AggregateView.parse(forms.values(params_of(AggregateView), "a_"))
     targets = cells()
     return given if given.cell in targets else replace(given, cell=targets[0])

@@ -20,8 +20,8 @@ from attrlib.protocols import create
 from attrlib.protocols.localisation import Localisation
 from attrlib.specs import AggregateView, MethodSpec, RunSpec, digest
 from attrlib.store import open_store
-from pages.shared import jobs
-from pages.shared.jobs import plain, sentence
+from pages.shared import job_status, jobs, notices, tiles
+from pages.shared.jobs import plain
 
 FIRST = ("cat", "coffee", "motorcycle", "astronaut")
 MAX_UPLOADS = 9
@@ -34,7 +34,7 @@ def show(run: RunSpec, view: AggregateView) -> bool:
     if not isinstance(protocol, Localisation):
         st.info("Choose GridPG, DiFull or DiPart as the setting: single images make no grid.", icon=":material/arrow_upward:")
         return False
-    model = jobs.wait_for(jobs.model_job(run.model), f"Loading {run.model}")
+    model = job_status.wait_for(jobs.model_job(run.model), f"Loading {run.model}")
     photos = _choose_photos(protocol.grid)
     if model is None or photos is None:
         return False
@@ -48,8 +48,9 @@ def show(run: RunSpec, view: AggregateView) -> bool:
     if target is None:
         return False
     map_jobs = {method: _job(model, photos, run, cell, target, method) for method in run.methods}
+    waiting = any(not job.ended for job in map_jobs.values())
     _tiles(model, photos, map_jobs, cell, n, view)
-    return any(not job.ended for job in map_jobs.values())
+    return waiting
 
 
 def _choose_photos(n: int) -> list[Photo] | None:
@@ -72,7 +73,7 @@ def _choose_photos(n: int) -> list[Photo] | None:
     try:
         return [uploads[name] if name in uploads else open_image(name) for name in chosen]
     except AttrlibError as error:
-        st.error(sentence(error), icon=":material/error:")
+        notices.error(error)
         return None
 
 
@@ -89,7 +90,7 @@ def _take() -> None:
 
 def _choose_target(model: Classifier, photo: Photo) -> int | None:
     """Return the chosen class, one of the most probable classes of the cell's photo on its own."""
-    probabilities = jobs.wait_for(jobs.prediction_job(model, photo), "Asking the model")
+    probabilities = job_status.wait_for(jobs.prediction_job(model, photo), "Asking the model")
     if probabilities is None:
         return None
     best = [int(i) for i in probabilities.topk(min(5, len(probabilities))).indices]
@@ -130,10 +131,5 @@ def _tiles(model: Classifier, photos: list[Photo], map_jobs: dict[MethodSpec, Jo
                 )
                 st.caption(f"localisation **{score:.3f}** ↑ (chance {1 / n**2:.2f})")
             else:
-                st.image(encode(Image.new("RGBA", (SIDE, SIDE), (128, 132, 138, 40)), "PNG"), width="stretch", alt="No map yet")
-                if job.state is State.FAILED:
-                    st.caption(f":material/block: {sentence(job.error)}")
-                elif job.ended:
-                    st.button("Try again", key=f"a_own_again_{job.key}", on_click=job.forget, type="tertiary", icon=":material/refresh:")
-                else:
-                    st.progress(job.done / job.total if job.total else 0.0, text="running" if job.done else "waiting")
+                st.image(tiles.blank((SIDE, SIDE)), width="stretch", alt="No map yet")
+                job_status.waits_for(job, small=True)

@@ -1,20 +1,22 @@
 """How does a method behave on a whole data set? AggAtt, scores by layer, and a custom grid."""
 
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 import streamlit as st
 
-from attrlib.engine.jobs import Job, State
+from attrlib.engine.jobs import State
+from attrlib.engine.run import Event
 from attrlib.errors import AttrlibError
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.specs import AggregateSpec, AggregateView, RunSpec
 from attrlib.studies.words import listed
-from pages.aggregate import bin_rows, choice, controls, custom_grid, row_jobs, run_panel
-from pages.shared import reproduce, run_jobs
-from pages.shared.jobs import plain, sentence
+from pages.aggregate import bin_rows, choice, controls, custom_grid, row_jobs
+from pages.shared import job_status, links, notices, pickers, reproduce, run_jobs, run_panel
+from pages.shared.jobs import plain
+from pages.shared.polling import poll
 
-OWN = "a grid of your own"
-MODES = ("data set", OWN)
+CUSTOM = "custom grid"
+MODES = ("data set", CUSTOM)
 
 
 def main() -> None:
@@ -26,7 +28,7 @@ def main() -> None:
         "AggAtt sorts the maps of many images by score and averages them in bins, so that one sees all of them, the best and the worst: "
         f"[{plain(GRID_PAPER.authors)}]({GRID_PAPER.url})."
     )
-    notices = st.container()
+    place = st.container()
     controls.choose(st.grid(min_column_width=150, gap="small", key="a_controls"))
     methods, problems = choice.chosen()
     run: RunSpec | None = None
@@ -35,87 +37,68 @@ def main() -> None:
         choice.cells()
     except AttrlibError as error:
         problems.append(str(error))
-    with notices:
-        for problem in dict.fromkeys([*state.a_problems, *problems]):
-            st.warning(sentence(problem), icon=":material/error:")
-        if state.a_problems:
-            st.button("Dismiss", on_click=_dismiss, type="tertiary", icon=":material/check:")
+    with place:
+        notices.problems("a_problems", problems)
     if run is None or not run.methods or not run.data:
         missing = [what for what, has in (("data", run and run.data), ("a method", run and run.methods)) if not has]
         st.info(f"Choose {listed(missing) if run else 'another model or setting'} above to go on.", icon=":material/arrow_upward:")
         return
     state.setdefault("a_mode", MODES[0])
-    busy = state.a_mode != OWN and run_panel.is_busy(run)
-    st.fragment(run_every=0.5 if busy or state.get("a_waiting") else None)(_body)(run, busy or bool(state.get("a_waiting")))
+    poll("a_waiting", lambda: _body(run))
 
 
-def _dismiss() -> None:
-    st.session_state.a_problems = []
-
-
-def _body(run: RunSpec, polled: bool) -> None:
-    """Show everything that changes by itself, and the dials."""
-    job = run_jobs.find(run)
-    own = st.session_state.a_mode == OWN
+def _body(run: RunSpec) -> bool:
+    """Show everything that changes by itself, and the dials; return whether anything is pending."""
+    custom = st.session_state.a_mode == CUSTOM
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="a_bar"):
-        st.segmented_control(
-            "Show",
-            MODES,
-            key="a_mode",
-            persist_state="session",
-            required=True,
-            help="Many items of the data, or one grid of photos that you choose.",
-        )
-        if not own:
-            run_panel.show_button(run, job)
-        controls.choose_view(() if own else choice.cells())
+        pickers.switch("Show", MODES, "a_mode", "Many items of the data, or one grid of photos that you choose.")
+        if not custom:
+            run_panel.show_button("a", [run])
+        controls.choose_view(() if custom else choice.cells())
         view = choice.view()
-        _reproduce(AggregateSpec(run, view))
-    link = dict(parse_qsl(AggregateSpec(run, view).link().lstrip("?"), keep_blank_values=True)) | choice.shown()
-    if st.query_params.to_dict() != link:
-        st.query_params.from_dict(link)
-    waiting = custom_grid.show(run, view) if own else _results(run, job, view)
-    st.session_state.a_waiting = waiting
-    if polled != (waiting or (not own and run_panel.is_busy(run))):
-        st.rerun()
+        spec = AggregateSpec(run, view)
+        more = urlencode(choice.shown(), safe="@:,=/")
+        link = spec.link() + (f"&{more}" if more else "")
+        with reproduce.popover(link):
+            reproduce.command_line(spec.cli(), "Command line: panel and numbers")
+            reproduce.python(spec.snippet())
+    links.write(link)
+    return custom_grid.show(run, view) if custom else _results(run, view)
 
 
-def _results(run: RunSpec, job: Job | None, view: AggregateView) -> bool:
+def _results(run: RunSpec, view: AggregateView) -> bool:
     """Show the results; return whether a job is pending."""
-    if job is None or (job.ended and job.state is not State.DONE):
-        if job is not None:
-            run_panel.show_ended(job)
-        if job is None or job.state is State.CANCELLED:
-            run_panel.show_cost(run)
+    waiting = run_panel.show_state({run.model.text: run})
+    job = run_jobs.find(run)
     if job is None or job.state is State.FAILED:
-        return False
+        return waiting
     if not job.ended:
-        run_panel.show_progress(job)
+        _scores_so_far(job.news)
         return True
     looking = row_jobs.found_job(run, job)
     if not looking.ended:
-        st.caption(":material/hourglass_top: Reading what is known")
+        job_status.pending("Reading the cached results")
         return True
     if looking.state is not State.DONE:
-        st.error(sentence(looking.error or "It was cancelled."), icon=":material/error:")
-        st.button("Try again", on_click=looking.forget, icon=":material/refresh:", key="a_again")
-        return False
-    refused = {method: reason for _, method, reason in looking.result.aggregation.refused}
-    waiting = bin_rows.show(looking.result, tuple(m for m in run.methods if m not in refused), run.protocols[0], view)
+        job_status.show_failure(looking)
+        return waiting
+    refused = {method for _, method, _ in looking.result.aggregation.refused}
+    waiting |= bin_rows.show(looking.result, tuple(m for m in run.methods if m not in refused), run.protocols[0], view)
     if isinstance(job.result, run_jobs.Finished):
-        result = job.result.result
-        for note in result.notes:
-            st.caption(f":material/info: {sentence(note)}")
-        run_panel.show_refused({str(method): reason for _, method, reason in result.refused})
+        run_panel.show_remarks([job.result.result])
     return waiting
 
 
-def _reproduce(spec: AggregateSpec) -> None:
-    """Show the link, command line and Python snippet of exactly this view."""
-    more = urlencode(choice.shown(), safe="@:,=/")
-    with reproduce.popover(spec.link() + (f"&{more}" if more else "")):
-        reproduce.command_line(spec.cli(), "Command line: panel and numbers")
-        reproduce.python(spec.snippet())
+def _scores_so_far(event: Event | None) -> None:
+    scores = event.scores if event else {}
+    rows = [
+        {"method": method, "mean so far": score.mean, "from": score.low, "to": score.high, "items": score.n}
+        for (_, method), score in scores.items()
+        if score.n
+    ]
+    if rows:
+        columns = {name: st.column_config.NumberColumn(format="%.3f") for name in ("mean so far", "from", "to")}
+        st.dataframe(rows, hide_index=True, width="content", height="content", column_config=columns)
 
 
 main()

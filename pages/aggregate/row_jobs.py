@@ -68,12 +68,8 @@ def found_job(spec: RunSpec, run_job: Job) -> Job:
     key = digest("aggregation", spec, jobs.stamp(spec.model.checkpoint), run_job.state.value, run_job.done)
 
     def find(on_progress: NewsProgress) -> Found:
-        loading = jobs.model_job(spec.model, spec.deletion_tuned)
-        while not loading.wait(0.1):
-            on_progress(0, 0)
-        if loading.error is not None:
-            raise loading.error
-        return Found(key, Aggregation(spec, loading.result, load_data(spec.data), open_store()))
+        model = jobs.result_of(jobs.model_job(spec.model, spec.deletion_tuned), on_progress)
+        return Found(key, Aggregation(spec, model, load_data(spec.data), open_store()))
 
     return jobs.device_queue().submit(key, find, jobs.PATIENCE, priority=Priority.QUICK)
 

@@ -1,17 +1,27 @@
-"""The part of an Inspect link beyond the picture and its maps: models of further rows, and the open tool."""
+"""The user's choices on the Inspect page, kept in the session and restored from or written to a link."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import urlencode
 
 import streamlit as st
 
+from attrlib.data.pictures import is_named
+from attrlib.data.samples import PREFIX
 from attrlib.errors import AttrlibError, unknown
-from attrlib.models import list_models, parse_model
-from attrlib.specs import ModelSpec
-from pages.shared import selection
-from pages.shared.jobs import sentence
+from attrlib.models import EMBEDDED, check_name
+from attrlib.registry import params_of
+from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, parse_size, size_text
+from pages.shared import forms, selection
 
+UPLOAD = "upload"
+MAX_METHODS = 40
 MAX_MODELS = 3
+DEFAULT = ExplainSpec(
+    model=ModelSpec(EMBEDDED),
+    image=f"{PREFIX}cat",
+    methods=tuple(MethodSpec(name) for name in ("Grad-CAM", "Layer-CAM", "IxG", "Guided Backprop")),
+)
 TOOLS = {
     "Compare": ":material/compare_arrows:",
     "Patches": ":material/grid_on:",
@@ -24,16 +34,11 @@ TOOLS = {
 def start(query: Mapping[str, str]) -> None:
     """Fill the session from the link on a session's first run; report invalid fields."""
     state = st.session_state
-    selection.start({name: value for name, value in query.items() if name not in ("also", "tool")})
+    _start_maps({name: value for name, value in query.items() if name not in ("also", "tool")})
     if "also" in state:
         return
-    models = []
-    for text in query.get("also", "").split(","):
-        try:
-            models += [parse_model(text)] if text.strip() else []
-        except AttrlibError as error:
-            state.problems.append(str(error))
-    models = list(dict.fromkeys(models))
+    texts = [text for text in query.get("also", "").split(",") if text.strip()]
+    models = selection.parse_models(texts, state.problems)
     if len(models) >= MAX_MODELS:
         state.problems.append(f"the link has {len(models) + 1} models; the first {MAX_MODELS} are shown")
     state.also = [model.text for model in models[: MAX_MODELS - 1]]
@@ -43,31 +48,51 @@ def start(query: Mapping[str, str]) -> None:
     state.tool = tool if tool in TOOLS else None
 
 
+def _start_maps(query: Mapping[str, str]) -> None:
+    """Fill the session with the picture, its maps and their view."""
+    state = st.session_state
+    if "image" in state:
+        return
+    spec, problems = ExplainSpec.read_link(query, DEFAULT)
+    try:
+        check_name(spec.model.architecture)
+    except AttrlibError as error:
+        problems.append(str(error))
+        spec = replace(spec, model=DEFAULT.model)
+    methods = [m for m in spec.methods if selection.is_known(m, problems)] or (list(DEFAULT.methods) if spec.methods else [])
+    if len(methods) > MAX_METHODS:
+        problems.append(f"the link has {len(methods)} methods; the first {MAX_METHODS} are shown")
+        methods = methods[:MAX_METHODS]
+    image = spec.image
+    if image.startswith(UPLOAD):
+        problems.append("This link was made with an uploaded photo, which links do not carry: upload it again. A sample stands in for it.")
+        image = DEFAULT.image
+    if not is_named(image):
+        problems.append(f"the link's picture {image[:60]!r} is neither one of the samples nor a bird; a sample stands in for it")
+        image = DEFAULT.image
+    state.image, state.upload = image, None
+    state.architecture, state.checkpoint = spec.model.architecture, spec.model.checkpoint or ""
+    state.input_size = size_text(spec.model.input_size) if spec.model.input_size else ""
+    state.target, state.seed = -1 if spec.target is None else spec.target, spec.seed
+    state.layer, state.methods, state.params = selection.as_widgets(methods)
+    forms.fill(params_of(ViewSpec), spec.view)
+    state.problems = problems
+
+
+def model() -> ModelSpec:
+    """Return the model chosen in the session. Raises `SpecError` for an impossible input size."""
+    state = st.session_state
+    size = state.input_size.strip()
+    return ModelSpec(state.architecture, state.checkpoint.strip() or None, parse_size(size) if size else None)
+
+
+def view() -> ViewSpec:
+    """Return the view options chosen in the session."""
+    return ViewSpec.parse(forms.values(params_of(ViewSpec)))
+
+
 def link_fields() -> str:
-    """Return these choices as link fields, to be appended to those of the spec."""
+    """Return the models of further rows and the open tool as link fields, to be appended to those of the spec."""
     state = st.session_state
     fields = {"also": ",".join(state.also), "tool": state.tool}
     return "".join(f"&{urlencode({name: value}, safe='@:,=')}" for name, value in fields.items() if value)
-
-
-def choose_more_models(first: ModelSpec) -> list[ModelSpec]:
-    """Show the sidebar's model list and return all valid models except the first; invalid entries get a message."""
-    state = st.session_state
-    with st.sidebar:
-        st.multiselect(
-            "More models, one row each",
-            list(dict.fromkeys([*(info.name for info in list_models()), *state.also])),
-            key="also",
-            persist_state="session",
-            accept_new_options=True,
-            max_selections=MAX_MODELS - 1,
-            placeholder="Add a model",
-            help="Each is explained for the class that it predicts itself. Type timm:NAME, with @FILE behind it for a checkpoint, with @192x256 for another input size.",
-        )
-        found = []
-        for text in state.also:
-            try:
-                found.append(parse_model(text))
-            except AttrlibError as error:
-                st.warning(sentence(error), icon=":material/error:")
-    return [model for model in dict.fromkeys(found) if model != first]

@@ -8,7 +8,7 @@ import streamlit as st
 from attrlib.diagnostics.map_comparison import Comparison, compare_maps
 from attrlib.figures.overlay import draw
 from attrlib.specs import ViewSpec
-from pages.inspect.pick import figure, keep, pick, signed
+from pages.inspect.pick import figure, pick, signed, switch
 from pages.inspect.tile_rows import Ready
 from pages.shared import tiles
 
@@ -17,19 +17,16 @@ UNITS = ("its own", "as they are")
 
 def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
     """Show two choosers and three pictures; return False, as no job is needed."""
-    keep("compare_units", UNITS, UNITS[0])
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         first, second = pick("First map", maps, "compare_first"), pick("Second map", maps, "compare_second", 1)
-        st.segmented_control(
+        units = switch(
             "Unit",
             UNITS,
-            key="compare_units",
-            persist_state="session",
-            required=True,
-            help="Methods have no unit in common. Its own: each map is divided by the clip percentile of its magnitudes before they are "
+            "compare_units",
+            "Methods have no unit in common. Its own: each map is divided by the clip percentile of its magnitudes before they are "
             "subtracted. As they are: for maps of one method.",
         )
-    found = _compare((first.job.key, second.job.key), first, second, view, st.session_state.compare_units == UNITS[0])
+    found = _compare((first.job.key, second.job.key), first, second, view, units == UNITS[0])
     photo, difference = first.row.picture, replace(view, sign="signed")
     grid = st.grid(3, min_column_width=165, gap="small", key="compare-tiles")
     for place, ready, values in (("First", first, found.first), ("Second", second, found.second)):

@@ -14,31 +14,27 @@ from attrlib.protocols.deletion import ORDERS
 from attrlib.specs import ViewSpec
 from pages.inspect import map_jobs
 from pages.inspect.patches import choose_baseline, choose_grid
-from pages.inspect.pick import figure, keep, pick
+from pages.inspect.pick import figure, pick, switch
 from pages.inspect.tile_rows import Ready
+from pages.shared import job_status
 
 FIRST = {ORDERS[1]: "most relevant", ORDERS[0]: "least relevant"}
 
 
 def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
     """Show controls for map, order, unit and baseline, then the slider; return whether a job is pending."""
-    keep("deletion_order", list(FIRST), ORDERS[1])
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         ready = pick("Map", maps, "deletion_map")
-        st.segmented_control(
+        order: str = switch(
             "First to go",
-            list(FIRST),
-            format_func=FIRST.__getitem__,
-            key="deletion_order",
-            persist_state="session",
-            required=True,
-            help="Most relevant first: a good map makes the probability fall at once. Least relevant first: it stays high for long.",
+            FIRST,
+            "deletion_order",
+            "Most relevant first: a good map makes the probability fall at once. Least relevant first: it stays high for long.",
         )
-        order: str = st.session_state.deletion_order
         grid = choose_grid(ready, "deletion_grid", singles="pixels")
         baseline = choose_baseline("deletion_baseline")
     job = map_jobs.path_job(ready, order, grid or None, baseline, st.session_state.seed)
-    if map_jobs.waits_for(job):
+    if job_status.waits_for(job):
         return True
     if job.state is State.DONE:
         _scrubber(ready, job.result, order, view)
@@ -68,7 +64,7 @@ def _scrubber(ready: Ready, path: DeletionPath, order: str, view: ViewSpec) -> N
         values = draw(shown.values, ready.row.picture, view, limits([shown], view)[0])
         figure(shown.title, shown.subtitle, values, f"{ready.name}: the map whose order counts")
     with photo:
-        what = "cell" if path.grid else "pixels"
-        line = f"pink: the {what} to go next" if step < path.steps else "nothing is left to delete"
+        unit = "patch" if path.grid else "pixels"
+        line = f"pink: the {unit} to go next" if step < path.steps else "nothing is left to delete"
         image = draw_deleted(ready.row.picture, path.deleted(step), path.following(step), path.instead, outlined=path.grid is not None)
         figure(f"{share:.0%} deleted", line, image, f"The photo with {share:.0%} deleted in order of {ready.name}; {line}")

@@ -1,17 +1,14 @@
 """Request what the tools below the gallery show from the queues; moving a slider or changing colours needs no new job."""
 
-import streamlit as st
-
 from attrlib.diagnostics.deletion_curve import delete_in_order
 from attrlib.diagnostics.single_deletion import cell_outputs
-from attrlib.engine.jobs import Job, Priority, State, queue
+from attrlib.engine.jobs import Job, Priority, queue
 from attrlib.models import Classifier
 from attrlib.models.randomised import randomised
 from attrlib.progress import NewsProgress
 from attrlib.specs import digest
 from pages.inspect.tile_rows import Ready, Row
 from pages.shared import jobs
-from pages.shared.tiles import seconds_left
 
 QUICK_GRID = 8
 """Largest number of patches per side whose deletion takes only a few seconds on a CPU, so that it may overtake other work."""
@@ -51,18 +48,3 @@ def twin_job(model: Classifier, share: float, seed: int) -> Job:
         return twin
 
     return queue("models").submit(digest("twin", jobs.digest_of(model), share, seed), shuffle)
-
-
-def waits_for(job: Job) -> bool:
-    """Return whether the job is unfinished, after showing its progress or why it failed."""
-    # Read the state once: a job may end while this runs, and what is shown must match what is returned.
-    if not job.ended:
-        waiting = job.state is State.WAITING
-        st.progress(job.done / job.total if job.total else 0.0, text="waiting" if waiting else seconds_left(job))
-        if not waiting and job.priority is not Priority.QUICK:
-            st.button("Cancel", key=f"cancel-{job.key}", on_click=job.cancel, type="tertiary", icon=":material/close:")
-        return True
-    if job.state is not State.DONE:
-        st.error(jobs.sentence(job.error or "It was cancelled."), icon=":material/error:")
-        st.button("Try again", key=f"again-{job.key}", on_click=job.forget, type="tertiary", icon=":material/refresh:")
-    return False

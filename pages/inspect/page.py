@@ -1,18 +1,16 @@
 """Why did the model say that? One photo, many methods side by side."""
 
 import dataclasses
-from urllib.parse import parse_qsl
 
 import streamlit as st
 
 from attrlib.engine.explain import Explanation
 from attrlib.registry import params_of
 from attrlib.specs import SCALES, SIGNS, ExplainSpec, ViewSpec
-from pages.inspect import choice, tile_rows, tools
+from pages.inspect import choice, choosers, takeaway, tile_rows, tools
 from pages.inspect.tile_rows import Coming, Row
-from pages.shared import choosers, jobs, selection, takeaway, tiles
-
-KERNELS = [0, *range(1, 258, 2)]
+from pages.shared import job_status, jobs, links, notices, pickers, selection, tiles
+from pages.shared.polling import poll
 
 
 def main() -> None:
@@ -21,48 +19,53 @@ def main() -> None:
     choice.start(st.query_params.to_dict())
     st.markdown("#### Why did the model say that?")
     st.caption("One photo, many methods side by side: which pixels raise (orange) and which lower (blue) the score of the target class.")
-    notices = st.empty()
+    place = st.container()
     row = st.grid(min_column_width=150, gap="small", key="controls")
     photo = choosers.choose_photo(row)
     model = choosers.choose_model(row)
     if model is None or photo is None:
-        choosers.show_problems(notices)
+        with place:
+            notices.problems("problems")
         st.info("Choose another model or photo above to go on.", icon=":material/arrow_upward:")
         return
-    probabilities = jobs.wait_for(jobs.prediction_job(model, photo), "Asking the model")
+    probabilities = job_status.wait_for(jobs.prediction_job(model, photo), "Asking the model")
     if probabilities is None:
         return
     best = [int(i) for i in probabilities.topk(min(5, len(probabilities))).indices]
     target = choosers.choose_target(row, model, best, probabilities)
     methods = choosers.choose_methods(row, model)
     spec = ExplainSpec(
-        selection.model(),
-        f"{selection.UPLOAD}:{photo.name}" if state.image == selection.UPLOAD else state.image,
+        choice.model(),
+        f"{choice.UPLOAD}:{photo.name}" if state.image == choice.UPLOAD else state.image,
         tuple(methods),
         None if state.target == choosers.SAME_AS_PREDICTED else target,
         state.seed,
     )
     top = [(model.class_names[i].split(",")[0], float(probabilities[i])) for i in best]
     first = Row(spec.model, model, photo, target, top)
-    more = choice.choose_more_models(spec.model)
+    more = choosers.choose_more_models(spec.model)
     further = [tile_rows.further_row(own, photo, first, spec.target is not None) for own in more]
     rows = [first, *(row for row in further if isinstance(row, Row))]
     coming = [row for row in further if isinstance(row, Coming)]
-    choosers.show_problems(notices)
-    running = bool(coming) or not all(slot.ended for row in rows for slot in row.slots(methods))
-    st.fragment(run_every=0.35 if running else None)(_gallery)(rows, coming, spec, running)
+    with place:
+        notices.problems("problems")
+    poll("maps_wait", lambda: _gallery(rows, coming, spec), seconds=0.35)
 
 
-def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec, running: bool) -> None:
-    """Show the view's dials and the tiles: the part that reruns when a dial is moved or a map is ready."""
+def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec) -> bool:
+    """Show the view's dials and the tiles: the part that reruns when a dial is moved or a map is ready.
+
+    Returns whether a map is pending.
+    """
     slots = [row.slots(spec.methods) for row in rows]
+    waiting = bool(coming) or not all(slot.ended for own in slots for slot in own)
     ready = [slot.job.result for slot in slots[0] if slot.job is not None and slot.done]
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="view"):
         view = _choose_view()
         spec = dataclasses.replace(spec, view=view)
         further = [dataclasses.replace(spec, model=row.spec, target=None if spec.target is None else row.target) for row in rows[1:]]
         takeaway.reproduce(spec, choice.link_fields(), further)
-        image = spec.image.removeprefix(f"{selection.UPLOAD}:")
+        image = spec.image.removeprefix(f"{choice.UPLOAD}:")
         shown = dataclasses.replace(spec, image=image, target=rows[0].target, methods=tuple(a.spec for a in ready))
         takeaway.save(Explanation(shown, rows[0].model, rows[0].photo, ready) if ready else None)
     if not spec.methods:
@@ -71,35 +74,26 @@ def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec, running: 
     for row in coming:
         st.progress(0.0, text=f"Loading {jobs.plain(row.spec.text)}")
     tool = tools.choose()
-    waiting = bool(coming) or not all(slot.ended for own in slots for slot in own)
     if tool is not None:
         tools.show(tool, tile_rows.ready_maps(rows, slots), view, waiting)
-    link = dict(parse_qsl(spec.link().lstrip("?") + choice.link_fields(), keep_blank_values=True))
-    if st.query_params.to_dict() != link:
-        st.query_params.from_dict(link)
-    # Polling starts and stops with a full rerun. Work may also start here, by "Try again" or because a map was evicted.
-    if running != waiting or any(row.job.ended for row in coming):
+    links.write(spec.link() + choice.link_fields())
+    if any(row.job.ended for row in coming):
+        # The row is made by a full rerun.
         st.rerun()
+    return waiting
 
 
 def _choose_view() -> ViewSpec:
     options = {p.name: p for p in params_of(ViewSpec)}
-    st.segmented_control("Sign", SIGNS, key="sign", persist_state="session", required=True, help=options["sign"].help)
-    st.select_slider(
-        "Smoothing K",
-        KERNELS,
-        key="smoothing",
-        persist_state="session",
-        width=170,
-        help="Gaussian of K × K px at the input's size, sigma = K/4, on the signed map.",
-    )
+    pickers.switch("Sign", SIGNS, "sign", options["sign"].help)
+    pickers.smoothing("smoothing", "Gaussian of K × K px at the input's size, sigma = K/4, on the signed map.", width=170)
     st.slider("Opacity", 0.0, 1.0, step=0.05, key="opacity", persist_state="session", width=120, help=options["opacity"].help)
-    st.segmented_control("Colour scale", SCALES, key="scale", persist_state="session", required=True, help=options["scale"].help)
+    pickers.switch("Colour scale", SCALES, "scale", options["scale"].help)
     with st.popover("Colours", icon=":material/palette:"):
         st.slider("Clip percentile", 50.0, 100.0, step=0.5, key="clip", persist_state="session", help=options["clip"].help)
         st.selectbox("Signed maps", options["diverging"].choices, key="diverging", persist_state="session")
         st.selectbox("Positive maps", options["sequential"].choices, key="sequential", persist_state="session")
-    return selection.view()
+    return choice.view()
 
 
 main()

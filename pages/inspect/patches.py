@@ -12,9 +12,9 @@ from attrlib.figures.cells import cell_scatter, draw_cells, magnitude
 from attrlib.protocols.deletion import IDSDS_PAPER, OUTPUTS
 from attrlib.specs import ViewSpec
 from pages.inspect import map_jobs
-from pages.inspect.pick import figure, keep, pick, signed
+from pages.inspect.pick import figure, keep, pick, signed, switch
 from pages.inspect.tile_rows import Ready
-from pages.shared import tiles
+from pages.shared import job_status, tiles
 from pages.shared.plots import camera
 
 COARSEST, FINEST = 2, 16
@@ -26,18 +26,9 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
         ready = pick("Map", maps, "patch_map")
         grid = choose_grid(ready, "patch_grid")
         baseline = choose_baseline("patch_baseline")
-        keep("patch_output", OUTPUTS, OUTPUTS[0])
-        st.segmented_control(
-            "Output",
-            OUTPUTS,
-            key="patch_output",
-            persist_state="session",
-            required=True,
-            help="The output of the target whose drop counts.",
-        )
-        output: str = st.session_state.patch_output
+        output: str = switch("Output", OUTPUTS, "patch_output", "The output of the target whose drop counts.")
     job = map_jobs.outputs_job(ready.row, grid, baseline, st.session_state.seed)
-    if map_jobs.waits_for(job):
+    if job_status.waits_for(job):
         return True
     if job.state is State.DONE:
         score = cell_score(job.result, ready.attribution, output)
@@ -56,9 +47,9 @@ def choose_grid(ready: Ready, key: str, singles: str | None = None) -> int:
     fitting = [n for n in range(COARSEST, FINEST + 1) if height % n == width % n == 0]
     options = [0, *fitting] if singles else fitting or [1]
     keep(key, options, 0 if singles else 4 if 4 in options else options[0])
-    label = "Deletes" if singles else "Cells"
+    label = "Deletes" if singles else "Patches"
     return st.selectbox(
-        label, options, format_func=lambda n: f"{n} × {n} cells" if n else str(singles), key=key, persist_state="session", width=150
+        label, options, format_func=lambda n: f"{n} × {n} patches" if n else str(singles), key=key, persist_state="session", width=150
     )
 
 
@@ -73,8 +64,8 @@ def _pictures(ready: Ready, score: CellScore, view: ViewSpec, output: str) -> No
     photo, own = ready.row.picture, replace(view, sign="signed")
     cells = st.grid(4, min_column_width=165, gap="small", key="patch-tiles")
     sides = (
-        ("Output drop", f"of the {output} without the cell", score.drops),
-        ("Attribution", f"{ready.name}, sum of the cell", score.sums),
+        ("Output drop", f"of the {output} without the patch", score.drops),
+        ("Attribution", f"{ready.name}, sum over the patch", score.sums),
     )
     for title, line, values in sides:
         with cells.cell():
@@ -82,25 +73,25 @@ def _pictures(ready: Ready, score: CellScore, view: ViewSpec, output: str) -> No
             figure(title, line, draw_cells(photo, values, own, top), _words(title, values))
             st.html(tiles.legend(own, top))
     with cells.cell(column_span=2):
-        tiles.head("Drop against attribution", "one point for each cell")
+        tiles.head("Drop against attribution", "one point for each patch")
         st.plotly_chart(
             cell_scatter(score.drops, score.sums, output),
             key="patch-scatter",
             config=camera("drop-against-attribution"),
-            alt=f"Scatter of output drop against attribution sum of each cell, rank correlation {signed(score.correlation)}",
+            alt=f"Scatter of output drop against attribution sum of each patch, rank correlation {signed(score.correlation)}",
         )
 
 
 def _words(title: str, values: object) -> str:
     rows = [f"{float(value):.3g}" for value in values]  # type: ignore[attr-defined]
-    return f"{title} of each cell, row by row: {', '.join(rows) if len(rows) <= 16 else f'{len(rows)} cells'}"
+    return f"{title} of each patch, row by row: {', '.join(rows) if len(rows) <= 16 else f'{len(rows)} patches'}"
 
 
 def _sentence(score: CellScore, ready: Ready, grid: int) -> str:
     if score.correlation != score.correlation:
-        return f"**{score.name} undefined** for this photo: all cells have the same drop or the same attribution."
-    tuned = "" if score.name == "IDSDS" else " The model never saw deleted cells, so they are out of its domain: SDS, not IDSDS."
+        return f"**{score.name} undefined** for this photo: all patches have the same drop or the same attribution."
+    tuned = "" if score.name == "IDSDS" else " The model never saw deleted patches, so they are out of its domain: SDS, not IDSDS."
     return (
-        f"**{score.name} {signed(score.correlation)}** of this photo: Spearman's correlation of both over {grid * grid} cells. "
-        f"1: the cells rank by attribution as they do by what {ready.row.class_name} loses without them; 0: chance.{tuned}"
+        f"**{score.name} {signed(score.correlation)}** of this photo: Spearman's correlation of both over {grid * grid} patches. "
+        f"1: the patches rank by attribution as they do by the drop of {ready.row.class_name} without them; 0: chance.{tuned}"
     )

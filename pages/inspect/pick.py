@@ -1,12 +1,14 @@
 """Small widgets that the tools of Inspect share: a map chooser, and a picture with a title."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import streamlit as st
 from PIL import Image
 
 from attrlib.figures.overlay import encode
 from pages.inspect.tile_rows import Ready
+from pages.shared import pickers
 from pages.shared.tiles import head
 
 
@@ -23,6 +25,13 @@ def pick(label: str, maps: Sequence[Ready], key: str, otherwise: int = 0) -> Rea
 
 def _remember(key: str, wish: str) -> None:
     st.session_state[wish] = st.session_state[key]
+
+
+def switch(label: str, options: Sequence[object] | Mapping[Any, str], key: str, hint: str, default: object = None) -> Any:
+    """Show few options side by side; return the chosen one, at first `default` or the first option."""
+    keep(key, list(options), next(iter(options)) if default is None else default)
+    pickers.switch(label, options, key, hint)
+    return st.session_state[key]
 
 
 def keep(key: str, options: Sequence[object], default: object) -> None:

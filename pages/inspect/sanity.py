@@ -13,28 +13,24 @@ from attrlib.methods import Attribution, resolve
 from attrlib.protocols.stability import SANITY_PAPER
 from attrlib.specs import MethodSpec, ViewSpec
 from pages.inspect import map_jobs
-from pages.inspect.pick import figure, keep, pick, signed
+from pages.inspect.pick import figure, pick, signed, switch
 from pages.inspect.tile_rows import Ready
-from pages.shared import jobs, tiles
+from pages.shared import job_status, jobs, tiles
 
 SHARES = {0.25: "last quarter", 0.5: "last half", 1.0: "all"}
 
 
 def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
     """Show controls for the map and the shuffled layers, then three pictures with correlations; return whether a job is pending."""
-    keep("sanity_share", list(SHARES), 1.0)
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         ready = pick("Map", maps, "sanity_map")
-        st.segmented_control(
+        share: float = switch(
             "Layers with shuffled weights",
-            list(SHARES),
-            format_func=SHARES.__getitem__,
-            key="sanity_share",
-            persist_state="session",
-            required=True,
-            help="Counted from the logits. A layer's weights keep their values and lose their places, so that nothing learnt is left.",
+            SHARES,
+            "sanity_share",
+            "Counted from the logits. A layer's weights keep their values and lose their places, so that nothing learnt is left.",
+            default=1.0,
         )
-    share: float = st.session_state.sanity_share
     row, method, seed = ready.row, ready.attribution.spec, st.session_state.seed
     noise = jobs.map_job(row.model, row.photo, resolve(MethodSpec("Random", method.layer)), row.target, seed)
     making: Job = map_jobs.twin_job(row.model, share, seed)
@@ -53,7 +49,7 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
                 st.progress(1.0, text="running")
                 waits = True
             else:
-                waits |= map_jobs.waits_for(own)
+                waits |= job_status.waits_for(own)
     st.caption(
         "A map that looks alike on the twin shows the photo and not what the model has learnt: its correlation should be near 0. "
         f"Random is the level of no information. [{SANITY_PAPER.authors}]({SANITY_PAPER.url})"

@@ -14,7 +14,7 @@ from attrlib.errors import AttrlibError
 from attrlib.methods import Attribution
 from attrlib.models import Classifier
 from attrlib.specs import MethodSpec, ModelSpec
-from pages.shared import jobs, tiles
+from pages.shared import job_status, jobs, tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +79,13 @@ def further_row(spec: ModelSpec, photo: Photo, first: Row, wanted: bool) -> Row 
     loading = jobs.model_job(spec)
     if not loading.ended:
         return Coming(spec, loading)
-    model = jobs.wait_for(loading, f"Loading {spec}")
+    model = job_status.wait_for(loading, f"Loading {spec}")
     if model is None:
         return None
     asking = jobs.prediction_job(model, photo)
     if not asking.ended:
         return Coming(spec, asking)
-    probabilities = jobs.wait_for(asking, f"Asking {spec}")
+    probabilities = job_status.wait_for(asking, f"Asking {spec}")
     if probabilities is None:
         return None
     best = [int(i) for i in probabilities.topk(min(5, len(probabilities))).indices]

@@ -8,6 +8,8 @@ from attrlib.specs import ViewSpec
 from pages.inspect import compare, deletion, patches, sanity
 from pages.inspect.choice import TOOLS
 from pages.inspect.tile_rows import Ready
+from pages.shared import job_status
+from pages.shared.polling import poll
 
 Tool = Callable[[Sequence[Ready], ViewSpec], bool]
 """A function that shows a tool for the computed maps and returns whether a job is pending."""
@@ -27,25 +29,22 @@ def choose() -> str | None:
         format_func=lambda name: f"{TOOLS[name]} {name}",
         key="tool",
         persist_state="session",
-        help="Compare: the difference of two maps. Patches: what the model loses without each cell. Deletion: the picture fading in "
+        help="Compare: the difference of two maps. Patches: the drop of the output without each patch. Deletion: the picture fading in "
         "order of a map. Sanity: the same method on a model that has forgotten. Click the open one again to close it.",
     )
 
 
 def show(tool: str, maps: Sequence[Ready], view: ViewSpec, waiting: bool) -> None:
     """Show the tool in a separate fragment, so that its dials redraw nothing else; it polls while a job is pending."""
-    polled = bool(st.session_state.get("tool_waits"))
-    st.fragment(run_every=0.4 if polled else None)(_body)(tool, maps, view, waiting, polled)
+    poll("tool_waits", lambda: _body(tool, maps, view, waiting), seconds=0.4)
 
 
-def _body(tool: str, maps: Sequence[Ready], view: ViewSpec, waiting: bool, polled: bool) -> None:
+def _body(tool: str, maps: Sequence[Ready], view: ViewSpec, waiting: bool) -> bool:
     with st.container(border=True, key="tool-box"):
-        if not maps:
-            if waiting:
-                st.caption(":material/hourglass_top: Waiting for the first map")
-            else:
-                st.info("There is no map to look at. Choose methods above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
-        waits = SHOW[tool](maps, view) if maps else False
-    st.session_state.tool_waits = waits
-    if waits != polled:
-        st.rerun()
+        if maps:
+            return SHOW[tool](maps, view)
+        if waiting:
+            job_status.pending("Waiting for the first map")
+        else:
+            st.info("There is no map to look at. Choose methods above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
+    return False

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attrlib.aggregate import Aggregate, aggregate
+from attrlib.binning import Aggregate, aggregate
 from attrlib.figures.aggatt import Sample, bin_names, draw_bin, draw_sample
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
@@ -37,11 +37,10 @@ class AggAtt(Lesson):
 
     def show(self, context: LessonContext) -> str:
         grids = context.grids(self.grids, corners=False)
-        (maps,) = context.wait(context.grid_maps("gridpg", grids, 0, f"{self.method}@{self.layer}"))
-        job = context.compute(
+        (maps,) = context.wait(context.grid_maps("gridpg", grids, 0, self.method, self.layer))
+        found: Aggregate = context.result(
             "aggatt", lambda _progress: _sorted(maps), self.method, self.layer, [[b.index for b in birds] for birds in grids]
         )
-        found: Aggregate = context.wait(job)[0]
         order = found.order
         first = {"best": 0, "middle": (len(order) - SHOWN) // 2, "worst": len(order) - SHOWN}[self.pick]
         chosen, tiles = order[max(0, first) :][:SHOWN], rows(SHOWN)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from urllib.parse import urlencode
 
 from attrlib.specs import AggregateSpec, AggregateView, ExplainSpec, ModelSpec, RunSpec, parse_methods, parse_protocols
+from pages.inspect.choice import DEFAULT
 from pages.learn.context import DATA
 from pages.learn.lesson import Beyond
 from pages.scores.choice import Wanted
-from pages.shared.selection import DEFAULT
 
 
 def inspect(methods: str, tool: str = "") -> Beyond:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -118,6 +118,10 @@ class LessonContext:
         key = digest("learn", what, self.model_name, self.seed, *about)
         return jobs.device_queue().submit(key, do, jobs.PATIENCE)
 
+    def result(self, what: str, do: Callable[[NewsProgress], Any], *about: object) -> Any:
+        """Return the result of a lesson's computation; see `compute`. Raises `NotYet` without one."""
+        return self.wait(self.compute(what, do, *about))[0]
+
     @cached_property
     def plain(self) -> Classifier:
         """Return the model before deletion tuning."""
@@ -161,12 +165,9 @@ class LessonContext:
         drawn = self.birds([pool[place] for grid in made for place in grid])
         return [drawn[4 * k : 4 * k + 4] for k in range(len(made))]
 
-    def grid_maps(self, setting: str, grids: Sequence[Sequence[Bird]], cell: int, method: str) -> Job:
-        """Return the job for a method's maps, each for the bird in one cell of a grid, in a localisation setting.
-
-        `method` is given in text form.
-        """
-        model, spec, protocol = self.plain, resolve(MethodSpec.parse(method)), ProtocolSpec(setting)
+    def grid_maps(self, setting: str, grids: Sequence[Sequence[Bird]], cell: int, method: str, layer: str) -> Job:
+        """Return the job for the maps of a method, given in text form, each for the bird in one cell of a grid, in a localisation setting."""
+        model, spec, protocol = self.plain, resolve(replace(MethodSpec.parse(method), layer=layer)), ProtocolSpec(setting)
 
         def explain(on_progress: NewsProgress) -> GridMaps:
             found = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
@@ -80,12 +81,13 @@ def show(lesson: type[Lesson]) -> None:
 
 def _widget(p: Param, key: str) -> Value:
     label = p.name.replace("_", " ").capitalize()
+    options: dict[str, Any] = dict(key=key, help=p.help, persist_state="session")
     if p.kind is bool:
-        return st.toggle(label, key=key, help=p.help, persist_state="session")
+        return st.toggle(label, **options)
     if p.kind is int:
-        return st.slider(label, int(p.low or 0), int(p.high or 100), key=key, help=p.help, persist_state="session", width=170)
+        return st.slider(label, int(p.low or 0), int(p.high or 100), width=170, **options)
     if all(choice.replace(".", "", 1).isdigit() for choice in p.choices):
-        return st.select_slider(label, p.choices, key=key, help=p.help, persist_state="session", width=220)
+        return st.select_slider(label, p.choices, width=220, **options)
     if len(p.choices) <= FEW and sum(map(len, p.choices)) <= LETTERS:
-        return st.segmented_control(label, p.choices, key=key, help=p.help, persist_state="session", required=True)
-    return st.selectbox(label, p.choices, key=key, help=p.help, persist_state="session", width=220)
+        return st.segmented_control(label, p.choices, required=True, **options)
+    return st.selectbox(label, p.choices, width=220, **options)

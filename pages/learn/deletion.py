@@ -27,10 +27,10 @@ class Deletion(Lesson):
     name = "deletion"
     title = "Deletion, and its out-of-domain problem"
     claim = "Delete what a map calls important: does the output fall? But it also falls because the picture looks like nothing the model has seen."
-    formula = r"x^{(k)} = x \text{ without its first } k \text{ cells or pixels}\\[0.4em] \text{score} = \frac{1}{n} \sum_{k=0}^{n-1} \operatorname{softmax}_y f\big(x^{(k)}\big)"
-    letters = "Both models see the same pictures. The tuned one was fine-tuned on pictures of which single cells were deleted."
+    formula = r"x^{(k)} = x \text{ without its first } k \text{ patches or pixels}\\[0.4em] \text{score} = \frac{1}{n} \sum_{k=0}^{n-1} \operatorname{softmax}_y f\big(x^{(k)}\big)"
+    letters = "Both models see the same pictures. The tuned one was fine-tuned on pictures with single patches deleted."
     paper = IDSDS_PAPER
-    delete: str = param("cells", "What goes at once: cells of a 4 × 4 grid, or pixels", choices=WHAT)
+    delete: str = param("cells", "What is deleted at once: patches of a 4 × 4 grid, or pixels", choices=WHAT)
     order: str = param("Random", "The map in whose order it goes, most relevant first", choices=("Random", "IxG", "Grad-CAM"))
     step: int = param(4, "Sixteenths of the picture that are deleted", low=0, high=STEPS)
     birds: int = param(24, "Birds over which the curves are means", low=4, high=64)
@@ -39,11 +39,10 @@ class Deletion(Lesson):
         models, birds = (context.plain, context.tuned), context.some_birds(self.birds)
         targets = [context.plain.target(bird.name) for bird in birds]
         method, grid = resolve(MethodSpec(self.order)), 4 if self.delete == "cells" else None
-        job = context.compute(
+        found = context.result(
             "deletion", lambda on_progress: delete_alike(models, [b.photo for b in birds], targets, method, grid, seed=context.seed, on_progress=on_progress),
             method, grid, [b.index for b in birds],
         )  # fmt: skip
-        found = context.wait(job)[0]
         own, (plain, tuned) = found.paths[0], found.curves.tolist()
         step = self.step * own.steps // STEPS
         share = own.counts[step] / own.counts[-1]

@@ -48,12 +48,11 @@ class Disagree(Lesson):
         protocols = {name: create(ProtocolSpec.parse(text)) for name, text in PROTOCOLS.items()}
         methods = [resolve_method(MethodSpec.parse(text)) for text in METHODS]
         which = [bird.index for bird in birds]
-        job = context.compute(
+        found = context.result(
             "disagree",
             lambda on_progress: score_at_once(model, DATA, which, list(protocols.values()), methods, context.seed, on_progress),
             which,
         )
-        found = context.wait(job)[0]
         signs = torch.tensor([[-1.0 if own.higher_is_better else 1.0] for own in protocols.values()], dtype=torch.float64)
         places = ranks((found.nanmean(2) * signs).nan_to_num(nan=float("inf")))
         lines = {method: places[:, k].tolist() for k, method in enumerate(METHODS)}

@@ -1,23 +1,28 @@
 """Pictures of lessons: tiles of equal size on a grid on which all of them fit on one screen."""
 
+from typing import Any
+
 import plotly.graph_objects as go
 import streamlit as st
 from PIL import Image
-from streamlit.elements.lib.grid_container import GridContainer
+from torch import Tensor
 
 from attrlib.engine.explain import tile
-from attrlib.figures.overlay import draw, encode, limit
+from attrlib.engine.jobs import Job, State
+from attrlib.figures.aggatt import outlined
+from attrlib.figures.overlay import draw, limit
 from attrlib.methods import Attribution
 from attrlib.specs import ViewSpec
 from pages.inspect.pick import figure, signed
 from pages.shared.jobs import sentence
-from pages.shared.tiles import head, legend
+from pages.shared.pickers import Grid
+from pages.shared.tiles import blank, head, legend
 
-__all__ = ["chart", "figure", "grey", "hidden", "map_tile", "percent", "plot", "rows", "signed"]
+__all__ = ["chart", "figure", "grid_tile", "hidden", "map_tile", "percent", "plot", "result_or_reason", "rows", "signed"]
 VIEW = ViewSpec()
 
 
-def rows(columns: int, number: int = 0, narrowest: int = 140) -> GridContainer:
+def rows(columns: int, number: int = 0, narrowest: int = 140) -> Grid:
     """Return a grid with this many tiles per row, none narrower than `narrowest` pixels."""
     return st.grid(columns, min_column_width=narrowest, gap="small", key=f"learn_row_{number}")
 
@@ -27,7 +32,7 @@ def map_tile(title: str, line: str, found: Attribution, photo: Image.Image, view
     shown = tile(found, view)
     if shown.defect is not None:
         head(title, line)
-        st.image(grey(photo.size), width="stretch", alt=f"No map: {shown.defect}")
+        st.image(blank(photo.size), width="stretch", alt=f"No map: {shown.defect}")
         st.caption(f":material/block: {shown.defect}")
         return
     top = limit([shown.values], view.clip)
@@ -46,17 +51,25 @@ def percent(value: float) -> str:
     return "–" if value != value else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
-def grey(size: tuple[int, int]) -> bytes:
-    """Return a tile without a picture."""
-    return encode(Image.new("RGBA", size, (128, 132, 138, 40)), "PNG")
-
-
 def hidden(title: str, size: tuple[int, int], reason: str = "") -> None:
     """Show a tile that is not revealed yet, or that is unavailable for the given reason."""
     head(title, "")
-    st.image(grey(size), width="stretch", alt=f"{title}: {reason or 'later'}")
+    st.image(blank(size), width="stretch", alt=f"{title}: {reason or 'later'}")
     if reason:
         st.caption(f":material/block: {sentence(reason)}")
+
+
+def result_or_reason(job: Job, title: str, size: tuple[int, int]) -> Any:
+    """Return the result of a job that has ended, or None after showing a tile that says why there is none."""
+    if job.state is not State.DONE:
+        hidden(title, size, str(job.error or "It was cancelled."))
+    return job.result
+
+
+def grid_tile(title: str, line: str, values: Tensor, photo: Image.Image) -> None:
+    """Show a map over a grid of 2 x 2 photos, with the first cell outlined."""
+    drawn = outlined(draw(values, photo, VIEW, limit([values], VIEW.clip)), 0, 2)
+    figure(title, line, drawn, f"{title} over the grid, {line}")
 
 
 def plot(drawn: go.Figure, alt: str) -> None:

@@ -1,17 +1,17 @@
 """The screen of a lesson: text and controls left, pictures right; the navigation, and the presenter view."""
 
-from urllib.parse import urljoin
+from urllib.parse import urlencode, urljoin
 
 import streamlit as st
 
 from attrlib.engine.jobs import State
-from pages.inspect import map_jobs
 from pages.learn import controls, keys
 from pages.learn.context import LessonContext, NotYet, pairs
-from pages.learn.drawing import grey
 from pages.learn.lesson import LESSONS, Lesson
-from pages.shared.jobs import plain, sentence
-from pages.shared.tiles import head
+from pages.shared import job_status, links, notices
+from pages.shared.jobs import plain
+from pages.shared.polling import poll
+from pages.shared.tiles import blank, head
 
 STYLE = """
 .st-key-learn_screen {display: grid; grid-template-columns: minmax(17rem, 2fr) 5fr; grid-template-rows: auto 1fr; gap: 0.5rem 2rem}
@@ -49,16 +49,8 @@ def show() -> None:
     widest = f"calc({high})" if columns > 2 else f"min({high}, 100% - 13.5rem)"
     st.html(f"<style>{STYLE.replace('WIDEST', widest)}{PRESENTER if state.learn_present else ''}</style>")
     _ways(names.index(lesson.name), names)
-    for problem in dict.fromkeys(state.learn_problems):
-        st.warning(sentence(problem), icon=":material/error:")
-    if state.learn_problems:
-        st.button("Dismiss", on_click=_dismiss, type="tertiary", icon=":material/check:")
-    polled = bool(state.get("learn_waits"))
-    st.fragment(run_every=0.4 if polled else None)(_body)(lesson, polled)
-
-
-def _dismiss() -> None:
-    st.session_state.learn_problems = []
+    notices.problems("learn_problems")
+    poll("learn_waits", lambda: _body(lesson), seconds=0.4)
 
 
 def _ways(place: int, names: list[str]) -> None:
@@ -119,11 +111,11 @@ def _leave() -> None:
     st.session_state.learn_present = False
 
 
-def _body(lesson: type[Lesson], polled: bool) -> None:
-    """Show everything that changes with a control, or by itself while a job is pending."""
+def _body(lesson: type[Lesson]) -> bool:
+    """Show everything that changes with a control, or by itself while a job is pending; return whether one is."""
     state = st.session_state
     with st.container(key="learn_screen"):
-        words, pictures, links = st.container(key="learn_words"), st.container(key="learn_pictures"), st.container(key="learn_links")
+        words, pictures, below_words = st.container(key="learn_words"), st.container(key="learn_pictures"), st.container(key="learn_links")
         with words:
             st.markdown(f"**{lesson.claim}**")
             controls.show(lesson)
@@ -140,17 +132,13 @@ def _body(lesson: type[Lesson], polled: bool) -> None:
                 below.markdown(f"**What to see.** {seen}")
             except NotYet as wait:
                 # The job may have ended since it was checked: the next rerun then draws its result.
-                waits = map_jobs.waits_for(wait.job) or wait.job.state is State.DONE
+                waits = job_status.waits_for(wait.job) or wait.job.state is State.DONE
                 if waits:
                     _blank(*lesson.shape)
-        with links:
+        with below_words:
             _links(own)
-    fields = controls.fields_of(own)
-    if st.query_params.to_dict() != fields:
-        st.query_params.from_dict(fields)
-    state.learn_waits = waits
-    if waits != polled:
-        st.rerun()
+    links.write(urlencode(controls.fields_of(own)))
+    return waits
 
 
 def _choose_birds() -> None:
@@ -174,7 +162,7 @@ def _blank(columns: int, rows: int) -> None:
     for _ in range(columns * rows):
         with grid.cell():
             head("…", "")
-            st.image(grey((128, 128)), width="stretch", alt="Not ready yet")
+            st.image(blank((128, 128)), width="stretch", alt="Not ready yet")
 
 
 def _links(lesson: Lesson) -> None:

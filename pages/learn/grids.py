@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from attrlib.engine.jobs import State
 from attrlib.figures.aggatt import outlined
 from attrlib.figures.grids import draw_seen, mark_impossible
 from attrlib.figures.overlay import draw, limit
@@ -10,8 +9,8 @@ from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
 from attrlib.specs import AggregateView
 from pages.learn.beyond import aggregate
-from pages.learn.context import LessonContext
-from pages.learn.drawing import VIEW, figure, hidden, percent, rows
+from pages.learn.context import GridMaps, LessonContext
+from pages.learn.drawing import VIEW, figure, percent, result_or_reason, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
 
 SETTINGS = {
@@ -29,7 +28,7 @@ class Grids(Lesson):
 
     name = "grids"
     title = "GridPG, DiFull, DiPart"
-    claim = "Put four birds in a grid and cut the network's wires: now it is known where attribution cannot be."
+    claim = "Put four birds in a grid and cut the network's wires: and you know where attribution cannot be."
     formula = r"L = \frac{\sum_{p \in \text{cell}} \max(a_p, 0)}{\sum_p \max(a_p, 0)}\\[0.4em] \text{chance: } L = \tfrac{1}{4}"
     letters = "a: the map for the bird in the outlined cell. Pink stripes: attribution to what the output provably does not depend on."
     paper = GRID_PAPER
@@ -39,9 +38,7 @@ class Grids(Lesson):
 
     def show(self, context: LessonContext) -> str:
         cell, birds = self.cell - 1, context.grids(1, corners=True)[0]
-        name, _, params = self.method.partition(":")
-        method = f"{name}@{self.layer}{':' if params else ''}{params}"
-        jobs = context.ended(*(context.grid_maps(setting, [birds], cell, method) for setting in SETTINGS))
+        jobs = context.ended(*(context.grid_maps(setting, [birds], cell, self.method, self.layer) for setting in SETTINGS))
         photo, final = context.grid_picture(birds), context.plain.layer("Final").path
         tiles = rows(3)
         for title, line, faded in SETTINGS.values():
@@ -50,10 +47,10 @@ class Grids(Lesson):
         said = []
         for job, (setting, (title, _, _)) in zip(jobs, SETTINGS.items(), strict=True):
             with tiles.cell():
-                if job.state is not State.DONE:
-                    hidden(f"{self.method} in {title}", photo.size, str(job.error or "It was cancelled."))
+                maps: GridMaps | None = result_or_reason(job, f"{self.method} in {title}", photo.size)
+                if maps is None:
                     continue
-                found = job.result.maps[0]
+                found = maps.maps[0]
                 values, share = found.shown(AggregateView())
                 top = limit([values], VIEW.clip)
                 drawn = draw(values, photo, VIEW, top)

@@ -30,18 +30,18 @@ class Idsds(Lesson):
 
     name = "idsds"
     title = "IDSDS, step by step"
-    claim = "Delete one cell at a time on a model that knows deleted cells. A good map ranks the cells as the drops of the output do."
+    claim = "Delete one patch at a time, on a model that was trained with deleted patches. A good map ranks the patches as the drops of the output do."
     formula = (
         r"d_i = f_y(x) - f_y(x \setminus i), \qquad s_i = \sum_{p \in i} a_p\\[0.4em] \text{IDSDS} = \operatorname{mean}_x\; \rho(d, s)"
     )
     letters = (
-        "i: one of 16 cells. x∖i: the picture without it, in the mean colour. f: the logit of the class. ρ: Spearman's rank correlation."
+        "i: one of 16 patches. x∖i: the picture without it, in the mean colour. f: the logit of the class. ρ: Spearman's rank correlation."
     )
     paper = IDSDS_PAPER
     shape = (2, 2)
-    step: int = param(4, "1: delete a cell. 2: all drops. 3: the map's sums. 4: both against each other", low=1, high=4)
+    step: int = param(4, "1: delete a patch. 2: all drops. 3: the map's sums. 4: both against each other", low=1, high=4)
     method: str = param("IxG", "The map that is judged", choices=METHODS)
-    cell: int = param(6, "The cell that is deleted in the first picture, row by row", low=1, high=GRID**2)
+    cell: int = param(6, "The patch that is deleted in the first picture, row by row", low=1, high=GRID**2)
 
     def show(self, context: LessonContext) -> str:
         model, bird = context.tuned, context.bird
@@ -57,10 +57,10 @@ class Idsds(Lesson):
         tiles = rows(2)
         with tiles.cell():
             line = f"logit {values[0]:.2f} → {values[self.cell]:.2f}: drop {signed(float(found.drops[self.cell - 1]))}"
-            figure("1. Without a cell", line, deleted, f"The bird without cell {self.cell}, {line}")
+            figure("1. Without a patch", line, deleted, f"The bird without patch {self.cell}, {line}")
         pictures = (
-            ("2. The drop of every cell", f"{model.class_names[target]}, 1 + 16 forward passes", found.drops),
-            ("3. The map's sum in every cell", f"{self.method}, on the same model", found.sums),
+            ("2. The drop of every patch", f"{model.class_names[target]}, 1 + 16 forward passes", found.drops),
+            ("3. The map's sum over every patch", f"{self.method}, on the same model", found.sums),
         )
         for number, (title, line, numbers) in enumerate(pictures, 2):
             with tiles.cell():
@@ -74,9 +74,9 @@ class Idsds(Lesson):
             else:
                 head("4. Both against each other", f"rank correlation {signed(found.correlation)}")
                 drawn = cell_scatter(found.drops, found.sums, "logit")
-                plot(drawn, f"Drop against attribution sum of 16 cells, rank correlation {signed(found.correlation)}")
+                plot(drawn, f"Drop against attribution sum of 16 patches, rank correlation {signed(found.correlation)}")
         return (
-            f"For this bird and {self.method} the score is {signed(found.correlation)}: 1 says that the map ranks the cells as the model does, 0 that it knows nothing. "
+            f"For this bird and {self.method} the score is {signed(found.correlation)}: 1 means that the map ranks the patches as the drops do, 0 that it is unrelated to them. "
             "The score of a method is the mean over many pictures."
         )
 

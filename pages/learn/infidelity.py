@@ -35,12 +35,11 @@ class Infidelity(Lesson):
         target = model.target(bird.name)
         maps = context.maps(model, bird.photo, METHODS, target)
         stds = [float(text) for text in NOISES]
-        job = context.compute(
+        found = context.result(
             "infidelity",
             lambda on_progress: infidelity_by_noise(model, bird.photo, maps, stds, seed=context.seed, on_progress=on_progress),
             bird.index,
         )
-        found = context.wait(job)[0]
         values = (found.raw if self.maps == SCALES[0] else found.normalised) / found.nothing
         place = NOISES.index(self.noise)
         orders = [[METHODS[k] for k in column.argsort().tolist()] for column in values.T]

@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 
-from attrlib.engine.jobs import State
-from attrlib.figures.aggatt import outlined
-from attrlib.figures.overlay import draw, limit
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
 from attrlib.specs import AggregateView
 from pages.learn.beyond import aggregate
-from pages.learn.context import LessonContext
-from pages.learn.drawing import VIEW, figure, hidden, rows
+from pages.learn.context import GridMaps, LessonContext
+from pages.learn.drawing import grid_tile, result_or_reason, rows
 from pages.learn.lesson import LESSONS, Beyond, Lesson
 
 LAYERS = ("Input", "Middle", "Final")
@@ -37,18 +34,16 @@ class Layers(Lesson):
         setting = self.setting.lower()
         grids = context.grids(self.grids, corners=setting != "gridpg")
         places = [(method, layer) for method in (self.first, self.second) for layer in LAYERS]
-        jobs = context.ended(*(context.grid_maps(setting, grids, 0, _at(method, layer)) for method, layer in places))
+        jobs = context.ended(*(context.grid_maps(setting, grids, 0, method, layer) for method, layer in places))
         photo, tiles, means = context.grid_picture(grids[0]), rows(3), dict[tuple[str, str], float]()
         for (method, layer), job in zip(places, jobs, strict=True):
             with tiles.cell():
-                if job.state is not State.DONE:
-                    hidden(f"{method} at {layer}", photo.size, str(job.error or "It was cancelled."))
-                    continue
-                values, _ = job.result.maps[0].shown(AggregateView())
-                means[method, layer] = job.result.mean(AggregateView())
-                drawn = outlined(draw(values, photo, VIEW, limit([values], VIEW.clip)), 0, 2)
-                line = f"localisation {means[method, layer]:.2f}, mean of {len(grids)}"
-                figure(f"{method} at {layer}", line, drawn, f"{method} at {layer} over the grid, {line}")
+                title = f"{method} at {layer}"
+                maps: GridMaps | None = result_or_reason(job, title, photo.size)
+                if maps is not None:
+                    means[method, layer] = maps.mean(AggregateView())
+                    line = f"localisation {means[method, layer]:.2f}, mean of {len(grids)}"
+                    grid_tile(title, line, maps.maps[0].shown(AggregateView())[0], photo)
         if len(means) < len(places) and self.first != self.second:
             return f"What is not defined on {context.model_name} says why."
         a, b, c = means[self.first, "Input"], means[self.second, "Final"], means[self.first, "Final"]
@@ -59,8 +54,3 @@ class Layers(Lesson):
 
     def beyond(self, model: str) -> Beyond:
         return aggregate(model, "gridpg", ",".join(f"{method}@{layer}" for method in ("IxG", "Grad-CAM") for layer in LAYERS), limit=24)
-
-
-def _at(method: str, layer: str) -> str:
-    name, colon, params = method.partition(":")
-    return f"{name}@{layer}{colon}{params}"

@@ -57,7 +57,7 @@ class Leakage(Lesson):
         return (
             f"From the masks alone {percent(read.mean)} [{percent(read.low)}, {percent(read.high)}] of {len(birds)} birds are named right; "
             f"from random masks {percent(chance.mean)} [{percent(chance.low)}, {percent(chance.high)}], by always saying the most frequent class {percent(found.chance)}. "
-            "IDSDS deletes the same cells whatever the map says: their shape tells nothing."
+            "IDSDS deletes the same patches whatever the map says: their shape tells nothing."
         )
 
     def beyond(self, model: str) -> Beyond:

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from attrlib.figures.aggatt import outlined
 from attrlib.figures.lines import Axis, lines_svg
-from attrlib.figures.overlay import draw, limit
 from attrlib.postprocess import resize, smooth
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
@@ -12,11 +10,10 @@ from attrlib.specs import AggregateView
 from attrlib.statistics import spearman
 from pages.learn.beyond import aggregate
 from pages.learn.context import GridMaps, LessonContext
-from pages.learn.drawing import VIEW, chart, figure, rows, signed
+from pages.learn.drawing import chart, grid_tile, rows, signed
 from pages.learn.lesson import LESSONS, Beyond, Lesson
 
 KERNELS = ("0", "9", "17", "33", "65", "129")
-CAM = "Grad-CAM@Final"
 
 
 @LESSONS.register
@@ -36,11 +33,10 @@ class Smoothing(Lesson):
 
     def show(self, context: LessonContext) -> str:
         grids = context.grids(self.grids, corners=False)
-        maps, cam = context.wait(
-            *(context.grid_maps("gridpg", grids, 0, text) for text in (f"{_name(self.method)}@Input{_rest(self.method)}", CAM))
-        )
+        wanted = ((self.method, "Input"), ("Grad-CAM", "Final"))
+        maps, cam = context.wait(*(context.grid_maps("gridpg", grids, 0, method, layer) for method, layer in wanted))
         which = [[b.index for b in birds] for birds in grids]
-        found = context.wait(context.compute("smoothing", lambda _progress: _curves(maps, cam), self.method, which))[0]
+        found: Curves = context.result("smoothing", lambda _progress: _curves(maps, cam), self.method, which)
         place, photo = KERNELS.index(self.kernel), context.grid_picture(grids[0])
         views = {"No smoothing": (maps, 0), f"K = {self.kernel}": (maps, int(self.kernel)), "Grad-CAM at Final": (cam, 0)}
         tiles = rows(3)
@@ -48,7 +44,7 @@ class Smoothing(Lesson):
             with tiles.cell():
                 values, score = own.maps[0].shown(AggregateView(smoothing=kernel))
                 line = f"{'Grad-CAM' if own is cam else self.method}, localisation {score:.2f}"
-                figure(title, line, outlined(draw(values, photo, VIEW, limit([values], VIEW.clip)), 0, 2), f"{title}: {line}")
+                grid_tile(title, line, values, photo)
         level = cam.mean(AggregateView())
         drawn = lines_svg(
             {"localisation": found.localisation, "ρ with Grad-CAM": found.correlation}, KERNELS, Axis("mean of the grids", min(0.0, *found.correlation), 1),
@@ -82,12 +78,3 @@ def _curves(maps: GridMaps, cam: GridMaps) -> Curves:
         found = [float(spearman(resize(a, own.size).reshape(1, -1), b)) for a, b, own in zip(smoothed, large, maps.maps, strict=True)]
         correlations.append(sum(found) / len(found))
     return Curves([maps.mean(view) for view in views], correlations)
-
-
-def _name(method: str) -> str:
-    return method.partition(":")[0]
-
-
-def _rest(method: str) -> str:
-    _, colon, params = method.partition(":")
-    return colon + params

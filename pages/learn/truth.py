@@ -25,7 +25,7 @@ class Truth(Lesson):
     title = "Why there is no ground truth"
     claim = "The same model, photo and class, five methods, five maps. Nobody can say which is right: nobody knows what the model used."
     formula = r"\rho(a,b) = \operatorname{corr}\big(\operatorname{rank} a,\ \operatorname{rank} b\big)\\[0.4em] \text{on the parts:}\quad \frac{\sum_{p \in \text{parts}} \max(a_p, 0)}{\sum_p \max(a_p, 0)}"
-    letters = "a, b: maps. ρ: Spearman's rank correlation over all pixels; 1 the same order, 0 none in common. The bird is drawn, so that it is known where the parts are that make its class."
+    letters = "a, b: maps. ρ: Spearman's rank correlation over all pixels; 1 the same order, 0 none in common. The bird is synthetic, so the parts that define its class are known."
     paper = IDSDS_PAPER
     compare_with: str = param("IxG", "The map that the others are compared with", choices=METHODS)
 

@@ -6,12 +6,14 @@ import streamlit as st
 from PIL import ImageOps
 
 from attrlib.data.datasets import NAMED, Dataset, DatasetInfo, list_datasets
-from attrlib.engine.jobs import Job, State, queue
+from attrlib.engine.jobs import Job, queue
 from attrlib.errors import ImageError
 from attrlib.figures.overlay import encode
 from attrlib.progress import NewsProgress
 from attrlib.specs import digest
-from pages.shared.jobs import plain, sentence
+from pages.shared import job_status
+from pages.shared.jobs import plain
+from pages.shared.polling import poll
 from pages.shared.roots import load_data
 
 COUNT = 6
@@ -36,7 +38,7 @@ def show() -> None:
         with st.container(border=True, key=f"l_data_{info.name}"):
             _head(info)
             _strip(info.name)
-    st.markdown("##### A folder of your own")
+    st.markdown("##### Another folder")
     source = st.text_input(
         "Folder or CSV file",
         key="l_folder",
@@ -68,8 +70,7 @@ def _strip(source: str) -> None:
             help="Opens the data set; downloads it first if it says so.",
         )
         return
-    job = _job(source)
-    st.fragment(run_every=None if job.ended else 0.5)(_pictures)(source, job.ended)
+    poll(f"l_waits_{source}", lambda: _pictures(source))
 
 
 def _open(source: str) -> None:
@@ -101,23 +102,21 @@ def _class(data: Dataset, index: int) -> str:
     return "no class" if label is None else data.class_names[label]
 
 
-def _pictures(source: str, ended: bool) -> None:
+def _pictures(source: str) -> bool:
+    """Show the pictures; return whether they are pending."""
     job = _job(source)
-    if job.ended != ended:
-        st.rerun()
-    if job.state is State.FAILED:
-        st.error(sentence(job.error), icon=":material/error:")
-        st.button("Try again", key=f"l_again_{source}", on_click=job.forget, icon=":material/refresh:")
-    elif job.state is State.DONE:
-        strip: Strip = job.result
-        grid = st.grid(min_column_width=110, gap="small", key=f"l_strip_{source}")
-        for picture, name in strip.pictures:
-            with grid.cell():
-                st.image(picture, width="stretch", alt=f"A picture of {source}: {name}")
-                st.caption(plain(name))
-        if source not in NAMED:
-            st.caption(f"{strip.count:,} images, {strip.classes} classes{', masks' if strip.masks else ''}")
-        if not strip.pictures:
-            st.info("None of the first pictures can be read. Save them as JPEG, PNG or WebP.", icon=":material/broken_image:")
-    else:
-        st.progress(job.done / job.total if job.total else 0.0, text="opening, or downloading if it is not here yet")
+    if job_status.waits_for(job, "opening, or downloading if it is not here yet"):
+        return True
+    strip: Strip | None = job.result
+    if strip is None:
+        return False
+    grid = st.grid(min_column_width=110, gap="small", key=f"l_strip_{source}")
+    for picture, name in strip.pictures:
+        with grid.cell():
+            st.image(picture, width="stretch", alt=f"A picture of {source}: {name}")
+            st.caption(plain(name))
+    if source not in NAMED:
+        st.caption(f"{strip.count:,} images, {strip.classes} classes{', masks' if strip.masks else ''}")
+    if not strip.pictures:
+        st.info("None of the first pictures can be read. Save them as JPEG, PNG or WebP.", icon=":material/broken_image:")
+    return False

@@ -4,34 +4,33 @@ import shlex
 
 import streamlit as st
 
-from attrlib.doctor import REFUSED, VALID, Diagnosis, Finding, doctor
-from attrlib.engine.jobs import Job, Priority, State
-from attrlib.errors import AttrlibError, Cancelled
+from attrlib.diagnosis import REFUSED, VALID, Diagnosis, Finding, doctor
+from attrlib.engine.jobs import Priority, State
+from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, list_methods
 from attrlib.models import EMBEDDED, NAMED, list_models, parse_model
 from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, digest
-from pages.shared import jobs
-from pages.shared.jobs import plain, sentence
+from pages.shared import job_panel, jobs, notices, pickers
+from pages.shared.jobs import plain
+from pages.shared.polling import poll
 from pages.shared.times import duration, size
 
 IMAGES = 100
+LABELS = job_panel.Labels("Examine", "Examine again", "Examine again")
 
 
 def show() -> None:
     """Show the model chooser, the button, and the report once it is ready."""
     state = st.session_state
+    state.setdefault("l_doctor_model", EMBEDDED)
     st.caption(
         "Probes methods at Input, Middle and Final of a model on a synthetic image: whether each is defined there, if not why, seconds and peak "
         "memory, and whether it leaves a hook, a mode, a gradient or a weight of the model changed."
     )
     with st.grid(min_column_width=220, gap="small", vertical_alignment="bottom", key="l_doctor_bar") as row:
         with row.cell():
-            known = [info.name for info in list_models()]
-            st.selectbox(
-                "Model", list(dict.fromkeys([*known, state.get("l_doctor_model", EMBEDDED)])), key="l_doctor_model", persist_state="session",
-                accept_new_options=True, help="Or type timm:NAME or torchvision:NAME; with @FILE behind it for a checkpoint, with @random:0 for random weights, with @192x256 for another input size.",
-            )  # fmt: skip
+            pickers.one("Model", (info.name for info in list_models()), "l_doctor_model", pickers.MODEL_HINT)
         with row.cell(column_span=2):
             st.multiselect(
                 "Methods",
@@ -51,14 +50,13 @@ def show() -> None:
                 help="For how many images time and memory are estimated, besides one.",
             )
     for source, reason in METHODS.left_out.items():
-        st.warning(f"A method of your own could not be loaded. {plain(source)}: {plain(reason)}", icon=":material/extension_off:")
+        st.warning(f"A custom method could not be loaded. {plain(source)}: {plain(reason)}", icon=":material/extension_off:")
     try:
         spec = parse_model(state.l_doctor_model or EMBEDDED)
     except AttrlibError as error:
-        st.error(sentence(error), icon=":material/error:")
+        notices.error(error)
         return
-    job = jobs.device_queue().find(_key(spec))
-    st.fragment(run_every=None if job is None or job.ended else 1.0)(_answer)(spec, job is None or job.ended)
+    poll("l_doctor_waits", lambda: _answer(spec), seconds=1.0)
 
 
 def commands() -> tuple[str, str]:
@@ -84,24 +82,16 @@ def _start(spec: ModelSpec) -> None:
     methods, images, key = list(st.session_state.l_doctor_methods) or None, int(st.session_state.l_doctor_images), _key(spec)
 
     def examine(on_progress: NewsProgress) -> Diagnosis:
-        loading = jobs.model_job(spec)
-        while not loading.wait(0.1):
-            on_progress(0, 0, f"loading {spec}")
-        if loading.state is not State.DONE:
-            raise loading.error or Cancelled("cancelled")
-        return doctor(loading.result, methods, images=images, on_progress=on_progress)
+        model = jobs.result_of(jobs.model_job(spec), on_progress, f"loading {spec}")
+        return doctor(model, methods, images=images, on_progress=on_progress)
 
-    job = jobs.device_queue().find(key)
-    if job is not None:
-        job.forget()
-    jobs.device_queue().submit(key, examine, priority=Priority.LONG)
+    jobs.restart(jobs.device_queue(), key, examine, Priority.LONG)
 
 
-def _answer(spec: ModelSpec, ended: bool) -> None:
+def _answer(spec: ModelSpec) -> bool:
+    """Show the button and the report; return whether it is in progress."""
     job = jobs.device_queue().find(_key(spec))
-    if (job is None or job.ended) != ended:
-        st.rerun()
-    _button(spec, job)
+    job_panel.show_button("l_doctor", [job], lambda: _start(spec), LABELS, kept=False)
     if job is None:
         count = len(st.session_state.l_doctor_methods or METHODS) * len(NAMED)
         st.info(
@@ -109,27 +99,16 @@ def _answer(spec: ModelSpec, ended: bool) -> None:
             icon=":material/stethoscope:",
         )
     elif not job.ended:
-        far = f"{job.done} of {job.total} probes · " if job.total else ""
         waiting = job.state is State.WAITING
-        st.progress(
-            job.done / job.total if job.total else 0.0,
-            text=far + plain("waiting for other work to end" if waiting else str(job.news or "beginning")),
-        )
+        probes = [f"{job.done} of {job.total} probes"] if job.total else []
+        doing = "waits for another run to end" if waiting else str(job.news or "beginning")
+        job_panel.show_progress(job.done / job.total if job.total else 0.0, doing, *probes)
+        return True
     elif job.state is State.DONE:
         _show(job.result)
     else:
-        st.error(sentence(job.error or "It was cancelled; examine again to begin anew."), icon=":material/error:")
-
-
-def _button(spec: ModelSpec, job: Job | None) -> None:
-    if job is not None and not job.ended:
-        st.button("Cancel", on_click=job.cancel, icon=":material/close:", key="l_doctor_start")
-    else:
-        again = job is not None
-        st.button(
-            "Examine again" if again else "Examine", on_click=_start, args=(spec,), key="l_doctor_start", type="secondary" if again else "primary",
-            icon=":material/refresh:" if again else ":material/stethoscope:",
-        )  # fmt: skip
+        notices.error(job.error or "It was cancelled; examine again to start over.")
+    return False
 
 
 def _show(found: Diagnosis) -> None:
@@ -169,9 +148,7 @@ def _cell(finding: Finding, field: str) -> str:
     value = getattr(finding, field)
     if finding.state != VALID or value is None:
         return "not defined" if finding.state == REFUSED else "failed"
-    if field.startswith("peak"):
-        return size(value) if value >= 10 << 20 else f"{value / 2**20:.1f} MB"
-    return duration(value) if value >= 1 else f"{1000 * value:.0f} ms"
+    return size(value) if field.startswith("peak") else duration(value)
 
 
 def _why(found: Diagnosis) -> None:

@@ -11,8 +11,10 @@ from attrlib.models import Card, ModelInfo, download, list_models, shipped
 from attrlib.models.architectures import PUBLISHED
 from attrlib.models.download import downloaded
 from attrlib.specs import digest
-from pages.shared import jobs
-from pages.shared.jobs import plain, sentence
+from pages.shared import job_status, jobs, notices
+from pages.shared.jobs import plain
+from pages.shared.polling import poll
+from pages.shared.times import size
 
 FRESH = 20
 """Seconds for which the list of downloaded files is reused."""
@@ -26,7 +28,7 @@ def show() -> None:
     try:
         _ready()
     except AttrlibError as error:
-        st.error(sentence(error), icon=":material/error:")
+        notices.error(error)
     _search()
     _published()
 
@@ -36,13 +38,13 @@ def _ready() -> None:
     cards = {name: Card.read(path) for name, path in shipped().items()}
     rows = [_row(info, cards.get(info.name)) for info in list_models()]
     percent = st.column_config.NumberColumn(
-        format="%.1f %%", help="Top-1 on images that were not trained on. Deleted: with some cells of each blanked."
+        format="%.1f %%", help="Top-1 on images that were not trained on. Deleted: with some patches of each deleted."
     )
     columns = {
         "M parameters": st.column_config.NumberColumn(format="%.2f"),
         "clean": percent,
         "deleted": percent,
-        "deletion-tuned": st.column_config.CheckboxColumn(help="Fine-tuned on images with deleted cells, as IDSDS needs."),
+        "deletion-tuned": st.column_config.CheckboxColumn(help="Fine-tuned on images with deleted patches, as IDSDS needs."),
     }
     st.dataframe(
         rows,
@@ -55,13 +57,13 @@ def _ready() -> None:
         alt="Models that need no download",
     )
     if not cards:
-        st.caption(":material/info: No models come with this copy of the project besides the embedded one; finetune makes some.")
+        notices.notes(["No models come with this copy of the project besides the embedded one; finetune makes some."])
         return
     name = st.selectbox("Card", list(cards), key="l_card", persist_state="session", width=320)
     card = cards[name]
     facts = [f"top-1 {what} **{found}**" for what in ("clean", "deleted") if (found := _accuracy(card.accuracy.get(what)))]
     if facts:
-        st.caption(f"{', '.join(facts)} on {plain(str(card.accuracy.get('data', card.data)))}", help="With 95 % intervals; deleted: some cells of each image blanked.")  # fmt: skip
+        st.caption(f"{', '.join(facts)} on {plain(str(card.accuracy.get('data', card.data)))}", help="With 95 % intervals; deleted: some patches of each image deleted.")  # fmt: skip
     narrow = {"fact": st.column_config.TextColumn(width="small")}
     st.dataframe(
         _facts(card), hide_index=True, width="stretch", height="content", column_config=narrow, key="l_facts", alt=f"Card of {name}"
@@ -128,11 +130,11 @@ def _search() -> None:
 def _published() -> None:
     st.markdown(f"##### The {len(PUBLISHED)} published checkpoints of IDSDS")
     st.caption(
-        "ImageNet models that were fine-tuned on images with deleted cells, as IDSDS needs them. They are large, and never downloaded unasked."
+        "ImageNet models that were fine-tuned on images with deleted patches, as IDSDS needs them. They are large, and never downloaded unasked."
     )
     # Verifying a downloaded file reads all of it, the first time.
     looking = queue("store").submit(digest("checkpoints", int(time.time() / FRESH)), lambda _progress: frozenset(filter(_here, PUBLISHED)))
-    here = jobs.wait_for(looking, "Looking for what is here") or frozenset()
+    here = job_status.wait_for(looking, "Looking for what is here") or frozenset()
     rows = [
         {"model": f"idsds:{name}", "here": name in here, "file": own.url, "load": f'attrlib.load_model("idsds:{name}")'}
         for name, own in PUBLISHED.items()
@@ -147,7 +149,7 @@ def _published() -> None:
             help="Into the cache folder, by this server; 45 MB to 1.7 GB.",
         )  # fmt: skip
     if job is not None:
-        st.fragment(run_every=None if job.ended else 1.0)(_progress)(name, job.ended)
+        poll("l_download_waits", lambda: _download(name))
     st.caption("Load one by name once it is here, or give a file that was fetched elsewhere:")
     st.code(
         f'model = attrlib.load_model("idsds:{name}")  # after python -m attrlib download idsds:{name}\n'
@@ -165,24 +167,16 @@ def _here(name: str) -> bool:
 
 
 def _fetch(name: str) -> None:
-    job = queue("downloads").find(name)
-    if job is not None:
-        job.forget()
-    queue("downloads").submit(name, lambda on_progress: download(f"idsds:{name}", on_progress))
+    jobs.restart(queue("downloads"), name, lambda on_progress: download(f"idsds:{name}", on_progress))
 
 
-def _progress(name: str, ended: bool) -> None:
+def _download(name: str) -> bool:
+    """Show the download; return whether it is in progress."""
     job: Job | None = queue("downloads").find(name)
     if job is None:
-        return
-    if job.state is State.FAILED:
-        st.error(sentence(job.error), icon=":material/error:")
-    elif job.state is State.DONE:
+        return False
+    if job_status.waits_for(job, f"{size(job.done)} of {size(job.total)}"):
+        return True
+    if job.state is State.DONE:
         st.success(f"idsds\\:{plain(name)} is here.", icon=":material/check:")
-    elif job.state is State.CANCELLED:
-        st.caption(":material/cancel: Cancelled")
-    else:
-        st.progress(job.done / job.total if job.total else 0.0, text=f"{job.done >> 20} of {job.total >> 20} MB")
-        st.button("Cancel", on_click=job.cancel, key="l_download_cancel", icon=":material/close:")
-    if job.ended != ended:
-        st.rerun()
+    return False

@@ -3,8 +3,7 @@
 import streamlit as st
 
 from pages.library import data, doctor, models, store
-from pages.shared import reproduce
-from pages.shared.jobs import plain
+from pages.shared import links, notices, pickers, reproduce
 
 SECTIONS = {
     "models": models.show,
@@ -30,24 +29,20 @@ def main() -> None:
     if "l_section" not in state:
         asked = st.query_params.get("section", "models")
         state.l_section = asked if asked in SECTIONS else "models"
-        state.l_problem = "" if asked in SECTIONS else f"There is no section {asked[:40]!r}; the models are shown."
+        state.l_problems = [] if asked in SECTIONS else [f"There is no section {asked[:40]!r}; the models are shown."]
     st.markdown("#### What is there?")
     st.caption(
         "The models, data sets and stored results that all pages work with, and the machine they run on. The checkpoints were published by "
         "[Hesse et al. 2024](https://arxiv.org/abs/2407.11910)."
     )
-    if state.l_problem:
-        st.warning(plain(state.l_problem), icon=":material/error:")
+    notices.problems("l_problems")
     with st.container(horizontal=True, gap="small", vertical_alignment="center", key="l_bar"):
-        st.segmented_control(
-            "Section", list(SECTIONS), key="l_section", persist_state="session", required=True, label_visibility="collapsed"
-        )
+        pickers.switch("Section", list(SECTIONS), "l_section", label_visibility="collapsed")
         with reproduce.popover(f"?section={state.l_section}", "Link to this section"):
             command, snippet = doctor.commands() if state.l_section == "doctor" else COMMANDS[state.l_section]
             reproduce.command_line(command)
             reproduce.python(snippet)
-    if st.query_params.to_dict() != {"section": state.l_section}:
-        st.query_params.from_dict({"section": state.l_section})
+    links.write(f"?section={state.l_section}")
     SECTIONS[state.l_section]()
 
 

@@ -12,8 +12,9 @@ from attrlib.engine.jobs import Job, Queue, State, queue
 from attrlib.models import pick_device
 from attrlib.specs import digest
 from attrlib.store import Run, Sizes, Store, Verified, open_store
-from pages.shared import jobs
+from pages.shared import job_status, jobs
 from pages.shared.jobs import plain, sentence
+from pages.shared.pager import page_of
 from pages.shared.roots import readable
 from pages.shared.times import size
 
@@ -27,9 +28,8 @@ def show_cache() -> None:
     """Show sizes, the actions on the cache, and the runs."""
     state = st.session_state
     state.setdefault("l_tick", time.monotonic_ns())
-    state.setdefault("l_runs_page", 0)
     looking = queue("store").submit(digest("library", state.l_tick, int(time.time() / FRESH)), lambda _progress: _look())
-    found: tuple[Sizes, list[Run], Store] | None = jobs.wait_for(looking, "Reading the cache")
+    found: tuple[Sizes, list[Run], Store] | None = job_status.wait_for(looking, "Reading the cache")
     if found is None:
         return
     sizes, runs, store = found
@@ -104,7 +104,7 @@ def _action() -> None:
     job: Job | None = queue("store").find(key) if key else None
     if job is None:
         return
-    done = jobs.wait_for(job, "Working on the cache")
+    done = job_status.wait_for(job, "Working on the cache")
     if job.state is not State.DONE:
         return
     if isinstance(done, Verified):
@@ -116,29 +116,18 @@ def _action() -> None:
 
 
 def _runs(runs: list[Run]) -> None:
-    state = st.session_state
     st.markdown(f"##### Runs: {len(runs)}")
     if not runs:
         st.info("Nothing was run yet. Start one on the page Scores or Aggregate.", icon=":material/leaderboard:")
         return
-    pages = -(-len(runs) // PAGE)
-    state.l_runs_page = min(state.l_runs_page, pages - 1)
-    shown = runs[state.l_runs_page * PAGE : (state.l_runs_page + 1) * PAGE]
+    place = st.container()
+    page = runs[page_of(len(runs), PAGE, "l_runs_page", "Newer", "Older")]
     rows = [
         {"state": r.state, "updated (UTC)": r.updated[:19].replace("T", " "), "command": str(r.spec.get("title", "")), "parts": len(r.parts), "key": r.key[:12]}
-        for r in shown
+        for r in page
     ]  # fmt: skip
     columns = {"command": st.column_config.TextColumn(width="large")}
-    st.dataframe(rows, hide_index=True, width="stretch", height="content", column_config=columns, key="l_runs")
-    if pages > 1:
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.button("Newer", on_click=_turn, args=(-1,), disabled=state.l_runs_page == 0, icon=":material/chevron_left:", key="l_newer")
-            st.markdown(f"page {state.l_runs_page + 1} of {pages}", width="content")
-            st.button("Older", on_click=_turn, args=(1,), disabled=state.l_runs_page == pages - 1, icon=":material/chevron_right:", key="l_older")  # fmt: skip
-
-
-def _turn(step: int) -> None:
-    st.session_state.l_runs_page += step
+    place.dataframe(rows, hide_index=True, width="stretch", height="content", column_config=columns, key="l_runs")
 
 
 def show_device() -> None:

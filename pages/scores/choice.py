@@ -14,8 +14,7 @@ from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, options_of, parse_methods, parse_protocols, read_list
 from attrlib.specs.codec import Parsers
-from pages.shared import selection
-from pages.shared.forms import option_value
+from pages.shared import forms, selection
 from pages.shared.short import short_method, short_protocol
 
 ALL = "all that are defined"
@@ -90,23 +89,12 @@ def read_fields(fields: Mapping[str, Sequence[str]], default: Wanted) -> tuple[W
     texts = {name: values[-1] for name, values in fields.items() if values and name not in (*SHOWN, "same")}
     of_one_run = bool({"checkpoint", "input_size", "filter_models"} & set(texts))
     run, problems = RunSpec.read_link({n: t for n, t in texts.items() if n != "model" or of_one_run}, default.run, PARSERS)
-    models = [run.model, *run.filter_models] if of_one_run else parse_each(fields.get("model", ()), problems)
+    models = [run.model, *run.filter_models] if of_one_run else selection.parse_models(fields.get("model", ()), problems)
     if len(models) > MAX_MODELS:
         problems.append(f"the link has {len(models)} models; the first {MAX_MODELS} are taken")
     same = fields["same"][-1] == "true" if fields.get("same") else default.same_grids
     chosen = tuple(dict.fromkeys(models))[:MAX_MODELS] or default.models
     return Wanted(chosen, replace(run, model=default.run.model, filter_models=()), same), list(dict.fromkeys(problems))
-
-
-def parse_each(texts: Sequence[str], problems: list[str]) -> list[ModelSpec]:
-    """Return the valid models; add a message to `problems` for each of the others."""
-    models = []
-    for text in texts:
-        try:
-            models.append(parse_model(text))
-        except AttrlibError as error:
-            problems.append(str(error))
-    return models
 
 
 def _known_methods(text: str) -> tuple[MethodSpec, ...]:
@@ -145,8 +133,7 @@ def fill(wanted: Wanted) -> None:
     state, run = st.session_state, wanted.run
     state.s_models = [model.text for model in wanted.models]
     state.s_data, state.s_same = run.data, wanted.same_grids
-    for option in options_of(RunSpec):
-        state[f"s_{option.name}"] = getattr(run, option.name)
+    forms.fill(options_of(RunSpec), run, "s_")
     state.s_protocols, state.s_protocol_params = [], {}
     for protocol in run.protocols:
         plain = protocol.name not in state.s_protocols
@@ -167,15 +154,14 @@ def wanted() -> tuple[Wanted, list[str]]:
     """Return what the controls describe, and a message for each problem with it."""
     state = st.session_state
     problems: list[str] = []
-    models = parse_each(state.s_models, problems)
+    models = selection.parse_models(state.s_models, problems)
     protocols = _protocols(state.s_protocols, state.s_protocol_params, problems)
     methods = every_method()
     if ALL not in state.s_methods:
         found, wrong = selection.chosen_methods(state.s_methods, state.s_layer, state.s_method_params)
         methods, problems = tuple(map(short_method, found)), [*problems, *wrong]
-    options = {option.name: option_value(option, state[f"s_{option.name}"]) for option in options_of(RunSpec)}
-    run = RunSpec(ModelSpec(EMBEDDED), (state.s_data or "").strip(), protocols, methods, **options)
-    return Wanted(tuple(dict.fromkeys(models)), run, state.s_same), problems
+    run = RunSpec(ModelSpec(EMBEDDED), (state.s_data or "").strip(), protocols, methods, **forms.values(options_of(RunSpec), "s_"))
+    return Wanted(tuple(models), run, state.s_same), problems
 
 
 def _protocols(entries: Sequence[str], params: Mapping[str, Mapping[str, Value]], problems: list[str]) -> tuple[ProtocolSpec, ...]:

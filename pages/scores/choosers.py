@@ -3,15 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import streamlit as st
-from streamlit.elements.lib.grid_container import GridContainer
 
-from attrlib.data.datasets import list_datasets
 from attrlib.methods import METHODS, Preset
 from attrlib.models import list_models
 from attrlib.protocols import PROTOCOLS
 from attrlib.specs import RunSpec, options_of
 from pages.scores import choice
-from pages.shared import custom_model, forms, presets, selection
+from pages.shared import custom_model, forms, pickers, presets, selection
 
 MAX_METHODS = 64
 OPTIONS = {option.name: option for option in options_of(RunSpec)}
@@ -19,7 +17,7 @@ PLACED = ("limit", "deletion_tuned")
 """Options with a fixed place on the page; all others are listed under More."""
 
 
-def choose(row: GridContainer) -> None:
+def choose(row: pickers.Grid) -> None:
     """Show all controls, in the cells of one row that wraps."""
     _models(row)
     with row.cell():
@@ -36,28 +34,29 @@ def choose(row: GridContainer) -> None:
             "Methods",
             "s_methods",
             [choice.ALL, *METHODS],
-            "What is judged. Or type one with layer and parameters, such as IG@Middle:steps=20.",
+            f"What is judged. {pickers.METHOD_HINT}",
             "s_method_params",
             METHODS,
         )
     with row.cell():
-        _data()
+        pickers.data(
+            "s_data",
+            "A named data set, or the path of a folder of pictures (in class folders, or with images/ and masks/), or of a CSV file.",
+        )
     with row.cell():
         _items()
 
 
-def _models(row: GridContainer) -> None:
+def _models(row: pickers.Grid) -> None:
     state = st.session_state
     with row.cell(column_span=2):
-        st.multiselect(
+        pickers.several(
             f"Models: {len(state.s_models)}",
-            list(dict.fromkeys([*(info.name for info in list_models()), *state.s_models])),
-            key="s_models",
-            persist_state="session",
-            accept_new_options=True,
-            max_selections=choice.MAX_MODELS,
+            (info.name for info in list_models()),
+            "s_models",
+            pickers.MODEL_HINT,
+            choice.MAX_MODELS,
             placeholder="Choose models",
-            help="Or type timm:NAME or torchvision:NAME; with @FILE behind it for a checkpoint, with @random:0 for random weights, with @192x256 for another input size.",
         )
         with st.popover("Weights, size", icon=":material/folder_open:", width="stretch"):
             custom_model.form("s")
@@ -74,58 +73,27 @@ def _several(
 ) -> None:
     """Show a multiselect of registered or typed entries with a parameter form for each; entries registered later appear by themselves."""
     chosen = st.session_state[key]
-    st.multiselect(
-        f"{label}: {'all' if choice.ALL in chosen else len(chosen)}",
-        list(dict.fromkeys([*options, *chosen])),
-        key=key,
-        persist_state="session",
-        accept_new_options=True,
-        max_selections=MAX_METHODS,
-        placeholder=f"Choose {label.lower()}",
-        help=hint,
+    pickers.several(
+        f"{label}: {'all' if choice.ALL in chosen else len(chosen)}", options, key, hint, MAX_METHODS, placeholder=f"Choose {label.lower()}"
     )
     with st.container(horizontal=True, gap="small"):
         if label == "Methods":
             presets.choose("scores", _take)
         with st.popover("Parameters", icon=":material/tune:", width="stretch"):
-            _params(label, key, params_key, registry)
+            if label == "Methods":
+                st.selectbox(
+                    "Layer",
+                    selection.layer_options(selection.NAMED),
+                    key="s_layer",
+                    persist_state="session",
+                    help="For methods that name none: where attribution is computed.",
+                )
+            forms.edit_one_of(registry, chosen, params_key, f"{key}-form", label)
 
 
 def _take(preset: Preset) -> None:
     state = st.session_state
     state.s_layer, state.s_methods, state.s_method_params = selection.as_widgets(preset.methods)
-
-
-def _params(label: str, key: str, params_key: str, registry: Mapping[str, type]) -> None:
-    named = [name for name in st.session_state[key] if name in registry]
-    if label == "Methods":
-        st.selectbox(
-            "Layer",
-            selection.layer_options(selection.NAMED),
-            key="s_layer",
-            persist_state="session",
-            help="For methods that name none: where attribution is computed.",
-        )
-    if not named:
-        st.caption(f"Choose {label.lower()} by name to set their parameters here.")
-        return
-    name = st.selectbox(f"Parameters of {label.lower()}", named, key=f"{key}_of", label_visibility="collapsed")
-    forms.edit(registry[name], params_key, f"{key}-form")
-
-
-def _data() -> None:
-    state = st.session_state
-    infos = {info.name: info for info in list_datasets()}
-    st.selectbox(
-        "Data",
-        list(dict.fromkeys([*infos, *([state.s_data] if state.s_data else [])])),
-        key="s_data",
-        persist_state="session",
-        accept_new_options=True,
-        index=None,
-        placeholder="Choose or type a folder",
-        help="A named data set, or the path of a folder of pictures (in class folders, or with images/ and masks/), or of a CSV file.",
-    )
 
 
 def _items() -> None:

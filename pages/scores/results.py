@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from attrlib.analysis.leaderboard import live_leaderboard
-from attrlib.engine.evaluations import Refusal, by_reason
 from attrlib.engine.jobs import Job, State
 from attrlib.engine.results import Score
 from attrlib.engine.run import Event
@@ -14,28 +13,11 @@ from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec, RunSpec
 from pages.scores import examples, leaderboard, plots
-from pages.shared.jobs import plain, sentence
+from pages.shared import pickers, run_panel
+from pages.shared.jobs import plain
 from pages.shared.plots import camera
 from pages.shared.run_jobs import Finished
 from pages.shared.times import duration
-
-NAMED = 6
-"""Largest number of methods that are named when all are left out for the same reason."""
-
-
-def show_progress(name: str, job: Job) -> None:
-    """Show one line about a run that has not ended."""
-    event: Event = job.news or Event("waiting")
-    done = event.done / event.total if event.total else 0.0
-    parts = [f"**{plain(name)}**"]
-    if job.state is State.WAITING:
-        parts.append("waits for another run to end")
-    else:
-        parts += [f"{event.done} of {event.total} {event.of}"] if event.total else []
-        parts += [f"{event.rate:.2g} a second"] if event.rate else []
-        parts += [f"{duration(event.seconds_left)} left"] if event.seconds_left is not None else []
-        parts.append(plain(event.doing))
-    st.progress(min(1.0, done), text=" · ".join(parts))
 
 
 def show_live(jobs: Mapping[str, Job], specs: Mapping[str, RunSpec]) -> None:
@@ -43,15 +25,15 @@ def show_live(jobs: Mapping[str, Job], specs: Mapping[str, RunSpec]) -> None:
     protocols = next(iter(specs.values())).protocols
     protocol = choose_protocol(protocols)
     scale = plots.scale_of(protocol)
-    known = {name: _so_far(job, protocol) for name, job in jobs.items()}
-    name = next((n for n, j in jobs.items() if j.state is State.RUNNING and known[n]), next((n for n in jobs if known[n]), None))
+    so_far = {name: _so_far(job, protocol) for name, job in jobs.items()}
+    name = next((n for n, j in jobs.items() if j.state is State.RUNNING and so_far[n]), next((n for n in jobs if so_far[n]), None))
     if name is None:
         st.caption("The first results appear here in a moment.")
         return
     st.caption(f"**{plain(name)}**, so far. {plain(create(protocol).reading)}")
-    leaderboard.show(known[name], scale, f"Scores of {name} so far, best first")
+    leaderboard.show(so_far[name], scale, f"Scores of {name} so far, best first")
     if len(jobs) > 1:
-        means = {(n, row.method): row.mean for n, rows in known.items() for row in rows}
+        means = {(n, row.method): row.mean for n, rows in so_far.items() for row in rows}
         # Models without any result keep their place.
         means |= {(n, str(m)): means.get((n, str(m)), float("nan")) for n in jobs for m in specs[n].methods}
         st.plotly_chart(charts.heat_map(means, scale), key="s_live", config=camera("means-so-far"), alt="Means by model and method so far")
@@ -70,11 +52,7 @@ def choose_protocol(protocols: Sequence[ProtocolSpec]) -> ProtocolSpec:
     if st.session_state.get("s_protocol") not in names:
         st.session_state.s_protocol = next(iter(names))
     if len(names) > 1:
-        labels = {name: plots.label_of(p) for name, p in names.items()}
-        st.segmented_control(
-            "Protocol", list(names), format_func=labels.__getitem__, key="s_protocol", persist_state="session", required=True,
-            label_visibility="collapsed",
-        )  # fmt: skip
+        pickers.switch("Protocol", {name: plots.label_of(p) for name, p in names.items()}, "s_protocol", label_visibility="collapsed")
     return names[st.session_state.s_protocol]
 
 
@@ -125,20 +103,8 @@ def _forget_item() -> None:
 
 def _notes(finished: Finished) -> None:
     result = finished.result
-    st.caption(f"{result.computed} results computed, {result.known} known before, {duration(result.seconds)}.")
+    st.caption(f"{result.computed} results computed, {result.cached} cached, {duration(result.seconds)}.")
     agreement = [f"{plain(str(m))} {value:.3f}" for m, value in result.agreement.items()]
     if agreement:
         st.caption(f"Rank correlation of the fast maps with exact ones: {', '.join(agreement)}.")
-    for note in result.notes:
-        st.caption(f":material/info: {sentence(note)}")
-    show_refused(result.refused)
-
-
-def show_refused(refused: Sequence[Refusal]) -> None:
-    """Show what is not defined on the model or the data, with the reason."""
-    if not refused:
-        return
-    with st.expander(f"Left out, as not defined here: {len(refused)}", icon=":material/block:"):
-        for (protocol, why), methods in by_reason(refused).items():
-            names = ", ".join(methods) if len(methods) <= NAMED else f"{len(methods)} methods"
-            st.markdown(f"**{plain(protocol)}** with {plain(names)}: {plain(why)}")
+    run_panel.show_remarks([result])

@@ -25,7 +25,7 @@ def reproduce(link: Mapping[str, str | list[str]], specs: list[RunSpec], done: D
     with reproduction.popover("?" + urlencode(link, doseq=True, safe="@:,=")):
         for spec in specs:
             several = f" for {spec.model.text}" if len(specs) > 1 else ""
-            reproduction.command_line(spec.cli(), f"Command line{several}: what is known already is not computed again")
+            reproduction.command_line(spec.cli(), f"Command line{several}: cached results are not computed again")
             reproduction.python(spec.snippet(), f"Python{several}")
         if done:
             _button("Manifest (JSON)", lambda: _manifest(done), "manifest.json", "application/json")

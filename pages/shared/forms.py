@@ -1,6 +1,6 @@
 """Forms generated from the typed parameters of registered classes."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import streamlit as st
@@ -46,9 +46,25 @@ def option_input(param: Param, key: str) -> None:
             st.number_input(label, low, high, step=0.01, format="%.3g", **options)
 
 
-def option_value(param: Param, value: Any) -> Any:
-    """Return the value that a widget of `option_input` stands for; an excluded bound stands for None."""
-    return None if param.auto and value == param.above else value
+def fill(options: Iterable[Param], spec: object, page: str = "") -> None:
+    """Set the widgets of options to the values of a spec; `page` is the prefix of their session keys."""
+    for option in options:
+        st.session_state[f"{page}{option.name}"] = getattr(spec, option.name)
+
+
+def values(options: Iterable[Param], page: str = "") -> dict[str, Any]:
+    """Return the values of the widgets of options by name: the inverse of `fill`. An excluded bound stands for None."""
+    chosen = ((option, st.session_state[f"{page}{option.name}"]) for option in options)
+    return {option.name: None if option.auto and value == option.above else value for option, value in chosen}
+
+
+def edit_one_of(registry: Mapping[str, type], names: Iterable[str], values_key: str, key: str, label: str = "Method") -> None:
+    """Show a chooser for one of the named methods or protocols that have parameters, and its form; see `edit`."""
+    named = [name for name in names if name in registry and params_of(registry[name])]
+    if not named:
+        st.caption("None of those chosen by name has parameters.")
+        return
+    edit(registry[st.selectbox(label, named, key=f"{values_key}_of")], values_key, key)
 
 
 def edit(cls: type, values_key: str, key: str, without: Collection[str] = ()) -> None:

@@ -1,24 +1,23 @@
-"""Request models, predictions and maps from the library's queues. Pages compute nothing themselves: they only wait and poll."""
+"""Request models, predictions and maps from the library's queues. Pages compute nothing themselves."""
 
 import functools
 import re
-import time
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-import streamlit as st
 import torch
 
 from attrlib.api import as_batch
 from attrlib.data.images import Photo
 from attrlib.engine.cache import InMemoryCache, ResultCache
-from attrlib.engine.jobs import Job, Priority, Queue, State, queue
+from attrlib.engine.jobs import Job, Priority, Queue, State, Work, queue
 from attrlib.engine.keys import ResultKeys, map_key
 from attrlib.engine.photo_maps import PhotoMaps
-from attrlib.errors import AttrlibError, existing_file
+from attrlib.errors import AttrlibError, Cancelled, existing_file
 from attrlib.methods import METHODS
 from attrlib.models import Classifier, load_model, pick_device
 from attrlib.models.cards import names_file_of
+from attrlib.progress import NewsProgress
 from attrlib.specs import MethodSpec, ModelSpec, digest
 from attrlib.store import open_store
 from pages.shared.roots import check_model
@@ -98,22 +97,23 @@ def digest_of(model: Classifier) -> str:
     return _digests[model]
 
 
-def wait_for(job: Job, label: str) -> Any:
-    """Wait with a message until the job has ended; a click elsewhere interrupts the wait but not the job.
+def restart(jobs: Queue, key: str, work: Work, priority: Priority = Priority.NORMAL) -> Job:
+    """Return the job of a key, run again if it has ended; a job in progress continues unchanged."""
+    job = jobs.find(key)
+    if job is not None:
+        job.forget()
+    return jobs.submit(key, work, priority=priority)
 
-    Returns the result, or None after showing why there is none, with a button to try again.
-    """
-    if not job.wait(0.1):
-        place = st.empty()
-        started = time.monotonic()
-        while not job.wait(0.3):
-            place.caption(f":material/hourglass_top: {plain(label)} {time.monotonic() - started:.0f} s")
-        place.empty()
-    if job.state is State.DONE:
-        return job.result
-    st.error(sentence(job.error or "It was cancelled."), icon=":material/error:")
-    st.button("Try again", key=f"again-{job.key}", on_click=job.forget)
-    return None
+
+def result_of(job: Job, on_progress: NewsProgress, news: object = None) -> Any:
+    """Return the result of a job that another job needs, once it has ended; raise its error, or `Cancelled`."""
+    while not job.wait(0.1):
+        on_progress(0, 0, news)
+    if job.error is not None:
+        raise job.error
+    if job.state is not State.DONE:
+        raise Cancelled("cancelled")
+    return job.result
 
 
 def sentence(message: object) -> str:

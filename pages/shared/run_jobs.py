@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from attrlib.analysis.agreement import Agreement, Pair, agreements
 from attrlib.analysis.differences import from_best
@@ -15,7 +14,7 @@ from attrlib.engine.jobs import Job, Priority, State, queue
 from attrlib.engine.plan import Estimate, Plan, make_plan
 from attrlib.engine.results import RunResult, Score
 from attrlib.engine.run import Event, run
-from attrlib.errors import AttrlibError, Cancelled
+from attrlib.errors import AttrlibError
 from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest
@@ -87,10 +86,6 @@ def find(spec: RunSpec) -> Job | None:
 
 def start(spec: RunSpec) -> Job:
     """Start the run, or resume it where it was stopped; a run in progress continues unchanged."""
-    job = find(spec)
-    if job is not None:
-        job.forget()
-
     plan = prepare(spec).plan
 
     def do(on_progress: NewsProgress) -> Finished:
@@ -99,7 +94,7 @@ def start(spec: RunSpec) -> Job:
         finally:
             _ended.append(_key(spec))
 
-    return jobs.device_queue().submit(_key(spec), do, priority=Priority.LONG)
+    return jobs.restart(jobs.device_queue(), _key(spec), do, Priority.LONG)
 
 
 def _key(spec: RunSpec) -> str:
@@ -127,11 +122,7 @@ def _run(spec: RunSpec, plan: Plan | None, on_progress: NewsProgress) -> Finishe
 
 def _plan(spec: RunSpec, on_progress: NewsProgress) -> Plan:
     """Load models and data, and plan a run."""
-    models = []
-    for own, loading in _loading(spec):
-        while not loading.wait(0.1):
-            on_progress(0, 0, Event(f"loading {own}"))
-        models.append(_result(loading))
+    models = [jobs.result_of(loading, on_progress, Event(f"loading {own}")) for own, loading in _loading(spec)]
     on_progress(0, 0, Event(f"looking through {spec.data}"))
     return make_plan(spec, models[0], load_data(spec.data), open_store(), filter_models=models[1:])
 
@@ -140,14 +131,6 @@ def _loading(spec: RunSpec) -> list[tuple[ModelSpec, Job]]:
     """Return the jobs that load the run's model and its filter models."""
     others = [(own, jobs.model_job(own, spec.deletion_tuned and own.checkpoint is not None)) for own in spec.filter_models]
     return [(spec.model, jobs.model_job(spec.model, spec.deletion_tuned)), *others]
-
-
-def _result(job: Job) -> Any:
-    if job.error is not None:
-        raise job.error
-    if job.state is not State.DONE:
-        raise Cancelled("cancelled")
-    return job.result
 
 
 @dataclass(frozen=True)

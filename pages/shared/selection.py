@@ -1,67 +1,28 @@
-"""The user's choices on a page, kept in the session and restored from or written to a link."""
+"""The user's choice of models, methods and layers, as the controls of several pages keep it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import streamlit as st
-
-from attrlib.data.pictures import is_named
-from attrlib.data.samples import PREFIX
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, read_methods, resolve
-from attrlib.models import EMBEDDED, NAMED, check_name
-from attrlib.registry import Value, params_of
-from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, parse_size, size_text
+from attrlib.models import NAMED, parse_model
+from attrlib.registry import Value
+from attrlib.specs import MethodSpec, ModelSpec
 
-UPLOAD = "upload"
-MAX_METHODS = 40
 OWN_LAYER = "each method's own"
 ALL_LAYERS = "Input, Middle, Final"
 """The option that shows each method at all three layers, as in ML-Att."""
-DEFAULT = ExplainSpec(
-    model=ModelSpec(EMBEDDED),
-    image=f"{PREFIX}cat",
-    methods=tuple(MethodSpec(name) for name in ("Grad-CAM", "Layer-CAM", "IxG", "Guided Backprop")),
-)
 
 
-def start(query: dict[str, str]) -> None:
-    """Fill the session from the link on a session's first run; report invalid fields."""
-    state = st.session_state
-    if "image" in state:
-        return
-    spec, problems = ExplainSpec.read_link(query, DEFAULT)
-    try:
-        check_name(spec.model.architecture)
-    except AttrlibError as error:
-        problems.append(str(error))
-        spec = replace(spec, model=DEFAULT.model)
-    methods = [m for m in spec.methods if is_known(m, problems)] or (list(DEFAULT.methods) if spec.methods else [])
-    if len(methods) > MAX_METHODS:
-        problems.append(f"the link has {len(methods)} methods; the first {MAX_METHODS} are shown")
-        methods = methods[:MAX_METHODS]
-    image = spec.image
-    if image.startswith(UPLOAD):
-        problems.append("This link was made with an uploaded photo, which links do not carry: upload it again. A sample stands in for it.")
-        image = DEFAULT.image
-    if not is_named(image):
-        problems.append(f"the link's picture {image[:60]!r} is neither one of the samples nor a bird; a sample stands in for it")
-        image = DEFAULT.image
-    state.image, state.upload = image, None
-    state.architecture, state.checkpoint = spec.model.architecture, spec.model.checkpoint or ""
-    state.input_size = size_text(spec.model.input_size) if spec.model.input_size else ""
-    state.target, state.seed = -1 if spec.target is None else spec.target, spec.seed
-    state.layer, state.methods, state.params = as_widgets(methods)
-    for option in params_of(ViewSpec):
-        state[option.name] = getattr(spec.view, option.name)
-    state.problems = problems
-
-
-def model() -> ModelSpec:
-    """Return the model chosen in the session. Raises `SpecError` for an impossible input size."""
-    state = st.session_state
-    size = state.input_size.strip()
-    return ModelSpec(state.architecture, state.checkpoint.strip() or None, parse_size(size) if size else None)
+def parse_models(texts: Iterable[str], problems: list[str]) -> list[ModelSpec]:
+    """Return the valid models, each once; the reason why another one is invalid is added to `problems`."""
+    models = []
+    for text in texts:
+        try:
+            models.append(parse_model(text))
+        except AttrlibError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(models))
 
 
 def is_known(method: MethodSpec, problems: list[str]) -> bool:
@@ -111,11 +72,6 @@ def chosen_methods(entries: Sequence[str], layer: str, params: dict[str, dict[st
         except AttrlibError as error:
             problems.append(str(error))
     return list(dict.fromkeys(methods)), problems
-
-
-def view() -> ViewSpec:
-    """Return the view options chosen in the session."""
-    return ViewSpec.parse({option.name: st.session_state[option.name] for option in params_of(ViewSpec)})
 
 
 def layer_options(paths: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ import torch
 
 from attrlib.models import pick_device
 from pages.shared import jobs
+from pages.shared.times import size
 
 
 def show() -> None:
@@ -13,7 +14,7 @@ def show() -> None:
     maps = jobs.device_queue()
     with st.sidebar:
         st.caption("**attrlib** shows which pixels made a model say that, and which method to trust about it.")
-        st.caption(f"**Device** {_device_name(device)}  \n**Maps kept** {maps.kept_bytes >> 20} of {maps.max_bytes >> 20} MB")
+        st.caption(f"**Device** {_device_name(device)}  \n**Maps kept** {size(maps.kept_bytes)} of {size(maps.max_bytes)}")
 
 
 def _device_name(device: torch.device) -> str:

@@ -10,13 +10,15 @@ from PIL import Image
 from torch import Tensor
 
 from attrlib.engine.explain import tile
-from attrlib.engine.jobs import Job, Priority, State
+from attrlib.engine.jobs import Job, State
 from attrlib.figures.colours import css_gradient
 from attrlib.figures.overlay import colour_map, draw, encode
 from attrlib.figures.panel import Tile, limits
 from attrlib.models import Preprocessing
 from attrlib.specs import MethodSpec, ViewSpec, digest
+from pages.shared import job_status
 from pages.shared.jobs import sentence
+from pages.shared.times import duration
 
 CONVERGENCE_WARNING = 0.05
 
@@ -89,7 +91,7 @@ def _tile(slot: Slot, view: ViewSpec) -> Tile:
     shown = tile(slot.job.result, view)
     seconds = slot.job.result.seconds
     # Unknown for a map that was computed on another device.
-    return shown if math.isnan(seconds) else replace(shown, subtitle=f"{shown.subtitle} · {_seconds(seconds)}")
+    return shown if math.isnan(seconds) else replace(shown, subtitle=f"{shown.subtitle} · {duration(seconds)}")
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
@@ -102,7 +104,7 @@ def _show(slot: Slot, tile: Tile, top: float, photo: Image.Image, view: ViewSpec
     assert slot.job is not None
     head(tile.title, tile.subtitle)
     if tile.defect is not None:
-        st.image(_grey(photo.size), width="stretch", alt=f"No map: {tile.defect}")
+        st.image(blank(photo.size), width="stretch", alt=f"No map: {tile.defect}")
         st.caption(f":material/block: {tile.defect}")
         st.empty()
         return
@@ -128,46 +130,34 @@ def _badge(diagnostics: Mapping[str, tuple[float, ...]]) -> None:
 def _show_blank(slot: Slot, photo: Image.Image) -> None:
     job = slot.job
     head(slot.method.name, slot.method.layer)
-    st.image(_grey(photo.size), width="stretch", alt="No map yet")
-    if job is None or job.state is State.FAILED:
-        st.caption(f":material/block: {sentence(job.error if job else slot.refusal)}")
-    elif job.state is State.CANCELLED:
-        st.caption(":material/cancel: Cancelled")
+    st.image(blank(photo.size), width="stretch", alt="No map yet")
+    if job is not None:
+        job_status.waits_for(job, small=True)
     else:
-        waiting = job.state is State.WAITING
-        st.progress(job.done / job.total if job.total else 0.0, text="waiting" if waiting else seconds_left(job))
-    if job is None or (job.priority is Priority.QUICK and not job.ended):
+        st.caption(f":material/block: {sentence(slot.refusal)}")
         st.empty()
-    elif job.ended:
-        st.button("Try again", key=f"retry-{job.key}", on_click=job.forget, type="tertiary", icon=":material/refresh:")
-    else:
-        st.button("Cancel", key=f"cancel-{job.key}", on_click=job.cancel, type="tertiary", icon=":material/close:")
-
-
-def seconds_left(job: Job) -> str:
-    """Return the estimated remaining time of a running job as text, or "running" if it is unknown."""
-    return "running" if job.seconds_left is None else f"{_seconds(job.seconds_left)} left"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def head(title: str, line: str) -> None:
     """Show a title with a line below it."""
     st.html(
-        f'<div style="line-height:1.3;overflow-wrap:anywhere"><b>{escape(title)}</b><br><small style="opacity:.7">{escape(line)}</small></div>'
+        f'<div style="line-height:1.3;overflow-wrap:anywhere"><b data-testid="tile-title">{escape(title)}</b><br>'
+        f'<small data-testid="tile-line" style="opacity:.7">{escape(line)}</small></div>'
     )
 
 
 def legend(view: ViewSpec, top: float) -> str:
     """Return the colour bar with the magnitudes of its colours."""
     high = f"{top:.0f}" if 100 <= top < 1e5 else f"{top:.2g}"
-    low = f"−{high}" if view.sign == "signed" else "0"
-    middle = "<span>0</span>" if view.sign == "signed" else ""
+    return colour_bar(colour_map(view), (f"−{high}", "0", high) if view.sign == "signed" else ("0", high))
+
+
+def colour_bar(colours: str, labels: Sequence[str]) -> str:
+    """Return the HTML of a colour map, named as in `ViewSpec`, with labels below it."""
+    texts = "".join(f"<span>{escape(label)}</span>" for label in labels)
     return (
-        f'<div style="height:.45rem;border-radius:2px;background:{css_gradient(colour_map(view))}"></div>'
-        f'<div style="display:flex;justify-content:space-between;font-size:.75rem;opacity:.7"><span>{low}</span>{middle}<span>{high}</span></div>'
+        f'<div style="height:.45rem;border-radius:2px;background:{css_gradient(colours)}"></div>'
+        f'<div style="display:flex;justify-content:space-between;font-size:.75rem;opacity:.7">{texts}</div>'
     )
 
 
@@ -191,5 +181,6 @@ def _photo(key: str, _image: Image.Image) -> bytes:
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
-def _grey(size: tuple[int, int]) -> bytes:
+def blank(size: tuple[int, int]) -> bytes:
+    """Return a grey picture for a tile that is not ready, or has none."""
     return encode(Image.new("RGBA", size, (128, 132, 138, 40)), "PNG")

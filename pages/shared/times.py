@@ -2,7 +2,9 @@
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in hours, minutes and seconds as text."""
+    """Return a duration as text, in hours, minutes and seconds or, below a second, in milliseconds."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -12,4 +14,5 @@ def duration(seconds: float) -> str:
 
 def size(nbytes: float) -> str:
     """Return a size in megabytes or gigabytes as text."""
-    return f"{nbytes / 2**30:.1f} GB" if nbytes >= 2**30 else f"{nbytes / 2**20:.0f} MB"
+    megabytes = nbytes / 2**20
+    return f"{megabytes / 1024:.1f} GB" if megabytes >= 1024 else f"{megabytes:.0f} MB" if megabytes >= 10 else f"{megabytes:.1f} MB"

@@ -6,10 +6,10 @@ import streamlit as st
 
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, read_methods
-from attrlib.models import parse_model
 from attrlib.registry import Value, parse_params
-from attrlib.specs import MethodSpec, ModelSpec, StudySpec, options_of
+from attrlib.specs import MethodSpec, StudySpec, options_of
 from attrlib.studies import PARSERS, STUDIES, list_studies
+from pages.shared import forms, selection
 from pages.shared.short import short_method
 
 LIMIT = "limit"
@@ -33,8 +33,7 @@ def fill(spec: StudySpec) -> None:
     state = st.session_state
     params = dict(spec.params)
     state.t_study = spec.study
-    for option in options_of(StudySpec):
-        state[f"t_{option.name}"] = getattr(spec, option.name)
+    forms.fill(options_of(StudySpec), spec, "t_")
     state.t_models = [model.text for model in spec.models]
     state.t_methods = [str(method) for method in spec.methods]
     state.t_limit = params.pop(LIMIT, None)
@@ -45,13 +44,8 @@ def wanted() -> tuple[StudySpec, list[str]]:
     """Return what the controls describe, and a message for each problem with it."""
     state = st.session_state
     problems: list[str] = []
-    models: list[ModelSpec] = []
+    models = selection.parse_models(state.t_models, problems)
     methods: list[MethodSpec] = []
-    for text in state.t_models:
-        try:
-            models.append(parse_model(text))
-        except AttrlibError as error:
-            problems.append(str(error))
     for text in state.t_methods:
         try:
             given = (MethodSpec(text),) if text in METHODS else read_methods(text)
@@ -62,6 +56,6 @@ def wanted() -> tuple[StudySpec, list[str]]:
     params |= {LIMIT: state.t_limit} if state.t_limit is not None else {}
     plain = parse_params(STUDIES[state.t_study], {}, state.t_study)
     pairs = tuple((name, value) for name, value in params.items() if value != plain[name])
-    options = {option.name: state[f"t_{option.name}"] for option in options_of(StudySpec)}
+    options = forms.values(options_of(StudySpec), "t_")
     options["data"] = (options["data"] or "").strip() or "birds"
-    return StudySpec(state.t_study, pairs, models=tuple(dict.fromkeys(models)), methods=tuple(dict.fromkeys(methods)), **options), problems
+    return StudySpec(state.t_study, pairs, models=tuple(models), methods=tuple(dict.fromkeys(methods)), **options), problems

@@ -1,15 +1,13 @@
 """The controls of the Studies page: the study, and the models, data, methods and number of items that it runs on."""
 
 import streamlit as st
-from streamlit.elements.lib.grid_container import GridContainer
 
-from attrlib.data.datasets import list_datasets
 from attrlib.methods import METHODS
 from attrlib.models import list_models
 from attrlib.registry import params_of
 from attrlib.specs import StudySpec, options_of
 from attrlib.studies import STUDIES, create, list_studies
-from pages.shared import custom_model, forms
+from pages.shared import custom_model, forms, pickers
 from pages.shared.jobs import plain
 from pages.studies import choice
 
@@ -25,32 +23,34 @@ def choose_study() -> None:
     )  # fmt: skip
 
 
-def choose(row: GridContainer) -> None:
+def choose(row: pickers.Grid) -> None:
     """Show the controls for the study's inputs, in the cells of one row that wraps; an empty control means the study's default."""
     state = st.session_state
     spec, _ = choice.wanted()
     own = create(StudySpec(state.t_study))
     with row.cell(column_span=2):
-        st.multiselect(
-            "Run on my models", list(dict.fromkeys([*(info.name for info in list_models()), *state.t_models])), key="t_models",
-            persist_state="session", accept_new_options=True, max_selections=MOST_MODELS,
-            placeholder=f"{len(own.models())} shipped model{'s' if len(own.models()) > 1 else ''}",
-            help="Empty: the models that the study is made for. Or type timm:NAME, torchvision:NAME, with @FILE behind it for a checkpoint, with @192x256 for another input size.",
-        )  # fmt: skip
+        count = len(own.models())
+        pickers.several(
+            "Run on my models",
+            (info.name for info in list_models()),
+            "t_models",
+            f"Empty: the models that the study is made for. {pickers.MODEL_HINT}",
+            MOST_MODELS,
+            placeholder=f"{count} shipped model{'s' if count > 1 else ''}",
+        )
         _checkpoint()
     with row.cell():
-        st.selectbox(
-            "Data", list(dict.fromkeys([*(info.name for info in list_datasets()), state.t_data or "birds"])), key="t_data",
-            persist_state="session", accept_new_options=True,
-            help="A named data set, or the path of a folder of class folders or of a CSV file.",
-        )  # fmt: skip
+        pickers.data("t_data", "A named data set, or the path of a folder of class folders or of a CSV file.")
     with row.cell():
-        st.multiselect(
-            "Methods", list(dict.fromkeys([*METHODS, *state.t_methods])), key="t_methods", persist_state="session", accept_new_options=True,
-            max_selections=MOST_METHODS, placeholder="the study's own",
-            help="Empty: those of the study, with few samples where they are dear. Methods that you name run at the settings that you give, "
+        pickers.several(
+            "Methods",
+            METHODS,
+            "t_methods",
+            "Empty: those of the study, with few samples where they are expensive. Methods that you name run at the settings that you give, "
             "as in IG@Final:steps=20.",
-        )  # fmt: skip
+            MOST_METHODS,
+            placeholder="the study's own",
+        )
     with row.cell():
         st.number_input(
             "Items", 2, 100_000, step=1, key="t_limit", persist_state="session", placeholder=str(own.limit),

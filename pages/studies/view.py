@@ -1,15 +1,17 @@
 """The result of a study: the finding, its figures, the papers' findings, the table, and downloads."""
 
-import mimetypes
+from collections.abc import Sequence
 
 import streamlit as st
 
 from attrlib.figures.study_plots import draw
+from attrlib.registry import Paper
 from attrlib.specs import StudySpec
 from attrlib.studies import Study, StudyResult
 from attrlib.studies.findings import even, files_of, refusals
+from pages.shared import downloads, notices
 from pages.shared import reproduce as reproduction
-from pages.shared.jobs import plain, sentence
+from pages.shared.jobs import plain
 from pages.shared.plots import camera
 from pages.shared.times import duration
 
@@ -32,9 +34,7 @@ def show(result: StudyResult) -> None:
             st.markdown(f"- {_bold(line)}")
         st.caption(plain(result.see))
     with grid.cell():
-        st.markdown("**What the papers saw**")
-        st.markdown(plain(result.saw))
-        st.caption(" · ".join(f"[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})" for paper in result.papers))
+        _papers(result.saw, result.papers)
     with st.expander(f"Table: {len(result.rows)} rows", icon=":material/table:"):
         st.dataframe(_columns(result), hide_index=True, width="stretch")
     left_out = refusals(result)
@@ -42,10 +42,9 @@ def show(result: StudyResult) -> None:
         with st.expander(f"Left out, as not defined here: {len(left_out)} reasons", icon=":material/block:"):
             for line in left_out:
                 st.markdown(f"- {plain(line)}")
-    for note in result.notes:
-        st.caption(f":material/info: {sentence(note)}")
+    notices.notes(result.notes)
     st.caption(
-        f"{len(result.models)} models: {plain(', '.join(result.models))}. {result.computed} results computed now, {result.known} known before; "
+        f"{len(result.models)} models: {plain(', '.join(result.models))}. {result.computed} results computed now, {result.cached} cached; "
         f"computing took {duration(result.seconds)}."
     )
 
@@ -55,12 +54,16 @@ def show_question(study: Study) -> None:
     st.markdown(f"##### {plain(study.question)}")
     grid = st.grid(min_column_width=380, gap="medium", key="t_question")
     with grid.cell():
-        st.markdown("**What the papers saw**")
-        st.markdown(plain(study.saw))
-        st.caption(" · ".join(f"[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})" for paper in study.papers))
+        _papers(study.saw, study.papers)
     with grid.cell():
         st.markdown("**What to see**")
         st.markdown(plain(study.see))
+
+
+def _papers(saw: str, papers: Sequence[Paper]) -> None:
+    st.markdown("**What the papers saw**")
+    st.markdown(plain(saw))
+    st.caption(" · ".join(f"[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})" for paper in papers))
 
 
 def reproduce(spec: StudySpec) -> None:
@@ -80,8 +83,7 @@ def export(result: StudyResult | None) -> None:
             kind = name.rpartition(".")[2]
             number = name.rpartition(".")[0].rpartition("-")[2]
             label = f"{number}. {LABELS[kind]}" if kind in ("png", "svg") else LABELS[kind]
-            mime = mimetypes.guess_type(name)[0] or "application/octet-stream"
-            st.download_button(label, make, name, mime, on_click="ignore", icon=":material/download:", width="stretch")
+            downloads.button(label, make, name, width="stretch")
 
 
 def _bold(text: str) -> str:

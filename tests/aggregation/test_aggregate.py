@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-from attrlib.aggregate import SHARES, aggregate, localisation
 from attrlib.aggregation.panels import line_of, view_of
 from attrlib.aggregation.view import Aggregation
+from attrlib.binning import SHARES, aggregate, localisation
 from attrlib.cli import app
 from attrlib.data.images import Photo
 from attrlib.diagnostics.localisation_grid import map_grid
@@ -415,7 +415,7 @@ def test_the_command_writes_the_panel_and_the_numbers(folder, model, tmp_path, m
     assert numbers["rows"][0]["kernel"] == 9
     assert Image.open(tmp_path / "out" / "aggatt.png").width > 1000
     again = json.loads(CliRunner().invoke(app, line).stdout)
-    assert (again["computed"], again["known"]) == (0, 10)
+    assert (again["computed"], again["cached"]) == (0, 10)
     assert again["rows"] == numbers["rows"]
 
 

@@ -26,12 +26,11 @@ from attrlib.errors import ModelError, ProtocolError
 from attrlib.registry import Param, params_of
 from attrlib.specs import AggregateSpec, ExplainSpec, ModelSpec, digest
 from attrlib.statistics import spearman
-from pages.inspect.choice import TOOLS
+from pages.inspect.choice import DEFAULT, TOOLS
 from pages.learn.context import TUNED, pairs
 from pages.learn.controls import LessonOptions, key_of
 from pages.learn.lesson import LESSONS
 from pages.scores import choice
-from pages.shared import selection
 
 MODEL = pairs()[0]
 SMALL = {"birds": "4", "grids": "1"}
@@ -176,7 +175,7 @@ def test_the_page_that_does_it_for_real_understands_the_link(name):
         assert spec.run.model.architecture == MODEL
     else:
         assert query.get("tool", "Compare") in TOOLS
-        spec, problems = ExplainSpec.read_link({k: v for k, v in query.items() if k != "tool"}, selection.DEFAULT)
+        spec, problems = ExplainSpec.read_link({k: v for k, v in query.items() if k != "tool"}, DEFAULT)
         assert len(spec.methods) > 1
     assert problems == []
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
-from support.pages import nodes, open_page, until, words
+from support.pages import buttons, nodes, open_page, press, until, words
 from support.waiting import LIMIT, PAUSE
 
 import attrlib
@@ -227,7 +227,7 @@ def test_every_section_can_be_reproduced(section):
 
 
 def examined(at: AppTest) -> AppTest:
-    return until(at, lambda at: at.button(key="l_doctor_start").label != "Cancel")
+    return until(at, lambda at: "Cancel" not in buttons(at))
 
 
 def test_the_doctor_says_what_is_valid_where_and_why_not(monkeypatch):
@@ -240,8 +240,7 @@ def test_the_doctor_says_what_is_valid_where_and_why_not(monkeypatch):
     assert "python -m attrlib doctor --model efficientnet_lite0 --methods Rollout,Sobel --images 100" in texts(at).replace(
         "Sobel,Rollout", "Rollout,Sobel"
     )
-    at.button(key="l_doctor_start").click()
-    at = examined(settle(at))
+    at = examined(press(at, "Examine"))
     table = tables(at)[0].set_index("method")
     assert list(table.columns) == ["family", "Input 224×224", "Middle 28×28", "Final 7×7", "remarks"]
     assert list(table.loc["Rollout"][1:4]) == ["not defined"] * 3
@@ -265,11 +264,7 @@ def test_a_doctor_that_is_stopped_or_asked_of_no_model_says_so(monkeypatch, requ
     at = settle(start(section="doctor"))
     at.number_input(key="l_doctor_images").set_value(12)
     at = settle(at)
-    at.button(key="l_doctor_start").click()
-    at = settle(at)
-    assert at.button(key="l_doctor_start").label == "Cancel"
-    at.button(key="l_doctor_start").click()
-    at = examined(settle(at))
+    at = examined(press(until(press(at, "Examine"), lambda at: "Cancel" in buttons(at)), "Cancel"))
     assert "It was cancelled" in texts(at)
     other = start(section="doctor")
     other.session_state["l_doctor_model"] = "timm:nothing"

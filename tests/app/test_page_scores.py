@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 from support.browser import chromium, serve, visit
-from support.pages import Checkpoints, buttons, link, nodes, open_page, press, texts, until, words
+from support.pages import Checkpoints, buttons, heads, link, nodes, open_page, press, texts, titles, until, words
 from support.runs import classifier, pictures
 from support.waiting import LIMIT, PAUSE
 from torch import nn
@@ -71,9 +72,7 @@ def planned(at: AppTest) -> AppTest:
 
 def finished(at: AppTest) -> AppTest:
     """Results and their example images are there."""
-    return until(
-        at, lambda at: "Run again" in buttons(at) and bool(nodes(at, "image")) and "…" not in str([h.proto.body for h in nodes(at, "html")])
-    )
+    return until(at, lambda at: "Run again" in buttons(at) and bool(nodes(at, "image")) and "…" not in [line for _, line in heads(at)])
 
 
 def done(at: AppTest) -> AppTest:
@@ -116,9 +115,9 @@ def test_the_first_visit_says_what_it_costs_and_what_to_do_next(monkeypatch: pyt
     monkeypatch.setattr(choice, "default", lambda: wanted)
     at = planned(start())
     assert "Which method can I trust" in words(at)
-    assert "40 results, 0 % known" in words(at)
+    assert "40 results, 0 % cached" in words(at)
     assert "about" in words(at)
-    assert "Start computes the scores" in words(at)
+    assert "Start computes the maps and their scores" in words(at)
     assert "Start" in buttons(at)
 
 
@@ -193,13 +192,13 @@ def test_a_run_ends_in_the_scores_that_the_library_gives(data: Path) -> None:
     assert found["rank"] == [f"{r['first']}–{r['last']}" if r["first"] != r["last"] else str(r["first"]) for r in expected.values()]
     assert found["n"] == [6, 6, 6]
     assert "higher is better · chance 0" in words(at)
-    assert "18 results computed, 0 known before" in words(at)
+    assert "18 results computed, 0 cached" in words(at)
 
 
 def test_what_is_known_is_shown_without_a_click(data: Path) -> None:
     api(data, store=open_store())
     at = finished(small(data))
-    assert "0 results computed, 18 known before" in words(at)
+    assert "0 results computed, 18 cached" in words(at)
 
 
 def test_a_running_run_shows_its_scores_so_far_and_can_be_cancelled_and_resumed(data: Path, gate: threading.Event) -> None:
@@ -209,12 +208,12 @@ def test_a_running_run_shows_its_scores_so_far_and_can_be_cancelled_and_resumed(
     assert board(at)["method"] == ["IxG"]
     assert buttons(at)[-1] == "Cancel"
     press(at, "Cancel")
-    until(at, lambda at: "was cancelled" in words(at))
-    assert "after 6 of 18 results" in words(at)
+    until(at, lambda at: "ancelled, " in words(at))
+    assert "6 of 18 results are computed" in words(at)
     assert open_store().runs()[0].state == "cancelled"
     gate.set()
     finished(press(at, "Resume"))
-    assert "12 results computed, 6 known before" in words(at)
+    assert "12 results computed, 6 cached" in words(at)
     assert open_store().runs()[0].state == "done"
 
 
@@ -242,8 +241,7 @@ def test_a_run_that_another_process_left_is_offered_and_goes_on_from_there(data:
     assert "Unfinished runs: 1" in [e.label for e in at.expander]
     at = finished(press(at, "Resume"))
     assert board(at)["method"] != []
-    assert "known before" in words(at)
-    assert "0 known before" not in words(at)
+    assert re.search(r"results computed, [1-9]\d* cached", words(at))
     assert link(at)["methods"] == "IxG,Random"
     assert not [e for e in at.expander if e.label.startswith("Unfinished")]
 
@@ -253,7 +251,7 @@ def test_a_folder_that_vanishes_during_a_run_ends_in_one_sentence(data: Path, ga
     until(at, lambda at: bool(at.dataframe))
     shutil.rmtree(data)
     press(at, "Cancel")
-    until(at, lambda at: "was cancelled" in words(at) and bool(at.error))
+    until(at, lambda at: "ancelled, " in words(at) and bool(at.error))
     assert at.button(key="s_Resume").disabled
     assert "Traceback" not in words(at)
 
@@ -292,8 +290,7 @@ def test_a_method_can_be_chosen_and_its_images_are_the_best_median_and_worst(dat
     at.selectbox(key="s_method").set_value("Random")
     finished(at)
     values = np.sort(next(s.values for (_, m), s in api(data).scores.items() if str(m) == "Random"))[::-1]
-    titles = [n.proto.body.split("<b>")[1].split("</b>")[0] for n in nodes(at, "html") if "<b>" in n.proto.body]
-    assert titles == [f"{what} {value:.3f}" for what, value in zip(("Best", "Median", "Worst"), values[[0, 3, 5]], strict=True)]
+    assert titles(at) == [f"{what} {value:.3f}" for what, value in zip(("Best", "Median", "Worst"), values[[0, 3, 5]], strict=True)]
     assert len(nodes(at, "image")) == 6
 
 
@@ -321,7 +318,7 @@ def test_a_link_restores_what_of_the_results_was_looked_at(data: Path) -> None:
     at = done(small(data, model=[TINY, TWIN], protocols="sds:grid=2,sensitivity:samples=2", **looked))
     for key, value in (("s_protocol", looked["shown"]), ("s_model", TWIN), ("s_view", "Box"), ("s_method", "Random"), ("s_item", 2)):
         assert at.session_state[key] == value
-    assert "Chosen" in str([h.proto.body for h in nodes(at, "html")])
+    assert titles(at)[0].startswith("Chosen")
     at.session_state["s_method"] = "IxG"
     finished(at)
     address = {name: at.query_params[name] for name in looked}
@@ -576,7 +573,7 @@ def browser() -> Iterator[Browser]:
 def test_from_a_link_to_the_worst_image_and_a_file_to_take_away(browser: Browser, data: Path, tmp_path: Path) -> None:
     with serve() as app:
         page = visit(browser, f"{app}/scores?data={data}&protocols=sds:grid=2&methods=IxG,Random,Sobel&limit=4")
-        expect(page.get_by_text("12 results, 0 % known")).to_be_visible()
+        expect(page.get_by_text("12 results, 0 % cached")).to_be_visible()
         page.get_by_role("button", name="Start").click()
         expect(page.get_by_text("Example images for")).to_be_visible()
         expect(page.locator('img[alt^="Worst"]')).to_have_count(2)

@@ -35,7 +35,7 @@ def browser() -> Iterator[Browser]:
 
 def durations(page: Page) -> list[str]:
     """How long each map took, as the tiles say, all at one moment."""
-    texts = page.locator("small").evaluate_all("all => all.map(own => own.innerText)")
+    texts = page.locator('[data-testid="tile-line"]').evaluate_all("all => all.map(own => own.innerText)")
     return [text for text in texts if re.search(r"· [\d.]+ (ms|s|min)$", text)]
 
 

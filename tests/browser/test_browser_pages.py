@@ -124,17 +124,17 @@ def test_a_link_to_any_page_leads_to_all_others(app, browser):
 
 def test_a_run_is_watched_cancelled_resumed_and_read_down_to_its_worst_image(app, browser, gate):
     page = visit(browser, f"{app}/{SCORES}")
-    expect(page.get_by_text(f"{TOTAL} results, 0 % known")).to_be_visible()
+    expect(page.get_by_text(f"{TOTAL} results, 0 % cached")).to_be_visible()
     press(page, "s_Start")
     expect(named(page, f"Scores of {MODEL} so far, best first")).to_be_visible()
     press(page, "s_Cancel")
-    cancelled = page.get_by_text("was cancelled after")
+    cancelled = page.get_by_text("Cancelled, ")
     expect(cancelled).to_be_visible()
-    before, total = map(int, re.findall(r"after (\d+) of (\d+) results", cancelled.inner_text())[0])
+    before, total = map(int, re.findall(r"(\d+) of (\d+) results", cancelled.inner_text())[0])
     assert 0 < before < total == TOTAL
     gate.open()
     press(page, "s_Resume")
-    expect(page.get_by_text(f"{TOTAL - before} results computed, {before} known before")).to_be_visible()
+    expect(page.get_by_text(f"{TOTAL - before} results computed, {before} cached")).to_be_visible()
 
     page.get_by_role("button", name="Export").click()
     ranking = table(page, "Leaderboard (CSV)")
@@ -174,8 +174,8 @@ def test_agreement_of_protocols_is_shown_and_saved_as_a_picture(app, browser):
 
 def test_the_smoothing_of_an_aggregate_view_moves_its_maps_and_computes_nothing(app, browser, cache):
     page = visit(browser, f"{app}/{AGGREGATE}")
-    expect(page.get_by_text("computes 40 maps with their scores, 0 are known")).to_be_visible()
-    press(page, "a_start")
+    expect(page.get_by_text("40 results, 0 % cached")).to_be_visible()
+    press(page, "a_Start")
     middle = page.locator(f'{BINS}[alt*="9 items"]')
     expect(middle).to_have_count(4)
     expect(page.get_by_role("button", name="Run again")).to_be_visible()

@@ -39,7 +39,7 @@ PREDICTED = 282
 
 @pytest.fixture(autouse=True)
 def _one_model(embedded: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls for the embedded model, and nothing else, share it."""
+    """Share the embedded model between calls that load it; other calls load as usual."""
 
     def load(name: str = "efficientnet_lite0", device: str = "auto", checkpoint: str | None = None) -> Classifier:
         plain = (name, device, checkpoint) == ("efficientnet_lite0", "auto", None)
@@ -53,7 +53,7 @@ def run(*arguments: object) -> Result:
 
 
 def strict(text: str) -> Any:
-    """JSON, the whole of it, without the NaN and Infinity that Python's parser also takes."""
+    """Parse strict JSON, without the NaN and Infinity that Python's parser also accepts."""
 
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is not JSON")
@@ -68,7 +68,7 @@ def succeeds(*arguments: object) -> Result:
 
 
 def fails(*arguments: object, out: Path | None = None) -> str:
-    """The one line that says what was wrong; nothing on standard output, no traceback, no output folder."""
+    """Return the one-line error message; check that there is no standard output, no traceback and no output folder."""
     result = run(*arguments)
     assert isinstance(result.exception, SystemExit), repr(result.exception)
     assert result.exit_code == 2
@@ -91,7 +91,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory: pytest.TempPathFactory, embedded: Classifier) -> Path:
-    """The folder of one run that many tests look at or repeat."""
+    """Return the output folder of one run that many tests read or repeat."""
     out = tmp_path_factory.mktemp("explained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attrlib.cli.explain, "load_model", lambda *_args, **_options: embedded)
@@ -101,7 +101,7 @@ def explained(tmp_path_factory: pytest.TempPathFactory, embedded: Classifier) ->
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory, embedded: Classifier) -> dict[str, Path]:
-    """Checkpoints of the embedded architecture: the same weights, others, and such that overflow."""
+    """Return checkpoints of the embedded architecture: the same weights, others, and weights with NaN."""
     folder = tmp_path_factory.mktemp("weights")
     state = embedded.module.state_dict()
     name = "classifier.bias"
@@ -113,7 +113,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, embedded: Classifier) -> d
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    """The cat of the samples in a file of one's own."""
+    """Return the sample photo of a cat as a file."""
     attrlib.open_image("sample:cat").image.save(tmp_path / "my cat.webp", lossless=True)
     return tmp_path / "my cat.webp"
 
@@ -121,7 +121,7 @@ def picture(tmp_path: Path) -> Path:
 # Lists
 
 
-def test_models_lists_what_needs_no_download() -> None:
+def test_models_lists_models_that_need_no_download() -> None:
     model, *others = strict(succeeds("models", "--json").stdout)
     assert model["name"] == "efficientnet_lite0"
     assert model["source"] == "embedded"
@@ -136,22 +136,22 @@ def test_models_finds_architectures_by_pattern(pattern: str) -> None:
     everything = [f"timm:{n}" for n in timm.list_models()] + [f"torchvision:{n}" for n in torchvision.models.list_models()]
     everything += [f"idsds:{n}" for n in PUBLISHED] + [f"attrlib:{n}" for n in ARCHITECTURES]
     expected = {n for n in everything if fnmatch(n, pattern) and n.count("/") == 0}
-    found = strict(succeeds("models", pattern, "--json").stdout)
-    assert {m["name"] for m in found} == expected
-    assert all(m["source"] == m["name"].partition(":")[0] for m in found)
-    assert [line.split()[0] for line in succeeds("models", pattern).stdout.splitlines()] == [m["name"] for m in found]
+    output = strict(succeeds("models", pattern, "--json").stdout)
+    assert {m["name"] for m in output} == expected
+    assert all(m["source"] == m["name"].partition(":")[0] for m in output)
+    assert [line.split()[0] for line in succeeds("models", pattern).stdout.splitlines()] == [m["name"] for m in output]
 
 
 def test_methods_lists_every_method_with_its_parameters() -> None:
-    found = {m["name"]: m for m in strict(succeeds("methods", "--json").stdout)}
-    assert list(found) == list(METHODS)
+    output = {m["name"]: m for m in strict(succeeds("methods", "--json").stdout)}
+    assert list(output) == list(METHODS)
     for name, cls in METHODS.items():
-        assert [p["name"] for p in found[name]["params"]] == [f.name for f in dataclasses.fields(cls)]
-        assert [p["default"] for p in found[name]["params"]] == [f.default for f in dataclasses.fields(cls)]
-        assert found[name]["default_layer"] == cls.default_layer
-        assert found[name]["paper"]["url"].startswith("https://")
-        assert found[name]["summary"] == cls.__doc__.splitlines()[0]
-    (steps,) = [p for p in found["IG"]["params"] if p["name"] == "steps"]
+        assert [p["name"] for p in output[name]["params"]] == [f.name for f in dataclasses.fields(cls)]
+        assert [p["default"] for p in output[name]["params"]] == [f.default for f in dataclasses.fields(cls)]
+        assert output[name]["default_layer"] == cls.default_layer
+        assert output[name]["paper"]["url"].startswith("https://")
+        assert output[name]["summary"] == cls.__doc__.splitlines()[0]
+    (steps,) = [p for p in output["IG"]["params"] if p["name"] == "steps"]
     assert (steps["kind"], steps["low"], steps["high"]) == ("int", 1, 1000)
     text = succeeds("methods").stdout
     assert all(f"\n{name} " in f"\n{text}" for name in METHODS)
@@ -166,18 +166,18 @@ def test_explain_writes_exactly_panel_arrays_and_manifest(explained: Path) -> No
 
 
 def test_the_arrays_are_those_of_the_library(explained: Path, embedded: Classifier) -> None:
-    found = arrays(explained)
+    output = arrays(explained)
     expected = {}
     for method in METHODS_TEXT.split(","):
         a = attrlib.explain(embedded, "sample:cat", method, seed=3)
         expected[str(a.spec)] = a.maps[0, 0].numpy()
-    assert list(found) == list(expected) == ["Grad-CAM@Final", "IxG@Middle:channels=sum", "IG@Final:steps=3:baseline=zeros:channels=sum"]
+    assert list(output) == list(expected) == ["Grad-CAM@Final", "IxG@Middle:channels=sum", "IG@Final:steps=3:baseline=zeros:channels=sum"]
     for name, values in expected.items():
-        assert found[name].dtype == np.float32
-        assert (found[name] == values).all()
+        assert output[name].dtype == np.float32
+        assert (output[name] == values).all()
 
 
-def test_a_budget_changes_no_map_and_one_that_is_too_small_is_said(explained: Path, embedded: Classifier, tmp_path: Path) -> None:
+def test_a_memory_budget_changes_no_map_and_a_small_one_is_refused(explained: Path, embedded: Classifier, tmp_path: Path) -> None:
     photo = ("explain", "--image", "sample:cat", "--methods", "Grad-CAM", "--out", tmp_path / "out")
     assert "raise max_memory" in fails(*photo, "--max-memory", embedded.nbytes, out=tmp_path / "out")
     assert "max-memory='much' is not valid" in fails(*photo, "--max-memory", "much", out=tmp_path / "out")
@@ -194,7 +194,7 @@ def test_the_panel_shows_the_photo_and_every_map(explained: Path, embedded: Clas
     assert np.abs(values - seen).mean() < 4
 
 
-def test_the_manifest_says_what_was_computed(explained: Path, embedded: Classifier) -> None:
+def test_the_manifest_describes_the_explanation(explained: Path, embedded: Classifier) -> None:
     manifest = strict((explained / "manifest.json").read_text())
     spec = ExplainSpec(
         ModelSpec("efficientnet_lite0"),
@@ -216,21 +216,21 @@ def test_the_manifest_says_what_was_computed(explained: Path, embedded: Classifi
 def test_explain_prints_json_that_agrees_with_the_files(embedded: Classifier, tmp_path: Path) -> None:
     arguments = ("--image", "sample:cat", "--methods", "IG:steps=2,Sobel", "--out", tmp_path / "out")
     result = succeeds("explain", *arguments, "--json")
-    found = strict(result.stdout)
+    output = strict(result.stdout)
     assert result.stderr == ""
-    assert (found["target"], found["class"], found["out"], found["device"]) == (282, "tiger cat", str(tmp_path / "out"), "cpu")
-    assert {m["method"]: tuple(m["shape"]) for m in found["maps"]} == {n: a.shape for n, a in arrays(tmp_path / "out").items()}
+    assert (output["target"], output["class"], output["out"], output["device"]) == (282, "tiger cat", str(tmp_path / "out"), "cpu")
+    assert {m["method"]: tuple(m["shape"]) for m in output["maps"]} == {n: a.shape for n, a in arrays(tmp_path / "out").items()}
     convergence = attrlib.explain(embedded, "sample:cat", "IG:steps=2").diagnostics["convergence"][0]
-    assert found["maps"][0]["convergence"] == convergence
-    assert all(m["seconds"] >= 0 for m in found["maps"])
-    assert "identical" not in found
+    assert output["maps"][0]["convergence"] == convergence
+    assert all(m["seconds"] >= 0 for m in output["maps"])
+    assert "identical" not in output
     lines = succeeds("explain", *arguments).stdout
     assert "tiger cat (282)" in lines
     assert f"convergence error {convergence:.1%}" in lines
     assert str(tmp_path / "out") in lines
 
 
-def test_json_stays_json_where_the_model_overflows(weights: Mapping[str, Path], tmp_path: Path) -> None:
+def test_json_is_strict_even_if_the_model_overflows(weights: Mapping[str, Path], tmp_path: Path) -> None:
     result = succeeds(
         *(
             "explain",
@@ -275,9 +275,9 @@ def test_a_target_is_chosen_by_index_or_name(target: str, index: int, embedded: 
 def test_layers_and_parameters_of_methods(methods: str, layer: str | None, names: list, embedded: Classifier, tmp_path: Path) -> None:
     more = [] if layer is None else ["--layer", layer]
     succeeds("explain", "--image", "sample:cat", "--methods", methods, "--out", tmp_path / "out", *more)
-    found = arrays(tmp_path / "out")
-    assert list(found) == names
-    for name, values in found.items():
+    output = arrays(tmp_path / "out")
+    assert list(output) == names
+    for name, values in output.items():
         assert (values == attrlib.explain(embedded, "sample:cat", name).maps[0, 0].numpy()).all()
 
 
@@ -291,7 +291,7 @@ def test_only_random_methods_depend_on_the_seed(tmp_path: Path) -> None:
 
 @functools.cache
 def drawn(*options: str) -> dict[str, bytes]:
-    """The files of two coarse maps drawn with these options."""
+    """Return the files of two coarse maps drawn with these options."""
     with TemporaryDirectory() as out:
         succeeds("explain", "--image", "sample:cat", "--methods", "Grad-CAM,IxG@Middle", "--out", out, *options)
         return contents(Path(out))
@@ -341,7 +341,7 @@ def test_random_weights_are_drawn_from_their_seed_and_repeated(tmp_path: Path) -
     assert "identical to the manifest" in result.stdout
 
 
-def test_writing_twice_replaces_the_files_and_leaves_others_alone(tmp_path: Path) -> None:
+def test_writing_twice_replaces_the_files_and_keeps_others(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
     out.mkdir(parents=True)
     (out / "mine.txt").write_text("mine")
@@ -358,8 +358,8 @@ def test_a_manifest_is_repeated_bit_for_bit(explained: Path, tmp_path: Path) -> 
     result = succeeds("explain", "--from", explained / "manifest.json", "--out", tmp_path / "again")
     assert "identical to the manifest, bit for bit" in result.stdout
     assert contents(tmp_path / "again") == contents(explained)
-    found = strict(succeeds("explain", "--from", explained / "manifest.json", "--out", tmp_path / "again", "--json").stdout)
-    assert found["identical"] is True
+    output = strict(succeeds("explain", "--from", explained / "manifest.json", "--out", tmp_path / "again", "--json").stdout)
+    assert output["identical"] is True
 
 
 def test_a_manifest_is_repeated_with_its_target_view_and_parameters(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_the_same_picture_and_weights_in_other_files_repeat_a_manifest(
     assert strict(result.stdout)["identical"] is True
 
 
-def test_what_differs_from_the_manifest_is_said_to_differ(explained: Path, tmp_path: Path) -> None:
+def test_a_difference_from_the_manifest_is_reported(explained: Path, tmp_path: Path) -> None:
     manifest = json.loads((explained / "manifest.json").read_text())
     manifest["files"]["maps.npz"] = "0" * 64
     (tmp_path / "m.json").write_text(json.dumps(manifest))
@@ -387,7 +387,7 @@ def test_what_differs_from_the_manifest_is_said_to_differ(explained: Path, tmp_p
     assert strict(succeeds("explain", "--from", tmp_path / "m.json", "--out", tmp_path / "out", "--json").stdout)["identical"] is False
 
 
-def test_another_picture_or_other_weights_repeat_nothing(explained: Path, weights: Mapping[str, Path], tmp_path: Path) -> None:
+def test_another_picture_or_other_weights_are_refused(explained: Path, weights: Mapping[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     start = ("explain", "--from", explained / "manifest.json", "--out", out)
     assert "differs from the image" in fails(*start, "--image", "sample:coffee", out=out)
@@ -399,13 +399,13 @@ def test_another_picture_or_other_weights_repeat_nothing(explained: Path, weight
     [("--model", "efficientnet_lite0"), ("--methods", "IG"), ("--target", "3"), ("--seed", "0"), ("--layer", "Final")]
     + [(f"--{name}", value) for name, (value, _) in VIEWS.items()],
 )
-def test_a_manifest_cannot_be_combined_with_what_it_says(flag: str, value: str, explained: Path, tmp_path: Path) -> None:
+def test_a_manifest_cannot_be_combined_with_its_own_fields(flag: str, value: str, explained: Path, tmp_path: Path) -> None:
     error = fails("explain", "--from", explained / "manifest.json", "--out", tmp_path / "out", flag, value, out=tmp_path / "out")
     assert f"error: {flag} cannot be combined with --from" in error
 
 
 def changed(*path: str, to: object = None) -> Callable[[dict], str]:
-    """The manifest with that entry changed, or without it where `to` is None."""
+    """Return a function that returns the manifest with one entry changed, or removed if `to` is None."""
 
     def change(manifest: dict) -> str:
         entry = manifest
@@ -470,7 +470,7 @@ def test_a_bad_manifest_is_refused(kind: str, explained: Path, tmp_path: Path) -
     fails("explain", "--from", tmp_path / "m.json", "--out", tmp_path / "out", out=tmp_path / "out")
 
 
-def test_a_manifest_that_is_no_text_or_no_file_is_refused(explained: Path, tmp_path: Path) -> None:
+def test_a_manifest_that_is_not_a_text_file_is_refused(explained: Path, tmp_path: Path) -> None:
     (tmp_path / "m.json").write_bytes(b"\xff\xfe\x00\x81")
     out = tmp_path / "out"
     for path in (tmp_path / "m.json", explained / "panel.png", explained / "maps.npz", tmp_path, tmp_path / "missing.json"):
@@ -481,7 +481,7 @@ def test_a_manifest_that_is_no_text_or_no_file_is_refused(explained: Path, tmp_p
 
 
 class RunsCode:
-    """Leaves a mark when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -491,7 +491,7 @@ class RunsCode:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--model", "nosuch"], "unknown model 'nosuch'"),
         (["--model", "timm:resnet1000"], "unknown timm model"),
@@ -556,9 +556,9 @@ class RunsCode:
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
-def test_bad_input_ends_in_one_line_that_says_what_was_wrong(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_bad_input_ends_with_a_one_line_message(arguments: list[str], message: str, tmp_path: Path) -> None:
     start = ["explain", "--image", "sample:cat", "--methods", "Random", "--out", tmp_path / "out"]
-    assert said in fails(*start, *arguments, out=tmp_path / "out")
+    assert message in fails(*start, *arguments, out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("path", ["~nosuchuser/manifest.json", "x" * 300])
@@ -566,7 +566,7 @@ def test_a_manifest_at_an_impossible_path_is_refused(path: str, tmp_path: Path) 
     assert "does not exist" in fails("explain", "--from", path, "--out", tmp_path / "out", out=tmp_path / "out")
 
 
-def test_a_picture_and_a_method_must_be_given(tmp_path: Path) -> None:
+def test_a_picture_and_a_method_are_required(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "add --image" in fails("explain", "--methods", "Random", "--out", out, out=out)
     assert "add for example --methods" in fails("explain", "--image", "sample:cat", "--out", out, out=out)
@@ -624,7 +624,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_without_running_it(save: Ca
     fails(*arguments, out=tmp_path / "out")
     assert not mark.exists()
     pickle.loads(file.read_bytes()) if save is pickled else torch.load(io.BytesIO(file.read_bytes()), weights_only=False)
-    assert mark.exists(), "the file runs no code at all, so this test shows nothing"
+    assert mark.exists(), "the file runs no code, so this test proves nothing"
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(weights: Mapping[str, Path], tmp_path: Path) -> None:
@@ -638,7 +638,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(weights: Mapping[str, P
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_checkpoint_that_is_cut_off_or_no_checkpoint_is_refused(weights: Mapping[str, Path], tmp_path: Path) -> None:
+def test_a_truncated_or_invalid_checkpoint_is_refused(weights: Mapping[str, Path], tmp_path: Path) -> None:
     data = weights["same"].read_bytes()
     for content in (b"", data[: len(data) // 2], b"text" * 100, pickle.dumps([1, 2])):
         for name in ("x.pth", "x.safetensors"):
@@ -647,20 +647,20 @@ def test_a_checkpoint_that_is_cut_off_or_no_checkpoint_is_refused(weights: Mappi
             assert name in fails(*arguments, "--out", tmp_path / "out", out=tmp_path / "out")
 
 
-def test_an_output_folder_that_is_a_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_an_output_folder_that_is_a_file_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         assert "cannot write" in fails("explain", "--image", "sample:cat", "--methods", "Random", "--out", out)
     assert contents(tmp_path) == {"file": b"mine"}
 
 
-def test_a_folder_that_cannot_take_all_files_gets_none(tmp_path: Path) -> None:
+def test_all_files_are_written_or_none(tmp_path: Path) -> None:
     (tmp_path / "out" / "manifest.json").mkdir(parents=True)
     assert "cannot write" in fails("explain", "--image", "sample:cat", "--methods", "Random", "--out", tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["manifest.json"]
 
 
-def test_a_full_disk_leaves_the_old_files_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_files_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     succeeds("explain", "--image", "sample:cat", "--methods", "Random", "--out", out)
     before = contents(out)
@@ -694,7 +694,7 @@ def test_notes_on_a_converted_picture_go_to_standard_error(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, Cancelled])
 @pytest.mark.parametrize("after", [0, 3])
-def test_an_interruption_ends_with_code_130_and_leaves_nothing(
+def test_an_interruption_ends_with_code_130_and_writes_nothing(
     stop: type[BaseException], after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
@@ -712,7 +712,7 @@ def test_an_interruption_ends_with_code_130_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-# As a program of its own
+# As a separate process
 
 
 def program(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -720,14 +720,14 @@ def program(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
-def test_the_program_repeats_what_the_library_computed(explained: Path, tmp_path: Path) -> None:
-    found = program("explain", "--from", explained / "manifest.json", "--out", tmp_path / "out", "--json")
-    assert (found.returncode, found.stderr) == (0, "")
-    assert strict(found.stdout)["identical"] is True
+def test_the_program_reproduces_the_result_of_the_library(explained: Path, tmp_path: Path) -> None:
+    completed = program("explain", "--from", explained / "manifest.json", "--out", tmp_path / "out", "--json")
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert strict(completed.stdout)["identical"] is True
     assert contents(tmp_path / "out") == contents(explained)
 
 
-SEVERAL = """
+COMMANDS = """
 import json, sys
 from attrlib.cli import app
 for arguments in json.load(sys.stdin):
@@ -738,19 +738,19 @@ for arguments in json.load(sys.stdin):
 """
 
 
-def test_nothing_but_the_one_line_reaches_the_real_standard_error(tmp_path: Path) -> None:
+def test_only_the_one_line_message_reaches_the_real_standard_error(tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(bomb(12000, 10000))
     pickled({"a": 1, "b": RunsCode(tmp_path / "mark")}, tmp_path / "code.pth")
     start = ["explain", "--methods", "Random", "--out", str(tmp_path / "out"), "--image"]
-    several = [
+    commands = [
         [*start, str(tmp_path / "large.png")],
         [*start, "sample:cat", "--checkpoint", str(tmp_path / "code.pth")],
         [*start, "sample:cat", "--model", "nosuch"],
     ]
-    command = [sys.executable, "-c", SEVERAL]
-    found = subprocess.run(command, cwd=HERE, input=json.dumps(several), capture_output=True, text=True, timeout=LIMIT, check=False)
-    said = found.stderr.splitlines()
-    assert [line.split(":")[0] for line in said] == ["error"] * 3, found.stderr
-    assert [line.split()[1] for line in said] == ["large.png", "code.pth", "unknown"]
-    assert found.stdout == "2\n" * 3
+    command = [sys.executable, "-c", COMMANDS]
+    completed = subprocess.run(command, cwd=HERE, input=json.dumps(commands), capture_output=True, text=True, timeout=LIMIT, check=False)
+    lines = completed.stderr.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["error"] * 3, completed.stderr
+    assert [line.split()[1] for line in lines] == ["large.png", "code.pth", "unknown"]
+    assert completed.stdout == "2\n" * 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["code.pth", "large.png"]

@@ -1,4 +1,4 @@
-"""`python -m attrlib score`, `protocols`, `datasets` and `cache`: what they print, and how they end."""
+"""Output and exit of `python -m attrlib score`, `protocols`, `datasets` and `cache`."""
 
 import csv
 import dataclasses
@@ -54,7 +54,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 @pytest.fixture(autouse=True)
 def _small_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of the embedded model, and of nothing else, a small one; `--checkpoint gelu` is one without ReLU."""
+    """Replace the embedded model by a small one; `--checkpoint gelu` has no ReLU. Other models load as usual."""
 
     def load(name: str, device: str = "auto", *, checkpoint: str | None = None, deletion_tuned: bool = False) -> attrlib.Classifier:
         if name != EMBEDDED or device != "auto" or checkpoint not in (None, "gelu"):
@@ -76,7 +76,7 @@ def invoke(*arguments: object) -> Result:
 
 
 def strict(text: str) -> Any:
-    """JSON, the whole of it and one line, without the NaN and Infinity that Python's parser also takes."""
+    """Parse strict JSON in one line, without the NaN and Infinity that Python's parser also accepts."""
 
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is not JSON")
@@ -94,13 +94,13 @@ def succeeds(*arguments: object) -> Result:
 def as_json(*arguments: object) -> dict[str, Any]:
     result = succeeds(*arguments, "--json")
     assert result.stderr == ""
-    found = strict(result.stdout)
-    assert isinstance(found, dict)
-    return found
+    output = strict(result.stdout)
+    assert isinstance(output, dict)
+    return output
 
 
 def fails(*arguments: object) -> str:
-    """The one line that says what was wrong; nothing on standard output, no traceback."""
+    """Return the one-line error message; check that there is no standard output and no traceback."""
     result = invoke(*arguments)
     assert isinstance(result.exception, SystemExit), repr(result.exception)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -111,7 +111,7 @@ def fails(*arguments: object) -> str:
 
 
 def with_signals(monkeypatch: pytest.MonkeyPatch, numbers: Mapping[int, int]) -> None:
-    """Sends this process a signal at the events with those numbers, from 0."""
+    """Send this process signals at events, by their number from 0."""
     original = attrlib.cli.score.run
 
     def run(plan: Plan, on_progress: Callable[[Event], None]) -> RunResult:
@@ -136,27 +136,27 @@ def cancelled(monkeypatch: pytest.MonkeyPatch, *arguments: object, at: int = 20,
     return result
 
 
-# What it prints
+# Output
 
 
 def test_json_is_one_object_with_the_librarys_values(data: Path, tmp_path: Path) -> None:
-    found = as_json("score", "--protocol", f"sds,{GRID}", "--methods", "IxG,Grad-CAM", "--data", data, "--limit", 6, "--seed", 2)
+    output = as_json("score", "--protocol", f"sds,{GRID}", "--methods", "IxG,Grad-CAM", "--data", data, "--limit", 6, "--seed", 2)
     with closing(Store(folder=tmp_path / "other")) as store:
         result = attrlib.compare(["sds", GRID], MODEL, ["IxG", "Grad-CAM"], data, limit=6, seed=2, store=store)
-    assert len(found["scores"]) == 4
-    for row, expected in zip(found["scores"], result.table(), strict=True):
+    assert len(output["scores"]) == 4
+    for row, expected in zip(output["scores"], result.table(), strict=True):
         (score,) = (s for (p, m), s in result.scores.items() if (str(p), str(m)) == (row["protocol"], row["method"]))
         assert row["values"] == score.values.tolist()
         assert row["ids"] == list(score.ids)
         seconds = row.pop("seconds"), expected.pop("seconds")
         assert {name: row[name] for name in expected} == expected
         assert (seconds[0] is None) == math.isnan(seconds[1]) == (row["protocol"] == GRID)  # type: ignore[arg-type]
-    assert (found["computed"], found["known"], found["refused"], found["agreement"]) == (2 * 6 + 2 * 5, 0, [], {})
-    assert found["notes"] == ["20 of 20 images (5 classes) pass the filter confidence=0.5 and allow 5 grids"]
-    assert found["seconds"] > 0
+    assert (output["computed"], output["cached"], output["refused"], output["agreement"]) == (2 * 6 + 2 * 5, 0, [], {})
+    assert output["notes"] == ["20 of 20 images (5 classes) pass the filter confidence=0.5 and allow 5 grids"]
+    assert output["seconds"] > 0
 
 
-def test_what_is_undefined_is_null_in_json(data: Path, tmp_path: Path) -> None:
+def test_undefined_values_are_null_in_json(data: Path, tmp_path: Path) -> None:
     (tmp_path / "one" / "0").mkdir(parents=True)
     Image.new("RGB", (20, 20), (99, 99, 99)).save(tmp_path / "one" / "0" / "grey.png")
     (row,) = as_json("score", "--protocol", "sds", "--methods", "Sobel", "--data", tmp_path / "one")["scores"]
@@ -165,7 +165,7 @@ def test_what_is_undefined_is_null_in_json(data: Path, tmp_path: Path) -> None:
     assert "1 undefined" in succeeds("score", "--protocol", "sds", "--methods", "Sobel", "--data", tmp_path / "one").stdout
 
 
-def test_the_table_is_for_people(data: Path) -> None:
+def test_the_table_agrees_with_json(data: Path) -> None:
     arguments = ("score", "--protocol", f"ids:steps=4:order=descending,sds,idsds,{GRID}", "--methods", "IxG,Random", "--data", data)
     rows = as_json(*arguments)["scores"]
     result = succeeds(*arguments)
@@ -181,8 +181,8 @@ def test_the_table_is_for_people(data: Path) -> None:
         assert name == row["method"]
         assert [float(v) for v in (mean, low, high)] == pytest.approx([row["mean"], row["low"], row["high"]], abs=5e-5)
         assert rest.startswith(f"n={row['n']}")
-        assert ("s a map" in rest) == (row["seconds"] is not None)
-    assert re.fullmatch(r"0 computed, 90 known before, \d+ s", lines[-1])
+        assert ("s per map" in rest) == (row["seconds"] is not None)
+    assert re.fullmatch(r"0 computed, 90 cached, \d+ s", lines[-1])
     notes = result.stderr.splitlines()
     assert all(note.startswith("note: ") for note in notes)
     assert [note.split(":")[1].strip() for note in notes if "refused" in note] == ["idsds IxG, Random"]
@@ -190,70 +190,70 @@ def test_the_table_is_for_people(data: Path) -> None:
 
 
 @pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="no bfloat16 here")
-def test_fast_says_how_well_it_agrees(data: Path) -> None:
+def test_fast_reports_the_agreement(data: Path) -> None:
     arguments = ("score", "--protocol", "sds", "--methods", "IG:steps=3,IxG", "--data", data, "--fast")
-    found = as_json(*arguments)
-    assert set(found["agreement"]) == {"IG:steps=3", "IxG"}
-    assert "--fast" in found["cli"]
+    output = as_json(*arguments)
+    assert set(output["agreement"]) == {"IG:steps=3", "IxG"}
+    assert "--fast" in output["cli"]
     lines = succeeds(*arguments).stdout.splitlines()
-    assert f"note: fast IG:steps=3: rank correlation {found['agreement']['IG:steps=3']:.3f} with the exact maps" in lines
+    assert f"note: fast IG:steps=3: rank correlation {output['agreement']['IG:steps=3']:.3f} with the exact maps" in lines
 
 
-def test_the_command_line_of_a_run_computes_the_same(data: Path) -> None:
-    found = as_json(
+def test_the_command_line_of_a_run_repeats_it(data: Path) -> None:
+    output = as_json(
         *("score", "--protocol", "sds:grid=2,ids:steps=3", "--methods", "IG:steps=3,IxG", "--layer", "act1", "--data", data, "--limit", 9),
         *("--seed", 4, "--ci-width", 0.01, "--classes", "index"),
     )
-    words = shlex.split(found["cli"])
+    words = shlex.split(output["cli"])
     assert words[:4] == ["python", "-m", "attrlib", "score"]
     again = as_json(*words[3:])
-    assert (again["computed"], again["known"]) == (0, 36)
-    assert again["cli"] == found["cli"]
-    assert [row["values"] for row in again["scores"]] == [row["values"] for row in found["scores"]]
+    assert (again["computed"], again["cached"]) == (0, 36)
+    assert again["cli"] == output["cli"]
+    assert [row["values"] for row in again["scores"]] == [row["values"] for row in output["scores"]]
 
 
-def test_the_command_line_of_a_run_of_idsds_computes_the_same(data: Path) -> None:
-    found = as_json("score", "--protocol", "idsds", "--methods", "IxG", "--data", data, "--deletion-tuned")
-    assert found["computed"] == 20
-    assert as_json(*shlex.split(found["cli"])[3:])["known"] == 20
+def test_the_command_line_of_a_run_of_idsds_repeats_it(data: Path) -> None:
+    output = as_json("score", "--protocol", "idsds", "--methods", "IxG", "--data", data, "--deletion-tuned")
+    assert output["computed"] == 20
+    assert as_json(*shlex.split(output["cli"])[3:])["cached"] == 20
 
 
-def test_a_second_run_computes_nothing_and_a_higher_limit_the_rest(data: Path) -> None:
+def test_a_second_run_computes_nothing_and_a_higher_limit_only_the_rest(data: Path) -> None:
     first = as_json(*SCORE, "--data", data, "--limit", 8)
     second = as_json(*SCORE, "--data", data, "--limit", 8)
     third = as_json(*SCORE, "--data", data, "--limit", 16)
-    assert [(r["computed"], r["known"]) for r in (first, second, third)] == [(16, 0), (0, 16), (16, 16)]
+    assert [(r["computed"], r["cached"]) for r in (first, second, third)] == [(16, 0), (0, 16), (16, 16)]
     assert [r["values"] for r in second["scores"]] == [r["values"] for r in first["scores"]]
 
 
 def test_layer_is_for_methods_that_name_none(data: Path) -> None:
-    found = as_json("score", "--protocol", "sds", "--methods", "IxG,Gradient@act2,Grad-CAM", "--layer", "act1", "--data", data)
-    assert {row["method"] for row in found["scores"]} == {"IxG@act1", "Gradient@act2", "Grad-CAM@act1"}
+    output = as_json("score", "--protocol", "sds", "--methods", "IxG,Gradient@act2,Grad-CAM", "--layer", "act1", "--data", data)
+    assert {row["method"] for row in output["scores"]} == {"IxG@act1", "Gradient@act2", "Grad-CAM@act1"}
 
 
 def test_all_methods_and_all_protocols(data: Path) -> None:
-    found = as_json("score", "--protocol", "sds:grid=2", "--methods", "all", "--data", data, "--limit", 1)
+    output = as_json("score", "--protocol", "sds:grid=2", "--methods", "all", "--data", data, "--limit", 1)
     ordinary = {name for name, method in METHODS.items() if method.family not in ("intrinsic", "transformer")}
-    assert {row["method"] for row in found["scores"]} == ordinary
+    assert {row["method"] for row in output["scores"]} == ordinary
     gelu = as_json("score", "--protocol", "sds:grid=2", "--methods", "all", "--data", data, "--limit", 1, "--checkpoint", "gelu")
     of_relus = {"Guided Backprop", "Deconvolution", "Guided Grad-CAM"}
     assert {r["method"] for r in gelu["refused"]} == of_relus | (set(METHODS) - ordinary)
     assert {row["method"] for row in gelu["scores"]} == ordinary - of_relus
-    found = as_json("score", "--protocol", "all", "--methods", "Random", "--data", data, "--limit", 1)
-    refused = {r["protocol"] for r in found["refused"]}
+    output = as_json("score", "--protocol", "all", "--methods", "Random", "--data", data, "--limit", 1)
+    refused = {r["protocol"] for r in output["refused"]}
     assert refused == {"idsds", "parts", "pointing", "mass", "rank"}
-    assert {row["protocol"] for row in found["scores"]} == set(PROTOCOLS) - refused
+    assert {row["protocol"] for row in output["scores"]} == set(PROTOCOLS) - refused
 
 
 def test_classes_by_order(tmp_path: Path, data: Path) -> None:
     for k, name in enumerate(("a", "b", "c", "d", "2")):
         (data / str(k)).rename(data / f"class of {name}")
-    found = as_json(*SCORE, "--data", data, "--classes", "order")
-    assert found["computed"] == 40
+    output = as_json(*SCORE, "--data", data, "--classes", "order")
+    assert output["computed"] == 40
     assert "none of the model's" in fails(*SCORE, "--data", data, "--classes", "index")
 
 
-def test_notes_about_what_was_left_out(data: Path) -> None:
+def test_notes_about_unreadable_images(data: Path) -> None:
     runs.spoil(data)
     result = succeeds(*SCORE, "--data", data)
     for name in ("nonsense.png", "cut.png", "gone.png"):
@@ -263,9 +263,9 @@ def test_notes_about_what_was_left_out(data: Path) -> None:
     assert all(row["n"] == 20 for row in as_json(*SCORE, "--data", data)["scores"])
 
 
-def test_width_ends_a_run(tmp_path: Path) -> None:
-    found = as_json(*SCORE, "--data", pictures(tmp_path / "many", 8), "--ci-width", "1.5")
-    assert {row["n"] for row in found["scores"]} == {16}
+def test_ci_width_stops_a_run(tmp_path: Path) -> None:
+    output = as_json(*SCORE, "--data", pictures(tmp_path / "many", 8), "--ci-width", "1.5")
+    assert {row["n"] for row in output["scores"]} == {16}
 
 
 # Plan
@@ -273,47 +273,47 @@ def test_width_ends_a_run(tmp_path: Path) -> None:
 
 def test_a_plan_computes_nothing(data: Path) -> None:
     before = as_json(*SCORE, "--data", data, "--plan")
-    assert (before["known"], before["missing"], before["upper_bound"], before["refused"], before["notes"]) == (0, 40, False, [], [])
+    assert (before["cached"], before["missing"], before["upper_bound"], before["refused"], before["notes"]) == (0, 40, False, [], [])
     assert before["seconds"] > 0
     assert before["bytes"] > 0
     assert (open_store().runs(), open_store().sizes().records) == ([], 0)
     lines = succeeds(*SCORE, "--data", data, "--plan").stdout.splitlines()
-    assert lines[0] == "0 results are known, 40 must be computed"
+    assert lines[0] == "0 results cached, 40 missing"
     assert re.fullmatch(r"about \d+ s and \d+ MB", lines[1])
     as_json(*SCORE, "--data", data, "--limit", 5)
-    assert "10 results are known, 30 must be computed" in succeeds(*SCORE, "--data", data, "--plan").stdout
+    assert "10 results cached, 30 missing" in succeeds(*SCORE, "--data", data, "--plan").stdout
 
 
 def test_a_plan_of_grids_is_at_most(data: Path) -> None:
     arguments = ("score", "--protocol", f"{GRID},idsds", "--methods", "IxG", "--data", data, "--plan")
-    found = as_json(*arguments)
-    assert (found["known"], found["missing"], found["upper_bound"]) == (0, 5, True)
-    assert [(r["protocol"], r["method"]) for r in found["refused"]] == [("idsds", "IxG")]
+    output = as_json(*arguments)
+    assert (output["cached"], output["missing"], output["upper_bound"]) == (0, 5, True)
+    assert [(r["protocol"], r["method"]) for r in output["refused"]] == [("idsds", "IxG")]
     result = succeeds(*arguments)
-    assert "at most 5 must be computed" in result.stdout
+    assert "at most 5 missing" in result.stdout
     assert "note: idsds IxG: refused: " in result.stderr
     succeeds(*arguments[:-1])
     after = as_json(*arguments)
-    assert (after["known"], after["missing"], after["upper_bound"], after["seconds"]) == (5, 0, False, 0)
+    assert (after["cached"], after["missing"], after["upper_bound"], after["seconds"]) == (5, 0, False, 0)
 
 
 # Cancelled and resumed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_cancelled_run_says_how_to_go_on_and_does(number: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancelled_run_can_be_resumed(number: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("score", "--protocol", f"sds:grid=2,{GRID}", "--methods", "IG:steps=3,Random", "--data", data, "--limit", 20)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     result = cancelled(monkeypatch, *arguments, number=number)
     assert result.stdout == ""
-    assert "everything computed so far is kept; python -m attrlib score --resume goes on" in result.stderr
+    assert "all results so far are stored; resume with python -m attrlib score --resume" in result.stderr
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     (run,) = open_store().runs()
     assert run.state == "cancelled"
     resumed = as_json("score", "--resume")
-    assert resumed["known"] > 0
+    assert resumed["cached"] > 0
     assert resumed["computed"] > 0
-    assert resumed["known"] + resumed["computed"] == 2 * (20 + 5)
+    assert resumed["cached"] + resumed["computed"] == 2 * (20 + 5)
     assert [r.state for r in open_store().runs()] == ["done"]
     monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "fresh"))
     whole = as_json(*arguments)
@@ -323,7 +323,7 @@ def test_a_cancelled_run_says_how_to_go_on_and_does(number: int, data: Path, tmp
         assert resumed[name] == whole[name]
 
 
-def test_a_second_interrupt_ends_it_at_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_interrupt_stops_immediately(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, seen = attrlib.cli.score.run, []
 
     def run(*arguments: Any) -> Any:
@@ -337,7 +337,7 @@ def test_a_second_interrupt_ends_it_at_once(data: Path, monkeypatch: pytest.Monk
     assert (result.exit_code, result.stderr, seen) == (130, "cancelled\n", ["still here"])
 
 
-def test_resume_keeps_all_that_the_run_was_asked_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_keeps_all_options_of_the_run(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (*SCORE, "--data", data, "--limit", 7, "--seed", 5, "--ci-width", 0.001, "--classes", "order", "--layer", "act1")
     cancelled(monkeypatch, *arguments, at=3)
     resumed = as_json("score", "--resume")
@@ -346,7 +346,7 @@ def test_resume_keeps_all_that_the_run_was_asked_for(data: Path, monkeypatch: py
     assert resumed["cli"] == again["cli"]
 
 
-def test_filter_models_are_asked_too_and_resumed_with(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_filter_models_are_used_and_resumed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("score", "--protocol", "gridpg:confidence=0.5", "--methods", "IxG,Random", "--data", data)
     arguments = (*arguments, "--filter-models", f"{EMBEDDED}@gelu")
     assert "at most" in succeeds(*arguments, "--plan").stdout
@@ -371,12 +371,12 @@ def test_resume_with_nothing_to_resume(data: Path) -> None:
 
 def test_resume_plans_too(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled(monkeypatch, *SCORE, "--data", data)
-    found = as_json("score", "--resume", "--plan")
-    assert found["known"] + found["missing"] == 40
+    output = as_json("score", "--resume", "--plan")
+    assert output["cached"] + output["missing"] == 40
     assert open_store().runs()[0].state == "cancelled"
 
 
-def test_resume_may_stand_beside_what_is_asked_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_may_be_combined_with_a_complete_command(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled(monkeypatch, *SCORE, "--data", data)
     assert as_json(*SCORE, "--data", data, "--resume")["computed"] < 40
 
@@ -402,31 +402,31 @@ def test_resume_does_not_ignore_other_options(option: tuple[object, ...], data: 
     assert option[0] in fails("score", "--resume", *option)
 
 
-def test_resume_goes_on_with_what_was_stopped_last(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_continues_the_last_stopped_run(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = (*SCORE, "--data", data, "--seed", 1), (*SCORE, "--data", data, "--seed", 2)
     for arguments in (one, other, one):
         cancelled(monkeypatch, *arguments, at=1)
     assert "--seed 1" in as_json("score", "--resume")["cli"]
 
 
-def test_resume_leaves_out_runs_that_only_python_can_go_on_with(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_skips_runs_that_only_python_can_resume(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled(monkeypatch, *SCORE, "--data", data)
     with pytest.raises(attrlib.Cancelled):
         attrlib.compare(["sds"], GELU, ["IxG"], data, on_progress=runs.stop_at(1))
-    assert as_json("score", "--resume")["known"] > 0
+    assert as_json("score", "--resume")["cached"] > 0
 
 
 def test_resume_from_another_folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data.parent)
     cancelled(monkeypatch, *SCORE, "--data", data.name)
     monkeypatch.chdir("/")
-    assert as_json("score", "--resume")["known"] > 0
+    assert as_json("score", "--resume")["cached"] > 0
 
 
-def test_resume_leaves_out_runs_of_another_kind(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_skips_runs_of_another_kind(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled(monkeypatch, *SCORE, "--data", data)
     open_store().save_run("later", {"kind": "tuning"}, {})
-    assert as_json("score", "--resume")["known"] > 0
+    assert as_json("score", "--resume")["cached"] > 0
 
 
 # Bad input
@@ -517,11 +517,11 @@ def test_data_that_cannot_be_used(make: Callable[[Path], object], protocol: str,
     ],
 )
 def test_bad_input_ends_in_one_line(arguments: tuple[str, ...], words: str, data: Path) -> None:
-    given = {"--protocol": "sds", "--methods": "IxG,Random", "--data": str(data)}
-    own = {name: value for name, value in itertools.pairwise(arguments) if name in given}
-    rest = [a for k, a in enumerate(arguments) if a not in own and not (k and arguments[k - 1] in own)]
-    words_given = [part for pair in (given | own).items() for part in pair]
-    assert words in fails("score", *words_given, *rest)
+    defaults = {"--protocol": "sds", "--methods": "IxG,Random", "--data": str(data)}
+    overrides = {name: value for name, value in itertools.pairwise(arguments) if name in defaults}
+    rest = [a for k, a in enumerate(arguments) if a not in overrides and not (k and arguments[k - 1] in overrides)]
+    command = [part for pair in (defaults | overrides).items() for part in pair]
+    assert words in fails("score", *command, *rest)
 
 
 @pytest.mark.parametrize("memory", ["0", "10KB"])
@@ -539,9 +539,9 @@ def test_max_memory_changes_no_value(data: Path, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("leave_out", ["--protocol", "--methods", "--data"])
-def test_what_is_missing_is_said_with_an_example(leave_out: str, data: Path) -> None:
-    given = {"--protocol": "sds", "--methods": "IxG", "--data": str(data)}
-    message = fails("score", *[part for name, value in given.items() if name != leave_out for part in (name, value)])
+def test_a_missing_option_is_reported_with_an_example(leave_out: str, data: Path) -> None:
+    options = {"--protocol": "sds", "--methods": "IxG", "--data": str(data)}
+    message = fails("score", *[part for name, value in options.items() if name != leave_out for part in (name, value)])
     assert f"add for example {leave_out}" in message
 
 
@@ -561,31 +561,31 @@ def test_a_store_that_cannot_be_opened(variable: str, value: str, words: str, da
     assert words in fails("cache")
 
 
-def test_a_locked_database_ends_in_a_note(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_is_reported_in_a_note(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "TIMEOUT", 0.05)
     succeeds("cache")
     with closing(sqlite3.connect(tmp_path / "cache" / "results.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        found = as_json(*SCORE, "--data", data)
-        assert any("locked" in note for note in found["notes"])
-        assert [row["n"] for row in found["scores"]] == [20, 20]
+        output = as_json(*SCORE, "--data", data)
+        assert any("locked" in note for note in output["notes"])
+        assert [row["n"] for row in output["scores"]] == [20, 20]
         assert "locked" in succeeds(*SCORE, "--data", data).stderr
 
 
-# What there is
+# Lists
 
 
 def test_protocols_lists_every_protocol_with_its_parameters() -> None:
-    found = {p["name"]: p for p in json.loads(succeeds("protocols", "--json").stdout, parse_constant=float.fromhex)}
-    assert list(found) == list(PROTOCOLS)
+    output = {p["name"]: p for p in json.loads(succeeds("protocols", "--json").stdout, parse_constant=float.fromhex)}
+    assert list(output) == list(PROTOCOLS)
     for name, cls in PROTOCOLS.items():
-        own = found[name]
-        assert [p["name"] for p in own["params"]] == [f.name for f in dataclasses.fields(cls)]
-        assert own["paper"]["url"].startswith("https://")
-        assert own["higher_is_better"] == cls().higher_is_better
-        assert own["reading"] == cls.reading
-        assert own["bounds"] == [b if math.isfinite(b) else None for b in cls.bounds]
-        assert own["items"] in ("images", "grids")
+        info = output[name]
+        assert [p["name"] for p in info["params"]] == [f.name for f in dataclasses.fields(cls)]
+        assert info["paper"]["url"].startswith("https://")
+        assert info["higher_is_better"] == cls().higher_is_better
+        assert info["reading"] == cls.reading
+        assert info["bounds"] == [b if math.isfinite(b) else None for b in cls.bounds]
+        assert info["items"] in ("images", "grids")
     text = succeeds("protocols").stdout
     for name, cls in PROTOCOLS.items():
         (line,) = (line for line in text.splitlines() if line.startswith(f"{name} "))
@@ -594,15 +594,15 @@ def test_protocols_lists_every_protocol_with_its_parameters() -> None:
     assert "grid=4: Patches per side (a whole number from 2 to 16)" in text
 
 
-def test_datasets_lists_what_has_a_name() -> None:
-    found = json.loads(succeeds("datasets", "--json").stdout)
-    assert [d["name"] for d in found] == [d.name for d in attrlib.list_datasets()]
-    assert "photos" in {d["name"] for d in found}
+def test_datasets_lists_named_data_sets() -> None:
+    output = json.loads(succeeds("datasets", "--json").stdout)
+    assert [d["name"] for d in output] == [d.name for d in attrlib.list_datasets()]
+    assert "photos" in {d["name"] for d in output}
     text = succeeds("datasets").stdout
-    for own in found:
-        (line,) = (line for line in text.splitlines() if line.startswith(f"{own['name']} "))
-        assert own["summary"] in line
-        assert own["count"] is None or f"{own['count']} images" in line
+    for info in output:
+        (line,) = (line for line in text.splitlines() if line.startswith(f"{info['name']} "))
+        assert info["summary"] in line
+        assert info["count"] is None or f"{info['count']} images" in line
     assert "folder of class folders" in text
 
 
@@ -611,40 +611,40 @@ def test_datasets_lists_what_has_a_name() -> None:
 
 @pytest.fixture
 def scored(data: Path) -> dict[str, Any]:
-    """A run that is stored, and one that is older and of other methods."""
+    """Return a stored run; the store also has an older run of another method."""
     succeeds("score", "--protocol", "sds", "--methods", "Sobel", "--data", data, "--limit", 2)
     return as_json("score", "--protocol", f"sds,{GRID}", "--methods", "IxG,Random", "--data", data)
 
 
 def test_cache_shows_sizes_and_runs(scored: dict[str, Any], tmp_path: Path) -> None:
-    found = as_json("cache", "show")
-    assert (found["folder"], found["runs"], len(found["run_keys"])) == (str(tmp_path / "cache"), 2, 2)
-    assert found["maps"] == 2 * (20 + 5 * 4) + 2
-    assert found["records"] >= 52
-    assert found["map_bytes"] == sum(file.stat().st_size for file in (tmp_path / "cache" / "maps").glob("??/*"))
-    assert found["database_bytes"] > 0
+    output = as_json("cache", "show")
+    assert (output["folder"], output["runs"], len(output["run_keys"])) == (str(tmp_path / "cache"), 2, 2)
+    assert output["maps"] == 2 * (20 + 5 * 4) + 2
+    assert output["records"] >= 52
+    assert output["map_bytes"] == sum(file.stat().st_size for file in (tmp_path / "cache" / "maps").glob("??/*"))
+    assert output["database_bytes"] > 0
     lines = succeeds("cache").stdout.splitlines()
     assert lines[0] == str(tmp_path / "cache")
-    assert f"maps: {found['maps']}" in lines[1]
-    assert [line.split()[0] for line in lines[2:]] == [key[:12] for key in found["run_keys"]]
+    assert f"maps: {output['maps']}" in lines[1]
+    assert [line.split()[0] for line in lines[2:]] == [key[:12] for key in output["run_keys"]]
     assert all(" done " in line for line in lines[2:])
     assert scored["cli"] in lines[2]
 
 
 def test_cache_shows_an_empty_store() -> None:
-    found = as_json("cache")
-    assert (found["records"], found["maps"], found["runs"], found["run_keys"]) == (0, 0, 0, [])
+    output = as_json("cache")
+    assert (output["records"], output["maps"], output["runs"], output["run_keys"]) == (0, 0, 0, [])
 
 
 def test_cache_verifies(scored: dict[str, Any], tmp_path: Path) -> None:
     assert as_json("cache", "verify") == {"maps": 82, "damaged": 0, "missing": 0, "orphans": 0, "databases": 0}
-    several = sorted((tmp_path / "cache" / "maps").glob("??/*"))
-    several[0].write_bytes(b"nonsense")
-    several[1].unlink()
-    several[2].with_name("0" * 32 + ".safetensors").write_bytes(b"left over")
-    found = as_json_with_notes("cache", "verify")
-    assert {**found, "maps": 0} == {"maps": 0, "damaged": 1, "missing": 1, "orphans": 1, "databases": 0}
-    assert found["maps"] < 82
+    files = sorted((tmp_path / "cache" / "maps").glob("??/*"))
+    files[0].write_bytes(b"nonsense")
+    files[1].unlink()
+    files[2].with_name("0" * 32 + ".safetensors").write_bytes(b"orphan")
+    output = as_json_with_notes("cache", "verify")
+    assert {**output, "maps": 0} == {"maps": 0, "damaged": 1, "missing": 1, "orphans": 1, "databases": 0}
+    assert output["maps"] < 82
     assert "damaged: 0, missing: 0" in succeeds("cache", "verify").stdout
 
 
@@ -663,8 +663,8 @@ def test_cache_prunes_maps_and_everything(scored: dict[str, Any], data: Path) ->
     assert as_json("cache", "prune", "--max-bytes", "0")["freed"] == size - freed
     assert as_json("score", "--protocol", "sds", "--methods", "IxG", "--data", data)["computed"] == 0, "scores need no maps"
     assert re.fullmatch(r"freed \d+\.\d MB\n", succeeds("cache", "prune", "--everything").stdout)
-    found = as_json("cache")
-    assert (found["records"], found["maps"], found["runs"]) == (0, 0, 0)
+    output = as_json("cache")
+    assert (output["records"], output["maps"], output["runs"]) == (0, 0, 0)
     assert as_json("score", "--protocol", "sds", "--methods", "IxG", "--data", data)["computed"] == 20
 
 
@@ -673,10 +673,10 @@ def rows_of(scored: dict[str, Any]) -> dict[tuple[str, str], list[float]]:
 
 
 def by_part(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
-    found: dict[tuple[str, str], list[float]] = {}
+    values: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        found.setdefault((row["protocol"], row["method"]), []).append(float(row["value"]))
-    return found
+        values.setdefault((row["protocol"], row["method"]), []).append(float(row["value"]))
+    return values
 
 
 def test_cache_exports_a_run_with_its_manifest(scored: dict[str, Any], tmp_path: Path) -> None:
@@ -706,14 +706,14 @@ def test_cache_exports_a_run_with_its_manifest(scored: dict[str, Any], tmp_path:
         (("export",), "add --out FILE.csv"),
         (("export", "--out", "scores.xlsx"), "unknown format of an export 'xlsx'. Known: csv, json, parquet"),
         (("export", "--out", "scores"), "unknown format of an export ''"),
-        (("export", "--run", "zzz", "--out", "scores.csv"), "no run begins with 'zzz'"),
-        (("export", "--run", "", "--out", "scores.csv"), "2 runs begin with ''; give more of the key"),
+        (("export", "--run", "zzz", "--out", "scores.csv"), "no run key starts with 'zzz'"),
+        (("export", "--run", "", "--out", "scores.csv"), "2 run keys start with ''; give more characters"),
         (("export", "--out", "/dev/null/scores.csv"), "cannot write"),
         (("prune", "--max-bytes", "all"), "max-bytes='all' is not valid"),
         (("shwo",), "show"),
     ],
 )
-def test_what_cache_cannot_do(arguments: tuple[str, ...], words: str, scored: dict[str, Any]) -> None:
+def test_invalid_arguments_of_cache(arguments: tuple[str, ...], words: str, scored: dict[str, Any]) -> None:
     assert words in fails("cache", *arguments)
 
 
@@ -721,7 +721,7 @@ def test_nothing_to_export(tmp_path: Path) -> None:
     assert "there is no run to export" in fails("cache", "export", "--out", tmp_path / "x.csv")
 
 
-def test_cache_exports_what_was_computed_last(scored: dict[str, Any], data: Path, tmp_path: Path) -> None:
+def test_cache_exports_the_latest_run(scored: dict[str, Any], data: Path, tmp_path: Path) -> None:
     succeeds("score", "--protocol", "sds", "--methods", "Sobel", "--data", data, "--limit", 2)
     succeeds("cache", "export", "--out", tmp_path / "last.csv")
     assert {row["method"] for row in csv.DictReader((tmp_path / "last.csv").open())} == {"Sobel"}
@@ -730,7 +730,7 @@ def test_cache_exports_what_was_computed_last(scored: dict[str, Any], data: Path
 # Progress
 
 
-def test_progress_is_lines_where_there_is_no_terminal(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_printed_as_lines_without_a_terminal(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attrlib.cli.score, "EVERY", -1.0)
     result = succeeds("score", "--protocol", f"sds,{GRID}", "--methods", "IxG,Random", "--data", data)
     lines = result.stderr.splitlines()
@@ -739,16 +739,16 @@ def test_progress_is_lines_where_there_is_no_terminal(data: Path, monkeypatch: p
     assert re.fullmatch(r"0/20 confidence filter", progress[0])
     scored = [line for line in progress if "confidence filter" not in line]
     assert re.fullmatch(r"0/50 sds IxG", scored[0])
-    so_far = r"; mean \S+, 95 % \S+ to \S+, n=\d+"
-    assert re.fullmatch(rf"\d+/50 sds IxG, \S+ a second, \d+ s left{so_far}", next(line for line in scored if "sds IxG," in line))
-    assert any(re.match(rf"\d+/50 {GRID} (IxG|Random), \S+ a second, \d+ s left", line) for line in scored[-2:])
+    so_far = r"; mean \S+, 95 % CI \S+ to \S+, n=\d+"
+    assert re.fullmatch(rf"\d+/50 sds IxG, \S+ per second, \d+ s left{so_far}", next(line for line in scored if "sds IxG," in line))
+    assert any(re.match(rf"\d+/50 {GRID} (IxG|Random), \S+ per second, \d+ s left", line) for line in scored[-2:])
     assert all(line in progress or line.startswith("note: ") for line in lines)
     assert "\x1b" not in result.output
     assert succeeds("score", "--protocol", "sds", "--methods", "Sobel", "--data", data, "--json").stderr == ""
 
 
 @pytest.mark.parametrize(("quiet", "terminal"), [(True, True), (True, False), (False, True)])
-def test_progress_goes_to_a_terminal_only_unless_json_is_asked_for(quiet: bool, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_goes_to_a_terminal_only_without_json(quiet: bool, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     class Screen(io.StringIO):
         def isatty(self) -> bool:
             return terminal
@@ -763,7 +763,7 @@ def test_progress_goes_to_a_terminal_only_unless_json_is_asked_for(quiet: bool, 
 
 @pytest.mark.parametrize(("step", "some"), [(0.0, False), (1.0, True), (6.0, True)])
 def test_lines_come_only_every_few_seconds(step: float, some: bool, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time goes on by so much at each look at it."""
+    """The clock advances by `step` at every reading."""
     looks = itertools.count()
     monkeypatch.setattr(attrlib.cli.score, "time", SimpleNamespace(monotonic=lambda: step * next(looks)))
     lines = [line for line in succeeds(*SCORE, "--data", data).stderr.splitlines() if "/" in line]
@@ -785,7 +785,7 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 
 @contextmanager
 def process(*arguments: object, cache: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that runs; what is left of it in the end is killed, since a failed test must not wait for it."""
+    """Run a command in a process that is killed at the end, so that a failed test does not wait for it."""
     environment = os.environ | {
         "ATTRLIB_CACHE": str(cache),
         "OMP_NUM_THREADS": "1",
@@ -801,7 +801,7 @@ def process(*arguments: object, cache: Path, **options: Any) -> Iterator[subproc
 
 
 def records(cache: Path) -> int:
-    """How many scores are stored by now."""
+    """Return the number of stored scores."""
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{cache / 'results.sqlite'}?mode=ro", uri=True, timeout=LIMIT)) as database:
         query = 'SELECT COUNT(*) FROM records JOIN specs USING (key) WHERE spec LIKE \'%"kind":"score"%\''
         return int(database.execute(query).fetchone()[0])
@@ -809,51 +809,51 @@ def records(cache: Path) -> int:
 
 
 class Terminal:
-    """A pseudo-terminal, and all that was written to it."""
+    """A pseudo-terminal and the text written to it."""
 
     def __init__(self) -> None:
-        self.own, self.child = pty.openpty()
+        self.master, self.child = pty.openpty()
         self.text = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        # Other than select(), it takes any number of open files.
+        # Unlike select(), poll() supports any number of open files.
         ready = select.poll()
-        ready.register(self.own, select.POLLIN)
+        ready.register(self.master, select.POLLIN)
         with suppress(OSError):
             while True:
                 if ready.poll(100):
-                    self.text += os.read(self.own, 65536).decode(errors="replace")
+                    self.text += os.read(self.master, 65536).decode(errors="replace")
 
     @property
     def plain(self) -> str:
-        """Without colours and movements of the cursor."""
+        """Return the text without colours and cursor movements."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.text)
 
     def close(self) -> None:
         os.close(self.child)
-        os.close(self.own)
+        os.close(self.master)
         self._reader.join(LIMIT)
 
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    own = Terminal()
-    yield own
-    own.close()
+    terminal = Terminal()
+    yield terminal
+    terminal.close()
 
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Gate:
-    """What `Held` waits at in the processes, image by image."""
+    """Return the gate at which `Held` waits in the processes, image by image."""
     (tmp_path / "gate").mkdir()
     return Gate(tmp_path / "gate")
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> tuple[object, ...]:
-    """A command for real processes: the smallest ResNet of timm, with random weights, and a method that can be held."""
+    """Return a command for real processes: the smallest ResNet of timm, with random weights, and a method that can be held."""
     data = pictures(tmp_path / "pictures", 2)
     words = ("score", "--protocol", "sds:target=prediction:grid=2", "--methods", "Random,Held", "--data", data)
     return (*words, "--model", "timm:test_resnet", "--checkpoint", "random:3")
@@ -878,10 +878,10 @@ def test_a_real_process_is_interrupted_killed_and_resumed(
     until(lambda: "cancelled" in terminal.plain)
     shown = terminal.plain
     assert "\x1b[" in terminal.text
-    assert re.search(r"protocol\s+method\s+mean\s+95 % interval\s+n", shown)
+    assert re.search(r"protocol\s+method\s+mean\s+95 % CI\s+n", shown)
     assert re.search(r"\d+/20 sds:target=prediction:grid=2 (Random|Held)", shown)
     assert re.search(r"sds:target=prediction:grid=2\s+Random\s+-?\d\.\d+\s+-?\d\S* to -?\d\S*\s+\d+", shown)
-    assert "everything computed so far is kept; python -m attrlib score --resume goes on" in " ".join(shown.split())
+    assert "all results so far are stored; resume with python -m attrlib score --resume" in " ".join(shown.split())
     stopped = records(cache)
     assert stopped == 13
     # Killed, after it has computed one more.
@@ -897,7 +897,7 @@ def test_a_real_process_is_interrupted_killed_and_resumed(
     with process("score", "--resume", "--json", cache=cache, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as third:
         out, err = third.communicate(timeout=LIMIT)
     assert (third.returncode, err) == (0, b"")
-    found = strict(out.decode())
-    assert (found["known"], found["computed"]) == (killed, 20 - killed)
-    assert {row["n"] for row in found["scores"]} == {10}
+    output = strict(out.decode())
+    assert (output["cached"], output["computed"]) == (killed, 20 - killed)
+    assert {row["n"] for row in output["scores"]} == {10}
     assert records(cache) == 20

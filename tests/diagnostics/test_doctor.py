@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from attrlib.cli import app
-from attrlib.doctor import FAILED, REFUSED, VALID, Diagnosis, doctor
+from attrlib.diagnosis import FAILED, REFUSED, VALID, Diagnosis, doctor
 from attrlib.engine.peak import peak_memory
 from attrlib.errors import AttrlibError, Cancelled, MethodError, SpecError
 from attrlib.methods import METHODS, AttributionContext, Method, Passes, create
@@ -233,7 +233,7 @@ def test_seconds_follow_from_the_number_of_passes(monkeypatch: pytest.MonkeyPatc
         now += 1e-6
         return now
 
-    for module in ("attrlib.doctor", "attrlib.methods.attribution"):
+    for module in ("attrlib.diagnosis", "attrlib.methods.together"):
         monkeypatch.setattr(sys.modules[module], "time", SimpleNamespace(perf_counter=look))
 
     @METHODS.register
@@ -321,7 +321,7 @@ def test_a_table_on_the_command_line() -> None:
     assert rows[1].split("│")[2].strip() == "refused"
     assert "has no self-attention" in rows[1]
     assert "224×224" in out
-    assert "No method left a hook, a mode, a gradient or a weight changed." in out
+    assert "Every method left the model unchanged: hooks, modes, gradients and weights." in out
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_units_shuffled_over_two_processes_give_the_same_scores_bit_for_bit(prot
 
 def test_a_run_elsewhere_counts_the_same(results: tuple[RunResult, RunResult]) -> None:
     here, there = results
-    assert (there.computed, there.known, there.refused) == (here.computed, here.known, here.refused)
+    assert (there.computed, there.cached, there.refused) == (here.computed, here.cached, here.refused)
     assert there.notes == here.notes
 
 

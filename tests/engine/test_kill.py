@@ -93,7 +93,7 @@ def attempt(number: int, most: int | None, cache: str, data: str, log: str, resu
     with closing(Store(folder=Path(cache))) as store:
         found = runs.compare(runs.classifier(), PROTOCOLS, METHODS, data, store)
     scores = {key: (s.values.tobytes(), s.ids, s.items, repr(list(map(dict, s.details)))) for key, s in runs.named(found).items()}
-    Path(result).write_bytes(pickle.dumps((scores, found.computed, found.known, found.notes)))
+    Path(result).write_bytes(pickle.dumps((scores, found.computed, found.cached, found.notes)))
 
 
 def serve() -> None:

@@ -91,7 +91,7 @@ def test_the_command_writes_a_png_and_says_what_is_not_defined(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--out", "a.jpg"], "no PNG"),
+        (["--out", "a.jpg"], "not a PNG"),
         (["--out", "a.png", "--methods", "Nonsense"], "unknown method"),
         (["--out", "a.png", "--methods", " , "], "no method given"),
         (["--out", "a.png", "--image", "nowhere.png"], "nowhere.png"),

@@ -181,7 +181,7 @@ def test_the_limit_counts_grids(model: attrlib.Classifier, data: Path, store: St
     every = named(result)[protocol, "IxG"]
     assert (len(few.values), few.items) == (2, every.items[:2])
     assert {len(items) for items in every.items} == {4}
-    assert (result.known, result.computed) == (2, len(every.values) - 2)
+    assert (result.cached, result.computed) == (2, len(every.values) - 2)
     assert f"20 of 20 images (5 classes) pass the filter confidence=0.5 and allow {len(every.values)} grids" in result.notes
 
 
@@ -207,7 +207,7 @@ def test_a_budget_below_one_image_is_said(below: int, model: attrlib.Classifier,
     assert model.name in str(error.value)
     assert compare(model, "sds", "IxG", data, store, max_memory=budget + below).computed == 20
     # What is known needs no memory.
-    assert compare(model, "sds", "IxG", data, store, max_memory=1).known == 20
+    assert compare(model, "sds", "IxG", data, store, max_memory=1).cached == 20
 
 
 def test_a_budget_below_one_grid_is_said(model: attrlib.Classifier, data: Path, store: Store) -> None:

@@ -58,13 +58,13 @@ def test_a_second_run_computes_nothing(model: attrlib.Classifier, data: Path, st
     ask = functools.partial(compare, model, f"sds,ids:steps=3,{GRID}", "IxG,Grad-CAM,Random,IG:steps=3", data, store)
     with Operations() as first:
         before = ask()
-    assert (before.computed, before.known) == (4 * (20 + 20 + 5), 0)
+    assert (before.computed, before.cached) == (4 * (20 + 20 + 5), 0)
     # One map for each image that two protocols share, four for each grid.
     assert len(calls) == 4 * (20 + 5 * 4)
     calls.clear()
     with Operations() as second, passes() as counted:
         again = ask()
-    assert (again.computed, again.known) == (0, 180)
+    assert (again.computed, again.cached) == (0, 180)
     assert (calls, counted.images) == ([], 0)
     assert same(before, again)
     assert not [name for name in second.names if "conv" in name or "backward" in name]
@@ -78,7 +78,7 @@ def test_another_process_knows_it_too(model: attrlib.Classifier, data: Path, tmp
     calls.clear()
     with closing(alone(tmp_path / "s")) as store:
         again = compare(classifier(), f"sds,{GRID}", "IxG,Random", data, store)
-    assert (again.computed, again.known, calls) == (0, 50, [])
+    assert (again.computed, again.cached, calls) == (0, 50, [])
     assert same(before, again)
 
 
@@ -87,13 +87,13 @@ def test_a_higher_limit_computes_only_what_is_new(model: attrlib.Classifier, dat
     few, calls_few = ask(limit=8), len(calls)
     more = ask(limit=16)
     assert (few.computed, calls_few) == (16, 16)
-    assert (more.computed, more.known, len(calls)) == (16, 16, 32)
+    assert (more.computed, more.cached, len(calls)) == (16, 16, 32)
     assert max(calls.times.values()) == 1
     for key, score in named(more).items():
         assert score.values[:8].tobytes() == named(few)[key].values.tobytes()
         assert score.ids[:8] == named(few)[key].ids
     fewer = ask(limit=5)
-    assert (fewer.computed, fewer.known, len(calls)) == (0, 10, 32)
+    assert (fewer.computed, fewer.cached, len(calls)) == (0, 10, 32)
 
 
 def other_size(model: attrlib.Classifier) -> attrlib.Classifier:
@@ -129,7 +129,7 @@ def test_another_model_or_preprocessing_misses(
     compare(model, "sds", "IxG", data, store, limit=6)
     calls.clear()
     result = compare(change(model), "sds", "IxG", data, store, limit=6)
-    assert (result.computed, result.known, len(calls)) == (6, 0, 6)
+    assert (result.computed, result.cached, len(calls)) == (6, 0, 6)
     assert compare(model, "sds", "IxG", data, store, limit=6).computed == 0
 
 
@@ -154,9 +154,9 @@ def test_another_protocol_method_layer_or_parameter_misses(
 ) -> None:
     compare(model, "sds", "IG:steps=3", data, store, limit=6)
     before = compare(model, protocol, method, data, store, limit=6)
-    assert (before.computed, before.known) == (6, 0)
-    assert compare(model, protocol, method, data, store, limit=6).known == 6
-    assert compare(model, "sds", "IG:steps=3", data, store, limit=6).known == 6
+    assert (before.computed, before.cached) == (6, 0)
+    assert compare(model, protocol, method, data, store, limit=6).cached == 6
+    assert compare(model, "sds", "IG:steps=3", data, store, limit=6).cached == 6
 
 
 def test_another_version_of_the_numerics_misses(
@@ -167,8 +167,8 @@ def test_another_version_of_the_numerics_misses(
     calls.clear()
     monkeypatch.setattr(attrlib.engine.keys, "NUMERICS", attrlib.engine.keys.NUMERICS + 1)
     with passes() as counted:
-        assert compare(model, GRID, "IxG", data, store).known == 0
-        assert compare(model, "sds", "IxG", data, store).known == 0
+        assert compare(model, GRID, "IxG", data, store).cached == 0
+        assert compare(model, "sds", "IxG", data, store).cached == 0
     # Maps, the filter's predictions and the outputs without each cell.
     assert len(calls) == 20 + 20
     assert counted.images >= 20 + 17 * 20
@@ -182,7 +182,7 @@ def test_a_changed_picture_misses_alone(model: attrlib.Classifier, data: Path, s
     image.save(data / "2" / "3.png")
     result = compare(model, "sds", "IxG", data, store)
     after = named(result)["sds", "IxG"]
-    assert (result.computed, result.known, len(calls)) == (1, 19, 1)
+    assert (result.computed, result.cached, len(calls)) == (1, 19, 1)
     assert sum(a != b for a, b in zip(before.ids, after.ids, strict=True)) == 1
 
 
@@ -198,7 +198,7 @@ def test_renaming_and_moving_pictures_hits(model: attrlib.Classifier, data: Path
         folder.rename(folder.with_name(f"class {folder.name}"))
     with passes() as counted:
         after = compare(model, "sds", "IxG,Random", moved, store)
-    assert (after.computed, after.known, calls, counted.images) == (0, 40, [], 0)
+    assert (after.computed, after.cached, calls, counted.images) == (0, 40, [], 0)
     for key, score in named(after).items():
         assert dict(zip(score.ids, score.values, strict=True)) == dict(zip(named(before)[key].ids, named(before)[key].values, strict=True))
 
@@ -207,7 +207,7 @@ def test_another_class_for_a_picture_misses(model: attrlib.Classifier, data: Pat
     compare(model, "sds", "IxG", data, store)
     (data / "1" / "0.png").rename(data / "2" / "was 1.png")
     result = compare(model, "sds", "IxG", data, store)
-    assert (result.computed, result.known) == (1, 19)
+    assert (result.computed, result.cached) == (1, 19)
     with closing(alone(tmp_path / "fresh")) as fresh:
         expected = named(compare(model, "sds", "IxG", data, fresh))["sds", "IxG"]
     # Nothing is left of the other class; one image alone and sixteen at once differ in the last bits.
@@ -215,7 +215,7 @@ def test_another_class_for_a_picture_misses(model: attrlib.Classifier, data: Pat
     # A prediction is the same whatever the folder is called.
     compare(model, "sds:target=prediction", "IxG", data, store)
     (data / "2" / "was 1.png").rename(data / "3" / "was 1.png")
-    assert compare(model, "sds:target=prediction", "IxG", data, store).known == 20
+    assert compare(model, "sds:target=prediction", "IxG", data, store).cached == 20
 
 
 def test_only_what_is_drawn_depends_on_the_seed(model: attrlib.Classifier, data: Path, store: Store, calls: Calls) -> None:
@@ -224,7 +224,7 @@ def test_only_what_is_drawn_depends_on_the_seed(model: attrlib.Classifier, data:
     calls.clear()
     result = ask(seed=1)
     # Of nine parts only IxG under the baseline of zeros draws nothing.
-    assert (result.known, result.computed) == (20, 160)
+    assert (result.cached, result.computed) == (20, 160)
     assert (calls.of("IxG"), calls.of("Random"), calls.of("RISE")) == (0, 20, 20)
     assert [item for (item,) in named(result)["sds", "IxG"].items] == load_dataset(data).order(1)
 
@@ -240,7 +240,7 @@ def test_another_confidence_that_lets_the_same_pictures_pass_hits(model: attrlib
     compare(model, GRID, "IxG", data, store)
     with passes() as counted:
         result = compare(model, "gridpg:confidence=0.4", "IxG", data, store)
-    assert (result.computed, result.known, counted.images) == (0, 5, 0)
+    assert (result.computed, result.cached, counted.images) == (0, 5, 0)
 
 
 def test_what_does_not_depend_on_the_method_is_computed_once(model: attrlib.Classifier, data: Path, tmp_path: Path) -> None:

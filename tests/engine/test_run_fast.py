@@ -46,7 +46,7 @@ def test_fast_has_results_of_its_own_and_says_how_well_they_agree(
     exact = compare(model, "sds", methods, data, store)
     calls.clear()
     fast = compare(model, "sds", methods, data, store, fast=True)
-    assert (fast.computed, fast.known, exact.agreement) == (60, 0, {})
+    assert (fast.computed, fast.cached, exact.agreement) == (60, 0, {})
     assert (calls.of("IG"), calls.of("IxG"), calls.of("RISE")) == (0, 0, 20), "a gradient is never rounded"
     assert ",".join(str(m) for m in fast.agreement) == methods
     order = load_dataset(data).order(0)[:2]
@@ -67,7 +67,7 @@ def test_fast_has_results_of_its_own_and_says_how_well_they_agree(
     calls.clear()
     again = compare(model, "sds", methods, data, store, fast=True)
     assert (again.computed, again.agreement, calls) == (0, fast.agreement, [])
-    assert compare(model, "sds", methods, data, store).known == 60
+    assert compare(model, "sds", methods, data, store).cached == 60
 
 
 @needs_bfloat16

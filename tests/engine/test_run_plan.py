@@ -24,36 +24,36 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def test_a_plan_says_what_is_known_before_between_and_after(model: attrlib.Classifier, data: Path, store: Store, calls: Calls) -> None:
     ask = functools.partial(plan_of, model, "sds,ids:steps=2", "IxG,Random", data, store)
     before = ask()
-    assert (before.known, before.missing, before.upper_bound, before.refused) == (0, 80, False, ())
+    assert (before.cached, before.missing, before.upper_bound, before.refused) == (0, 80, False, ())
     assert before.estimate().seconds > 0
     assert before.estimate().nbytes == model.nbytes + BATCH_SIZE * row_bytes(model)
     assert (calls, store.runs(), store.sizes().records) == ([], [], 0), "a plan computes nothing"
     compare(model, "sds", "IxG,Random", data, store, limit=8)
-    assert (ask().known, ask().missing) == (16, 64)
-    assert (ask(limit=8).known, ask(limit=8).missing) == (16, 16)
+    assert (ask().cached, ask().missing) == (16, 64)
+    assert (ask(limit=8).cached, ask(limit=8).missing) == (16, 16)
     with pytest.raises(Cancelled):
         compare(model, "sds,ids:steps=2", "IxG,Random", data, store, on_progress=stop_at(20))
     between = ask()
-    assert 16 < between.known < 80
-    assert between.known + between.missing == 80
+    assert 16 < between.cached < 80
+    assert between.cached + between.missing == 80
     result = compare(model, "sds,ids:steps=2", "IxG,Random", data, store)
-    assert (result.known, result.computed) == (between.known, between.missing)
+    assert (result.cached, result.computed) == (between.cached, between.missing)
     after = ask()
-    assert (after.known, after.missing, after.estimate().seconds) == (80, 0, 0.0)
+    assert (after.cached, after.missing, after.estimate().seconds) == (80, 0, 0.0)
 
 
 def test_a_plan_of_grids_is_an_upper_bound_until_the_filter_has_run(model: attrlib.Classifier, data: Path, store: Store) -> None:
     (data / "4" / "0.png").rename(data / "3" / "wrong.png")
     before = plan_of(model, GRID, "IxG,Random", data, store)
-    assert (before.known, before.missing, before.upper_bound) == (0, 2 * 5, True)
+    assert (before.cached, before.missing, before.upper_bound) == (0, 2 * 5, True)
     result = compare(model, GRID, "IxG,Random", data, store, limit=1)
     assert result.computed == 2
     between = plan_of(model, GRID, "IxG,Random", data, store)
-    assert (between.known, between.missing, between.upper_bound) == (2, 2 * 3, False)
+    assert (between.cached, between.missing, between.upper_bound) == (2, 2 * 3, False)
     assert any("19 of 20 images" in note for note in between.notes)
     compare(model, GRID, "IxG,Random", data, store)
     after = plan_of(model, GRID, "IxG,Random", data, store)
-    assert (after.known, after.missing, after.estimate().seconds) == (8, 0, 0.0)
+    assert (after.cached, after.missing, after.estimate().seconds) == (8, 0, 0.0)
 
 
 def test_a_plan_names_what_is_refused(model: attrlib.Classifier, data: Path, store: Store) -> None:

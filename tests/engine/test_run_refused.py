@@ -192,7 +192,7 @@ def test_the_filter_does_not_try_for_ever_to_read_what_it_cannot(model: attrlib.
     spoil(data)
     compare(model, GRID, "IxG", data, store)
     found = plan_of(model, GRID, "IxG", data, store)
-    assert (found.known, found.missing, found.upper_bound) == (5, 0, False)
+    assert (found.cached, found.missing, found.upper_bound) == (5, 0, False)
 
 
 def test_where_no_image_can_be_read(model: attrlib.Classifier, tmp_path: Path, store: Store) -> None:
@@ -269,7 +269,7 @@ def test_classes_that_are_not_the_models(model: attrlib.Classifier, data: Path, 
     assert compare(other, "sds:target=prediction", "IxG", data, store).computed == 20
     assert compare(other, "sds", "IxG", data, store, classes="order").computed == 20
     by_name = attrlib.wrap_model(model.module, SIZE, HALF, HALF, class_names=["Ant", "bee", "cat, kitten", "dog", "elk"])
-    assert compare(by_name, "sds", "IxG", data, store).known == 20, "the same classes by name"
+    assert compare(by_name, "sds", "IxG", data, store).cached == 20, "the same classes by name"
 
 
 def test_an_unknown_way_to_match_classes_is_said_whatever_the_target(model: attrlib.Classifier, data: Path, store: Store) -> None:

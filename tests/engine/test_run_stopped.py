@@ -53,7 +53,7 @@ def test_a_run_that_is_cancelled_at_any_event_goes_on_where_it_was(
         with closing(alone(tmp_path / f"cancelled {number}")) as store:
             resumed = compare(model, f"sds:grid=2,{GRID}", BUSY, data, store)
             assert same(whole, resumed), number
-            assert resumed.known + resumed.computed == whole.computed
+            assert resumed.cached + resumed.computed == whole.computed
             assert stopped.records <= store.sizes().records
             assert [r.state for r in store.runs()] == ["done"]
         assert calls.times == needed, f"maps computed twice after event {number}"
@@ -178,5 +178,5 @@ def test_images_are_loaded_ahead_by_a_thread_and_not_too_far(
     assert len(loaded) == 10
     assert all(name.startswith("attrlib-loader") for name in loaded), "none by the thread that computes"
     assert 2 <= max(ahead) <= 4
-    assert compare(model, "sds", "Random", data, store).known == 160
+    assert compare(model, "sds", "Random", data, store).cached == 160
     assert len(loaded) == 10, "nothing is read for what is known"

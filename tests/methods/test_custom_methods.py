@@ -212,7 +212,7 @@ def test_a_world_writable_file_is_not_run(load: Load, tmp_path: Path) -> None:
 
 def test_the_error_for_an_unknown_method_lists_files_that_were_not_loaded(load: Load) -> None:
     load(mine="1 / 0")
-    with pytest.raises(MethodError, match=r"unknown method 'Mine'.*Not loaded: .*mine\.py; python -m attrlib methods says why"):
+    with pytest.raises(MethodError, match=r"unknown method 'Mine'.*Not loaded: .*mine\.py; python -m attrlib methods shows the reason"):
         attrlib.explain(model(), pictures(1, SIZE), "Mine")
 
 

@@ -110,13 +110,13 @@ def test_a_tensor_of_a_size_that_the_model_cannot_process_is_refused(method: str
 
 @pytest.mark.parametrize("shape", [(80,), (48, 80), (1, 48, 80), (2, 1, 48, 80), (2, 4, 48, 80), (1, 2, 3, 48, 80), (0, 3, 48, 80)])
 def test_a_tensor_of_a_wrong_shape_is_refused_with_its_shape(model: Model, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match=rf"shape \({', '.join(map(str, shape))},?\) is no batch of images; give .*\(B,3,H,W\)"):
+    with pytest.raises(ImageError, match=rf"shape \({', '.join(map(str, shape))},?\) is not a batch of images; pass .*\(B,3,H,W\)"):
         attrlib.explain(model, torch.zeros(shape), "Gradient")
 
 
 @pytest.mark.parametrize("images", [[], (), iter([])])
 def test_no_pictures_at_all_are_refused(model: Model, images: object) -> None:
-    with pytest.raises(ImageError, match="no pictures given"):
+    with pytest.raises(ImageError, match="no images given"):
         attrlib.explain(model, images, "Gradient")
 
 
@@ -268,7 +268,7 @@ def test_without_a_target_the_predicted_class_of_each_image_is_explained(model: 
         ("cta", "unknown class of wrapped:Functional 'cta'. Did you mean cat"),
         ("²", "unknown class of wrapped:Functional '²'"),
         ([0, 7], "target=7 is not a class"),
-        ([0], "1 targets for 2 images; give one for all, or one for each"),
+        ([0], "1 targets for 2 images; pass one for all images, or one per image"),
         ([0, 1, 2], "3 targets for 2 images"),
         ([], "0 targets for 2 images"),
     ],

@@ -194,6 +194,6 @@ def test_a_model_that_autograd_cannot_differentiate_is_refused_with_advice() -> 
     model = attrlib.wrap_model(Overwriting().eval(), 32, layers={"Middle": "convolution", "Final": "convolution"})
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for name in ("Gradient", "IG", "Guided Backprop"):
-        with pytest.raises(MethodError, match=f"{name} needs gradients, which PyTorch cannot compute .* such as RISE"):
+        with pytest.raises(MethodError, match=f"{name} needs gradients, but an in-place operation .* such as RISE"):
             attribute(model, resolve(MethodSpec(name)), images, [0, 1])
     assert attribute(model, resolve(MethodSpec("RISE", "", (("samples", 4),))), images, [0, 1]).maps.isfinite().all()

@@ -679,7 +679,7 @@ def test_a_cancelled_training_resumes_with_the_same_command(
     kill = True
     result = invoke(*command(data, out))
     assert result.exit_code == 130, result.output
-    assert f"stopped: the epochs that are done are kept in {tmp_path / 'own.training'}; the same command goes on" in result.stderr
+    assert f"stopped: finished epochs are kept in {tmp_path / 'own.training'}; run the same command to resume" in result.stderr
     assert "cancelled" in result.stderr
     assert result.stdout == ""
     assert os.listdir(tmp_path) == ["own.training"]

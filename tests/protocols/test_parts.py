@@ -115,7 +115,7 @@ def test_a_run_on_birds_matches_a_plain_loop(birds_model: attrlib.Classifier, st
 def test_cached_results_are_reused_and_a_policy_changes_only_the_mean(birds_model: attrlib.Classifier, store: Store) -> None:
     first = attrlib.compare(["parts"], birds_model, ["IxG"], "birds", limit=LIMIT, store=store)
     again = attrlib.compare(["parts:undefined=zero"], birds_model, ["IxG"], "birds", limit=LIMIT, store=store)
-    assert (first.computed, again.computed, again.known) == (LIMIT, 0, LIMIT)
+    assert (first.computed, again.computed, again.cached) == (LIMIT, 0, LIMIT)
     (one,), (other,) = first.scores.values(), again.scores.values()
     assert one.values.tobytes() == other.values.tobytes()
 

@@ -27,7 +27,7 @@ ANY = Param("number", float, 0.0, "Any number")
 
 
 @pytest.mark.parametrize(
-    ("parameter", "given", "expected"),
+    ("parameter", "value", "expected"),
     [
         (STEPS, "20", 20),
         (STEPS, 1, 1),
@@ -53,14 +53,14 @@ ANY = Param("number", float, 0.0, "Any number")
         (ANY, -1e300, -1e300),
     ],
 )
-def test_values_are_read_in_their_type(parameter, given, expected):
-    found = parameter.parse(given)
+def test_values_are_read_in_their_type(parameter, value, expected):
+    found = parameter.parse(value)
     assert found == expected
     assert type(found) is type(expected)
 
 
 @pytest.mark.parametrize(
-    ("parameter", "given", "said"),
+    ("parameter", "value", "message"),
     [
         (STEPS, 0, "steps=0 is out of range: a whole number from 1 to 1000"),
         (STEPS, "1001", "steps=1001 is out of range: a whole number from 1 to 1000"),
@@ -90,10 +90,10 @@ def test_values_are_read_in_their_type(parameter, given, expected):
         (ANY, "nan", "number='nan' is not valid"),
     ],
 )
-def test_values_that_make_no_sense_are_refused_with_what_is_allowed(parameter, given, said):
+def test_invalid_values_are_refused_with_the_allowed_ones(parameter, value, message):
     with pytest.raises(SpecError) as caught:
-        parameter.parse(given)
-    assert said in str(caught.value)
+        parameter.parse(value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_random_numbers_survive_their_text():
     ("parameter", "text"),
     [(STEPS, "20"), (SIGMA, "0.1"), (NOISY, "true"), (MODE, "mean"), (SIZE, "auto")],
 )
-def test_defaults_are_written_as_one_would_type_them(parameter, text):
+def test_defaults_are_written_as_a_user_would_type_them(parameter, text):
     assert parameter.format(parameter.default) == text
 
 
@@ -134,23 +134,23 @@ def test_whole_numbers_of_any_size_are_read_exactly():
     assert Param("n", int, 0, "Any").parse(str(2**53 + 1)) == 2**53 + 1
 
 
-def test_infinity_is_no_number():
+def test_infinity_is_not_a_valid_number():
     with pytest.raises(SpecError):
         ANY.parse("inf")
 
 
 @pytest.mark.parametrize(
-    ("parameter", "given", "said"),
+    ("parameter", "value", "message"),
     [
         (Param("n", int, 1, "From 1", low=1), 0, "from 1"),
         (Param("x", float, 1.0, "At most 2", high=2.0), 3, "2"),
         (Param("label", str, "a", "Any text"), None, "text"),
     ],
 )
-def test_what_is_expected_is_said_where_a_range_has_one_end_or_text_no_choices(parameter, given, said):
+def test_the_expectation_is_stated_for_one_sided_ranges_and_for_free_text(parameter, value, message):
     with pytest.raises(SpecError) as caught:
-        parameter.parse(given)
-    assert said in str(caught.value).partition(": ")[2]
+        parameter.parse(value)
+    assert message in str(caught.value).partition(": ")[2]
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def test_the_parameters_of_a_class_are_its_fields():
     assert params_of(Bare) == ()
 
 
-def test_given_values_are_read_and_the_others_keep_their_default():
+def test_values_are_parsed_and_missing_ones_keep_their_default():
     assert parse_params(Example, {"steps": "5", "mode": "max"}, "X") == dict(steps=5, sigma=None, noisy=False, mode="max")
     assert parse_params(Example, {"sigma": "auto"}, "X") == dict(steps=20, sigma=None, noisy=False, mode="mean")
     assert parse_params(Bare, {}, "X") == {}
@@ -185,7 +185,7 @@ def test_given_values_are_read_and_the_others_keep_their_default():
 
 
 @pytest.mark.parametrize(
-    ("cls", "given", "said"),
+    ("cls", "values", "message"),
     [
         (Example, {"steps": "0"}, "SmoothGrad: steps=0 is out of range"),
         (Example, {"mode": "min"}, "SmoothGrad: unknown mode 'min'"),
@@ -194,10 +194,10 @@ def test_given_values_are_read_and_the_others_keep_their_default():
         (Bare, {"steps": 1}, "SmoothGrad has no parameters, so 'steps' cannot be set."),
     ],
 )
-def test_every_error_names_whose_parameter_it_is(cls, given, said):
+def test_every_error_names_the_owner_of_the_parameter(cls, values, message):
     with pytest.raises(SpecError) as caught:
-        parse_params(cls, given, "SmoothGrad")
-    assert said in str(caught.value)
+        parse_params(cls, values, "SmoothGrad")
+    assert message in str(caught.value)
 
 
 # Registry.
@@ -230,10 +230,10 @@ def test_registering_returns_the_class_and_refuses_a_name_twice(shapes):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("circel", r"Did you mean circle\?"), ("CIRCLE", r"Did you mean circle\?"), ("x", "Known: square, circle")]
+    ("name", "message"), [("circel", r"Did you mean circle\?"), ("CIRCLE", r"Did you mean circle\?"), ("x", "Known: square, circle")]
 )
-def test_an_unknown_name_is_answered_in_the_registrys_own_error(shapes, name, said):
-    with pytest.raises(MethodError, match=f"unknown shape '{name}'. {said}"):
+def test_an_unknown_name_is_answered_in_the_registrys_own_error(shapes, name, message):
+    with pytest.raises(MethodError, match=f"unknown shape '{name}'. {message}"):
         shapes[name]
 
 
@@ -298,7 +298,7 @@ def test_text_without_a_method_is_refused(text):
 
 
 @pytest.mark.parametrize("text", ["IG:steps", "IG:", "IG:=3", "IG: =3", "IG@Final:steps=3:", "IG::steps=3"])
-def test_what_is_no_pair_of_key_and_value_is_refused(text):
+def test_text_that_is_not_key_value_is_refused(text):
     with pytest.raises(SpecError, match=r"is not key=value; write for example IG:steps=20"):
         MethodSpec.parse(text)
 
@@ -322,7 +322,7 @@ def test_a_list_without_methods_is_refused(text):
         parse_methods(text)
 
 
-def test_one_bad_method_spoils_the_list():
+def test_one_invalid_method_invalidates_the_list():
     with pytest.raises(SpecError, match="names no method"):
         parse_methods("IG,@Final")
 
@@ -330,15 +330,15 @@ def test_one_bad_method_spoils_the_list():
 # Whole numbers.
 
 
-@pytest.mark.parametrize(("given", "expected"), [("0", 0), (7, 7), (" 12 ", 12), ("2147483647", 2**31 - 1)])
-def test_whole_numbers_are_read(given, expected):
-    assert whole(given, "seed") == expected
+@pytest.mark.parametrize(("value", "expected"), [("0", 0), (7, 7), (" 12 ", 12), ("2147483647", 2**31 - 1)])
+def test_whole_numbers_are_read(value, expected):
+    assert whole(value, "seed") == expected
 
 
-@pytest.mark.parametrize("given", ["-1", "2147483648", "1.0", "1e3", "", "x", None, True, 2.5, "9" * 5000, "²"])
-def test_what_is_no_whole_number_is_refused_by_name(given):
+@pytest.mark.parametrize("value", ["-1", "2147483648", "1.0", "1e3", "", "x", None, True, 2.5, "9" * 5000, "²"])
+def test_an_invalid_whole_number_is_refused_by_name(value):
     with pytest.raises(SpecError, match=r"^seed='.{0,40}' is not valid: expected a whole number from 0$"):
-        whole(given, "seed")
+        whole(value, "seed")
 
 
 # Digests.
@@ -379,7 +379,7 @@ def test_other_content_has_another_digest(first, second):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, {1, 2}, object(), ViewSpec])
-def test_what_has_no_canonical_json_has_no_digest(value):
+def test_values_without_canonical_json_have_no_digest(value):
     with pytest.raises((ValueError, TypeError)):
         digest(value)
 
@@ -411,7 +411,7 @@ def other(value: object, declared: Param | None) -> object:
 
 
 def variations(spec: object) -> list[tuple[str, object]]:
-    """Every way to change one field of a spec, or of a spec inside it."""
+    """Return every variation of one field of a spec, or of a nested spec."""
     found = []
     declared = {p.path[0]: p for p in params_of(type(spec)) if len(p.path) == 1}
     for f in dataclasses.fields(spec):
@@ -452,7 +452,7 @@ def test_a_view_is_read_from_text():
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("sign", "negative", "unknown sign"),
         ("smoothing", "4", "smoothing=4 is even"),
@@ -466,8 +466,8 @@ def test_a_view_is_read_from_text():
         ("colour", "red", "unknown parameter of view"),
     ],
 )
-def test_a_view_that_makes_no_sense_is_refused(field, value, said):
-    with pytest.raises(SpecError, match=said):
+def test_an_invalid_view_is_refused(field, value, message):
+    with pytest.raises(SpecError, match=message):
         ViewSpec.parse({field: value})
 
 
@@ -519,7 +519,7 @@ def fields_of(link: str) -> dict[str, str]:
     return dict(pairs)
 
 
-def test_a_link_restores_what_it_was_made_of():
+def test_a_link_restores_its_spec():
     draw = random.Random(2)
     for _ in range(400):
         spec = random_spec(draw)
@@ -561,7 +561,7 @@ def test_a_link_restores_random_weights():
     assert ExplainSpec.read_link(fields_of(spec.link()), DEFAULT)[0] == spec
 
 
-NONSENSE = {
+INVALID = {
     "target": ["-1", "tench", "1.5", "99999999999", "PREDICTED"],
     "seed": ["-3", "x", "0.5", "2147483648"],
     "methods": [",", "@Final", "IG:steps", "IG,:x=1"],
@@ -575,8 +575,8 @@ NONSENSE = {
 }
 
 
-@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in NONSENSE.items() for v in values])
-def test_nonsense_in_a_link_is_reported_once_and_keeps_the_default(field, value):
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in INVALID.items() for v in values])
+def test_an_invalid_field_of_a_link_is_reported_once_and_keeps_the_default(field, value):
     found, problems = ExplainSpec.read_link({field: value}, FULL)
     assert found == FULL
     assert len(problems) == 1
@@ -585,14 +585,14 @@ def test_nonsense_in_a_link_is_reported_once_and_keeps_the_default(field, value)
 
 
 @pytest.mark.parametrize("value", ["-1", "259", "x", "2.5"])
-def test_nonsense_smoothing_is_reported_once(value):
+def test_an_invalid_smoothing_is_reported_once(value):
     found, problems = ExplainSpec.read_link({"smoothing": value}, FULL)
     assert found == FULL
     assert len(problems) == 1
 
 
-def test_nonsense_everywhere_is_reported_everywhere_and_keeps_what_makes_sense():
-    fields = {field: values[0] for field, values in NONSENSE.items()}
+def test_all_invalid_fields_are_reported_and_valid_ones_are_used():
+    fields = {field: values[0] for field, values in INVALID.items()}
     found, problems = ExplainSpec.read_link(fields | {"image": "other.jpg", "model": "torchvision:vgg11"}, FULL)
     assert found == dataclasses.replace(FULL, image="other.jpg", model=ModelSpec("torchvision:vgg11"))
     assert len(problems) == len(fields)
@@ -611,16 +611,16 @@ def test_a_checkpoint_without_a_model_is_one_of_the_default_model():
     assert problems == []
 
 
-# Command line and Python that do the same.
+# Equivalent command line and Python code.
 
 
-def test_the_command_line_says_what_differs_from_the_defaults():
+def test_the_command_line_contains_what_differs_from_the_defaults():
     draw = random.Random(3)
     for _ in range(100):
         spec = random_spec(draw)
         words = shlex.split(spec.cli())
         assert words[:4] == ["python", "-m", "attrlib", "explain"]
-        given = dict(zip(words[4::2], words[5::2], strict=True))
+        flags = dict(zip(words[4::2], words[5::2], strict=True))
         expected = {
             "--model": spec.model.architecture,
             "--image": spec.image,
@@ -632,7 +632,7 @@ def test_the_command_line_says_what_differs_from_the_defaults():
         expected |= {"--seed": str(spec.seed)} if spec.seed else {}
         view, default = dataclasses.asdict(spec.view), dataclasses.asdict(ViewSpec())
         expected |= {f"--{k}": str(v) for k, v in view.items() if v != default[k]}
-        assert given == expected
+        assert flags == expected
 
 
 def test_the_snippet_computes_every_method(monkeypatch):

@@ -1,4 +1,4 @@
-"""What follows from the declared fields of a spec: link, flags, JSON and keywords, for each spec alike."""
+"""Link, flags, JSON and keywords, derived from the declared fields, for every spec."""
 
 import dataclasses
 import inspect
@@ -34,7 +34,7 @@ METHODS = (MethodSpec("IG", "Final", (("steps", "20"),)), MethodSpec("Grad-CAM")
 
 
 def changed(p: Param) -> object:
-    """A value of an option that is not its default."""
+    """Return a value of an option other than its default."""
     if p.choices:
         return next(choice for choice in p.choices if choice != p.default)
     if p.kind is bool:
@@ -84,18 +84,18 @@ def test_every_field_of_the_specs_here_differs_from_its_default() -> None:
 
 
 @each
-def test_a_link_restores_a_spec_whatever_the_reader_takes_for_default(spec: Spec) -> None:
+def test_a_link_restores_a_spec_whatever_the_defaults_of_the_reader(spec: Spec) -> None:
     fields = dict(parse_qsl(spec.link()[1:], keep_blank_values=True, strict_parsing=True))
     assert type(spec).read_link(fields, spec) == (spec, [])
     (other,) = (s for s in SPECS if type(s) is type(spec))
-    found, problems = type(spec).read_link(fields, other)
+    restored, problems = type(spec).read_link(fields, other)
     assert problems == []
     if isinstance(spec, StudySpec):
-        # Models and methods that are left to the study are no fields of a link.
-        found = dataclasses.replace(found, models=spec.models, methods=spec.methods)
+        # Models and methods that the study chooses are not fields of a link.
+        restored = dataclasses.replace(restored, models=spec.models, methods=spec.methods)
     if isinstance(spec, RunSpec):
-        found = dataclasses.replace(found, filter_models=spec.filter_models)
-    assert found == spec
+        restored = dataclasses.replace(restored, filter_models=spec.filter_models)
+    assert restored == spec
 
 
 @each
@@ -124,26 +124,26 @@ def test_every_field_is_a_flag_of_its_command(command: str) -> None:
         assert p.help.split()[0] in text
 
 
-def test_every_option_of_a_run_is_a_keyword_of_the_verbs_and_in_their_docstrings() -> None:
-    for verb in (attrlib.score, attrlib.compare):
+def test_every_option_of_a_run_is_a_documented_keyword_of_score_and_compare() -> None:
+    for function in (attrlib.score, attrlib.compare):
         for option in options_of(RunSpec):
             if option.name == "deletion_tuned":
-                continue  # the model says so itself
-            parameter = inspect.signature(verb).parameters[option.name]
+                continue  # read from the model
+            parameter = inspect.signature(function).parameters[option.name]
             assert parameter.default == option.default
-            assert f"    {option.name}: {option.help}" in str(verb.__doc__)
+            assert f"    {option.name}: {option.help}" in str(function.__doc__)
 
 
-def test_a_keyword_that_is_none_is_refused_with_the_nearest(tmp_path) -> None:
+def test_an_unknown_keyword_is_refused_with_the_nearest_name(tmp_path) -> None:
     with pytest.raises(SpecError, match=r"unknown option of a run 'limt'\. Did you mean limit"):
         attrlib.compare(["sds"], object(), ["IG"], tmp_path, limt=3)  # type: ignore[arg-type]
 
 
-def test_the_snippet_names_what_differs_from_the_defaults() -> None:
+def test_the_snippet_contains_what_differs_from_the_defaults() -> None:
     text = RUN.snippet()
     for words in ("limit=4", "seed=3", "fast=True", "ci_width=3.0", "classes='wnid'", "filter_models=[attrlib.load_model("):
         assert words in text
-    assert "deletion_tuned=True)\ndata" in text, "the model says so"
+    assert "deletion_tuned=True)\ndata" in text, "an option of the model"
     assert "compare(protocols, model, methods, data)\n" in PLAIN[1].snippet()  # type: ignore[attr-defined]
     for spec in [*SPECS, *PLAIN]:
         compile(spec.snippet(), "snippet", "exec")  # type: ignore[attr-defined]
@@ -165,15 +165,15 @@ def test_the_snippet_names_what_differs_from_the_defaults() -> None:
         ({"data": None}, "data"),
     ],
 )
-def test_json_that_is_no_run_is_refused_with_the_field(changed: dict[str, object], words: str) -> None:
+def test_json_that_is_not_a_run_is_refused_with_the_field(changed: dict[str, object], words: str) -> None:
     with pytest.raises(SpecError) as caught:
         RunSpec.from_json(json.loads(canonical(RUN)) | changed)
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [None, 3, [], "x", {}, {"model": {}}, float("nan")])
-def test_what_is_no_object_is_no_run(value: object) -> None:
-    with pytest.raises(SpecError, match="this is no run"):
+def test_json_that_is_not_an_object_is_refused(value: object) -> None:
+    with pytest.raises(SpecError, match="not a valid run"):
         RunSpec.from_json(value)
 
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 import torch
+from support.programs import unavailable
 from support.stores import wait_out
 from support.waiting import LIMIT, counted_calls
 from torch import Tensor
@@ -83,13 +85,14 @@ def postgres_programs() -> Path | None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL database for tests: that of ATTRLIB_TEST_POSTGRES, or of a server that runs during the tests."""
-    pytest.importorskip("psycopg")
+    if find_spec("psycopg") is None:
+        unavailable("no psycopg: pip install 'psycopg[binary]'")
     if url := os.environ.get("ATTRLIB_TEST_POSTGRES"):
         yield url
         return
     programs = postgres_programs()
     if programs is None:
-        pytest.skip("there is no PostgreSQL server: set ATTRLIB_TEST_POSTGRES to a URL")
+        unavailable("no PostgreSQL server: apt-get install postgresql, or set ATTRLIB_TEST_POSTGRES to a URL")
     # PostgreSQL refuses to run as root, and its socket needs a short path.
     who: dict[str, Any] = {"user": "nobody"} if os.geteuid() == 0 else {}
     with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder:

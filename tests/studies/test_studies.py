@@ -110,7 +110,7 @@ def test_a_study_reports_findings_and_computes_nothing_twice(name: str, data: Pa
     assert all(panel.series for figure in result.figures for panel in figure.panels)
     assert (result.title, result.saw, result.see) == tuple(getattr(STUDIES[name], field) for field in ("title", "saw", "see"))
     again = run_study(spec, store, load=load)
-    assert (again.computed, again.known) == (0, result.known + result.computed)
+    assert (again.computed, again.cached) == (0, result.cached + result.computed)
     assert (again.finding, again.more, again.seconds) == (result.finding, result.more, result.seconds)
     assert json.dumps(again.as_json()["rows"]) == json.dumps(result.as_json()["rows"])
     assert is_done(spec, store)
@@ -144,11 +144,11 @@ def test_a_stopped_study_resumes(data: Path, store: Store) -> None:
         run_study(spec, store, stop, load)
     assert not is_done(spec, store)
     result = run_study(spec, store, load=load)
-    assert result.known > 0
+    assert result.cached > 0
     assert result.computed > 0
     fresh = run_study(spec, Store(folder=store.folder.parent / "other"), load=load)
     assert fresh.finding == result.finding
-    assert fresh.computed == result.computed + result.known
+    assert fresh.computed == result.computed + result.cached
 
 
 def test_a_plan_counts_cached_and_missing_results(data: Path, store: Store) -> None:
@@ -156,9 +156,9 @@ def test_a_plan_counts_cached_and_missing_results(data: Path, store: Store) -> N
     before = plan_study(spec, store, load)
     result = run_study(spec, store, load=load)
     after = plan_study(spec, store, load)
-    assert (before.known, before.missing) == (0, result.computed)
+    assert (before.cached, before.missing) == (0, result.computed)
     assert before.seconds > 0
-    assert (after.known, after.missing) == (result.computed, 0)
+    assert (after.cached, after.missing) == (result.computed, 0)
     assert isinstance(after, StudyPlan)
 
 

@@ -129,7 +129,7 @@ def test_the_command_prints_the_finding_and_writes_report_table_and_figures(tmp_
     done = invoke(*asked(tmp_path), "--out", tmp_path / "out", "--markdown", tmp_path / "docs" / "findings.md")
     assert done.exit_code == 0, done.output
     assert "is most robust to rotation (SSIM" in done.stdout
-    assert "30 computed, 0 known before" in done.stdout
+    assert "30 computed, 0 cached" in done.stdout
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert names == {"robustness.html", "robustness.csv", "robustness.json", "robustness-1.png", "robustness-1.svg"}
     rows = list(csv.DictReader((tmp_path / "out" / "robustness.csv").open()))
@@ -150,12 +150,12 @@ def test_the_command_prints_the_finding_and_writes_report_table_and_figures(tmp_
 
 def test_a_plan_computes_nothing_and_bad_input_ends_in_one_line(tmp_path: Path) -> None:
     plan = json.loads(invoke(*asked(tmp_path), "--plan", "--json").stdout)
-    assert (plan["study"], plan["missing"], plan["known"]) == ("robustness", 30, 0)
+    assert (plan["study"], plan["missing"], plan["cached"]) == ("robustness", 30, 0)
     for arguments, words in (
         (["study", "robustnes"], "Did you mean robustness"),
         (["study", "ranking", "--models", "nope"], "unknown model 'nope'"),
         (["study", "ranking", "--limit", "1"], "out of range"),
-        (["study", "all", "--limit", "4"], "--limit means images in one study"),
+        (["study", "all", "--limit", "4"], "--limit counts images in some studies"),
     ):
         failed = invoke(*arguments)
         assert (failed.exit_code, failed.stdout) == (2, "")

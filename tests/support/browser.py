@@ -1,4 +1,4 @@
-"""The app in a real browser: a separate server on a free port, and Debian's chromium driven by Playwright."""
+"""Run the app in a real browser: a separate server on a free port, and Chromium driven by Playwright."""
 
 import os
 import shutil
@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from .gate import Gate
+from .programs import unavailable
 from .waiting import LIMIT, until
 
 ROOT = Path(__file__).parents[2]
@@ -36,21 +36,21 @@ SETTLED = """() => {
         && !document.querySelector('[data-testid="stProgress"], [data-testid="stSpinner"], [data-stale="true"]')
         && !document.body.innerText.includes('hourglass_top');
 }"""
-"""Whether the page is fully drawn by its script and shows nothing as pending."""
+"""Condition: the page is fully drawn by its script and shows nothing as pending."""
 ALL_CHANGED = """([selector, old]) => {
     const now = [...document.querySelectorAll(selector)].map(img => img.src);
     return now.length === old.length && !now.some(src => old.includes(src));
 }"""
-"""Whether there are as many pictures as before and all of them have changed."""
+"""Condition: there are as many pictures as before, and all have changed."""
 
 expect.set_options(timeout=MILLISECONDS)
 
 
 @contextmanager
 def serve(script: str | Path = "app.py", gate: Gate | None = None) -> Iterator[str]:
-    """Yield the address of a running app; with a gate, the app has the method `Held`.
+    """Yield the address of a running app. With a gate, the app has the method `Held`.
 
-    If `ATTRLIB_TEST_CGROUP` names the folder of a control group, the server is put into it, so that it can be slowed down.
+    If `ATTRLIB_TEST_CGROUP` names the folder of a control group, the server runs in it and can be slowed down.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -58,14 +58,14 @@ def serve(script: str | Path = "app.py", gate: Gate | None = None) -> Iterator[s
     command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless", "true", "--server.port", str(port)]
     environment = os.environ | (gate.environment if gate is not None else {})
     url = f"http://localhost:{port}"
-    # A file, as a pipe that nobody reads would stop the server once it is full.
-    with tempfile.TemporaryFile() as said:
-        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
+    # A file, as the server would block once an unread pipe is full.
+    with tempfile.TemporaryFile() as output:
+        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             if group := os.environ.get("ATTRLIB_TEST_CGROUP"):
                 (Path(group) / "cgroup.procs").write_text(str(server.pid))
-            until(lambda: server.poll() is not None or is_healthy(url), lambda: tail(said))
-            assert server.poll() is None, tail(said)
+            until(lambda: server.poll() is not None or is_healthy(url), lambda: tail(output))
+            assert server.poll() is None, tail(output)
             yield url
         finally:
             server.terminate()
@@ -76,10 +76,10 @@ def serve(script: str | Path = "app.py", gate: Gate | None = None) -> Iterator[s
                 raise
 
 
-def tail(said: IO[bytes]) -> str:
+def tail(output: IO[bytes]) -> str:
     """Return the last part of a server's output."""
-    said.seek(0)
-    return said.read()[-4000:].decode(errors="replace")
+    output.seek(0)
+    return output.read()[-4000:].decode(errors="replace")
 
 
 def is_healthy(url: str) -> bool:
@@ -95,10 +95,7 @@ def chromium() -> Iterator[Browser]:
     """Yield a browser. Without one, tests are skipped; in CI they fail."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
-        message = "no chromium: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        unavailable("no chromium: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS, timeout=MILLISECONDS)
         yield browser

@@ -1,4 +1,4 @@
-"""Score items with an evaluator, without a plan and a run."""
+"""Score items with an evaluator, without a plan or a run."""
 
 from collections.abc import Sequence
 
@@ -12,5 +12,5 @@ from attrlib.store import Record
 def evaluate_items(
     evaluator: Evaluator, protocol: Protocol, method: MethodSpec, items: Sequence[EvalItem], batch: Batch
 ) -> dict[str, Record]:
-    """Return the record of each item, as a unit of work computes it."""
+    """Return the record of each item, as computed in a work unit."""
     return evaluator.evaluate(protocol, items, batch, evaluator.explainer(method))

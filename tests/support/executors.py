@@ -1,4 +1,4 @@
-"""An executor that shuffles units and executes them in two other processes, as a cluster would."""
+"""An executor that shuffles work units and executes them in two other processes, as a cluster would."""
 
 import multiprocessing
 import random
@@ -21,14 +21,16 @@ _cache: InMemoryCache
 
 
 def _start(spec: RunSpec, dtype: str, threads: int) -> None:
-    """Load the models and the data of a run, once in each process.
+    """Load the models and the data of a run, once per process.
 
-    The number of threads must be equal in all processes, as the last bit of a sum depends on it.
+    The number of threads must be the same in all processes, as the last bits of a sum depend on it.
     """
     global _worker, _cache
     torch.set_num_threads(threads)
     _cache = InMemoryCache(dtype)
-    models = [attrlib.load_model(each.architecture, "cpu", **each.options()) for each in (spec.model, *spec.filter_models)]
+    models = [
+        attrlib.load_model(model_spec.architecture, "cpu", **model_spec.options()) for model_spec in (spec.model, *spec.filter_models)
+    ]
     evaluators = [Evaluator(model, _cache, spec.seed, spec.fast and not number) for number, model in enumerate(models)]
     _worker = Worker(evaluators, attrlib.load_dataset(spec.data), None, no_listener)
 
@@ -42,20 +44,20 @@ def _execute(number: int, unit: WorkUnit) -> tuple[list[UnitResult], InMemoryCac
 
 @cache
 def _processes(spec: RunSpec, dtype: str) -> ProcessPoolExecutor:
-    """Return two processes with the models and the data of a run, shared as importing torch takes them seconds."""
+    """Return two processes with the models and the data of a run; cached, as importing PyTorch takes seconds."""
     return ProcessPoolExecutor(
         2, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(spec, dtype, torch.get_num_threads())
     )
 
 
 class ShuffledProcesses:
-    """Execute units in a random order in two processes, which exchange only plain data."""
+    """Execute work units in random order in two processes that exchange only plain data."""
 
     def __init__(self, plan: Plan, _heartbeat: Heartbeat):
         self._plan = plan
 
     def map(self, units: Sequence[WorkUnit]) -> Generator[UnitResult, None, None]:
-        """Yield the results of units as they come."""
+        """Yield the results of work units as they arrive."""
         order = list(enumerate(units))
         random.Random(0).shuffle(order)
         pool = _processes(self._plan.spec, self._plan.store.dtype)

@@ -1,4 +1,4 @@
-"""The gate of the method `Held` (methods/held.py): its computations in other processes wait there."""
+"""The gate of the method `Held` (methods/held.py), at which its computations in other processes wait."""
 
 import itertools
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Gate:
-    """A gate, closed at first. Every call of `Held`, even for a single map, waits at it until it is let through or cancelled."""
+    """A gate, initially closed. Every call of `Held`, even for a single map, waits until it may pass or is cancelled."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -14,20 +14,20 @@ class Gate:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return the environment variables of a process that has the method."""
+        """Return the environment variables for a process that has the method."""
         return {"ATTRLIB_METHODS": str(Path(__file__).with_name("methods")), "ATTRLIB_TEST_GATE": str(self.folder)}
 
     def let(self, calls: int) -> None:
-        """Let this many calls through."""
+        """Let this many calls pass."""
         for _ in range(calls):
             (self.folder / f"ticket-{os.getpid()}-{next(self._numbers)}").touch()
 
     def open(self) -> None:
-        """Let all calls through until the gate is closed."""
+        """Let all calls pass until the gate is closed."""
         (self.folder / "open").touch()
 
     def close(self) -> None:
-        """Let no calls through from now on."""
+        """Stop all further calls."""
         (self.folder / "open").unlink(missing_ok=True)
         for ticket in self.folder.glob("ticket-*"):
             ticket.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Networks with known answers for attribution methods, and the classifiers that all methods are run on."""
+"""Networks with known attributions, and the classifiers on which all methods are tested."""
 
 from collections.abc import Callable
 from functools import cache
@@ -20,12 +20,12 @@ from support.numbers import SEED
 
 CLASSES = 5
 TARGETS = [0, 3]
-"""Of the two images that `maps` explains where nothing else is said."""
+"""Default targets of `maps`, for two images."""
 Rectifier = Callable[[Tensor], Tensor]
 
 
 def made(net: Callable[..., nn.Module], *args: object, seed: int = 0, **options: object) -> nn.Module:
-    """The net in evaluation mode, with reproducible weights."""
+    """Return the net in evaluation mode, with reproducible weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + SEED)
         return net(*args, **options).eval()
@@ -36,7 +36,7 @@ def pictures(count: int, height: int, width: int | None = None, seed: int = 1) -
 
 
 class Linear(nn.Module):
-    """logit_k = w_k . x + b_k over all pixels."""
+    """Linear: logit_k = w_k . x + b_k over all pixels."""
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
@@ -48,14 +48,14 @@ class Linear(nn.Module):
 
 
 class Quadratic(nn.Module):
-    """logit_k = (k+1)/2 |x|^2, so that its gradient is (k+1) x."""
+    """Quadratic: logit_k = (k+1)/2 |x|^2, with gradient (k+1) x."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.square().flatten(1).sum(1, keepdim=True) / 2 * torch.arange(1.0, CLASSES + 1)
 
 
 class Rectified(nn.Module):
-    """Two convolutions, each behind it the same rectifier, then an average and a linear head."""
+    """Two convolutions, each followed by the same rectifier, then average pooling and a linear head."""
 
     def __init__(self, rectify: Rectifier, late: Rectifier | None = None, bias: bool = True) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Rectified(nn.Module):
 
 
 class Modules(nn.Sequential):
-    """The same computation as `Rectified`, of modules alone, none in place and none used twice."""
+    """The computation of `Rectified` with modules only, none in place and none used twice."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -97,7 +97,7 @@ class _Guided(torch.autograd.Function):
 
 
 class GuidedReLU(nn.Module):
-    """A rectifier whose backward pass is the guided rule, written out: an oracle for Guided Backprop."""
+    """A rectifier with an explicit guided backward pass: an oracle for Guided Backprop."""
 
     def __init__(self, cap: float = float("inf")) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class GuidedReLU(nn.Module):
 
 
 class Functional(nn.Module):
-    """Functional ReLUs, in-place arithmetic and a residual connection; BatchNorm and dropout tell training from evaluation."""
+    """Functional ReLUs, in-place arithmetic and a residual connection; BatchNorm and dropout reveal training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Functional(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + f(x) on (B,h,w,C)."""
+    """Residual block x + f(x) on (B,h,w,C)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Residual(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """Patches of 4 px, then blocks whose tensors are (B,h,w,C)."""
+    """Patches of 4 px, then blocks on tensors (B,h,w,C)."""
 
     def __init__(self, depth: int = 3) -> None:
         super().__init__()
@@ -217,19 +217,19 @@ class Unread(nn.Module):
 
 @cache
 def model(name: str) -> attrlib.Classifier:
-    """One of `MODELS`, built once. Nothing that is computed through it changes it."""
+    """Return one of `MODELS`, built once, as no computation changes it."""
     return MODELS[name]()
 
 
 def maps(
     model: attrlib.Classifier, images: Tensor, method: str, layer: str | None = None, targets: object = None, **params: object
 ) -> Tensor:
-    """Maps of images by a method, for `TARGETS` or others."""
+    """Return a method's maps of images, by default for `TARGETS`."""
     return attrlib.explain(model, images, method, TARGETS if targets is None else targets, layer, **params).maps
 
 
 SMALL = {"steps": 3, "samples": 4, "cells": 4, "p": 0.5, "top": 3, "segments": "grid"}
-"""Values of parameters at which every method is quick."""
+"""Parameter values that keep every method fast."""
 
 
 def small(method: str, layer: str) -> MethodSpec:

@@ -1,4 +1,4 @@
-"""Small networks, each with one property that makes splitting it or finding its layers hard."""
+"""Small networks, each with one property that makes it hard to split or to find its layers."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ CLASSES = 5
 
 
 def made(net: Callable[..., nn.Module], *args: object, seed: int = 0) -> nn.Module:
-    """The net in evaluation mode with reproducible weights and normalisation statistics that are not the identity."""
+    """Return the net in evaluation mode, with reproducible weights and non-trivial normalisation statistics."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + SEED)
         module = net(*args).eval()
@@ -78,7 +78,7 @@ class Residual(nn.Module):
 
 
 class SharedActivation(nn.Module):
-    """One in-place ReLU behind every layer."""
+    """One in-place ReLU module, used after every layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class SharedActivation(nn.Module):
 
 
 class SkipAround(nn.Module):
-    """Functions, not modules, carry the first layer's output and the image itself around the second layer."""
+    """Functions, not modules, pass the first layer's output and the image around the second layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class SkipAround(nn.Module):
 
 
 class WrittenAround(nn.Module):
-    """A function writes into what goes around the last layer; the activation has run inside another module before."""
+    """A function overwrites the tensor that bypasses the last layer; the activation has already run inside another module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class WrittenAround(nn.Module):
 
 
 class FiniteOnly(nn.Module):
-    """Looks at its values and refuses NaN, although every layer is a cut."""
+    """Checks its values and refuses NaN, although it can be split at every layer."""
 
     def __init__(self, error: type[Exception] = AssertionError) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A vision transformer of patches of 4 px; without prefix tokens the head reads the mean of all tokens."""
+    """A vision transformer with patches of 4 px; without prefix tokens the head reads the mean of all tokens."""
 
     def __init__(self, prefix: int = 1, depth: int = 4) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class Transformer(nn.Module):
 
 
 class Windows(nn.Module):
-    """Its inner layer sees the four quarters of every image as four images, and something goes around the last layer."""
+    """The inner layer sees the four quarters of every image as four images, and a skip connection bypasses the last layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class Windows(nn.Module):
 
 
 class Dense(nn.Module):
-    """Every layer reads the outputs of all layers before it, kept in a list."""
+    """Every layer reads the outputs of all previous layers from a list."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,14 +216,14 @@ class Dense(nn.Module):
         self.fc = nn.Linear(15, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        found = [x]
+        outputs = [x]
         for layer in self.layers:
-            found.append(F.relu(layer(torch.cat(found, dim=1))))
-        return self.fc(torch.cat(found, dim=1).mean((2, 3)))
+            outputs.append(F.relu(layer(torch.cat(outputs, dim=1))))
+        return self.fc(torch.cat(outputs, dim=1).mean((2, 3)))
 
 
 class Fuse(nn.Module):
-    """Passes its input on until it is armed with an exception."""
+    """Returns its input, unless it is armed with an exception."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ class Fused(nn.Module):
 
 
 class Counting(nn.Module):
-    """A 1 x 1 convolution that counts how often it really runs."""
+    """A 1 x 1 convolution that counts how often it runs."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()

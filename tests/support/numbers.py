@@ -1,7 +1,7 @@
-"""How closely numbers computed in a different order must agree, and the seed of made-up data.
+"""Tolerances for numbers computed in a different order, and the seed of synthetic data.
 
 A sum of n float32 terms of magnitude m has a rounding error of about sqrt(n) 6e-8 m and at most n 6e-8 m, whatever its value. Where the
-error lies between them depends on the processor's order of summation. Bounds are therefore shares of the magnitude of the terms.
+error lies in between depends on the order of summation of the processor. Bounds are therefore shares of the magnitude of the terms.
 """
 
 import os
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 SEED = int(os.environ.get("ATTRLIB_TEST_SEED", "0"))
-"""Added to the seeds of made-up weights and pictures: no claim may depend on which ones are drawn.
+"""Added to the seeds of synthetic weights and pictures: no assertion may depend on which ones are drawn.
 
-The sharpness of a test may: that a map is not zero, or that two choices differ, is asserted for the pictures of seed 0 only.
+Assertions that a test is not trivial may, for example that a map is not zero or that two choices differ: they apply to seed 0 only.
 """
 
 
@@ -28,14 +28,14 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-4, scale: Tens
     """
     actual, expected = actual.detach().double(), expected.detach().double()
     assert actual.shape == expected.shape
-    # With other seeds a rectified map may be zero everywhere.
+    # With other seeds, a rectified map may be zero everywhere.
     assert SEED or float(expected.abs().max()) > 0, "a comparison with zeros proves nothing"
     magnitude = float(torch.as_tensor(expected if scale is None else scale).detach().abs().max())
     return float((actual - expected).abs().max()) <= tolerance * magnitude
 
 
 def rank_tolerance(*values: Tensor, share: float = 1e-5) -> float:
-    """Return how much rounding may change Spearman's correlation of some values.
+    """Return the largest change of Spearman's correlation due to rounding.
 
     Values closer than `share` of the largest magnitude may swap ranks. Swapping two neighbouring ranks moves the correlation by at most
     12 / (N^2 - 1); a run of m values that are this close allows m (m - 1) / 2 swaps. Equal values stay equal.
@@ -45,12 +45,12 @@ def rank_tolerance(*values: Tensor, share: float = 1e-5) -> float:
         share: Largest rounding error, as a share of the largest magnitude.
     """
     bound = 0.0
-    for own in values:
-        ordered = own.detach().double().flatten().unique()
+    for sample in values:
+        ordered = sample.detach().double().flatten().unique()
         near = (ordered.diff() <= share * ordered.abs().max()).tolist()
         run = exchanges = 0
         for together in [*near, False]:
             run = run + 1 if together else 0
             exchanges += run
-        bound += 12 * exchanges / (own.numel() ** 2 - 1)
+        bound += 12 * exchanges / (sample.numel() ** 2 - 1)
     return bound

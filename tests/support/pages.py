@@ -1,4 +1,4 @@
-"""The app's pages without a browser: open them, read what they show, and wait for it."""
+"""Open the pages of the app without a browser, read their content, and wait for it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,13 +13,13 @@ from .waiting import until as wait_until
 
 APP = Path(__file__).parents[2] / "app.py"
 Checkpoints = Callable[[Mapping[str, Classifier]], None]
-"""Makes pages load these models for checkpoints of these names."""
+"""Function that makes pages load these models for checkpoints of these names."""
 
 MESSAGES = ("caption", "warning", "error", "info", "success", "alert")
 
 
 def open_page(name: str = "", **query: object) -> AppTest:
-    """Return a page that has not run yet, opened by a link with these fields; a list stands for a repeated field."""
+    """Return a page that has not run yet, opened by a link with these fields. A list is a repeated field."""
     at = AppTest.from_file(str(APP), default_timeout=LIMIT)
     if name:
         at.switch_page(f"pages/_{name}.py")
@@ -29,7 +29,7 @@ def open_page(name: str = "", **query: object) -> AppTest:
 
 
 def nodes(at: AppTest, kind: str) -> list[Any]:
-    """Return all elements of a kind in the main part, in order."""
+    """Return all elements of a kind in the main area, in order."""
 
     def walk(node: Any) -> Iterator[Any]:
         for child in getattr(node, "children", {}).values():
@@ -41,17 +41,17 @@ def nodes(at: AppTest, kind: str) -> list[Any]:
 
 
 def texts(at: AppTest, *more: str) -> str:
-    """Return the messages in the main part and the texts of further kinds of elements, as Markdown source."""
+    """Return the messages in the main area and the texts of further kinds of elements, as Markdown source."""
     return "\n".join(str(n.value) for kind in (*MESSAGES, *more) for n in nodes(at, kind))
 
 
 def words(at: AppTest, *more: str) -> str:
-    """Return the messages and the prose in the main part as displayed, without Markdown escapes."""
+    """Return the messages and the prose in the main area as displayed, without Markdown escapes."""
     return texts(at, "markdown", *more).replace("\\", "")
 
 
 def pictures(at: AppTest) -> list[Any]:
-    """Return identifiers of the pictures in the main part, which change with their content."""
+    """Return identifiers of the pictures in the main area, which change with their content."""
     return [n.value for n in nodes(at, "image") + nodes(at, "imgs")]
 
 
@@ -67,38 +67,45 @@ def buttons(at: AppTest) -> list[str]:
 
 
 def press(at: AppTest, label: str) -> AppTest:
-    """Press the first button of that label, and run the page."""
+    """Click the first button with the label, and run the page."""
     return run(next(b for b in at.button if b.label == label).click())
 
 
 def run(at: AppTest | Any) -> AppTest:
-    """Run the page, or the page of an element; it must not fail."""
+    """Run the page, or the page of an element, and assert that it does not fail."""
     page: AppTest = at.run()
     assert not page.exception, [e.value for e in page.exception]
     return page
 
 
 def until(at: AppTest, condition: Callable[[AppTest], object]) -> AppTest:
-    """Run the page, as its browser would, until the condition holds."""
+    """Run the page repeatedly, as a browser would, until the condition holds."""
     wait_until(lambda: condition(run(at)), lambda: words(at) + str([n.proto.text for n in nodes(at, "progress")]))
     return at
 
 
 def waits(at: AppTest) -> bool:
-    """Return whether the page says that something on it is pending."""
+    """Return whether the page shows anything as pending."""
     hourglass = any("hourglass_top" in str(n.value) for kind in ("caption", "markdown") for n in nodes(at, kind))
     return hourglass or bool(nodes(at, "progress"))
 
 
 def settle(at: AppTest) -> AppTest:
-    """Run the page until nothing on it is pending."""
+    """Run the page until it shows nothing as pending."""
     return until(at, lambda at: not waits(at))
 
 
-def heads(at: AppTest) -> list[str]:
-    """The titles of the tiles, with their second lines."""
-    return [n.proto.body for n in nodes(at, "html") if "line-height:1.3" in n.proto.body]
+def heads(at: AppTest) -> list[tuple[str, str]]:
+    """Return the title and the second line of each tile."""
+    found = [n.proto.body for n in nodes(at, "html") if 'data-testid="tile-title"' in n.proto.body]
+    return [(_part(html, "tile-title"), _part(html, "tile-line")) for html in found]
 
 
 def titles(at: AppTest) -> list[str]:
-    return [h.split("<b>")[1].split("</b>")[0] for h in heads(at)]
+    """Return the titles of the tiles."""
+    return [title for title, _ in heads(at)]
+
+
+def _part(html: str, name: str) -> str:
+    """Return the text of the element with this test id."""
+    return html.split(f'data-testid="{name}"')[1].split(">", 1)[1].split("<")[0]

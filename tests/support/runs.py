@@ -1,4 +1,4 @@
-"""A small network, pictures that it tells apart, and short ways to run it."""
+"""A small network, pictures that it classifies correctly, and short ways to run it."""
 
 import threading
 from collections import Counter
@@ -36,7 +36,7 @@ GRID = "gridpg:confidence=0.5"
 
 
 class Stem(nn.Conv2d):
-    """Counts the images that really pass through it."""
+    """Counts the images that pass through it."""
 
     passed = 0
 
@@ -46,7 +46,7 @@ class Stem(nn.Conv2d):
 
 
 class Net(nn.Module):
-    """Two random convolutions, and a head that chooses the class whose plain colour is nearest."""
+    """Two random convolutions, and a head that predicts the class with the nearest plain colour."""
 
     def __init__(self, activation: type[nn.Module] = nn.ReLU, size: int = SIZE) -> None:
         super().__init__()
@@ -55,9 +55,9 @@ class Net(nn.Module):
         self.fc = nn.Linear(8, CLASSES)
         plain = torch.tensor(COLOURS)[:, :, None, None].expand(-1, -1, size, size) / 127.5 - 1
         with torch.no_grad():
-            found = self.features(plain.contiguous())
-            self.fc.weight.copy_(2500 * found)
-            self.fc.bias.copy_(-1250 * found.square().sum(1))
+            features = self.features(plain.contiguous())
+            self.fc.weight.copy_(2500 * features)
+            self.fc.bias.copy_(-1250 * features.square().sum(1))
 
     def features(self, x: Tensor) -> Tensor:
         return self.act2(self.conv2(self.act1(self.conv1(x)))).mean((2, 3))
@@ -77,14 +77,14 @@ def classifier(seed: int = 0, **options: Any) -> attrlib.Classifier:
 
 
 def picture(colour: int, number: int, side: int = 20) -> Image.Image:
-    """A picture of a class: its colour, with noise that is the number's own."""
+    """Return a picture of a class: its colour, with noise drawn from colour and number."""
     noise = np.random.default_rng([colour, number + SEED])
     values = np.array(COLOURS[colour]) + noise.normal(0, 25, (side, side, 1)) + noise.normal(0, 10, (side, side, 3))
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
 def pictures(folder: Path, count: int = 4, classes: int = CLASSES, side: int = 20) -> Path:
-    """A folder with `count` pictures of each class in a subfolder named by its index."""
+    """Write `count` pictures of each class into a subfolder named by its index, and return the folder."""
     for k in range(classes):
         (folder / str(k)).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -93,7 +93,7 @@ def pictures(folder: Path, count: int = 4, classes: int = CLASSES, side: int = 2
 
 
 class Calls(list[tuple[str, str, int]]):
-    """Every map that was computed, in order: method with its parameters, digest of the image, class."""
+    """All computed maps, in order: method with its parameters, digest of the image, class."""
 
     @property
     def times(self) -> Counter[tuple[str, str, int]]:
@@ -105,7 +105,7 @@ class Calls(list[tuple[str, str, int]]):
 
 @contextmanager
 def passes() -> Iterator[SimpleNamespace]:
-    """How many images pass through the stem of any network inside."""
+    """Count the images that pass through the stem of any network in the block."""
     counted = SimpleNamespace(images=0)
     before = Stem.passed
     yield counted
@@ -113,8 +113,8 @@ def passes() -> Iterator[SimpleNamespace]:
 
 
 def compare(model: attrlib.Classifier, protocols: str, methods: str, data: object, store: Store, **options: Any) -> RunResult:
-    several = [str(p) for p in parse_protocols(protocols)], [str(m) for m in parse_methods(methods)]
-    return attrlib.compare(several[0], model, several[1], data, store=store, **options)  # type: ignore[arg-type]
+    protocol_texts, method_texts = [str(p) for p in parse_protocols(protocols)], [str(m) for m in parse_methods(methods)]
+    return attrlib.compare(protocol_texts, model, method_texts, data, store=store, **options)  # type: ignore[arg-type]
 
 
 def spec_of(model: attrlib.Classifier, protocols: str, methods: str, data: object, **options: Any) -> RunSpec:
@@ -130,7 +130,7 @@ def named(result: RunResult) -> dict[tuple[str, str], Score]:
 
 
 def same(one: RunResult, other: RunResult) -> bool:
-    """Bit for bit, with items and details."""
+    """Return whether two results are equal bit for bit, with items and details."""
     a, b = named(one), named(other)
     return list(a) == list(b) and all(
         a[k].values.tobytes() == b[k].values.tobytes()
@@ -153,7 +153,7 @@ def nothing_to_resume(store: Store) -> bool:
 
 
 def spoil(data: Path) -> None:
-    """One file that is no picture, one that is cut off, one that is not there."""
+    """Add a file that is not a picture, a truncated one, and a broken link."""
     (data / "2" / "0 nonsense.png").write_bytes(b"nonsense")
     (data / "1" / "9 cut.png").write_bytes((data / "1" / "0.png").read_bytes()[:300])
     (data / "0" / "2 gone.png").symlink_to("nowhere.png")
@@ -163,7 +163,7 @@ BUSY = "IG:steps=3,Random"
 
 
 def stop_at(number: int) -> Callable[[Event], None]:
-    """Cancels at the event of that number, from 0."""
+    """Return a progress callback that cancels at the event of that number, from 0."""
     seen = iter(range(number))
 
     def on_progress(_event: Event) -> None:

@@ -1,4 +1,4 @@
-"""Helpers for stores that failed to write."""
+"""Helpers for stores after a failed write."""
 
 import time
 
@@ -6,6 +6,6 @@ from attrlib.store import Store
 
 
 def wait_out(store: Store) -> None:
-    """Wait until the store retries writing after a failed write."""
+    """Wait until the store is ready to write again after a failed write."""
     for database in (store._database, store._maps._index):
         time.sleep(max(0.0, database._again - time.monotonic()))

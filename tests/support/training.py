@@ -46,7 +46,7 @@ def noise(seed: int, side: int = 20) -> Image.Image:
 
 
 def coloured(each: int, start: int = 0, name: str = "p", broken: Sequence[int] = ()) -> Pictures:
-    """As many pictures of each of five colours, with noise."""
+    """Return `each` pictures of each of five colours, with noise."""
     images, labels = [], []
     for number in range(start, start + each):
         for k, colour in enumerate(COLOURS):
@@ -57,7 +57,7 @@ def coloured(each: int, start: int = 0, name: str = "p", broken: Sequence[int] =
 
 
 class Tiny(nn.Module):
-    """Normalised, and with dropout: what makes training depend on more than its data."""
+    """A network with BatchNorm and dropout, which make training depend on more than the data."""
 
     def __init__(self, classes: int = 5) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How tests wait: for a state, not for a time, with one limit for the whole suite."""
+"""Wait for a state, not for a time, with one limit for the whole suite."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LIMIT = float(os.environ.get("ATTRLIB_TEST_LIMIT", 300))
-"""Seconds after which a wait counts as hanging. No test passes or fails by its speed."""
+"""Seconds after which a wait counts as hanging. No test result depends on speed."""
 PAUSE = 0.02
 """Seconds between two checks."""
 
@@ -27,15 +27,15 @@ def until(condition: Callable[[], T], describe: Callable[[], object] = lambda: "
         AssertionError: If the condition does not hold within `LIMIT` seconds, with the description.
     """
     end = time.monotonic() + LIMIT
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < end, f"after {LIMIT:g} s: {describe()}"
         time.sleep(PAUSE)
-    return found
+    return value
 
 
 @contextmanager
 def ends() -> Iterator[None]:
-    """Fail if the block has not ended by the limit, even inside a call that never returns to Python's `until`."""
+    """Fail if the block has not ended within the limit, even inside a call that blocks `until`."""
 
     def give_up(*_args: object) -> None:
         raise TimeoutError(f"after {LIMIT:g} s: it did not end")
@@ -50,16 +50,16 @@ def ends() -> Iterator[None]:
 
 
 class Calls:
-    """The number of functions called."""
+    """Number of function calls."""
 
     count = 0
 
 
 @contextmanager
 def counted_calls(most: float = float("inf")) -> Iterator[Calls]:
-    """Count the functions, of Python and of C, that this thread calls in the block: work that does not depend on the machine.
+    """Count the calls of Python and C functions by this thread in the block: a measure of work that does not depend on the machine.
 
-    Fails as soon as there are more than `most` calls, even if the block would never end.
+    Fail as soon as there are more than `most` calls, even if the block would never end.
     """
     calls = Calls()
 

@@ -1,4 +1,4 @@
-"""A method that waits for a test's gate, so that the test controls how long a run in another process takes."""
+"""A method that waits at a test's gate, so that the test controls the progress of a run in another process."""
 
 import os
 import time
@@ -12,13 +12,13 @@ from attrlib.models import Layer
 from attrlib.registry import Paper
 
 PASSES = 512
-"""Large enough that each image is a separate unit of work: it is stored and visible before the next one waits."""
+"""Large enough that each image is a separate work unit, stored and visible before the next one waits."""
 
 
 @METHODS.register
 @dataclass(frozen=True)
 class Held(Method):
-    """Held: the sum of the input over its channels, once the gate in the folder `ATTRLIB_TEST_GATE` lets it through."""
+    """Held: the sum of the input over its channels, once the gate in the folder `ATTRLIB_TEST_GATE` lets the call pass."""
 
     name, family = "Held", "sanity"
     paper = Paper("attrlib", "Tests", "https://example.org")
@@ -26,13 +26,13 @@ class Held(Method):
     def attribute(self, context: AttributionContext) -> Tensor:
         gate = Path(os.environ["ATTRLIB_TEST_GATE"])
         context.on_progress(1, 2)
-        while not self._let(gate):
+        while not self._may_pass(gate):
             time.sleep(0.02)
             context.on_progress(1, 2)
         return context.reduce(context.inputs)
 
-    def _let(self, gate: Path) -> bool:
-        """Return whether the gate is open or a ticket for one call was left, which is then used up."""
+    def _may_pass(self, gate: Path) -> bool:
+        """Return whether the gate is open, or there is a ticket for one call. The ticket is used up."""
         if (gate / "open").exists():
             return True
         for ticket in gate.glob("ticket-*"):

@@ -1,20 +1,18 @@
 """Show what a user can take away from a view: its link, command line and Python snippet, and its files."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import streamlit as st
 
 from attrlib.engine.explain import ARRAYS, MANIFEST, PANEL, Explanation
 from attrlib.specs import ExplainSpec
+from pages.inspect import choice
+from pages.shared import downloads
 from pages.shared import reproduce as reproduction
-from pages.shared import selection
 
-FILES = (
-    ("Panel (PNG)", PANEL, "image/png"),
-    ("Arrays (NPZ)", ARRAYS, "application/zip"),
-    ("Manifest (JSON)", MANIFEST, "application/json"),
-)
+FILES = {PANEL: "Panel (PNG)", ARRAYS: "Arrays (NPZ)", MANIFEST: "Manifest (JSON)"}
 
 
 def reproduce(spec: ExplainSpec, beyond: str = "", further: Sequence[ExplainSpec] = ()) -> None:
@@ -22,9 +20,9 @@ def reproduce(spec: ExplainSpec, beyond: str = "", further: Sequence[ExplainSpec
 
     `beyond` is the part of the link that the spec does not cover. Each spec in `further`, one per further model, gets a command line.
     """
-    uploaded = spec.image.startswith(selection.UPLOAD)
+    uploaded = spec.image.startswith(choice.UPLOAD)
     with reproduction.popover(spec.link() + beyond, "Link to exactly this view" + (", without the uploaded photo" if uploaded else "")):
-        shown = dataclasses.replace(spec, image=spec.image.removeprefix(f"{selection.UPLOAD}:"))
+        shown = dataclasses.replace(spec, image=spec.image.removeprefix(f"{choice.UPLOAD}:"))
         others = [dataclasses.replace(shown, model=own.model, target=own.target).cli(f"explained-{k}") for k, own in enumerate(further, 2)]
         reproduction.command_line("\n".join([shown.cli(), *others]), "Command line: panel, arrays and manifest")
         reproduction.python(shown.snippet(), "Python: the maps")
@@ -36,12 +34,9 @@ def save(explanation: Explanation | None) -> None:
         if explanation is None:
             st.caption("Nothing to save yet: no map is ready.")
             return
-        for label, name, mime in FILES:
-            st.download_button(label, _maker(explanation, name), name, mime, on_click="ignore", icon=":material/download:", width="stretch")
+        for name, label in FILES.items():
+            downloads.button(label, partial(_file, explanation, name), name, width="stretch")
 
 
-def _maker(explanation: Explanation, name: str) -> Callable[[], bytes]:
-    def make() -> bytes:
-        return explanation.files()[name]
-
-    return make
+def _file(explanation: Explanation, name: str) -> bytes:
+    return explanation.files()[name]

@@ -4,38 +4,36 @@ from collections import Counter
 from collections.abc import Container
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
-from streamlit.elements.lib.grid_container import GridContainer
 from torch import Tensor
 
 from attrlib.data.images import Photo, open_photo
 from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.errors import AttrlibError
-from attrlib.methods import METHODS, Preset, list_methods
-from attrlib.models import EMBEDDED, Classifier, shipped
-from attrlib.specs import MethodSpec
-from pages.shared import custom_model, forms, jobs, presets, selection
+from attrlib.methods import METHODS, Preset
+from attrlib.models import EMBEDDED, Classifier, list_models, shipped
+from attrlib.specs import MethodSpec, ModelSpec
+from pages.inspect import choice
+from pages.shared import custom_model, forms, job_status, jobs, notices, pickers, presets, selection
 
 SAME_AS_PREDICTED = -1
 
 
-def choose_photo(row: GridContainer) -> Photo | None:
+def choose_photo(row: pickers.Grid) -> Photo | None:
     """Return the chosen sample or uploaded photo, or None after showing what is wrong with it."""
     state = st.session_state
     with row.cell():
-        named = dict.fromkeys([*NAMES, *([] if state.image == selection.UPLOAD else [state.image])])
-        names = {name: title(name) for name in named} | ({selection.UPLOAD: state.upload.name} if state.upload else {})
+        named = dict.fromkeys([*NAMES, *([] if state.image == choice.UPLOAD else [state.image])])
+        names = {name: title(name) for name in named} | ({choice.UPLOAD: state.upload.name} if state.upload else {})
         st.selectbox("Photo", list(names), format_func=lambda option: names[option], key="image", persist_state="session")
         with st.popover("Upload a photo", icon=":material/upload:", width="stretch"):
             st.file_uploader("JPEG, PNG or WebP, up to 20 MB", key="uploader", on_change=_take_upload)
             st.caption("It stays in the memory of this session: it is neither stored nor part of any link.")
     try:
-        photo = state.upload if state.image == selection.UPLOAD else open_image(state.image)
+        photo = state.upload if state.image == choice.UPLOAD else open_image(state.image)
     except AttrlibError as error:
-        st.error(jobs.sentence(error), icon=":material/error:")
+        notices.error(error)
         return None
-    for note in photo.notes:
-        st.caption(f":material/info: {jobs.plain(photo.name)}: {note}")
+    notices.notes(f"{photo.name}: {note}" for note in photo.notes)
     return photo
 
 
@@ -45,23 +43,20 @@ def _take_upload() -> None:
         return
     try:
         state.upload = open_photo(state.uploader.getvalue(), state.uploader.name[:80])
-        state.image = selection.UPLOAD
-        problems_seen()
+        state.image = choice.UPLOAD
+        notices.dismiss("problems")
     except AttrlibError as error:
         state.problems.append(str(error))
 
 
-def choose_model(row: GridContainer) -> Classifier | None:
+def choose_model(row: pickers.Grid) -> Classifier | None:
     """Return the chosen model, with a checkpoint if one is given, or None after showing why it cannot be loaded."""
-    state = st.session_state
     with row.cell():
-        st.selectbox(
+        pickers.one(
             "Model",
-            list(dict.fromkeys([EMBEDDED, *shipped(), state.architecture])),
-            key="architecture",
-            persist_state="session",
-            accept_new_options=True,
-            help="The models named birds_ know the drawn birds. Type timm:NAME or torchvision:NAME for any other architecture; its weights are "
+            [EMBEDDED, *shipped()],
+            "architecture",
+            "The models named birds_ know the drawn birds. Type timm:NAME or torchvision:NAME for any other architecture; its weights are "
             "downloaded, or taken from a checkpoint.",
         )
         with st.popover("Weights, size", icon=":material/folder_open:", width="stretch"):
@@ -81,14 +76,14 @@ def choose_model(row: GridContainer) -> Classifier | None:
                 help=custom_model.SIZE_HELP,
             )
     try:
-        spec = selection.model()
+        spec = choice.model()
     except AttrlibError as error:
-        st.error(jobs.sentence(error), icon=":material/error:")
+        notices.error(error)
         return None
-    return jobs.wait_for(jobs.model_job(spec), f"Loading {spec}")
+    return job_status.wait_for(jobs.model_job(spec), f"Loading {spec}")
 
 
-def choose_target(row: GridContainer, model: Classifier, best: list[int], probabilities: Tensor) -> int:
+def choose_target(row: pickers.Grid, model: Classifier, best: list[int], probabilities: Tensor) -> int:
     """Return the class to explain: the predicted one, or another one from the list in order of decreasing probability."""
     state = st.session_state
     names = [n.split(",")[0] for n in model.class_names]
@@ -132,25 +127,24 @@ def _recall(key: str, known: Container[object]) -> None:
         state[key] = state.get(f"{key}_was", state[key])
 
 
-def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
+def choose_methods(row: pickers.Grid, model: Classifier) -> list[MethodSpec]:
     """Return the chosen methods, resolved, in the order of choice."""
     state = st.session_state
-    infos = {m.name: m for m in list_methods()}
     with row.cell(column_span=2):
-        st.multiselect(
-            f"Methods: {len(state.methods)} of {len(infos)}",
-            list(dict.fromkeys([*infos, *state.methods])),
-            key="methods",
-            persist_state="session",
-            accept_new_options=True,
-            max_selections=selection.MAX_METHODS,
+        pickers.several(
+            f"Methods: {len(state.methods)} of {len(METHODS)}",
+            METHODS,
+            "methods",
+            pickers.METHOD_HINT,
+            choice.MAX_METHODS,
             placeholder="Choose methods",
-            help="Or type one with layer and parameters, such as IG@Middle:steps=20.",
         )
         with st.container(horizontal=True, gap="small"):
             presets.choose("inspect", _take)
             with st.popover("Parameters", icon=":material/tune:", width="stretch"):
-                _parameters([n for n in state.methods if n in infos and infos[n].params])
+                hint = "Of random methods: SmoothGrad, RISE, Random."
+                st.number_input("Seed", 0, 2**31 - 1, step=1, key="seed", persist_state="session", help=hint)
+                forms.edit_one_of(METHODS, state.methods, "params", "form")
     with row.cell():
         layers = selection.layer_options(list(model.layers))
         _recall("layer", layers)
@@ -169,11 +163,10 @@ def choose_methods(row: GridContainer, model: Classifier) -> list[MethodSpec]:
             "Input, Middle and Final side by side (ML-Att).",
         )
     methods, problems = selection.chosen_methods(state.methods, state.layer, state.params)
-    if len(methods) > selection.MAX_METHODS:
-        problems.append(f"{len(methods)} maps are too many to look at; the first {selection.MAX_METHODS} are shown")
-        methods = methods[: selection.MAX_METHODS]
-    for problem in problems:
-        st.warning(jobs.sentence(problem), icon=":material/error:")
+    if len(methods) > choice.MAX_METHODS:
+        problems.append(f"{len(methods)} maps are too many to look at; the first {choice.MAX_METHODS} are shown")
+        methods = methods[: choice.MAX_METHODS]
+    notices.warn(problems)
     return methods
 
 
@@ -182,24 +175,18 @@ def _take(preset: Preset) -> None:
     state.layer, state.methods, state.params = selection.as_widgets(preset.methods)
 
 
-def _parameters(names: list[str]) -> None:
-    st.number_input("Seed", 0, 2**31 - 1, step=1, key="seed", persist_state="session", help="Of random methods: SmoothGrad, RISE, Random.")
-    if not names:
-        st.caption("None of the chosen methods has parameters of its own.")
-        return
-    forms.edit(METHODS[st.selectbox("Method", names, key="params_of")], "params", "form")
-
-
-def show_problems(place: DeltaGenerator) -> None:
-    """Show invalid parts of the link and choices that no longer fit the model, until dismissed."""
-    problems = list(dict.fromkeys(st.session_state.problems))
-    if problems:
-        with place.container():
-            for problem in problems:
-                st.warning(jobs.sentence(problem), icon=":material/error:")
-            st.button("Dismiss", on_click=problems_seen, type="tertiary", icon=":material/check:")
-
-
-def problems_seen() -> None:
-    """Clear the list of problems."""
-    st.session_state.problems = []
+def choose_more_models(first: ModelSpec) -> list[ModelSpec]:
+    """Show the sidebar's model list and return all valid models except the first; invalid entries get a message."""
+    with st.sidebar:
+        pickers.several(
+            "More models, one row each",
+            (info.name for info in list_models()),
+            "also",
+            f"Each is explained for the class that it predicts itself. {pickers.MODEL_HINT}",
+            choice.MAX_MODELS - 1,
+            placeholder="Add a model",
+        )
+        problems: list[str] = []
+        models = selection.parse_models(st.session_state.also, problems)
+        notices.warn(problems)
+    return [model for model in models if model != first]

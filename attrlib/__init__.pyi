@@ -1,0 +1,109 @@
+from . import (
+    aggregation,
+    analysis,
+    binning,
+    cli,
+    data,
+    diagnosis,
+    diagnostics,
+    engine,
+    errors,
+    figures,
+    methods,
+    models,
+    protocols,
+    specs,
+    statistics,
+    store,
+    studies,
+    training,
+)
+from .aggregation.view import Aggregation
+from .api import compare, explain, score
+from .binning import Aggregate, aggregate
+from .data.datasets import Dataset, list_datasets, load_dataset
+from .data.pictures import open_image
+from .diagnosis import Diagnosis, doctor
+from .engine.results import RunResult, Score
+from .errors import (
+    AttrlibError,
+    Cancelled,
+    DataError,
+    ImageError,
+    LayerError,
+    MethodError,
+    ModelError,
+    ProtocolError,
+    SpecError,
+    StoreError,
+)
+from .methods import Attribution, Preset, list_methods, list_presets
+from .models import Classifier, list_models, load_model, wrap_model
+from .postprocess import resize, smooth
+from .protocols import list_protocols
+from .specs import (
+    AggregateSpec,
+    AggregateView,
+    ExplainSpec,
+    MethodSpec,
+    ModelSpec,
+    ProtocolSpec,
+    RunSpec,
+    StudySpec,
+    ViewSpec,
+)
+from .store import Store, open_store
+from .studies import StudyResult, list_studies, study
+
+__version__: str
+__all__ = [
+    "Aggregate",
+    "AggregateSpec",
+    "AggregateView",
+    "Aggregation",
+    "Attribution",
+    "AttrlibError",
+    "Cancelled",
+    "Classifier",
+    "DataError",
+    "Dataset",
+    "Diagnosis",
+    "ExplainSpec",
+    "ImageError",
+    "LayerError",
+    "MethodError",
+    "MethodSpec",
+    "ModelError",
+    "ModelSpec",
+    "Preset",
+    "ProtocolError",
+    "ProtocolSpec",
+    "RunResult",
+    "RunSpec",
+    "Score",
+    "SpecError",
+    "Store",
+    "StoreError",
+    "StudyResult",
+    "StudySpec",
+    "ViewSpec",
+    "aggregate",
+    "compare",
+    "doctor",
+    "explain",
+    "list_datasets",
+    "list_methods",
+    "list_models",
+    "list_presets",
+    "list_protocols",
+    "list_studies",
+    "load_dataset",
+    "load_model",
+    "open_image",
+    "open_store",
+    "resize",
+    "score",
+    "smooth",
+    "study",
+    "wrap_model",
+]

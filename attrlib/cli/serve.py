@@ -1,0 +1,55 @@
+"""`attrlib app`: open the app in a browser."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attrlib.cli.common import command
+from attrlib.errors import AttrlibError
+from attrlib.places import app_script
+
+
+@command()
+def app(
+    port: Annotated[int, typer.Option("--port", help="Port of the app.", min=1, max=65535)] = 8501,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for other machines.")] = "localhost",
+    data_root: Annotated[
+        list[Path] | None,
+        typer.Option("--data-root", help="Folder that the app may read data and checkpoints from; repeat for several."),
+    ] = None,
+    headless: Annotated[bool, typer.Option("--headless", help="Do not open a browser.")] = False,
+) -> None:
+    """Open the app in a browser."""
+    if importlib.util.find_spec("streamlit") is None:
+        raise AttrlibError('the app needs Streamlit: pip install "attrlib[app]"')
+    environment = dict(os.environ)
+    if data_root:
+        for folder in data_root:
+            if not folder.is_dir():
+                raise AttrlibError(f"--data-root: {str(folder)!r} is not a folder")
+        environment["ATTRLIB_DATA_ROOTS"] = os.pathsep.join(str(folder.absolute()) for folder in data_root)
+    script = app_script()
+    # Streamlit reads this file only if it is in the current folder.
+    settings = tomllib.loads((script.parent / ".streamlit" / "config.toml").read_text())
+    settings["server"] |= {"port": port, "address": host, "headless": headless}
+    flags = [
+        word for name, value in _flat(settings) for word in (f"--{name}", str(value).lower() if isinstance(value, bool) else str(value))
+    ]
+    run = [sys.executable, "-m", "streamlit", "run", str(script), *flags]
+    raise typer.Exit(subprocess.run(run, env=environment, check=False).returncode)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of nested tables with dotted names."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,84 @@
+"""The page of data sets."""
+
+import attrlib
+from attrlib.data.birds.classes import PARTS
+from attrlib.data.folders import SUFFIXES
+from attrlib.data.samples import SAMPLES
+from docs._build.markup import table, text
+from docs._build.registered import protocols
+
+HEAD = """---
+description: The data sets that attrlib loads.
+---
+
+# Data
+
+`attrlib.load_dataset(SOURCE)` and `--data SOURCE` take the name of a data set, a folder, or a CSV file. `attrlib datasets` lists the named ones.
+A data set opens one image at a time; images that cannot be read are named and left out. An image is known by a digest of its content, so moving
+or renaming files changes no result.
+
+{named}
+
+## A folder
+
+| Layout | Labels |
+|---|---|
+| `FOLDER/CLASS/*.jpg` | the class folders, named by WNID, class name or index |
+| `FOLDER/*.jpg` | none: use the model's prediction as target |
+| `FOLDER/images/...` and `FOLDER/masks/...` | as above, with a mask for each image: an 8-bit greyscale PNG of the same size, 0 for background |
+
+Images are files that end in {suffixes}. Folders of classes are matched to the model's class names. If a model has no class names, the order of
+the folders' names counts, and every run says so; a text file beside the checkpoint (`mine.txt` for `mine.pth`) gives the names, one on each line.
+
+## A CSV file
+
+With the columns `file` and `label`. Paths are relative to the CSV file.
+
+## torchvision
+
+`torchvision:NAME` or `torchvision:NAME/SPLIT`, such as `torchvision:OxfordIIITPet/test`. Downloaded when first used, into the cache folder.
+
+## Birds
+
+`birds` is drawn by the library, so nothing is stored or downloaded: the picture follows from its index. It is a world in which claims about maps can
+be tested. There are 25 classes of birds of parts before cluttered backgrounds. Each part ({parts}) has five variants, and no single part tells the
+class. Every picture has a mask of every part, and can be rendered again without any of them. `birds:train` is for training, `birds:select` for choices
+such as the best epoch, and `birds` or `birds:test` for scores. `birds:test/7` names one picture.
+
+## Single pictures
+
+`attrlib.open_image` and the command line take a JPEG, PNG or WebP file, `sample:NAME` ({samples}), or one item of a data set as `birds:test/7`.
+
+## What protocols need
+
+{needs}
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    rows = [
+        (f"`{d.name}`", text(d.summary), number(d.count), number(d.classes), "yes" if d.masks else "no") for d in attrlib.list_datasets()
+    ]
+    offers = [
+        ("images and labels", names(lambda needs: not {"masks", "parts"} & set(needs)), "every labelled data set"),
+        ("masks of the object", names(lambda needs: "masks" in needs), "`birds`, folders with `masks`"),
+        ("images without single parts", names(lambda needs: "parts" in needs), "`birds`"),
+    ]
+    return HEAD.format(
+        named=table(("Name", "Images", "Count", "Classes", "Masks"), rows),
+        suffixes=", ".join(f"`{suffix}`" for suffix in sorted(SUFFIXES)),
+        parts=", ".join(PARTS),
+        samples=", ".join(f"`sample:{name}`" for name in SAMPLES),
+        needs=table(("Data offer", "Protocols", "Data sets"), offers),
+    )
+
+
+def number(count: int | None) -> str:
+    """Return a count, if it is known before loading."""
+    return "–" if count is None else f"{count:,}"
+
+
+def names(fits) -> str:  # type: ignore[no-untyped-def]
+    """Return links to the protocols whose needs fit."""
+    return ", ".join(f"[`{p.name}`](protocols.md#{p.name})" for p in protocols() if fits(p.needs))

@@ -1,0 +1,37 @@
+"""Messages of a page: problems with a link or a choice, errors, and notes."""
+
+from collections.abc import Iterable
+
+import streamlit as st
+
+from pages.shared.jobs import sentence
+
+
+def problems(key: str, current: Iterable[str] = ()) -> None:
+    """Show the problems that the session keeps under `key`, which can be dismissed, and those of the current choice."""
+    kept = st.session_state[key]
+    warn([*kept, *current])
+    if kept:
+        st.button("Dismiss", on_click=dismiss, args=(key,), type="tertiary", icon=":material/check:")
+
+
+def dismiss(key: str) -> None:
+    """Clear the problems that the session keeps under `key`."""
+    st.session_state[key] = []
+
+
+def warn(messages: Iterable[str]) -> None:
+    """Show warnings of the library, each once."""
+    for message in dict.fromkeys(messages):
+        st.warning(sentence(message), icon=":material/error:")
+
+
+def error(message: object) -> None:
+    """Show an error of the library."""
+    st.error(sentence(message), icon=":material/error:")
+
+
+def notes(messages: Iterable[str]) -> None:
+    """Show notes of the library, each once."""
+    for message in dict.fromkeys(messages):
+        st.caption(f":material/info: {sentence(message)}")
