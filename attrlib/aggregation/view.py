@@ -158,7 +158,7 @@ class Aggregation:
         Raises:
             SpecError: If the method is not in the run, the view's cell is not a target, or no score is cached yet.
         """
-        evaluation, items, place = self._evaluation(method), self.cached_items(method), self._place(view)
+        evaluation, items, target = self._evaluation(method), self.cached_items(method), self._target_position(view)
         if not items:
             raise SpecError(f"no results of {method} are cached yet; start the run")
         records: list[Record] = []
@@ -170,12 +170,12 @@ class Aggregation:
             readable, chunk, smoothed = self._smoothed(evaluation, items[first : first + step], view, on_progress)
             used += readable
             records += chunk
-            maps.append(smoothed[:, [place]])
+            maps.append(smoothed[:, [target]])
         native = torch.cat(maps)
         height, width = self.model.input_size
         size = height * self.grid, width * self.grid
         values = torch.tensor([record.value for record in records], dtype=torch.float64)
-        scores = torch.tensor([_score_of_cell(record, place) for record in records], dtype=torch.float64) if self._group.grids else values
+        scores = torch.tensor([_score_of_cell(record, target) for record in records], dtype=torch.float64) if self._group.grids else values
         cell = view.cell if self._group.grids else 0
         bins = aggregate(native, cell, self.grid, size=size, signed=view.average == "signed", scores=scores)
         side = (native.shape[2], native.shape[3])
@@ -190,7 +190,7 @@ class Aggregation:
             view: The view.
             on_progress: The progress callback.
         """
-        evaluation, place = self._evaluation(row.method), self._place(view)
+        evaluation, target = self._evaluation(row.method), self._target_position(view)
         examples: list[Example] = []
         for position in positions:
             on_progress(len(examples), len(positions))
@@ -198,7 +198,7 @@ class Aggregation:
             readable, _, smoothed = self._smoothed(evaluation, [item], view, on_progress)
             if readable:
                 picture = self.picture(item)
-                values = resize(smoothed[:, [place]], (picture.height, picture.width))[0, 0]
+                values = resize(smoothed[:, [target]], (picture.height, picture.width))[0, 0]
                 names = tuple(self.model.class_names[label].split(",")[0] if label >= 0 else "" for label in item.labels)
                 examples.append(Example(picture, values, float(row.aggregate.scores[position]), names, item))
         return examples
@@ -222,7 +222,7 @@ class Aggregation:
             raise SpecError(reasons[0] if reasons else unknown("method of the run", method, map(str, self._evaluations)))
         return self._evaluations[method]
 
-    def _place(self, view: AggregateView) -> int:
+    def _target_position(self, view: AggregateView) -> int:
         """Return the position of the target cell among the targets."""
         if self._group.grids is None:
             return 0
@@ -284,12 +284,12 @@ class Aggregation:
         return Batch(tuple(item.id for item in items), images, torch.tensor([item.labels for item in items]))
 
 
-def _score_of_cell(record: Record, place: int) -> tuple[float, float]:
+def _score_of_cell(record: Record, target: int) -> tuple[float, float]:
     """Return the localisation score of one target's grid cell, and the positive attribution inside the cell."""
     shares, inside = (record.details[name] for name in ("shares", "inside"))
     assert isinstance(shares, Sequence)
     assert isinstance(inside, Sequence)
-    return shares[place], inside[place]
+    return shares[target], inside[target]
 
 
 def tiled(pictures: Sequence[Image.Image]) -> Image.Image:

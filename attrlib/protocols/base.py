@@ -91,9 +91,9 @@ class Protocol(ABC):
         """Return the models whose maps are requested; a method's layer must exist in each of them."""
         return [model]
 
-    def requests(self, work: EvalBatch) -> list[ExplanationRequest]:
+    def requests(self, inputs: EvalBatch) -> list[ExplanationRequest]:
         """Return the requests of `evaluate` for maps of the items themselves, in order; the first map is shown beside a score."""
-        return [work.request()]
+        return [inputs.request()]
 
     def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
         """Raise an error if the protocol is not defined for the model or the data.
@@ -116,7 +116,7 @@ class Protocol(ABC):
         return {"protocol": self.name} | {p.name: getattr(self, p.name) for p in params_of(type(self))}
 
     @abstractmethod
-    def evaluate(self, work: EvalBatch) -> list[Outcome]:
+    def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
         """Return one outcome for each item of the batch."""
 
 

@@ -217,12 +217,12 @@ class _Running:
         traits, model = self.open(self.resolved.models[number])
         results: list[RunResult] = []
         runs = self.study.runs(self.resolved, traits, model, number == 0)
-        for place, run_spec in enumerate(runs):
+        for position, run_spec in enumerate(runs):
 
-            def on_progress(event: Event, place: int = place) -> None:
+            def on_progress(event: Event, position: int = position) -> None:
                 # Before the first score, the run is still searching for items.
                 far = event.done / event.total if event.total and event.scores else 0.0
-                self._report(f"{traits.name}: {event.doing}", (place + far) / len(runs))
+                self._report(f"{traits.name}: {event.doing}", (position + far) / len(runs))
 
             try:
                 result = run(make_plan(run_spec, model, self.data, self.store), on_progress)

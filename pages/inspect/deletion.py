@@ -66,5 +66,7 @@ def _scrubber(ready: Ready, path: DeletionPath, order: str, view: ViewSpec) -> N
     with photo:
         unit = "patch" if path.grid else "pixels"
         line = f"pink: the {unit} to go next" if step < path.steps else "nothing is left to delete"
-        image = draw_deleted(ready.row.picture, path.deleted(step), path.following(step), path.instead, outlined=path.grid is not None)
+        image = draw_deleted(
+            ready.row.picture, path.deleted(step), path.following(step), path.replacement_values, outlined=path.grid is not None
+        )
         figure(f"{share:.0%} deleted", line, image, f"The photo with {share:.0%} deleted in order of {ready.name}; {line}")

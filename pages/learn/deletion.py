@@ -51,7 +51,7 @@ class Deletion(Lesson):
             with tiles.cell():
                 photo = context.picture(bird, context.plain)
                 line = "p: {:.2f} plain, {:.2f} tuned".format(*found.probabilities[:, number, step].tolist())
-                image = draw_deleted(photo, path.deleted(step), path.deleted(0), path.instead, outlined=False)
+                image = draw_deleted(photo, path.deleted(step), path.deleted(0), path.replacement_values, outlined=False)
                 figure(bird.name, line, image, f"A {bird.name} with {percent(share)} deleted, {line}")
         drawn = lines_svg(
             {"plain": plain, "tuned": tuned}, [f"{100 * c // own.counts[-1]}" for c in own.counts], Axis("probability of the right class", 0, 1),
