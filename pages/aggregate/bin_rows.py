@@ -40,10 +40,10 @@ def show(found: Found, methods: tuple[MethodSpec, ...], setting: ProtocolSpec, v
 
 def _explain(done: list[Shown], view: AggregateView) -> None:
     """Explain how to read the rows and their colours, which mean the same in all rows."""
-    sizes = f" They hold {', '.join(map(str, done[0].row.aggregate.sizes))} maps." if done else ""
+    sizes = f" The bins hold {', '.join(map(str, done[0].row.aggregate.sizes))} maps." if done else ""
     st.caption(
-        "Left, examples of the best bin; right, of the worst; in the middle the mean map of each bin, the best 2 % first."
-        f"{sizes} Click a bin for its images."
+        "Left: examples from the best bin. Middle: the mean map of each bin, best 2 % first. Right: examples from the worst bin."
+        f"{sizes} Click a bin to see its images."
     )
     ends = ("−", "0", "+") if view.average == "signed" else ("0", "", "99.5 % of all values of the row's bins")
     with st.container(width=420):
@@ -83,7 +83,7 @@ def _row(number: int, method: MethodSpec, job: Job, last: Shown | None, view: Ag
                 type="primary" if chosen[:2] == (str(method), place) else "secondary",
                 disabled=not size,
                 width="stretch",
-                help=f"{size} maps: see them" if size else "Too few items for a map in this bin",
+                help=f"Show the {size} maps" if size else "Too few items to fill this bin",
             )
     with grid.cell():
         st.image(own.worst if own else tiles.blank((SIDE, SIDE)), width="stretch", alt=f"Examples of the worst maps of {method}")

@@ -14,7 +14,7 @@ from pages.shared import forms, pickers, presets
 def choose(row: pickers.Grid) -> None:
     """Show the controls for what is computed, in the cells of one row that wraps."""
     with row.cell():
-        pickers.data("a_data", "A named data set, or the path of a folder of class folders or of a CSV file. Grids need labels.")
+        pickers.data("a_data", "The name of a data set, or the path of a folder of class folders or of a CSV file. Grids need labels.")
         with st.popover("Items", icon=":material/grid_view:", width="stretch"):
             _items()
     with row.cell():
@@ -25,7 +25,7 @@ def choose(row: pickers.Grid) -> None:
             format_func=names.__getitem__,
             key="a_setting",
             persist_state="session",
-            help="What the maps are of and sorted by: grids of images, where attribution belongs into the target's cell, or single images.",
+            help="What is explained and how maps are scored: grids of images, where attribution belongs in the target's grid cell, or single images.",
         )
         with st.popover("Parameters", icon=":material/tune:", width="stretch", key="a_setting_popover"):
             _setting()
@@ -40,8 +40,8 @@ def _model_and_methods(row: pickers.Grid) -> None:
             "Layers",
             NAMED,
             "a_layers",
-            "Every method runs at every layer (ML-Att). Or type a module path. None: each method at its default.",
-            placeholder="each method's own layer",
+            "Every method runs at every layer (ML-Att). Or type a module path. Empty: each method at its default layer.",
+            placeholder="default layer of each method",
             label_visibility="collapsed",
         )
     with row.cell(column_span=2):
@@ -54,14 +54,14 @@ def _model_and_methods(row: pickers.Grid) -> None:
 
 def _items() -> None:
     st.number_input(
-        "Grids or images, at most",
+        "Maximum number of grids or images",
         1,
         2**31 - 1,
         step=1,
         key="a_limit",
         persist_state="session",
         placeholder="all",
-        help="Drawn by the seed. The paper uses 500 grids in GridPG, 1000 in DiFull and DiPart. Empty: all.",
+        help="Drawn with the seed. The paper uses 500 grids in GridPG and 1000 in DiFull and DiPart. Empty: all.",
     )
     forms.option_input(next(option for option in options_of(RunSpec) if option.name == "seed"), "a_seed")
 
@@ -79,4 +79,4 @@ def choose_view(cells: tuple[int, ...]) -> None:
         if st.session_state.a_cell not in cells:
             st.session_state.a_cell = cells[0]
         labels = {cell: str(cell + 1) for cell in cells}
-        pickers.switch("Target cell", labels, "a_cell", "The cell of the target, row by row; it is outlined.")
+        pickers.switch("Target cell", labels, "a_cell", "The outlined grid cell, whose class is explained; numbered row by row.")

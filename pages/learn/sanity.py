@@ -20,14 +20,14 @@ class Sanity(Lesson):
 
     name = "sanity"
     title = "Sanity checks"
-    claim = "Shuffle what the model has learnt. If the map stays, it showed the photo, not the model."
+    claim = "Shuffle the weights of the model. A map that does not change shows the photo, not what the model has learnt."
     formula = r"\rho\big(a(f, x),\; a(f_{\text{shuffled}}, x)\big) \;\longrightarrow\; 0"
     letters = (
         "f shuffled: the same network with the weights of its last layers in random order. ρ: Spearman's rank correlation of both maps."
     )
     paper = SANITY_PAPER
     method: str = param(
-        "Guided Backprop", "The method that is checked; Sobel finds edges and never asks the model",
+        "Guided Backprop", "The method to check; Sobel is an edge detector that does not use the model",
         choices=("Guided Backprop", "Gradient", "IxG", "IG:steps=16", "Grad-CAM", "Sobel"),
     )  # fmt: skip
 
@@ -47,8 +47,8 @@ class Sanity(Lesson):
             with tiles.cell():
                 map_tile(f"Shuffled: {words}", f"ρ {signed(value)}", other, photo, scale=False)
         return (
-            f"With all layers shuffled the map of {self.method} still correlates by {signed(found[-1])} with that of the trained model. "
-            "Near 0 it depends on what was learnt; near 1 it is a drawing of the photo."
+            f"With all layers shuffled, the map of {self.method} has a rank correlation of {signed(found[-1])} with that of the trained model. "
+            "Near 0: the map depends on what the model has learnt. Near 1: it only shows the photo."
         )
 
     def beyond(self, model: str) -> Beyond:

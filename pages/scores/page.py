@@ -16,7 +16,9 @@ def main() -> None:
     """Show the page: the controls on top; cost, progress and results below."""
     choice.start({name: st.query_params.get_all(name) for name in st.query_params})
     st.markdown("#### Which method can I trust on this model?")
-    st.caption("Protocols judge attribution methods on a data set: how good each is, how sure that is, and which pictures are behind it.")
+    st.caption(
+        "Score attribution methods on a data set under published protocols: means with 95 % CIs, ranks, and the images that make up each score."
+    )
     place = st.container()
     choosers.choose(st.grid(min_column_width=130, gap="small", key="score_controls"))
     wanted, problems = choice.wanted()
@@ -69,7 +71,7 @@ def _advice(wanted: choice.Wanted) -> str:
         )
         if not own
     ]
-    return f"Choose {listed(missing)} above to see what a run costs."
+    return f"Choose {listed(missing)} above to see the cost of a run."
 
 
 main()

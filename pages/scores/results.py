@@ -28,13 +28,13 @@ def show_live(jobs: Mapping[str, Job], specs: Mapping[str, RunSpec]) -> None:
     so_far = {name: _so_far(job, protocol) for name, job in jobs.items()}
     name = next((n for n, j in jobs.items() if j.state is State.RUNNING and so_far[n]), next((n for n in jobs if so_far[n]), None))
     if name is None:
-        st.caption("The first results appear here in a moment.")
+        st.caption("The first results will appear here shortly.")
         return
-    st.caption(f"**{plain(name)}**, so far. {plain(create(protocol).reading)}")
+    st.caption(f"**{plain(name)}**, results so far. {plain(create(protocol).reading)}")
     leaderboard.show(so_far[name], scale, f"Scores of {name} so far, best first")
     if len(jobs) > 1:
         means = {(n, row.method): row.mean for n, rows in so_far.items() for row in rows}
-        # Models without any result keep their place.
+        # Models without results keep their column.
         means |= {(n, str(m)): means.get((n, str(m)), float("nan")) for n in jobs for m in specs[n].methods}
         st.plotly_chart(charts.heat_map(means, scale), key="s_live", config=camera("means-so-far"), alt="Means by model and method so far")
 
@@ -85,7 +85,7 @@ def show(done: Mapping[str, Finished]) -> bool:
     with grid.cell():
         st.selectbox(
             "Example images for", methods, key="s_method", persist_state="session", on_change=_forget_item,
-            help="Or choose a row of the table, or a point of the plot.",
+            help="You can also click a row of the table or a point of the plot.",
         )  # fmt: skip
         score: Score | None = finished.score(str(protocol), state.s_method)
         return score is not None and examples.show(finished, score, state.get("s_item"))
@@ -106,5 +106,5 @@ def _notes(finished: Finished) -> None:
     st.caption(f"{result.computed} results computed, {result.cached} cached, {duration(result.seconds)}.")
     agreement = [f"{plain(str(m))} {value:.3f}" for m, value in result.agreement.items()]
     if agreement:
-        st.caption(f"Rank correlation of the fast maps with exact ones: {', '.join(agreement)}.")
+        st.caption(f"Rank correlation of fast and exact maps: {', '.join(agreement)}.")
     run_panel.show_remarks([result])

@@ -62,7 +62,7 @@ def edit_one_of(registry: Mapping[str, type], names: Iterable[str], values_key: 
     """Show a chooser for one of the named methods or protocols that have parameters, and its form; see `edit`."""
     named = [name for name in names if name in registry and params_of(registry[name])]
     if not named:
-        st.caption("None of those chosen by name has parameters.")
+        st.caption("None of the selected entries has parameters.")
         return
     edit(registry[st.selectbox(label, named, key=f"{values_key}_of")], values_key, key)
 
@@ -76,7 +76,7 @@ def edit(cls: type, values_key: str, key: str, without: Collection[str] = ()) ->
     st.caption(f"{plain(summary)}  \n[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})")
     params = tuple(p for p in params_of(cls) if p.name not in without)
     if not params:
-        st.caption("It has no parameters.")
+        st.caption("No parameters.")
         return
     values = params_form(params, st.session_state[values_key].get(name, {}), f"{key}-{name}")
     if values is not None:

@@ -272,7 +272,7 @@ def test_no_method_chosen_says_what_to_do():
     at = start(methods="IxG").run()
     at.multiselect(key="methods").set_value([])
     at.run()
-    assert "No method is chosen" in texts(at)
+    assert "Choose methods above" in texts(at)
     assert not at.exception
 
 

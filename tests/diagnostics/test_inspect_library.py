@@ -267,7 +267,7 @@ def test_methods_at_all_three_layers_become_widgets_and_come_back():
     assert selection.by_layer(methods)
     assert not selection.by_layer(methods[1:])
     assert not selection.by_layer([])
-    assert selection.as_widgets(methods[:2])[0] == selection.OWN_LAYER
+    assert selection.as_widgets(methods[:2])[0] == selection.DEFAULT_LAYER
 
 
 def test_a_method_typed_with_a_layer_keeps_it():
