@@ -234,7 +234,7 @@ def test_the_doctor_says_what_is_valid_where_and_why_not(monkeypatch):
     monkeypatch.setattr(METHODS, "left_out", {"/own/mine.py": "SyntaxError in line 3"})
     at = settle(start(section="doctor"))
     assert "/own/mine.py: SyntaxError in line 3" in texts(at)
-    assert f"makes {3 * len(METHODS)} probes" in texts(at)
+    assert f"run {3 * len(METHODS)} probes" in texts(at)
     at.multiselect(key="l_doctor_methods").set_value(["Sobel", "Rollout"])
     at = settle(at)
     assert "python -m attrlib doctor --model efficientnet_lite0 --methods Rollout,Sobel --images 100" in texts(at).replace(
