@@ -1,4 +1,4 @@
-"""Aggregate a run: AggAtt and scores at any smoothing from cached maps, with example images."""
+"""Aggregate a run: AggAtt, scores and example images at any smoothing, from cached maps."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,9 @@ from attrlib.statistics import Summary, summary
 from attrlib.store import Record
 
 MAP_BYTES = 128 << 20
-"""Most bytes of maps kept in memory for reuse; half of what a queue keeps of all results."""
+"""Maximum bytes of maps kept in memory for reuse; half of the limit of a queue."""
 PICTURES = 64
-"""Most items whose images are kept in memory for reuse."""
+"""Maximum number of items whose images are kept in memory for reuse."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +144,8 @@ class Aggregation:
             view: The view.
         """
         evaluation = self._evaluation(method)
-        seen = evaluation.protocol.views(self.model)[0]
-        return view.kernel(seen.layer(evaluation.method.layer, seen.input_size).layout.height, seen.input_size[0])
+        model = evaluation.protocol.views(self.model)[0]
+        return view.kernel(model.layer(evaluation.method.layer, model.input_size).layout.height, model.input_size[0])
 
     def row(self, method: MethodSpec, view: AggregateView, on_progress: Progress = no_progress) -> Row:
         """Return scores and AggAtt of one method.

@@ -25,7 +25,7 @@ class AttributionContext:
     Methods read `inputs` (B,...), the f_pre of each item, and `sources` (U,...), the f_pre of each image, both in the layer's layout.
 
     Methods that are computed together use one context in turn, so that `shared` computes only once what they have in common. A method
-    must write neither into shared values nor into the context's tensors.
+    must not write into shared values or into the tensors of the context.
 
     Attributes:
         classifier: The model.
@@ -38,8 +38,8 @@ class AttributionContext:
         on_progress: Progress callback.
         clock: Returns the time in seconds.
         diagnostics: Values per item (B,) by name, to be filled by the method.
-        shared_seconds: Seconds that other methods spent on shared values that the current method has used.
-        setup_seconds: Seconds that f_pre took.
+        shared_seconds: Seconds that other methods spent on shared values used by the current method.
+        setup_seconds: Seconds of computing f_pre.
     """
 
     classifier: Classifier

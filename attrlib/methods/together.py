@@ -113,7 +113,7 @@ class Items:
 
 
 class SharedBatch:
-    """Items at one layer. All methods share one context. If memory runs out, two halves replace the batch permanently.
+    """A batch of items at one layer, whose context all methods share. If memory runs out, the batch is split in two for good.
 
     Args:
         items: The items.
@@ -134,7 +134,7 @@ class SharedBatch:
             model: The classifier.
             layer: The layer.
             items: The items.
-            chunk: Most rows that go through the model at once.
+            chunk: Maximum number of rows in one pass.
             seed: Seed of all random draws.
             stopwatch: Measures the time, and receives the progress.
         """
@@ -146,7 +146,7 @@ class SharedBatch:
 
     @property
     def chunk(self) -> int:
-        """Return the number of rows at once for which memory was sufficient so far."""
+        """Return the number of rows per pass for which memory has been sufficient so far."""
         return min((part.chunk for part in self._halves), default=self._chunk if self._context is None else self._context.chunk)
 
     def attribute(self, request: MethodRequest) -> None:

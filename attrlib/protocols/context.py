@@ -72,7 +72,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class EvalContext:
-    """What measurements and protocols can use besides their items.
+    """The context of measurements and protocols: model, seed and progress.
 
     Attributes:
         model: The classifier.
@@ -154,7 +154,7 @@ class Prediction(Measurement):
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """What a protocol needs to evaluate one method on a batch.
+    """The inputs of a protocol for evaluating one method on a batch.
 
     Attributes:
         context: The model, the seed and the progress callback.

@@ -196,7 +196,7 @@ class IncrementalDeletion(Protocol):
     baseline: str = param("zeros", "What replaces deleted pixels, in normalised space", choices=BASELINES)
     target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
     sign: str = param("signed", "Order by the map as it is, its positive part, or its magnitude", choices=SIGNS)
-    update: bool = param(False, "Recompute the map at every step; pixels already deleted or inserted stay so")
+    update: bool = param(False, "Recompute the map at every step; pixels that are already deleted or inserted stay that way")
 
     @property
     def higher_is_better(self) -> bool:

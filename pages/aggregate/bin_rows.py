@@ -45,7 +45,7 @@ def _explain(done: list[Shown], view: AggregateView) -> None:
         "Left: examples from the best bin. Middle: the mean map of each bin, best 2 % first. Right: examples from the worst bin."
         f"{sizes} Click a bin to see its images."
     )
-    ends = ("−", "0", "+") if view.average == "signed" else ("0", "", "99.5 % of all values of the row's bins")
+    ends = ("−", "0", "+") if view.average == "signed" else ("0", "", "99.5th percentile of the row")
     with st.container(width=420):
         st.html(tiles.colour_bar(colour_map(view_of(view)), ends))
 
@@ -117,8 +117,10 @@ def _boxes(done: list[Shown], setting: ProtocolSpec) -> None:
         config=camera(f"{setting.name}-by-layer"),
         alt=f"Box plots of {protocol.title} by layer. The means are above: {'; '.join(f'{s.row.method} {s.row.summary.mean:.2f}' for s in done)}",
     )
-    points = "Click a point for its image and those beside it in rank." if shows_points(scores) else ""
-    st.caption(f"{plain(protocol.title)}: {plain(protocol.reading)} Boxes are quartiles, whiskers reach 1.5 times their width. {points}")
+    points = "Click a point to see its image and its neighbours in rank." if shows_points(scores) else ""
+    st.caption(
+        f"{plain(protocol.title)}: {plain(protocol.reading)} Boxes show quartiles; whiskers extend to 1.5 times the interquartile range. {points}"
+    )
 
 
 def _panel(done: list[Shown], view: AggregateView) -> bytes:

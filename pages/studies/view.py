@@ -29,7 +29,7 @@ def show(result: StudyResult) -> None:
         )  # fmt: skip
     grid = st.grid(min_column_width=380, gap="medium", key="t_words")
     with grid.cell():
-        st.markdown("**Further findings**" if result.more else "**What to look for**")
+        st.markdown("**Further findings**" if result.more else "**How to read it**")
         for line in result.more:
             st.markdown(f"- {_bold(line)}")
         st.caption(plain(result.see))
@@ -56,7 +56,7 @@ def show_question(study: Study) -> None:
     with grid.cell():
         _papers(study.saw, study.papers)
     with grid.cell():
-        st.markdown("**What to look for**")
+        st.markdown("**How to read it**")
         st.markdown(plain(study.see))
 
 
