@@ -1,4 +1,4 @@
-"""Request what the tools below the gallery show from the queues; moving a slider or changing colours needs no new job."""
+"""Request the results that the tools show from the queues. Moving a slider or changing colours needs no new job."""
 
 from attrlib.diagnostics.deletion_curve import delete_in_order
 from attrlib.diagnostics.single_deletion import cell_outputs
@@ -11,7 +11,7 @@ from pages.inspect.tile_rows import Ready, Row
 from pages.shared import jobs
 
 QUICK_GRID = 8
-"""Largest number of patches per side whose deletion takes only a few seconds on a CPU, so that it may overtake other work."""
+"""Largest number of patches per side whose deletion takes only a few seconds on a CPU, so that it runs before other jobs."""
 
 
 def outputs_job(row: Row, grid: int, baseline: str, seed: int) -> Job:
@@ -27,7 +27,7 @@ def outputs_job(row: Row, grid: int, baseline: str, seed: int) -> Job:
 
 
 def path_job(ready: Ready, order: str, grid: int | None, baseline: str, seed: int) -> Job:
-    """Return the job that deletes the picture step by step in the order of a map."""
+    """Return the job that deletes the image step by step in the order of a map."""
     row, attribution = ready.row, ready.attribution
 
     def delete(on_progress: NewsProgress) -> object:
@@ -39,12 +39,12 @@ def path_job(ready: Ready, order: str, grid: int | None, baseline: str, seed: in
     )
 
 
-def twin_job(model: Classifier, share: float, seed: int) -> Job:
-    """Return the job that builds the model with the weights of the last `share` of its layers shuffled."""
+def shuffled_job(model: Classifier, share: float, seed: int) -> Job:
+    """Return the job that builds a copy of the model with shuffled weights in the last `share` of its layers."""
 
     def shuffle(_progress: NewsProgress) -> Classifier:
-        twin = randomised(model, share, seed)
-        jobs.digest_of(twin)
-        return twin
+        shuffled = randomised(model, share, seed)
+        jobs.digest_of(shuffled)
+        return shuffled
 
     return queue("models").submit(digest("twin", jobs.digest_of(model), share, seed), shuffle)

@@ -8,7 +8,7 @@ from attrlib.engine.explain import Explanation
 from attrlib.registry import params_of
 from attrlib.specs import SCALES, SIGNS, ExplainSpec, ViewSpec
 from pages.inspect import choice, choosers, takeaway, tile_rows, tools
-from pages.inspect.tile_rows import Coming, Row
+from pages.inspect.tile_rows import PendingRow, Row
 from pages.shared import job_status, jobs, links, notices, pickers, selection, tiles
 from pages.shared.polling import poll
 
@@ -46,16 +46,16 @@ def main() -> None:
     more = choosers.choose_more_models(spec.model)
     further = [tile_rows.further_row(model_spec, photo, first, spec.target is not None) for model_spec in more]
     rows = [first, *(row for row in further if isinstance(row, Row))]
-    coming = [row for row in further if isinstance(row, Coming)]
+    pending = [row for row in further if isinstance(row, PendingRow)]
     with top_of_page:
         notices.problems("problems")
-    poll("maps_wait", lambda: _gallery(rows, coming, spec), seconds=0.35)
+    poll("maps_wait", lambda: _gallery(rows, pending, spec), seconds=0.35)
 
 
-def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec) -> bool:
+def _gallery(rows: list[Row], pending: list[PendingRow], spec: ExplainSpec) -> bool:
     """Show the view controls and the tiles, which rerun when a control is moved or a map is ready; return whether a map is pending."""
     slots = [row.slots(spec.methods) for row in rows]
-    waiting = bool(coming) or not all(slot.ended for row_slots in slots for slot in row_slots)
+    waiting = bool(pending) or not all(slot.ended for row_slots in slots for slot in row_slots)
     ready = [slot.job.result for slot in slots[0] if slot.job is not None and slot.done]
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="view"):
         view = _choose_view()
@@ -68,13 +68,13 @@ def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec) -> bool:
     if not spec.methods:
         st.info("Choose methods above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
     tiles.show_strips(tile_rows.strips(rows, slots), view, in_threes=selection.by_layer(spec.methods))
-    for row in coming:
+    for row in pending:
         st.progress(0.0, text=f"Loading {jobs.plain(row.spec.text)}")
     tool = tools.choose()
     if tool is not None:
         tools.show(tool, tile_rows.ready_maps(rows, slots), view, waiting)
     links.write(spec.link() + choice.link_fields())
-    if any(row.job.ended for row in coming):
+    if any(row.job.ended for row in pending):
         # Only a full rerun creates the row.
         st.rerun()
     return waiting

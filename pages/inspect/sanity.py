@@ -33,7 +33,7 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
         )
     row, method, seed = ready.row, ready.attribution.spec, st.session_state.seed
     noise = jobs.map_job(row.model, row.photo, resolve(MethodSpec("Random", method.layer)), row.target, seed)
-    making: Job = map_jobs.twin_job(row.model, share, seed)
+    making: Job = map_jobs.shuffled_job(row.model, share, seed)
     job = jobs.map_job(making.result, row.photo, method, row.target, seed) if making.state is State.DONE else making
     shown = [("This model", ready.job), ("Shuffled weights", job), ("Random", noise)]
     grid = st.grid(3, min_column_width=165, gap="small", key="sanity-tiles")

@@ -60,7 +60,7 @@ def hidden(title: str, size: tuple[int, int], reason: str = "") -> None:
 
 
 def result_or_reason(job: Job, title: str, size: tuple[int, int]) -> Any:
-    """Return the result of a job that has ended, or None after showing a tile that says why there is none."""
+    """Return the result of a job that has ended, or None after showing a tile with the reason."""
     if job.state is not State.DONE:
         hidden(title, size, str(job.error or "It was cancelled."))
     return job.result

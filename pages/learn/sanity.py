@@ -34,9 +34,9 @@ class Sanity(Lesson):
     def show(self, context: LessonContext) -> str:
         model, bird = context.plain, context.bird
         target = model.target(bird.name)
-        twins = context.twins(model, list(SHARES))
+        shuffled = context.shuffled_models(model, list(SHARES))
         (own,) = context.maps(model, bird.photo, [self.method], target)
-        others = [context.maps(twin, bird.photo, [self.method], target)[0] for twin in twins]
+        others = [context.maps(other, bird.photo, [self.method], target)[0] for other in shuffled]
         photo, found = context.picture(bird, model), [twin_correlation(own.maps, other.maps) for other in others]
         tiles = rows(3)
         with tiles.cell():
