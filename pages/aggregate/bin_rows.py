@@ -51,7 +51,7 @@ def _explain(done: list[Shown], view: AggregateView) -> None:
 
 
 def _last(key: str | None) -> Shown | None:
-    """Return the row as it was before a dial was moved, if it is still cached."""
+    """Return the row as it was before a control was moved, if it is still cached."""
     job = jobs.device_queue().find(key) if key else None
     return job.result if job is not None and job.state is State.DONE else None
 

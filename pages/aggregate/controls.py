@@ -1,4 +1,4 @@
-"""The controls of the Aggregate page: data, setting, model, methods, layers and number of items; and the dials of the view."""
+"""The controls of the Aggregate page: data, setting, model, methods, layers and number of items; and the view controls."""
 
 import streamlit as st
 
@@ -71,7 +71,7 @@ def _setting() -> None:
 
 
 def choose_view(cells: tuple[int, ...]) -> None:
-    """Show the dials: they change the display and scores, and compute no new attributions."""
+    """Show the view controls, which change the display and scores, and compute no new attributions."""
     options = {p.name: p for p in params_of(AggregateView)}
     pickers.smoothing("a_smoothing", options["smoothing"].help + ".", width=185)
     pickers.switch("Average", AVERAGES, "a_average", options["average"].help + ".")

@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _body(run: RunSpec) -> bool:
-    """Show everything that changes by itself, and the dials; return whether anything is pending."""
+    """Show everything that changes by itself, and the view controls; return whether anything is pending."""
     custom = st.session_state.a_mode == CUSTOM
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="a_bar"):
         pickers.switch("Show", MODES, "a_mode", "Many items of the data set, or one grid of photos of your choice.")

@@ -61,7 +61,7 @@ def choose_baseline(key: str) -> str:
 
 
 def _pictures(ready: Ready, score: CellScore, view: ViewSpec, output: str) -> None:
-    photo, own = ready.row.picture, replace(view, sign="signed")
+    photo, signed_view = ready.row.picture, replace(view, sign="signed")
     cells = st.grid(4, min_column_width=165, gap="small", key="patch-tiles")
     sides = (
         ("Output drop", f"of the {output} when the patch is deleted", score.drops),
@@ -70,8 +70,8 @@ def _pictures(ready: Ready, score: CellScore, view: ViewSpec, output: str) -> No
     for title, line, values in sides:
         with cells.cell():
             top = magnitude([values])
-            figure(title, line, draw_cells(photo, values, own, top), _words(title, values))
-            st.html(tiles.legend(own, top))
+            figure(title, line, draw_cells(photo, values, signed_view, top), _words(title, values))
+            st.html(tiles.legend(signed_view, top))
     with cells.cell(column_span=2):
         tiles.head("Drop against attribution", "one point per patch")
         st.plotly_chart(

@@ -35,7 +35,7 @@ def choose() -> str | None:
 
 
 def show(tool: str, maps: Sequence[Ready], view: ViewSpec, waiting: bool) -> None:
-    """Show the tool in a separate fragment, so that its dials redraw nothing else; it polls while a job is pending."""
+    """Show the tool in a separate fragment, so that its controls redraw nothing else; it polls while a job is pending."""
     poll("tool_waits", lambda: _body(tool, maps, view, waiting), seconds=0.4)
 
 

@@ -44,17 +44,17 @@ def start(query: Mapping[str, str]) -> None:
         state.learn_problems.append(unknown("lesson", state.learn_lesson, LESSONS))
         state.learn_lesson = next(iter(LESSONS))
     for name, cls in LESSONS.items():
-        for own in params_of(cls):
-            state[key_of(name, own.name)] = own.default
+        for option in params_of(cls):
+            state[key_of(name, option.name)] = option.default
     own_fields = {p.name: (p, key_of(state.learn_lesson, p.name)) for p in params_of(LESSONS[state.learn_lesson])}
     fields = {p.name: (p, f"learn_{p.name}") for p in params_of(LessonOptions)} | own_fields
-    for own in params_of(LessonOptions):
-        state[f"learn_{own.name}"] = own.default
+    for option in params_of(LessonOptions):
+        state[f"learn_{option.name}"] = option.default
     for name, text in query.items():
         if name in fields:
-            own, key = fields[name]
+            option, key = fields[name]
             try:
-                state[key] = own.parse(text)
+                state[key] = option.parse(text)
             except SpecError as error:
                 state.learn_problems.append(str(error))
         elif name != "lesson":
@@ -75,9 +75,9 @@ def fields_of(lesson: Lesson) -> dict[str, str]:
 
 def show(lesson: type[Lesson]) -> None:
     """Show one widget for each parameter, in one row that wraps."""
-    own = params_of(lesson)
+    option = params_of(lesson)
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="learn_controls"):
-        for p in own:
+        for p in option:
             _widget(p, key_of(lesson.name, p.name))
 
 

@@ -39,22 +39,22 @@ class Deletion(Lesson):
         models, birds = (context.plain, context.tuned), context.some_birds(self.birds)
         targets = [context.plain.target(bird.name) for bird in birds]
         method, grid = resolve(MethodSpec(self.order)), 4 if self.delete == "cells" else None
-        found = context.result(
+        result = context.result(
             "deletion", lambda on_progress: delete_alike(models, [b.photo for b in birds], targets, method, grid, seed=context.seed, on_progress=on_progress),
             method, grid, [b.index for b in birds],
         )  # fmt: skip
-        own, (plain, tuned) = found.paths[0], found.curves.tolist()
-        step = self.step * own.steps // STEPS
-        share = own.counts[step] / own.counts[-1]
+        first, (plain, tuned) = result.paths[0], result.curves.tolist()
+        step = self.step * first.steps // STEPS
+        share = first.counts[step] / first.counts[-1]
         tiles = rows(3)
-        for number, (bird, path) in enumerate(zip(birds[:SHOWN], found.paths, strict=False)):
+        for number, (bird, path) in enumerate(zip(birds[:SHOWN], result.paths, strict=False)):
             with tiles.cell():
                 photo = context.picture(bird, context.plain)
-                line = "p: {:.2f} plain, {:.2f} tuned".format(*found.probabilities[:, number, step].tolist())
+                line = "p: {:.2f} plain, {:.2f} tuned".format(*result.probabilities[:, number, step].tolist())
                 image = draw_deleted(photo, path.deleted(step), path.deleted(0), path.replacement_values, outlined=False)
                 figure(bird.name, line, image, f"A {bird.name} with {percent(share)} deleted, {line}")
         drawn = lines_svg(
-            {"plain": plain, "tuned": tuned}, [f"{100 * c // own.counts[-1]}" for c in own.counts], Axis("probability of the true class", 0, 1),
+            {"plain": plain, "tuned": tuned}, [f"{100 * c // first.counts[-1]}" for c in first.counts], Axis("probability of the true class", 0, 1),
             "percent deleted", step, size=(960, 400), markers=False,
         )  # fmt: skip
         chart(drawn, f"Mean probability of {len(birds)} birds by share deleted, plain and tuned")

@@ -52,12 +52,12 @@ class Grids(Lesson):
                 maps: GridMaps | None = result_or_reason(job, f"{self.method} in {title}", photo.size)
                 if maps is None:
                     continue
-                found = maps.maps[0]
-                values, share = found.shown(AggregateView())
+                grid_map = maps.maps[0]
+                values, share = grid_map.shown(AggregateView())
                 top = limit([values], VIEW.clip)
                 drawn = draw(values, photo, VIEW, top)
                 certain = setting == "difull" or (setting == "dipart" and context.plain.layer(self.layer).path == final)
-                drawn = outlined(mark_impossible(drawn, found.outside, top) if certain else drawn, cell, 2)
+                drawn = outlined(mark_impossible(drawn, grid_map.outside, top) if certain else drawn, cell, 2)
                 line = f"{percent(share)} in the cell, {'impossible' if certain else 'outside'}: {percent(1 - share)}"
                 figure(f"{self.method} in {title}", line, drawn, f"{self.method} at {self.layer} in {title}: {line}")
                 shares.append(f"{title} {percent(share)}")

@@ -48,7 +48,7 @@ class Idsds(Lesson):
         target, name = model.target(bird.name), f"{context.model_name}{TUNED}"
         row = Row(ModelSpec(name), model, bird.photo, target, [])
         (outputs,) = context.wait(map_jobs.outputs_job(row, GRID, "zeros", context.seed))
-        found = cell_score(outputs, context.maps(model, bird.photo, [self.method], target)[0])
+        score = cell_score(outputs, context.maps(model, bird.photo, [self.method], target)[0])
         photo, values = context.picture(bird, model), outputs.outputs["logit"][0]
         gone = torch.zeros(1, 1, *model.input_size, dtype=torch.bool)
         cells(gone, GRID)[self.cell - 1].fill_(True)
@@ -56,11 +56,11 @@ class Idsds(Lesson):
         deleted = draw_deleted(photo, gone[0, 0], torch.zeros_like(gone[0, 0]), (mean * 255).round().byte().numpy(), outlined=False)
         tiles = rows(2)
         with tiles.cell():
-            line = f"logit {values[0]:.2f} → {values[self.cell]:.2f}: drop {signed(float(found.drops[self.cell - 1]))}"
+            line = f"logit {values[0]:.2f} → {values[self.cell]:.2f}: drop {signed(float(score.drops[self.cell - 1]))}"
             figure("1. One patch deleted", line, deleted, f"The bird without patch {self.cell}, {line}")
         pictures = (
-            ("2. Output drop per patch", f"{model.class_names[target]}, 1 + 16 forward passes", found.drops),
-            ("3. Attribution per patch", f"sum of {self.method}, same model", found.sums),
+            ("2. Output drop per patch", f"{model.class_names[target]}, 1 + 16 forward passes", score.drops),
+            ("3. Attribution per patch", f"sum of {self.method}, same model", score.sums),
         )
         for number, (title, line, numbers) in enumerate(pictures, 2):
             with tiles.cell():
@@ -72,11 +72,11 @@ class Idsds(Lesson):
             if self.step < 4:
                 hidden("4. Drop against attribution", photo.size)
             else:
-                head("4. Drop against attribution", f"rank correlation {signed(found.correlation)}")
-                drawn = cell_scatter(found.drops, found.sums, "logit")
-                plot(drawn, f"Drop against attribution sum of 16 patches, rank correlation {signed(found.correlation)}")
+                head("4. Drop against attribution", f"rank correlation {signed(score.correlation)}")
+                drawn = cell_scatter(score.drops, score.sums, "logit")
+                plot(drawn, f"Drop against attribution sum of 16 patches, rank correlation {signed(score.correlation)}")
         return (
-            f"For this bird, {self.method} scores {signed(found.correlation)}. 1: the map ranks the patches like the drops do; 0: no relation. "
+            f"For this bird, {self.method} scores {signed(score.correlation)}. 1: the map ranks the patches like the drops do; 0: no relation. "
             "The IDSDS of a method is the mean over many images."
         )
 

@@ -35,19 +35,19 @@ class Sanity(Lesson):
         model, bird = context.plain, context.bird
         target = model.target(bird.name)
         shuffled = context.shuffled_models(model, list(SHARES))
-        (own,) = context.maps(model, bird.photo, [self.method], target)
+        (original,) = context.maps(model, bird.photo, [self.method], target)
         others = [context.maps(other, bird.photo, [self.method], target)[0] for other in shuffled]
-        photo, found = context.picture(bird, model), [twin_correlation(own.maps, other.maps) for other in others]
+        photo, correlations = context.picture(bird, model), [twin_correlation(original.maps, other.maps) for other in others]
         tiles = rows(3)
         with tiles.cell():
             figure("Photo", bird.name, photo, f"A {bird.name}")
         with tiles.cell():
-            map_tile("This model", self.method, own, photo, scale=False)
-        for words, other, value in zip(SHARES.values(), others, found, strict=True):
+            map_tile("This model", self.method, original, photo, scale=False)
+        for words, other, value in zip(SHARES.values(), others, correlations, strict=True):
             with tiles.cell():
                 map_tile(f"Shuffled: {words}", f"ρ {signed(value)}", other, photo, scale=False)
         return (
-            f"With all layers shuffled, the map of {self.method} has a rank correlation of {signed(found[-1])} with that of the trained model. "
+            f"With all layers shuffled, the map of {self.method} has a rank correlation of {signed(correlations[-1])} with that of the trained model. "
             "Near 0: the map depends on what the model has learnt. Near 1: it only shows the photo."
         )
 

@@ -33,20 +33,23 @@ class Truth(Lesson):
         model, bird = context.plain, context.bird
         maps = dict(zip(METHODS, context.maps(model, bird.photo, METHODS, model.target(bird.name)), strict=True))
         photo, mask = context.picture(bird, model), model.preprocessing.mask(bird.mask, bird.photo.image.size)
-        own = maps[self.compare_with]
-        share = {name: MassAccuracy().share(found.resized()[0, 0].double(), mask) for name, found in maps.items()}
-        alike = {name: compare_maps(own.maps, found.maps, own.input_size, VIEW).correlation for name, found in maps.items()}
+        reference = maps[self.compare_with]
+        share = {name: MassAccuracy().share(attribution.resized()[0, 0].double(), mask) for name, attribution in maps.items()}
+        alike = {
+            name: compare_maps(reference.maps, attribution.maps, reference.input_size, VIEW).correlation
+            for name, attribution in maps.items()
+        }
         tiles = rows(3)
         with tiles.cell():
             figure("Photo", f"{bird.name}: its parts cover {percent(float(mask.double().mean()))}", photo, f"A {bird.name}")
-        for name, found in maps.items():
+        for name, attribution in maps.items():
             with tiles.cell():
                 line = (
                     f"ρ {signed(alike[name])} · {percent(share[name])} on the parts"
                     if name != self.compare_with
                     else f"{percent(share[name])} on the parts"
                 )
-                map_tile(name, line, found, photo, scale=False)
+                map_tile(name, line, attribution, photo, scale=False)
         others = torch.tensor([value for name, value in alike.items() if name != self.compare_with])
         return (
             f"The other maps have rank correlations with {self.compare_with} of {signed(float(others.min()))} to {signed(float(others.max()))}. Between {percent(min(share.values()))} and "

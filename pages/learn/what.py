@@ -39,11 +39,11 @@ class What(Lesson):
 
     def show(self, context: LessonContext) -> str:
         model, bird = context.plain, context.bird
-        target, found = model.target(bird.name), context.probabilities(context.plain, bird.photo)
-        other = int(found.masked_fill(torch.arange(len(found)) == target, -1).argmax())
-        (own,), (against,) = (context.maps(model, bird.photo, [self.method], k) for k in (target, other))
+        target, probabilities = model.target(bird.name), context.probabilities(context.plain, bird.photo)
+        other = int(probabilities.masked_fill(torch.arange(len(probabilities)) == target, -1).argmax())
+        (attribution,), (other_attribution,) = (context.maps(model, bird.photo, [self.method], k) for k in (target, other))
         view, photo = ViewSpec(sign=self.sign), context.picture(bird, model)
-        values = apply_sign(own.resized(), self.sign)
+        values = apply_sign(attribution.resized(), self.sign)
         place = int(torch.stack([crop(values, SQUARES, k).abs().amax() for k in range(SQUARES**2)]).argmax())
         numbers, size = crop(values, SQUARES, place)[0, 0].double(), photo.width // SQUARES
         unit = 10.0 ** (math.floor(math.log10(magnitude([numbers]) or 1.0)) - 1)
@@ -51,10 +51,15 @@ class What(Lesson):
         numbers = (numbers / unit).round() + 0.0
         tiles = rows(2)
         with tiles.cell():
-            figure("Photo", f"{bird.name}, p = {found[target]:.2f}", outlined(photo.copy(), place, SQUARES), f"A {bird.name}")
+            figure("Photo", f"{bird.name}, p = {probabilities[target]:.2f}", outlined(photo.copy(), place, SQUARES), f"A {bird.name}")
         with tiles.cell():
             map_tile(
-                f"Map for {bird.name}", f"{self.method}, {own.maps.shape[2]} × {own.maps.shape[3]} values", own, photo, view, scale=False
+                f"Map for {bird.name}",
+                f"{self.method}, {attribution.maps.shape[2]} × {attribution.maps.shape[3]} values",
+                attribution,
+                photo,
+                view,
+                scale=False,
             )
         with tiles.cell():
             row, column = divmod(place, SQUARES)
@@ -63,8 +68,8 @@ class What(Lesson):
             figure("Values in the square", f"in units of {unit:g}", drawn, "The values of the map in the square")
         with tiles.cell():
             name = model.class_names[other]
-            map_tile(f"Map for {name}", f"the same photo, p = {found[other]:.2f}", against, photo, view, scale=False)
-        alike = compare_maps(own.maps, against.maps, own.input_size, view).correlation
+            map_tile(f"Map for {name}", f"the same photo, p = {probabilities[other]:.2f}", other_attribution, photo, view, scale=False)
+        alike = compare_maps(attribution.maps, other_attribution.maps, attribution.input_size, view).correlation
         return (
             f"Same photo and model, two classes, two maps (rank correlation {signed(alike)}): a map explains one class. "
             f"The value of largest magnitude is {float(values.flatten()[values.abs().argmax()]):+.2g}."

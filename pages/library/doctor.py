@@ -111,10 +111,10 @@ def _answer(spec: ModelSpec) -> bool:
     return False
 
 
-def _show(found: Diagnosis) -> None:
-    if found.clean:
+def _show(diagnosis: Diagnosis) -> None:
+    if diagnosis.clean:
         st.success("No method left hooks, modes, gradients or weights changed.", icon=":material/check_circle:")
-    for f in found.findings:
+    for f in diagnosis.findings:
         if f.changed:
             st.error(
                 f"{plain(f.method)} at {f.layer} left changed: {plain(', '.join(f.changed))}. The change was undone.",
@@ -122,26 +122,26 @@ def _show(found: Diagnosis) -> None:
             )
     views = {
         "Seconds": "seconds",
-        f"Seconds for {found.images:,}": "seconds_all",
+        f"Seconds for {diagnosis.images:,}": "seconds_all",
         "Memory": "peak_bytes",
-        f"Memory for {found.images:,}": "peak_bytes_all",
+        f"Memory for {diagnosis.images:,}": "peak_bytes_all",
     }
-    chosen = st.segmented_control("Of one image, or of all", list(views), default="Seconds", required=True, label_visibility="collapsed", key=f"l_doctor_view_{found.images}")  # fmt: skip
-    shapes = {name: f"{name} {shape[1]}×{shape[2]}" for name, shape in found.layers.items()}
-    layers = list(dict.fromkeys(f.layer for f in found.findings))
+    chosen = st.segmented_control("Of one image, or of all", list(views), default="Seconds", required=True, label_visibility="collapsed", key=f"l_doctor_view_{diagnosis.images}")  # fmt: skip
+    shapes = {name: f"{name} {shape[1]}×{shape[2]}" for name, shape in diagnosis.layers.items()}
+    layers = list(dict.fromkeys(f.layer for f in diagnosis.findings))
     rows = [
         {"method": method, "family": METHODS[method].family if method in METHODS else ""}
-        | {shapes.get(layer, layer): _cell(found.finding(method, layer), views[chosen or "Seconds"]) for layer in layers}
-        | {"remarks": " ".join(f"{reason}." if reason[-1] not in ".!?" else reason for reason in found.reasons(method))}
-        for method in found.methods
+        | {shapes.get(layer, layer): _cell(diagnosis.finding(method, layer), views[chosen or "Seconds"]) for layer in layers}
+        | {"remarks": " ".join(f"{reason}." if reason[-1] not in ".!?" else reason for reason in diagnosis.reasons(method))}
+        for method in diagnosis.methods
     ]
     columns = {"method": st.column_config.TextColumn(pinned=True), "remarks": st.column_config.TextColumn(width="large")}
     st.dataframe(rows, hide_index=True, width="stretch", height="content", column_config=columns, key="l_doctor_table")
     st.caption(
-        f"On {plain(found.device)}, besides {size(found.weight_bytes)} of weights, at default parameters. Methods of many passes were timed with 16 "
+        f"On {plain(diagnosis.device)}, besides {size(diagnosis.weight_bytes)} of weights, at default parameters. Methods of many passes were timed with 16 "
         "passes, and their time was extrapolated."
     )
-    _why(found)
+    _why(diagnosis)
 
 
 def _cell(finding: Finding, field: str) -> str:
@@ -151,15 +151,17 @@ def _cell(finding: Finding, field: str) -> str:
     return size(value) if field.startswith("peak") else duration(value)
 
 
-def _why(found: Diagnosis) -> None:
+def _why(diagnosis: Diagnosis) -> None:
     """Show each reason once, with the methods that it applies to."""
     reasons: dict[str, dict[str, list[str]]] = {}
-    for f in found.findings:
+    for f in diagnosis.findings:
         if f.state != VALID:
             # A reason that names its method applies to no other method.
             reasons.setdefault(f.reason, {}).setdefault(f.method, []).append(f.layer)
     if reasons:
-        with st.expander(f"Not defined: {sum(f.state != VALID for f in found.findings)} of {len(found.findings)}", icon=":material/block:"):
+        with st.expander(
+            f"Not defined: {sum(f.state != VALID for f in diagnosis.findings)} of {len(diagnosis.findings)}", icon=":material/block:"
+        ):
             for reason, methods in reasons.items():
                 who = ", ".join(m if len(layers) == len(NAMED) else f"{m} at {' and '.join(layers)}" for m, layers in methods.items())
                 st.markdown(f"**{plain(who)}**: {plain(reason)}")

@@ -84,14 +84,14 @@ def _prune(sizes: Sizes) -> None:
         )  # fmt: skip
 
 
-def _begin(action: str, *given: Any) -> None:
+def _begin(action: str, *arguments: Any) -> None:
     state = st.session_state
     state.l_tick += 1
     state.l_sure = False
 
     def work_on(_progress: Any) -> Any:
         store = open_store()
-        return store.verify() if action == "verify" else store.prune(*given)
+        return store.verify() if action == "verify" else store.prune(*arguments)
 
     key = digest(action, state.l_tick)
     queue("store").submit(key, work_on)
@@ -142,8 +142,8 @@ def show_device() -> None:
         free, total = torch.cuda.mem_get_info(device)
         used.append(("GPU memory", total - free, total))
     used.append(("This process", psutil.Process().memory_info().rss, memory.total))
-    kept: Queue = jobs.device_queue()
-    used.append(("Map cache", kept.kept_bytes, kept.max_bytes))
+    maps: Queue = jobs.device_queue()
+    used.append(("Map cache", maps.kept_bytes, maps.max_bytes))
     for label, now, most in used:
         with row.cell():
             st.metric(label, size(now), f"of {size(most)}", delta_color="off", delta_arrow="off")

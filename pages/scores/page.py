@@ -63,13 +63,13 @@ def _body(wanted: choice.Wanted) -> bool:
 def _advice(wanted: choice.Wanted) -> str:
     missing = [
         what
-        for what, own in (
+        for what, value in (
             ("a model", wanted.models),
             ("a protocol", wanted.run.protocols),
             ("a method", wanted.run.methods),
             ("data", wanted.run.data),
         )
-        if not own
+        if not value
     ]
     return f"Choose {listed(missing)} above to see the cost of a run."
 

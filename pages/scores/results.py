@@ -66,13 +66,13 @@ def show(done: Mapping[str, Finished]) -> bool:
             st.selectbox("Model", list(done), key="s_model", persist_state="session", label_visibility="collapsed", width=260)
         finished = done[state.s_model]
         protocol = choose_protocol(finished.result.protocols)
-    own = create(protocol)
+    definition = create(protocol)
     scale = plots.scale_of(protocol)
     rows = finished.leaderboards[protocol]
-    arrow = "↑ higher is better" if own.higher_is_better else "↓ lower is better"
+    arrow = "↑ higher is better" if definition.higher_is_better else "↓ lower is better"
     chance = "" if scale.chance is None else f" · chance {scale.chance:.3g}"
     st.markdown(f"##### {plain(scale.title)} on {plain(state.s_model)}")
-    st.caption(f"{arrow}{chance} · {plain(own.reading)} [{plain(own.paper.authors)}]({own.paper.url})")
+    st.caption(f"{arrow}{chance} · {plain(definition.reading)} [{plain(definition.paper.authors)}]({definition.paper.url})")
     key = f"s_board_{protocol}_{finished.run_key}"
     leaderboard.show(rows, scale, f"{scale.title} on {state.s_model}, best first", key, lambda: _pick_row(key, rows))
     _notes(finished)

@@ -87,5 +87,5 @@ def edit(cls: type, values_key: str, key: str, without: Collection[str] = ()) ->
 def params_form(params: tuple[Param, ...], values: Mapping[str, Value], key: str) -> dict[str, Value] | None:
     """Show all parameters and an apply button; return the new values once it is pressed, else None."""
     with st.form(key, border=False):
-        found = {p.name: param_input(p, values.get(p.name, p.default), f"{key}-{p.name}") for p in params}
-        return found if st.form_submit_button("Apply") else None
+        new_values = {p.name: param_input(p, values.get(p.name, p.default), f"{key}-{p.name}") for p in params}
+        return new_values if st.form_submit_button("Apply") else None

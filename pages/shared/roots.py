@@ -18,9 +18,9 @@ _ADVICE = f"the operator of the app can add its folder to {VARIABLE}"
 
 def roots() -> tuple[Path, ...]:
     """Return the folders in `ATTRLIB_DATA_ROOTS` (separated as in PATH); by default home and working folder on localhost, else none."""
-    given = os.environ.get(VARIABLE)
-    if given is not None:
-        return tuple(Path(folder).expanduser().resolve() for folder in given.split(os.pathsep) if folder.strip())
+    configured = os.environ.get(VARIABLE)
+    if configured is not None:
+        return tuple(Path(folder).expanduser().resolve() for folder in configured.split(os.pathsep) if folder.strip())
     return (Path.home().resolve(), Path.cwd().resolve()) if st.get_option("server.address") in _LOCAL else ()
 
 

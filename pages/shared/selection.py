@@ -41,12 +41,12 @@ def as_widgets(methods: Sequence[MethodSpec]) -> tuple[str, list[str], dict[str,
     if by_layer(resolved):
         _, at_input, values = as_widgets(resolved[::3])
         return ALL_LAYERS, [entry.replace("@Input", "", 1) for entry in at_input], values
-    own = [METHODS[m.name].default_layer for m in resolved]
+    default_layers = [METHODS[m.name].default_layer for m in resolved]
     layers = {m.layer for m in resolved}
-    layer = DEFAULT_LAYER if [m.layer for m in resolved] == own else layers.pop() if len(layers) == 1 else DEFAULT_LAYER
+    layer = DEFAULT_LAYER if [m.layer for m in resolved] == default_layers else layers.pop() if len(layers) == 1 else DEFAULT_LAYER
     entries: list[str] = []
     params: dict[str, dict[str, Value]] = {}
-    for method, default in zip(resolved, own, strict=True):
+    for method, default in zip(resolved, default_layers, strict=True):
         plain = method.layer == (default if layer == DEFAULT_LAYER else layer) and method.name not in entries
         entries.append(method.name if plain else str(method))
         if plain:
@@ -67,8 +67,8 @@ def chosen_methods(entries: Sequence[str], layer: str, params: dict[str, dict[st
     layers = NAMED if layer == ALL_LAYERS else ("" if layer == DEFAULT_LAYER else layer,)
     for entry in entries:
         try:
-            given = (MethodSpec(entry, "", tuple(params.get(entry, {}).items())),) if entry in METHODS else read_methods(entry)
-            methods += [resolve(replace(m, layer=m.layer or name)) for m in given for name in layers]
+            specs = (MethodSpec(entry, "", tuple(params.get(entry, {}).items())),) if entry in METHODS else read_methods(entry)
+            methods += [resolve(replace(m, layer=m.layer or name)) for m in specs for name in layers]
         except AttrlibError as error:
             problems.append(str(error))
     return list(dict.fromkeys(methods)), problems

@@ -96,7 +96,7 @@ def _tile(slot: Slot, view: ViewSpec) -> Tile:
 
 @st.cache_data(max_entries=32, show_spinner=False)
 def picture(image_digest: str, preprocessing: Preprocessing, _image: Image.Image) -> Image.Image:
-    """Return the photo as the model sees it at twice the resolution, cached across dial moves and polls."""
+    """Return the photo as the model sees it at twice the resolution, cached across slider moves and polls."""
     return preprocessing.view(_image, scale=2)
 
 

@@ -27,9 +27,9 @@ def choose(row: pickers.Grid) -> None:
     """Show the controls for the study's inputs, in the cells of one row that wraps; an empty control means the study's default."""
     state = st.session_state
     spec, _ = choice.wanted()
-    own = create(StudySpec(state.t_study))
+    study = create(StudySpec(state.t_study))
     with row.cell(column_span=2):
-        count = len(own.models())
+        count = len(study.models())
         pickers.several(
             "Models",
             (info.name for info in list_models()),
@@ -53,7 +53,7 @@ def choose(row: pickers.Grid) -> None:
         )
     with row.cell():
         st.number_input(
-            "Items", 2, 100_000, step=1, key="t_limit", persist_state="session", placeholder=str(own.limit),
+            "Items", 2, 100_000, step=1, key="t_limit", persist_state="session", placeholder=str(study.limit),
             help="Images or grids per model. Empty: the default of the study.",
         )  # fmt: skip
         with st.popover("More", icon=":material/more_horiz:", width="stretch"):
@@ -66,14 +66,14 @@ def _checkpoint() -> None:
         st.caption("If the model was fine-tuned on deleted patches, set this under More: single deletion is then in its domain.")
 
 
-def _more(given: dict) -> None:
+def _more(current: dict) -> None:
     state = st.session_state
     for option in options_of(StudySpec):
         if option.name != "data":
             forms.option_input(option, f"t_{option.name}")
     params = tuple(p for p in params_of(STUDIES[state.t_study]) if p.name != choice.LIMIT)
     st.caption(f"This study: {plain(create(StudySpec(state.t_study)).question)}")
-    values = forms.params_form(params, given, f"t_form_{state.t_study}")
+    values = forms.params_form(params, current, f"t_form_{state.t_study}")
     if values is not None:
         state.t_params = state.t_params | {state.t_study: values}
         st.rerun()
