@@ -30,7 +30,7 @@ PAGES = {
     "aggregate": ".st-key-a_start button:enabled",
     "scores": ".st-key-s_Start button:enabled",
     "studies": ".st-key-t_start button:enabled",
-    "learn": "text=What to see.",
+    "learn": "text=What you see.",
     "library": '[data-testid="stDataFrame"]',
 }
 

@@ -64,7 +64,7 @@ def fill(store: Store, run_plan: Plan) -> None:
     for number, evaluation in enumerate(group.group.evaluations):
         for first in range(0, len(group.keys), CHUNK):
             records = {key: Record((place + number) % 100 / 100, details) for place, key in enumerate(group.keys[first : first + CHUNK])}
-            store.add_records(evaluation.key, evaluation.about, records)
+            store.add_records(evaluation.key, evaluation.key_fields, records)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Aggregate a run: AggAtt and scores at any smoothing from cached maps, with example images."""
+"""Aggregate a run: AggAtt, scores and example images at any smoothing, from cached maps."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,7 +26,7 @@ from attrlib.specs import AggregateView, MethodSpec, RunSpec
 from attrlib.store import Record
 
 PICTURES = 64
-"""Most items whose images are kept in memory for reuse."""
+"""Maximum number of items whose images are kept in memory for reuse."""
 
 
 class Aggregation:
@@ -86,8 +86,8 @@ class Aggregation:
             view: The view.
         """
         evaluation = self._evaluation(method)
-        seen = evaluation.protocol.views(self.model)[0]
-        return view.kernel(seen.layer(evaluation.method.layer, seen.input_size).layout.height, seen.input_size[0])
+        model = evaluation.protocol.views(self.model)[0]
+        return view.kernel(model.layer(evaluation.method.layer, model.input_size).layout.height, model.input_size[0])
 
     def row(self, method: MethodSpec, view: AggregateView, on_progress: Progress = no_progress) -> Row:
         """Return scores and AggAtt of one method.
@@ -101,7 +101,7 @@ class Aggregation:
             SpecError: If the method is not in the run, the view's cell is not a target, or no score is cached yet.
             ImageError: If no item can be read any more.
         """
-        evaluation, items, place = self._evaluation(method), self.cached_items(method), self._place(view)
+        evaluation, items, target = self._evaluation(method), self.cached_items(method), self._target_position(view)
         if not items:
             raise SpecError(f"no results of {method} are cached yet; start the run")
         records: list[Record] = []
@@ -114,14 +114,14 @@ class Aggregation:
             if readable:
                 used += readable
                 records += chunk
-                maps.append(smoothed[:, [place]])
+                maps.append(smoothed[:, [target]])
         if not used:
             raise ImageError(f"none of the {len(items)} items can be read: {self._loader.unreadable[items[0].id]}")
         native = torch.cat(maps)
         height, width = self.model.input_size
         size = height * self.grid, width * self.grid
         values = torch.tensor([record.value for record in records], dtype=torch.float64)
-        scores = torch.tensor([_score_of_cell(record, place) for record in records], dtype=torch.float64) if self._group.grids else values
+        scores = torch.tensor([_score_of_cell(record, target) for record in records], dtype=torch.float64) if self._group.grids else values
         cell = view.cell if self._group.grids else 0
         bins = aggregate(native, cell, self.grid, size=size, signed=view.average == "signed", scores=scores)
         side = (native.shape[2], native.shape[3])
@@ -155,12 +155,12 @@ class Aggregation:
         Raises:
             ImageError: If one of the item's images cannot be read any more.
         """
-        item, place = row.items[position], self._place(view)
+        item, target = row.items[position], self._target_position(view)
         readable, _, smoothed = self._smoothed(self._evaluation(row.method), [item], view, on_progress)
         if not readable:
             raise ImageError(self._loader.unreadable[item.id])
         picture = self.picture(item)
-        values = resize(smoothed[:, [place]], (picture.height, picture.width))[0, 0]
+        values = resize(smoothed[:, [target]], (picture.height, picture.width))[0, 0]
         names = tuple(self.model.class_names[label].split(",")[0] if label >= 0 else "" for label in item.labels)
         return Example(picture, values, float(row.aggregate.scores[position]), names, item)
 
@@ -183,7 +183,7 @@ class Aggregation:
             raise SpecError(reasons[0] if reasons else unknown("method of the run", method, map(str, self._evaluations)))
         return self._evaluations[method]
 
-    def _place(self, view: AggregateView) -> int:
+    def _target_position(self, view: AggregateView) -> int:
         """Return the position of the target cell among the targets."""
         if self._group.grids is None:
             return 0
@@ -245,12 +245,12 @@ class Aggregation:
         return Batch(tuple(item.id for item in items), images, torch.tensor([item.labels for item in items]))
 
 
-def _score_of_cell(record: Record, place: int) -> tuple[float, float]:
+def _score_of_cell(record: Record, target: int) -> tuple[float, float]:
     """Return the localisation score of one target's grid cell, and the positive attribution inside the cell."""
     shares, inside = (record.details[name] for name in ("shares", "inside"))
     assert isinstance(shares, Sequence)
     assert isinstance(inside, Sequence)
-    return shares[place], inside[place]
+    return shares[target], inside[target]
 
 
 def tiled(pictures: Sequence[Image.Image]) -> Image.Image:

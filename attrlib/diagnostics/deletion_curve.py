@@ -13,7 +13,7 @@ from attrlib.methods import Attribution
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, EvalBatch, EvalContext
-from attrlib.protocols.deletion import ORDERS, instead_of
+from attrlib.protocols.deletion import ORDERS, baseline_values
 
 STEPS = 32
 """Number of steps from no pixel to all, if pixels are deleted instead of patches."""
@@ -27,20 +27,20 @@ class DeletionPath:
         place: Order in which pixels are deleted, (H,W).
         counts: Number of deleted pixels at each step, n + 1 values.
         probabilities: Probability of the target at each step, (n+1).
-        instead: Colours that replace deleted pixels, uint8, (H,W,3).
+        replacement_values: Colours that replace deleted pixels, uint8, (H,W,3).
         grid: Patches per side, each deleted as a whole; None if pixels are deleted.
     """
 
     place: Tensor
     counts: tuple[int, ...]
     probabilities: Tensor
-    instead: np.ndarray
+    replacement_values: np.ndarray
     grid: int | None
 
     @property
     def nbytes(self) -> int:
         """Return the bytes of the tensors and the array."""
-        return self.place.nbytes + self.probabilities.nbytes + self.instead.nbytes
+        return self.place.nbytes + self.probabilities.nbytes + self.replacement_values.nbytes
 
     @property
     def steps(self) -> int:
@@ -96,14 +96,14 @@ def delete_in_order(
     batch = Batch((photo.digest,), model.place(model.preprocess(photo.image)[None]), target)
     values = EvalBatch(context, batch, target, {}, lambda _request: (attribution.maps, layer)).maps()[0, 0].double().nan_to_num(0.0)
     place, counts = _pixels(values, order) if grid is None else _patches(values, order, grid)
-    instead = instead_of(baseline, context, batch)
+    replacement_values = baseline_values(baseline, context, batch)
     probabilities = []
     for first in range(0, len(counts), context.rows):
         on_progress(first, len(counts))
         gone = torch.stack([place < count for count in counts[first : first + context.rows]])[:, None].to(batch.images.device)
-        logits = context.logits(torch.where(gone, instead, batch.images))
+        logits = context.logits(torch.where(gone, replacement_values, batch.images))
         probabilities.append(logits.softmax(1)[:, int(target)].double())
-    colours = model.preprocessing.denormalise(instead[0].cpu()).clamp(0, 1).permute(1, 2, 0)
+    colours = model.preprocessing.denormalise(replacement_values[0].cpu()).clamp(0, 1).permute(1, 2, 0)
     return DeletionPath(place.int(), counts, torch.cat(probabilities), (colours * 255).round().byte().numpy(), grid)
 
 

@@ -46,7 +46,7 @@ class RunStore(ResultCache, Interface):
 
         Args:
             key: Key of the run.
-            spec: What the run is about: kind, title, spec and digest of the model.
+            spec: Description of the run: kind, title, spec and digest of the model.
             parts: For each protocol and method, the key of the records and the keys of the items.
         """
 

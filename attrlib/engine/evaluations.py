@@ -27,8 +27,8 @@ class Evaluation:
         method_spec: The method as given in the spec.
         protocol: The protocol with all parameters.
         method: The method with all parameters and its layer.
-        key: Key of the records: the digest of `about`.
-        about: Everything that a score depends on besides its item.
+        key: Key of the records: the digest of `key_fields`.
+        key_fields: The fields that a score depends on besides its item.
     """
 
     protocol_spec: ProtocolSpec
@@ -36,7 +36,7 @@ class Evaluation:
     protocol: Protocol
     method: MethodSpec
     key: str
-    about: dict[str, object] = field(compare=False)
+    key_fields: dict[str, object] = field(compare=False)
 
     def __str__(self) -> str:
         return f"{self.protocol_spec} {self.method_spec}"
@@ -118,18 +118,18 @@ def find_evaluations(spec: RunSpec, data: Dataset, evaluator: Evaluator) -> tupl
         for method_spec, method in methods.items():
             try:
                 _check_defined(protocol, method, data, evaluator.model)
-                about = evaluator.keys.score(protocol, method)
+                key_fields = evaluator.keys.score(protocol, method)
             except AttrlibError as error:
                 refused.append(Refusal(protocol_spec, method_spec, str(error)))
                 continue
-            evaluations.append(Evaluation(protocol_spec, method_spec, protocol, method, digest(about), about))
+            evaluations.append(Evaluation(protocol_spec, method_spec, protocol, method, digest(key_fields), key_fields))
     if not evaluations:
         raise ProtocolError(refused[0].reason)
     groups: dict[object, list[Evaluation]] = {}
     for each in evaluations:
         groups.setdefault(_items_key(each.protocol), []).append(each)
     # Method by method, so that its protocols read the same maps while these are in the operating system's cache.
-    order = {method: place for place, method in enumerate(methods)}
+    order = {method: position for position, method in enumerate(methods)}
     return [ItemGroup(tuple(sorted(group, key=lambda each: order[each.method_spec]))) for group in groups.values()], refused
 
 

@@ -1,4 +1,4 @@
-"""Score maps of a model under protocols: the one place where protocol, maps, measurements and cache meet."""
+"""Compute scores, measurements and maps of a model, reading and filling a cache."""
 
 import dataclasses
 import math
@@ -67,9 +67,9 @@ class Evaluator:
         return self._with(fast=False)
 
     def _with(self, **changes: object) -> "Evaluator":
-        twin = object.__new__(Evaluator)
-        twin.__dict__ |= self.__dict__ | {"context": dataclasses.replace(self.context, **changes)}  # type: ignore[arg-type]
-        return twin
+        other = object.__new__(Evaluator)
+        other.__dict__ |= self.__dict__ | {"context": dataclasses.replace(self.context, **changes)}  # type: ignore[arg-type]
+        return other
 
     def loader(self, data: Dataset, protocols: Iterable[Protocol] = ()) -> Loader:
         """Return a loader for a data set that loads what these protocols need."""
@@ -122,16 +122,16 @@ class Evaluator:
         keys = list(batch.ids)
         if measurement.targeted and targets is not None:
             keys = [f"{key}:{target}" for key, target in zip(keys, targets.tolist(), strict=True)]
-        about, key = self.keys.measurement(measurement)
+        key_fields, key = self.keys.measurement(measurement)
         cached = self.cache.records(key, keys)
         missing = [row for row, item in enumerate(keys) if item not in cached]
         if missing:
             chosen = torch.zeros(len(batch), dtype=torch.long) if targets is None else targets
-            # Always exact: there are few of them, and the scores of all methods depend on them.
+            # Always exact: measurements are few, and the scores of all methods depend on them.
             computed = measurement.measure(dataclasses.replace(self.context, fast=False), take(batch, missing), chosen[missing])
             lists = {name: values.double().tolist() for name, values in computed.items()}
             new = {keys[row]: Record(details={name: values[i] for name, values in lists.items()}) for i, row in enumerate(missing)}
-            self.cache.add_records(key, about, new)
+            self.cache.add_records(key, key_fields, new)
             cached = cached | new
         names = cached[keys[0]].details
         return {name: torch.tensor([cached[item].details[name] for item in keys], dtype=torch.float64) for name in names}
@@ -178,7 +178,7 @@ class Evaluator:
         return explain
 
     def cached_maps(self, method: MethodSpec, request: ExplanationRequest) -> Tensor | None:
-        """Return the maps (B,T,h,w) of a request, None unless all are cached; the images of the request are not used.
+        """Return the maps (B,T,h,w) of a request, None unless all are cached. The images of the request are not read.
 
         Args:
             method: The method, resolved.
@@ -233,7 +233,7 @@ class Evaluator:
     def _compute_together(
         self, method: MethodSpec, together: Sequence[MethodSpec], request: ExplanationRequest, missing: list[int]
     ) -> dict[str, Tensor]:
-        """Compute the missing maps of a method, and in the same passes those of the other methods that have no cached map yet."""
+        """Compute the missing maps of a method, and in the same passes those of other methods that have no cached map yet."""
         keys = {each: [all_keys[k] for k in missing] for each in (method, *together) for all_keys in [self._map_keys(each, request)]}
         begun = self.cache.maps([key for each in together for key in keys[each]]) if together else {}
         chosen = [each for each in keys if each == method or not begun.keys() & set(keys[each])]
@@ -246,7 +246,7 @@ class Evaluator:
         return cached
 
     def _compute(self, methods: Sequence[MethodSpec], request: ExplanationRequest, which: list[int]) -> list[Attribution | AttrlibError]:
-        """Compute maps (k,1,h,w) by each method for some pairs of image and target, which are numbered row by row."""
+        """Compute maps (k,1,h,w) by each method for some pairs of image and target, numbered row by row."""
         context, target_count = self.context, request.targets.shape[1]
         owners = [k // target_count for k in which]
         area = request.images.shape[2] * request.images.shape[3] / (self.model.input_size[0] * self.model.input_size[1])
@@ -261,8 +261,8 @@ class Evaluator:
         return results
 
     def _add_seconds(self, result: Attribution, ids: Sequence[str]) -> None:
-        about, key = self._seconds_key(result.spec)
-        self.cache.add_records(key, about, {item: Record(result.seconds / len(ids)) for item in ids})
+        key_fields, key = self._seconds_key(result.spec)
+        self.cache.add_records(key, key_fields, {item: Record(result.seconds / len(ids)) for item in ids})
 
     def _add_maps(self, result: Attribution | AttrlibError, keys: Sequence[str]) -> dict[str, Tensor]:
         """Add maps and their diagnostics to the cache, and return the maps at the cache's precision."""
@@ -270,11 +270,11 @@ class Evaluator:
         maps = dict(zip(keys, self.cache.rounded(result.maps), strict=True))
         self.cache.add_maps(maps)
         if result.diagnostics:
-            about, key = self.keys.diagnostics()
+            key_fields, key = self.keys.diagnostics()
             rows = zip(*result.diagnostics.values(), strict=True)
             self.cache.add_records(
                 key,
-                about,
+                key_fields,
                 {name: Record(details=dict(zip(result.diagnostics, row, strict=True))) for name, row in zip(keys, rows, strict=True)},
             )
         return maps

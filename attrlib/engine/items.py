@@ -70,10 +70,10 @@ def image_items(
     unlabelled = repeated = 0
     unreadable: list[str] = []
     wanted = len(data) if limit is None else min(limit, len(data))
-    for place, index in enumerate(data.order(seed)):
+    for tried, index in enumerate(data.order(seed)):
         if limit is not None and len(items) >= limit:
             break
-        if place % PROGRESS_INTERVAL == 0:
+        if tried % PROGRESS_INTERVAL == 0:
             on_progress(len(items), wanted)
         data_class = data.label(index)
         label = UNKNOWN if data_class is None else classes[data_class]
@@ -88,7 +88,9 @@ def image_items(
         repeated += item.id in items
         items.setdefault(item.id, item)
     counts = ((unlabelled, "without a class"), (repeated, "that duplicate another"))
-    notes = [f"{count} image(s) {what} skipped" for count, what in counts if count] + unreadable_note(unreadable, len(unreadable))
+    notes = [f"{count} image(s) {description} skipped" for count, description in counts if count] + unreadable_note(
+        unreadable, len(unreadable)
+    )
     if not items:
         hint = "; give their classes (class folders or a CSV), or choose target=prediction" if unlabelled else ""
         raise DataError(f"{data.name} has no images that can be scored ({'; '.join(notes) or 'it is empty'}){hint}")

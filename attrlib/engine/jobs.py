@@ -38,10 +38,10 @@ class Priority(IntEnum):
     """
 
     QUICK = 0
-    """For jobs of seconds, which are never interrupted."""
+    """For jobs that take seconds; they are never interrupted."""
     NORMAL = 1
     LONG = 2
-    """For jobs of minutes or hours."""
+    """For jobs that take minutes or hours."""
 
 
 class Job:
@@ -107,9 +107,9 @@ class Job:
 
     @property
     def abandoned(self) -> bool:
-        """Return whether the job was not watched for longer than its patience, or while others wait.
+        """Return whether the job has not been watched for longer than its patience.
 
-        Then `YIELD` seconds suffice; the other job must have the same or a higher priority.
+        While a job of the same or a higher priority is waiting, `YIELD` seconds suffice.
         """
         if self._patience is None:
             return False
@@ -294,12 +294,12 @@ def _bytes(result: object) -> int:
 
 
 _queues: dict[str, Queue] = {}
-_making = threading.Lock()
+_lock = threading.Lock()
 
 
 def queue(name: str) -> Queue:
     """Return the process-wide queue of a name: one for each device, and `models` for loading models."""
-    with _making:
+    with _lock:
         if name not in _queues:
             _queues[name] = Queue(name, max_bytes=(4 << 30) if name == "models" else (256 << 20))
         return _queues[name]

@@ -8,7 +8,7 @@ from attrlib.protocols import Measurement, Protocol
 from attrlib.specs import NUMERICS, MethodSpec, digest
 
 Key = tuple[dict[str, object], str]
-"""Everything that records depend on besides their item, and the digest of it."""
+"""The fields that records depend on besides their item, and their digest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +18,8 @@ class ResultKeys:
     Attributes:
         model: The model.
         model_digest: Digest of its weights and its preprocessing.
-        seed: Seed of everything random. Results that do not depend on it do not have it in their key.
-        dtype: Precision of cached maps, which scores depend on.
+        seed: Random seed; it is part of the key only of results that depend on it.
+        dtype: Precision of cached maps; scores depend on it.
         fast: Whether scores and maps are those of a fast run.
     """
 
@@ -30,20 +30,20 @@ class ResultKeys:
     fast: bool = False
 
     @property
-    def _about(self) -> dict[str, object]:
+    def _model_fields(self) -> dict[str, object]:
         return {"model": self.model.name, "model_digest": self.model_digest, "numerics": NUMERICS}
 
     def score(self, protocol: Protocol, method: MethodSpec) -> dict[str, object]:
-        """Return everything that a score depends on besides its item; its digest is the key of the records."""
+        """Return the fields that a score depends on besides its item; their digest is the key of the records."""
         seeded = protocol.seeded or instance(method).seeded
-        about = {"kind": "score", "protocol": protocol.key(), "fast": self.fast, "maps": self.dtype}
-        return self._about | about | self._method(method, protocol.views(self.model)[0], seeded)
+        key_fields = {"kind": "score", "protocol": protocol.key(), "fast": self.fast, "maps": self.dtype}
+        return self._model_fields | key_fields | self._method(method, protocol.views(self.model)[0], seeded)
 
     def measurement(self, measurement: Measurement) -> Key:
         """Return the key of a measurement's records."""
         fields = {"name": type(measurement).__name__} | dataclasses.asdict(measurement)
-        about = self._about | {"kind": "measurement", "measurement": fields, "seed": self.seed if measurement.seeded else None}
-        return about, digest(about)
+        key_fields = self._model_fields | {"kind": "measurement", "measurement": fields, "seed": self.seed if measurement.seeded else None}
+        return key_fields, digest(key_fields)
 
     def seconds(self, method: MethodSpec, approximate: bool = False) -> Key:
         """Return the key of the seconds that a map takes, by image.
@@ -52,14 +52,14 @@ class ResultKeys:
             method: The method, resolved.
             approximate: Whether maps of this method are approximated; they are in some fast runs.
         """
-        about = self._about | {"kind": "seconds", "device": self.model.device.type, "fast": approximate}
-        about |= self._method(method, self.model, False)
-        return about, digest(about)
+        key_fields = self._model_fields | {"kind": "seconds", "device": self.model.device.type, "fast": approximate}
+        key_fields |= self._method(method, self.model, False)
+        return key_fields, digest(key_fields)
 
     def diagnostics(self) -> Key:
         """Return the key of the diagnostics of maps, by the key of the map."""
-        about = self._about | {"kind": "diagnostics"}
-        return about, digest(about)
+        key_fields = self._model_fields | {"kind": "diagnostics"}
+        return key_fields, digest(key_fields)
 
     def maps(self, method: MethodSpec, model: Classifier, view: str = "", approximate: bool = False) -> str:
         """Return the part of a map's key that does not depend on its image and target; see `map_key`.
@@ -70,8 +70,8 @@ class ResultKeys:
             view: Name of the view; empty for the model itself.
             approximate: Whether maps of this method are approximated; they are in some fast runs.
         """
-        about = {"view": view, "fast": approximate, "maps": self.dtype}
-        return digest(self._about | about | self._method(method, model, instance(method).seeded))
+        key_fields = {"view": view, "fast": approximate, "maps": self.dtype}
+        return digest(self._model_fields | key_fields | self._method(method, model, instance(method).seeded))
 
     def _method(self, method: MethodSpec, view: Classifier, seeded: bool) -> dict[str, object]:
         # The path rather than the name: a wrapped model may call any layer Middle.

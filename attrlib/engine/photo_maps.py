@@ -1,4 +1,4 @@
-"""Maps of one photo, shared with scores and aggregate views through the cache, and computed with passes in common."""
+"""Maps of one photo, computed with shared passes, and shared with scores and aggregate views through the cache."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -19,8 +19,8 @@ from attrlib.specs import MethodSpec
 class PhotoMaps:
     """Maps of one photo and class, computed method by method in any order.
 
-    A map that a run has cached is read, and a computed one is cached for runs, unless the photo has no `id`. What methods have in common
-    is computed once, and kept as long as this object. One thread may use it, one method at a time.
+    Maps are read from the cache and added to it, unless the photo has no `id`. Passes that methods share are computed once and kept as
+    long as this object. Not thread-safe.
 
     Args:
         model: The classifier.

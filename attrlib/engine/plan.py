@@ -20,7 +20,7 @@ from attrlib.progress import Progress, no_progress
 from attrlib.specs import RunSpec
 
 LOOKUP = 4096
-"""Number of items in one look-up of cached values."""
+"""Number of items per query of cached values."""
 FORWARD_PASSES = Probe(forward=1.0, gradient=2.5, row_bytes=0)
 """Costs relative to a forward pass, to weigh evaluations against each other without timing."""
 
@@ -31,7 +31,7 @@ class GroupPlan:
 
     Attributes:
         group: The evaluations.
-        items: The items; while predictions are missing, candidate images, as many as there can be items at most.
+        items: The items. While predictions are missing, as many candidate images as there are items at most.
         unpredicted: The images whose predictions must be computed before the items can be selected.
         keys: The key of each item's results.
         values: The cached values of each evaluation, float64 (N,), NaN where undefined or missing.
@@ -120,14 +120,14 @@ class Plan:
 
     @property
     def upper_bound(self) -> bool:
-        """Return whether fewer results than `missing` may be needed: predictions are missing, or the run may stop early."""
+        """Return whether `missing` is an upper bound, because predictions are missing or the run may stop early."""
         return self.spec.ci_width is not None or any(each.unpredicted for each in self.groups)
 
     @property
     def area(self) -> float:
         """Return the size of the largest input that must still be explained, as a multiple of the model's input size."""
-        left = (each for plan in self.groups for each, cached in plan.cached.items() if not cached.all())
-        return max((each.protocol.cost.area for each in left), default=0)
+        incomplete = (each for plan in self.groups for each, cached in plan.cached.items() if not cached.all())
+        return max((each.protocol.cost.area for each in incomplete), default=0)
 
     def predict_units(self) -> list[list[PredictUnit]]:
         """Return the units of the missing predictions, grouped by model."""
@@ -143,8 +143,8 @@ class Plan:
         Raises:
             DataError: If no group has items.
         """
-        open_groups = [each.group for each in self.groups if each.unpredicted]
-        planned, refused, notes, error = _plan_groups(open_groups, self.spec, self.data, self.store, self.evaluators)
+        waiting = [each.group for each in self.groups if each.unpredicted]
+        planned, refused, notes, error = _plan_groups(waiting, self.spec, self.data, self.store, self.evaluators)
         groups = tuple(planned.get(each.group, each) for each in self.groups if not each.unpredicted or each.group in planned)
         if error is not None and not groups:
             raise error
@@ -207,10 +207,12 @@ def make_plan(
         )
     evaluators = (Evaluator(model, store, spec.seed, spec.fast), *(Evaluator(each, store, spec.seed) for each in filter_models))
     groups, refused = find_evaluations(spec, data, evaluators[0])
-    planned, more, notes, error = _plan_groups(groups, spec, data, store, evaluators, on_progress)
+    planned, refused_groups, notes, error = _plan_groups(groups, spec, data, store, evaluators, on_progress)
     if error is not None and not planned:
         raise error
-    return Plan(spec, data, store, evaluators, tuple(planned.values()), (*refused, *more), tuple(dict.fromkeys(notes)), max_memory)
+    return Plan(
+        spec, data, store, evaluators, tuple(planned.values()), (*refused, *refused_groups), tuple(dict.fromkeys(notes)), max_memory
+    )
 
 
 def _plan_groups(
@@ -228,12 +230,12 @@ def _plan_groups(
     last: DataError | None = None
     for group in groups:
         try:
-            planned[group], more = _plan_group(group, spec, data, store, evaluators, on_progress)
+            planned[group], group_notes = _plan_group(group, spec, data, store, evaluators, on_progress)
         except DataError as error:
             refused += group.refuse(error)
             last = error
             continue
-        notes += more
+        notes += group_notes
     return planned, refused, notes, last
 
 
@@ -262,10 +264,10 @@ def _look_up(evaluation: Evaluation, keys: Sequence[str], store: RunStore) -> tu
     """Return the values of an evaluation and which are cached, looked up a few thousand at a time to limit memory."""
     values, cached = np.full(len(keys), np.nan), np.zeros(len(keys), dtype=bool)
     for first in range(0, len(keys), LOOKUP):
-        found = store.values(evaluation.key, keys[first : first + LOOKUP])
-        for place, key in enumerate(keys[first : first + LOOKUP], first):
-            if key in found:
-                values[place], cached[place] = found[key], True
+        stored = store.values(evaluation.key, keys[first : first + LOOKUP])
+        for position, key in enumerate(keys[first : first + LOOKUP], first):
+            if key in stored:
+                values[position], cached[position] = stored[key], True
     return values, cached
 
 
@@ -279,9 +281,9 @@ def item_seconds(evaluation: Evaluation, model: Classifier, costs: Probe) -> flo
     """
     cost, layer = evaluation.protocol.cost, model.layer(evaluation.method.layer)
     passes, downstream = evaluation.passes(model), _share_downstream(model, layer)
-    of_classes = cost.targets * passes.gradient * costs.gradient
-    of_input = (1 - downstream) * passes.before * costs.forward + downstream * (passes.forward * costs.forward + of_classes)
-    return cost.inputs * cost.area * of_input + cost.forwards * costs.forward
+    backward = cost.targets * passes.gradient * costs.gradient
+    per_input = (1 - downstream) * passes.before * costs.forward + downstream * (passes.forward * costs.forward + backward)
+    return cost.inputs * cost.area * per_input + cost.forwards * costs.forward
 
 
 def _share_downstream(model: Classifier, layer: Layer) -> float:

@@ -72,19 +72,19 @@ def run(plan: Plan, on_progress: RunListener = no_listener, executor: ExecutorFa
         Cancelled: If `on_progress` raises it. Everything computed before is stored, and the next run of the same spec resumes there.
         AttrlibError: If no evaluation is defined.
     """
-    return _Run(plan, on_progress, executor).execute()
+    return _RunState(plan, on_progress, executor).execute()
 
 
-class _Progress:
-    """The results of an evaluation during a run."""
+class _PartialResults:
+    """The results of one evaluation so far."""
 
     def __init__(self, evaluation: Evaluation, plan: GroupPlan, weight: float):
         self.evaluation, self.weight = evaluation, weight
         self.values, self.done = plan.values[evaluation].copy(), plan.cached[evaluation].copy()
         self._expected = ~self.done
         self.missing = int(self._expected.sum())
-        self.so_far = RunningSummary()
-        self.so_far.add(self.counted(self.done))
+        self.running = RunningSummary()
+        self.running.add(self.counted(self.done))
 
     def counted(self, chosen: np.ndarray | slice) -> np.ndarray:
         """Return the chosen values, with undefined ones replaced as the protocol counts them in the mean."""
@@ -95,24 +95,24 @@ class _Progress:
         """Add results of the chunk that starts at item `first`."""
         positions = np.array(list(result.values), dtype=int) + first
         self.values[positions], self.done[positions] = list(result.values.values()), True
-        self.so_far.add(self.counted(positions))
+        self.running.add(self.counted(positions))
         self._expected[positions] = False
         self.missing -= len(positions)
 
     def give_up(self, items: slice) -> None:
-        """Expect no more results of some items, which cannot be read or are not needed."""
+        """Count the missing results of some items as not needed: the items cannot be read, or the run stops before them."""
         self.missing -= int(self._expected[items].sum())
         self._expected[items] = False
 
 
-class _Run:
+class _RunState:
     """The state of one run."""
 
     def __init__(self, plan: Plan, on_progress: RunListener, executor: ExecutorFactory):
         self.plan, self.spec, self.store, self.on_progress = plan, plan.spec, plan.store, on_progress
-        self.executor = executor(plan, self._beat)
+        self.executor = executor(plan, self._heartbeat)
         self.event = Event("planning")
-        self.progress: dict[Evaluation, _Progress] = {}
+        self.progress: dict[Evaluation, _PartialResults] = {}
         self.refused: list[Refusal] = list(plan.refused)
         self.notes: list[str] = []
         self.of = "results"
@@ -120,7 +120,7 @@ class _Run:
         self.changed = True
 
     def execute(self) -> RunResult:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         key = digest(self.spec, self.plan.model_digest)
         used: dict[GroupPlan, tuple[EvalItem, ...]] = {}
         self._save(key, used)
@@ -135,7 +135,7 @@ class _Run:
             if not self.progress:
                 raise ProtocolError(self.refused[-1].reason)
             agreement = self._agreement(used) if self.spec.fast else {}
-            self._tell("done")
+            self._report_progress("done")
         except Cancelled:
             self.store.set_state(key, "cancelled")
             raise
@@ -145,7 +145,7 @@ class _Run:
         self._save(key, used, "done")
         scores = self._scores(used)
         notes = tuple(dict.fromkeys([*self.plan.notes, *self.notes, *self.store.notes]))
-        return RunResult(self.spec, scores, self.refused, notes, self.computed, self.cached, time.perf_counter() - begun, agreement)
+        return RunResult(self.spec, scores, self.refused, notes, self.computed, self.cached, time.perf_counter() - start, agreement)
 
     def _predict(self) -> None:
         """Compute the predictions on which grids depend, and select the grids."""
@@ -163,7 +163,7 @@ class _Run:
         for each in self.plan.groups:
             for evaluation in each.group.evaluations:
                 weight = item_seconds(evaluation, self.plan.model, FORWARD_PASSES)
-                self.progress[evaluation] = _Progress(evaluation, each, weight)
+                self.progress[evaluation] = _PartialResults(evaluation, each, weight)
 
     def _evaluate(self, plan: GroupPlan) -> tuple[EvalItem, ...]:
         """Compute the missing results of a group; return the readable items among those used."""
@@ -195,7 +195,7 @@ class _Run:
             raise DataError(f"none of the {len(items)} images of {self.plan.data.name} can be read: {next(iter(unreadable.values()))}")
         return readable
 
-    def _add(self, progress: _Progress, first: int, result: UnitResult) -> None:
+    def _add(self, progress: _PartialResults, first: int, result: UnitResult) -> None:
         progress.add(first, result)
         self.cached += len(result.values) - result.computed
         self.computed += result.computed
@@ -215,7 +215,7 @@ class _Run:
         self.changed = True
 
     def _narrow_after(self, plan: GroupPlan, open_chunks: set[int], first: int) -> int | None:
-        """Return the number of items after which every interval is narrow enough, None if there is none.
+        """Return the number of items after which every interval is at most `ci_width` wide, None if there is none.
 
         Only the ends of the chunks from `first` up to the first open chunk are checked.
         """
@@ -235,28 +235,28 @@ class _Run:
         assert self.spec.ci_width is not None
         return all(s.n >= MIN_ITEMS_FOR_WIDTH and s.high - s.low <= self.spec.ci_width for s in summaries)
 
-    def _beat(self, doing: str) -> None:
-        """Report the progress of the run, even without new results, so that the watcher can stop it."""
+    def _heartbeat(self, doing: str) -> None:
+        """Report progress even without new results, so that the progress callback can stop the run."""
         if self.of == "images":
             self.event = Event(doing, self.predicted, self.to_predict, of="images")
             self.on_progress(self.event)
         elif self.changed or doing != self.event.doing:
-            self._tell(doing)
+            self._report_progress(doing)
         else:
             self.on_progress(self.event)
 
-    def _tell(self, doing: str) -> None:
+    def _report_progress(self, doing: str) -> None:
         elapsed = time.perf_counter() - self.started
         weight_left = sum(each.missing * each.weight for each in self.progress.values())
         left = elapsed / self.weight_done * weight_left if self.weight_done else None
-        scores = {(str(e.protocol_spec), str(e.method_spec)): each.so_far.summary() for e, each in self.progress.items()}
+        scores = {(str(e.protocol_spec), str(e.method_spec)): each.running.summary() for e, each in self.progress.items()}
         rate = self.computed / elapsed if elapsed else 0.0
         missing = sum(each.missing for each in self.progress.values())
         self.event, self.changed = Event(doing, self.computed, self.computed + missing, rate, left, scores), False
         self.on_progress(self.event)
 
     def _agreement(self, used: Mapping[GroupPlan, tuple[EvalItem, ...]]) -> dict[MethodSpec, float]:
-        """Return how well each scored method's fast maps agree with its exact ones."""
+        """Return the rank correlation of fast and exact maps by method."""
         methods = {each.method_spec: each.method for plan in used for each in plan.group.evaluations if each in self.progress}
         evaluator = self.plan.evaluators[0].reporting_to(lambda _done, _total: self.on_progress(self.event))
         return map_agreement(methods, evaluator, self.plan.data, next(iter(used.values())))
@@ -270,15 +270,15 @@ class _Run:
     def _score(self, evaluation: Evaluation, plan: GroupPlan, items: tuple[EvalItem, ...]) -> Score:
         progress = self.progress[evaluation]
         readable = set(items)
-        chosen = [place for place, item in enumerate(plan.items) if item in readable and progress.done[place]]
-        ids = tuple(plan.items[place].id for place in chosen)
+        chosen = [position for position, item in enumerate(plan.items) if item in readable and progress.done[position]]
+        ids = tuple(plan.items[position].id for position in chosen)
         return Score(
             replace(self.spec, protocols=(evaluation.protocol_spec,), methods=(evaluation.method_spec,)),
             evaluation.protocol,
             progress.values[chosen],
             ids,
-            tuple(plan.items[place].images for place in chosen),
-            StoredDetails(self.store, evaluation.key, tuple(plan.keys[place] for place in chosen)),
+            tuple(plan.items[position].images for position in chosen),
+            StoredDetails(self.store, evaluation.key, tuple(plan.keys[position] for position in chosen)),
             self.plan.evaluators[0].mean_seconds(evaluation.method, ids),
             tuple(dict.fromkeys([*self.plan.notes, *self.notes])),
         )
@@ -292,6 +292,6 @@ class _Run:
             for each in plan.group.evaluations:
                 if each in self.progress:
                     parts[f"{each.protocol_spec}|{each.method_spec}"] = {"key": each.key, "items": keys}
-        about = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "model_digest": self.plan.model_digest}
-        self.store.save_run(key, about, parts)
+        description = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "model_digest": self.plan.model_digest}
+        self.store.save_run(key, description, parts)
         self.store.set_state(key, state)

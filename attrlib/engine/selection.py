@@ -112,16 +112,16 @@ def _order_notes(spec: RunSpec, models: Sequence[Classifier], data: Dataset) -> 
 
 def _highest_confidence(confidences: Mapping[EvalItem, float], grids: Localisation) -> str:
     """Return a sentence with the highest confidence at which the images allow a grid."""
-    steps = sorted({probability for probability in confidences.values() if probability >= 0}, reverse=True)
+    thresholds = sorted({probability for probability in confidences.values() if probability >= 0}, reverse=True)
 
     def allows(confidence: float) -> bool:
         labels = [item.labels[0] for item, probability in confidences.items() if probability >= confidence]
         return bool(compose(labels, grids.grid, grids.corners, seed=0))
 
-    place = bisect_left(steps, True, key=allows)
-    if place == len(steps):
+    index = bisect_left(thresholds, True, key=allows)
+    if index == len(thresholds):
         return "no confidence allows one: images of too few classes are classified correctly"
-    return f"confidence={math.floor(steps[place] * 1000) / 1000:g} allows one"
+    return f"confidence={math.floor(thresholds[index] * 1000) / 1000:g} allows one"
 
 
 def _reason(data: Dataset, item: EvalItem) -> str:

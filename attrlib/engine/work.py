@@ -1,4 +1,4 @@
-"""Units of work as plain data, and the worker that executes them, in this or another process or on another machine."""
+"""Units of work as plain data, and the worker that executes them in this process, another process, or on another machine."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from attrlib.specs import MethodSpec
 from attrlib.store import Record
 
 PASSES_PER_STEP = 512
-"""Number of passes between two results of a unit, so that an item of an expensive method is stored and shown before the next starts."""
+"""Maximum number of passes between two results of a unit, so that items of expensive methods are stored and shown one by one."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class PredictUnit:
 
     Attributes:
         items: The images.
-        model: Number of the model: 0 for the run's model, then its filter models.
+        model: Index of the model: 0 for the run's model, then its filter models.
     """
 
     items: tuple[EvalItem, ...]
@@ -55,8 +55,8 @@ class UnitResult:
     """The result of one step of a unit. Its records are in the cache before it is yielded.
 
     Attributes:
-        unit: Number of the unit among those given to the executor.
-        evaluation: Number of the evaluation among those of the unit.
+        unit: Index of the unit among those given to the executor.
+        evaluation: Index of the evaluation among those of the unit.
         values: Value of each item by its position in the unit, NaN where undefined.
         computed: How many values were computed; the others were cached.
         refused: Why the evaluation is not defined; empty if it is.
@@ -106,7 +106,7 @@ class Worker:
         If an evaluation is not defined, its error is a result; all other errors are raised.
 
         Args:
-            number: Number of the unit, repeated in its results.
+            number: Index of the unit, repeated in its results.
             unit: The unit.
             loader: Loads the items.
         """
@@ -124,21 +124,21 @@ class Worker:
         readable, batch = loader.get(unit.items)
         if batch is not None:
             evaluator.with_rows(rows_within(evaluator.model, self._max_memory)).measure(Prediction(), batch)
-        about, key = evaluator.keys.measurement(Prediction())
+        key_fields, key = evaluator.keys.measurement(Prediction())
         # A prediction without a class marks an image that cannot be read.
-        evaluator.cache.add_records(key, about, {item.id: Record() for item in unit.items if item not in readable})
+        evaluator.cache.add_records(key, key_fields, {item.id: Record() for item in unit.items if item not in readable})
 
     def _evaluate(self, number: int, unit: EvaluateUnit, loader: Loader) -> Iterator[UnitResult]:
         evaluator = self._evaluators[0]
         evaluator = evaluator.with_rows(rows_within(evaluator.model, self._max_memory, unit.area))
         missing = {each: list(positions) for each, positions in unit.missing if each not in self._refused}
-        for place, (each, _) in enumerate(unit.missing):
+        for index, (each, _) in enumerate(unit.missing):
             if each not in missing:
                 continue
             cached = self._cached(each, unit, missing[each])
             if cached:
                 missing[each] = [position for position in missing[each] if position not in cached]
-                yield UnitResult(number, place, cached)
+                yield UnitResult(number, index, cached)
             if not missing[each]:
                 continue
             readable, batch = loader.get(unit.items)
@@ -155,17 +155,17 @@ class Worker:
                 except (MethodError, LayerError, ProtocolError, OutOfMemory) as error:
                     self._refused.add(each)
                     del missing[each]
-                    yield UnitResult(number, place, refused=str(error))
+                    yield UnitResult(number, index, refused=str(error))
                     break
                 missing[each] = [position for position in missing[each] if position not in positions]
                 values = {position: record.value for position, record in zip(positions, records.values(), strict=True)}
-                yield UnitResult(number, place, values, computed=len(values))
+                yield UnitResult(number, index, values, computed=len(values))
 
     def _score(
         self, evaluator: Evaluator, each: Evaluation, items: Sequence[EvalItem], batch: Batch, together: Sequence[MethodSpec]
     ) -> dict[str, Record]:
         records = evaluator.evaluate(each.protocol, items, batch, evaluator.explainer(each.method, together))
-        evaluator.cache.add_records(each.key, each.about, records)
+        evaluator.cache.add_records(each.key, each.key_fields, records)
         return records
 
     def _cached(self, each: Evaluation, unit: EvaluateUnit, positions: Sequence[int]) -> dict[int, float]:

@@ -12,8 +12,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8
 """The colours of Okabe and Ito, safe for colour-blind readers, with grey instead of black, which is invisible on a dark page."""
 GREY = "#8a929c"
 POINTS = 2000
-"""Most scores to also draw as points. More would hide the boxes and slow down the page."""
-_SHORT = {"Input": "Inp", "Middle": "Mid", "Final": "Fin"}
+"""Maximum number of scores that are also drawn as points. More would hide the boxes and slow down the page."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +49,7 @@ def boxes(scores: Sequence[Scores], title: str, chance: float | None, perfect: f
         colour = COLOURS[number % len(COLOURS)]
         figure.add_trace(
             go.Box(
-                x=[_SHORT.get(s.layer, s.layer) for s, _ in defined], y=[s.values[i] for s, i in defined], name=method,
+                x=[s.layer for s, _ in defined], y=[s.values[i] for s, i in defined], name=method,
                 customdata=[(scores.index(s), i) for s, i in defined], boxpoints="all" if points else False, jitter=0.7, pointpos=0,
                 line=dict(width=1.5, color=colour), marker=dict(size=4, opacity=0.4),
                 selected=dict(marker=dict(opacity=1, size=8)), unselected=dict(marker=dict(opacity=0.4)),
@@ -65,6 +64,6 @@ def boxes(scores: Sequence[Scores], title: str, chance: float | None, perfect: f
             )  # fmt: skip
     return figure.update_layout(
         boxmode="group", yaxis_title=title, height=340, margin=dict(l=10, r=10, t=30, b=30),
-        xaxis=dict(categoryorder="array", categoryarray=[_SHORT.get(layer, layer) for layer in layers]),
+        xaxis=dict(categoryorder="array", categoryarray=layers),
         legend=dict(orientation="h", y=1.04, yanchor="bottom"), showlegend=True,
     )  # fmt: skip

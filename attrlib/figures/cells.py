@@ -35,10 +35,11 @@ def draw_cells(photo: Image.Image, values: Tensor, view: ViewSpec, top: float) -
         pen.line([(0, line * height), (sheet.width, line * height)], (255, 255, 255))
     if grid <= MOST_WRITTEN:
         texts = [short(value, top) for value in values.tolist()]
-        font = ImageFont.load_default(min(width / 3.5, 1.6 * width / max(map(len, texts))))
+        size = min(width / 3.5, 1.6 * width / max(map(len, texts)))
+        font, outline = ImageFont.load_default(size), max(1, round(size / 9))
         for patch, text in enumerate(texts):
             middle = (patch % grid * width + width / 2, patch // grid * height + height / 2)
-            pen.text(middle, text, (255, 255, 255), font, anchor="mm", stroke_width=3, stroke_fill=(20, 24, 30))
+            pen.text(middle, text, (255, 255, 255), font, anchor="mm", stroke_width=outline, stroke_fill=(20, 24, 30))
     return sheet
 
 

@@ -126,7 +126,7 @@ def differences(gaps: Mapping[str, Difference], best: str, scale: Scale) -> go.F
 
 
 def pareto(lines: Sequence[Line], scale: Scale) -> go.Figure:
-    """Plot score against seconds per map. A line joins the Pareto front, the methods that no other beats in both."""
+    """Plot score against seconds per map. A line joins the Pareto front, the methods that no other method beats in both."""
     timed = [line for line in lines if line.seconds > 0 and not math.isnan(line.summary.mean)]
     front = front_of(timed, scale.higher_is_better)
     figure = go.Figure()

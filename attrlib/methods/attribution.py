@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attrlib.errors import AttrlibError, Cancelled, SpecError
 from attrlib.methods.together import Items, MethodRequest, SharedBatch, Stopwatch
-from attrlib.models import Classifier
+from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import in_chunks
 from attrlib.postprocess import defect, resize
 from attrlib.progress import Progress, no_progress
@@ -17,8 +17,8 @@ from attrlib.specs import MethodSpec
 
 BATCH_SIZE = 16
 """Maximum number of rows in one pass. Larger batches exceed the caches of a CPU, and were not faster on any CPU tested."""
-KEPT = 20 * 2**20
-"""Bytes up to which a C library keeps freed memory. A larger tensor is requested from the system again, page by page, at every layer."""
+MAX_LAYER_BYTES = 20 * 2**20
+"""Maximum size of a layer's output on a CPU. The C library reuses freed memory up to this size; it requests larger tensors from the system again."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Attribution:
 def rows_at_once(model: Classifier, size: tuple[int, int], rows: int = BATCH_SIZE) -> int:
     """Return how many images go through the model at once.
 
-    On a CPU the number is limited so that the output of every layer stays small (see `KEPT`).
+    On a CPU the number is limited so that no layer's output exceeds `MAX_LAYER_BYTES`.
 
     Args:
         model: The classifier.
@@ -79,7 +79,7 @@ def rows_at_once(model: Classifier, size: tuple[int, int], rows: int = BATCH_SIZ
     if model.device.type != "cpu":
         return rows
     largest = max(math.prod(layer.shape) for layer in model.layers.values()) * math.prod(size) / math.prod(model.input_size)
-    return max(1, min(rows, int(KEPT / (4 * largest))))
+    return max(1, min(rows, int(MAX_LAYER_BYTES / (4 * largest))))
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,10 @@ def attribute_each(
             requests.append(error.with_traceback(None))
     defined = [request for request in requests if isinstance(request, MethodRequest)]
     _run(model, defined, images, targets, options, owners, tolerant=True)
-    return [one if isinstance(one, AttrlibError) else one.error or Attribution.of(one, options.seed, images) for one in requests]
+    return [
+        request if isinstance(request, AttrlibError) else request.error or Attribution.of(request, options.seed, images)
+        for request in requests
+    ]
 
 
 def _run(
@@ -221,7 +224,9 @@ def _run(
         )
     stopwatch = Stopwatch(options.on_progress, model.device)
     chunk = rows_at_once(model, (images.shape[2], images.shape[3]), options.batch_size)
-    layers = {layer: [one for one in requests if one.layer == layer] for layer in dict.fromkeys(one.layer for one in requests)}
+    layers: dict[Layer, list[MethodRequest]] = {}
+    for request in requests:
+        layers.setdefault(request.layer, []).append(request)
     for part in _batches(image_of, options.batch_size):
         images_of = image_of[part]
         used = list(dict.fromkeys(images_of))
@@ -230,25 +235,25 @@ def _run(
             placed = model.place((images[images_of.start : images_of.stop] if isinstance(images_of, range) else images[used]).detach())
             if targets is None:
                 with torch.no_grad():
-                    target, chunk = in_chunks(chunk, lambda some: model(some.clone()).argmax(1), placed)
+                    target, chunk = in_chunks(chunk, lambda rows: model(rows.clone()).argmax(1), placed)
             else:
                 target = torch.tensor(list(targets[part]), device=placed.device)
             indices = None if owners is None else torch.tensor([used.index(k) for k in images_of], device=placed.device)
             setup = stopwatch.read() - start
             for layer, methods in layers.items():
                 batch = SharedBatch.at(model, layer, Items(placed, target, indices), chunk, options.seed, stopwatch)
-                for one in methods:
-                    if one.error is not None:
+                for request in methods:
+                    if request.error is not None:
                         continue
                     if len(requests) > 1:
                         stopwatch.report(0, 0)
                     try:
-                        batch.attribute(one)
-                        one.seconds += setup
+                        batch.attribute(request)
+                        request.seconds += setup
                     except AttrlibError as error:
                         if not tolerant or isinstance(error, Cancelled):
                             raise
-                        one.error = error.with_traceback(None)
+                        request.error = error.with_traceback(None)
                 chunk = batch.chunk
 
 

@@ -114,7 +114,7 @@ class SmoothGradCAMPlusPlus(Method):
         moments = [torch.zeros_like(context.inputs) for _ in range(3)]
         for which, _ in context.variants(self.samples):
             noisy = torch.cat([context.images + self.std * noise(context, i) for i in which])
-            gradient = context.instead(noisy).clean_gradient().unflatten(0, (len(which), len(context)))
+            gradient = context.with_images(noisy).clean_gradient().unflatten(0, (len(which), len(context)))
             for power, total in enumerate(moments, start=1):
                 total += gradient.pow(power).sum(0)
         first, second, third = (context.spatial(m / self.samples) for m in moments)

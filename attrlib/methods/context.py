@@ -25,7 +25,7 @@ class AttributionContext:
     Methods read `inputs` (B,...), the f_pre of each item, and `sources` (U,...), the f_pre of each image, both in the layer's layout.
 
     Methods that are computed together use one context in turn, so that `shared` computes only once what they have in common. A method
-    must write neither into shared values nor into the context's tensors.
+    must not write into shared values or into the tensors of the context.
 
     Attributes:
         classifier: The model.
@@ -38,8 +38,8 @@ class AttributionContext:
         on_progress: Progress callback.
         clock: Returns the time in seconds.
         diagnostics: Values per item (B,) by name, to be filled by the method.
-        spared: Seconds that other methods spent on shared values that the current method has used.
-        prepared: Seconds that f_pre took.
+        shared_seconds: Seconds that other methods spent on shared values used by the current method.
+        setup_seconds: Seconds of computing f_pre.
     """
 
     classifier: Classifier
@@ -52,7 +52,7 @@ class AttributionContext:
     on_progress: Progress = no_progress
     clock: Callable[[], float] = time.perf_counter
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
-    spared: float = 0.0
+    shared_seconds: float = 0.0
     _memo: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class AttributionContext:
         self.sources = self._before(self._split, self.images)
         self._owners = torch.arange(len(self.images), device=self.images.device) if self.owners is None else self.owners
         self.inputs = self.per_item(self.sources)
-        self.prepared = self.clock() - start
+        self.setup_seconds = self.clock() - start
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -78,11 +78,11 @@ class AttributionContext:
             make: Computes the value.
         """
         if key in self._memo:
-            self.spared += self._memo[key][1]
+            self.shared_seconds += self._memo[key][1]
         else:
-            start = self.clock() + self.spared
+            start = self.clock() + self.shared_seconds
             value = make()
-            self._memo[key] = value, self.clock() + self.spared - start
+            self._memo[key] = value, self.clock() + self.shared_seconds - start
         return self._memo[key][0]
 
     def clean_logits(self) -> Tensor:
@@ -119,7 +119,7 @@ class AttributionContext:
         target = self.classifier.layer(layer, (self.images.shape[2], self.images.shape[3]))
         return self if target.path == self.layer.path else self.shared(("at", target.path), lambda: replace(self, layer=target, _memo={}))
 
-    def instead(self, images: Tensor) -> "AttributionContext":
+    def with_images(self, images: Tensor) -> "AttributionContext":
         """Return the context of k copies of the items, copy by copy, whose images (k*U,3,H,W) replace those of this context."""
         copies = len(images) // len(self.images)
         first = len(self.images) * torch.arange(copies, device=images.device)

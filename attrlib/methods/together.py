@@ -74,7 +74,7 @@ class MethodRequest:
         Raises:
             MethodError: If the maps have the wrong shape, or the method is not defined.
         """
-        context.diagnostics, context.spared, start = {}, context.prepared, context.clock()
+        context.diagnostics, context.shared_seconds, start = {}, context.setup_seconds, context.clock()
         raw = self.method.attribute(context)
         expected = (len(context), 1, *self.layer.shape[1:])
         if raw.shape != expected:
@@ -84,7 +84,7 @@ class MethodRequest:
         self.target += context.targets.tolist()
         for name, values in context.diagnostics.items():
             self.diagnostics.setdefault(name, []).extend(values.tolist())
-        self.seconds += context.clock() - start + context.spared
+        self.seconds += context.clock() - start + context.shared_seconds
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Items:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def some(self, part: slice) -> "Items":
+    def subset(self, part: slice) -> "Items":
         """Return a slice of the items, with the images that they need."""
         if self.owners is None:
             return Items(self.images[part], self.targets[part])
@@ -113,7 +113,7 @@ class Items:
 
 
 class SharedBatch:
-    """Items at one layer. All methods share one context. If memory runs out, two halves replace the batch permanently.
+    """A batch of items at one layer, whose context all methods share. If memory runs out, the batch is split in two for good.
 
     Args:
         items: The items.
@@ -134,7 +134,7 @@ class SharedBatch:
             model: The classifier.
             layer: The layer.
             items: The items.
-            chunk: Most rows that go through the model at once.
+            chunk: Maximum number of rows in one pass.
             seed: Seed of all random draws.
             stopwatch: Measures the time, and receives the progress.
         """
@@ -146,7 +146,7 @@ class SharedBatch:
 
     @property
     def chunk(self) -> int:
-        """Return the number of rows at once for which memory was sufficient so far."""
+        """Return the number of rows per pass for which memory has been sufficient so far."""
         return min((part.chunk for part in self._halves), default=self._chunk if self._context is None else self._context.chunk)
 
     def attribute(self, request: MethodRequest) -> None:
@@ -180,4 +180,4 @@ class SharedBatch:
         self._context = None
         smaller = half(chunk if count == 1 else max(2, chunk))
         parts = [slice(0, (count + 1) // 2), slice((count + 1) // 2, count)][: min(2, count)]
-        self._halves = [SharedBatch(self._items.some(part), smaller, self._make) for part in parts]
+        self._halves = [SharedBatch(self._items.subset(part), smaller, self._make) for part in parts]

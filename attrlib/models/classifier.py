@@ -65,7 +65,7 @@ class Classifier:
         deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
 
     Attributes:
-        derived: Cache of the views that `attrlib.models.cells` creates of this classifier.
+        derived: Cache of the views of this classifier that `attrlib.models.cells` creates.
 
     Raises:
         ModelError: The module is not a classifier, has weights without values, or `class_names` does not fit its outputs.
@@ -99,8 +99,8 @@ class Classifier:
         """Return a copy of this classifier around another module.
 
         Args:
-            module: The module to use instead.
-            layer_names: Module paths of `Middle` and `Final` in it; None assumes the same layers as in this classifier.
+            module: The new module.
+            layer_names: Module paths of `Middle` and `Final` in it; None if they are the same as in this classifier.
         """
         other = copy.copy(self)
         other.__dict__ |= dict(module=module, derived={}, _splits={}, _layouts={}, _lock=_lock_of(module))
@@ -245,8 +245,8 @@ class Classifier:
     def digest(self) -> str:
         """Return the digest of weights, architecture and preprocessing.
 
-        That of a custom module also covers its code and plain attributes, and the layers named as Middle and Final. The weights are hashed
-        once, and again when they have changed.
+        For custom modules it also covers code, plain attributes, and the layers named Middle and Final. Weights are hashed again only after
+        they have changed.
         """
         extras = [part for part in (code_of(self.module), sorted(self._layer_names.items())) if part]
         return digest(self._weights.of(self.module), repr(self.module), self.preprocessing, *extras)

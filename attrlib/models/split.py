@@ -1,4 +1,4 @@
-"""A model seen as f = f_explain o f_pre at one of its layers (ML-Att, Rao et al., CVPR 2022, arXiv 2205.10435).
+"""A model split into f = f_explain o f_pre at one of its layers (ML-Att, Rao et al., CVPR 2022, arXiv 2205.10435).
 
 `before` computes the layer's output, and `after` the logits from a given output. `after` skips what comes before the layer:
 modules that finish before it are replaced by stubs for the duration of the call. If the layer is a cut of the network (no path
@@ -153,7 +153,7 @@ class Split:
             output: Output (N, ...) of the layer.
             rows: Index (N,) of the image of the last `before` that each row is derived from; needed only if the layer is not a cut.
         """
-        # Copy, because later modules may write into it: an in-place ReLU must not change the caller's tensor.
+        # Copy, because later modules may write into it (in-place ReLU) and must not change the caller's tensor.
         value = output.clone()
         if not self.path:
             return self.module(value)
@@ -182,8 +182,8 @@ class Split:
             one, two = stub.shapes[call]
             if self.cut:
                 shape = (one[0] + (n - 1) * (two[0] - one[0]), *one[1:]) if len(one) else ()
-                nothing = like.new_full((), self._fill).expand(shape)
-                return nothing.clone() if stub.written[call] else nothing
+                filler = like.new_full((), self._fill).expand(shape)
+                return filler.clone() if stub.written[call] else filler
             recorded = self._recorded[stub.path, call]
             per_image = two[0] - one[0] if len(one) else 0
             if not per_image:
@@ -196,21 +196,21 @@ class Split:
 
     def _record(self, images: Tensor) -> None:
         self._recorded = {}
-        seen: dict[str, int] = {}
-        wanted = {s.path: s for s in self.stubs}
+        calls: dict[str, int] = {}
+        stubs = {s.path: s for s in self.stubs}
 
-        def keep(path: str) -> Callable[..., None]:
+        def record(path: str) -> Callable[..., None]:
             def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-                call = seen.get(path, 0)
-                seen[path] = call + 1
-                if call < len(wanted[path].shapes):
-                    self._recorded[path, call] = output.clone() if wanted[path].written[call] else output
+                call = calls.get(path, 0)
+                calls[path] = call + 1
+                if call < len(stubs[path].shapes):
+                    self._recorded[path, call] = output.clone() if stubs[path].written[call] else output
 
             return hook
 
         with ExitStack() as stack, torch.no_grad():
-            for path in wanted:
-                stack.callback(self.module.get_submodule(path).register_forward_hook(keep(path)).remove)
+            for path in stubs:
+                stack.callback(self.module.get_submodule(path).register_forward_hook(record(path)).remove)
             self.module(images.clone())
 
     def _is_cut(self, probe: Tensor) -> bool:

@@ -42,7 +42,7 @@ class Protocol(ABC):
         items: Whether items are images or grids of images.
         bounds: Lowest and highest possible value.
         chance: Value of a map without information, None if unknown.
-        needs: What the model and the data must have, in words; for data sets, keys of `OFFERED`.
+        needs: Requirements on the model, in words, and on the data set, as keys of `OFFERED`.
         reading: How to read a value, for users.
         seeded: Whether values depend on the seed.
     """
@@ -91,16 +91,16 @@ class Protocol(ABC):
         """Return the models whose maps are requested; a method's layer must exist in each of them."""
         return [model]
 
-    def requests(self, work: EvalBatch) -> list[ExplanationRequest]:
-        """Return the requests of `evaluate` for maps of the items themselves, in order; the first map is shown beside a score."""
-        return [work.request()]
+    def requests(self, inputs: EvalBatch) -> list[ExplanationRequest]:
+        """Return the requests of `evaluate` for maps of the items themselves, in order. The first map is shown as the example of a score."""
+        return [inputs.request()]
 
     def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
         """Raise an error if the protocol is not defined for the model or the data.
 
         Args:
             model: The classifier.
-            offers: What the data set offers besides images and labels; see `OFFERED`.
+            offers: What the data set provides besides images and labels; see `OFFERED`.
 
         Raises:
             ProtocolError: If the protocol is not defined; the message gives the reason and what to do.
@@ -112,16 +112,16 @@ class Protocol(ABC):
                 )
 
     def key(self) -> dict[str, object]:
-        """Return everything about the protocol that its values depend on."""
+        """Return the fields of the protocol that its values depend on."""
         return {"protocol": self.name} | {p.name: getattr(self, p.name) for p in params_of(type(self))}
 
     @abstractmethod
-    def evaluate(self, work: EvalBatch) -> list[Outcome]:
+    def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
         """Return one outcome for each item of the batch."""
 
 
 OFFERED = {"masks": "masks of the objects", "parts": "images with single parts of the object removed"}
-"""What data sets may offer besides images and labels, with the description used in errors."""
+"""What data sets can provide besides images and labels, and its description in errors."""
 PROTOCOLS: Registry[Protocol] = Registry("protocol", ProtocolError)
 
 

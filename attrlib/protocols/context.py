@@ -72,7 +72,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class EvalContext:
-    """What measurements and protocols can use besides their items.
+    """The context of measurements and protocols: model, seed and progress.
 
     Attributes:
         model: The classifier.
@@ -80,7 +80,7 @@ class EvalContext:
         rows: Maximum number of images in one forward pass.
         fast: Whether forward passes run in bfloat16.
         on_progress: The progress callback; it raises `Cancelled` to stop.
-        twins: Randomised models by the share of layers that are shuffled.
+        randomised_models: Randomised models by the share of layers that are shuffled.
     """
 
     model: Classifier
@@ -88,7 +88,7 @@ class EvalContext:
     rows: int = 16
     fast: bool = False
     on_progress: Progress = no_progress
-    twins: dict[float, Classifier] = field(default_factory=dict, compare=False)
+    randomised_models: dict[float, Classifier] = field(default_factory=dict, compare=False)
     """Cached for the duration of a run."""
 
     def generator(self, item: str, *parts: int | str) -> torch.Generator:
@@ -99,12 +99,12 @@ class EvalContext:
         """Return the logits (N,C) of normalised images on the CPU, computed without gradient, at most `rows` images at once."""
         done = 0
 
-        def work(some: Tensor) -> Tensor:
+        def work(part: Tensor) -> Tensor:
             nonlocal done
             self.on_progress(done, len(images))
             with self.model.session(self.fast), torch.no_grad():
-                logits = self.model.module(self.model.place(some).clone()).float().cpu()
-            done += len(some)
+                logits = self.model.module(self.model.place(part).clone()).float().cpu()
+            done += len(part)
             return logits
 
         return in_chunks(self.rows, work, images)[0]
@@ -154,7 +154,7 @@ class Prediction(Measurement):
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """What a protocol needs to evaluate one method on a batch.
+    """The inputs of a protocol for evaluating one method on a batch.
 
     Attributes:
         context: The model, the seed and the progress callback.

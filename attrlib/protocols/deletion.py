@@ -23,7 +23,7 @@ TARGETS = ("label", "prediction")
 OUTPUTS = ("logit", "softmax")
 
 
-def instead_of(baseline: str, context: EvalContext, batch: Batch) -> Tensor:
+def baseline_values(baseline: str, context: EvalContext, batch: Batch) -> Tensor:
     """Return the values that replace deleted pixels, for each image of a batch.
 
     Random values are drawn from the seed and the image's content.
@@ -63,9 +63,9 @@ class PatchOutputs(Measurement):
         return self.baseline == "random"
 
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
-        instead = cells(instead_of(self.baseline, context, batch), self.grid)
+        replacement_values = cells(baseline_values(self.baseline, context, batch), self.grid)
         logits = [context.logits(batch.images)]
-        for index, patch in enumerate(instead):
+        for index, patch in enumerate(replacement_values):
             deleted = batch.images.clone()
             cells(deleted, self.grid)[index].copy_(patch)
             logits.append(context.logits(deleted))
@@ -134,9 +134,9 @@ class SingleDeletion(RankedDrops):
         # IDSDS and SDS are the same computation, so they share cached results.
         return super().key() | {"protocol": "single deletion"}
 
-    def evaluate(self, work: EvalBatch) -> list[Outcome]:
-        outputs = work.measured[self.measurements[0]][self.output].double()
-        maps = apply_sign(work.maps(), self.sign).double()
+    def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
+        outputs = inputs.measured[self.measurements[0]][self.output].double()
+        maps = apply_sign(inputs.maps(), self.sign).double()
         # Every patch is summed in the same order, so that the patches of a constant map tie exactly.
         sums = torch.stack([patch.contiguous().sum((1, 2, 3)) for patch in cells(maps, self.grid)], 1)
         values = spearman(outputs[:, :1] - outputs[:, 1:], sums)
@@ -196,7 +196,7 @@ class IncrementalDeletion(Protocol):
     baseline: str = param("zeros", "What replaces deleted pixels, in normalised space", choices=BASELINES)
     target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
     sign: str = param("signed", "Order by the map as it is, its positive part, or its magnitude", choices=SIGNS)
-    update: bool = param(False, "Recompute the map at every step; pixels already deleted or inserted stay so")
+    update: bool = param(False, "Recompute the map at every step; pixels that are already deleted or inserted stay that way")
 
     @property
     def higher_is_better(self) -> bool:
@@ -211,26 +211,26 @@ class IncrementalDeletion(Protocol):
     def cost(self) -> Cost:
         return Cost(inputs=self.steps if self.update else 1, forwards=self.steps)
 
-    def evaluate(self, work: EvalBatch) -> list[Outcome]:
-        images = work.batch.images
+    def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
+        images = inputs.batch.images
         pixels = images.shape[2] * images.shape[3]
-        instead = instead_of(self.baseline, work.context, work.batch)
-        begin, end = (images, instead) if self.mode == "deletion" else (instead, images)
+        replacement_values = baseline_values(self.baseline, inputs.context, inputs.batch)
+        begin, end = (images, replacement_values) if self.mode == "deletion" else (replacement_values, images)
         current, done = begin, torch.zeros(len(images), pixels, dtype=torch.bool)
-        maps = work.maps()
+        maps = inputs.maps()
         priority, defined = self._priority(maps), are_finite(maps)
         curve = []
         for step in range(self.steps):
             count = pixels * step // self.steps
             if step and self.update:
-                maps = work.maps(work.changed(current))
+                maps = inputs.maps(inputs.changed(current))
                 priority, defined = self._priority(maps), defined & are_finite(maps)
             chosen = priority.masked_fill(done, math.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
             done = torch.zeros_like(done).scatter_(1, chosen, True)
             shown = done.view(-1, 1, *images.shape[2:]).to(images.device)
             current = torch.where(shown, end, begin)
-            probabilities = work.context.logits(current).softmax(1)
-            curve.append(probabilities.gather(1, work.targets[:, None])[:, 0].double())
+            probabilities = inputs.context.logits(current).softmax(1)
+            curve.append(probabilities.gather(1, inputs.targets[:, None])[:, 0].double())
         curves = torch.stack(curve, 1)
         means = torch.where(defined, curves.mean(1), math.nan)
         return [Outcome(float(mean), {"curve": row.tolist()}) for mean, row in zip(means, curves, strict=True)]

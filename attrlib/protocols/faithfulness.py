@@ -81,12 +81,12 @@ class Infidelity(Protocol):
     def measurements(self) -> tuple[Measurement, ...]:
         return (NoiseDrops(self.samples, self.noise),)
 
-    def evaluate(self, work: EvalBatch) -> list[Outcome]:
-        drops = work.measured[self.measurements[0]]["drops"].double()
-        maps = work.maps().double()
+    def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
+        drops = inputs.measured[self.measurements[0]]["drops"].double()
+        maps = inputs.maps().double()
         outcomes = []
-        for item, map_, drop in zip(work.batch.ids, maps, drops, strict=True):
-            drawn = torch.stack([noise(work.context, item, k, maps.shape[2:], self.noise) for k in range(self.samples)])
+        for item, map_, drop in zip(inputs.batch.ids, maps, drops, strict=True):
+            drawn = torch.stack([noise(inputs.context, item, k, maps.shape[2:], self.noise) for k in range(self.samples)])
             predicted = (drawn.double() * map_).sum((1, 2, 3))
             scale = (predicted * drop).mean() / predicted.square().mean()
             raw = float((predicted - drop).square().mean())

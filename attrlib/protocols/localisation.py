@@ -74,27 +74,27 @@ class Localisation(Protocol):
         # A grid's digest already depends on its images, so the confidence filter need not be part of the key.
         return {k: v for k, v in super().key().items() if k != "confidence"}
 
-    def evaluate(self, work: EvalBatch) -> list[Outcome]:
+    def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
         scores = [
-            localisation(maps[:, [place]], self.grid, cell)
-            for request, cells in self.cell_requests(work)
-            for maps in [work.maps(request, self._smooth)]
-            for place, cell in enumerate(cells)
+            localisation(maps[:, [position]], self.grid, cell)
+            for request, cells in self.cell_requests(inputs)
+            for maps in [inputs.maps(request, self._smooth)]
+            for position, cell in enumerate(cells)
         ]
         shares, insides = (torch.stack(values, 1) for values in zip(*scores, strict=True))
         rows = zip(shares, insides, strict=True)
         return [Outcome(float(share.mean()), {"shares": share.tolist(), "inside": inside.tolist()}) for share, inside in rows]
 
-    def requests(self, work: EvalBatch) -> list[ExplanationRequest]:
-        return [request for request, _ in self.cell_requests(work)]
+    def requests(self, inputs: EvalBatch) -> list[ExplanationRequest]:
+        return [request for request, _ in self.cell_requests(inputs)]
 
-    def cell_requests(self, work: EvalBatch) -> list[tuple[ExplanationRequest, tuple[int, ...]]]:
+    def cell_requests(self, inputs: EvalBatch) -> list[tuple[ExplanationRequest, tuple[int, ...]]]:
         """Return the requests for maps, each with the grid cells that are its targets; here one request for each cell, in its own view."""
-        return [(self._request(work, cell, (cell,)), (cell,)) for cell in self.cells]
+        return [(self._request(inputs, cell, (cell,)), (cell,)) for cell in self.cells]
 
-    def _request(self, work: EvalBatch, cell: int, targets: tuple[int, ...]) -> ExplanationRequest:
-        view, name = self.view(work.context.model, cell)
-        return ExplanationRequest(view, work.batch.images, work.targets[:, targets], name, work.batch.ids)
+    def _request(self, inputs: EvalBatch, cell: int, targets: tuple[int, ...]) -> ExplanationRequest:
+        view, name = self.view(inputs.context.model, cell)
+        return ExplanationRequest(view, inputs.batch.images, inputs.targets[:, targets], name, inputs.batch.ids)
 
     def _smooth(self, maps: Tensor) -> Tensor:
         return smooth(maps, self.smoothing)
@@ -120,9 +120,9 @@ class GridPG(Localisation):
     def views(self, model: Classifier) -> list[Classifier]:
         return [self.view(model, 0)[0]]
 
-    def cell_requests(self, work: EvalBatch) -> list[tuple[ExplanationRequest, tuple[int, ...]]]:
+    def cell_requests(self, inputs: EvalBatch) -> list[tuple[ExplanationRequest, tuple[int, ...]]]:
         # All cells share one head, so the passes that are not class-specific are computed once for all targets.
-        return [(self._request(work, 0, self.cells), self.cells)]
+        return [(self._request(inputs, 0, self.cells), self.cells)]
 
 
 @PROTOCOLS.register

@@ -29,10 +29,10 @@ class OnObject(Protocol):
     needs = ("masks",)
     target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
 
-    def evaluate(self, work: EvalBatch) -> list[Outcome]:
-        masks = work.batch.masks
+    def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
+        masks = inputs.batch.masks
         assert masks is not None, "check() refuses data without masks"
-        maps = work.maps().double()[:, 0]
+        maps = inputs.maps().double()[:, 0]
         values = [
             self.share(values, mask) if bool(mask.any()) and bool(values.isfinite().all()) else math.nan
             for values, mask in zip(maps, masks.cpu(), strict=True)

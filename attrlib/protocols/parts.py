@@ -63,12 +63,12 @@ class PartRemoval(RankedDrops):
     def measurements(self) -> tuple[Measurement, ...]:
         return (PartOutputs(),)
 
-    def evaluate(self, work: EvalBatch) -> list[Outcome]:
-        assert work.batch.parts is not None, "check() refuses data without parts"
-        outputs = work.measured[self.measurements[0]][self.output].double()
+    def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
+        assert inputs.batch.parts is not None, "check() refuses data without parts"
+        outputs = inputs.measured[self.measurements[0]][self.output].double()
         drops = outputs[:, :1] - outputs[:, 1:]
-        maps = apply_sign(work.maps(), self.sign).double()
-        masks = work.batch.parts.cpu()
+        maps = apply_sign(inputs.maps(), self.sign).double()
+        masks = inputs.batch.parts.cpu()
         outcomes = []
         for values, parts, fallen in zip(maps[:, 0], masks, drops, strict=True):
             shown = parts.flatten(1).any(1)

@@ -49,14 +49,14 @@ class Sensitivity(Protocol):
     def cost(self) -> Cost:
         return Cost(inputs=1 + self.samples)
 
-    def evaluate(self, work: EvalBatch) -> list[Outcome]:
-        images, context = work.batch.images, work.context
-        original, _ = work.explain(work.request())
+    def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
+        images, context = inputs.batch.images, inputs.context
+        original, _ = inputs.explain(inputs.request())
         norm = original.double().flatten(1).norm(dim=1)
         ratios = []
         for k in range(self.samples):
-            drawn = [torch.rand(images.shape[1:], generator=context.generator(item, "sensitivity", k)) for item in work.batch.ids]
-            moved, _ = work.explain(work.changed(images + ((2 * torch.stack(drawn) - 1) * self.radius).to(images.device)))
+            drawn = [torch.rand(images.shape[1:], generator=context.generator(item, "sensitivity", k)) for item in inputs.batch.ids]
+            moved, _ = inputs.explain(inputs.changed(images + ((2 * torch.stack(drawn) - 1) * self.radius).to(images.device)))
             ratios.append((moved - original).double().flatten(1).norm(dim=1) / norm)
         # The relative change of a map of zeros (0 / 0 or x / 0) is undefined.
         values = torch.stack(ratios, 1)
@@ -153,18 +153,18 @@ class Robustness(Protocol):
     def cost(self) -> Cost:
         return Cost(inputs=1 + len(self.amounts))
 
-    def evaluate(self, work: EvalBatch) -> list[Outcome]:
-        probability = work.measured[self.measurements[0]]["probability"].double()
+    def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
+        probability = inputs.measured[self.measurements[0]]["probability"].double()
         counts = (probability[:, 1:] - probability[:, :1]).abs() < self.tolerance
-        images = work.batch.images
-        original = work.maps()
+        images = inputs.batch.images
+        original = inputs.maps()
         similar = torch.full(counts.shape, math.nan, dtype=torch.float64)
         everywhere = torch.ones(1, 1, *images.shape[2:])
         defined = are_finite(original) & (original.amin((1, 2, 3)) < original.amax((1, 2, 3)))
-        for k, changed in enumerate(changes(self.change, self.amounts, images, work.context.model.preprocessing)):
+        for k, changed in enumerate(changes(self.change, self.amounts, images, inputs.context.model.preprocessing)):
             if not bool(counts[:, k].any()):
                 continue
-            maps, inside = work.maps(work.changed(changed)), everywhere
+            maps, inside = inputs.maps(inputs.changed(changed)), everywhere
             if self.change == "rotation":
                 maps = rotate(maps, -self.amounts[k])
                 inside = rotate(rotate(everywhere, self.amounts[k]), -self.amounts[k])
@@ -243,16 +243,18 @@ class Randomisation(Protocol):
     def cost(self) -> Cost:
         return Cost(inputs=1 + self.stages)
 
-    def evaluate(self, work: EvalBatch) -> list[Outcome]:
-        context = work.context
-        original = self._compared(work.explain(work.request())[0])
+    def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
+        context = inputs.context
+        original = self._compared(inputs.explain(inputs.request())[0])
         stages = []
         for stage in range(1, self.stages + 1):
             share = stage / self.stages
-            if share not in context.twins:
-                context.twins[share] = randomised(context.model, share, context.seed)
+            if share not in context.randomised_models:
+                context.randomised_models[share] = randomised(context.model, share, context.seed)
             view = f"randomised:{stage}/{self.stages}:{context.seed}"
-            maps, _ = work.explain(ExplanationRequest(context.twins[share], work.batch.images, work.targets[:, None], view, work.batch.ids))
+            maps, _ = inputs.explain(
+                ExplanationRequest(context.randomised_models[share], inputs.batch.images, inputs.targets[:, None], view, inputs.batch.ids)
+            )
             stages.append(twin_correlations(original, self._compared(maps)))
         values = torch.stack(stages, 1)
         return [Outcome(float(row.mean()), {"stages": row.tolist()}) for row in values]

@@ -52,9 +52,9 @@ class Store:
             raise SpecError(unknown("type of stored maps", dtype, DTYPES))
         self.folder = Path(folder or user_cache_dir("attrlib")).expanduser().absolute()
         address = file_url(self.folder / "results.sqlite") if url is None else read_url(url)
-        _make(self.folder, "ATTRLIB_CACHE")
+        _create_folder(self.folder, "ATTRLIB_CACHE")
         if url is not None and address.get_backend_name() == "sqlite":
-            _make(Path(str(address.database)).absolute().parent, "ATTRLIB_STORE_URL")
+            _create_folder(Path(str(address.database)).absolute().parent, "ATTRLIB_STORE_URL")
         self._dtype, self._max_bytes = dtype, max_bytes
         self._notes = Notes()
         self._database = Database(address, tables.results, self._notes)
@@ -237,7 +237,7 @@ class Store:
         self._maps.clear()
 
 
-def _make(folder: Path, variable: str) -> None:
+def _create_folder(folder: Path, variable: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -32,10 +32,10 @@ class Accuracy(Study):
 
     name, number = "accuracy", 2
     title = "Does accuracy cost attribution quality?"
-    question = "Over a family of models: are the accurate ones explained worse, and do intrinsically explainable ones lead?"
+    question = "In a family of models, are the accurate ones explained worse, and do intrinsically explainable ones lead?"
     see = (
         "Each point is a model: accuracy on the x axis, attribution quality on the y axis. A downward trend is a trade-off; stars are "
-        "intrinsic maps, of networks that explain themselves."
+        "the intrinsic maps of inherently interpretable networks."
     )
     saw = (
         "Over 16 ImageNet models, higher accuracy goes with lower IDSDS: from X-VGG and VGG-16 (best method about .55 at 72 % top-1) down to "

@@ -37,7 +37,7 @@ class Agreement(Study):
 
     name, number = "agreement", 6
     title = "Do metrics agree?"
-    question = "Do protocols rank the methods alike, and do infidelity and sensitivity tell how accurate a model is?"
+    question = "Do protocols rank the methods alike, and do infidelity and sensitivity predict how accurate a model is?"
     see = (
         "Each square is the rank correlation of two protocols, both oriented so that higher is better: left over methods (do they rank them "
         "alike?), right over images (do they prefer the same maps?). Below: infidelity and sensitivity against accuracy, and infidelity "

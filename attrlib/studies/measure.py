@@ -83,7 +83,7 @@ def map_correlations(
         if each.method == reference:
             continue
         on_progress(Event(f"comparing maps of {each.method_spec}"))
-        key_fields = {"kind": "map correlation", "score": each.about, "reference": reference, "kernels": list(kernels)}
+        key_fields = {"kind": "map correlation", "score": each.key_fields, "reference": reference, "kernels": list(kernels)}
         key, ids = digest(key_fields), [item.id for item in planned.items]
         cached = store.records(key, ids)
         for item in planned.items:

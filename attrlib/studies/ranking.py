@@ -31,9 +31,9 @@ class Ranking(Study):
     question = "How do all methods rank by the in-domain single deletion score, and do signs matter?"
     see = (
         "Each method's mean with its 95 % CI, for raw (signed) and for absolute values. Methods that are not significantly different are tied. "
-        "Methods that need many passes run with few samples here, as written after their names; they may score higher with more. Occlusion "
-        "deletes parts of the image as the score does, in quarters of its patches, so it is favoured. BagNets, where a pass costs as much as "
-        "twenty of another model, are covered by the study of accuracy."
+        "Methods that need many passes run with few samples, as written after their names; they may score higher with more. Occlusion is "
+        "favoured: like the score, it deletes squares of the image, of a quarter of the area of a patch. BagNets, whose passes cost twenty "
+        "times those of the other models, are part of the accuracy study."
     )
     saw = (
         "Intrinsically explainable models lead (BagNet-33 .80); on ResNet-50 IG with a uniform baseline (.255) and Grad-CAM (.236) rank "

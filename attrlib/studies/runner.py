@@ -25,7 +25,7 @@ from attrlib.studies.traits import ModelTraits, digest_of_weights, intrinsic_map
 
 Load = Callable[[ModelSpec, bool], Classifier]
 TIMES = 64
-"""Most runs of a study whose seconds are added up."""
+"""Maximum number of runs of a study whose seconds are summed."""
 DONE = "done"
 STUDY_OPTIONS = tuple(p for p in options_of(StudySpec) if p.name != "data")
 """Keywords of `study` that are not parameters of the study itself."""
@@ -33,7 +33,7 @@ STUDY_OPTIONS = tuple(p for p in options_of(StudySpec) if p.name != "data")
 
 @dataclass(frozen=True)
 class StudyEvent:
-    """Progress of a study: the current step, the share done, and seconds left (None while there is no estimate)."""
+    """Progress of a study: the current step, the share done, and the estimated seconds left, None without an estimate."""
 
     doing: str
     share: float = 0.0
@@ -42,9 +42,9 @@ class StudyEvent:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Cost of a study: number of cached (`cached`) and `missing` results, and seconds and peak bytes to compute the missing ones.
+    """Cost of a study: the number of cached and missing results, and the seconds and peak bytes to compute the missing ones.
 
-    With `upper_bound` the costs are at most these.
+    If `upper_bound`, the actual cost may be lower.
     """
 
     cached: int
@@ -79,7 +79,7 @@ def study(
     """Run a study by name. Cached results are not computed again.
 
     Args:
-        name: Name of the study, with parameters if wanted (`smoothing:limit=8`).
+        name: Name of the study, optionally with parameters, as in `smoothing:limit=8`.
         models: Models; by default the study's shipped models.
         data: Name, folder or file of the data set.
         methods: Methods; by default those of the study.
@@ -113,7 +113,7 @@ def run_study(
     Raises:
         AttrlibError: If nothing is defined on any model.
     """
-    return _Running(spec, store, on_progress, load, data).execute()
+    return _StudyRun(spec, store, on_progress, load, data).execute()
 
 
 def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dataset | None = None) -> StudyPlan:
@@ -128,7 +128,7 @@ def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dat
     Raises:
         AttrlibError: If nothing is defined on any model.
     """
-    running = _Running(spec, store, no_listener, load, data)
+    running = _StudyRun(spec, store, no_listener, load, data)
     plans = []
     for number, model_spec in enumerate(running.resolved.models):
         traits, model = running.open(model_spec)
@@ -160,7 +160,7 @@ def is_done(spec: StudySpec, store: Store) -> bool:
 
 
 def _seconds_key(spec: StudySpec) -> tuple[dict[str, object], str]:
-    """Return everything that the time of a study depends on, and its digest."""
+    """Return the fields that the time of a study depends on, and their digest."""
     weights = [digest_of_weights(model) for model in spec.models]
     spec = replace(spec, methods=tuple(map(resolve_method, spec.methods)))
     key_fields: dict[str, object] = {"kind": "study", "study": spec, "weights": weights, "numerics": NUMERICS}
@@ -168,7 +168,7 @@ def _seconds_key(spec: StudySpec) -> tuple[dict[str, object], str]:
     return key_fields, digest(key_fields)
 
 
-class _Running:
+class _StudyRun:
     """The state of one study."""
 
     def __init__(self, spec: StudySpec, store: Store, on_progress: Listener[StudyEvent], load: Load, data: Dataset | None):
@@ -180,7 +180,7 @@ class _Running:
         self.refused: list[tuple[str, str, str, str]] = []
         self.notes: list[str] = []
         self.computed = self.cached = self.number = 0
-        self.lengths: list[float] = []
+        self.durations: list[float] = []
 
     def execute(self) -> StudyResult:
         start = time.perf_counter()
@@ -210,19 +210,19 @@ class _Running:
         self.refused += [(traits.name, str(p), "", str(error)) for p in run_spec.protocols]
 
     def _run_model(self, number: int) -> ModelResults | None:
-        """Do all runs on one model. Return None if none is defined on it."""
+        """Execute all runs on one model. Return None if none is defined on it."""
         self.number, self.start, self.share = number, time.perf_counter(), 0.0
         computed = self.computed
         self._report(f"loading {self.resolved.models[number]}", 0.0)
         traits, model = self.open(self.resolved.models[number])
         results: list[RunResult] = []
         runs = self.study.runs(self.resolved, traits, model, number == 0)
-        for place, run_spec in enumerate(runs):
+        for position, run_spec in enumerate(runs):
 
-            def on_progress(event: Event, place: int = place) -> None:
+            def on_progress(event: Event, position: int = position) -> None:
                 # Before the first score, the run is still searching for items.
-                far = event.done / event.total if event.total and event.scores else 0.0
-                self._report(f"{traits.name}: {event.doing}", (place + far) / len(runs))
+                fraction = event.done / event.total if event.total and event.scores else 0.0
+                self._report(f"{traits.name}: {event.doing}", (position + fraction) / len(runs))
 
             try:
                 result = run(make_plan(run_spec, model, self.data, self.store), on_progress)
@@ -239,29 +239,29 @@ class _Running:
             traits = replace(traits, accuracy=accuracy_on(model, self.data, self.resolved, self.study.limit, self.store))
         further = self.study.further(self.resolved, traits, model, self.data, self.store, lambda event: self._report(event.doing, 1.0))
         if self.computed > computed:
-            self.lengths.append(time.perf_counter() - self.start)
+            self.durations.append(time.perf_counter() - self.start)
         return ModelResults(traits, results, further)
 
     def _report(self, doing: str, share: float) -> None:
         """Report progress. The time left is estimated from the models so far."""
-        # The share must not fall, although the total changes if a combination proves to be undefined.
+        # The share must not decrease when the total changes because a combination turns out to be undefined.
         share = self.share = max(share, self.share)
         elapsed, models = time.perf_counter() - self.start, len(self.resolved.models)
-        expected = [*self.lengths, *([elapsed / share] if share > 0.02 else [])]
+        expected = [*self.durations, *([elapsed / share] if share > 0.02 else [])]
         left = None
         if expected:
             mean = sum(expected) / len(expected)
             left = max(0.0, expected[-1] - elapsed if share > 0.02 else mean) + mean * (models - self.number - 1)
         self.on_progress(StudyEvent(doing, (self.number + share) / models, left))
 
-    def _seconds(self, these: float, done: bool) -> float:
-        """Record the seconds of this run of the study in the store. Return the total over all its runs."""
+    def _seconds(self, seconds: float, done: bool) -> float:
+        """Store the seconds of this run of the study, and return the total over all its runs."""
         (key_fields, key), items = _seconds_key(self.resolved), [str(k) for k in range(TIMES)]
         before = self.store.records(key, items)
         new = {DONE: Record(0.0)} if done else {}
         if self.computed or not before:
-            new |= {item: Record(these) for item in [item for item in items if item not in before][:1]}
+            new |= {item: Record(seconds) for item in [item for item in items if item not in before][:1]}
         else:
-            these = 0.0
+            seconds = 0.0
         self.store.add_records(key, key_fields, new)
-        return these + sum(earlier.value for earlier in before.values())
+        return seconds + sum(earlier.value for earlier in before.values())

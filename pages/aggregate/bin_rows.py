@@ -39,18 +39,18 @@ def show(found: Found, methods: tuple[MethodSpec, ...], setting: ProtocolSpec, v
 
 def _explain(done: list[Shown], view: AggregateView) -> None:
     """Explain how to read the rows and their colours, which mean the same in all rows."""
-    sizes = f" They hold {', '.join(map(str, done[0].row.aggregate.sizes))} maps." if done else ""
+    sizes = f" The bins hold {', '.join(map(str, done[0].row.aggregate.sizes))} maps." if done else ""
     st.caption(
-        "Left, examples of the best bin; right, of the worst; in the middle the mean map of each bin, the best 2 % first."
-        f"{sizes} Click a bin for its images."
+        "Left: examples from the best bin. Middle: the mean map of each bin, best 2 % first. Right: examples from the worst bin."
+        f"{sizes} Click a bin to see its images."
     )
-    ends = ("−", "0", "+") if view.average == "signed" else ("0", "", "99.5 % of all values of the row's bins")
+    ends = ("−", "0", "+") if view.average == "signed" else ("0", "", "99.5th percentile of the row")
     with st.container(width=420):
         st.html(tiles.colour_bar(colour_map(view_of(view)), ends))
 
 
 def _last(key: str | None) -> Shown | None:
-    """Return the row as it was before a dial was moved, if it is still cached."""
+    """Return the row as it was before a control was moved, if it is still cached."""
     job = jobs.device_queue().find(key) if key else None
     return job.result if job is not None and job.state is State.DONE else None
 
@@ -82,7 +82,7 @@ def _row(number: int, method: MethodSpec, job: Job, last: Shown | None, view: Ag
                 type="primary" if chosen[:2] == (str(method), place) else "secondary",
                 disabled=not size,
                 width="stretch",
-                help=f"{size} maps: see them" if size else "Too few items for a map in this bin",
+                help=f"Show the {size} maps" if size else "Too few items to fill this bin",
             )
     with grid.cell():
         st.image(own.worst if own else tiles.blank((SIDE, SIDE)), width="stretch", alt=f"Examples of the worst maps of {method}")
@@ -116,8 +116,10 @@ def _boxes(done: list[Shown], setting: ProtocolSpec) -> None:
         config=camera(f"{setting.name}-by-layer"),
         alt=f"Box plots of {protocol.title} by layer. The means are above: {'; '.join(f'{s.row.method} {s.row.summary.mean:.2f}' for s in done)}",
     )
-    points = "Click a point for its image and those beside it in rank." if shows_points(scores) else ""
-    st.caption(f"{plain(protocol.title)}: {plain(protocol.reading)} Boxes are quartiles, whiskers reach 1.5 times their width. {points}")
+    points = "Click a point to see its image and its neighbours in rank." if shows_points(scores) else ""
+    st.caption(
+        f"{plain(protocol.title)}: {plain(protocol.reading)} Boxes show quartiles; whiskers extend to 1.5 times the interquartile range. {points}"
+    )
 
 
 def _panel(done: list[Shown], view: AggregateView) -> bytes:

@@ -118,7 +118,7 @@ def chosen() -> tuple[tuple[MethodSpec, ...], list[str]]:
     methods: list[MethodSpec] = []
     problems: list[str] = []
     for text in state.a_methods:
-        for layer in state.a_layers or [selection.OWN_LAYER]:
+        for layer in state.a_layers or [selection.DEFAULT_LAYER]:
             found, wrong = selection.chosen_methods([text], layer, state.a_method_params)
             methods, problems = methods + found, problems + wrong
     methods = list(dict.fromkeys(methods))

@@ -1,4 +1,4 @@
-"""The controls of the Aggregate page: data, setting, model, methods, layers and number of items; and the dials of the view."""
+"""The controls of the Aggregate page: data, setting, model, methods, layers and number of items; and the view controls."""
 
 import streamlit as st
 
@@ -15,7 +15,7 @@ from pages.shared.widget_values import widget
 def choose(row: pickers.Grid) -> None:
     """Show the controls for what is computed, in the cells of one row that wraps."""
     with row.cell():
-        pickers.data("a_data", "A named data set, or the path of a folder of class folders or of a CSV file. Grids need labels.")
+        pickers.data("a_data", "The name of a data set, or the path of a folder of class folders or of a CSV file. Grids need labels.")
         with st.popover("Items", icon=":material/grid_view:", width="stretch"):
             _items()
     with row.cell():
@@ -26,7 +26,7 @@ def choose(row: pickers.Grid) -> None:
             format_func=names.__getitem__,
             key="a_setting",
             persist_state="session",
-            help="What the maps are of and sorted by: grids of images, where attribution belongs into the target's cell, or single images.",
+            help="What is explained and how maps are scored: grids of images, where attribution belongs in the target's grid cell, or single images.",
         )
         with st.popover("Parameters", icon=":material/tune:", width="stretch", key="a_setting_popover"):
             _setting()
@@ -41,8 +41,8 @@ def _model_and_methods(row: pickers.Grid) -> None:
             "Layers",
             NAMED,
             "a_layers",
-            "Every method runs at every layer (ML-Att). Or type a module path. None: each method at its default.",
-            placeholder="each method's own layer",
+            "Every method runs at every layer (ML-Att). Or type a module path. Empty: each method at its default layer.",
+            placeholder="default layer of each method",
             label_visibility="collapsed",
         )
     with row.cell(column_span=2):
@@ -55,13 +55,13 @@ def _model_and_methods(row: pickers.Grid) -> None:
 
 def _items() -> None:
     st.number_input(
-        "Grids or images, at most",
+        "Maximum number of grids or images",
         1,
         2**31 - 1,
         step=1,
         **widget("a_limit"),
         placeholder="all",
-        help="Drawn by the seed. The paper uses 500 grids in GridPG, 1000 in DiFull and DiPart. Empty: all.",
+        help="Drawn with the seed. The paper uses 500 grids in GridPG and 1000 in DiFull and DiPart. Empty: all.",
     )
     forms.option_input(next(option for option in options_of(RunSpec) if option.name == "seed"), "a_seed")
 
@@ -71,7 +71,7 @@ def _setting() -> None:
 
 
 def choose_view(cells: tuple[int, ...]) -> None:
-    """Show the dials: they change the display and scores, and compute no new attributions."""
+    """Show the view controls, which change the display and scores, and compute no new attributions."""
     options = {p.name: p for p in params_of(AggregateView)}
     pickers.smoothing("a_smoothing", options["smoothing"].help + ".", width=185)
     pickers.switch("Average", AVERAGES, "a_average", options["average"].help + ".")
@@ -79,4 +79,4 @@ def choose_view(cells: tuple[int, ...]) -> None:
         if st.session_state.a_cell not in cells:
             st.session_state.a_cell = cells[0]
         labels = {cell: str(cell + 1) for cell in cells}
-        pickers.switch("Target cell", labels, "a_cell", "The cell of the target, row by row; it is outlined.")
+        pickers.switch("Target cell", labels, "a_cell", "The outlined grid cell, whose class is explained; numbered row by row.")

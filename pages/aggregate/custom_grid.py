@@ -33,7 +33,7 @@ def show(run: RunSpec, view: AggregateView) -> bool:
     """Show photo choosers for the cells, the target, and a tile for each method; return whether any map is pending."""
     protocol = create(run.protocols[0])
     if not isinstance(protocol, Localisation):
-        st.info("Choose GridPG, DiFull or DiPart as the setting: single images make no grid.", icon=":material/arrow_upward:")
+        st.info("Custom grids need GridPG, DiFull or DiPart. Choose one of them as the setting.", icon=":material/arrow_upward:")
         return False
     model = job_status.wait_for(jobs.model_job(run.model), f"Loading {run.model}")
     photos = _choose_photos(protocol.grid)
@@ -43,7 +43,7 @@ def show(run: RunSpec, view: AggregateView) -> bool:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         cell = st.segmented_control(
             "Target cell", range(n * n), format_func=lambda k: str(k + 1), default=0, key=f"a_own_cell_{n}", persist_state="session", required=True,
-            help="Row by row; it is outlined. Of the attribution to its class all should lie inside it.",
+            help="The outlined grid cell; numbered row by row. All positive attribution to its class should lie inside.",
         )  # fmt: skip
         target = _choose_target(model, photos[cell])
     if target is None:
@@ -70,7 +70,7 @@ def _choose_photos(n: int) -> list[Photo] | None:
             )  # fmt: skip
     with st.popover("Upload photos", icon=":material/upload:"):
         st.file_uploader("JPEG, PNG or WebP, up to 20 MB each", key="a_own_files", accept_multiple_files=True, on_change=_take)
-        st.caption("They stay in the memory of this session.")
+        st.caption("Photos stay in the memory of this session.")
     try:
         return [uploads[name] if name in uploads else open_image(name) for name in chosen]
     except AttrlibError as error:
@@ -91,13 +91,13 @@ def _take() -> None:
 
 def _choose_target(model: Classifier, photo: Photo) -> int | None:
     """Return the chosen class, one of the most probable classes of the cell's photo on its own."""
-    probabilities = job_status.wait_for(jobs.prediction_job(model, photo), "Asking the model")
+    probabilities = job_status.wait_for(jobs.prediction_job(model, photo), "Running the model")
     if probabilities is None:
         return None
     labels = {index: f"{name} {value:.2f}" for index, (name, value) in most_probable(model, probabilities).items()}
     return st.selectbox(
         "Target", list(labels), format_func=labels.__getitem__, key=f"a_own_target_{photo.digest}", width=260,
-        help="The class that is explained: the most probable ones of the cell's photo by itself.",
+        help="The class to explain, one of the most probable classes of the photo in the target cell.",
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def main() -> None:
     choice.start(st.query_params.to_dict())
     st.markdown("#### How does a method behave on a whole data set?")
     st.caption(
-        "AggAtt sorts the maps of many images by score and averages them in bins, so that one sees all of them, the best and the worst: "
+        "AggAtt sorts the maps of all images by score and averages them in bins, which summarises the whole data set from best to worst: "
         f"[{plain(GRID_PAPER.authors)}]({GRID_PAPER.url})."
     )
     place = st.container()
@@ -41,17 +41,17 @@ def main() -> None:
         notices.problems("a_problems", problems)
     if run is None or not run.methods or not run.data:
         missing = [what for what, has in (("data", run and run.data), ("a method", run and run.methods)) if not has]
-        st.info(f"Choose {listed(missing) if run else 'another model or setting'} above to go on.", icon=":material/arrow_upward:")
+        st.info(f"Choose {listed(missing) if run else 'another model or setting'} above to continue.", icon=":material/arrow_upward:")
         return
     state.setdefault("a_mode", MODES[0])
     poll("a_waiting", lambda: _body(run))
 
 
 def _body(run: RunSpec) -> bool:
-    """Show everything that changes by itself, and the dials; return whether anything is pending."""
+    """Show everything that changes by itself, and the view controls; return whether anything is pending."""
     custom = st.session_state.a_mode == CUSTOM
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="a_bar"):
-        pickers.switch("Show", MODES, "a_mode", "Many items of the data, or one grid of photos that you choose.")
+        pickers.switch("Show", MODES, "a_mode", "Many items of the data set, or one grid of photos of your choice.")
         if not custom:
             run_panel.show_button("a", [run])
         controls.choose_view(() if custom else choice.cells())

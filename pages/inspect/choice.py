@@ -65,10 +65,12 @@ def _start_maps(query: Mapping[str, str]) -> None:
         methods = methods[:MAX_METHODS]
     image = spec.image
     if image.startswith(UPLOAD):
-        problems.append("This link was made with an uploaded photo, which links do not carry: upload it again. A sample stands in for it.")
+        problems.append(
+            "This link was created with an uploaded photo, which links do not contain. A sample photo is shown instead; upload the photo again."
+        )
         image = DEFAULT.image
     if not is_named(image):
-        problems.append(f"the link's picture {image[:60]!r} is neither one of the samples nor a bird; a sample stands in for it")
+        problems.append(f"the link's image {image[:60]!r} is neither a sample nor a bird; a sample photo is shown instead")
         image = DEFAULT.image
     state.image, state.upload = image, None
     state.architecture, state.checkpoint = spec.model.architecture, spec.model.checkpoint or ""
@@ -92,7 +94,7 @@ def view() -> ViewSpec:
 
 
 def link_fields() -> str:
-    """Return the models of further rows and the open tool as link fields, to be appended to those of the spec."""
+    """Return the models of further rows and the open tool as link fields, to append to those of the spec."""
     state = st.session_state
     fields = {"also": ",".join(state.also), "tool": state.tool}
     return "".join(f"&{urlencode({name: value}, safe='@:,=')}" for name, value in fields.items() if value)

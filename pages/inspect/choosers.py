@@ -28,7 +28,7 @@ def choose_photo(row: pickers.Grid) -> Photo | None:
         st.selectbox("Photo", format_func=lambda option: names[option], **chooser("image", list(names)))
         with st.popover("Upload a photo", icon=":material/upload:", width="stretch"):
             st.file_uploader("JPEG, PNG or WebP, up to 20 MB", key="uploader", on_change=_take_upload)
-            st.caption("It stays in the memory of this session: it is neither stored nor part of any link.")
+            st.caption("Photos stay in the memory of this session. They are not stored, and not part of any link.")
     try:
         photo = state.upload if state.image == choice.UPLOAD else open_image(state.image)
     except AttrlibError as error:
@@ -57,8 +57,8 @@ def choose_model(row: pickers.Grid) -> Classifier | None:
             "Model",
             [EMBEDDED, *shipped()],
             "architecture",
-            "The models named birds_ know the drawn birds. Type timm:NAME or torchvision:NAME for any other architecture; its weights are "
-            "downloaded, or taken from a checkpoint.",
+            "Models named birds_ were trained on the synthetic birds. Type timm:NAME or torchvision:NAME for any other architecture; its weights are "
+            "downloaded, or read from a checkpoint.",
         )
         with st.popover("Weights, size", icon=":material/folder_open:", width="stretch"):
             st.text_input(
@@ -66,14 +66,14 @@ def choose_model(row: pickers.Grid) -> Classifier | None:
                 key="checkpoint",
                 persist_state="session",
                 placeholder="my_model.safetensors",
-                help=".safetensors, .pth, .pt or .tar with weights for the chosen architecture; nothing in it is run. "
-                "A text file beside it, of the same name with .txt at the end, may name the classes, one a line.",
+                help=".safetensors, .pth, .pt or .tar with weights for the chosen architecture; no code in it is run. "
+                "To name the classes, put a text file of the same name (.txt) next to it, with one name per line.",
             )
             st.text_input(
                 "Input size",
                 key="input_size",
                 persist_state="session",
-                placeholder="the model's own",
+                placeholder="model's default",
                 help=custom_model.SIZE_HELP,
             )
     try:
@@ -96,15 +96,13 @@ def choose_target(row: pickers.Grid, model: Classifier, best: list[int], probabi
     _recall("target", known)
     if state.target not in known:
         state.problems.append(
-            f"Class {state.target} does not exist: {model.name} has classes 0 to {len(names) - 1}. The predicted one is taken."
+            f"Class {state.target} does not exist: {model.name} has classes 0 to {len(names) - 1}. The predicted class is used instead."
         )
         state.target = SAME_AS_PREDICTED
     state.target_was = state.target
 
     def label(i: int) -> str:
-        return (
-            f"predicted: {names[best[0]]} {probabilities[best[0]]:.2f}" if i == SAME_AS_PREDICTED else f"{names[i]} {probabilities[i]:.2f}"
-        )
+        return f"predicted: {names[best[0]]}" if i == SAME_AS_PREDICTED else f"{names[i]} {probabilities[i]:.2f}"
 
     with row.cell():
         st.selectbox(
@@ -113,7 +111,7 @@ def choose_target(row: pickers.Grid, model: Classifier, best: list[int], probabi
             format_func=label,
             key="target",
             persist_state="session",
-            help="The class whose score is explained: the five most probable first, then all. Type to search.",
+            help="The class whose logit is explained. The five most probable classes come first. Type to search.",
         )
     return best[0] if state.target == SAME_AS_PREDICTED else state.target
 
@@ -143,27 +141,29 @@ def choose_methods(row: pickers.Grid, model: Classifier) -> list[MethodSpec]:
         with st.container(horizontal=True, gap="small"):
             presets.choose("inspect", _take)
             with st.popover("Parameters", icon=":material/tune:", width="stretch"):
-                hint = "Of random methods: SmoothGrad, RISE, Random."
+                hint = "Seed of methods that draw random numbers, such as SmoothGrad, RISE and Random."
                 st.number_input("Seed", 0, 2**31 - 1, step=1, key="seed", persist_state="session", help=hint)
                 forms.edit_one_of(METHODS, state.methods, "params", "form")
     with row.cell():
         layers = selection.layer_options(list(model.layers))
         _recall("layer", layers)
         if state.layer not in layers:
-            state.problems.append(f"{model.name} has no layer {state.layer!r} that yields a map; each method's own is taken.")
-            state.layer = selection.OWN_LAYER
+            state.problems.append(
+                f"{model.name} has no layer {state.layer!r} that yields a map; the default layer of each method is used instead."
+            )
+            state.layer = selection.DEFAULT_LAYER
         state.layer_was = state.layer
         shapes = {name: "×".join(map(str, layer.shape[1:])) for name, layer in model.layers.items()}
         st.selectbox(
             "Layer",
             format_func=lambda n: f"{n} {shapes[n]}" if n in shapes else n,
             **chooser("layer", layers),
-            help="Where attribution is computed: on the pixels, on the activations of a layer inside, shown with its resolution, or at "
-            "Input, Middle and Final side by side (ML-Att).",
+            help="Where attribution is computed: at the pixels, at a layer of the network (with its resolution), or at Input, Middle and Final side "
+            "by side (ML-Att).",
         )
     methods, problems = selection.chosen_methods(state.methods, state.layer, state.params)
     if len(methods) > choice.MAX_METHODS:
-        problems.append(f"{len(methods)} maps are too many to look at; the first {choice.MAX_METHODS} are shown")
+        problems.append(f"{len(methods)} maps are too many to show; the first {choice.MAX_METHODS} are shown")
         methods = methods[: choice.MAX_METHODS]
     notices.warn(problems)
     return methods
@@ -178,10 +178,10 @@ def choose_more_models(first: ModelSpec) -> list[ModelSpec]:
     """Show the sidebar's model list and return all valid models except the first; invalid entries get a message."""
     with st.sidebar:
         pickers.several(
-            "More models, one row each",
+            "More models (one row each)",
             (info.name for info in list_models()),
             "also",
-            f"Each is explained for the class that it predicts itself. {pickers.MODEL_HINT}",
+            f"Each model is explained for the class that it predicts. {pickers.MODEL_HINT}",
             choice.MAX_MODELS - 1,
             placeholder="Add a model",
         )

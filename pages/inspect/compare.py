@@ -14,7 +14,7 @@ from pages.inspect.tile_rows import Ready
 from pages.shared import tiles
 from pages.shared.tiles import figure
 
-UNITS = ("its own", "as they are")
+UNITS = ("normalised", "raw")
 
 
 def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
@@ -22,11 +22,11 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         first, second = pick("First map", maps, "compare_first"), pick("Second map", maps, "compare_second", 1)
         units = switch(
-            "Unit",
+            "Scale",
             UNITS,
             "compare_units",
-            "Methods have no unit in common. Its own: each map is divided by the clip percentile of its magnitudes before they are "
-            "subtracted. As they are: for maps of one method.",
+            "Maps of different methods have different scales. Normalised: divide each map by the clip percentile of its magnitudes before "
+            "subtracting. Raw: subtract as is, for maps of the same method.",
         )
     found = _compare((first.job.key, second.job.key), first, second, view, units == UNITS[0])
     photo, difference = first.row.picture, replace(view, sign="signed")
@@ -51,9 +51,9 @@ def _compare(keys: tuple[str, str], _first: Ready, _second: Ready, view: ViewSpe
 
 def _sentence(found: Comparison, first: Ready, second: Ready) -> str:
     if found.correlation != found.correlation:
-        return "**Rank correlation undefined**: one of the maps is constant as it is shown. Choose the signed view or another map."
+        return "**Rank correlation undefined**: one of the maps is constant in this view. Choose the signed view or another map."
     warm, cold = first.name.replace("@", " at "), second.name.replace("@", " at ")
     return (
-        f"**Rank correlation {signed(found.correlation)}** (Spearman, over all pixels as shown: sign and smoothing count). "
-        f"Warm: {warm} sees more than {cold}; cold: less. 1 means that both rank the pixels alike, 0 that they have nothing in common."
+        f"**Rank correlation {signed(found.correlation)}** (Spearman, over all pixels, with sign and smoothing as shown). "
+        f"1: both rank the pixels alike; 0: no relation. Warm colours: {warm} is higher; cold colours: {cold} is higher."
     )

@@ -26,10 +26,10 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         ready = pick("Map", maps, "deletion_map")
         order: str = switch(
-            "First to go",
+            "Delete first",
             FIRST,
             "deletion_order",
-            "Most relevant first: a good map makes the probability fall at once. Least relevant first: it stays high for long.",
+            "Most relevant first: with a good map the probability falls quickly. Least relevant first: it stays high for long.",
         )
         grid = choose_grid(ready, "deletion_grid", singles="pixels")
         baseline = choose_baseline("deletion_baseline")
@@ -49,22 +49,24 @@ def _scrubber(ready: Ready, path: DeletionPath, order: str, view: ViewSpec) -> N
         if st.session_state.get("deletion_step", 0) > path.steps:
             st.session_state.deletion_step = path.steps
         step = st.slider(
-            "Step", 0, path.steps, key="deletion_step", persist_state="session", help="Drag along the curve, or use the arrow keys."
+            "Step", 0, path.steps, key="deletion_step", persist_state="session", help="Drag to move along the curve, or use the arrow keys."
         )
         share, probability, start = path.counts[step] / path.counts[-1], float(path.probabilities[step]), float(path.probabilities[0])
         name = ready.row.class_name
         alt = f"Probability of {name} at each of {path.steps} steps, from {start:.2f} to {float(path.probabilities[-1]):.2f}; {probability:.2f} at step {step}"
         place.image(curve_svg(path.probabilities, step), width="stretch", alt=alt)
         st.markdown(
-            f"**p({name}) = {probability:.2f}** with {share:.0%} of the photo deleted, {FIRST[order]} first (whole photo: {start:.2f}). "
+            f"**p({name}) = {probability:.2f}** with {100 * share:.0f} % of the photo deleted, {FIRST[order]} first (whole photo: {start:.2f}). "
             f"Mean along the curve: {path.area:.2f}, {'lower' if order == ORDERS[1] else 'higher'} is better."
         )
     with beside:
         shown = tile(ready.attribution, view)
         values = draw(shown.values, ready.row.picture, view, limits([shown], view)[0])
-        figure(shown.title, shown.subtitle, values, f"{ready.name}: the map whose order counts")
+        figure(shown.title, shown.subtitle, values, f"{ready.name}: the map that defines the order")
     with photo:
         unit = "patch" if path.grid else "pixels"
-        line = f"pink: the {unit} to go next" if step < path.steps else "nothing is left to delete"
-        image = draw_deleted(ready.row.picture, path.deleted(step), path.following(step), path.instead, outlined=path.grid is not None)
-        figure(f"{share:.0%} deleted", line, image, f"The photo with {share:.0%} deleted in order of {ready.name}; {line}")
+        line = f"pink: next {unit} to be deleted" if step < path.steps else "everything is deleted"
+        image = draw_deleted(
+            ready.row.picture, path.deleted(step), path.following(step), path.replacement_values, outlined=path.grid is not None
+        )
+        figure(f"{100 * share:.0f} % deleted", line, image, f"The photo with {100 * share:.0f} % deleted in order of {ready.name}; {line}")

@@ -1,4 +1,4 @@
-"""Why did the model say that? One photo, many methods side by side."""
+"""The Inspect page: one photo, many methods side by side."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from attrlib.engine.explain import Explanation
 from attrlib.registry import params_of
 from attrlib.specs import SCALES, SIGNS, ExplainSpec, ViewSpec
 from pages.inspect import choice, choosers, takeaway, tile_rows, tools
-from pages.inspect.tile_rows import Coming, Row
+from pages.inspect.tile_rows import PendingRow, Row
 from pages.shared import job_status, jobs, links, notices, pickers, selection, tiles
 from pages.shared.classes import most_probable
 from pages.shared.polling import poll
@@ -19,17 +19,17 @@ def main() -> None:
     state = st.session_state
     choice.start(st.query_params.to_dict())
     st.markdown("#### Why did the model say that?")
-    st.caption("One photo, many methods side by side: which pixels raise (orange) and which lower (blue) the score of the target class.")
-    place = st.container()
+    st.caption("One photo, many attribution methods side by side. Orange pixels raise the logit of the target class, blue pixels lower it.")
+    top_of_page = st.container()
     row = st.grid(min_column_width=150, gap="small", key="controls")
     photo = choosers.choose_photo(row)
     model = choosers.choose_model(row)
     if model is None or photo is None:
-        with place:
+        with top_of_page:
             notices.problems("problems")
-        st.info("Choose another model or photo above to go on.", icon=":material/arrow_upward:")
+        st.info("Choose another model or photo above to continue.", icon=":material/arrow_upward:")
         return
-    probabilities = job_status.wait_for(jobs.prediction_job(model, photo), "Asking the model")
+    probabilities = job_status.wait_for(jobs.prediction_job(model, photo), "Running the model")
     if probabilities is None:
         return
     best = most_probable(model, probabilities)
@@ -44,21 +44,18 @@ def main() -> None:
     )
     first = Row(spec.model, model, photo, target, list(best.values()))
     more = choosers.choose_more_models(spec.model)
-    further = [tile_rows.further_row(own, photo, first, spec.target is not None) for own in more]
+    further = [tile_rows.further_row(model_spec, photo, first, spec.target is not None) for model_spec in more]
     rows = [first, *(row for row in further if isinstance(row, Row))]
-    coming = [row for row in further if isinstance(row, Coming)]
-    with place:
+    pending = [row for row in further if isinstance(row, PendingRow)]
+    with top_of_page:
         notices.problems("problems")
-    poll("maps_wait", lambda: _gallery(rows, coming, spec), seconds=0.35)
+    poll("maps_wait", lambda: _gallery(rows, pending, spec), seconds=0.35)
 
 
-def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec) -> bool:
-    """Show the view's dials and the tiles: the part that reruns when a dial is moved or a map is ready.
-
-    Returns whether a map is pending.
-    """
+def _gallery(rows: list[Row], pending: list[PendingRow], spec: ExplainSpec) -> bool:
+    """Show the view controls and the tiles, which rerun when a control is moved or a map is ready; return whether a map is pending."""
     slots = [row.slots(spec.methods) for row in rows]
-    waiting = bool(coming) or not all(slot.ended for own in slots for slot in own)
+    waiting = bool(pending) or not all(slot.ended for row_slots in slots for slot in row_slots)
     ready = [slot.job.result for slot in slots[0] if slot.job is not None and slot.done]
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="view"):
         view = _choose_view()
@@ -69,16 +66,16 @@ def _gallery(rows: list[Row], coming: list[Coming], spec: ExplainSpec) -> bool:
         shown = dataclasses.replace(spec, image=image, target=rows[0].target, methods=tuple(a.spec for a in ready))
         takeaway.save(Explanation(shown, rows[0].model, rows[0].photo, ready) if ready else None)
     if not spec.methods:
-        st.info("No method is chosen. Choose some above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
+        st.info("Choose methods above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
     tiles.show_strips(tile_rows.strips(rows, slots), view, in_threes=selection.by_layer(spec.methods))
-    for row in coming:
+    for row in pending:
         st.progress(0.0, text=f"Loading {jobs.plain(row.spec.text)}")
     tool = tools.choose()
     if tool is not None:
         tools.show(tool, tile_rows.ready_maps(rows, slots), view, waiting)
     links.write(spec.link() + choice.link_fields())
-    if any(row.job.ended for row in coming):
-        # The row is made by a full rerun.
+    if any(row.job.ended for row in pending):
+        # Only a full rerun creates the row.
         st.rerun()
     return waiting
 

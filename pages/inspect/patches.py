@@ -27,7 +27,7 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
         ready = pick("Map", maps, "patch_map")
         grid = choose_grid(ready, "patch_grid")
         baseline = choose_baseline("patch_baseline")
-        output: str = switch("Output", OUTPUTS, "patch_output", "The output of the target whose drop counts.")
+        output: str = switch("Output", OUTPUTS, "patch_output", "The output of the target class whose drop is measured.")
     row = ready.row
     job = map_jobs.outputs_job(row.model, row.photo, row.target, grid, baseline, st.session_state.seed)
     if job_status.waits_for(job):
@@ -49,7 +49,7 @@ def choose_grid(ready: Ready, key: str, singles: str | None = None) -> int:
     fitting = [n for n in range(COARSEST, FINEST + 1) if height % n == width % n == 0]
     options = [0, *fitting] if singles else fitting or [1]
     keep(key, options, 0 if singles else 4 if 4 in options else options[0])
-    label = "Deletes" if singles else "Patches"
+    label = "Delete" if singles else "Patches"
     return st.selectbox(
         label, options, format_func=lambda n: f"{n} × {n} patches" if n else str(singles), key=key, persist_state="session", width=150
     )
@@ -58,24 +58,24 @@ def choose_grid(ready: Ready, key: str, singles: str | None = None) -> int:
 def choose_baseline(key: str) -> str:
     """Return the chosen baseline, which replaces deleted pixels."""
     keep(key, BASELINES, BASELINES[0])
-    hint = "What takes the place of deleted pixels: zeros is the mean colour, random is noise, blur the blurred photo."
+    hint = "Replacement of deleted pixels. zeros: the mean colour; random: noise; blur: the blurred photo."
     return st.selectbox("Baseline", BASELINES, key=key, persist_state="session", width=130, help=hint)
 
 
 def _pictures(ready: Ready, score: CellScore, view: ViewSpec, output: str) -> None:
-    photo, own = ready.row.picture, replace(view, sign="signed")
+    photo, signed_view = ready.row.picture, replace(view, sign="signed")
     cells = st.grid(4, min_column_width=165, gap="small", key="patch-tiles")
     sides = (
-        ("Output drop", f"of the {output} without the patch", score.drops),
+        ("Output drop", f"of the {output} when the patch is deleted", score.drops),
         ("Attribution", f"{ready.name}, sum over the patch", score.sums),
     )
     for title, line, values in sides:
         with cells.cell():
             top = magnitude([values])
-            figure(title, line, draw_cells(photo, values, own, top), _words(title, values))
-            st.html(tiles.legend(own, top))
+            figure(title, line, draw_cells(photo, values, signed_view, top), _words(title, values))
+            st.html(tiles.legend(signed_view, top))
     with cells.cell(column_span=2):
-        tiles.head("Drop against attribution", "one point for each patch")
+        tiles.head("Drop against attribution", "one point per patch")
         st.plotly_chart(
             cell_scatter(score.drops, score.sums, output),
             key="patch-scatter",
@@ -91,9 +91,13 @@ def _words(title: str, values: object) -> str:
 
 def _sentence(score: CellScore, ready: Ready, grid: int) -> str:
     if score.correlation != score.correlation:
-        return f"**{score.name} undefined** for this photo: all patches have the same drop or the same attribution."
-    tuned = "" if score.name == "IDSDS" else " The model never saw deleted patches, so they are out of its domain: SDS, not IDSDS."
+        return f"**{score.name} undefined** for this photo: all patches have the same output drop or the same attribution."
+    tuned = (
+        ""
+        if score.name == "IDSDS"
+        else " The model was not fine-tuned on deleted patches, so they are out of its domain and the score is SDS, not IDSDS."
+    )
     return (
-        f"**{score.name} {signed(score.correlation)}** of this photo: Spearman's correlation of both over {grid * grid} patches. "
-        f"1: the patches rank by attribution as they do by the drop of {ready.row.class_name} without them; 0: chance.{tuned}"
+        f"**{score.name} {signed(score.correlation)}** on this photo: Spearman correlation of output drop and attribution over {grid * grid} patches. "
+        f"1: both rank the patches alike (target: {ready.row.class_name}); 0: no relation.{tuned}"
     )

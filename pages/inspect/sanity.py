@@ -29,14 +29,14 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
             "Layers with shuffled weights",
             SHARES,
             "sanity_share",
-            "Counted from the logits. A layer's weights keep their values and lose their places, so that nothing learnt is left.",
+            "Counted from the logits. The weights of a layer are permuted: their distribution stays the same, but what they have learnt is lost.",
             default=1.0,
         )
     row, method, seed = ready.row, ready.attribution.spec, st.session_state.seed
     noise = jobs.map_job(row.model, row.photo, resolve(MethodSpec("Random", method.layer)), row.target, seed)
-    making: Job = map_jobs.twin_job(row.model, share, seed)
+    making: Job = map_jobs.shuffled_job(row.model, share, seed)
     job = jobs.map_job(making.result, row.photo, method, row.target, seed) if making.state is State.DONE else making
-    shown = [("This model", ready.job), ("Shuffled twin", job), ("Random", noise)]
+    shown = [("This model", ready.job), ("Shuffled weights", job), ("Random", noise)]
     grid = st.grid(3, min_column_width=165, gap="small", key="sanity-tiles")
     waits = False
     for title, own in shown:
@@ -52,8 +52,8 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
             else:
                 waits |= job_status.waits_for(own)
     st.caption(
-        "A map that looks alike on the twin shows the photo and not what the model has learnt: its correlation should be near 0. "
-        f"Random is the level of no information. [{SANITY_PAPER.authors}]({SANITY_PAPER.url})"
+        "A map that stays similar after shuffling shows the photo rather than what the model has learnt; its rank correlation should be near 0. "
+        f"Random is a map without information. [{SANITY_PAPER.authors}]({SANITY_PAPER.url})"
     )
     return waits
 

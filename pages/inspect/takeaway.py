@@ -23,7 +23,9 @@ def reproduce(spec: ExplainSpec, beyond: str = "", further: Sequence[ExplainSpec
     uploaded = spec.image.startswith(choice.UPLOAD)
     with reproduction.popover(spec.link() + beyond, "Link to exactly this view" + (", without the uploaded photo" if uploaded else "")):
         shown = dataclasses.replace(spec, image=spec.image.removeprefix(f"{choice.UPLOAD}:"))
-        others = [dataclasses.replace(shown, model=own.model, target=own.target).cli(f"explained-{k}") for k, own in enumerate(further, 2)]
+        others = [
+            dataclasses.replace(shown, model=each.model, target=each.target).cli(f"explained-{k}") for k, each in enumerate(further, 2)
+        ]
         reproduction.command_line("\n".join([shown.cli(), *others]), "Command line: panel, arrays and manifest")
         reproduction.python(shown.snippet(), "Python: the maps")
 

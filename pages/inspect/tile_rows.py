@@ -39,15 +39,15 @@ class Row:
         return tiles.picture(self.photo.digest, self.model.preprocessing, self.photo.image)
 
     def slots(self, methods: Sequence[MethodSpec]) -> list[tiles.Slot]:
-        """Return one slot per method and request its map; a method that is not defined gives the reason."""
-        found = []
+        """Request the map of each method, and return its slot; the slot of a method that is not defined holds the reason."""
+        slots = []
         for method in methods:
             try:
                 self.model.layer(method.layer)
-                found.append(tiles.Slot(method, jobs.map_job(self.model, self.photo, method, self.target, st.session_state.seed)))
+                slots.append(tiles.Slot(method, jobs.map_job(self.model, self.photo, method, self.target, st.session_state.seed)))
             except AttrlibError as error:
-                found.append(tiles.Slot(method, None, str(error)))
-        return found
+                slots.append(tiles.Slot(method, None, str(error)))
+        return slots
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,28 +65,28 @@ class Ready:
 
 
 @dataclass(frozen=True, eq=False)
-class Coming:
+class PendingRow:
     """A row whose model is not loaded yet."""
 
     spec: ModelSpec
     job: Job
 
 
-def further_row(spec: ModelSpec, photo: Photo, first: Row, wanted: bool) -> Row | Coming | None:
+def further_row(spec: ModelSpec, photo: Photo, first: Row, wanted: bool) -> Row | PendingRow | None:
     """Return the row of a further model: explained for its prediction or, if a class is `wanted`, for the first row's class.
 
     Returns None after showing why the model cannot be loaded. The page does not wait: rows that are ready are shown.
     """
     loading = jobs.model_job(spec)
     if not loading.ended:
-        return Coming(spec, loading)
+        return PendingRow(spec, loading)
     model = job_status.wait_for(loading, f"Loading {spec}")
     if model is None:
         return None
-    asking = jobs.prediction_job(model, photo)
-    if not asking.ended:
-        return Coming(spec, asking)
-    probabilities = job_status.wait_for(asking, f"Asking {spec}")
+    prediction = jobs.prediction_job(model, photo)
+    if not prediction.ended:
+        return PendingRow(spec, prediction)
+    probabilities = job_status.wait_for(prediction, f"Running {spec}")
     if probabilities is None:
         return None
     best = most_probable(model, probabilities)
@@ -107,20 +107,24 @@ def _same_class(model: Classifier, first: Row) -> int | None:
 def strips(rows: Sequence[Row], slots: Sequence[list[tiles.Slot]]) -> list[tiles.Strip]:
     """Return the strips that the gallery shows: a single row is titled Photo, several rows by their models."""
     names = ["Photo"] if len(rows) == 1 else _names(rows)
-    return [tiles.Strip(name, row.picture, row.class_name, row.top, own) for name, row, own in zip(names, rows, slots, strict=True)]
+    return [
+        tiles.Strip(name, row.picture, row.class_name, row.top, row_slots) for name, row, row_slots in zip(names, rows, slots, strict=True)
+    ]
 
 
 def ready_maps(rows: Sequence[Row], slots: Sequence[list[tiles.Slot]]) -> list[Ready]:
     """Return the computed maps that are valid, under the shortest unambiguous names."""
-    found = [(row, slot.method, slot.job) for row, own in zip(rows, slots, strict=True) for slot in own if slot.job and slot.done]
-    found = [(row, method, job) for row, method, job in found if job.result.defects[0] is None]
-    short = [f"{method.name}@{method.layer}" for _, method, _ in found]
-    twice = {(row, name) for (row, name), count in Counter(zip([id(row) for row, _, _ in found], short, strict=True)).items() if count > 1}
-    names = [str(method) if (id(row), name) in twice else name for (row, method, _), name in zip(found, short, strict=True)]
+    ready = [
+        (row, slot.method, slot.job) for row, row_slots in zip(rows, slots, strict=True) for slot in row_slots if slot.job and slot.done
+    ]
+    ready = [(row, method, job) for row, method, job in ready if job.result.defects[0] is None]
+    short = [f"{method.name}@{method.layer}" for _, method, _ in ready]
+    twice = {(row, name) for (row, name), count in Counter(zip([id(row) for row, _, _ in ready], short, strict=True)).items() if count > 1}
+    names = [str(method) if (id(row), name) in twice else name for (row, method, _), name in zip(ready, short, strict=True)]
     if len(rows) > 1:
         models = dict(zip(map(id, rows), _names(rows), strict=True))
-        names = [f"{name} · {models[id(row)]}" for name, (row, _, _) in zip(names, found, strict=True)]
-    return [Ready(name, row, job) for name, (row, _, job) in zip(names, found, strict=True)]
+        names = [f"{name} · {models[id(row)]}" for name, (row, _, _) in zip(names, ready, strict=True)]
+    return [Ready(name, row, job) for name, (row, _, job) in zip(names, ready, strict=True)]
 
 
 def _names(rows: Sequence[Row]) -> list[str]:

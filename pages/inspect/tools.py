@@ -29,13 +29,13 @@ def choose() -> str | None:
         format_func=lambda name: f"{TOOLS[name]} {name}",
         key="tool",
         persist_state="session",
-        help="Compare: the difference of two maps. Patches: the drop of the output without each patch. Deletion: the picture fading in "
-        "order of a map. Sanity: the same method on a model that has forgotten. Click the open one again to close it.",
+        help="Compare: the difference of two maps. Patches: output drop and attribution per patch. Deletion: the output as pixels are deleted in "
+        "order of a map. Sanity: the same method on a model with shuffled weights. Click the open tool again to close it.",
     )
 
 
 def show(tool: str, maps: Sequence[Ready], view: ViewSpec, waiting: bool) -> None:
-    """Show the tool in a separate fragment, so that its dials redraw nothing else; it polls while a job is pending."""
+    """Show the tool in a separate fragment, so that its controls redraw nothing else; it polls while a job is pending."""
     poll("tool_waits", lambda: _body(tool, maps, view, waiting), seconds=0.4)
 
 
@@ -46,5 +46,5 @@ def _body(tool: str, maps: Sequence[Ready], view: ViewSpec, waiting: bool) -> bo
         if waiting:
             job_status.pending("Waiting for the first map")
         else:
-            st.info("There is no map to look at. Choose methods above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
+            st.info("No map is available. Choose methods above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
     return False

@@ -27,14 +27,14 @@ class AggAtt(Lesson):
 
     name = "aggatt"
     title = "AggAtt against cherry-picking"
-    claim = "Three pictures can show whatever one likes. Sort all maps by score, average them in bins, and nothing can be hidden."
+    claim = "Three examples can show anything. Sort all maps by score and average them in bins, and nothing stays hidden."
     formula = r"\text{sort maps by } L,\qquad \bar{a}_b = \frac{1}{|b|} \sum_{a \in b} \max(a, 0)\\[0.4em] b:\; 0\text{–}2\,\%,\; 2\text{–}5,\; 5\text{–}50,\; 50\text{–}95,\; 95\text{–}98,\; 98\text{–}100"
-    letters = "L: the share of the map in the outlined cell. b: a bin of maps."
+    letters = "L: the share of positive attribution in the outlined cell. b: a bin of maps."
     paper = GRID_PAPER
-    pick: str = param("best", "Which three are shown", choices=PICKS)
-    method: str = param("IxG", "The map that is judged", choices=("IxG", "Gradient", "Grad-CAM", "Layer-CAM"))
+    pick: str = param("best", "Which three examples to show", choices=PICKS)
+    method: str = param("IxG", "The method to score", choices=("IxG", "Gradient", "Grad-CAM", "Layer-CAM"))
     layer: str = param("Input", "Where attribution is computed", choices=("Input", "Middle", "Final"))
-    grids: int = param(32, "Grids that are sorted; fewer than 30 leave the outer bins empty", low=10, high=64)
+    grids: int = param(32, "Number of grids; with fewer than 30 the outer bins are empty", low=10, high=64)
 
     def show(self, context: LessonContext) -> str:
         grids = context.grids(self.grids, corners=False)
@@ -60,8 +60,8 @@ class AggAtt(Lesson):
                     hidden(name, (224, 224))
         own, every = found.scores[list(chosen)].mean(), found.scores[list(order)].mean()
         return (
-            f"These three score {float(own):.2f} on average, all {len(order)} grids {float(every):.2f}; chance is 0.25. "
-            "Below, the two wide bins in the middle hold 90 % of the maps."
+            f"The three examples score {float(own):.2f} on average, all {len(order)} grids {float(every):.2f}; chance is 0.25. "
+            "The two bins in the middle hold 90 % of the maps."
         )
 
     def beyond(self, model: str) -> Beyond:

@@ -1,4 +1,4 @@
-"""What lessons request from the queues: models, birds and maps. Nothing is computed while a lesson draws."""
+"""The models, birds and maps that lessons request from the queues. Nothing is computed while a lesson draws."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from pages.shared import jobs, map_jobs, tiles
 DATA = "birds"
 TUNED = "_tuned"
 AT_ONCE = 0.6
-"""Seconds that a lesson waits before it shows that it waits: most results come sooner, which avoids flicker."""
+"""Seconds that a lesson waits before it shows placeholders. Most results arrive sooner, which avoids flicker."""
 
 
 class NotYet(Exception):
@@ -37,7 +37,7 @@ class NotYet(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Bird:
-    """One picture of the data: its index, its class name, and a mask of the visible parts of the bird (H,W)."""
+    """One image of the data set: its index, its class name, and a mask of the visible parts of the bird (H,W)."""
 
     photo: Photo
     index: int
@@ -47,7 +47,7 @@ class Bird:
 
     @property
     def nbytes(self) -> int:
-        """Return the size of picture and mask in bytes."""
+        """Return the size of image and mask in bytes."""
         return 3 * self.photo.image.width * self.photo.image.height + self.mask.nbytes
 
 
@@ -96,14 +96,14 @@ class LessonContext:
                 raise NotYet(job)
         return list(jobs)
 
-    def compute(self, what: str, do: Callable[[NewsProgress], Any], *about: object) -> Job:
-        """Return a job for a lesson's computation on the device; `about` is all that it depends on besides the models and the seed."""
-        key = digest("learn", what, self.model_name, self.seed, *about)
-        return jobs.device_queue().submit(key, do, jobs.PATIENCE)
+    def compute(self, name: str, function: Callable[[NewsProgress], Any], *key_parts: object) -> Job:
+        """Return a job for a lesson's computation, keyed by its name, the models, the seed and `key_parts`."""
+        key = digest("learn", name, self.model_name, self.seed, *key_parts)
+        return jobs.device_queue().submit(key, function, jobs.PATIENCE)
 
-    def result(self, what: str, do: Callable[[NewsProgress], Any], *about: object) -> Any:
+    def result(self, name: str, function: Callable[[NewsProgress], Any], *key_parts: object) -> Any:
         """Return the result of a lesson's computation; see `compute`. Raises `NotYet` without one."""
-        return self.wait(self.compute(what, do, *about))[0]
+        return self.wait(self.compute(name, function, *key_parts))[0]
 
     @cached_property
     def plain(self) -> Classifier:
@@ -112,7 +112,7 @@ class LessonContext:
 
     @cached_property
     def tuned(self) -> Classifier:
-        """Return the model that was fine-tuned on pictures with deleted patches."""
+        """Return the model that was fine-tuned on images with deleted patches."""
         return self.wait(jobs.model_job(ModelSpec(f"{self.model_name}{TUNED}")))[0]
 
     @cached_property
@@ -124,14 +124,14 @@ class LessonContext:
         """Return birds by their indices in the data."""
 
         def draw(on_progress: NewsProgress) -> Flock:
-            data, found = load_dataset(DATA), []
+            data, birds = load_dataset(DATA), []
             for number, index in enumerate(indices):
                 on_progress(number, len(indices))
                 item, label = data[index], data.label(index)
                 assert label is not None
                 mask = np.any(list(item.masks.values()), axis=0)
-                found.append(Bird(Photo(item.image, item.name, id=item.id), index, label, data.class_names[label], mask))
-            return Flock(found)
+                birds.append(Bird(Photo(item.image, item.name, id=item.id), index, label, data.class_names[label], mask))
+            return Flock(birds)
 
         return self.wait(queue("data").submit(digest("learn birds", list(indices)), draw, jobs.PATIENCE))[0].birds
 
@@ -144,21 +144,21 @@ class LessonContext:
         """Return grids of 2 x 2 birds; with `corners` the first and the last bird share a class, else all classes differ."""
         data = load_dataset(DATA)
         pool = [(self.bird_index + k) % len(data) for k in range(10 * count + 40)]
-        made = compose([int(data.label(index) or 0) for index in pool], 2, corners, self.seed)[:count]
-        drawn = self.birds([pool[place] for grid in made for place in grid])
-        return [drawn[4 * k : 4 * k + 4] for k in range(len(made))]
+        grids = compose([int(data.label(index) or 0) for index in pool], 2, corners, self.seed)[:count]
+        drawn = self.birds([pool[place] for grid in grids for place in grid])
+        return [drawn[4 * k : 4 * k + 4] for k in range(len(grids))]
 
     def grid_maps(self, setting: str, grids: Sequence[Sequence[Bird]], cell: int, method: str, layer: str) -> Job:
         """Return the job for the maps of a method, given in text form, each for the bird in one cell of a grid, in a localisation setting."""
         model, spec, protocol = self.plain, resolve(replace(MethodSpec.parse(method), layer=layer)), ProtocolSpec(setting)
 
         def explain(on_progress: NewsProgress) -> GridMaps:
-            found = []
+            maps = []
             for number, birds in enumerate(grids):
                 on_progress(number, len(grids))
                 photos, target = [bird.photo for bird in birds], model.target(birds[cell].name)
-                found.append(map_grid(model, photos, protocol, cell, target, spec, InMemoryCache(), self.seed))
-            return GridMaps(found)
+                maps.append(map_grid(model, photos, protocol, cell, target, spec, InMemoryCache(), self.seed))
+            return GridMaps(maps)
 
         return self.compute("grid maps", explain, protocol, spec, cell, [[bird.index for bird in birds] for birds in grids])
 
@@ -167,9 +167,9 @@ class LessonContext:
         specs = [resolve(MethodSpec.parse(text)) for text in methods]
         return self.wait(*(jobs.map_job(model, photo, spec, target, self.seed) for spec in specs))
 
-    def twins(self, model: Classifier, shares: Sequence[float]) -> list[Classifier]:
-        """Return the model with the weights of the last `share` of its layers shuffled, for each share."""
-        return self.wait(*(map_jobs.twin_job(model, share, self.seed) for share in shares))
+    def shuffled_models(self, model: Classifier, shares: Sequence[float]) -> list[Classifier]:
+        """Return copies of the model with shuffled weights in the last `share` of its layers, for each share."""
+        return self.wait(*(map_jobs.shuffled_job(model, share, self.seed) for share in shares))
 
     def probabilities(self, model: Classifier, photo: Photo) -> Any:
         """Return the softmax probabilities (C,) of a photo."""

@@ -15,15 +15,17 @@ FEW = 4
 """Largest number of choices that are all shown at once."""
 LETTERS = 24
 """Largest total number of letters for choices that fit side by side."""
+CHOICES = {"cells": "patches", "as they are": "raw"}
+"""Choices that are shown under another name than in links."""
 
 
 @dataclass(frozen=True)
 class LessonOptions:
     """The options that all lessons share."""
 
-    model: str = param((pairs() or ("",))[0], "The model, which also comes deletion-tuned", choices=pairs())
-    bird: int = param(4, "Which picture of the data, from 0", low=0, high=999)
-    present: bool = param(False, "Large type, and nothing but the lesson")
+    model: str = param((pairs() or ("",))[0], "The model; a deletion-tuned version is used where needed", choices=pairs())
+    bird: int = param(4, "Index of the bird in the data set", low=0, high=999)
+    present: bool = param(False, "Show only the lesson, in large type")
 
 
 def key_of(lesson: str, name: str) -> str:
@@ -42,17 +44,17 @@ def start(query: Mapping[str, str]) -> None:
         state.learn_problems.append(unknown("lesson", state.learn_lesson, LESSONS))
         state.learn_lesson = next(iter(LESSONS))
     for name, cls in LESSONS.items():
-        for own in params_of(cls):
-            state[key_of(name, own.name)] = own.default
+        for option in params_of(cls):
+            state[key_of(name, option.name)] = option.default
     own_fields = {p.name: (p, key_of(state.learn_lesson, p.name)) for p in params_of(LESSONS[state.learn_lesson])}
     fields = {p.name: (p, f"learn_{p.name}") for p in params_of(LessonOptions)} | own_fields
-    for own in params_of(LessonOptions):
-        state[f"learn_{own.name}"] = own.default
+    for option in params_of(LessonOptions):
+        state[f"learn_{option.name}"] = option.default
     for name, text in query.items():
         if name in fields:
-            own, key = fields[name]
+            option, key = fields[name]
             try:
-                state[key] = own.parse(text)
+                state[key] = option.parse(text)
             except SpecError as error:
                 state.learn_problems.append(str(error))
         elif name != "lesson":
@@ -73,14 +75,14 @@ def fields_of(lesson: Lesson) -> dict[str, str]:
 
 def show(lesson: type[Lesson]) -> None:
     """Show one widget for each parameter, in one row that wraps."""
-    own = params_of(lesson)
+    option = params_of(lesson)
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="learn_controls"):
-        for p in own:
+        for p in option:
             _widget(p, key_of(lesson.name, p.name))
 
 
 def _widget(p: Param, key: str) -> Value:
-    label = p.name.replace("_", " ").capitalize()
+    label = p.label or p.name.replace("_", " ").capitalize()
     options: dict[str, Any] = dict(key=key, help=p.help, persist_state="session")
     if p.kind is bool:
         return st.toggle(label, **options)
@@ -89,5 +91,5 @@ def _widget(p: Param, key: str) -> Value:
     if all(choice.replace(".", "", 1).isdigit() for choice in p.choices):
         return st.select_slider(label, p.choices, width=220, **options)
     if len(p.choices) <= FEW and sum(map(len, p.choices)) <= LETTERS:
-        return st.segmented_control(label, p.choices, required=True, **options)
+        return st.segmented_control(label, p.choices, format_func=lambda choice: CHOICES.get(choice, choice), required=True, **options)
     return st.selectbox(label, p.choices, width=220, **options)

@@ -33,12 +33,12 @@ class Disagree(Lesson):
 
     name = "disagree"
     title = "When metrics disagree"
-    claim = "Six protocols, seven methods, the same birds. Each protocol asks another question, and so the winners differ."
+    claim = "Six protocols, seven methods, the same birds. Each protocol asks a different question, so the best method differs."
     formula = r"r_P(m) = 1 + \#\{m' \text{ better by } P \text{ than } m\}\\[0.4em] \rho(P, Q) = \operatorname{corr}_m\big(r_P, r_Q\big)"
-    letters = "P, Q: protocols. r: the rank of a method m. ρ 1: they rank all methods alike; 0: they have nothing in common; −1: one likes what the other dislikes."
+    letters = "P, Q: protocols. r: the rank of a method m. ρ = 1: both rank the methods alike; 0: no relation; −1: the reverse order."
     paper = IDSDS_PAPER
     shape = (3, 2)
-    birds: int = param(6, "Birds on which all are scored", low=2, high=48)
+    birds: int = param(6, "Number of birds to score", low=2, high=48)
 
     def show(self, context: LessonContext) -> str:
         model, birds = context.tuned, context.some_birds(self.birds)
@@ -52,14 +52,14 @@ class Disagree(Lesson):
         )
         places = method_ranks(found, list(protocols.values()))
         lines = {method: places[:, k].tolist() for k, method in enumerate(METHODS)}
-        drawn = lines_svg(lines, list(PROTOCOLS), Axis("rank, the best on top", 1, len(METHODS), down=True), "protocol", size=(960, 600))
+        drawn = lines_svg(lines, list(PROTOCOLS), Axis("rank, best on top", 1, len(METHODS), down=True), "protocol", size=(960, 600))
         chart(drawn, f"Ranks of {len(METHODS)} methods under {len(PROTOCOLS)} protocols, mean of {len(birds)} birds")
         names = list(PROTOCOLS)
         pairs = {(names[a], names[b]): correlation for (a, b), correlation in rank_correlations(places).items()}
         most, least = max(pairs, key=pairs.__getitem__), min(pairs, key=pairs.__getitem__)
         return (
             f"On {len(birds)} birds {most[0]} and {most[1]} agree most (ρ {signed(pairs[most])}), {least[0]} and {least[1]} least (ρ {signed(pairs[least])}). "
-            "Say which question you ask before you say which method is best; with few birds ranks also move by chance."
+            "State the question before naming the best method. With few birds, ranks also vary by chance."
         )
 
     def beyond(self, model: str) -> Beyond:

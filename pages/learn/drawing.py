@@ -25,16 +25,18 @@ def rows(columns: int, number: int = 0, narrowest: int = 140) -> Grid:
     return st.grid(columns, min_column_width=narrowest, gap="small", key=f"learn_row_{number}")
 
 
-def map_tile(title: str, line: str, found: Attribution, photo: Image.Image, view: ViewSpec = VIEW, scale: bool = True) -> None:
+def map_tile(title: str, line: str, attribution: Attribution, photo: Image.Image, view: ViewSpec = VIEW, scale: bool = True) -> None:
     """Show a map over its photo with its colour bar, or a grey tile with the reason if the map is invalid."""
-    shown = tile(found, view)
+    shown = tile(attribution, view)
     if shown.defect is not None:
         head(title, line)
         st.image(blank(photo.size), width="stretch", alt=f"No map: {shown.defect}")
         st.caption(f":material/block: {shown.defect}")
         return
     top = limit([shown.values], view.clip)
-    figure(title, line, draw(shown.values, photo, view, top), f"{title}: map of {found.spec.name} at {found.spec.layer}, {line}")
+    figure(
+        title, line, draw(shown.values, photo, view, top), f"{title}: map of {attribution.spec.name} at {attribution.spec.layer}, {line}"
+    )
     if scale:
         st.html(legend(view, top))
 
@@ -58,7 +60,7 @@ def hidden(title: str, size: tuple[int, int], reason: str = "") -> None:
 
 
 def result_or_reason(job: Job, title: str, size: tuple[int, int]) -> Any:
-    """Return the result of a job that has ended, or None after showing a tile that says why there is none."""
+    """Return the result of a job that has ended, or None after showing a tile with the reason."""
     if job.state is not State.DONE:
         hidden(title, size, str(job.error or "It was cancelled."))
     return job.result

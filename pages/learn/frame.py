@@ -35,8 +35,8 @@ html {font-size: 18px}
 [data-testid="stSidebar"], [data-testid="stHeader"], [data-testid="stExpandSidebarButton"] {display: none}
 .stMainBlockContainer {padding: 1rem 2rem 1rem !important}
 """
-"""A larger font size enlarges everything that is measured in it."""
-PRESENT = "Large type, and nothing but the lesson. The arrow keys and those of a clicker move on, Esc leaves."
+"""All sizes are in rem, so the font size scales the whole page."""
+PRESENT = "Show only the lesson, in large type. Navigate with the arrow keys or a clicker; Esc exits."
 BAR, HEAD, SEE = 120, 72, 110
 """Heights in presenter view, in pixels: the bar with the margins, the text above each row of tiles, and the text below the tiles."""
 
@@ -49,13 +49,13 @@ def show() -> None:
     high = f"(100vh - {BAR + HEAD * rows + (SEE if columns > 2 else 0)}px) * {columns} / {rows}"
     widest = f"calc({high})" if columns > 2 else f"min({high}, 100% - 13.5rem)"
     st.html(f"<style>{STYLE.replace('WIDEST', widest)}{PRESENTER if state.learn_present else ''}</style>")
-    _ways(names.index(lesson.name), names)
+    _navigation(names.index(lesson.name), names)
     notices.problems("learn_problems")
     poll("learn_waits", lambda: _body(lesson), seconds=0.4)
 
 
-def _ways(place: int, names: list[str]) -> None:
-    """Show title and number of the lesson, and the buttons and keys that move on."""
+def _navigation(place: int, names: list[str]) -> None:
+    """Show title and number of the lesson, and the buttons and keys for navigation."""
     present = st.session_state.learn_present
     with st.container(horizontal=True, gap="small", vertical_alignment="center", key="learn_bar"):
         st.markdown(f"#### {place + 1}. {plain(LESSONS[names[place]].title)}", width="stretch")
@@ -82,7 +82,7 @@ def _ways(place: int, names: list[str]) -> None:
                 key="learn_next",
             )
             st.button(
-                "Leave" if present else "Present",
+                "Exit" if present else "Present",
                 on_click=_present,
                 shortcut="P",
                 icon=":material/close_fullscreen:" if present else ":material/slideshow:",
@@ -113,7 +113,7 @@ def _leave() -> None:
 
 
 def _body(lesson: type[Lesson]) -> bool:
-    """Show everything that changes with a control, or by itself while a job is pending; return whether one is."""
+    """Show everything that depends on a control or a job; return whether a job is pending."""
     state = st.session_state
     with st.container(key="learn_screen"):
         words, pictures, below_words = st.container(key="learn_words"), st.container(key="learn_pictures"), st.container(key="learn_links")
@@ -121,24 +121,24 @@ def _body(lesson: type[Lesson]) -> bool:
             st.markdown(f"**{lesson.claim}**")
             controls.show(lesson)
             _choose_birds()
-            own = controls.chosen(lesson.name)
-            st.latex(own.formula)
-            st.caption(own.letters)
+            current = controls.chosen(lesson.name)
+            st.latex(current.formula)
+            st.caption(current.letters)
         with pictures:
             tiles, below = st.container(key="learn_tiles"), st.container(key="learn_see")
         waits = False
         with tiles:
             try:
-                seen = own.show(LessonContext(state.learn_model, state.learn_bird))
-                below.markdown(f"**What to see.** {seen}")
+                seen = current.show(LessonContext(state.learn_model, state.learn_bird))
+                below.markdown(f"**What you see.** {seen}")
             except NotYet as wait:
                 # The job may have ended since it was checked: the next rerun then draws its result.
                 waits = job_status.waits_for(wait.job) or wait.job.state is State.DONE
                 if waits:
                     _blank(*lesson.shape)
         with below_words:
-            _links(own)
-    links.write(urlencode(controls.fields_of(own)))
+            _links(current)
+    links.write(urlencode(controls.fields_of(current)))
     return waits
 
 
@@ -166,7 +166,7 @@ def _blank(columns: int, rows: int) -> None:
 
 
 def _links(lesson: Lesson) -> None:
-    """Show links to the paper and to the page that does the same, in a new tab, so that the lecture stays open."""
+    """Show links to the paper and to the page with the same experiment, which open in a new tab."""
     beyond = lesson.beyond(st.session_state.learn_model)
     address = urljoin(st.context.url or "", f"./{beyond.path}") + beyond.query
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):

@@ -16,8 +16,8 @@ from pages.shared.tiles import figure
 
 SETTINGS = {
     "gridpg": ("GridPG", "backbone and head see all cells", 0.0),
-    "difull": ("DiFull", "only this cell is seen at all", 1.0),
-    "dipart": ("DiPart", "the head sees this cell's features only", 0.5),
+    "difull": ("DiFull", "the model sees this cell only", 1.0),
+    "dipart": ("DiPart", "the head sees this cell only", 0.5),
 }
 """For each setting its title, what the model sees in it, and how far the other cells are faded."""
 
@@ -29,13 +29,15 @@ class Grids(Lesson):
 
     name = "grids"
     title = "GridPG, DiFull, DiPart"
-    claim = "Put four birds in a grid and cut the network's wires: and you know where attribution cannot be."
+    claim = "Arrange four birds in a grid and disconnect parts of the network: you then know where attribution must be zero."
     formula = r"L = \frac{\sum_{p \in \text{cell}} \max(a_p, 0)}{\sum_p \max(a_p, 0)}\\[0.4em] \text{chance: } L = \tfrac{1}{4}"
-    letters = "a: the map for the bird in the outlined cell. Pink stripes: attribution to what the output provably does not depend on."
+    letters = (
+        "a: the map for the bird in the outlined cell. Pink stripes: attribution to pixels on which the output provably does not depend."
+    )
     paper = GRID_PAPER
-    method: str = param("Grad-CAM", "The map that is judged", choices=("Grad-CAM", "Layer-CAM", "IxG", "IG:steps=16", "Gradient"))
+    method: str = param("Grad-CAM", "The method to score", choices=("Grad-CAM", "Layer-CAM", "IxG", "IG:steps=16", "Gradient"))
     layer: str = param("Final", "Where attribution is computed", choices=("Input", "Middle", "Final"))
-    cell: int = param(1, "The cell whose bird is explained, row by row", low=1, high=4)
+    cell: int = param(1, "The grid cell to explain, counted row by row", low=1, high=4)
 
     def show(self, context: LessonContext) -> str:
         cell, birds = self.cell - 1, context.grids(1, corners=True)[0]
@@ -45,24 +47,24 @@ class Grids(Lesson):
         for title, line, faded in SETTINGS.values():
             with tiles.cell():
                 figure(title, line, draw_seen(photo, cell, 2, faded), f"{title}: {line}")
-        said = []
+        shares = []
         for job, (setting, (title, _, _)) in zip(jobs, SETTINGS.items(), strict=True):
             with tiles.cell():
                 maps: GridMaps | None = result_or_reason(job, f"{self.method} in {title}", photo.size)
                 if maps is None:
                     continue
-                found = maps.maps[0]
-                values, share = found.shown(AggregateView())
+                grid_map = maps.maps[0]
+                values, share = grid_map.shown(AggregateView())
                 top = limit([values], VIEW.clip)
                 drawn = draw(values, photo, VIEW, top)
                 certain = setting == "difull" or (setting == "dipart" and context.plain.layer(self.layer).path == final)
-                drawn = outlined(mark_impossible(drawn, found.outside, top) if certain else drawn, cell, 2)
+                drawn = outlined(mark_impossible(drawn, grid_map.outside, top) if certain else drawn, cell, 2)
                 line = f"{percent(share)} in the cell, {'impossible' if certain else 'outside'}: {percent(1 - share)}"
                 figure(f"{self.method} in {title}", line, drawn, f"{self.method} at {self.layer} in {title}: {line}")
-                said.append(f"{title} {percent(share)}")
+                shares.append(f"{title} {percent(share)}")
         return (
-            f"{self.method} at {self.layer} puts into the cell: {', '.join(said)} of its positive attribution; spread evenly it would be 25 %. "
-            "In GridPG what lies outside may be a hint of the class in another bird; under the stripes there is no such excuse, but that a map of few positions blurs when it is enlarged."
+            f"Positive attribution of {self.method} at {self.layer} in the cell: {', '.join(shares)}; an even spread gives 25 %. "
+            "In GridPG, attribution outside can be evidence for the class in another bird. Striped attribution is wrong, except for blur from upsampling a map of low resolution."
         )
 
     def beyond(self, model: str) -> Beyond:

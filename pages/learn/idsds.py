@@ -25,28 +25,28 @@ METHODS = ("IxG", "IG:steps=16", "Grad-CAM", "Occlusion", "Random")
 @LESSONS.register
 @dataclass(frozen=True)
 class Idsds(Lesson):
-    """Drops of the output, sums of the map, and the correlation of both."""
+    """Output drops, sums of the map, and their rank correlation."""
 
     name = "idsds"
     title = "IDSDS, step by step"
-    claim = "Delete one patch at a time, on a model that was trained with deleted patches. A good map ranks the patches as the drops of the output do."
+    claim = "Delete one patch at a time, on a model fine-tuned on deleted patches. A good map ranks the patches like the output drops do."
     formula = (
         r"d_i = f_y(x) - f_y(x \setminus i), \qquad s_i = \sum_{p \in i} a_p\\[0.4em] \text{IDSDS} = \operatorname{mean}_x\; \rho(d, s)"
     )
-    letters = (
-        "i: one of 16 patches. x∖i: the picture without it, in the mean colour. f: the logit of the class. ρ: Spearman's rank correlation."
-    )
+    letters = "i: one of 16 patches. x∖i: the image with patch i replaced by the mean colour. f: the logit of the class. ρ: Spearman's rank correlation."
     paper = IDSDS_PAPER
     shape = (2, 2)
-    step: int = param(4, "1: delete a patch. 2: all drops. 3: the map's sums. 4: both against each other", low=1, high=4)
-    method: str = param("IxG", "The map that is judged", choices=METHODS)
-    cell: int = param(6, "The patch that is deleted in the first picture, row by row", low=1, high=GRID**2)
+    step: int = param(
+        4, "1: delete a patch. 2: output drop per patch. 3: attribution per patch. 4: drop against attribution", low=1, high=4
+    )
+    method: str = param("IxG", "The method to score", choices=METHODS)
+    cell: int = param(6, "The patch deleted in the first image, counted row by row", low=1, high=GRID**2, label="Patch")
 
     def show(self, context: LessonContext) -> str:
         model, bird = context.tuned, context.bird
         target = model.target(bird.name)
         (outputs,) = context.wait(map_jobs.outputs_job(model, bird.photo, target, GRID, "zeros", context.seed))
-        found = cell_score(outputs, context.maps(model, bird.photo, [self.method], target)[0])
+        score = cell_score(outputs, context.maps(model, bird.photo, [self.method], target)[0])
         photo, values = context.picture(bird, model), outputs.outputs["logit"][0]
         gone = torch.zeros(1, 1, *model.input_size, dtype=torch.bool)
         cells(gone, GRID)[self.cell - 1].fill_(True)
@@ -54,11 +54,11 @@ class Idsds(Lesson):
         deleted = draw_deleted(photo, gone[0, 0], torch.zeros_like(gone[0, 0]), (mean * 255).round().byte().numpy(), outlined=False)
         tiles = rows(2)
         with tiles.cell():
-            line = f"logit {values[0]:.2f} → {values[self.cell]:.2f}: drop {signed(float(found.drops[self.cell - 1]))}"
-            figure("1. Without a patch", line, deleted, f"The bird without patch {self.cell}, {line}")
+            line = f"logit {values[0]:.2f} → {values[self.cell]:.2f}: drop {signed(float(score.drops[self.cell - 1]))}"
+            figure("1. One patch deleted", line, deleted, f"The bird without patch {self.cell}, {line}")
         pictures = (
-            ("2. The drop of every patch", f"{model.class_names[target]}, 1 + 16 forward passes", found.drops),
-            ("3. The map's sum over every patch", f"{self.method}, on the same model", found.sums),
+            ("2. Output drop per patch", f"{model.class_names[target]}, 1 + 16 forward passes", score.drops),
+            ("3. Attribution per patch", f"sum of {self.method}, same model", score.sums),
         )
         for number, (title, line, numbers) in enumerate(pictures, 2):
             with tiles.cell():
@@ -68,14 +68,14 @@ class Idsds(Lesson):
                     hidden(title, photo.size)
         with tiles.cell():
             if self.step < 4:
-                hidden("4. Both against each other", photo.size)
+                hidden("4. Drop against attribution", photo.size)
             else:
-                head("4. Both against each other", f"rank correlation {signed(found.correlation)}")
-                drawn = cell_scatter(found.drops, found.sums, "logit")
-                plot(drawn, f"Drop against attribution sum of 16 patches, rank correlation {signed(found.correlation)}")
+                head("4. Drop against attribution", f"rank correlation {signed(score.correlation)}")
+                drawn = cell_scatter(score.drops, score.sums, "logit")
+                plot(drawn, f"Drop against attribution sum of 16 patches, rank correlation {signed(score.correlation)}")
         return (
-            f"For this bird and {self.method} the score is {signed(found.correlation)}: 1 means that the map ranks the patches as the drops do, 0 that it is unrelated to them. "
-            "The score of a method is the mean over many pictures."
+            f"For this bird, {self.method} scores {signed(score.correlation)}. 1: the map ranks the patches like the drops do; 0: no relation. "
+            "The IDSDS of a method is the mean over many images."
         )
 
     def beyond(self, model: str) -> Beyond:

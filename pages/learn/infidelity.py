@@ -1,4 +1,4 @@
-"""Infidelity under different noises."""
+"""Infidelity at different noise levels."""
 
 from dataclasses import dataclass
 
@@ -20,16 +20,18 @@ SCALES = ("as they are", "best fit")
 @LESSONS.register
 @dataclass(frozen=True)
 class Infidelity(Lesson):
-    """The same maps judged under seven noises."""
+    """The same maps scored under seven noise levels."""
 
     name = "infidelity"
-    title = "Infidelity, for different noises"
-    claim = "Infidelity asks whether a map predicts what noise does to the output. Its answer hangs on the noise and on the map's unit."
+    title = "Infidelity at different noise levels"
+    claim = (
+        "Infidelity measures whether a map predicts the effect of noise on the output. It depends on the noise and on the scale of the map."
+    )
     formula = r"\mathbb{E}_{I} \Big( I \cdot a - \big( f_y(x) - f_y(x - I) \big) \Big)^2\\[0.4em] I \sim \mathcal{N}(0, \sigma^2):\quad \approx \sigma^2\, \lVert a - \nabla f_y \rVert^2 \text{ for small } \sigma"
-    letters = "I: noise of standard deviation σ, in normalised units. a: the map. Lower is better. Best fit: each map is first multiplied by the number that suits it best."
+    letters = "I: noise of standard deviation σ, in normalised units. a: the map. Lower is better. Best fit: each map is first multiplied by its optimal factor."
     paper = INFIDELITY_PAPER
-    noise: str = param("0.003", "Standard deviation σ of the noise; 0.003 is usual", choices=NOISES)
-    maps: str = param("as they are", "The maps in their own units, or each scaled so that it fits best", choices=SCALES)
+    noise: str = param("0.003", "Standard deviation σ of the noise; 0.003 is the usual value", choices=NOISES)
+    maps: str = param("as they are", "Maps as they are, or each multiplied by its optimal factor", choices=SCALES)
 
     def show(self, context: LessonContext) -> str:
         model, bird = context.plain, context.bird
@@ -48,27 +50,27 @@ class Infidelity(Lesson):
         tiles = rows(3)
         with tiles.cell():
             figure(
-                "The picture less one noise",
+                "Image minus noise",
                 f"σ = {self.noise}",
                 found.noisy[place].resize(photo.size),
-                f"A {bird.name} less noise of {self.noise}",
+                f"A {bird.name} minus noise of {self.noise}",
             )
         for title, name in (("Lowest infidelity", order[0]), ("Highest infidelity", order[-1])):
             row = METHODS.index(name)
             with tiles.cell():
-                map_tile(title, f"{name}: {float(values[row, place]):.2g} of that of zeros", maps[row], photo, scale=False)
+                map_tile(title, f"{name}: {float(values[row, place]):.2g} of the map of zeros", maps[row], photo, scale=False)
         lines = {name: values[k].tolist() for k, name in enumerate(METHODS)}
         drawn = lines_svg(
-            lines, NOISES, Axis("infidelity over that of a map of zeros, lower is better", log=True), "standard deviation σ of the noise", place,
+            lines, NOISES, Axis("infidelity relative to a map of zeros, lower is better", log=True), "standard deviation σ of the noise", place,
             ("zeros", 1.0), size=(960, 400),
         )  # fmt: skip
-        chart(drawn, f"Infidelity of {len(METHODS)} methods under each noise, over that of a map of zeros")
+        chart(drawn, f"Infidelity of {len(METHODS)} methods at each noise level, relative to a map of zeros")
         useless = [name for name, none in zip(METHODS, found.uninformative(fitted)[:, place].tolist(), strict=True) if none]
         firsts = list(dict.fromkeys(own[0] for own in orders))
-        held = f"{firsts[0]} is first" if len(firsts) == 1 else f"the first place changes hands ({', '.join(firsts)})"
+        held = f"{firsts[0]} is first" if len(firsts) == 1 else f"the best method changes ({', '.join(firsts)})"
         return (
-            f"At σ = {self.noise} {order[0]} has the lowest value; no better than a map of zeros, or hardly: {', '.join(useless) or 'none'}. "
-            f"Over all noises {held}. Small noise asks for the raw gradient, however it looks; the larger the noise, the less the gradient predicts."
+            f"At σ = {self.noise} {order[0]} has the lowest value. No or hardly any better than a map of zeros: {', '.join(useless) or 'none'}. "
+            f"Over all noise levels, {held}. Small noise favours the raw gradient; the larger the noise, the less the gradient predicts."
         )
 
     def beyond(self, model: str) -> Beyond:

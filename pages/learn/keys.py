@@ -1,4 +1,4 @@
-"""The keys for a lecture and its clicker. They also act while a control has the focus, which shortcuts of buttons do not."""
+"""Keyboard and clicker navigation. Unlike button shortcuts, it also works while a control has the focus."""
 
 from collections.abc import Callable
 from pathlib import Path

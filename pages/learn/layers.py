@@ -22,14 +22,14 @@ class Layers(Lesson):
 
     name = "layers"
     title = "Compare at the same layer"
-    claim = "Grad-CAM looks at the last layer, IxG at the pixels. Compare them as they come, and you compare layers, not methods."
+    claim = "By default, Grad-CAM explains the final layer and IxG the input. Comparing them like this compares layers, not methods."
     formula = r"f = f_{\text{explain}} \circ f_{\text{pre}}, \qquad z = f_{\text{pre}}(x)\\[0.4em] \text{attribute } f_{\text{explain}}(z) \text{ to } z"
-    letters = "z: what the layer puts out, one vector for each position. The same method can be asked at any layer (ML-Att)."
+    letters = "z: the output of the layer, one vector per position. Every method can be evaluated at every layer (ML-Att)."
     paper = GRID_PAPER
     setting: str = param("GridPG", "Where localisation is measured", choices=("GridPG", "DiFull", "DiPart"))
     first: str = param("IxG", "The method of the upper row", choices=METHODS)
     second: str = param("Grad-CAM", "The method of the lower row", choices=METHODS)
-    grids: int = param(4, "Grids over which the scores are means; the first one is shown", low=1, high=16)
+    grids: int = param(4, "Number of grids over which scores are averaged; the first one is shown", low=1, high=16)
 
     def show(self, context: LessonContext) -> str:
         setting = self.setting.lower()
@@ -46,11 +46,11 @@ class Layers(Lesson):
                     line = f"localisation {means[method, layer]:.2f}, mean of {len(grids)}"
                     grid_tile(title, line, maps.maps[0].shown(AggregateView())[0], photo)
         if len(means) < len(places) and self.first != self.second:
-            return f"What is not defined on {context.model_name} says why."
+            return f"The tiles give the reason for what is not defined on {context.model_name}."
         a, b, c = means[self.first, "Input"], means[self.second, "Final"], means[self.first, "Final"]
         return (
-            f"{self.first} at Input scores {a:.2f} and {self.second} at Final {b:.2f}; with both at Final it is {c:.2f} against {b:.2f}. "
-            f"The layer alone moves {self.first} by {abs(c - a):.2f}. Chance is 0.25."
+            f"{self.first} at Input scores {a:.2f}, {self.second} at Final {b:.2f}. With both at Final, the scores are {c:.2f} and {b:.2f}: "
+            f"the layer alone changes {self.first} by {abs(c - a):.2f}. Chance is 0.25."
         )
 
     def beyond(self, model: str) -> Beyond:

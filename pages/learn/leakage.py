@@ -26,15 +26,15 @@ class Leakage(Lesson):
 
     name = "leakage"
     title = "Information leakage"
-    claim = "To keep deleted pictures in domain one could retrain on them. But the shape of the hole tells the class."
+    claim = "Retraining on deleted images would keep them in domain. But the shape of the mask reveals the class."
     formula = r"m = \text{the highest } q\,\% \text{ of } a_y(x)\\[0.4em] \hat{y} = \arg\max_k\; w_k^{\top} \phi(m) + b_k"
-    letters = "m: the mask, without one pixel of the photo. φ: the model's last features of m. w, b: a ridge regression, learnt on four fifths of the masks, tested on the rest."
+    letters = "m: the mask, without any pixel of the photo. φ: the model's final features of m. w, b: a ridge regression, fitted on four fifths of the masks and tested on the rest."
     paper = LEAKAGE_PAPER
     method: str = param(
         "IxG", "The map whose most relevant pixels are deleted", choices=("IxG", "Gradient", "Guided Backprop", "Grad-CAM", "Random")
     )
     percent_deleted: str = param("10", "Share of the pixels that are deleted", choices=("5", "10", "20", "50"))
-    birds: int = param(125, "Birds whose masks are read", low=25, high=500)
+    birds: int = param(125, "Number of birds whose masks are classified", low=25, high=500)
 
     def show(self, context: LessonContext) -> str:
         model, birds = context.plain, context.some_birds(self.birds)
@@ -56,9 +56,9 @@ class Leakage(Lesson):
                     figure(name, f"{self.percent_deleted} % of the pixels, white", mask, f"Mask of a {name}")
         read, chance = found.read, noise.read
         return (
-            f"From the masks alone {percent(read.mean)} [{percent(read.low)}, {percent(read.high)}] of {len(birds)} birds are named right; "
-            f"from random masks {percent(chance.mean)} [{percent(chance.low)}, {percent(chance.high)}], by always saying the most frequent class {percent(found.chance)}. "
-            "IDSDS deletes the same patches whatever the map says: their shape tells nothing."
+            f"From the masks alone {percent(read.mean)} [{percent(read.low)}, {percent(read.high)}] of {len(birds)} birds are classified correctly; "
+            f"from random masks {percent(chance.mean)} [{percent(chance.low)}, {percent(chance.high)}], by always predicting the most frequent class {percent(found.chance)}. "
+            "IDSDS deletes the same patches for every map, so their shape reveals nothing."
         )
 
     def beyond(self, model: str) -> Beyond:

@@ -1,4 +1,4 @@
-"""How do I teach it? Twelve lessons with live controls, one screen each, for a lecture from this page alone."""
+"""The Learn page: twelve lessons with live controls, one screen each."""
 
 import streamlit as st
 
@@ -14,8 +14,8 @@ def main() -> None:
     """Show one lesson, and the navigation to the others."""
     if not pairs():
         st.info(
-            "The lessons need a bird model and its deletion-tuned twin, and assets/models has none: "
-            "`python -m attrlib.training.family --photos FOLDER_OF_IMAGENETTE` makes them.",
+            "The lessons need a bird model with its deletion-tuned version, but assets/models has none. Train them with "
+            "`python -m attrlib.training.family --photos FOLDER_OF_IMAGENETTE`.",
             icon=":material/school:",
         )
         return

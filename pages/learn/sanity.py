@@ -22,35 +22,35 @@ class Sanity(Lesson):
 
     name = "sanity"
     title = "Sanity checks"
-    claim = "Shuffle what the model has learnt. If the map stays, it showed the photo, not the model."
+    claim = "Shuffle the weights of the model. A map that does not change shows the photo, not what the model has learnt."
     formula = r"\rho\big(a(f, x),\; a(f_{\text{shuffled}}, x)\big) \;\longrightarrow\; 0"
     letters = (
         "f shuffled: the same network with the weights of its last layers in random order. ρ: Spearman's rank correlation of both maps."
     )
     paper = SANITY_PAPER
     method: str = param(
-        "Guided Backprop", "The method that is checked; Sobel finds edges and never asks the model",
+        "Guided Backprop", "The method to check; Sobel is an edge detector that does not use the model",
         choices=("Guided Backprop", "Gradient", "IxG", "IG:steps=16", "Grad-CAM", "Sobel"),
     )  # fmt: skip
 
     def show(self, context: LessonContext) -> str:
         model, bird = context.plain, context.bird
         target = model.target(bird.name)
-        twins = context.twins(model, list(SHARES))
-        (own,) = context.maps(model, bird.photo, [self.method], target)
-        others = [context.maps(twin, bird.photo, [self.method], target)[0] for twin in twins]
-        photo, found = context.picture(bird, model), [twin_correlation(own.maps, other.maps) for other in others]
+        shuffled = context.shuffled_models(model, list(SHARES))
+        (original,) = context.maps(model, bird.photo, [self.method], target)
+        others = [context.maps(other, bird.photo, [self.method], target)[0] for other in shuffled]
+        photo, correlations = context.picture(bird, model), [twin_correlation(original.maps, other.maps) for other in others]
         tiles = rows(3)
         with tiles.cell():
             figure("Photo", bird.name, photo, f"A {bird.name}")
         with tiles.cell():
-            map_tile("This model", self.method, own, photo, scale=False)
-        for words, other, value in zip(SHARES.values(), others, found, strict=True):
+            map_tile("This model", self.method, original, photo, scale=False)
+        for words, other, value in zip(SHARES.values(), others, correlations, strict=True):
             with tiles.cell():
                 map_tile(f"Shuffled: {words}", f"ρ {signed(value)}", other, photo, scale=False)
         return (
-            f"With all layers shuffled the map of {self.method} still correlates by {signed(found[-1])} with that of the trained model. "
-            "Near 0 it depends on what was learnt; near 1 it is a drawing of the photo."
+            f"With all layers shuffled, the map of {self.method} has a rank correlation of {signed(correlations[-1])} with that of the trained model. "
+            "Near 0: the map depends on what the model has learnt. Near 1: it only shows the photo."
         )
 
     def beyond(self, model: str) -> Beyond:

@@ -1,4 +1,4 @@
-"""Smoothing: what a Gaussian does to a map and to its score."""
+"""Smoothing: the effect of a Gaussian on a map and on its score."""
 
 from dataclasses import dataclass
 
@@ -23,13 +23,13 @@ class Smoothing(Lesson):
 
     name = "smoothing"
     title = "Smoothing"
-    claim = "Maps at the pixels look like noise. Blur the signed map, and at the price of one convolution it looks and scores otherwise."
+    claim = "Maps at the input look noisy. Smoothing the signed map costs one convolution and changes both its appearance and its score."
     formula = r"\tilde{a} = G_K * a, \qquad \sigma = K / 4\\[0.4em] \text{then } L(\tilde{a}) \text{ and } \rho\big(\tilde{a}, a_{\text{Grad-CAM}}\big)"
-    letters = "G: a Gaussian of K × K pixels. The signed map is blurred, so that neighbours of opposite sign cancel. L: localisation in GridPG. ρ: rank correlation."
+    letters = "G: a Gaussian of K × K pixels. The signed map is smoothed, so that neighbours of opposite sign cancel. L: localisation in GridPG. ρ: rank correlation."
     paper = GRID_PAPER
-    kernel: str = param("33", "The side K of the Gaussian in pixels, 0 for none", choices=KERNELS)
-    method: str = param("IG:steps=8", "The map that is blurred", choices=("IG:steps=8", "IxG", "Gradient"))
-    grids: int = param(4, "Grids over which the curves are means; the first one is shown", low=1, high=12)
+    kernel: str = param("33", "Kernel size K of the Gaussian in pixels, 0 for none", choices=KERNELS)
+    method: str = param("IG:steps=8", "The method to smooth", choices=("IG:steps=8", "IxG", "Gradient"))
+    grids: int = param(4, "Number of grids over which curves are averaged; the first one is shown", low=1, high=12)
 
     def show(self, context: LessonContext) -> str:
         grids = context.grids(self.grids, corners=False)

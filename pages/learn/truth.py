@@ -25,9 +25,9 @@ class Truth(Lesson):
 
     name = "truth"
     title = "Why there is no ground truth"
-    claim = "The same model, photo and class, five methods, five maps. Nobody can say which is right: nobody knows what the model used."
+    claim = "One model, photo and class; five methods, five maps. There is no ground truth: nobody knows which pixels the model used."
     formula = r"\rho(a,b) = \operatorname{corr}\big(\operatorname{rank} a,\ \operatorname{rank} b\big)\\[0.4em] \text{on the parts:}\quad \frac{\sum_{p \in \text{parts}} \max(a_p, 0)}{\sum_p \max(a_p, 0)}"
-    letters = "a, b: maps. ρ: Spearman's rank correlation over all pixels; 1 the same order, 0 none in common. The bird is synthetic, so the parts that define its class are known."
+    letters = "a, b: maps. ρ: Spearman's rank correlation over all pixels; 1: the same order, 0: no relation. The bird is synthetic, so the parts that define its class are known."
     paper = IDSDS_PAPER
     compare_with: str = param("IxG", "The map that the others are compared with", choices=METHODS)
 
@@ -35,24 +35,27 @@ class Truth(Lesson):
         model, bird = context.plain, context.bird
         maps = dict(zip(METHODS, context.maps(model, bird.photo, METHODS, model.target(bird.name)), strict=True))
         photo, mask = context.picture(bird, model), model.preprocessing.mask(bird.mask, bird.photo.image.size)
-        own = maps[self.compare_with]
-        share = {name: MassAccuracy().share(found.resized()[0, 0].double(), mask) for name, found in maps.items()}
-        alike = {name: compare_maps(own.maps, found.maps, own.input_size, VIEW).correlation for name, found in maps.items()}
+        reference = maps[self.compare_with]
+        share = {name: MassAccuracy().share(attribution.resized()[0, 0].double(), mask) for name, attribution in maps.items()}
+        alike = {
+            name: compare_maps(reference.maps, attribution.maps, reference.input_size, VIEW).correlation
+            for name, attribution in maps.items()
+        }
         tiles = rows(3)
         with tiles.cell():
             figure("Photo", f"{bird.name}: its parts cover {percent(float(mask.double().mean()))}", photo, f"A {bird.name}")
-        for name, found in maps.items():
+        for name, attribution in maps.items():
             with tiles.cell():
                 line = (
                     f"ρ {signed(alike[name])} · {percent(share[name])} on the parts"
                     if name != self.compare_with
                     else f"{percent(share[name])} on the parts"
                 )
-                map_tile(name, line, found, photo, scale=False)
+                map_tile(name, line, attribution, photo, scale=False)
         others = torch.tensor([value for name, value in alike.items() if name != self.compare_with])
         return (
-            f"The others correlate with {self.compare_with} by {signed(float(others.min()))} to {signed(float(others.max()))}. More of a map on the parts "
-            f"({percent(min(share.values()))} to {percent(max(share.values()))}) pleases us, but the map is to say what the model looks at, not where they are."
+            f"The other maps have rank correlations with {self.compare_with} of {signed(float(others.min()))} to {signed(float(others.max()))}. Between {percent(min(share.values()))} and "
+            f"{percent(max(share.values()))} of a map lies on the parts. A higher share looks better, but a map should show what the model uses, not where the parts are."
         )
 
     def beyond(self, model: str) -> Beyond:

@@ -44,7 +44,7 @@ def show() -> None:
         key="l_folder",
         persist_state="session",
         placeholder="/data/my_images",
-        help="A folder of class folders, of pictures, or with images/ and masks/; or a CSV file with columns file,label. On this computer.",
+        help="A folder on this server: with class folders, with images, or with images/ and masks/; or a CSV file with columns file,label.",
     ).strip()
     if source:
         _strip(source)
@@ -62,12 +62,12 @@ def _strip(source: str) -> None:
     """Show the pictures once they are requested: opening a data set may take time, and some are downloaded first."""
     if source not in st.session_state.l_opened:
         st.button(
-            "Show pictures",
+            "Show images",
             key=f"l_show_{source}",
             on_click=_open,
             args=(source,),
             icon=":material/photo_library:",
-            help="Opens the data set; downloads it first if it says so.",
+            help="Opens the data set, after downloading it if necessary.",
         )
         return
     poll(f"l_waits_{source}", lambda: _pictures(source))
@@ -105,7 +105,7 @@ def _class(data: Dataset, index: int) -> str:
 def _pictures(source: str) -> bool:
     """Show the pictures; return whether they are pending."""
     job = _job(source)
-    if job_status.waits_for(job, "opening, or downloading if it is not here yet"):
+    if job_status.waits_for(job, "opening or downloading"):
         return True
     strip: Strip | None = job.result
     if strip is None:
@@ -118,5 +118,5 @@ def _pictures(source: str) -> bool:
     if source not in NAMED:
         st.caption(f"{strip.count:,} images, {strip.classes} classes{', masks' if strip.masks else ''}")
     if not strip.pictures:
-        st.info("None of the first pictures can be read. Save them as JPEG, PNG or WebP.", icon=":material/broken_image:")
+        st.info("None of the first images can be read. Save them as JPEG, PNG or WebP.", icon=":material/broken_image:")
     return False

@@ -25,8 +25,8 @@ def show() -> None:
     state = st.session_state
     state.setdefault("l_doctor_model", EMBEDDED)
     st.caption(
-        "Probes methods at Input, Middle and Final of a model on a synthetic image: whether each is defined there, if not why, seconds and peak "
-        "memory, and whether it leaves a hook, a mode, a gradient or a weight of the model changed."
+        "Probe each method at Input, Middle and Final of a model on a synthetic image. The report shows which methods are defined, why others are "
+        "not, time and peak memory, and whether a method leaves hooks, modes, gradients or weights changed."
     )
     with st.grid(min_column_width=220, gap="small", vertical_alignment="bottom", key="l_doctor_bar") as row:
         with row.cell():
@@ -47,7 +47,7 @@ def show() -> None:
                 IMAGES,
                 key="l_doctor_images",
                 persist_state="session",
-                help="For how many images time and memory are estimated, besides one.",
+                help="Time and memory are reported for one image, and estimated for this many.",
             )
     for source, reason in METHODS.left_out.items():
         st.warning(f"A custom method could not be loaded. {plain(source)}: {plain(reason)}", icon=":material/extension_off:")
@@ -95,13 +95,13 @@ def _answer(spec: ModelSpec) -> bool:
     if job is None:
         count = len(st.session_state.l_doctor_methods or METHODS) * len(NAMED)
         st.info(
-            f"**Examine** makes {count} probes of at most a few seconds each. You may leave the page meanwhile.",
+            f"Press **Examine** to run {count} probes of at most a few seconds each. You can leave this page meanwhile.",
             icon=":material/stethoscope:",
         )
     elif not job.ended:
         waiting = job.state is State.WAITING
         probes = [f"{job.done} of {job.total} probes"] if job.total else []
-        doing = "waits for another run to end" if waiting else str(job.news or "beginning")
+        doing = "waiting for another run to end" if waiting else str(job.news or "starting")
         job_panel.show_progress(job.done / job.total if job.total else 0.0, doing, *probes)
         return True
     elif job.state is State.DONE:
@@ -111,37 +111,37 @@ def _answer(spec: ModelSpec) -> bool:
     return False
 
 
-def _show(found: Diagnosis) -> None:
-    if found.clean:
-        st.success("No method left a hook, a mode, a gradient or a weight changed.", icon=":material/check_circle:")
-    for f in found.findings:
+def _show(diagnosis: Diagnosis) -> None:
+    if diagnosis.clean:
+        st.success("No method left hooks, modes, gradients or weights changed.", icon=":material/check_circle:")
+    for f in diagnosis.findings:
         if f.changed:
             st.error(
-                f"{plain(f.method)} at {f.layer} left changed: {plain(', '.join(f.changed))}. It was put back.",
+                f"{plain(f.method)} at {f.layer} left changed: {plain(', '.join(f.changed))}. The change was undone.",
                 icon=":material/bug_report:",
             )
     views = {
         "Seconds": "seconds",
-        f"Seconds for {found.images:,}": "seconds_all",
+        f"Seconds for {diagnosis.images:,}": "seconds_all",
         "Memory": "peak_bytes",
-        f"Memory for {found.images:,}": "peak_bytes_all",
+        f"Memory for {diagnosis.images:,}": "peak_bytes_all",
     }
-    chosen = st.segmented_control("Of one image, or of all", list(views), default="Seconds", required=True, label_visibility="collapsed", key=f"l_doctor_view_{found.images}")  # fmt: skip
-    shapes = {name: f"{name} {shape[1]}×{shape[2]}" for name, shape in found.layers.items()}
-    layers = list(dict.fromkeys(f.layer for f in found.findings))
+    chosen = st.segmented_control("Of one image, or of all", list(views), default="Seconds", required=True, label_visibility="collapsed", key=f"l_doctor_view_{diagnosis.images}")  # fmt: skip
+    shapes = {name: f"{name} {shape[1]}×{shape[2]}" for name, shape in diagnosis.layers.items()}
+    layers = list(dict.fromkeys(f.layer for f in diagnosis.findings))
     rows = [
         {"method": method, "family": METHODS[method].family if method in METHODS else ""}
-        | {shapes.get(layer, layer): _cell(found.finding(method, layer), views[chosen or "Seconds"]) for layer in layers}
-        | {"remarks": " ".join(f"{reason}." if reason[-1] not in ".!?" else reason for reason in found.reasons(method))}
-        for method in found.methods
+        | {shapes.get(layer, layer): _cell(diagnosis.finding(method, layer), views[chosen or "Seconds"]) for layer in layers}
+        | {"remarks": " ".join(f"{reason}." if reason[-1] not in ".!?" else reason for reason in diagnosis.reasons(method))}
+        for method in diagnosis.methods
     ]
     columns = {"method": st.column_config.TextColumn(pinned=True), "remarks": st.column_config.TextColumn(width="large")}
     st.dataframe(rows, hide_index=True, width="stretch", height="content", column_config=columns, key="l_doctor_table")
     st.caption(
-        f"On {plain(found.device)}, besides {size(found.weight_bytes)} of weights, at default parameters. Methods of many passes were run with 16 "
-        "of them, and their time follows from the number of passes."
+        f"On {plain(diagnosis.device)}, besides {size(diagnosis.weight_bytes)} of weights, at default parameters. Methods of many passes were timed with 16 "
+        "passes, and their time was extrapolated."
     )
-    _why(found)
+    _why(diagnosis)
 
 
 def _cell(finding: Finding, field: str) -> str:
@@ -151,15 +151,17 @@ def _cell(finding: Finding, field: str) -> str:
     return size(value) if field.startswith("peak") else duration(value)
 
 
-def _why(found: Diagnosis) -> None:
+def _why(diagnosis: Diagnosis) -> None:
     """Show each reason once, with the methods that it applies to."""
     reasons: dict[str, dict[str, list[str]]] = {}
-    for f in found.findings:
+    for f in diagnosis.findings:
         if f.state != VALID:
             # A reason that names its method applies to no other method.
             reasons.setdefault(f.reason, {}).setdefault(f.method, []).append(f.layer)
     if reasons:
-        with st.expander(f"Why not: {sum(f.state != VALID for f in found.findings)} of {len(found.findings)}", icon=":material/block:"):
+        with st.expander(
+            f"Not defined: {sum(f.state != VALID for f in diagnosis.findings)} of {len(diagnosis.findings)}", icon=":material/block:"
+        ):
             for reason, methods in reasons.items():
                 who = ", ".join(m if len(layers) == len(NAMED) else f"{m} at {' and '.join(layers)}" for m, layers in methods.items())
                 st.markdown(f"**{plain(who)}**: {plain(reason)}")

@@ -24,7 +24,7 @@ SHOWN = 200
 
 def show() -> None:
     """Show the models that need no download, then the search, then the published checkpoints."""
-    st.markdown("##### Ready to use")
+    st.markdown("##### Shipped models")
     try:
         _ready()
     except AttrlibError as error:
@@ -38,13 +38,13 @@ def _ready() -> None:
     cards = {name: Card.read(path) for name, path in shipped().items()}
     rows = [_row(info, cards.get(info.name)) for info in list_models()]
     percent = st.column_config.NumberColumn(
-        format="%.1f %%", help="Top-1 on images that were not trained on. Deleted: with some patches of each deleted."
+        format="%.1f %%", help="Top-1 accuracy on held-out images. Deleted: with random patches of each image deleted."
     )
     columns = {
-        "M parameters": st.column_config.NumberColumn(format="%.2f"),
+        "parameters (M)": st.column_config.NumberColumn(format="%.2f"),
         "clean": percent,
         "deleted": percent,
-        "deletion-tuned": st.column_config.CheckboxColumn(help="Fine-tuned on images with deleted patches, as IDSDS needs."),
+        "deletion-tuned": st.column_config.CheckboxColumn(help="Fine-tuned on images with deleted patches, as IDSDS requires."),
     }
     st.dataframe(
         rows,
@@ -57,14 +57,14 @@ def _ready() -> None:
         alt="Models that need no download",
     )
     if not cards:
-        notices.notes(["No models come with this copy of the project besides the embedded one; finetune makes some."])
+        notices.notes(["This installation ships only the embedded model. Train others with python -m attrlib finetune."])
         return
-    name = st.selectbox("Card", list(cards), key="l_card", persist_state="session", width=320)
+    name = st.selectbox("Model card", list(cards), key="l_card", persist_state="session", width=320)
     card = cards[name]
     facts = [f"top-1 {what} **{found}**" for what in ("clean", "deleted") if (found := _accuracy(card.accuracy.get(what)))]
     if facts:
-        st.caption(f"{', '.join(facts)} on {plain(str(card.accuracy.get('data', card.data)))}", help="With 95 % intervals; deleted: some patches of each image deleted.")  # fmt: skip
-    narrow = {"fact": st.column_config.TextColumn(width="small")}
+        st.caption(f"{', '.join(facts)} on {plain(str(card.accuracy.get('data', card.data)))}", help="With 95 % CIs. Deleted: with random patches of each image deleted.")  # fmt: skip
+    narrow = {"property": st.column_config.TextColumn(width="small")}
     st.dataframe(
         _facts(card), hide_index=True, width="stretch", height="content", column_config=narrow, key="l_facts", alt=f"Card of {name}"
     )
@@ -79,7 +79,7 @@ def _row(info: ModelInfo, card: Card | None) -> dict[str, object]:
         "model": info.name,
         "architecture": card.architecture.removeprefix("attrlib:"),
         "trained on": card.data,
-        "M parameters": card.parameters / 1e6,
+        "parameters (M)": card.parameters / 1e6,
         **{what: None if mean is None else 100 * mean for what, mean in means.items()},
         "deletion-tuned": card.deletion is not None,
     }
@@ -88,8 +88,8 @@ def _row(info: ModelInfo, card: Card | None) -> dict[str, object]:
 def _accuracy(found: Any) -> str:
     if not isinstance(found, dict) or "mean" not in found:
         return ""
-    interval = f" [{found['low']:.1%}, {found['high']:.1%}]" if {"low", "high"} <= set(found) else ""
-    return plain(f"{found['mean']:.1%}{interval}")
+    interval = f" [{100 * found['low']:.1f} %, {100 * found['high']:.1f} %]" if {"low", "high"} <= set(found) else ""
+    return plain(f"{100 * found['mean']:.1f} %{interval}")
 
 
 def _facts(card: Card) -> list[dict[str, str]]:
@@ -101,26 +101,26 @@ def _facts(card: Card) -> list[dict[str, str]]:
         "classes": str(len(card.class_names)),
         "trained on": card.data,
         "deletion-tuned": tuned,
-        "pair": card.pair or "none",
+        "counterpart": card.pair or "none",
         "input": f"{own.size[0]} × {own.size[1]} px, {own.interpolation}, crop {own.crop:g}",
         "recipe": ", ".join(f"{k}={v}" for k, v in card.recipe.items()),
         "epochs, seed": f"{card.epoch}, {card.seed}",
         "weights": card.digest,
     }
-    return [{"fact": name, "value": value} for name, value in facts.items()]
+    return [{"property": name, "value": value} for name, value in facts.items()]
 
 
 def _search() -> None:
-    st.markdown("##### Every architecture of timm and torchvision")
+    st.markdown("##### Architectures of timm and torchvision")
     pattern = st.text_input(
-        "Search", key="l_pattern", persist_state="session", placeholder="timm:resnet*", help="* stands for anything; try torchvision:vgg*, timm:*vit_tiny* or attrlib:*.",
+        "Search", key="l_pattern", persist_state="session", placeholder="timm:resnet*", help="* matches any text. Examples: torchvision:vgg*, timm:*vit_tiny*, attrlib:*.",
     ).strip()  # fmt: skip
     if not pattern:
-        st.caption("Type a pattern, for example `timm:resnet*`. On the other pages such a name can be typed as the model.")
+        st.caption("Search by pattern, for example `timm:resnet*`. On other pages, type a name into Model.")
         return
     found = list_models(pattern if "*" in pattern else f"*{pattern}*")
     if not found:
-        st.info(f"Nothing matches {plain(pattern[:60])}. Try a wider pattern, such as timm:\\*resnet\\*.", icon=":material/search_off:")
+        st.info(f"No model matches {plain(pattern[:60])}. Try a wider pattern, such as timm:\\*resnet\\*.", icon=":material/search_off:")
         return
     st.caption(f"{len(found)} match" + (f"; the first {SHOWN} are listed" if len(found) > SHOWN else ""))
     rows = [{"name": info.name, "source": info.source, "note": info.note} for info in found[:SHOWN]]
@@ -130,27 +130,31 @@ def _search() -> None:
 def _published() -> None:
     st.markdown(f"##### The {len(PUBLISHED)} published checkpoints of IDSDS")
     st.caption(
-        "ImageNet models that were fine-tuned on images with deleted patches, as IDSDS needs them. They are large, and never downloaded unasked."
+        "ImageNet models fine-tuned on images with deleted patches, as IDSDS requires, published by [Hesse et al. 2024](https://arxiv.org/abs/2407.11910). "
+        "They are downloaded only on request."
     )
     # Verifying a downloaded file reads all of it, the first time.
     looking = queue("store").submit(digest("checkpoints", int(time.time() / FRESH)), lambda _progress: frozenset(filter(_here, PUBLISHED)))
-    here = job_status.wait_for(looking, "Looking for what is here") or frozenset()
+    here = job_status.wait_for(looking, "Looking for downloaded checkpoints") or frozenset()
     rows = [
-        {"model": f"idsds:{name}", "here": name in here, "file": own.url, "load": f'attrlib.load_model("idsds:{name}")'}
+        {"model": f"idsds:{name}", "downloaded": name in here, "file": own.url, "load": f'attrlib.load_model("idsds:{name}")'}
         for name, own in PUBLISHED.items()
     ]
-    columns = {"here": st.column_config.CheckboxColumn(width="small"), "file": st.column_config.LinkColumn(display_text=r".*/([^/]+)$")}
+    columns = {
+        "downloaded": st.column_config.CheckboxColumn(width="small"),
+        "file": st.column_config.LinkColumn(display_text=r".*/([^/]+)$"),
+    }
     st.dataframe(rows, hide_index=True, width="stretch", height="content", column_config=columns, key="l_published")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         name = st.selectbox("Checkpoint", list(PUBLISHED), key="l_checkpoint", persist_state="session", width=220)
         job = queue("downloads").find(name)
         st.button(
             "Download", on_click=_fetch, args=(name,), icon=":material/download:", disabled=name in here or (job is not None and not job.ended), key="l_download",
-            help="Into the cache folder, by this server; 45 MB to 1.7 GB.",
+            help="Downloads the file (45 MB to 1.7 GB) to the cache folder of this server.",
         )  # fmt: skip
     if job is not None:
         poll("l_download_waits", lambda: _download(name))
-    st.caption("Load one by name once it is here, or give a file that was fetched elsewhere:")
+    st.caption("Load a downloaded checkpoint by name, or pass a file that you already have:")
     st.code(
         f'model = attrlib.load_model("idsds:{name}")  # after python -m attrlib download idsds:{name}\n'
         f'model = attrlib.load_model("idsds:{name}", checkpoint="{PUBLISHED[name].url.rsplit("/", 1)[1]}")',
@@ -178,5 +182,5 @@ def _download(name: str) -> bool:
     if job_status.waits_for(job, f"{size(job.done)} of {size(job.total)}"):
         return True
     if job.state is State.DONE:
-        st.success(f"idsds\\:{plain(name)} is here.", icon=":material/check:")
+        st.success(f"idsds\\:{plain(name)} is downloaded.", icon=":material/check:")
     return False

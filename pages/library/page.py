@@ -30,11 +30,8 @@ def main() -> None:
         asked = st.query_params.get("section", "models")
         state.l_section = asked if asked in SECTIONS else "models"
         state.l_problems = [] if asked in SECTIONS else [f"There is no section {asked[:40]!r}; the models are shown."]
-    st.markdown("#### What is there?")
-    st.caption(
-        "The models, data sets and stored results that all pages work with, and the machine they run on. The checkpoints were published by "
-        "[Hesse et al. 2024](https://arxiv.org/abs/2407.11910)."
-    )
+    st.markdown("#### What is available?")
+    st.caption("Models, data sets, cached results and the device that all pages use.")
     notices.problems("l_problems")
     with st.container(horizontal=True, gap="small", vertical_alignment="center", key="l_bar"):
         pickers.switch("Section", list(SECTIONS), "l_section", label_visibility="collapsed")

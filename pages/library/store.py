@@ -36,7 +36,7 @@ def show_cache() -> None:
     _sizes(sizes, store)
     with st.container(horizontal=True, gap="small", key="l_store_bar"):
         st.button("Refresh", on_click=_tick, icon=":material/refresh:", key="l_refresh")
-        st.button("Verify", on_click=_begin, args=("verify",), icon=":material/fact_check:", key="l_verify", help="Reads every map, drops what is damaged or missing; it is computed again when needed.")  # fmt: skip
+        st.button("Verify", on_click=_begin, args=("verify",), icon=":material/fact_check:", key="l_verify", help="Reads every map and drops damaged or missing ones; they are computed again when needed.")  # fmt: skip
         _prune(sizes)
     _action()
     _runs(runs)
@@ -52,13 +52,13 @@ def _tick() -> None:
 
 
 def _sizes(sizes: Sizes, store: Store) -> None:
-    st.caption(f"{_place(store)}set ATTRLIB\\_CACHE for another folder, ATTRLIB\\_CACHE\\_BYTES for another limit of the maps.")
+    st.caption(f"{_place(store)}Set ATTRLIB\\_CACHE to change the folder, and ATTRLIB\\_CACHE\\_BYTES to change the limit for maps.")
     total = max(1, sizes.map_bytes + sizes.database_bytes)
     row = st.grid(min_column_width=150, gap="small", key="l_sizes")
     for label, count, nbytes in (("Maps", sizes.maps, sizes.map_bytes), ("Results", sizes.records, sizes.database_bytes)):
         with row.cell():
-            st.metric(label, size(nbytes), f"{count:,} kept", delta_color="off", delta_arrow="off")
-            st.progress(nbytes / total, text=f"{nbytes / total:.0%} of the cache")
+            st.metric(label, size(nbytes), f"{count:,} stored", delta_color="off", delta_arrow="off")
+            st.progress(nbytes / total, text=f"{100 * nbytes / total:.0f} % of the cache")
     with row.cell():
         st.metric("Runs", f"{sizes.runs:,}", f"{sizes.specs:,} specs", delta_color="off", delta_arrow="off")
     for note in store.notes:
@@ -67,31 +67,31 @@ def _sizes(sizes: Sizes, store: Store) -> None:
 
 def _place(store: Store) -> str:
     """Return where the store is, for visitors who may see it."""
-    return f"In {plain(str(store.folder))}; " if readable(str(store.folder)) else "For whoever runs the server: "
+    return f"Stored in {plain(str(store.folder))}. " if readable(str(store.folder)) else "On the server: "
 
 
 def _prune(sizes: Sizes) -> None:
     with st.popover("Prune", icon=":material/delete:"):
         st.caption(
-            "Removes the maps that were used least recently. Scores and runs stay, unless you say so; what is removed can be computed again."
+            "Removes the least recently used maps. Scores and runs stay unless you choose Everything. Removed results can be computed again."
         )
-        gigabytes = st.number_input("Keep at most, in GB", 0.0, step=0.5, value=sizes.map_bytes / 2**30, format="%.2f", key="l_keep")
+        gigabytes = st.number_input("Keep at most (GB)", 0.0, step=0.5, value=sizes.map_bytes / 2**30, format="%.2f", key="l_keep")
         everything = st.checkbox("Everything: all maps, scores and runs", key="l_everything")
         what = "all maps, scores and runs" if everything else f"maps beyond {gigabytes:.2f} GB"
-        sure = st.checkbox(f"Yes, delete {what} for everybody on this server", key="l_sure")
+        sure = st.checkbox(f"Yes, delete {what} for all users of this server", key="l_sure")
         st.button(
             "Delete", on_click=_begin, args=("prune", int(gigabytes * 2**30), everything), disabled=not sure, type="primary", icon=":material/delete_forever:", key="l_prune"
         )  # fmt: skip
 
 
-def _begin(action: str, *given: Any) -> None:
+def _begin(action: str, *arguments: Any) -> None:
     state = st.session_state
     state.l_tick += 1
     state.l_sure = False
 
     def work_on(_progress: Any) -> Any:
         store = open_store()
-        return store.verify() if action == "verify" else store.prune(*given)
+        return store.verify() if action == "verify" else store.prune(*arguments)
 
     key = digest(action, state.l_tick)
     queue("store").submit(key, work_on)
@@ -118,7 +118,7 @@ def _action() -> None:
 def _runs(runs: list[Run]) -> None:
     st.markdown(f"##### Runs: {len(runs)}")
     if not runs:
-        st.info("Nothing was run yet. Start one on the page Scores or Aggregate.", icon=":material/leaderboard:")
+        st.info("No runs yet. Start one on the page Scores or Aggregate.", icon=":material/leaderboard:")
         return
     place = st.container()
     page = runs[page_of(len(runs), PAGE, "l_runs_page", "Newer", "Older")]
@@ -137,18 +137,18 @@ def show_device() -> None:
     with row.cell():
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
         st.metric("Device", name, f"torch {torch.__version__}, threads: {torch.get_num_threads()}", delta_color="off", delta_arrow="off")
-    used = [("Memory of the computer", memory.total - memory.available, memory.total)]
+    used = [("System memory", memory.total - memory.available, memory.total)]
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        used.append(("Memory of the device", total - free, total))
-    used.append(("This server", psutil.Process().memory_info().rss, memory.total))
-    kept: Queue = jobs.device_queue()
-    used.append(("Maps kept in memory", kept.kept_bytes, kept.max_bytes))
+        used.append(("GPU memory", total - free, total))
+    used.append(("This process", psutil.Process().memory_info().rss, memory.total))
+    maps: Queue = jobs.device_queue()
+    used.append(("Map cache", maps.kept_bytes, maps.max_bytes))
     for label, now, most in used:
         with row.cell():
             st.metric(label, size(now), f"of {size(most)}", delta_color="off", delta_arrow="off")
             st.progress(min(1.0, now / most))
     st.button("Refresh", icon=":material/refresh:", key="l_refresh_device")
     st.caption(
-        "Models run on the first GPU if there is one. Quick work slips in between the chunks of long runs, so that nobody waits for a run."
+        "Models run on the first GPU if there is one. Short jobs run between the chunks of long runs, so interactive pages stay responsive."
     )

@@ -131,7 +131,7 @@ def fill(wanted: Wanted) -> None:
         state.s_protocols = [*state.s_protocols, protocol.name if plain else str(protocol)]
         state.s_protocol_params |= {protocol.name: resolve_protocol(protocol).values} if plain else {}
     if run.methods == every_method():
-        state.s_layer, state.s_methods, state.s_method_params = selection.OWN_LAYER, [ALL], {}
+        state.s_layer, state.s_methods, state.s_method_params = selection.DEFAULT_LAYER, [ALL], {}
     else:
         state.s_layer, state.s_methods, state.s_method_params = selection.as_widgets(run.methods)
 

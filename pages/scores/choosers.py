@@ -26,7 +26,7 @@ def choose(row: pickers.Grid) -> None:
             "Protocols",
             "s_protocols",
             list(PROTOCOLS),
-            "How methods are judged. Or type one with parameters, such as sds:grid=3.",
+            "How methods are scored. Or type a protocol with parameters, such as sds:grid=3.",
             "s_protocol_params",
             PROTOCOLS,
         )
@@ -35,14 +35,14 @@ def choose(row: pickers.Grid) -> None:
             "Methods",
             "s_methods",
             [choice.ALL, *METHODS],
-            f"What is judged. {pickers.METHOD_HINT}",
+            f"The methods to score. {pickers.METHOD_HINT}",
             "s_method_params",
             METHODS,
         )
     with row.cell():
         pickers.data(
             "s_data",
-            "A named data set, or the path of a folder of pictures (in class folders, or with images/ and masks/), or of a CSV file.",
+            "The name of a data set, or the path of a folder of images (in class folders, or with images/ and masks/) or of a CSV file.",
         )
     with row.cell():
         _items()
@@ -85,7 +85,7 @@ def _several(
                 st.selectbox(
                     "Layer",
                     **chooser("s_layer", selection.layer_options(selection.NAMED)),
-                    help="For methods that name none: where attribution is computed.",
+                    help="Where attribution is computed, for methods that name no layer.",
                 )
             forms.edit_one_of(registry, chosen, params_key, f"{key}-form", label)
 
@@ -106,9 +106,9 @@ def _more() -> None:
         if name not in PLACED:
             _option(name)
     st.checkbox(
-        "Several models share their grids",
+        "Same grids for all models",
         **widget("s_same"),
-        help="Grids are made of images that all the chosen models classify with the confidence that the protocol asks for.",
+        help="Compose grids only of images that all chosen models classify with the confidence that the protocol requires.",
     )
 
 

@@ -64,7 +64,9 @@ def _columns(rows: Sequence[LeaderboardRow], scale: Scale) -> dict[str, Column]:
         "rank": Column(
             [row.ranks for row in rows],
             c.TextColumn(
-                "Rank", width=50, help="The ranks that the data allow: with 95 % probability all are right at once. A range is a tie."
+                "Rank",
+                width=50,
+                help="The ranks that the data support, with 95 % simultaneous confidence. Methods with overlapping ranges are tied.",
             ),
         ),
         "method": Column([row.method for row in rows], c.TextColumn("Method", width=135, pinned=True)),
@@ -72,20 +74,20 @@ def _columns(rows: Sequence[LeaderboardRow], scale: Scale) -> dict[str, Column]:
             [row.mean for row in rows],
             c.NumberColumn(f"Mean {arrow}", format="%.2e" if small else "%.4f", width=72, help=f"Mean over the items. {scale.direction}"),
         ),
-        "bar": Column(interval_bars(rows), c.ImageColumn("95 % interval", width=WIDTH, help=f"Of the mean, Student's t.{dashed}")),
-        "interval": Column([_interval(row) for row in rows], c.TextColumn("from – to", width=125)),
+        "bar": Column(interval_bars(rows), c.ImageColumn("95 % CI", width=WIDTH, help=f"Of the mean, by Student's t.{dashed}")),
+        "interval": Column([_interval(row) for row in rows], c.TextColumn("Low – high", width=125)),
         "paper": Column(
             [row.paper for row in rows],
-            c.NumberColumn("Paper", format="%.3g", width=65, help=f"What the paper reports in this setting: {SOURCE}."),
+            c.NumberColumn("Paper", format="%.3g", width=65, help=f"Value reported by the paper in this setting: {SOURCE}."),
         ),
         "n": Column([row.n for row in rows], c.NumberColumn("Items", width=55)),
         "undefined": Column(
             [row.undefined for row in rows],
-            c.NumberColumn("Undefined", width=80, help="Items on which the score is not defined, as on a constant map."),
+            c.NumberColumn("Undefined", width=80, help="Items for which the score is undefined, for example because the map is constant."),
         ),
         "seconds": Column(
             [None if math.isnan(row.seconds) else row.seconds for row in rows],
-            c.NumberColumn("s / map", format="%.3g", width=70, help="Seconds of one map on this device."),
+            c.NumberColumn("s / map", format="%.3g", width=70, help="Seconds per map on this device."),
         ),
     }
     return columns if has_paper(rows) else {name: column for name, column in columns.items() if name != "paper"}

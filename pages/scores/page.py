@@ -16,7 +16,9 @@ def main() -> None:
     """Show the page: the controls on top; cost, progress and results below."""
     choice.start({name: st.query_params.get_all(name) for name in st.query_params})
     st.markdown("#### Which method can I trust on this model?")
-    st.caption("Protocols judge attribution methods on a data set: how good each is, how sure that is, and which pictures are behind it.")
+    st.caption(
+        "Score attribution methods on a data set under published protocols: means with 95 % CIs, ranks, and the images that make up each score."
+    )
     place = st.container()
     choosers.choose(st.grid(min_column_width=130, gap="small", key="score_controls"))
     wanted, problems = choice.wanted()
@@ -57,15 +59,15 @@ def _body(wanted: choice.Wanted) -> bool:
 def _advice(wanted: choice.Wanted) -> str:
     missing = [
         what
-        for what, own in (
+        for what, value in (
             ("a model", wanted.models),
             ("a protocol", wanted.run.protocols),
             ("a method", wanted.run.methods),
             ("data", wanted.run.data),
         )
-        if not own
+        if not value
     ]
-    return f"Choose {listed(missing)} above to see what a run costs."
+    return f"Choose {listed(missing)} above to see the cost of a run."
 
 
 main()

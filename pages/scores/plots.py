@@ -17,16 +17,16 @@ from pages.shared.run_jobs import Finished
 INTERVALS, BOX, VIOLIN, DIFFERENCES, COST = "Intervals", "Box", "Violin", "Differences", "Cost"
 MODELS, AGREEMENT, ITEMS = "Models", "Agreement on methods", "Agreement on items"
 WORDS = {
-    INTERVALS: "Mean over the items with its 95 % interval. Intervals that overlap may still differ: see Differences.",
-    BOX: "The values of single items: median, quartiles and, where they are few enough, every item. Click a point for its image.",
-    VIOLIN: "The values of single items as densities. Click a point for its image.",
-    DIFFERENCES: "How far each method is from the best on the same items, with a 95 % bootstrap interval. A tie is hollow.",
-    COST: "Mean against the seconds of one map. The line joins the methods that no other beats in both.",
-    MODELS: "The mean of each method on each model. Click a cell for its example images.",
-    AGREEMENT: "Do protocols rank the methods alike? Spearman's correlation of their means, with a 95 % bootstrap interval over the items: "
-    "what other images would change. 1: the same order, 0: nothing in common, below: what one calls good the other calls bad.",
-    ITEMS: "Do protocols find the same images easy? Spearman's correlation of the values of single items, mean over the methods, with a "
-    "95 % bootstrap interval. Images and grids have no items in common.",
+    INTERVALS: "Mean over the items with its 95 % CI. Methods whose intervals overlap may still differ significantly: see Differences.",
+    BOX: "The values of single items: median, quartiles and, if there are few, every item. Click a point to see its image.",
+    VIOLIN: "The distribution of the values of single items. Click a point to see its image.",
+    DIFFERENCES: "Difference of each method to the best one on the same items, with its 95 % bootstrap CI. Hollow points are tied with the best.",
+    COST: "Mean against seconds per map. The line connects the Pareto-optimal methods.",
+    MODELS: "The mean of each method on each model. Click a cell to see its example images.",
+    AGREEMENT: "Do protocols rank the methods alike? Spearman correlation of their means, with a 95 % bootstrap CI over the items. "
+    "1: the same order; 0: no relation; negative: the reverse order.",
+    ITEMS: "Do protocols score the same images high? Spearman correlation of the values of single items, mean over the methods, with a "
+    "95 % bootstrap CI. Not defined between images and grids, which have no items in common.",
 }
 AGREEING = (AGREEMENT, ITEMS)
 FORMATS = ("PNG", "SVG")
@@ -93,7 +93,9 @@ def show(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished
     state = st.session_state
     if state.get("s_view") not in views:
         state.s_view = views[0]
-    st.selectbox("Plot", views, key="s_view", persist_state="session", help="The camera saves it as a file; Export says as which.")
+    st.selectbox(
+        "Plot", views, key="s_view", persist_state="session", help="The camera icon saves the plot; choose the format under Export."
+    )
     view = state.s_view
     figure = figure_of(view, finished, protocol, done)
     key = f"s_plot_{view}_{protocol}_{finished.run_key}"

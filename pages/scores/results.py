@@ -29,13 +29,13 @@ def show_live(jobs: Mapping[str, Job], specs: Mapping[str, RunSpec]) -> None:
     so_far = {name: _so_far(job, protocol) for name, job in jobs.items()}
     name = next((n for n, j in jobs.items() if j.state is State.RUNNING and so_far[n]), next((n for n in jobs if so_far[n]), None))
     if name is None:
-        st.caption("The first results appear here in a moment.")
+        st.caption("The first results will appear here shortly.")
         return
-    st.caption(f"**{plain(name)}**, so far. {plain(create(protocol).reading)}")
+    st.caption(f"**{plain(name)}**, results so far. {plain(create(protocol).reading)}")
     leaderboard.show(so_far[name], scale, f"Scores of {name} so far, best first")
     if len(jobs) > 1:
         means = {(n, row.method): row.mean for n, rows in so_far.items() for row in rows}
-        # Models without any result keep their place.
+        # Models without results keep their column.
         means |= {(n, str(m)): means.get((n, str(m)), float("nan")) for n in jobs for m in specs[n].methods}
         st.plotly_chart(charts.heat_map(means, scale), key="s_live", config=camera("means-so-far"), alt="Means by model and method so far")
 
@@ -67,13 +67,13 @@ def show(done: Mapping[str, Finished]) -> bool:
             st.selectbox("Model", label_visibility="collapsed", width=260, **chooser("s_model", list(done)))
         finished = done[state.s_model]
         protocol = choose_protocol(finished.result.protocols)
-    own = create(protocol)
+    definition = create(protocol)
     scale = plots.scale_of(protocol)
     rows = finished.leaderboards[protocol]
-    arrow = "↑ higher is better" if own.higher_is_better else "↓ lower is better"
+    arrow = "↑ higher is better" if definition.higher_is_better else "↓ lower is better"
     chance = "" if scale.chance is None else f" · chance {scale.chance:.3g}"
     st.markdown(f"##### {plain(scale.title)} on {plain(state.s_model)}")
-    st.caption(f"{arrow}{chance} · {plain(own.reading)} [{plain(own.paper.authors)}]({own.paper.url})")
+    st.caption(f"{arrow}{chance} · {plain(definition.reading)} [{plain(definition.paper.authors)}]({definition.paper.url})")
     key = f"s_board_{protocol}_{finished.run_key}"
     leaderboard.show(rows, scale, f"{scale.title} on {state.s_model}, best first", key, lambda: _pick_row(key, rows))
     _notes(finished)
@@ -85,7 +85,8 @@ def show(done: Mapping[str, Finished]) -> bool:
         plots.show(finished, protocol, done)
     with grid.cell():
         st.selectbox(
-            "Example images for", help="Or choose a row of the table, or a point of the plot.", **chooser("s_method", methods, _forget_item)
+            "Example images for", help="You can also click a row of the table or a point of the plot.",
+            **chooser("s_method", methods, _forget_item),
         )  # fmt: skip
         score: Score | None = finished.score(str(protocol), state.s_method)
         return score is not None and examples.show(finished, score, state.get("s_item"))
@@ -106,5 +107,5 @@ def _notes(finished: Finished) -> None:
     st.caption(f"{result.computed} results computed, {result.cached} cached, {duration(result.seconds)}.")
     agreement = [f"{plain(str(m))} {value:.3f}" for m, value in result.agreement.items()]
     if agreement:
-        st.caption(f"Rank correlation of the fast maps with exact ones: {', '.join(agreement)}.")
+        st.caption(f"Rank correlation of fast and exact maps: {', '.join(agreement)}.")
     run_panel.show_remarks([result])

@@ -37,7 +37,7 @@ def export(done: Done) -> None:
     """Show download buttons; the files are made when a button is pressed."""
     with st.popover("Export", icon=":material/download:"):
         if not done:
-            st.caption("Nothing to export yet: start a run, or wait until it is done.")
+            st.caption("Nothing to export yet. Start a run, or wait until it is done.")
             return
         downloads.button("Leaderboard (CSV)", lambda: csv_table(plain_rows(boards(done))), "leaderboard.csv", width="stretch")
         downloads.button("Every item (CSV)", lambda: csv_table(items(done)), "items.csv", width="stretch")
@@ -45,7 +45,7 @@ def export(done: Done) -> None:
         downloads.button("Tables (LaTeX)", lambda: latex_table(boards(done), captions(done)).encode(), "tables.tex", width="stretch")
         downloads.button("Report (HTML)", lambda: report(done), "report.html", width="stretch")
         st.segmented_control(
-            "Plots, by the camera above them",
+            "Format of saved plots",
             plots.FORMATS,
             default=plots.FORMATS[0],
             key="s_format",

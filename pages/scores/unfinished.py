@@ -16,21 +16,21 @@ SHOWN = 5
 
 def show(here: Sequence[RunSpec] = ()) -> None:
     """Show the unfinished runs, except those in `here` that this process has a job for."""
-    found = [own for own in run_jobs.unfinished() if own.spec not in here or run_jobs.find(own.spec) is None]
-    if not found:
+    runs = [each for each in run_jobs.unfinished() if each.spec not in here or run_jobs.find(each.spec) is None]
+    if not runs:
         return
-    with st.expander(f"Unfinished runs: {len(found)}", icon=":material/pause_circle:"):
-        for number, own in enumerate(found[:SHOWN]):
-            spec = own.spec
+    with st.expander(f"Unfinished runs: {len(runs)}", icon=":material/pause_circle:"):
+        for number, each in enumerate(runs[:SHOWN]):
+            spec = each.spec
             with st.container(horizontal=True, gap="small", vertical_alignment="center", key=f"s_unfinished_{number}"):
                 names = ", ".join(map(str, spec.protocols))
                 st.markdown(
-                    f"{plain(names)} · {len(spec.methods)} methods · {plain(spec.model.text)} · {plain(spec.data)} · {_when(own.updated)}",
+                    f"{plain(names)} · {len(spec.methods)} methods · {plain(spec.model.text)} · {plain(spec.data)} · {_when(each.updated)}",
                     width="content",
                 )
                 st.button("Resume", key=f"s_resume_{number}", on_click=_resume, args=(spec,), icon=":material/play_arrow:", help=spec.cli())
-        if len(found) > SHOWN:
-            st.caption(f"And {len(found) - SHOWN} older ones.")
+        if len(runs) > SHOWN:
+            st.caption(f"And {len(runs) - SHOWN} older ones.")
 
 
 def _when(updated: str) -> str:

@@ -6,8 +6,10 @@ from attrlib.errors import AttrlibError
 from attrlib.models import parse_model
 from attrlib.specs import ModelSpec, parse_size
 
-FILE_HELP = "Nothing in it is run. A text file beside it, my_model.txt, may name the classes: one a line, in the order of the outputs."
-SIZE_HELP = "Height and width in pixels, as in 192x256, or one number for a square. Pictures are resized and cropped to it."
+FILE_HELP = (
+    "No code in the file is run. To name the classes, put my_model.txt next to it, with one name per line in the order of the outputs."
+)
+SIZE_HELP = "Height and width in pixels, as in 192x256, or one number for a square. Images are resized and cropped to it."
 
 
 def form(page: str) -> None:
@@ -16,7 +18,7 @@ def form(page: str) -> None:
         st.text_input("Architecture", key=f"{page}_architecture", placeholder="timm:resnet18")
         st.text_input("File on this computer", key=f"{page}_file", placeholder="my_model.safetensors", help=FILE_HELP)
         st.text_input("Input size", key=f"{page}_size", placeholder="the model's own", help=SIZE_HELP)
-        st.form_submit_button("Add the model", on_click=_add, args=(page,))
+        st.form_submit_button("Add model", on_click=_add, args=(page,))
 
 
 def _add(page: str) -> None:

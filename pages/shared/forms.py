@@ -63,7 +63,7 @@ def edit_one_of(registry: Mapping[str, type], names: Iterable[str], values_key: 
     """Show a chooser for one of the named methods or protocols that have parameters, and its form; see `edit`."""
     named = [name for name in names if name in registry and params_of(registry[name])]
     if not named:
-        st.caption("None of those chosen by name has parameters.")
+        st.caption("None of the selected entries has parameters.")
         return
     edit(registry[st.selectbox(label, named, key=f"{values_key}_of")], values_key, key)
 
@@ -77,7 +77,7 @@ def edit(cls: type, values_key: str, key: str, without: Collection[str] = ()) ->
     st.caption(f"{plain(summary)}  \n[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})")
     params = tuple(p for p in params_of(cls) if p.name not in without)
     if not params:
-        st.caption("It has no parameters.")
+        st.caption("No parameters.")
         return
     values = params_form(params, st.session_state[values_key].get(name, {}), f"{key}-{name}")
     if values is not None:
@@ -88,5 +88,5 @@ def edit(cls: type, values_key: str, key: str, without: Collection[str] = ()) ->
 def params_form(params: tuple[Param, ...], values: Mapping[str, Value], key: str) -> dict[str, Value] | None:
     """Show all parameters and an apply button; return the new values once it is pressed, else None."""
     with st.form(key, border=False):
-        found = {p.name: param_input(p, values.get(p.name, p.default), f"{key}-{p.name}") for p in params}
-        return found if st.form_submit_button("Apply") else None
+        new_values = {p.name: param_input(p, values.get(p.name, p.default), f"{key}-{p.name}") for p in params}
+        return new_values if st.form_submit_button("Apply") else None

@@ -47,9 +47,9 @@ def show_button(
     alive = [job for job in jobs if job is not None and not job.ended]
     hint = None
     if alive:
-        label, icon, hint = "Cancel", "close", "What is computed is kept."
+        label, icon, hint = "Cancel", "close", "Results computed so far are kept."
     elif all(job is not None and job.state is State.DONE for job in jobs):
-        label, icon, hint = labels.repeat, "refresh", "For models or data that have changed; cached results are not computed again."
+        label, icon, hint = labels.repeat, "refresh", "Use this after models or data have changed. Cached results are not computed again."
     else:
         label = labels.resume if any(job is not None and job.state is State.CANCELLED for job in jobs) else labels.start
         icon = "play_arrow"

@@ -12,7 +12,7 @@ from pages.shared.times import duration
 
 
 def pending(text: str) -> None:
-    """Say what the page waits for."""
+    """Show what the page is waiting for."""
     st.caption(f":material/hourglass_top: {plain(text)}")
 
 

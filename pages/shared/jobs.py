@@ -25,10 +25,10 @@ from pages.shared.roots import check_model
 _digests: WeakKeyDictionary[Classifier, str] = WeakKeyDictionary()
 # The app never writes to a loaded model, so its digest is computed once.
 _waiting: WeakValueDictionary[tuple[object, ...], PhotoMaps] = WeakValueDictionary()
-# Kept by the jobs that wait for them, so that passes in common are let go with the last job.
+# The waiting jobs hold the references, so shared passes are freed with the last job.
 
 PATIENCE = 90.0
-"""Seconds after which work for a page that no longer asks is dropped. A browser lets a hidden tab poll once a minute."""
+"""Seconds after which a job is dropped if no page polls for it. Browsers let a hidden tab poll once a minute."""
 
 
 def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
@@ -83,7 +83,7 @@ def map_job(model: Classifier, photo: Photo, method: MethodSpec, target: int, se
 
 
 def _open_cache() -> ResultCache:
-    """Return the store. Maps are shown even if it cannot be opened; the page Library says why."""
+    """Return the store. If it cannot be opened, maps are shown all the same; the page Library gives the reason."""
     try:
         return open_store()
     except AttrlibError:

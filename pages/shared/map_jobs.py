@@ -1,4 +1,4 @@
-"""Request a closer look at a map from the queues: outputs without patches, deletion in its order, the model with shuffled weights."""
+"""Request the results of closer looks at a map from the queues: outputs without patches, deletion curves, models with shuffled weights."""
 
 from attrlib.data.images import Photo
 from attrlib.diagnostics.deletion_curve import delete_in_order
@@ -11,7 +11,7 @@ from attrlib.specs import digest
 from pages.shared import jobs
 
 QUICK_GRID = 8
-"""Largest number of patches per side whose deletion takes only a few seconds on a CPU, so that it may overtake other work."""
+"""Largest number of patches per side whose deletion takes only a few seconds on a CPU, so that it runs before other jobs."""
 
 
 def outputs_job(model: Classifier, photo: Photo, target: int, grid: int, baseline: str, seed: int) -> Job:
@@ -25,7 +25,7 @@ def outputs_job(model: Classifier, photo: Photo, target: int, grid: int, baselin
 
 
 def path_job(model: Classifier, photo: Photo, map_job: Job, order: str, grid: int | None, baseline: str, seed: int) -> Job:
-    """Return the job that deletes the picture step by step in the order of a computed map."""
+    """Return the job that deletes the image step by step in the order of a computed map."""
 
     def delete(on_progress: NewsProgress) -> object:
         return delete_in_order(model, photo, map_job.result, order, grid, baseline, seed, on_progress)
@@ -38,12 +38,12 @@ def _priority(grid: int) -> Priority:
     return Priority.QUICK if grid <= QUICK_GRID else Priority.NORMAL
 
 
-def twin_job(model: Classifier, share: float, seed: int) -> Job:
-    """Return the job that builds the model with the weights of the last `share` of its layers shuffled."""
+def shuffled_job(model: Classifier, share: float, seed: int) -> Job:
+    """Return the job that builds a copy of the model with shuffled weights in the last `share` of its layers."""
 
     def shuffle(_progress: NewsProgress) -> Classifier:
-        twin = randomised(model, share, seed)
-        jobs.digest_of(twin)
-        return twin
+        shuffled = randomised(model, share, seed)
+        jobs.digest_of(shuffled)
+        return shuffled
 
     return queue("models").submit(digest("twin", jobs.digest_of(model), share, seed), shuffle)

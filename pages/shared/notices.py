@@ -9,9 +9,9 @@ from pages.shared.jobs import sentence
 
 def problems(key: str, current: Iterable[str] = ()) -> None:
     """Show the problems that the session keeps under `key`, which can be dismissed, and those of the current choice."""
-    kept = st.session_state[key]
-    warn([*kept, *current])
-    if kept:
+    stored = st.session_state[key]
+    warn([*stored, *current])
+    if stored:
         st.button("Dismiss", on_click=dismiss, args=(key,), type="tertiary", icon=":material/check:")
 
 

@@ -49,5 +49,5 @@ def switch(label: str, options: Sequence[Any] | Mapping[Any, str], key: str, hin
 
 
 def smoothing(key: str, hint: str, width: int) -> None:
-    """Show the dial for the smoothing kernel."""
+    """Show the slider for the smoothing kernel."""
     st.select_slider("Smoothing K", KERNELS, key=key, persist_state="session", width=width, help=hint)

@@ -1,4 +1,4 @@
-"""Restrict the server's files that the app may read to configured folders, whatever a link or a visitor names."""
+"""Restrict the files that the app may read to configured folders, whatever path a link or a visitor gives."""
 
 import os
 from pathlib import Path
@@ -13,14 +13,14 @@ from attrlib.specs import ModelSpec
 
 VARIABLE = "ATTRLIB_DATA_ROOTS"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-_ADVICE = f"whoever runs the app can name its folder in {VARIABLE}"
+_ADVICE = f"the operator of the app can add its folder to {VARIABLE}"
 
 
 def roots() -> tuple[Path, ...]:
     """Return the folders in `ATTRLIB_DATA_ROOTS` (separated as in PATH); by default home and working folder on localhost, else none."""
-    given = os.environ.get(VARIABLE)
-    if given is not None:
-        return tuple(Path(folder).expanduser().resolve() for folder in given.split(os.pathsep) if folder.strip())
+    configured = os.environ.get(VARIABLE)
+    if configured is not None:
+        return tuple(Path(folder).expanduser().resolve() for folder in configured.split(os.pathsep) if folder.strip())
     return (Path.home().resolve(), Path.cwd().resolve()) if st.get_option("server.address") in _LOCAL else ()
 
 
@@ -44,7 +44,7 @@ def check_data(source: str) -> str:
     """
     if _has_name(source) or readable(source):
         return source
-    raise DataError(f"{source[:120]!r} is neither a data set by name nor in a folder that this app may read; {_ADVICE}")
+    raise DataError(f"{source[:120]!r} is neither the name of a data set nor in a folder that this app may read; {_ADVICE}")
 
 
 def load_data(source: str) -> Dataset:
@@ -62,8 +62,8 @@ def load_data(source: str) -> Dataset:
         outside += not folders[folder] or (os.path.islink(path) and not readable(path))
     if outside:
         raise DataError(
-            f"{outside} of the files of {source[-120:]!r} are in no folder that this app may read, as links or a CSV file lead out of it; "
-            f"put copies of them there, or {_ADVICE}"
+            f"{outside} of the files of {source[-120:]!r} are outside the folders that this app may read, because of links or a CSV file; "
+            f"copy them there, or {_ADVICE}"
         )
     return data
 
@@ -79,5 +79,5 @@ def check_model(spec: ModelSpec) -> ModelSpec:
     """
     for path in (spec.checkpoint, spec.architecture if os.sep in spec.architecture else None):
         if path and not path.startswith(RANDOM) and not (readable(path) and _is_inside(names_file_of(path))):
-            raise ModelError(f"{path[:120]!r} is in no folder that this app may read; {_ADVICE}")
+            raise ModelError(f"{path[:120]!r} is not in a folder that this app may read; {_ADVICE}")
     return spec

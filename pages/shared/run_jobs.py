@@ -88,13 +88,13 @@ def start(spec: RunSpec) -> Job:
     """Start the run, or resume it where it was stopped; a run in progress continues unchanged."""
     plan = prepare(spec).plan
 
-    def do(on_progress: NewsProgress) -> Finished:
+    def execute(on_progress: NewsProgress) -> Finished:
         try:
             return _run(spec, plan.plan if plan else None, on_progress)
         finally:
             _ended.append(_key(spec))
 
-    return jobs.restart(jobs.device_queue(), _key(spec), do, Priority.LONG)
+    return jobs.restart(jobs.device_queue(), _key(spec), execute, Priority.LONG)
 
 
 def _key(spec: RunSpec) -> str:
@@ -114,22 +114,22 @@ def _run(spec: RunSpec, plan: Plan | None, on_progress: NewsProgress) -> Finishe
             differences[protocol][method] = difference
             on_progress(result.computed, result.computed)
     agreement = {}
-    for pair, agreed in agreements(result):
-        agreement[pair] = agreed
+    for pair, value in agreements(result):
+        agreement[pair] = value
         on_progress(result.computed, result.computed)
     return Finished(result, leaderboards, differences, agreement, plan.data, plan.model_digest)
 
 
 def _plan(spec: RunSpec, on_progress: NewsProgress) -> Plan:
     """Load models and data, and plan a run."""
-    models = [jobs.result_of(loading, on_progress, Event(f"loading {own}")) for own, loading in _loading(spec)]
-    on_progress(0, 0, Event(f"looking through {spec.data}"))
+    models = [jobs.result_of(loading, on_progress, Event(f"loading {model_spec}")) for model_spec, loading in _loading(spec)]
+    on_progress(0, 0, Event(f"reading {spec.data}"))
     return make_plan(spec, models[0], load_data(spec.data), open_store(), filter_models=models[1:])
 
 
 def _loading(spec: RunSpec) -> list[tuple[ModelSpec, Job]]:
     """Return the jobs that load the run's model and its filter models."""
-    others = [(own, jobs.model_job(own, spec.deletion_tuned and own.checkpoint is not None)) for own in spec.filter_models]
+    others = [(each, jobs.model_job(each, spec.deletion_tuned and each.checkpoint is not None)) for each in spec.filter_models]
     return [(spec.model, jobs.model_job(spec.model, spec.deletion_tuned)), *others]
 
 
@@ -155,20 +155,20 @@ class Stage:
 
 
 def prepare(spec: RunSpec) -> Stage:
-    """Return the next step towards the cost of a run: model, data set, then the plan. Call it again for the step after."""
+    """Return the next step towards the cost of a run: the model, the data set, then the plan. Call it again when the step has ended."""
     models = []
-    for own, loading in _loading(spec):
+    for model_spec, loading in _loading(spec):
         if loading.state is not State.DONE:
-            return Stage(loading, f"Loading {own}")
+            return Stage(loading, f"Loading {model_spec}")
         models.append(loading.result)
     listing = queue("data").submit(digest("data", spec.data, _folder_stamp(spec.data)), lambda _progress: load_data(spec.data))
     if listing.state is not State.DONE:
-        return Stage(listing, f"Looking through {spec.data}")
+        return Stage(listing, f"Reading {spec.data}")
     data: Dataset = listing.result
 
     def plan(on_progress: NewsProgress) -> Planned:
-        made = make_plan(spec, models[0], data, open_store(), filter_models=models[1:], on_progress=on_progress)
-        return Planned(made, made.estimate())
+        new_plan = make_plan(spec, models[0], data, open_store(), filter_models=models[1:], on_progress=on_progress)
+        return Planned(new_plan, new_plan.estimate())
 
     key = digest("plan", _key(spec), listing.key, len(_ended))
     return Stage(jobs.device_queue().submit(key, plan, jobs.PATIENCE, priority=Priority.QUICK), "Estimating the cost")
@@ -192,10 +192,10 @@ def unfinished() -> list[Unfinished]:
     # Reading a large store takes longer; the list then appears at the next rerun.
     if not job.wait(0.5) or job.state is not State.DONE:
         return []
-    return [own for own in job.result if not _at_work(own.spec)]
+    return [each for each in job.result if not _is_active(each.spec)]
 
 
-def _at_work(spec: RunSpec) -> bool:
+def _is_active(spec: RunSpec) -> bool:
     job = find(spec)
     return job is not None and (not job.ended or job.state is State.DONE)
 
@@ -211,5 +211,5 @@ def _stopped() -> list[Unfinished]:
             done.add(spec)
         elif stored.state in ("running", "cancelled") and not spec.model.architecture.startswith("wrapped:"):
             stopped.append(Unfinished(spec, stored.state, stored.updated))
-    latest = {own.spec: own for own in sorted(stopped, key=lambda own: own.updated) if own.spec not in done}
+    latest = {each.spec: each for each in sorted(stopped, key=lambda each: each.updated) if each.spec not in done}
     return list(latest.values())[::-1]

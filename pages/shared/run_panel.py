@@ -16,14 +16,16 @@ from pages.shared.times import duration, size
 
 NAMED = 6
 """Largest number of methods that are named when all are left out for the same reason."""
-HOW = "Start computes the maps and their scores. Scores appear while it runs, and you may leave the page or close it."
+HOW = "Press **Start** to compute the maps and their scores. Scores appear during the run. You can leave or close this page meanwhile."
 
 
 def show_button(page: str, specs: Sequence[RunSpec]) -> None:
     """Show the button that starts, resumes, cancels or repeats the runs; `page` is the first letter of the page's session keys."""
-    left = [spec for spec in specs if _is_open(run_jobs.find(spec))]
-    able = [spec for spec in left if not _has_failed(run_jobs.prepare(spec))]
-    job_panel.show_button(page, [run_jobs.find(spec) for spec in specs], lambda: _start(able or specs), disabled=bool(left) and not able)
+    unfinished = [spec for spec in specs if _is_open(run_jobs.find(spec))]
+    startable = [spec for spec in unfinished if not _has_failed(run_jobs.prepare(spec))]
+    job_panel.show_button(
+        page, [run_jobs.find(spec) for spec in specs], lambda: _start(startable or specs), disabled=bool(unfinished) and not startable
+    )
 
 
 def _start(specs: Iterable[RunSpec]) -> None:
@@ -32,7 +34,7 @@ def _start(specs: Iterable[RunSpec]) -> None:
 
 
 def _is_open(job: Job | None) -> bool:
-    """Return whether the run is yet to be started or resumed."""
+    """Return whether the run was not started, or stopped before its end."""
     return job is None or (job.ended and job.state is not State.DONE)
 
 
@@ -41,38 +43,35 @@ def _has_failed(stage: run_jobs.Stage) -> bool:
 
 
 def show_state(specs: Mapping[str, RunSpec]) -> bool:
-    """Show the progress of the runs, or else how they ended and the cost of those that are left.
-
-    Returns whether a run, or the estimate of its cost, is in progress.
-    """
+    """Show the progress of the runs, or how they ended and the cost of the remaining ones; return whether anything is in progress."""
     jobs = {name: run_jobs.find(spec) for name, spec in specs.items()}
-    alive = {name: job for name, job in jobs.items() if job is not None and not job.ended}
-    for name, job in alive.items():
+    active = {name: job for name, job in jobs.items() if job is not None and not job.ended}
+    for name, job in active.items():
         _show_progress(job, name if len(specs) > 1 else "")
-    if alive:
+    if active:
         return True
     stopped = {name: job for name, job in jobs.items() if job is not None and job.state is not State.DONE}
     for name, job in stopped.items():
         event: Event = job.news or Event("")
-        progress = f"{event.done} of {event.total} {event.of} are computed" if event.total else "nothing is computed"
+        progress = f"{event.done} of {event.total} {event.of} computed" if event.total else "nothing computed yet"
         job_panel.show_ended(job, progress, name if len(specs) > 1 else "")
-    left = [spec for name, spec in specs.items() if _is_open(jobs[name])]
-    return bool(left) and _show_cost(left, fresh=not any(jobs.values()))
+    unfinished = [spec for name, spec in specs.items() if _is_open(jobs[name])]
+    return bool(unfinished) and _show_cost(unfinished, fresh=not any(jobs.values()))
 
 
 def _show_progress(job: Job, name: str) -> None:
     waiting = job.state is State.WAITING
-    event: Event = job.news or Event("waits for another run to end" if waiting else "beginning")
+    event: Event = job.news or Event("waiting for another run to end" if waiting else "starting")
     facts = [f"**{plain(name)}**"] if name else []
     facts += [f"{event.done} of {event.total} {event.of}"] if event.total else []
-    facts += [f"{event.rate:.2g} a second"] if event.rate else []
+    facts += [f"{event.rate:.2g} per second"] if event.rate else []
     job_panel.show_progress(event.done / event.total if event.total else 0.0, event.doing, *facts, seconds_left=event.seconds_left)
 
 
 def _show_cost(specs: Sequence[RunSpec], fresh: bool) -> bool:
-    """Show what the runs will cost, or why they are impossible; return whether that is still being estimated.
+    """Show the cost of the runs, or why they cannot start; return whether the cost is still being estimated.
 
-    `fresh` says that none of them was started yet: if all their results are cached they are, which only reads the results.
+    With `fresh`, no run was started yet. Runs whose results are all cached are then started, which only reads the results.
     """
     stages = [run_jobs.prepare(spec) for spec in specs]
     planned = [stage.plan for stage in stages]
@@ -106,15 +105,15 @@ def cost(plans: Sequence[run_jobs.Planned]) -> str:
     most = "at most " if any(each.plan.upper_bound for each in plans) else ""
     share = f"{100 * cached / (cached + missing):.0f} % cached" if cached + missing else "nothing to compute"
     seconds, nbytes = sum(each.estimate.seconds for each in plans), max(each.estimate.nbytes for each in plans)
-    return f"**about {duration(seconds)}** · {size(nbytes)} of memory · {most}{cached + missing} results, {share}"
+    return f"**About {duration(seconds)}** · {size(nbytes)} of memory · {most}{cached + missing} results, {share}"
 
 
 def show_remarks(results: Sequence[Plan | RunResult]) -> None:
-    """Show the notes of plans or results, and what is not defined on the model or the data, with the reason."""
+    """Show the notes of plans or results, and which evaluations are not defined on the model or the data, with the reason."""
     notices.notes(note for result in results for note in result.notes)
     refused = [refusal for result in results for refusal in result.refused]
     if refused:
-        with st.expander(f"Left out, as not defined here: {len(refused)}", icon=":material/block:"):
+        with st.expander(f"Left out because not defined here: {len(refused)}", icon=":material/block:"):
             for (protocol, why), methods in by_reason(refused).items():
                 names = ", ".join(methods) if len(methods) <= NAMED else f"{len(methods)} methods"
                 st.markdown(f"**{plain(protocol)}** with {plain(names)}: {plain(why)}")

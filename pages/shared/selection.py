@@ -9,7 +9,7 @@ from attrlib.models import NAMED, parse_model
 from attrlib.registry import Value
 from attrlib.specs import MethodSpec, ModelSpec
 
-OWN_LAYER = "each method's own"
+DEFAULT_LAYER = "method's default"
 ALL_LAYERS = "Input, Middle, Final"
 """The option that shows each method at all three layers, as in ML-Att."""
 
@@ -41,13 +41,13 @@ def as_widgets(methods: Sequence[MethodSpec]) -> tuple[str, list[str], dict[str,
     if by_layer(resolved):
         _, at_input, values = as_widgets(resolved[::3])
         return ALL_LAYERS, [entry.replace("@Input", "", 1) for entry in at_input], values
-    own = [METHODS[m.name].default_layer for m in resolved]
+    default_layers = [METHODS[m.name].default_layer for m in resolved]
     layers = {m.layer for m in resolved}
-    layer = OWN_LAYER if [m.layer for m in resolved] == own else layers.pop() if len(layers) == 1 else OWN_LAYER
+    layer = DEFAULT_LAYER if [m.layer for m in resolved] == default_layers else layers.pop() if len(layers) == 1 else DEFAULT_LAYER
     entries: list[str] = []
     params: dict[str, dict[str, Value]] = {}
-    for method, default in zip(resolved, own, strict=True):
-        plain = method.layer == (default if layer == OWN_LAYER else layer) and method.name not in entries
+    for method, default in zip(resolved, default_layers, strict=True):
+        plain = method.layer == (default if layer == DEFAULT_LAYER else layer) and method.name not in entries
         entries.append(method.name if plain else str(method))
         if plain:
             params[method.name] = method.values
@@ -64,18 +64,18 @@ def chosen_methods(entries: Sequence[str], layer: str, params: dict[str, dict[st
     """Return the chosen methods, resolved, and a message for each invalid entry."""
     methods: list[MethodSpec] = []
     problems: list[str] = []
-    layers = NAMED if layer == ALL_LAYERS else ("" if layer == OWN_LAYER else layer,)
+    layers = NAMED if layer == ALL_LAYERS else ("" if layer == DEFAULT_LAYER else layer,)
     for entry in entries:
         try:
-            given = (MethodSpec(entry, "", tuple(params.get(entry, {}).items())),) if entry in METHODS else read_methods(entry)
-            methods += [resolve(replace(m, layer=m.layer or name)) for m in given for name in layers]
+            specs = (MethodSpec(entry, "", tuple(params.get(entry, {}).items())),) if entry in METHODS else read_methods(entry)
+            methods += [resolve(replace(m, layer=m.layer or name)) for m in specs for name in layers]
         except AttrlibError as error:
             problems.append(str(error))
     return list(dict.fromkeys(methods)), problems
 
 
 def layer_options(paths: Sequence[str]) -> list[str]:
-    """Return the layer options: `each method's own`, all three named layers at once, each of them, then all other layers."""
+    """Return the layer options: the default of each method, all three named layers at once, each of them, then all other layers."""
     named = [name for name in NAMED if name in paths]
     together = [ALL_LAYERS] if len(named) == len(NAMED) else []
-    return [OWN_LAYER, *together, *named, *(p for p in paths if p not in named)]
+    return [DEFAULT_LAYER, *together, *named, *(p for p in paths if p not in named)]

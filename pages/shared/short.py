@@ -8,17 +8,17 @@ from attrlib.protocols import resolve as resolve_protocol
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
 
 
-def short_method(given: MethodSpec) -> MethodSpec:
+def short_method(spec: MethodSpec) -> MethodSpec:
     """Return the method without its default layer and default parameters. Raises `AttrlibError` if it is invalid."""
-    own, default = resolve_method(given), resolve_method(MethodSpec(given.name))
-    layer = "" if own.layer == METHODS[own.name].default_layer else own.layer
-    return MethodSpec(own.name, layer, tuple(pair for pair in own.params if pair not in default.params))
+    resolved, default = resolve_method(spec), resolve_method(MethodSpec(spec.name))
+    layer = "" if resolved.layer == METHODS[resolved.name].default_layer else resolved.layer
+    return MethodSpec(resolved.name, layer, tuple(pair for pair in resolved.params if pair not in default.params))
 
 
-def short_protocol(given: ProtocolSpec) -> ProtocolSpec:
+def short_protocol(spec: ProtocolSpec) -> ProtocolSpec:
     """Return the protocol without default parameters. Raises `AttrlibError` if it is invalid."""
-    own, default = resolve_protocol(given), resolve_protocol(ProtocolSpec(given.name))
-    return ProtocolSpec(own.name, tuple(pair for pair in own.params if pair not in default.params))
+    resolved, default = resolve_protocol(spec), resolve_protocol(ProtocolSpec(spec.name))
+    return ProtocolSpec(resolved.name, tuple(pair for pair in resolved.params if pair not in default.params))
 
 
 def short_run(spec: RunSpec) -> RunSpec:

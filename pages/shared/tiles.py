@@ -96,7 +96,7 @@ def _tile(slot: Slot, view: ViewSpec) -> Tile:
 
 @st.cache_data(max_entries=32, show_spinner=False)
 def picture(image_digest: str, preprocessing: Preprocessing, _image: Image.Image) -> Image.Image:
-    """Return the photo as the model sees it at twice the resolution, cached across dial moves and polls."""
+    """Return the photo as the model sees it at twice the resolution, cached across slider moves and polls."""
     return preprocessing.view(_image, scale=2)
 
 
@@ -122,8 +122,8 @@ def _badge(diagnostics: Mapping[str, tuple[float, ...]]) -> None:
         st.empty()
         return
     error = diagnostics["convergence"][0]
-    hint = "How far the sum of the map is from f(x) - f(baseline), relative to that. More steps make it smaller."
-    text = f"convergence error {error:.1%}"
+    hint = "Difference between the sum of the map and f(x) - f(baseline), relative to the latter. More steps reduce it."
+    text = f"convergence error {100 * error:.1f} %"
     st.caption(f":orange[:material/warning: {text}: take more steps]" if error > CONVERGENCE_WARNING else text, help=hint)
 
 

@@ -48,8 +48,8 @@ def wanted() -> tuple[StudySpec, list[str]]:
     methods: list[MethodSpec] = []
     for text in state.t_methods:
         try:
-            given = (MethodSpec(text),) if text in METHODS else read_methods(text)
-            methods += [short_method(own) for own in given]
+            specs = (MethodSpec(text),) if text in METHODS else read_methods(text)
+            methods += [short_method(each) for each in specs]
         except AttrlibError as error:
             problems.append(str(error))
     params: dict[str, Value] = dict(state.t_params.get(state.t_study, {}))

@@ -27,34 +27,34 @@ def choose(row: pickers.Grid) -> None:
     """Show the controls for the study's inputs, in the cells of one row that wraps; an empty control means the study's default."""
     state = st.session_state
     spec, _ = choice.wanted()
-    own = create(StudySpec(state.t_study))
+    study = create(StudySpec(state.t_study))
     with row.cell(column_span=2):
-        count = len(own.models())
+        count = len(study.models())
         pickers.several(
-            "Run on my models",
+            "Models",
             (info.name for info in list_models()),
             "t_models",
-            f"Empty: the models that the study is made for. {pickers.MODEL_HINT}",
+            f"Empty: the shipped models of the study. {pickers.MODEL_HINT}",
             MOST_MODELS,
             placeholder=f"{count} shipped model{'s' if count > 1 else ''}",
         )
         _checkpoint()
     with row.cell():
-        pickers.data("t_data", "A named data set, or the path of a folder of class folders or of a CSV file.")
+        pickers.data("t_data", "The name of a data set, or the path of a folder of class folders or of a CSV file.")
     with row.cell():
         pickers.several(
             "Methods",
             METHODS,
             "t_methods",
-            "Empty: those of the study, with few samples where they are expensive. Methods that you name run at the settings that you give, "
-            "as in IG@Final:steps=20.",
+            "Empty: the methods of the study, with few samples for expensive ones. Methods that you choose run with your settings, as in "
+            "IG@Final:steps=20.",
             MOST_METHODS,
-            placeholder="the study's own",
+            placeholder="methods of the study",
         )
     with row.cell():
         st.number_input(
-            "Items", 2, 100_000, step=1, key="t_limit", persist_state="session", placeholder=str(own.limit),
-            help="Images, or grids, for each model. Empty: as many as fit into the study's budget on one core.",
+            "Items", 2, 100_000, step=1, key="t_limit", persist_state="session", placeholder=str(study.limit),
+            help="Images or grids per model. Empty: the default of the study.",
         )  # fmt: skip
         with st.popover("More", icon=":material/more_horiz:", width="stretch"):
             _more(dict(spec.params))
@@ -63,17 +63,17 @@ def choose(row: pickers.Grid) -> None:
 def _checkpoint() -> None:
     with st.popover("Weights, size", icon=":material/folder_open:"):
         custom_model.form("t")
-        st.caption("Fine-tuned on deleted patches? Say so under More: then single deletion is in the model's domain.")
+        st.caption("If the model was fine-tuned on deleted patches, set this under More: single deletion is then in its domain.")
 
 
-def _more(given: dict) -> None:
+def _more(current: dict) -> None:
     state = st.session_state
     for option in options_of(StudySpec):
         if option.name != "data":
             forms.option_input(option, f"t_{option.name}")
     params = tuple(p for p in params_of(STUDIES[state.t_study]) if p.name != choice.LIMIT)
-    st.caption(f"Of this study: {plain(create(StudySpec(state.t_study)).question)}")
-    values = forms.params_form(params, given, f"t_form_{state.t_study}")
+    st.caption(f"This study: {plain(create(StudySpec(state.t_study)).question)}")
+    values = forms.params_form(params, current, f"t_form_{state.t_study}")
     if values is not None:
         state.t_params = state.t_params | {state.t_study: values}
         st.rerun()

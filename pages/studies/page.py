@@ -15,9 +15,7 @@ def main() -> None:
     """Show the chooser for the study and its inputs; below it the finding, or the cost."""
     choice.start(st.query_params.to_dict())
     st.markdown("#### What makes an attribution good?")
-    st.caption(
-        "The papers' studies as saved questions. Each runs on the models that come with the project, and on your own model and data."
-    )
+    st.caption("Repeat the experiments of the papers on the shipped models, or on your models and data.")
     place = st.container()
     controls.choose_study()
     controls.choose(st.grid(min_column_width=170, gap="small", key="t_controls"))

@@ -94,19 +94,19 @@ def show_state(spec: StudySpec, job: Job | None) -> bool:
     """Show the progress of the study, why it failed, or what it would cost; return whether anything is pending."""
     if job is None:
         return _show_cost(spec)
-    event: StudyEvent = job.news or StudyEvent("waits for another run to end" if job.state is State.WAITING else "beginning")
+    event: StudyEvent = job.news or StudyEvent("waiting for another run to end" if job.state is State.WAITING else "starting")
     if not job.ended:
         job_panel.show_progress(event.share, event.doing, f"{100 * event.share:.0f} %", seconds_left=event.seconds_left)
-        st.caption("You may leave the page or close it: the study continues, and what is computed is kept.")
+        st.caption("You can leave or close this page: the study continues, and its results are kept.")
         return True
-    job_panel.show_ended(job, f"{100 * event.share:.0f} % are computed")
+    job_panel.show_ended(job, f"{100 * event.share:.0f} % computed")
     # It may have ended just now: the next rerun shows its result.
     return job.state is State.DONE
 
 
 def _show_cost(spec: StudySpec) -> bool:
     """Show what the study will cost; return whether that is still being estimated."""
-    text = "**Run the study** computes it, model by model; cached results of other runs are used."
+    text = "Press **Run the study** to compute it model by model. Cached results of other runs are reused."
     if _is_own(spec):
         minutes, models = create(spec).minutes, len(resolve(spec).models)
         st.info(

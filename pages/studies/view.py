@@ -29,7 +29,7 @@ def show(result: StudyResult) -> None:
         )  # fmt: skip
     grid = st.grid(min_column_width=380, gap="medium", key="t_words")
     with grid.cell():
-        st.markdown("**More of it**" if result.more else "**What to see**")
+        st.markdown("**Further findings**" if result.more else "**How to read it**")
         for line in result.more:
             st.markdown(f"- {_bold(line)}")
         st.caption(plain(result.see))
@@ -39,13 +39,13 @@ def show(result: StudyResult) -> None:
         st.dataframe(_columns(result), hide_index=True, width="stretch")
     left_out = refusals(result)
     if left_out:
-        with st.expander(f"Left out, as not defined here: {len(left_out)} reasons", icon=":material/block:"):
+        with st.expander(f"Left out because not defined here: {len(left_out)} reasons", icon=":material/block:"):
             for line in left_out:
                 st.markdown(f"- {plain(line)}")
     notices.notes(result.notes)
     st.caption(
         f"{len(result.models)} models: {plain(', '.join(result.models))}. {result.computed} results computed now, {result.cached} cached; "
-        f"computing took {duration(result.seconds)}."
+        f"{duration(result.seconds)} in total."
     )
 
 
@@ -56,12 +56,12 @@ def show_question(study: Study) -> None:
     with grid.cell():
         _papers(study.saw, study.papers)
     with grid.cell():
-        st.markdown("**What to see**")
+        st.markdown("**How to read it**")
         st.markdown(plain(study.see))
 
 
 def _papers(saw: str, papers: Sequence[Paper]) -> None:
-    st.markdown("**What the papers saw**")
+    st.markdown("**What the papers report**")
     st.markdown(plain(saw))
     st.caption(" · ".join(f"[{plain(paper.authors)}: {plain(paper.title)}]({paper.url})" for paper in papers))
 
@@ -77,7 +77,7 @@ def export(result: StudyResult | None) -> None:
     """Show download buttons; the files are made when a button is pressed."""
     with st.popover("Export", icon=":material/download:"):
         if result is None:
-            st.caption("Nothing to export yet: run the study, or wait until it is done.")
+            st.caption("Nothing to export yet. Run the study, or wait until it is done.")
             return
         for name, make in files_of(result).items():
             kind = name.rpartition(".")[2]

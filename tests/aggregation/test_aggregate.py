@@ -495,7 +495,7 @@ def test_figures_draw_bins_examples_and_boxes(model, folder, store) -> None:
     assert figure.data[0].boxpoints == "all"
     assert [scores[k].values[i] for k, i in figure.data[0].customdata] == list(figure.data[0].y)
     assert boxes([Scores("IxG", "Input", np.arange(POINTS + 1.0))], "DiFull", None, None).data[0].boxpoints is False
-    assert sorted(set(figure.data[0].x)) == ["Fin", "Inp"]
+    assert sorted(set(figure.data[0].x)) == ["Final", "Input"]
     assert [shape.y0 for shape in figure.layout.shapes] == [0.25, 1.0]
     assert mosaic([filled] * 3).size == (224, 224)
     single = Image.new("RGB", (8, 8))

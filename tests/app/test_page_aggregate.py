@@ -244,7 +244,7 @@ def test_photos_of_ones_own_go_into_a_grid_and_bad_ones_are_named(files):
 def test_single_images_make_no_grid(files):
     at = settle(start(files, setting="sds:target=prediction"))
     at.session_state["a_mode"] = "custom grid"
-    assert "Choose GridPG, DiFull or DiPart" in texts(settle(at))
+    assert "Custom grids need GridPG, DiFull or DiPart" in texts(settle(at))
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_nonsense_in_a_link_is_named_in_a_sentence(query, says, files):
 def test_a_method_that_is_not_defined_is_left_out_with_the_reason(files):
     at = started(start(files, methods="IxG@Input,IxG@Nowhere", limit="4"))
     assert len(rows(at)) == 1
-    assert "Left out, as not defined here: 1" in [e.label for e in at.expander]
+    assert "Left out because not defined here: 1" in [e.label for e in at.expander]
 
 
 def test_link_command_line_and_python_say_the_same(files):

@@ -167,8 +167,8 @@ def test_an_upload_with_transparency_says_what_was_done():
         ({"methods": "IG@Nowhere"}, "no layer"),
         ({"target": "-4"}, "target"),
         ({"target": "70000"}, "does not exist"),
-        ({"image": "/etc/passwd"}, "neither one of the samples nor a bird"),
-        ({"image": "upload:holiday.jpg"}, "upload it again"),
+        ({"image": "/etc/passwd"}, "neither a sample nor a bird"),
+        ({"image": "upload:holiday.jpg"}, "upload the photo again"),
         ({"sign": "sideways"}, "sign"),
         ({"smoothing": "4"}, "odd"),
         ({"opacity": "7"}, "opacity=7 is out of range"),
@@ -272,7 +272,7 @@ def test_no_method_chosen_says_what_to_do():
     at = start(methods="IxG").run()
     control(at, "methods").set_value([])
     at.run()
-    assert "No method is chosen" in texts(at)
+    assert "Choose methods above" in texts(at)
     assert not at.exception
 
 

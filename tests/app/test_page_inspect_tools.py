@@ -104,7 +104,7 @@ def test_too_many_maps_are_cut_off_with_a_message(small):
     at = opened(small, methods=",".join(names))
     control(at, "layer").set_value(selection.ALL_LAYERS)
     at.run()
-    assert "42 maps are too many to look at; the first 40 are shown" in texts(at)
+    assert "42 maps are too many to show; the first 40 are shown" in texts(at)
 
 
 def test_models_stand_in_rows_each_with_its_own_predicted_class(small):
@@ -190,7 +190,7 @@ def test_no_tool_is_open_until_one_is_chosen_and_the_link_restores_it(small):
 
 def test_without_a_map_a_tool_says_what_to_do(small):
     at = opened(small, methods="", tool="Compare")
-    assert "There is no map to look at" in texts(at)
+    assert "No map is available" in texts(at)
 
 
 def test_any_two_maps_are_compared(small):
@@ -204,7 +204,7 @@ def test_any_two_maps_are_compared(small):
     assert number(said(at), "Rank correlation") == pytest.approx(expected.correlation, abs=0.006)
     assert titles(at)[-3:] == ["IxG", "IxG", "Difference"]
     before = [n.value for n in nodes(at, "image")][-1]
-    at.segmented_control(key="compare_units").set_value("as they are")
+    at.segmented_control(key="compare_units").set_value("raw")
     at = settle(at)
     assert [n.value for n in nodes(at, "image")][-1] != before
     control(at, "methods").set_value(["IxG", "Gradient"])
@@ -285,7 +285,7 @@ def test_a_tool_that_fails_says_why_and_can_be_tried_again(small, monkeypatch):
 
 def test_a_map_stands_beside_those_of_a_twin_and_of_noise(small):
     at = opened(small, tool="Sanity")
-    assert titles(at)[-3:] == ["This model", "Shuffled twin", "Random"]
+    assert titles(at)[-3:] == ["This model", "Shuffled weights", "Random"]
     correlations = [re.search(r"rank correlation ([+−]\d\.\d\d)", line)[1] for _, line in heads(at)[-2:]]
     assert abs(float(correlations[1].replace("−", "-"))) < 0.2
     before = [n.value for n in nodes(at, "image")][-3:]

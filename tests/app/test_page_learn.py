@@ -88,8 +88,8 @@ def settle(at: AppTest) -> AppTest:
 
 
 def seen(at: AppTest) -> str:
-    """What to see, in words."""
-    return next(str(m.value) for m in at.main.markdown if "What to see" in str(m.value))
+    """The sentence on what the pictures show."""
+    return next(str(m.value) for m in at.main.markdown if "What you see" in str(m.value))
 
 
 def drawn(at: AppTest) -> str:
@@ -204,7 +204,7 @@ def test_the_score_of_idsds_is_that_of_drops_and_sums_by_hand():
                 drops.append(float(own(image)[0, item.label] - own(deleted)[0, item.label]))
                 sums.append(float(map_[place].sum()))
     value = float(spearman(torch.tensor([drops]), torch.tensor([sums])))
-    assert f"score is {value:+.2f}".replace("-", "−") in seen(at)
+    assert f"IxG scores {value:+.2f}".replace("-", "−") in seen(at)
     assert f"drop {drops[2]:+.2f}".replace("-", "−") in drawn(at)
 
 
@@ -279,7 +279,7 @@ def test_before_an_audience_there_is_no_sidebar_and_large_type():
     assert re.search(r"html {font-size: \d\dpx}", style(at))
     assert link(at)["present"] == "true"
     again = settle(start("sanity", present="true"))
-    assert again.button(key="learn_presenter").label == "Leave"
+    assert again.button(key="learn_presenter").label == "Exit"
     assert not again.button(key="learn_presenter").help
 
 

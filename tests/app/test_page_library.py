@@ -58,8 +58,8 @@ def test_a_shipped_model_shows_its_card(tmp_path, monkeypatch):
     for module in ("attrlib.models.zoo", "pages.library.models"):
         monkeypatch.setattr(f"{module}.shipped", lambda: {"own": tmp_path / "own.json"})
     at = settle(start())
-    assert "59.1% [56.0%, 62.0%]" in texts(at)
-    facts = next(t for t in tables(at) if "fact" in t).set_index("fact")["value"]
+    assert "59.1 % [56.0 %, 62.0 %]" in texts(at)
+    facts = next(t for t in tables(at) if "property" in t).set_index("property")["value"]
     assert facts["deletion-tuned"] == "grid=4, baseline=zeros"
     assert facts["parameters"] == "702,896"
     (tmp_path / "own.json").write_text("{}")
@@ -81,7 +81,7 @@ def test_models_are_searched_by_pattern(pattern, says):
 def test_a_search_without_a_match_says_so(pattern):
     at = settle(start())
     at.text_input(key="l_pattern").set_value(pattern)
-    assert "Nothing matches" in texts(settle(at))
+    assert "No model matches" in texts(settle(at))
 
 
 def test_a_wide_search_lists_the_first():
@@ -154,14 +154,14 @@ def fill() -> None:
 
 def test_an_empty_cache_says_what_to_do():
     at = settle(start(section="cache"))
-    assert "Nothing was run yet" in texts(at)
+    assert "No runs yet" in texts(at)
 
 
 def test_the_cache_shows_sizes_and_runs_and_is_verified():
     fill()
     at = settle(start(section="cache"))
     assert [m.label for m in at.metric] == ["Maps", "Results", "Runs"]
-    assert at.metric[0].delta == "1 kept"
+    assert at.metric[0].delta == "1 stored"
     runs = next(t for t in tables(at) if "command" in t)
     assert runs["command"][0] == "python -m attrlib score --data birds"
     assert runs["key"][0] == "0123456789ab"
@@ -181,7 +181,7 @@ def test_pruning_needs_a_confirmation():
     at.button(key="l_prune").click()
     at = settle(at)
     assert "Freed" in texts(at)
-    assert "Nothing was run yet" in texts(at)
+    assert "No runs yet" in texts(at)
     assert not at.checkbox(key="l_sure").value
     assert open_store().sizes().records == 0
 
@@ -209,13 +209,13 @@ def test_a_cache_that_cannot_be_opened_is_one_sentence(tmp_path, monkeypatch):
 def test_the_machine_is_described():
     at = settle(start(section="device"))
     assert [m.label for m in at.metric][:1] == ["Device"]
-    assert {"Memory of the computer", "This server", "Maps kept in memory"} <= {m.label for m in at.metric}
+    assert {"System memory", "This process", "Map cache"} <= {m.label for m in at.metric}
 
 
 def test_nonsense_in_the_link_is_named_and_the_models_are_shown():
     at = settle(start(section="<b>basement</b>"))
     assert "There is no section '<b>basement</b>'" in texts(at)
-    assert "Ready to use" in texts(at)
+    assert "Shipped models" in texts(at)
 
 
 @pytest.mark.parametrize("section", ["models", "data", "cache", "device"])
@@ -234,7 +234,7 @@ def test_the_doctor_says_what_is_valid_where_and_why_not(monkeypatch):
     monkeypatch.setattr(METHODS, "left_out", {"/own/mine.py": "SyntaxError in line 3"})
     at = settle(start(section="doctor"))
     assert "/own/mine.py: SyntaxError in line 3" in texts(at)
-    assert f"makes {3 * len(METHODS)} probes" in texts(at)
+    assert f"run {3 * len(METHODS)} probes" in texts(at)
     at.multiselect(key="l_doctor_methods").set_value(["Sobel", "Rollout"])
     at = settle(at)
     assert "python -m attrlib doctor --model efficientnet_lite0 --methods Rollout,Sobel --images 100" in texts(at).replace(
@@ -246,7 +246,7 @@ def test_the_doctor_says_what_is_valid_where_and_why_not(monkeypatch):
     assert list(table.loc["Rollout"][1:4]) == ["not defined"] * 3
     assert all(text.endswith("s") for text in table.loc["Sobel"][1:4])
     assert "has no self-attention" in table.loc["Rollout"]["remarks"]
-    assert "No method left a hook" in texts(at)
+    assert "No method left hooks" in texts(at)
     assert "**Rollout**: efficientnet" in texts(at)
     at.segmented_control(key="l_doctor_view_100").set_value("Memory for 100")
     table = tables(settle(at))[0].set_index("method")

@@ -85,7 +85,7 @@ def test_a_link_in_the_place_of_class_names_leads_nowhere(folders: tuple[Path, P
     assert check_model(spec) is spec
     (outside / "passwords.txt").write_text("secret")
     (inside / "own.txt").symlink_to(outside / "passwords.txt")
-    with pytest.raises(ModelError, match="in no folder that this app may read"):
+    with pytest.raises(ModelError, match="not in a folder that this app may read"):
         check_model(spec)
 
 

@@ -116,8 +116,8 @@ def test_the_first_visit_says_what_it_costs_and_what_to_do_next(monkeypatch: pyt
     at = planned(start())
     assert "Which method can I trust" in words(at)
     assert "40 results, 0 % cached" in words(at)
-    assert "about" in words(at)
-    assert "Start computes the maps and their scores" in words(at)
+    assert "About" in words(at)
+    assert "to compute the maps and their scores" in words(at)
     assert "Start" in buttons(at)
 
 
@@ -125,10 +125,10 @@ def test_a_model_is_added_by_architecture_file_and_size(data: Path) -> None:
     at = small(data).run()
     for field, value in (("architecture", "timm:test_resnet"), ("file", "random:1"), ("size", "64x96")):
         at.text_input(key=f"s_{field}").set_value(value)
-    press(at, "Add the model")
+    press(at, "Add model")
     assert control(at, "s_models").value == [TINY, "timm:test_resnet@random:1@64x96"]
     at.text_input(key="s_size").set_value("wide")
-    press(at, "Add the model")
+    press(at, "Add model")
     assert "'wide' is not valid" in words(at)
     assert len(control(at, "s_models").value) == 2
 
@@ -149,7 +149,7 @@ def test_nothing_chosen_says_what_to_choose(field: str, says: str, data: Path) -
 
 def test_what_is_not_defined_on_the_model_is_shown_with_the_reason_and_the_rest_runs(data: Path) -> None:
     at = planned(small(data, model=GELU, protocols="sds:grid=2,idsds", methods="IxG,Guided Backprop"))
-    assert "Left out, as not defined here: 3" in [e.label for e in at.expander]
+    assert "Left out because not defined here: 3" in [e.label for e in at.expander]
     assert "fine-tuned" in words(at)
     at = finished(press(at, "Start"))
     assert board(at)["method"] == ["IxG"]
@@ -209,7 +209,7 @@ def test_a_running_run_shows_its_scores_so_far_and_can_be_cancelled_and_resumed(
     assert buttons(at)[-1] == "Cancel"
     press(at, "Cancel")
     until(at, lambda at: "ancelled, " in words(at))
-    assert "6 of 18 results are computed" in words(at)
+    assert "6 of 18 results computed" in words(at)
     assert open_store().runs()[0].state == "cancelled"
     gate.set()
     finished(press(at, "Resume"))

@@ -72,7 +72,7 @@ def test_a_run_leads_to_finding_figure_table_and_export(data: Path) -> None:
     at = done(press(at, "Run the study"))
     text = words(at)
     assert "is most robust to rotation" in text
-    assert "What the papers saw" in text
+    assert "What the papers report" in text
     assert "results computed now" in text
     assert len(nodes(at, "plotly_chart")) == 1
     table = at.dataframe[0].value
@@ -134,7 +134,7 @@ def test_what_cannot_be_studied_says_why(data: Path) -> None:
 def test_data_that_the_app_may_not_read_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTRLIB_DATA_ROOTS", str(tmp_path / "allowed"))
     at = until(start(study="robustness:limit=3", models="efficientnet_lite0", data="/etc"), lambda at: bool(at.error))
-    assert "neither a data set by name nor in a folder that this app may read" in words(at)
+    assert "neither the name of a data set nor in a folder that this app may read" in words(at)
 
 
 def test_controls_and_spec_say_the_same(data: Path) -> None:

@@ -49,7 +49,7 @@ def wait_for(page: Page, lesson: str) -> None:
     page.wait_for_url(f"**lesson={lesson}&**")
     settle(page)
     expect(page.get_by_role("heading", name=LESSONS[lesson].title)).to_be_visible()
-    expect(page.get_by_text("What to see.")).to_be_visible()
+    expect(page.get_by_text("What you see.")).to_be_visible()
     page.wait_for_function(KEYS_WORK)
 
 
@@ -147,7 +147,7 @@ def test_a_lesson_before_an_audience_fits_on_one_screen_and_its_link_opens_the_s
     page.locator(".st-key-learn_idsds_method").get_by_role("combobox").click()
     page.get_by_role("option", name="Grad-CAM").click()
     page.wait_for_url("**method=Grad-CAM**")
-    score = page.get_by_text(re.compile("For this bird and Grad-CAM the score is"))
+    score = page.get_by_text(re.compile("For this bird, Grad-CAM scores"))
     expect(score).to_be_visible()
     words = score.inner_text()
     page.goto(page.url)

@@ -196,7 +196,7 @@ def test_a_path_leads_from_the_whole_picture_to_none_of_it(model, photo, attribu
     for step in range(path.steps):
         assert torch.equal(path.deleted(step) | path.following(step), path.deleted(step + 1))
     red, green, blue = (round(255 * m) for m in model.preprocessing.mean)
-    assert (path.instead == (red, green, blue)).all()
+    assert (path.replacement_values == (red, green, blue)).all()
 
 
 def test_an_invalid_grid_or_order_is_refused(model, photo, attribution):
@@ -267,7 +267,7 @@ def test_methods_at_all_three_layers_become_widgets_and_come_back():
     assert selection.by_layer(methods)
     assert not selection.by_layer(methods[1:])
     assert not selection.by_layer([])
-    assert selection.as_widgets(methods[:2])[0] == selection.OWN_LAYER
+    assert selection.as_widgets(methods[:2])[0] == selection.DEFAULT_LAYER
 
 
 def test_a_method_typed_with_a_layer_keeps_it():

@@ -104,7 +104,7 @@ def test_the_number_of_rows_keeps_the_largest_output_small(monkeypatch: pytest.M
     assert module.passed == [16, 16]
     module.passed.clear()
     # Of float32, two rows and a half.
-    monkeypatch.setattr("attrlib.methods.attribution.KEPT", 10 * largest)
+    monkeypatch.setattr("attrlib.methods.attribution.MAX_LAYER_BYTES", 10 * largest)
     assert close(attribute(model, spec, images, (1, 0, 2, 1)).maps, expected.maps)
     assert module.passed == [2] * 16
 

@@ -146,16 +146,16 @@ def test_shared_seconds_count_in_full_for_each_that_uses_them() -> None:
         )
         inner = lambda: context.shared("inner", lambda: 1)  # noqa: E731
         assert context.shared("outer", lambda: inner() + 1) == 2  # inner takes one tick, outer three
-        assert context.spared == 0
+        assert context.shared_seconds == 0
         assert inner() == 1
-        assert context.spared == 1
+        assert context.shared_seconds == 1
         assert context.shared("other", inner) == 1  # itself one tick, and the one that inner had taken
-        assert context.spared == 2
-        context.spared = 0
+        assert context.shared_seconds == 2
+        context.shared_seconds = 0
         assert context.shared("outer", lambda: 0) == 2
-        assert context.spared == 3
+        assert context.shared_seconds == 3
         assert context.shared("other", lambda: 0) == 1
-        assert context.spared == 5
+        assert context.shared_seconds == 5
 
 
 @pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="no bfloat16 here")
