@@ -95,7 +95,7 @@ def test_one_choice_shows_every_method_at_all_three_layers(small):
     assert [line.split(" ")[0] for _, line in heads(at)[1:4]] == ["Input", "Middle", "Final"]
     fields = link(at)
     again = settle(start(**fields))
-    assert (again.selectbox(key="layer").value, again.multiselect(key="methods").value) == (selection.ALL_LAYERS, ["IxG", "Gradient"])
+    assert (control(again, "layer").value, control(again, "methods").value) == (selection.ALL_LAYERS, ["IxG", "Gradient"])
     assert link(again) == fields
 
 
