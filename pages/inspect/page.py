@@ -19,7 +19,9 @@ def main() -> None:
     state = st.session_state
     choice.start(st.query_params.to_dict())
     st.markdown("#### Why did the model say that?")
-    st.caption("One photo, many methods side by side: which pixels raise (orange) and which lower (blue) the score of the target class.")
+    st.caption(
+        "One photo, many methods side by side: which pixels raise and which lower the score of the target class, in signed maps orange and blue."
+    )
     place = st.container()
     row = st.grid(min_column_width=150, gap="small", key="controls")
     photo = choosers.choose_photo(row)
