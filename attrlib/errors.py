@@ -68,7 +68,7 @@ def unknown(kind: str, name: object, valid: Iterable[str], more: str = "") -> st
     if str(name).lower() in lower:
         near = [lower[str(name).lower()]]
     shown = near or names[:12]
-    hint = f"Did you mean {' or '.join(shown)}?" if near else f"Known: {', '.join(shown)}{', ...' if len(names) > 12 else ''}."
+    hint = f"Did you mean {' or '.join(shown)}?" if near else f"Known: {', '.join(shown)}{', ...' if len(names) > 12 else '.'}"
     return f"unknown {kind} {str(name)[:80]!r}. {hint}{' ' + more if more else ''}"
 
 

@@ -115,6 +115,11 @@ def test_the_site_builds_without_a_warning(site: Path) -> None:
     assert not (site / "_build").exists()
 
 
+def test_the_page_of_the_command_line_has_the_options_of_every_command(site: Path) -> None:
+    page = (site / "reference/cli/index.html").read_text()
+    assert set(re.findall(r'\bid="?((?:explain|score)-[a-z-]+)', page)) >= {"explain-image", "explain-methods", "score-data", "score-limit"}
+
+
 def test_every_formula_is_converted(site: Path) -> None:
     for name, count in (("methods", len(OURS)), ("protocols", len(PROTOCOLS))):
         page = (site / f"reference/{name}/index.html").read_text()

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from attrlib.cli.common import Device, Json, command, read_options
+from attrlib.data.images import Photo
 from attrlib.data.pictures import open_image
 from attrlib.engine.explain import MANIFEST, Explanation, check_same, explain_photo, first, read_manifest
-from attrlib.errors import SpecError
+from attrlib.errors import ImageError, SpecError
 from attrlib.methods import defined, names_many, read_methods
 from attrlib.models import load_model
 from attrlib.progress import Progress
@@ -55,7 +56,7 @@ def explain(
         content = None
         spec = read_options(ExplainSpec, options, methods=lambda text: read_methods(text, layer))
     budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
-    photo = open_image(spec.image)
+    photo = _open(spec.image, manifest if "image" not in options else None)
     for note in photo.notes:
         typer.echo(f"note: {photo.name}: {note}", err=True)
     classifier = load_model(spec.model.architecture, device, **spec.model.options())
@@ -74,6 +75,16 @@ def explain(
     write_files(out, files)
     same = None if content is None else content["files"] == json.loads(files[MANIFEST])["files"]
     _report(explanation, out, same, as_json)
+
+
+def _open(image: str, manifest: Path | None) -> Photo:
+    """Open the picture; if it is one that a manifest names and it is missing, the error says how to give another path."""
+    try:
+        return open_image(image)
+    except ImageError as error:
+        if manifest is None:
+            raise
+        raise ImageError(f"{error}. {manifest} names it; add --image PATH if it lies elsewhere") from None
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:

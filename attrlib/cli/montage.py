@@ -27,7 +27,7 @@ def montage(
             help="Further models for methods that are not defined on the first, separated by commas: NAME or NAME@CHECKPOINT, with @HxW.",
         ),
     ] = "",
-    image: Annotated[str, typer.Option("--image", help="A JPEG, PNG or WebP file, or sample:NAME.")] = "sample:cat",
+    image: Annotated[str, typer.Option("--image", help="A JPEG, PNG or WebP file, sample:NAME, or birds:SPLIT/INDEX.")] = "sample:cat",
     methods: Annotated[
         str,
         typer.Option(

@@ -43,6 +43,9 @@ def app(
         word for name, value in _flat(settings) for word in (f"--{name}", str(value).lower() if isinstance(value, bool) else str(value))
     ]
     run = [sys.executable, "-m", "streamlit", "run", str(script), *flags]
+    if os.name == "posix":
+        # In place of this process, so that a signal to it ends the app.
+        os.execve(run[0], run, environment)
     raise typer.Exit(subprocess.run(run, env=environment, check=False).returncode)
 
 

@@ -121,7 +121,7 @@ def grid_items(
         needed = grid * grid - 1 if corners else grid * grid
         raise DataError(
             f"{allowed}: a {grid} x {grid} grid needs images of {needed} classes{', two of one of them' if corners else ''}. "
-            "Lower confidence, use more images, or a smaller grid"
+            f"Lower confidence, use more images, or {'a smaller grid' if grid > 2 else 'a model and data of more classes'}"
         )
     chosen = [[passed[position] for position in cells] for cells in grids[:limit]]
     items = tuple(

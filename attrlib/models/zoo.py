@@ -60,6 +60,10 @@ def check_name(name: str) -> None:
         if architecture not in architectures()[source]:
             raise ModelError(unknown(f"{source} model", architecture, architectures()[source]))
     else:
+        if same := [f"{hub}:{name}" for hub in ("timm", "torchvision") if name in architectures()[hub]]:
+            raise ModelError(f"unknown model {name!r}. Did you mean {' or '.join(same)}?")
+        if name.endswith(SUFFIXES):
+            raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
         advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
         raise ModelError(unknown("model", name, [EMBEDDED, *shipped()], advice))
 
@@ -106,7 +110,10 @@ def load_model(
     elif checkpoint is None and (name.endswith(SUFFIXES) or Path(name).is_file()):
         card_file = card_of(name)
         if card_file is None:
-            raise ModelError(f"{name!r} is a checkpoint file; give its architecture too, for example architecture='timm:resnet18'")
+            raise ModelError(
+                f"{name!r} is a checkpoint file; give its architecture too, for example architecture='timm:resnet18' in Python, "
+                "or --model timm:resnet18 --checkpoint FILE"
+            )
         name, checkpoint = Card.read(card_file).architecture, name
     check_name(name)
     where = pick_device(device)

@@ -25,7 +25,9 @@ class ExplainSpec(Spec):
 
     model: ModelSpec = nested(ModelSpec)
     image: str = param(
-        REQUIRED, "A JPEG, PNG or WebP file, or sample:NAME", missing="no image given: add --image FILE, or try --image sample:cat"
+        REQUIRED,
+        "A JPEG, PNG or WebP file, sample:NAME, or birds:SPLIT/INDEX",
+        missing="no image given: add --image FILE, or try --image sample:cat",
     )
     methods: tuple[MethodSpec, ...] = methods_param()
     target: int | None = param(

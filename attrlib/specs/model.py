@@ -63,7 +63,7 @@ class ModelSpec(Spec):
     )
     checkpoint: str | None = param(
         None,
-        "Weights file for the architecture, or random:SEED. A file NAME.txt next to it may list the class names, one per line",
+        "Weights file for the architecture, or random:SEED. A file NAME.txt next to it may list the class names, one per line, and a model card NAME.json also gives the preprocessing",
         auto="pretrained weights",
         none="",
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import typer
 
-from attrlib.cli import app
+from attrlib.cli.app import COMMANDS, app, load
 from docs._build.markup import table, text
 
 HEAD = """---
@@ -13,8 +13,8 @@ description: Every command of attrlib with its arguments and options.
 
 # Command line
 
-`attrlib COMMAND` and `python -m attrlib COMMAND` are the same. Errors end in one line on standard error and exit code 2; a cancelled
-command exits with 130. With `--json`, a command prints one JSON object to standard output.
+`attrlib COMMAND` and `python -m attrlib COMMAND` are the same. Errors end in one line on standard error and exit code 2, below the
+usage if an option does not exist; a cancelled command exits with 130. With `--json`, a command prints one JSON object to standard output.
 
 ```bash
 attrlib --help
@@ -28,11 +28,11 @@ attrlib score --help
 
 def page() -> str:
     """Return the page."""
+    # A command that is not imported is a stand-in without arguments and options.
+    for name in COMMANDS:
+        load(name)
     group: Any = typer.main.get_command(app)
-    # Through the group's methods, because it may import a command only when asked for it.
-    context = typer.Context(group)
-    every = {name: group.get_command(context, name) for name in sorted(group.list_commands(context))}
-    commands = {name: command for name, command in every.items() if not command.hidden}
+    commands = {name: command for name, command in sorted(group.commands.items()) if not command.hidden}
     rows = [(f"[`{name}`](#{name})", text(sentence(command.help))) for name, command in commands.items()]
     parts = [HEAD.format(overview=table(("Command", "What it does"), rows))]
     shared = [option for option in group.params if not option.hidden and option.help]

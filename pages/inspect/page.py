@@ -19,7 +19,9 @@ def main() -> None:
     state = st.session_state
     choice.start(st.query_params.to_dict())
     st.markdown("#### Why did the model say that?")
-    st.caption("One photo, many attribution methods side by side. Orange pixels raise the logit of the target class, blue pixels lower it.")
+    st.caption(
+        "One photo, many attribution methods side by side. In signed maps, orange pixels raise the logit of the target class, and blue pixels lower it."
+    )
     top_of_page = st.container()
     row = st.grid(min_column_width=150, gap="small", key="controls")
     photo = choosers.choose_photo(row)

@@ -116,7 +116,7 @@ def table(page: Page, button: str) -> list[dict[str, str]]:
 def test_a_link_to_any_page_leads_to_all_others(app, browser):
     page = visit(browser, f"{app}/library")
     links = page.locator('[data-testid="stSidebarNavLink"]')
-    expect(page.get_by_text("What is there?")).to_be_visible()
+    expect(page.get_by_text("What is available?")).to_be_visible()
     expect(links).to_contain_text(["Inspect", "Aggregate", "Scores", "Library"])
     links.filter(has_text="Scores").click()
     expect(page.get_by_text("Which method can I trust on this model?")).to_be_visible()

@@ -387,6 +387,15 @@ def test_a_difference_from_the_manifest_is_reported(explained: Path, tmp_path: P
     assert strict(succeeds("explain", "--from", tmp_path / "m.json", "--out", tmp_path / "out", "--json").stdout)["identical"] is False
 
 
+def test_a_missing_picture_of_a_manifest_can_be_given_elsewhere(explained: Path, tmp_path: Path) -> None:
+    manifest = json.loads((explained / "manifest.json").read_text())
+    manifest["spec"]["image"] = "gone.png"
+    (tmp_path / "m.json").write_text(json.dumps(manifest))
+    start = ("explain", "--from", tmp_path / "m.json", "--out", tmp_path / "out")
+    assert "add --image" in fails(*start)
+    assert "add --image" not in fails(*start, "--image", "gone.png")
+
+
 def test_another_picture_or_other_weights_are_refused(explained: Path, weights: Mapping[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     start = ("explain", "--from", explained / "manifest.json", "--out", out)
