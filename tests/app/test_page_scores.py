@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
-from support.browser import chromium, serve, visit
+from support.browser import chromium, serve, settle, visit
 from support.pages import Checkpoints, buttons, control, heads, link, nodes, open_page, press, texts, titles, until, words
 from support.runs import classifier, pictures
 from support.waiting import LIMIT, PAUSE
@@ -603,6 +603,9 @@ def test_from_a_link_to_the_worst_image_and_a_file_to_take_away(browser: Browser
         assert box is not None
         board.click(position={"x": 120, "y": 36 * 2.5 + 36})
         expect(chosen).not_to_have_value(before)
+        # Streamlit drops the file of a download if the page reruns meanwhile, as it does when the new pictures are there.
+        expect(page.locator('img[alt^="Worst"]')).to_have_count(2)
+        settle(page)
         page.get_by_role("button", name="Export").click()
         with page.expect_download() as download:
             page.get_by_role("button", name="Report (HTML)").click()
