@@ -297,7 +297,7 @@ def test_the_packaged_weights_are_loaded_strictly(spoil):
         ("torchvision:resnet180", "resnet18"),
         ("torchvision:ResNet18", "resnet18"),
         ("torchvision:quantized_resnet18", "resnet18"),
-        ("resnet18", "timm:NAME or torchvision:NAME"),
+        ("resnet18", "Did you mean timm:resnet18 or torchvision:resnet18"),
         ("hub:resnet18", "timm:NAME or torchvision:NAME"),
         ("timm:", "timm:NAME or torchvision:NAME"),
         ("", "efficientnet_lite0"),
