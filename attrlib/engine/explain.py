@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from attrlib.figures.panel import Tile, panel
 from attrlib.methods import Attribution, AttributionOptions, attribute_all, resolve
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
-from attrlib.specs import NUMERICS, ExplainSpec, ViewSpec
+from attrlib.specs import NUMERICS, ExplainSpec, MethodSpec, ViewSpec
 
 PANEL, ARRAYS, MANIFEST = "panel.png", "maps.npz", "manifest.json"
 _MAX_MANIFEST = 1 << 20
@@ -41,7 +41,8 @@ class Explanation:
 
     def tiles(self) -> list[Tile]:
         """Return the tile of each map in the panel."""
-        return [tile(a, self.spec.view) for a in self.attributions]
+        titles = titles_of([a.spec for a in self.attributions])
+        return [replace(tile(a, self.spec.view), title=title) for a, title in zip(self.attributions, titles, strict=True)]
 
     def files(self) -> dict[str, bytes]:
         """Return panel, arrays and manifest by file name; the bytes are the same for the same spec, weights, image and machine."""
@@ -84,6 +85,16 @@ def explain_photo(
     targets = None if spec.target is None else [model.target(spec.target)]
     options = AttributionOptions(spec.seed, rows_within(model, max_memory), on_progress=on_progress)
     return Explanation(spec, model, photo, attribute_all(model, methods, images, targets, options))
+
+
+def titles_of(methods: Sequence[MethodSpec]) -> list[str]:
+    """Return the names of resolved methods, with the parameters in which methods of one name at one layer differ."""
+    titles = []
+    for method in methods:
+        same = [other.values for other in methods if (other.name, other.layer) == (method.name, method.layer)]
+        differing = [name for name in method.values if len({values[name] for values in same}) > 1]
+        titles.append(" ".join([method.name, *(f"{name}={method.values[name]}" for name in differing)]))
+    return titles
 
 
 def tile(attribution: Attribution, view: ViewSpec) -> Tile:

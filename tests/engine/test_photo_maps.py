@@ -12,6 +12,7 @@ from attrlib.data.birds.dataset import Birds
 from attrlib.data.images import Photo, open_photo
 from attrlib.data.pictures import open_image
 from attrlib.engine.cache import InMemoryCache
+from attrlib.engine.explain import titles_of
 from attrlib.engine.photo_maps import PhotoMaps
 from attrlib.errors import Cancelled, MethodError
 from attrlib.methods import AttributionOptions, SharedMaps, attribute, resolve
@@ -119,6 +120,14 @@ def test_stored_precision_is_that_of_the_map(model: attrlib.Classifier, data: Pa
     computed = maps_of(model, photo_of(data), cache).attribute(method)
     assert torch.equal(computed.maps, computed.maps.half().float())
     assert torch.equal(maps_of(model, photo_of(data), cache).attribute(method).maps, computed.maps)
+
+
+def test_tiles_of_one_method_are_titled_with_the_parameters_in_which_they_differ() -> None:
+    methods = [
+        resolve(m) for m in parse_methods("IG:steps=5,IG:steps=30,IG@Final:steps=5,IxG,SmoothGrad:samples=2,SmoothGrad:samples=2:noise=0.3")
+    ]
+    assert titles_of(methods) == ["IG steps=5", "IG steps=30", "IG", "IxG", "SmoothGrad noise=0.15", "SmoothGrad noise=0.3"]
+    assert titles_of(methods[:1]) == ["IG"]
 
 
 def test_errors_and_cancelling_leave_the_rest_usable(model: attrlib.Classifier, data: Path) -> None:
