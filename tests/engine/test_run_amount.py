@@ -65,7 +65,7 @@ def test_a_run_ends_when_intervals_are_narrow(model: attrlib.Classifier, tmp_pat
         (stored,) = (r for r in other.runs() if r.state == "done")
         assert {len(part["items"]) for part in stored.parts.values()} == {expected}
         assert compare(model, "sds", "IxG,Random", data, other, ci_width=width / 100).computed == 2 * (100 - expected)
-    assert same(compare(model, "sds", "IxG,Random", data, store, ci_width=width), narrow), "what is known ends it at the same item"
+    assert same(compare(model, "sds", "IxG,Random", data, store, ci_width=width), narrow), "cached results end it at the same item"
 
 
 def test_each_confidence_has_grids_of_its_own(model: attrlib.Classifier, data: Path, tmp_path: Path, store: Store) -> None:
@@ -206,7 +206,7 @@ def test_a_budget_below_one_image_is_said(below: int, model: attrlib.Classifier,
         compare(model, "sds", "IxG", data, store, max_memory=budget)
     assert model.name in str(error.value)
     assert compare(model, "sds", "IxG", data, store, max_memory=budget + below).computed == 20
-    # What is known needs no memory.
+    # Cached results need no memory.
     assert compare(model, "sds", "IxG", data, store, max_memory=1).cached == 20
 
 

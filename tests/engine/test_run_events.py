@@ -59,7 +59,7 @@ def test_events_count_only_what_must_be_computed(model: attrlib.Classifier, data
     events: list[Event] = []
     compare(model, "sds", "IxG,Random", data, store, on_progress=events.append)
     assert {e.total for e in events} == {28}
-    assert events[0].scores["sds", "IxG"].n == 12, "what is known is shown from the first"
+    assert events[0].scores["sds", "IxG"].n == 12, "cached results are shown from the first event"
     events.clear()
     compare(model, "sds", "IxG,Random", data, store, on_progress=events.append)
     assert [e for e in events if e.done < e.total] == []

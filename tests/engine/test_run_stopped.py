@@ -179,4 +179,4 @@ def test_images_are_loaded_ahead_by_a_thread_and_not_too_far(
     assert all(name.startswith("attrlib-loader") for name in loaded), "none by the thread that computes"
     assert 2 <= max(ahead) <= 4
     assert compare(model, "sds", "Random", data, store).cached == 160
-    assert len(loaded) == 10, "nothing is read for what is known"
+    assert len(loaded) == 10, "no image is read for cached results"

@@ -66,7 +66,7 @@ def test_a_full_disk_ends_no_run(
     assert disk.full
     assert same(whole, result)
     assert any("disk is full" in note and "memory only" in note for note in result.notes)
-    assert compare(model, f"sds,{GRID}", "IxG,Random", data, store).computed == 0, "known to this process"
+    assert compare(model, f"sds,{GRID}", "IxG,Random", data, store).computed == 0, "cached in this process"
     assert max(calls.times.values()) == 1
     disk.full = False
     wait_out(store)
