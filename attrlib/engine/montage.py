@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from attrlib.data.images import Photo
-from attrlib.engine.explain import tile
+from attrlib.engine.explain import tile, titles_of
 from attrlib.errors import AttrlibError
 from attrlib.figures.panel import Tile, panel
 from attrlib.methods import METHODS, Attribution, AttributionOptions, attribute_each, resolve
@@ -96,7 +96,9 @@ def draw_montage(models: Sequence[Classifier], photo: Photo, shown: Sequence[Sho
         one.model.class_names[one.result.target[0]] for one in shown if isinstance(one.result, Attribution) and one.model is models[0]
     ]
     title = classes[0].split(",")[0] if classes else ""
-    return panel(picture, title, [_tile(one, models[0], view) for one in shown], view, COLUMNS).quantize(256, dither=Image.Dither.NONE)
+    names = titles_of([resolve(one.method) for one in shown])
+    tiles = [replace(_tile(one, models[0], view), title=name) for one, name in zip(shown, names, strict=True)]
+    return panel(picture, title, tiles, view, COLUMNS).quantize(256, dither=Image.Dither.NONE)
 
 
 def _tile(one: Shown, first: Classifier, view: ViewSpec) -> Tile:
