@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from attrlib.errors import AttrlibError, LayerError, ModelError
 from attrlib.models.classifier import Classifier
 from attrlib.models.layers import Layer, Layout
-from attrlib.models.split import Split
+from attrlib.models.split import Split, first_tensor, with_first
 
 
 def grid_view(model: Classifier, setting: str, n: int, cell: int = 0) -> Classifier:
@@ -115,7 +115,7 @@ class DiFullView(CellView):
 
 class _DiFullSplit(Split):
     def __init__(self, view: DiFullView, layer: Layer, inner: Split):
-        super().__init__(inner.module, inner.path, cut=inner.cut)
+        super().__init__(inner.module, inner.path, cut=inner.cut, memory_format=inner.memory_format)
         self._view, self._layer, self._inner = view, layer, inner
 
     def fresh(self) -> Split:
@@ -195,7 +195,7 @@ class DiPartView(CellView):
 
 class _DiPartSplit(Split):
     def __init__(self, view: DiPartView, layer: Layer, inner: Split):
-        super().__init__(inner.module, inner.path, cut=inner.cut)
+        super().__init__(inner.module, inner.path, cut=inner.cut, memory_format=inner.memory_format)
         self._view, self._layer, self._inner = view, layer, inner
         finished = [name for name, layer in view.model.layers.items() if name == layer.path]
         self.downstream = bool(layer.path) and finished.index(layer.path) >= finished.index(view._final.path)
@@ -214,8 +214,10 @@ class _DiPartSplit(Split):
         if self.downstream:
             return self._inner.after(view._crop(output, self._layer.layout), rows)
 
-        def cut(_module: nn.Module, _args: Any, features: Tensor) -> Tensor:
-            return view._crop(features, view._final.layout)
+        def cut(_module: nn.Module, _args: Any, output: Any) -> Any:
+            features = first_tensor(output)
+            assert features is not None, "Final is a layer"
+            return with_first(output, view._crop(features, view._final.layout))
 
         with ExitStack() as stack:
             stack.callback(self.module.get_submodule(view._final.path).register_forward_hook(cut).remove)

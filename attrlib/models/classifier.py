@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from itertools import chain
 from weakref import WeakKeyDictionary
@@ -14,10 +14,14 @@ from torch import Tensor, nn
 
 from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
 from attrlib.models.code import code_of
+from attrlib.models.failures import check_values, failure, not_logits
+from attrlib.models.forward import logits_of, memory_format, returning_logits, seeded
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.preserve import preserved, reduced
+from attrlib.models.probes import Behaviour, behaviour
 from attrlib.models.split import Split
+from attrlib.models.unwrapping import in_float32, unwrapped
 from attrlib.models.weights import WeightDigest
 from attrlib.specs import ModelSpec, digest
 
@@ -56,6 +60,9 @@ class Classifier:
 
     Created by `attrlib.load_model` and `attrlib.wrap_model`. No computation through a classifier changes the module.
 
+    Wrappers that only distribute or compile the module are left out. If its weights are not float32, `module` is a copy that is. An output
+    with an entry `logits` is replaced by it.
+
     Args:
         module: The network, from normalised images (B,3,H,W) to logits (B,C).
         preprocessing: Maps a PIL picture to the network's input.
@@ -66,6 +73,8 @@ class Classifier:
 
     Attributes:
         derived: Cache of the views of this classifier that `attrlib.models.cells` creates.
+        memory_format: Memory format in which the module takes images.
+        unreachable: Cache of `attrlib.methods.differentiable`: why no gradient reaches a layer, by path; empty if one does.
 
     Raises:
         ModelError: The module is not a classifier, has weights without values, or `class_names` does not fit its outputs.
@@ -80,7 +89,8 @@ class Classifier:
         layer_names: Mapping[str, str] | None = None,
         deletion_tuned: bool = False,
     ):
-        self.module = module
+        check_values(module := unwrapped(module), str(spec))
+        self.module, copied = in_float32(module)
         self.preprocessing = preprocessing
         self.spec = spec
         self.deletion_tuned = deletion_tuned
@@ -89,7 +99,10 @@ class Classifier:
         self.derived: dict[tuple[object, ...], Classifier] = {}
         self._splits: dict[tuple[str, torch.Size], Split] = {}
         self._layouts: dict[tuple[int, int], dict[str, Layout]] = {}
-        self._lock = _lock_of(module)
+        self._lock = _lock_of(self.module)
+        self._found_at_load = (copied,) if copied else ()
+        self.unreachable: dict[str, str] = {}
+        self.memory_format, self._returns_more = torch.channels_last, False
         outputs = self._probe_outputs()
         if class_names is not None and len(class_names) != outputs:
             raise ModelError(f"{len(class_names)} class names for a model with {outputs} outputs; give one name per output")
@@ -136,19 +149,39 @@ class Classifier:
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (B,C) of normalised images (B,3,H,W), differentiable with respect to the images."""
         with self.session():
-            return self.module(self.place(images))
+            return self.run(self.place(images))
+
+    def run(self, images: Tensor) -> Tensor:
+        """Return the logits (B,C) of images that are placed, also if the module writes into them; call it inside `session()`."""
+        if self.behaviour.one_by_one and len(images) > 1:
+            return torch.cat([self.module(image.clone()) for image in images.split(1)]).float()
+        # Copied, because the module may write into its input.
+        return self.module(images.clone()).float()
 
     def place(self, images: Tensor) -> Tensor:
-        """Move the images to the model's device, in the memory format in which convolutions are fastest."""
+        """Move the images to the model's device, in the fastest memory format that the model accepts."""
         images = images.clone() if images.is_inference() else images
-        return images.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
+        return images.to(self.device, torch.float32).contiguous(memory_format=self.memory_format)
 
     @contextmanager
     def session(self, fast: bool = False) -> Iterator[None]:
         """Run one computation at a time in evaluation mode and restore the module afterwards; in full float32, or in bfloat16 if `fast`."""
         precision = reduced(self.module, self.device) if fast else torch.autocast(self.device.type, enabled=False)
-        with self._lock, torch.inference_mode(False), preserved(self.module), precision:
+        reading = returning_logits(self.module) if self._returns_more else nullcontext()
+        with self._lock, torch.inference_mode(False), preserved(self.module), precision, reading:
             yield
+
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        """Return how the outputs depend on other images and on chance, found out by a few passes."""
+        # The generators are restored, but not set: two equal calls must draw different numbers.
+        with self.session(), torch.no_grad(), seeded(self.device):
+            return behaviour(self.module, self._probe(2))
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Return what the probes found that a reader of results must know."""
+        return (*self._found_at_load, *self.behaviour.findings)
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
@@ -183,6 +216,11 @@ class Classifier:
             return Layer(name, path, layout)
         if name == "Input" or name in self.layers:
             return self.layers[name]
+        if outside := next((p for p in _ancestors(name) if isinstance(_submodule(self.module, p), torch.jit.ScriptModule)), None):
+            raise LayerError(
+                f"layer {name!r} of {self.name} cannot be read: {outside or 'the module'} is a TorchScript module, which runs outside of Python; "
+                "explain at Input, or wrap the module that it was made from"
+            )
         if name in NAMED:
             raise LayerError(
                 f"{self.name} has no layer {name}: none of its modules runs exactly once and yields a map; use a method at Input, or name the "
@@ -218,7 +256,7 @@ class Classifier:
         key = (layer.path, size)
         if key not in self._splits:
             with self.session():
-                self._splits[key] = Split.at(self.module, layer.path, self._probe(2, size)).fresh()
+                self._splits[key] = Split.at(self.module, layer.path, self._probe(2, size), self.memory_format).fresh()
         return self._splits[key]
 
     def target(self, target: int | str) -> int:
@@ -256,25 +294,42 @@ class Classifier:
         return self.place(torch.randn(count, *(size or (3, *self.input_size)), generator=generator))
 
     def _probe_outputs(self) -> int:
-        devices = sorted({str(t.device) for t in (*self.module.parameters(), *self.module.buffers())})
-        if "meta" in devices:
-            raise ModelError(f"{self.name} has weights without values (device meta); load values first, with to_empty and load_state_dict")
+        def call(images: Tensor) -> Tensor:
+            with self.session(), torch.no_grad(), seeded(self.device):
+                return self.module(images.clone())
+
+        def works(images: Tensor) -> bool:
+            try:
+                call(images)
+            except Exception:  # noqa: BLE001  a user's module may fail in any way
+                return False
+            return True
+
+        images = self._probe(1)
         try:
-            with self.session(), torch.no_grad():
-                logits = self.module(self._probe(1))
+            self.memory_format, output = memory_format(call, images)
         except MemoryError:
             raise
         except Exception as error:  # a user's module may fail in any way
-            height, width = self.input_size
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            if len(devices) > 1:
-                raise ModelError(
-                    f"{self.name} has weights on {' and '.join(devices)} ({reason}); move it to one device with module.to(...)"
-                ) from error
-            raise ModelError(f"{self.name} cannot process a {height} x {width} px RGB image ({reason}); check input_size") from error
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
-            returned = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            raise ModelError(
-                f"{self.name} returns {returned} for one image, not logits (batch, classes); wrap the module so that it returns logits"
-            )
+            raise failure(self.module, self.name, images, error, works) from error
+        # TorchScript modules have no hooks through which to read one part of an output.
+        logits = output if isinstance(self.module, torch.jit.ScriptModule) else logits_of(output)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1 or not logits.is_floating_point():
+            raise not_logits(self.name, logits)
+        self._returns_more = logits is not output
+        if self._returns_more and not isinstance(output, tuple | list):
+            self._found_at_load += (f"the model returns a {type(output).__name__}, of which logits is explained",)
         return logits.shape[1]
+
+
+def _ancestors(path: str) -> list[str]:
+    """Return the path of the root, and of every module on the way to this one."""
+    names = path.split(".")
+    return [".".join(names[:k]) for k in range(len(names) + 1)]
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None

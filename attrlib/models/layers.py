@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError, overwritten
-from attrlib.models.split import trace
+from attrlib.models.split import first_tensor, trace
 
 Kind = Literal["NCHW", "NHWC", "tokens"]
 NAMED = ("Input", "Middle", "Final")
-_PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d, nn.Softmax)
+_PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d, nn.Softmax, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None =
     finished = sorted((c for c in calls if c.path and times[c.path] == 1), key=lambda c: c.end)
     layers = {}
     for call in finished:
-        layout = infer_layout(call.output.shape, size) if isinstance(call.output, Tensor) else None
+        layout = None if call.tensor is None else infer_layout(call.tensor.shape, size)
         if layout is not None and not isinstance(module.get_submodule(call.path), _PASSIVE):
             layers[call.path] = Layer(call.path, call.path, layout)
     named = {"Input": Layer("Input", "", Layout("NCHW", *probe.shape[1:]))}
@@ -231,7 +231,7 @@ def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blo
     gradients: tuple[Tensor | None, ...] = tuple(None for _ in blocks)
 
     def keep(path: str) -> Callable[..., None]:
-        return lambda _module, _args, output: outputs.__setitem__(path, output)
+        return lambda _module, _args, output: outputs.__setitem__(path, first_tensor(output))  # type: ignore[arg-type]
 
     with ExitStack() as stack, torch.enable_grad():
         for path in blocks:

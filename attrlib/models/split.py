@@ -16,10 +16,36 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError
+from attrlib.models.forward import FORMATS, same
 
 
 class _Reached(Exception):
     """Ends a forward pass at the layer."""
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """Return a module's output, or the first entry of a tuple that has no other tensors, as blocks of transformers return it."""
+    if isinstance(output, tuple) and output and not any(isinstance(entry, Tensor) for entry in output[1:]):
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+def with_first(output: Any, values: Tensor) -> Any:
+    """Return an output in which `values` replace its `first_tensor`."""
+    return (values, *output[1:]) if isinstance(output, tuple) else values
+
+
+def observed(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the paths and modules whose calls hooks can observe: all but those of TorchScript, which run outside of Python."""
+    seen: set[nn.Module] = set()
+    waiting = [(path, module)]
+    while waiting:
+        path, part = waiting.pop()
+        if part not in seen and not isinstance(part, torch.jit.ScriptModule):
+            seen.add(part)
+            yield path, part
+            children = [(f"{path}.{name}" if path else name, child) for name, child in part._modules.items() if child is not None]
+            waiting += reversed(children)
 
 
 @dataclass
@@ -37,7 +63,12 @@ class _Call:
     @property
     def changed_later(self) -> bool:
         """Return whether a later in-place operation wrote into the output."""
-        return self.output._version != self.version
+        return bool(self.tensor is not None and self.tensor._version != self.version)
+
+    @property
+    def tensor(self) -> Tensor | None:
+        """Return the `first_tensor` of the output."""
+        return first_tensor(self.output)
 
 
 def trace(module: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
@@ -59,10 +90,10 @@ def trace(module: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
         call.end, call.output = next(clock), output
         call.writes = any(a._version != version for a, version in call.inputs)
         call.inputs = ()
-        call.version = output._version if isinstance(output, Tensor) else 0
+        call.version = 0 if call.tensor is None else call.tensor._version
 
     with ExitStack() as stack, torch.no_grad():
-        for path, m in module.named_modules():
+        for path, m in observed(module):
             stack.callback(m.register_forward_pre_hook(enter(path)).remove)
             stack.callback(m.register_forward_hook(leave).remove)
         result = module(images.clone())
@@ -90,38 +121,43 @@ class Split:
     path: str
     stubs: tuple[_Stub, ...] = ()
     cut: bool = True
+    memory_format: torch.memory_format = torch.channels_last
+    rest: tuple[Any, ...] | None = None
     _recorded: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
     _images: Tensor | None = field(default=None, repr=False)
     _fill: float = torch.nan
 
     @classmethod
-    def at(cls, module: nn.Module, path: str, probe: Tensor) -> "Split":
+    def at(cls, module: nn.Module, path: str, probe: Tensor, memory_format: torch.memory_format = torch.channels_last) -> "Split":
         """Split a module at a layer, finding what runs downstream of it from passes over two probe images.
 
         Args:
             module: The network.
             path: Module path of the layer; empty for the input.
             probe: Two probe images (2,3,H,W).
+            memory_format: Memory format in which the network takes images.
 
         Raises:
             LayerError: The layer is not called exactly once, or does not return one tensor.
         """
         if not path:
-            return cls(module, path)
+            return cls(module, path, memory_format=memory_format)
         one, two = trace(module, probe[:1])[0], trace(module, probe)[0]
         matches = [c for c in one if c.path == path]
         if len(matches) != 1:
             times = f"called {len(matches)} times" if matches else "not called"
             raise LayerError(f"layer {path!r} is {times} in a forward pass; choose a layer that is called once")
-        if not isinstance(matches[0].output, Tensor):
+        if matches[0].tensor is None:
             raise LayerError(f"layer {path!r} returns a {type(matches[0].output).__name__}, not a tensor; choose another layer")
-        split = cls(module, path, _find_stubs(one, two, matches[0]))
+        output = matches[0].output
+        split = cls(module, path, _find_stubs(one, two, matches[0]), rest=output[1:] if isinstance(output, tuple) else None)
         split.cut = split._is_cut(probe)
+        split.memory_format = split._format(probe, memory_format)
         return split
 
     def fresh(self) -> "Split":
         """Return a copy without recorded images; two contexts that are used at the same time must not share a split."""
-        return Split(self.module, self.path, self.stubs, self.cut)
+        return Split(self.module, self.path, self.stubs, self.cut, self.memory_format, self.rest)
 
     def before(self, images: Tensor) -> Tensor:
         """Return the layer's output for normalised images (B,3,H,W), detached."""
@@ -131,7 +167,9 @@ class Split:
         reached: list[Tensor] = []
 
         def stop(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            reached.append(output.detach())
+            tensor = first_tensor(output)
+            assert tensor is not None, "the output was a tensor in `at`"
+            reached.append(tensor.detach())
             raise _Reached
 
         if not self.cut:
@@ -159,7 +197,8 @@ class Split:
             return self.module(value)
         n = len(output)
         with ExitStack() as stack:
-            stack.enter_context(_returns(self.module.get_submodule(self.path), lambda _: value))
+            result = value if self.rest is None else (value, *self.rest)
+            stack.enter_context(_returns(self.module.get_submodule(self.path), lambda _: result))
             for stub in self.stubs:
                 stack.enter_context(_returns(self.module.get_submodule(stub.path), self._source(stub, n, rows, value)))
             return self.module(self._input(n, rows, value))
@@ -213,6 +252,20 @@ class Split:
                 stack.callback(self.module.get_submodule(path).register_forward_hook(record(path)).remove)
             self.module(images.clone())
 
+    def _format(self, probe: Tensor, memory_format: torch.memory_format) -> torch.memory_format:
+        """Return the memory format in which what runs downstream of the layer takes its output: that of the network if possible."""
+        output = self.before(probe)
+        if output.ndim != 4 or output.is_contiguous(memory_format=memory_format):
+            return memory_format
+        with torch.no_grad():
+            try:
+                if same(self.after(output.contiguous(memory_format=memory_format)), self.after(output)):
+                    return memory_format
+            except RuntimeError:
+                # The module flattens its values with `view`, for example.
+                pass
+        return next((form for form in FORMATS if output.is_contiguous(memory_format=form)), memory_format)
+
     def _is_cut(self, probe: Tensor) -> bool:
         output = self.before(probe)
         with torch.no_grad():
@@ -262,7 +315,7 @@ def _find_stubs(one: list[_Call], two: list[_Call], layer: _Call) -> tuple[_Stub
 
 
 @contextmanager
-def _returns(module: nn.Module, value: Callable[[int], Tensor | None]) -> Iterator[None]:
+def _returns(module: nn.Module, value: Callable[[int], Any]) -> Iterator[None]:
     """Make call k of the module return `value(k)` without running; the module runs if that is None."""
     original = module.forward
     shadowed = module.__dict__.get("forward")

@@ -103,7 +103,7 @@ class EvalContext:
             nonlocal done
             self.on_progress(done, len(images))
             with self.model.session(self.fast), torch.no_grad():
-                logits = self.model.module(self.model.place(part).clone()).float().cpu()
+                logits = self.model.run(self.model.place(part)).cpu()
             done += len(part)
             return logits
 

@@ -1,0 +1,89 @@
+"""Find out by a few passes what a module does that its results depend on: other images of the batch, and chance."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attrlib.models.forward import same
+
+EXACT, ROUNDED = 1e-5, 1e-2
+"""Largest deviation relative to the largest logit: of two equal calls, and of batches of other sizes, which are summed in another order."""
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What the probes of a module found.
+
+    Attributes:
+        one_by_one: Whether images must go through the module one at a time, for results that do not depend on the batch.
+        findings: One sentence for each finding.
+    """
+
+    one_by_one: bool = False
+    findings: tuple[str, ...] = ()
+
+
+def behaviour(module: nn.Module, images: Tensor) -> Behaviour:
+    """Probe a module; call it inside `preserved(module)`, without gradients.
+
+    Args:
+        module: The module, which returns logits.
+        images: Two different images (2,C,H,W).
+    """
+    first, second = images.split(1)
+    pair = _logits(module, images)
+    chance = depends_on_chance(module, images, pair)
+    batch = "" if chance else depends_on_batch(module, first, second, pair)
+    return Behaviour(bool(batch), tuple(text for text in (batch, chance) if text))
+
+
+def depends_on_chance(module: nn.Module, images: Tensor, logits: Tensor | None) -> str:
+    """Return a finding if two equal calls return different logits, or an empty text."""
+    again = _logits(module, images)
+    if logits is None or again is None or same(again, logits, EXACT):
+        return ""
+    return (
+        f"two equal calls of the model return different outputs{_dropout(module)}: scores and maps differ between runs, and their "
+        "differences are partly noise"
+    )
+
+
+def depends_on_batch(module: nn.Module, first: Tensor, second: Tensor, pair: Tensor | None) -> str:
+    """Return a finding if the logits of an image depend on the other images of its batch, or an empty text.
+
+    A batch of two equal images runs the same operations as one of two different images, so that even a small deviation is no rounding.
+
+    Args:
+        module: The module, which returns logits.
+        first: An image (1,C,H,W).
+        second: Another image (1,C,H,W).
+        pair: Logits of both in one batch; None if the module failed on them.
+    """
+    twice = _logits(module, torch.cat([first, first]))
+    if pair is None or twice is None or len(pair) != 2:
+        return "the model accepts only one image at a time, so that every pass has a single image and takes longer"
+    alone = _logits(module, first)
+    if same(twice[0], pair[0], EXACT) and same(twice[1], twice[0], ROUNDED) and alone is not None and same(alone[0], twice[0], ROUNDED):
+        return ""
+    norms = [path for path, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None]
+    cause = f" ({norms[0]} is a BatchNorm without running statistics)" if norms else ""
+    return (
+        f"the outputs for an image depend on the other images of its batch{cause}; every image and every variant of it therefore "
+        "goes through the model alone"
+    )
+
+
+def _logits(module: nn.Module, images: Tensor) -> Tensor | None:
+    """Return the logits, or None if the module fails."""
+    try:
+        output = module(images.clone())
+    except Exception:  # noqa: BLE001  a user's module may fail in any way
+        return None
+    return output if isinstance(output, Tensor) and output.ndim == 2 else None
+
+
+def _dropout(module: nn.Module) -> str:
+    """Return a hint at the cause of chance: all modules are in evaluation mode, so that none of PyTorch's own draws numbers."""
+    active = [path for path, m in module.named_modules() if "drop" in type(m).__name__.lower() and not type(m).__module__.startswith("torch.")]
+    return f" ({active[0]}, or another dropout that is active in evaluation mode)" if active else " (such as a dropout that is active in evaluation mode)"
