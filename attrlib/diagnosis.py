@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attrlib.engine.peak import peak_memory
 from attrlib.errors import AttrlibError, Cancelled, OutOfMemory, SpecError
-from attrlib.methods import BATCH_SIZE, METHODS, AttributionOptions, Passes, attribute, create, resolve
+from attrlib.methods import BATCH_SIZE, METHODS, AttributionOptions, Passes, attribute, check_defined, create, resolve
 from attrlib.models import NAMED, Classifier
 from attrlib.models.state import State
 from attrlib.progress import NewsProgress, no_progress
@@ -184,7 +184,7 @@ class _Examiner:
     def _run(self, method: str, layer: str, report: Callable[[], None]) -> Finding:
         place = self.model.layer(layer)
         whole = MethodSpec(method, layer)
-        create(whole).check(self.model, place)
+        check_defined(create(whole), self.model, place)
         with self.model.session():
             # Computed once for each layer, so it is not part of any method's cost.
             self.model.split(place)

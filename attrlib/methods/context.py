@@ -57,6 +57,8 @@ class AttributionContext:
 
     def __post_init__(self) -> None:
         start = self.clock()
+        # Found out here, because methods run passes with rules and hooks that would apply to the probes as well.
+        self._alone = self.classifier.behaviour.one_by_one
         self._split = self.classifier.split(self.layer, self.images.shape[1:]).fresh()
         self.sources = self._before(self._split, self.images)
         self._owners = torch.arange(len(self.images), device=self.images.device) if self.owners is None else self.owners
@@ -110,7 +112,7 @@ class AttributionContext:
         if not split.cut:
             # The split must see all images in one pass.
             return split.before(images).float()
-        if self.classifier.behaviour.one_by_one:
+        if self._alone:
             return in_chunks(1, split.before, images)[0].float()
         return self.in_chunks(split.before, images).float()
 
@@ -145,7 +147,7 @@ class AttributionContext:
     def _logits(self, inputs: Tensor, owners: Tensor) -> Tensor:
         if self.layer.layout.kind == "NCHW":
             inputs = inputs.contiguous(memory_format=self._split.memory_format)
-        if self.classifier.behaviour.one_by_one and len(inputs) > 1:
+        if self._alone and len(inputs) > 1:
             return torch.cat([self._split.after(*row) for row in zip(inputs.split(1), owners.split(1), strict=True)]).float()
         return self._split.after(inputs, owners).float()
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from attrlib.errors import AttrlibError, LayerError, ModelError
 from attrlib.models.classifier import Classifier
 from attrlib.models.layers import Layer, Layout
+from attrlib.models.probes import Behaviour
 from attrlib.models.split import Split, first_tensor, with_first
 
 
@@ -67,6 +68,11 @@ class CellView(Classifier):
     def over(self, model: Classifier) -> "CellView":
         """Return the same view of another model."""
         return self if model is self.model else type(self)(model, self._n, self._cell)
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """Return the behaviour of the model, which does not accept grids in every setting."""
+        return self.model.behaviour
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -217,7 +223,8 @@ class _DiPartSplit(Split):
         def cut(_module: nn.Module, _args: Any, output: Any) -> Any:
             features = first_tensor(output)
             assert features is not None, "Final is a layer"
-            return with_first(output, view._crop(features, view._final.layout))
+            dim = view.model.split(view._final).batch_dim
+            return with_first(output, view._crop(features.transpose(0, dim), view._final.layout).transpose(0, dim))
 
         with ExitStack() as stack:
             stack.callback(self.module.get_submodule(view._final.path).register_forward_hook(cut).remove)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
-from attrlib.models.code import code_of
+from attrlib.models.code import code_of, values_of
 from attrlib.models.failures import check_values, failure, not_logits
 from attrlib.models.forward import logits_of, memory_format, returning_logits, seeded
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
@@ -100,7 +100,7 @@ class Classifier:
         self._splits: dict[tuple[str, torch.Size], Split] = {}
         self._layouts: dict[tuple[int, int], dict[str, Layout]] = {}
         self._lock = _lock_of(self.module)
-        self._found_at_load = (copied,) if copied else ()
+        self._found_at_load: tuple[str, ...] = (copied,) if copied else ()
         self.unreachable: dict[str, str] = {}
         self.memory_format, self._returns_more = torch.channels_last, False
         outputs = self._probe_outputs()
@@ -186,6 +186,9 @@ class Classifier:
     @cached_property
     def layers(self) -> dict[str, Layer]:
         """Return every layer to attribute to: `Input`, `Middle`, `Final`, then module paths in order of execution."""
+        if self.behaviour.single:
+            # The split at a layer inside compares passes of one and of two images.
+            return {"Input": Layer("Input", "", Layout("NCHW", *self._probe(1).shape[1:]))}
         probe = self._probe(2)
         with self.session():
             for name, path in self._layer_names.items():
@@ -220,6 +223,10 @@ class Classifier:
             raise LayerError(
                 f"layer {name!r} of {self.name} cannot be read: {outside or 'the module'} is a TorchScript module, which runs outside of Python; "
                 "explain at Input, or wrap the module that it was made from"
+            )
+        if self.behaviour.single:
+            raise LayerError(
+                f"layer {name!r} of {self.name} cannot be split at: the model accepts only one image at a time; explain at Input"
             )
         if name in NAMED:
             raise LayerError(
@@ -286,7 +293,7 @@ class Classifier:
         For custom modules it also covers code, plain attributes, and the layers named Middle and Final. Weights are hashed again only after
         they have changed.
         """
-        extras = [part for part in (code_of(self.module), sorted(self._layer_names.items())) if part]
+        extras = [part for part in (code_of(self.module), values_of(self.module), sorted(self._layer_names.items())) if part]
         return digest(self._weights.of(self.module), repr(self.module), self.preprocessing, *extras)
 
     def _probe(self, count: int, size: torch.Size | None = None) -> Tensor:
@@ -318,7 +325,7 @@ class Classifier:
             raise not_logits(self.name, logits)
         self._returns_more = logits is not output
         if self._returns_more and not isinstance(output, tuple | list):
-            self._found_at_load += (f"the model returns a {type(output).__name__}, of which logits is explained",)
+            self._found_at_load += (f"the output of the model is its entry logits; the rest of its {type(output).__name__} is left out",)
         return logits.shape[1]
 
 

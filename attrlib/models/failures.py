@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -10,13 +11,14 @@ from torch.nn.parameter import is_lazy
 
 from attrlib.errors import ModelError
 
-SIZES = (28, 32, 64, 96, 112, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
-"""Sides in pixels that are tried to find out whether a failure is due to the input size."""
+SIZES = (224, 256, 299, 384, 512, 32, 64, 96, 128, *(s for s in range(4, 129) if s % 32))
+"""Sides in pixels that are tried to find out whether a failure is due to the input size, likely ones first."""
+_DETECTIONS = "those are detections; wrap the module so that it returns one number per image and class, such as the score to explain"
 
 
 def check_values(module: nn.Module, name: str) -> None:
     """Raise `ModelError` if weights have no values yet, or are on several devices."""
-    tensors = {k: t for k, t in (*module.named_parameters(), *module.named_buffers())}
+    tensors = dict((*module.named_parameters(), *module.named_buffers()))
     lazy = [key for key, tensor in tensors.items() if is_lazy(tensor)]
     if lazy:
         raise ModelError(f"{name} has lazy parameters without a shape ({lazy[0]}); run it once on a batch before it is wrapped")
@@ -24,9 +26,7 @@ def check_values(module: nn.Module, name: str) -> None:
         raise ModelError(f"{name} has weights without values (device meta); load values first, with to_empty and load_state_dict")
 
 
-def failure(
-    module: nn.Module, name: str, images: Tensor, error: Exception, works: Callable[[Tensor], bool]
-) -> ModelError:
+def failure(module: nn.Module, name: str, images: Tensor, error: Exception, works: Callable[[Tensor], bool]) -> ModelError:
     """Return the error that names the cause of a failed forward pass, as far as it can be found out.
 
     Args:
@@ -59,13 +59,16 @@ def failure(
             f"{name} has a BatchNorm without running statistics, which cannot process a single image ({reason}); train it with "
             "track_running_stats=True"
         )
-    sizes = [s for s in SIZES if (s, s) != (height, width) and works(images.new_zeros(1, channels, s, s))]
-    if sizes:
-        listed = ", ".join(map(str, sizes[:4])) + (" and others" if len(sizes) > 4 else "")
+    accepted = (s for s in SIZES if (s, s) != (height, width) and works(images.new_zeros(1, channels, s, s)))
+    if sizes := list(islice(accepted, 3)):
+        listed = ", ".join(map(str, sorted(sizes)))
         return ModelError(
-            f"{name} cannot process an image of {height} x {width} px ({reason}); it accepts {listed} px, which is to be given as input_size"
+            f"{name} cannot process an image of {height} x {width} px ({reason}); it accepts {listed} px: give the size that it was trained "
+            "with as input_size"
         )
-    return ModelError(f"{name} fails on an image of {channels} x {height} x {width} ({type(error).__name__}: {reason}); correct its forward")
+    return ModelError(
+        f"{name} fails on an image of {channels} x {height} x {width}, and on other sizes ({type(error).__name__}: {reason}); correct its forward"
+    )
 
 
 def not_logits(name: str, output: Any) -> ModelError:
@@ -90,11 +93,11 @@ def not_logits(name: str, output: Any) -> ModelError:
             advice = "those are class indices, not logits; return what argmax was applied to"
     elif isinstance(output, Mapping):
         what = f"a {type(output).__name__} of {_entries(output.items())}"
-        advice = f"it has no entry logits; {advice}"
+        advice = _DETECTIONS if "boxes" in output else f"it has no entry logits; {advice}"
     elif isinstance(output, tuple | list):
         what = f"a {type(output).__name__} of {_entries((str(i), v) for i, v in enumerate(output))}"
         if any(isinstance(v, Mapping) and "boxes" in v for v in output):
-            advice = "those are detections; wrap the module so that it returns one number per image and class, such as the score to explain"
+            advice = _DETECTIONS
         else:
             advice = "it is not clear which of them are the logits; wrap the module: def forward(self, image): return self.net(image)[0]"
     else:

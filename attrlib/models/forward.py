@@ -37,7 +37,10 @@ def seeded(device: torch.device) -> Iterator[None]:
     """Draw the same random numbers in each such context, and restore torch's generators afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
+        # Not torch.manual_seed, which would seed every accelerator.
+        torch.default_generator.manual_seed(0)
+        if devices:
+            torch.cuda.default_generators[device.index or 0].manual_seed(0)
         yield
 
 

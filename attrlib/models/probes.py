@@ -16,10 +16,12 @@ class Behaviour:
     """What the probes of a module found.
 
     Attributes:
+        single: Whether the module accepts a single image only.
         one_by_one: Whether images must go through the module one at a time, for results that do not depend on the batch.
         findings: One sentence for each finding.
     """
 
+    single: bool = False
     one_by_one: bool = False
     findings: tuple[str, ...] = ()
 
@@ -31,11 +33,10 @@ def behaviour(module: nn.Module, images: Tensor) -> Behaviour:
         module: The module, which returns logits.
         images: Two different images (2,C,H,W).
     """
-    first, second = images.split(1)
     pair = _logits(module, images)
     chance = depends_on_chance(module, images, pair)
-    batch = "" if chance else depends_on_batch(module, first, second, pair)
-    return Behaviour(bool(batch), tuple(text for text in (batch, chance) if text))
+    batch = "" if chance else depends_on_batch(module, images[:1], pair)
+    return Behaviour(pair is None, bool(batch), tuple(text for text in (batch, chance) if text))
 
 
 def depends_on_chance(module: nn.Module, images: Tensor, logits: Tensor | None) -> str:
@@ -49,7 +50,7 @@ def depends_on_chance(module: nn.Module, images: Tensor, logits: Tensor | None) 
     )
 
 
-def depends_on_batch(module: nn.Module, first: Tensor, second: Tensor, pair: Tensor | None) -> str:
+def depends_on_batch(module: nn.Module, first: Tensor, pair: Tensor | None) -> str:
     """Return a finding if the logits of an image depend on the other images of its batch, or an empty text.
 
     A batch of two equal images runs the same operations as one of two different images, so that even a small deviation is no rounding.
@@ -57,8 +58,7 @@ def depends_on_batch(module: nn.Module, first: Tensor, second: Tensor, pair: Ten
     Args:
         module: The module, which returns logits.
         first: An image (1,C,H,W).
-        second: Another image (1,C,H,W).
-        pair: Logits of both in one batch; None if the module failed on them.
+        pair: Logits of it and of another image in one batch; None if the module failed on them.
     """
     twice = _logits(module, torch.cat([first, first]))
     if pair is None or twice is None or len(pair) != 2:
@@ -85,5 +85,11 @@ def _logits(module: nn.Module, images: Tensor) -> Tensor | None:
 
 def _dropout(module: nn.Module) -> str:
     """Return a hint at the cause of chance: all modules are in evaluation mode, so that none of PyTorch's own draws numbers."""
-    active = [path for path, m in module.named_modules() if "drop" in type(m).__name__.lower() and not type(m).__module__.startswith("torch.")]
-    return f" ({active[0]}, or another dropout that is active in evaluation mode)" if active else " (such as a dropout that is active in evaluation mode)"
+    active = [
+        path for path, m in module.named_modules() if "drop" in type(m).__name__.lower() and not type(m).__module__.startswith("torch.")
+    ]
+    return (
+        f" ({active[0]}, or another dropout that is active in evaluation mode)"
+        if active
+        else " (such as a dropout that is active in evaluation mode)"
+    )

@@ -24,10 +24,15 @@ class _Reached(Exception):
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """Return a module's output, or the first entry of a tuple that has no other tensors, as blocks of transformers return it."""
-    if isinstance(output, tuple) and output and not any(isinstance(entry, Tensor) for entry in output[1:]):
+    """Return a module's output, or the first entry of a tuple that is otherwise empty or None, as blocks of transformers return it."""
+    if isinstance(output, tuple) and output and all(entry is None for entry in output[1:]):
         output = output[0]
     return output if isinstance(output, Tensor) else None
+
+
+def batch_dim(one: torch.Size, two: torch.Size) -> int:
+    """Return the dimension of the batch, 0 or 1, of an output with this shape for one and for two images."""
+    return int(len(one) == 3 and one[1] == 1 and two[1] == 2 and one[0] == two[0])
 
 
 def with_first(output: Any, values: Tensor) -> Any:
@@ -49,7 +54,7 @@ def observed(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module
 
 
 @dataclass
-class _Call:
+class Call:
     """One call of a module in a forward pass."""
 
     path: str
@@ -71,15 +76,15 @@ class _Call:
         return first_tensor(self.output)
 
 
-def trace(module: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
+def trace(module: nn.Module, images: Tensor) -> tuple[list[Call], Any]:
     """Return all module calls of one forward pass in order of their start, and the model's output."""
-    calls: list[_Call] = []
-    open_calls: list[_Call] = []
+    calls: list[Call] = []
+    open_calls: list[Call] = []
     clock = iter(range(1 << 40))
 
     def enter(path: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: Any) -> None:
-            call = _Call(path, next(clock), inputs=tuple((a, a._version) for a in args if isinstance(a, Tensor)))
+            call = Call(path, next(clock), inputs=tuple((a, a._version) for a in args if isinstance(a, Tensor)))
             calls.append(call)
             open_calls.append(call)
 
@@ -123,6 +128,7 @@ class Split:
     cut: bool = True
     memory_format: torch.memory_format = torch.channels_last
     rest: tuple[Any, ...] | None = None
+    batch_dim: int = 0
     _recorded: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
     _images: Tensor | None = field(default=None, repr=False)
     _fill: float = torch.nan
@@ -151,13 +157,15 @@ class Split:
             raise LayerError(f"layer {path!r} returns a {type(matches[0].output).__name__}, not a tensor; choose another layer")
         output = matches[0].output
         split = cls(module, path, _find_stubs(one, two, matches[0]), rest=output[1:] if isinstance(output, tuple) else None)
+        pair = next(c.tensor for c in two if c.path == path)
+        split.batch_dim = 0 if pair is None else batch_dim(matches[0].tensor.shape, pair.shape)
         split.cut = split._is_cut(probe)
         split.memory_format = split._format(probe, memory_format)
         return split
 
     def fresh(self) -> "Split":
         """Return a copy without recorded images; two contexts that are used at the same time must not share a split."""
-        return Split(self.module, self.path, self.stubs, self.cut, self.memory_format, self.rest)
+        return Split(self.module, self.path, self.stubs, self.cut, self.memory_format, self.rest, self.batch_dim)
 
     def before(self, images: Tensor) -> Tensor:
         """Return the layer's output for normalised images (B,3,H,W), detached."""
@@ -179,7 +187,7 @@ class Split:
             with torch.no_grad():
                 self.module(images.clone())
         except _Reached:
-            return reached[0]
+            return reached[0].transpose(0, self.batch_dim)
         finally:
             handle.remove()
         raise LayerError(f"layer {self.path!r} was not reached in the forward pass")
@@ -195,6 +203,7 @@ class Split:
         value = output.clone()
         if not self.path:
             return self.module(value)
+        value = value.transpose(0, self.batch_dim)
         n = len(output)
         with ExitStack() as stack:
             result = value if self.rest is None else (value, *self.rest)
@@ -294,12 +303,12 @@ def _rows(values: Tensor, rows: Tensor | None, n: int) -> Tensor:
     return values if rows is None else values[rows]
 
 
-def _find_stubs(one: list[_Call], two: list[_Call], layer: _Call) -> tuple[_Stub, ...]:
+def _find_stubs(one: list[Call], two: list[Call], layer: Call) -> tuple[_Stub, ...]:
     """Find the outermost modules that return a tensor and finish before the layer starts.
 
     Modules that write into their input, or whose output does not have the images in the first dimension, must still run.
     """
-    stubs: dict[str, list[tuple[_Call, _Call]]] = {}
+    stubs: dict[str, list[tuple[Call, Call]]] = {}
     covered = -1
     for a, b in zip(one, two, strict=True):
         if a.start > covered and a.end < layer.start and isinstance(a.output, Tensor) and not a.writes and _by_image(a.output, b.output):

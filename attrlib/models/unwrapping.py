@@ -22,10 +22,12 @@ def unwrapped(module: Any) -> nn.Module:
         name, advice = type(module).__name__, "give the torch.nn.Module itself"
         if hasattr(module, "module") and name == "ExportedProgram":
             advice = "give its module, program.module()"
-        elif "onnx" in type(module).__module__ or hasattr(module, "graph") and hasattr(module, "ir_version"):
+        elif "onnx" in type(module).__module__ or hasattr(module, "ir_version"):
             advice = "an ONNX model has no modules and no gradients, so give the PyTorch module that it was exported from"
         raise ModelError(f"a classifier needs a torch.nn.Module, not a {name}; {advice}")
-    if any("FSDP" in base.__name__ or base.__name__ == "FullyShardedDataParallel" for part in module.modules() for base in type(part).__mro__):
+    if any(
+        "FSDP" in base.__name__ or base.__name__ == "FullyShardedDataParallel" for part in module.modules() for base in type(part).__mro__
+    ):
         raise ModelError(
             "the weights of this module are sharded over processes (FSDP), and one process holds only a part of them; "
             "gather the full state dict, and load it into the module without FSDP"
