@@ -118,7 +118,8 @@ class AttributionContext:
 
     def reference(self, images: Tensor) -> Tensor:
         """Return f_pre (n,...) of baseline images (n,3,H,W) that are the same for all items."""
-        return self._split.fresh().before(images).float()
+        split = self._split.fresh()
+        return in_chunks(1, split.before, images)[0].float() if self._alone else split.before(images).float()
 
     def at(self, layer: str) -> "AttributionContext":
         """Return the context of the same items at another layer of the model; shared."""
