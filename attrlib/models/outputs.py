@@ -1,5 +1,6 @@
 """What a network's numbers mean: logits of exclusive classes or of labels, one logit of two classes, a number, or probabilities."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -155,6 +156,7 @@ def _numbered(name: str, count: int) -> tuple[str, ...]:
 def _forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
     """Replace the forward pass of a module inside the context."""
     own = vars(module).get("forward")
+    function.replaces = own  # type: ignore[attr-defined]
     module.forward = function
     try:
         yield
@@ -162,6 +164,21 @@ def _forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
         del vars(module)["forward"]
         if own is not None:
             module.forward = own
+
+
+def duplicate(module: nn.Module, shared: Mapping[int, Any] | None = None) -> nn.Module:
+    """Return a deep copy of a module, also if it is made while a forward pass is replaced.
+
+    Args:
+        module: The module.
+        shared: Objects that the copy shares with the module, by their `id`.
+    """
+    twin = copy.deepcopy(module, dict(shared or {}))
+    for original, part in zip(module.modules(), twin.modules(), strict=True):
+        replaced = vars(original).get("forward")
+        if hasattr(replaced, "replaces"):
+            del vars(part)["forward"]
+    return twin
 
 
 def _without(forward: Callable[..., Any], activation: str) -> Callable[..., Any]:
