@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.models.classifier import Classifier
-from attrlib.models.outputs import duplicate
+from attrlib.models.ending import duplicate
 from attrlib.models.split import trace
 from attrlib.specs import digest
 
