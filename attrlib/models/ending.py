@@ -49,7 +49,7 @@ def duplicate(module: nn.Module, shared: Mapping[int, Any] | None = None) -> nn.
     """
     twin = copy.deepcopy(module, dict(shared or {}))
     for original, part in zip(module.modules(), twin.modules(), strict=True):
-        replaced = vars(original).get("forward")
+        replaced: Any = vars(original).get("forward")
         while hasattr(replaced, "replaces"):
             replaced = replaced.replaces
             vars(part).pop("forward", None)
