@@ -211,8 +211,9 @@ def make_plan(
     if error is not None and not planned:
         raise error
     return Plan(
-        spec, data, store, evaluators, tuple(planned.values()), (*refused, *refused_groups), tuple(dict.fromkeys(notes)), max_memory
-    )
+        spec, data, store, evaluators, tuple(planned.values()), (*refused, *refused_groups),
+        tuple(dict.fromkeys([*evaluators[0].model.remarks, *notes])), max_memory,
+    )  # fmt: skip
 
 
 def _plan_groups(

@@ -166,7 +166,7 @@ def attribute_all(
     """
     requests = [MethodRequest.of(model, spec, images) for spec in specs]
     _run(model, requests, images, targets, options, owners)
-    return [Attribution.of(request, options.seed, images, model.findings) for request in requests]
+    return [Attribution.of(request, options.seed, images, model.remarks) for request in requests]
 
 
 def attribute_each(
@@ -203,7 +203,7 @@ def attribute_each(
     defined = [request for request in requests if isinstance(request, MethodRequest)]
     _run(model, defined, images, targets, options, owners, tolerant=True)
     return [
-        request if isinstance(request, AttrlibError) else request.error or Attribution.of(request, options.seed, images, model.findings)
+        request if isinstance(request, AttrlibError) else request.error or Attribution.of(request, options.seed, images, model.remarks)
         for request in requests
     ]
 
@@ -239,7 +239,7 @@ def _run(
             placed = model.place((images[images_of.start : images_of.stop] if isinstance(images_of, range) else images[used]).detach())
             if targets is None:
                 with torch.no_grad():
-                    target, chunk = in_chunks(chunk, lambda rows: model(rows.clone()).argmax(1), placed)
+                    target, chunk = in_chunks(chunk, lambda rows: model.outputs.predicted(model(rows.clone())), placed)
             else:
                 target = torch.tensor(list(targets[part]), device=placed.device)
             indices = None if owners is None else torch.tensor([used.index(k) for k in images_of], device=placed.device)

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
 from attrlib.models.code import code_of, values_of
+from attrlib.models.ending import Recorded, record
 from attrlib.models.failures import check_values, failure, not_logits
-from attrlib.models.forward import logits_of, memory_format, returning_logits, seeded
+from attrlib.models.forward import returning_logits, seeded
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
+from attrlib.models.outputs import Outputs, find_outputs, with_rows
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.preserve import preserved, reduced
-from attrlib.models.probes import Behaviour, behaviour
-from attrlib.models.split import Split
+from attrlib.models.probes import Behaviour, behaviour, memory_format
+from attrlib.models.split import Split, scripted_part
 from attrlib.models.unwrapping import in_float32, unwrapped
 from attrlib.models.weights import WeightDigest
 from attrlib.specs import ModelSpec, digest
@@ -70,8 +72,12 @@ class Classifier:
         class_names: One name per output; by default `class 0`, `class 1`, ...
         layer_names: Module paths that `Middle` and `Final` stand for; by default they are inferred.
         deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
+        outputs: What the network's numbers mean, see `attrlib.models.outputs`.
+        notes: What was assumed or left out when the model was loaded.
 
     Attributes:
+        outputs: What the network's numbers mean.
+        notes: What was assumed or left out when the model was loaded, and found out about its outputs.
         derived: Cache of the views of this classifier that `attrlib.models.cells` creates.
         memory_format: Memory format in which the module takes images.
         unreachable: Cache of `attrlib.methods.differentiable`: why no gradient reaches a layer, by path; empty if one does.
@@ -88,6 +94,8 @@ class Classifier:
         class_names: Sequence[str] | None = None,
         layer_names: Mapping[str, str] | None = None,
         deletion_tuned: bool = False,
+        outputs: str = "auto",
+        notes: Sequence[str] = (),
     ):
         check_values(module := unwrapped(module), str(spec))
         self.module, copied = in_float32(module)
@@ -100,13 +108,13 @@ class Classifier:
         self._splits: dict[tuple[str, torch.Size], Split] = {}
         self._layouts: dict[tuple[int, int], dict[str, Layout]] = {}
         self._lock = _lock_of(self.module)
-        self._found_at_load: tuple[str, ...] = (copied,) if copied else ()
         self.unreachable: dict[str, str] = {}
-        self.memory_format, self._returns_more = torch.channels_last, False
-        outputs = self._probe_outputs()
-        if class_names is not None and len(class_names) != outputs:
-            raise ModelError(f"{len(class_names)} class names for a model with {outputs} outputs; give one name per output")
-        self.class_names: tuple[str, ...] = tuple(class_names or (f"class {i}" for i in range(outputs)))
+        self.memory_format, self._returns_more, self.outputs = torch.channels_last, False, Outputs()
+        first = self._first_pass()
+        with self.session():
+            self.outputs, found = find_outputs(self.module, self._probe(1), first, outputs, self.name)
+        self.notes = tuple(note for note in (*notes, copied, *_left_out(first), *found) if note)
+        self.class_names = self.outputs.names(self.outputs.count(first.raw), class_names, self.name)
 
     def with_module(self, module: nn.Module, layer_names: Mapping[str, str] | None = None) -> "Classifier":
         """Return a copy of this classifier around another module.
@@ -120,6 +128,9 @@ class Classifier:
         if layer_names is not None:
             other._layer_names = dict(layer_names)
             other.__dict__.pop("layers", None)
+        if self.outputs.head:
+            with other.session():
+                other.outputs = with_rows(self.outputs, module, self._probe(1))
         return other
 
     @property
@@ -149,14 +160,18 @@ class Classifier:
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (B,C) of normalised images (B,3,H,W), differentiable with respect to the images."""
         with self.session():
-            return self.run(self.place(images))
+            # Copied, because the module may write into its input.
+            return self.logits(self.place(images).clone())
 
-    def run(self, images: Tensor) -> Tensor:
-        """Return the logits (B,C) of images that are placed, also if the module writes into them; call it inside `session()`."""
-        if self.behaviour.one_by_one and len(images) > 1:
-            return torch.cat([self.module(image.clone()) for image in images.split(1)]).float()
-        # Copied, because the module may write into its input.
-        return self.module(images.clone()).float()
+    def logits(self, placed: Tensor) -> Tensor:
+        """Return the logits (B,C) of images that `place` returned; run it only inside `session()`."""
+        if self.behaviour.one_by_one and len(placed) > 1:
+            return self.outputs.logits(torch.cat([self.module(image) for image in placed.split(1)]))
+        return self.outputs.logits(self.module(placed))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities (B,C) of logits (B,C). Raises `ProtocolError` for a model that predicts numbers."""
+        return self.outputs.probabilities(logits)
 
     def place(self, images: Tensor) -> Tensor:
         """Move the images to the model's device, in the fastest memory format that the model accepts."""
@@ -168,7 +183,7 @@ class Classifier:
         """Run one computation at a time in evaluation mode and restore the module afterwards; in full float32, or in bfloat16 if `fast`."""
         precision = reduced(self.module, self.device) if fast else torch.autocast(self.device.type, enabled=False)
         reading = returning_logits(self.module) if self._returns_more else nullcontext()
-        with self._lock, torch.inference_mode(False), preserved(self.module), precision, reading:
+        with self._lock, torch.inference_mode(False), preserved(self.module), precision, reading, self.outputs.shown(self.module):
             yield
 
     @cached_property
@@ -179,9 +194,14 @@ class Classifier:
             return behaviour(self.module, self._probe(2))
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """Return everything that a reader of results must know about the model: its notes and findings."""
+        return (*self.notes, *self.findings)
+
+    @property
     def findings(self) -> tuple[str, ...]:
         """Return what the probes found that a reader of results must know."""
-        return (*self._found_at_load, *self.behaviour.findings)
+        return self.behaviour.findings
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
@@ -219,9 +239,9 @@ class Classifier:
             return Layer(name, path, layout)
         if name == "Input" or name in self.layers:
             return self.layers[name]
-        if outside := next((p for p in _ancestors(name) if isinstance(_submodule(self.module, p), torch.jit.ScriptModule)), None):
+        if scripted := scripted_part(self.module, name):
             raise LayerError(
-                f"layer {name!r} of {self.name} cannot be read: {outside or 'the module'} is a TorchScript module, which runs outside of Python; "
+                f"layer {name!r} of {self.name} cannot be read: {scripted} is a TorchScript module, which runs outside of Python; "
                 "explain at Input, or wrap the module that it was made from"
             )
         if self.behaviour.single:
@@ -293,17 +313,21 @@ class Classifier:
         For custom modules it also covers code, plain attributes, and the layers named Middle and Final. Weights are hashed again only after
         they have changed.
         """
-        extras = [part for part in (code_of(self.module), values_of(self.module), sorted(self._layer_names.items())) if part]
+        extras = [
+            part for part in (code_of(self.module), values_of(self.module), sorted(self._layer_names.items()), self.outputs.key) if part
+        ]
         return digest(self._weights.of(self.module), repr(self.module), self.preprocessing, *extras)
 
     def _probe(self, count: int, size: torch.Size | None = None) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         return self.place(torch.randn(count, *(size or (3, *self.input_size)), generator=generator))
 
-    def _probe_outputs(self) -> int:
-        def call(images: Tensor) -> Tensor:
-            with self.session(), torch.no_grad(), seeded(self.device):
-                return self.module(images.clone())
+    def _first_pass(self) -> Recorded:
+        """Return the pass of a noise image in the memory format that suits the module. Raises `ModelError` if it is not a classifier."""
+
+        def call(images: Tensor) -> Recorded:
+            with self.session(), seeded(self.device):
+                return record(self.module, images.clone())
 
         def works(images: Tensor) -> bool:
             try:
@@ -314,29 +338,29 @@ class Classifier:
 
         images = self._probe(1)
         try:
-            self.memory_format, output = memory_format(call, images)
+            self.memory_format, first = memory_format(call, images)
         except MemoryError:
             raise
         except Exception as error:  # a user's module may fail in any way
             raise failure(self.module, self.name, images, error, works) from error
-        # TorchScript modules have no hooks through which to read one part of an output.
-        logits = output if isinstance(self.module, torch.jit.ScriptModule) else logits_of(output)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1 or not logits.is_floating_point():
-            raise not_logits(self.name, logits)
-        self._returns_more = logits is not output
-        if self._returns_more and not isinstance(output, tuple | list):
-            self._found_at_load += (f"the output of the model is its entry logits; the rest of its {type(output).__name__} is left out",)
-        return logits.shape[1]
+        raw = first.raw
+        # TorchScript modules have no hooks through which to read one entry of an output.
+        unread = first.container and isinstance(self.module, torch.jit.ScriptModule)
+        if (
+            not isinstance(raw, Tensor)
+            or raw.ndim not in (1, 2)
+            or len(raw) != 1
+            or not raw.numel()
+            or not raw.is_floating_point()
+            or unread
+        ):
+            raise not_logits(self.name, raw)
+        self._returns_more = bool(first.container)
+        return first
 
 
-def _ancestors(path: str) -> list[str]:
-    """Return the path of the root, and of every module on the way to this one."""
-    names = path.split(".")
-    return [".".join(names[:k]) for k in range(len(names) + 1)]
-
-
-def _submodule(module: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return module.get_submodule(path)
-    except AttributeError:
-        return None
+def _left_out(first: Recorded) -> tuple[str, ...]:
+    """Return a note if the logits are one entry of an output with others."""
+    if first.container in ("", "tuple", "list"):
+        return ()
+    return (f"the logits are an entry of the model's output (a {first.container}), whose other entries are ignored",)

@@ -84,9 +84,9 @@ def not_logits(name: str, output: Any) -> ModelError:
         elif output.ndim == 3:
             advice = "that is a sequence of features, as of a backbone without a head; wrap the module so that it returns logits"
         elif output.ndim == 1 and len(shape):
-            advice = "the dimension of the batch is missing; return logits without squeeze"
+            advice = "the dimension of the batch is missing, as after squeeze(); return one row per image"
         elif output.ndim == 0:
-            advice = "that is one number for the whole batch, as of a loss; wrap the module so that it returns logits"
+            advice = "that is one number for the whole batch, as of a loss or after squeeze(); return one row per image"
         elif output.ndim == 2:
             advice = "its first dimension is not that of the batch; wrap the module so that it returns one row per image"
         if output.ndim == 2 and len(output) == 1 and not output.is_floating_point():

@@ -1,14 +1,11 @@
-"""How a module is called: which part of its output are the logits, and which memory format it accepts."""
+"""Calls of a module: which part of its output are the logits, with which random numbers, and whether two outputs are the same."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-FORMATS = (torch.channels_last, torch.contiguous_format)
-"""Memory formats of images, the one in which convolutions are fastest first."""
 
 
 def logits_of(output: Any) -> Any:
@@ -42,31 +39,6 @@ def seeded(device: torch.device) -> Iterator[None]:
         if devices:
             torch.cuda.default_generators[device.index or 0].manual_seed(0)
         yield
-
-
-def memory_format(call: Callable[[Tensor], Tensor], images: Tensor) -> tuple[torch.memory_format, Tensor]:
-    """Return the fastest memory format in which a module computes what it computes for contiguous images, and its output.
-
-    Args:
-        call: The module.
-        images: Images (1,C,H,W).
-
-    Raises:
-        Exception: What the module raises, if it accepts neither format.
-    """
-    outputs, errors = [], list[Exception]()
-    for form in FORMATS:
-        try:
-            outputs.append((form, call(images.contiguous(memory_format=form))))
-        except Exception as error:  # noqa: BLE001  a user's module may fail in any way
-            errors.append(error)
-    if not outputs:
-        raise errors[-1]
-    if len(outputs) == 2 and not same(outputs[0][1], outputs[1][1]):
-        again = call(images.contiguous(memory_format=FORMATS[0]))
-        # A module that returns something else at every call tells nothing about formats.
-        return outputs[1 if same(again, outputs[0][1]) else 0]
-    return outputs[0]
 
 
 def same(one: Any, other: Any, tolerance: float = 1e-3) -> bool:

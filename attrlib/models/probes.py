@@ -1,12 +1,16 @@
-"""Find out by a few passes what a module does that its results depend on: other images of the batch, and chance."""
+"""Find out by a few passes how a module must be called, and whether its outputs depend on other images of the batch or on chance."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from attrlib.models.ending import Recorded
 from attrlib.models.forward import same
 
+FORMATS = (torch.channels_last, torch.contiguous_format)
+"""Memory formats of images, the one in which convolutions are fastest first."""
 EXACT, ROUNDED = 1e-5, 1e-2
 """Largest deviation relative to the largest logit: of two equal calls, and of batches of other sizes, which are summed in another order."""
 
@@ -24,6 +28,31 @@ class Behaviour:
     single: bool = False
     one_by_one: bool = False
     findings: tuple[str, ...] = ()
+
+
+def memory_format(call: Callable[[Tensor], Recorded], images: Tensor) -> tuple[torch.memory_format, Recorded]:
+    """Return the fastest memory format in which a module computes what it computes for contiguous images, and that pass.
+
+    Args:
+        call: The module.
+        images: Images (1,C,H,W).
+
+    Raises:
+        Exception: What the module raises, if it accepts neither format.
+    """
+    outputs, errors = [], list[Exception]()
+    for form in FORMATS:
+        try:
+            outputs.append((form, call(images.contiguous(memory_format=form))))
+        except Exception as error:  # noqa: BLE001  a user's module may fail in any way
+            errors.append(error)
+    if not outputs:
+        raise errors[-1]
+    if len(outputs) == 2 and not same(outputs[0][1].raw, outputs[1][1].raw):
+        again = call(images.contiguous(memory_format=FORMATS[0]))
+        # A module that returns something else at every call tells nothing about formats.
+        return outputs[1 if same(again.raw, outputs[0][1].raw) else 0]
+    return outputs[0]
 
 
 def behaviour(module: nn.Module, images: Tensor) -> Behaviour:
@@ -80,7 +109,7 @@ def _logits(module: nn.Module, images: Tensor) -> Tensor | None:
         output = module(images.clone())
     except Exception:  # noqa: BLE001  a user's module may fail in any way
         return None
-    return output if isinstance(output, Tensor) and output.ndim == 2 else None
+    return output if isinstance(output, Tensor) and output.ndim in (1, 2) else None
 
 
 def _dropout(module: nn.Module) -> str:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError
-from attrlib.models.forward import FORMATS, same
+from attrlib.models.forward import same
+from attrlib.models.probes import FORMATS
 
 
 class _Reached(Exception):
@@ -51,6 +52,16 @@ def observed(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module
             yield path, part
             children = [(f"{path}.{name}" if path else name, child) for name, child in part._modules.items() if child is not None]
             waiting += reversed(children)
+
+
+def scripted_part(module: nn.Module, path: str) -> str:
+    """Return which part of a network on the way to a path is a TorchScript module, as `the model` or by its path; empty if none is."""
+    names = path.split(".")
+    modules = dict(module.named_modules())
+    for parent in (".".join(names[:k]) for k in range(len(names) + 1)):
+        if isinstance(modules.get(parent), torch.jit.ScriptModule):
+            return parent or "the model"
+    return ""
 
 
 @dataclass
