@@ -119,6 +119,7 @@ class AttentionMethod(Method):
     """Base class of methods that compute a value per patch from the attention downstream of a layer. A subclass defines `tokens`."""
 
     needs = ("self-attention among one set of tokens (ViT, DeiT)",)
+    operations = True
     signed, fast = False, True
     mode: ClassVar[type[Attentions]] = Attentions
 

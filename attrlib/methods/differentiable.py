@@ -25,6 +25,11 @@ def check_defined(method: Method, model: Classifier, layer: Layer) -> None:
     Raises:
         MethodError: It is not, or the method needs gradients and none reaches the layer. The message gives the reason.
     """
+    if method.operations and (scripted := [path for path, m in model.module.named_modules() if isinstance(m, torch.jit.ScriptModule)]):
+        raise MethodError(
+            f"{method.name} needs the single operations of the model, but {scripted[0] or 'it'} is a TorchScript module, which runs outside "
+            "of Python; wrap the module that it was made from, or choose IG, IxG or a method of forward passes"
+        )
     if method.passes(layer).gradient and (reason := unreachable(model, layer)):
         raise MethodError(
             f"{method.name} needs gradients, but {reason}; choose a method of forward passes only, such as RISE, LIME or Occlusion"
@@ -114,8 +119,8 @@ def _barriers(module: nn.Module, split: Split, values: Tensor) -> list[str]:
                 gradients = [_local(result, each) for each in inputs]
             except RuntimeError:
                 return
-            inside = any(known.startswith(f"{path}.") or not path for known in blocked)
-            if not inside and not any(g is not None and bool(g.any()) for g in gradients) and path not in blocked:
+            inside = any(known.startswith(f"{path}.") for known in blocked)
+            if path and not inside and not any(g is not None and bool(g.any()) for g in gradients) and path not in blocked:
                 blocked.append(path)
 
         return look
@@ -128,7 +133,7 @@ def _barriers(module: nn.Module, split: Split, values: Tensor) -> list[str]:
             split.after(value.detach().requires_grad_(), torch.zeros(1, dtype=torch.long, device=value.device))
     one, two = outputs
     return [
-        f"{path or 'the whole module'} ({module.get_submodule(path)._get_name()})"
+        f"{path} ({module.get_submodule(path)._get_name()})"
         for path in blocked
         if path in one and path in two and not same(one[path], two[path], 1e-6)
     ]

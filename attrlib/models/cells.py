@@ -220,11 +220,12 @@ class _DiPartSplit(Split):
         if self.downstream:
             return self._inner.after(view._crop(output, self._layer.layout), rows)
 
-        def cut(_module: nn.Module, _args: Any, output: Any) -> Any:
-            features = first_tensor(output)
+        def cut(_module: nn.Module, _args: Any, result: Any) -> Any:
+            features = first_tensor(result)
             assert features is not None, "Final is a layer"
-            dim = view.model.split(view._final).batch_dim
-            return with_first(output, view._crop(features.transpose(0, dim), view._final.layout).transpose(0, dim))
+            # (tokens,B,C), where `len(output)` is B.
+            dim = int(len(features) != len(output))
+            return with_first(result, view._crop(features.transpose(0, dim), view._final.layout).transpose(0, dim))
 
         with ExitStack() as stack:
             stack.callback(self.module.get_submodule(view._final.path).register_forward_hook(cut).remove)

@@ -143,7 +143,7 @@ def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None =
     for name, path in (names or {}).items():
         if path not in layers:
             raise LayerError(f"{path!r}, given as {name}, yields no spatial map or is called more than once; choose another module path")
-    paths = default_layers(module, layers, probe) | (names or {})
+    paths = (default_layers(module, layers, probe) if layers else {}) | (names or {})
     for name in NAMED[1:]:
         if paths.get(name) in layers:
             named[name] = Layer(name, paths[name], layers[paths[name]].layout)

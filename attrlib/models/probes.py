@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attrlib.models.chunks import out_of_memory
 from attrlib.models.ending import Recorded
 from attrlib.models.forward import same
 
@@ -62,7 +63,13 @@ def behaviour(module: nn.Module, images: Tensor) -> Behaviour:
         module: The module, which returns logits.
         images: Two different images (2,C,H,W).
     """
-    pair = _logits(module, images)
+    try:
+        pair = _logits(module, images)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        # Nothing is known about batches that do not fit.
+        return Behaviour()
     chance = depends_on_chance(module, images, pair)
     batch = "" if chance else depends_on_batch(module, images[:1], pair)
     return Behaviour(pair is None, bool(batch), tuple(text for text in (batch, chance) if text))
@@ -104,10 +111,13 @@ def depends_on_batch(module: nn.Module, first: Tensor, pair: Tensor | None) -> s
 
 
 def _logits(module: nn.Module, images: Tensor) -> Tensor | None:
-    """Return the logits, or None if the module fails."""
+    """Return the logits, or None if the module fails for several images, but not for the first one alone."""
     try:
         output = module(images.clone())
-    except Exception:  # noqa: BLE001  a user's module may fail in any way
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        module(images[:1].clone())
         return None
     return output if isinstance(output, Tensor) and output.ndim in (1, 2) else None
 

@@ -19,6 +19,7 @@ from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from attrlib.models.sources import EMBEDDED, Build, architectures, builder
+from attrlib.models.unwrapping import unwrapped
 from attrlib.specs import ModelSpec, Size, check_size, size_text, whole
 
 RANDOM = "random:"
@@ -282,8 +283,7 @@ def wrap_model(
         ModelError: The module is not a classifier, or an argument is not valid.
         LayerError: A path in `layers` yields no spatial map.
     """
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"wrap_model needs a torch.nn.Module, not a {type(module).__name__}")
+    module = unwrapped(module)
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
         raise ModelError(f"input_size={input_size!r} is not valid: give one number of pixels, or (height, width)")
