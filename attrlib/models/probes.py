@@ -132,3 +132,16 @@ def _dropout(module: nn.Module) -> str:
         if active
         else " (such as a dropout that is active in evaluation mode)"
     )
+
+
+def particulars(module: nn.Module, form: torch.memory_format) -> tuple[str, ...]:
+    """Return what sessions of a module do differently than the module itself, and which parts of it have no layers."""
+    parts = dict(module.named_modules())
+    checkpointed = [p for p, m in parts.items() if any(getattr(m, f"{name}_checkpointing", False) is True for name in ("grad", "gradient"))]
+    scripted = [p for p, m in parts.items() if isinstance(m, torch.jit.ScriptModule)]
+    found = [
+        "images are passed in contiguous memory, because the model does not accept channels_last" if form != FORMATS[0] else "",
+        f"gradient checkpointing of {checkpointed[0] or 'the model'} is off while maps are computed" if checkpointed else "",
+        f"{scripted[0] or 'the model'} is a TorchScript module, whose layers cannot be read" if scripted else "",
+    ]
+    return tuple(text for text in found if text)
