@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -153,11 +154,11 @@ def load_model(
     if new_size is not None:
         _resize(module, preprocessing.size, new_size, name)
         preprocessing = replace(preprocessing, size=new_size)
-    module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    module = module.to(where).eval()
     tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
     names = class_names or (card.class_names if card else built.class_names or _imagenet_names(module))
     meaning = outputs if outputs != "auto" else card.outputs if card else built.outputs
-    model = Classifier(module, preprocessing, given, names, deletion_tuned=tuned, outputs=meaning, notes=built.notes)
+    model = _classifier(module, preprocessing, given, names, deletion_tuned=tuned, outputs=meaning, notes=built.notes)
     listed = names_file_of(weights) if weights and not class_names and not card else None
     if listed is not None:
         model.class_names = read_names(listed, len(model.class_names))
@@ -231,8 +232,16 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
         elif rows is not None:
             state[key] = old[key][list(rows)]
     module.load_state_dict(state)
-    module = module.to(model.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return Classifier(module, model.preprocessing, model.spec, class_names, outputs=outputs)
+    return _classifier(module.to(model.device).eval(), model.preprocessing, model.spec, class_names, outputs=outputs)
+
+
+def _classifier(module: nn.Module, *arguments: Any, **options: Any) -> Classifier:
+    """Return the classifier of a module that was built here, with its weights in the fastest memory format that it accepts."""
+    try:
+        return Classifier(module.to(memory_format=torch.channels_last), *arguments, **options)  # type: ignore[call-overload]
+    except ModelError:
+        # Convolutions with channels_last weights return channels_last values, which `view` cannot flatten.
+        return Classifier(module.to(memory_format=torch.contiguous_format), *arguments, **options)  # type: ignore[call-overload]
 
 
 def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
