@@ -42,8 +42,14 @@ def unreachable(model: Classifier, layer: Layer) -> str:
     if isinstance(model, CellView):
         return unreachable(model.model, model.model.layer(layer.name))
     if layer.path not in model.unreachable:
-        with model.session(), seeded(model.device):
-            model.unreachable[layer.path] = _reason(model, layer)
+        try:
+            with model.session(), seeded(model.device):
+                model.unreachable[layer.path] = _reason(model, layer)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            # The method itself may manage with less.
+            return ""
     return model.unreachable[layer.path]
 
 
@@ -59,15 +65,18 @@ def barriers(model: Classifier) -> list[str]:
 
 def _reason(model: Classifier, layer: Layer) -> str:
     split = model.split(model.layer(layer.name)).fresh()
-    start, end = split.before(model._probe(2)).float().split(1)
+    start = split.before(model._probe(1)).float()
     try:
         gradient, _ = _gradient(split, start)
     except RuntimeError as error:
-        if overwritten(error) or out_of_memory(error) or not _runs(split, start):
+        if out_of_memory(error):
+            raise
+        if overwritten(error) or not _runs(split, start):
             return ""
         return f"the model fails while a gradient is recorded ({str(error).splitlines()[0][:160]})"
     if gradient is not None and bool(gradient.any()):
         return ""
+    start, end = split.before(model._probe(2)).float().split(1)
     results = [_gradient(split, torch.lerp(start, end, k / (POINTS - 1))) for k in range(POINTS)]
     constant = all(same(logits, results[0][1], 1e-6) for _, logits in results)
     if constant or any(gradient is not None and bool(gradient.any()) for gradient, _ in results):
