@@ -338,7 +338,7 @@ class Classifier:
 
         images = self._probe(1)
         try:
-            self.memory_format, first = memory_format(call, images)
+            self.memory_format, first = memory_format(call, images, custom=bool(code_of(self.module)))
         except MemoryError:
             raise
         except Exception as error:  # a user's module may fail in any way

@@ -31,12 +31,13 @@ class Behaviour:
     findings: tuple[str, ...] = ()
 
 
-def memory_format(call: Callable[[Tensor], Recorded], images: Tensor) -> tuple[torch.memory_format, Recorded]:
+def memory_format(call: Callable[[Tensor], Recorded], images: Tensor, custom: bool) -> tuple[torch.memory_format, Recorded]:
     """Return the fastest memory format in which a module computes what it computes for contiguous images, and that pass.
 
     Args:
         call: The module.
         images: Images (1,C,H,W).
+        custom: Whether code of the user runs, which may read memory in its order and return something else without an error.
 
     Raises:
         Exception: What the module raises, if it accepts neither format.
@@ -45,6 +46,8 @@ def memory_format(call: Callable[[Tensor], Recorded], images: Tensor) -> tuple[t
     for form in FORMATS:
         try:
             outputs.append((form, call(images.contiguous(memory_format=form))))
+            if not custom:
+                break
         except Exception as error:  # noqa: BLE001  a user's module may fail in any way
             errors.append(error)
     if not outputs:
