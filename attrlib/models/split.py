@@ -198,7 +198,7 @@ class Split:
             with torch.no_grad():
                 self.module(images.clone())
         except _Reached:
-            return reached[0].transpose(0, self.batch_dim)
+            return reached[0].transpose(0, 1) if self.batch_dim else reached[0]
         finally:
             handle.remove()
         raise LayerError(f"layer {self.path!r} was not reached in the forward pass")
@@ -211,10 +211,10 @@ class Split:
             rows: Index (N,) of the image of the last `before` that each row is derived from; needed only if the layer is not a cut.
         """
         # Copy, because later modules may write into it (in-place ReLU) and must not change the caller's tensor.
-        value = output.clone()
+        # Not a view, because a custom backward rule cannot write into one.
+        value = (output.transpose(0, 1) if self.batch_dim else output).clone()
         if not self.path:
             return self.module(value)
-        value = value.transpose(0, self.batch_dim)
         n = len(output)
         with ExitStack() as stack:
             result = value if self.rest is None else (value, *self.rest)
