@@ -1,5 +1,6 @@
 """Load models by name: the embedded one, shipped ones, architectures of timm, torchvision and this package, and checkpoints."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipp
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
+from attrlib.models.model_folders import Folder, is_folder_name, name_of_folder
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from attrlib.models.sources import EMBEDDED, Build, architectures, builder
 from attrlib.specs import ModelSpec, Size, check_size, size_text, whole
@@ -53,6 +55,12 @@ def check_name(name: str) -> None:
     source, _, architecture = name.partition(":")
     if name == EMBEDDED or name in shipped():
         return
+    if is_folder_name(name):
+        Folder.parse(name)
+        return
+    if _is_folder(name):
+        name_of_folder(name)
+        return
     if source == "timm" and architecture:
         if not timm.is_model(architecture.partition(".")[0]):
             raise ModelError(unknown("timm model", architecture, timm.list_models()))
@@ -64,7 +72,7 @@ def check_name(name: str) -> None:
             raise ModelError(f"unknown model {name!r}. Did you mean {' or '.join(same)}?")
         if name.endswith(SUFFIXES):
             raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
-        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
+        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME, idsds:NAME or hf:ORG/NAME."
         raise ModelError(unknown("model", name, [EMBEDDED, *shipped()], advice))
 
 
@@ -128,6 +136,8 @@ def load_model(
                 "or --model timm:resnet18 --checkpoint FILE"
             )
         name, checkpoint = Card.read(card_file).architecture, name
+    if _is_folder(name):
+        name = name_of_folder(name)
     check_name(name)
     where = pick_device(device)
     file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"
@@ -230,6 +240,11 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
 
 def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(map(float, values))
+
+
+def _is_folder(name: str) -> bool:
+    """Return whether a name is the path of a folder; a name of one word is none, even if the working folder has one of that name."""
+    return os.sep in name and os.path.isdir(os.path.expanduser(name))
 
 
 def _local_weights(name: str) -> Path | None:

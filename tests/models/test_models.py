@@ -365,7 +365,7 @@ def test_the_hub_is_used_only_if_it_can_be_reached(reachable, monkeypatch):
         seen.append(huggingface_hub.constants.HF_HUB_OFFLINE)
         return net
 
-    monkeypatch.setattr(sources, "getproxies", dict)
+    monkeypatch.setattr(model_folders, "getproxies", dict)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "create_connection", (lambda *_, **__: socket.socket()) if reachable else raising(OSError()))
     monkeypatch.setattr(timm, "create_model", create)
