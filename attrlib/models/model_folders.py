@@ -117,6 +117,11 @@ def is_folder_name(name: str) -> bool:
     return name.startswith(PREFIXES)
 
 
+def is_path_of_folder(name: str) -> bool:
+    """Return whether a name is the path of an existing folder."""
+    return not is_folder_name(name) and _existing_folder(name) is not None
+
+
 def local_path(name: str) -> str | None:
     """Return the path of the local folder that the name of a model means, whether it exists or not; None if it is none."""
     prefix = next((p for p in PREFIXES if name.startswith(p)), "")

@@ -129,11 +129,17 @@ def _with_weights(cls: Any, config: Any, folder: Folder, name: str) -> Any:
     check_room(outline, state, name)
     module, report = _quietly(
         lambda: cls.from_pretrained(
-            None, config=config, state_dict=state, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+            None,
+            config=config,
+            state_dict=state,
+            ignore_mismatched_sizes=True,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            output_loading_info=True,
         ),
         name,
     )
-    missing, mismatched = sorted(report["missing_keys"]), sorted(map(str, report["mismatched_keys"]))
+    missing, mismatched = sorted(report["missing_keys"]), sorted(key for key, *_ in report["mismatched_keys"])
     if problems := [
         f"{len(keys)} {kind}: {', '.join(keys[:4])}{', ...' if keys[4:] else ''}"
         for kind, keys in (("missing", missing), ("of another shape", mismatched))

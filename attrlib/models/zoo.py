@@ -1,6 +1,5 @@
 """Load models by name: the embedded one, shipped ones, architectures of timm, torchvision and this package, and checkpoints."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipp
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
-from attrlib.models.model_folders import Folder, is_folder_name, name_of_folder
+from attrlib.models.model_folders import Folder, is_folder_name, is_path_of_folder, name_of_folder
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from attrlib.models.sources import EMBEDDED, Build, architectures, builder
 from attrlib.specs import ModelSpec, Size, check_size, size_text, whole
@@ -58,7 +57,7 @@ def check_name(name: str) -> None:
     if is_folder_name(name):
         Folder.parse(name)
         return
-    if _is_folder(name):
+    if is_path_of_folder(name):
         name_of_folder(name)
         return
     if source == "timm" and architecture:
@@ -100,8 +99,9 @@ def load_model(
     The number of classes is read from the checkpoint. Without a model card, their names are read from `my.txt` beside it, one per line.
 
     Args:
-        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`, or
-            the path of a checkpoint file. `idsds:NAME` is one of the 16 published deletion-tuned models; its weights come from
+        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`,
+            `hf:ORG/NAME` or `timm:hf-hub:ORG/NAME` for a repository of the Hugging Face hub, optionally followed by
+            `?revision=BRANCH`, or the path of a checkpoint file, or of a folder that transformers or timm saved. `idsds:NAME` is one of the 16 published deletion-tuned models; its weights come from
             `checkpoint`, or from the file that `attrlib.models.download` fetched.
         device: `auto`, or the name of a torch device.
         checkpoint: File with the weights. `random:SEED` gives random weights.
@@ -136,7 +136,7 @@ def load_model(
                 "or --model timm:resnet18 --checkpoint FILE"
             )
         name, checkpoint = Card.read(card_file).architecture, name
-    if _is_folder(name):
+    if name != EMBEDDED and name not in shipped() and is_path_of_folder(name):
         name = name_of_folder(name)
     check_name(name)
     where = pick_device(device)
@@ -245,11 +245,6 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
 
 def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(map(float, values))
-
-
-def _is_folder(name: str) -> bool:
-    """Return whether a name is the path of a folder; a name of one word is none, even if the working folder has one of that name."""
-    return os.sep in name and os.path.isdir(os.path.expanduser(name))
 
 
 def _local_weights(name: str) -> Path | None:

