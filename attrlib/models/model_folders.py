@@ -179,30 +179,29 @@ def hub_problem(error: BaseException, what: str = "") -> tuple[str, str]:
         error = error.__cause__ or error.__context__ or error
     host = urlsplit(huggingface_hub.constants.ENDPOINT).hostname
     login = "log in with `hf auth login`, or set HF_TOKEN"
+    # The cause of "not in the cache" may be that the server refused.
+    answers = {
+        errors.GatedRepoError: ("access to it is granted on request only", f"accept its conditions at https://{host}/{what} and {login}"),
+        errors.RepositoryNotFoundError: (f"{host} has no such repository, or it is private", f"check the name, or {login}"),
+        errors.RevisionNotFoundError: ("it has no such revision", "name one of its branches, tags or commits"),
+        errors.HFValidationError: ("this is not the name of a repository", "write ORG/NAME"),
+    }
+    for kind, answer in answers.items():
+        if any(isinstance(each, kind) for each in chain):
+            return answer
     for each in chain:
-        if isinstance(each, errors.GatedRepoError):
-            return "access to it is granted on request only", f"accept its conditions at https://{host}/{what} and {login}"
-        if isinstance(each, errors.RepositoryNotFoundError):
-            return f"{host} has no such repository, or it is private", f"check the name, or {login}"
-        if isinstance(each, errors.RevisionNotFoundError):
-            return "it has no such revision", "name one of its branches, tags or commits"
-        if isinstance(each, errors.HFValidationError):
-            return "this is not the name of a repository", "write ORG/NAME"
-        if isinstance(each, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-            return (
-                f"there is no connection to {host}, and the files are not in its cache",
-                "connect to the internet, or give a local folder",
-            )
         status = getattr(getattr(each, "response", None), "status_code", None)
         if status is not None:
             return f"{host} answers with status {status}", "try again later"
+    if any(isinstance(each, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled) for each in chain):
+        return f"there is no connection to {host}, and the files are not in its cache", "connect to the internet, or give a local folder"
     return reason_of(chain[0]), "connect to the internet, or give a local folder"
 
 
 def _existing_folder(path: str) -> Path | None:
     try:
         folder = Path(path).expanduser()
-        return folder.resolve() if folder.is_dir() else None
+        return folder.resolve() if path and folder.is_dir() else None
     except (OSError, RuntimeError, ValueError):
         return None
 

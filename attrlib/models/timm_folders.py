@@ -1,19 +1,22 @@
 """Build models from folders: those of timm's format here, those of transformers' format in `transformers_models`."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import timm
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
-from torch import nn
+from torch import Tensor, nn
 
 from attrlib.errors import ModelError, reason_of, unknown
 from attrlib.models.built import Build, Built
 from attrlib.models.checkpoints import load_state
 from attrlib.models.model_folders import CONFIG, Folder, is_timm
 from attrlib.models.preprocessing import Preprocessing
-from attrlib.models.transformers_models import build_transformers, check_room
+from attrlib.models.transformers_models import build_transformers, check_room, named, outputs_of
+from attrlib.specs import check_size
 
 
 def folder_builder(name: str) -> Build:
@@ -38,7 +41,7 @@ def timm_preprocessing(module: nn.Module) -> Preprocessing:
     config = timm.data.resolve_model_data_config(module)
     _, height, width = config["input_size"]
     fit = {"squash": "squash", "border": "border"}.get(config.get("crop_mode", "center"), "centre")
-    return Preprocessing((height, width), config["mean"], config["std"], config["interpolation"], config["crop_pct"], fit)
+    return Preprocessing((height, width), tuple(config["mean"]), tuple(config["std"]), config["interpolation"], config["crop_pct"], fit)
 
 
 def _build_timm(folder: Folder, config: Mapping[str, Any], name: str, classes: int | None, pretrained: bool) -> Built:
@@ -46,11 +49,20 @@ def _build_timm(folder: Folder, config: Mapping[str, Any], name: str, classes: i
     if not timm.is_model(architecture):
         raise ModelError(f"{name} cannot be built: {unknown('timm model', architecture, timm.list_models())}")
     where = folder.local(name)
-    options = {} if classes is None else {"num_classes": classes}
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    by_transformers = "model_type" in config
+    arguments = config.get("model_args") or {}
+    if not isinstance(arguments, Mapping) or arguments.keys() & inspect.signature(timm.create_model).parameters.keys():
+        raise ModelError(f"the model_args in the {CONFIG} of {name} are not valid; only the options of the architecture may be there")
 
-    def create() -> nn.Module:
+    def create() -> Any:
         try:
             # Without pretrained, timm reads the config and no weights.
+            if by_transformers:
+                options.setdefault("num_classes", config["num_classes"])
+                return timm.create_model(
+                    architecture, pretrained=False, pretrained_cfg=config.get("pretrained_cfg"), **{**arguments, **options}
+                )
             return timm.create_model(f"local-dir:{where}", pretrained=False, **options)
         except MemoryError:
             raise
@@ -61,21 +73,30 @@ def _build_timm(folder: Folder, config: Mapping[str, Any], name: str, classes: i
         module = create()
     else:
         state = folder.weights(name)
-        with torch.device("meta"):
-            check_room(create(), state, name)
+        _check_room(create, state, name)
         module = create()
         load_state(module, state, name)
-    return Built(module, timm_preprocessing(module), _names_of(module))
+    preprocessing = timm_preprocessing(module)
+    if size := arguments.get("img_size"):
+        preprocessing = replace(preprocessing, size=check_size(tuple(size) if isinstance(size, list) else size))
+    outputs = outputs_of(config.get("problem_type"), module.num_classes) if by_transformers else "auto"
+    return Built(module, preprocessing, _names_of(module, config), outputs)
 
 
-def _names_of(module: nn.Module) -> Sequence[str] | None:
-    config: Mapping[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
-    names, descriptions = config.get("label_names"), config.get("label_descriptions")
-    if not isinstance(names, list | tuple):
-        subset = infer_imagenet_subset(module)
-        info = ImageNetInfo(subset) if subset else None
-        return [info.index_to_description(i) for i in range(module.num_classes)] if info else None  # type: ignore[arg-type]
-    if len(names) != module.num_classes:
-        return None
-    described = descriptions if isinstance(descriptions, Mapping) else {}
-    return [str(described.get(each, each)) for each in names]
+def _check_room(create: Callable[[], nn.Module], state: Mapping[str, Tensor], name: str) -> None:
+    try:
+        with torch.device("meta"):
+            outline = create()
+    except ModelError:
+        return  # Some initialisations need real tensors, and what is wrong besides shows with these.
+    check_room(outline, state, name)
+
+
+def _names_of(module: Any, config: Mapping[str, Any]) -> Sequence[str] | None:
+    values: Mapping[str, Any] = module.pretrained_cfg | config
+    names, described, count = values.get("label_names"), values.get("label_descriptions"), module.num_classes
+    if isinstance(names, list | tuple):
+        texts = described if isinstance(described, Mapping) else {}
+        return named([str(texts.get(each, each)) for each in names]) if len(names) == count else None
+    subset = infer_imagenet_subset(module)
+    return [ImageNetInfo(subset).index_to_description(i) for i in range(count)] if subset else None

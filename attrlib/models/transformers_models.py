@@ -65,7 +65,9 @@ def build_transformers(folder: Folder, name: str, classes: int | None, pretraine
     processing = processing_of(transformers, folder.settings(PROCESSOR, name), config, name)
     module.__class__ = _returning_logits(type(module))
     module.reverses_channels = processing.reverses_channels
-    return Built(module, processing.preprocessing, _names_of(config), _outputs_of(config), processing.notes)
+    listed = config.id2label or {}
+    names = named([str(listed.get(i, f"LABEL_{i}")) for i in range(config.num_labels)])
+    return Built(module, processing.preprocessing, names, outputs_of(config.problem_type, config.num_labels), processing.notes)
 
 
 def _transformers() -> Any:
@@ -175,16 +177,14 @@ def _quietly(create: Callable[[], Any], name: str) -> Any:
             logging.enable_progress_bar()
 
 
-def _names_of(config: Any) -> list[str] | None:
-    listed = config.id2label or {}
-    names = [str(listed.get(i, f"LABEL_{i}")) for i in range(config.num_labels)]
-    return None if names == [f"LABEL_{i}" for i in range(config.num_labels)] else names
+def named(names: list[str]) -> list[str] | None:
+    """Return the names of classes, None if they are those that transformers gives to classes without names."""
+    return None if names == [f"LABEL_{i}" for i in range(len(names))] else names
 
 
-def _outputs_of(config: Any) -> str:
-    """Return the kind of outputs. Without a problem type, transformers trains one output as a regression."""
-    kind = _OUTPUTS.get(str(config.problem_type))
-    return kind or ("scalar" if config.num_labels == 1 else "auto")
+def outputs_of(problem: object, classes: int) -> str:
+    """Return the kind of outputs for a problem type. Without one, transformers trains one output as a regression."""
+    return _OUTPUTS.get(str(problem)) or ("scalar" if classes == 1 else "auto")
 
 
 class _Logits:
