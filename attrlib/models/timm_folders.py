@@ -69,12 +69,10 @@ def _build_timm(folder: Folder, config: Mapping[str, Any], name: str, classes: i
         except Exception as error:  # a config may fail in any way
             raise ModelError(f"{name} cannot be built by timm ({reason_of(error)}); check its {CONFIG}") from error
 
-    if not pretrained:
-        module = create()
-    else:
-        state = folder.weights(name)
-        _check_room(create, state, name)
-        module = create()
+    state = folder.weights(name) if pretrained else None
+    _check_room(create, state, name)
+    module = create()
+    if state is not None:
         load_state(module, state, name)
     preprocessing = timm_preprocessing(module)
     if size := arguments.get("img_size"):
@@ -83,7 +81,7 @@ def _build_timm(folder: Folder, config: Mapping[str, Any], name: str, classes: i
     return Built(module, preprocessing, _names_of(module, config), outputs)
 
 
-def _check_room(create: Callable[[], nn.Module], state: Mapping[str, Tensor], name: str) -> None:
+def _check_room(create: Callable[[], nn.Module], state: Mapping[str, Tensor] | None, name: str) -> None:
     try:
         with torch.device("meta"):
             outline = create()

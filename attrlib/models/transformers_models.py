@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +33,9 @@ _LEFT_OUT = (
     "transformers_weights",
     "use_return_dict",
 )
+_LAYERS = ("num_hidden_layers", "depths", "num_block_repeats", "depth_coefficient")
+"""Keys whose values are numbers of layers, or factors of them."""
+_MOST_LAYERS, _MOST_VALUES = 1000, 2_000_000_000
 _OUTPUTS = {"multi_label_classification": "sigmoid", "regression": "scalar", "single_label_classification": "softmax"}
 _WORKS = (
     "attrlib reads image classifiers: folders whose architecture ends in ForImageClassification; fine-tune the model with "
@@ -61,6 +65,7 @@ def build_transformers(folder: Folder, name: str, classes: int | None, pretraine
     if pretrained:
         module = _with_weights(cls, config, folder, name)
     else:
+        check_room(_outline(cls, config, name), None, name)
         module = _quietly(lambda: cls._from_config(config, attn_implementation="eager", dtype=torch.float32), name)
     processing = processing_of(transformers, folder.settings(PROCESSOR, name), config, name)
     module.__class__ = _returning_logits(type(module))
@@ -126,9 +131,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_weights(cls: Any, config: Any, folder: Folder, name: str) -> Any:
     state = folder.weights(name)
-    with torch.device("meta"):
-        outline = _quietly(lambda: cls(config), name)
-    check_room(outline, state, name)
+    check_room(_outline(cls, config, name), state, name)
     module, report = _quietly(
         lambda: cls.from_pretrained(
             None,
@@ -151,11 +154,28 @@ def _with_weights(cls: Any, config: Any, folder: Folder, name: str) -> Any:
     return module
 
 
-def check_room(outline: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Raise `ModelError` if a config names sizes that the weights do not fill: all of them would be allocated."""
-    needed, stored = (sum(map(Tensor.numel, tensors)) for tensors in (outline.parameters(), state.values()))
+def _outline(cls: Any, config: Any, name: str) -> nn.Module:
+    values = config.to_dict()
+    layers = [value for part in (values, values.get("vision_config") or {}) for key in _LAYERS for value in np.ravel(part.get(key) or 0)]
+    if max(layers) > _MOST_LAYERS:
+        raise ModelError(f"the config.json of {name} asks for {max(layers):.0f} layers, but at most {_MOST_LAYERS} are built; check it")
+    with torch.device("meta"):
+        return _quietly(lambda: cls(config), name)
+
+
+def check_room(outline: nn.Module, state: Mapping[str, Tensor] | None, name: str) -> None:
+    """Raise `ModelError` if a config names sizes that the weights do not fill: all of them would be allocated.
+
+    Args:
+        outline: The model without values.
+        state: The weights, or None for random ones, of which there may be two billion.
+        name: Name of the model, for messages.
+    """
+    needed = sum(map(Tensor.numel, outline.parameters()))
+    stored = _MOST_VALUES // 2 if state is None else sum(map(Tensor.numel, state.values()))
     if needed > 2 * stored:
-        raise ModelError(f"the weights of {name} have {stored} values, but its config.json asks for {needed}; copy or download both again")
+        have = f"at most {_MOST_VALUES} can be drawn at random" if state is None else f"its weights have {stored}"
+        raise ModelError(f"the config.json of {name} asks for {needed} values, but {have}; check it, or copy or download both again")
 
 
 def _quietly(create: Callable[[], Any], name: str) -> Any:

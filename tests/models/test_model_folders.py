@@ -113,7 +113,7 @@ def test_other_weights_for_a_folder_of_timm(tmp_path: Path) -> None:
     ("values", "reason"),
     [
         (dict(architecture="test_vti"), "unknown timm model 'test_vti'. Did you mean test_vit"),
-        (dict(architecture="vit_giant_patch14_224"), "its config.json asks for"),
+        (dict(architecture="vit_giant_patch14_224"), "values, but its weights have"),
         (dict(model_args={"nonsense": 1}), "cannot be built by timm"),
         (dict(model_args={"pretrained_cfg": {"file": "/etc/passwd"}}), "model_args"),
         (dict(model_args={"checkpoint_path": "/etc/passwd"}, model_type="timm_wrapper"), "model_args"),

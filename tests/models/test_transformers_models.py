@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attrlib.errors import MethodError, ModelError
 from attrlib.methods import METHODS
+from attrlib.models import with_classes
 
 SELF_ATTENTION = ("ViT", "DeiT", "DeiT, teacher", "DINOv2", "DINOv2, registers", "BEiT", "CLIP", "SigLIP")
 """Families whose blocks all attend among the same tokens."""
@@ -258,7 +259,8 @@ def test_settings_that_load_code_or_other_files_are_left_out(tmp_path: Path) -> 
         (dict(model_type=None), "does not know the model_type 'None'"),
         (dict(quantization_config={"quant_method": "bitsandbytes"}), "is quantised"),
         (dict(hidden_size="many"), "config.json of .* is not valid"),
-        (dict(hidden_size=100_000, num_attention_heads=1), "its config.json asks for"),
+        (dict(hidden_size=100_000, num_attention_heads=1), r"asks for \d+ values, but its weights have \d+"),
+        (dict(num_hidden_layers=10**9), "asks for 1000000000 layers"),
         (dict(intermediate_size=40), r"9 of another shape: vit\.layers\.0\.mlp\.fc1"),
         (dict(num_hidden_layers=4), "missing"),
     ],
@@ -267,6 +269,12 @@ def test_a_config_that_does_not_fit_is_refused(values: dict[str, Any], reason: s
     folder = edit(saved(tmp_path), **values)
     with pytest.raises(ModelError, match=reason):
         attrlib.load_model(str(folder), device="cpu")
+
+
+def test_random_weights_are_bounded(tmp_path: Path) -> None:
+    folder = edit(saved(tmp_path), hidden_size=200_000, num_attention_heads=1)
+    with pytest.raises(ModelError, match=r"at most 2000000000 can be drawn at random"):
+        attrlib.load_model(f"hf:{folder}", device="cpu", pretrained=False)
 
 
 def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
@@ -282,5 +290,17 @@ def test_without_transformers_the_extra_is_named(tmp_path: Path, monkeypatch: py
     assert refusal(folder).endswith('hf: models need transformers, which is not installed; pip install "attrlib[hub]"')
 
 
-def test_the_number_of_classes(tmp_path: Path) -> None:
-    assert len(attrlib.load_model(str(saved(tmp_path)), device="cpu").class_names) == CLASSES
+# New heads, and lists ------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_head_keeps_all_other_weights(tmp_path: Path) -> None:
+    model = attrlib.load_model(str(saved(tmp_path)), device="cpu")
+    other = with_classes(model, ["a", "b", "c"], rows=[4, 0, 1])
+    images = pictures(2, 32)
+    torch.testing.assert_close(other(images), model(images)[:, [4, 0, 1]])
+    assert len(model.class_names) == CLASSES
+    assert other.class_names == ("a", "b", "c")
+
+
+def test_repositories_are_not_listed() -> None:
+    assert attrlib.list_models("hf:*") == []
