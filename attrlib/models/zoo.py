@@ -128,7 +128,7 @@ def load_model(
         if weights is None:
             module, preprocessing = build(len(card.class_names) if card else None, pretrained)
         else:
-            state = read_checkpoint(weights)
+            state = read_checkpoint(weights).state
             module, preprocessing = build(len(card.class_names) if card else count_classes(state, _outline(build, None)), False)
             if card:
                 _resize(module, preprocessing.size, card.preprocessing.size, name)
