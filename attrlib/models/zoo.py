@@ -79,6 +79,12 @@ def load_model(
     class_names: Sequence[str] | None = None,
     deletion_tuned: bool = False,
     input_size: int | Size | None = None,
+    outputs: str = "auto",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    crop: float | None = None,
+    fit: str | None = None,
 ) -> Classifier:
     """Load a classifier by name, or from a checkpoint file.
 
@@ -98,6 +104,13 @@ def load_model(
         deletion_tuned: Whether the checkpoint was fine-tuned on images with deleted patches, as IDSDS requires.
         input_size: Input size in pixels, a number or (height, width), instead of the model's default. The position embeddings of
             timm's transformers are interpolated to it.
+        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `probabilities` or `auto`, see
+            `attrlib.models.outputs`.
+        mean: Mean of each channel that the network expects, for colours in [0,1]; by default that of the card or the architecture.
+        std: Standard deviation of each channel that the network expects; as `mean`.
+        interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`; as `mean`.
+        crop: Share of the picture's short side that the crop covers; as `mean`.
+        fit: `centre`, `squash` or `border`, see `Preprocessing`; as `mean`.
 
     Raises:
         ModelError: The name is unknown, the hub is unreachable, keys do not fit, or the model does not accept the input size.
@@ -126,21 +139,22 @@ def load_model(
     build = builder(architecture_of(name))
     with _seeded(seed):
         if weights is None:
-            module, preprocessing = build(len(card.class_names) if card else None, pretrained)
+            built = build(len(card.class_names) if card else None, pretrained)
         else:
             state = read_checkpoint(weights).state
-            module, preprocessing = build(len(card.class_names) if card else count_classes(state, _outline(build, None)), False)
+            built = build(len(card.class_names) if card else count_classes(state, _outline(build, None)), False)
             if card:
-                _resize(module, preprocessing.size, card.preprocessing.size, name)
-            load_state(module, state, weights.name)
-    preprocessing = card.preprocessing if card else preprocessing
+                _resize(built.module, built.preprocessing.size, card.preprocessing.size, name)
+            load_state(built.module, state, weights.name)
+    module, given = built.module, ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit)
+    preprocessing = replace(card.preprocessing if card else built.preprocessing, **given.preprocessing())
     if new_size is not None:
         _resize(module, preprocessing.size, new_size, name)
         preprocessing = replace(preprocessing, size=new_size)
     module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
-    names = class_names or (card.class_names if card else _imagenet_names(module))
-    model = Classifier(module, preprocessing, ModelSpec(name, file, new_size), names, deletion_tuned=tuned)
+    names = class_names or (card.class_names if card else built.class_names or _imagenet_names(module))
+    model = Classifier(module, preprocessing, given, names, deletion_tuned=tuned)
     listed = names_file_of(weights) if weights and not class_names and not card else None
     if listed is not None:
         model.class_names = read_names(listed, len(model.class_names))
@@ -198,8 +212,9 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
         )
     build = builder(architecture_of(name))
     with _seeded(seed):
-        module, preprocessing = build(len(class_names), False)
-        _resize(module, preprocessing.size, model.input_size, name)
+        built = build(len(class_names), False)
+        module = built.module
+        _resize(module, built.preprocessing.size, model.input_size, name)
         # The head consists of the tensors whose shape depends on the number of classes.
         other = _outline(build, len(class_names) + 1).state_dict()
     old, state = model.module.state_dict(), module.state_dict()
@@ -211,6 +226,10 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
     module.load_state_dict(state)
     module = module.to(model.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Classifier(module, model.preprocessing, model.spec, class_names)
+
+
+def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(map(float, values))
 
 
 def _local_weights(name: str) -> Path | None:
@@ -282,10 +301,10 @@ def _outline(build: Build, classes: int | None) -> nn.Module:
     """Build the architecture without values where possible, for its keys and shapes only."""
     try:
         with torch.device("meta"):
-            return build(classes, False)[0]
+            return build(classes, False).module
     except RuntimeError:
         # Some initialisations need real tensors.
-        return build(classes, False)[0]
+        return build(classes, False).module
 
 
 def _imagenet_names(module: nn.Module) -> list[str] | None:
