@@ -2,8 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,13 @@ class Checkpoint:
     """Plain values that tell the architecture and its preprocessing, by the names in `files.hints.hints_of`."""
     notes: tuple[str, ...] = ()
     """What was chosen or left out on reading."""
+
+    def fitted(self, classes: int) -> Self:
+        """Return the checkpoint without its class names, and with a note, if they are not those of this number of classes."""
+        if self.class_names is None or len(self.class_names) == classes:
+            return self
+        note = f"the checkpoint names {len(self.class_names)} classes, but the model has {classes}, so the names are not used"
+        return replace(self, class_names=None, notes=(*self.notes, note))
 
 
 def split_key(location: str | Path) -> tuple[str, str | None]:

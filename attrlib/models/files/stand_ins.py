@@ -14,7 +14,7 @@ from attrlib.models.files.storages import Unstored, stored_tensor
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg", "pathlib._local": "pathlib"}
 _HARMLESS = re.compile(
     r"(argparse\.Namespace|types\.SimpleNamespace|_codecs\.encode|decimal\.Decimal|fractions\.Fraction|uuid\.UUID|torch\.(Generator|Size|device)"
-    r"|builtins\.(object|set|frozenset|list|tuple|dict|complex|range|slice|bytearray|int)|collections\.\w+|datetime\.\w+|pathlib\.\w+"
+    r"|builtins\.(object|set|frozenset|list|tuple|dict|complex|x?range|slice|bytearray|int)|collections\.\w+|datetime\.\w+|pathlib\.\w+"
     r"|numpy\.(dtype|ndarray|dtypes\.\w+|_core\.\w+\.\w+|random\.[\w.]+)|torch\.(optim|serialization)\.[\w.]+)"
 )
 _LONGEST = 300
