@@ -190,7 +190,8 @@ class _Machine:
         self._call((), {})
 
     def _obj(self, _: object) -> None:
-        self.stack.append(self.pop_mark()[0])
+        function = self.pop_mark()[0]
+        self.stack.append(function)
         self._call((), {})
 
     def _reduce(self, _: object) -> None:
@@ -209,7 +210,7 @@ class _Machine:
     def _spend(self, values: object) -> None:
         # A value may be copied. A small file could name a large one many times.
         for value in values if isinstance(values, tuple) else ():
-            self.copied += len(value) * (64 if isinstance(value, list | tuple) else 1) if isinstance(value, str | list | tuple) else 0
+            self.copied += len(value) * (128 if isinstance(value, list | tuple) else 1) if isinstance(value, str | list | tuple) else 0
         if self.copied > MOST_BYTES:
             raise DamagedError("it repeats large values")
 

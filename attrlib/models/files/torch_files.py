@@ -45,8 +45,8 @@ class TorchFile(ABC):
             self._storages[storage.key] = self._bytes(storage)
         try:
             return tensor.values(self._storages[storage.key])
-        except RuntimeError as error:
-            raise DamagedError(str(error).partition("\n")[0][:120]) from None
+        except RuntimeError:
+            raise DamagedError("a tensor reaches beyond the end of its values") from None
 
     @abstractmethod
     def _bytes(self, storage: Storage) -> Tensor:
