@@ -80,8 +80,11 @@ def read_checkpoint(location: str | Path) -> Checkpoint:
 
 
 def _read(file: Path, key: str | None) -> Checkpoint:
-    check_format(file)
+    # First of all: the length at their beginning may look like the mark of another format.
     if is_safetensors(file):
+        return _read_safetensors(file, key)
+    check_format(file)
+    if file.suffix == ".safetensors":
         return _read_safetensors(file, key)
     with open_torch_file(file) as opened:
         weights = find_weights(opened.content, file.name, key)
