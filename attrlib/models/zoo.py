@@ -13,6 +13,7 @@ from timm.layers import to_2tuple
 from torch import nn
 
 from attrlib.errors import ModelError, unknown
+from attrlib.models.added import architecture_of, named, weights_of
 from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipped
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint, split_key
 from attrlib.models.classifier import Classifier, pick_device
@@ -40,7 +41,7 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
         pattern: Pattern such as `timm:resnet*`; matched against the models without download and all architectures.
     """
     embedded = ModelInfo(EMBEDDED, "embedded", "EfficientNet-Lite0 on ImageNet-1k, 4.7 M parameters, 224 px; no download")
-    every = [embedded, *(ModelInfo(name, "shipped", Card.read(path).summary()) for name, path in shipped().items())]
+    every = [embedded, *(ModelInfo(n, "shipped" if n in shipped() else "added", Card.read(p).summary()) for n, p in named().items())]
     result = [info for info in every if not pattern or fnmatch(info.name, pattern)]
     if pattern:
         for source, names in architectures().items():
@@ -51,7 +52,7 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
 def check_name(name: str) -> None:
     """Raise `ModelError` if no architecture has this name."""
     source, _, architecture = name.partition(":")
-    if name == EMBEDDED or name in shipped():
+    if name == EMBEDDED or name in named():
         return
     if source == "timm" and architecture:
         if not timm.is_model(architecture.partition(".")[0]):
@@ -65,7 +66,7 @@ def check_name(name: str) -> None:
         if split_key(name)[0].endswith(SUFFIXES):
             raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
         advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
-        raise ModelError(unknown("model", name, [EMBEDDED, *shipped()], advice))
+        raise ModelError(unknown("model", name, [EMBEDDED, *named()], advice))
 
 
 def load_model(
@@ -134,17 +135,17 @@ def load_model(
     if file and file.startswith(RANDOM):
         seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
     weights = None if file and file.startswith(RANDOM) else Path(file) if file else _local_weights(name) if pretrained else None
-    card_file = card_of(weights) if weights else shipped().get(name)
+    card_file = card_of(weights) if file and weights else named().get(name)
     card = Card.read(card_file) if card_file else None
     build = builder(architecture_of(name))
     checkpointed = None
     with _seeded(seed):
         if weights is None:
-            built = build(len(card.class_names) if card else None, pretrained)
+            built = build(card.count if card else None, pretrained)
         else:
             checkpointed = read_checkpoint(weights)
             state = checkpointed.state
-            built = build(len(card.class_names) if card else count_classes(state, _outline(build, None)), False)
+            built = build(card.count if card else count_classes(state, _outline(build, None)), False)
             if card:
                 _resize(built.module, built.preprocessing.size, card.preprocessing.size, name)
             load_state(built.module, state, Path(split_key(weights)[0]).name)
@@ -156,12 +157,16 @@ def load_model(
     module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
     names = class_names or (card.class_names if card else built.class_names or _imagenet_names(module))
-    model = Classifier(module, preprocessing, given, names, deletion_tuned=tuned)
+    meaning = outputs if outputs != "auto" else card.outputs if card else built.outputs
+    model = Classifier(module, preprocessing, given, names, deletion_tuned=tuned, outputs=meaning, notes=built.notes)
     listed = names_file_of(weights) if weights and not class_names and not card else None
     if listed is not None:
         model.class_names = read_names(listed, len(model.class_names))
     elif checkpointed and not class_names and not card:
-        model.class_names = checkpointed.fitted(len(model.class_names)).class_names or model.class_names
+        checkpointed = checkpointed.fitted(len(model.class_names))
+        model.class_names = checkpointed.class_names or model.class_names
+    if checkpointed:
+        model.notes = (*checkpointed.notes, *model.notes)
     return model
 
 
@@ -214,13 +219,17 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
         raise ModelError(
             f"{model.name} is a wrapped module, so no new head can be built; replace the head of the module, and wrap it again"
         )
+    # One logit of two classes stays one; it has no rows to copy.
+    kind = model.outputs.kind
+    count = 1 if kind == "binary" and len(class_names) == 2 else len(class_names)
+    outputs, rows = (kind if kind == "sigmoid" or (kind == "binary" and count == 1) else "auto"), None if kind == "binary" else rows
     build = builder(architecture_of(name))
     with _seeded(seed):
-        built = build(len(class_names), False)
+        built = build(count, False)
         module = built.module
         _resize(module, built.preprocessing.size, model.input_size, name)
         # The head consists of the tensors whose shape depends on the number of classes.
-        other = _outline(build, len(class_names) + 1).state_dict()
+        other = _outline(build, count + 1).state_dict()
     old, state = model.module.state_dict(), module.state_dict()
     for key, tensor in state.items():
         if other[key].shape == tensor.shape:
@@ -229,7 +238,7 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
             state[key] = old[key][list(rows)]
     module.load_state_dict(state)
     module = module.to(model.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return Classifier(module, model.preprocessing, model.spec, class_names)
+    return Classifier(module, model.preprocessing, model.spec, class_names, outputs=outputs)
 
 
 def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
@@ -239,12 +248,7 @@ def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
 def _local_weights(name: str) -> Path | None:
     if name.startswith(PREFIX):
         return downloaded(name)
-    return shipped()[name].with_suffix(".safetensors") if name in shipped() else None
-
-
-def architecture_of(name: str) -> str:
-    """Return the architecture from which a model is rebuilt: that of the card for a shipped model, else the name itself."""
-    return Card.read(shipped()[name]).architecture if name in shipped() else name
+    return weights_of(named()[name]) if name in named() else None
 
 
 def wrap_model(
@@ -258,8 +262,9 @@ def wrap_model(
     interpolation: str = "bilinear",
     crop: float = 0.875,
     deletion_tuned: bool = False,
+    outputs: str = "auto",
 ) -> Classifier:
-    """Wrap a custom module that maps normalised images (B,3,H,W) to logits (B,C) as a classifier.
+    """Wrap a custom module that maps normalised images (B,3,H,W) to logits or other numbers (B,C) as a classifier.
 
     The module is not copied, moved or changed.
 
@@ -273,6 +278,8 @@ def wrap_model(
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
         crop: Share of the picture's short side that the crop covers.
         deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
+        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `probabilities` or `auto`, see
+            `attrlib.models.outputs`.
 
     Raises:
         ModelError: The module is not a classifier, or an argument is not valid.
@@ -284,7 +291,7 @@ def wrap_model(
     if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
         raise ModelError(f"input_size={input_size!r} is not valid: give one number of pixels, or (height, width)")
     preprocessing = Preprocessing((size[0], size[1]), mean, std, interpolation, crop)
-    model = Classifier(module, preprocessing, ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers, deletion_tuned)
+    model = Classifier(module, preprocessing, ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers, deletion_tuned, outputs)
     if layers:
         _ = model.layers
     return model
