@@ -23,6 +23,7 @@ from attrlib.models.files.weights import Weights, find_weights, is_tensor, left_
 SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl", ".pyth", ".th", INDEX)
 """Endings of the files that are taken for checkpoints. What a file is, its content tells."""
 _SHOWN = 4
+_LONGEST_KEY = 500
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,9 @@ def _version(metadata: Mapping) -> dict[str, int]:
 
 
 def _check_values(key: str, tensor: Tensor, name: str) -> None:
-    """Raise `ModelError` for a matrix of integers, which stands for other numbers by a scale that is elsewhere."""
+    """Raise `DamagedError` for a name that no module has, and `ModelError` for a matrix of integers, which a scale elsewhere turns into weights."""
+    if len(key) > _LONGEST_KEY or not key.isprintable():
+        raise DamagedError(f"{key[:40]!r} is not the name of a tensor")
     if key.endswith("weight") and tensor.ndim > 1 and not (tensor.is_floating_point() or tensor.is_complex()):
         raise _quantised(key, name)
 

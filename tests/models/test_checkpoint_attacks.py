@@ -248,6 +248,21 @@ def test_long_names_are_cut_in_messages(state, tmp_path):
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize("key", ["a\nb.weight", "\x1b[31m.weight", "\udcff.weight", "a" * 501])
+def test_names_that_would_spoil_a_message_are_refused(key, tmp_path):
+    torch.save({key: torch.ones(2)}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="is not the name of a tensor") as caught:
+        read_checkpoint(tmp_path / "w.pth")
+    assert str(caught.value).isprintable()
+
+
+def test_notes_are_fit_to_be_printed(state, tmp_path):
+    program = text("a\nb\x1b[31m") + text("c\r") + b"\x93)R"
+    (note,) = read_checkpoint(beside(program, state, tmp_path / "w.pth")).notes
+    assert note.isprintable()
+    assert "'x' (a?b?[31m.c?)" in note
+
+
 # Archives.
 
 
