@@ -539,6 +539,13 @@ def test_a_tar_archive_is_refused_by_its_kind(names, says, tmp_path):
         read_checkpoint(tmp_path / "w.tar")
 
 
+def test_weights_of_openvino_are_refused_by_the_graph_beside_them(tmp_path):
+    (tmp_path / "w.xml").write_text("<?xml version='1.0'?><net/>")
+    (tmp_path / "w.bin").write_bytes(bytes(range(256)))
+    with pytest.raises(ModelError, match=r"w\.bin is not a checkpoint .* the weights of an OpenVINO model"):
+        read_checkpoint(tmp_path / "w.bin")
+
+
 def test_a_pickled_estimator_is_refused_by_its_class(tmp_path):
     linear_model = pytest.importorskip("sklearn.linear_model")
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(linear_model.LogisticRegression()))
