@@ -72,6 +72,8 @@ def read_checkpoint(location: str | Path) -> Checkpoint:
         raise ModelError(f"there is no file {path[:200]!r}; give the path of a checkpoint ({', '.join(SUFFIXES[:4])})")
     try:
         if file.name.endswith(INDEX):
+            if key is not None:
+                raise ModelError(f"{file.name} has no key {key[:80]!r}: an index names a single set of weights; give its path alone")
             return Checkpoint(read_parts(file, lambda part: _read(part, None).state))
         return _read(file, key)
     except DamagedError as error:

@@ -448,6 +448,8 @@ def test_a_checkpoint_in_several_files_is_read(kind, state, tmp_path):
     assert found.keys() == state.keys()
     assert all(torch.equal(found[key], value) for key, value in state.items())
     assert sorted(file.name for file in files_of(index)) == sorted([index.name, *parts])
+    with pytest.raises(ModelError, match="an index names a single set of weights"):
+        read_checkpoint(f"{index}#ema")
     (tmp_path / next(iter(parts))).unlink()
     with pytest.raises(ModelError, match=r"names 2 parts, of which 1 are not beside it \(.*-0-of-2"):
         read_checkpoint(index)
