@@ -54,7 +54,8 @@ def check_values(values: Array) -> None:
         return
     if "float" not in kind:
         raise ImageError(f"values of {kind} are no pixels that can be read; give uint8 from 0 to 255, or floats from 0 to 1")
-    low, high = (float(values.min()), float(values.max())) if 0 not in values.shape else (0.0, 0.0)
+    numbers = values.detach() if isinstance(values, Tensor) else values
+    low, high = (float(numbers.min()), float(numbers.max())) if 0 not in values.shape else (0.0, 0.0)
     if not (low >= 0 and high <= 1):
         looks = "normalised" if low < 0 else "scaled in another way"
         raise ImageError(
