@@ -120,7 +120,8 @@ class Dataset(Sequence[Item], ABC):
 
     def describe(self) -> str:
         """Return the number of pictures and classes, and what else the data set provides, as a line of text."""
-        facts = [f"{len(self):,} images", f"{len(self.class_names):,} classes" if self.class_names else "no labels"]
+        counts = [(len(self), "image", "images"), (len(self.class_names), "class", "classes")]
+        facts = [f"{n:,} {one if n == 1 else more}" for n, one, more in counts if n]
         facts += ["several labels per image"] if self.multi_label else []
         return ", ".join([*facts, *self.offers])
 

@@ -14,6 +14,8 @@ UNKNOWN = -1
 """Label of an image whose class is unknown."""
 REASONS_SHOWN = 5
 """Maximum number of reasons listed in one note."""
+ATTEMPTS = 50
+"""Maximum number of times that grids are drawn from images with several labels."""
 PROGRESS_INTERVAL = 16
 """Number of images between two progress reports."""
 
@@ -119,7 +121,7 @@ def image_items(
 def compose_grids(passed: Sequence[EvalItem], present: Present, grid: int, corners: bool, seed: int) -> list[Chunk]:
     """Compose as many grids as possible, each of grid x grid items.
 
-    A target must be in its own cell only, so grids are left out in which another cell's image shows it, too.
+    A target must be in its own cell only, so grids in which another cell's image shows it, too, are taken apart and drawn again.
 
     Args:
         passed: Images that passed the filter, one item for each of their labels.
@@ -128,12 +130,22 @@ def compose_grids(passed: Sequence[EvalItem], present: Present, grid: int, corne
         corners: Whether the first class fills the first and the last cell.
         seed: Draws the grids.
     """
-    grids = [tuple(passed[k] for k in cells) for cells in compose([item.labels[0] for item in passed], grid, corners, seed)]
-    return [
-        cells
-        for cells in grids
-        if not any(a.labels[0] != b.labels[0] and a.labels[0] in present.get(b.id, ()) for a in cells for b in cells)
-    ]
+    grids: list[Chunk] = []
+    left = list(passed)
+    for attempt in range(ATTEMPTS):
+        drawn = [tuple(left[k] for k in cells) for cells in compose([item.labels[0] for item in left], grid, corners, seed + attempt)]
+        valid = [cells for cells in drawn if not any(_shows(b, a.labels[0], present) for a in cells for b in cells)]
+        grids += valid
+        if len(valid) == len(drawn):
+            break
+        used = {item for cells in valid for item in cells}
+        left = [item for item in left if item not in used]
+    return grids
+
+
+def _shows(item: EvalItem, label: int, present: Present) -> bool:
+    """Return whether an item's image shows a class besides its own label."""
+    return label != item.labels[0] and label in present.get(item.id, ())
 
 
 def labels_of_images(items: Sequence[EvalItem]) -> Present:
@@ -174,8 +186,9 @@ def grid_items(
     allowed = f"{len(passed)} of {candidates} images ({classes} classes) pass the filter {filter_text} and allow {len(grids)} grids"
     if not grids:
         needed = grid * grid - 1 if corners else grid * grid
+        apart = ", and none of them shows the class of another" if present else ""
         raise DataError(
-            f"{allowed}: a {grid} x {grid} grid needs images of {needed} classes{', two of one of them' if corners else ''}. "
+            f"{allowed}: a {grid} x {grid} grid needs images of {needed} classes{', two of one of them' if corners else ''}{apart}. "
             f"Lower confidence, use more images, or {'a smaller grid' if grid > 2 else 'a model and data of more classes'}"
         )
     items = tuple(

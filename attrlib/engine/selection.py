@@ -133,7 +133,7 @@ def _highest_confidence(confidences: Mapping[EvalItem, float], grids: Localisati
 
     index = bisect_left(thresholds, True, key=allows)
     if index == len(thresholds):
-        return "no confidence allows one: images of too few classes are classified correctly"
+        return f"no confidence allows one{'' if present else ': images of too few classes are classified correctly'}"
     return f"confidence={math.floor(thresholds[index] * 1000) / 1000:g} allows one"
 
 
