@@ -163,7 +163,11 @@ def _wnid(name: str) -> str:
 def _by_name(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
     pairs = ((part, k) for k, name in enumerate(model_names) for part in (name, *name.split(",")))
     classes = _indexed((_plain(part), k) for part, k in pairs)
-    return [classes.get(_plain(name), set()) for name in names]
+    found = [classes.get(_plain(name), set()) for name in names]
+    if len(names) == 2 and list(model_names) == [f"not {model_names[-1]}", model_names[-1]] and {1} in found:
+        # A single logit with the name of one class: whatever the other is called, it is the other.
+        return [own or {0} for own in found]
+    return found
 
 
 def _plain(name: str) -> str:

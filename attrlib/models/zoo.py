@@ -79,6 +79,12 @@ def load_model(
     class_names: Sequence[str] | None = None,
     deletion_tuned: bool = False,
     input_size: int | Size | None = None,
+    outputs: str = "auto",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    crop: float | None = None,
+    fit: str | None = None,
 ) -> Classifier:
     """Load a classifier by name, or from a checkpoint file.
 
@@ -98,6 +104,13 @@ def load_model(
         deletion_tuned: Whether the checkpoint was fine-tuned on images with deleted patches, as IDSDS requires.
         input_size: Input size in pixels, a number or (height, width), instead of the model's default. The position embeddings of
             timm's transformers are interpolated to it.
+        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `probabilities` or `auto`, see
+            `attrlib.models.outputs`.
+        mean: Mean of each channel that the network expects, for colours in [0,1]; by default that of the card or the architecture.
+        std: Standard deviation of each channel that the network expects; as `mean`.
+        interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`; as `mean`.
+        crop: Share of the picture's short side that the crop covers; as `mean`.
+        fit: `centre`, `squash` or `border`, see `Preprocessing`; as `mean`.
 
     Raises:
         ModelError: The name is unknown, the hub is unreachable, keys do not fit, or the model does not accept the input size.
@@ -126,21 +139,23 @@ def load_model(
     build = builder(architecture_of(name))
     with _seeded(seed):
         if weights is None:
-            module, preprocessing = build(len(card.class_names) if card else None, pretrained)
+            built = build(card.count if card else None, pretrained)
         else:
             state = read_checkpoint(weights)
-            module, preprocessing = build(len(card.class_names) if card else count_classes(state, _outline(build, None)), False)
+            built = build(card.count if card else count_classes(state, _outline(build, None)), False)
             if card:
-                _resize(module, preprocessing.size, card.preprocessing.size, name)
-            load_state(module, state, weights.name)
-    preprocessing = card.preprocessing if card else preprocessing
+                _resize(built.module, built.preprocessing.size, card.preprocessing.size, name)
+            load_state(built.module, state, weights.name)
+    module, given = built.module, ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit)
+    preprocessing = replace(card.preprocessing if card else built.preprocessing, **given.preprocessing())
     if new_size is not None:
         _resize(module, preprocessing.size, new_size, name)
         preprocessing = replace(preprocessing, size=new_size)
     module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
-    names = class_names or (card.class_names if card else _imagenet_names(module))
-    model = Classifier(module, preprocessing, ModelSpec(name, file, new_size), names, deletion_tuned=tuned)
+    names = class_names or (card.class_names if card else built.class_names or _imagenet_names(module))
+    meaning = outputs if outputs != "auto" else card.outputs if card else built.outputs
+    model = Classifier(module, preprocessing, given, names, deletion_tuned=tuned, outputs=meaning, notes=built.notes)
     listed = names_file_of(weights) if weights and not class_names and not card else None
     if listed is not None:
         model.class_names = read_names(listed, len(model.class_names))
@@ -196,12 +211,17 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
         raise ModelError(
             f"{model.name} is a wrapped module, so no new head can be built; replace the head of the module, and wrap it again"
         )
+    # One logit of two classes stays one; it has no rows to copy.
+    kind = model.outputs.kind
+    count = 1 if kind == "binary" and len(class_names) == 2 else len(class_names)
+    outputs, rows = (kind if kind == "sigmoid" or (kind == "binary" and count == 1) else "auto"), None if kind == "binary" else rows
     build = builder(architecture_of(name))
     with _seeded(seed):
-        module, preprocessing = build(len(class_names), False)
-        _resize(module, preprocessing.size, model.input_size, name)
+        built = build(count, False)
+        module = built.module
+        _resize(module, built.preprocessing.size, model.input_size, name)
         # The head consists of the tensors whose shape depends on the number of classes.
-        other = _outline(build, len(class_names) + 1).state_dict()
+        other = _outline(build, count + 1).state_dict()
     old, state = model.module.state_dict(), module.state_dict()
     for key, tensor in state.items():
         if other[key].shape == tensor.shape:
@@ -210,7 +230,11 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
             state[key] = old[key][list(rows)]
     module.load_state_dict(state)
     module = module.to(model.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return Classifier(module, model.preprocessing, model.spec, class_names)
+    return Classifier(module, model.preprocessing, model.spec, class_names, outputs=outputs)
+
+
+def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(map(float, values))
 
 
 def _local_weights(name: str) -> Path | None:
@@ -235,8 +259,9 @@ def wrap_model(
     interpolation: str = "bilinear",
     crop: float = 0.875,
     deletion_tuned: bool = False,
+    outputs: str = "auto",
 ) -> Classifier:
-    """Wrap a custom module that maps normalised images (B,3,H,W) to logits (B,C) as a classifier.
+    """Wrap a custom module that maps normalised images (B,3,H,W) to logits or other numbers (B,C) as a classifier.
 
     The module is not copied, moved or changed.
 
@@ -250,6 +275,8 @@ def wrap_model(
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
         crop: Share of the picture's short side that the crop covers.
         deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
+        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `probabilities` or `auto`, see
+            `attrlib.models.outputs`.
 
     Raises:
         ModelError: The module is not a classifier, or an argument is not valid.
@@ -261,7 +288,7 @@ def wrap_model(
     if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
         raise ModelError(f"input_size={input_size!r} is not valid: give one number of pixels, or (height, width)")
     preprocessing = Preprocessing((size[0], size[1]), mean, std, interpolation, crop)
-    model = Classifier(module, preprocessing, ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers, deletion_tuned)
+    model = Classifier(module, preprocessing, ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers, deletion_tuned, outputs)
     if layers:
         _ = model.layers
     return model
@@ -282,10 +309,10 @@ def _outline(build: Build, classes: int | None) -> nn.Module:
     """Build the architecture without values where possible, for its keys and shapes only."""
     try:
         with torch.device("meta"):
-            return build(classes, False)[0]
+            return build(classes, False).module
     except RuntimeError:
         # Some initialisations need real tensors.
-        return build(classes, False)[0]
+        return build(classes, False).module
 
 
 def _imagenet_names(module: nn.Module) -> list[str] | None:

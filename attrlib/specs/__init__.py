@@ -8,7 +8,7 @@ from attrlib.specs.codec import Spec, flag_of, options_of
 from attrlib.specs.digest import NUMERICS, canonical, digest
 from attrlib.specs.explain import ExplainSpec
 from attrlib.specs.method import MethodSpec, parse_methods
-from attrlib.specs.model import LARGEST, ModelSpec, Size, check_size, parse_size, size_text
+from attrlib.specs.model import FITS, INTERPOLATIONS, LARGEST, OUTPUTS, ModelSpec, Size, check_size, parse_size, size_text
 from attrlib.specs.protocol import ProtocolSpec, parse_protocols
 from attrlib.specs.run import CLASSES, IN_MEMORY, RunSpec
 from attrlib.specs.study import StudySpec
@@ -18,9 +18,12 @@ from attrlib.specs.view import SCALES, SIGNS, View, ViewSpec
 __all__ = [
     "AVERAGES",
     "CLASSES",
+    "FITS",
+    "INTERPOLATIONS",
     "IN_MEMORY",
     "LARGEST",
     "NUMERICS",
+    "OUTPUTS",
     "SCALES",
     "SIGNS",
     "AggregateSpec",

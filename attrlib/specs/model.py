@@ -1,5 +1,7 @@
-"""Spec of a model: its architecture, weights and input size."""
+"""Spec of a model: its architecture, its weights, what goes in and what its outputs mean."""
 
+import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,6 +15,11 @@ AT = "@"
 LARGEST = 2048
 """Largest side of the input, in pixels."""
 Size = tuple[int, int]
+OUTPUTS = ("auto", "softmax", "sigmoid", "binary", "scalar", "probabilities")
+"""Kinds of outputs, see `attrlib.models.outputs`; `auto` chooses one by the shape of the outputs and by a probe."""
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+FITS = ("centre", "squash", "border")
+_SIZE = r"\d{1,6}(?:[x×]\d{1,6})?"
 
 
 def parse_size(text: str) -> Size:
@@ -47,13 +54,51 @@ def size_text(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
 
 
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Parse one number for each channel, separated by slashes or commas, as in `0.5/0.5/0.5`.
+
+    Raises:
+        SpecError: If a part is not a number.
+    """
+    try:
+        return tuple(float(part) for part in re.split(r"[/,]", text))
+    except ValueError:
+        raise SpecError(f"{text[:40]!r} is not valid: write one number for each channel, separated by slashes, as in 0.5/0.5/0.5") from None
+
+
+def numbers_text(values: tuple[float, ...]) -> str:
+    """Return numbers as text, the inverse of `parse_numbers`."""
+    return "/".join(map(str, values))
+
+
+def _check_numbers(values: object) -> None:
+    if not isinstance(values, tuple | list) or not values or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+        raise SpecError(f"{str(values)[:40]} is not valid: give one number for each channel")
+
+
+def _channels_param(what: str) -> Any:
+    return param(
+        None,
+        f"{what} of each channel that the model expects, for colours in [0,1], as in 0.5/0.5/0.5",
+        auto="that of the model card or the architecture",
+        none="",
+        read=parse_numbers,
+        write=numbers_text,
+        check=_check_numbers,
+    )
+
+
 @dataclass(frozen=True)
 class ModelSpec(Spec):
-    """A model: an architecture (`efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`), its weights and its input size.
+    """A model: an architecture (`efficientnet_lite0`, `timm:NAME`, `torchvision:NAME`), its weights, its inputs and its outputs.
 
     `checkpoint` is the path of a local file, `random:SEED` for random weights, or None for the pretrained ones. `input_size` is
-    (height, width) in pixels, or None for the model's default. The text form is ARCHITECTURE or ARCHITECTURE@CHECKPOINT, followed by
-    @HxW for another input size.
+    (height, width) in pixels, or None for the model's default. `outputs` says what the network's numbers mean. The other fields
+    replace the preprocessing of the model card or of the architecture.
+
+    The text form is ARCHITECTURE or ARCHITECTURE@CHECKPOINT, followed by @HxW for another input size, and by @FIELD=VALUE for the
+    other fields, as in `timm:resnet18@my.pth@96x96@outputs=sigmoid@mean=0.5/0.5/0.5`. The architecture may end with its own options,
+    as in `timm:vit_tiny_patch16_224?img_size=96&in_chans=1`.
     """
 
     architecture: str = param(
@@ -70,37 +115,70 @@ class ModelSpec(Spec):
     input_size: Size | None = param(
         None, "HxW in pixels, as in 192x256", auto="the model's native size", none="", read=parse_size, write=size_text, check=check_size
     )
+    outputs: str = param(
+        "auto",
+        "What the network's numbers are: logits of exclusive classes (softmax), of labels (sigmoid), one logit of two classes (binary), a number (scalar), or probabilities",
+        choices=OUTPUTS,
+        noun="kind of outputs",
+    )
+    mean: tuple[float, ...] | None = _channels_param("Mean")
+    std: tuple[float, ...] | None = _channels_param("Standard deviation")
+    interpolation: str | None = param(
+        None, "Interpolation that resizes pictures", choices=INTERPOLATIONS, auto="that of the model card or the architecture", none=""
+    )
+    crop: float | None = param(
+        None,
+        "Share of the picture's short side that the crop covers",
+        above=0,
+        high=2,
+        auto="that of the model card or the architecture",
+        none="",
+    )
+    fit: str | None = param(
+        None,
+        "How pictures of another shape are fitted: cropped at the centre, squashed, or with a border",
+        choices=FITS,
+        auto="that of the model card or the architecture",
+        none="",
+    )
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse the text form.
 
         Raises:
-            SpecError: If there is no architecture, or the size is not valid.
+            SpecError: If there is no architecture, or a field is not valid.
         """
-        head, at, last = text.strip().rpartition(AT)
-        sized = at and re.fullmatch(r"\d+[x×]\d+", last, re.ASCII)
-        architecture, _, checkpoint = (head if sized else text.strip()).partition(AT)
+        architecture, *parts = text.strip().split(AT)
         if not architecture.strip():
             raise SpecError(f"{text[:80]!r} names no model; write ARCHITECTURE, ARCHITECTURE@CHECKPOINT, or either followed by @HxW")
-        return cls(architecture.strip(), checkpoint.strip() or None, parse_size(last) if sized else None)
+        fields = {p.name: p for p in params_of(cls)[2:]}
+        values: dict[str, Any] = {}
+        while parts:
+            name, equals, value = parts[-1].partition("=")
+            if re.fullmatch(_SIZE, parts[-1], re.ASCII):
+                name, value = "input_size", parts[-1]
+            elif not (equals and name in fields):
+                break
+            if name in values:
+                raise SpecError(f"{name} is given twice in {text[:80]!r}")
+            values[name] = fields[name].parse(value)
+            parts.pop()
+        return cls(architecture.strip(), AT.join(parts).strip() or None, **values)
 
     @classmethod
     def build(cls, reader: Reader, default: Self | None = None) -> Self:
         """Build the spec from a reader. The field `model` may hold the whole text form.
 
-        If any field is present, checkpoint and size are not taken from `default`. Their separate fields take precedence over the text
-        form. A checkpoint or size without a model applies to the architecture of `default`.
+        If any field is present, the others are not taken from `default`, except for the architecture. Separate fields take precedence
+        over the text form.
         """
-        model, checkpoint, size = params_of(ModelSpec)
-        if default is not None and not any(reader.texts.get(p.name) for p in (model, checkpoint, size)):
+        model, *others = params_of(ModelSpec)
+        if default is not None and not any(reader.texts.get(p.name) for p in (model, *others)):
             return default
         named = reader.value(model, REQUIRED if default is None else cls(default.architecture), cls.parse)
-        return cls(
-            named.architecture,
-            reader.value(checkpoint, None) or named.checkpoint,
-            reader.value(size, None) or named.input_size,
-        )
+        given = {p.name: reader.value(p, p.default) for p in others}
+        return dataclasses.replace(named, **{p.name: given[p.name] for p in others if given[p.name] not in (p.default, "")})
 
     def __str__(self) -> str:
         return self.architecture
@@ -108,12 +186,18 @@ class ModelSpec(Spec):
     @property
     def text(self) -> str:
         """Return the text form, as used in lists and links."""
-        size = f"{AT}{size_text(self.input_size)}" if self.input_size else ""
-        return self.architecture + (f"{AT}{self.checkpoint}" if self.checkpoint else "") + size
+        options = self.options()
+        checkpoint, size = options.pop("checkpoint", None), options.pop("input_size", None)
+        parts = [self.architecture, *([checkpoint] if checkpoint else []), *([size_text(size)] if size else [])]
+        return AT.join([*parts, *(f"{p.name}={p.format(options[p.name])}" for p in params_of(ModelSpec) if p.name in options)])
 
     def options(self) -> dict[str, Any]:
         """Return the keyword arguments of `attrlib.load_model`, without those at their defaults."""
-        return {name: value for name, value in (("checkpoint", self.checkpoint), ("input_size", self.input_size)) if value is not None}
+        return {p.name: getattr(self, p.name) for p in params_of(ModelSpec)[1:] if getattr(self, p.name) != p.default}
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Return the fields of `Preprocessing` that the spec replaces, besides the size."""
+        return {name: value for name, value in self.options().items() if name in ("mean", "std", "interpolation", "crop", "fit")}
 
     def arguments(self) -> str:
         """Return the arguments of `attrlib.load_model` as Python code."""

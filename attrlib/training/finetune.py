@@ -130,6 +130,7 @@ def train_checkpoint(
         pair=training.pair,
         left_out=len(trained.left_out),
         digest=hashlib.blake2b(data_bytes, digest_size=16).hexdigest(),
+        outputs=model.outputs.kind,
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

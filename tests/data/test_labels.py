@@ -224,6 +224,12 @@ def test_one_name_that_matches_rules_the_order_out(names: list[str]) -> None:
         match_classes(names, ["dog", "cat"])
 
 
+@pytest.mark.parametrize(("names", "classes"), [(["healthy", "sick"], (0, 1)), (["sick", "sound"], (1, 0)), (["Sick", "not sick"], (1, 0))])
+def test_of_one_logit_with_the_name_of_one_class_the_other_is_the_other(names: list[str], classes: tuple[int, ...]) -> None:
+    assert match_classes(names, ["not sick", "sick"]) == match_classes(names, ["not sick", "sick"], "name") == classes
+    assert match_notes(names, ["not sick", "sick"]) == ()
+
+
 @pytest.mark.parametrize("names", [["train", "val"], ["Test", "TRAIN"], ["dev", "valid"], ["testing", "validation"]])
 @pytest.mark.parametrize("model", [["cat", "dog"], ["class 0", "class 1"]])
 @pytest.mark.parametrize("by", ["auto", "order"])

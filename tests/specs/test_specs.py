@@ -29,7 +29,17 @@ from attrlib.specs import (
     options_of,
 )
 
-MODEL = ModelSpec("timm:resnet18", "/a b/c@d.pth", (32, 48))
+MODEL = ModelSpec(
+    "timm:resnet18?img_size=96&in_chans=4",
+    "/a b/c@d=e.pth",
+    (32, 48),
+    "sigmoid",
+    (0.1, 0.2, 0.3, 1e-05),
+    (0.4, 0.5, 0.6, 1.0),
+    "bicubic",
+    0.9,
+    "squash",
+)
 METHODS = (MethodSpec("IG", "Final", (("steps", "20"),)), MethodSpec("Grad-CAM"))
 
 
