@@ -9,7 +9,8 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 # isort: split
 import numpy as np
 import pytest
-from support.runs import CLASSES, compare, named, picture
+import torch
+from support.runs import CLASSES, HALF, SIZE, compare, named, net, picture
 from torchvision.datasets import ImageFolder
 
 from attrlib.analysis.differences import aligned
@@ -153,6 +154,28 @@ def test_images_that_show_the_classes_of_each_other_allow_no_grid(model: attrlib
     (folder / "list.csv").write_text("file,label\n" + "".join(f"{k}.png,0;1;2;3;4\n" for k in range(CLASSES)))
     with pytest.raises(DataError, match=r"allow 0 grids: .* needs images of 4 classes, and none of them shows the class of another\."):
         compare(model, "gridpg:confidence=0.5", "IxG", folder / "list.csv", store)
+
+
+def test_a_model_of_several_labels_gives_grids_of_each_label_that_it_finds(store: Store, tmp_path: Path) -> None:
+    """Oracle: a label passes where the sigmoid of its logit reaches the confidence, whatever the other logits are."""
+    several = attrlib.wrap_model(net(), SIZE, HALF, HALF, outputs="sigmoid")
+    folder, rows = tmp_path / "p", []
+    folder.mkdir()
+    for k in range(CLASSES):
+        for number in range(6):
+            picture(k, number).save(folder / f"{k}{number}.png")
+            rows.append(f"{k}{number}.png,{k}{f';{(k + 2) % CLASSES}' if number < 3 else ''}\n")
+    (folder / "list.csv").write_text("file,label\n" + "".join(rows))
+    data = load_dataset(folder / "list.csv")
+    with torch.no_grad():
+        found = several.module(torch.stack([several.preprocess(item.image) for item in data])).sigmoid()
+    passing = sum(float(found[k, label]) >= 0.6 for k in range(len(data)) for label in data.labels(k))
+    assert passing >= 20
+    result = compare(several, "gridpg:confidence=0.6", "IxG", data, store)
+    assert any(note.startswith(f"{passing} of 45 images") for note in result.notes)
+    (score,) = named(result).values()
+    for images, labels in zip(score.items, score.labels, strict=True):
+        assert all(found[k, label] >= 0.6 for k, label in zip(images, labels, strict=True))
 
 
 # Data in memory
