@@ -21,6 +21,7 @@ from attrlib.specs import IN_MEMORY, digest
 
 _LABELS = ("targets", "labels", "_labels")
 """Attributes in which data sets of torchvision keep the labels of all pictures."""
+_NO_LABEL = object()
 _TRIED = 10
 """Maximum number of pictures that are tried to find out what a data set holds."""
 
@@ -88,10 +89,12 @@ def _pairs(source: Any, labels: Any, class_names: Sequence[str] | None) -> Datas
     """Return a data set whose pictures are the items of the source."""
     kind, count = type(source).__name__, len(source)
     first, raw = _first(source)
-    classes_of = getattr(source, "classes", None) if class_names is None else class_names
+    classes_of = class_names
+    if classes_of is None and (own := getattr(source, "classes", None)) is not None:
+        classes_of = list(map(str, own))
     stored = None if labels is not None else _stored_labels(source, raw)
     raws = given(labels, count) if labels is not None else stored
-    if raws is None and raw is None:
+    if raws is None and raw is _NO_LABEL:
         raws = [None] * count
     if raws is None and classes_of is None and not is_vector(raw):
         raise DataError(f"the {kind} does not say which classes it has; give class_names=[...], in the order of its labels")
@@ -120,7 +123,7 @@ def _first(source: Any) -> Pair:
 
 
 def _pair(source: Any, k: int) -> Pair:
-    """Return a picture and its label, None if items are pictures only."""
+    """Return a picture and its label, `_NO_LABEL` if items are pictures only."""
     try:
         entry = source[k]
     except Exception as error:  # noqa: BLE001  the code is the user's
@@ -131,7 +134,7 @@ def _pair(source: Any, k: int) -> Pair:
     if isinstance(entry, Mapping) or (isinstance(entry, tuple | list) and len(entry) != 2):
         shape = f"a {type(entry).__name__}" if isinstance(entry, Mapping) else f"{len(entry)} values"
         raise DataError(f"the items of the {type(source).__name__} are {shape}; give pairs (picture, label), as in a list")
-    return (entry[0], entry[1]) if isinstance(entry, tuple | list) else (entry, None)
+    return (entry[0], entry[1]) if isinstance(entry, tuple | list) else (entry, _NO_LABEL)
 
 
 def _stored_labels(source: Any, first: Any) -> list[Any] | None:

@@ -304,6 +304,20 @@ def test_vectors_and_lists_are_several_labels() -> None:
         assert data.class_names == tuple(names or "012")
 
 
+def test_the_first_picture_may_be_the_only_one_without_a_label() -> None:
+    data = load_dataset(Pairs(IMAGES, [None, 1, 0, 2, None]), class_names=["a", "b", "c"])
+    assert [data.labels(k) for k in range(5)] == [(), (1,), (0,), (2,), ()]
+
+
+def test_a_torch_data_set_of_pictures_alone_is_unlabelled() -> None:
+    class Alone(Pairs):
+        def __getitem__(self, k: int) -> Any:
+            return super().__getitem__(k)[0]
+
+    assert [load_dataset(Alone(IMAGES, LABELS)).label(k) for k in range(5)] == [None] * 5
+    assert [load_dataset(Alone(IMAGES, LABELS), labels=LABELS).label(k) for k in range(5)] == LABELS
+
+
 def test_random_augmentation_is_refused() -> None:
     torch.manual_seed(0)
     data = load_dataset(Pairs(IMAGES, LABELS, RandomHorizontalFlip()), class_names=["a", "b", "c"])
