@@ -10,7 +10,7 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 import numpy as np
 import pytest
 import torch
-from support.runs import CLASSES, HALF, SIZE, compare, named, net, picture
+from support.runs import CLASSES, HALF, SIZE, compare, named, net, picture, plan_of
 from torchvision.datasets import ImageFolder
 
 from attrlib.analysis.differences import aligned
@@ -84,6 +84,16 @@ def test_items_with_several_labels_have_keys_of_their_own(model: attrlib.Classif
         item = judged_item(data, a, place, model, store, no_progress)
         assert item.target == f"class {labels[0]}"
         assert item.name == data.item_name(a.items[place][0])
+
+
+def test_measurements_are_counted_for_each_label(model: attrlib.Classifier, store: Store, tmp_path: Path) -> None:
+    path = table(tmp_path / "p", LABELS)
+    compare(model, PROTOCOL, "IxG", path, store)
+    plan = plan_of(model, PROTOCOL, "IxG", path, store)
+    (group,) = plan.groups
+    (measurement,) = group.group.evaluations[0].protocol.measurements
+    assert measurement.targeted
+    assert plan.evaluators[0].count_measured(measurement, group.items, "label") == len(group.items) == 7
 
 
 def test_the_first_items_do_not_depend_on_the_limit_and_the_prediction_is_one_item(tmp_path: Path) -> None:
