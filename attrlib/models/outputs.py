@@ -1,33 +1,18 @@
 """What a network's numbers mean: logits of exclusive classes or of labels, one logit of two classes, a number, or probabilities."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from attrlib.errors import ModelError, ProtocolError, unknown
+from attrlib.models.ending import APPLIED, Recorded, replaced_forward, two_rows, without_activation, yields_one
 from attrlib.specs import OUTPUTS
 
 PREDICTED = 0.5
 """Probability from which a label of a multi-label model counts as predicted."""
-_FUNCTIONS: dict[str, tuple[Any, ...]] = {
-    "softmax": (F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax),
-    "log-softmax": (F.log_softmax, torch.log_softmax, Tensor.log_softmax, torch.special.log_softmax),
-    "sigmoid": (F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, torch.special.expit),
-    "log-sigmoid": (F.logsigmoid,),
-}
-_NAMES = {function: name for name, functions in _FUNCTIONS.items() for function in functions}
-_APPLIED: dict[str, Callable[[Tensor], Tensor]] = {
-    "softmax": lambda z: z.softmax(-1),
-    "log-softmax": lambda z: z.log_softmax(-1),
-    "sigmoid": torch.sigmoid,
-    "log-sigmoid": F.logsigmoid,
-}
 
 
 def _family(activation: str) -> str:
@@ -140,106 +125,15 @@ class Outputs:
         """Run the body so that the network returns logits: without its last activation, and with both rows of one logit of two classes."""
         with ExitStack() as stack:
             if self.activation:
-                stack.enter_context(_forward(module, _without(module.forward, self.activation)))
+                stack.enter_context(replaced_forward(module, without_activation(module.forward, self.activation)))
             if self.head:
                 layer = module.get_submodule(self.head)
-                stack.enter_context(_forward(layer, _two_rows(layer)))
+                stack.enter_context(replaced_forward(layer, two_rows(layer)))
             yield
 
 
 def _numbered(name: str, count: int) -> tuple[str, ...]:
     return (name,) if count == 1 else tuple(f"{name} {k}" for k in range(count))
-
-
-@contextmanager
-def _forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
-    """Replace the forward pass of a module inside the context."""
-    own = vars(module).get("forward")
-    module.forward = function
-    try:
-        yield
-    finally:
-        del vars(module)["forward"]
-        if own is not None:
-            module.forward = own
-
-
-def _without(forward: Callable[..., Any], activation: str) -> Callable[..., Any]:
-    """Return a forward pass without its last activation. Softmaxes outside of the network, such as those of methods, stay."""
-
-    def shortened(*args: Any, **kwargs: Any) -> Any:
-        with _Without(activation):
-            return forward(*args, **kwargs)
-
-    return shortened
-
-
-def _two_rows(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return the forward pass of a linear layer or convolution with outputs -z and z in place of z, as rows of one layer.
-
-    Propagation rules that treat positive and negative weights differently thus see the weights of the class that they explain.
-    """
-
-    def forward(x: Tensor) -> Tensor:
-        weight: Any = torch.cat([-layer.weight, layer.weight])  # type: ignore[list-item, operator]
-        bias: Any = None if layer.bias is None else torch.cat([-layer.bias, layer.bias])  # type: ignore[list-item, operator]
-        return F.linear(x, weight, bias) if isinstance(layer, nn.Linear) else layer._conv_forward(x, weight, bias)  # type: ignore[operator]
-
-    return forward
-
-
-class _Calls(TorchFunctionMode):
-    """Records the last activations of a forward pass: those whose result has one row of numbers for each image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.results: list[tuple[str, Tensor]] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func in _NAMES and result.ndim <= 2 and not _sums_over_images(func, result, args, kwargs or {}):
-            self.results.append((_NAMES[func], result))
-        return result
-
-    def last(self, raw: Tensor) -> str:
-        """Return the name of the activation whose result is the network's output, or a view of it; empty if there is none."""
-        found = [name for name, each in self.results if each.data_ptr() == raw.data_ptr() and each.numel() == raw.numel()]
-        return found[-1] if found else ""
-
-
-def _sums_over_images(func: Any, result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> bool:
-    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    return "softmax" in _NAMES[func] and isinstance(dim, int) and dim % result.ndim == 0
-
-
-class _Without(TorchFunctionMode):
-    """Leaves out an activation of the forward pass where its input has one row of numbers for each image."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        self._name = name
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        if _NAMES.get(func) == self._name:
-            values = args[0] if args else (kwargs or {})["input"]
-            if values.ndim <= 2:
-                return values
-        return func(*args, **(kwargs or {}))
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A forward pass: what the network returned, and the name of its last activation, if its result is that."""
-
-    raw: Any
-    activation: str = ""
-
-
-def record(module: nn.Module, images: Tensor) -> Recorded:
-    """Record a forward pass without gradient."""
-    with torch.no_grad(), _Calls() as seen:
-        raw = module(images)
-    return Recorded(raw, seen.last(raw) if isinstance(raw, Tensor) else "")
 
 
 def find_outputs(module: nn.Module, probe: Tensor, first: Recorded, wanted: str, name: str) -> tuple[Outputs, tuple[str, ...]]:
@@ -269,7 +163,7 @@ def find_outputs(module: nn.Module, probe: Tensor, first: Recorded, wanted: str,
             outputs = Outputs(kind, kind != "sigmoid", last)
             with outputs.shown(module):
                 before = module(probe.clone())
-            if torch.allclose(_APPLIED[last](before), raw, atol=1e-6):
+            if torch.allclose(APPLIED[last](before), raw, atol=1e-6):
                 return with_rows(outputs, module, probe), (f"{name} ends with a {last}; maps explain the logits before it",)
             wanted = "probabilities"
         if wanted == "auto" and _like_probabilities(module, probe, raw):
@@ -294,7 +188,7 @@ def with_rows(outputs: Outputs, module: nn.Module, probe: Tensor) -> Outputs:
         probe: Images (B,channels,H,W).
     """
     outputs = replace(outputs, head="")
-    layers = [path for path, layer in module.named_modules() if _yields_one(layer)]
+    layers = [path for path, layer in module.named_modules() if yields_one(layer)]
     if outputs.kind != "binary" or not layers:
         return outputs
     with torch.no_grad():
@@ -307,10 +201,6 @@ def with_rows(outputs: Outputs, module: nn.Module, probe: Tensor) -> Outputs:
                 if raw.shape == expected.shape and torch.allclose(raw, expected, rtol=1e-4, atol=1e-6):
                     return candidate
     return outputs
-
-
-def _yields_one(layer: nn.Module) -> bool:
-    return (type(layer) is nn.Linear and layer.out_features == 1) or (type(layer) is nn.Conv2d and layer.out_channels == 1)
 
 
 def _check(wanted: str, last: str, count: int, name: str) -> None:

@@ -13,6 +13,7 @@ from timm.layers import to_2tuple
 from torch import nn
 
 from attrlib.errors import ModelError, unknown
+from attrlib.models.added import architecture_of, named, weights_of
 from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipped
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
@@ -40,7 +41,7 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
         pattern: Pattern such as `timm:resnet*`; matched against the models without download and all architectures.
     """
     embedded = ModelInfo(EMBEDDED, "embedded", "EfficientNet-Lite0 on ImageNet-1k, 4.7 M parameters, 224 px; no download")
-    every = [embedded, *(ModelInfo(name, "shipped", Card.read(path).summary()) for name, path in shipped().items())]
+    every = [embedded, *(ModelInfo(n, "shipped" if n in shipped() else "added", Card.read(p).summary()) for n, p in named().items())]
     result = [info for info in every if not pattern or fnmatch(info.name, pattern)]
     if pattern:
         for source, names in architectures().items():
@@ -51,7 +52,7 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
 def check_name(name: str) -> None:
     """Raise `ModelError` if no architecture has this name."""
     source, _, architecture = name.partition(":")
-    if name == EMBEDDED or name in shipped():
+    if name == EMBEDDED or name in named():
         return
     if source == "timm" and architecture:
         if not timm.is_model(architecture.partition(".")[0]):
@@ -65,7 +66,7 @@ def check_name(name: str) -> None:
         if name.endswith(SUFFIXES):
             raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
         advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
-        raise ModelError(unknown("model", name, [EMBEDDED, *shipped()], advice))
+        raise ModelError(unknown("model", name, [EMBEDDED, *named()], advice))
 
 
 def load_model(
@@ -134,7 +135,7 @@ def load_model(
     if file and file.startswith(RANDOM):
         seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
     weights = None if file and file.startswith(RANDOM) else Path(file) if file else _local_weights(name) if pretrained else None
-    card_file = card_of(weights) if weights else shipped().get(name)
+    card_file = card_of(weights) if file and weights else named().get(name)
     card = Card.read(card_file) if card_file else None
     build = builder(architecture_of(name))
     with _seeded(seed):
@@ -240,12 +241,7 @@ def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
 def _local_weights(name: str) -> Path | None:
     if name.startswith(PREFIX):
         return downloaded(name)
-    return shipped()[name].with_suffix(".safetensors") if name in shipped() else None
-
-
-def architecture_of(name: str) -> str:
-    """Return the architecture from which a model is rebuilt: that of the card for a shipped model, else the name itself."""
-    return Card.read(shipped()[name]).architecture if name in shipped() else name
+    return weights_of(named()[name]) if name in named() else None
 
 
 def wrap_model(
