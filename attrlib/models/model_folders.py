@@ -93,11 +93,9 @@ class Folder:
         for file in _WEIGHTS:
             stem, dot, ending = file.rpartition(".")
             folder = self._files((file, f"{file}.index.json", f"{stem}-*{dot}{ending}"), name)
-            if (folder / file).is_file():
-                return read_checkpoint(folder / file)
-            index = _read_json(folder / f"{file}.index.json")
-            if index is not None:
-                return _read_shards(folder, index, name)
+            for found in (folder / file, folder / f"{file}.index.json"):
+                if found.is_file():
+                    return read_checkpoint(found).state
         raise ModelError(f"{name} holds no weights; expected {' or '.join(_WEIGHTS)}, alone or in parts with an index")
 
     def _files(self, patterns: tuple[str, ...], name: str) -> Path:
@@ -219,17 +217,6 @@ def _read_json(file: Path) -> dict[str, Any] | None:
         return values
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file.name} in {file.parent} cannot be read ({reason_of(error)}); copy or download it again") from None
-
-
-def _read_shards(folder: Path, index: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    listed = index.get("weight_map")
-    files = sorted(set(map(str, listed.values()))) if isinstance(listed, dict) else []
-    if not files or any(os.path.basename(file) != file for file in files):
-        raise ModelError(f"the index of the weights of {name} is not valid; download it again")
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state |= read_checkpoint(folder / file)
-    return state
 
 
 def _holds(folder: Path) -> str:

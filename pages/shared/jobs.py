@@ -2,6 +2,7 @@
 
 import functools
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -14,13 +15,13 @@ from attrlib.engine.cache import InMemoryCache, ResultCache
 from attrlib.engine.jobs import Job, Priority, Queue, State, Work, queue
 from attrlib.engine.keys import ResultKeys, map_key
 from attrlib.engine.photo_maps import PhotoMaps
-from attrlib.errors import AttrlibError, Cancelled
+from attrlib.errors import AttrlibError, Cancelled, ModelError
 from attrlib.methods import METHODS
 from attrlib.models import Classifier, load_model, pick_device
 from attrlib.progress import NewsProgress
 from attrlib.specs import MethodSpec, ModelSpec, digest
 from attrlib.store import open_store
-from pages.shared.roots import check_model, files_of, path_of
+from pages.shared.roots import check_model, model_files, path_of
 
 _digests: WeakKeyDictionary[Classifier, str] = WeakKeyDictionary()
 # The app never writes to a loaded model, so its digest is computed once.
@@ -51,7 +52,9 @@ def stamp(model: ModelSpec) -> list[int] | None:
     """
     files: list[Path] = []
     for path in filter(None, (model.checkpoint, path_of(model.architecture))):
-        files += [file for file in files_of(path) if file.is_file()]
+        # Loading reports the error of a card.
+        with suppress(ModelError):
+            files += [file for file in model_files(path) if file.is_file()]
     return [number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns)] or None
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import streamlit as st
 
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
-from attrlib.errors import DataError, ModelError, existing_file
-from attrlib.models.cards import Card, card_of, names_file_of
+from attrlib.errors import DataError, ModelError
+from attrlib.models.cards import Card, card_of, files_of
+from attrlib.models.checkpoints import split_key
 from attrlib.models.model_folders import is_folder_name, is_path_of_folder, local_path
 from attrlib.models.zoo import RANDOM
 from attrlib.specs import ModelSpec
@@ -70,18 +71,18 @@ def load_data(source: str) -> Dataset:
     return data
 
 
-def files_of(path: str) -> list[Path]:
-    """Return the files that are read of a model at a path: those of a folder, or a checkpoint with its class names and its card."""
+def model_files(path: str) -> list[Path]:
+    """Return the files that are read of a model at a path: those of a folder, or a checkpoint and what is read with it."""
     with suppress(OSError, RuntimeError, ValueError):
         folder = Path(path).expanduser()
         if folder.is_dir():
             return sorted(folder.iterdir())
-    return [file for file in (existing_file(path), names_file_of(path), card_of(path)) if file is not None]
+    return files_of(path)
 
 
 def _check_model_path(path: str) -> None:
     # The path itself comes first, so that nothing outside is opened.
-    if not (readable(path) and all(readable(str(file)) for file in files_of(path))):
+    if not (readable(split_key(path)[0]) and all(readable(str(file)) for file in model_files(path))):
         raise ModelError(f"{path[:120]!r} is not in a folder that this app may read; {_ADVICE}")
 
 
