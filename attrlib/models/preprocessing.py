@@ -135,10 +135,10 @@ class Preprocessing:
             if count != self.channels:
                 colours = colours.repeat(3, axis=2) if count == 1 else (colours @ GREY_WEIGHTS)[..., None]
             return iter(np.moveaxis(colours, 2, 0))
-        have = "3 bands (R, G, B)" if bands is None else f"{bands.count} bands" if bands.count > 1 else "one band"
+        have = "is grey or RGB" if bands is None else f"has {bands.count} bands" if bands.count > 1 else "has one band"
         reads = f"{self.channels} channels" if self.channels > 1 else "one channel"
         raise ImageError(
-            f"{name} has {have}, but the model reads {reads}; give pictures of that many bands, as TIFF or .npy files or arrays (H,W,C), or "
+            f"{name} {have}, but the model reads {reads}; give pictures of that many bands, as TIFF or .npy files or arrays (H,W,C), or "
             "load the model with one number for each band in mean and std"
         )
 

@@ -23,7 +23,7 @@ def from_transform(transform: Any, size: tuple[int, int] | None = None, channels
     """Read the transform of an evaluation, as of torchvision (v1, v2, or the preset of its weights), into a preprocessing.
 
     It has the same pixels as the transform, except that a Resize of an 8-bit tensor, which torch computes with other roundings than
-    Pillow, may differ by one of 255 levels.
+    Pillow, may differ by two of 255 levels.
 
     Args:
         transform: A Compose or Sequential of Resize, CenterCrop, Grayscale, ToTensor, PILToTensor, ToImage, ToDtype,
