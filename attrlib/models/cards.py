@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from attrlib import places
-from attrlib.errors import ModelError, SpecError, existing_file
+from attrlib.errors import ModelError, SpecError, existing_file, unknown
 from attrlib.models.checkpoints import MOST_CLASSES
 from attrlib.models.preprocessing import Preprocessing
-from attrlib.specs import LARGEST, check_size
+from attrlib.specs import LARGEST, OUTPUTS, check_size
 
 _MAX_BYTES = 1 << 20
 
@@ -37,6 +37,8 @@ class Card:
         pair: Name of the same model with, or without, deletion.
         left_out: Number of training images that could not be read.
         digest: Digest of the weights file.
+        outputs: What the network's numbers mean, see `attrlib.models.outputs`.
+        weights: Path of the file with the weights; empty if it lies beside the card.
     """
 
     architecture: str
@@ -53,6 +55,13 @@ class Card:
     pair: str | None = None
     left_out: int = 0
     digest: str = ""
+    outputs: str = "auto"
+    weights: str = ""
+
+    @property
+    def count(self) -> int:
+        """Return the number of outputs of the network: one for one logit of two classes, else one per name."""
+        return 1 if self.outputs == "binary" else len(self.class_names)
 
     def values(self) -> dict[str, Any]:
         """Return the fields of the card. Those of the preprocessing that older versions do not know are left out at their defaults."""
@@ -68,12 +77,12 @@ class Card:
 
     def summary(self) -> str:
         """Return a one-line description of the model."""
-        tuned = ", deletion-tuned" if self.deletion else ""
-        return f"{self.architecture.removeprefix('attrlib:')} on {self.data}{tuned}, {self.parameters / 1e6:.1f} M parameters"
+        tuned, data = (", deletion-tuned" if self.deletion else ""), (f" on {self.data}" if self.data else "")
+        return f"{self.architecture.removeprefix('attrlib:')}{data}{tuned}, {self.parameters / 1e6:.1f} M parameters"
 
     def _check(self) -> None:
         kinds = {
-            str: (self.architecture, self.data, self.pair or "", self.digest, *self.class_names),
+            str: (self.architecture, self.data, self.pair or "", self.digest, self.outputs, self.weights, *self.class_names),
             int | float: (self.parameters, self.seed, self.seconds, self.epoch),
             Mapping: (self.recipe, self.deletion or {}, self.accuracy),
         }
@@ -100,6 +109,8 @@ class Card:
             card = cls(**{**fields, "class_names": tuple(fields["class_names"]), "preprocessing": Preprocessing(**{**config, **sizes})})
             card._check()
             check_size(card.preprocessing.size)
+            if card.outputs not in OUTPUTS:
+                raise ModelError(f"{file.name}: {unknown('kind of outputs', card.outputs, OUTPUTS)}")
             if max(card.preprocessing.size) > card.preprocessing.crop * 2 * LARGEST:
                 raise ModelError(f"{file.name} has a crop that is too small for its size; set crop to 0.5 or more")
             return card

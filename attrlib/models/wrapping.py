@@ -29,8 +29,9 @@ def wrap_model(
     bands_shown: Sequence[int] | None = None,
     transform: Callable[..., Any] | None = None,
     deletion_tuned: bool = False,
+    outputs: str = "auto",
 ) -> Classifier:
-    """Wrap a custom module that maps normalised images (B,C,H,W) to logits (B,K) as a classifier.
+    """Wrap a custom module that maps normalised images (B,C,H,W) to logits or other numbers (B,K) as a classifier.
 
     The module is not copied, moved or changed. Without mean and std it gets ImageNet's, or, if it reads another number of channels
     than three, 0.5 for each, which `Classifier.notes` says.
@@ -50,6 +51,8 @@ def wrap_model(
         transform: The torchvision transform of the network's evaluation, instead of the arguments from `mean` to `fit`; see
             `attrlib.models.transforms`. `input_size` is needed only if it does not resize.
         deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
+        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `probabilities` or `auto`, see
+            `attrlib.models.outputs`.
 
     Raises:
         ModelError: The module is not a classifier, or an argument is not valid.
@@ -70,7 +73,7 @@ def wrap_model(
     spec = ModelSpec(f"wrapped:{type(module).__name__}")
 
     def wrapped(preprocessing: Preprocessing, notes: Sequence[str] = ()) -> Classifier:
-        return Classifier(module, replace(preprocessing, **extra), spec, class_names, layers, deletion_tuned, notes)
+        return Classifier(module, replace(preprocessing, **extra), spec, class_names, layers, deletion_tuned, outputs, notes)
 
     try:
         model = wrapped(preprocessing)

@@ -13,6 +13,7 @@ from timm.layers import to_2tuple
 from torch import nn
 
 from attrlib.errors import ModelError, unknown
+from attrlib.models.added import architecture_of, named, weights_of
 from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipped
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
@@ -39,7 +40,7 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
         pattern: Pattern such as `timm:resnet*`; matched against the models without download and all architectures.
     """
     embedded = ModelInfo(EMBEDDED, "embedded", "EfficientNet-Lite0 on ImageNet-1k, 4.7 M parameters, 224 px; no download")
-    every = [embedded, *(ModelInfo(name, "shipped", Card.read(path).summary()) for name, path in shipped().items())]
+    every = [embedded, *(ModelInfo(n, "shipped" if n in shipped() else "added", Card.read(p).summary()) for n, p in named().items())]
     result = [info for info in every if not pattern or fnmatch(info.name, pattern)]
     if pattern:
         for source, names in architectures().items():
@@ -50,7 +51,7 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
 def check_name(name: str) -> None:
     """Raise `ModelError` if no architecture has this name."""
     source, _, architecture = name.partition(":")
-    if name == EMBEDDED or name in shipped():
+    if name == EMBEDDED or name in named():
         return
     if source == "timm" and architecture:
         if not timm.is_model(architecture.partition(".")[0]):
@@ -64,7 +65,7 @@ def check_name(name: str) -> None:
         if name.endswith(SUFFIXES):
             raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
         advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
-        raise ModelError(unknown("model", name, [EMBEDDED, *shipped()], advice))
+        raise ModelError(unknown("model", name, [EMBEDDED, *named()], advice))
 
 
 def load_model(
@@ -133,15 +134,15 @@ def load_model(
     if file and file.startswith(RANDOM):
         seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
     weights = None if file and file.startswith(RANDOM) else Path(file) if file else _local_weights(name) if pretrained else None
-    card_file = card_of(weights) if weights else shipped().get(name)
+    card_file = card_of(weights) if file and weights else named().get(name)
     card = Card.read(card_file) if card_file else None
     build = builder(architecture_of(name))
     with _seeded(seed):
         if weights is None:
-            built = build(len(card.class_names) if card else None, pretrained)
+            built = build(card.count if card else None, pretrained)
         else:
             state = read_checkpoint(weights)
-            built = build(len(card.class_names) if card else count_classes(state, _outline(build, None)), False)
+            built = build(card.count if card else count_classes(state, _outline(build, None)), False)
             if card:
                 _resize(built.module, built.preprocessing.size, card.preprocessing.size, name)
             load_state(built.module, state, weights.name)
@@ -153,7 +154,8 @@ def load_model(
     module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
     names = class_names or (card.class_names if card else built.class_names or _imagenet_names(module))
-    model = Classifier(module, preprocessing, given, names, deletion_tuned=tuned)
+    meaning = outputs if outputs != "auto" else card.outputs if card else built.outputs
+    model = Classifier(module, preprocessing, given, names, deletion_tuned=tuned, outputs=meaning, notes=built.notes)
     listed = names_file_of(weights) if weights and not class_names and not card else None
     if listed is not None:
         model.class_names = read_names(listed, len(model.class_names))
@@ -209,13 +211,17 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
         raise ModelError(
             f"{model.name} is a wrapped module, so no new head can be built; replace the head of the module, and wrap it again"
         )
+    # One logit of two classes stays one; it has no rows to copy.
+    kind = model.outputs.kind
+    count = 1 if kind == "binary" and len(class_names) == 2 else len(class_names)
+    outputs, rows = (kind if kind == "sigmoid" or (kind == "binary" and count == 1) else "auto"), None if kind == "binary" else rows
     build = builder(architecture_of(name))
     with _seeded(seed):
-        built = build(len(class_names), False)
+        built = build(count, False)
         module = built.module
         _resize(module, built.preprocessing.size, model.input_size, name)
         # The head consists of the tensors whose shape depends on the number of classes.
-        other = _outline(build, len(class_names) + 1).state_dict()
+        other = _outline(build, count + 1).state_dict()
     old, state = model.module.state_dict(), module.state_dict()
     for key, tensor in state.items():
         if other[key].shape == tensor.shape:
@@ -224,7 +230,7 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
             state[key] = old[key][list(rows)]
     module.load_state_dict(state)
     module = module.to(model.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return Classifier(module, model.preprocessing, model.spec, class_names)
+    return Classifier(module, model.preprocessing, model.spec, class_names, outputs=outputs)
 
 
 def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
@@ -234,12 +240,7 @@ def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
 def _local_weights(name: str) -> Path | None:
     if name.startswith(PREFIX):
         return downloaded(name)
-    return shipped()[name].with_suffix(".safetensors") if name in shipped() else None
-
-
-def architecture_of(name: str) -> str:
-    """Return the architecture from which a model is rebuilt: that of the card for a shipped model, else the name itself."""
-    return Card.read(shipped()[name]).architecture if name in shipped() else name
+    return weights_of(named()[name]) if name in named() else None
 
 
 @contextmanager

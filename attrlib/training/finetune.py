@@ -15,7 +15,7 @@ from attrlib.data.derived import Kept, hold_out
 from attrlib.data.labels import match_classes, with_description
 from attrlib.errors import DataError, SpecError, TrainingError
 from attrlib.models import Card, Classifier, load_model, with_classes
-from attrlib.models.zoo import architecture_of
+from attrlib.models.added import architecture_of
 from attrlib.progress import Listener, no_listener
 from attrlib.specs import ModelSpec, digest
 from attrlib.statistics import proportion
@@ -128,6 +128,7 @@ def train_checkpoint(
         pair=training.pair,
         left_out=len(trained.left_out),
         digest=hashlib.blake2b(data_bytes, digest_size=16).hexdigest(),
+        outputs=model.outputs.kind,
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
