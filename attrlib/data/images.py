@@ -30,6 +30,7 @@ FORMATS = (
 )
 KINDS = "JPEG, PNG, WebP, BMP, TIFF, NumPy (.npy) or DICOM"
 """The formats that can be opened, as messages and file choosers name them."""
+_DROPPED = "16 bits per channel, of which Pillow keeps 8: give the file instead to use all of them"
 # An error follows anyway, so Pillow need not warn first.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -76,7 +77,7 @@ def open_photo(source: str | Path | bytes | BinaryIO | Image.Image | np.ndarray,
             of values. The size is checked before anything is decoded.
     """
     if isinstance(source, Image.Image):
-        return _checked(source, name or "picture")
+        return _checked(source, name or "picture", [_DROPPED] if is_deep_png(source) else [])
     if isinstance(source, np.ndarray):
         return _photo(*arrays.checked_array(source, name or "the array"), name or "picture")
     if isinstance(source, str | Path):

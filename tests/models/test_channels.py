@@ -1,6 +1,7 @@
 """Models of any number of channels, and what they see of pictures of other bands."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from torch import nn
 
 import attrlib
 from attrlib.bands import Bands
+from attrlib.data.datasets import load_dataset
 from attrlib.data.images import open_photo
 from attrlib.errors import ImageError, ModelError
 from attrlib.models.cards import Card
 from attrlib.models.preprocessing import Preprocessing
+from attrlib.training.loader import TrainLoader
+from attrlib.training.recipe import Recipe
 
 HALF = (0.5,)
 
@@ -239,16 +243,17 @@ def test_a_tensor_of_other_channels_is_refused_with_the_shape_to_give() -> None:
         attrlib.explain(model, pictures(1), "IxG")
 
 
-def test_explain_takes_arrays_and_files_of_bands(tmp_path: object) -> None:
+def test_explain_takes_arrays_and_files_of_bands(tmp_path: Path) -> None:
     model = attrlib.wrap_model(chain(4), SIZE)
     array = random(4)
     np.save(tmp_path / "x.npy", array)
     maps = [attrlib.explain(model, source, "IxG").maps for source in (array, [array], tmp_path / "x.npy", open_photo(array))]
-    direct = attrlib.explain(model, model.preprocess(open_photo(array)), "IxG").maps
+    assert torch.equal(model.preprocess(array), model.preprocess(open_photo(array)))
+    direct = attrlib.explain(model, model.preprocess(array), "IxG").maps
     assert all(torch.equal(m, direct) for m in maps)
 
 
-def test_a_card_keeps_the_preprocessing(tmp_path: object) -> None:
+def test_a_card_keeps_the_preprocessing(tmp_path: Path) -> None:
     used = preprocessing(4, white=10000.0, bands_shown=(2, 1, 0), grey="after", resized_as="float32")
     (tmp_path / "x.json").write_text(Card("attrlib:x", ("a", "b"), used).text())
     assert Card.read(tmp_path / "x.json").preprocessing == used
@@ -260,3 +265,38 @@ def test_a_bytes_io_of_a_picture_of_bands_is_opened() -> None:
     np.save(file, random(4))
     file.seek(0)
     assert open_photo(file).bands.count == 4
+
+
+# Training
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("channels", [1, 3, 4, 12])
+def test_training_batches_have_the_channels_and_the_scale_of_the_input(channels: int, kind: str, tmp_path: Path) -> None:
+    """Without a random crop of a square picture, a batch is the picture resized, which torchvision does as well."""
+    values = random(channels, kind, 48, 48)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "1.npy", values)
+    recipe = Recipe(batch=2, flip=False, scale=1.0)
+    loader = TrainLoader(load_dataset(str(tmp_path)), [0, 1], preprocessing(channels, crop=1.0), recipe)
+    ((images, labels),) = loader.epoch(0)
+    assert loader.failed == {}
+    assert sorted(labels.tolist()) == [0, 1]
+    assert images.shape == (2, channels, 32, 32)
+    shares = values if kind == "float32" else values / np.iinfo(kind).max
+    tensor = torch.from_numpy(np.moveaxis(shares.astype(np.float32), 2, 0).copy())
+    resized = tv.resize(tensor, [32, 32], antialias=True)
+    rounding = 1.01 / 255 if images.dtype == torch.uint8 else 1e-5
+    assert (images.dtype == torch.uint8) == (kind == "uint8" and channels in (1, 3))
+    assert (images.float() / 255 - resized).abs().max() < rounding
+
+
+def test_a_training_picture_of_other_bands_is_left_out_by_name(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "1.npy", random(4))
+    loader = TrainLoader(load_dataset(str(tmp_path)), [0, 1], preprocessing(12), Recipe(batch=2))
+    ((images, _),) = loader.epoch(0)
+    assert len(images) == 0
+    assert all("1.npy has 4 bands, but the model reads 12 channels" in reason for reason in loader.failed.values())
