@@ -1,5 +1,6 @@
 """Load and wrap classifiers, and name the layers to attribute to."""
 
+from attrlib.models.added import add_model, architecture_of, named, remove_model
 from attrlib.models.cards import Card, card_of, shipped, smallest
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import download
@@ -9,7 +10,6 @@ from attrlib.models.wrapping import wrap_model
 from attrlib.models.zoo import (
     EMBEDDED,
     ModelInfo,
-    architecture_of,
     check_name,
     list_models,
     load_model,
@@ -26,14 +26,17 @@ __all__ = [
     "Layout",
     "ModelInfo",
     "Preprocessing",
+    "add_model",
     "architecture_of",
     "card_of",
     "check_name",
     "download",
     "list_models",
     "load_model",
+    "named",
     "parse_model",
     "pick_device",
+    "remove_model",
     "shipped",
     "smallest",
     "with_classes",
