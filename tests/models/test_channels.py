@@ -212,10 +212,33 @@ def test_a_grey_perceptron_is_recognised() -> None:
     assert model.channels == 1
 
 
+def test_channels_are_found_by_trial_where_another_convolution_was_assigned_first() -> None:
+    model = attrlib.wrap_model(made(lambda: Reading(4)), SIZE)
+    assert model.channels == 4
+    assert "the model reads 4 channels" in model.notes[0]
+
+
+class Pooled(nn.Module):
+    """Takes images of two channels, and of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.two, self.four = nn.Conv2d(2, 4, 1), nn.Conv2d(4, CLASSES, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.four(x if x.shape[1] == 4 else self.two(x)).mean((2, 3))
+
+
 def test_an_ambiguous_module_is_refused() -> None:
-    with pytest.raises(ModelError):
-        attrlib.wrap_model(made(lambda: Reading(4)), SIZE)
-    assert attrlib.wrap_model(made(lambda: Reading(4)), SIZE, HALF * 4, HALF * 4).channels == 4
+    with pytest.raises(ModelError, match="takes images of 2 and 4 channels; give mean and std with one number for each channel"):
+        attrlib.wrap_model(made(Pooled), SIZE)
+    assert attrlib.wrap_model(made(Pooled), SIZE, HALF * 4, HALF * 4).channels == 4
+
+
+def test_a_module_of_rgb_that_fails_for_another_reason_is_not_taken_for_other_channels() -> None:
+    module = made(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(7, CLASSES)))
+    with pytest.raises(ModelError, match=r"3 channels|RGB image"):
+        attrlib.wrap_model(module, SIZE)
 
 
 @pytest.mark.parametrize(
