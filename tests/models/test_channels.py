@@ -170,6 +170,18 @@ def test_masks_and_bands_are_placed_alike(channels: int, fit: str) -> None:
     assert torch.equal(seen.amax(0) > 0, used.mask(mask, (70, 50)))
 
 
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+@pytest.mark.parametrize("channels", [1, 4, 12])
+def test_a_border_has_the_mean_of_each_channel(channels: int, kind: str) -> None:
+    used = preprocessing(channels, fit="border", crop=1.0)
+    found = used(open_photo(random(channels, kind, 30, 60)))
+    # The means of 8-bit grey are rounded to a level.
+    rounding = 0.51 / 255 / min(used.std)
+    assert found[:, :8].abs().max() < rounding
+    assert found[:, 24:].abs().max() < rounding
+    assert found[:, 8:24].abs().mean() > 0.3
+
+
 # Models
 
 
