@@ -7,14 +7,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from attrlib.cli.common import MODEL, Device, Json, command, duration, interruptible, take_model
-from attrlib.data.datasets import anchored
+from attrlib.data.datasets import anchored, load_dataset
 from attrlib.errors import Cancelled
 from attrlib.models import Card
 from attrlib.training import PRESETS, Recipe, Training, TrainingProgress, train_checkpoint
@@ -53,6 +53,9 @@ def finetune(
         trainings = {
             out.with_stem(f"{out.stem}_{100 * share:g}"): replace(training, recipe=replace(recipe, fraction=share)) for share in shares
         }
+    if not int(os.environ.get("RANK", 0)):
+        for note in load_dataset(data, training=True).notes:
+            typer.echo(f"note: {note}", err=True)
     cards = {path: _train(each, path, device, as_json) for path, each in trainings.items()}
     if int(os.environ.get("RANK", 0)):
         return
@@ -60,7 +63,7 @@ def finetune(
     for path in cards:
         shutil.rmtree(_state(path), ignore_errors=True)
     if as_json:
-        models = [{"out": str(path), **asdict(card)} for path, card in cards.items()]
+        models = [{"out": str(path), **card.values()} for path, card in cards.items()]
         typer.echo(json.dumps(models[0] if fractions is None else {"models": models}))
     else:
         for path, card in cards.items():

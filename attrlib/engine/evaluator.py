@@ -147,11 +147,11 @@ class Evaluator:
         key = self.keys.measurement(measurement)[1]
         if not measurement.targeted:
             return len(self.cache.values(key, [item.id for item in items]))
-        targets = {item.id: item.labels[0] for item in items}
+        targets = [(item.id, item.labels[0]) for item in items]
         if target_choice == "prediction":
-            predictions = self.cache.records(self.keys.measurement(Prediction())[1], list(targets))
-            targets = {item: int(record.details["class"]) for item, record in predictions.items() if record.details}  # type: ignore[arg-type]
-        return len(self.cache.values(key, [f"{item}:{target}" for item, target in targets.items()]))
+            predictions = self.cache.records(self.keys.measurement(Prediction())[1], [item.id for item in items])
+            targets = [(item, int(record.details["class"])) for item, record in predictions.items() if record.details]  # type: ignore[arg-type]
+        return len(self.cache.values(key, [f"{item}:{target}" for item, target in targets]))
 
     # Maps
 
@@ -193,7 +193,7 @@ class Evaluator:
 
         Args:
             method: The method, resolved.
-            request: What to explain, (1,3,H,W) and (1,1); it must have keys.
+            request: What to explain, (1,C,H,W) and (1,1); it must have keys.
         """
         (key,) = self._map_keys(method, request)
         cached = self.cache.maps([key])
@@ -213,7 +213,7 @@ class Evaluator:
 
         Args:
             result: The map.
-            request: What it explains, (1,3,H,W) and (1,1); it must have keys.
+            request: What it explains, (1,C,H,W) and (1,1); it must have keys.
         """
         self._add_seconds(result, request.keys or ())
         maps = self._add_maps(result, self._map_keys(result.spec, request))

@@ -211,9 +211,15 @@ def make_plan(
     if error is not None and not planned:
         raise error
     return Plan(
-        spec, data, store, evaluators, tuple(planned.values()), (*refused, *refused_groups),
-        tuple(dict.fromkeys([*evaluators[0].model.remarks, *notes])), max_memory,
-    )  # fmt: skip
+        spec,
+        data,
+        store,
+        evaluators,
+        tuple(planned.values()),
+        (*refused, *refused_groups),
+        tuple(dict.fromkeys([*evaluators[0].model.remarks, *data.notes, *notes])),
+        max_memory,
+    )
 
 
 def _plan_groups(

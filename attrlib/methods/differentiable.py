@@ -13,7 +13,8 @@ from attrlib.models import Classifier, Layer
 from attrlib.models.cells import CellView
 from attrlib.models.chunks import out_of_memory
 from attrlib.models.forward import same, seeded
-from attrlib.models.split import Split, first_tensor, observed
+from attrlib.models.split import Split
+from attrlib.models.tracing import first_tensor, observed
 
 POINTS = 4
 """Points on the line between two probe images at which the gradient must vanish: at one or two it may do so by chance."""

@@ -4,13 +4,16 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 from attrlib import places
 from attrlib.errors import ModelError, SpecError, existing_file, unknown
-from attrlib.models.checkpoints import MOST_CLASSES
+from attrlib.models.checkpoints import split_key
+from attrlib.models.files.limits import MOST_CLASSES
+from attrlib.models.files.safe import INDEX, parts_of
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.specs import LARGEST, OUTPUTS, check_size
 
@@ -62,9 +65,17 @@ class Card:
         """Return the number of outputs of the network: one for one logit of two classes, else one per name."""
         return 1 if self.outputs == "binary" else len(self.class_names)
 
+    def values(self) -> dict[str, Any]:
+        """Return the fields of the card. Those of the preprocessing that older versions do not know are left out at their defaults."""
+        values = asdict(self)
+        for f in dataclass_fields(Preprocessing):
+            if f.metadata.get("digest") and getattr(self.preprocessing, f.name) == f.default:
+                del values["preprocessing"][f.name]
+        return values
+
     def text(self) -> str:
         """Return the card as JSON."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return json.dumps(self.values(), indent=1) + "\n"
 
     def summary(self) -> str:
         """Return a one-line description of the model."""
@@ -91,6 +102,8 @@ class Card:
             fields = json.loads(file.read_bytes())
             config = fields["preprocessing"]
             sizes = {name: tuple(map(kind, config[name])) for name, kind in (("size", int), ("mean", float), ("std", float))}
+            if config.get("bands_shown") is not None:
+                sizes["bands_shown"] = tuple(map(int, config["bands_shown"]))
             if not isinstance(fields["class_names"], list):
                 raise TypeError("class_names is not a list")
             if len(fields["class_names"]) > MOST_CLASSES:
@@ -139,14 +152,31 @@ def smallest(data: str, tuned: bool) -> str | None:
 
 def card_of(checkpoint: str | Path) -> Path | None:
     """Return the path of the card beside a checkpoint, or None."""
-    file = existing_file(checkpoint)
-    return None if file is None else existing_file(file.with_suffix(".json"))
+    return _beside(checkpoint, ".json")
 
 
 def names_file_of(checkpoint: str | Path) -> Path | None:
     """Return the text file beside a checkpoint that names its classes, `NAME.txt`, or None."""
-    file = existing_file(checkpoint)
-    return None if file is None else existing_file(file.with_suffix(".txt"))
+    return _beside(checkpoint, ".txt")
+
+
+def files_of(checkpoint: str | Path) -> list[Path]:
+    """Return the files that loading a checkpoint reads: itself, its parts, its card and its class names, as far as they exist.
+
+    Raises:
+        ModelError: It is the index of a checkpoint in several files, and damaged.
+    """
+    file = existing_file(split_key(checkpoint)[0])
+    if file is None:
+        return []
+    parts = [file.parent / name for name in parts_of(file)] if file.name.endswith(INDEX) else []
+    return [each for each in (file, *parts, card_of(file), names_file_of(file)) if each is not None and existing_file(each)]
+
+
+def _beside(checkpoint: str | Path, suffix: str) -> Path | None:
+    file = existing_file(split_key(checkpoint)[0])
+    # An index ends as a card does.
+    return None if file is None or file.suffix == suffix else existing_file(file.with_suffix(suffix))
 
 
 def read_names(file: Path, count: int) -> tuple[str, ...]:

@@ -131,6 +131,13 @@ class Recorded:
     activation: str = ""
     container: str = ""
 
+    @property
+    def left_out(self) -> str:
+        """Return a note if the logits are one entry of an output with others; else an empty text."""
+        if self.container in ("", "tuple", "list"):
+            return ""
+        return f"the logits are an entry of the model's output (a {self.container}), whose other entries are ignored"
+
 
 def record(module: nn.Module, images: Tensor) -> Recorded:
     """Record a forward pass without gradient."""

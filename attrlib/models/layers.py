@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError, overwritten
-from attrlib.models.split import Call, batch_dim, trace
+from attrlib.models.tracing import Call, batch_dim, trace
 
 Kind = Literal["NCHW", "NHWC", "tokens"]
 NAMED = ("Input", "Middle", "Final")
@@ -123,7 +123,7 @@ def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None =
 
     Args:
         module: The network.
-        probe: Two probe images (2,3,H,W).
+        probe: Two probe images (2,C,H,W).
         names: Module paths that `Middle` and `Final` stand for; by default they are inferred.
 
     Raises:
@@ -176,7 +176,7 @@ def default_layers(module: nn.Module, layers: dict[str, Layer], probe: Tensor) -
     Args:
         module: The network.
         layers: The layers with a spatial map, by path.
-        probe: Probe images (B,3,H,W).
+        probe: Probe images (B,C,H,W).
     """
     vgg = _vgg_layers(module)
     if vgg:

