@@ -9,7 +9,9 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -27,7 +29,20 @@ MOST_CLASSES = 100_000
 """Maximum number of classes, more than any classifier in use has: ImageNet-21k has 21,843."""
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint file: the state dict on the CPU, and what the file says beside it."""
+
+    state: dict[str, Tensor]
+    class_names: tuple[str, ...] | None = None
+    """Class names that the file lists, one per index; None if it lists none. Their number may differ from the outputs of the head."""
+    hints: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values that tell the architecture and its preprocessing, such as `arch`, `num_classes`, `img_size`, `mean` and `std`."""
+    notes: tuple[str, ...] = ()
+    """What was chosen or left out on reading."""
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read the tensors of a `.safetensors`, `.pth`, `.pt` or `.tar` file onto the CPU.
 
     Only tensors, plain containers and `argparse.Namespace` are unpickled; published checkpoints hold the latter beside the
@@ -44,7 +59,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             tensors = safetensors.torch.load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelError(f"{file.name} is not a safetensors file, or is cut off ({error}); copy or download it again") from None
-        return _state_dict(tensors, file.name)
+        return Checkpoint(_state_dict(tensors, file.name))
     if _is_text(file):
         raise ModelError(
             f"{file.name} is not a checkpoint that PyTorch can read: it is a text file, such as a web page or a Git LFS pointer; download the file itself"
@@ -63,7 +78,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{file.name} is not a checkpoint that PyTorch can read, or is cut off ({reason}); copy it again, or {_ADVICE}"
         ) from None
-    return _state_dict(content, file.name)
+    return Checkpoint(_state_dict(content, file.name))
 
 
 def _check_archive(file: Path) -> None:

@@ -141,7 +141,7 @@ def load_model(
         if weights is None:
             built = build(len(card.class_names) if card else None, pretrained)
         else:
-            state = read_checkpoint(weights)
+            state = read_checkpoint(weights).state
             built = build(len(card.class_names) if card else count_classes(state, _outline(build, None)), False)
             if card:
                 _resize(built.module, built.preprocessing.size, card.preprocessing.size, name)

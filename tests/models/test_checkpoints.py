@@ -57,37 +57,37 @@ def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w.pt", "w.tar", "w.pth.tar", "w.bin", "w.ckpt", "w.old.pth"])
 def test_every_format_is_read_exactly(name, state, tmp_path):
-    assert_same(read_checkpoint(save(state, tmp_path / name)), state)
+    assert_same(read_checkpoint(save(state, tmp_path / name)).state, state)
 
 
 def test_a_path_may_be_text_and_start_with_a_tilde(state, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save(state, tmp_path / "w.pth")
-    assert_same(read_checkpoint("~/w.pth"), state)
+    assert_same(read_checkpoint("~/w.pth").state, state)
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "weights"])
 def test_weights_are_found_under_the_usual_names(key, state, tmp_path):
     content = {"epoch": 3, "lr": 0.1, "best": torch.tensor(0.7), key: state}
-    assert_same(read_checkpoint(save(content, tmp_path / "w.pth")), state)
+    assert_same(read_checkpoint(save(content, tmp_path / "w.pth")).state, state)
 
 
 def test_weights_are_found_under_nested_names(state, tmp_path):
-    assert_same(read_checkpoint(save({"model": {"state_dict": OrderedDict(state)}}, tmp_path / "w.pth")), state)
+    assert_same(read_checkpoint(save({"model": {"state_dict": OrderedDict(state)}}, tmp_path / "w.pth")).state, state)
 
 
 def test_plain_weights_come_before_their_average(state, tmp_path):
     average = {k: v * 0 for k, v in state.items()}
-    assert_same(read_checkpoint(save({"state_dict_ema": average, "state_dict": state}, tmp_path / "w.pth")), state)
+    assert_same(read_checkpoint(save({"state_dict_ema": average, "state_dict": state}, tmp_path / "w.pth")).state, state)
 
 
 def test_entries_that_are_not_tensors_are_left_out(state, tmp_path):
-    assert_same(read_checkpoint(save({**state, "arch": "plain", "epoch": 3, "extra": None}, tmp_path / "w.pth")), state)
+    assert_same(read_checkpoint(save({**state, "arch": "plain", "epoch": 3, "extra": None}, tmp_path / "w.pth")).state, state)
 
 
 def test_a_namespace_beside_the_weights_does_no_harm(state, tmp_path):
     content = {"args": argparse.Namespace(lr=0.1, data="/data"), "model": state}
-    assert_same(read_checkpoint(save(content, tmp_path / "w.pth")), state)
+    assert_same(read_checkpoint(save(content, tmp_path / "w.pth")).state, state)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod.", "_orig_mod.module."])
@@ -109,7 +109,7 @@ def test_keys_without_a_common_prefix_stay_as_they_are(keys):
 
 def test_loaded_weights_make_the_same_network(state, tmp_path):
     other, images = made(Plain, seed=1), pictures(2)
-    load_state(other, read_checkpoint(save({"state_dict": prefixed(state, "module.")}, tmp_path / "w.pth")), "w.pth")
+    load_state(other, read_checkpoint(save({"state_dict": prefixed(state, "module.")}, tmp_path / "w.pth")).state, "w.pth")
     with torch.no_grad():
         torch.testing.assert_close(other(images), made(Plain)(images))
 
@@ -373,7 +373,7 @@ def test_an_archive_with_a_second_directory_is_refused(tmp_path, monkeypatch):
 def test_views_of_tensors_in_the_file_are_read(tmp_path):
     values = torch.arange(12.0).view(3, 4)
     views = {"transposed": values.T, "part": values[1:, 2:], "tied": values, "empty": values[:0], "one row": values[:1].expand(1, 4)}
-    assert_same(read_checkpoint(save(views, tmp_path / "w.pth")), views)
+    assert_same(read_checkpoint(save(views, tmp_path / "w.pth")).state, views)
 
 
 def test_the_head_of_a_checkpoint_has_a_bounded_number_of_classes(state):
@@ -451,7 +451,7 @@ def test_module_versions_are_preserved(tmp_path):
     module = Versioned()
     with torch.no_grad():
         module.weight.fill_(-1)
-    load_state(module, read_checkpoint(file), "w.pth")
+    load_state(module, read_checkpoint(file).state, "w.pth")
     assert module.weight.item() == 0
 
 
