@@ -21,53 +21,6 @@ from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from attrlib.models.sources import EMBEDDED, Build, architectures, builder
 from attrlib.specs import ModelSpec, Size, check_size, size_text, whole
 
-RANDOM = "random:"
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """A listed model: its name, its source and a short note."""
-
-    name: str
-    source: str
-    note: str = ""
-
-
-def list_models(pattern: str = "") -> list[ModelInfo]:
-    """List the models that need no download, or all that match a pattern.
-
-    Args:
-        pattern: Pattern such as `timm:resnet*`; matched against the models without download and all architectures.
-    """
-    embedded = ModelInfo(EMBEDDED, "embedded", "EfficientNet-Lite0 on ImageNet-1k, 4.7 M parameters, 224 px; no download")
-    every = [embedded, *(ModelInfo(name, "shipped", Card.read(path).summary()) for name, path in shipped().items())]
-    result = [info for info in every if not pattern or fnmatch(info.name, pattern)]
-    if pattern:
-        for source, names in architectures().items():
-            result += [ModelInfo(f"{source}:{n}", source) for n in names if fnmatch(f"{source}:{n}", pattern)]
-    return result
-
-
-def check_name(name: str) -> None:
-    """Raise `ModelError` if no architecture has this name."""
-    source, _, architecture = name.partition(":")
-    if name == EMBEDDED or name in shipped():
-        return
-    if source == "timm" and architecture:
-        if not timm.is_model(architecture.partition(".")[0]):
-            raise ModelError(unknown("timm model", architecture, timm.list_models()))
-    elif source in architectures() and architecture:
-        if architecture not in architectures()[source]:
-            raise ModelError(unknown(f"{source} model", architecture, architectures()[source]))
-    else:
-        if same := [f"{hub}:{name}" for hub in ("timm", "torchvision") if name in architectures()[hub]]:
-            raise ModelError(f"unknown model {name!r}. Did you mean {' or '.join(same)}?")
-        if name.endswith(SUFFIXES):
-            raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
-        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
-        raise ModelError(unknown("model", name, [EMBEDDED, *shipped()], advice))
-
-
 def load_model(
     name: str | Path = EMBEDDED,
     device: str | torch.device = "auto",
@@ -120,75 +73,65 @@ def load_model(
     name, new_size = str(name), None if input_size is None else check_size(input_size)
     if architecture is not None:
         name, checkpoint = architecture, checkpoint or name
-    elif checkpoint is None and (name.endswith(SUFFIXES) or Path(name).is_file()):
-        card_file = card_of(name)
+    elif checkpoint is None and (split_part(name)[0].endswith(SUFFIXES) or existing_file(split_part(name)[0])):
+        card_file = card_of(split_part(name)[0])
         if card_file is None:
             raise ModelError(
                 f"{name!r} is a checkpoint file; give its architecture too, for example architecture='timm:resnet18' in Python, "
                 "or --model timm:resnet18 --checkpoint FILE"
             )
         name, checkpoint = Card.read(card_file).architecture, name
+    name = canonical(name)
     check_name(name)
     where = pick_device(device)
     file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"
     if file and file.startswith(RANDOM):
         seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
-    weights = None if file and file.startswith(RANDOM) else Path(file) if file else _local_weights(name) if pretrained else None
+    given = ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit)
+    path, part = split_part(file) if file and not file.startswith(RANDOM) else ("", "")
+    weights = Path(path) if path else _local_weights(name) if pretrained and not file else None
     card_file = card_of(weights) if weights else shipped().get(name)
     card = Card.read(card_file) if card_file else None
-    build = builder(architecture_of(name))
+    content = Checkpoint({}) if weights is None else read_checkpoint(weights)
+    full = architecture_of(name)
     with _seeded(seed):
         if weights is None:
-            built = build(len(card.class_names) if card else None, pretrained)
+            built = builder(full)({"num_classes": len(card.class_names)} if card else {}, pretrained)
         else:
-            state = read_checkpoint(weights).state
-            built = build(len(card.class_names) if card else count_classes(state, _outline(build, None)), False)
-            if card:
-                _resize(built.module, built.preprocessing.size, card.preprocessing.size, name)
-            load_state(built.module, state, weights.name)
-    module, given = built.module, ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit)
+            loaded = load_weights(full, content.state, weights.name, size=new_size, part=part, **_known(card, name))
+            built, full = loaded.built, loaded.architecture
+    module, notes = built.module, [*content.notes, *built.notes]
     preprocessing = replace(card.preprocessing if card else built.preprocessing, **given.preprocessing())
-    if new_size is not None:
-        _resize(module, preprocessing.size, new_size, name)
+    if path and not card:
+        notes += assumed(full, preprocessing, given, content.hints)
+    if new_size is not None and new_size != preprocessing.size:
+        if resize(module, preprocessing.size, new_size, name):
+            notes.append(f"changed the input size from {size_text(preprocessing.size)} to {size_text(new_size)}: positions were interpolated")
         preprocessing = replace(preprocessing, size=new_size)
     module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
     names = class_names or (card.class_names if card else built.class_names or _imagenet_names(module))
     model = Classifier(module, preprocessing, given, names, deletion_tuned=tuned)
-    listed = names_file_of(weights) if weights and not class_names and not card else None
-    if listed is not None:
-        model.class_names = read_names(listed, len(model.class_names))
+    model.architecture = full
+    if weights and not class_names and not card:
+        count, listed = len(model.class_names), names_file_of(weights)
+        if listed is not None:
+            model.class_names = read_names(listed, count)
+        elif content.class_names is not None and len(content.class_names) == count:
+            model.class_names = content.class_names
+        elif content.class_names is not None:
+            notes.append(f"the file names {len(content.class_names)} classes for {count} outputs: its names are not used")
+    # A model with a card was written by this package; what is read from its file is what the card says.
+    model.notes = () if card else tuple(notes)
     return model
 
 
-def parse_model(text: str) -> ModelSpec:
-    """Parse a model in text form.
-
-    Raises:
-        ModelError: The architecture is unknown.
-        SpecError: The text is malformed or the input size is not possible.
-    """
-    spec = ModelSpec.parse(text)
-    check_name(spec.architecture)
-    return spec
-
-
-def _resize(module: nn.Module, current: Size, wanted: Size, name: str) -> None:
-    """Resize the input of a timm transformer; leave any other module as it is."""
-    resize = getattr(module, "set_input_size", None)
-    if resize is None or current == wanted:
-        return
-    patch = to_2tuple(getattr(getattr(module, "patch_embed", None), "patch_size", 1))
-    if any(side % step for side, step in zip(wanted, patch, strict=True)):
-        raise ModelError(
-            f"{name} cuts images into patches of {size_text(patch)} px; choose an input size whose sides are multiples of that"
-        )
-    try:
-        resize(img_size=wanted)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{name} does not accept an input of {size_text(wanted)} px ({str(error).splitlines()[0][:160]}); choose another size"
-        ) from None
+def _known(card: Card | None, name: str) -> dict[str, Any]:
+    """Return what a card tells `load_weights`."""
+    if card is None:
+        return {}
+    size = card.preprocessing.size
+    return {"classes": len(card.class_names), "resize": lambda built: resize(built.module, built.preprocessing.size, size, name)}
 
 
 def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[int] | None = None, seed: int = 0) -> Classifier:
@@ -205,27 +148,32 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
     Raises:
         ModelError: The model is wrapped, so there is no architecture name to build a new head from.
     """
-    name = model.spec.architecture
+    name = architecture_of(model.architecture)
     if name.startswith("wrapped:"):
         raise ModelError(
             f"{model.name} is a wrapped module, so no new head can be built; replace the head of the module, and wrap it again"
         )
-    build = builder(architecture_of(name))
+    count = len(class_names)
     with _seeded(seed):
-        built = build(len(class_names), False)
+        built = builder(name)({"num_classes": count}, False)
         module = built.module
-        _resize(module, built.preprocessing.size, model.input_size, name)
+        resize(module, built.preprocessing.size, model.input_size, name)
         # The head consists of the tensors whose shape depends on the number of classes.
-        other = _outline(build, len(class_names) + 1).state_dict()
+        other = outline_of(name, {"num_classes": count + 1}).shapes
     old, state = model.module.state_dict(), module.state_dict()
-    for key, tensor in state.items():
-        if other[key].shape == tensor.shape:
-            state[key] = old[key]
-        elif rows is not None:
+    body = [key for key, tensor in state.items() if other[key] == tuple(tensor.shape)]
+    if not all(key in old for key in body):
+        raise ModelError(f"the body of {model.name} has another structure than {name}, so no new head can be built for it")
+    for key in body:
+        state[key] = old[key]
+    if rows is not None:
+        for key in [key for key in state if key not in body and key in old]:
             state[key] = old[key][list(rows)]
     module.load_state_dict(state)
     module = module.to(model.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return Classifier(module, model.preprocessing, model.spec, class_names)
+    new = Classifier(module, model.preprocessing, model.spec, class_names)
+    new.architecture = name
+    return new
 
 
 def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
@@ -236,11 +184,6 @@ def _local_weights(name: str) -> Path | None:
     if name.startswith(PREFIX):
         return downloaded(name)
     return shipped()[name].with_suffix(".safetensors") if name in shipped() else None
-
-
-def architecture_of(name: str) -> str:
-    """Return the architecture from which a model is rebuilt: that of the card for a shipped model, else the name itself."""
-    return Card.read(shipped()[name]).architecture if name in shipped() else name
 
 
 def wrap_model(
@@ -295,16 +238,6 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(state)
-
-
-def _outline(build: Build, classes: int | None) -> nn.Module:
-    """Build the architecture without values where possible, for its keys and shapes only."""
-    try:
-        with torch.device("meta"):
-            return build(classes, False).module
-    except RuntimeError:
-        # Some initialisations need real tensors.
-        return build(classes, False).module
 
 
 def _imagenet_names(module: nn.Module) -> list[str] | None:

@@ -1,0 +1,278 @@
+"""From the state dict of a checkpoint to a network with these weights: find the part, the names, the options and the head that fit."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from attrlib.errors import ModelError
+from attrlib.models.assembly import Candidate, candidates, head_paths, unrecognised
+from attrlib.models.inference import infer
+from attrlib.models.options import Options, Value, join_options, split_options, value_text
+from attrlib.models.outline import Misfits, Outline, accepted, outline_of
+from attrlib.models.prefixes import below, listed, prefixes_of, same_values, without_wrappers
+from attrlib.models.renames import renamed, restore_resized
+from attrlib.models.reparametrised import folded, in_float32
+from attrlib.models.sources import Built, builder
+from attrlib.models.state_dicts import COUNTER, load_state, misfit_text
+from attrlib.models.suggest import suggest
+from attrlib.specs import Size
+
+# Heads that only training uses, and the counters that profilers leave behind.
+_UNUSED = re.compile(r"(AuxLogits|aux\d?|aux_head|aux_logits)\.|(^|\.)(total_ops|total_params)$")
+_WRAP = "build the model in Python, load the file, and use attrlib.wrap_model"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network with the weights of a checkpoint.
+
+    Attributes:
+        built: The network, with notes of what was read from the checkpoint, assumed and left out.
+        architecture: Name of the architecture with all options, those that were read from the checkpoint included.
+    """
+
+    built: Built
+    architecture: str
+
+
+@dataclass(frozen=True)
+class _Fit:
+    candidate: Candidate
+    options: dict[str, Value]
+    outline: Outline
+    misfits: Misfits
+
+
+def load_weights(
+    name: str,
+    state: Mapping[str, Tensor],
+    source: str,
+    *,
+    classes: int | None = None,
+    size: Size | None = None,
+    part: str = "",
+    resize: Callable[[Built], None] | None = None,
+) -> Loaded:
+    """Build an architecture and load the weights of a checkpoint.
+
+    Args:
+        name: Name of the architecture, which may end with options.
+        state: The state dict, as the file holds it.
+        source: Name of the file, for messages.
+        classes: Number of classes if it is known.
+        size: Input size that was asked for.
+        part: Prefix of the weights to use, where a checkpoint holds several sets.
+        resize: Changes the input size of the network that is built with `classes`; tried before options are inferred.
+
+    Raises:
+        ModelError: The weights do not fit; the message names the cause.
+    """
+    given: dict[str, Value] = {} if classes is None else {"num_classes": classes}
+    plain, notes = _plain(state, part, source)
+    if resize is not None:
+        built = builder(name)(given, False)
+        resize(built)
+        prefix = _prefix(plain, {key: tuple(value.shape) for key, value in built.module.state_dict().items()}, source)
+        if _fits(built.module, below(plain, prefix)):
+            load_state(built.module, below(plain, prefix), source)
+            return Loaded(built, _full(name, given))
+    fit = _best(name, given, plain, source, size)
+    if len(fit.misfits):
+        raise _refusal(name, given, fit, source)
+    built = _build(name, fit, source)
+    notes = (*notes, *_notes_of(fit, accepted(split_options(name)[0])))
+    return Loaded(replace(built, notes=(*built.notes, *notes)), _full(name, fit.options))
+
+
+def _plain(state: Mapping[str, Tensor], part: str, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the state dict, or a part of it, with plain weights in float32."""
+    plain = without_wrappers(state)
+    if part:
+        prefix = part.removesuffix(".") + "."
+        plain = below(plain, prefix)
+        if not plain:
+            groups = dict.fromkeys(key.partition(".")[0] for key in state)
+            raise ModelError(f"{source} holds no weights under {part!r}; it has {listed(groups, 8)}")
+    plain, folds = folded(plain)
+    plain, casts = in_float32(plain)
+    return plain, (*folds, *casts)
+
+
+def _prefix(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], source: str) -> str:
+    """Return the prefix whose keys cover most of the network. Raises `ModelError` if two cover as much with other values."""
+    counts = prefixes_of(state, [key for key in shapes if not key.endswith(COUNTER)])
+    if not counts:
+        return ""
+    most = max(counts.values())
+    tied = [prefix for prefix, count in counts.items() if count == most]
+    fitting = {p: sum(tuple(state[p + key].shape) == shape for key, shape in shapes.items() if p + key in state) for p in tied}
+    tied = [prefix for prefix in tied if fitting[prefix] == max(fitting.values())]
+    if "" in tied or 2 * most < len(shapes):
+        return tied[0]
+    rivals = [prefix for prefix in tied[1:] if not same_values(state, tied[0], prefix)]
+    if rivals:
+        names = [prefix.removesuffix(".") for prefix in (tied[0], *rivals)]
+        ways = " or ".join(f"{source}#{name}" for name in names)
+        raise ModelError(f"{source} holds several sets of weights that fit, {' and '.join(names)}; choose one: write {ways}")
+    return tied[0]
+
+
+def _best(name: str, given: Options, state: dict[str, Tensor], source: str, size: Size | None) -> _Fit:
+    """Return the reading of the checkpoint that fits the architecture best."""
+    best: _Fit | None = None
+    for candidate in _readings(name, given, state, source):
+        fit = _fit(name, given, candidate, size)
+        if best is None or len(fit.misfits) < len(best.misfits):
+            best = fit
+        if not len(best.misfits):
+            break
+    assert best is not None
+    return best
+
+
+def _readings(name: str, given: Options, state: dict[str, Tensor], source: str) -> Iterator[Candidate]:
+    outline = outline_of(name, given)
+    prefix = _prefix(state, outline.shapes, source)
+    body, beside = below(state, prefix), tuple(key for key in state if not key.startswith(prefix))
+    body, foreign = _without_foreign(body, outline) if not prefix else (body, ())
+    yield Candidate(body, beside + foreign)
+    yield from candidates(name, given, state, prefix)
+    for start in dict.fromkeys((prefix, *_shared_prefixes(state))):
+        original = below(state, start)
+        for new in renamed(name, outline.module, original):
+            restore_resized(new, original)
+            left_out = tuple(key for key in state if not key.startswith(start))
+            yield Candidate(new, left_out, notes=(f"renamed the keys of {source} by the rules of {name.partition(':')[0]}",))
+
+
+def _fit(name: str, given: Options, candidate: Candidate, size: Size | None) -> _Fit:
+    """Infer the options of a reading, and compare."""
+    options = dict(given)
+    if candidate.head is not None:
+        options["num_classes"] = _outputs(candidate.head.module)
+    state = candidate.state
+    plain = outline_of(name, options)
+    if candidate.path is not None:
+        # The head fits by itself, so it must not matter.
+        own = {key: torch.empty(shape, device="meta") for key, shape in plain.shapes.items() if key.startswith(f"{candidate.path}.")}
+        state = {**state, **own}
+    if 2 * sum(key in state for key in plain.shapes) >= len(plain.shapes):
+        options |= infer(name, options, state, size)
+    outline = outline_of(name, options)
+    misfits = outline.misfits(state)
+    unused = [key for key in misfits.extra if _UNUSED.search(key)]
+    if unused and len(unused) == len(misfits):
+        kept = {key: value for key, value in candidate.state.items() if key not in unused}
+        candidate, misfits = replace(candidate, state=kept, beside=(*candidate.beside, *unused)), Misfits()
+    return _Fit(candidate, options, outline, misfits)
+
+
+def _build(name: str, fit: _Fit, source: str) -> Built:
+    """Build the architecture with its options and head, and load the weights."""
+    built, candidate = builder(name)(fit.options, False), fit.candidate
+    state = below(candidate.state, "")
+    for key in [key for key in state if key not in fit.outline.shapes]:
+        del state[key]
+    if candidate.head is None or candidate.path is None or candidate.weights is None:
+        load_state(built.module, state, source)
+        return built
+    head, module = candidate.head.module.to_empty(device="cpu"), built.module
+    load_state(head, candidate.weights, source)
+    if candidate.children:
+        _load_body(module, state, candidate.path, source)
+        body = nn.Sequential(*list(module.children())[: candidate.children])
+        return replace(built, module=nn.Sequential(body, head))
+    module.set_submodule(candidate.path, nn.Identity())
+    load_state(module, state, source)
+    module.set_submodule(candidate.path, head)
+    return built
+
+
+def _load_body(module: nn.Module, state: Mapping[str, Tensor], path: str, source: str) -> None:
+    own = {key: value for key, value in module.state_dict().items() if key.startswith(f"{path}.")}
+    load_state(module, {**state, **own}, source)
+
+
+def _fits(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    expected = {key: value for key, value in module.state_dict().items() if not key.endswith(COUNTER)}
+    return all(key in state and state[key].shape == value.shape for key, value in expected.items()) and all(
+        key in expected or key.endswith(COUNTER) for key in state
+    )
+
+
+def _without_foreign(body: dict[str, Tensor], outline: Outline) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Leave out what stands beside the children of the network and holds no layer: counters, metrics, weights of a loss."""
+    own = {key.partition(".")[0] for key in (*outline.shapes, *outline.constants)}
+    foreign = tuple(
+        key
+        for key, value in body.items()
+        if key.partition(".")[0] not in own and (value.ndim < 2 or not key.endswith(("weight", "kernel", "embed", "token")))
+    )
+    matrices = [key for key, value in body.items() if key.partition(".")[0] not in own and key not in foreign]
+    if matrices or not foreign:
+        return body, ()
+    return below({key: value for key, value in body.items() if key not in foreign}, ""), foreign
+
+
+def _shared_prefixes(state: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield prefixes that most keys share, from the empty one."""
+    prefix, keys = "", list(state)
+    for _ in range(6):
+        yield prefix
+        heads: dict[str, int] = {}
+        for key in keys:
+            head = key[len(prefix) :].partition(".")[0]
+            heads[head] = heads.get(head, 0) + 1
+        best = max(heads, key=lambda head: heads[head], default="")
+        if not best or heads[best] * 2 < len(state):
+            return
+        prefix = f"{prefix}{best}."
+        keys = [key for key in keys if key.startswith(prefix)]
+
+
+def _outputs(head: nn.Module) -> int:
+    return [part for part in head.modules() if isinstance(part, nn.Linear)][-1].out_features
+
+
+def _full(name: str, options: Options) -> str:
+    base, named = split_options(name)
+    return join_options(base, {**named, **options})
+
+
+def _notes_of(fit: _Fit, defaults: Options) -> Iterator[str]:
+    read = [f"{key}={value_text(value)}" for key, value in sorted(fit.options.items()) if defaults.get(key) != value]
+    if read:
+        yield f"read from the checkpoint: {', '.join(read)}"
+    yield from fit.candidate.notes
+    if fit.candidate.beside:
+        yield f"left out: {listed(fit.candidate.beside)} ({len(fit.candidate.beside)} keys beside the model)"
+
+
+def _refusal(name: str, given: Options, fit: _Fit, source: str) -> ModelError:
+    """Return the error that names why a checkpoint does not fit."""
+    base, named = split_options(name)
+    state, misfits = fit.candidate.state, fit.misfits
+    if named or given:
+        read = infer(base, {}, state, None)
+        outline = outline_of(base, read)
+        wanted = {**named, **given}
+        other = {key: read.get(key, accepted(base).get(key)) for key in wanted}
+        wrong = [key for key in wanted if other[key] != wanted[key]]
+        if not len(outline.misfits(state)) and wrong:
+            asked = " and ".join(f"{key}={value_text(wanted[key])}" for key in wrong)
+            has = " and ".join(f"{key}={value_text(other[key])}" for key in wrong)
+            return ModelError(f"{source} does not fit {base} with {asked}: it has {has}; leave that out, or choose another file")
+    paths = head_paths(base, fit.options)
+    below_head = tuple(f"{path}." for path in paths)
+    odd = [key for key in (*misfits.missing, *misfits.extra, *misfits.reshaped) if not key.startswith(below_head)]
+    if not odd and len(paths) == 1:
+        head = below(state, below_head[0])
+        return ModelError(f"the body of {source} fits {base}, but its head {paths[0]} is not one that can be rebuilt ({unrecognised(head)}); {_WRAP}")
+    reshaped = [f"{key} {tuple(state[key].shape)} for {fit.outline.shapes[key]}" for key in misfits.reshaped]
+    text = misfit_text(list(misfits.missing), list(misfits.extra), reshaped)
+    similar = [other for other in suggest(state) if other != base][:3]
+    advice = f"it looks like {' or '.join(similar)}" if similar else "choose the architecture that it was saved from"
+    return ModelError(f"{source} does not fit this architecture ({text}); {advice}")

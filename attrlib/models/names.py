@@ -1,0 +1,67 @@
+"""Names of models: which there are, and whether a name is one of them."""
+
+RANDOM = "random:"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A listed model: its name, its source and a short note."""
+
+    name: str
+    source: str
+    note: str = ""
+
+
+def list_models(pattern: str = "") -> list[ModelInfo]:
+    """List the models that need no download, or all that match a pattern.
+
+    Args:
+        pattern: Pattern such as `timm:resnet*`; matched against the models without download and all architectures.
+    """
+    embedded = ModelInfo(EMBEDDED, "embedded", "EfficientNet-Lite0 on ImageNet-1k, 4.7 M parameters, 224 px; no download")
+    every = [embedded, *(ModelInfo(name, "shipped", Card.read(path).summary()) for name, path in shipped().items())]
+    result = [info for info in every if not pattern or fnmatch(info.name, pattern)]
+    if pattern:
+        for source, names in architectures().items():
+            result += [ModelInfo(f"{source}:{n}", source) for n in names if fnmatch(f"{source}:{n}", pattern)]
+    return result
+
+
+def check_name(name: str) -> None:
+    """Raise `ModelError` if no architecture has this name."""
+    source, _, architecture = name.partition(":")
+    if name == EMBEDDED or name in shipped():
+        return
+    if source == "timm" and architecture:
+        if not timm.is_model(architecture.partition(".")[0]):
+            raise ModelError(unknown("timm model", architecture, timm.list_models()))
+    elif source in architectures() and architecture:
+        if architecture not in architectures()[source]:
+            raise ModelError(unknown(f"{source} model", architecture, architectures()[source]))
+    else:
+        if same := [f"{hub}:{name}" for hub in ("timm", "torchvision") if name in architectures()[hub]]:
+            raise ModelError(f"unknown model {name!r}. Did you mean {' or '.join(same)}?")
+        if name.endswith(SUFFIXES):
+            raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
+        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
+        raise ModelError(unknown("model", name, [EMBEDDED, *shipped()], advice))
+
+
+def parse_model(text: str) -> ModelSpec:
+    """Parse a model in text form.
+
+    Raises:
+        ModelError: The architecture is unknown.
+        SpecError: The text is malformed or the input size is not possible.
+    """
+    spec = ModelSpec.parse(text)
+    spec = replace(spec, architecture=canonical(spec.architecture))
+    check_name(spec.architecture)
+    return spec
+
+
+def architecture_of(name: str) -> str:
+    """Return the architecture from which a model is rebuilt: that of the card for a shipped model, else the name itself."""
+    return Card.read(shipped()[name]).architecture if name in shipped() else name
+
+
