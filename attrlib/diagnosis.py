@@ -135,7 +135,7 @@ def doctor(
     probe = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
     shapes = {name: model.layers[name].shape for name in layers if name in model.layers}
     with torch.no_grad():
-        gain, target = _gain(model, probe), int(model(probe).argmax())
+        gain, target = _gain(model, probe), int(model.outputs.predicted(model(probe)))
     examiner = _Examiner(model, probe, target, images, limit, gain)
     pairs = [(method, layer) for method in names for layer in layers]
     findings = []

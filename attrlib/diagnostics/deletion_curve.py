@@ -102,7 +102,7 @@ def delete_in_order(
         on_progress(first, len(counts))
         gone = torch.stack([place < count for count in counts[first : first + context.rows]])[:, None].to(batch.images.device)
         logits = context.logits(torch.where(gone, replacement_values, batch.images))
-        probabilities.append(logits.softmax(1)[:, int(target)].double())
+        probabilities.append(model.probabilities(logits)[:, int(target)].double())
     colours = model.preprocessing.denormalise(replacement_values[0].cpu()).clamp(0, 1).permute(1, 2, 0)
     return DeletionPath(place.int(), counts, torch.cat(probabilities), (colours * 255).round().byte().numpy(), grid)
 

@@ -60,7 +60,7 @@ def _measured(model: Classifier) -> int:
 
     with model.session(), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
         # A copy, since the model may modify its input in place.
-        in_chunks(1, lambda rows: model.module(rows.clone()), _images(model, 1).requires_grad_())
+        in_chunks(1, lambda rows: model.logits(rows.clone()), _images(model, 1).requires_grad_())
     # The backward pass holds gradients of about the size of the largest activations.
     return sum(kept.values()) + 4 * max(kept.values(), default=0)
 
@@ -109,11 +109,11 @@ def _timed(model: Classifier, rows: int, fast: bool) -> Probe:
 
     def forward() -> None:
         with torch.no_grad():
-            model.module(images.clone())
+            model.logits(images.clone())
 
     def gradient() -> None:
         leaf = images.detach().requires_grad_()
-        torch.autograd.grad(model.module(leaf.clone())[:, 0].sum(), leaf)
+        torch.autograd.grad(model.logits(leaf.clone())[:, 0].sum(), leaf)
 
     with model.session(fast):
         seconds = [min(_seconds(work, model.device) for _ in range(3)) / rows for work in (forward, gradient)]

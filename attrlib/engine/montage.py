@@ -74,7 +74,7 @@ def explain_all(
             break
         images = model.preprocess(photo.image)[None]
         with torch.no_grad():
-            target = int(model(images).argmax())
+            target = int(model.outputs.predicted(model(images)))
         for method, result in zip(left, attribute_each(model, left, images, [target], options), strict=True):
             if method not in shown or isinstance(result, Attribution):
                 shown[method] = Shown(method, model, result)

@@ -4,6 +4,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from attrlib.data.datasets import Dataset
 from attrlib.data.grids import compose
@@ -13,6 +14,7 @@ from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.items import REASONS_SHOWN, UNKNOWN, EvalItem, Selection, grid_items, image_items, unreadable_note
 from attrlib.errors import DataError, ImageError
 from attrlib.models import Classifier
+from attrlib.models.outputs import PREDICTED
 from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Prediction
 from attrlib.protocols.localisation import Localisation
@@ -31,8 +33,12 @@ def class_map(spec: RunSpec, model: Classifier, data: Dataset) -> Sequence[int]:
         data: The data set.
 
     Raises:
-        DataError: If the classes do not match.
+        DataError: If the classes do not match, or the model predicts numbers.
     """
+    if not model.outputs.has_classes:
+        raise DataError(
+            f"{model.name} predicts a number, so the labels of the data are not classes of it; choose target=prediction, which explains the number"
+        )
     try:
         return match_classes(data.class_names, model.class_names, spec.classes) if data.class_names else ()
     except DataError as error:
@@ -75,10 +81,10 @@ def select(
     def confidence(item: EvalItem) -> float:
         """Return the lowest probability of the label over the models; -1 if one predicts another class, or the image is unreadable."""
         label = data.label(item.images[0])
-        details = [cached[item.id].details for cached in predictions]
+        if label is None:
+            return -1.0
         # The models may number the classes of the data differently.
-        right = label is not None and all(own and own["class"] == matched[label] for own, matched in zip(details, classes, strict=True))
-        return min(float(own["probability"]) for own in details) if right else -1.0  # type: ignore[arg-type]
+        return min(_confidence(cached[item.id].details, of[label]) for cached, of in zip(predictions, classes, strict=True))
 
     unreadable = [item for item in candidates.items if not all(cached[item.id].details for cached in predictions)]
     confidences = {item: confidence(item) for item in candidates.items}
@@ -92,6 +98,14 @@ def select(
         raise DataError(f"{error} ({_highest_confidence(confidences, group.grids)})") from None
     notes = unreadable_note([_reason(data, item) for item in unreadable[:REASONS_SHOWN]], len(unreadable))
     return Selection(grids.items, (*candidates.notes, *notes, *grids.notes, *_order_notes(spec, models, data))), {}
+
+
+def _confidence(details: Mapping[str, Any], label: int) -> float:
+    """Return the probability of the label; -1 if the model predicts another class, or not this label, or nothing was measured."""
+    if "probabilities" in details:
+        probability = float(details["probabilities"][label])
+        return probability if probability >= PREDICTED else -1.0
+    return float(details["probability"]) if details and details["class"] == label else -1.0
 
 
 def _select_images(group: ItemGroup, spec: RunSpec, data: Dataset, model: Classifier, on_progress: Progress) -> Selection:

@@ -82,14 +82,14 @@ def _probe(model: Classifier, layer: Layer, size: tuple[int, int], mode: type[At
         split = model.split(layer, torch.Size((3, *size))).fresh()
         leaf = split.before(probe).detach().requires_grad_()
         with torch.enable_grad(), mode() as seen:
-            logits = split.after(leaf, torch.zeros(1, dtype=torch.long, device=leaf.device))
+            raw = split.after(leaf, torch.zeros(1, dtype=torch.long, device=leaf.device))
         attentions = [a for a in seen.matrices if a.requires_grad]
         if whole is not None:
             if not attentions:
                 raise MethodError(f"{model.name} has no attention downstream of {layer.name}; choose an earlier layer, or Input")
             return Blocks(whole.total - len(attentions), whole.total, whole.layout, whole.read)
         layout = _tokens(model, attentions, size)
-        (gradient,) = torch.autograd.grad(logits.square().sum(), attentions[-1], allow_unused=True)
+        (gradient,) = torch.autograd.grad(raw.square().sum(), attentions[-1], allow_unused=True)
     rows = [] if gradient is None else gradient.abs().flatten(0, -3).amax((0, 2)).nonzero().flatten().tolist()
     # An untrained head that is all zero has no gradient. Assume the class token if there is one, else all patches.
     count = layout.prefix + layout.height * layout.width

@@ -235,7 +235,7 @@ def _run(
             placed = model.place((images[images_of.start : images_of.stop] if isinstance(images_of, range) else images[used]).detach())
             if targets is None:
                 with torch.no_grad():
-                    target, chunk = in_chunks(chunk, lambda rows: model(rows.clone()).argmax(1), placed)
+                    target, chunk = in_chunks(chunk, lambda rows: model.outputs.predicted(model(rows.clone())), placed)
             else:
                 target = torch.tensor(list(targets[part]), device=placed.device)
             indices = None if owners is None else torch.tensor([used.index(k) for k in images_of], device=placed.device)

@@ -97,7 +97,7 @@ class MaskCAM(Method):
             shown = normalised(picked(maps, chosen[:, [i % count for i in which]]), at_input.layer.shape[1:])
             return self.altered(shown, [i // count for i in which], at_input).transpose(0, 1)[:, :, None]
 
-        chunks = at_input.perturbed(self.copies * count, make, softmax=self.weighting == "probability")
+        chunks = at_input.perturbed(self.copies * count, make, probability=self.weighting == "probability")
         scores = torch.cat([values for _, values in chunks]).view(self.copies, count, len(context)).mean(0).T
         maps = picked(context.spatial(context.inputs), context.per_item(chosen))
         flat = maps.amax((2, 3)) == maps.amin((2, 3))

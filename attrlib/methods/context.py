@@ -141,7 +141,7 @@ class AttributionContext:
     def _logits(self, inputs: Tensor, owners: Tensor) -> Tensor:
         if self.layer.layout.kind == "NCHW":
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return self._split.after(inputs, owners).float()
+        return self.classifier.outputs.logits(self._split.after(inputs, owners)).float()
 
     def scores(self, inputs: Tensor, rows: Tensor) -> Tensor:
         """Return the target logits (N,) for given outputs of the layer, without gradient."""
@@ -197,7 +197,7 @@ class AttributionContext:
             yield which, self.rows.repeat(len(which))
 
     def perturbed(
-        self, count: int, make: Callable[[range], Tensor], softmax: bool = False, fill: Tensor | None = None
+        self, count: int, make: Callable[[range], Tensor], probability: bool = False, fill: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate in chunks over the target outputs of the inputs multiplied by `count` factors, and report progress.
 
@@ -206,7 +206,7 @@ class AttributionContext:
         Args:
             count: Number of factors.
             make: Returns the factors m of a range of indices: (k,1|C,h,w) for all images, or (k,U,1|C,h,w) for each image.
-            softmax: Whether to return probabilities rather than logits.
+            probability: Whether to return probabilities rather than logits.
             fill: What replaces the part that is removed, (1|U,...): the perturbed inputs are m x + (1 - m) fill. By default zero.
 
         Yields:
@@ -219,9 +219,9 @@ class AttributionContext:
             values = factors.new_empty(len(factors), len(self))
             if not bool(changed.all()):
                 clean = self.clean_logits()
-                values[~changed] = (clean.softmax(1) if softmax else clean)[self._owners, self.targets]
+                values[~changed] = (self.classifier.probabilities(clean) if probability else clean)[self._owners, self.targets]
             if bool(changed.any()):
-                values[changed] = self._masked(factors[changed], softmax, fill)
+                values[changed] = self._masked(factors[changed], probability, fill)
             yield factors, values
 
     def _chunks(self, count: int, rows: int) -> Iterator[range]:
@@ -233,7 +233,7 @@ class AttributionContext:
             start += step
         self.on_progress(count, count)
 
-    def _masked(self, factors: Tensor, softmax: bool, fill: Tensor | None) -> Tensor:
+    def _masked(self, factors: Tensor, probability: bool, fill: Tensor | None) -> Tensor:
         """Return the target logits or probabilities (k,B) of the inputs times factors (k,[U,]1|C,h,w). Prefix tokens are unchanged."""
         count, images = len(factors), len(self.sources)
         native = self.layer.layout.native(factors.flatten(0, -4)).unflatten(0, (count, -1))
@@ -247,7 +247,7 @@ class AttributionContext:
             perturbed.addcmul_(fill[None], 1 - native)
         with torch.no_grad():
             logits = self.in_chunks(self._logits, rows, torch.arange(images, device=rows.device).repeat(count))
-            outputs = logits.softmax(1) if softmax else logits
+            outputs = self.classifier.probabilities(logits) if probability else logits
         return outputs.unflatten(0, (count, images))[:, self._owners, self.targets]
 
     def spatial(self, values: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ class RISE(Method):
             return magnify(grids[part].to(context.images.device), shifts[part], height, width)
 
         fill = None if self.fill == "zeros" else common_baseline(context, self.fill)
-        for masks, weights in context.perturbed(self.samples, draw, softmax=True, fill=fill):
+        for masks, weights in context.perturbed(self.samples, draw, probability=True, fill=fill):
             total += weights.T @ masks.flatten(1)
         return total.view(-1, 1, height, width) / (self.samples * self.p)
 

@@ -4,18 +4,11 @@ from attrlib.models.cards import Card, card_of, shipped, smallest
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import download
 from attrlib.models.layers import NAMED, Layer, Layout
+from attrlib.models.names import ModelInfo, architecture_of, check_name, list_models, parse_model
 from attrlib.models.preprocessing import Preprocessing
-from attrlib.models.zoo import (
-    EMBEDDED,
-    ModelInfo,
-    architecture_of,
-    check_name,
-    list_models,
-    load_model,
-    parse_model,
-    with_classes,
-    wrap_model,
-)
+from attrlib.models.sources import EMBEDDED
+from attrlib.models.suggest import suggest
+from attrlib.models.zoo import load_model, with_classes, wrap_model
 
 __all__ = [
     "EMBEDDED",
@@ -36,6 +29,7 @@ __all__ = [
     "pick_device",
     "shipped",
     "smallest",
+    "suggest",
     "with_classes",
     "wrap_model",
 ]

@@ -61,12 +61,12 @@ def candidates(name: str, options: Options, state: Mapping[str, Tensor], prefix:
     path = paths[0]
     features = _features(outline.module.get_submodule(path))
     yield from _replaced(outline, path, state, prefix)
-    bodies = [(prefix, below(state, prefix), True), *((p, s, False) for p, s in _numbered(outline, path, state))]
-    for start, body, whole in bodies:
+    bodies = [(prefix, below(state, prefix)), *_numbered(outline, path, state)]
+    for start, body in bodies:
         kept = {key: value for key, value in body.items() if not key.startswith(f"{path}.")}
         if not _holds_body(outline, path, kept) or len(kept) < len(body):
             continue
-        yield from _assembled(outline, path, features, state, start, kept, whole)
+        yield from _assembled(outline, path, features, state, start, kept)
 
 
 def _replaced(outline: Outline, path: str, state: Mapping[str, Tensor], prefix: str) -> Iterator[Candidate]:
@@ -83,7 +83,7 @@ def _replaced(outline: Outline, path: str, state: Mapping[str, Tensor], prefix: 
 
 
 def _assembled(
-    outline: Outline, path: str, features: int, state: Mapping[str, Tensor], start: str, body: dict[str, Tensor], whole: bool
+    outline: Outline, path: str, features: int, state: Mapping[str, Tensor], start: str, body: dict[str, Tensor]
 ) -> Iterator[Candidate]:
     """Yield readings in which the head stands outside of the body."""
     parents = start.split(".")[:-1]
@@ -96,7 +96,7 @@ def _assembled(
             head = recognise(weights)
             if head is not None and head.features == features:
                 heads[group] = head, 0
-            elif (cut := _children(outline, path, body)) and (head := fastai_head(weights, features)) is not None:
+            elif (cut := _children(outline, body)) and (head := fastai_head(weights, features)) is not None:
                 heads[group] = head, cut
         if len(heads) > 1:
             raise ModelError(
@@ -122,12 +122,13 @@ def _numbered(outline: Outline, path: str, state: Mapping[str, Tensor]) -> Itera
         yield prefix, OrderedDict((numbered.get(key, key), value) for key, value in found.items())
 
 
-def _children(outline: Outline, path: str, body: Mapping[str, Tensor]) -> int:
+def _children(outline: Outline, body: Mapping[str, Tensor]) -> int:
     """Return how many children form the body before the pooling."""
-    names = [name for name, _ in outline.module.named_children()]
+    children = list(outline.module.named_children())
     used = {key.partition(".")[0] for key in body}
-    kept = max((i for i, name in enumerate(names) if name in used), default=-1) + 1
-    return kept if all(name in used or not any(True for _ in child.parameters()) for name, child in [*outline.module.named_children()][:kept]) else 0
+    kept = max((i for i, (name, _) in enumerate(children) if name in used), default=-1) + 1
+    # Children without weights, such as activations, leave no keys.
+    return kept if all(name in used or next(child.parameters(), None) is None for name, child in children[:kept]) else 0
 
 
 def _holds_body(outline: Outline, path: str, body: Mapping[str, Tensor]) -> bool:

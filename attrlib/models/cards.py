@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from attrlib import places
-from attrlib.errors import ModelError, SpecError, existing_file
+from attrlib.errors import ModelError, SpecError, existing_file, unknown
 from attrlib.models.checkpoints import MOST_CLASSES
 from attrlib.models.preprocessing import Preprocessing
-from attrlib.specs import LARGEST, check_size
+from attrlib.specs import LARGEST, OUTPUTS, check_size
 
 _MAX_BYTES = 1 << 20
 
@@ -36,6 +36,7 @@ class Card:
         pair: Name of the same model with, or without, deletion.
         left_out: Number of training images that could not be read.
         digest: Digest of the weights file.
+        outputs: What the network's numbers mean, see `attrlib.models.outputs`.
     """
 
     architecture: str
@@ -52,6 +53,12 @@ class Card:
     pair: str | None = None
     left_out: int = 0
     digest: str = ""
+    outputs: str = "auto"
+
+    @property
+    def count(self) -> int:
+        """Return the number of outputs of the network: one for one logit of two classes, else one per name."""
+        return 1 if self.outputs == "binary" else len(self.class_names)
 
     def text(self) -> str:
         """Return the card as JSON."""
@@ -64,7 +71,7 @@ class Card:
 
     def _check(self) -> None:
         kinds = {
-            str: (self.architecture, self.data, self.pair or "", self.digest, *self.class_names),
+            str: (self.architecture, self.data, self.pair or "", self.digest, self.outputs, *self.class_names),
             int | float: (self.parameters, self.seed, self.seconds, self.epoch),
             Mapping: (self.recipe, self.deletion or {}, self.accuracy),
         }
@@ -89,6 +96,8 @@ class Card:
             card = cls(**{**fields, "class_names": tuple(fields["class_names"]), "preprocessing": Preprocessing(**{**config, **sizes})})
             card._check()
             check_size(card.preprocessing.size)
+            if card.outputs not in OUTPUTS:
+                raise ModelError(f"{file.name}: {unknown('kind of outputs', card.outputs, OUTPUTS)}")
             if max(card.preprocessing.size) > card.preprocessing.crop * 2 * LARGEST:
                 raise ModelError(f"{file.name} has a crop that is too small for its size; set crop to 0.5 or more")
             return card

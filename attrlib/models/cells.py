@@ -87,7 +87,7 @@ class CellView(Classifier):
         """Return the logits (B,C) of the cell in grids (B,3,n*H,n*W)."""
         with self.session():
             split = self.split(self.layer("Input"), images.shape[1:])
-            return split.after(self.place(images), torch.arange(len(images)))
+            return self.outputs.logits(split.after(self.place(images), torch.arange(len(images))))
 
     def _crop(self, values: Tensor, layout: Layout) -> Tensor:
         return layout.native(crop(layout.spatial(values), self._n, self._cell))

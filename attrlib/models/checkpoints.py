@@ -16,7 +16,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from attrlib.errors import ModelError, existing_file
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
 from attrlib.models.code import code_of
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
+from attrlib.models.outputs import Outputs, Recorded, find_outputs, record, with_rows
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.preserve import preserved, reduced
 from attrlib.models.split import Split
@@ -63,8 +64,13 @@ class Classifier:
         class_names: One name per output; by default `class 0`, `class 1`, ...
         layer_names: Module paths that `Middle` and `Final` stand for; by default they are inferred.
         deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
+        outputs: What the network's numbers mean, see `attrlib.models.outputs`.
+        notes: What was assumed or left out when the model was loaded.
 
     Attributes:
+        architecture: Name by which the network is built, with the options that were read from its checkpoint.
+        outputs: What the network's numbers mean.
+        notes: What was assumed or left out when the model was loaded, and found out about its outputs.
         derived: Cache of the views of this classifier that `attrlib.models.cells` creates.
 
     Raises:
@@ -79,10 +85,13 @@ class Classifier:
         class_names: Sequence[str] | None = None,
         layer_names: Mapping[str, str] | None = None,
         deletion_tuned: bool = False,
+        outputs: str = "auto",
+        notes: Sequence[str] = (),
     ):
         self.module = module
         self.preprocessing = preprocessing
         self.spec = spec
+        self.architecture = spec.architecture
         self.deletion_tuned = deletion_tuned
         self._layer_names = dict(layer_names or {})
         self._weights = WeightDigest()
@@ -90,10 +99,12 @@ class Classifier:
         self._splits: dict[tuple[str, torch.Size], Split] = {}
         self._layouts: dict[tuple[int, int], dict[str, Layout]] = {}
         self._lock = _lock_of(module)
-        outputs = self._probe_outputs()
-        if class_names is not None and len(class_names) != outputs:
-            raise ModelError(f"{len(class_names)} class names for a model with {outputs} outputs; give one name per output")
-        self.class_names: tuple[str, ...] = tuple(class_names or (f"class {i}" for i in range(outputs)))
+        self.outputs = Outputs()
+        first = self._first_pass()
+        with self.session():
+            self.outputs, found = find_outputs(module, self._probe(1), first, outputs, self.name)
+        self.notes = (*notes, *found)
+        self.class_names = self.outputs.names(self.outputs.count(first.raw), class_names, self.name)
 
     def with_module(self, module: nn.Module, layer_names: Mapping[str, str] | None = None) -> "Classifier":
         """Return a copy of this classifier around another module.
@@ -107,6 +118,9 @@ class Classifier:
         if layer_names is not None:
             other._layer_names = dict(layer_names)
             other.__dict__.pop("layers", None)
+        if self.outputs.head:
+            with other.session():
+                other.outputs = with_rows(self.outputs, module, self._probe(1))
         return other
 
     @property
@@ -136,7 +150,15 @@ class Classifier:
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (B,C) of normalised images (B,3,H,W), differentiable with respect to the images."""
         with self.session():
-            return self.module(self.place(images))
+            return self.logits(self.place(images))
+
+    def logits(self, placed: Tensor) -> Tensor:
+        """Return the logits (B,C) of images that `place` returned; run it only inside `session()`."""
+        return self.outputs.logits(self.module(placed))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities (B,C) of logits (B,C). Raises `ProtocolError` for a model that predicts numbers."""
+        return self.outputs.probabilities(logits)
 
     def place(self, images: Tensor) -> Tensor:
         """Move the images to the model's device, in the memory format in which convolutions are fastest."""
@@ -147,7 +169,7 @@ class Classifier:
     def session(self, fast: bool = False) -> Iterator[None]:
         """Run one computation at a time in evaluation mode and restore the module afterwards; in full float32, or in bfloat16 if `fast`."""
         precision = reduced(self.module, self.device) if fast else torch.autocast(self.device.type, enabled=False)
-        with self._lock, torch.inference_mode(False), preserved(self.module), precision:
+        with self._lock, torch.inference_mode(False), preserved(self.module), precision, self.outputs.shown(self.module):
             yield
 
     @cached_property
@@ -248,20 +270,21 @@ class Classifier:
         For custom modules it also covers code, plain attributes, and the layers named Middle and Final. Weights are hashed again only after
         they have changed.
         """
-        extras = [part for part in (code_of(self.module), sorted(self._layer_names.items())) if part]
+        extras = [part for part in (code_of(self.module), sorted(self._layer_names.items()), self.outputs.key) if part]
         return digest(self._weights.of(self.module), repr(self.module), self.preprocessing, *extras)
 
     def _probe(self, count: int, size: torch.Size | None = None) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         return self.place(torch.randn(count, *(size or (3, *self.input_size)), generator=generator))
 
-    def _probe_outputs(self) -> int:
+    def _first_pass(self) -> Recorded:
+        """Return the pass of a noise image. Raises `ModelError` if the module is not a classifier."""
         devices = sorted({str(t.device) for t in (*self.module.parameters(), *self.module.buffers())})
         if "meta" in devices:
             raise ModelError(f"{self.name} has weights without values (device meta); load values first, with to_empty and load_state_dict")
         try:
-            with self.session(), torch.no_grad():
-                logits = self.module(self._probe(1))
+            with self.session():
+                first = record(self.module, self._probe(1))
         except MemoryError:
             raise
         except Exception as error:  # a user's module may fail in any way
@@ -272,9 +295,10 @@ class Classifier:
                     f"{self.name} has weights on {' and '.join(devices)} ({reason}); move it to one device with module.to(...)"
                 ) from error
             raise ModelError(f"{self.name} cannot process a {height} x {width} px RGB image ({reason}); check input_size") from error
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 1:
-            returned = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raw = first.raw
+        if not isinstance(raw, Tensor) or raw.ndim not in (1, 2) or len(raw) != 1 or not raw.numel():
+            returned = f"a tensor of shape {tuple(raw.shape)}" if isinstance(raw, Tensor) else f"a {type(raw).__name__}"
             raise ModelError(
                 f"{self.name} returns {returned} for one image, not logits (batch, classes); wrap the module so that it returns logits"
             )
-        return logits.shape[1]
+        return first

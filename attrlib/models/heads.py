@@ -113,7 +113,7 @@ def _chain(layers: Mapping[str, nn.Module]) -> Head | None:
     numbered = all(name.isdecimal() for name in layers)
     if numbered and [int(name) for name in layers] != sorted({int(name) for name in layers}):
         return None
-    rows: dict[str, nn.Module] = OrderedDict()
+    rows: OrderedDict[str, nn.Module] = OrderedDict()
     waiting, relus = False, 0
     for name, layer in layers.items():
         # Names tell nothing of what stood between: a hidden linear layer without an activation would be pointless.
@@ -121,9 +121,9 @@ def _chain(layers: Mapping[str, nn.Module]) -> Head | None:
         if numbered and int(name) > 2 * len(layers) + 16:
             return None
         for _ in range(gap):
-            rows[str(len(rows))] = nn.ReLU() if waiting else nn.Identity()
+            rows[str(len(rows)) if numbered else f"relu{len(rows)}"] = nn.ReLU() if waiting else nn.Identity()
             relus, waiting = relus + waiting, False
-        rows[name if numbered or name not in rows else f"{name}_"] = layer
+        rows[name] = layer
         waiting = isinstance(layer, nn.Linear) or (waiting and not isinstance(layer, nn.PReLU))
     module = nn.Sequential(rows)
     hidden = sum(isinstance(layer, nn.Linear) for layer in layers.values()) - 1

@@ -4,20 +4,22 @@ Options are proposed from what does not fit, and verified: the architecture is b
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
 
 from torch import Tensor
 
 from attrlib.errors import ModelError
 from attrlib.models.checkpoints import MOST_CLASSES
-from attrlib.models.options import Options, Value
-from attrlib.models.outline import Misfits, Outline, Shape, accepted, outline_of, split_options
+from attrlib.models.options import Options, Value, split_options
+from attrlib.models.outline import Misfits, Outline, Shape, accepted, outline_of
 from attrlib.specs import LARGEST, Size
 
 _MOST_TRIALS = 48
 _POOLS = ("avg", "token", "map", "catavgmax", "max", "")
-_WORDS: dict[str, tuple[Value, ...]] = {"init_values": (1e-5, None), "reg_tokens": (4, 1, 0), "class_token": (False,)}
+_WORDS: dict[str, tuple[Value, ...]] = {"init_values": (1e-5, None), "reg_tokens": (4, 1, 0)}
+_HINTS = {"init_values": "gamma"}
+_NO_TOKEN: dict[str, Value] = {"class_token": False, "global_pool": "avg"}
 _STRIDES = (32, 16, 14, 8, 4)
 
 
@@ -39,7 +41,8 @@ def infer(name: str, given: Options, state: Mapping[str, Tensor], size: Size | N
     found: dict[str, Value] = {}
     best = outline_of(base, fixed)
     misfits = best.misfits(state)
-    while len(misfits):
+    # Options change a few shapes; another width, or another network, changes most.
+    while len(misfits) > 0 and 2 * len(misfits.reshaped) < len(best.shapes):
         improved = None
         for proposal in islice(_proposals(best, misfits, state, {**names, **found}, size), _MOST_TRIALS):
             try:
@@ -63,10 +66,11 @@ def _proposals(
 ) -> Iterator[dict[str, Value]]:
     pairs = [(key, outline.shapes[key], tuple(state[key].shape)) for key in misfits.reshaped]
     pairs += [(key, outline.constants[key], tuple(state[key].shape)) for key in misfits.extra if key in outline.constants]
-    makers = {"num_classes": _classes(pairs), "in_chans": _channels(pairs)}
+    makers: dict[str, Iterator[int]] = {"num_classes": _classes(pairs), "in_chans": _channels(pairs)}
     for option, proposals in makers.items():
         if option in names:
-            yield from ({option: value} for value in dict.fromkeys(proposals))
+            for number in dict.fromkeys(proposals):
+                yield {option: number}
     numbers: dict[str, list[Value]] = {
         "window_size": list(dict.fromkeys(_windows(pairs))) if "window_size" in names else [],
         **{option: list(dict.fromkeys(_sizes(outline, pairs, size))) for option in ("img_size", "image_size") if option in names},
@@ -76,10 +80,13 @@ def _proposals(
     if numbers["window_size"] and numbers.get("img_size"):
         yield from ({"window_size": w, "img_size": s} for w, s in product(numbers["window_size"], numbers["img_size"]))
     if misfits.missing or misfits.extra or any(new[1:] != old[1:] for _, old, new in pairs):
-        yield from _switches(names)
+        yield from _switches(names, (*misfits.missing, *misfits.extra))
         sizes = numbers.get("img_size") or []
-        # An embedding that leaves out the class token has another length, so both are found together.
-        yield from ({"img_size": s, **switch} for switch in _switches(names, few=True) for s in sizes)
+        if "class_token" in names:
+            yield from ({"img_size": s, **_NO_TOKEN} for s in sizes)
+        if "no_embed_class" in names and size is not None:
+            # Without a size, patches beside a class token could not be told from those of an image that is no square.
+            yield {"img_size": _number(size), "no_embed_class": True}
 
 
 def _classes(pairs: list[tuple[str, Shape, Shape]]) -> Iterator[int]:
@@ -116,8 +123,8 @@ def _windows(pairs: list[tuple[str, Shape, Shape]]) -> Iterator[int]:
 def _sizes(outline: Outline, pairs: list[tuple[str, Shape, Shape]], size: Size | None) -> Iterator[Value]:
     """Return input sizes: position embeddings have one entry for each patch, and windows cannot be larger than a stage."""
     if size is not None:
-        yield size[0] if size[0] == size[1] else size
-    embedded = [(key, old, new) for key, old, new in pairs if "pos" in key]
+        yield _number(size)
+    embedded = [(key, old, new) for key, old, new in pairs if "pos" in key and "relative" not in key]
     for step in dict.fromkeys((*_patches(outline), *_STRIDES)):
         for _, old, new in embedded:
             for entries in dict.fromkeys(n for o, n in zip(old, new, strict=False) if o != n):
@@ -133,6 +140,10 @@ def _sizes(outline: Outline, pairs: list[tuple[str, Shape, Shape]], size: Size |
             yield from (native * n // o for o, n in zip(old, new, strict=True) if o != n and native * n // o <= LARGEST)
 
 
+def _number(size: Size) -> Value:
+    return size[0] if size[0] == size[1] else size
+
+
 def _patches(outline: Outline) -> Iterator[int]:
     """Return the side of the patches: the kernel of the convolution that embeds them."""
     for key, shape in outline.shapes.items():
@@ -141,19 +152,26 @@ def _patches(outline: Outline) -> Iterator[int]:
             return
 
 
-def _switches(names: Options, few: bool = False) -> Iterator[dict[str, Value]]:
-    """Return options that add or remove keys: the kind of pooling, and whatever is on or off."""
+def _switches(names: Options, keys: Sequence[str]) -> Iterator[dict[str, Value]]:
+    """Return options that add or remove keys: the kind of pooling, and whatever is on or off, first what sounds like the keys."""
     if "class_token" in names:
-        yield {"class_token": False, "global_pool": "avg"}
+        yield _NO_TOKEN
     if "no_embed_class" in names:
         yield {"no_embed_class": True}
     if "global_pool" in names:
-        yield from ({"global_pool": pool} for pool in _POOLS)
+        for pool in _POOLS:
+            yield {"global_pool": pool}
         if "fc_norm" in names:
             yield {"global_pool": "avg", "fc_norm": False}
-    if few:
+    if not keys:
         return
-    for option, value in names.items():
+    text = " ".join(keys).lower().replace("_", "")
+    for option, value in sorted(names.items(), key=lambda item: not _sounds_like(item[0], text)):
         if isinstance(value, bool) and option != "no_embed_class":
             yield {option: not value}
         yield from ({option: other} for other in _WORDS.get(option, ()))
+
+
+def _sounds_like(option: str, keys: str) -> bool:
+    stem = _HINTS.get(option, option).lower().replace("_", "").removeprefix("use").removesuffix("s")
+    return stem in keys or stem.removesuffix("logit") in keys

@@ -204,16 +204,9 @@ def _fits(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
 
 
 def _without_foreign(body: dict[str, Tensor], outline: Outline) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Leave out what stands beside the children of the network and holds no layer: counters, metrics, weights of a loss."""
+    """Leave out whole numbers beside the children of the network: counters and metrics. Anything else could belong to a layer."""
     own = {key.partition(".")[0] for key in (*outline.shapes, *outline.constants)}
-    foreign = tuple(
-        key
-        for key, value in body.items()
-        if key.partition(".")[0] not in own and (value.ndim < 2 or not key.endswith(("weight", "kernel", "embed", "token")))
-    )
-    matrices = [key for key, value in body.items() if key.partition(".")[0] not in own and key not in foreign]
-    if matrices or not foreign:
-        return body, ()
+    foreign = tuple(key for key, value in body.items() if key.partition(".")[0] not in own and not value.is_floating_point())
     return below({key: value for key, value in body.items() if key not in foreign}, ""), foreign
 
 
@@ -247,8 +240,8 @@ def _notes_of(fit: _Fit, defaults: Options) -> Iterator[str]:
     if read:
         yield f"read from the checkpoint: {', '.join(read)}"
     yield from fit.candidate.notes
-    if fit.candidate.beside:
-        yield f"left out: {listed(fit.candidate.beside)} ({len(fit.candidate.beside)} keys beside the model)"
+    if beside := fit.candidate.beside:
+        yield f"left out: {listed(beside)} ({len(beside)} {'key' if len(beside) == 1 else 'keys'} beside the model)"
 
 
 def _refusal(name: str, given: Options, fit: _Fit, source: str) -> ModelError:
@@ -270,9 +263,15 @@ def _refusal(name: str, given: Options, fit: _Fit, source: str) -> ModelError:
     odd = [key for key in (*misfits.missing, *misfits.extra, *misfits.reshaped) if not key.startswith(below_head)]
     if not odd and len(paths) == 1:
         head = below(state, below_head[0])
-        return ModelError(f"the body of {source} fits {base}, but its head {paths[0]} is not one that can be rebuilt ({unrecognised(head)}); {_WRAP}")
+        return ModelError(
+            f"the body of {source} fits {base}, but its head {paths[0]} is not one that can be rebuilt ({unrecognised(head)}); {_WRAP}"
+        )
     reshaped = [f"{key} {tuple(state[key].shape)} for {fit.outline.shapes[key]}" for key in misfits.reshaped]
     text = misfit_text(list(misfits.missing), list(misfits.extra), reshaped)
+    if not misfits.missing and not misfits.extra and all("pos" in key for key in misfits.reshaped):
+        return ModelError(
+            f"{source} was trained with images of another shape than {base} takes ({text}); give that shape as input_size, (height, width)"
+        )
     similar = [other for other in suggest(state) if other != base][:3]
     advice = f"it looks like {' or '.join(similar)}" if similar else "choose the architecture that it was saved from"
     return ModelError(f"{source} does not fit this architecture ({text}); {advice}")

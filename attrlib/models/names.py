@@ -1,5 +1,19 @@
 """Names of models: which there are, and whether a name is one of them."""
 
+import re
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+
+import timm
+
+from attrlib.errors import ModelError, unknown
+from attrlib.models.cards import Card, shipped
+from attrlib.models.checkpoints import SUFFIXES
+from attrlib.models.options import join_options, split_options
+from attrlib.models.outline import check_named_options
+from attrlib.models.sources import EMBEDDED, architectures
+from attrlib.specs import ModelSpec
+
 RANDOM = "random:"
 
 
@@ -16,19 +30,35 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
     """List the models that need no download, or all that match a pattern.
 
     Args:
-        pattern: Pattern such as `timm:resnet*`; matched against the models without download and all architectures.
+        pattern: Pattern such as `timm:resnet*`; matched against the models without download and all architectures. Options after it, as
+            in `timm:resnet*?in_chans=1`, are appended to the names of the architectures.
     """
+    options = re.search(r"\?\w+=", pattern)
+    pattern, end = (pattern[: options.start()], pattern[options.start() :]) if options else (pattern, "")
     embedded = ModelInfo(EMBEDDED, "embedded", "EfficientNet-Lite0 on ImageNet-1k, 4.7 M parameters, 224 px; no download")
     every = [embedded, *(ModelInfo(name, "shipped", Card.read(path).summary()) for name, path in shipped().items())]
-    result = [info for info in every if not pattern or fnmatch(info.name, pattern)]
+    result = [info for info in every if not end and (not pattern or fnmatch(info.name, pattern))]
     if pattern:
         for source, names in architectures().items():
-            result += [ModelInfo(f"{source}:{n}", source) for n in names if fnmatch(f"{source}:{n}", pattern)]
+            result += [ModelInfo(canonical(f"{source}:{n}{end}"), source) for n in names if fnmatch(f"{source}:{n}", pattern)]
     return result
 
 
 def check_name(name: str) -> None:
-    """Raise `ModelError` if no architecture has this name."""
+    """Raise `ModelError` if no architecture has this name, or it does not accept the options that the name ends with."""
+    base, options = split_options(name)
+    if base in shipped() and options:
+        raise ModelError(f"{base} is a trained model and has no options; name its architecture, {Card.read(shipped()[base]).architecture}")
+    _check_architecture(base)
+    check_named_options(name)
+
+
+def canonical(name: str) -> str:
+    """Return the name with its options in alphabetical order. Raises `ModelError` if they are malformed."""
+    return join_options(*split_options(name)) if "=" in name else name
+
+
+def _check_architecture(name: str) -> None:
     source, _, architecture = name.partition(":")
     if name == EMBEDDED or name in shipped():
         return
@@ -63,5 +93,3 @@ def parse_model(text: str) -> ModelSpec:
 def architecture_of(name: str) -> str:
     """Return the architecture from which a model is rebuilt: that of the card for a shipped model, else the name itself."""
     return Card.read(shipped()[name]).architecture if name in shipped() else name
-
-

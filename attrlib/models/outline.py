@@ -25,12 +25,14 @@ class Outline:
         preprocessing: Preprocessing of its source.
         shapes: Shape of each entry of its state dict.
         constants: Shape of each buffer that the architecture computes itself, which its state dict does not hold.
+        needs_values: Whether the network cannot be built without values.
     """
 
     module: nn.Module
     preprocessing: Preprocessing
     shapes: Mapping[str, Shape]
     constants: Mapping[str, Shape]
+    needs_values: bool = False
 
     def misfits(self, state: Mapping[str, Tensor]) -> "Misfits":
         """Compare the outline with a state dict."""
@@ -93,15 +95,16 @@ def accepted(base: str) -> dict[str, Value]:
 
 @lru_cache(maxsize=64)
 def _outline(base: str, options: tuple[tuple[str, Value], ...]) -> Outline:
-    build = builder(base)
+    build, real = builder(base), bool(options) and _outline(base, ()).needs_values
     try:
-        with torch.device("meta"):
+        with torch.device("cpu" if real else "meta"):
             built = build(dict(options), False)
-        module = built.module
     except (RuntimeError, ModelError):
+        if options:
+            raise
         # Some initialisations need real tensors.
-        built = build(dict(options), False)
-        module = built.module.to("meta")
+        built, real = build({}, False), True
+    module = built.module.to("meta")
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items() if isinstance(value, Tensor)}
     buffers = {key: tuple(value.shape) for key, value in module.named_buffers()}
-    return Outline(module, built.preprocessing, shapes, {key: shape for key, shape in buffers.items() if key not in shapes})
+    return Outline(module, built.preprocessing, shapes, {key: shape for key, shape in buffers.items() if key not in shapes}, real)

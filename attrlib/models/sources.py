@@ -83,7 +83,8 @@ def accepted_options(base: str, module: nn.Module) -> dict[str, Value]:
     if configuration is not None and is_dataclass(configuration.annotation):
         accepted |= {f.name: f.default for f in fields(configuration.annotation) if isinstance(f.default, _PLAIN)}
     if base.startswith("timm:"):
-        accepted = {"num_classes": 1000, "in_chans": 3, "global_pool": "avg"} | accepted
+        defaults: dict[str, Value] = {"num_classes": 1000, "in_chans": 3, "global_pool": "avg"}
+        accepted = defaults | accepted
     return accepted
 
 

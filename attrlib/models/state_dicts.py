@@ -30,11 +30,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     misfits = misfit_text(
         [k for k in expected if k not in result],
         [k for k in result if k not in expected],
-        [
-            f"{k} {tuple(result[k].shape)} for {tuple(v.shape)}"
-            for k, v in expected.items()
-            if k in result and result[k].shape != v.shape
-        ],
+        [f"{k} {tuple(result[k].shape)} for {tuple(v.shape)}" for k, v in expected.items() if k in result and result[k].shape != v.shape],
     )
     if misfits:
         raise ModelError(f"{source} does not fit this architecture ({misfits}); choose the architecture that it was saved from")

@@ -96,7 +96,7 @@ def _agreement(state: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> floa
     own = {key: tuple(value.shape) for key, value in below(state, prefix).items() if not key.endswith(COUNTER)}
     # Only what is not the first or last layer: these depend on channels and classes.
     agreed = sum(own.get(key) == shape for key, shape in shapes.items())
-    return min(1.0, (agreed + _FREE) / len(shapes | own))
+    return min(1.0, (agreed + _FREE) / len({*shapes, *own}))
 
 
 _FREE = 3

@@ -2,24 +2,28 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from fnmatch import fnmatch
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import timm
 import torch
 from timm.data import ImageNetInfo
-from timm.layers import to_2tuple
 from torch import nn
 
-from attrlib.errors import ModelError, unknown
+from attrlib.errors import ModelError, existing_file, split_part
+from attrlib.models.assumptions import assumed
 from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipped
-from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
+from attrlib.models.checkpoints import SUFFIXES, Checkpoint, read_checkpoint
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
+from attrlib.models.loading import load_weights
+from attrlib.models.names import RANDOM, architecture_of, canonical, check_name
+from attrlib.models.outline import outline_of
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from attrlib.models.sources import EMBEDDED, Build, architectures, builder
+from attrlib.models.resizing import resize
+from attrlib.models.sources import EMBEDDED, builder
 from attrlib.specs import ModelSpec, Size, check_size, size_text, whole
+
 
 def load_model(
     name: str | Path = EMBEDDED,
@@ -96,7 +100,7 @@ def load_model(
     full = architecture_of(name)
     with _seeded(seed):
         if weights is None:
-            built = builder(full)({"num_classes": len(card.class_names)} if card else {}, pretrained)
+            built = builder(full)({"num_classes": card.count} if card else {}, pretrained)
         else:
             loaded = load_weights(full, content.state, weights.name, size=new_size, part=part, **_known(card, name))
             built, full = loaded.built, loaded.architecture
@@ -106,12 +110,16 @@ def load_model(
         notes += assumed(full, preprocessing, given, content.hints)
     if new_size is not None and new_size != preprocessing.size:
         if resize(module, preprocessing.size, new_size, name):
-            notes.append(f"changed the input size from {size_text(preprocessing.size)} to {size_text(new_size)}: positions were interpolated")
+            notes.append(
+                f"changed the input size from {size_text(preprocessing.size)} to {size_text(new_size)}: positions were interpolated"
+            )
         preprocessing = replace(preprocessing, size=new_size)
     module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
     names = class_names or (card.class_names if card else built.class_names or _imagenet_names(module))
-    model = Classifier(module, preprocessing, given, names, deletion_tuned=tuned)
+    meaning = outputs if outputs != "auto" else card.outputs if card else built.outputs
+    # A model with a card was written by this package: what is read from its file is what the card says.
+    model = Classifier(module, preprocessing, given, names, None, tuned, meaning, () if card else notes)
     model.architecture = full
     if weights and not class_names and not card:
         count, listed = len(model.class_names), names_file_of(weights)
@@ -120,9 +128,8 @@ def load_model(
         elif content.class_names is not None and len(content.class_names) == count:
             model.class_names = content.class_names
         elif content.class_names is not None:
-            notes.append(f"the file names {len(content.class_names)} classes for {count} outputs: its names are not used")
-    # A model with a card was written by this package; what is read from its file is what the card says.
-    model.notes = () if card else tuple(notes)
+            said = f"the names of {len(content.class_names)} classes in the file are not used: the network has {count}"
+            model.notes = (*model.notes, said)
     return model
 
 
@@ -131,7 +138,7 @@ def _known(card: Card | None, name: str) -> dict[str, Any]:
     if card is None:
         return {}
     size = card.preprocessing.size
-    return {"classes": len(card.class_names), "resize": lambda built: resize(built.module, built.preprocessing.size, size, name)}
+    return {"classes": card.count, "resize": lambda built: resize(built.module, built.preprocessing.size, size, name)}
 
 
 def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[int] | None = None, seed: int = 0) -> Classifier:
@@ -153,7 +160,10 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
         raise ModelError(
             f"{model.name} is a wrapped module, so no new head can be built; replace the head of the module, and wrap it again"
         )
-    count = len(class_names)
+    # One logit of two classes stays one; it has no rows to copy.
+    kind = model.outputs.kind
+    count = 1 if kind == "binary" and len(class_names) == 2 else len(class_names)
+    outputs, rows = (kind if kind == "sigmoid" or (kind == "binary" and count == 1) else "auto"), None if kind == "binary" else rows
     with _seeded(seed):
         built = builder(name)({"num_classes": count}, False)
         module = built.module
@@ -171,7 +181,7 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
             state[key] = old[key][list(rows)]
     module.load_state_dict(state)
     module = module.to(model.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    new = Classifier(module, model.preprocessing, model.spec, class_names)
+    new = Classifier(module, model.preprocessing, model.spec, class_names, outputs=outputs)
     new.architecture = name
     return new
 
@@ -197,8 +207,9 @@ def wrap_model(
     interpolation: str = "bilinear",
     crop: float = 0.875,
     deletion_tuned: bool = False,
+    outputs: str = "auto",
 ) -> Classifier:
-    """Wrap a custom module that maps normalised images (B,3,H,W) to logits (B,C) as a classifier.
+    """Wrap a custom module that maps normalised images (B,3,H,W) to logits or other numbers (B,C) as a classifier.
 
     The module is not copied, moved or changed.
 
@@ -212,6 +223,8 @@ def wrap_model(
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
         crop: Share of the picture's short side that the crop covers.
         deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
+        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `probabilities` or `auto`, see
+            `attrlib.models.outputs`.
 
     Raises:
         ModelError: The module is not a classifier, or an argument is not valid.
@@ -223,7 +236,7 @@ def wrap_model(
     if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
         raise ModelError(f"input_size={input_size!r} is not valid: give one number of pixels, or (height, width)")
     preprocessing = Preprocessing((size[0], size[1]), mean, std, interpolation, crop)
-    model = Classifier(module, preprocessing, ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers, deletion_tuned)
+    model = Classifier(module, preprocessing, ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers, deletion_tuned, outputs)
     if layers:
         _ = model.layers
     return model

@@ -83,6 +83,11 @@ class Protocol(ABC):
         return getattr(self, "target", "label")
 
     @property
+    def needs_probability(self) -> bool:
+        """Return whether the protocol reads the probability of a class, which a model that predicts numbers does not have."""
+        return False
+
+    @property
     def cost(self) -> Cost:
         """Return the cost of one item, measurements aside."""
         return Cost()
@@ -105,6 +110,11 @@ class Protocol(ABC):
         Raises:
             ProtocolError: If the protocol is not defined; the message gives the reason and what to do.
         """
+        if self.needs_probability and not model.outputs.has_classes:
+            raise ProtocolError(
+                f"{self.name} needs the probability of a class, but {model.name} predicts a number; choose a protocol of the output itself, "
+                "such as sds:target=prediction or infidelity:target=prediction"
+            )
         for need, description in OFFERED.items():
             if need in self.needs and need not in offers:
                 raise ProtocolError(

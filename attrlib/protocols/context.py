@@ -103,7 +103,7 @@ class EvalContext:
             nonlocal done
             self.on_progress(done, len(images))
             with self.model.session(self.fast), torch.no_grad():
-                logits = self.model.module(self.model.place(part).clone()).float().cpu()
+                logits = self.model.logits(self.model.place(part).clone()).float().cpu()
             done += len(part)
             return logits
 
@@ -139,14 +139,21 @@ class Measurement(ABC):
 
 @dataclass(frozen=True)
 class Prediction(Measurement):
-    """The most probable class of an image, and its probability."""
+    """The most probable class of an image, and its probability; of a model of several labels, the probabilities of all.
+
+    A model of numbers predicts no class; its first number stands for one.
+    """
 
     targeted = False
 
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
         logits = context.logits(batch.images)
-        probability, top = logits.softmax(1).max(1)
-        return {"class": top, "probability": probability}
+        outputs = context.model.outputs
+        if not outputs.has_classes:
+            return {"class": outputs.predicted(logits)}
+        probabilities = outputs.probabilities(logits)
+        probability, top = probabilities.max(1)
+        return {"class": top, "probability": probability} | ({} if outputs.exclusive else {"probabilities": probabilities})
 
     def forwards(self) -> float:
         return 1

@@ -38,16 +38,20 @@ def baseline_values(baseline: str, context: EvalContext, batch: Batch) -> Tensor
     return replacement(baseline, batch.images, draw)
 
 
-def outputs_of(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Return the target's logit and probability for each of an item's K images, (B,K) each.
+def outputs_of(model: Classifier, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Return the target's logit and probability for each of an item's K images, (B,K) each; of a model of numbers, only the number.
 
     Args:
+        model: The model.
         logits: Logits of the images, (B,K,C).
         targets: Target class of each item, (B,).
     """
     chosen = targets[:, None, None].expand(-1, logits.shape[1], 1)
-    # In float64: near probability 1, different drops would be equal in float32.
-    return {"logit": logits.gather(2, chosen)[..., 0], "softmax": logits.double().softmax(2).gather(2, chosen)[..., 0]}
+    outputs = {"logit": logits.gather(2, chosen)[..., 0]}
+    if model.outputs.has_classes:
+        # In float64: near probability 1, different drops would be equal in float32.
+        outputs["softmax"] = model.probabilities(logits.double()).gather(2, chosen)[..., 0]
+    return outputs
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class PatchOutputs(Measurement):
             deleted = batch.images.clone()
             cells(deleted, self.grid)[index].copy_(patch)
             logits.append(context.logits(deleted))
-        return outputs_of(torch.stack(logits, 1), targets)
+        return outputs_of(context.model, torch.stack(logits, 1), targets)
 
     def forwards(self) -> float:
         return 1 + self.grid**2
@@ -78,12 +82,17 @@ class PatchOutputs(Measurement):
 class RankedDrops(Protocol):
     """Base class of rank correlations of output drops with attributions.
 
-    A subclass has the parameter `undefined`: `drop` or `zero`.
+    A subclass has the parameters `output`, one of `OUTPUTS`, and `undefined`: `drop` or `zero`.
     """
 
     bounds = (-1.0, 1.0)
     chance = 0.0
+    output: str
     undefined: str
+
+    @property
+    def needs_probability(self) -> bool:
+        return self.output == "softmax"
 
     @property
     def undefined_value(self) -> float:
@@ -106,7 +115,9 @@ class SingleDeletion(RankedDrops):
     reading = "1: attribution and output drop rank the patches in the same order. 0: no relation."
     grid: int = param(4, "Patches per side", low=2, high=16)
     baseline: str = param("zeros", "What replaces a deleted patch, in normalised space", choices=BASELINES)
-    output: str = param("logit", "Output whose drop is measured", choices=OUTPUTS)
+    output: str = param(
+        "logit", "Output whose drop is measured: the logit, or the probability (softmax; the sigmoid of labels)", choices=OUTPUTS
+    )
     target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
     sign: str = param("signed", "Sum the map as it is, its positive part, or its magnitude", choices=SIGNS)
     undefined: str = param("drop", "Leave images without a correlation out of the mean, or count them as 0", choices=("drop", "zero"))
@@ -196,6 +207,7 @@ class IncrementalDeletion(Protocol):
     baseline: str = param("zeros", "What replaces deleted pixels, in normalised space", choices=BASELINES)
     target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
     sign: str = param("signed", "Order by the map as it is, its positive part, or its magnitude", choices=SIGNS)
+    needs_probability = True
     update: bool = param(False, "Recompute the map at every step; pixels that are already deleted or inserted stay that way")
 
     @property
@@ -229,7 +241,7 @@ class IncrementalDeletion(Protocol):
             done = torch.zeros_like(done).scatter_(1, chosen, True)
             shown = done.view(-1, 1, *images.shape[2:]).to(images.device)
             current = torch.where(shown, end, begin)
-            probabilities = inputs.context.logits(current).softmax(1)
+            probabilities = inputs.context.model.probabilities(inputs.context.logits(current))
             curve.append(probabilities.gather(1, inputs.targets[:, None])[:, 0].double())
         curves = torch.stack(curve, 1)
         means = torch.where(defined, curves.mean(1), math.nan)

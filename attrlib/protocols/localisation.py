@@ -36,6 +36,8 @@ class Localisation(Protocol):
         0, "Kernel size K of Gaussian smoothing (sigma = K/4) of the signed map before scoring; odd, or 0 for none", low=0, high=257
     )
 
+    needs_probability = True
+
     @property
     def corners(self) -> bool:
         """Return whether the first class fills the first and the last cell, with two images, and only these cells are targets."""

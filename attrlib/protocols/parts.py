@@ -29,7 +29,7 @@ class PartOutputs(Measurement):
         logits = torch.cat(
             [context.logits(batch.images)[:, None], context.logits(batch.without.flatten(0, 1)).unflatten(0, (-1, parts))], 1
         )
-        return outputs_of(logits, targets)
+        return outputs_of(context.model, logits, targets)
 
     def forwards(self) -> float:
         # Exact for the six parts of FunnyBirds, an estimate for other data sets.

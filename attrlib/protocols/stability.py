@@ -109,7 +109,11 @@ class ChangedProbability(Measurement):
 
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
         variants = [batch.images, *changes(self.change, self.amounts, batch.images, context.model.preprocessing)]
-        return {"probability": torch.cat([context.logits(images).softmax(1).gather(1, targets[:, None]) for images in variants], 1)}
+        return {
+            "probability": torch.cat(
+                [context.model.probabilities(context.logits(images)).gather(1, targets[:, None]) for images in variants], 1
+            )
+        }
 
     def forwards(self) -> float:
         return 1 + len(self.amounts)
@@ -133,6 +137,7 @@ class Robustness(Protocol):
     reading = "1: the map rotates with the image, or ignores the filter, as the model does. Smooth maps score higher."
     change: str = param("rotation", "Change of the image", choices=CHANGES)
     amount: float | None = param(None, "Degrees, or strength of the filter", low=0.01, high=180.0, auto="30 degrees, or 0.5")
+    needs_probability = True
     tolerance: float = param(0.05, "Maximum change of the target's probability for a change to count", low=0.0, high=1.0)
     target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
 

@@ -60,10 +60,10 @@ def accuracies(
         labels = torch.tensor([classes[int(item.label or 0)] for item in items])
         generator = torch.Generator().manual_seed(int(digest("accuracy", indices[0])[:15], 16))
         with model.session(fast), torch.no_grad():
-            clean += int((model.module(model.place(images)).argmax(1).cpu() == labels).sum())
+            clean += int((model.logits(model.place(images)).argmax(1).cpu() == labels).sum())
             if deletion:
                 images = delete_patches(images, deletion, baseline, generator, 1.0)
-                deleted += int((model.module(model.place(images)).argmax(1).cpu() == labels).sum())
+                deleted += int((model.logits(model.place(images)).argmax(1).cpu() == labels).sum())
         count += len(items)
     if not count:
         raise DataError(f"{data.name} has no labelled image that can be read; choose another data set to measure accuracy on")

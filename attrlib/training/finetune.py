@@ -14,8 +14,7 @@ from attrlib.data.datasets import Dataset, load_dataset
 from attrlib.data.derived import Kept, hold_out
 from attrlib.data.labels import match_classes, with_description
 from attrlib.errors import DataError, SpecError, TrainingError
-from attrlib.models import Card, Classifier, load_model, with_classes
-from attrlib.models.zoo import architecture_of
+from attrlib.models import Card, Classifier, architecture_of, load_model, with_classes
 from attrlib.progress import Listener, no_listener
 from attrlib.specs import ModelSpec, digest
 from attrlib.statistics import proportion
@@ -110,7 +109,7 @@ def train_checkpoint(
     right = accuracies(model, report, of_report, training.recipe.deletion or GRID, training.recipe.baseline)
     data_bytes = safetensors.torch.save(state)
     card = Card(
-        architecture=architecture_of(model.spec.architecture),
+        architecture=architecture_of(model.architecture),
         class_names=model.class_names,
         preprocessing=model.preprocessing,
         data=whole_set.name,
@@ -128,6 +127,7 @@ def train_checkpoint(
         pair=training.pair,
         left_out=len(trained.left_out),
         digest=hashlib.blake2b(data_bytes, digest_size=16).hexdigest(),
+        outputs=model.outputs.kind,
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -140,7 +140,8 @@ class _Trainer:
         self.steps = self.loader.steps * recipe.epochs
         fixed = {name: value for name, value in asdict(recipe).items() if name not in CHANGEABLE}
         self.digest = digest(fixed, model.spec, model.class_names, data.name, len(self.loader), select.name, len(select))
-        self.binary = recipe.loss == "binary" or (recipe.loss == "auto" and isinstance(self.module, BcosResNet))
+        of_labels = model.outputs.kind in ("sigmoid", "binary")
+        self.binary = recipe.loss == "binary" or (recipe.loss == "auto" and (of_labels or isinstance(self.module, BcosResNet)))
         decayed = [p for p in self.module.parameters() if p.ndim > 1]
         others = [p for p in self.module.parameters() if p.ndim <= 1]
         groups = [
@@ -151,6 +152,8 @@ class _Trainer:
             self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
         else:
             self.optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=recipe.optimizer == "nesterov")
+        if of_labels and not self.binary:
+            raise SpecError("loss=cross-entropy needs exclusive classes, but this model has one logit for each label; choose loss=binary")
         if self.binary and recipe.label_smoothing:
             raise SpecError("label_smoothing is only defined for cross-entropy, not for the binary loss; set it to 0")
         self.amp = recipe.amp and has_bfloat16(self.device)
@@ -239,7 +242,7 @@ class _Trainer:
             x = delete_patches(x, recipe.deletion, recipe.baseline, generator)
         targets = labels.to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            logits = wrapped(x)
+            logits = self.model.outputs.logits(wrapped(x))
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(logits.float(), targets)
         value = float(loss.detach())

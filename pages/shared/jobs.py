@@ -60,11 +60,11 @@ def device_queue() -> Queue:
 
 
 def prediction_job(model: Classifier, photo: Photo) -> Job:
-    """Return the job that computes the softmax probabilities (C,) of a photo."""
+    """Return the job that computes the probabilities of the classes of a photo, or the numbers that the model predicts, (C,)."""
 
     def predict(_progress: Any) -> torch.Tensor:
         with torch.no_grad():
-            return model(as_batch(model, photo)).softmax(1)[0].cpu()
+            return model.outputs.readings(model(as_batch(model, photo)))[0].cpu()
 
     return queue(str(model.device)).submit(digest("predict", digest_of(model), photo.digest), predict, priority=Priority.QUICK)
 

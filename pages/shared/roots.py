@@ -6,9 +6,9 @@ from pathlib import Path
 import streamlit as st
 
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
-from attrlib.errors import DataError, ModelError
+from attrlib.errors import DataError, ModelError, split_part
 from attrlib.models.cards import names_file_of
-from attrlib.models.zoo import RANDOM
+from attrlib.models.names import RANDOM
 from attrlib.specs import ModelSpec
 
 VARIABLE = "ATTRLIB_DATA_ROOTS"
@@ -78,6 +78,6 @@ def check_model(spec: ModelSpec) -> ModelSpec:
     Raises `ModelError` otherwise, with the same message whether the file exists or not.
     """
     for path in (spec.checkpoint, spec.architecture if os.sep in spec.architecture else None):
-        if path and not path.startswith(RANDOM) and not (readable(path) and _is_inside(names_file_of(path))):
+        if path and not path.startswith(RANDOM) and not (readable(split_part(path)[0]) and _is_inside(names_file_of(path))):
             raise ModelError(f"{path[:120]!r} is not in a folder that this app may read; {_ADVICE}")
     return spec

@@ -392,7 +392,7 @@ def named(names: Sequence[str] = NAMES, build: Callable[[int], torch.nn.Module] 
 
 HEADS = {
     "fewer": (("green", "yellow"), (1, 4)),
-    "one": (("red",), (2,)),
+    "two": (("red", "blue"), (2, 0)),
     "as many": (tuple(reversed(NAMES)), (4, 3, 2, 1, 0)),
     "more": ((*NAMES, "red", "blue"), (0, 1, 2, 3, 4, 2, 0)),
 }
