@@ -206,7 +206,7 @@ class AttributionContext:
         Args:
             count: Number of factors.
             make: Returns the factors m of a range of indices: (k,1|C,h,w) for all images, or (k,U,1|C,h,w) for each image.
-            probability: Whether to return probabilities rather than logits.
+            probability: Whether to return probabilities rather than logits; a model that predicts numbers has only these.
             fill: What replaces the part that is removed, (1|U,...): the perturbed inputs are m x + (1 - m) fill. By default zero.
 
         Yields:
@@ -219,7 +219,7 @@ class AttributionContext:
             values = factors.new_empty(len(factors), len(self))
             if not bool(changed.all()):
                 clean = self.clean_logits()
-                values[~changed] = (self.classifier.probabilities(clean) if probability else clean)[self._owners, self.targets]
+                values[~changed] = (self.classifier.outputs.readings(clean) if probability else clean)[self._owners, self.targets]
             if bool(changed.any()):
                 values[changed] = self._masked(factors[changed], probability, fill)
             yield factors, values
@@ -247,7 +247,7 @@ class AttributionContext:
             perturbed.addcmul_(fill[None], 1 - native)
         with torch.no_grad():
             logits = self.in_chunks(self._logits, rows, torch.arange(images, device=rows.device).repeat(count))
-            outputs = self.classifier.probabilities(logits) if probability else logits
+            outputs = self.classifier.outputs.readings(logits) if probability else logits
         return outputs.unflatten(0, (count, images))[:, self._owners, self.targets]
 
     def spatial(self, values: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ class RISE(Method):
     """RISE: mean of random masks weighted by the target's probability under them, 1/(N p) * sum_i P(x * M_i) M_i.
 
     A mask is a binary grid with a share `p` of ones, resized bilinearly and shifted at random. All images share the masks.
-    With a fill, the probability is P(x * M_i + fill * (1 - M_i)).
+    With a fill, the probability is P(x * M_i + fill * (1 - M_i)). For a model that predicts numbers, the number takes its place.
     """
 
     name, family, paper = "RISE", "perturbation", RISE_PAPER

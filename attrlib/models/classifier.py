@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
 from attrlib.models.code import code_of
+from attrlib.models.ending import Recorded, record
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
-from attrlib.models.outputs import Outputs, Recorded, find_outputs, record, with_rows
+from attrlib.models.outputs import Outputs, find_outputs, with_rows
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.preserve import preserved, reduced
 from attrlib.models.split import Split

@@ -1,6 +1,5 @@
 """Twins of models that compute the same with fewer operations: each BatchNorm is folded into the convolution before it."""
 
-import copy
 from collections import Counter
 from contextlib import ExitStack
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from attrlib.models.cells import CellView
 from attrlib.models.classifier import Classifier
+from attrlib.models.ending import duplicate
 
 CONVOLUTIONS, NORMS = (nn.Conv2d, Conv2dSame), (nn.BatchNorm2d, BatchNormAct2d)
 """Exactly these types: a subclass may compute something else."""
@@ -97,7 +97,7 @@ def _fixed(norm: nn.Module) -> bool:
 
 
 def _fold(module: nn.Module, pairs: dict[str, str]) -> nn.Module:
-    twin = copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
+    twin = duplicate(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
     for path, norm_path in pairs.items():
         convolution, norm = twin.get_submodule(path), twin.get_submodule(norm_path)
         assert isinstance(convolution, nn.Conv2d)

@@ -1,12 +1,12 @@
 """Copies of a model with randomised weights, from the logits down (Adebayo et al. 2018, arXiv 1810.03292)."""
 
-import copy
 import math
 
 import torch
 from torch import Tensor, nn
 
 from attrlib.models.classifier import Classifier
+from attrlib.models.ending import duplicate
 from attrlib.models.split import trace
 from attrlib.specs import digest
 
@@ -23,7 +23,7 @@ def randomised(model: Classifier, share: float, seed: int) -> Classifier:
         seed: Seed of the shuffling.
     """
     with model.session():
-        return _twin(model, copy.deepcopy(model.module), share, seed)
+        return _twin(model, duplicate(model.module), share, seed)
 
 
 def _twin(model: Classifier, module: nn.Module, share: float, seed: int) -> Classifier:
