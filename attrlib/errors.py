@@ -1,7 +1,6 @@
 """Errors that a user can cause. Each message says what is wrong and what to do about it."""
 
 import difflib
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -74,25 +73,12 @@ def unknown(kind: str, name: object, valid: Iterable[str], more: str = "") -> st
 
 
 def existing_file(path: str | Path) -> Path | None:
-    """Return the path, with `~` expanded, if a file exists there. Return None otherwise, also for an invalid path.
-
-    `FILE#PART` names a part of a file, see `split_part`; the path is then that of the file.
-    """
+    """Return the path, with `~` expanded, if a file exists there. Return None otherwise, also for an invalid path."""
     try:
-        file = Path(split_part(path)[0]).expanduser()
+        file = Path(path).expanduser()
         return file if file.is_file() else None
     except (OSError, RuntimeError, ValueError):
         return None
-
-
-def split_part(path: str | Path) -> tuple[str, str]:
-    """Split `FILE#PART`, as in `my.pth#ema_model`, into file and part; the part is empty if a file has the whole name."""
-    match = re.fullmatch(r"(.+)#([\w.-]+)", str(path), re.ASCII)
-    try:
-        whole = match is None or Path(path).expanduser().is_file()
-    except (OSError, RuntimeError, ValueError):
-        whole = True
-    return (str(path), "") if match is None or whole else (match[1], match[2])
 
 
 def overwritten(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ from itertools import islice, product
 from torch import Tensor
 
 from attrlib.errors import ModelError
-from attrlib.models.checkpoints import MOST_CLASSES
+from attrlib.models.files.limits import MOST_CLASSES
 from attrlib.models.options import Options, Value, split_options
 from attrlib.models.outline import Misfits, Outline, Shape, accepted, outline_of
 from attrlib.specs import LARGEST, Size

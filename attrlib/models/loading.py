@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from attrlib.errors import ModelError
+from attrlib.errors import ModelError, existing_file
 from attrlib.models.assembly import Candidate, candidates, head_paths, unrecognised
+from attrlib.models.checkpoints import Checkpoint, read_checkpoint, split_key
 from attrlib.models.inference import infer
 from attrlib.models.options import Options, Value, join_options, split_options, value_text
 from attrlib.models.outline import Misfits, Outline, accepted, outline_of
@@ -46,6 +48,26 @@ class _Fit:
     misfits: Misfits
 
 
+def read_part(location: str | Path) -> tuple[Checkpoint, str]:
+    """Read `FILE` or `FILE#KEY`, and return the checkpoint and the prefix of the weights to use, if the key is one.
+
+    A key leads to weights within the file, or is the prefix of some of the weights, as in `my.pth#ema_model`.
+
+    Raises:
+        ModelError: The file cannot be read, or has no such key.
+    """
+    path, key = split_key(location)
+    try:
+        return read_checkpoint(location), ""
+    except ModelError as error:
+        if key is None or existing_file(path) is None:
+            raise
+        whole = read_checkpoint(path)
+        if not any(name.startswith(f"{key}.") for name in whole.state):
+            raise error from None
+        return whole, key
+
+
 def load_weights(
     name: str,
     state: Mapping[str, Tensor],
@@ -71,7 +93,7 @@ def load_weights(
         ModelError: The weights do not fit; the message names the cause.
     """
     given: dict[str, Value] = {} if classes is None else {"num_classes": classes}
-    plain, notes = _plain(state, part, source)
+    plain, notes = _plain(state, part)
     if resize is not None:
         built = builder(name)(given, False)
         resize(built)
@@ -87,15 +109,10 @@ def load_weights(
     return Loaded(replace(built, notes=(*built.notes, *notes)), _full(name, fit.options))
 
 
-def _plain(state: Mapping[str, Tensor], part: str, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _plain(state: Mapping[str, Tensor], part: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the state dict, or a part of it, with plain weights in float32."""
     plain = without_wrappers(state)
-    if part:
-        prefix = part.removesuffix(".") + "."
-        plain = below(plain, prefix)
-        if not plain:
-            groups = dict.fromkeys(key.partition(".")[0] for key in state)
-            raise ModelError(f"{source} holds no weights under {part!r}; it has {listed(groups, 8)}")
+    plain = below(plain, f"{part}.") if part else plain
     plain, folds = folded(plain)
     plain, casts = in_float32(plain)
     return plain, (*folds, *casts)

@@ -8,7 +8,7 @@ import timm
 
 from attrlib.errors import ModelError, unknown
 from attrlib.models.cards import Card, shipped
-from attrlib.models.checkpoints import SUFFIXES
+from attrlib.models.checkpoints import SUFFIXES, split_key
 from attrlib.models.options import join_options, split_options
 from attrlib.models.outline import check_named_options
 from attrlib.models.sources import EMBEDDED, architectures
@@ -71,7 +71,7 @@ def _check_architecture(name: str) -> None:
     else:
         if same := [f"{hub}:{name}" for hub in ("timm", "torchvision") if name in architectures()[hub]]:
             raise ModelError(f"unknown model {name!r}. Did you mean {' or '.join(same)}?")
-        if name.endswith(SUFFIXES):
+        if split_key(name)[0].endswith(SUFFIXES):
             raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
         advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
         raise ModelError(unknown("model", name, [EMBEDDED, *shipped()], advice))

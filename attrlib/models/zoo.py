@@ -10,13 +10,13 @@ import torch
 from timm.data import ImageNetInfo
 from torch import nn
 
-from attrlib.errors import ModelError, existing_file, split_part
+from attrlib.errors import ModelError, existing_file
 from attrlib.models.assumptions import assumed
 from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipped
-from attrlib.models.checkpoints import SUFFIXES, Checkpoint, read_checkpoint
+from attrlib.models.checkpoints import SUFFIXES, Checkpoint, split_key
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
-from attrlib.models.loading import load_weights
+from attrlib.models.loading import load_weights, read_part
 from attrlib.models.names import RANDOM, architecture_of, canonical, check_name
 from attrlib.models.outline import outline_of
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -77,8 +77,8 @@ def load_model(
     name, new_size = str(name), None if input_size is None else check_size(input_size)
     if architecture is not None:
         name, checkpoint = architecture, checkpoint or name
-    elif checkpoint is None and (split_part(name)[0].endswith(SUFFIXES) or existing_file(split_part(name)[0])):
-        card_file = card_of(split_part(name)[0])
+    elif checkpoint is None and (split_key(name)[0].endswith(SUFFIXES) or existing_file(split_key(name)[0])):
+        card_file = card_of(name)
         if card_file is None:
             raise ModelError(
                 f"{name!r} is a checkpoint file; give its architecture too, for example architecture='timm:resnet18' in Python, "
@@ -92,21 +92,21 @@ def load_model(
     if file and file.startswith(RANDOM):
         seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
     given = ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit)
-    path, part = split_part(file) if file and not file.startswith(RANDOM) else ("", "")
-    weights = Path(path) if path else _local_weights(name) if pretrained and not file else None
+    own = file if file and not file.startswith(RANDOM) else None
+    weights = own or (_local_weights(name) if pretrained and not file else None)
     card_file = card_of(weights) if weights else shipped().get(name)
     card = Card.read(card_file) if card_file else None
-    content = Checkpoint({}) if weights is None else read_checkpoint(weights)
+    content, part = read_part(weights) if weights else (Checkpoint({}), "")
     full = architecture_of(name)
     with _seeded(seed):
-        if weights is None:
+        if not weights:
             built = builder(full)({"num_classes": card.count} if card else {}, pretrained)
         else:
-            loaded = load_weights(full, content.state, weights.name, size=new_size, part=part, **_known(card, name))
+            loaded = load_weights(full, content.state, Path(split_key(weights)[0]).name, size=new_size, part=part, **_known(card, name))
             built, full = loaded.built, loaded.architecture
     module, notes = built.module, [*content.notes, *built.notes]
     preprocessing = replace(card.preprocessing if card else built.preprocessing, **given.preprocessing())
-    if path and not card:
+    if own and not card:
         notes += assumed(full, preprocessing, given, content.hints)
     if new_size is not None and new_size != preprocessing.size:
         if resize(module, preprocessing.size, new_size, name):
@@ -122,14 +122,12 @@ def load_model(
     model = Classifier(module, preprocessing, given, names, None, tuned, meaning, () if card else notes)
     model.architecture = full
     if weights and not class_names and not card:
-        count, listed = len(model.class_names), names_file_of(weights)
+        listed, content = names_file_of(weights), content.fitted(len(model.class_names))
         if listed is not None:
-            model.class_names = read_names(listed, count)
-        elif content.class_names is not None and len(content.class_names) == count:
-            model.class_names = content.class_names
-        elif content.class_names is not None:
-            said = f"the names of {len(content.class_names)} classes in the file are not used: the network has {count}"
-            model.notes = (*model.notes, said)
+            model.class_names = read_names(listed, len(model.class_names))
+        else:
+            model.class_names = content.class_names or model.class_names
+            model.notes = (*model.notes, *(note for note in content.notes if note not in model.notes))
     return model
 
 
@@ -190,7 +188,7 @@ def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(map(float, values))
 
 
-def _local_weights(name: str) -> Path | None:
+def _local_weights(name: str) -> str | Path | None:
     if name.startswith(PREFIX):
         return downloaded(name)
     return shipped()[name].with_suffix(".safetensors") if name in shipped() else None

@@ -13,10 +13,10 @@ from attrlib.engine.cache import InMemoryCache, ResultCache
 from attrlib.engine.jobs import Job, Priority, Queue, State, Work, queue
 from attrlib.engine.keys import ResultKeys, map_key
 from attrlib.engine.photo_maps import PhotoMaps
-from attrlib.errors import AttrlibError, Cancelled, existing_file
+from attrlib.errors import AttrlibError, Cancelled, ModelError
 from attrlib.methods import METHODS
 from attrlib.models import Classifier, load_model, pick_device
-from attrlib.models.cards import names_file_of
+from attrlib.models.cards import files_of
 from attrlib.progress import NewsProgress
 from attrlib.specs import MethodSpec, ModelSpec, digest
 from attrlib.store import open_store
@@ -45,12 +45,16 @@ def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
 
 
 def stamp(path: str | None) -> list[int] | None:
-    """Return size and modification time of a checkpoint and of the file with its class names; None if there is none.
+    """Return sizes and modification times of a checkpoint and of the files that are read with it; None if there is none.
 
     A checkpoint that was replaced under the same name is thus recognised as a different one.
     """
-    files = [existing_file(path), names_file_of(path)] if path else []
-    return [number for file in files if file is not None for number in (file.stat().st_size, file.stat().st_mtime_ns)] or None
+    try:
+        files = files_of(path) if path else []
+    except ModelError:
+        # Loading reports the error.
+        files = []
+    return [number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns)] or None
 
 
 def device_queue() -> Queue:

@@ -6,8 +6,9 @@ from pathlib import Path
 import streamlit as st
 
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
-from attrlib.errors import DataError, ModelError, split_part
-from attrlib.models.cards import names_file_of
+from attrlib.errors import DataError, ModelError
+from attrlib.models.cards import files_of
+from attrlib.models.checkpoints import split_key
 from attrlib.models.names import RANDOM
 from attrlib.specs import ModelSpec
 
@@ -68,16 +69,14 @@ def load_data(source: str) -> Dataset:
     return data
 
 
-def _is_inside(file: Path | None) -> bool:
-    return file is None or readable(str(file))
-
-
 def check_model(spec: ModelSpec) -> ModelSpec:
     """Return the model if the app may read its checkpoint.
 
     Raises `ModelError` otherwise, with the same message whether the file exists or not.
     """
     for path in (spec.checkpoint, spec.architecture if os.sep in spec.architecture else None):
-        if path and not path.startswith(RANDOM) and not (readable(split_part(path)[0]) and _is_inside(names_file_of(path))):
+        if not path or path.startswith(RANDOM):
+            continue
+        if not (readable(split_key(path)[0]) and all(readable(str(file)) for file in files_of(path))):
             raise ModelError(f"{path[:120]!r} is not in a folder that this app may read; {_ADVICE}")
     return spec
