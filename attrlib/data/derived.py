@@ -3,6 +3,7 @@
 import operator
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import psutil
 import torch
@@ -69,10 +70,10 @@ class Kept(Dataset):
         if k in self._items:
             return self._items[k]
         item = self._data[k]
-        item = Item(item.image, item.label, item.id, item.name)
+        item = replace(item, masks={})
         with self._lock:
             # Pillow stores four bytes per RGB pixel.
-            nbytes = 4 * item.image.width * item.image.height
+            nbytes = 4 * item.image.width * item.image.height + (item.bands.values.nbytes if item.bands else 0)
             if k not in self._items and nbytes <= self._left:
                 self._items[k] = item
                 self._left -= nbytes

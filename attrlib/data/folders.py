@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attrlib.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".dcm")
 MAX_CSV_BYTES = 256 << 20
 _KINDS = ", ".join(SUFFIXES)
 _SOME = 3

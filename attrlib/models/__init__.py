@@ -8,7 +8,8 @@ from attrlib.models.names import ModelInfo, architecture_of, check_name, list_mo
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.sources import EMBEDDED
 from attrlib.models.suggest import suggest
-from attrlib.models.zoo import load_model, with_classes, wrap_model
+from attrlib.models.wrapping import wrap_model
+from attrlib.models.zoo import load_model, with_classes
 
 __all__ = [
     "EMBEDDED",

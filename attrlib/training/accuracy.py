@@ -56,7 +56,7 @@ def accuracies(
                 items.append(data[index])
         if not items:
             continue
-        images = torch.stack([model.preprocess(item.image) for item in items])
+        images = torch.stack([model.preprocess(item) for item in items])
         labels = torch.tensor([classes[int(item.label or 0)] for item in items])
         generator = torch.Generator().manual_seed(int(digest("accuracy", indices[0])[:15], 16))
         with model.session(fast), torch.no_grad():

@@ -55,7 +55,7 @@ class TrainLoader:
         return max(1, len(self.indices) // self._recipe.batch)
 
     def epoch(self, number: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the batches of one epoch: uint8 images (b,3,H,W) and classes of the model (b,), in an order drawn for the epoch.
+        """Iterate over the batches of one epoch: images (b,C,H,W), whose white is 255, and classes of the model (b,), in an order drawn for the epoch.
 
         Args:
             number: The epoch.
@@ -78,17 +78,28 @@ class TrainLoader:
     def _load(self, index: int, epoch: int) -> tuple[Tensor, int] | None:
         label = self._data.label(index)
         try:
-            picture = self._data[index].image
+            item = self._data[index]
+            source = self._preprocessing.source(item)
         except ImageError as error:
             self.failed[index] = str(error)
             return None
         rng = np.random.default_rng(int(digest(self._recipe.seed, epoch, index)[:15], 16))
         height, width = self._preprocessing.size
-        box = random_box(picture.size, width / height, self._recipe.scale, rng)
-        cropped = picture.resize((width, height), INTERPOLATIONS[self._preprocessing.interpolation], box=box)
+        box = random_box(item.image.size, width / height, self._recipe.scale, rng)
+        cropped = self._cropped(source, box)
         if self._recipe.flip and rng.random() < 0.5:
-            cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(cropped)).permute(2, 0, 1), self._classes[int(label or 0)]
+            cropped = cropped[:, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(cropped)).permute(2, 0, 1), self._classes[int(label or 0)]
+
+    def _cropped(self, source: Image.Image | Iterator[np.ndarray], box: tuple[float, float, float, float]) -> np.ndarray:
+        """Return the crop (H,W,C) at the input size: uint8, or float32 for pictures of other bands or more bits."""
+        size, resample = self._preprocessing.size[::-1], INTERPOLATIONS[self._preprocessing.interpolation]
+        if not isinstance(source, Image.Image):
+            return 255 * np.stack([np.asarray(Image.fromarray(plane).resize(size, resample, box=box)) for plane in source], axis=-1)
+        resized = source.resize(size, resample, box=box)
+        if self._preprocessing.channels == 1:
+            return np.array(resized.convert("L"))[..., None]
+        return np.array(resized)
 
 
 def random_box(size: tuple[int, int], aspect: float, least: float, rng: np.random.Generator) -> tuple[float, float, float, float]:
@@ -122,5 +133,5 @@ def random_box(size: tuple[int, int], aspect: float, least: float, rng: np.rando
 def _collect(futures: Sequence[Future[tuple[Tensor, int] | None]]) -> tuple[Tensor, Tensor]:
     loaded = [result for future in futures if (result := future.result()) is not None]
     if not loaded:
-        return torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
+        return torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
     return torch.stack([image for image, _ in loaded]), torch.tensor([label for _, label in loaded])

@@ -113,7 +113,7 @@ def _job(model: Classifier, photos: list[Photo], run: RunSpec, cell: int, target
 
 
 def _tiles(model: Classifier, photos: list[Photo], map_jobs: dict[MethodSpec, Job], cell: int, n: int, view: AggregateView) -> None:
-    picture = tiled([model.preprocessing.view(photo.image) for photo in photos])
+    picture = tiled([model.preprocessing.view(photo) for photo in photos])
     small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     grid = st.grid(min_column_width=165, gap="small", key="a_own_tiles")
     with grid.cell():
