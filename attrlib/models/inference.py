@@ -5,6 +5,7 @@ Options are proposed from what does not fit, and verified: the architecture is b
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice, product
 
 from torch import Tensor
@@ -58,7 +59,13 @@ def infer(name: str, given: Options, state: Mapping[str, Tensor], size: Size | N
         if improved is None:
             break
         found, best, misfits = {**found, **improved[0]}, improved[1], improved[2]
-    return {key: value for key, value in found.items() if value != names[key]}
+    found = {key: value for key, value in found.items() if value != names[key]}
+    if size is not None and "img_size" in names and found.keys() - {"num_classes", "img_size"}:
+        # The size may be invisible: windows can have the same tables at several sizes.
+        with suppress(ModelError):
+            if len(outline_of(base, {**fixed, **found, "img_size": _number(size)}).misfits(state)) <= len(misfits):
+                found["img_size"] = _number(size)
+    return found
 
 
 def _proposals(
@@ -113,10 +120,12 @@ def _windows(pairs: list[tuple[str, Shape, Shape]]) -> Iterator[int]:
     """Return windows: tables of relative positions have (2 w - 1)^2 rows, or two sides of that length."""
     for key, _, new in pairs:
         if "relative" in key and new:
-            side = math.isqrt(new[0])
-            if len(new) == 2 and side * side == new[0] and side % 2:
-                yield (side + 1) // 2
-            elif len(new) == 4 and new[1] % 2:
+            # BEiT's tables have three more rows, for the class token.
+            for rows in (new[0], new[0] - 3) if len(new) == 2 else ():
+                side = math.isqrt(max(rows, 0))
+                if side * side == rows and side % 2:
+                    yield (side + 1) // 2
+            if len(new) == 4 and new[1] % 2:
                 yield (new[1] + 1) // 2
 
 

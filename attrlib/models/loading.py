@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from attrlib.errors import ModelError, existing_file
 from attrlib.models.assembly import Candidate, candidates, head_paths, unrecognised
 from attrlib.models.checkpoints import Checkpoint, read_checkpoint, split_key
+from attrlib.models.heads import recognise
 from attrlib.models.inference import infer
-from attrlib.models.options import Options, Value, join_options, split_options, value_text
+from attrlib.models.options import Options, Value, split_options, structure, value_text
 from attrlib.models.outline import Misfits, Outline, accepted, outline_of
 from attrlib.models.prefixes import below, listed, prefixes_of, same_values, without_wrappers
 from attrlib.models.renames import renamed, restore_resized
@@ -33,7 +34,7 @@ class Loaded:
 
     Attributes:
         built: The network, with notes of what was read from the checkpoint, assumed and left out.
-        architecture: Name of the architecture with all options, those that were read from the checkpoint included.
+        architecture: Name of the architecture with all options but the number of classes, those read from the checkpoint included.
     """
 
     built: Built
@@ -100,13 +101,14 @@ def load_weights(
         prefix = _prefix(plain, {key: tuple(value.shape) for key, value in built.module.state_dict().items()}, source)
         if _fits(built.module, below(plain, prefix)):
             load_state(built.module, below(plain, prefix), source)
-            return Loaded(built, _full(name, given))
+            return Loaded(built, structure(name, given))
     fit = _best(name, given, plain, source, size)
     if len(fit.misfits):
         raise _refusal(name, given, fit, source)
+    _check_heads_beside(name, fit, plain, source)
     built = _build(name, fit, source)
-    notes = (*notes, *_notes_of(fit, accepted(split_options(name)[0])))
-    return Loaded(replace(built, notes=(*built.notes, *notes)), _full(name, fit.options))
+    notes = (*notes, *_notes_of(fit, plain, accepted(split_options(name)[0])))
+    return Loaded(replace(built, notes=(*built.notes, *notes)), structure(name, fit.options))
 
 
 def _plain(state: Mapping[str, Tensor], part: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -156,7 +158,10 @@ def _readings(name: str, given: Options, state: dict[str, Tensor], source: str) 
     body, beside = below(state, prefix), tuple(key for key in state if not key.startswith(prefix))
     body, foreign = _without_foreign(body, outline) if not prefix else (body, ())
     yield Candidate(body, beside + foreign)
-    yield from candidates(name, given, state, prefix)
+    classes = {**split_options(name)[1], **given}.get("num_classes")
+    for candidate in candidates(name, given, state, prefix):
+        if candidate.head is None or classes in (None, _outputs(candidate.head.module)):
+            yield candidate
     for start in dict.fromkeys((prefix, *_shared_prefixes(state))):
         original = below(state, start)
         for new in renamed(name, outline.module, original):
@@ -185,6 +190,25 @@ def _fit(name: str, given: Options, candidate: Candidate, size: Size | None) -> 
         kept = {key: value for key, value in candidate.state.items() if key not in unused}
         candidate, misfits = replace(candidate, state=kept, beside=(*candidate.beside, *unused)), Misfits()
     return _Fit(candidate, options, outline, misfits)
+
+
+def _check_heads_beside(name: str, fit: _Fit, state: Mapping[str, Tensor], source: str) -> None:
+    """Raise `ModelError` if a head lies beside a complete network, and reads its features or its outputs."""
+    if fit.candidate.head is not None or not fit.candidate.beside:
+        return
+    shapes = [fit.outline.shapes.get(f"{path}.weight", ()) for path in head_paths(name, fit.options)]
+    widths = {width for shape in shapes if len(shape) == 2 for width in shape}
+    beside = {key: state[key] for key in fit.candidate.beside}
+    copies = tuple(prefix for prefix, count in prefixes_of(beside, fit.outline.shapes).items() if 2 * count >= len(fit.outline.shapes))
+    beside = {key: value for key, value in beside.items() if not key.startswith(copies)}
+    for place in dict.fromkeys(key.rpartition(".")[0].rstrip(".0123456789") for key in beside):
+        head = recognise(below(beside, f"{place}."))
+        if head is not None and head.features in widths:
+            shown = ", ".join(dict.fromkeys(key.partition(".")[0] for key in state if key not in beside))
+            raise ModelError(
+                f"{source} holds a whole network under {shown} and another head beside it, {place}, that reads {head.features} features; "
+                f"to use the network without it write {source}#{shown}; else {_WRAP}"
+            )
 
 
 def _build(name: str, fit: _Fit, source: str) -> Built:
@@ -247,18 +271,20 @@ def _outputs(head: nn.Module) -> int:
     return [part for part in head.modules() if isinstance(part, nn.Linear)][-1].out_features
 
 
-def _full(name: str, options: Options) -> str:
-    base, named = split_options(name)
-    return join_options(base, {**named, **options})
-
-
-def _notes_of(fit: _Fit, defaults: Options) -> Iterator[str]:
+def _notes_of(fit: _Fit, state: Mapping[str, Tensor], defaults: Options) -> Iterator[str]:
     read = [f"{key}={value_text(value)}" for key, value in sorted(fit.options.items()) if defaults.get(key) != value]
     if read:
         yield f"read from the checkpoint: {', '.join(read)}"
     yield from fit.candidate.notes
     if beside := fit.candidate.beside:
         yield f"left out: {listed(beside)} ({len(beside)} {'key' if len(beside) == 1 else 'keys'} beside the model)"
+    for key in beside:
+        if (
+            key.rpartition(".")[2].strip("_") in ("mean", "std", "image_mean", "image_std", "pixel_mean", "pixel_std")
+            and state[key].numel() < 16
+        ):
+            values = "/".join(f"{value:.4g}" for value in state[key].flatten().tolist())
+            yield f"the file holds {key} {values}: if the network normalises its input by it, give mean and std"
 
 
 def _refusal(name: str, given: Options, fit: _Fit, source: str) -> ModelError:
@@ -271,6 +297,11 @@ def _refusal(name: str, given: Options, fit: _Fit, source: str) -> ModelError:
         wanted = {**named, **given}
         other = {key: read.get(key, accepted(base).get(key)) for key in wanted}
         wrong = [key for key in wanted if other[key] != wanted[key]]
+        if not len(outline.misfits(state)) and wrong == ["num_classes"] and given:
+            classes = value_text(other["num_classes"])
+            return ModelError(
+                f"{source} has {classes} classes, but its model card names {given['num_classes']}; use the card that belongs to it"
+            )
         if not len(outline.misfits(state)) and wrong:
             asked = " and ".join(f"{key}={value_text(wanted[key])}" for key in wrong)
             has = " and ".join(f"{key}={value_text(other[key])}" for key in wrong)

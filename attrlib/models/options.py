@@ -46,6 +46,12 @@ def join_options(base: str, options: Options) -> str:
     return f"{base}{MARK}{text}" if text else base
 
 
+def structure(name: str, options: Options) -> str:
+    """Return a name with more options, without the number of classes: what stays when a network gets another head."""
+    base, named = split_options(name)
+    return join_options(base, {key: value for key, value in {**named, **options}.items() if key != "num_classes"})
+
+
 def value_text(value: Value) -> str:
     """Return the value of an option as it is written in a name."""
     if isinstance(value, tuple):

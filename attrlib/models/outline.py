@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
+from attrlib.models.architectures import ARCHITECTURES, Architecture
 from attrlib.models.options import Options, Value, check_options, split_options
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.sources import accepted_options, builder
@@ -73,7 +74,7 @@ def outline_of(name: str, options: Options) -> Outline:
         ModelError: The constructor does not accept the options.
     """
     base, named = split_options(name)
-    return _outline(base, tuple(sorted({**named, **options}.items())))
+    return _outline(base, tuple(sorted({**named, **options}.items())), ARCHITECTURES.get(base.partition(":")[2]))
 
 
 def check_named_options(name: str) -> None:
@@ -90,12 +91,12 @@ def check_named_options(name: str) -> None:
 @lru_cache(maxsize=256)
 def accepted(base: str) -> dict[str, Value]:
     """Return the options that an architecture accepts, with their default values."""
-    return accepted_options(base, _outline(base, ()).module)
+    return accepted_options(base, outline_of(base, {}).module)
 
 
 @lru_cache(maxsize=64)
-def _outline(base: str, options: tuple[tuple[str, Value], ...]) -> Outline:
-    build, real = builder(base), bool(options) and _outline(base, ()).needs_values
+def _outline(base: str, options: tuple[tuple[str, Value], ...], _own: Architecture | None) -> Outline:
+    build, real = builder(base), bool(options) and outline_of(base, {}).needs_values
     try:
         with torch.device("cpu" if real else "meta"):
             built = build(dict(options), False)

@@ -18,6 +18,7 @@ from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
 from attrlib.models.loading import load_weights, read_part
 from attrlib.models.names import RANDOM, architecture_of, canonical, check_name
+from attrlib.models.options import structure
 from attrlib.models.outline import outline_of
 from attrlib.models.resizing import resize
 from attrlib.models.sources import EMBEDDED, builder
@@ -119,7 +120,7 @@ def load_model(
     meaning = outputs if outputs != "auto" else card.outputs if card else built.outputs
     # A model with a card was written by this package: what is read from its file is what the card says.
     model = Classifier(module, preprocessing, given, names, None, tuned, meaning, () if card else notes)
-    model.architecture = full
+    model.architecture = structure(full, {})
     if weights and not class_names and not card:
         listed, content = names_file_of(weights), content.fitted(len(model.class_names))
         if listed is not None:
@@ -179,7 +180,7 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
     module.load_state_dict(state)
     module = module.to(model.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     new = Classifier(module, model.preprocessing, model.spec, class_names, outputs=outputs)
-    new.architecture = name
+    new.architecture = structure(name, {})
     return new
 
 
