@@ -4,14 +4,16 @@ import re
 from collections.abc import Mapping
 
 from attrlib.errors import ModelError, unknown
+from attrlib.models.files.limits import MOST_CLASSES
 from attrlib.specs import LARGEST
 
 Value = bool | int | float | str | tuple[int, int] | None
 Options = Mapping[str, Value]
 
 MARK, AND, EQUALS = "?", "&", "="
-_LARGEST_WHOLE = 1 << 17
-"""Larger numbers would build networks that no machine holds; the greatest in use is a number of classes."""
+_LARGEST_WHOLE = 1 << 15
+"""Larger numbers would build networks that no machine holds."""
+_LARGEST_OF = {"img_size": LARGEST, "image_size": LARGEST, "depth": 256, "layers": 256, "heads": 1024, "num_classes": MOST_CLASSES}
 _NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 _WORD = re.compile(r"[A-Za-z_][\w.+-]{0,63}", re.ASCII)
 _PAIR = re.compile(r"(\d{1,6})[x×](\d{1,6})", re.ASCII)
@@ -97,7 +99,7 @@ def _parsed(key: str, text: str, base: str) -> Value:
         return text
     else:
         raise ModelError(f"{key}={text[:40]} of {base} is not valid: write a number, HxW, true, false, none or a word")
-    limit = LARGEST if key in ("img_size", "image_size") else _LARGEST_WHOLE
+    limit = next((most for end, most in _LARGEST_OF.items() if key.endswith(end)), _LARGEST_WHOLE)
     assert isinstance(value, int | tuple)
     if max(value if isinstance(value, tuple) else (abs(value),)) > limit:
         raise ModelError(f"{key}={text} of {base} is too large: give at most {limit}")

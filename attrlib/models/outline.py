@@ -1,5 +1,6 @@
 """Outlines of architectures: the keys and shapes of a network, found without giving values to its weights."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,8 @@ from attrlib.models.sources import accepted_options, builder
 from attrlib.models.state_dicts import COUNTER
 
 Shape = tuple[int, ...]
+MOST_WEIGHTS = 2_000_000_000
+"""Weights of the largest network that options may ask for. A name can come from a link or the card of a file."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,20 @@ def outline_of(name: str, options: Options) -> Outline:
 
 
 def check_named_options(name: str) -> None:
-    """Check the options in the name of an architecture, without building it where they are among those that every network has.
+    """Check the options in the name of an architecture; nothing of its size is allocated.
 
     Raises:
-        ModelError: The architecture has no such option, or its value is not valid.
+        ModelError: The architecture has no such option, its value is not valid, or the network would be too large.
     """
     base, options = split_options(name)
-    if options:
-        check_options(base, options, accepted(base))
+    if not options:
+        return
+    check_options(base, options, accepted(base))
+    sizes = [sum(map(math.prod, outline_of(each, {}).shapes.values())) for each in (name, base)]
+    if sizes[0] > max(MOST_WEIGHTS, sizes[1]):
+        raise ModelError(
+            f"{name} would have {sizes[0] / 1e9:.0f} billion weights, more than the {MOST_WEIGHTS / 1e9:.0f} that can be loaded"
+        )
 
 
 @lru_cache(maxsize=256)

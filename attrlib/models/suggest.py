@@ -17,6 +17,9 @@ SECONDS = 4.0
 """Time after which no further architecture is compared."""
 _ENOUGH = 0.97
 """Share of the weights whose shapes have to agree. Input size, channels and classes change a few."""
+_MORE = 8
+"""Architectures that are compared after the first that fits: relatives follow one another."""
+_WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 # A key that tells a family, wherever it stands in a name, and the members in the order of their use.
 _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"layer1\.0\.conv1\.weight$", ("torchvision:resnet*", "torchvision:wide_resnet*", "torchvision:resnext*", "timm:resnet*", "timm:seresnet*", "timm:*resne*", "attrlib:*resnet*")),
@@ -54,9 +57,11 @@ def suggest(state: Mapping[str, Tensor], limit: int = 5, seconds: float = SECOND
     """
     plain, end = without_wrappers(state), time.monotonic() + seconds
     scores: dict[str, float] = {}
+    left = _MORE
     for name in _shortlist(plain):
-        if time.monotonic() > end or sum(score >= 1 for score in scores.values()) >= limit:
+        if time.monotonic() > end or not left:
             break
+        left -= bool(scores)
         try:
             score = _agreement(plain, _shapes(name))
         except (ModelError, RuntimeError):
@@ -68,21 +73,23 @@ def suggest(state: Mapping[str, Tensor], limit: int = 5, seconds: float = SECOND
 
 def _shortlist(state: Mapping[str, Tensor]) -> Iterator[str]:
     known, seen = architectures(), set[str]()
+    width = next((value.shape[-1] for key, value in state.items() if key.endswith("blocks.0.norm1.weight")), 0)
+    word = _WIDTHS.get(width, "")
+
+    def usual(name: str) -> tuple[bool, int, str]:
+        """Sort names of that width first, and short ones before those of variants."""
+        return word not in name, len(name), name
+
     for key_pattern, patterns in _FAMILIES:
         if not any(re.search(key_pattern, key) for key in state):
             continue
         for pattern in patterns:
             source, _, short = pattern.partition(":")
-            for name in sorted(matching(known[source], short), key=_size_first):
+            for name in sorted(matching(known[source], short), key=usual):
                 full = f"{source}:{name}"
                 if full not in seen:
                     seen.add(full)
                     yield full
-
-
-def _size_first(name: str) -> tuple[int, str]:
-    """Sort short names first: those of the original networks, before their variants."""
-    return len(name), name
 
 
 @lru_cache(maxsize=512)
