@@ -166,12 +166,11 @@ def test_the_family_of_an_architecture_does_not_depend_on_its_options() -> None:
 
 def test_the_command_line_takes_options(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "attrlib", "explain", "--model", "timm:test_vit?num_classes=4&img_size=96", "--checkpoint", "random:1"]
-    done = subprocess.run(
-        [*command, "--image", "sample:cat", "--methods", "IxG", "--out", str(tmp_path / "out")], capture_output=True, text=True, check=False
-    )
+    rest = ["--image", "sample:cat", "--methods", "IxG", "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, *rest], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     wrong = subprocess.run(
-        [*command[:5], "timm:test_vit?img=96", "--image", "sample:cat", "--out", str(tmp_path / "no")],
+        [*command[:5], "timm:test_vit?img=96", *rest],
         capture_output=True,
         text=True,
         check=False,
