@@ -7,7 +7,7 @@ from attrlib.models.layers import NAMED, Layer, Layout
 from attrlib.models.names import ModelInfo, architecture_of, check_name, list_models, parse_model
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.sources import EMBEDDED
-from attrlib.models.suggest import suggest
+from attrlib.models.suggestions import suggest
 from attrlib.models.wrapping import wrap_model
 from attrlib.models.zoo import load_model, with_classes
 
