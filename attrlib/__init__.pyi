@@ -38,7 +38,7 @@ from .errors import (
     StoreError,
 )
 from .methods import Attribution, Preset, list_methods, list_presets
-from .models import Classifier, list_models, load_model, wrap_model
+from .models import Classifier, add_model, list_models, load_model, remove_model, wrap_model
 from .postprocess import resize, smooth
 from .protocols import list_protocols
 from .specs import (
@@ -87,6 +87,7 @@ __all__ = [
     "StudyResult",
     "StudySpec",
     "ViewSpec",
+    "add_model",
     "aggregate",
     "compare",
     "doctor",
@@ -101,6 +102,7 @@ __all__ = [
     "load_model",
     "open_image",
     "open_store",
+    "remove_model",
     "resize",
     "score",
     "smooth",

@@ -36,6 +36,8 @@ COMMANDS = {
         "Fine-tune a model, by default for IDSDS: one patch is deleted from half of the images. Run the same command again to resume.",
     ),
     "models": Entry("lists", "List models."),
+    "add": Entry("add", "Add a checkpoint to the models of this computer, with its architecture, preprocessing and outputs."),
+    "remove": Entry("add", "Remove an added model; a file that was not copied stays."),
     "download": Entry("lists", "Download a published checkpoint into the cache folder."),
     "methods": Entry(
         "lists", "List attribution methods with their parameters. Custom methods that could not be loaded go to standard error."

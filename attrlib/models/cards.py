@@ -40,6 +40,7 @@ class Card:
         left_out: Number of training images that could not be read.
         digest: Digest of the weights file.
         outputs: What the network's numbers mean, see `attrlib.models.outputs`.
+        weights: Path of the file with the weights; empty if it lies beside the card.
     """
 
     architecture: str
@@ -57,6 +58,7 @@ class Card:
     left_out: int = 0
     digest: str = ""
     outputs: str = "auto"
+    weights: str = ""
 
     @property
     def count(self) -> int:
@@ -77,12 +79,12 @@ class Card:
 
     def summary(self) -> str:
         """Return a one-line description of the model."""
-        tuned = ", deletion-tuned" if self.deletion else ""
-        return f"{self.architecture.removeprefix('attrlib:')} on {self.data}{tuned}, {self.parameters / 1e6:.1f} M parameters"
+        tuned, data = (", deletion-tuned" if self.deletion else ""), (f" on {self.data}" if self.data else "")
+        return f"{self.architecture.removeprefix('attrlib:')}{data}{tuned}, {self.parameters / 1e6:.1f} M parameters"
 
     def _check(self) -> None:
         kinds = {
-            str: (self.architecture, self.data, self.pair or "", self.digest, self.outputs, *self.class_names),
+            str: (self.architecture, self.data, self.pair or "", self.digest, self.outputs, self.weights, *self.class_names),
             int | float: (self.parameters, self.seed, self.seconds, self.epoch),
             Mapping: (self.recipe, self.deletion or {}, self.accuracy),
         }

@@ -22,6 +22,7 @@ from attrlib.models.files.weights import Weights, find_weights, is_tensor, left_
 SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl", ".pyth", ".th", INDEX)
 """Endings of the files that are taken for checkpoints. What a file is, its content tells."""
 _SHOWN = 4
+_LONGEST_KEY = 500
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def read_checkpoint(location: str | Path) -> Checkpoint:
         raise ModelError(f"there is no file {path[:200]!r}; give the path of a checkpoint ({', '.join(SUFFIXES[:4])})")
     try:
         if file.name.endswith(INDEX):
+            if key is not None:
+                raise ModelError(f"{file.name} has no key {key[:80]!r}: an index names a single set of weights; give its path alone")
             return Checkpoint(read_parts(file, lambda part: _read(part, None).state))
         return _read(file, key)
     except DamagedError as error:
@@ -79,8 +82,11 @@ def read_checkpoint(location: str | Path) -> Checkpoint:
 
 
 def _read(file: Path, key: str | None) -> Checkpoint:
-    check_format(file)
+    # First of all: the length at their beginning may look like the mark of another format.
     if is_safetensors(file):
+        return _read_safetensors(file, key)
+    check_format(file)
+    if file.suffix == ".safetensors":
         return _read_safetensors(file, key)
     with open_torch_file(file) as opened:
         weights = find_weights(opened.content, file.name, key)
@@ -138,7 +144,9 @@ def _version(metadata: Mapping) -> dict[str, int]:
 
 
 def _check_values(key: str, tensor: Tensor, name: str) -> None:
-    """Raise `ModelError` for a matrix of integers, which stands for other numbers by a scale that is elsewhere."""
+    """Raise `DamagedError` for a name that no module has, and `ModelError` for a matrix of integers, which a scale elsewhere turns into weights."""
+    if len(key) > _LONGEST_KEY or not key.isprintable():
+        raise DamagedError(f"{key[:40]!r} is not the name of a tensor")
     if key.endswith("weight") and tensor.ndim > 1 and not (tensor.is_floating_point() or tensor.is_complex()):
         raise _quantised(key, name)
 

@@ -7,8 +7,10 @@ from fnmatch import fnmatch
 import timm
 
 from attrlib.errors import ModelError, unknown
+from attrlib.models.added import architecture_of, named
 from attrlib.models.cards import Card, shipped
 from attrlib.models.checkpoints import SUFFIXES, split_key
+from attrlib.models.model_folders import Folder, is_folder_name, is_path_of_folder, name_of_folder
 from attrlib.models.options import join_options, split_options
 from attrlib.models.outline import check_named_options
 from attrlib.models.sources import EMBEDDED, architectures
@@ -36,7 +38,7 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
     options = re.search(r"\?\w+=", pattern)
     pattern, end = (pattern[: options.start()], pattern[options.start() :]) if options else (pattern, "")
     embedded = ModelInfo(EMBEDDED, "embedded", "EfficientNet-Lite0 on ImageNet-1k, 4.7 M parameters, 224 px; no download")
-    every = [embedded, *(ModelInfo(name, "shipped", Card.read(path).summary()) for name, path in shipped().items())]
+    every = [embedded, *(ModelInfo(n, "shipped" if n in shipped() else "added", Card.read(p).summary()) for n, p in named().items())]
     result = [info for info in every if not end and (not pattern or fnmatch(info.name, pattern))]
     if pattern:
         for source, names in architectures().items():
@@ -47,20 +49,26 @@ def list_models(pattern: str = "") -> list[ModelInfo]:
 def check_name(name: str) -> None:
     """Raise `ModelError` if no architecture has this name, or it does not accept the options that the name ends with."""
     base, options = split_options(name)
-    if base in shipped() and options:
-        raise ModelError(f"{base} is a trained model and has no options; name its architecture, {Card.read(shipped()[base]).architecture}")
+    if base in named() and options:
+        raise ModelError(f"{base} is a trained model and has no options; name its architecture, {architecture_of(base)}")
     _check_architecture(base)
     check_named_options(name)
 
 
 def canonical(name: str) -> str:
     """Return the name with its options in alphabetical order. Raises `ModelError` if they are malformed."""
-    return join_options(*split_options(name)) if "=" in name else name
+    return join_options(*split_options(name)) if "=" in name and not is_path_of_folder(name) else name
 
 
 def _check_architecture(name: str) -> None:
     source, _, architecture = name.partition(":")
-    if name == EMBEDDED or name in shipped():
+    if name == EMBEDDED or name in named():
+        return
+    if is_folder_name(name):
+        Folder.parse(name)
+        return
+    if is_path_of_folder(name):
+        name_of_folder(name)
         return
     if source == "timm" and architecture:
         if not timm.is_model(architecture.partition(".")[0]):
@@ -73,8 +81,8 @@ def _check_architecture(name: str) -> None:
             raise ModelError(f"unknown model {name!r}. Did you mean {' or '.join(same)}?")
         if split_key(name)[0].endswith(SUFFIXES):
             raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
-        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
-        raise ModelError(unknown("model", name, [EMBEDDED, *shipped()], advice))
+        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME, idsds:NAME or hf:ORG/NAME."
+        raise ModelError(unknown("model", name, [EMBEDDED, *named()], advice))
 
 
 def parse_model(text: str) -> ModelSpec:
@@ -88,8 +96,3 @@ def parse_model(text: str) -> ModelSpec:
     spec = replace(spec, architecture=canonical(spec.architecture))
     check_name(spec.architecture)
     return spec
-
-
-def architecture_of(name: str) -> str:
-    """Return the architecture from which a model is rebuilt: that of the card for a shipped model, else the name itself."""
-    return Card.read(shipped()[name]).architecture if name in shipped() else name

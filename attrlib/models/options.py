@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from attrlib.errors import ModelError, unknown
 from attrlib.models.files.limits import MOST_CLASSES
+from attrlib.models.model_folders import is_folder_name
 from attrlib.specs import LARGEST
 
 Value = bool | int | float | str | tuple[int, int] | None
@@ -25,11 +26,13 @@ _WORDS: dict[str, Value] = {"true": True, "false": False, "none": None}
 def split_options(name: str) -> tuple[str, dict[str, Value]]:
     """Split the name of a model into the architecture and its options.
 
-    Values are numbers, `true`, `false`, `none`, pairs such as `96x128`, or words. No value runs code.
+    The name of a repository or folder has none: its configuration holds them. Values are numbers, `true`, `false`, `none`, pairs such as `96x128`, or words. No value runs code.
 
     Raises:
         ModelError: An option is malformed, given twice, or out of range.
     """
+    if is_folder_name(name):
+        return name, {}
     base, mark, text = name.partition(MARK)
     options: dict[str, Value] = {}
     for part in text.split(AND) if mark else ():
@@ -46,6 +49,14 @@ def join_options(base: str, options: Options) -> str:
     """Return the name of an architecture with options in alphabetical order, the inverse of `split_options`."""
     text = AND.join(f"{key}{EQUALS}{value_text(value)}" for key, value in sorted(options.items()))
     return f"{base}{MARK}{text}" if text else base
+
+
+def class_count(options: Options) -> int | None:
+    """Return the number of classes, or None for that of the architecture. Raises `ModelError` if it is not a number."""
+    classes = options.get("num_classes")
+    if classes is not None and (not isinstance(classes, int) or classes < 1):
+        raise ModelError(f"num_classes={value_text(classes)} is not valid: give the number of classes")
+    return classes
 
 
 def structure(name: str, options: Options) -> str:

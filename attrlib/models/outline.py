@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attrlib.errors import ModelError
 from attrlib.models.architectures import ARCHITECTURES, Architecture
+from attrlib.models.model_folders import is_folder_name
 from attrlib.models.options import Options, Value, check_options, split_options
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.sources import accepted_options, builder
@@ -77,6 +78,9 @@ def outline_of(name: str, options: Options) -> Outline:
         ModelError: The constructor does not accept the options.
     """
     base, named = split_options(name)
+    if is_folder_name(base):
+        # What a folder holds may change.
+        return _outline.__wrapped__(base, tuple(sorted(options.items())), None)
     return _outline(base, tuple(sorted({**named, **options}.items())), ARCHITECTURES.get(base.partition(":")[2]))
 
 

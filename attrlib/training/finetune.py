@@ -14,7 +14,8 @@ from attrlib.data.datasets import Dataset, load_dataset
 from attrlib.data.derived import Kept, hold_out
 from attrlib.data.labels import match_classes, with_description
 from attrlib.errors import DataError, SpecError, TrainingError
-from attrlib.models import Card, Classifier, architecture_of, load_model, with_classes
+from attrlib.models import Card, Classifier, load_model, with_classes
+from attrlib.models.added import architecture_of
 from attrlib.progress import Listener, no_listener
 from attrlib.specs import ModelSpec, digest
 from attrlib.statistics import proportion
@@ -86,11 +87,13 @@ def train_checkpoint(
     if out.suffix != ".safetensors":
         raise SpecError(f"{out.name!r} is not a valid file name for weights; choose one that ends with .safetensors")
     at_hand = dict(datasets or {})
-    whole_set = at_hand.get(training.data) or Kept(load_dataset(training.data))
+    whole_set = at_hand.get(training.data) or Kept(load_dataset(training.data, training=True))
     if len(whole_set.class_names) < 2:
         raise DataError(
             f"{whole_set.name} has {len(whole_set.class_names)} class(es), but training needs at least 2; choose a folder of class folders"
         )
+    if whole_set.multi_label:
+        raise DataError(f"the images of {whole_set.name} have several labels, but training takes one each; choose data with one label each")
     if training.select is None:
         data, select = hold_out(whole_set, HELD_OUT, training.recipe.seed)
     else:

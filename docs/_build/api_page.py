@@ -9,7 +9,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         "The verbs. Each takes a model, images or data, and methods in text form.",
         ("explain", "score", "compare", "aggregate", "doctor"),
     ),
-    "Models": ("Load a model by name, from a checkpoint, or wrap a module.", ("load_model", "wrap_model", "list_models", "Classifier")),
+    "Models": ("Load a model by name, from a checkpoint, or wrap a module.", ("load_model", "wrap_model", "list_models", "add_model", "remove_model", "Classifier")),
     "Data": ("Data sets and single pictures.", ("load_dataset", "list_datasets", "open_image")),
     "Methods and protocols": (
         "What is registered. Formulas and parameters: [methods](methods.md) and [protocols](protocols.md).",

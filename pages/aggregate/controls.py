@@ -3,7 +3,7 @@
 import streamlit as st
 
 from attrlib.methods import METHODS
-from attrlib.models import EMBEDDED, NAMED, shipped
+from attrlib.models import EMBEDDED, NAMED, named
 from attrlib.protocols import PROTOCOLS
 from attrlib.registry import params_of
 from attrlib.specs import AVERAGES, AggregateView, RunSpec, options_of
@@ -36,7 +36,7 @@ def choose(row: pickers.Grid) -> None:
 def _model_and_methods(row: pickers.Grid) -> None:
     """Show the controls for model, methods and layers."""
     with row.cell(column_span=2):
-        pickers.one("Model", [EMBEDDED, *shipped()], "a_model", pickers.MODEL_HINT)
+        pickers.one("Model", [EMBEDDED, *named()], "a_model", pickers.MODEL_HINT)
         pickers.several(
             "Layers",
             NAMED,

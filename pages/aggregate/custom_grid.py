@@ -107,7 +107,7 @@ def _job(model: Classifier, photos: list[Photo], run: RunSpec, cell: int, target
     def make(on_progress: NewsProgress) -> object:
         return map_grid(model, photos, run.protocols[0], cell, target, method, open_store(), run.seed, on_progress)
 
-    stamp = jobs.stamp(run.model.checkpoint)
+    stamp = jobs.stamp(run.model)
     key = digest("own grid", run.model, stamp, [p.digest for p in photos], run.protocols[0], cell, target, resolve(method), run.seed)
     return jobs.device_queue().submit(key, make, jobs.PATIENCE, priority=Priority.QUICK if METHODS[method.name].fast else Priority.NORMAL)
 

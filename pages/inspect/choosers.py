@@ -10,7 +10,7 @@ from attrlib.data.images import Photo, open_photo
 from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, Preset
-from attrlib.models import EMBEDDED, Classifier, list_models, shipped
+from attrlib.models import EMBEDDED, Classifier, list_models, named
 from attrlib.specs import MethodSpec, ModelSpec
 from pages.inspect import choice
 from pages.shared import custom_model, forms, job_status, jobs, notices, pickers, presets, selection
@@ -55,7 +55,7 @@ def choose_model(row: pickers.Grid) -> Classifier | None:
     with row.cell():
         pickers.one(
             "Model",
-            [EMBEDDED, *shipped()],
+            [EMBEDDED, *named()],
             "architecture",
             "Models named birds_ were trained on the synthetic birds. Type timm:NAME or torchvision:NAME for any other architecture; its weights are "
             "downloaded, or read from a checkpoint.",

@@ -75,7 +75,7 @@ def commands() -> tuple[str, str]:
 
 def _key(spec: ModelSpec) -> str:
     state = st.session_state
-    return digest("doctor", spec, jobs.stamp(spec.checkpoint), list(state.l_doctor_methods), state.l_doctor_images)
+    return digest("doctor", spec, jobs.stamp(spec), list(state.l_doctor_methods), state.l_doctor_images)
 
 
 def _start(spec: ModelSpec) -> None:

@@ -2,6 +2,8 @@
 
 import functools
 import re
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -16,11 +18,10 @@ from attrlib.engine.photo_maps import PhotoMaps
 from attrlib.errors import AttrlibError, Cancelled, ModelError
 from attrlib.methods import METHODS
 from attrlib.models import Classifier, load_model, pick_device
-from attrlib.models.cards import files_of
 from attrlib.progress import NewsProgress
 from attrlib.specs import MethodSpec, ModelSpec, digest
 from attrlib.store import open_store
-from pages.shared.roots import check_model
+from pages.shared.roots import check_model, model_files, path_of
 
 _digests: WeakKeyDictionary[Classifier, str] = WeakKeyDictionary()
 # The app never writes to a loaded model, so its digest is computed once.
@@ -41,19 +42,19 @@ def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
         digest_of(model)
         return model
 
-    return queue("models").submit(digest("model", spec, stamp(spec.checkpoint), deletion_tuned), load)
+    return queue("models").submit(digest("model", spec, stamp(spec), deletion_tuned), load)
 
 
-def stamp(path: str | None) -> list[int] | None:
-    """Return sizes and modification times of a checkpoint and of the files that are read with it; None if there is none.
+def stamp(model: ModelSpec) -> list[int] | None:
+    """Return size and modification time of the files of a model: a checkpoint and its class names, or a folder; None if there are none.
 
-    A checkpoint that was replaced under the same name is thus recognised as a different one.
+    Weights that were replaced under the same name are thus recognised as different ones.
     """
-    try:
-        files = files_of(path) if path else []
-    except ModelError:
-        # Loading reports the error.
-        files = []
+    files: list[Path] = []
+    for path in filter(None, (model.checkpoint, path_of(model.architecture))):
+        # Loading reports the error of a card.
+        with suppress(ModelError):
+            files += [file for file in model_files(path) if file.is_file()]
     return [number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns)] or None
 
 

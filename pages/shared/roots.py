@@ -1,14 +1,16 @@
 """Restrict the files that the app may read to configured folders, whatever path a link or a visitor gives."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import streamlit as st
 
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
 from attrlib.errors import DataError, ModelError
-from attrlib.models.cards import files_of
+from attrlib.models.cards import Card, card_of, files_of
 from attrlib.models.checkpoints import split_key
+from attrlib.models.model_folders import is_folder_name, is_path_of_folder, local_path
 from attrlib.models.names import RANDOM
 from attrlib.specs import ModelSpec
 
@@ -69,14 +71,38 @@ def load_data(source: str) -> Dataset:
     return data
 
 
+def model_files(path: str) -> list[Path]:
+    """Return the files that are read of a model at a path: those of a folder, or a checkpoint and what is read with it."""
+    with suppress(OSError, RuntimeError, ValueError):
+        folder = Path(path).expanduser()
+        if folder.is_dir():
+            return sorted(folder.iterdir())
+    return files_of(path)
+
+
+def _check_model_path(path: str) -> None:
+    # The path itself comes first, so that nothing outside is opened.
+    if not (readable(split_key(path)[0]) and all(readable(str(file)) for file in model_files(path))):
+        raise ModelError(f"{path[:120]!r} is not in a folder that this app may read; {_ADVICE}")
+
+
 def check_model(spec: ModelSpec) -> ModelSpec:
-    """Return the model if the app may read its checkpoint.
+    """Return the model if the app may read its checkpoint or its folder, and the folder that the card of a checkpoint names.
 
     Raises `ModelError` otherwise, with the same message whether the file exists or not.
     """
-    for path in (spec.checkpoint, spec.architecture if os.sep in spec.architecture else None):
-        if not path or path.startswith(RANDOM):
-            continue
-        if not (readable(split_key(path)[0]) and all(readable(str(file)) for file in files_of(path))):
-            raise ModelError(f"{path[:120]!r} is not in a folder that this app may read; {_ADVICE}")
+    paths = [path for path in (spec.checkpoint, path_of(spec.architecture)) if path and not path.startswith(RANDOM)]
+    for path in paths:
+        _check_model_path(path)
+        card = card_of(path)
+        named = path_of(Card.read(card).architecture) if card else None
+        if named:
+            _check_model_path(named)
     return spec
+
+
+def path_of(architecture: str) -> str | None:
+    """Return the path that an architecture is, or None for a name."""
+    if is_folder_name(architecture):
+        return local_path(architecture)
+    return architecture if os.sep in architecture or is_path_of_folder(architecture) else None

@@ -196,15 +196,19 @@ def test_deep_nesting_does_no_harm(open_one, state, tmp_path):
     assert found.state.keys() == state.keys()
 
 
+class Unknown:
+    pass
+
+
 def test_lists_of_the_same_lists_are_walked_once(state, tmp_path):
-    program = (
-        b"]q\x640"
-        + b"".join(b"](h" + bytes([k + 100]) + b"h" + bytes([k + 100]) + b"eq" + bytes([k + 101]) + b"0" for k in range(100))
-        + b"h\xc8"
-    )
-    file = beside(program, state, tmp_path / "w.pth")
+    """The object is behind a hundred million paths to the same list, more than are followed."""
+    wide: list = []
+    for _ in range(4):
+        wide = [wide] * 100
+    torch.save({"state_dict": state, "wide": wide, "deep": [[[[[Unknown()]]]]]}, tmp_path / "w.pth")
     with ends():
-        assert read_checkpoint(file).state.keys() == state.keys()
+        found = read_checkpoint(tmp_path / "w.pth")
+    assert "'deep' (" in found.notes[0]
 
 
 def test_many_keys_of_one_object_are_walked_once(state, tmp_path):
@@ -242,6 +246,21 @@ def test_long_names_are_cut_in_messages(state, tmp_path):
     with pytest.raises(ModelError) as caught:
         read_checkpoint(tmp_path / "w.pth")
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("key", ["a\nb.weight", "\x1b[31m.weight", "\udcff.weight", "a" * 501])
+def test_names_that_would_spoil_a_message_are_refused(key, tmp_path):
+    torch.save({key: torch.ones(2)}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="is not the name of a tensor") as caught:
+        read_checkpoint(tmp_path / "w.pth")
+    assert str(caught.value).isprintable()
+
+
+def test_notes_are_fit_to_be_printed(state, tmp_path):
+    program = text("a\nb\x1b[31m") + text("c\r") + b"\x93)R"
+    (note,) = read_checkpoint(beside(program, state, tmp_path / "w.pth")).notes
+    assert note.isprintable()
+    assert "'x' (a?b?[31m.c?)" in note
 
 
 # Archives.

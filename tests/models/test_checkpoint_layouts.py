@@ -7,6 +7,7 @@ import io
 import json
 import pathlib
 import pickle
+import struct
 import tarfile
 import types
 import zipfile
@@ -81,6 +82,37 @@ def test_every_pickle_protocol_gives_the_tensors_that_torch_reads(protocol, name
         assert (found[key].dtype, found[key].shape, found[key].stride()) == (value.dtype, value.shape, value.stride())
         assert torch.equal(*(t.detach().reshape(-1).contiguous().view(torch.uint8) for t in (found[key], value)))
     assert found["d.tied"].data_ptr() == found["d.transposed"].data_ptr()
+
+
+class Views(pickle.Pickler):
+    """Writes the tensor `part` as a view of a storage of 12 numbers, as torch did before version 0.4."""
+
+    def persistent_id(self, value: object) -> object:
+        return ("storage", torch.FloatStorage, "0", "cpu", 12, ("1", 4, 6)) if value == "part" else None
+
+
+def test_views_of_storages_in_old_files_are_read_as_torch_reads_them(tmp_path):
+    class Tensor23:
+        def __reduce__(self) -> tuple:
+            return torch._utils._rebuild_tensor_v2, ("part", 1, (2, 2), (2, 1), False, collections.OrderedDict())
+
+    file = tmp_path / "w.pth"
+    with file.open("wb") as opened:
+        for value in (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True}):
+            pickle.dump(value, opened, 2)
+        Views(opened, 2).dump({"a.weight": Tensor23()})
+        pickle.dump(["0"], opened, 2)
+        opened.write((12).to_bytes(8, "little") + np.arange(12, dtype=np.float32).tobytes())
+    expected = torch.load(file, weights_only=False)["a.weight"]
+    assert expected.flatten().tolist() == [5, 6, 7, 8]
+    assert torch.equal(read_checkpoint(file).state["a.weight"], expected)
+
+
+def test_a_negated_view_is_refused(tmp_path):
+    file = saved({"a.weight": torch._neg_view(torch.ones(2))}, tmp_path / "w.pth")
+    assert torch.equal(torch.load(file, weights_only=False)["a.weight"], -torch.ones(2))
+    with pytest.raises(ModelError, match=r"'a\.weight' \(it is negated or conjugated\); .*v\.resolve_neg\(\)"):
+        read_checkpoint(file)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -173,9 +205,7 @@ def test_a_key_may_lead_through_several_mappings(state, average, tmp_path):
 
 def test_networks_without_a_usual_key_must_be_chosen(state, average, tmp_path):
     file = saved({"generator": state, "discriminator": average}, tmp_path / "w.pth")
-    with pytest.raises(
-        ModelError, match=r"w\.pth holds weights under 'generator', 'discriminator'; choose one of them as FILE#KEY, as in w\.pth#generator"
-    ):
+    with pytest.raises(ModelError, match=r"w\.pth holds weights under 'generator', 'discriminator'; choose one of them as FILE#KEY"):
         read_checkpoint(file)
     assert same(read_checkpoint(f"{file}#discriminator").state, average)
 
@@ -360,8 +390,10 @@ def test_class_names_are_those_of_the_loaded_model_if_their_number_fits(tmp_path
     assert attrlib.load_model(TIMM, "cpu", checkpoint=file, class_names=["x", "y", "z"]).class_names == ("x", "y", "z")
     other = saved({"state_dict": weights, "classes": ["a", "b"]}, tmp_path / "v.pth")
     assert attrlib.load_model(TIMM, "cpu", checkpoint=other).class_names == ("class 0", "class 1", "class 2")
+    says = "the checkpoint names 2 classes, but the model has 3, so the names are not used"
+    assert says in attrlib.load_model(TIMM, "cpu", checkpoint=other).notes
     fitted = read_checkpoint(other).fitted(3)
-    assert (fitted.class_names, fitted.notes) == (None, ("the checkpoint names 2 classes, but the model has 3, so the names are not used",))
+    assert (fitted.class_names, fitted.notes) == (None, (says,))
     (tmp_path / "w.txt").write_text("one\ntwo\nthree\n")
     assert attrlib.load_model(TIMM, "cpu", checkpoint=file).class_names == ("one", "two", "three")
 
@@ -415,7 +447,9 @@ def test_a_checkpoint_in_several_files_is_read(kind, state, tmp_path):
     found = read_checkpoint(index).state
     assert found.keys() == state.keys()
     assert all(torch.equal(found[key], value) for key, value in state.items())
-    assert {file.name for file in files_of(index)} == {index.name, *parts}
+    assert sorted(file.name for file in files_of(index)) == sorted([index.name, *parts])
+    with pytest.raises(ModelError, match="an index names a single set of weights"):
+        read_checkpoint(f"{index}#ema")
     (tmp_path / next(iter(parts))).unlink()
     with pytest.raises(ModelError, match=r"names 2 parts, of which 1 are not beside it \(.*-0-of-2"):
         read_checkpoint(index)
@@ -507,6 +541,13 @@ def test_a_tar_archive_is_refused_by_its_kind(names, says, tmp_path):
         read_checkpoint(tmp_path / "w.tar")
 
 
+def test_weights_of_openvino_are_refused_by_the_graph_beside_them(tmp_path):
+    (tmp_path / "w.xml").write_text("<?xml version='1.0'?><net/>")
+    (tmp_path / "w.bin").write_bytes(bytes(range(256)))
+    with pytest.raises(ModelError, match=r"w\.bin is not a checkpoint .* the weights of an OpenVINO model"):
+        read_checkpoint(tmp_path / "w.bin")
+
+
 def test_a_pickled_estimator_is_refused_by_its_class(tmp_path):
     linear_model = pytest.importorskip("sklearn.linear_model")
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(linear_model.LogisticRegression()))
@@ -522,3 +563,12 @@ def test_a_file_of_torch_with_the_name_of_safetensors_and_the_reverse(state, tmp
         read_checkpoint(tmp_path / "w.safetensors")
     safetensors.torch.save_file(state, tmp_path / "w.pth")
     assert same(read_checkpoint(tmp_path / "w.pth").state, state)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+@pytest.mark.parametrize("length", [0x280, 0x480, 0x708, 0x808, 0x120708, 0x5048, 0x8B18], ids=hex)
+def test_the_length_of_a_header_is_no_mark_of_another_format(length, name, tmp_path):
+    header = json.dumps({"a.weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode().ljust(length)
+    (tmp_path / name).write_bytes(struct.pack("<Q", length) + header + struct.pack("<ff", 1.5, 2.5))
+    assert safetensors.torch.load((tmp_path / name).read_bytes())["a.weight"].tolist() == [1.5, 2.5]
+    assert read_checkpoint(tmp_path / name).state["a.weight"].tolist() == [1.5, 2.5]

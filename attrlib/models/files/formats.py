@@ -1,5 +1,6 @@
 """Recognise files that hold no weights of PyTorch, and say what they are and what to do with them."""
 
+import re
 import tarfile
 from collections.abc import Collection
 from pathlib import Path
@@ -56,7 +57,7 @@ def check_format(file: Path) -> None:
             raise refusal(file.name, kind, advice)
     if text := _text(start):
         raise refusal(file.name, *_kind_of_text(text))
-    if file.suffix.lower() in _SUFFIXES or start.startswith((b"\x08\x03\x12", b"\x08\x04\x12")) or start[:2] == b"\x08\x07":
+    if file.suffix.lower() in _SUFFIXES or re.match(rb"\x08[\x03-\x10]\x12", start):
         raise refusal(file.name, _SUFFIXES.get(file.suffix.lower(), "an ONNX model"), _CONVERT)
     if start[257:262] == b"ustar" or (start[:1] != b"\x80" and not start.startswith(b"PK") and tarfile.is_tarfile(file)):
         raise refusal(file.name, *_kind_of_tar(file))

@@ -15,11 +15,10 @@ INDEX = ".index.json"
 
 
 def is_safetensors(file: Path) -> bool:
-    """Return whether a file is named as safetensors, or begins with the length of a JSON header as these do."""
+    """Return whether a file begins as safetensors do, with the length of a JSON header."""
     with file.open("rb") as opened:
-        start = opened.read(10)
-    length = int.from_bytes(start[:8], "little")
-    return file.suffix == ".safetensors" or (start[8:10] == b'{"' and length < file.stat().st_size)
+        start = opened.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, object]]:

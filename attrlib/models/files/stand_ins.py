@@ -52,6 +52,11 @@ class Opaque:
         return _HARMLESS.fullmatch(self.name) is not None
 
     @property
+    def title(self) -> str:
+        """The name of the class, fit for a message."""
+        return "".join(letter if letter.isprintable() else "?" for letter in self.name[:80])
+
+    @property
     def is_module(self) -> bool:
         """Whether the object is a whole `torch.nn.Module`."""
         return {"_parameters", "_modules"} <= self.attributes.keys()

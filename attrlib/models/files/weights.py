@@ -85,7 +85,7 @@ def left_out(weights: Weights) -> list[str]:
         inner = weights.path[depth] if depth < len(weights.path) else None
         for path, value in _walk(level):
             if path and path[0] != inner and isinstance(value, Opaque) and not value.harmless:
-                found.setdefault(path[0], f"{path[0]!r} ({value.name[:80]})")
+                found.setdefault(path[0], f"{path[0]!r} ({value.title})")
     return list(found.values())
 
 
@@ -93,7 +93,7 @@ def refused(opaque: Opaque, name: str, key: str) -> ModelError:
     """Return the error for an object in place of weights."""
     under = f" under {key[:80]!r}" if key else ""
     advice = "save torch.save(model.state_dict(), FILE) in place of the model" if opaque.is_module else ADVICE
-    return ModelError(f"{name} holds a pickled {opaque.name[:80]}{under}; loading it could run code, so it was not loaded; {advice}")
+    return ModelError(f"{name} holds a pickled {opaque.title}{under}; loading it could run code, so it was not loaded; {advice}")
 
 
 class _Search:
@@ -121,9 +121,7 @@ class _Search:
             return Weights((level, mapping_of(level[others[0]]) or {}), (*path, others[0]), (note,))
         if others:
             listed = ", ".join(repr(key[:80]) for key in others[:6])
-            raise ModelError(
-                f"{self.name} holds weights under {listed}; choose one of them as FILE#KEY, as in {self.name}#{others[0][:80]}"
-            )
+            raise ModelError(f"{self.name} holds weights under {listed}; choose one of them as FILE#KEY")
         return Weights((level,), path) if any(is_tensor(value) for value in level.values()) else None
 
     def _alternatives(self, chosen: Weights, others: list[Weights]) -> list[str]:
