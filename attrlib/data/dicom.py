@@ -1,8 +1,10 @@
 """Reading of DICOM files, with pydicom where it is installed."""
 
+import io
 from typing import Any, BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from attrlib.bands import Bands, bands_of
 from attrlib.data.limits import check_size
@@ -42,12 +44,8 @@ def read_dicom(file: BinaryIO, name: str) -> tuple[Bands, list[str]]:
     check_size(name, int(dataset.Columns), int(dataset.Rows), samples * int(dataset.BitsAllocated) / 8)
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
     notes = ["several frames: the first one is used"] if frames > 1 else []
-    try:
-        values = pixel_array(dataset, index=0)
-    except (NotImplementedError, RuntimeError) as error:
-        raise ImageError(
-            f"{name} has pixel data that cannot be decoded here ({str(error).splitlines()[0][:120]}); save it uncompressed"
-        ) from None
+    _check_compression(dataset, frames, name)
+    values = pixel_array(dataset, index=0)
     interpretation = str(dataset.PhotometricInterpretation)
     if interpretation in ("MONOCHROME1", "MONOCHROME2"):
         shares, note = _windowed(values, dataset)
@@ -59,6 +57,26 @@ def read_dicom(file: BinaryIO, name: str) -> tuple[Bands, list[str]]:
         raise ImageError(f"{name} is a DICOM file with {interpretation} pixels, which are not read; save it as MONOCHROME2 or RGB")
     bands, more = bands_of(values, name)
     return bands, notes + more
+
+
+def _check_compression(dataset: Any, frames: int, name: str) -> None:
+    """Raise `ImageError` unless the pixels are uncompressed, or a baseline JPEG of the size that the header says.
+
+    Other decoders would have to be trusted with these bytes, and could decode more than the header says.
+    """
+    from pydicom.encaps import get_frame
+    from pydicom.uid import JPEGBaseline8Bit
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        return
+    if syntax != JPEGBaseline8Bit:
+        raise ImageError(
+            f"{name} is compressed with {syntax.name}, which is not read; save it uncompressed, for example with gdcmconv --raw"
+        )
+    with Image.open(io.BytesIO(get_frame(dataset.PixelData, 0, number_of_frames=frames)), formats=("JPEG",)) as picture:
+        if picture.size != (dataset.Columns, dataset.Rows):
+            raise ImageError(f"{name} holds a picture of another size than its header says; save it again")
 
 
 def _windowed(values: np.ndarray, dataset: Any) -> tuple[np.ndarray, str]:

@@ -13,7 +13,7 @@ from PIL import BmpImagePlugin, ExifTags, Image, ImageOps, JpegImagePlugin, PngI
 
 from attrlib.bands import Bands
 from attrlib.bands.modes import converted, deep_png, is_deep_png
-from attrlib.data import arrays, dicom, tiff
+from attrlib.data import dicom, npy, tiff
 from attrlib.data.digests import file_digest
 from attrlib.data.limits import check_size, far_too_large
 from attrlib.errors import ImageError, existing_file
@@ -30,6 +30,7 @@ FORMATS = (
 )
 KINDS = "JPEG, PNG, WebP, BMP, TIFF, NumPy (.npy) or DICOM"
 """The formats that can be opened, as messages and file choosers name them."""
+_DROPPED = "16 bits per channel, of which Pillow keeps 8: give the file instead to use all of them"
 # An error follows anyway, so Pillow need not warn first.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -76,9 +77,9 @@ def open_photo(source: str | Path | bytes | BinaryIO | Image.Image | np.ndarray,
             of values. The size is checked before anything is decoded.
     """
     if isinstance(source, Image.Image):
-        return _checked(source, name or "picture")
+        return _checked(source, name or "picture", [_DROPPED] if is_deep_png(source) else [])
     if isinstance(source, np.ndarray):
-        return _photo(*arrays.checked_array(source, name or "the array"), name or "picture")
+        return _photo(*npy.checked_array(source, name or "the array"), name or "picture")
     if isinstance(source, str | Path):
         missing = ImageError(f"there is no picture {str(source)[:120]!r} that can be read; give the path of a {KINDS} file")
         path = existing_file(source)
@@ -100,8 +101,8 @@ def _read(file: BinaryIO, name: str) -> Photo:
     try:
         start = file.read(dicom.MAGIC_AT + len(dicom.MAGIC))
         file.seek(0)
-        if start.startswith(arrays.MAGIC):
-            return _photo(*arrays.read_array(file, name), name)
+        if start.startswith(npy.MAGIC):
+            return _photo(*npy.read_array(file, name), name)
         if start.endswith(dicom.MAGIC) and len(start) > dicom.MAGIC_AT:
             return _photo(*dicom.read_dicom(file, name), name)
         notes: list[str] = []

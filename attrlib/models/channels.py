@@ -6,23 +6,24 @@ from torch import nn
 
 from attrlib.models.preprocessing import Preprocessing
 
+MOST = 5
+"""Maximum number of declared numbers of channels that are worth a trial."""
 
-def read_channels(module: nn.Module, size: tuple[int, int] | None) -> int | None:
-    """Return the number of input channels that the first convolution, or the first linear layer of a flattened image, declares.
 
-    Modules are taken in the order in which they were assigned, so the answer is a guess until the module has run on such an image.
+def declared_channels(module: nn.Module, size: tuple[int, int] | None) -> list[int]:
+    """Return the numbers of input channels that the convolutions of a module declare, in order and each once, at most five.
+
+    Modules are taken in the order in which they were assigned, so it is the first number as a rule, but only a trial tells. A module
+    that begins with a linear layer reads one channel if the layer has as many inputs as the image has pixels.
 
     Args:
         module: The network.
         size: Height and width of the input in pixels, if known.
     """
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            return layer.in_channels
-        if isinstance(layer, nn.Linear):
-            # Its inputs may be any channels times any size; only one channel of the given size is clear.
-            return 1 if size is not None and layer.in_features == size[0] * size[1] else None
-    return None
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    if layers and size is not None and isinstance(layers[0], nn.Linear) and layers[0].in_features == size[0] * size[1]:
+        return [1]
+    return list(dict.fromkeys(layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)))[:MOST]
 
 
 def assumed(preprocessing: Preprocessing, channels: int) -> tuple[Preprocessing, str]:

@@ -154,7 +154,7 @@ class Classifier:
         return sum(t.nbytes for t in (*self.module.parameters(), *self.module.buffers()))
 
     def preprocess(self, picture: Picture) -> Tensor:
-        """Return the normalised input (C,H,W) of a picture: a `Photo`, an item of a data set, a PIL image or `Bands`."""
+        """Return the normalised input (C,H,W) of a picture: a `Photo`, an item of a data set, a PIL image or an array."""
         return self.preprocessing(picture)
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attrlib.bands import GREY_WEIGHTS, Bands, Pictured, default_shown, rgb_of
+from attrlib.bands import GREY_WEIGHTS, Bands, Pictured, bands_of, default_shown, rgb_of
 from attrlib.bands.modes import converted
 from attrlib.errors import ImageError, ModelError
 
@@ -38,7 +38,7 @@ _MAX_MEAN, _MIN_STD, _MAX_STD = 1e3, 1e-6, 1e3
 # The digest of a preprocessing without these fields is that of versions that did not have them.
 _IF_SET = {"digest": "if set"}
 _NOT_THE_INPUT = {"digest": "never"}
-Picture = Image.Image | Bands | Pictured
+Picture = Image.Image | np.ndarray | Bands | Pictured
 
 
 @dataclass(frozen=True)
@@ -228,6 +228,8 @@ class Preprocessing:
 
 def _parts(picture: Picture) -> tuple[Image.Image, Bands | None, str]:
     """Return a picture as 8-bit RGB, its bands unless that says all, and its name."""
+    if isinstance(picture, np.ndarray):
+        picture, _ = bands_of(picture, "the array")
     if isinstance(picture, Bands):
         return picture.rgb(), None if picture.plain else picture, "the picture"
     if not isinstance(picture, Image.Image):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from attrlib.errors import ModelError
-from attrlib.models.channels import assumed, read_channels
+from attrlib.models.channels import assumed, declared_channels
 from attrlib.models.classifier import Classifier
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.transforms import from_transform
@@ -67,7 +67,7 @@ def wrap_model(
         if given:
             raise ModelError(f"transform and {' and '.join(given)} are both given; give the transform alone")
         size = None if input_size is None else _input_size(input_size)
-        preprocessing = from_transform(transform, size, read_channels(module, size))
+        preprocessing = from_transform(transform, size, next(iter(declared_channels(module, size)), None))
     else:
         preprocessing = Preprocessing(_input_size(input_size), **given)
     spec = ModelSpec(f"wrapped:{type(module).__name__}")
@@ -77,15 +77,37 @@ def wrap_model(
 
     try:
         model = wrapped(preprocessing)
-    except ModelError:
-        channels = read_channels(module, preprocessing.size)
-        if transform is not None or mean is not None or std is not None or channels in (None, preprocessing.channels):
+    except ModelError as error:
+        if transform is not None or mean is not None or std is not None:
             raise
-        preprocessing, note = assumed(preprocessing, channels)
-        model = wrapped(preprocessing, [note])
+        model = _of_other_channels(module, preprocessing, wrapped, error)
     if layers:
         _ = model.layers
     return model
+
+
+def _of_other_channels(
+    module: nn.Module, rgb: Preprocessing, wrapped: Callable[[Preprocessing, Sequence[str]], Classifier], error: ModelError
+) -> Classifier:
+    """Wrap a module that failed on RGB images with the number of channels that one of its convolutions declares.
+
+    Raises:
+        ModelError: `error` if it declares the channels of RGB, or none; else that of the first number if none works.
+    """
+    declared = declared_channels(module, rgb.size)
+    working, failed = [], None
+    for channels in declared if rgb.channels not in declared else ():
+        try:
+            preprocessing, note = assumed(rgb, channels)
+            working.append(wrapped(preprocessing, [note]))
+        except ModelError as other:
+            failed = failed or other
+    if len(working) > 1:
+        numbers = " and ".join(str(model.channels) for model in working)
+        raise ModelError(f"{working[0].name} takes images of {numbers} channels; give mean and std with one number for each channel")
+    if not working:
+        raise failed or error
+    return working[0]
 
 
 def _input_size(size: object) -> tuple[int, int]:

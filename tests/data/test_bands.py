@@ -15,7 +15,8 @@ import pytest
 import tifffile
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 
 from attrlib.bands import bands_of
 from attrlib.data.datasets import load_dataset
@@ -210,6 +211,11 @@ def test_a_16_bit_png_is_read_at_full_depth(bands: int) -> None:
         assert (found(data) == array).all()
 
 
+def test_an_image_of_which_pillow_drops_bits_is_noted() -> None:
+    (note,) = open_photo(Image.open(io.BytesIO(png(values(3))))).notes
+    assert "of which Pillow keeps 8: give the file instead" in note
+
+
 def test_the_digest_of_a_file_says_that_it_is_read_at_full_depth(tmp_path: Path) -> None:
     plain, deep = tmp_path / "plain.png", tmp_path / "deep.png"
     Image.fromarray(values(3, "uint8")).save(plain)
@@ -285,7 +291,7 @@ def test_a_file_of_objects_is_refused_without_unpickling() -> None:
 # DICOM
 
 
-def dicom(array: np.ndarray, frames: int = 1, syntax: str = ExplicitVRLittleEndian, **fields: object) -> bytes:
+def dicom(array: np.ndarray, frames: int = 1, syntax: str = ExplicitVRLittleEndian, pixels: bytes = b"", **fields: object) -> bytes:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -303,7 +309,7 @@ def dicom(array: np.ndarray, frames: int = 1, syntax: str = ExplicitVRLittleEndi
         dataset.NumberOfFrames = frames
     for name, value in fields.items():
         setattr(dataset, name, value)
-    dataset.PixelData = array.tobytes()
+    dataset.PixelData = pixels or array.tobytes()
     file = io.BytesIO()
     dataset.save_as(file, enforce_file_format=True)
     return file.getvalue()
@@ -349,6 +355,20 @@ def test_dicom_of_colours_and_frames() -> None:
     photo, alone = open_photo(dicom(frames, frames=3)), open_photo(dicom(frames[0]))
     assert (photo.bands.values == alone.bands.values).all()
     assert photo.notes[0] == "several frames: the first one is used"
+
+
+def test_a_baseline_jpeg_in_dicom_is_read_if_its_size_is_that_of_the_header() -> None:
+    grey = Image.fromarray(np.linspace(0, 255, 600).reshape(SHAPE).astype(np.uint8))
+    jpeg = io.BytesIO()
+    grey.save(jpeg, "JPEG", quality=95)
+    pixels = encapsulate([jpeg.getvalue()])
+    options = {"syntax": JPEGBaseline8Bit, "pixels": pixels, "WindowCenter": 128, "WindowWidth": 256}
+    found = open_photo(dicom(np.asarray(grey), **options)).bands.values[..., 0]
+    assert np.abs(255 * found - np.asarray(Image.open(jpeg))).max() < 1
+    with pytest.raises(ImageError, match="another size than its header says"):
+        open_photo(dicom(np.asarray(grey), Rows=21, **options))
+    with pytest.raises(ImageError, match="compressed with RLE Lossless, which is not read; save it uncompressed"):
+        open_photo(dicom(np.asarray(grey), **options | {"syntax": RLELossless}))
 
 
 def test_a_deflated_dicom_file_is_refused_before_it_is_inflated() -> None:

@@ -1,6 +1,7 @@
 """Models of any number of channels, and what they see of pictures of other bands."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from torch import nn
 
 import attrlib
 from attrlib.bands import Bands
+from attrlib.data.datasets import load_dataset
 from attrlib.data.images import open_photo
 from attrlib.errors import ImageError, ModelError
 from attrlib.models.cards import Card
 from attrlib.models.preprocessing import Preprocessing
+from attrlib.training.loader import TrainLoader
+from attrlib.training.recipe import Recipe
 
 HALF = (0.5,)
 
@@ -166,6 +170,18 @@ def test_masks_and_bands_are_placed_alike(channels: int, fit: str) -> None:
     assert torch.equal(seen.amax(0) > 0, used.mask(mask, (70, 50)))
 
 
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+@pytest.mark.parametrize("channels", [1, 4, 12])
+def test_a_border_has_the_mean_of_each_channel(channels: int, kind: str) -> None:
+    used = preprocessing(channels, fit="border", crop=1.0)
+    found = used(open_photo(random(channels, kind, 30, 60)))
+    # The means of 8-bit grey are rounded to a level.
+    rounding = 0.51 / 255 / min(used.std)
+    assert found[:, :8].abs().max() < rounding
+    assert found[:, 24:].abs().max() < rounding
+    assert found[:, 8:24].abs().mean() > 0.3
+
+
 # Models
 
 
@@ -208,10 +224,33 @@ def test_a_grey_perceptron_is_recognised() -> None:
     assert model.channels == 1
 
 
+def test_channels_are_found_by_trial_where_another_convolution_was_assigned_first() -> None:
+    model = attrlib.wrap_model(made(lambda: Reading(4)), SIZE)
+    assert model.channels == 4
+    assert "the model reads 4 channels" in model.notes[0]
+
+
+class Pooled(nn.Module):
+    """Takes images of two channels, and of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.two, self.four = nn.Conv2d(2, 4, 1), nn.Conv2d(4, CLASSES, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.four(x if x.shape[1] == 4 else self.two(x)).mean((2, 3))
+
+
 def test_an_ambiguous_module_is_refused() -> None:
-    with pytest.raises(ModelError):
-        attrlib.wrap_model(made(lambda: Reading(4)), SIZE)
-    assert attrlib.wrap_model(made(lambda: Reading(4)), SIZE, HALF * 4, HALF * 4).channels == 4
+    with pytest.raises(ModelError, match="takes images of 2 and 4 channels; give mean and std with one number for each channel"):
+        attrlib.wrap_model(made(Pooled), SIZE)
+    assert attrlib.wrap_model(made(Pooled), SIZE, HALF * 4, HALF * 4).channels == 4
+
+
+def test_a_module_of_rgb_that_fails_for_another_reason_is_not_taken_for_other_channels() -> None:
+    module = made(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(7, CLASSES)))
+    with pytest.raises(ModelError, match=r"3 channels|RGB image"):
+        attrlib.wrap_model(module, SIZE)
 
 
 @pytest.mark.parametrize(
@@ -239,16 +278,17 @@ def test_a_tensor_of_other_channels_is_refused_with_the_shape_to_give() -> None:
         attrlib.explain(model, pictures(1), "IxG")
 
 
-def test_explain_takes_arrays_and_files_of_bands(tmp_path: object) -> None:
+def test_explain_takes_arrays_and_files_of_bands(tmp_path: Path) -> None:
     model = attrlib.wrap_model(chain(4), SIZE)
     array = random(4)
     np.save(tmp_path / "x.npy", array)
     maps = [attrlib.explain(model, source, "IxG").maps for source in (array, [array], tmp_path / "x.npy", open_photo(array))]
-    direct = attrlib.explain(model, model.preprocess(open_photo(array)), "IxG").maps
+    assert torch.equal(model.preprocess(array), model.preprocess(open_photo(array)))
+    direct = attrlib.explain(model, model.preprocess(array), "IxG").maps
     assert all(torch.equal(m, direct) for m in maps)
 
 
-def test_a_card_keeps_the_preprocessing(tmp_path: object) -> None:
+def test_a_card_keeps_the_preprocessing(tmp_path: Path) -> None:
     used = preprocessing(4, white=10000.0, bands_shown=(2, 1, 0), grey="after", resized_as="float32")
     (tmp_path / "x.json").write_text(Card("attrlib:x", ("a", "b"), used).text())
     assert Card.read(tmp_path / "x.json").preprocessing == used
@@ -260,3 +300,38 @@ def test_a_bytes_io_of_a_picture_of_bands_is_opened() -> None:
     np.save(file, random(4))
     file.seek(0)
     assert open_photo(file).bands.count == 4
+
+
+# Training
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("channels", [1, 3, 4, 12])
+def test_training_batches_have_the_channels_and_the_scale_of_the_input(channels: int, kind: str, tmp_path: Path) -> None:
+    """Without a random crop of a square picture, a batch is the picture resized, which torchvision does as well."""
+    values = random(channels, kind, 48, 48)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "1.npy", values)
+    recipe = Recipe(batch=2, flip=False, scale=1.0)
+    loader = TrainLoader(load_dataset(str(tmp_path)), [0, 1], preprocessing(channels, crop=1.0), recipe, 2)
+    ((images, labels),) = loader.epoch(0)
+    assert loader.failed == {}
+    assert sorted(labels.tolist()) == [0, 1]
+    assert images.shape == (2, channels, 32, 32)
+    shares = values if kind == "float32" else values / np.iinfo(kind).max
+    tensor = torch.from_numpy(np.moveaxis(shares.astype(np.float32), 2, 0).copy())
+    resized = tv.resize(tensor, [32, 32], antialias=True)
+    rounding = 1.01 / 255 if images.dtype == torch.uint8 else 1e-5
+    assert (images.dtype == torch.uint8) == (kind == "uint8" and channels in (1, 3))
+    assert (images.float() / 255 - resized).abs().max() < rounding
+
+
+def test_a_training_picture_of_other_bands_is_left_out_by_name(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "1.npy", random(4))
+    loader = TrainLoader(load_dataset(str(tmp_path)), [0, 1], preprocessing(12), Recipe(batch=2), 2)
+    ((images, _),) = loader.epoch(0)
+    assert len(images) == 0
+    assert all("1.npy has 4 bands, but the model reads 12 channels" in reason for reason in loader.failed.values())
