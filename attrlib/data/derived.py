@@ -112,9 +112,10 @@ def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     generator = torch.Generator().manual_seed(whole(seed, "seed"))
     by_class: dict[int, list[int]] = {}
     for index in torch.randperm(len(data), generator=generator).tolist():
-        label = data.label(index)
-        if label is not None:
-            by_class.setdefault(label, []).append(index)
+        labels = data.labels(index)
+        if labels:
+            # An image with several labels counts for the first of them.
+            by_class.setdefault(labels[0], []).append(index)
     held = {k for members in by_class.values() for k in members[: min(len(members) - 1, max(1, round(share * len(members))))]}
     rest = [k for members in by_class.values() for k in members if k not in held]
     return Subset(data, sorted(rest)), Subset(data, sorted(held), f"{data.name} (held out)")

@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from itertools import chain
 from weakref import WeakKeyDictionary
@@ -56,6 +56,7 @@ class Classifier:
         notes: What was assumed or left out when the model was loaded.
 
     Attributes:
+        architecture: Name by which the network is built, with the options that were read from its checkpoint.
         outputs: What the network's numbers mean.
         notes: What was assumed or left out when the model was loaded, and found out about its outputs.
         derived: Cache of the views of this classifier that `attrlib.models.cells` creates.
@@ -81,6 +82,7 @@ class Classifier:
         self.module, copied = in_float32(module)
         self.preprocessing = preprocessing
         self.spec = spec
+        self.architecture = spec.architecture
         self.deletion_tuned = deletion_tuned
         self._layer_names = dict(layer_names or {})
         self._weights = WeightDigest()
@@ -320,11 +322,9 @@ class Classifier:
                 return record(self.module, images.clone())
 
         def works(images: Tensor) -> bool:
-            try:
-                call(images)
-            except Exception:  # noqa: BLE001  a user's module may fail in any way
-                return False
-            return True
+            with suppress(Exception):
+                return bool(call(images))
+            return False
 
         images = self._probe(1)
         try:

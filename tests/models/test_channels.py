@@ -314,7 +314,7 @@ def test_training_batches_have_the_channels_and_the_scale_of_the_input(channels:
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "1.npy", values)
     recipe = Recipe(batch=2, flip=False, scale=1.0)
-    loader = TrainLoader(load_dataset(str(tmp_path)), [0, 1], preprocessing(channels, crop=1.0), recipe)
+    loader = TrainLoader(load_dataset(str(tmp_path)), [0, 1], preprocessing(channels, crop=1.0), recipe, 2)
     ((images, labels),) = loader.epoch(0)
     assert loader.failed == {}
     assert sorted(labels.tolist()) == [0, 1]
@@ -331,7 +331,7 @@ def test_a_training_picture_of_other_bands_is_left_out_by_name(tmp_path: Path) -
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "1.npy", random(4))
-    loader = TrainLoader(load_dataset(str(tmp_path)), [0, 1], preprocessing(12), Recipe(batch=2))
+    loader = TrainLoader(load_dataset(str(tmp_path)), [0, 1], preprocessing(12), Recipe(batch=2), 2)
     ((images, _),) = loader.epoch(0)
     assert len(images) == 0
     assert all("1.npy has 4 bands, but the model reads 12 channels" in reason for reason in loader.failed.values())
