@@ -323,7 +323,9 @@ class Classifier:
 
         def works(images: Tensor) -> bool:
             with suppress(Exception):
-                return bool(call(images))
+                raw = call(images).raw
+                # A module that flattens with a fixed length makes several rows of one image.
+                return not isinstance(raw, Tensor) or raw.ndim == 0 or len(raw) == len(images)
             return False
 
         images = self._probe(1)

@@ -42,6 +42,11 @@ def failure(module: nn.Module, name: str, images: Tensor, error: Exception, work
     if len(devices) > 1:
         return ModelError(f"{name} has weights on {' and '.join(devices)} ({reason}); move it to one device with module.to(...)")
     if missing := _missing_arguments(module):
+        if keyword := _only_keyword(module):
+            return ModelError(
+                f"forward of {name} takes the image by keyword only; wrap the module in one whose forward(image) passes it on: "
+                f"return self.net({keyword}=image)"
+            )
         return ModelError(
             f"forward of {name} needs {_counted(missing)}; wrap the module in one whose forward(image) fills "
             f"{'it' if len(missing) == 1 else 'them'} in: return self.net(image, {', '.join(f'{m}=...' for m in missing)})"
@@ -113,6 +118,14 @@ def _entries(items: Any) -> str:
 def _counted(names: list[str]) -> str:
     quoted = " and ".join(repr(name) for name in names)
     return f"a second argument {quoted}" if len(names) == 1 else f"the further arguments {quoted}"
+
+
+def _only_keyword(module: nn.Module) -> str:
+    """Return the argument of forward without a default if it is the only one and given by keyword only; else an empty text."""
+    parameters = [] if isinstance(module, torch.jit.ScriptModule) else list(inspect.signature(module.forward).parameters.values())
+    positional = any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    return keywords[0] if len(keywords) == 1 and not positional else ""
 
 
 def _missing_arguments(module: nn.Module) -> list[str]:

@@ -3,14 +3,16 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError, overwritten
+from attrlib.models.forward import same
+from attrlib.models.split import Split
 from attrlib.models.tracing import Call, batch_dim, trace
 
 Kind = Literal["NCHW", "NHWC", "tokens"]
@@ -130,9 +132,12 @@ def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None =
         LayerError: A path in `names` yields no spatial map or is called more than once.
     """
     size = (probe.shape[2], probe.shape[3])
-    calls, _ = trace(module, probe[:1])
+    calls, result = trace(module, probe[:1])
     times = Counter(c.path for c in calls)
     finished = sorted((c for c in calls if c.path and times[c.path] == 1), key=lambda c: c.end)
+    attending = [c.path for c in finished if c.tensor is not None and c.with_attention]
+    if attending and not _is_ignored(module, attending, probe[:1], result):
+        finished = [c for c in finished if c.path not in attending]
     layers = {}
     sequences = _sequence_first(module, probe, finished)
     for call in finished:
@@ -148,6 +153,19 @@ def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None =
         if paths.get(name) in layers:
             named[name] = Layer(name, paths[name], layers[paths[name]].layout)
     return named | layers
+
+
+def _is_ignored(module: nn.Module, paths: Sequence[str], images: Tensor, expected: object) -> bool:
+    """Return whether the network returns the same if blocks return None in place of their attention."""
+
+    def without(_module: nn.Module, _args: Any, output: Any) -> Any:
+        return (output[0], *(None for _ in output[1:]))
+
+    with ExitStack() as stack, torch.no_grad(), suppress(Exception):
+        for path in paths:
+            stack.callback(module.get_submodule(path).register_forward_hook(without).remove)
+        return same(module(images.clone()), expected)
+    return False
 
 
 def _sequence_first(module: nn.Module, probe: Tensor, calls: Sequence[Call]) -> dict[str, Layout]:
@@ -190,10 +208,32 @@ def default_layers(module: nn.Module, layers: dict[str, Layer], probe: Tensor) -
         heads = [path for path, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:]
         stages = _stages(module, layers, "")
         blocks = [p for p in stages if not any(f"{head}.".startswith(f"{p}.") for head in heads)] or stages
-        final, before = blocks[-1:], blocks[:-1] or blocks
+        final = _last_block(module, layers, blocks, probe)
+        if layers[final[0]].layout.prefix:
+            within = [path for path in layers if any(True for _ in module.get_submodule(path).children())]
+            final = _read_at_all_positions(module, layers, within, probe)[-1:] or final
+        earlier = (
+            blocks[: blocks.index(final[0])]
+            if final[0] in blocks
+            else [p for p in blocks if _finish(layers, p) < _finish(layers, final[0])]
+        )
+        before = earlier or blocks
         nearest = min((abs(layers[p].layout.height - probe.shape[2] // 8) for p in before), default=0)
-        middle = [p for p in before if abs(layers[p].layout.height - probe.shape[2] // 8) == nearest][-1:]
+        middle = _last_block(module, layers, [p for p in before if abs(layers[p].layout.height - probe.shape[2] // 8) == nearest], probe)
     return {name: path for name, paths in (("Middle", middle), ("Final", final)) for path in paths}
+
+
+def _last_block(module: nn.Module, layers: dict[str, Layer], paths: list[str], probe: Tensor) -> list[str]:
+    """Return the last path that is no part of a block, such as a projection of its attention; the last one if all are, [] if there is none."""
+    return next(([path] for path in reversed(paths) if not _is_part(module, layers, path, probe)), paths[-1:])
+
+
+def _is_part(module: nn.Module, layers: dict[str, Layer], path: str, probe: Tensor) -> bool:
+    """Return whether other tokens bypass a layer of tokens that is a single operation, or lies inside a block without a map."""
+    parent = module.get_submodule(_parent(path))
+    single = not any(True for _ in module.get_submodule(path).children())
+    inside = parent is not module and not isinstance(parent, nn.ModuleList | nn.ModuleDict | nn.Sequential)
+    return layers[path].layout.kind == "tokens" and (single or inside) and not Split.at(module, path, probe[:2]).cut
 
 
 def _children(module: nn.Module, path: str) -> list[str]:
@@ -261,8 +301,15 @@ def _vgg_layers(module: nn.Module) -> dict[str, str] | None:
 
 
 def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blocks: list[str], probe: Tensor) -> list[str]:
+    if read := _read_at_all_positions(module, layers, blocks, probe):
+        return read[-1:]
+    # A head that is still all zero reads nothing. Then assume that the head reads the class tokens, if there are any.
+    return blocks[-2:-1] if layers[blocks[-1]].layout.prefix else blocks[-1:]
+
+
+def _read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blocks: list[str], probe: Tensor) -> list[str]:
+    """Return the blocks whose positions the logits read, not only the tokens before them; [] if there are no gradients."""
     outputs: dict[str, Tensor] = {}
-    gradients: tuple[Tensor | None, ...] = tuple(None for _ in blocks)
 
     def keep(path: str) -> Callable[..., None]:
         return lambda _module, _args, output: outputs.__setitem__(path, output if isinstance(output, Tensor) else output[0])
@@ -271,18 +318,16 @@ def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blo
         for path in blocks:
             stack.callback(module.get_submodule(path).register_forward_hook(keep(path)).remove)
         logits = module(probe.clone().requires_grad_().clone())
+        # Some models have no gradients, and embeddings of positions do not depend on the image.
+        blocks = [path for path in blocks if outputs[path].requires_grad and logits.requires_grad]
         try:
-            gradients = torch.autograd.grad(logits.square().sum(), [outputs[p] for p in blocks], allow_unused=True)
+            gradients = torch.autograd.grad(logits.square().sum(), [outputs[p] for p in blocks], allow_unused=True) if blocks else ()
         except RuntimeError as error:
             if not overwritten(error):
                 raise
-    read = [
+            return []
+    return [
         path
         for path, g in zip(blocks, gradients, strict=True)
         if g is not None and layers[path].layout.spatial(g if len(g) == len(probe) else g.transpose(0, 1)).abs().amax() > 0
     ]
-    if read:
-        return read[-1:]
-    # A head that is still all zero reads nothing, and some models have no gradients.
-    # Then assume that the head reads the class tokens, if there are any.
-    return blocks[-2:-1] if layers[blocks[-1]].layout.prefix else blocks[-1:]

@@ -47,7 +47,7 @@ class Split:
     stubs: tuple[_Stub, ...] = ()
     cut: bool = True
     memory_format: torch.memory_format = torch.channels_last
-    rest: tuple[Any, ...] | None = None
+    rest: tuple[None, ...] | None = None
     batch_dim: int = 0
     _recorded: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
     _images: Tensor | None = field(default=None, repr=False)
@@ -76,7 +76,9 @@ class Split:
         if matches[0].tensor is None:
             raise LayerError(f"layer {path!r} returns a {type(matches[0].output).__name__}, not a tensor; choose another layer")
         output = matches[0].output
-        split = cls(module, path, _find_stubs(one, two, matches[0]), rest=output[1:] if isinstance(output, tuple) else None)
+        split = cls(
+            module, path, _find_stubs(one, two, matches[0]), rest=tuple(None for _ in output[1:]) if isinstance(output, tuple) else None
+        )
         pair = next(c.tensor for c in two if c.path == path)
         split.batch_dim = 0 if pair is None else batch_dim(matches[0].tensor.shape, pair.shape)
         split.cut = split._is_cut(probe)

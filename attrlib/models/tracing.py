@@ -10,10 +10,18 @@ from torch import Tensor, nn
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """Return a module's output, or the first entry of a tuple that is otherwise empty or None, as blocks of transformers return it."""
-    if isinstance(output, tuple) and output and all(entry is None for entry in output[1:]):
+    """Return a module's output, or the first entry of a tuple whose others are None or attention, as blocks of transformers return it."""
+    if isinstance(output, tuple) and output and all(entry is None or _is_attention(entry) for entry in output[1:]):
         output = output[0]
     return output if isinstance(output, Tensor) else None
+
+
+def _is_attention(entry: Any) -> bool:
+    """Return whether a value is a matrix of attention for each image: weights that sum to 1 for each token."""
+    if not isinstance(entry, Tensor) or entry.ndim < 3 or not entry.is_floating_point():
+        return False
+    values = entry.detach()
+    return bool((values >= 0).all()) and torch.allclose(values.sum(-1), values.new_ones(()), atol=1e-3)
 
 
 def batch_dim(one: torch.Size, two: torch.Size) -> int:
@@ -64,12 +72,22 @@ class Call:
     @property
     def changed_later(self) -> bool:
         """Return whether a later in-place operation wrote into the output."""
-        return bool(self.tensor is not None and self.tensor._version != self.version)
+        return bool(self.tensor is not None and _version(self.tensor) != self.version)
 
     @property
     def tensor(self) -> Tensor | None:
         """Return the `first_tensor` of the output."""
         return first_tensor(self.output)
+
+    @property
+    def with_attention(self) -> bool:
+        """Return whether the output is a tuple that holds other tensors after its first entry."""
+        return isinstance(self.output, tuple) and any(entry is not None for entry in self.output[1:])
+
+
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was written into; 0 if it was made in inference mode, which does not count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def trace(module: nn.Module, images: Tensor) -> tuple[list[Call], Any]:
@@ -80,7 +98,7 @@ def trace(module: nn.Module, images: Tensor) -> tuple[list[Call], Any]:
 
     def enter(path: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: Any) -> None:
-            call = Call(path, next(clock), inputs=tuple((a, a._version) for a in args if isinstance(a, Tensor)))
+            call = Call(path, next(clock), inputs=tuple((a, _version(a)) for a in args if isinstance(a, Tensor)))
             calls.append(call)
             open_calls.append(call)
 
@@ -89,9 +107,9 @@ def trace(module: nn.Module, images: Tensor) -> tuple[list[Call], Any]:
     def leave(_module: nn.Module, _args: Any, output: Any) -> None:
         call = open_calls.pop()
         call.end, call.output = next(clock), output
-        call.writes = any(a._version != version for a, version in call.inputs)
+        call.writes = any(_version(a) != version for a, version in call.inputs)
         call.inputs = ()
-        call.version = 0 if call.tensor is None else call.tensor._version
+        call.version = 0 if call.tensor is None else _version(call.tensor)
 
     with ExitStack() as stack, torch.no_grad():
         for path, m in observed(module):

@@ -425,6 +425,30 @@ class OfTuples(nn.Module):
         return self.head(tokens.mean(1))
 
 
+class Attending(Separate):
+    """A block that returns its attention, too."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        y = self.norm(x)
+        weights = (self.query(y) @ self.key(y).transpose(1, 2)).softmax(-1)
+        return x + self.out(weights @ self.value(y)), weights
+
+
+class OfAttention(OfTuples):
+    """The head reads the features, and if `reads` the attention of the last block."""
+
+    def __init__(self, depth: int, reads: bool = False) -> None:
+        super().__init__(depth)
+        self.blocks, self.reads = nn.ModuleList(Attending() for _ in range(depth)), reads
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens, weights = self.patch(x).flatten(2).transpose(1, 2), None
+        for block in self.blocks:
+            tokens, weights = block(tokens)
+        pooled = tokens.mean(1)
+        return self.head(pooled + 9 * weights.std((1, 2))[:, None] if self.reads else pooled)
+
+
 class InStages(OfTuples):
     """Blocks of one resolution in two groups."""
 
@@ -457,6 +481,7 @@ HOME_MADE = {
     "two layers": ((Encoder, 2, True, False), "encoder.layers.0", "encoder.layers.1"),
     "tuples": ((OfTuples, 3), "blocks.1", "blocks.2"),
     "two tuples": ((OfTuples, 2), "blocks.0", "blocks.1"),
+    "with attention": ((OfAttention, 3), "blocks.1", "blocks.2"),
     "stages": ((InStages,), "blocks.0.2", "blocks.1.2"),
 }
 
@@ -483,6 +508,11 @@ def test_middle_and_final_of_home_made_transformers(net, middle, final):
     assert torch.isfinite(attrlib.explain(model, images, "RISE@Final:samples=8", target=2).maps).all()
 
 
+def test_blocks_whose_attention_is_read_are_no_layers():
+    module = made(OfAttention, 3, True)
+    assert "blocks.2" not in attrlib.wrap_model(module, SIZE).layers
+
+
 SMALL_CONFIG = dict(hidden_size=32, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8, num_labels=CLASSES)
 OF_TRANSFORMERS = {
     "ViT": (dict(num_hidden_layers=3, **SMALL_CONFIG), 32, "vit.layers.1", "vit.layers.1"),
@@ -500,15 +530,57 @@ OF_TRANSFORMERS = {
         "convnext.encoder.stages.1",
         "convnext.encoder.stages.3",
     ),
+    "Pvt": (
+        dict(image_size=64, hidden_sizes=[8, 16, 20, 24], depths=[1, 1, 1, 2], num_attention_heads=[1, 2, 2, 2], num_labels=CLASSES),
+        64,
+        "pvt.encoder.block.1.0",
+        "pvt.encoder.block.3.0",
+    ),
+    "Levit": (
+        dict(
+            image_size=64, hidden_sizes=[16, 24, 32], num_attention_heads=[1, 2, 2], depths=[1, 1, 1], key_dim=[8, 8, 8], num_labels=CLASSES
+        ),
+        64,
+        "levit.patch_embeddings.activation_layer_3",
+        "levit.encoder.stages.1.layers.1",
+    ),
 }
 
 
+@pytest.mark.parametrize("eager", [False, True])
 @pytest.mark.parametrize("name", OF_TRANSFORMERS)
-def test_middle_and_final_of_models_of_transformers(name):
+def test_middle_and_final_of_models_of_transformers(name, eager):
     transformers = pytest.importorskip("transformers", minversion="5")
     options, size, middle, final = OF_TRANSFORMERS[name]
     config = getattr(transformers, f"{name}Config")(**options)
+    if eager:
+        config._attn_implementation = "eager"
     module = made(getattr(transformers, f"{name}ForImageClassification"), config)
     model = attrlib.wrap_model(module, size)
     assert (model.layer("Middle").path, model.layer("Final").path) == (middle, final)
     torch.testing.assert_close(model(pictures(2, size)), module(pictures(2, size)).logits)
+
+
+# Networks of several resolutions whose head reads a class token: Final, and the block after it.
+CLASS_TOKENS = {
+    "pit_ti_224": ({}, "transformers.2.blocks.2", "transformers.2.blocks.3"),
+    "coat_lite_tiny": ({}, "serial_blocks4.0", "serial_blocks4.1"),
+    "xcit_nano_12_p16_224": ({"depth": 2}, "cls_attn_blocks.0", "cls_attn_blocks.1"),
+    "vit_tiny_r_s16_p8_224": ({"depth": 3}, "blocks.1", "blocks.2"),
+}
+
+
+@pytest.mark.parametrize("name", CLASS_TOKENS)
+def test_final_is_read_at_all_positions_in_networks_of_several_resolutions(name):
+    options, final, after = CLASS_TOKENS[name]
+    module = made(lambda: timm.create_model(name, num_classes=CLASSES, **options))
+    nn.init.normal_(module.get_classifier().weight)
+    assert attrlib.wrap_model(module, 224).layer("Final").path == final
+    # From hooks and autograd alone: the logits read the patches of Final, and of the next block the class token only.
+    kept = {}
+    for path in (final, after):
+        module.get_submodule(path).register_forward_hook(lambda _m, _a, output, path=path: kept.__setitem__(path, output))
+    logits = module(pictures(1, 224))
+    read, unread = torch.autograd.grad(logits.square().sum(), [kept[final], kept[after]])
+    assert (read[:, 1:].abs().amax(2) > 0).all()
+    assert not unread[:, 1:].any()

@@ -495,6 +495,18 @@ def test_gradients_that_are_cut_are_found_out(function, reason):
     assert torch.isfinite(attrlib.explain(model, images, "RISE:samples=8", target=1).maps).all()
 
 
+def test_a_module_that_runs_in_inference_mode_is_explained_by_forward_passes():
+    plain = made(Plain)
+    module = copy.deepcopy(plain)
+    module.forward = torch.inference_mode()(module.forward)
+    images = pictures(2)
+    assert list(wrapped(module).layers) == list(wrapped(plain).layers)
+    with pytest.raises(MethodError, match="needs gradients"):
+        attrlib.explain(wrapped(module), images, "IxG", target=1)
+    found, expected = (attrlib.explain(wrapped(each), images, "RISE:samples=8", target=1).maps for each in (module, plain))
+    assert torch.equal(found, expected)
+
+
 def test_a_model_that_reads_nothing_is_not_taken_for_one_without_gradients():
     module = made(Plain)
     nn.init.zeros_(module.fc.weight)
@@ -601,6 +613,22 @@ class WithKeyword(Plain):
         return super().forward(x) * scale + offset
 
 
+class OnlyKeyword(Plain):
+    def forward(self, *, pixel_values: Tensor) -> Tensor:
+        return super().forward(pixel_values)
+
+
+class FixedBatch(nn.Module):
+    """Flattens with the batch size of its training, so that an image of twice the side passes, as four rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 4, 4), nn.Linear(SIZE**2 // 4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).view(4, -1))
+
+
 class Lazy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -638,6 +666,8 @@ class Tiny(nn.Module):
 CAUSES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a second input": (WithMeta, r"needs a second argument 'meta'; .*self.net\(image, meta=...\)"),
     "keywords": (WithKeyword, "needs the further arguments 'scale' and 'offset'"),
+    "only a keyword": (OnlyKeyword, r"takes the image by keyword only; .*self.net\(pixel_values=image\)"),
+    "a fixed batch": (FixedBatch, "and on other sizes .*; correct its forward"),
     "lazy": (Lazy, r"lazy parameters without a shape \(fc.weight\)"),
     "grey": (Grey, "reads images of 1 channel, not 3"),
     "broken": (Broken, r"and on other sizes \(KeyError: 'table'\); correct its forward"),
