@@ -17,6 +17,7 @@ from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError, Cancelled, existing_file
 from attrlib.models import EMBEDDED
 from attrlib.models.checkpoints import split_key
+from attrlib.models.names import located
 from attrlib.registry import Param, params_of
 from attrlib.specs import ModelSpec, Spec, flag_of, read_list
 from attrlib.specs.codec import Parsers
@@ -30,9 +31,9 @@ S = TypeVar("S", bound=Spec)
 
 
 def _parse_model(text: str) -> ModelSpec:
-    """Parse a model from the path of an existing file, whatever its name, or else from its text form. Make the checkpoint path absolute."""
+    """Parse a model from the path of an existing file, whatever its name, or else from its text form. Make paths absolute."""
     model = ModelSpec(text) if existing_file(text) else ModelSpec.parse(text)
-    return replace(model, checkpoint=_anchor(model.checkpoint))
+    return replace(model, architecture=located(model.architecture), checkpoint=_anchor(model.checkpoint))
 
 
 def _anchor(path: str | None) -> str | None:

@@ -57,11 +57,9 @@ def explain(
         spec = read_options(ExplainSpec, options, methods=lambda text: read_methods(text, layer))
     budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
     photo = _open(spec.image, manifest if "image" not in options else None)
-    for note in photo.notes:
-        typer.echo(f"note: {photo.name}: {note}", err=True)
+    notes = [f"{photo.name}: {note}" for note in photo.notes]
     classifier = load_model(spec.model.architecture, device, **spec.model.options())
-    for note in classifier.remarks:
-        typer.echo(f"note: {note}", err=True)
+    notes += classifier.remarks
     if content is not None:
         check_same(content, classifier, photo)
     else:
@@ -70,13 +68,14 @@ def explain(
         if names_many(options["methods"]):
             methods, reasons = defined(classifier, spec.methods)
             spec = dataclasses.replace(spec, methods=methods)
-            for reason in reasons:
-                typer.echo(f"note: {reason}", err=True)
+            notes += reasons
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
     explanation = explain_photo(spec, classifier, photo, _progress_line(), budget)
     files = explanation.files()
     write_files(out, files)
     same = None if content is None else content["files"] == json.loads(files[MANIFEST])["files"]
-    _report(explanation, out, same, as_json)
+    _report(explanation, out, same, notes, as_json)
 
 
 def _open(image: str, manifest: Path | None) -> Photo:
@@ -115,7 +114,7 @@ def _progress_line() -> Progress:
     return show
 
 
-def _report(explanation: Explanation, out: Path, same: bool | None, as_json: bool) -> None:
+def _report(explanation: Explanation, out: Path, same: bool | None, notes: list[str], as_json: bool) -> None:
     maps: list[dict[str, Any]] = [
         {"method": str(a.spec), "seconds": round(a.seconds, 4), "shape": list(a.maps.shape[2:]), "defect": a.defects[0]}
         | first(a.diagnostics)
@@ -124,7 +123,7 @@ def _report(explanation: Explanation, out: Path, same: bool | None, as_json: boo
     target = explanation.target
     name = explanation.model.class_names[target]
     if as_json:
-        result = {"target": target, "class": name, "out": str(out), "device": str(explanation.model.device), "maps": maps}
+        result = {"target": target, "class": name, "out": str(out), "device": str(explanation.model.device), "maps": maps, "notes": notes}
         typer.echo(json.dumps(result if same is None else result | {"identical": same}))
         return
     typer.echo(f"{explanation.model.name} on {explanation.model.device}: {name} ({target})")

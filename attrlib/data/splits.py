@@ -1,5 +1,6 @@
 """Names of splits, and the choice of one: folders such as `train` and `val` are splits of a data set, not its classes."""
 
+import re
 from collections.abc import Collection, Iterable
 
 from attrlib.errors import DataError
@@ -8,11 +9,12 @@ TRAINED = ("train", "training")
 JUDGED = ("test", "testing", "val", "valid", "validation", "dev")
 """Splits to judge a model on, the preferred one first."""
 SPLITS = (*JUDGED, *TRAINED)
+_ENDING = re.compile(r"[ _-]?(set|data|images)$")
 
 
 def are_splits(names: Collection[str]) -> bool:
-    """Return whether all of the names, of which there is at least one, are names of splits, in any case."""
-    return bool(names) and all(name.casefold() in SPLITS for name in names)
+    """Return whether all of the names, of which there is at least one, are names of splits, in any case, as in `Test` or `training_set`."""
+    return bool(names) and all(_split_of(name) in SPLITS for name in names)
 
 
 def choose(names: Iterable[str], training: bool) -> str:
@@ -26,10 +28,14 @@ def choose(names: Iterable[str], training: bool) -> str:
         DataError: If there is no split to train on.
     """
     order = TRAINED if training else SPLITS
-    ranked = sorted((order.index(name.casefold()), name) for name in names if name.casefold() in order)
+    ranked = sorted((order.index(_split_of(name)), name) for name in names if _split_of(name) in order)
     if not ranked:
         raise DataError(f"the splits {listed(names)} are not for training; give the path of the folder of class folders to train on")
     return ranked[0][1]
+
+
+def _split_of(name: str) -> str:
+    return _ENDING.sub("", name.casefold())
 
 
 def listed(names: Iterable[str]) -> str:

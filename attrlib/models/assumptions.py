@@ -1,4 +1,4 @@
-"""What is assumed of a checkpoint that does not say how its network was trained."""
+"""What is assumed of a checkpoint that does not say how its network was trained, and what it says beside its weights."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from attrlib.models.options import split_options
 from attrlib.models.outline import accepted
 from attrlib.models.preprocessing import Preprocessing
-from attrlib.specs import ModelSpec, size_text
+from attrlib.specs import INTERPOLATIONS, LARGEST, ModelSpec, size_text
 from attrlib.specs.model import numbers_text
 
 
@@ -15,24 +15,65 @@ def assumed(name: str, preprocessing: Preprocessing, given: ModelSpec, hints: Ma
 
     Args:
         name: Name of the architecture with its options.
-        preprocessing: The preprocessing in use.
+        preprocessing: The preprocessing in use, except for a size that was given.
         given: What the caller said of the model.
         hints: Plain values of the file beside its weights.
     """
     base, options = split_options(name)
     if given.mean is None and given.std is None:
+        size = "" if given.input_size else f"{size_text(preprocessing.size)} px, "
         yield (
-            f"assumed the preprocessing of {base}: {size_text(preprocessing.size)} px, mean {_short(preprocessing.mean)}, "
-            f"std {_short(preprocessing.std)}, {preprocessing.interpolation}, crop {preprocessing.crop:.3g}, {preprocessing.fit}; set mean, std, "
+            f"assumed the preprocessing of {base}: {size}mean {_short(preprocessing.mean)}, std {_short(preprocessing.std)}"
+            f"{_from_colours(options)}, {preprocessing.interpolation}, crop {preprocessing.crop:.3g}, {preprocessing.fit}; set mean, std, "
             "interpolation, crop or fit if the network was trained with others"
         )
-        if said := [f"{key}={hints[key]}"[:80] for key in ("mean", "std", "interpolation", "crop_pct") if hints.get(key) is not None]:
-            yield f"the file names {', '.join(said)}, which is not used unless you set it"
+    said = _unused(preprocessing, given, hints)
+    if said:
+        text = ModelSpec("", **said).text
+        arguments = ", ".join(f"{key}={value!r}" for key, value in said.items())
+        yield f"the file names {arguments}, which is not used unless you set it: write {text} after the model, or pass it to load_model"
     if base.startswith("torchvision:") and "transform_input" in accepted(base) and "transform_input" not in options:
         yield (
             "assumed transform_input=false, which the weights do not tell; write "
             f"{base}?transform_input=true if the training began with torchvision's pretrained weights"
         )
+
+
+def of_channels(name: str, preprocessing: Preprocessing, given: ModelSpec) -> Iterator[str]:
+    """Yield a note on mean and std if the architecture was built for other channels than those that they belong to.
+
+    Args:
+        name: Name of the architecture with its options.
+        preprocessing: The preprocessing in use.
+        given: What the caller said of the model.
+    """
+    if given.mean is None and given.std is None and (origin := _from_colours(split_options(name)[1])):
+        yield f"assumed mean {_short(preprocessing.mean)} and std {_short(preprocessing.std)}{origin}; set mean and std if they are others"
+
+
+def _from_colours(options: Mapping[str, Any]) -> str:
+    channels = options.get("in_chans", 3)
+    return "" if channels == 3 else " (the mean of those for R, G and B)" if channels == 1 else " (those for R, G and B in turn)"
+
+
+def _unused(preprocessing: Preprocessing, given: ModelSpec, hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the hints say of the preprocessing that is neither given nor in use, by the fields of `ModelSpec`."""
+    mean, std, size, interpolation, crop = (hints.get(key) for key in ("mean", "std", "img_size", "interpolation", "crop_pct"))
+    # Some libraries count colours up to 255.
+    scale = 255.0 if mean and max(mean) > 1 else 1.0
+    fields: dict[str, Any] = {
+        "input_size": size if size and max(size) <= LARGEST else None,
+        "mean": tuple(round(value / scale, 6) for value in mean) if mean and len(mean) == preprocessing.channels else None,
+        "std": tuple(round(value / scale, 6) for value in std) if std and len(std) == preprocessing.channels and min(std) > 0 else None,
+        "interpolation": interpolation if interpolation in INTERPOLATIONS else None,
+        "crop": crop if crop and 0 < crop <= 2 else None,
+    }
+    used = {"input_size": preprocessing.size}
+    return {
+        key: value
+        for key, value in fields.items()
+        if value is not None and getattr(given, key) is None and value != used.get(key, getattr(preprocessing, key, None))
+    }
 
 
 def _short(values: tuple[float, ...]) -> str:

@@ -93,8 +93,9 @@ class CellView(Classifier):
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (B,C) of the cell in grids (B,3,n*H,n*W)."""
         with self.session():
-            split = self.split(self.layer("Input"), images.shape[1:])
-            return self.outputs.logits(split.after(self.place(images), torch.arange(len(images))))
+            split, placed = self.split(self.layer("Input"), images.shape[1:]), self.place(images)
+            parts = placed.split(1) if self.behaviour.one_by_one else (placed,)
+            return self.outputs.logits(torch.cat([split.after(part, torch.arange(len(part))) for part in parts]))
 
     def _crop(self, values: Tensor, layout: Layout) -> Tensor:
         return layout.native(crop(layout.spatial(values), self._n, self._cell))

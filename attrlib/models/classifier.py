@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attrlib.errors import ImageError, LayerError, SpecError, unknown
 from attrlib.models.code import code_of, values_of
 from attrlib.models.ending import Recorded, record
-from attrlib.models.failures import check_values, failure, not_logits
+from attrlib.models.failures import check_values, failure, has_more_rows, not_logits
 from attrlib.models.forward import returning_logits, seeded
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
 from attrlib.models.outputs import Outputs, find_outputs, with_rows
@@ -323,9 +323,7 @@ class Classifier:
 
         def works(images: Tensor) -> bool:
             with suppress(Exception):
-                raw = call(images).raw
-                # A module that flattens with a fixed length makes several rows of one image.
-                return not isinstance(raw, Tensor) or raw.ndim == 0 or len(raw) == len(images)
+                return not has_more_rows(call(images).raw)
             return False
 
         images = self._probe(1)

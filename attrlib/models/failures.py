@@ -76,6 +76,11 @@ def failure(module: nn.Module, name: str, images: Tensor, error: Exception, work
     )
 
 
+def has_more_rows(output: Any) -> bool:
+    """Return whether a module returned several rows for one image, as it does if it flattens with a fixed length."""
+    return isinstance(output, Tensor) and output.ndim > 0 and len(output) > 1
+
+
 def not_logits(name: str, output: Any) -> ModelError:
     """Return the error for an output of one image that is not logits (1,C)."""
     advice = "wrap the module so that it returns logits"

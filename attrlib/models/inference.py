@@ -73,7 +73,8 @@ def _proposals(
 ) -> Iterator[dict[str, Value]]:
     pairs = [(key, outline.shapes[key], tuple(state[key].shape)) for key in misfits.reshaped]
     pairs += [(key, outline.constants[key], tuple(state[key].shape)) for key in misfits.extra if key in outline.constants]
-    makers: dict[str, Iterator[int]] = {"num_classes": _classes(pairs), "in_chans": _channels(pairs)}
+    added = [tuple(state[key].shape) for key in misfits.extra if key not in outline.constants]
+    makers: dict[str, Iterator[int]] = {"num_classes": _classes(pairs, added), "in_chans": _channels(pairs)}
     for option, proposals in makers.items():
         if option in names:
             for number in dict.fromkeys(proposals):
@@ -96,9 +97,10 @@ def _proposals(
             yield {"img_size": _number(size), "no_embed_class": True}
 
 
-def _classes(pairs: list[tuple[str, Shape, Shape]]) -> Iterator[int]:
-    """Return numbers of classes: the heads, linear or convolutions, have one row for each."""
+def _classes(pairs: list[tuple[str, Shape, Shape]], added: list[Shape]) -> Iterator[int]:
+    """Return numbers of classes: the heads, linear or convolutions, have one row for each; some architectures have none by default."""
     changed = [new[0] for _, old, new in pairs if old and len(old) == len(new) and old[0] != new[0]]
+    changed += [shape[0] for shape in added if len(shape) in (2, 4)][-2:]
     for classes in sorted(set(changed), key=changed.count, reverse=True)[:4]:
         if classes > MOST_CLASSES:
             raise ModelError(

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from pathlib import Path
 
 import timm
 
@@ -10,7 +11,7 @@ from attrlib.errors import ModelError, unknown
 from attrlib.models.added import architecture_of, named
 from attrlib.models.cards import Card, shipped
 from attrlib.models.checkpoints import SUFFIXES, split_key
-from attrlib.models.model_folders import Folder, is_folder_name, is_path_of_folder, name_of_folder
+from attrlib.models.model_folders import Folder, is_folder_name, is_path_of_folder, local_path, name_of_folder
 from attrlib.models.options import join_options, split_options
 from attrlib.models.outline import check_named_options
 from attrlib.models.sources import EMBEDDED, architectures
@@ -58,6 +59,22 @@ def check_name(name: str) -> None:
 def canonical(name: str) -> str:
     """Return the name with its options in alphabetical order. Raises `ModelError` if they are malformed."""
     return join_options(*split_options(name)) if "=" in name and not is_path_of_folder(name) else name
+
+
+def located(name: str) -> str:
+    """Return the name of a model so that it does not depend on the working directory: with the absolute path of its folder, if it is one.
+
+    Raises:
+        ModelError: The name is the path of a folder that holds no model; the message lists what it holds.
+    """
+    if name == EMBEDDED or name in named():
+        return name
+    if is_path_of_folder(name):
+        return name_of_folder(name)
+    path = local_path(name)
+    if path is None or not is_path_of_folder(path):
+        return name
+    return f"{name.removesuffix(path)}{Path(path).expanduser().absolute()}"
 
 
 def _check_architecture(name: str) -> None:

@@ -88,7 +88,10 @@ def _timm(short: str, name: str) -> Build:
         module = _create(name, options, lambda: timm.create_model(short, pretrained=pretrained, **options), pretrained)
         native = timm_preprocessing(module)
         mean, std = (channel_values(values, options.get("in_chans")) for values in (native.mean, native.std))
-        return Built(module, replace(native, size=_size_of(options.get("img_size")) or native.size, mean=mean, std=std))
+        headless = not getattr(module, "num_classes", 1)
+        notes = (f"{name} has no classes: its features are explained; write {name}?num_classes=N for a head of N classes",)
+        size = _size_of(options.get("img_size")) or native.size
+        return Built(module, replace(native, size=size, mean=mean, std=std), notes=notes if headless else ())
 
     return build
 

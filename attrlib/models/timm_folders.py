@@ -16,7 +16,8 @@ from attrlib.models.model_folders import CONFIG, Folder, is_timm
 from attrlib.models.options import Options, class_count
 from attrlib.models.prefixes import below, prefixes_of
 from attrlib.models.preprocessing import Preprocessing
-from attrlib.models.state_dicts import load_state
+from attrlib.models.renames import renamed
+from attrlib.models.state_dicts import COUNTER, load_state
 from attrlib.models.transformers_models import build_transformers, check_room, named, outputs_of
 from attrlib.specs import check_size
 
@@ -75,12 +76,23 @@ def _build_timm(folder: Folder, config: Mapping[str, Any], name: str, classes: i
     _check_room(create, state, name)
     module = create()
     if state is not None:
-        load_state(module, below(state, next(iter(prefixes_of(state, module.state_dict())), "")), name)
+        load_state(module, _under_own_names(state, module, architecture), name)
     preprocessing = timm_preprocessing(module)
     if size := arguments.get("img_size"):
         preprocessing = replace(preprocessing, size=check_size(tuple(size) if isinstance(size, list) else size))
     outputs = outputs_of(config.get("problem_type"), module.num_classes) if by_transformers else "auto"
     return Built(module, preprocessing, _names_of(module, config), outputs)
+
+
+def _under_own_names(state: Mapping[str, Tensor], module: nn.Module, architecture: str) -> Mapping[str, Tensor]:
+    """Return the weights under the keys of the module: without a prefix, or renamed by the rules of timm for official files."""
+    expected = {key for key in module.state_dict() if not key.endswith(COUNTER)}
+    own = below(state, next(iter(prefixes_of(state, expected)), ""))
+    if not expected <= own.keys():
+        for new in renamed(f"timm:{architecture}", module, state):
+            if expected <= new.keys():
+                return new
+    return own
 
 
 def _check_room(create: Callable[[], nn.Module], state: Mapping[str, Tensor] | None, name: str) -> None:

@@ -12,15 +12,14 @@ from torch import nn
 
 from attrlib.errors import ModelError, existing_file
 from attrlib.models.added import architecture_of, named, weights_of
-from attrlib.models.assumptions import assumed
+from attrlib.models.assumptions import assumed, of_channels
 from attrlib.models.cards import Card, card_of, names_file_of, read_names
 from attrlib.models.checkpoints import SUFFIXES, Checkpoint, split_key
 from attrlib.models.classifier import Classifier
 from attrlib.models.device import pick_device
 from attrlib.models.download import PREFIX, downloaded
 from attrlib.models.loading import load_weights, read_part
-from attrlib.models.model_folders import is_path_of_folder, name_of_folder
-from attrlib.models.names import RANDOM, canonical, check_name
+from attrlib.models.names import RANDOM, canonical, check_name, located
 from attrlib.models.options import structure
 from attrlib.models.outline import outline_of
 from attrlib.models.resizing import resize
@@ -89,9 +88,7 @@ def load_model(
                 "or --model timm:resnet18 --checkpoint FILE"
             )
         name, checkpoint = Card.read(card_file).architecture, name
-    name = canonical(name)
-    if name != EMBEDDED and name not in named() and is_path_of_folder(name):
-        name = name_of_folder(name)
+    name = located(canonical(name))
     check_name(name)
     where = pick_device(device)
     file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"
@@ -114,6 +111,8 @@ def load_model(
     preprocessing = replace(card.preprocessing if card else built.preprocessing, **given.preprocessing())
     if own and not card:
         notes += assumed(full, preprocessing, given, content.hints)
+    elif not card:
+        notes += of_channels(full, preprocessing, given)
     if new_size is not None and new_size != preprocessing.size:
         if resize(module, preprocessing.size, new_size, name):
             notes.append(

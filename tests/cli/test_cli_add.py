@@ -8,6 +8,7 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 # isort: split
 import pytest
 import torch
+from support.hub_models import saved
 from typer.testing import CliRunner, Result
 
 import attrlib.cli
@@ -89,3 +90,25 @@ def test_removing_what_was_not_added_is_refused() -> None:
     result = run("remove", "birds_resnet10")
     assert result.exit_code == 2
     assert "there is no added model 'birds_resnet10'" in result.stderr
+
+
+def test_notes_are_printed_once_and_are_in_the_json(file: Path, tmp_path: Path) -> None:
+    arguments = ("explain", "--model", NAME, "--checkpoint", file, "--image", "sample:cat", "--methods", "IxG", "--out", tmp_path / "out")
+    expected = list(attrlib.load_model(NAME, "cpu", checkpoint=file).notes)
+    assert expected
+    result = run(*arguments, "--json")
+    assert json.loads(result.stdout)["notes"] == expected
+    for printed in (result.stderr, run(*arguments).stderr):
+        assert printed.splitlines() == [f"note: {note}" for note in expected]
+
+
+@pytest.mark.parametrize("name", ["net", "hf:./net"])
+def test_an_explanation_by_a_folder_is_repeated_from_another_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    saved(tmp_path / "net")
+    monkeypatch.chdir(tmp_path)
+    result = run("explain", "--model", name, "--image", "sample:cat", "--methods", "IxG", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    monkeypatch.chdir("/")
+    again = run("explain", "--from", tmp_path / "out" / "manifest.json", "--out", tmp_path / "again", "--json")
+    assert json.loads(again.stdout)["identical"] is True

@@ -48,6 +48,9 @@ VAL = ["val/cat/4.png", "val/dog/5.png"]
         (["val", "dev"], "val"),
         (["train"], "train"),
         (["testing", "train"], "testing"),
+        (["training_set", "test_set"], "test_set"),
+        (["trainset", "Validation-Set"], "Validation-Set"),
+        (["train_data", "val images"], "val images"),
     ],
 )
 def test_splits_with_class_folders_are_no_classes(folders: list[str], chosen: str, tmp_path: Path) -> None:

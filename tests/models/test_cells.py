@@ -256,6 +256,17 @@ def test_difull_logits_are_those_of_the_cell_alone(name: str, n: int, cell: int)
     assert close(grid_view(model, "difull", n, cell)(grids), model.module(cut(grids, n, cell)), 1e-5)
 
 
+def test_difull_logits_of_a_network_that_depends_on_its_batch_are_those_of_the_cell_alone() -> None:
+    class Centred(nets.Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x - x.mean(0, keepdim=True) * 0.5)
+
+    model = attrlib.wrap_model(nets.made(Centred), nets.SIZE)
+    grids = grids_for(model, 2)
+    expected = torch.cat([model.module(cut(grid[None], 2, 1)) for grid in grids])
+    assert close(grid_view(model, "difull", 2, 1)(grids), expected, 1e-5)
+
+
 @pytest.mark.parametrize("method", GRADIENTS)
 @pytest.mark.parametrize(
     ("name", "layer"),

@@ -377,3 +377,54 @@ def test_the_assumed_preprocessing_is_said_unless_it_is_given(tmp_path: Path) ->
     assert "assumed the preprocessing of timm:test_resnet: 160x160 px, mean 0.5/0.5/0.5, std 0.5/0.5/0.5, bilinear, crop 0.95" in notes
     given = attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth", mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
     assert "assumed" not in " | ".join(given.notes)
+
+
+def test_a_size_that_is_given_is_not_assumed(tmp_path: Path) -> None:
+    torch.save(tiny().state_dict(), tmp_path / "w.pth")
+    notes = " | ".join(attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth", input_size=64).notes)
+    assert "assumed the preprocessing of timm:test_resnet: mean 0.5/0.5/0.5" in notes
+    assert "160x160" not in notes
+
+
+@pytest.mark.parametrize(
+    ("beside", "written"),
+    [
+        (
+            {"args": dict(mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6], img_size=96, interpolation="bicubic", crop_pct=1)},
+            "@96x96@mean=0.1/0.2/0.3@std=0.4/0.5/0.6@interpolation=bicubic@crop=1.0",
+        ),
+        ({"hyper_parameters": dict(img_size=96, mean=None)}, "@96x96"),
+        ({"config": dict(mean=[127.5, 51, 102], std=[51, 51, 51])}, "@mean=0.5/0.2/0.4@std=0.2/0.2/0.2"),
+        ({"args": dict(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5], img_size=160, interpolation="bilinear", crop_pct=0.95)}, None),
+        ({"args": dict(mean=[0.5], std=[0.5, 0.0, 0.5], interpolation="random", img_size=99999)}, None),
+    ],
+)
+def test_what_the_file_says_of_the_preprocessing_is_said_and_applied_in_one_go(
+    beside: dict[str, Any], written: str | None, tmp_path: Path
+) -> None:
+    torch.save({"state_dict": tiny().state_dict(), **beside}, tmp_path / "w.pth")
+    model = attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth")
+    said = [note for note in model.notes if "the file names" in note]
+    if written is None:
+        assert not said
+        return
+    assert f"write {written} after the model" in said[0]
+    spec = attrlib.ModelSpec.parse(f"{TINY}@{tmp_path / 'w.pth'}{written}")
+    applied = attrlib.load_model(spec.architecture, "cpu", **spec.options())
+    own, hints = applied.preprocessing, next(iter(beside.values()))
+    scale = 255 if max(hints.get("mean") or [0]) > 1 else 1
+    assert own.size == (hints.get("img_size", 160),) * 2
+    assert own.mean == pytest.approx([v / scale for v in hints.get("mean") or [0.5] * 3])
+    assert own.std == pytest.approx([v / scale for v in hints.get("std") or [0.5] * 3])
+    assert (own.interpolation, own.crop) == (hints.get("interpolation", "bilinear"), hints.get("crop_pct", 0.95))
+    assert not [note for note in applied.notes if "the file names" in note]
+
+
+def test_the_head_of_an_architecture_without_one_is_read_from_the_checkpoint(tmp_path: Path) -> None:
+    network = timm.create_model("vit_small_patch14_dinov2", img_size=28, depth=1, num_classes=4).eval()
+    nn.init.normal_(network.head.weight)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    model = attrlib.load_model("timm:vit_small_patch14_dinov2?depth=1", "cpu", checkpoint=tmp_path / "w.pth")
+    assert (model.architecture, model.input_size) == ("timm:vit_small_patch14_dinov2?depth=1&img_size=28", (28, 28))
+    images = torch.randn(2, 3, 28, 28)
+    torch.testing.assert_close(model(images), network(images), rtol=1e-4, atol=1e-5)

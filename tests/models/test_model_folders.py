@@ -1,6 +1,7 @@
 """Folders of models: which format they are of, models of timm in them, and what a download that fails says."""
 
 import json
+import re
 import shutil
 import socket
 import threading
@@ -71,6 +72,37 @@ def test_a_folder_of_timm_is_what_timm_saved(architecture: str, options: dict[st
     assert (declared.mean, declared.std, declared.crop, declared.fit) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.9, "squash")
 
 
+def test_a_folder_of_timm_with_the_names_of_the_authors(tmp_path: Path) -> None:
+    folder, module = timm_folder(tmp_path, "test_convnext", False, num_classes=3)
+    rules = [
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+        (r"^(stages\.\d)\.blocks\.", r"\1."),
+        (r"conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"^head\.norm\.", "norm."),
+        (r"^head\.fc\.", "head."),
+    ]
+    state = {}
+    for key, value in module.state_dict().items():
+        for pattern, name in rules:
+            key = re.sub(pattern, name, key)
+        state[key] = value
+    torch.save(state, folder / "pytorch_model.bin")
+    images = pictures(2, *attrlib.load_model(str(folder), device="cpu").input_size)
+    own = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    for expected in (own, module):
+        torch.testing.assert_close(attrlib.load_model(str(folder), device="cpu")(images), expected(images), rtol=1e-5, atol=1e-5)
+
+
+def test_a_local_folder_is_named_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "net")
+    monkeypatch.chdir(tmp_path)
+    for name in ("net", "hf:./net", f"hf:{tmp_path}/net"):
+        assert attrlib.load_model(name, device="cpu").spec.architecture == f"hf:{tmp_path}/net"
+    assert "there is no folder './other'" in refusal("hf:./other")
+
+
 def test_descriptions_name_the_classes(tmp_path: Path) -> None:
     folder, _ = timm_folder(tmp_path, num_classes=3)
     config = json.loads((folder / "config.json").read_text())
@@ -137,7 +169,7 @@ def test_a_folder_is_recognised_by_its_config(tmp_path: Path, monkeypatch: pytes
     for name, spec in (
         ("of_timm", f"timm:local-dir:{folder}"),
         ("of_transformers", f"hf:{other}"),
-        ("hf:./of_transformers", "hf:./of_transformers"),
+        ("hf:./of_transformers", f"hf:{other}"),
     ):
         check_name(name)
         model = attrlib.load_model(name, device="cpu")

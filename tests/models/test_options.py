@@ -115,6 +115,23 @@ def test_size_and_channels_of_the_preprocessing_follow_the_options() -> None:
     assert channel_values((0.1, 0.2, 0.3), 3) == (0.1, 0.2, 0.3)
 
 
+@pytest.mark.parametrize(("channels", "origin"), [(1, "the mean of those for R, G and B"), (4, "those for R, G and B in turn"), (3, None)])
+def test_mean_and_std_of_other_channels_are_said_to_be_assumed(channels: int, origin: str | None) -> None:
+    name = f"timm:test_resnet?in_chans={channels}&num_classes=3"
+    notes = load_model(name, "cpu", pretrained=False).notes
+    assert [note for note in notes if "assumed" in note] == ([] if origin is None else list(notes))
+    assert origin is None or origin in notes[0]
+    assert not load_model(name, "cpu", pretrained=False, mean=[0.5] * channels, std=[0.5] * channels).notes
+
+
+def test_an_architecture_without_classes_says_so() -> None:
+    name = "timm:vit_small_patch14_dinov2?depth=1&img_size=28"
+    model = load_model(name, "cpu", pretrained=False)
+    assert len(model.class_names) == timm.create_model("vit_small_patch14_dinov2", depth=1, img_size=28).num_features
+    assert "vit_small_patch14_dinov2 has no classes: its features are explained" in model.notes[0]
+    assert not load_model(f"{name}&num_classes=3", "cpu", pretrained=False).notes
+
+
 def test_patterns_take_options() -> None:
     assert [info.name for info in list_models("timm:test_vit?num_classes=4&img_size=96")] == ["timm:test_vit?img_size=96&num_classes=4"]
     found = [info.name for info in list_models("timm:test_vi*?in_chans=1")]
