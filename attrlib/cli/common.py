@@ -32,20 +32,20 @@ S = TypeVar("S", bound=Spec)
 
 def _parse_model(text: str) -> ModelSpec:
     """Parse a model from the path of an existing file, whatever its name, or else from its text form. Make paths absolute."""
-    model = ModelSpec(text) if existing_file(text) else ModelSpec.parse(text)
-    return replace(model, architecture=located(model.architecture), checkpoint=_anchor(model.checkpoint))
+    if existing_file(split_key(text)[0]):
+        return ModelSpec(_anchor(text))
+    model = ModelSpec.parse(text)
+    return replace(model, architecture=located(model.architecture), checkpoint=_anchor(model.checkpoint) if model.checkpoint else None)
 
 
-def _anchor(path: str | None) -> str | None:
-    if not path:
-        return None
+def _anchor(path: str) -> str:
     file, key = split_key(path)
     return anchored(file) + (f"#{key}" if key else "")
 
 
 PARSERS: Parsers = {
     "model": _parse_model,
-    "checkpoint": _anchor,
+    "checkpoint": lambda text: _anchor(text) if text else None,
     "data": anchored,
     "filter_models": lambda text: read_list(text, _parse_model),
 }

@@ -20,7 +20,7 @@ def assumed(name: str, preprocessing: Preprocessing, given: ModelSpec, hints: Ma
         hints: Plain values of the file beside its weights.
     """
     base, options = split_options(name)
-    if given.mean is None and given.std is None:
+    if given.mean is None or given.std is None:
         size = "" if given.input_size else f"{size_text(preprocessing.size)} px, "
         yield (
             f"assumed the preprocessing of {base}: {size}mean {_short(preprocessing.mean)}, std {_short(preprocessing.std)}"
@@ -47,7 +47,7 @@ def of_channels(name: str, preprocessing: Preprocessing, given: ModelSpec) -> It
         preprocessing: The preprocessing in use.
         given: What the caller said of the model.
     """
-    if given.mean is None and given.std is None and (origin := _from_colours(split_options(name)[1])):
+    if (given.mean is None or given.std is None) and (origin := _from_colours(split_options(name)[1])):
         yield f"assumed mean {_short(preprocessing.mean)} and std {_short(preprocessing.std)}{origin}; set mean and std if they are others"
 
 

@@ -86,6 +86,9 @@ class Preprocessing:
             raise ModelError(
                 "mean and std are not valid: give those of colours in [0,1], such as 0.5; neither NaN nor infinite, and std above 0"
             )
+        if len(self.mean) in (1, 3) and min(*self.mean, *self.std) > 2:
+            mean, std = ("/".join(f"{value / 255:.3g}" for value in values) for values in (self.mean, self.std))
+            raise ModelError(f"mean and std are those of colours up to 255; give those of colours in [0,1]: mean {mean} and std {std}")
         if not _MIN_CROP <= self.crop <= 2:
             raise ModelError(f"crop={self.crop} is not valid: give a share of the short side from {_MIN_CROP} to 2")
         for name, choices in _CHOICES.items():

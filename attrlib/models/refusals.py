@@ -72,4 +72,11 @@ def refusal(name: str, given: Options, fit: Fit, source: str) -> ModelError:
         )
     similar = [other for other in suggest(state) if other != base][:3]
     advice = f"it looks like {' or '.join(similar)}" if similar else "choose the architecture that it was saved from"
+    if not misfits.missing and not misfits.extra and not any(_fits_better(other, state, len(misfits)) for other in similar):
+        advice = f"the network was changed after it was built; {_WRAP}"
     return ModelError(f"{source} does not fit this architecture ({text}); {advice}")
+
+
+def _fits_better(other: str, state: Mapping[str, Tensor], count: int) -> bool:
+    """Return whether fewer tensors than `count` do not fit another architecture."""
+    return len(outline_of(other, infer(other, {}, state, None)).misfits(state)) < count

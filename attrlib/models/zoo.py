@@ -82,6 +82,8 @@ def load_model(
         name, checkpoint = architecture, checkpoint or name
     elif checkpoint is None and (split_key(name)[0].endswith(SUFFIXES) or existing_file(split_key(name)[0])):
         card_file = card_of(name)
+        if card_file is None and existing_file(split_key(name)[0]) is None:
+            raise ModelError(f"there is no file {name[:200]!r}; give the path of a checkpoint, or the name of a model")
         if card_file is None:
             raise ModelError(
                 f"{name!r} is a checkpoint file; give its architecture too, for example architecture='timm:resnet18' in Python, "
@@ -198,6 +200,8 @@ def _classifier(module: nn.Module, *arguments: Any, **options: Any) -> Classifie
 
 
 def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    if isinstance(values, int | float):
+        raise ModelError(f"{values!r} is not valid as mean or std: give one number for each channel, as in ({values!r},) for grey pictures")
     return None if values is None else tuple(map(float, values))
 
 

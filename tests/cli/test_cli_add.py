@@ -112,3 +112,19 @@ def test_an_explanation_by_a_folder_is_repeated_from_another_one(name: str, tmp_
     monkeypatch.chdir("/")
     again = run("explain", "--from", tmp_path / "out" / "manifest.json", "--out", tmp_path / "again", "--json")
     assert json.loads(again.stdout)["identical"] is True
+
+
+def test_an_explanation_by_a_file_with_a_card_is_repeated_from_another_folder(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("add", "mine", "--model", NAME, "--checkpoint", file)
+    monkeypatch.chdir(tmp_path / "models")
+    result = run("explain", "--model", "mine.pth", "--image", "sample:cat", "--methods", "IxG", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    monkeypatch.chdir("/")
+    again = run("explain", "--from", tmp_path / "out" / "manifest.json", "--out", tmp_path / "again", "--json")
+    assert json.loads(again.stdout)["identical"] is True
+    assert (
+        "there is no file 'mine.pth'"
+        in run("explain", "--model", "mine.pth", "--image", "sample:cat", "--methods", "IxG", "--out", "x").stderr
+    )

@@ -377,6 +377,8 @@ def test_the_assumed_preprocessing_is_said_unless_it_is_given(tmp_path: Path) ->
     assert "assumed the preprocessing of timm:test_resnet: 160x160 px, mean 0.5/0.5/0.5, std 0.5/0.5/0.5, bilinear, crop 0.95" in notes
     given = attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth", mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
     assert "assumed" not in " | ".join(given.notes)
+    half = attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth", mean=(0.1, 0.2, 0.3))
+    assert "mean 0.1/0.2/0.3, std 0.5/0.5/0.5" in " | ".join(half.notes)
 
 
 def test_a_size_that_is_given_is_not_assumed(tmp_path: Path) -> None:
@@ -428,3 +430,12 @@ def test_the_head_of_an_architecture_without_one_is_read_from_the_checkpoint(tmp
     assert (model.architecture, model.input_size) == ("timm:vit_small_patch14_dinov2?depth=1&img_size=28", (28, 28))
     images = torch.randn(2, 3, 28, 28)
     torch.testing.assert_close(model(images), network(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stem", [nn.Conv2d(1, 64, 7, 2, 3, bias=False), nn.Conv2d(3, 64, 3, padding=1, bias=False)])
+def test_a_network_that_was_changed_after_it_was_built_is_called_that(stem: nn.Module, tmp_path: Path) -> None:
+    network = torchvision.models.resnet18(num_classes=3)
+    network.conv1 = stem
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"conv1\.weight .*; the network was changed after it was built; .* use attrlib\.wrap_model"):
+        attrlib.load_model(RESNET, "cpu", checkpoint=tmp_path / "w.pth")

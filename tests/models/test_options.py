@@ -124,6 +124,14 @@ def test_mean_and_std_of_other_channels_are_said_to_be_assumed(channels: int, or
     assert not load_model(name, "cpu", pretrained=False, mean=[0.5] * channels, std=[0.5] * channels).notes
 
 
+def test_mean_and_std_that_are_no_colours_are_refused() -> None:
+    name = "timm:test_resnet?num_classes=3"
+    with pytest.raises(ModelError, match=r"up to 255; .*: mean 0\.482/0\.455/0\.406 and std 0\.229/0\.224/0\.224"):
+        load_model(name, "cpu", pretrained=False, mean=(123, 116, 103.5), std=(58.5, 57, 57))
+    with pytest.raises(ModelError, match=r"0\.5 is not valid as mean or std: give one number for each channel"):
+        load_model(name, "cpu", pretrained=False, mean=0.5)  # type: ignore[arg-type]
+
+
 def test_an_architecture_without_classes_says_so() -> None:
     name = "timm:vit_small_patch14_dinov2?depth=1&img_size=28"
     model = load_model(name, "cpu", pretrained=False)
