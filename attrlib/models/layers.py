@@ -262,7 +262,7 @@ def _vgg_layers(module: nn.Module) -> dict[str, str] | None:
 
 def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blocks: list[str], probe: Tensor) -> list[str]:
     outputs: dict[str, Tensor] = {}
-    gradients: tuple[Tensor | None, ...] = tuple(None for _ in blocks)
+    gradients: dict[str, Tensor | None] = {}
 
     def keep(path: str) -> Callable[..., None]:
         return lambda _module, _args, output: outputs.__setitem__(path, output if isinstance(output, Tensor) else output[0])
@@ -271,14 +271,18 @@ def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blo
         for path in blocks:
             stack.callback(module.get_submodule(path).register_forward_hook(keep(path)).remove)
         logits = module(probe.clone().requires_grad_().clone())
+        # Where the model cuts the gradient, neither the logits nor the layers upstream belong to a graph.
+        reached = [path for path in blocks if outputs[path].requires_grad] if logits.requires_grad else []
         try:
-            gradients = torch.autograd.grad(logits.square().sum(), [outputs[p] for p in blocks], allow_unused=True)
+            if reached:
+                values = torch.autograd.grad(logits.square().sum(), [outputs[path] for path in reached], allow_unused=True)
+                gradients = dict(zip(reached, values, strict=True))
         except RuntimeError as error:
             if not overwritten(error):
                 raise
     read = [
         path
-        for path, g in zip(blocks, gradients, strict=True)
+        for path, g in gradients.items()
         if g is not None and layers[path].layout.spatial(g if len(g) == len(probe) else g.transpose(0, 1)).abs().amax() > 0
     ]
     if read:

@@ -444,6 +444,7 @@ def test_an_object_that_is_not_a_module_is_refused(module):
         (lambda y: y[:, None], r"a tensor of shape \(1, 1, 5\) .*backbone without a head"),
         (lambda y: y[:, :, None, None], r"a tensor of shape \(1, 5, 1, 1\) .*map of positions"),
         (lambda y: y.repeat(2, 1), r"a tensor of shape \(2, 5\) .*one row per image"),
+        (lambda y: y.argmax(1), r"a tensor of shape \(1,\) .*class indices"),
         (lambda y: y.argmax(1, keepdim=True), r"a tensor of shape \(1, 1\) .*class indices"),
     ],
 )

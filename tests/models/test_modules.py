@@ -495,6 +495,35 @@ def test_gradients_that_are_cut_are_found_out(function, reason):
     assert torch.isfinite(attrlib.explain(model, images, "RISE:samples=8", target=1).maps).all()
 
 
+class Stem(Plain):
+    """Computes its features without a graph, as a frozen backbone does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.features(x)
+        return self.fc(features.mean((2, 3)))
+
+
+class Inference(Plain):
+    """Computes everything without a graph."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("net", [Stem, Inference])
+def test_a_network_without_a_graph_has_layers_and_maps_of_forward_passes(net):
+    module = made(net)
+    model, images = wrapped(module), pictures(2)
+    assert model.layers["Final"].path == wrapped(made(Plain)).layers["Final"].path
+    with pytest.raises(MethodError, match="needs gradients, but"):
+        attrlib.explain(model, images, "IxG", target=1)
+    maps = attrlib.explain(model, images, "Occlusion:window=4:stride=4", target=1).maps
+    torch.testing.assert_close(maps, attrlib.explain(wrapped(plain := made(Plain)), images, "Occlusion:window=4:stride=4", target=1).maps)
+    assert torch.equal(module.fc.weight, plain.fc.weight)
+
+
 def test_a_model_that_reads_nothing_is_not_taken_for_one_without_gradients():
     module = made(Plain)
     nn.init.zeros_(module.fc.weight)
