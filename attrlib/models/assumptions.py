@@ -21,10 +21,19 @@ def assumed(name: str, preprocessing: Preprocessing, given: ModelSpec, hints: Ma
     """
     base, options = split_options(name)
     if given.mean is None and given.std is None:
+        texts = {
+            "input_size": f"{size_text(preprocessing.size)} px",
+            "mean": f"mean {_short(preprocessing.mean)}",
+            "std": f"std {_short(preprocessing.std)}",
+            "interpolation": preprocessing.interpolation,
+            "crop": f"crop {preprocessing.crop:.3g}",
+            "fit": preprocessing.fit,
+        }
+        texts = {field: text for field, text in texts.items() if getattr(given, field) is None}
+        *others, last = [field for field in texts if field != "input_size"]
         yield (
-            f"assumed the preprocessing of {base}: {size_text(preprocessing.size)} px, mean {_short(preprocessing.mean)}, "
-            f"std {_short(preprocessing.std)}, {preprocessing.interpolation}, crop {preprocessing.crop:.3g}, {preprocessing.fit}; set mean, std, "
-            "interpolation, crop or fit if the network was trained with others"
+            f"assumed the preprocessing of {base}: {', '.join(texts.values())}; set {', '.join(others)} or {last} if the network was trained "
+            "with others"
         )
         if said := [f"{key}={hints[key]}"[:80] for key in ("mean", "std", "interpolation", "crop_pct") if hints.get(key) is not None]:
             yield f"the file names {', '.join(said)}, which is not used unless you set it"

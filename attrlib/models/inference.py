@@ -18,7 +18,7 @@ from attrlib.specs import LARGEST, Size
 
 _MOST_TRIALS = 48
 _POOLS = ("avg", "token", "map", "catavgmax", "max", "")
-_WORDS: dict[str, tuple[Value, ...]] = {"init_values": (1e-5, None), "reg_tokens": (4, 1, 0)}
+_WORDS: dict[str, tuple[Value, ...]] = {"init_values": (1e-5, None), "reg_tokens": (0,)}
 _HINTS = {"init_values": "gamma"}
 _NO_TOKEN: dict[str, Value] = {"class_token": False, "global_pool": "avg"}
 _STRIDES = (32, 16, 14, 8, 4)
@@ -78,6 +78,9 @@ def _proposals(
         if option in names:
             for number in dict.fromkeys(proposals):
                 yield {option: number}
+    if "reg_tokens" in names:
+        yield from ({"reg_tokens": state[key].shape[1]} for key in misfits.extra if key.endswith("reg_token") and state[key].ndim == 3)
+        yield from ({"reg_tokens": new[1]} for key, _, new in pairs if key.endswith("reg_token") and len(new) == 3)
     numbers: dict[str, list[Value]] = {
         "window_size": list(dict.fromkeys(_windows(pairs))) if "window_size" in names else [],
         **{option: list(dict.fromkeys(_sizes(outline, pairs, size))) for option in ("img_size", "image_size") if option in names},

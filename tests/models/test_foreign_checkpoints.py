@@ -182,6 +182,9 @@ LAYOUTS = {
     "ViT of 96 x 128 px": Layout(VIT, partial(vit, img_size=(96, 128)), says="img_size=96x128", load={"input_size": (96, 128)}, size=(96, 128)),
     "ViT with mean pooling": Layout(VIT, partial(vit, global_pool="avg"), says="global_pool=avg"),
     "ViT without class token": Layout(VIT, partial(vit, class_token=False, global_pool="avg", img_size=96), says="class_token=false", size=96),
+    "ViT with registers instead of a class token": Layout(
+        VIT, partial(vit, reg_tokens=2, class_token=False, global_pool="avg", img_size=96), says="reg_tokens=2", size=96
+    ),
     "ViT with registers": Layout(VIT, partial(vit, reg_tokens=4, img_size=96), says="reg_tokens=4", size=96),
     "ViT without a place for the class": Layout(VIT, partial(vit, no_embed_class=True), says="no_embed_class=true"),
     "ViT with layer scale": Layout(VIT, partial(vit, init_values=0.1), says="init_values=1e-05"),
@@ -375,5 +378,10 @@ def test_the_assumed_preprocessing_is_said_unless_it_is_given(tmp_path: Path) ->
     torch.save(tiny().state_dict(), tmp_path / "w.pth")
     notes = " | ".join(attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth").notes)
     assert "assumed the preprocessing of timm:test_resnet: 160x160 px, mean 0.5/0.5/0.5, std 0.5/0.5/0.5, bilinear, crop 0.95" in notes
+    some = attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth", input_size=64, fit="squash", crop=1.0)
+    assumed = (
+        "assumed the preprocessing of timm:test_resnet: mean 0.5/0.5/0.5, std 0.5/0.5/0.5, bilinear; set mean, std or interpolation if"
+    )
+    assert assumed in " | ".join(some.notes)
     given = attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth", mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
     assert "assumed" not in " | ".join(given.notes)
