@@ -141,7 +141,7 @@ def _features(module: nn.Module) -> int:
 
 
 def _notes(place: str, head: Head) -> tuple[str, ...]:
-    return (f"the head {place} was rebuilt from its keys: assumed {head.assumed}",) if head.assumed else ()
+    return (f"the head {place!r} was rebuilt from its keys: assumed {head.assumed}",) if head.assumed else ()
 
 
 def unrecognised(state: Mapping[str, Tensor]) -> str:
