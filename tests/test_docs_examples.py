@@ -92,7 +92,7 @@ def test_command_lines_exist(page):
 
 def test_readme_is_short():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.split()) <= 900
+    assert len(text.split()) <= 800
 
 
 def texts(path: Path) -> Iterator[str]:
