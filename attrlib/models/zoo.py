@@ -45,6 +45,8 @@ def load_model(
     interpolation: str | None = None,
     crop: float | None = None,
     fit: str | None = None,
+    white: float | None = None,
+    bands_shown: Sequence[int] | None = None,
 ) -> Classifier:
     """Load a classifier by name, or from a checkpoint file.
 
@@ -72,6 +74,8 @@ def load_model(
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`; as `mean`.
         crop: Share of the picture's short side that the crop covers; as `mean`.
         fit: `centre`, `squash` or `border`, see `Preprocessing`; as `mean`.
+        white: The value that becomes 1 in pictures of 16 bits or floats; as `mean`.
+        bands_shown: One channel to show grey, or three to show as R, G and B; as `mean`.
 
     Raises:
         ModelError: The name is unknown, the hub is unreachable, keys do not fit, or the model does not accept the input size.
@@ -97,7 +101,8 @@ def load_model(
     file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"
     if file and file.startswith(RANDOM):
         seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
-    given = ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit)
+    shown = None if bands_shown is None else tuple(bands_shown)
+    given = ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit, white, shown)
     own = file if file and not file.startswith(RANDOM) else None
     weights = own or (_local_weights(name) if pretrained and not file else None)
     card_file = card_of(weights) if own and weights else named().get(name)
