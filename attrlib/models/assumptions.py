@@ -36,7 +36,7 @@ def assumed(name: str, preprocessing: Preprocessing, given: ModelSpec, hints: Ma
             "with others"
         )
         if said := [f"{key}={hints[key]}"[:80] for key in ("mean", "std", "interpolation", "crop_pct") if hints.get(key) is not None]:
-            yield f"the file names {', '.join(said)}, which is not used unless you set it"
+            yield f"the file names {', '.join(said)}, which is used only if you set it"
     if base.startswith("torchvision:") and "transform_input" in accepted(base) and "transform_input" not in options:
         yield (
             "assumed transform_input=false, which the weights do not tell; write "

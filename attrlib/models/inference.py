@@ -79,8 +79,9 @@ def _proposals(
             for number in dict.fromkeys(proposals):
                 yield {option: number}
     if "reg_tokens" in names:
-        yield from ({"reg_tokens": state[key].shape[1]} for key in misfits.extra if key.endswith("reg_token") and state[key].ndim == 3)
-        yield from ({"reg_tokens": new[1]} for key, _, new in pairs if key.endswith("reg_token") and len(new) == 3)
+        for key in (*misfits.extra, *misfits.reshaped):
+            if key.endswith("reg_token") and state[key].ndim == 3:
+                yield {"reg_tokens": state[key].shape[1]}
     numbers: dict[str, list[Value]] = {
         "window_size": list(dict.fromkeys(_windows(pairs))) if "window_size" in names else [],
         **{option: list(dict.fromkeys(_sizes(outline, pairs, size))) for option in ("img_size", "image_size") if option in names},

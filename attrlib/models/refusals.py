@@ -33,7 +33,7 @@ def check_heads_beside(name: str, fit: Fit, state: Mapping[str, Tensor], source:
             shown = ", ".join(dict.fromkeys(key.partition(".")[0] for key in state if key not in beside))
             raise ModelError(
                 f"{source} holds a whole network under {shown} and another head beside it, {place}, that reads {head.features} features; "
-                f"to use the network without it write {source}#{shown}; else {_WRAP}"
+                f"write {source}#{shown} for the network without it, or {_WRAP}"
             )
 
 

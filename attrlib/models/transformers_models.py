@@ -101,7 +101,7 @@ def _class_of(transformers: Any, values: Mapping[str, Any], name: str) -> Any:
     chosen = [each for each in architectures if each in names] if architectures else list(names[:1])
     if not chosen:
         holds = f"holds {' and '.join(architectures)}" if architectures else f"holds a model of the type {kind}"
-        raise ModelError(f"{name} {holds}, which is no image classifier; {_WORKS}")
+        raise ModelError(f"{name} {holds}, which is not an image classifier; {_WORKS}")
     return getattr(transformers, chosen[0])
 
 

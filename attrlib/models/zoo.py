@@ -56,8 +56,9 @@ def load_model(
     Args:
         name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`,
             `hf:ORG/NAME` or `timm:hf-hub:ORG/NAME` for a repository of the Hugging Face hub, optionally followed by
-            `?revision=BRANCH`, or the path of a checkpoint file, or of a folder that transformers or timm saved. `idsds:NAME` is one of the 16 published deletion-tuned models; its weights come from
-            `checkpoint`, or from the file that `attrlib.models.download` fetched.
+            `?revision=BRANCH`, or the path of a checkpoint file, or of a folder that transformers or timm saved. `idsds:NAME` is one of
+            the 16 published deletion-tuned models; its weights come from `checkpoint`, or from the file that `attrlib.models.download`
+            fetched.
         device: `auto`, or the name of a torch device.
         checkpoint: File with the weights, or FILE#KEY for those under a key, as in `my.pth#model_ema`. `random:SEED` gives random weights.
         architecture: Architecture of the checkpoint file `name`; not needed if there is a model card beside the file.

@@ -602,9 +602,9 @@ class Noisy(Dropping):
 def test_chance_is_found_out(net):
     model = wrapped(made(net, 0.1))
     before = torch.get_rng_state()
-    assert ["two equal calls" in finding for finding in model.findings] == [True]
+    assert ["two calls on the same image" in finding for finding in model.findings] == [True]
     assert torch.equal(torch.get_rng_state(), before)
-    assert "two equal calls" in attrlib.explain(model, pictures(1), "IxG", target=0).notes[0]
+    assert "two calls on the same image" in attrlib.explain(model, pictures(1), "IxG", target=0).notes[0]
     assert not wrapped(made(net, 0.0)).findings
 
 

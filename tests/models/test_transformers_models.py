@@ -224,7 +224,7 @@ def refusal(name: str | Path) -> str:
 def test_a_model_without_a_head_is_named(tmp_path: Path) -> None:
     config = transformers.ViTConfig(**FAMILIES["ViT"][2])
     transformers.ViTModel(config).save_pretrained(tmp_path / "plain")
-    assert "holds ViTModel, which is no image classifier" in refusal(tmp_path / "plain")
+    assert "holds ViTModel, which is not an image classifier" in refusal(tmp_path / "plain")
     # A list of architectures that claims a head does not make one.
     edit(tmp_path / "plain", architectures=["ViTForImageClassification"])
     message = refusal(tmp_path / "plain")
@@ -241,9 +241,9 @@ def test_a_config_of_other_weights_is_named(tmp_path: Path) -> None:
 def test_other_tasks_are_named(tmp_path: Path) -> None:
     clip = transformers.CLIPModel(transformers.CLIPConfig(**FAMILIES["CLIP"][2]))
     clip.save_pretrained(tmp_path / "clip")
-    assert "holds CLIPModel, which is no image classifier" in refusal(tmp_path / "clip")
+    assert "holds CLIPModel, which is not an image classifier" in refusal(tmp_path / "clip")
     folder = edit(saved(tmp_path / "detr"), model_type="detr", architectures=["DetrForObjectDetection"])
-    assert "holds DetrForObjectDetection, which is no image classifier" in refusal(folder)
+    assert "holds DetrForObjectDetection, which is not an image classifier" in refusal(folder)
 
 
 def test_code_of_a_repository_is_never_run(tmp_path: Path) -> None:
