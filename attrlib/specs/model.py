@@ -122,7 +122,7 @@ class ModelSpec(Spec):
     )
     checkpoint: str | None = param(
         None,
-        "Weights file for the architecture, or random:SEED. A file NAME.txt next to it may list the class names, one per line, and a model card NAME.json also gives the preprocessing",
+        "Checkpoint for the architecture, FILE or FILE#KEY, or random:SEED. A file NAME.txt next to it may list the class names, one per line, and a model card NAME.json also gives the preprocessing",
         auto="pretrained weights",
         none="",
     )
