@@ -46,10 +46,8 @@ def unreachable(model: Classifier, layer: Layer) -> str:
         try:
             with model.session(), seeded(model.device):
                 model.unreachable[layer.path] = _reason(model, layer)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            # The method itself may manage with less.
+        except Exception:  # noqa: BLE001  a user's module may fail in any way
+            # The method itself may manage, with less memory for example, or reports the failure.
             return ""
     return model.unreachable[layer.path]
 
@@ -59,8 +57,8 @@ def barriers(model: Classifier) -> list[str]:
     with model.session(), seeded(model.device):
         try:
             return _barriers(model.module, model.split(model.layer("Input")).fresh(), model._probe(2))
-        except RuntimeError:
-            # An in-place operation overwrites values of the graph, or the module cannot record a graph at all.
+        except Exception:  # noqa: BLE001  a user's module may fail in any way
+            # An in-place operation overwrites values of the graph, for example, or the module cannot record a graph at all.
             return []
 
 

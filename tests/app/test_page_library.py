@@ -55,7 +55,7 @@ def test_a_shipped_model_shows_its_card(tmp_path, monkeypatch):
         {"data": "birds:test", "clean": {"mean": 0.591, "low": 0.56, "high": 0.62}}, 702896, pair="own_plain", digest="abc",
     )  # fmt: skip
     (tmp_path / "own.json").write_text(card.text())
-    for module in ("attrlib.models.zoo", "pages.library.models"):
+    for module in ("attrlib.models.added", "pages.library.models"):
         monkeypatch.setattr(f"{module}.shipped", lambda: {"own": tmp_path / "own.json"})
     at = settle(start())
     assert "59.1 % [56.0 %, 62.0 %]" in texts(at)
