@@ -12,9 +12,9 @@ from attrlib.methods.base import Method
 from attrlib.models import Classifier, Layer
 from attrlib.models.cells import CellView
 from attrlib.models.chunks import out_of_memory
-from attrlib.models.forward import same, seeded
+from attrlib.models.modules.forward import same, seeded
+from attrlib.models.modules.tracing import first_tensor, observed
 from attrlib.models.split import Split
-from attrlib.models.tracing import first_tensor, observed
 
 POINTS = 4
 """Points on the line between two probe images at which the gradient must vanish: at one or two it may do so by chance."""

@@ -12,18 +12,18 @@ from torch import nn
 
 from attrlib.errors import ModelError, existing_file
 from attrlib.models.added import architecture_of, named, weights_of
-from attrlib.models.assumptions import assumed
 from attrlib.models.cards import Card, card_of, names_file_of, read_names
 from attrlib.models.checkpoints import SUFFIXES, Checkpoint, split_key
 from attrlib.models.classifier import Classifier
-from attrlib.models.device import pick_device
 from attrlib.models.download import PREFIX, downloaded
-from attrlib.models.loading import load_weights, read_part
-from attrlib.models.model_folders import is_path_of_folder, name_of_folder
+from attrlib.models.folders.folder import is_path_of_folder, name_of_folder
+from attrlib.models.loading.assumptions import assumed
+from attrlib.models.loading.load import load_weights, read_part
+from attrlib.models.loading.outline import outline_of
+from attrlib.models.loading.resizing import resize
+from attrlib.models.modules.device import pick_device
 from attrlib.models.names import RANDOM, canonical, check_name
 from attrlib.models.options import structure
-from attrlib.models.outline import outline_of
-from attrlib.models.resizing import resize
 from attrlib.models.sources import EMBEDDED, builder
 from attrlib.specs import ModelSpec, Size, check_size, size_text, whole
 

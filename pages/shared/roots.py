@@ -10,7 +10,7 @@ from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dat
 from attrlib.errors import DataError, ModelError
 from attrlib.models.cards import Card, card_of, files_of
 from attrlib.models.checkpoints import split_key
-from attrlib.models.model_folders import is_folder_name, is_path_of_folder, local_path
+from attrlib.models.folders.folder import is_folder_name, is_path_of_folder, local_path
 from attrlib.models.names import RANDOM
 from attrlib.specs import ModelSpec
 

@@ -24,7 +24,7 @@ from torch import nn
 
 from attrlib.errors import ModelError, reason_of, shortened
 from attrlib.models import check_name, model_folders
-from attrlib.models.model_folders import Folder, hub_problem, local_path
+from attrlib.models.folders.folder import Folder, hub_problem, local_path
 
 NAMES = ["bee", "fly", "ant"]
 

@@ -9,7 +9,7 @@ import timm
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
-from attrlib.models.model_folders import is_folder_name
+from attrlib.models.folders.folder import is_folder_name
 from attrlib.models.options import split_options
 
 # Rules that torchvision applies to its downloads, or to state dicts of older versions of its modules.
