@@ -67,7 +67,7 @@ class Found:
 
 def found_job(spec: RunSpec, run_job: Job) -> Job:
     """Return the job that finds a run's results so far; its key changes as the run progresses and ends."""
-    key = digest("aggregation", spec, jobs.stamp(spec.model.checkpoint), run_job.state.value, run_job.done)
+    key = digest("aggregation", spec, jobs.stamp(spec.model), run_job.state.value, run_job.done)
 
     def find(on_progress: NewsProgress) -> Found:
         model = jobs.result_of(jobs.model_job(spec.model, spec.deletion_tuned), on_progress)

@@ -10,7 +10,7 @@ from attrlib.specs import SCALES, SIGNS, ExplainSpec, ViewSpec
 from pages.inspect import choice, choosers, takeaway, tile_rows, tools
 from pages.inspect.tile_rows import PendingRow, Row
 from pages.shared import job_status, jobs, links, notices, pickers, selection, tiles
-from pages.shared.classes import most_probable
+from pages.shared.classes import readings
 from pages.shared.polling import poll
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     choice.start(st.query_params.to_dict())
     st.markdown("#### Why did the model say that?")
     st.caption(
-        "One photo, many attribution methods side by side. In signed maps, orange pixels raise the logit of the target class, and blue pixels lower it."
+        "One photo, many attribution methods side by side. In signed maps, orange pixels raise the output of the target, and blue pixels lower it."
     )
     top_of_page = st.container()
     row = st.grid(min_column_width=150, gap="small", key="controls")
@@ -31,11 +31,11 @@ def main() -> None:
             notices.problems("problems")
         st.info("Choose another model or photo above to continue.", icon=":material/arrow_upward:")
         return
-    probabilities = job_status.wait_for(jobs.prediction_job(model, photo), "Running the model")
-    if probabilities is None:
+    values = job_status.wait_for(jobs.prediction_job(model, photo), "Running the model")
+    if values is None:
         return
-    best = most_probable(model, probabilities)
-    target = choosers.choose_target(row, model, list(best), probabilities)
+    best = readings(model, values)
+    target = choosers.choose_target(row, model, list(best), values)
     methods = choosers.choose_methods(row, model)
     spec = ExplainSpec(
         choice.model(),
@@ -51,6 +51,7 @@ def main() -> None:
     pending = [row for row in further if isinstance(row, PendingRow)]
     with top_of_page:
         notices.problems("problems")
+        notices.of_model(model)
     poll("maps_wait", lambda: _gallery(rows, pending, spec), seconds=0.35)
 
 

@@ -16,6 +16,7 @@ from attrlib.engine.photo_maps import PhotoMaps
 from attrlib.errors import AttrlibError, Cancelled, existing_file
 from attrlib.methods import METHODS
 from attrlib.models import Classifier, load_model, pick_device
+from attrlib.models.added import added, weights_of
 from attrlib.models.cards import names_file_of
 from attrlib.progress import NewsProgress
 from attrlib.specs import MethodSpec, ModelSpec, digest
@@ -41,15 +42,26 @@ def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
         digest_of(model)
         return model
 
-    return queue("models").submit(digest("model", spec, stamp(spec.checkpoint), deletion_tuned), load)
+    return queue("models").submit(_model_key(spec, deletion_tuned), load)
 
 
-def stamp(path: str | None) -> list[int] | None:
-    """Return size and modification time of a checkpoint and of the file with its class names; None if there is none.
+def loaded_model(spec: ModelSpec, deletion_tuned: bool = False) -> Classifier | None:
+    """Return a model that is loaded, None if it is not; no job is started."""
+    job = queue("models").find(_model_key(spec, deletion_tuned))
+    return None if job is None or job.state is not State.DONE else job.result
 
-    A checkpoint that was replaced under the same name is thus recognised as a different one.
+
+def _model_key(spec: ModelSpec, deletion_tuned: bool) -> str:
+    return digest("model", spec, stamp(spec), deletion_tuned)
+
+
+def stamp(model: ModelSpec) -> list[int] | None:
+    """Return sizes and modification times of the files of a model: a checkpoint and its class names, or the card and weights of an added one.
+
+    Weights that were replaced under the same name are thus recognised as different ones. None if there are no files.
     """
-    files = [existing_file(path), names_file_of(path)] if path else []
+    card = None if model.checkpoint else added().get(model.architecture)
+    files = [existing_file(model.checkpoint), names_file_of(model.checkpoint)] if model.checkpoint else [card, card and weights_of(card)]
     return [number for file in files if file is not None for number in (file.stat().st_size, file.stat().st_mtime_ns)] or None
 
 

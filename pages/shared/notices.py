@@ -4,7 +4,11 @@ from collections.abc import Iterable
 
 import streamlit as st
 
-from pages.shared.jobs import sentence
+from attrlib.models import Classifier
+from pages.shared.jobs import plain, sentence
+
+UNFOLDED = 2
+"""Most notes of a model that are shown without a click."""
 
 
 def problems(key: str, current: Iterable[str] = ()) -> None:
@@ -29,6 +33,16 @@ def warn(messages: Iterable[str]) -> None:
 def error(message: object) -> None:
     """Show an error of the library."""
     st.error(sentence(message), icon=":material/error:")
+
+
+def of_model(model: Classifier) -> None:
+    """Show the notes of a model, folded if there are many."""
+    found = list(dict.fromkeys(model.notes))
+    if len(found) <= UNFOLDED:
+        notes(found)
+        return
+    with st.expander(f"{len(found)} notes on {plain(model.name)}", icon=":material/info:"):
+        notes(found)
 
 
 def notes(messages: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Restrict the files that the app may read to configured folders, whatever path a link or a visitor gives."""
+"""Restrict what visitors may read and add on the server, whatever path a link or a visitor gives."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,14 @@ import streamlit as st
 
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
 from attrlib.errors import DataError, ModelError
+from attrlib.models.added import added, folder, weights_of
 from attrlib.models.cards import names_file_of
 from attrlib.models.zoo import RANDOM
 from attrlib.specs import ModelSpec
 
 VARIABLE = "ATTRLIB_DATA_ROOTS"
+ADDING = "ATTRLIB_ADD_MODELS"
+UPLOAD_LIMIT = "ATTRLIB_UPLOAD_MB"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _ADVICE = f"the operator of the app can add its folder to {VARIABLE}"
 
@@ -22,6 +25,22 @@ def roots() -> tuple[Path, ...]:
     if configured is not None:
         return tuple(Path(folder).expanduser().resolve() for folder in configured.split(os.pathsep) if folder.strip())
     return (Path.home().resolve(), Path.cwd().resolve()) if st.get_option("server.address") in _LOCAL else ()
+
+
+def refusal_to_add() -> str:
+    """Return why visitors may not add or remove models, as a sentence, or an empty text if they may.
+
+    `ATTRLIB_ADD_MODELS` decides; without it they may on localhost.
+    """
+    configured = os.environ.get(ADDING)
+    allowed = st.get_option("server.address") in _LOCAL if configured is None else configured.strip().lower() in ("1", "true", "yes", "on")
+    return "" if allowed else f"Models cannot be added or removed on this server; its operator can allow it with {ADDING}=1."
+
+
+def upload_limit() -> int:
+    """Return the size in MB up to which checkpoints may be uploaded: `ATTRLIB_UPLOAD_MB`, else Streamlit's `server.maxUploadSize`."""
+    configured = os.environ.get(UPLOAD_LIMIT, "").strip()
+    return int(configured) if configured.isdecimal() and int(configured) else int(st.get_option("server.maxUploadSize"))
 
 
 def readable(path: str) -> bool:
@@ -73,11 +92,15 @@ def _is_inside(file: Path | None) -> bool:
 
 
 def check_model(spec: ModelSpec) -> ModelSpec:
-    """Return the model if the app may read its checkpoint.
+    """Return the model if the app may read its weights: a checkpoint in the roots, or those of an added model there or in its folder.
 
     Raises `ModelError` otherwise, with the same message whether the file exists or not.
     """
     for path in (spec.checkpoint, spec.architecture if os.sep in spec.architecture else None):
         if path and not path.startswith(RANDOM) and not (readable(path) and _is_inside(names_file_of(path))):
             raise ModelError(f"{path[:120]!r} is not in a folder that this app may read; {_ADVICE}")
+    card = None if spec.checkpoint else added().get(spec.architecture)
+    weights = weights_of(card) if card else None
+    if weights and not (readable(str(weights)) or weights.resolve().is_relative_to(folder().resolve())):
+        raise ModelError(f"the weights of {spec.architecture} are not in a folder that this app may read; {_ADVICE}")
     return spec

@@ -98,7 +98,7 @@ def start(spec: RunSpec) -> Job:
 
 
 def _key(spec: RunSpec) -> str:
-    return digest("run", spec, jobs.stamp(spec.model.checkpoint))
+    return digest("run", spec, jobs.stamp(spec.model))
 
 
 def _run(spec: RunSpec, plan: Plan | None, on_progress: NewsProgress) -> Finished:

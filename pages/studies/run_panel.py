@@ -49,7 +49,7 @@ def _load(model: ModelSpec, tuned: bool, on_progress: NewsProgress) -> Classifie
 
 
 def _key(spec: StudySpec) -> str:
-    return digest("study", resolve(spec), [jobs.stamp(model.checkpoint) for model in spec.models])
+    return digest("study", resolve(spec), [jobs.stamp(model) for model in spec.models])
 
 
 def _look(spec: StudySpec) -> Job:

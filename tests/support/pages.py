@@ -15,7 +15,7 @@ APP = Path(__file__).parents[2] / "app.py"
 Checkpoints = Callable[[Mapping[str, Classifier]], None]
 """Function that makes pages load these models for checkpoints of these names."""
 
-WIDGETS = ("selectbox", "multiselect", "number_input", "checkbox", "text_input")
+WIDGETS = ("selectbox", "multiselect", "number_input", "checkbox", "text_input", "text_area")
 MESSAGES = ("caption", "warning", "error", "info", "success", "alert")
 
 
@@ -70,6 +70,11 @@ def buttons(at: AppTest) -> list[str]:
 def control(at: AppTest, key: str) -> Any:
     """Return the widget of the value that the session keeps under `key`, as `pages.shared.widget_values` names it."""
     return next(w for kind in WIDGETS for w in at.get(kind) if str(w.key).rpartition("-")[0] == key)
+
+
+def type_into(at: AppTest, key: str, value: object) -> None:
+    """Set the value that the session keeps under `key`, as typing a new entry into a chooser does, which Streamlit's tests cannot."""
+    at.session_state[key] = value
 
 
 def press(at: AppTest, label: str) -> AppTest:

@@ -1,0 +1,171 @@
+"""The new model as the dialog keeps it in the session: its file, and what the user says of it."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfileobj
+from typing import Any, BinaryIO
+
+import streamlit as st
+
+from attrlib.diagnostics.input_check import NORMALISATIONS
+from attrlib.errors import ModelError
+from attrlib.models import EMBEDDED, check_name
+from attrlib.registry import params_of
+from attrlib.specs import ModelSpec
+from pages.shared import roots
+
+UPLOAD, PATH = "upload", "path"
+NATIVE, CUSTOM = "as the architecture says", "other numbers"
+"""The normalisation of the card or the architecture, and one that is typed."""
+FIELDS: Mapping[str, Any] = {
+    "source": UPLOAD,
+    "upload": None,
+    "path": "",
+    "part": "",
+    "architecture": None,
+    "names_from": "model",
+    "names": "",
+    "names_data": None,
+    "size": "",
+    "normalisation": NATIVE,
+    "mean": "",
+    "std": "",
+    "interpolation": None,
+    "crop": None,
+    "fit": None,
+    "outputs": "auto",
+    "tuned": False,
+    "photo": "sample:cat",
+    "photo_upload": None,
+    "data": None,
+    "name": "",
+    "trained_on": "",
+    "copy": True,
+    "suggested_for": None,
+    "candidate": None,
+    "checking": None,
+    "adding": None,
+}
+"""What the session keeps of the new model, with the values at first."""
+PARAMS = {param.name: param for param in params_of(ModelSpec)}
+
+
+def key(field: str) -> str:
+    """Return the session key of a field."""
+    return f"n_{field}"
+
+
+def get(field: str) -> Any:
+    """Return the value of a field."""
+    return st.session_state[key(field)]
+
+
+def put(field: str, value: Any) -> None:
+    """Set the value of a field."""
+    st.session_state[key(field)] = value
+
+
+def start() -> None:
+    """Fill in the fields that the session does not have yet."""
+    for field, value in FIELDS.items():
+        st.session_state.setdefault(key(field), value)
+
+
+def clear() -> None:
+    """Forget the new model, and remove its uploaded file."""
+    discard_upload()
+    for field, value in FIELDS.items():
+        put(field, value)
+
+
+@dataclass(frozen=True, eq=False)
+class Upload:
+    """An uploaded file in a temporary folder, which is removed with this object."""
+
+    folder: "tempfile.TemporaryDirectory[str]"
+    path: Path
+
+    @classmethod
+    def of(cls, file: BinaryIO, name: str) -> "Upload":
+        """Write an uploaded file under a name that is safe, with its ending."""
+        folder = tempfile.TemporaryDirectory(prefix="attrlib-upload-", ignore_cleanup_errors=True)
+        plain = re.sub(r"[^\w.-]", "_", Path(name).name)[-80:].lstrip(".") or "weights"
+        path = Path(folder.name) / plain
+        with path.open("wb") as opened:
+            copyfileobj(file, opened)
+        return cls(folder, path)
+
+
+def take_upload(file: BinaryIO | None, name: str = "") -> None:
+    """Keep an uploaded file in place of the last one.
+
+    Raises:
+        ModelError: It cannot be written.
+    """
+    discard_upload()
+    if file is None:
+        return
+    try:
+        put("upload", Upload.of(file, name))
+    except OSError as error:
+        raise ModelError(f"the file cannot be kept on the server ({error.strerror}); free some space there, or give its path") from None
+
+
+def discard_upload() -> None:
+    """Remove the uploaded file, if there is one."""
+    upload = st.session_state.get(key("upload"))
+    if upload is not None:
+        upload.folder.cleanup()
+        put("upload", None)
+
+
+def location() -> str | None:
+    """Return the path of the file; None if none is chosen.
+
+    Raises:
+        ModelError: The app may not read it.
+    """
+    if get("source") == UPLOAD:
+        return None if get("upload") is None else str(get("upload").path)
+    path = get("path").strip()
+    return str(roots.check_model(ModelSpec(EMBEDDED, path)).checkpoint) if path else None
+
+
+def architecture() -> str:
+    """Return the name of the architecture.
+
+    Raises:
+        ModelError: There is none of this name, or the app may not read it.
+    """
+    name = (get("architecture") or "").strip()
+    if not name:
+        raise ModelError("choose the architecture that the weights belong to, or type it as timm:NAME or torchvision:NAME")
+    check_name(name)
+    return roots.check_model(ModelSpec(name)).architecture
+
+
+def spec(name: str, file: str) -> ModelSpec:
+    """Return the model of this architecture and file that the other fields describe.
+
+    Raises:
+        SpecError: A field is not valid.
+    """
+    mean, std = NORMALISATIONS.get(get("normalisation"), (None, None))
+    if get("normalisation") == CUSTOM:
+        mean, std = get("mean").strip(), get("std").strip()
+    values = {"input_size": get("size").strip(), "mean": mean, "std": std}
+    values |= {field: get(field) for field in ("outputs", "interpolation", "crop", "fit")}
+    return ModelSpec(name, file, **{field: PARAMS[field].parse(value) for field, value in values.items()})
+
+
+def class_names() -> tuple[str, ...]:
+    """Return the class names of the list that was typed, one for each line that is not empty."""
+    return tuple(line.strip() for line in get("names").splitlines() if line.strip())
+
+
+def suggested_name(file: str) -> str:
+    """Return a name for the model after its file."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(file).name.split("#")[0].split(".")[0]).strip("_.-")[:80]
