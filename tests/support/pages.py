@@ -30,7 +30,7 @@ def open_page(name: str = "", **query: object) -> AppTest:
 
 
 def nodes(at: AppTest, kind: str) -> list[Any]:
-    """Return all elements of a kind in the main area, in order."""
+    """Return all elements of a kind in the main area and in an open dialog, in order."""
 
     def walk(node: Any) -> Iterator[Any]:
         for child in getattr(node, "children", {}).values():
@@ -38,7 +38,8 @@ def nodes(at: AppTest, kind: str) -> list[Any]:
                 yield child
             yield from walk(child)
 
-    return list(walk(at.main))
+    # Streamlit's third root, after the main area and the sidebar, holds dialogs.
+    return [*walk(at.main), *(walk(at._tree.children[2]) if 2 in at._tree.children else ())]
 
 
 def texts(at: AppTest, *more: str) -> str:
