@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attrlib.data.datasets import Dataset, anchored, load_dataset
+from attrlib.data.datasets import load_dataset
 from attrlib.data.images import Photo
 from attrlib.data.pictures import open_image
 from attrlib.engine.memory import rows_within
@@ -85,7 +85,7 @@ def score(
     protocol: str | ProtocolSpec,
     model: Classifier,
     method: str | MethodSpec,
-    data: str | Path | Dataset,
+    data: Any,
     *,
     layer: str | None = None,
     max_memory: int | None = None,
@@ -100,7 +100,7 @@ def score(
         protocol: A name, or its text form with parameters, or a spec.
         model: The model to explain.
         method: A name, or its text form with layer and parameters, or a spec.
-        data: A data set, or any argument of `load_dataset`.
+        data: A data set, or any source that `load_dataset` takes.
         layer: Layer for a `method` in text form that names none.
         max_memory: Memory budget in bytes; by default half of the free memory.
         filter_models: Grids use only images that these models also classify confidently, so that all models can be scored on the
@@ -138,7 +138,7 @@ def compare(
     protocols: Iterable[str | ProtocolSpec],
     model: Classifier,
     methods: Iterable[str | MethodSpec],
-    data: str | Path | Dataset,
+    data: Any,
     *,
     max_memory: int | None = None,
     filter_models: Iterable[Classifier] = (),
@@ -152,7 +152,7 @@ def compare(
         protocols: Names, text forms with parameters, or specs.
         model: The model to explain.
         methods: Specs, their text forms, names of presets (`idsds`, `rao`, `erdem`), or `all`.
-        data: A data set, or any argument of `load_dataset`.
+        data: A data set, or any source that `load_dataset` takes.
         max_memory: As in `score`.
         filter_models: As in `score`.
         store: As in `score`.
@@ -178,7 +178,7 @@ def compare(
     dataset, others = load_dataset(data), tuple(filter_models)
     spec = RunSpec(
         model.spec,
-        anchored(dataset.name),
+        dataset.source,
         tuple(p if isinstance(p, ProtocolSpec) else ProtocolSpec.parse(str(p)) for p in protocols),
         tuple(spec for m in methods for spec in ((m,) if isinstance(m, MethodSpec) else read_methods(str(m)))),
         deletion_tuned=model.deletion_tuned,

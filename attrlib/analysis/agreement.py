@@ -143,13 +143,13 @@ def _bootstrapped(statistic: Statistic, sizes: tuple[int, int], joint: bool, n: 
 
 def _items(scores: Scores, methods: list[str]) -> list[str]:
     """Return the items that the scores of all methods share, in the order of the first."""
-    shared = set.intersection(*(set(scores[name].ids) for name in methods)) if methods else set()
-    return [item for item in scores[methods[0]].ids if item in shared] if methods else []
+    shared = set.intersection(*(set(scores[name].keys) for name in methods)) if methods else set()
+    return [item for item in scores[methods[0]].keys if item in shared] if methods else []
 
 
 def _oriented(score: Score, items: list[str]) -> np.ndarray:
     """Return the values of some items as they count in the mean, negated if lower is better."""
-    by_item = dict(zip(score.ids, score.counted, strict=True))
+    by_item = dict(zip(score.keys, score.counted, strict=True))
     return score.sign * np.array([by_item[item] for item in items])
 
 

@@ -19,8 +19,8 @@ def aligned(a: Score, b: Score) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         The values of both, (n,) each, in the order of `a`.
     """
-    values = dict(zip(b.ids, b.counted, strict=True))
-    pairs = [(value, values[item]) for item, value in zip(a.ids, a.counted, strict=True) if item in values]
+    values = dict(zip(b.keys, b.counted, strict=True))
+    pairs = [(value, values[item]) for item, value in zip(a.keys, a.counted, strict=True) if item in values]
     return np.array([x for x, _ in pairs]), np.array([y for _, y in pairs])
 
 

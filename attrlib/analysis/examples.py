@@ -1,6 +1,5 @@
 """Example items of a score: the best, the median and the worst one, each with the map that was judged."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,9 +9,8 @@ from PIL import Image
 
 from attrlib.data.datasets import Dataset
 from attrlib.engine.evaluator import Evaluator
-from attrlib.engine.items import UNKNOWN, EvalItem
+from attrlib.engine.items import EvalItem
 from attrlib.engine.results import Score
-from attrlib.engine.selection import class_map
 from attrlib.errors import ImageError
 from attrlib.figures.overlay import draw, encode, limit, prepare
 from attrlib.methods import resolve
@@ -96,24 +94,14 @@ def judged_item(data: Dataset, score: Score, place: int, model: Classifier, stor
         ImageError: If the image cannot be read any more.
     """
     spec, protocol = score.spec, score.protocol
-    images = score.items[place]
     evaluator = Evaluator(model, store, spec.seed, spec.fast, on_progress=on_progress)
     loader = evaluator.loader(data, [protocol])
-    _, batch = loader.get((EvalItem(score.ids[place], images, _labels(data, score, images, model)),))
+    _, batch = loader.get((EvalItem(score.ids[place], score.items[place], score.labels[place]),))
     if batch is None:
         raise ImageError(next(iter(loader.unreadable.values())))
     explain = evaluator.explainer(resolve(score.method))
     request = protocol.requests(evaluator.eval_batch(protocol, batch, explain))[0]
     return _draw(score.names(data)[place], request, explain(request)[0], model)
-
-
-def _labels(data: Dataset, score: Score, images: Sequence[int], model: Classifier) -> tuple[int, ...]:
-    """Return the model's class of each image, `UNKNOWN` where the protocol does not ask for it or the image has no label."""
-    if score.protocol.target_choice != "label":
-        return (UNKNOWN,) * len(images)
-    classes = class_map(score.spec, model, data)
-    labels = [data.label(i) for i in images]
-    return tuple(UNKNOWN if label is None else classes[label] for label in labels)
 
 
 def _draw(name: str, request: ExplanationRequest, maps: torch.Tensor, model: Classifier) -> JudgedItem:

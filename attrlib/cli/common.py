@@ -16,6 +16,7 @@ from attrlib.cli.app import app
 from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError, Cancelled, existing_file
 from attrlib.models import EMBEDDED
+from attrlib.models.checkpoints import split_key
 from attrlib.registry import Param, params_of
 from attrlib.specs import ModelSpec, Spec, flag_of, read_list
 from attrlib.specs.codec import Parsers
@@ -35,7 +36,10 @@ def _parse_model(text: str) -> ModelSpec:
 
 
 def _anchor(path: str | None) -> str | None:
-    return anchored(path) if path else None
+    if not path:
+        return None
+    file, key = split_key(path)
+    return anchored(file) + (f"#{key}" if key else "")
 
 
 PARSERS: Parsers = {

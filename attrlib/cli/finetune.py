@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from attrlib.cli.common import MODEL, Device, Json, command, duration, interruptible, take_model
-from attrlib.data.datasets import anchored
+from attrlib.data.datasets import anchored, load_dataset
 from attrlib.errors import Cancelled
 from attrlib.models import Card
 from attrlib.training import PRESETS, Recipe, Training, TrainingProgress, train_checkpoint
@@ -53,6 +53,9 @@ def finetune(
         trainings = {
             out.with_stem(f"{out.stem}_{100 * share:g}"): replace(training, recipe=replace(recipe, fraction=share)) for share in shares
         }
+    if not int(os.environ.get("RANK", 0)):
+        for note in load_dataset(data, training=True).notes:
+            typer.echo(f"note: {note}", err=True)
     cards = {path: _train(each, path, device, as_json) for path, each in trainings.items()}
     if int(os.environ.get("RANK", 0)):
         return

@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 
 from attrlib.cli.common import Json, command
-from attrlib.data.datasets import list_datasets
+from attrlib.data.datasets import Dataset, list_datasets, load_dataset
 from attrlib.methods import METHODS, list_methods, list_presets
 from attrlib.models import download as download_checkpoint
 from attrlib.models import list_models
 from attrlib.protocols import list_protocols
 from attrlib.registry import Param
+
+_CLASSES = 20
+"""Maximum number of classes named when a data set is described."""
 
 
 @command()
@@ -92,8 +95,16 @@ def protocols(as_json: Json = False) -> None:
 
 
 @command()
-def datasets(as_json: Json = False) -> None:
-    """List named data sets."""
+def datasets(
+    source: Annotated[
+        str, typer.Argument(help="A name, a folder or a CSV file to describe; by default the named data sets are listed.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """List named data sets, or describe one: its images and classes, what was assumed, and what was left out."""
+    if source:
+        _describe(load_dataset(source), as_json)
+        return
     infos = list_datasets()
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(d) for d in infos]))
@@ -102,6 +113,18 @@ def datasets(as_json: Json = False) -> None:
         counts = ", ".join(f"{n} {noun}" for n, noun in ((d.count, "images"), (d.classes, "classes")) if n is not None)
         typer.echo(f"{d.name:14} {d.summary} ({counts}{', masks' if d.masks else ''})")
     typer.echo("Also any folder of class folders, folder of images, or CSV file with columns file,label.")
+
+
+def _describe(data: Dataset, as_json: bool) -> None:
+    if as_json:
+        fields = {"name": data.name, "count": len(data), "class_names": data.class_names, "multi_label": data.multi_label}
+        typer.echo(json.dumps(fields | {"masks": data.has_masks, "notes": data.notes}))
+        return
+    typer.echo(f"{data.name}: {data.describe()}")
+    if data.class_names:
+        typer.echo(f"classes: {', '.join(data.class_names[:_CLASSES])}{', ...' if data.class_names[_CLASSES:] else ''}")
+    for note in data.notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def _params(params: Sequence[Param]) -> None:

@@ -26,7 +26,7 @@ from attrlib.methods import read_methods
 from attrlib.models import load_model
 from attrlib.protocols import PROTOCOLS, create
 from attrlib.registry import params_of
-from attrlib.specs import ProtocolSpec, RunSpec, flag_of, parse_protocols
+from attrlib.specs import IN_MEMORY, ProtocolSpec, RunSpec, flag_of, parse_protocols
 from attrlib.statistics import Summary
 from attrlib.store import Run, Store, open_store, parse_bytes
 
@@ -87,6 +87,7 @@ def _unfinished(store: Store) -> Run:
     """Return the last unfinished run that the command line can resume. Raises `SpecError` if there is none."""
     runs = [r for r in store.runs() if r.state in ("running", "cancelled") and r.spec.get("kind") == "score"]
     runs = [r for r in runs if not r.spec["spec"]["model"]["architecture"].startswith("wrapped:")]
+    runs = [r for r in runs if not r.spec["spec"]["data"].startswith(IN_MEMORY)]
     if not runs:
         raise SpecError("there is no run to resume: all stored runs have finished")
     return max(runs, key=lambda r: r.updated)

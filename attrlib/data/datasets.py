@@ -1,6 +1,5 @@
-"""Data sets: sequences of labelled pictures, opened one at a time, from folders, CSV files or by name."""
+"""Data sets: sequences of labelled pictures, opened one at a time, from folders, CSV files, objects in memory, or by name."""
 
-import importlib.util
 import operator
 import os
 import stat
@@ -8,17 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from attrlib.data.digests import file_digest
-from attrlib.data.folders import SUFFIXES, Listing, list_csv, list_folder, show
+from attrlib.data.folders import SUFFIXES, Listing, list_folder, show
 from attrlib.data.images import open_photo
-from attrlib.data.samples import PREFIX, SAMPLES
+from attrlib.data.tables import list_csv
 from attrlib.errors import DataError, ImageError, unknown
-from attrlib.specs import digest, whole
+from attrlib.specs import IN_MEMORY, digest, whole
 
 MASK = "object"
 """Name of the masks that are read from a folder."""
@@ -30,7 +30,7 @@ class Item:
 
     Attributes:
         image: The picture, RGB.
-        label: Its class as an index into the data set's `class_names`, None if unlabelled.
+        label: Its class as an index into the data set's `class_names`, None if it has none or several.
         id: Digest of its content.
         name: Its display name.
         masks: Boolean masks (H,W) by name, in the picture's own pixels.
@@ -53,11 +53,17 @@ class Dataset(Sequence[Item], ABC):
         class_names: Names of the classes; labels are indices into it.
         has_masks: Whether items have masks.
         parts: Parts that every picture can be rendered without.
+        multi_label: Whether a picture may have several labels.
+        notes: What was assumed when the data set was loaded, and what was left out.
+        reopens: Whether `load_dataset(name)` returns the same data set in another process.
     """
 
     name: str
     class_names: tuple[str, ...]
     has_masks: bool = False
+    multi_label: bool = False
+    notes: tuple[str, ...] = ()
+    reopens: bool = False
     parts: tuple[str, ...] = ()
     """Parts that every picture can be rendered without. If there are any, the items' masks have these names."""
 
@@ -92,7 +98,12 @@ class Dataset(Sequence[Item], ABC):
 
     @abstractmethod
     def label(self, index: int) -> int | None:
-        """Return the class index of a picture without opening it, None if it is unlabelled."""
+        """Return the class index of a picture without opening it, None if it has no label or several."""
+
+    def labels(self, index: int) -> tuple[int, ...]:
+        """Return the class indices of a picture in increasing order, without opening it; empty if it is unlabelled."""
+        label = self.label(index)
+        return () if label is None else (label,)
 
     @abstractmethod
     def item_id(self, index: int) -> str:
@@ -101,6 +112,18 @@ class Dataset(Sequence[Item], ABC):
     def item_name(self, index: int) -> str:
         """Return the display name of a picture without opening it."""
         return f"{self.name}/{range(len(self))[operator.index(index)]}"
+
+    @property
+    def source(self) -> str:
+        """Return what a run calls the data set: a name or an absolute path, or a label if it is in memory only."""
+        return anchored(self.name) if self.reopens else IN_MEMORY + self.name.removeprefix(IN_MEMORY)
+
+    def describe(self) -> str:
+        """Return the number of pictures and classes, and what else the data set provides, as a line of text."""
+        counts = [(len(self), "image", "images"), (len(self.class_names), "class", "classes")]
+        facts = [f"{n:,} {one if n == 1 else more}" for n, one, more in counts if n]
+        facts += ["several labels per image"] if self.multi_label else []
+        return ", ".join([*facts, *self.offers])
 
     def order(self, seed: int = 0) -> list[int]:
         """Return all indices in a random order that depends only on the seed.
@@ -117,9 +140,11 @@ class FileDataset(Dataset):
     The digest of an item is that of its file's bytes, and of its mask's. Moving or renaming the files does not change it.
     """
 
+    reopens = True
+
     def __init__(self, name: str, listing: Listing):
         self.name = name
-        self.class_names = listing.class_names
+        self.class_names, self.multi_label, self.notes = listing.class_names, listing.multi_label, listing.notes
         self.has_masks = bool(listing.masks)
         self._listing = listing
 
@@ -132,9 +157,13 @@ class FileDataset(Dataset):
         image = open_photo(self._listing.path(self._listing.files[k]), name).image
         mask = self._mask(k)
         masks = {} if mask is None else {MASK: _open_mask(self._listing.path(mask), f"the mask of {name}", image.size)}
-        return Item(image, self._listing.labels[k], self.item_id(k), name, masks)
+        return Item(image, self.label(k), self.item_id(k), name, masks)
 
     def label(self, index: int) -> int | None:
+        labels = self.labels(index)
+        return labels[0] if len(labels) == 1 else None
+
+    def labels(self, index: int) -> tuple[int, ...]:
         return self._listing.labels[operator.index(index)]
 
     def item_id(self, index: int) -> str:
@@ -190,6 +219,8 @@ NAMED: dict[str, tuple[DatasetInfo, Callable[[str], Dataset]]] = {}
 """Named data sets, each with the function that builds it from its name."""
 SOURCES: dict[str, Callable[[str], Dataset]] = {}
 """Functions that build the data sets whose names begin with a prefix, by prefix."""
+OBJECTS: list[Callable[[object, Any, Sequence[str] | None], Dataset | None]] = []
+"""Functions that build data sets from objects in memory, their labels and class names; they return None for other objects."""
 
 
 def named(info: DatasetInfo) -> Callable[[Callable[[str], Dataset]], Callable[[str], Dataset]]:
@@ -210,7 +241,7 @@ def named(info: DatasetInfo) -> Callable[[Callable[[str], Dataset]], Callable[[s
 
 def anchored(source: str) -> str:
     """Return a source that does not depend on the working directory: an existing path made absolute, else `source` unchanged."""
-    if source in NAMED or not source:
+    if source in NAMED or not source or source.startswith(tuple(SOURCES)):
         return source
     try:
         path = Path(source).expanduser().absolute()
@@ -224,28 +255,59 @@ def list_datasets() -> list[DatasetInfo]:
     return [info for info, _ in NAMED.values()]
 
 
-def load_dataset(source: str | Path | Dataset) -> Dataset:
-    """Load a data set by name, from a folder or from a CSV file.
+def load_dataset(source: Any, *, labels: Any = None, class_names: Sequence[str] | None = None, training: bool = False) -> Dataset:
+    """Load a data set by name, from a folder, from a CSV file, or from pictures in memory.
 
     A name takes precedence over a path: `load_dataset("photos")` loads the named data set, `load_dataset("./photos")` the folder.
 
     Args:
-        source: A name; the path of a folder of class folders, of a folder of pictures, or of a CSV file with columns `file` and
-            `label`; or a `Dataset`, which is returned unchanged. A folder with subfolders `images` and `masks` has masks.
+        source: One of the following.
+
+            - A name, or a `Dataset`, which is returned unchanged.
+            - The path of a folder of class folders, or of a folder of pictures. A folder with subfolders `images` and `masks` has masks.
+              Of subfolders such as `train` and `val` with class folders in them, the one to judge on is loaded: test, else validation,
+              else training.
+            - The path of a CSV file with columns `file` and `label`; several labels are separated by `;` or `|`. Without `label`, columns
+              of 0 and 1 are the classes.
+            - Pictures in memory: an array or tensor (N,H,W), (N,H,W,C) or (N,C,H,W), uint8 or from 0 to 1, or a sequence of pictures or of
+              pairs (picture, label), where a picture is a path, a PIL image or an array.
+            - A torch `Dataset` of pictures or of pairs (picture, label), without normalisation: attrlib preprocesses. Of an
+              `ImageFolder`, the files are opened, and its transform is not used.
+        labels: Labels of pictures in memory: N class indices or class names, N sequences of them for several labels, or an array (N,C) of
+            0 and 1. None marks an unlabelled picture.
+        class_names: Names of the classes of pictures in memory, in the order of their indices.
+        training: Whether to load the split to train on rather than the one to judge on.
 
     Raises:
         DataError: If the data set does not exist or cannot be read. The message says what to do.
+
+    Example:
+        >>> import attrlib
+        >>> data = attrlib.load_dataset([("sample:cat", "tabby"), ("sample:coffee", "espresso")])
+        >>> len(data), data.class_names, data.label(0)
+        (2, ('espresso', 'tabby'), 1)
     """
+    if not isinstance(source, str | Path | Dataset):
+        for make in OBJECTS:
+            if (dataset := make(source, labels, class_names)) is not None:
+                return dataset
+        raise DataError(
+            f"a {type(source).__name__} is not a data set; give a name, the path of a folder or of a CSV file, an array or a sequence of "
+            "pictures, a torch Dataset, or a Dataset of attrlib"
+        )
+    if labels is not None or class_names is not None:
+        raise DataError("labels and class_names are for pictures in memory; folders, CSV files and named data sets have their own")
     if isinstance(source, Dataset):
         return source
-    if not isinstance(source, str | Path):
-        raise DataError(f"a {type(source).__name__} is not a data set; give a name, the path of a folder or of a CSV file, or a Dataset")
     if isinstance(source, str) and source in NAMED:
         return NAMED[source][1](source)
-    for prefix, make in SOURCES.items():
+    for prefix, build in SOURCES.items():
         if isinstance(source, str) and source.startswith(prefix):
-            return make(source)
-    text = os.fspath(source)
+            return build(source)
+    return _load_path(os.fspath(source), training)
+
+
+def _load_path(text: str, training: bool) -> Dataset:
     name = show(f"./{text}" if text in NAMED else text)
     try:
         path = os.fspath(Path(text).expanduser()) if text else text
@@ -255,26 +317,9 @@ def load_dataset(source: str | Path | Dataset) -> Dataset:
             unknown("data set", name, NAMED, "Or give the path of a folder of pictures or of a CSV file that exists.")
         ) from None
     if kind == stat.S_IFDIR:
-        return FileDataset(name, list_folder(path))
+        listing = list_folder(path, training)
+        return FileDataset(os.path.join(name, show(listing.split)) if listing.split else name, listing)
     if kind == stat.S_IFREG and path.lower().endswith(".csv"):
         return FileDataset(name, list_csv(path))
     kind_name = "one picture" if path.lower().endswith(SUFFIXES) else "neither a folder nor a CSV file"
     raise DataError(f"{name[-120:]!r} is {kind_name}; give a folder of pictures, or a .csv file with columns file,label")
-
-
-PHOTO_CLASSES = {"coffee": "n07920052", "camera": "n04485082"}
-"""WNIDs of the sample photos that clearly show exactly one ImageNet class: espresso and tripod.
-
-The cat may be a tabby or a tiger cat, the motorcycle is not a moped, and the rocket is not a missile. The others show no ImageNet class.
-"""
-
-
-@named(DatasetInfo("photos", "Sample photos of scikit-image", len(SAMPLES), len(PHOTO_CLASSES), labelled=True))
-def _photos(name: str) -> Dataset:
-    package = importlib.util.find_spec("skimage")
-    if package is None or package.origin is None:
-        raise DataError("the photos come with scikit-image, which is not installed; run pip install scikit-image")
-    classes = tuple(sorted(PHOTO_CLASSES.values()))
-    labels = [classes.index(PHOTO_CLASSES[n]) if n in PHOTO_CLASSES else None for n in SAMPLES]
-    folder = os.path.join(os.path.dirname(package.origin), "data")
-    return FileDataset(name, Listing(folder, list(SAMPLES.values()), [PREFIX + n for n in SAMPLES], classes, labels))

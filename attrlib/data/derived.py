@@ -23,7 +23,7 @@ class Subset(Dataset):
 
     def __init__(self, data: Dataset, indices: Sequence[int], name: str = ""):
         self.name, self.class_names = name or data.name, data.class_names
-        self.has_masks, self.parts = data.has_masks, data.parts
+        self.has_masks, self.parts, self.multi_label, self.notes = data.has_masks, data.parts, data.multi_label, data.notes
         self._data, self._indices = data, tuple(indices)
 
     def __len__(self) -> int:
@@ -37,6 +37,9 @@ class Subset(Dataset):
 
     def label(self, index: int) -> int | None:
         return self._data.label(self._indices[operator.index(index)])
+
+    def labels(self, index: int) -> tuple[int, ...]:
+        return self._data.labels(self._indices[operator.index(index)])
 
     def item_id(self, index: int) -> str:
         return self._data.item_id(self._indices[operator.index(index)])
@@ -56,7 +59,8 @@ class Kept(Dataset):
     """
 
     def __init__(self, data: Dataset, share: float = 0.25):
-        self.name, self.class_names = data.name, data.class_names
+        self.name, self.class_names, self.reopens = data.name, data.class_names, data.reopens
+        self.multi_label, self.notes = data.multi_label, data.notes
         self._data, self._items = data, dict[int, Item]()
         self._left = int(share * psutil.virtual_memory().available)
         self._lock = threading.Lock()
@@ -80,6 +84,9 @@ class Kept(Dataset):
 
     def label(self, index: int) -> int | None:
         return self._data.label(index)
+
+    def labels(self, index: int) -> tuple[int, ...]:
+        return self._data.labels(index)
 
     def item_id(self, index: int) -> str:
         return self._data.item_id(index)

@@ -1,16 +1,18 @@
-"""Listing of the files of a data set, from folders and CSV files, without opening a picture."""
+"""Listing of the files of a data set in folders, without opening a picture."""
 
-import csv
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from attrlib.data.splits import are_splits, choose, listed
 from attrlib.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-MAX_CSV_BYTES = 256 << 20
-_KINDS = ", ".join(SUFFIXES)
+KINDS = ", ".join(SUFFIXES)
 _SOME = 3
+_ENDINGS = 5
+"""Maximum number of endings named in one note."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,70 +24,152 @@ class Listing:
         files: Paths of the pictures.
         names: Display names of the pictures.
         class_names: Names of the classes.
-        labels: Class index of each picture, None if unlabelled.
+        labels: The class indices of each picture, empty if it is unlabelled.
         masks: Path of each picture's mask, None if it has none; empty if no picture has one.
+        notes: What was assumed, and what was left out.
+        split: The subfolder that was chosen among splits, empty if there are none.
+        multi_label: Whether a picture may have several labels.
     """
 
     folder: str
     files: Sequence[str]
     names: Sequence[str]
     class_names: tuple[str, ...]
-    labels: Sequence[int | None]
+    labels: Sequence[tuple[int, ...]]
     masks: Sequence[str | None] = ()
+    notes: tuple[str, ...] = ()
+    split: str = ""
+    multi_label: bool = False
 
     def path(self, file: str) -> str:
         """Return the full path of one of the files."""
         return os.path.join(self.folder, file)
 
 
-def list_folder(folder: str) -> Listing:
+def list_folder(folder: str, training: bool = False) -> Listing:
     """List the pictures in a folder, sorted by their relative paths. Hidden files and folders are left out.
 
     Direct subfolders that contain pictures at any depth are the classes. Without subfolders of pictures, pictures are unlabelled.
     If the folder has subfolders `images` and `masks`, the same holds for `images`, and `masks/PATH.png` is the mask of
-    `images/PATH.*`.
+    `images/PATH.*`. If all subfolders have names of splits, and there are class folders in them, one split is listed.
+
+    Args:
+        folder: Path of the folder.
+        training: Whether to choose the split to train on rather than the one to judge on.
 
     Raises:
-        DataError: If the folder cannot be read, contains no pictures, or has pictures both directly in it and in subfolders.
+        DataError: If the folder cannot be read, contains no pictures, has pictures both directly in it and in subfolders, or if its
+            subfolders may be splits or classes.
     """
     folder = os.path.abspath(folder)
     masked = all(os.path.isdir(os.path.join(folder, name)) for name in ("images", "masks"))
     start, top = ("images/", os.path.join(folder, "images")) if masked else ("", folder)
-    folders, loose = _entries(top, SUFFIXES)
-    classes = {name: files for name in folders if (files := list(_walk(top, f"{name}/", SUFFIXES)))}
+    others: Counter[str] = Counter()
+    folders, loose = _entries(top, SUFFIXES, others)
+    others_of: dict[str, Counter[str]] = {name: Counter() for name in folders}
+    files_of = {name: list(_walk(top, f"{name}/", SUFFIXES, others_of[name])) for name in folders}
+    classes = {name: files for name, files in files_of.items() if files}
     if not loose and not classes:
-        raise DataError(f"there are no pictures in {show(top)[-120:]!r}; add files ({_KINDS}), or one subfolder of them for each class")
+        found = endings(sum(others_of.values(), others))
+        raise DataError(
+            f"there are no pictures in {show(top)[-120:]!r}{f', only {found}' if found else ''}; add files ({KINDS}), or one subfolder of "
+            "them for each class"
+        )
     if loose and classes:
         raise DataError(
             f"{show(top)[-120:]!r} holds pictures both directly and in subfolders, so the classes are ambiguous; move "
             f"pictures such as {show(loose[0])[:80]!r} into a subfolder, or move subfolders such as {show(next(iter(classes)))[:80]!r} away"
         )
+    if are_splits(classes):
+        return _list_split(top, classes, masked, training)
+    notes = _left_out_notes(others, others_of, classes)
     inner = sorted(loose or [file for files in classes.values() for file in files])
-    index = {name: k for k, name in enumerate(sorted(classes))}
+    labels_of = {name: (k,) for k, name in enumerate(sorted(classes))}
+    masks, mask_notes = _mask_files(folder, inner) if masked else ((), ())
     return Listing(
         folder,
         [start + file for file in inner],
         [show(start + file) for file in inner],
-        tuple(show(name) for name in index),
-        [index[file.partition("/")[0]] if index else None for file in inner],
-        _mask_files(folder, inner) if masked else (),
+        tuple(show(name) for name in labels_of),
+        [labels_of[file.partition("/")[0]] if labels_of else () for file in inner],
+        masks,
+        (*notes, *mask_notes),
     )
 
 
-def _mask_files(folder: str, pictures: Sequence[str]) -> list[str | None]:
+def _list_split(top: str, files_of: Mapping[str, Sequence[str]], masked: bool, training: bool) -> Listing:
+    """Return the listing of one of the splits, or refuse folders that may be splits or classes."""
+    shown = show(top)[-120:]
+    with_classes = [name for name, files in files_of.items() if any(file.count("/") > 1 for file in files)]
+    if not with_classes:
+        raise DataError(
+            f"{shown!r} holds pictures in {listed(files_of)}, without class folders: these may be splits or classes; give the path of one "
+            f"of them to use its pictures without labels, or rename the folders if they are classes"
+        )
+    if masked:
+        raise DataError(f"{shown!r} holds the splits {listed(files_of)}; give each split folders of its own, images and masks")
+    chosen = choose(with_classes, training)
+    listing = list_folder(os.path.join(top, chosen), training)
+    notes = [f"{shown!r} holds the splits {listed(files_of)}: {chosen!r} is used; to use another one, give the path of its folder"]
+    if flat := set(files_of) - set(with_classes):
+        notes.append(f"{listed(flat)} holds no class folders" if len(flat) == 1 else f"{listed(flat)} hold no class folders")
+    return replace(listing, notes=(*notes, *listing.notes), split=os.path.join(chosen, listing.split) if listing.split else chosen)
+
+
+def _left_out_notes(others: Counter[str], others_of: Mapping[str, Counter[str]], classes: Mapping[str, object]) -> list[str]:
+    """Return notes on the files that were left out for their ending, and on the class folders that have no other files."""
+    vanished = [name for name in others_of if classes and name not in classes]
+    count = sum((own for name, own in others_of.items() if name not in vanished), others)
+    notes = left_out_note(count)
+    for name in vanished[:_SOME]:
+        found = endings(others_of[name])
+        notes.append(f"class {show(name)[:80]!r} has no readable pictures and is left out: {found or 'it is empty'}")
+    if vanished[_SOME:]:
+        notes.append(f"{len(vanished) - _SOME} more class folders have no readable pictures and are left out")
+    return notes
+
+
+def left_out_note(count: Counter[str], of: str = "") -> list[str]:
+    """Return a note on files that were left out, or nothing if there are none.
+
+    Args:
+        count: The number of files by ending.
+        of: Where they are, as in " of masks".
+    """
+    total = count.total()
+    return [f"{total} file{'s' if total > 1 else ''}{of} left out: {endings(count)}"] if total else []
+
+
+def ending(file: str) -> str:
+    """Return the ending of a file's name, in lower case."""
+    return show(os.path.splitext(file)[1].lower()[:20]) or "without an ending"
+
+
+def endings(count: Counter[str]) -> str:
+    """Return how many files have which ending, the most frequent first: "9 .gif, 3 .txt"."""
+    ranked = sorted(count.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{n} {name}" for name, n in ranked[:_ENDINGS]) + (", ..." if ranked[_ENDINGS:] else "")
+
+
+def _mask_files(folder: str, pictures: Sequence[str]) -> tuple[Sequence[str | None], Sequence[str]]:
+    """Return the path of each picture's mask, and notes on files that were left out."""
     top = os.path.join(folder, "masks")
-    by_stem = {os.path.splitext(file)[0]: f"masks/{file}" for file in sorted(_walk(top, "", (".png",)))}
+    others: Counter[str] = Counter()
+    by_stem = {os.path.splitext(file)[0]: f"masks/{file}" for file in sorted(_walk(top, "", (".png",), others))}
     masks = [by_stem.get(os.path.splitext(picture)[0]) for picture in pictures]
     if not any(masks):
         raise DataError(
             f"no picture in {show(folder)[-120:]!r} has a mask; the mask of 'images/{show(pictures[0])[:80]}' must be "
             f"'masks/{show(os.path.splitext(pictures[0])[0])[:80]}.png': rename the masks, or move the folder masks away"
         )
-    return masks
+    return masks, left_out_note(others, " of masks, which are .png,")
 
 
-def _walk(top: str, inside: str, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Yield the paths, relative to `top`, of the files below `top/inside`. A folder is visited once even if several links lead to it."""
+def _walk(top: str, inside: str, suffixes: tuple[str, ...], others: Counter[str]) -> Iterator[str]:
+    """Yield the paths, relative to `top`, of the files below `top/inside`; count those with another ending in `others`.
+
+    A folder is visited once even if several links lead to it.
+    """
     seen = {_identity(top)} if inside else set()
     waiting = [inside]
     while waiting:
@@ -94,7 +178,7 @@ def _walk(top: str, inside: str, suffixes: tuple[str, ...]) -> Iterator[str]:
         if (identity := _identity(folder)) in seen:
             continue
         seen.add(identity)
-        folders, files = _entries(folder, suffixes)
+        folders, files = _entries(folder, suffixes, others)
         yield from (inside + name for name in files)
         waiting += [f"{inside}{name}/" for name in reversed(folders)]
 
@@ -107,10 +191,11 @@ def _identity(folder: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _entries(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
+def _entries(folder: str, suffixes: tuple[str, ...], others: Counter[str]) -> tuple[list[str], list[str]]:
     """Return the names of the subfolders, links to folders last, and of all other entries with one of the suffixes.
 
-    Hidden entries are left out. A broken link counts as a file, so that a missing picture is noticed.
+    Entries with another ending are counted in `others`. Hidden entries are left out. A broken link counts as a file, so that a missing
+    picture is noticed.
     """
     folders, files = [], []
     try:
@@ -124,6 +209,8 @@ def _entries(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[st
                     folders.append((True, entry.name))
                 elif entry.name.lower().endswith(suffixes):
                     files.append(entry.name)
+                else:
+                    others[ending(entry.name)] += 1
     except OSError as error:
         raise _unreadable(folder, error) from None
     return [name for _, name in sorted(folders)], files
@@ -131,68 +218,6 @@ def _entries(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[st
 
 def _unreadable(folder: str, error: OSError) -> DataError:
     return DataError(f"the folder {show(folder)[-120:]!r} cannot be read ({error.strerror}); give it read permission, or move it away")
-
-
-def list_csv(file: str) -> Listing:
-    """List the pictures named in the column `file` of a CSV file, in the order of its rows.
-
-    Paths are relative to the folder of the CSV file. The column `label` names the classes; it may be missing, and its cells may be
-    empty. Other columns are ignored.
-
-    Raises:
-        DataError: If the CSV file is invalid, names a file twice, or names one that cannot be read.
-    """
-    file = os.path.abspath(file)
-    name, folder = show(os.path.basename(file))[:80], os.path.dirname(file)
-    try:
-        if (size := os.path.getsize(file)) > MAX_CSV_BYTES:
-            raise DataError(f"{name} has {size >> 20} MiB, more than {MAX_CSV_BYTES >> 20}; split it")
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            rows = _rows(lines, name, folder)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{name} is not a CSV file ({str(error)[-80:]}); save it as text in UTF-8, with commas between the columns"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{name} cannot be read ({error.strerror}); give it read permission") from None
-    if missing := [picture for picture in rows if not _readable(os.path.join(folder, picture))]:
-        some = ", ".join(repr(picture[:80]) for picture in missing[:_SOME])
-        raise DataError(
-            f"{len(missing)} of the {len(rows)} files that {name} names cannot be read: {some}{', ...' if missing[_SOME:] else ''}; "
-            f"write their paths relative to the folder of {name}, or remove them"
-        )
-    classes = sorted(set(rows.values()) - {""})
-    index = {label: k for k, label in enumerate(classes)}
-    labels = [index.get(label) for label in rows.values()]
-    return Listing(folder, list(rows), [show(picture) for picture in rows], tuple(show(label) for label in classes), labels)
-
-
-def _rows(lines: Iterator[str], name: str, folder: str) -> dict[str, str]:
-    """Return the label of each file, "" for none."""
-    reader = csv.reader(lines, strict=True)
-    header = [cell.strip().lower() for cell in next(reader, [])]
-    if "file" not in header:
-        raise DataError(f"{name} has no column 'file'; its first line must name the columns, for example file,label")
-    columns = (header.index("file"), header.index("label") if "label" in header else len(header))
-    rows: dict[str, str] = {}
-    lines_of: dict[str, int] = {}
-    for row in reader:
-        if not any(row):
-            continue
-        picture, label = (row[k].strip() if k < len(row) else "" for k in columns)
-        if not picture:
-            raise DataError(f"line {reader.line_num} of {name} names no file; fill it in, or remove the line")
-        first = lines_of.setdefault(os.path.normpath(os.path.join(folder, picture)), reader.line_num)
-        if first != reader.line_num:
-            raise DataError(f"lines {first} and {reader.line_num} of {name} name the same file {picture[:80]!r}; remove one of them")
-        rows[picture] = label
-    if not rows:
-        raise DataError(f"{name} names no files; write one line for each picture below the first, for example cat.jpg,tabby")
-    return rows
-
-
-def _readable(path: str) -> bool:
-    return os.path.isfile(path) and os.access(path, os.R_OK)
 
 
 def show(path: str) -> str:

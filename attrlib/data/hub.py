@@ -33,6 +33,8 @@ def root() -> Path:
 class TorchvisionDataset(Dataset):
     """A torchvision data set of pictures and classes. The digest of an item is that of its pixels."""
 
+    reopens = True
+
     def __init__(self, name: str, data: Any):
         self.name, self._data = name, data
         self._digests: dict[int, str] = {}

@@ -9,6 +9,7 @@ from functools import cache
 # isort: split
 from timm.data import ImageNetInfo
 
+from attrlib.data.splits import are_splits, listed
 from attrlib.errors import DataError, unknown
 from attrlib.specs import CLASSES
 
@@ -26,36 +27,72 @@ def match_classes(names: Sequence[str], model_names: Sequence[str], by: str = "a
         model_names: Class names of the model.
         by: How classes are matched. `wnid`: by WNID (`n01440764`, or a name that begins with one), for ImageNet models and models
             whose class names are WNIDs. `name`: by name, ignoring case, underscores and hyphens; one of several comma-separated
-            synonyms is enough. `index`: by number (`0` or `0000`). `order`: the k-th of the sorted names is class k; the counts
-            must be equal. `auto`: the first of wnid, name and index that fits all classes, and order only if the counts are equal
-            and the model's classes have no names.
+            synonyms is enough. `index`: by number (`0` or `0000`). `order`: the k-th class of the data is class k, and folders and CSV
+            files sort their classes as text; the counts must be equal. `auto`: the first of wnid, name and index that fits all
+            classes; and order if the counts are equal and the model's classes have no names, or both have two classes and no name
+            is the same.
 
     Raises:
-        DataError: If a class of the data matches no class or several classes of the model, or `by` is unknown. The message names
-            classes that do not fit.
+        DataError: If a class of the data matches no class or several classes of the model, if names of splits would be matched by
+            order, or `by` is unknown. The message names classes that do not fit.
     """
     return _matched(names, model_names, by)[1]
 
 
-def order_note(names: Sequence[str], model_names: Sequence[str], by: str = "auto") -> tuple[str, ...]:
-    """Return a note if `auto` matches by order because the model's classes have no names, else nothing.
+def match_notes(names: Sequence[str], model_names: Sequence[str], by: str = "auto") -> tuple[str, ...]:
+    """Return a note if classes are matched by number or by order, which names cannot confirm: which class is which, and the alternative.
 
     Args:
         names: Class names of the data.
         model_names: Class names of the model.
         by: How classes are matched, see `match_classes`.
     """
-    if by != "auto":
+    if not names:
         return ()
     way, indices = _matched(names, model_names, by)
-    if way != "order":
+    if way not in ("index", "order"):
         return ()
     pairs = sorted(zip(indices, names, strict=True))
-    shown = ", ".join(f"{name[:80]!r} is class {k}" for k, name in pairs[:_SOME])
+    titles = {k: "" if _unnamed(model_names) else f" ({model_names[k].split(',')[0][:60]})" for k in indices}
+    shown = ", ".join(f"{name[:80]!r} is class {k}{titles[k]}" for k, name in pairs[:_SOME])
+    matched = f"{shown}{', and so on' if pairs[_SOME:] else ''}"
+    if way == "index":
+        return (f"classes are matched by number: {matched}; {_instead_of_numbers(names, model_names)}",)
+    reason = "" if by == "order" else f", because {_why_order(model_names)}"
+    return (f"classes are matched by order{reason}: {matched}; {_instead_of_order(names, model_names)}",)
+
+
+def _why_order(model_names: Sequence[str]) -> str:
+    return "the model's classes have no names" if _unnamed(model_names) else "none of the two names is one of the model's"
+
+
+def _instead_of_numbers(names: Sequence[str], model_names: Sequence[str]) -> str:
+    """Return what to do if the number of a class is not its index in the model."""
+    if len(names) != len(model_names):
+        return "if the model numbers its classes in another way, name those of the data by WNID or name"
+    differing = [(k, name) for k, name in enumerate(names) if int(name) != k]
+    if not differing:
+        return "by order, they match alike"
+    k, name = differing[0]
     return (
-        f"classes are matched by order, because the model's classes have no names: {shown}{', and so on' if pairs[_SOME:] else ''}; to name "
-        "them, put a text file beside the checkpoint, of the same name with the suffix .txt, with one name per line",
+        f"by order, {name[:80]!r} is class {k}: choose classes=order if the model was trained on these folders with ImageFolder, which "
+        "numbers them in the order of their names as text"
     )
+
+
+def _instead_of_order(names: Sequence[str], model_names: Sequence[str]) -> str:
+    """Return what to do if the order of the classes is not that of the model."""
+    numbers = [min(found) if found else -1 for found in _by_index(names, model_names)]
+    if min(numbers) >= 0 and numbers != list(range(len(names))):
+        k, name = next((k, name) for place, (k, name) in enumerate(zip(numbers, names, strict=True)) if k != place)
+        return f"by number, {name[:80]!r} is class {k}: choose classes=index if the model's classes are numbered so"
+    if _unnamed(model_names):
+        return "to name them, put a text file beside the checkpoint, of the same name with the suffix .txt, with one name per line"
+    return "if that is wrong, name the classes of the data as the model names its own"
+
+
+def _unnamed(model_names: Sequence[str]) -> bool:
+    return all(name == f"class {k}" for k, name in enumerate(model_names))
 
 
 def _matched(names: Sequence[str], model_names: Sequence[str], by: str) -> tuple[str, tuple[int, ...]]:
@@ -64,7 +101,9 @@ def _matched(names: Sequence[str], model_names: Sequence[str], by: str) -> tuple
     if by != "auto":
         return by, _unique(_WAYS[by](names, model_names), names, model_names, by)
     candidates_by = {way: _WAYS[way](names, model_names) for way in ("wnid", "name", "index")}
-    if all(name == f"class {k}" for k, name in enumerate(model_names)) and len(names) == len(model_names):
+    # Two classes in the wrong order look right half of the time, so a single name that matches rules the order out.
+    two = len(names) == 2 and not any(map(any, candidates_by.values()))
+    if len(names) == len(model_names) and (_unnamed(model_names) or two) and not are_splits(names):
         candidates_by["order"] = _by_order(names, model_names)
     fits = (way for way, candidates in candidates_by.items() if all(len(c) == 1 for c in candidates))
     # If none fits, the error is most useful about the way that comes closest.
@@ -80,7 +119,9 @@ def check_way(by: str) -> None:
 
 def _unique(candidates: Candidates, names: Sequence[str], model_names: Sequence[str], way: str) -> tuple[int, ...]:
     if strange := [name for name, matches in zip(names, candidates, strict=True) if not matches]:
-        ordered = ", or choose by='order'" if len(names) == len(model_names) else ""
+        if are_splits(names):
+            raise DataError(f"{listed(names)} are names of splits, not of the model's classes; give the path of the split's folder")
+        ordered = ", or choose classes=order" if len(names) == len(model_names) else ""
         raise DataError(
             f"{len(strange)} of the {len(names)} classes of the data match none of the model's {len(model_names)}: {_some(strange)}; "
             f"name classes by WNID (n01440764, for an ImageNet model), by one of the model's names ({model_names[0][:60]!r}) or by "
@@ -122,7 +163,11 @@ def _wnid(name: str) -> str:
 def _by_name(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
     pairs = ((part, k) for k, name in enumerate(model_names) for part in (name, *name.split(",")))
     classes = _indexed((_plain(part), k) for part, k in pairs)
-    return [classes.get(_plain(name), set()) for name in names]
+    found = [classes.get(_plain(name), set()) for name in names]
+    if len(names) == 2 and list(model_names) == [f"not {model_names[-1]}", model_names[-1]] and {1} in found:
+        # A single logit with the name of one class: whatever the other is called, it is the other.
+        return [own or {0} for own in found]
+    return found
 
 
 def _plain(name: str) -> str:
@@ -138,10 +183,11 @@ def _by_index(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
 def _by_order(names: Sequence[str], model_names: Sequence[str]) -> Candidates:
     if len(names) != len(model_names):
         raise DataError(
-            f"the data have {len(names)} classes and the model {len(model_names)}: by='order' needs equal counts; match by name instead"
+            f"the data have {len(names)} classes and the model {len(model_names)}: classes=order needs equal counts; match by name instead"
         )
-    rank = {name: k for k, name in enumerate(sorted(names))}
-    return [{rank[name]} for name in names]
+    if are_splits(names):
+        return [set() for _ in names]
+    return [{k} for k in range(len(names))]
 
 
 def with_description(name: str) -> str:

@@ -1,7 +1,6 @@
 """Whether the input goes in as the network expects it: accuracy, or confidence, under the chosen preprocessing and under others."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from attrlib.data.datasets import Dataset
-from attrlib.data.labels import match_classes
+from attrlib.data.labels import match_classes, match_notes
 from attrlib.errors import DataError, ImageError, ProtocolError
 from attrlib.models import Classifier, Preprocessing
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -53,11 +52,13 @@ class InputCheck:
         trials: The chosen preprocessing, then the others.
         labelled: Whether the values are those of predictions with labels, else highest probabilities.
         unreadable: Number of pictures that could not be read.
+        notes: What was assumed of the data and its classes.
     """
 
     trials: tuple[Trial, ...]
     labelled: bool
     unreadable: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def measure(self) -> str:
@@ -117,24 +118,33 @@ def check_input(
     if not model.outputs.has_classes:
         raise ProtocolError("the model predicts a number, so there is neither an accuracy nor a probability to compare")
     order = data.order(seed)
-    labelled = [index for index in order if data.label(index) is not None]
+    labelled = [index for index in order if data.labels(index)]
     classes = match_classes(data.class_names, model.class_names, by) if labelled else ()
+    notes = match_notes(data.class_names, model.class_names, by) if labelled else ()
     indices = sorted((labelled or order)[:limit])
     trials, values, unreadable = alternatives(model.preprocessing, bool(labelled)), [], 0
     for first in range(0, len(indices), _ROWS):
         on_progress(first, len(indices))
-        items = []
+        pictures, labels = [], []
         for index in indices[first : first + _ROWS]:
-            with suppress(ImageError):
-                items.append(data[index])
-        unreadable += len(indices[first : first + _ROWS]) - len(items)
-        if items:
-            present = _present([item.label for item in items], classes, len(model.class_names)) if labelled else None
-            values.append([_values(model, trial, [item.image for item in items], present) for trial in trials])
+            try:
+                pictures.append(data[index].image)
+            except ImageError:
+                unreadable += 1
+            else:
+                labels.append(data.labels(index))
+        if pictures:
+            present = _present(labels, classes, len(model.class_names)) if labelled else None
+            values.append([_values(model, trial, pictures, present) for trial in trials])
     if not values:
         raise DataError(f"{data.name} has no picture that can be read; choose other data to check the input on")
     joined = np.concatenate(values, 1)
-    return InputCheck(tuple(replace(trial, values=row) for trial, row in zip(trials, joined, strict=True)), bool(labelled), unreadable)
+    return InputCheck(
+        tuple(replace(trial, values=row) for trial, row in zip(trials, joined, strict=True)),
+        bool(labelled),
+        unreadable,
+        (*data.notes, *notes),
+    )
 
 
 def alternatives(chosen: Preprocessing, labelled: bool) -> list[Trial]:
@@ -162,10 +172,10 @@ def _close(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> bool:
     return all(np.allclose(x, y, rtol=0, atol=1e-3) for x, y in zip(a, b, strict=True))
 
 
-def _present(labels: Sequence[int | None], classes: Sequence[int], count: int) -> Tensor:
+def _present(labels: Sequence[Sequence[int]], classes: Sequence[int], count: int) -> Tensor:
     present = torch.zeros(len(labels), count, dtype=torch.bool)
-    for row, label in enumerate(labels):
-        present[row, classes[int(label or 0)]] = True
+    for row, of_picture in enumerate(labels):
+        present[row, [classes[label] for label in of_picture]] = True
     return present
 
 

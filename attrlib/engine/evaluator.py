@@ -147,11 +147,11 @@ class Evaluator:
         key = self.keys.measurement(measurement)[1]
         if not measurement.targeted:
             return len(self.cache.values(key, [item.id for item in items]))
-        targets = {item.id: item.labels[0] for item in items}
+        targets = [(item.id, item.labels[0]) for item in items]
         if target_choice == "prediction":
-            predictions = self.cache.records(self.keys.measurement(Prediction())[1], list(targets))
-            targets = {item: int(record.details["class"]) for item, record in predictions.items() if record.details}  # type: ignore[arg-type]
-        return len(self.cache.values(key, [f"{item}:{target}" for item, target in targets.items()]))
+            predictions = self.cache.records(self.keys.measurement(Prediction())[1], [item.id for item in items])
+            targets = [(item, int(record.details["class"])) for item, record in predictions.items() if record.details]  # type: ignore[arg-type]
+        return len(self.cache.values(key, [f"{item}:{target}" for item, target in targets]))
 
     # Maps
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from attrlib.data.datasets import Dataset, Item
-from attrlib.engine.items import EvalItem
+from attrlib.engine.items import Chunk
 from attrlib.errors import ImageError
 from attrlib.models import Classifier
 from attrlib.models.cells import stitch
@@ -18,7 +18,6 @@ from attrlib.protocols import Batch
 
 CHUNKS_AHEAD = 2
 
-Chunk = tuple[EvalItem, ...]
 Loaded = tuple[Chunk, Batch | None]
 """The readable items of a chunk and their batch, None if no item is readable."""
 

@@ -211,7 +211,14 @@ def make_plan(
     if error is not None and not planned:
         raise error
     return Plan(
-        spec, data, store, evaluators, tuple(planned.values()), (*refused, *refused_groups), tuple(dict.fromkeys(notes)), max_memory
+        spec,
+        data,
+        store,
+        evaluators,
+        tuple(planned.values()),
+        (*refused, *refused_groups),
+        tuple(dict.fromkeys([*data.notes, *notes])),
+        max_memory,
     )
 
 

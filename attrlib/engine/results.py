@@ -1,5 +1,6 @@
 """The results of a run: the score of each method under each protocol, and their ranks."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import overload
@@ -59,6 +60,7 @@ class Score:
         details: Details of each item, by name.
         seconds: Mean seconds of one map on the model's input, NaN if unknown.
         notes: What was left out, and why.
+        labels: The model's class of each item's images, -1 where unknown.
     """
 
     spec: RunSpec
@@ -69,6 +71,20 @@ class Score:
     details: Sequence[Mapping[str, Detail]]
     seconds: float = float("nan")
     notes: tuple[str, ...] = ()
+    labels: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Return a name of each item that is unique in the score, and the same in every score on the same data.
+
+        It is the id; where an image has several labels, those after the first are numbered.
+        """
+        counts: Counter[str] = Counter()
+        keys = []
+        for item in self.ids:
+            counts[item] += 1
+            keys.append(item if counts[item] == 1 else f"{item}#{counts[item]}")
+        return tuple(keys)
 
     @property
     def method(self) -> MethodSpec:
@@ -152,8 +168,9 @@ class RunResult:
         return next((score for each, score in self.of_protocol(protocol).items() if str(each) == str(method)), None)
 
     def of_item(self, item: str) -> dict[tuple[ProtocolSpec, MethodSpec], float]:
-        """Return the value of one item, by its id, under each protocol and method that scored it."""
-        return {pair: float(score.values[score.ids.index(item)]) for pair, score in self.scores.items() if item in score.ids}
+        """Return the value of one item, by its key, under each protocol and method that scored it; see `Score.keys`."""
+        places = {pair: score.keys.index(item) for pair, score in self.scores.items() if item in score.keys}
+        return {pair: float(self.scores[pair].values[place]) for pair, place in places.items()}
 
     def places(self, protocol: ProtocolSpec) -> list[Place]:
         """Return the methods under a protocol, best first, with the range of ranks of each."""

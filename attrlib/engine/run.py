@@ -281,6 +281,7 @@ class _RunState:
             StoredDetails(self.store, evaluation.key, tuple(plan.keys[position] for position in chosen)),
             self.plan.evaluators[0].mean_seconds(evaluation.method, ids),
             tuple(dict.fromkeys([*self.plan.notes, *self.notes])),
+            tuple(plan.items[position].labels for position in chosen),
         )
 
     def _save(self, key: str, used: Mapping[GroupPlan, tuple[EvalItem, ...]], state: str = "running") -> None:

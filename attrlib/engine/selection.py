@@ -7,11 +7,21 @@ from dataclasses import replace
 from typing import Any
 
 from attrlib.data.datasets import Dataset
-from attrlib.data.grids import compose
-from attrlib.data.labels import match_classes, order_note
+from attrlib.data.labels import match_classes, match_notes
 from attrlib.engine.evaluations import ItemGroup
 from attrlib.engine.evaluator import Evaluator
-from attrlib.engine.items import REASONS_SHOWN, UNKNOWN, EvalItem, Selection, grid_items, image_items, unreadable_note
+from attrlib.engine.items import (
+    REASONS_SHOWN,
+    UNKNOWN,
+    EvalItem,
+    Present,
+    Selection,
+    compose_grids,
+    grid_items,
+    image_items,
+    labels_of_images,
+    unreadable_note,
+)
 from attrlib.errors import DataError, ImageError
 from attrlib.models import Classifier
 from attrlib.models.outputs import PREDICTED
@@ -80,24 +90,27 @@ def select(
 
     def confidence(item: EvalItem) -> float:
         """Return the lowest probability of the label over the models; -1 if one predicts another class, or the image is unreadable."""
-        label = data.label(item.images[0])
+        label = next((own for own in data.labels(item.images[0]) if classes[0][own] == item.labels[0]), None)
         if label is None:
             return -1.0
         # The models may number the classes of the data differently.
         return min(_confidence(cached[item.id].details, of[label]) for cached, of in zip(predictions, classes, strict=True))
 
-    unreadable = [item for item in candidates.items if not all(cached[item.id].details for cached in predictions)]
+    unreadable = [
+        item for item in {item.id: item for item in candidates.items}.values() if not all(own[item.id].details for own in predictions)
+    ]
     confidences = {item: confidence(item) for item in candidates.items}
     passed = [item for item, probability in confidences.items() if probability >= group.grids.confidence]
     models = [each.model for each in evaluators]
     of = f" of {' and '.join(model.name for model in models)}" if len(models) > 1 else ""
     text = f"confidence={group.grids.confidence:g}{of}"
+    present = labels_of_images(candidates.items)
     try:
-        grids = grid_items(passed, len(candidates.items), group.grids.grid, group.grids.corners, text, spec.limit, spec.seed)
+        grids = grid_items(passed, len(candidates.items), group.grids.grid, group.grids.corners, text, spec.limit, spec.seed, present)
     except DataError as error:
-        raise DataError(f"{error} ({_highest_confidence(confidences, group.grids)})") from None
+        raise DataError(f"{error} ({_highest_confidence(confidences, group.grids, present)})") from None
     notes = unreadable_note([_reason(data, item) for item in unreadable[:REASONS_SHOWN]], len(unreadable))
-    return Selection(grids.items, (*candidates.notes, *notes, *grids.notes, *_order_notes(spec, models, data))), {}
+    return Selection(grids.items, (*candidates.notes, *notes, *grids.notes, *_match_notes(spec, models, data))), {}
 
 
 def _confidence(details: Mapping[str, Any], label: int) -> float:
@@ -117,24 +130,24 @@ def _select_images(group: ItemGroup, spec: RunSpec, data: Dataset, model: Classi
             raise
         classes = [UNKNOWN] * len(data.class_names)
     selection = image_items(data, classes, spec.limit, spec.seed, labelled, on_progress)
-    return replace(selection, notes=(*selection.notes, *_order_notes(spec, [model], data))) if labelled else selection
+    return replace(selection, notes=(*selection.notes, *_match_notes(spec, [model], data))) if labelled else selection
 
 
-def _order_notes(spec: RunSpec, models: Sequence[Classifier], data: Dataset) -> list[str]:
-    return [note for model in models for note in order_note(data.class_names, model.class_names, spec.classes)]
+def _match_notes(spec: RunSpec, models: Sequence[Classifier], data: Dataset) -> list[str]:
+    return [note for model in models for note in match_notes(data.class_names, model.class_names, spec.classes)]
 
 
-def _highest_confidence(confidences: Mapping[EvalItem, float], grids: Localisation) -> str:
+def _highest_confidence(confidences: Mapping[EvalItem, float], grids: Localisation, present: Present) -> str:
     """Return a sentence with the highest confidence at which the images allow a grid."""
     thresholds = sorted({probability for probability in confidences.values() if probability >= 0}, reverse=True)
 
     def allows(confidence: float) -> bool:
-        labels = [item.labels[0] for item, probability in confidences.items() if probability >= confidence]
-        return bool(compose(labels, grids.grid, grids.corners, seed=0))
+        passed = [item for item, probability in confidences.items() if probability >= confidence]
+        return bool(compose_grids(passed, present, grids.grid, grids.corners, seed=0))
 
     index = bisect_left(thresholds, True, key=allows)
     if index == len(thresholds):
-        return "no confidence allows one: images of too few classes are classified correctly"
+        return f"no confidence allows one{'' if present else ': images of too few classes are classified correctly'}"
     return f"confidence={math.floor(thresholds[index] * 1000) / 1000:g} allows one"
 
 

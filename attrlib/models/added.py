@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from platformdirs import user_data_dir
+from safetensors.torch import save_file
 
 from attrlib.errors import ModelError, existing_file
 from attrlib.models.cards import Card, shipped
-from attrlib.models.checkpoints import SUFFIXES
+from attrlib.models.checkpoints import SUFFIXES, split_key
 from attrlib.models.classifier import Classifier
+from attrlib.models.files.safe import INDEX
 
 VARIABLE = "ATTRLIB_MODELS"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
@@ -49,7 +51,7 @@ def weights_of(card: Path) -> Path | None:
     except ModelError:
         return None
     if other:
-        return existing_file(other)
+        return Path(other) if existing_file(split_key(other)[0]) else None
     return next((file for suffix in SUFFIXES if (file := card.with_suffix(suffix)).is_file()), None)
 
 
@@ -71,7 +73,8 @@ def add_model(model: Classifier, name: str, *, data: str = "", copy: bool = True
         ModelError: The name is not valid or taken, the model has no checkpoint file, or a file cannot be written.
     """
     check_new(name)
-    file = existing_file(model.spec.checkpoint) if model.spec.checkpoint else None
+    path, key = split_key(model.spec.checkpoint or "")
+    file = existing_file(path) if path else None
     if file is None:
         raise ModelError(f"{model.name} was not loaded from a file, so it cannot be added; load it with checkpoint=FILE first")
     card = Card(
@@ -82,12 +85,16 @@ def add_model(model: Classifier, name: str, *, data: str = "", copy: bool = True
         deletion={"declared": True} if model.deletion_tuned else None,
         parameters=sum(p.numel() for p in model.module.parameters()),
         outputs=model.outputs.kind,
-        weights="" if copy else str(file.resolve()),
+        weights="" if copy else str(file.resolve()) + (f"#{key}" if key else ""),
     )
     place = folder() / f"{name}.json"
     try:
         folder().mkdir(parents=True, exist_ok=True)
-        if copy:
+        if copy and (key or file.name.endswith(INDEX)):
+            # Of a file with several networks, and of one in several parts, the weights alone.
+            state = {name: value.detach().cpu().clone().contiguous() for name, value in model.module.state_dict().items()}
+            _replace(place.with_suffix(".safetensors"), lambda part: save_file(state, part))
+        elif copy:
             _replace(place.with_suffix(file.suffix), lambda part: shutil.copyfile(file, part))
         _replace(place, lambda part: part.write_text(card.text()))
     except OSError as error:

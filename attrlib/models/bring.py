@@ -33,21 +33,23 @@ def read_draft(location: str | Path) -> Draft:
     """Read a checkpoint file, without running code, for what it tells of its model.
 
     Args:
-        location: Path of the file.
+        location: Path of the file, or FILE#KEY for the weights under a key.
 
     Raises:
         ModelError: The file is missing, damaged, or holds something other than weights; or its card is not valid.
     """
     card_file = card_of(location)
     card = Card.read(card_file) if card_file else None
-    state = read_checkpoint(location)
-    names = card.class_names if card else None
-    return Draft((card.architecture,) if card else suggested(state), names, sum(tensor.numel() for tensor in state.values()))
+    content = read_checkpoint(location)
+    parameters = sum(tensor.numel() for tensor in content.state.values())
+    if card:
+        return Draft((card.architecture,), card.class_names, parameters, content.notes)
+    return Draft(suggested(content.state), content.class_names, parameters, content.notes)
 
 
 def suggested(state: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Return the architectures that fit a state dict, best first."""
-    return tuple(name for name in () if name in state)
+    return tuple(name for name in state if not name)
 
 
 def described(model: Classifier, class_names: Sequence[str] | None = None, deletion_tuned: bool = False) -> Classifier:

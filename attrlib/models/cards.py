@@ -10,7 +10,9 @@ from typing import Any, Self
 
 from attrlib import places
 from attrlib.errors import ModelError, SpecError, existing_file, unknown
-from attrlib.models.checkpoints import MOST_CLASSES
+from attrlib.models.checkpoints import split_key
+from attrlib.models.files.limits import MOST_CLASSES
+from attrlib.models.files.safe import INDEX, parts_of
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.specs import LARGEST, OUTPUTS, check_size
 
@@ -139,14 +141,31 @@ def smallest(data: str, tuned: bool) -> str | None:
 
 def card_of(checkpoint: str | Path) -> Path | None:
     """Return the path of the card beside a checkpoint, or None."""
-    file = existing_file(checkpoint)
-    return None if file is None else existing_file(file.with_suffix(".json"))
+    return _beside(checkpoint, ".json")
 
 
 def names_file_of(checkpoint: str | Path) -> Path | None:
     """Return the text file beside a checkpoint that names its classes, `NAME.txt`, or None."""
-    file = existing_file(checkpoint)
-    return None if file is None else existing_file(file.with_suffix(".txt"))
+    return _beside(checkpoint, ".txt")
+
+
+def files_of(checkpoint: str | Path) -> list[Path]:
+    """Return the files that loading a checkpoint reads: itself, its parts, its card and its class names, as far as they exist.
+
+    Raises:
+        ModelError: It is the index of a checkpoint in several files, and damaged.
+    """
+    file = existing_file(split_key(checkpoint)[0])
+    if file is None:
+        return []
+    parts = [file.parent / name for name in parts_of(file)] if file.name.endswith(INDEX) else []
+    return [each for each in (file, *parts, card_of(file), names_file_of(file)) if each is not None and existing_file(each)]
+
+
+def _beside(checkpoint: str | Path, suffix: str) -> Path | None:
+    file = existing_file(split_key(checkpoint)[0])
+    # An index ends as a card does.
+    return None if file is None or file.suffix == suffix else existing_file(file.with_suffix(suffix))
 
 
 def read_names(file: Path, count: int) -> tuple[str, ...]:

@@ -1,136 +1,173 @@
 """Read weights from local files without running code, strip wrappers, and load them strictly."""
 
-import argparse
-import os
-import pickle
-import struct
-import warnings
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError, existing_file
+from attrlib.models.files.formats import ADVICE, check_format
+from attrlib.models.files.hints import class_names_of, hints_of
+from attrlib.models.files.limits import MOST_CLASSES
+from attrlib.models.files.pickles import DamagedError
+from attrlib.models.files.safe import INDEX, is_safetensors, read_parts, read_safetensors
+from attrlib.models.files.stand_ins import NumPyArray, Opaque
+from attrlib.models.files.storages import StoredTensor, Unstored
+from attrlib.models.files.torch_files import TorchFile, open_torch_file
+from attrlib.models.files.weights import Weights, find_weights, is_tensor, left_out, refused
 
-# PyTorch warns about other pickle protocols than its own; the files then load, or are refused below.
-warnings.filterwarnings("ignore", message="Detected pickle protocol")
-SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt")
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "net", "weights")
-_ADVICE = "save it again with safetensors, or with torch.save(model.state_dict(), FILE)"
-MOST_CLASSES = 100_000
-"""Maximum number of classes, more than any classifier in use has: ImageNet-21k has 21,843."""
+SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl", ".pyth", ".th", INDEX)
+"""Endings of the files that are taken for checkpoints. What a file is, its content tells."""
+_SHOWN = 4
+_LONGEST_KEY = 500
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a `.safetensors`, `.pth`, `.pt` or `.tar` file onto the CPU.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint file: the state dict on the CPU, and what the file says beside it."""
 
-    Only tensors, plain containers and `argparse.Namespace` are unpickled; published checkpoints hold the latter beside the
-    weights. Anything else could run code and is refused.
+    state: dict[str, Tensor]
+    class_names: tuple[str, ...] | None = None
+    """Class names that the file lists, by index; None if it lists none. Their number may differ from that of the head's outputs."""
+    hints: Mapping[str, object] = field(default_factory=dict)
+    """Plain values that tell the architecture and its preprocessing, by the names in `files.hints.hints_of`."""
+    notes: tuple[str, ...] = ()
+    """What was chosen or left out on reading."""
+
+    def fitted(self, classes: int) -> Self:
+        """Return the checkpoint without its class names, and with a note, if they are not those of this number of classes."""
+        if self.class_names is None or len(self.class_names) == classes:
+            return self
+        note = f"the checkpoint names {len(self.class_names)} classes, but the model has {classes}, so the names are not used"
+        return replace(self, class_names=None, notes=(*self.notes, note))
+
+
+def split_key(location: str | Path) -> tuple[str, str | None]:
+    """Split `FILE#KEY` into the path and the key of the weights in the file, or None. A `#` in the name of a file is part of it."""
+    text = str(location)
+    path, mark, key = text.rpartition("#")
+    return (path, key) if mark and path and key and existing_file(text) is None else (text, None)
+
+
+def read_checkpoint(location: str | Path) -> Checkpoint:
+    """Read the weights of a checkpoint file onto the CPU, and the class names and hints beside them.
+
+    Files of torch.save, with their state dict alone or under one of the keys that trainers use, safetensors files, and the index of a
+    checkpoint in several files are read. The content tells the format. Nothing in a file is imported or called: numbers,
+    texts and containers are read as such, other objects beside the weights are left out, and a note names them.
+
+    Args:
+        location: Path of the file, or FILE#KEY for the weights under a key, as in `my.pth#model_ema` or `my.pth#ema/state_dict`.
 
     Raises:
-        ModelError: The file is missing, damaged, or holds something other than weights.
+        ModelError: The file is missing, damaged, or holds something other than weights. The message says what, and what to do.
     """
+    path, key = split_key(location)
     file = existing_file(path)
     if file is None:
-        raise ModelError(f"there is no file {str(path)[:200]!r}; give the path of a checkpoint ({', '.join(SUFFIXES[:4])})")
-    if file.suffix == ".safetensors":
-        try:
-            tensors = safetensors.torch.load_file(file)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ModelError(f"{file.name} is not a safetensors file, or is cut off ({error}); copy or download it again") from None
-        return _state_dict(tensors, file.name)
-    if _is_text(file):
-        raise ModelError(
-            f"{file.name} is not a checkpoint that PyTorch can read: it is a text file, such as a web page or a Git LFS pointer; download the file itself"
-        )
-    namespace_is_new = argparse.Namespace not in torch.serialization.get_safe_globals()
+        raise ModelError(f"there is no file {path[:200]!r}; give the path of a checkpoint ({', '.join(SUFFIXES[:4])})")
     try:
-        _check_archive(file)
-        with torch.serialization.safe_globals([argparse.Namespace]) if namespace_is_new else nullcontext():
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except ModelError:
-        raise
-    except pickle.UnpicklingError:
-        raise ModelError(f"{file.name} holds more than weights: loading it could run code, so it was not loaded; {_ADVICE}") from None
-    except Exception as error:  # noqa: BLE001  a damaged file makes the reader fail in a dozen unrelated ways
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        if file.name.endswith(INDEX):
+            if key is not None:
+                raise ModelError(f"{file.name} has no key {key[:80]!r}: an index names a single set of weights; give its path alone")
+            return Checkpoint(read_parts(file, lambda part: _read(part, None).state))
+        return _read(file, key)
+    except DamagedError as error:
         raise ModelError(
-            f"{file.name} is not a checkpoint that PyTorch can read, or is cut off ({reason}); copy it again, or {_ADVICE}"
+            f"{file.name} is not a checkpoint that PyTorch can read, or is cut off ({error}); copy it again, or {ADVICE}"
         ) from None
-    return _state_dict(content, file.name)
 
 
-def _check_archive(file: Path) -> None:
-    """Raise `ModelError` for a zip whose entries, compressed or overlapping, would take more memory than the file is long."""
-    with file.open("rb") as opened:
-        if opened.read(4) != b"PK\x03\x04":
-            return
-        with zipfile.ZipFile(opened) as archive:
-            entries, start = archive.infolist(), archive.start_dir
-            opened.seek(-98, os.SEEK_END)
-            one = _directory(opened.read(), file.stat().st_size) == start
-    if not one:
-        raise ModelError(f"{file.name} is an ambiguous zip file, so it was not loaded; {_ADVICE}")
-    # PyTorch writes entries uncompressed, one after the other.
-    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-    if not stored or sum(entry.file_size for entry in entries) > file.stat().st_size:
-        raise ModelError(
-            f"{file.name} is compressed or has overlapping entries, which PyTorch never writes, so it was not loaded; {_ADVICE}"
-        )
+def _read(file: Path, key: str | None) -> Checkpoint:
+    # First of all: the length at their beginning may look like the mark of another format.
+    if is_safetensors(file):
+        return _read_safetensors(file, key)
+    check_format(file)
+    if file.suffix == ".safetensors":
+        return _read_safetensors(file, key)
+    with open_torch_file(file) as opened:
+        weights = find_weights(opened.content, file.name, key)
+        state = _state_dict(weights, opened, file.name)
+    outside = left_out(weights)
+    notes = list(weights.notes)
+    if outside:
+        more = f" and {len(outside) - _SHOWN} more" if len(outside) > _SHOWN else ""
+        notes.append(f"left out of {file.name}, since loading it could run code: {', '.join(outside[:_SHOWN])}{more}")
+    names, doubts = class_names_of(weights.levels)
+    return Checkpoint(state, names, hints_of(weights.levels), (*notes, *doubts))
 
 
-def _directory(tail: bytes, length: int) -> int | None:
-    """Return where the directory of a zip starts according to its last 98 bytes; None if another record could contradict it.
-
-    `zipfile` infers the start from the directory's end, and PyTorch follows the records: a file could show each a different directory.
-    """
-    record, locator, end = tail[:56], tail[56:76], tail[76:]
-    if not (end.startswith(b"PK\x05\x06") and end.endswith(b"\0\0")):
-        return None
-    (short,) = struct.unpack("<I", end[16:20])
-    if not locator.startswith(b"PK\x06\x07"):
-        return short
-    (long,), (where,) = struct.unpack("<Q", record[48:]), struct.unpack("<Q", locator[8:16])
-    return long if record.startswith(b"PK\x06\x06") and where == length - 98 and short in (long, 0xFFFFFFFF) else None
+def _read_safetensors(file: Path, key: str | None) -> Checkpoint:
+    tensors, metadata = read_safetensors(file)
+    if key is not None:
+        raise ModelError(f"{file.name} has no key {key[:80]!r}: a safetensors file holds a single set of weights; give its path alone")
+    if not tensors:
+        raise ModelError(f"{file.name} holds no weights; expected a state dict")
+    for name, tensor in tensors.items():
+        _check_values(name, tensor, file.name)
+    names, doubts = class_names_of([metadata])
+    return Checkpoint(tensors, names, hints_of([metadata]), doubts)
 
 
-def _is_text(file: Path) -> bool:
-    with file.open("rb") as opened:
-        start = opened.read(256).lstrip()
-    return bool(start) and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in start)
+def _state_dict(weights: Weights, opened: TorchFile, name: str) -> dict[str, Tensor]:
+    """Return the tensors of the weights, with the module versions that torch keeps beside them."""
+    state: dict[str, Tensor] = OrderedDict()
+    for key, value in weights.entries.items():
+        if "_packed_params" in str(key):
+            raise _quantised(key, name)
+        if isinstance(value, Opaque) and not value.harmless and "." in str(key):
+            raise refused(value, name, str(key))
+        if not is_tensor(value):
+            continue
+        if isinstance(value, Unstored):
+            raise _unstored(key, value, name)
+        tensor = opened.values(value) if isinstance(value, StoredTensor) else _array(value)
+        _check_values(str(key), tensor, name)
+        state[str(key)] = tensor
+    versions = getattr(weights.entries, "_metadata", None)
+    if isinstance(versions, Mapping):
+        _set_metadata(state, {k: _version(v) for k, v in versions.items() if isinstance(k, str) and isinstance(v, Mapping)})
+    return state
 
 
-def _state_dict(content: object, name: str) -> dict[str, Tensor]:
-    for _ in range(8):
-        if not isinstance(content, Mapping):
-            break
-        inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
-        if inner is None:
-            tensors = OrderedDict((str(k), v) for k, v in content.items() if isinstance(v, Tensor))
-            if not tensors:
-                break
-            if strange := [key for key, value in tensors.items() if not _is_stored(value)]:
-                raise ModelError(
-                    f"{name} does not hold all values of {strange[0][:80]!r} (it is expanded, sparse, quantised or without data); "
-                    "save it again with v.contiguous(), v.to_dense() or v.dequantize() in place of such a tensor v"
-                )
-            _set_metadata(tensors, getattr(content, "_metadata", None))
-            return tensors
-        content = inner
-    raise ModelError(f"{name} holds no weights; expected a state dict, alone or under one of {', '.join(_WRAPPERS[:3])}")
+def _array(array: object) -> Tensor:
+    assert isinstance(array, NumPyArray)
+    return torch.tensor(array.values)
 
 
-def _is_stored(tensor: Tensor) -> bool:
-    """Return whether every value is stored in the file, so that a small file cannot stand for large weights."""
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
-        return False
-    return tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
+def _version(metadata: Mapping) -> dict[str, int]:
+    version = metadata.get("version")
+    return {"version": version} if isinstance(version, int) else {}
+
+
+def _check_values(key: str, tensor: Tensor, name: str) -> None:
+    """Raise `DamagedError` for a name that no module has, and `ModelError` for a matrix of integers, which a scale elsewhere turns into weights."""
+    if len(key) > _LONGEST_KEY or not key.isprintable():
+        raise DamagedError(f"{key[:40]!r} is not the name of a tensor")
+    if key.endswith("weight") and tensor.ndim > 1 and not (tensor.is_floating_point() or tensor.is_complex()):
+        raise _quantised(key, name)
+
+
+def _quantised(key: object, name: str) -> ModelError:
+    return ModelError(
+        f"{name} holds the weights of a quantised model ({str(key)[:80]!r} is made of integers), which fit no network in floating point; "
+        "give the checkpoint from before the quantisation"
+    )
+
+
+def _unstored(key: object, value: Unstored, name: str) -> ModelError:
+    if value.kind == "quantised":
+        return _quantised(key, name)
+    if value.kind == "pickled":
+        return ModelError(f"{name} holds tensors that were written by pickle, not by torch.save, so they are not read; {ADVICE}")
+    return ModelError(
+        f"{name} does not hold all values of {str(key)[:80]!r} (it is {value.kind}); save it again with v.contiguous(), v.to_dense() or "
+        "v.resolve_neg() in place of such a tensor v"
+    )
 
 
 def _set_metadata(state: Mapping[str, Tensor], metadata: Mapping | None) -> None:

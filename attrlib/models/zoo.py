@@ -15,7 +15,7 @@ from torch import nn
 from attrlib.errors import ModelError, unknown
 from attrlib.models.added import architecture_of, named, weights_of
 from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipped
-from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint
+from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint, split_key
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -63,7 +63,7 @@ def check_name(name: str) -> None:
     else:
         if same := [f"{hub}:{name}" for hub in ("timm", "torchvision") if name in architectures()[hub]]:
             raise ModelError(f"unknown model {name!r}. Did you mean {' or '.join(same)}?")
-        if name.endswith(SUFFIXES):
+        if split_key(name)[0].endswith(SUFFIXES):
             raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
         advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
         raise ModelError(unknown("model", name, [EMBEDDED, *named()], advice))
@@ -97,11 +97,11 @@ def load_model(
             the path of a checkpoint file. `idsds:NAME` is one of the 16 published deletion-tuned models; its weights come from
             `checkpoint`, or from the file that `attrlib.models.download` fetched.
         device: `auto`, or the name of a torch device.
-        checkpoint: File with the weights. `random:SEED` gives random weights.
+        checkpoint: File with the weights, or FILE#KEY for those under a key, as in `my.pth#model_ema`. `random:SEED` gives random weights.
         architecture: Architecture of the checkpoint file `name`; not needed if there is a model card beside the file.
         pretrained: Whether to load pretrained weights; False gives random weights drawn with `seed`.
         seed: Seed of random weights.
-        class_names: One name per output; by default those of the model card, the text file, or ImageNet.
+        class_names: One name per output; by default those of the model card, the text file, the checkpoint, or ImageNet.
         deletion_tuned: Whether the checkpoint was fine-tuned on images with deleted patches, as IDSDS requires.
         input_size: Input size in pixels, a number or (height, width), instead of the model's default. The position embeddings of
             timm's transformers are interpolated to it.
@@ -121,7 +121,7 @@ def load_model(
     name, new_size = str(name), None if input_size is None else check_size(input_size)
     if architecture is not None:
         name, checkpoint = architecture, checkpoint or name
-    elif checkpoint is None and (name.endswith(SUFFIXES) or Path(name).is_file()):
+    elif checkpoint is None and (split_key(name)[0].endswith(SUFFIXES) or Path(split_key(name)[0]).is_file()):
         card_file = card_of(name)
         if card_file is None:
             raise ModelError(
@@ -138,15 +138,17 @@ def load_model(
     card_file = card_of(weights) if file and weights else named().get(name)
     card = Card.read(card_file) if card_file else None
     build = builder(architecture_of(name))
+    checkpointed = None
     with _seeded(seed):
         if weights is None:
             built = build(card.count if card else None, pretrained)
         else:
-            state = read_checkpoint(weights)
+            checkpointed = read_checkpoint(weights)
+            state = checkpointed.state
             built = build(card.count if card else count_classes(state, _outline(build, None)), False)
             if card:
                 _resize(built.module, built.preprocessing.size, card.preprocessing.size, name)
-            load_state(built.module, state, weights.name)
+            load_state(built.module, state, Path(split_key(weights)[0]).name)
     module, given = built.module, ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit)
     preprocessing = replace(card.preprocessing if card else built.preprocessing, **given.preprocessing())
     if new_size is not None:
@@ -160,6 +162,11 @@ def load_model(
     listed = names_file_of(weights) if weights and not class_names and not card else None
     if listed is not None:
         model.class_names = read_names(listed, len(model.class_names))
+    elif checkpointed and not class_names and not card:
+        checkpointed = checkpointed.fitted(len(model.class_names))
+        model.class_names = checkpointed.class_names or model.class_names
+    if checkpointed:
+        model.notes = (*checkpointed.notes, *model.notes)
     return model
 
 

@@ -10,7 +10,7 @@ from attrlib.specs.explain import ExplainSpec
 from attrlib.specs.method import MethodSpec, parse_methods
 from attrlib.specs.model import FITS, INTERPOLATIONS, LARGEST, OUTPUTS, ModelSpec, Size, check_size, parse_size, size_text
 from attrlib.specs.protocol import ProtocolSpec, parse_protocols
-from attrlib.specs.run import CLASSES, RunSpec
+from attrlib.specs.run import CLASSES, IN_MEMORY, RunSpec
 from attrlib.specs.study import StudySpec
 from attrlib.specs.text import read_list, whole
 from attrlib.specs.view import SCALES, SIGNS, View, ViewSpec
@@ -20,6 +20,7 @@ __all__ = [
     "CLASSES",
     "FITS",
     "INTERPOLATIONS",
+    "IN_MEMORY",
     "LARGEST",
     "NUMERICS",
     "OUTPUTS",

@@ -87,7 +87,7 @@ class AggregateSpec(Spec):
                 "import attrlib",
                 "",
                 f"model = attrlib.load_model({run.model.arguments()})",
-                f"data = attrlib.load_dataset({run.data!r})",
+                run.data_line(),
                 f"methods = {[str(m) for m in run.methods]}",
                 f"result = attrlib.compare([{str(self.setting)!r}], model, methods, data{options})",
                 "maps = attrlib.Aggregation(result.spec, model, data, attrlib.open_store())",

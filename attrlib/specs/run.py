@@ -13,6 +13,8 @@ from attrlib.specs.text import MOST, write_list
 CLASSES = ("auto", "wnid", "name", "index", "order")
 """Ways to match the classes of the data to those of the model, see `attrlib.data.labels.match_classes`."""
 DATA_HELP = "A name, a folder of class folders, or a CSV file"
+IN_MEMORY = "memory:"
+"""Prefix of the labels of data sets that exist only in memory, so that no name or path loads them."""
 
 
 def seed_param() -> Any:
@@ -86,13 +88,28 @@ class RunSpec(Spec):
         write=write_model_specs,
     )
 
+    def cli(self, out: str = "") -> str:
+        return super().cli(out) + (f"  # {self._only_in_memory()}" if self.in_memory else "")
+
+    @property
+    def in_memory(self) -> bool:
+        """Return whether the data set exists only in memory, so that no command, link or other process can load it."""
+        return self.data.startswith(IN_MEMORY)
+
+    def data_line(self) -> str:
+        """Return the line of Python code that loads the data set."""
+        return f"data = ...  # {self._only_in_memory()}" if self.in_memory else f"data = attrlib.load_dataset({self.data!r})"
+
+    def _only_in_memory(self) -> str:
+        return f"{self.data} is a data set in memory: load it in Python as before, and pass it to attrlib.compare"
+
     def snippet(self) -> str:
         """Return equivalent Python code."""
         model = self.model.arguments() + self.keywords(["deletion_tuned"])
         options = self.keywords([p.name for p in options_of(RunSpec) if p.name != "deletion_tuned"])
         if self.filter_models:
             options += f", filter_models=[{', '.join(f'attrlib.load_model({other.arguments()})' for other in self.filter_models)}]"
-        lines = ["import attrlib", "", f"model = attrlib.load_model({model})", f"data = attrlib.load_dataset({self.data!r})"]
+        lines = ["import attrlib", "", f"model = attrlib.load_model({model})", self.data_line()]
         lines += [f"protocols = {[str(p) for p in self.protocols]}", f"methods = {[str(m) for m in self.methods]}"]
         lines += [f"result = attrlib.compare(protocols, model, methods, data{options})", "for row in result.table():", "    print(row)"]
         return "\n".join(lines)

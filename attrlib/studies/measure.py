@@ -84,13 +84,14 @@ def map_correlations(
             continue
         on_progress(Event(f"comparing maps of {each.method_spec}"))
         key_fields = {"kind": "map correlation", "score": each.key_fields, "reference": reference, "kernels": list(kernels)}
-        key, ids = digest(key_fields), [item.id for item in planned.items]
+        # A map depends on the target, so the labels are part of an item's key.
+        key, ids = digest(key_fields), [item.key(planned.group.target_choice) for item in planned.items]
         cached = store.records(key, ids)
-        for item in planned.items:
-            if item.id not in cached:
+        for item, item_key in zip(planned.items, ids, strict=True):
+            if item_key not in cached:
                 values = _compare(item, protocol, (each.method, reference), kernels, evaluator, data)
-                cached[item.id] = Record(details={str(kernel): correlation for kernel, correlation in values.items()})
-                store.add_records(key, key_fields, {item.id: cached[item.id]})
+                cached[item_key] = Record(details={str(kernel): correlation for kernel, correlation in values.items()})
+                store.add_records(key, key_fields, {item_key: cached[item_key]})
         for kernel in kernels:
             of_items = [cached[item].details[str(kernel)] for item in ids]
             correlations[str(each.method_spec), kernel] = [value for values in of_items for value in values]  # type: ignore[union-attr]

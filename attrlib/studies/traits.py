@@ -9,6 +9,7 @@ from pathlib import Path
 from attrlib.errors import AttrlibError, existing_file
 from attrlib.methods import METHODS
 from attrlib.models import Card, Classifier, architecture_of, card_of, shipped
+from attrlib.models.checkpoints import split_key
 from attrlib.specs import ModelSpec
 from attrlib.statistics import Summary
 
@@ -84,7 +85,7 @@ def _card(spec: ModelSpec) -> Card | None:
 
 def digest_of_weights(spec: ModelSpec) -> list[object]:
     """Return values that change with a model's weights, without loading it: the digest on its card, and size and time of its file."""
-    card, file = _card(spec), existing_file(spec.checkpoint) if spec.checkpoint else None
+    card, file = _card(spec), existing_file(split_key(spec.checkpoint)[0]) if spec.checkpoint else None
     stamp = [file.stat().st_size, file.stat().st_mtime_ns] if file else []
     return [spec, card.digest if card else "", *stamp]
 

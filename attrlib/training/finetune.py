@@ -87,11 +87,13 @@ def train_checkpoint(
     if out.suffix != ".safetensors":
         raise SpecError(f"{out.name!r} is not a valid file name for weights; choose one that ends with .safetensors")
     at_hand = dict(datasets or {})
-    whole_set = at_hand.get(training.data) or Kept(load_dataset(training.data))
+    whole_set = at_hand.get(training.data) or Kept(load_dataset(training.data, training=True))
     if len(whole_set.class_names) < 2:
         raise DataError(
             f"{whole_set.name} has {len(whole_set.class_names)} class(es), but training needs at least 2; choose a folder of class folders"
         )
+    if whole_set.multi_label:
+        raise DataError(f"the images of {whole_set.name} have several labels, but training takes one each; choose data with one label each")
     if training.select is None:
         data, select = hold_out(whole_set, HELD_OUT, training.recipe.seed)
     else:

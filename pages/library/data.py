@@ -11,7 +11,7 @@ from attrlib.errors import ImageError
 from attrlib.figures.overlay import encode
 from attrlib.progress import NewsProgress
 from attrlib.specs import digest
-from pages.shared import job_status
+from pages.shared import job_status, notices
 from pages.shared.jobs import plain
 from pages.shared.polling import poll
 from pages.shared.roots import load_data
@@ -22,12 +22,11 @@ SIDE = 240
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """A few pictures of a data set as shown, with their classes, and the total number of pictures."""
+    """A few pictures of a data set as shown, with their classes, and what the data set says of itself."""
 
     pictures: tuple[tuple[bytes, str], ...]
-    count: int
-    classes: int
-    masks: bool
+    description: str
+    notes: tuple[str, ...]
 
 
 def show() -> None:
@@ -94,12 +93,11 @@ def _look(source: str, on_progress: NewsProgress) -> Strip:
         except ImageError:
             continue
         pictures.append((encode(picture), _class(data, index)))
-    return Strip(tuple(pictures), len(data), len(data.class_names), data.has_masks)
+    return Strip(tuple(pictures), data.describe(), data.notes)
 
 
 def _class(data: Dataset, index: int) -> str:
-    label = data.label(index)
-    return "no class" if label is None else data.class_names[label]
+    return ", ".join(data.class_names[label] for label in data.labels(index)) or "no class"
 
 
 def _pictures(source: str) -> bool:
@@ -116,7 +114,8 @@ def _pictures(source: str) -> bool:
             st.image(picture, width="stretch", alt=f"A picture of {source}: {name}")
             st.caption(plain(name))
     if source not in NAMED:
-        st.caption(f"{strip.count:,} images, {strip.classes} classes{', masks' if strip.masks else ''}")
+        st.caption(strip.description)
+    notices.notes(strip.notes)
     if not strip.pictures:
         st.info("None of the first images can be read. Save them as JPEG, PNG or WebP.", icon=":material/broken_image:")
     return False

@@ -52,7 +52,7 @@ def _tile(label: str, value: str, job: Job) -> None:
 
 
 def _job(finished: Finished, score: Score, place: int, model: Classifier) -> Job:
-    key = digest("example", finished.run_key, score.spec, score.ids[place])
+    key = digest("example", finished.run_key, score.spec, score.keys[place])
     return jobs.device_queue().submit(
         key,
         lambda on_progress: judged_item(finished.data, score, place, model, open_store(), on_progress),

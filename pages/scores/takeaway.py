@@ -65,7 +65,7 @@ def items(done: Done) -> list[dict[str, object]]:
         {"model": model, "protocol": str(protocol), "method": str(method), "item": item, "name": name, "value": float(value)}
         for model, finished in done.items()
         for (protocol, method), score in finished.result.scores.items()
-        for item, name, value in zip(score.ids, score.names(finished.data), score.values, strict=True)
+        for item, name, value in zip(score.keys, score.names(finished.data), score.values, strict=True)
     ]
 
 

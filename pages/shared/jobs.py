@@ -13,11 +13,11 @@ from attrlib.engine.cache import InMemoryCache, ResultCache
 from attrlib.engine.jobs import Job, Priority, Queue, State, Work, queue
 from attrlib.engine.keys import ResultKeys, map_key
 from attrlib.engine.photo_maps import PhotoMaps
-from attrlib.errors import AttrlibError, Cancelled, existing_file
+from attrlib.errors import AttrlibError, Cancelled, ModelError
 from attrlib.methods import METHODS
 from attrlib.models import Classifier, load_model, pick_device
 from attrlib.models.added import added, weights_of
-from attrlib.models.cards import names_file_of
+from attrlib.models.cards import files_of
 from attrlib.progress import NewsProgress
 from attrlib.specs import MethodSpec, ModelSpec, digest
 from attrlib.store import open_store
@@ -56,13 +56,18 @@ def _model_key(spec: ModelSpec, deletion_tuned: bool) -> str:
 
 
 def stamp(model: ModelSpec) -> list[int] | None:
-    """Return sizes and modification times of the files of a model: a checkpoint and its class names, or the card and weights of an added one.
+    """Return sizes and modification times of the files of a model: a checkpoint with those read beside it, or card and weights of an added one.
 
     Weights that were replaced under the same name are thus recognised as different ones. None if there are no files.
     """
     card = None if model.checkpoint else added().get(model.architecture)
-    files = [existing_file(model.checkpoint), names_file_of(model.checkpoint)] if model.checkpoint else [card, card and weights_of(card)]
-    return [number for file in files if file is not None for number in (file.stat().st_size, file.stat().st_mtime_ns)] or None
+    path = weights_of(card) if card else model.checkpoint
+    try:
+        files = [*([card] if card else []), *(files_of(path) if path else [])]
+    except ModelError:
+        # Loading reports the error.
+        files = []
+    return [number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns)] or None
 
 
 def device_queue() -> Queue:

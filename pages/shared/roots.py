@@ -8,7 +8,8 @@ import streamlit as st
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
 from attrlib.errors import DataError, ModelError
 from attrlib.models.added import added, folder, weights_of
-from attrlib.models.cards import names_file_of
+from attrlib.models.cards import files_of
+from attrlib.models.checkpoints import split_key
 from attrlib.models.zoo import RANDOM
 from attrlib.specs import ModelSpec
 
@@ -87,20 +88,18 @@ def load_data(source: str) -> Dataset:
     return data
 
 
-def _is_inside(file: Path | None) -> bool:
-    return file is None or readable(str(file))
-
-
 def check_model(spec: ModelSpec) -> ModelSpec:
     """Return the model if the app may read its weights: a checkpoint in the roots, or those of an added model there or in its folder.
 
     Raises `ModelError` otherwise, with the same message whether the file exists or not.
     """
     for path in (spec.checkpoint, spec.architecture if os.sep in spec.architecture else None):
-        if path and not path.startswith(RANDOM) and not (readable(path) and _is_inside(names_file_of(path))):
+        if not path or path.startswith(RANDOM):
+            continue
+        if not (readable(split_key(path)[0]) and all(readable(str(file)) for file in files_of(path))):
             raise ModelError(f"{path[:120]!r} is not in a folder that this app may read; {_ADVICE}")
     card = None if spec.checkpoint else added().get(spec.architecture)
     weights = weights_of(card) if card else None
-    if weights and not (readable(str(weights)) or weights.resolve().is_relative_to(folder().resolve())):
+    if weights and not all(readable(str(file)) or file.resolve().is_relative_to(folder().resolve()) for file in files_of(weights)):
         raise ModelError(f"the weights of {spec.architecture} are not in a folder that this app may read; {_ADVICE}")
     return spec

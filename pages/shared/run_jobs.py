@@ -209,7 +209,7 @@ def _stopped() -> list[Unfinished]:
             continue
         if stored.state == "done":
             done.add(spec)
-        elif stored.state in ("running", "cancelled") and not spec.model.architecture.startswith("wrapped:"):
+        elif stored.state in ("running", "cancelled") and not (spec.model.architecture.startswith("wrapped:") or spec.in_memory):
             stopped.append(Unfinished(spec, stored.state, stored.updated))
     latest = {each.spec: each for each in sorted(stopped, key=lambda each: each.updated) if each.spec not in done}
     return list(latest.values())[::-1]

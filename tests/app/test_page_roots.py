@@ -46,6 +46,18 @@ def test_no_symbolic_link_leads_out(folders: tuple[Path, Path]) -> None:
         check_model(ModelSpec("timm:resnet18", str(inside / "model link.pth")))
 
 
+def test_no_key_part_or_card_of_a_checkpoint_leads_out(folders: tuple[Path, Path]) -> None:
+    inside, outside = folders
+    assert check_model(ModelSpec("timm:resnet18", f"{inside / 'model.pth'}#ema")).checkpoint
+    (inside / "link.pth").symlink_to(outside / "model.pth")
+    (inside / "split.index.json").write_text('{"weight_map": {"a": "link.pth"}}')
+    (inside / "carded.pth").touch()
+    (inside / "carded.json").symlink_to(outside / "model.pth")
+    for path in (f"{outside / 'model.pth'}#ema", f"{inside / 'link.pth'}#ema", inside / "split.index.json", inside / "carded.pth"):
+        with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
+            check_model(ModelSpec("timm:resnet18", str(path)))
+
+
 def picture(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (16, 16), "red").save(path)

@@ -48,6 +48,7 @@ from attrlib.store import Store, engines, open_store
 MODEL = classifier()
 GELU = classifier(activation=nn.GELU)
 SCORE = ("score", "--protocol", "sds", "--methods", "IxG,Random")
+BY_NUMBER = "classes are matched by number: '0' is class 0, '1' is class 1, '2' is class 2, and so on; by order, they match alike"
 HERE = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -152,7 +153,7 @@ def test_json_is_one_object_with_the_librarys_values(data: Path, tmp_path: Path)
         assert {name: row[name] for name in expected} == expected
         assert (seconds[0] is None) == math.isnan(seconds[1]) == (row["protocol"] == GRID)  # type: ignore[arg-type]
     assert (output["computed"], output["cached"], output["refused"], output["agreement"]) == (2 * 6 + 2 * 5, 0, [], {})
-    assert output["notes"] == ["20 of 20 images (5 classes) pass the filter confidence=0.5 and allow 5 grids"]
+    assert output["notes"] == [BY_NUMBER, "20 of 20 images (5 classes) pass the filter confidence=0.5 and allow 5 grids"]
     assert output["seconds"] > 0
 
 
@@ -273,7 +274,13 @@ def test_ci_width_stops_a_run(tmp_path: Path) -> None:
 
 def test_a_plan_computes_nothing(data: Path) -> None:
     before = as_json(*SCORE, "--data", data, "--plan")
-    assert (before["cached"], before["missing"], before["upper_bound"], before["refused"], before["notes"]) == (0, 40, False, [], [])
+    assert (before["cached"], before["missing"], before["upper_bound"], before["refused"], before["notes"]) == (
+        0,
+        40,
+        False,
+        [],
+        [BY_NUMBER],
+    )
     assert before["seconds"] > 0
     assert before["bytes"] > 0
     assert (open_store().runs(), open_store().sizes().records) == ([], 0)
@@ -605,6 +612,37 @@ def test_datasets_lists_named_data_sets() -> None:
         assert info["summary"] in line
         assert info["count"] is None or f"{info['count']} images" in line
     assert "folder of class folders" in text
+
+
+def splits(folder: Path) -> Path:
+    """Write pictures of two splits, and files that are left out."""
+    for split in ("train", "val"):
+        pictures(folder / split, 2)
+    (folder / "val" / "0" / "x.gif").touch()
+    return folder
+
+
+def test_datasets_describes_a_folder_with_what_was_assumed_and_left_out(tmp_path: Path) -> None:
+    folder = splits(tmp_path / "root")
+    result = succeeds("datasets", folder)
+    assert result.stdout.splitlines() == [f"{folder / 'val'}: 10 images, 5 classes", "classes: 0, 1, 2, 3, 4"]
+    notes = [
+        f"'{folder}' holds the splits 'train' and 'val': 'val' is used; to use another one, give the path of its folder",
+        "1 file left out: 1 .gif",
+    ]
+    assert result.stderr.splitlines() == [f"note: {note}" for note in notes]
+    output = json.loads(succeeds("datasets", folder, "--json").stdout)
+    assert (output["name"], output["count"], output["class_names"], output["notes"]) == (str(folder / "val"), 10, list("01234"), notes)
+
+
+def test_score_and_aggregate_say_what_was_assumed_and_left_out(tmp_path: Path) -> None:
+    folder = splits(tmp_path / "root")
+    score = succeeds(*SCORE, "--data", folder).stderr
+    aggregate = succeeds("aggregate", "--setting", "sds", "--methods", "IxG", "--data", folder, "--out", tmp_path / "out").stderr
+    for text in (score, aggregate):
+        assert "note: 1 file left out: 1 .gif" in text
+        assert "'val' is used" in text
+        assert "note: classes are matched by number: '0' is class 0" in text
 
 
 # The store

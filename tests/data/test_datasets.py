@@ -1,4 +1,5 @@
 import hashlib
+import importlib.util
 import io
 import os
 import time
@@ -15,8 +16,8 @@ import attrlib
 from attrlib.data import datasets
 from attrlib.data.datasets import NAMED, Dataset, DatasetInfo, Item, list_datasets, load_dataset, named
 from attrlib.data.derived import Kept, Subset
-from attrlib.data.folders import MAX_CSV_BYTES
 from attrlib.data.labels import match_classes
+from attrlib.data.tables import MAX_CSV_BYTES
 from attrlib.errors import DataError, ImageError, SpecError
 
 
@@ -512,7 +513,7 @@ def test_a_named_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
         load_dataset(tmp_path / "pipe.csv")
 
 
-@pytest.mark.parametrize("source", [None, 3, b"photos", ["a.png"], np.zeros(3)], ids=["None", "number", "bytes", "list", "array"])
+@pytest.mark.parametrize("source", [None, 3, b"photos", {"a.png": 0}, iter("a")], ids=["None", "number", "bytes", "mapping", "iterator"])
 def test_an_object_that_is_not_a_data_set_is_refused(source: object) -> None:
     with pytest.raises(DataError, match="is not a data set; give a name"):
         load_dataset(source)
@@ -573,12 +574,19 @@ def test_existing_files_outside_the_folder_are_accepted(suffix: str, tmp_path: P
         load_dataset(path)
 
 
-def test_a_csv_entry_that_is_not_a_picture_is_refused_when_it_is_opened(tmp_path: Path) -> None:
-    data = load_dataset(write_csv(tmp_path, "file\na.png\nlist.csv\n/etc/passwd\n"))
+def test_a_csv_entry_without_an_ending_that_is_not_a_picture_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    data = load_dataset(write_csv(tmp_path, "file\na.png\n/etc/passwd\n"))
     assert data[0].name == "a.png"
-    for k in (1, 2):
-        with pytest.raises(ImageError, match="use a JPEG, PNG or WebP file"):
-            data[k]
+    with pytest.raises(ImageError, match="use a JPEG, PNG or WebP file"):
+        data[1]
+
+
+def test_endings_in_a_csv_that_cannot_be_read_are_counted_in_an_error(tmp_path: Path) -> None:
+    text = "file\na.png\nb.GIF\nc.gif\nlist.csv\n"
+    with pytest.raises(
+        DataError, match=r"3 of the 4 files that list\.csv names are not pictures that can be read: 2 \.gif, 1 \.csv; save them as"
+    ):
+        load_dataset(write_csv(tmp_path, text, ["a.png", "b.GIF", "c.gif"]))
 
 
 GARBAGE = np.random.default_rng(0).bytes(5000)
@@ -706,7 +714,7 @@ def test_the_labels_of_the_photos_match_the_predictions(embedded: attrlib.Classi
 
 
 def test_the_photos_need_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(DataError, match="pip install scikit-image"):
         load_dataset("photos")
 

@@ -6,7 +6,7 @@ import pytest
 from timm.data import ImageNetInfo
 
 from attrlib.data.datasets import load_dataset
-from attrlib.data.labels import match_classes, order_note
+from attrlib.data.labels import match_classes, match_notes
 from attrlib.errors import DataError
 
 IMAGENETTE = {
@@ -147,13 +147,13 @@ def test_an_invalid_index_is_refused(name: str, imagenet) -> None:
 # Order
 
 
-def test_order_matches_the_sorted_names_in_sequence() -> None:
-    assert match_classes(["b", "c", "a"], ["x", "y", "z"], by="order") == (1, 2, 0)
+def test_order_matches_the_classes_of_the_data_in_sequence() -> None:
+    assert match_classes(["b", "c", "a"], ["x", "y", "z"], by="order") == (0, 1, 2)
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_order_needs_equal_counts(count: int) -> None:
-    with pytest.raises(DataError, match=f"3 classes and the model {count}: by='order' needs equal counts"):
+    with pytest.raises(DataError, match=f"3 classes and the model {count}: classes=order needs equal counts"):
         match_classes(["a", "b", "c"], generic(count), by="order")
 
 
@@ -189,8 +189,8 @@ def test_the_error_names_the_first_classes_that_do_not_fit_the_best_way(imagenet
     names = ["tench", "one", "goldfish", "two", "three", "four", "crane"]
     with pytest.raises(DataError, match=rf"4 of the 7 classes .* 1000: 'one', 'two', 'three', \.\.\.; {HOW}, or leave them out$"):
         match_classes(names, imagenet)
-    with pytest.raises(DataError, match=r"2 of the 2 classes .*: 'train', 'val'; name .* or choose by='order'$"):
-        match_classes(["train", "val"], ["cat", "dog"])
+    with pytest.raises(DataError, match=r"2 of the 2 classes .*: 'wolf', 'lynx'; name .* or choose classes=order$"):
+        match_classes(["wolf", "lynx"], ["cat", "dog"], "name")
 
 
 def test_long_names_are_shortened_in_errors(imagenet) -> None:
@@ -209,10 +209,80 @@ def test_an_unknown_way_is_refused(imagenet) -> None:
         match_classes(["tench"], imagenet, by="names")
 
 
-def test_only_matching_by_order_gives_a_note(imagenet) -> None:
-    (note,) = order_note(["b", "a"], generic(2))
+# Two classes
+
+
+def test_two_classes_of_other_names_match_two_classes_by_order() -> None:
+    assert match_classes(["hund", "katze"], ["cat", "dog"]) == (0, 1)
+    assert match_classes(["dog", "cat"], ["cat", "dog"]) == (1, 0)
+    assert match_classes(["1", "0"], ["cat", "dog"]) == (1, 0)
+
+
+@pytest.mark.parametrize("names", [["cat", "wolf"], ["wolf", "cat"], ["0", "wolf"]])
+def test_one_name_that_matches_rules_the_order_out(names: list[str]) -> None:
+    with pytest.raises(DataError, match=r"1 of the 2 classes of the data match none .*: 'wolf'"):
+        match_classes(names, ["dog", "cat"])
+
+
+@pytest.mark.parametrize(("names", "classes"), [(["healthy", "sick"], (0, 1)), (["sick", "sound"], (1, 0)), (["Sick", "not sick"], (1, 0))])
+def test_of_one_logit_with_the_name_of_one_class_the_other_is_the_other(names: list[str], classes: tuple[int, ...]) -> None:
+    assert match_classes(names, ["not sick", "sick"]) == match_classes(names, ["not sick", "sick"], "name") == classes
+    assert match_notes(names, ["not sick", "sick"]) == ()
+
+
+@pytest.mark.parametrize("names", [["train", "val"], ["Test", "TRAIN"], ["dev", "valid"], ["testing", "validation"]])
+@pytest.mark.parametrize("model", [["cat", "dog"], ["class 0", "class 1"]])
+@pytest.mark.parametrize("by", ["auto", "order"])
+def test_names_of_splits_never_match_by_order(names: list[str], model: list[str], by: str) -> None:
+    with pytest.raises(DataError, match=f"'{names[0]}' and '{names[1]}' are names of splits|'{names[1]}' and '{names[0]}'"):
+        match_classes(names, model, by)
+
+
+def test_a_class_may_be_called_train() -> None:
+    assert match_classes(["bus", "train"], generic(2)) == (0, 1)
+    assert match_classes(["train", "test"], ["test", "train"]) == (1, 0)
+
+
+# Notes
+
+
+def test_matching_by_name_needs_no_note(imagenet) -> None:
+    assert match_notes(["b", "a"], ["a", "b"]) == ()
+    assert match_notes(list(IMAGENETTE), imagenet) == ()
+    assert match_notes((), imagenet) == ()
+
+
+@pytest.mark.parametrize("by", ["auto", "order"])
+def test_matching_by_order_gives_a_note(by: str) -> None:
+    (note,) = match_notes(["a", "b"], generic(2), by)
+    assert note.startswith("classes are matched by order")
+    assert ("because the model's classes have no names" in note) == (by == "auto")
     assert "'a' is class 0, 'b' is class 1; to name them, put a text file" in note
-    assert order_note(["b", "a"], ["a", "b"]) == ()
-    assert order_note(["b", "a"], generic(2), "order") == ()
-    assert order_note(list(IMAGENETTE), imagenet) == ()
-    assert ", and so on" in order_note(["a", "b", "c", "d"], generic(4))[0]
+    assert ", and so on" in match_notes(["a", "b", "c", "d"], generic(4), by)[0]
+
+
+def test_two_classes_by_order_are_named_with_those_of_the_model() -> None:
+    (note,) = match_notes(["hund", "katze"], ["cat", "dog"])
+    assert (
+        "because none of the two names is one of the model's: 'hund' is class 0 (cat), 'katze' is class 1 (dog); if that is wrong" in note
+    )
+
+
+def test_numbers_whose_order_as_text_differs_name_both_ways() -> None:
+    """Folders 0 to 10, as ImageFolder numbers them: `find_classes` sorts the names as text."""
+    names = sorted(map(str, range(11)))
+    assert names[2] == "10"
+    assert match_classes(names, generic(11)) == tuple(map(int, names))
+    (note,) = match_notes(names, generic(11))
+    assert "matched by number: '0' is class 0, '1' is class 1, '2' is class 2, and so on" in note
+    assert "by order, '10' is class 2: choose classes=order if the model was trained on these folders with ImageFolder" in note
+    (note,) = match_notes(names, generic(11), "order")
+    assert "'0' is class 0, '1' is class 1, '10' is class 2, and so on; by number, '10' is class 10: choose classes=index" in note
+
+
+def test_numbers_that_match_alike_or_cannot_match_by_order_say_so(imagenet) -> None:
+    assert "'1' is class 1; by order, they match alike" in match_notes(["0", "1"], generic(2))[0]
+    assert match_notes(["0", "7"], imagenet)[0].endswith(
+        "'0' is class 0 (tench), '7' is class 7 (cock); if the model numbers its classes in another way, name those of the data by WNID or name"
+    )
+    assert match_notes(["0", "1"], generic(2), "index") == match_notes(["0", "1"], generic(2))

@@ -217,7 +217,7 @@ def test_many_that_are_gone_are_counted_not_listed(model: attrlib.Classifier, da
 def test_many_that_are_gone_make_one_note(model: attrlib.Classifier, data: Path, store: Store) -> None:
     for number in range(30):
         (data / "0" / f"gone {number}.png").symlink_to("nowhere.png")
-    notes = compare(model, "sds", "IxG", data, store).notes
+    notes = [note for note in compare(model, "sds", "IxG", data, store).notes if "cannot be read" in note]
     assert len(notes) == 1
     assert "30" in notes[0]
 

@@ -1,5 +1,6 @@
 """Models that are added to a computer under a name of their own."""
 
+import json
 from pathlib import Path
 
 import attrlib  # before torchvision: it declares the operators that torchvision may lack
@@ -50,6 +51,30 @@ def test_an_added_model_is_listed_and_loads_as_it_was(file: Path, folder: Path, 
     remove_model("my.ants")
     assert added() == {}
     assert file.exists() is not copy
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("kind", ["key", "parts"])
+def test_a_network_of_a_file_with_several_and_one_in_parts_are_added(
+    kind: str, copy: bool, file: Path, tmp_path: Path, folder: Path
+) -> None:
+    state = torch.load(file, weights_only=True)
+    place = tmp_path / "both.pth"
+    torch.save({"model": {key: value * 0 for key, value in state.items()}, "model_ema": state}, place)
+    checkpoint = f"{place}#model_ema"
+    if kind == "parts":
+        checkpoint = str(tmp_path / "mine.index.json")
+        Path(checkpoint).write_text(json.dumps({"weight_map": dict.fromkeys(state, "mine.pth")}))
+    model = attrlib.load_model(NAME, "cpu", checkpoint=checkpoint)
+    add_model(model, "mine", copy=copy)
+    if copy:
+        place.unlink()
+        file.unlink()
+    again = attrlib.load_model("mine", "cpu")
+    assert again.digest == model.digest
+    assert all(torch.equal(value, state[key]) for key, value in again.module.state_dict().items())
+    remove_model("mine")
     assert list(folder.iterdir()) == []
 
 

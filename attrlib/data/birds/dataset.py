@@ -26,6 +26,7 @@ class Birds(Dataset):
     class_names = CLASS_NAMES
     has_masks = True
     parts = PARTS
+    reopens = True
 
     def __init__(self, split: str = "test", name: str = ""):
         if split not in SIZES:

@@ -112,6 +112,7 @@ def _show(result: InputCheck) -> None:
     else:
         st.warning(sentence(result.sentence), icon=":material/error:")
         st.button(f"Use {better.name}", key=draft.key("use"), on_click=_use, args=(better,), icon=":material/tune:")
+    notices.notes(result.notes)
     if result.unreadable:
         st.caption(f":material/broken_image: {result.unreadable} pictures cannot be read.")
 

@@ -5,11 +5,11 @@ import streamlit as st
 from attrlib.engine.jobs import State
 from attrlib.errors import AttrlibError
 from attrlib.models.bring import Draft
-from attrlib.models.checkpoints import SUFFIXES
 from pages.shared import job_status, notices, pickers, roots
 from pages.shared.adding import candidate, draft
 from pages.shared.widget_values import widget
 
+ENDINGS = ["safetensors", "pth", "pt", "ckpt", "bin", "tar", "pkl", "pyth", "th"]
 SOURCES = {draft.UPLOAD: "Upload a file", draft.PATH: "A file on the server"}
 
 
@@ -20,7 +20,7 @@ def choose() -> str | None:
         limit = roots.upload_limit()
         st.file_uploader(
             f"Checkpoint, up to {limit} MB",
-            [suffix.rpartition(".")[2] for suffix in SUFFIXES],
+            ENDINGS,
             key=draft.key("file"),
             on_change=_take,
             max_upload_size=limit,

@@ -1,0 +1,1 @@
+"""Files of weights: their formats, read as plain data without running code."""
