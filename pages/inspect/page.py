@@ -51,7 +51,7 @@ def main() -> None:
     pending = [row for row in further if isinstance(row, PendingRow)]
     with top_of_page:
         notices.problems("problems")
-        notices.of_model(model)
+        notices.of_models([model])
     poll("maps_wait", lambda: _gallery(rows, pending, spec), seconds=0.35)
 
 

@@ -8,7 +8,7 @@ from attrlib.models import Classifier
 from pages.shared.jobs import plain, sentence
 
 UNFOLDED = 2
-"""Most notes of a model that are shown without a click."""
+"""Greatest number of notes on models that are shown without a click."""
 
 
 def problems(key: str, current: Iterable[str] = ()) -> None:
@@ -35,13 +35,15 @@ def error(message: object) -> None:
     st.error(sentence(message), icon=":material/error:")
 
 
-def of_model(model: Classifier) -> None:
-    """Show the notes of a model, folded if there are many."""
-    found = list(dict.fromkeys(model.notes))
+def of_models(models: Iterable[Classifier]) -> None:
+    """Show what was assumed or left out when models were loaded, folded if it is much."""
+    models = list(models)
+    found = list(dict.fromkeys(note if len(models) == 1 else f"{model.name}: {note}" for model in models for note in model.notes))
     if len(found) <= UNFOLDED:
         notes(found)
         return
-    with st.expander(f"{len(found)} notes on {plain(model.name)}", icon=":material/info:"):
+    name = f" on {plain(models[0].name)}" if len(models) == 1 else ""
+    with st.expander(f"{len(found)} notes{name}", icon=":material/info:"):
         notes(found)
 
 

@@ -11,7 +11,7 @@ from attrlib.engine.results import RunResult
 from attrlib.engine.run import Event
 from attrlib.specs import RunSpec
 from pages.shared import job_panel, job_status, notices, run_jobs
-from pages.shared.jobs import plain
+from pages.shared.jobs import loaded_model, plain
 from pages.shared.times import duration, size
 
 NAMED = 6
@@ -93,6 +93,12 @@ def _show_cost(specs: Sequence[RunSpec], fresh: bool) -> bool:
     if fresh and not failed:
         st.info(HOW, icon=":material/leaderboard:")
     return bool(waiting)
+
+
+def show_model_notes(specs: Sequence[RunSpec]) -> None:
+    """Show the notes of the models of these runs, as far as they are loaded."""
+    found = [loaded_model(spec.model, spec.deletion_tuned) for spec in specs]
+    notices.of_models(model for model in found if model is not None)
 
 
 def _is_cached(plan: Plan) -> bool:

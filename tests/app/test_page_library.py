@@ -55,8 +55,8 @@ def test_a_shipped_model_shows_its_card(tmp_path, monkeypatch):
         {"data": "birds:test", "clean": {"mean": 0.591, "low": 0.56, "high": 0.62}}, 702896, pair="own_plain", digest="abc",
     )  # fmt: skip
     (tmp_path / "own.json").write_text(card.text())
-    for module in ("attrlib.models.zoo", "pages.library.models"):
-        monkeypatch.setattr(f"{module}.shipped", lambda: {"own": tmp_path / "own.json"})
+    (tmp_path / "own.safetensors").touch()
+    monkeypatch.setenv("ATTRLIB_MODELS", str(tmp_path))
     at = settle(start())
     assert "59.1 % [56.0 %, 62.0 %]" in texts(at)
     facts = next(t for t in tables(at) if "property" in t).set_index("property")["value"]
@@ -217,7 +217,7 @@ def test_the_machine_is_described():
 def test_nonsense_in_the_link_is_named_and_the_models_are_shown():
     at = settle(start(section="<b>basement</b>"))
     assert "There is no section '<b>basement</b>'" in texts(at)
-    assert "Shipped models" in texts(at)
+    assert "Models without download" in texts(at)
 
 
 @pytest.mark.parametrize("section", ["models", "data", "cache", "device"])

@@ -68,12 +68,13 @@ class Steps:
             with self.loading:
                 if job.ended:
                     notices.error(job.error or "It was cancelled.")
+                    draft.offer_key(job.error)
                 else:
                     job_status.pending("Loading the model")
             return not job.ended
         with self.reading:
             _show_found(job.result)
-            notices.of_model(job.result)
+            notices.of_models([job.result])
         with self.naming:
             return _named(job.result)
 

@@ -25,6 +25,7 @@ FIELDS: Mapping[str, Any] = {
     "upload": None,
     "path": "",
     "part": "",
+    "has_parts": False,
     "architecture": None,
     "names_from": "model",
     "names": "",
@@ -123,15 +124,23 @@ def discard_upload() -> None:
 
 
 def location() -> str | None:
-    """Return the path of the file; None if none is chosen.
+    """Return the path of the file, with the key of the weights in it if one is given; None if no file is chosen.
 
     Raises:
         ModelError: The app may not read it.
     """
-    if get("source") == UPLOAD:
-        return None if get("upload") is None else str(get("upload").path)
-    path = get("path").strip()
-    return str(roots.check_model(ModelSpec(EMBEDDED, path)).checkpoint) if path else None
+    upload, part = get("upload"), get("part").strip()
+    path = get("path").strip() if get("source") == PATH else str(upload.path) if upload else ""
+    if path and get("source") == PATH:
+        roots.check_model(ModelSpec(EMBEDDED, path))
+    return f"{path}#{part}" if path and part else path or None
+
+
+def offer_key(error: object) -> None:
+    """Show the field for the key in the file if an error says that there are several sets of weights to choose from."""
+    if "#" in str(error) and not get("has_parts"):
+        put("has_parts", True)
+        st.rerun()
 
 
 def architecture() -> str:

@@ -29,6 +29,9 @@ def choose() -> str | None:
         notices.warn(st.session_state.get(draft.key("upload_problem"), ()))
     else:
         st.text_input("Path", **widget(draft.key("path")), placeholder="/data/my_model.safetensors", help=_help())
+    if draft.get("part") or draft.get("has_parts"):
+        hint = "Which of several sets of weights in the file is used, as in model_ema."
+        st.text_input("Key in the file", **widget(draft.key("part")), help=hint)
     try:
         return draft.location()
     except AttrlibError as error:
@@ -47,6 +50,8 @@ def _help() -> str:
 def _take() -> None:
     state = st.session_state
     file = state[draft.key("file")]
+    draft.put("part", "")
+    draft.put("has_parts", False)
     state[draft.key("upload_problem")] = []
     try:
         draft.take_upload(file, "" if file is None else file.name)
@@ -62,6 +67,7 @@ def read(file: str) -> Draft | bool:
         return True
     if job.state is not State.DONE:
         notices.error(job.error or "It was cancelled.")
+        draft.offer_key(job.error)
         return False
     found: Draft = job.result
     if draft.get("suggested_for") != job.key:
