@@ -1,6 +1,7 @@
 """Errors that a user can cause. Each message says what is wrong and what to do about it."""
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def unknown(kind: str, name: object, valid: Iterable[str], more: str = "") -> st
     shown = near or names[:12]
     hint = f"Did you mean {' or '.join(shown)}?" if near else f"Known: {', '.join(shown)}{', ...' if len(names) > 12 else '.'}"
     return f"unknown {kind} {str(name)[:80]!r}. {hint}{' ' + more if more else ''}"
+
+
+def shortened(text: str, most: int = 160) -> str:
+    """Return the first line of a text, cut between two words if it is longer than `most` characters."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    # Without spaces there is nowhere else to cut.
+    return textwrap.shorten(line, most, placeholder=" ...") if " " in line[:most] else line[:most]
+
+
+def reason_of(error: BaseException, most: int = 160) -> str:
+    """Return the first line of an error's message in at most `most` characters, or else the name of its class."""
+    return shortened(str(error), most) or type(error).__name__
 
 
 def existing_file(path: str | Path) -> Path | None:

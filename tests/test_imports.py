@@ -13,8 +13,21 @@ import attrlib
 from attrlib.cli import app
 from attrlib.cli.app import COMMANDS, load
 
-HEAVY = ("torch", "torchvision", "timm", "numpy", "scipy", "skimage", "sqlalchemy", "matplotlib", "plotly", "streamlit", "pydantic")
-EXTRAS = ("plotly", "matplotlib", "streamlit", "pandas", "pyarrow")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "skimage",
+    "sqlalchemy",
+    "matplotlib",
+    "plotly",
+    "streamlit",
+    "pydantic",
+    "transformers",
+)
+EXTRAS = ("plotly", "matplotlib", "streamlit", "pandas", "pyarrow", "transformers")
 ROOT = Path(attrlib.__file__).parents[1]
 STUB = ast.parse((ROOT / "attrlib" / "__init__.pyi").read_text())
 PUBLIC: list[str] = next(ast.literal_eval(node.value) for node in STUB.body if isinstance(node, ast.Assign))

@@ -9,7 +9,7 @@ from enum import Enum, IntEnum
 from operator import attrgetter
 from typing import Any
 
-from attrlib.errors import AttrlibError, Cancelled
+from attrlib.errors import AttrlibError, Cancelled, shortened
 from attrlib.models.chunks import out_of_memory
 from attrlib.progress import NewsProgress
 
@@ -154,10 +154,9 @@ def _nothing(_progress: NewsProgress) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error).splitlines()[0][:200] if str(error) else ""
     if out_of_memory(error):
         return "not enough memory; choose fewer steps or a smaller model, or close other programs"
-    return f"unexpected error ({type(error).__name__}: {text}); try other settings, and report it if it persists"
+    return f"unexpected error ({type(error).__name__}: {shortened(str(error), 200)}); try other settings, and report it if it persists"
 
 
 class Queue:

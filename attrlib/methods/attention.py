@@ -7,7 +7,7 @@ DeiT, with or without class token, distillation token and registers.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
@@ -39,12 +39,20 @@ class Blocks:
         layout: Layout of the tokens that attend to each other.
         read: Tokens whose last state the logits depend on: the class token, with the distillation token if there is one, or all
             patches.
+        unused: Number of attention matrices after the blocks that the logits do not depend on, such as that of a pooling which a
+            classification head leaves aside.
     """
 
     first: int
     total: int
     layout: Layout
     read: tuple[int, ...]
+    unused: int = 0
+
+    def of(self, matrices: Sequence[Tensor], first: int) -> Sequence[Tensor]:
+        """Return the matrices of the blocks from `first` on, among all matrices of a forward pass."""
+        end = len(matrices) - self.unused
+        return matrices[end - (self.total - first) : end]
 
 
 _cache: WeakKeyDictionary[Classifier, dict[tuple[object, ...], Blocks | str]] = WeakKeyDictionary()
@@ -85,15 +93,18 @@ def _probe(model: Classifier, layer: Layer, size: tuple[int, int], mode: type[At
             raw = split.after(leaf, torch.zeros(1, dtype=torch.long, device=leaf.device))
         attentions = [a for a in seen.matrices if a.requires_grad]
         if whole is not None:
-            if not attentions:
+            if len(attentions) <= whole.unused:
                 raise MethodError(f"{model.name} has no attention downstream of {layer.name}; choose an earlier layer, or Input")
-            return Blocks(whole.total - len(attentions), whole.total, whole.layout, whole.read)
+            return replace(whole, first=whole.total - len(attentions) + whole.unused)
+        gradients = torch.autograd.grad(raw.square().sum(), attentions, allow_unused=True) if attentions else ()
+        used = max((i for i, g in enumerate(gradients, 1) if g is not None), default=len(attentions))
+        unused, attentions = len(attentions) - used, attentions[:used]
         layout = _tokens(model, attentions, size)
-        (gradient,) = torch.autograd.grad(raw.square().sum(), attentions[-1], allow_unused=True)
+        gradient = gradients[used - 1]
     rows = [] if gradient is None else gradient.abs().flatten(0, -3).amax((0, 2)).nonzero().flatten().tolist()
     # An untrained head that is all zero has no gradient. Assume the class token if there is one, else all patches.
     count = layout.prefix + layout.height * layout.width
-    return Blocks(0, len(attentions), layout, tuple(rows or ([0] if layout.prefix else range(count))))
+    return Blocks(0, len(attentions), layout, tuple(rows or ([0] if layout.prefix else range(count))), unused)
 
 
 def _tokens(model: Classifier, attentions: Sequence[Tensor], size: tuple[int, int]) -> Layout:
@@ -170,7 +181,7 @@ def _mixed(context: AttributionContext, blocks: Blocks) -> list[Tensor]:
         for part in rows.split(context.chunk):
             with torch.no_grad(), Attentions() as seen:
                 context.logits(context.inputs[part], part)
-            parts.append([_by_heads(a).mean(1) for a in seen.matrices[blocks.first - blocks.total :]])
+            parts.append([_by_heads(a).mean(1) for a in blocks.of(seen.matrices, blocks.first)])
         return [torch.cat(block) for block in zip(*parts, strict=True)]
 
     return context.shared("attention", make)
@@ -210,7 +221,7 @@ def _differentiated(context: AttributionContext, rows: Tensor, blocks: Blocks, f
     """Return the attention (N,heads,T,T) of some items in each block from `first` on, and the target logit's gradient in each."""
     with torch.enable_grad(), Attentions() as seen:
         logits = context.logits(context.inputs[rows].detach().requires_grad_(), rows)
-    chosen = seen.matrices[first - blocks.total :]
+    chosen = blocks.of(seen.matrices, first)
     return [_by_heads(a.detach()) for a in chosen], _derivatives(context, rows, logits, chosen)
 
 
@@ -331,7 +342,7 @@ class CheferLRP(AttentionMethod):
         _, gradients = _differentiated(context, rows, blocks, first)
         with torch.enable_grad(), Relevance() as seen:
             logits = context.logits(context.inputs[rows].detach().requires_grad_(), rows)
-        relevances = _derivatives(context, rows, logits, seen.matrices[first - blocks.total :])
+        relevances = _derivatives(context, rows, logits, blocks.of(seen.matrices, first))
         return _flow([(g * r).relu().mean(1) for g, r in zip(gradients, relevances, strict=True)], blocks)
 
     def passes(self, layer: Layer) -> Passes:

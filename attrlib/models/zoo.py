@@ -18,6 +18,7 @@ from attrlib.models.cards import Card, card_of, names_file_of, read_names, shipp
 from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read_checkpoint, split_key
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
+from attrlib.models.model_folders import Folder, is_folder_name, is_path_of_folder, name_of_folder
 from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from attrlib.models.sources import EMBEDDED, Build, architectures, builder
 from attrlib.specs import ModelSpec, Size, check_size, size_text, whole
@@ -54,6 +55,12 @@ def check_name(name: str) -> None:
     source, _, architecture = name.partition(":")
     if name == EMBEDDED or name in named():
         return
+    if is_folder_name(name):
+        Folder.parse(name)
+        return
+    if is_path_of_folder(name):
+        name_of_folder(name)
+        return
     if source == "timm" and architecture:
         if not timm.is_model(architecture.partition(".")[0]):
             raise ModelError(unknown("timm model", architecture, timm.list_models()))
@@ -65,7 +72,7 @@ def check_name(name: str) -> None:
             raise ModelError(f"unknown model {name!r}. Did you mean {' or '.join(same)}?")
         if split_key(name)[0].endswith(SUFFIXES):
             raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
-        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME or idsds:NAME."
+        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME, idsds:NAME or hf:ORG/NAME."
         raise ModelError(unknown("model", name, [EMBEDDED, *named()], advice))
 
 
@@ -93,8 +100,9 @@ def load_model(
     The number of classes is read from the checkpoint. Without a model card, their names are read from `my.txt` beside it, one per line.
 
     Args:
-        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`, or
-            the path of a checkpoint file. `idsds:NAME` is one of the 16 published deletion-tuned models; its weights come from
+        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`,
+            `hf:ORG/NAME` or `timm:hf-hub:ORG/NAME` for a repository of the Hugging Face hub, optionally followed by
+            `?revision=BRANCH`, or the path of a checkpoint file, or of a folder that transformers or timm saved. `idsds:NAME` is one of the 16 published deletion-tuned models; its weights come from
             `checkpoint`, or from the file that `attrlib.models.download` fetched.
         device: `auto`, or the name of a torch device.
         checkpoint: File with the weights, or FILE#KEY for those under a key, as in `my.pth#model_ema`. `random:SEED` gives random weights.
@@ -129,6 +137,8 @@ def load_model(
                 "or --model timm:resnet18 --checkpoint FILE"
             )
         name, checkpoint = Card.read(card_file).architecture, name
+    if name != EMBEDDED and name not in named() and is_path_of_folder(name):
+        name = name_of_folder(name)
     check_name(name)
     where = pick_device(device)
     file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"

@@ -6,6 +6,8 @@ import threading
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from attrlib.errors import reason_of
+
 NOT_KEPT = "results are kept in memory only, and are lost when the program ends: {why}"
 NOT_READ = "stored results cannot be read, and are computed again: {why}"
 
@@ -75,8 +77,7 @@ def reason(error: Exception, place: str) -> str:
     message = _SQLITE.get(_code(error)) or _ERRNO.get(getattr(error, "errno", None) or 0)
     if message:
         return message.format(place=place)
-    lines = str(_cause(error)).strip().splitlines() or [type(error).__name__]
-    return f"{place} cannot be used ({lines[0][:200]}); check that it exists and is accessible"
+    return f"{place} cannot be used ({reason_of(_cause(error), 200)}); check that it exists and is accessible"
 
 
 def _cause(error: Exception) -> BaseException:

@@ -22,6 +22,8 @@ hide: [toc]
 | `torchvision:NAME` | {torchvision} architectures of torchvision | weights, when first loaded |
 | `attrlib:NAME` | [architectures of this package](#architectures) | none: random weights, or yours |
 | `idsds:NAME` | [{idsds} checkpoints published with IDSDS](#published-with-idsds) | with `attrlib download idsds:NAME` |
+| `hf:ORG/NAME`, `timm:hf-hub:ORG/NAME` | [image classifiers of the Hugging Face hub](../guides/your-model.md#hugging-face-models-and-folders): transformers' (with `attrlib[hub]`), or timm's | config and weights, when first loaded |
+| `my/folder` | a folder that transformers or timm saved | none |
 | `mine.safetensors`, `.pth`, `.pt`, `.tar` | your weights, with `architecture=` or a model card beside the file | none |
 | `attrlib.wrap_model(module, ...)` | any `nn.Module` that maps normalised images to logits | none |
 

@@ -2,6 +2,8 @@
 
 import functools
 import re
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -17,11 +19,10 @@ from attrlib.errors import AttrlibError, Cancelled, ModelError
 from attrlib.methods import METHODS
 from attrlib.models import Classifier, load_model, pick_device
 from attrlib.models.added import added, weights_of
-from attrlib.models.cards import files_of
 from attrlib.progress import NewsProgress
 from attrlib.specs import MethodSpec, ModelSpec, digest
 from attrlib.store import open_store
-from pages.shared.roots import check_model
+from pages.shared.roots import check_model, model_files, path_of
 
 _digests: WeakKeyDictionary[Classifier, str] = WeakKeyDictionary()
 # The app never writes to a loaded model, so its digest is computed once.
@@ -56,17 +57,17 @@ def _model_key(spec: ModelSpec, deletion_tuned: bool) -> str:
 
 
 def stamp(model: ModelSpec) -> list[int] | None:
-    """Return sizes and modification times of the files of a model: a checkpoint with those read beside it, or card and weights of an added one.
+    """Return sizes and modification times of the files of a model; None if there are none.
 
-    Weights that were replaced under the same name are thus recognised as different ones. None if there are no files.
+    They are a checkpoint with what is read beside it, a folder, or card and weights of an added model. Weights that were replaced under
+    the same name are thus recognised as different ones.
     """
     card = None if model.checkpoint else added().get(model.architecture)
-    path = weights_of(card) if card else model.checkpoint
-    try:
-        files = [*([card] if card else []), *(files_of(path) if path else [])]
-    except ModelError:
-        # Loading reports the error.
-        files = []
+    files: list[Path] = [card] if card else []
+    for path in filter(None, (model.checkpoint, path_of(model.architecture), str(weights_of(card)) if card else None)):
+        # Loading reports the error of a card.
+        with suppress(ModelError):
+            files += [file for file in model_files(path) if file.is_file()]
     return [number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns)] or None
 
 

@@ -1,15 +1,18 @@
 """Restrict what visitors may read and add on the server, whatever path a link or a visitor gives."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import streamlit as st
 
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
 from attrlib.errors import DataError, ModelError
-from attrlib.models.added import added, folder, weights_of
-from attrlib.models.cards import files_of
+from attrlib.models.added import added, weights_of
+from attrlib.models.added import folder as folder_of_added
+from attrlib.models.cards import Card, card_of, files_of
 from attrlib.models.checkpoints import split_key
+from attrlib.models.model_folders import is_folder_name, is_path_of_folder, local_path
 from attrlib.models.zoo import RANDOM
 from attrlib.specs import ModelSpec
 
@@ -88,18 +91,58 @@ def load_data(source: str) -> Dataset:
     return data
 
 
+def model_files(path: str) -> list[Path]:
+    """Return the files that are read of a model at a path: those of a folder, or a checkpoint and what is read with it."""
+    with suppress(OSError, RuntimeError, ValueError):
+        folder = Path(path).expanduser()
+        if folder.is_dir():
+            return sorted(folder.iterdir())
+    return files_of(path)
+
+
+def _is_readable(path: str) -> bool:
+    # The path itself comes first, so that nothing outside is opened.
+    return readable(split_key(path)[0]) and all(readable(str(file)) for file in model_files(path))
+
+
+def _check_model_path(path: str) -> None:
+    if not _is_readable(path):
+        raise ModelError(f"{path[:120]!r} is not in a folder that this app may read; {_ADVICE}")
+
+
 def check_model(spec: ModelSpec) -> ModelSpec:
-    """Return the model if the app may read its weights: a checkpoint in the roots, or those of an added model there or in its folder.
+    """Return the model if the app may read its checkpoint or its folder, and what its card names.
+
+    The weights of an added model may also lie in the folder of the added models.
 
     Raises `ModelError` otherwise, with the same message whether the file exists or not.
     """
-    for path in (spec.checkpoint, spec.architecture if os.sep in spec.architecture else None):
-        if not path or path.startswith(RANDOM):
-            continue
-        if not (readable(split_key(path)[0]) and all(readable(str(file)) for file in files_of(path))):
-            raise ModelError(f"{path[:120]!r} is not in a folder that this app may read; {_ADVICE}")
+    paths = [path for path in (spec.checkpoint, path_of(spec.architecture)) if path and not path.startswith(RANDOM)]
+    for path in paths:
+        _check_model_path(path)
+        _check_card(card_of(path))
     card = None if spec.checkpoint else added().get(spec.architecture)
     weights = weights_of(card) if card else None
-    if weights and not all(readable(str(file)) or file.resolve().is_relative_to(folder().resolve()) for file in files_of(weights)):
+    if weights and not (_is_copied(weights) or _is_readable(str(weights))):
         raise ModelError(f"the weights of {spec.architecture} are not in a folder that this app may read; {_ADVICE}")
+    _check_card(card)
     return spec
+
+
+def _check_card(card: Path | None) -> None:
+    """Raise `ModelError` for a card whose architecture is a folder that the app may not read."""
+    named = path_of(Card.read(card).architecture) if card else None
+    if named:
+        _check_model_path(named)
+
+
+def _is_copied(weights: Path) -> bool:
+    """Return whether weights lie in the folder of the added models, after symbolic links are resolved."""
+    return all(file.resolve().is_relative_to(folder_of_added().resolve()) for file in files_of(weights))
+
+
+def path_of(architecture: str) -> str | None:
+    """Return the path that an architecture is, or None for a name."""
+    if is_folder_name(architecture):
+        return local_path(architecture)
+    return architecture if os.sep in architecture or is_path_of_folder(architecture) else None

