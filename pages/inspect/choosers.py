@@ -174,11 +174,12 @@ def _take(preset: Preset) -> None:
 def choose_more_models(first: ModelSpec) -> list[ModelSpec]:
     """Show the sidebar's model list and return all valid models except the first; invalid entries get a message."""
     with st.sidebar:
-        model_choosers.several(
+        pickers.several(
             "More models (one row each)",
+            model_choosers.names(),
             "also",
-            choice.MAX_MODELS - 1,
             f"Each model is explained for what it predicts. {model_choosers.HINT}",
+            choice.MAX_MODELS - 1,
             placeholder="Choose models",
         )
         problems: list[str] = []

@@ -38,10 +38,12 @@ def _open(chooser: str, most: int | None) -> None:
 
 
 def _close() -> None:
-    """Close the dialog; what was typed stays in the session, but no file."""
+    """Close the dialog; what was typed stays in the session, but no file, unless it is being added."""
     st.session_state[_OPEN] = None
-    candidate.forget()
-    draft.discard_upload()
+    adding = candidate.adding()
+    if adding is None or not adding.pending:
+        candidate.forget()
+        draft.discard_upload()
 
 
 @st.dialog("Add a model", width="large", icon=":material/add_box:", on_dismiss=_close)
@@ -52,8 +54,9 @@ def _dialog() -> None:
 
 def _body() -> bool:
     """Show all steps; return whether a job is pending."""
-    if (name := save.added()) is not None:
-        _finish(name)
+    adding = candidate.adding()
+    if adding is not None and not adding.pending and not adding.error:
+        _finish(adding.name)
     left, right = st.columns([3, 2], gap="medium")
     with left:
         file = weights.choose()
@@ -71,7 +74,7 @@ def _body() -> bool:
             waits |= check.show_photo(model)
             waits |= check.show_data(model)
     with left:
-        return save.show(model if isinstance(model, Classifier) else None) | waits
+        return save.show(model if isinstance(model, Classifier) else None, adding) | waits
 
 
 def _finish(name: str) -> None:

@@ -11,13 +11,18 @@ HINT = (
 )
 
 
+def names() -> list[str]:
+    """Return the names of the models that need no download: the embedded, the shipped and the added ones."""
+    return [EMBEDDED, *named()]
+
+
 def one(key: str, hint: str = HINT) -> None:
     """Show the chooser of one model, whose text form the session keeps under `key`."""
-    pickers.one("Model", [EMBEDDED, *named()], key, hint)
+    pickers.one("Model", names(), key, hint)
     add_model.show_button(key, None)
 
 
 def several(label: str, key: str, most: int, hint: str = HINT, **layout: Any) -> None:
     """Show the chooser of at most `most` models, whose text forms the session keeps under `key`."""
-    pickers.several(label, [EMBEDDED, *named()], key, hint, most, **layout)
+    pickers.several(label, names(), key, hint, most, **layout)
     add_model.show_button(key, most)

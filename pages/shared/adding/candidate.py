@@ -1,11 +1,11 @@
 """The jobs of the dialog: reading the file, loading the model, and adding it."""
 
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import streamlit as st
 
-from attrlib.engine.jobs import Job, queue
+from attrlib.engine.jobs import Job, State, queue
 from attrlib.models import Classifier, add_model, load_model
 from attrlib.models.bring import read_draft
 from attrlib.progress import NewsProgress
@@ -56,10 +56,30 @@ def add(model: Classifier, name: str) -> None:
     queue("models").submit(key, lambda _progress: add_model(model, name, data=trained_on, copy=copy))
 
 
-def adding() -> tuple[Job, str] | None:
-    """Return the job that adds the model, and the name that it gets; None if there is none."""
+@dataclass(frozen=True)
+class Adding:
+    """The adding of the model under a name, as it was when it was looked at.
+
+    Attributes:
+        name: Name that the model gets.
+        pending: Whether it is not ended.
+        error: Why it failed, empty if it did not.
+    """
+
+    name: str
+    pending: bool
+    error: str = ""
+
+
+def adding() -> Adding | None:
+    """Return the adding of the model, None if it was not begun."""
     if draft.get("adding") is None:
         return None
     key, name = draft.get("adding")
     job = queue("models").find(key)
-    return None if job is None else (job, name)
+    if job is None:
+        return None
+    # The state is read once: what ends while the dialog is drawn is shown by one more rerun.
+    pending = not job.ended
+    failed = not pending and job.state is not State.DONE
+    return Adding(name, pending, str(job.error or "It was cancelled.") if failed else "")

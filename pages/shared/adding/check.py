@@ -40,13 +40,13 @@ def show_photo(model: Classifier) -> bool:
         st.image(tiles.picture(photo.digest, model.preprocessing, photo.image), width="stretch", alt=alt)
     with top:
         tiles.head("What it reads off", photo.name.removeprefix("sample:"))
+        if not job.ended:
+            job_status.pending("Running the model")
+            return True
+        job_status.show_failure(job, place="photo")
         if job.state is State.DONE:
             st.html(tiles.bars(list(readings(model, job.result).values())))
-        elif job.ended:
-            job_status.show_failure(job, place="photo")
-        else:
-            job_status.pending("Running the model")
-    return not job.ended
+    return False
 
 
 def _take_photo() -> None:
@@ -80,12 +80,15 @@ def show_data(model: Classifier) -> bool:
         "Check the input", key=draft.key("check"), on_click=_start, args=(model, source, key), icon=":material/fact_check:",
         disabled=not source or running,
     )  # fmt: skip
-    if job is None:
-        return False
-    if job.state is State.DONE:
+    if running:
+        assert job is not None
+        st.progress(job.done / job.total if job.total else 0.0, text=f"{job.done} of {job.total} pictures" if job.total else "waiting")
+        st.button("Cancel", key=draft.key("check_cancel"), on_click=job.cancel, type="tertiary", icon=":material/close:")
+    elif job is not None and job.state is State.DONE:
         _show(job.result)
-        return False
-    return job_status.waits_for(job, f"{job.done} of {job.total} pictures" if job.total else "")
+    elif job is not None:
+        notices.error(job.error or "It was cancelled.")
+    return running
 
 
 def _start(model: Classifier, source: str, key: str) -> None:

@@ -64,14 +64,15 @@ class Steps:
                 notices.error(error)
             return False
         job = candidate.model_job(spec)
+        if not job.ended:
+            with self.loading:
+                job_status.pending("Loading the model")
+            return True
         if job.state is not State.DONE:
             with self.loading:
-                if job.ended:
-                    notices.error(job.error or "It was cancelled.")
-                    draft.offer_key(job.error)
-                else:
-                    job_status.pending("Loading the model")
-            return not job.ended
+                notices.error(job.error or "It was cancelled.")
+            draft.offer_key(job.error)
+            return False
         with self.reading:
             _show_found(job.result)
             notices.of_models([job.result])
@@ -100,16 +101,17 @@ def _choose_architecture(found: Draft) -> str | None:
 
 def _choose_input() -> None:
     """Show the controls of the preprocessing."""
-    own = "as the architecture says"
+    own = draft.NATIVE
     with st.grid(min_column_width=130, gap="small", key="n_input") as row:
         with row.cell():
-            hint = "Height and width in pixels, as in 192x256, or one number for a square. Photos are resized and cropped to it."
+            hint = "Height and width in pixels, as in 192x256, or one number for a square. Native: that of the card or of the architecture."
             st.text_input("Input size", **widget(draft.key("size")), placeholder=own, help=hint)
         with row.cell():
             st.selectbox(
                 "Normalisation",
                 **chooser(draft.key("normalisation"), [draft.NATIVE, *NORMALISATIONS, draft.CUSTOM]),
-                help="What the training made of colours: ImageNet's mean and std, or the range to which they were scaled.",
+                help="What the training made of colours: ImageNet's mean and std, or the range to which they were scaled. Native: as the card or the "
+                "architecture says.",
             )
         if draft.get("normalisation") == draft.CUSTOM:
             for field, label in (("mean", "Mean"), ("std", "Std")):

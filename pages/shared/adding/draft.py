@@ -13,12 +13,13 @@ import streamlit as st
 from attrlib.diagnostics.input_check import NORMALISATIONS
 from attrlib.errors import ModelError
 from attrlib.models import EMBEDDED, check_name
+from attrlib.models.model_folders import is_path_of_folder, name_of_folder
 from attrlib.registry import params_of
 from attrlib.specs import ModelSpec
 from pages.shared import roots
 
 UPLOAD, PATH = "upload", "path"
-NATIVE, CUSTOM = "as the architecture says", "other numbers"
+NATIVE, CUSTOM = "native", "other numbers"
 """The normalisation of the card or the architecture, and one that is typed."""
 FIELDS: Mapping[str, Any] = {
     "source": UPLOAD,
@@ -133,6 +134,11 @@ def location() -> str | None:
     path = get("path").strip() if get("source") == PATH else str(upload.path) if upload else ""
     if path and get("source") == PATH:
         roots.check_model(ModelSpec(EMBEDDED, path))
+        if is_path_of_folder(path):
+            name = name_of_folder(path)
+            raise ModelError(
+                f"{path[:120]!r} is the folder of a whole model, which needs no adding; close this and type {name} as the model"
+            )
     return f"{path}#{part}" if path and part else path or None
 
 

@@ -2,7 +2,6 @@
 
 import streamlit as st
 
-from attrlib.engine.jobs import State
 from attrlib.errors import AttrlibError
 from attrlib.models import Classifier
 from attrlib.models.added import check_new
@@ -11,10 +10,9 @@ from pages.shared.adding import candidate, draft
 from pages.shared.widget_values import widget
 
 
-def show(model: Classifier | None) -> bool:
-    """Show name and button; return whether the model is being added. Without a model, the button cannot be pressed."""
-    current = candidate.adding()
-    running = current is not None and not current[0].ended
+def show(model: Classifier | None, adding: candidate.Adding | None) -> bool:
+    """Show name and button, and the state of the adding; return whether it is pending. Without a model, the button cannot be pressed."""
+    running = adding is not None and adding.pending
     with st.grid(min_column_width=170, gap="small", vertical_alignment="bottom", key="n_save") as row:
         with row.cell():
             st.text_input("Name", **widget(draft.key("name")), placeholder="my_model", help="Letters, digits, '_', '-' and '.'.")
@@ -38,8 +36,8 @@ def show(model: Classifier | None) -> bool:
     )  # fmt: skip
     if running:
         job_status.pending("Adding the model")
-    elif current is not None and current[0].state is not State.DONE:
-        notices.error(current[0].error or "It was cancelled.")
+    elif adding is not None and adding.error:
+        notices.error(adding.error)
     return running
 
 
@@ -58,9 +56,3 @@ def _problem(name: str, running: bool) -> str:
 def _add(model: Classifier) -> None:
     if not roots.refusal_to_add():
         candidate.add(model, draft.get("name").strip())
-
-
-def added() -> str | None:
-    """Return the name of the model if it has been added."""
-    current = candidate.adding()
-    return current[1] if current is not None and current[0].state is State.DONE else None
