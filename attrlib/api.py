@@ -24,8 +24,9 @@ from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, options_of
 from attrlib.specs.codec import documented
 from attrlib.store import Store, open_store
 
-Picture = Photo | Image.Image | str | Path
+Picture = Photo | Image.Image | np.ndarray | str | Path
 Images = Picture | Iterable[Picture] | Tensor
+_ONE = (Photo, Image.Image, np.ndarray, str, Path)
 RUN_OPTIONS = tuple(p for p in options_of(RunSpec) if p.name != "deletion_tuned")
 """Keyword arguments of `score` and `compare`. Whether the model was tuned on deleted patches is read from the model."""
 
@@ -47,7 +48,7 @@ def explain(
 
     Args:
         model: The model to explain.
-        images: One or several images (PIL image, path or `sample:NAME`), or a normalised tensor (3,H,W) or (B,3,H,W) at the
+        images: One or several images (PIL image, NumPy array, path or `sample:NAME`), or a normalised tensor (C,H,W) or (B,C,H,W) at the
             model's input size or another size that the model accepts.
         method: A name, or its text form with layer and parameters, such as `IG@Final:steps=20`.
         target: Class index or name, one for all images or one per image. None selects the predicted class.
@@ -190,24 +191,26 @@ def compare(
 
 
 def as_batch(model: Classifier, images: Images) -> Tensor:
-    """Return normalised images (B,3,H,W) from any input that `explain` accepts. Raises `ImageError` for other inputs."""
+    """Return normalised images (B,C,H,W) from any input that `explain` accepts. Raises `ImageError` for other inputs."""
     if isinstance(images, Tensor):
         batch = images[None] if images.ndim == 3 else images
-        if batch.ndim != 4 or batch.shape[1] != 3 or not len(batch):
-            raise ImageError(f"a tensor of shape {tuple(images.shape)} is not a batch of images; pass a normalised tensor (B,3,H,W)")
+        if batch.ndim != 4 or batch.shape[1] != model.channels or not len(batch):
+            shape = f"(B,{model.channels},H,W)"
+            raise ImageError(f"a tensor of shape {tuple(images.shape)} is not a batch of images; pass a normalised tensor {shape}")
         if not batch.is_floating_point():
             raise ImageError(f"a tensor of {batch.dtype} is not a batch of normalised images; pass floats, as returned by model.preprocess")
         return batch
     if isinstance(images, bytes) or not isinstance(images, Iterable | Photo | Image.Image | Path):
-        raise ImageError(f"a {type(images).__name__} is not an image; pass a PIL image, a path, sample:NAME, or a list of these")
-    pictures = [images] if isinstance(images, Photo | Image.Image | str | Path) else list(images)
+        raise ImageError(f"a {type(images).__name__} is not an image; pass a PIL image, an array, a path, sample:NAME, or a list of these")
+    pictures = [images] if isinstance(images, _ONE) else list(images)
     if not pictures:
         raise ImageError("no images given; pass at least one")
     for p in pictures:
-        if not isinstance(p, Photo | Image.Image | str | Path):
-            raise ImageError(f"a {type(p).__name__} is not an image; pass a PIL image, a path or sample:NAME, or one tensor (B,3,H,W)")
-    pil_images = [p.image if isinstance(p, Photo) else open_image(p).image for p in pictures]
-    return torch.stack([model.preprocess(p) for p in pil_images])
+        if not isinstance(p, _ONE):
+            raise ImageError(
+                f"a {type(p).__name__} is not an image; pass a PIL image, an array, a path or sample:NAME, or one tensor (B,C,H,W)"
+            )
+    return torch.stack([model.preprocess(p if isinstance(p, Photo) else open_image(p)) for p in pictures])
 
 
 def _targets(model: Classifier, target: int | str | Iterable[int | str] | None, count: int) -> list[int] | None:

@@ -16,7 +16,7 @@ def replacement(baseline: str, images: Tensor, draw: Callable[[], Tensor]) -> Te
     Args:
         baseline: `zeros` for the mean colour; `random` for uniform noise in [-1, 1]; `blur` for the images blurred with a 51 x 51
             Gaussian of sigma 58, reflected at the border.
-        images: Normalised images (B,3,H,W).
+        images: Normalised images (B,C,H,W).
         draw: Returns uniform noise in [0, 1) of the same shape. Called for `random` only.
 
     Returns:

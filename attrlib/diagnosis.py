@@ -132,7 +132,7 @@ def doctor(
     names = [METHODS[name].name for name in (METHODS if methods is None else dict.fromkeys(methods))]
     if not names or not layers:
         raise SpecError("nothing to probe: give at least one method and one layer")
-    probe = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
+    probe = torch.randn(1, *model.input_shape, generator=torch.Generator().manual_seed(0))
     shapes = {name: model.layers[name].shape for name in layers if name in model.layers}
     with torch.no_grad():
         gain, target = _gain(model, probe), int(model.outputs.predicted(model(probe)))

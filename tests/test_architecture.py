@@ -22,7 +22,7 @@ LEVELS = [
     {"attrlib.engine"},
     {"attrlib.methods", "attrlib.protocols", "attrlib.training", "attrlib.figures"},
     {"attrlib.models", "attrlib.data", "attrlib.store", "attrlib.binning"},
-    {"attrlib.postprocess", "attrlib.deletion"},
+    {"attrlib.postprocess", "attrlib.deletion", "attrlib.bands"},
     {"attrlib.specs"},
     {
         "attrlib.progress",

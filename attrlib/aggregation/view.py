@@ -175,7 +175,7 @@ class Aggregation:
         return self._maps.nbytes + self._tiled.cache_info().currsize * 3 * height * width * self.grid**2
 
     def _tile(self, item: EvalItem) -> Image.Image:
-        return tiled([self.model.preprocessing.view(self.data[index].image) for index in item.images])
+        return tiled([self.model.preprocessing.view(self.data[index]) for index in item.images])
 
     def _evaluation(self, method: MethodSpec) -> Evaluation:
         if method not in self._evaluations:
@@ -241,7 +241,7 @@ class Aggregation:
     def _blank(self, items: Sequence[EvalItem]) -> Batch:
         """Return a batch with empty images."""
         height, width = self.model.input_size
-        images = torch.zeros(1, 3, 1, 1).expand(len(items), 3, height * self.grid, width * self.grid)
+        images = torch.zeros(1, 1, 1, 1).expand(len(items), self.model.channels, height * self.grid, width * self.grid)
         return Batch(tuple(item.id for item in items), images, torch.tensor([item.labels for item in items]))
 
 

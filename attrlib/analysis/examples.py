@@ -106,7 +106,7 @@ def judged_item(data: Dataset, score: Score, place: int, model: Classifier, stor
 
 def _draw(name: str, request: ExplanationRequest, maps: torch.Tensor, model: Classifier) -> JudgedItem:
     size = (request.images.shape[2], request.images.shape[3])
-    colours = model.preprocessing.denormalise(request.images[0].float().cpu()).clamp(0, 1)
+    colours = model.preprocessing.shown(request.images[0].float().cpu())
     picture = Image.fromarray((colours * 255).round().byte().permute(1, 2, 0).numpy())
     large = picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.BICUBIC) if max(size) < SMALL else picture
     values = prepare(maps[:1, :1].float().cpu(), VIEW, size)[0, 0]

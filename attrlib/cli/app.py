@@ -44,7 +44,7 @@ COMMANDS = {
     ),
     "presets": Entry("lists", "List presets: the methods of published studies with their settings, used as in --methods idsds."),
     "protocols": Entry("lists", "List protocols with their parameters."),
-    "datasets": Entry("lists", "List named data sets."),
+    "datasets": Entry("lists", "List named data sets, or describe one: its images and classes, what was assumed, and what was left out."),
     "licences": Entry("licences", "List the installed dependencies with their licences, as the packages state them."),
     "cache": Entry("cache", "Inspect, verify, prune or export stored results."),
 }

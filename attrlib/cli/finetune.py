@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -63,7 +63,7 @@ def finetune(
     for path in cards:
         shutil.rmtree(_state(path), ignore_errors=True)
     if as_json:
-        models = [{"out": str(path), **asdict(card)} for path, card in cards.items()]
+        models = [{"out": str(path), **card.values()} for path, card in cards.items()]
         typer.echo(json.dumps(models[0] if fractions is None else {"models": models}))
     else:
         for path, card in cards.items():

@@ -27,7 +27,9 @@ def montage(
             help="Further models for methods that are not defined on the first, separated by commas: NAME or NAME@CHECKPOINT, with @HxW.",
         ),
     ] = "",
-    image: Annotated[str, typer.Option("--image", help="A JPEG, PNG or WebP file, sample:NAME, or birds:SPLIT/INDEX.")] = "sample:cat",
+    image: Annotated[
+        str, typer.Option("--image", help="A picture file (JPEG, PNG, WebP, BMP, TIFF, .npy or DICOM), sample:NAME, or birds:SPLIT/INDEX.")
+    ] = "sample:cat",
     methods: Annotated[
         str,
         typer.Option(

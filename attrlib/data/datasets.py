@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from attrlib.bands import Bands
 from attrlib.data.digests import file_digest
 from attrlib.data.folders import SUFFIXES, Listing, list_folder, show
 from attrlib.data.images import open_photo
@@ -29,11 +30,12 @@ class Item:
     """One picture of a data set, with its label and masks.
 
     Attributes:
-        image: The picture, RGB.
+        image: The picture in 8-bit RGB, for display.
         label: Its class as an index into the data set's `class_names`, None if it has none or several.
         id: Digest of its content.
         name: Its display name.
         masks: Boolean masks (H,W) by name, in the picture's own pixels.
+        bands: The values of the picture, if it has other bands than grey or R, G and B, or more than 8 bits; else None.
     """
 
     image: Image.Image
@@ -41,6 +43,7 @@ class Item:
     id: str
     name: str
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    bands: Bands | None = None
 
 
 class Dataset(Sequence[Item], ABC):
@@ -154,10 +157,10 @@ class FileDataset(Dataset):
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
         k = operator.index(index)
         name = self._listing.names[k]
-        image = open_photo(self._listing.path(self._listing.files[k]), name).image
+        photo = open_photo(self._listing.path(self._listing.files[k]), name)
         mask = self._mask(k)
-        masks = {} if mask is None else {MASK: _open_mask(self._listing.path(mask), f"the mask of {name}", image.size)}
-        return Item(image, self.label(k), self.item_id(k), name, masks)
+        masks = {} if mask is None else {MASK: _open_mask(self._listing.path(mask), f"the mask of {name}", photo.image.size)}
+        return Item(photo.image, self.label(k), self.item_id(k), name, masks, photo.bands)
 
     def label(self, index: int) -> int | None:
         labels = self.labels(index)

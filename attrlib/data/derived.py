@@ -3,6 +3,7 @@
 import operator
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import psutil
 import torch
@@ -73,10 +74,10 @@ class Kept(Dataset):
         if k in self._items:
             return self._items[k]
         item = self._data[k]
-        item = Item(item.image, item.label, item.id, item.name)
+        item = replace(item, masks={})
         with self._lock:
             # Pillow stores four bytes per RGB pixel.
-            nbytes = 4 * item.image.width * item.image.height
+            nbytes = 4 * item.image.width * item.image.height + (item.bands.values.nbytes if item.bands else 0)
             if k not in self._items and nbytes <= self._left:
                 self._items[k] = item
                 self._left -= nbytes
@@ -111,9 +112,10 @@ def hold_out(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     generator = torch.Generator().manual_seed(whole(seed, "seed"))
     by_class: dict[int, list[int]] = {}
     for index in torch.randperm(len(data), generator=generator).tolist():
-        label = data.label(index)
-        if label is not None:
-            by_class.setdefault(label, []).append(index)
+        labels = data.labels(index)
+        if labels:
+            # An image with several labels counts for the first of them.
+            by_class.setdefault(labels[0], []).append(index)
     held = {k for members in by_class.values() for k in members[: min(len(members) - 1, max(1, round(share * len(members))))]}
     rest = [k for members in by_class.values() for k in members if k not in held]
     return Subset(data, sorted(rest)), Subset(data, sorted(held), f"{data.name} (held out)")

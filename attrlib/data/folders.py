@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from attrlib.data.splits import are_splits, choose, listed
 from attrlib.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".dcm")
 KINDS = ", ".join(SUFFIXES)
 _SOME = 3
 _ENDINGS = 5

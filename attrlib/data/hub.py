@@ -55,11 +55,12 @@ class TorchvisionDataset(Dataset):
             picture, _ = self._data[k]
         except (OSError, ValueError, SyntaxError) as error:
             raise ImageError(f"{name} cannot be read ({type(error).__name__}); delete {root()} to download it again") from None
-        image = open_photo(picture, name).image
+        photo = open_photo(picture, name)
+        image = photo.image
         if k not in self._digests:
             content = f"{image.size}".encode() + image.tobytes()
             self._digests[k] = hashlib.blake2b(content, digest_size=16).hexdigest()
-        return Item(image, self._labels[k], self._digests[k], name)
+        return Item(image, self._labels[k], self._digests[k], name, bands=photo.bands)
 
     def label(self, index: int) -> int | None:
         return self._labels[operator.index(index)]

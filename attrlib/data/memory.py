@@ -67,14 +67,15 @@ class MemoryDataset(Dataset):
                 f"{self.item_name(k)} has the label {str(raw)[:80]}, but the data set's list of labels says "
                 f"{', '.join(map(str, labels)) or 'none'}; give the labels as labels=[...]"
             )
-        content = photo.id or photo.digest
+        bands = () if photo.bands is None else photo.bands.digest_parts()
+        content = photo.id or (digest(photo.digest, *bands) if bands else photo.digest)
         # Results are stored under the digest, so the picture must not change afterwards.
         if self._found.setdefault(k, (content, labels)) != (content, labels):
             raise DataError(
                 f"{self.item_name(k)} is another picture whenever it is read; take random augmentation out (transform=None), and do not "
                 "change arrays during a run"
             )
-        return Item(photo.image, labels[0] if len(labels) == 1 else None, content, photo.name)
+        return Item(photo.image, labels[0] if len(labels) == 1 else None, content, photo.name, bands=photo.bands)
 
     def label(self, index: int) -> int | None:
         labels = self.labels(index)

@@ -31,7 +31,7 @@ def open_image(source: object, name: str = "") -> Photo:
     """Open a picture by name, or from anything that `open_photo` takes.
 
     Args:
-        source: `sample:NAME`, `birds:SPLIT/INDEX`, or a path, bytes, an open binary file or a PIL image.
+        source: `sample:NAME`, `birds:SPLIT/INDEX`, or a path, bytes, an open binary file, a PIL image or an array.
         name: What the result and error messages call the picture, unless `source` is a name.
 
     Raises:

@@ -93,7 +93,7 @@ def delete_in_order(
         raise ProtocolError(f"order={order!r} is not valid; choose {' or '.join(ORDERS)}")
     context = EvalContext(model, seed)
     target, layer = torch.tensor(attribution.target[:1]), model.layer(attribution.spec.layer)
-    batch = Batch((photo.digest,), model.place(model.preprocess(photo.image)[None]), target)
+    batch = Batch((photo.digest,), model.place(model.preprocess(photo)[None]), target)
     values = EvalBatch(context, batch, target, {}, lambda _request: (attribution.maps, layer)).maps()[0, 0].double().nan_to_num(0.0)
     place, counts = _pixels(values, order) if grid is None else _patches(values, order, grid)
     replacement_values = baseline_values(baseline, context, batch)
@@ -103,7 +103,7 @@ def delete_in_order(
         gone = torch.stack([place < count for count in counts[first : first + context.rows]])[:, None].to(batch.images.device)
         logits = context.logits(torch.where(gone, replacement_values, batch.images))
         probabilities.append(model.probabilities(logits)[:, int(target)].double())
-    colours = model.preprocessing.denormalise(replacement_values[0].cpu()).clamp(0, 1).permute(1, 2, 0)
+    colours = model.preprocessing.shown(replacement_values[0].cpu()).permute(1, 2, 0)
     return DeletionPath(place.int(), counts, torch.cat(probabilities), (colours * 255).round().byte().numpy(), grid)
 
 

@@ -77,7 +77,7 @@ def infidelity_by_noise(
     """
     context = EvalContext(model, seed)
     target = torch.tensor(maps[0].target[:1])
-    batch = Batch((photo.digest,), model.place(model.preprocess(photo.image)[None]), target)
+    batch = Batch((photo.digest,), model.place(model.preprocess(photo)[None]), target)
     raw, normalised = torch.empty(2, len(maps), len(stds), dtype=torch.float64)
     nothing, noisy = [], []
     for column, std in enumerate(stds):
@@ -90,7 +90,7 @@ def infidelity_by_noise(
             outcome = protocol.evaluate(EvalBatch(context, batch, target, measured, explain))[0]
             raw[row, column], normalised[row, column] = outcome.details["raw"][0], outcome.details["normalised"][0]
         drawn = batch.images[0].cpu() - noise(context, photo.digest, 0, batch.images.shape[2:], std)
-        colours = model.preprocessing.denormalise(drawn).clamp(0, 1).permute(1, 2, 0)
+        colours = model.preprocessing.shown(drawn).permute(1, 2, 0)
         noisy.append(Image.fromarray((colours.numpy() * 255).round().astype(np.uint8)))
     return NoiseView(raw, normalised, torch.stack(nothing), tuple(noisy))
 

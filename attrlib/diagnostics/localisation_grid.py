@@ -140,7 +140,7 @@ def map_grid(
         raise SpecError(f"{setting} needs {n * n} images and a target cell from 0 to {n * n - 1}")
     protocol.check(model)
     view, name = protocol.view(model, cell if protocol.corners else 0)
-    images = stitch(torch.stack([model.preprocess(photo.image) for photo in photos])[None], n)
+    images = stitch(torch.stack([model.preprocess(photo) for photo in photos])[None], n)
     request = ExplanationRequest(
         view, model.place(images), torch.tensor([[target]]), name, (digest("grid", [photo.digest for photo in photos]),)
     )

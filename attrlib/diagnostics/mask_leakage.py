@@ -77,7 +77,7 @@ def mask_leakage(
     masks, features = [], []
     for first in range(0, len(photos), BATCH_SIZE):
         on_progress(first, len(photos))
-        images = torch.stack([model.preprocess(photo.image) for photo in photos[first : first + BATCH_SIZE]])
+        images = torch.stack([model.preprocess(photo) for photo in photos[first : first + BATCH_SIZE]])
         maps = attribute(model, method, images, list(labels[first : first + BATCH_SIZE]), AttributionOptions(seed)).resized()
         masks.append(_highest(maps[:, 0], share))
         features.append(_features(model, masks[-1]))
@@ -98,7 +98,7 @@ def _highest(maps: Tensor, share: float) -> Tensor:
 def _features(model: Classifier, masks: Tensor) -> Tensor:
     """Return the mean of the Final layer over its positions, float64 (B,C), for masks (B,H,W) drawn white on black."""
     layer = model.layer("Final")
-    pictures = model.preprocessing.normalise(masks[:, None].float().expand(-1, 3, -1, -1))
+    pictures = model.preprocessing.normalise(masks[:, None].float().expand(-1, model.channels, -1, -1))
     with model.session(), torch.no_grad():
         activations = layer.layout.spatial(model.split(layer).fresh().before(model.place(pictures)))
     return activations.mean((2, 3)).cpu().double()

@@ -71,7 +71,7 @@ def delete_alike(
     paths, rows = [], []
     for number, (photo, target) in enumerate(zip(photos, targets, strict=True)):
         on_progress(number, len(photos))
-        map_ = attribute(first, method, first.preprocess(photo.image)[None], [target], AttributionOptions(seed))
+        map_ = attribute(first, method, first.preprocess(photo)[None], [target], AttributionOptions(seed))
         by_model = [delete_in_order(model, photo, map_, "descending", grid, baseline, seed) for model in models]
         paths.append(by_model[0])
         rows.append(torch.stack([path.probabilities for path in by_model]))

@@ -77,7 +77,7 @@ def cell_outputs(
     protocol.check(model)
     passes = iter(range(1 + grid**2))
     context = EvalContext(model, seed, on_progress=lambda _done, _total: on_progress(next(passes), 1 + grid**2))
-    batch = Batch((photo.digest,), model.place(model.preprocess(photo.image)[None]), torch.tensor([target]))
+    batch = Batch((photo.digest,), model.place(model.preprocess(photo)[None]), torch.tensor([target]))
     return CellOutputs(model, batch, grid, baseline, protocol.measurements[0].measure(context, batch, batch.labels))
 
 

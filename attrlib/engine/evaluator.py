@@ -193,7 +193,7 @@ class Evaluator:
 
         Args:
             method: The method, resolved.
-            request: What to explain, (1,3,H,W) and (1,1); it must have keys.
+            request: What to explain, (1,C,H,W) and (1,1); it must have keys.
         """
         (key,) = self._map_keys(method, request)
         cached = self.cache.maps([key])
@@ -211,7 +211,7 @@ class Evaluator:
 
         Args:
             result: The map.
-            request: What it explains, (1,3,H,W) and (1,1); it must have keys.
+            request: What it explains, (1,C,H,W) and (1,1); it must have keys.
         """
         self._add_seconds(result, request.keys or ())
         maps = self._add_maps(result, self._map_keys(result.spec, request))

@@ -46,7 +46,7 @@ class Explanation:
 
     def files(self) -> dict[str, bytes]:
         """Return panel, arrays and manifest by file name; the bytes are the same for the same spec, weights, image and machine."""
-        photo = self.model.preprocessing.view(self.photo.image, scale=2)
+        photo = self.model.preprocessing.view(self.photo, scale=2)
         title = self.model.class_names[self.target].split(",")[0]
         files = {PANEL: encode(panel(photo, title, self.tiles(), self.spec.view), "PNG"), ARRAYS: _arrays(self.attributions)}
         manifest = {
@@ -81,7 +81,7 @@ def explain_photo(
         max_memory: Maximum memory in bytes, weights included; None for half of the free memory.
     """
     methods = list(dict.fromkeys(resolve(m) for m in spec.methods))
-    images = model.preprocess(photo.image)[None]
+    images = model.preprocess(photo)[None]
     targets = None if spec.target is None else [model.target(spec.target)]
     options = AttributionOptions(spec.seed, rows_within(model, max_memory), on_progress=on_progress)
     return Explanation(spec, model, photo, attribute_all(model, methods, images, targets, options))

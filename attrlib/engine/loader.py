@@ -87,7 +87,7 @@ class Loader:
             self._loading[chunk] = self._pool.submit(self._load, chunk)
 
     def _load(self, chunk: Chunk) -> Loaded:
-        """Load a chunk, with the cells of grids still separate: (B,n*n,3,h,w).
+        """Load a chunk, with the cells of grids still separate: (B,n*n,C,h,w).
 
         No torch operation runs here: in another thread, torch would start a second thread pool on the same cores.
         """
@@ -100,17 +100,18 @@ class Loader:
                     if self._with_parts and len(item.images) == 1
                     else []
                 )
+                image, other_images = self._preprocess(pictures), self._preprocess(variants) if variants else None
             except ImageError as error:
                 self.unreadable[item.id] = str(error)
                 continue
             readable.append(item)
-            images.append(self._preprocess(picture.image for picture in pictures))
+            images.append(image)
             if self._data.has_masks and len(pictures) == 1:
                 on_object = [self._mask(pictures[0], name) for name in pictures[0].masks]
                 masks.append(np.any(on_object, 0) if on_object else np.zeros(images[-1].shape[2:], dtype=bool))
-            if variants:
+            if other_images is not None:
                 parts.append(np.stack([self._mask(pictures[0], name) for name in self._data.parts]))
-                without.append(self._preprocess(variants))
+                without.append(other_images)
         if not readable:
             return (), None
         labels = torch.tensor([item.labels for item in readable])
@@ -118,7 +119,7 @@ class Loader:
         stacked = (torch.from_numpy(np.stack(arrays)) if arrays else None for arrays in (masks, parts, without))
         return tuple(readable), Batch(tuple(item.id for item in readable), torch.from_numpy(np.stack(images)), labels, *stacked)
 
-    def _preprocess(self, pictures: Iterable[Image.Image]) -> np.ndarray:
+    def _preprocess(self, pictures: Iterable[Item | Image.Image]) -> np.ndarray:
         return np.stack([self._model.preprocess(picture).numpy() for picture in pictures])
 
     def _mask(self, item: Item, name: str) -> np.ndarray:

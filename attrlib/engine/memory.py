@@ -133,4 +133,4 @@ def _seconds(work: Callable[[], None], device: torch.device) -> float:
 
 
 def _images(model: Classifier, count: int) -> Tensor:
-    return model.place(torch.randn(count, 3, *model.input_size, generator=torch.Generator().manual_seed(0)))
+    return model.place(torch.randn(count, *model.input_shape, generator=torch.Generator().manual_seed(0)))

@@ -72,7 +72,7 @@ def explain_all(
         left = [m for m in methods if m not in shown or isinstance(shown[m].result, AttrlibError)]
         if not left:
             break
-        images = model.preprocess(photo.image)[None]
+        images = model.preprocess(photo)[None]
         with torch.no_grad():
             target = int(model.outputs.predicted(model(images)))
         for method, result in zip(left, attribute_each(model, left, images, [target], options), strict=True):
@@ -90,7 +90,7 @@ def draw_montage(models: Sequence[Classifier], photo: Photo, shown: Sequence[Sho
         shown: The maps; see `explain_all`.
         view: How maps are drawn.
     """
-    picture = models[0].preprocessing.view(photo.image)
+    picture = models[0].preprocessing.view(photo)
     picture = picture.resize((SIDE, round(SIDE * picture.height / picture.width)), Image.Resampling.LANCZOS)
     classes = [
         one.model.class_names[one.result.target[0]] for one in shown if isinstance(one.result, Attribution) and one.model is models[0]

@@ -54,7 +54,7 @@ class PhotoMaps:
 
     @cached_property
     def _request(self) -> ExplanationRequest:
-        images = self._model.preprocess(self._photo.image)[None]
+        images = self._model.preprocess(self._photo)[None]
         return ExplanationRequest(self._model, images, torch.tensor([[self._target]]), keys=(self._photo.id,))
 
     @cached_property

@@ -85,9 +85,9 @@ def find_blocks(model: Classifier, layer: Layer, size: tuple[int, int], mode: ty
 
 def _probe(model: Classifier, layer: Layer, size: tuple[int, int], mode: type[Attentions]) -> Blocks:
     whole = find_blocks(model, model.layer("Input", size), size) if layer.path else None
-    probe = model.place(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)))
+    probe = model.place(torch.randn(1, model.channels, *size, generator=torch.Generator().manual_seed(0)))
     with model.session():
-        split = model.split(layer, torch.Size((3, *size))).fresh()
+        split = model.split(layer, torch.Size((model.channels, *size))).fresh()
         leaf = split.before(probe).detach().requires_grad_()
         with torch.enable_grad(), mode() as seen:
             raw = split.after(leaf, torch.zeros(1, dtype=torch.long, device=leaf.device))

@@ -119,7 +119,7 @@ def attribute(
     Args:
         model: The classifier to explain.
         spec: The method, its layer and its parameters.
-        images: Normalised images (U,3,H,W).
+        images: Normalised images (U,C,H,W).
         targets: Target class index of each item. By default, the class predicted for each image.
         options: Seed, batch size, precision and progress callback.
         owners: Image index of each item. By default, one item per image.
@@ -145,7 +145,7 @@ def attribute_all(
     Args:
         model: The classifier to explain.
         specs: The methods, their layers and their parameters.
-        images: Normalised images (U,3,H,W).
+        images: Normalised images (U,C,H,W).
         targets: Target class index of each item. By default, the class predicted for each image.
         options: Seed, batch size, precision and progress callback.
         owners: Image index of each item: target k belongs to image `owners[k]`. What does not depend on the class is then computed

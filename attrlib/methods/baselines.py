@@ -93,7 +93,7 @@ def background(context: AttributionContext, kind: str, draw: int) -> Tensor:
 
     Args:
         context: The context; the image depends on its seed, `kind` and `draw` only.
-        kind: `photos` for a random crop, mirrored or not, of one of the sample photos; `greys` for a plain grey, from black to white;
+        kind: `photos` for a random crop, mirrored or not, of one of the sample photos, grey for other than three channels; `greys` for a plain grey, from black to white;
             `uniform` for independent normalised values from U[-1, 1].
         draw: Number of the draw.
 
@@ -123,5 +123,8 @@ def _picture(context: AttributionContext, kind: str, draw: int) -> Tensor:
     tall, wide = max(1, int(height * scale)), max(1, int(width * scale))
     top, left = int(down * (photo.height - tall + 1)), int(right * (photo.width - wide + 1))
     cropped = photo.resize((width, height), box=(left, top, left + wide, top + tall))
-    values = torch.from_numpy(np.array(cropped, dtype=np.float32)).permute(2, 0, 1)[None] / 255
+    if images.shape[1] != 3:
+        cropped = cropped.convert("L")
+    values = torch.from_numpy(np.array(cropped, dtype=np.float32)).view(height, width, -1).permute(2, 0, 1)[None] / 255
+    values = values.expand_as(images)
     return context.classifier.preprocessing.normalise((values.flip(3) if mirrored < 0.5 else values).to(images))

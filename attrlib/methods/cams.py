@@ -126,7 +126,7 @@ class SmoothGradCAMPlusPlus(Method):
 
 
 def noise(context: AttributionContext, sample: int) -> Tensor:
-    """Return the noise (1,3,H,W) of one sample. It is the same for every image, so that maps do not depend on the batch or its order."""
+    """Return the noise (1,C,H,W) of one sample. It is the same for every image, so that maps do not depend on the batch or its order."""
     generator = context.generator("noisy image", sample)
     return torch.randn(1, *context.images.shape[1:], generator=generator).to(context.images.device)
 

@@ -30,7 +30,7 @@ class AttributionContext:
     Attributes:
         classifier: The model.
         layer: The layer whose output is explained.
-        images: Normalised images (U,3,H,W).
+        images: Normalised images (U,C,H,W).
         targets: Target class of each item (B,).
         owners: Image index of each item (B,). By default, one item per image.
         seed: Seed of all random draws.
@@ -103,7 +103,7 @@ class AttributionContext:
         return self.shared("gradient", lambda: self.gradient(self.inputs, self.rows))
 
     def before(self, images: Tensor) -> Tensor:
-        """Return f_pre (B,...) of images (U,3,H,W) that replace those of the context."""
+        """Return f_pre (B,...) of images (U,C,H,W) that replace those of the context."""
         return self.per_item(self._before(self._split.fresh(), images))
 
     def _before(self, split: Split, images: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class AttributionContext:
         return (self.in_chunks(split.before, images) if split.cut else split.before(images)).float()
 
     def reference(self, images: Tensor) -> Tensor:
-        """Return f_pre (n,...) of baseline images (n,3,H,W) that are the same for all items."""
+        """Return f_pre (n,...) of baseline images (n,C,H,W) that are the same for all items."""
         return self._split.fresh().before(images).float()
 
     def at(self, layer: str) -> "AttributionContext":
@@ -120,7 +120,7 @@ class AttributionContext:
         return self if target.path == self.layer.path else self.shared(("at", target.path), lambda: replace(self, layer=target, _memo={}))
 
     def with_images(self, images: Tensor) -> "AttributionContext":
-        """Return the context of k copies of the items, copy by copy, whose images (k*U,3,H,W) replace those of this context."""
+        """Return the context of k copies of the items, copy by copy, whose images (k*U,C,H,W) replace those of this context."""
         copies = len(images) // len(self.images)
         first = len(self.images) * torch.arange(copies, device=images.device)
         owners = (first[:, None] + self._owners).flatten()

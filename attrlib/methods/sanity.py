@@ -38,14 +38,16 @@ class Random(Method):
 @METHODS.register
 @dataclass(frozen=True)
 class Sobel(Method):
-    """Sobel: magnitude of the grey image's gradient by 3x3 Sobel filters, averaged to the layer's resolution."""
+    """Sobel: magnitude of the grey image's gradient by 3x3 Sobel filters, averaged to the layer's resolution.
+
+    The grey of other channels than R, G and B is their mean.
+    """
 
     name, family, paper = "Sobel", "sanity", SANITY_CHECKS
     signed, fast, class_specific = False, True, False
 
     def attribute(self, context: AttributionContext) -> Tensor:
-        colours = context.classifier.preprocessing.denormalise(context.images)
-        grey = (colours * colours.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+        grey = _grey(context.classifier.preprocessing.denormalise(context.images))
         horizontal = grey.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
         filters = torch.stack([horizontal, horizontal.T])[:, None]
         edges = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), filters)
@@ -78,3 +80,9 @@ def bell(length: int, sigma: float) -> Tensor:
     """Return a Gaussian (length,) centred in the middle, with peak value 1 and standard deviation `sigma` times `length`."""
     place = (torch.arange(length) + 0.5) / length - 0.5
     return torch.exp(-0.5 * (place / sigma) ** 2)
+
+
+def _grey(colours: Tensor) -> Tensor:
+    if colours.shape[1] != 3:
+        return colours.mean(1, keepdim=True)
+    return (colours * colours.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)

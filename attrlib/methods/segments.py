@@ -37,6 +37,8 @@ def _superpixels(colours: Tensor, cells: int, height: int, width: int) -> Tensor
     # Imported here because nothing else needs it and the import is slow.
     from skimage.segmentation import slic
 
-    labels = slic(colours.permute(1, 2, 0).numpy(), n_segments=cells**2, compactness=10, start_label=0)
+    # Lab is a space of three colours; other channels are compared as they are, scaled to the range of Lab's lightness.
+    scale = 1 if len(colours) == 3 else 100
+    labels = slic(scale * colours.permute(1, 2, 0).numpy(), n_segments=cells**2, compactness=10, start_label=0, convert2lab=scale == 1)
     at_layer = F.interpolate(torch.from_numpy(labels)[None, None].float(), size=(height, width), mode="nearest-exact")[0, 0]
     return at_layer.unique(return_inverse=True)[1]

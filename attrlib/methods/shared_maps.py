@@ -20,7 +20,7 @@ class SharedMaps:
 
     Args:
         model: The classifier to explain.
-        images: Normalised images (B,3,H,W), few enough for one pass.
+        images: Normalised images (B,C,H,W), few enough for one pass.
         targets: Target class index of each image.
         options: Seed, batch size and precision. The progress callback is given to `attribute` instead.
     """

@@ -55,7 +55,7 @@ class MethodRequest:
         Args:
             model: The classifier to explain.
             spec: The method, its layer and its parameters.
-            images: Normalised images (U,3,H,W).
+            images: Normalised images (U,C,H,W).
 
         Raises:
             MethodError: If the method is unknown or not defined for the model.
@@ -92,7 +92,7 @@ class Items:
     """Items to explain, each an image and a target class.
 
     Attributes:
-        images: Images (U,3,H,W) on the model's device.
+        images: Images (U,C,H,W) on the model's device.
         targets: Target class of each item (B,).
         owners: Image index of each item (B,). By default, one item per image.
     """

@@ -25,9 +25,8 @@ def check_by_trial(method: Method, model: Classifier, layer: Layer) -> None:
     """
     cached, key = _tried.setdefault(model, {}), (method, layer)
     if key not in cached:
-        height, width = model.input_size
         with model.session():
-            image = model.place(torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0)))
+            image = model.place(torch.randn(1, *model.input_shape, generator=torch.Generator().manual_seed(0)))
             cached[key] = ""
             try:
                 at = model.layer(layer.name)

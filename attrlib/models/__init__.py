@@ -6,6 +6,7 @@ from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import download
 from attrlib.models.layers import NAMED, Layer, Layout
 from attrlib.models.preprocessing import Preprocessing
+from attrlib.models.wrapping import wrap_model
 from attrlib.models.zoo import (
     EMBEDDED,
     ModelInfo,
@@ -14,7 +15,6 @@ from attrlib.models.zoo import (
     load_model,
     parse_model,
     with_classes,
-    wrap_model,
 )
 
 __all__ = [

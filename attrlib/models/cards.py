@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -64,9 +65,17 @@ class Card:
         """Return the number of outputs of the network: one for one logit of two classes, else one per name."""
         return 1 if self.outputs == "binary" else len(self.class_names)
 
+    def values(self) -> dict[str, Any]:
+        """Return the fields of the card. Those of the preprocessing that older versions do not know are left out at their defaults."""
+        values = asdict(self)
+        for f in dataclass_fields(Preprocessing):
+            if f.metadata.get("digest") and getattr(self.preprocessing, f.name) == f.default:
+                del values["preprocessing"][f.name]
+        return values
+
     def text(self) -> str:
         """Return the card as JSON."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return json.dumps(self.values(), indent=1) + "\n"
 
     def summary(self) -> str:
         """Return a one-line description of the model."""
@@ -93,6 +102,8 @@ class Card:
             fields = json.loads(file.read_bytes())
             config = fields["preprocessing"]
             sizes = {name: tuple(map(kind, config[name])) for name, kind in (("size", int), ("mean", float), ("std", float))}
+            if config.get("bands_shown") is not None:
+                sizes["bands_shown"] = tuple(map(int, config["bands_shown"]))
             if not isinstance(fields["class_names"], list):
                 raise TypeError("class_names is not a list")
             if len(fields["class_names"]) > MOST_CLASSES:

@@ -153,7 +153,7 @@ class DiPartView(CellView):
         layout = model.layer("Final").layout
         self._final = model.layer("Final", self.input_size)
         grid = self._final.layout
-        cut = not grid.prefix and model.split(self._final, torch.Size((3, *self.input_size))).cut
+        cut = not grid.prefix and model.split(self._final, torch.Size(self.input_shape)).cut
         if not cut or (grid.height, grid.width) != (layout.height * n, layout.width * n):
             raise LayerError(
                 f"the head of {self.name} does not read one map with {n} x {n} times the positions, so DiPart is not defined; use DiFull at Input"
@@ -168,7 +168,7 @@ class DiPartView(CellView):
 
         Raises `LayerError` for a layer downstream of `Final` whose cells have read their neighbours.
         """
-        size = size or torch.Size((3, *self.input_size))
+        size = size or torch.Size(self.input_shape)
         split = _DiPartSplit(self, layer, self.model.split(layer, size))
         if split.downstream and layer.path != self._final.path and layer.path not in self._sound:
             with self.session():
@@ -245,7 +245,7 @@ def _not_pooled(model: Classifier, n: int) -> str:
         if "Final" not in model.layers:
             return f"{model.name} has no layer Final with a map"
         height, width = model.input_size
-        size = torch.Size((3, height * n, width * n))
+        size = torch.Size((model.channels, height * n, width * n))
         small, large = model.layer("Final"), model.layer("Final", (size[1], size[2]))
         if small.layout.prefix:
             return f"that of {model.name} reads a class token"
@@ -300,7 +300,7 @@ def _convolutionalised(model: Classifier) -> Classifier | None:
     module = nn.Sequential(OrderedDict(features=features, classifier=_ConvolutionalHead(head, side)))
     names: dict[str, str] = {name: model.layer(name).path for name in ("Middle", "Final") if name in model.layers}
     view = model.with_module(module, names)
-    probe = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
+    probe = torch.randn(1, *model.input_shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
             same = torch.allclose(view(probe), model(probe), rtol=1e-3, atol=1e-4)

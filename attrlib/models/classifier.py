@@ -9,7 +9,6 @@ from itertools import chain
 from weakref import WeakKeyDictionary
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
@@ -17,7 +16,7 @@ from attrlib.models.code import code_of
 from attrlib.models.ending import Recorded, record
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
 from attrlib.models.outputs import Outputs, find_outputs, with_rows
-from attrlib.models.preprocessing import Preprocessing
+from attrlib.models.preprocessing import Picture, Preprocessing
 from attrlib.models.preserve import preserved, reduced
 from attrlib.models.split import Split
 from attrlib.models.weights import WeightDigest
@@ -54,13 +53,13 @@ def _lock_of(module: nn.Module) -> threading.RLock:
 
 
 class Classifier:
-    """A module that maps normalised images (B,3,H,W) to logits (B,C), with preprocessing, class names, device and layers.
+    """A module that maps normalised images (B,C,H,W) to logits (B,K), with preprocessing, class names, device and layers.
 
     Created by `attrlib.load_model` and `attrlib.wrap_model`. No computation through a classifier changes the module.
 
     Args:
-        module: The network, from normalised images (B,3,H,W) to logits (B,C).
-        preprocessing: Maps a PIL picture to the network's input.
+        module: The network, from normalised images (B,C,H,W) to logits (B,K).
+        preprocessing: Maps a picture to the network's input. Its mean and std say how many channels the network reads.
         spec: The model in text form, used as its name in messages.
         class_names: One name per output; by default `class 0`, `class 1`, ...
         layer_names: Module paths that `Middle` and `Final` stand for; by default they are inferred.
@@ -133,6 +132,16 @@ class Classifier:
         return self.preprocessing.size
 
     @property
+    def channels(self) -> int:
+        """Return the number of channels of the input."""
+        return self.preprocessing.channels
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Return the shape (C,H,W) of the input."""
+        return self.channels, *self.input_size
+
+    @property
     def device(self) -> torch.device:
         """Return the device of the weights."""
         return next((t.device for t in chain(self.module.parameters(), self.module.buffers())), torch.device("cpu"))
@@ -142,12 +151,12 @@ class Classifier:
         """Return the size of the weights in bytes."""
         return sum(t.nbytes for t in (*self.module.parameters(), *self.module.buffers()))
 
-    def preprocess(self, picture: Image.Image) -> Tensor:
-        """Return the normalised input (3,H,W) of a PIL picture."""
+    def preprocess(self, picture: Picture) -> Tensor:
+        """Return the normalised input (C,H,W) of a picture: a `Photo`, an item of a data set, a PIL image or an array."""
         return self.preprocessing(picture)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the logits (B,C) of normalised images (B,3,H,W), differentiable with respect to the images."""
+        """Return the logits (B,K) of normalised images (B,C,H,W), differentiable with respect to the images."""
         with self.session():
             return self.logits(self.place(images))
 
@@ -219,7 +228,7 @@ class Classifier:
             try:
                 with self.session():
                     named = {n: self.layers[n].path for n in NAMED[1:] if n in self.layers}
-                    layers = find_layers(self.module, self._probe(2, torch.Size((3, *size))), named)
+                    layers = find_layers(self.module, self._probe(2, torch.Size((self.channels, *size))), named)
             except (RuntimeError, ValueError, TypeError, AssertionError, LayerError) as error:
                 raise ImageError(
                     f"{self.name} cannot process images of {size[0]} x {size[1]} px ({str(error).splitlines()[0][:160]}); "
@@ -233,9 +242,9 @@ class Classifier:
 
         Args:
             layer: The layer to split at.
-            size: Shape (3,H,W) of the images; by default that of the model's input.
+            size: Shape (C,H,W) of the images; by default that of the model's input.
         """
-        size = size or torch.Size((3, *self.input_size))
+        size = size or torch.Size(self.input_shape)
         key = (layer.path, size)
         if key not in self._splits:
             with self.session():
@@ -274,7 +283,7 @@ class Classifier:
 
     def _probe(self, count: int, size: torch.Size | None = None) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        return self.place(torch.randn(count, *(size or (3, *self.input_size)), generator=generator))
+        return self.place(torch.randn(count, *(size or self.input_shape), generator=generator))
 
     def _first_pass(self) -> Recorded:
         """Return the pass of a noise image. Raises `ModelError` if the module is not a classifier."""

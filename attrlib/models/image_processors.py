@@ -132,7 +132,7 @@ def _translate(processor: Any, config: Any) -> Processing:
     if resample not in _RESAMPLING:
         notes.append(f"{family} resizes with resample={resample}, which is not available; bicubic is used instead")
     mean, std = _normalisation(processor, family, getattr(_vision(config), "num_channels", 3))
-    preprocessing = Preprocessing(size, mean, std, _RESAMPLING.get(resample, "bicubic"), crop, fit)  # type: ignore[arg-type]
+    preprocessing = Preprocessing(size, mean, std, _RESAMPLING.get(resample, "bicubic"), crop, fit)
     return Processing(preprocessing, bool(getattr(processor, "do_flip_channel_order", False)), tuple(notes))
 
 

@@ -123,7 +123,7 @@ def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None =
 
     Args:
         module: The network.
-        probe: Two probe images (2,3,H,W).
+        probe: Two probe images (2,C,H,W).
         names: Module paths that `Middle` and `Final` stand for; by default they are inferred.
 
     Raises:
@@ -164,7 +164,7 @@ def default_layers(module: nn.Module, layers: dict[str, Layer], probe: Tensor) -
     Args:
         module: The network.
         layers: The layers with a spatial map, by path.
-        probe: Probe images (B,3,H,W).
+        probe: Probe images (B,C,H,W).
     """
     vgg = _vgg_layers(module)
     if vgg:

@@ -27,7 +27,7 @@ def randomised(model: Classifier, share: float, seed: int) -> Classifier:
 
 
 def _twin(model: Classifier, module: nn.Module, share: float, seed: int) -> Classifier:
-    probe = torch.randn(1, 3, *model.input_size, generator=torch.Generator().manual_seed(0))
+    probe = torch.randn(1, *model.input_shape, generator=torch.Generator().manual_seed(0))
     twin = model.with_module(module)
     with twin.session():
         calls, _ = trace(module, twin.place(probe))

@@ -101,7 +101,7 @@ class Split:
         Args:
             module: The network.
             path: Module path of the layer; empty for the input.
-            probe: Two probe images (2,3,H,W).
+            probe: Two probe images (2,C,H,W).
 
         Raises:
             LayerError: The layer is not called exactly once, or does not return one tensor.
@@ -124,7 +124,7 @@ class Split:
         return Split(self.module, self.path, self.stubs, self.cut)
 
     def before(self, images: Tensor) -> Tensor:
-        """Return the layer's output for normalised images (B,3,H,W), detached."""
+        """Return the layer's output for normalised images (B,C,H,W), detached."""
         if not self.path:
             return images
         self._images = images

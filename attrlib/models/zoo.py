@@ -1,6 +1,6 @@
 """Load models by name: the embedded one, shipped ones, architectures of timm, torchvision and this package, and checkpoints."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -19,7 +19,6 @@ from attrlib.models.checkpoints import SUFFIXES, count_classes, load_state, read
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import PREFIX, downloaded
 from attrlib.models.model_folders import Folder, is_folder_name, is_path_of_folder, name_of_folder
-from attrlib.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from attrlib.models.sources import EMBEDDED, Build, architectures, builder
 from attrlib.specs import ModelSpec, Size, check_size, size_text, whole
 
@@ -259,52 +258,6 @@ def _local_weights(name: str) -> Path | None:
     if name.startswith(PREFIX):
         return downloaded(name)
     return weights_of(named()[name]) if name in named() else None
-
-
-def wrap_model(
-    module: nn.Module,
-    input_size: int | tuple[int, int],
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
-    class_names: Sequence[str] | None = None,
-    layers: Mapping[str, str] | None = None,
-    *,
-    interpolation: str = "bilinear",
-    crop: float = 0.875,
-    deletion_tuned: bool = False,
-    outputs: str = "auto",
-) -> Classifier:
-    """Wrap a custom module that maps normalised images (B,3,H,W) to logits or other numbers (B,C) as a classifier.
-
-    The module is not copied, moved or changed.
-
-    Args:
-        module: The network.
-        input_size: Input size in pixels, a number or (height, width).
-        mean: Mean of the channels R, G, B that the network expects, for colours in [0,1].
-        std: Standard deviation of the channels R, G, B that the network expects, for colours in [0,1].
-        class_names: One name per output; by default `class 0`, `class 1`, ...
-        layers: Module paths that `Middle` and `Final` stand for; by default they are inferred.
-        interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`.
-        crop: Share of the picture's short side that the crop covers.
-        deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
-        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `probabilities` or `auto`, see
-            `attrlib.models.outputs`.
-
-    Raises:
-        ModelError: The module is not a classifier, or an argument is not valid.
-        LayerError: A path in `layers` yields no spatial map.
-    """
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"wrap_model needs a torch.nn.Module, not a {type(module).__name__}")
-    size = (input_size, input_size) if isinstance(input_size, int) else input_size
-    if not isinstance(size, tuple | list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
-        raise ModelError(f"input_size={input_size!r} is not valid: give one number of pixels, or (height, width)")
-    preprocessing = Preprocessing((size[0], size[1]), mean, std, interpolation, crop)
-    model = Classifier(module, preprocessing, ModelSpec(f"wrapped:{type(module).__name__}"), class_names, layers, deletion_tuned, outputs)
-    if layers:
-        _ = model.layers
-    return model
 
 
 @contextmanager

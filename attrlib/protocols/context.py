@@ -21,11 +21,11 @@ class Batch:
 
     Attributes:
         ids: Content digest of each item, (B).
-        images: Normalised images on the model's device, (B,3,H,W).
+        images: Normalised images on the model's device, (B,C,H,W).
         labels: The model's class of each image, (B,), or of each grid cell, (B,n*n); -1 where unknown.
         masks: True on the object, (B,H,W); None if the data set has no masks.
         parts: True on each part, (B,P,H,W); None unless the data set has parts and a protocol needs them.
-        without: The same scenes without each part, normalised, (B,P,3,H,W); None unless `parts` is given.
+        without: The same scenes without each part, normalised, (B,P,C,H,W); None unless `parts` is given.
     """
 
     ids: tuple[str, ...]
@@ -45,7 +45,7 @@ class ExplanationRequest:
 
     Attributes:
         model: The model to explain, or a view of it.
-        images: Inputs, (B,3,H,W).
+        images: Inputs, (B,C,H,W).
         targets: Target classes of each input, (B,T).
         view: Name of the view, such as `difull:2:0`; empty for the run's model itself.
         keys: Digests of the inputs, under which maps are cached; None for generated inputs, which are not used again.

@@ -1,7 +1,7 @@
 """The protocols sensitivity, robustness and randomisation: how maps change with the image or the model."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 from torchvision.transforms import functional as colour
 
-from attrlib.models import Preprocessing
+from attrlib.errors import ProtocolError
+from attrlib.models import Classifier, Preprocessing
 from attrlib.models.randomised import randomised
 from attrlib.postprocess import are_finite
 from attrlib.protocols.base import PROTOCOLS, Cost, Protocol
@@ -65,6 +66,7 @@ class Sensitivity(Protocol):
 
 ROBUSTNESS_PAPER = Paper("Erdem 2022", "Correlation of explanation metrics (reference code)", "https://github.com/burnpiro/xai-correlation")
 CHANGES = ("rotation", "brightness", "contrast", "saturation", "sharpness")
+COLOURS = 3
 _ADJUST = {
     "brightness": colour.adjust_brightness,
     "contrast": colour.adjust_contrast,
@@ -90,14 +92,17 @@ def changes(change: str, amounts: tuple[float, ...], images: Tensor, preprocessi
     Args:
         change: `rotation`, or the name of a colour filter; one of `CHANGES`.
         amounts: Degrees, or factors of the colour filter; a factor of 1 changes nothing.
-        images: Normalised images, (B,3,H,W).
+        images: Normalised images, (B,C,H,W).
         preprocessing: The model's preprocessing, which undoes and repeats the normalisation.
     """
     for amount in amounts:
         if change == "rotation":
             yield rotate(images, amount)
         else:
-            yield preprocessing.normalise(_ADJUST[change](preprocessing.denormalise(images).clamp(0, 1), amount))
+            colours = preprocessing.denormalise(images).clamp(0, 1)
+            # Other channels than R, G and B are changed one by one, as grey pictures.
+            parts = colours if colours.shape[1] == COLOURS else colours.flatten(0, 1)[:, None]
+            yield preprocessing.normalise(_ADJUST[change](parts, amount).view_as(colours))
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,13 @@ class Robustness(Protocol):
     needs_probability = True
     tolerance: float = param(0.05, "Maximum change of the target's probability for a change to count", low=0.0, high=1.0)
     target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
+
+    def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
+        super().check(model, offers)
+        if self.change == "saturation" and model.channels != COLOURS:
+            raise ProtocolError(
+                f"robustness to saturation needs colours, and {model.name} reads {model.channels} channel(s); choose another change"
+            )
 
     @property
     def amounts(self) -> tuple[float, ...]:

@@ -25,5 +25,11 @@ def canonical(value: object) -> str:
 
 def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if _counts(f, getattr(value, f.name))}
     raise TypeError(f"{type(value).__name__} has no canonical JSON")
+
+
+def _counts(field: dataclasses.Field[object], value: object) -> bool:
+    """Return whether a field is part of the canonical text, as its metadata `digest` says: `if set` (not the default), or `never`."""
+    rule = field.metadata.get("digest")
+    return rule is None or (rule == "if set" and value != field.default)

@@ -26,7 +26,7 @@ class ExplainSpec(Spec):
     model: ModelSpec = nested(ModelSpec)
     image: str = param(
         REQUIRED,
-        "A JPEG, PNG or WebP file, sample:NAME, or birds:SPLIT/INDEX",
+        "A picture file (JPEG, PNG, WebP, BMP, TIFF, .npy or DICOM), sample:NAME, or birds:SPLIT/INDEX",
         missing="no image given: add --image FILE, or try --image sample:cat",
     )
     methods: tuple[MethodSpec, ...] = methods_param()

@@ -33,7 +33,7 @@ def accuracies(
 ) -> Right:
     """Count the correctly classified images of a data set, whole and with one random patch deleted.
 
-    Images that cannot be read are left out.
+    Images that cannot be read are left out. Of a model of several labels, an image counts if all of its labels are decided correctly.
 
     Args:
         model: The classifier.
@@ -50,20 +50,22 @@ def accuracies(
     clean = deleted = count = 0
     for indices in _batches(data):
         check()
-        items = []
+        items = {}
         for index in indices:
             with suppress(ImageError):
-                items.append(data[index])
+                items[index] = data[index]
         if not items:
             continue
-        images = torch.stack([model.preprocess(item.image) for item in items])
-        labels = torch.tensor([classes[int(item.label or 0)] for item in items])
+        images = torch.stack([model.preprocess(item) for item in items.values()])
+        present = torch.zeros(len(items), len(model.class_names), dtype=torch.bool)
+        for row, index in enumerate(items):
+            present[row, [classes[label] for label in data.labels(index)]] = True
         generator = torch.Generator().manual_seed(int(digest("accuracy", indices[0])[:15], 16))
         with model.session(fast), torch.no_grad():
-            clean += int((model.logits(model.place(images)).argmax(1).cpu() == labels).sum())
+            clean += int(model.outputs.correct(model.logits(model.place(images)).cpu(), present).sum())
             if deletion:
                 images = delete_patches(images, deletion, baseline, generator, 1.0)
-                deleted += int((model.logits(model.place(images)).argmax(1).cpu() == labels).sum())
+                deleted += int(model.outputs.correct(model.logits(model.place(images)).cpu(), present).sum())
         count += len(items)
     if not count:
         raise DataError(f"{data.name} has no labelled image that can be read; choose another data set to measure accuracy on")
@@ -72,10 +74,10 @@ def accuracies(
 
 def check_labelled(data: Dataset) -> None:
     """Raise `DataError` for data without labels, on which no accuracy can be measured."""
-    if all(data.label(i) is None for i in range(len(data))):
+    if not any(data.labels(i) for i in range(len(data))):
         raise DataError(f"{data.name} has no labelled images; choose another data set to measure accuracy on")
 
 
 def _batches(data: Dataset) -> Iterator[list[int]]:
-    labelled = [i for i in range(len(data)) if data.label(i) is not None]
+    labelled = [i for i in range(len(data)) if data.labels(i)]
     return (labelled[first : first + 64] for first in range(0, len(labelled), 64))

@@ -10,7 +10,7 @@ def delete_patches(images: Tensor, grid: int, baseline: str, generator: torch.Ge
     """Replace one random patch of each image by the baseline, with a given probability.
 
     Args:
-        images: Normalised images (B,3,H,W).
+        images: Normalised images (B,C,H,W).
         grid: Patches per side; the patch is drawn uniformly.
         baseline: What replaces the patch, one of `attrlib.deletion`.
         generator: Generator on the CPU, so that every device deletes the same patches.

@@ -78,7 +78,7 @@ def train_checkpoint(
         datasets: Data sets that are already loaded, by name.
 
     Raises:
-        DataError: The data have fewer than two classes, or no labelled images.
+        DataError: The data have fewer than two classes, no labelled images, or several labels per image and the model exclusive classes.
         ImageError: None of the training images can be read.
         ModelError: The model cannot be loaded, or its head cannot be replaced.
         SpecError: `out` does not end with .safetensors, or a setting is not valid.
@@ -92,8 +92,6 @@ def train_checkpoint(
         raise DataError(
             f"{whole_set.name} has {len(whole_set.class_names)} class(es), but training needs at least 2; choose a folder of class folders"
         )
-    if whole_set.multi_label:
-        raise DataError(f"the images of {whole_set.name} have several labels, but training takes one each; choose data with one label each")
     if training.select is None:
         data, select = hold_out(whole_set, HELD_OUT, training.recipe.seed)
     else:
@@ -101,6 +99,10 @@ def train_checkpoint(
     report = select if training.report is None else at_hand.get(training.report) or load_dataset(training.report)
     check_labelled(report)
     model = _model(training, whole_set, _place(device))
+    if whole_set.multi_label and model.outputs.exclusive:
+        raise DataError(
+            f"the images of {whole_set.name} have several labels, but the outputs of {model.name} are exclusive classes; load it with outputs=sigmoid"
+        )
     _check_size(model, training.recipe)
     classes, of_select, of_report = (match_classes(d.class_names, model.class_names) for d in (data, select, report))
     trained = train(model, data, classes, select, of_select, training.recipe, folder, on_progress)
@@ -151,9 +153,13 @@ def _model(training: Training, data: Dataset, device: str) -> Classifier:
         rows: Sequence[int] | None = match_classes(data.class_names, start.class_names)
     except DataError:
         rows = None
-    if rows is not None and len(data.class_names) == len(start.class_names):
-        return start
-    return with_classes(start, [with_description(name) for name in data.class_names], rows, training.recipe.seed)
+    names = [with_description(name) for name in data.class_names]
+    if rows is None or len(names) != len(start.class_names):
+        return with_classes(start, names, rows, training.recipe.seed)
+    if all(name == f"class {k}" for k, name in enumerate(start.class_names)):
+        # Its classes have no names yet: the data name them.
+        start.class_names = tuple(name for _, name in sorted(zip(rows, names, strict=True)))
+    return start
 
 
 def _place(device: str) -> str:

@@ -27,6 +27,7 @@ class TrainLoader:
         classes: The model's class for each class of the data.
         preprocessing: Gives the size and the interpolation.
         recipe: Settings of the training.
+        count: Number of the model's classes.
         threads: Threads that load images.
 
     Attributes:
@@ -36,10 +37,11 @@ class TrainLoader:
         DataError: No image has a label.
     """
 
-    def __init__(self, data: Dataset, classes: Sequence[int], preprocessing: Preprocessing, recipe: Recipe, threads: int = 2):
+    def __init__(self, data: Dataset, classes: Sequence[int], preprocessing: Preprocessing, recipe: Recipe, count: int, threads: int = 2):
         self.failed: dict[int, str] = {}
+        self._count = count
         self._data, self._classes, self._preprocessing, self._recipe, self._threads = data, classes, preprocessing, recipe, threads
-        labelled = [i for i in range(len(data)) if data.label(i) is not None]
+        labelled = [i for i in range(len(data)) if data.labels(i)]
         if not labelled:
             raise DataError(f"{data.name} has no labelled images to train on; choose a folder of class folders, or a CSV file with labels")
         drawn = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(recipe.seed)).tolist()
@@ -55,19 +57,23 @@ class TrainLoader:
         return max(1, len(self.indices) // self._recipe.batch)
 
     def epoch(self, number: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over the batches of one epoch: uint8 images (b,3,H,W) and classes of the model (b,), in an order drawn for the epoch.
+        """Iterate over the batches of one epoch, in an order drawn for the epoch.
 
         Args:
             number: The epoch.
             rank: Index of this process, which gets its share of each batch.
             world: Number of processes.
+
+        Yields:
+            Images (b,C,H,W), whose white is 255, and the model's class of each (b,), or, of data with several labels, which of the
+            model's classes are present, boolean, (b,count).
         """
         generator = torch.Generator().manual_seed(int(digest(self._recipe.seed, "order", number)[:15], 16))
         order = [self.indices[k] for k in torch.randperm(len(self.indices), generator=generator).tolist()]
         size = self._recipe.batch
         batches = [order[step * size : (step + 1) * size][rank::world] for step in range(self.steps)]
         with ThreadPoolExecutor(self._threads, "attrlib-loader") as pool:
-            waiting: deque[list[Future[tuple[Tensor, int] | None]]] = deque()
+            waiting: deque[list[Future[tuple[Tensor, Tensor] | None]]] = deque()
             for batch in batches:
                 waiting.append([pool.submit(self._load, index, number) for index in batch])
                 if len(waiting) > AHEAD:
@@ -75,20 +81,36 @@ class TrainLoader:
             while waiting:
                 yield _collect(waiting.popleft())
 
-    def _load(self, index: int, epoch: int) -> tuple[Tensor, int] | None:
-        label = self._data.label(index)
+    def _load(self, index: int, epoch: int) -> tuple[Tensor, Tensor] | None:
         try:
-            picture = self._data[index].image
+            item = self._data[index]
+            source = self._preprocessing.source(item)
         except ImageError as error:
             self.failed[index] = str(error)
             return None
         rng = np.random.default_rng(int(digest(self._recipe.seed, epoch, index)[:15], 16))
         height, width = self._preprocessing.size
-        box = random_box(picture.size, width / height, self._recipe.scale, rng)
-        cropped = picture.resize((width, height), INTERPOLATIONS[self._preprocessing.interpolation], box=box)
+        box = random_box(item.image.size, width / height, self._recipe.scale, rng)
+        cropped = self._cropped(source, box)
         if self._recipe.flip and rng.random() < 0.5:
-            cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(cropped)).permute(2, 0, 1), self._classes[int(label or 0)]
+            cropped = cropped[:, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(cropped)).permute(2, 0, 1), self._target(index)
+
+    def _target(self, index: int) -> Tensor:
+        classes = [self._classes[label] for label in self._data.labels(index)]
+        if not self._data.multi_label:
+            return torch.tensor(classes[0])
+        return torch.from_numpy(np.isin(np.arange(self._count), classes))
+
+    def _cropped(self, source: Image.Image | Iterator[np.ndarray], box: tuple[float, float, float, float]) -> np.ndarray:
+        """Return the crop (H,W,C) at the input size: uint8, or float32 for pictures of other bands or more bits."""
+        size, resample = self._preprocessing.size[::-1], INTERPOLATIONS[self._preprocessing.interpolation]
+        if not isinstance(source, Image.Image):
+            return 255 * np.stack([np.asarray(Image.fromarray(plane).resize(size, resample, box=box)) for plane in source], axis=-1)
+        resized = source.resize(size, resample, box=box)
+        if self._preprocessing.channels == 1:
+            return np.array(resized.convert("L"))[..., None]
+        return np.array(resized)
 
 
 def random_box(size: tuple[int, int], aspect: float, least: float, rng: np.random.Generator) -> tuple[float, float, float, float]:
@@ -119,8 +141,8 @@ def random_box(size: tuple[int, int], aspect: float, least: float, rng: np.rando
     return left, top, left + wide, top + tall
 
 
-def _collect(futures: Sequence[Future[tuple[Tensor, int] | None]]) -> tuple[Tensor, Tensor]:
+def _collect(futures: Sequence[Future[tuple[Tensor, Tensor] | None]]) -> tuple[Tensor, Tensor]:
     loaded = [result for future in futures if (result := future.result()) is not None]
     if not loaded:
-        return torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
-    return torch.stack([image for image, _ in loaded]), torch.tensor([label for _, label in loaded])
+        return torch.empty(0, 1, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
+    return torch.stack([image for image, _ in loaded]), torch.stack([target for _, target in loaded])

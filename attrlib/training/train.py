@@ -124,7 +124,7 @@ class _Trainer:
     ):
         self.model, self.recipe, self.on_progress = model, recipe, on_progress
         self.module, self.device = model.module, model.device
-        self.loader = TrainLoader(data, classes, model.preprocessing, recipe)
+        self.loader = TrainLoader(data, classes, model.preprocessing, recipe, len(model.class_names))
         self.select, self.select_classes = select, select_classes
         self.state_file = folder / "state.pt"
         check_labelled(select)
@@ -255,7 +255,8 @@ class _Trainer:
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.binary:
-            return F.binary_cross_entropy_with_logits(logits, F.one_hot(targets, logits.shape[1]).to(logits))
+            present = targets if targets.ndim == 2 else F.one_hot(targets, logits.shape[1])
+            return F.binary_cross_entropy_with_logits(logits, present.to(logits))
         return F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
 
     def _lr(self, step: int) -> float:

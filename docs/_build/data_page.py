@@ -74,7 +74,7 @@ such as the best epoch, and `birds` or `birds:test` for scores. `birds:test/7` n
 
 ## Single pictures
 
-`attrlib.open_image` and the command line take a JPEG, PNG or WebP file, `sample:NAME` ({samples}), or one item of a data set as `birds:test/7`.
+`attrlib.open_image` and the command line take a JPEG, PNG, WebP, BMP, TIFF, `.npy` or DICOM file, `sample:NAME` ({samples}), or one item of a data set as `birds:test/7`.
 
 ## What protocols need
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from attrlib.aggregation.panels import view_of
 from attrlib.aggregation.view import tiled
-from attrlib.data.images import Photo, open_photo
+from attrlib.data.images import KINDS, Photo, open_photo
 from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.data.samples import PREFIX, SAMPLES
 from attrlib.diagnostics.localisation_grid import map_grid
@@ -69,7 +69,7 @@ def _choose_photos(n: int) -> list[Photo] | None:
                 st.selectbox(f"Cell {k + 1}", names, format_func=title, key=f"a_own_{k}", persist_state="session")
             )  # fmt: skip
     with st.popover("Upload photos", icon=":material/upload:"):
-        st.file_uploader("JPEG, PNG or WebP, up to 20 MB each", key="a_own_files", accept_multiple_files=True, on_change=_take)
+        st.file_uploader(f"{KINDS}, up to 20 MB each", key="a_own_files", accept_multiple_files=True, on_change=_take)
         st.caption("Photos stay in the memory of this session.")
     try:
         return [uploads[name] if name in uploads else open_image(name) for name in chosen]
@@ -113,7 +113,7 @@ def _job(model: Classifier, photos: list[Photo], run: RunSpec, cell: int, target
 
 
 def _tiles(model: Classifier, photos: list[Photo], map_jobs: dict[MethodSpec, Job], cell: int, n: int, view: AggregateView) -> None:
-    picture = tiled([model.preprocessing.view(photo.image) for photo in photos])
+    picture = tiled([model.preprocessing.view(photo) for photo in photos])
     small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     grid = st.grid(min_column_width=165, gap="small", key="a_own_tiles")
     with grid.cell():

@@ -6,7 +6,7 @@ from collections.abc import Container
 import streamlit as st
 from torch import Tensor
 
-from attrlib.data.images import Photo, open_photo
+from attrlib.data.images import KINDS, Photo, open_photo
 from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, Preset
@@ -28,7 +28,7 @@ def choose_photo(row: pickers.Grid) -> Photo | None:
         names = {name: title(name) for name in named} | ({choice.UPLOAD: state.upload.name} if state.upload else {})
         st.selectbox("Photo", format_func=lambda option: names[option], **chooser("image", list(names)))
         with st.popover("Upload a photo", icon=":material/upload:", width="stretch"):
-            st.file_uploader("JPEG, PNG or WebP, up to 20 MB", key="uploader", on_change=_take_upload)
+            st.file_uploader(f"{KINDS}, up to 20 MB", key="uploader", on_change=_take_upload)
             st.caption("Photos stay in the memory of this session. They are not stored, and not part of any link.")
     try:
         photo = state.upload if state.image == choice.UPLOAD else open_image(state.image)

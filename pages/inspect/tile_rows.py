@@ -36,7 +36,7 @@ class Row:
     @property
     def picture(self) -> Image.Image:
         """Return the photo as the model sees it."""
-        return tiles.picture(self.photo.digest, self.model.preprocessing, self.photo.image)
+        return tiles.picture(self.photo.digest, self.model.preprocessing, self.photo)
 
     def slots(self, methods: Sequence[MethodSpec]) -> list[tiles.Slot]:
         """Request the map of each method, and return its slot; the slot of a method that is not defined holds the reason."""

@@ -181,4 +181,4 @@ class LessonContext:
 
     def picture(self, bird: Bird, model: Classifier) -> Image.Image:
         """Return the bird as the model sees it, at twice the resolution."""
-        return tiles.picture(bird.photo.digest, model.preprocessing, bird.photo.image)
+        return tiles.picture(bird.photo.digest, model.preprocessing, bird.photo)

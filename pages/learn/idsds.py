@@ -50,7 +50,7 @@ class Idsds(Lesson):
         photo, values = context.picture(bird, model), outputs.outputs["logit"][0]
         gone = torch.zeros(1, 1, *model.input_size, dtype=torch.bool)
         cells(gone, GRID)[self.cell - 1].fill_(True)
-        mean = model.preprocessing.denormalise(torch.zeros(1, 3, *model.input_size))[0].permute(1, 2, 0)
+        mean = model.preprocessing.shown(torch.zeros(model.input_shape)).permute(1, 2, 0)
         deleted = draw_deleted(photo, gone[0, 0], torch.zeros_like(gone[0, 0]), (mean * 255).round().byte().numpy(), outlined=False)
         tiles = rows(2)
         with tiles.cell():

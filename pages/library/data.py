@@ -6,6 +6,7 @@ import streamlit as st
 from PIL import ImageOps
 
 from attrlib.data.datasets import NAMED, Dataset, DatasetInfo, list_datasets
+from attrlib.data.images import KINDS
 from attrlib.engine.jobs import Job, queue
 from attrlib.errors import ImageError
 from attrlib.figures.overlay import encode
@@ -117,5 +118,5 @@ def _pictures(source: str) -> bool:
         st.caption(strip.description)
     notices.notes(strip.notes)
     if not strip.pictures:
-        st.info("None of the first images can be read. Save them as JPEG, PNG or WebP.", icon=":material/broken_image:")
+        st.info(f"None of the first images can be read. Save them as {KINDS} files.", icon=":material/broken_image:")
     return False

@@ -9,6 +9,7 @@ import streamlit as st
 from PIL import Image
 from torch import Tensor
 
+from attrlib.data.images import Photo
 from attrlib.engine.explain import tile
 from attrlib.engine.jobs import Job, State
 from attrlib.figures.colours import css_gradient
@@ -96,9 +97,9 @@ def _tile(slot: Slot, view: ViewSpec) -> Tile:
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def picture(image_digest: str, preprocessing: Preprocessing, _image: Image.Image) -> Image.Image:
+def picture(image_digest: str, preprocessing: Preprocessing, _photo: Photo) -> Image.Image:
     """Return the photo as the model sees it at twice the resolution, cached across slider moves and polls."""
-    return preprocessing.view(_image, scale=2)
+    return preprocessing.view(_photo, scale=2)
 
 
 def _show(slot: Slot, tile: Tile, top: float, photo: Image.Image, view: ViewSpec) -> None:

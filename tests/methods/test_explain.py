@@ -133,8 +133,8 @@ def test_an_unknown_sample_is_answered_with_the_available_ones(model: Model) -> 
 @pytest.mark.parametrize(
     "images",
     [
-        np.zeros((48, 80, 3), np.uint8),
-        [np.zeros((48, 80, 3), np.uint8)],
+        np.zeros((2, 48, 80, 3), np.uint8),
+        [np.zeros((48, 80, 5), np.uint8)],
         [torch.zeros(3, 48, 80)],
         [None],
         None,
@@ -142,7 +142,16 @@ def test_an_unknown_sample_is_answered_with_the_available_ones(model: Model) -> 
         b"not a picture",
         torch.zeros(1, 3, 48, 80, dtype=torch.uint8),
     ],
-    ids=["array", "list of arrays", "list of tensors", "list of None", "None", "number", "bytes", "tensor of whole numbers"],
+    ids=[
+        "array of several",
+        "list of arrays of five bands",
+        "list of tensors",
+        "list of None",
+        "None",
+        "number",
+        "bytes",
+        "tensor of whole numbers",
+    ],
 )
 def test_an_object_that_is_not_a_picture_is_refused(model: Model, images: object) -> None:
     with pytest.raises(ImageError):

@@ -61,7 +61,7 @@ def pictures(folder: Path, each: int, start: int = 0, names: Sequence[str] = NAM
     source = coloured(each, start)
     for name, colour in zip(names, ORDER, strict=False):
         (folder / name).mkdir(parents=True)
-        for k, image in enumerate(image for image, label in zip(source.images, source.labels, strict=True) if label == colour):
+        for k, image in enumerate(image for image, label in zip(source.images, source.kinds, strict=True) if label == colour):
             image.save(folder / name / f"{k}.png", compress_level=1)
     return folder
 
@@ -176,7 +176,7 @@ def test_data_with_several_labels_are_refused(tmp_path: Path) -> None:
     rows = [f"{path.relative_to(tmp_path)},{path.parent.name};other\n" for path in folder.glob("*/*.png")]
     (tmp_path / "list.csv").write_text("file,label\n" + "".join(rows))
     training = Training(ModelSpec("attrlib:tiny", "random:0"), str(tmp_path / "list.csv"), RECIPE)
-    with pytest.raises(DataError, match=r"list\.csv have several labels, but training takes one each"):
+    with pytest.raises(DataError, match=r"list\.csv have several labels, but the outputs of attrlib:tiny are exclusive classes"):
         train_checkpoint(training, tmp_path / "own.safetensors", tmp_path / "state", "cpu")
 
 
@@ -523,7 +523,7 @@ def test_the_held_out_items_are_a_share_of_each_class_and_disjoint_from_the_rest
     rest, held = hold_out(data, 0.1, 0)
     ids = [{part.item_id(k) for k in range(len(part))} for part in (rest, held)]
     assert not ids[0] & ids[1]
-    assert ids[0] | ids[1] == {str(k) for k, label in enumerate(data.labels) if label is not None}
+    assert ids[0] | ids[1] == {str(k) for k, label in enumerate(data.kinds) if label is not None}
     assert Counter(held.label(k) for k in range(len(held))) == {0: 4, 1: 2, 2: 1, 3: 1}
     assert Counter(rest.label(k) for k in range(len(rest))) == {0: 36, 1: 19, 2: 9, 3: 1, 4: 1}
     for part in (rest, held):
@@ -561,9 +561,9 @@ def test_kept_items_are_opened_once_and_are_equal(monkeypatch: pytest.MonkeyPatc
     for _ in range(3):
         for k in (0, 1, 2, 3, 5, -1):
             found = kept[k]
-            assert (found.label, found.id, found.name) == (plain.labels[k], str(k % 6), str(k % 6))
+            assert (found.label, found.id, found.name) == (plain.kinds[k], str(k % 6), str(k % 6))
             assert found.image.tobytes() == plain.images[k].tobytes()
-            assert (kept.label(k), kept.item_id(k % 6)) == (plain.labels[k], str(k % 6))
+            assert (kept.label(k), kept.item_id(k % 6)) == (plain.kinds[k], str(k % 6))
     assert plain.opened == 5
     with pytest.raises(ImageError, match="picture 4 is broken"):
         kept[4]

@@ -1,5 +1,6 @@
 """Small networks, each with one property that makes it hard to split or to find its layers."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -24,8 +25,41 @@ def made(net: Callable[..., nn.Module], *args: object, seed: int = 0) -> nn.Modu
     return module
 
 
-def pictures(count: int, height: int = SIZE, width: int | None = None, seed: int = 1) -> Tensor:
-    return torch.randn(count, 3, height, width or height, generator=torch.Generator().manual_seed(seed + SEED))
+def pictures(count: int, height: int = SIZE, width: int | None = None, seed: int = 1, channels: int = 3) -> Tensor:
+    return torch.randn(count, channels, height, width or height, generator=torch.Generator().manual_seed(seed + SEED))
+
+
+def reading_first(net: nn.Module, channels: int) -> nn.Module:
+    """Return a copy of a net whose first convolution reads `channels` channels, all but the first with weight 0.
+
+    Its output for any image depends on the image's first channel only, and is the same for any number of channels.
+    """
+    copied = copy.deepcopy(net)
+    path, first = next((name, m) for name, m in copied.named_modules() if isinstance(m, nn.Conv2d))
+    wider = nn.Conv2d(channels, first.out_channels, first.kernel_size, first.stride, first.padding, bias=first.bias is not None)
+    with torch.no_grad():
+        wider.weight.zero_()
+        wider.weight[:, :1] = first.weight[:, :1]
+        if first.bias is not None:
+            wider.bias.copy_(first.bias)
+    copied.set_submodule(path, wider)
+    return copied.eval()
+
+
+class Banded(nn.Module):
+    """A small network of any number of channels, with normalisation and a pooling head."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.act = nn.ReLU()
+        self.conv = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.late = nn.ReLU()
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.late(self.conv(self.act(self.norm(self.stem(x))))).mean((2, 3)))
 
 
 class Plain(nn.Module):
@@ -173,9 +207,9 @@ class TransformerBlock(nn.Module):
 class Transformer(nn.Module):
     """A vision transformer with patches of 4 px; without prefix tokens the head reads the mean of all tokens."""
 
-    def __init__(self, prefix: int = 1, depth: int = 4) -> None:
+    def __init__(self, prefix: int = 1, depth: int = 4, channels: int = 3) -> None:
         super().__init__()
-        self.patch = nn.Conv2d(3, 8, 4, 4)
+        self.patch = nn.Conv2d(channels, 8, 4, 4)
         self.prefix = nn.Parameter(torch.randn(1, prefix, 8))
         self.blocks = nn.ModuleList(TransformerBlock(8) for _ in range(depth))
         self.norm = nn.LayerNorm(8)

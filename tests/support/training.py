@@ -24,18 +24,18 @@ class Pictures(Dataset):
         self, images: Sequence[Image.Image], labels: Sequence[int | None], classes: int, broken: Sequence[int] = (), name: str = "p"
     ):
         self.name, self.class_names = name, tuple(f"kind {k}" for k in range(classes))
-        self.images, self.labels, self.broken = images, labels, set(broken)
+        self.images, self.kinds, self.broken = images, labels, set(broken)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.kinds)
 
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
         if index in self.broken:
             raise ImageError(f"picture {index} is broken")
-        return Item(self.images[index], self.labels[index], str(index), str(index))
+        return Item(self.images[index], self.kinds[index], str(index), str(index))
 
     def label(self, index: int) -> int | None:
-        return self.labels[index]
+        return self.kinds[index]
 
     def item_id(self, index: int) -> str:
         return str(index)

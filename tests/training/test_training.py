@@ -233,7 +233,8 @@ def test_without_cropping_or_a_fitting_crop_the_largest_centred_crop_is_used(siz
 
 
 def loader(data: Dataset, recipe: Recipe, size: int = SIZE, threads: int = 2, classes: Sequence[int] | None = None) -> TrainLoader:
-    return TrainLoader(data, classes or range(len(data.class_names)), Preprocessing((size, size), HALF, HALF), recipe, threads)
+    count = len(data.class_names)
+    return TrainLoader(data, classes or range(count), Preprocessing((size, size), HALF, HALF), recipe, count, threads)
 
 
 def order(data: Dataset, recipe: Recipe, epoch: int = 0, **options: Any) -> list[int]:
@@ -437,7 +438,7 @@ def test_weights_match_a_plain_training_loop(tmp_path: Path, name: str) -> None:
     net = copy.deepcopy(model.module)
     # The whole picture, resized, is the centred crop of all of it.
     x = torch.stack([model.preprocess(image) for image in DATA.images])
-    y = torch.tensor(DATA.labels)
+    y = torch.tensor(DATA.kinds)
     optimizer = make([net.fc.weight, net.fc.bias])
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.1)
     losses, states = [], []
@@ -467,7 +468,7 @@ def test_the_loss_of_a_b_cos_network_is_binary_by_default(tmp_path: Path) -> Non
     recipe = replace(PLAIN, epochs=1, batch=len(DATA), deletion=0, scale=1.0, flip=False, lr=0.0)
     model = wrapped(lambda: BcosResNet((1, 1, 1, 1), 4, False, 5))
     x = torch.stack([model.preprocess(image) for image in DATA.images])
-    y = torch.tensor(DATA.labels)
+    y = torch.tensor(DATA.kinds)
     with torch.no_grad():
         logits = copy.deepcopy(model.module).train()(x)
     expected = {
@@ -508,7 +509,7 @@ def test_colours_are_learnt_perfectly_and_progress_is_reported(tmp_path: Path, o
     assert all(torch.equal(model.module.state_dict()[key], value) for key, value in found.state.items())
     with torch.no_grad():
         predicted = torch.stack([model(model.preprocess(image)[None])[0] for image in SELECT.images]).argmax(1)
-    assert predicted.tolist() == SELECT.labels
+    assert predicted.tolist() == SELECT.kinds
 
 
 class Fading(Tiny):
@@ -903,7 +904,7 @@ def test_more_processes_than_images_in_a_batch_are_refused(tmp_path: Path, monke
     """One without images would leave the others waiting for ever."""
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_args: pytest.fail("it began"))
-    few = Pictures(DATA.images[:count], DATA.labels[:count], 5)
+    few = Pictures(DATA.images[:count], DATA.kinds[:count], 5)
     with pytest.raises(TrainingError, match="a batch of 2 is too small for 3 processes; start fewer processes, or choose a larger batch"):
         trained(tmp_path, replace(PLAIN, batch=batch), data=few)
 

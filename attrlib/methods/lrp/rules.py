@@ -167,7 +167,7 @@ class ZBox(RedistributionRule):
 
     def redistribute(self, layer: LayerCall, relevance: Tensor) -> Tensor:
         a, weight = layer.inputs, layer.weight
-        ends = (self.normalise(a.new_full((1, 3, 1, 1), colour)) for colour in (0.0, 1.0))
+        ends = (self.normalise(a.new_full((1, a.shape[1], 1, 1), colour)) for colour in (0.0, 1.0))
         low, high = (end.expand_as(a).clone().requires_grad_() for end in ends)
         z = layer.run(a, weight, None) - layer.run(low, weight.clamp_min(0), None) - layer.run(high, weight.clamp_max(0), None)
         share = relevance / (z.detach() + self.epsilon * torch.where(z.detach() < 0, -1, 1))
