@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from attrlib.data.datasets import Dataset
+from attrlib.data.datasets import Dataset, Item
 from attrlib.data.labels import match_classes, match_notes
 from attrlib.errors import DataError, ImageError, ProtocolError
 from attrlib.models import Classifier, Preprocessing
@@ -114,6 +113,7 @@ def check_input(
     Raises:
         ProtocolError: The model predicts numbers, which are neither right nor certain.
         DataError: No picture can be read, or the classes do not match.
+        ImageError: The pictures do not have the channels of the model.
     """
     if not model.outputs.has_classes:
         raise ProtocolError("the model predicts a number, so there is neither an accuracy nor a probability to compare")
@@ -128,7 +128,7 @@ def check_input(
         pictures, labels = [], []
         for index in indices[first : first + _ROWS]:
             try:
-                pictures.append(data[index].image)
+                pictures.append(data[index])
             except ImageError:
                 unreadable += 1
             else:
@@ -179,7 +179,7 @@ def _present(labels: Sequence[Sequence[int]], classes: Sequence[int], count: int
     return present
 
 
-def _values(model: Classifier, trial: Trial, pictures: Sequence[Image.Image], present: Tensor | None) -> np.ndarray:
+def _values(model: Classifier, trial: Trial, pictures: Sequence[Item], present: Tensor | None) -> np.ndarray:
     preprocessing = replace(model.preprocessing, **trial.changes)
     images = torch.stack([preprocessing(picture) for picture in pictures])
     with model.session(), torch.no_grad():

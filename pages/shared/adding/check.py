@@ -32,12 +32,16 @@ def show_photo(model: Classifier) -> bool:
             st.file_uploader("A photo", key=draft.key("photo_file"), on_change=_take_photo)
             notices.warn(st.session_state.get(draft.key("photo_problem"), ()))
     photo = upload if draft.get("photo") == UPLOADED else open_image(draft.get("photo"))
+    try:
+        seen = tiles.picture(photo.digest, model.preprocessing, photo)
+    except AttrlibError as error:
+        notices.error(error)
+        return False
     job = jobs.prediction_job(model, photo)
     picture, top = st.columns([1, 1], gap="small")
     with picture:
         tiles.head("As the network sees it", f"{size_text(model.input_size)} px")
-        alt = f"{photo.name} as the network sees it"
-        st.image(tiles.picture(photo.digest, model.preprocessing, photo.image), width="stretch", alt=alt)
+        st.image(seen, width="stretch", alt=f"{photo.name} as the network sees it")
     with top:
         tiles.head("What it reads off", photo.name.removeprefix("sample:"))
         if not job.ended:
