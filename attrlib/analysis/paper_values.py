@@ -1,7 +1,7 @@
 """Values reported in a paper, for scores that were computed in the paper's setting."""
 
 from attrlib.methods import resolve
-from attrlib.models.zoo import RANDOM
+from attrlib.models.names import RANDOM
 from attrlib.protocols import create
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec
 

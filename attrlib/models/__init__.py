@@ -5,17 +5,12 @@ from attrlib.models.cards import Card, card_of, shipped, smallest
 from attrlib.models.classifier import Classifier, pick_device
 from attrlib.models.download import download
 from attrlib.models.layers import NAMED, Layer, Layout
+from attrlib.models.names import ModelInfo, check_name, list_models, parse_model
 from attrlib.models.preprocessing import Preprocessing
+from attrlib.models.sources import EMBEDDED
+from attrlib.models.suggestions import suggest
 from attrlib.models.wrapping import wrap_model
-from attrlib.models.zoo import (
-    EMBEDDED,
-    ModelInfo,
-    check_name,
-    list_models,
-    load_model,
-    parse_model,
-    with_classes,
-)
+from attrlib.models.zoo import load_model, with_classes
 
 __all__ = [
     "EMBEDDED",
@@ -39,6 +34,7 @@ __all__ = [
     "remove_model",
     "shipped",
     "smallest",
+    "suggest",
     "with_classes",
     "wrap_model",
 ]

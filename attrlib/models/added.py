@@ -94,7 +94,7 @@ def add_model(model: Classifier, name: str, *, data: str = "", copy: bool = True
     if file is None:
         raise ModelError(f"{model.name} was not loaded from a file, so it cannot be added; load it with checkpoint=FILE first")
     card = Card(
-        architecture=architecture_of(model.spec.architecture),
+        architecture=architecture_of(model.architecture),
         class_names=model.class_names,
         preprocessing=model.preprocessing,
         data=data,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from attrlib.models.options import Options
 from attrlib.models.preprocessing import Preprocessing
 
 
@@ -27,5 +28,5 @@ class Built:
     notes: tuple[str, ...] = ()
 
 
-Build = Callable[[int | None, bool], Built]
-"""Builds an architecture, given the number of classes (None: its default) and whether to load its pretrained weights."""
+Build = Callable[[Options, bool], Built]
+"""Builds an architecture, given options besides those in its name, and whether to load its pretrained weights."""

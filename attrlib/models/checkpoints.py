@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attrlib.errors import ModelError, existing_file
 from attrlib.models.files.formats import ADVICE, check_format
 from attrlib.models.files.hints import class_names_of, hints_of
-from attrlib.models.files.limits import MOST_CLASSES
 from attrlib.models.files.pickles import DamagedError
 from attrlib.models.files.safe import INDEX, is_safetensors, read_parts, read_safetensors
 from attrlib.models.files.stand_ins import NumPyArray, Opaque
@@ -174,77 +173,3 @@ def _set_metadata(state: Mapping[str, Tensor], metadata: Mapping | None) -> None
     """Set the module versions that torch keeps beside a state dict, by which modules read older ones."""
     if metadata is not None:
         state._metadata = metadata  # type: ignore[attr-defined]
-
-
-def strip_prefix(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict without wrapper prefixes (`module.`, `model.`, ...) that all keys share."""
-    expected = set(module.state_dict())
-    stripped = dict(state)
-    prefix = ""
-    while stripped and not expected & stripped.keys():
-        heads = {key.partition(".")[0] for key in stripped}
-        if len(heads) != 1 or any("." not in key for key in stripped):
-            break
-        prefix += heads.pop() + "."
-        stripped = {key.partition(".")[2]: value for key, value in stripped.items()}
-    if not expected & stripped.keys():
-        return dict(state)
-    result = OrderedDict(stripped)
-    metadata = getattr(state, "_metadata", None)
-    if metadata is not None:
-        _set_metadata(
-            result, {key.removeprefix(prefix).removesuffix("."): v for key, v in metadata.items() if f"{key}.".startswith(prefix)}
-        )
-    return result
-
-
-def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict strictly, after `strip_prefix`.
-
-    Args:
-        module: The module to load into.
-        state: The state dict.
-        source: Name of the file, for messages.
-
-    Raises:
-        ModelError: Keys or shapes do not fit; the message names them.
-    """
-    state = strip_prefix(state, module)
-    expected = module.state_dict()
-    # No computation here reads these counters, and files from before torch 0.4.1 have none.
-    state.update({k: v for k, v in expected.items() if k.endswith("num_batches_tracked") and k not in state})
-    if not hasattr(state, "_metadata"):
-        state = OrderedDict(state)
-        _set_metadata(state, getattr(expected, "_metadata", None))
-    problems = {
-        "missing": [k for k in expected if k not in state],
-        "not in the model": [k for k in state if k not in expected],
-        "of another shape": [
-            f"{k} {tuple(state[k].shape)} for {tuple(v.shape)}" for k, v in expected.items() if k in state and state[k].shape != v.shape
-        ],
-    }
-    if any(problems.values()):
-        summary = "; ".join(
-            f"{len(keys)} {kind}: {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}" for kind, keys in problems.items() if keys
-        )
-        raise ModelError(f"{source} does not fit this architecture ({summary}); choose the architecture that it was saved from")
-    module.load_state_dict(state)
-
-
-def count_classes(state: Mapping[str, Tensor], module: nn.Module) -> int | None:
-    """Return the number of classes of a checkpoint whose head differs from the module's only in that number, else None.
-
-    Raises `ModelError` for more than `MOST_CLASSES`.
-    """
-    state = strip_prefix(state, module)
-    changed = {
-        state[k].shape[0]
-        for k, v in module.state_dict().items()
-        if k in state and v.ndim and state[k].ndim == v.ndim and state[k].shape[0] != v.shape[0] and state[k].shape[1:] == v.shape[1:]
-    }
-    if len(changed) != 1:
-        return None
-    classes = changed.pop()
-    if classes > MOST_CLASSES:
-        raise ModelError(f"the checkpoint has {classes} classes, more than the {MOST_CLASSES} that can be loaded; choose one with fewer")
-    return classes

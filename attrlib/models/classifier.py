@@ -68,6 +68,7 @@ class Classifier:
         notes: What was assumed or left out when the model was loaded.
 
     Attributes:
+        architecture: Name by which the network is built, with the options that were read from its checkpoint.
         outputs: What the network's numbers mean.
         notes: What was assumed or left out when the model was loaded, and found out about its outputs.
         derived: Cache of the views of this classifier that `attrlib.models.cells` creates.
@@ -90,6 +91,7 @@ class Classifier:
         self.module = module
         self.preprocessing = preprocessing
         self.spec = spec
+        self.architecture = spec.architecture
         self.deletion_tuned = deletion_tuned
         self._layer_names = dict(layer_names or {})
         self._weights = WeightDigest()

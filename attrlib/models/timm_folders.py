@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from attrlib.errors import ModelError, reason_of, unknown
 from attrlib.models.built import Build, Built
-from attrlib.models.checkpoints import load_state
 from attrlib.models.model_folders import CONFIG, Folder, is_timm
+from attrlib.models.options import Options, class_count
+from attrlib.models.prefixes import below, prefixes_of
 from attrlib.models.preprocessing import Preprocessing
+from attrlib.models.state_dicts import load_state
 from attrlib.models.transformers_models import build_transformers, check_room, named, outputs_of
 from attrlib.specs import check_size
 
@@ -27,8 +29,8 @@ def folder_builder(name: str) -> Build:
     """
     folder = Folder.parse(name)
 
-    def build(classes: int | None, pretrained: bool) -> Built:
-        config = folder.config(name)
+    def build(options: Options, pretrained: bool) -> Built:
+        config, classes = folder.config(name), class_count(options)
         if is_timm(config):
             return _build_timm(folder, config, name, classes, pretrained)
         return build_transformers(folder, name, classes, pretrained)
@@ -73,7 +75,7 @@ def _build_timm(folder: Folder, config: Mapping[str, Any], name: str, classes: i
     _check_room(create, state, name)
     module = create()
     if state is not None:
-        load_state(module, state, name)
+        load_state(module, below(state, next(iter(prefixes_of(state, module.state_dict())), "")), name)
     preprocessing = timm_preprocessing(module)
     if size := arguments.get("img_size"):
         preprocessing = replace(preprocessing, size=check_size(tuple(size) if isinstance(size, list) else size))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attrlib.errors import ModelError, reason_of
 from attrlib.models.built import Built
-from attrlib.models.checkpoints import MOST_CLASSES
+from attrlib.models.files.limits import MOST_CLASSES
 from attrlib.models.image_processors import FILE as PROCESSOR
 from attrlib.models.image_processors import processing_of, trained_size
 from attrlib.models.model_folders import Folder

@@ -98,7 +98,7 @@ def _summary(fields: object) -> Summary | None:
 
 def parse_architecture(name: str) -> ModelTraits:
     """Return family, depth, width, BatchNorm and bias as far as the name of a ResNet or VGG states them."""
-    plain = name.rpartition(":")[2].partition(".")[0].removeprefix("small_")
+    plain = name.partition("?")[0].rpartition(":")[2].partition(".")[0].removeprefix("small_")
     width = re.search(r"_w(\d+)$", plain)
     plain = plain[: width.start()] if width else plain
     match = re.fullmatch(r"(?:(fixup|x|wide)_?)?(resnet|vgg)(\d+)(_bn|_2)?", plain)

@@ -114,7 +114,7 @@ def train_checkpoint(
     right = accuracies(model, report, of_report, training.recipe.deletion or GRID, training.recipe.baseline)
     data_bytes = safetensors.torch.save(state)
     card = Card(
-        architecture=architecture_of(model.spec.architecture),
+        architecture=architecture_of(model.architecture),
         class_names=model.class_names,
         preprocessing=model.preprocessing,
         data=whole_set.name,

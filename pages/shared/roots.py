@@ -13,7 +13,7 @@ from attrlib.models.added import folder as folder_of_added
 from attrlib.models.cards import Card, card_of, files_of
 from attrlib.models.checkpoints import split_key
 from attrlib.models.model_folders import is_folder_name, is_path_of_folder, local_path
-from attrlib.models.zoo import RANDOM
+from attrlib.models.names import RANDOM
 from attrlib.specs import ModelSpec
 
 VARIABLE = "ATTRLIB_DATA_ROOTS"

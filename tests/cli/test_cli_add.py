@@ -39,7 +39,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    torch.save(builder(NAME)(3, False).module.state_dict(), tmp_path / "mine.pth")
+    torch.save(builder(NAME)({"num_classes": 3}, False).module.state_dict(), tmp_path / "mine.pth")
     return tmp_path / "mine.pth"
 
 

@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    torch.save(builder(NAME)(1, False).module.state_dict(), tmp_path / "mine.pth")
+    torch.save(builder(NAME)({"num_classes": 1}, False).module.state_dict(), tmp_path / "mine.pth")
     return tmp_path / "mine.pth"
 
 

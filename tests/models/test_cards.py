@@ -288,7 +288,7 @@ def test_a_card_names_a_bounded_number_of_classes(tmp_path: Path) -> None:
         ("architecture", "wrapped:Tiny", "unknown model 'wrapped:Tiny'"),
         ("architecture", "../../etc/passwd", "unknown model"),
         ("architecture", "", "unknown model"),
-        ("class_names", ["a", "b"], "does not fit this architecture"),
+        ("class_names", ["a", "b"], "has 5 classes, but its model card names 2; use the card that belongs to it"),
     ],
 )
 def test_a_card_of_another_model_is_refused(copied: Path, field: str, value: object, message: str) -> None:

@@ -18,12 +18,16 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
-from support.nets import CLASSES, Plain, Residual, made, pictures
+from support.nets import Plain, Residual, made, pictures
 from support.waiting import ends
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
-from attrlib.models.checkpoints import MOST_CLASSES, count_classes, load_state, read_checkpoint, strip_prefix
+from attrlib.models.checkpoints import read_checkpoint
+from attrlib.models.files.limits import MOST_CLASSES
+from attrlib.models.inference import infer
+from attrlib.models.prefixes import below, prefixes_of
+from attrlib.models.state_dicts import load_state
 
 TIMM = "timm:test_resnet"
 TORCHVISION = "torchvision:shufflenet_v2_x0_5"
@@ -90,28 +94,22 @@ def test_a_namespace_beside_the_weights_does_no_harm(state, tmp_path):
     assert_same(read_checkpoint(save(content, tmp_path / "w.pth")).state, state)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod.", "_orig_mod.module."])
-def test_prefixes_of_wrappers_are_removed(prefix, state):
-    assert_same(strip_prefix(prefixed(state, prefix), made(Plain)), state)
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "net.backbone."])
+def test_prefixes_of_wrappers_are_found(prefix, state):
+    found = next(iter(prefixes_of(prefixed(state, prefix), state)))
+    assert found == prefix
+    assert_same(below(prefixed(state, prefix), found), state)
 
 
 def test_a_prefix_that_the_module_has_too_stays():
-    wrapper = nn.DataParallel(made(Plain))
-    assert_same(strip_prefix(wrapper.state_dict(), wrapper), wrapper.state_dict())
-    assert_same(strip_prefix(prefixed(wrapper.state_dict(), "model."), wrapper), wrapper.state_dict())
+    wrapped = nn.DataParallel(made(Plain)).state_dict()
+    assert next(iter(prefixes_of(wrapped, wrapped))) == ""
+    assert next(iter(prefixes_of(prefixed(wrapped, "model."), wrapped))) == "model."
 
 
 @pytest.mark.parametrize("keys", [["a.weight", "b.weight"], ["module.x", "y"], ["weight"], []])
-def test_keys_without_a_common_prefix_stay_as_they_are(keys):
-    given = {k: torch.zeros(1) for k in keys}
-    assert strip_prefix(given, made(Plain)) == given
-
-
-def test_loaded_weights_make_the_same_network(state, tmp_path):
-    other, images = made(Plain, seed=1), pictures(2)
-    load_state(other, read_checkpoint(save({"state_dict": prefixed(state, "module.")}, tmp_path / "w.pth")).state, "w.pth")
-    with torch.no_grad():
-        torch.testing.assert_close(other(images), made(Plain)(images))
+def test_foreign_keys_have_no_prefix(keys, state):
+    assert prefixes_of({k: torch.zeros(1) for k in keys}, state) == {}
 
 
 def test_half_precision_weights_are_loaded_as_float32(state):
@@ -379,15 +377,18 @@ def test_views_of_tensors_in_the_file_are_read(tmp_path):
     assert_same(read_checkpoint(save(views, tmp_path / "w.pth")).state, views)
 
 
-def test_the_head_of_a_checkpoint_has_a_bounded_number_of_classes(state):
-    def head(classes: int) -> dict[str, Tensor]:
-        return {**state, "fc.weight": torch.zeros(classes, 8, dtype=torch.uint8), "fc.bias": torch.zeros(classes)}
+def test_the_head_of_a_checkpoint_has_a_bounded_number_of_classes():
+    own = BUILDERS[TIMM](7).state_dict()
 
-    assert count_classes(head(MOST_CLASSES), made(Plain)) == MOST_CLASSES == 100_000
+    def head(classes: int) -> dict[str, Tensor]:
+        width = own["fc.weight"].shape[1]
+        return {**own, "fc.weight": torch.zeros(classes, width, dtype=torch.uint8), "fc.bias": torch.zeros(classes)}
+
+    assert infer(TIMM, {}, head(MOST_CLASSES), None) == {"num_classes": MOST_CLASSES}
     with pytest.raises(
         ModelError, match="the checkpoint has 100001 classes, more than the 100000 that can be loaded; choose one with fewer"
     ):
-        count_classes(head(MOST_CLASSES + 1), made(Plain))
+        infer(TIMM, {}, head(MOST_CLASSES + 1), None)
 
 
 # Another architecture.
@@ -458,19 +459,7 @@ def test_module_versions_are_preserved(tmp_path):
     assert module.weight.item() == 0
 
 
-# The number of classes.
-
-
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_the_number_of_classes_is_read_from_the_head(prefix, state):
-    state |= {"fc.weight": torch.zeros(11, 8), "fc.bias": torch.zeros(11)}
-    assert count_classes(prefixed(state, prefix), made(Plain)) == 11
-
-
-def test_the_same_head_or_another_network_gives_no_number_of_classes(state):
-    assert count_classes(state, made(Plain)) is None
-    assert count_classes(state, made(Residual)) is None
-    assert count_classes({**state, "fc.weight": torch.zeros(CLASSES + 1, 9)}, made(Plain)) is None
+# Whole networks.
 
 
 BUILDERS: dict[str, Callable[[int], nn.Module]] = {
