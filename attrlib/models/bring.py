@@ -1,15 +1,24 @@
 """What a checkpoint file tells of its model before the architecture is chosen, and what the user adds to it afterwards."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
-
+from attrlib.errors import AttrlibError
 from attrlib.models.cards import Card, card_of
-from attrlib.models.checkpoints import read_checkpoint
 from attrlib.models.classifier import Classifier
+from attrlib.models.loading import read_part
+from attrlib.models.names import check_name
+from attrlib.models.prefixes import below
+from attrlib.models.suggestions import suggest
+from attrlib.registry import params_of
+from attrlib.specs import ModelSpec
+
+_HINTED = {"input_size": "img_size", "mean": "mean", "std": "std", "interpolation": "interpolation", "crop": "crop_pct"}
+"""Fields of a model spec, and the hints in a file that tell them."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +29,14 @@ class Draft:
         architectures: Architectures that fit its keys and shapes, best first; that of the card if one lies beside the file.
         class_names: The class names in the file or in its card; None if there are none.
         parameters: Number of values in the file.
+        options: Fields of a model spec that the file tells of the preprocessing; none with a card, which is applied by itself.
         notes: What was chosen or left out on reading.
     """
 
     architectures: tuple[str, ...]
     class_names: tuple[str, ...] | None
     parameters: int
+    options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -40,16 +51,40 @@ def read_draft(location: str | Path) -> Draft:
     """
     card_file = card_of(location)
     card = Card.read(card_file) if card_file else None
-    content = read_checkpoint(location)
-    parameters = sum(tensor.numel() for tensor in content.state.values())
+    content, part = read_part(location)
+    state = below(content.state, f"{part}.") if part else content.state
+    parameters = sum(tensor.numel() for tensor in state.values())
     if card:
-        return Draft((card.architecture,), card.class_names, parameters, content.notes)
-    return Draft(suggested(content.state), content.class_names, parameters, content.notes)
+        return Draft((card.architecture,), card.class_names, parameters, {}, content.notes)
+    fitting = suggest(state)
+    named = [name for name in _named(content.hints) if not fitting or name in fitting]
+    return Draft(tuple(dict.fromkeys([*named, *fitting])), content.class_names, parameters, dict(_options(content.hints)), content.notes)
 
 
-def suggested(state: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Return the architectures that fit a state dict, best first."""
-    return tuple(name for name in state if not name)
+def _named(hints: Mapping[str, object]) -> Iterator[str]:
+    """Yield the architectures that a file names."""
+    name = hints.get("arch")
+    for full in [f"{source}{name}" for source in ("", "timm:", "torchvision:")] if isinstance(name, str) and name else []:
+        with suppress(AttrlibError):
+            check_name(full)
+            if ":" in full:
+                yield full
+
+
+def _options(hints: Mapping[str, object]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a model spec that a file tells, as far as they are valid."""
+    params = {param.name: param for param in params_of(ModelSpec)}
+    for name, hint in _HINTED.items():
+        value = hints.get(hint)
+        if name == "input_size" and isinstance(value, int):
+            value = (value, value)
+        if isinstance(value, list | tuple):
+            value = tuple(value)
+        if value is None:
+            continue
+        with suppress(AttrlibError, TypeError, ValueError):
+            params[name].validate(value)
+            yield name, value
 
 
 def described(model: Classifier, class_names: Sequence[str] | None = None, deletion_tuned: bool = False) -> Classifier:

@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> Path:
 
 def checkpoint(path: Path, outputs: int, seed: int = 0) -> Path:
     torch.manual_seed(seed)
-    torch.save(builder(NAME)(outputs, False).module.state_dict(), path)
+    torch.save(builder(NAME)({"num_classes": outputs}, False).module.state_dict(), path)
     return path
 
 

@@ -73,7 +73,7 @@ def added_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The weights of a model that was added as `mine`."""
     monkeypatch.setenv("ATTRLIB_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("ATTRLIB_ADD_MODELS", "1")
-    torch.save(builder("attrlib:small_resnet10_w16")(2, False).module.state_dict(), tmp_path / "mine.pth")
+    torch.save(builder("attrlib:small_resnet10_w16")({"num_classes": 2}, False).module.state_dict(), tmp_path / "mine.pth")
     model = attrlib.load_model("attrlib:small_resnet10_w16", "cpu", checkpoint=tmp_path / "mine.pth", class_names=("a", "b"), fit="squash")
     return attrlib.add_model(model, "mine", data="things").with_suffix(".pth")
 

@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 def test_a_dropped_file_is_described_checked_named_and_explained(browser: Browser, url: str, folder: Path) -> None:
     file = folder / "my_net.pth"
     torch.manual_seed(0)
-    torch.save({"state_dict": builder(NAME)(COUNT, False).module.state_dict()}, file)
+    torch.save({"state_dict": builder(NAME)({"num_classes": COUNT}, False).module.state_dict()}, file)
     page = visit(browser, f"{url}/?methods=IxG")
     page.get_by_role("button", name="Add a model").first.click()
     dialog = page.get_by_role("dialog")

@@ -13,6 +13,7 @@ import streamlit as st
 from attrlib.diagnostics.input_check import NORMALISATIONS
 from attrlib.errors import ModelError
 from attrlib.models import EMBEDDED, check_name
+from attrlib.models.bring import Draft
 from attrlib.models.model_folders import is_path_of_folder, name_of_folder
 from attrlib.registry import params_of
 from attrlib.specs import ModelSpec
@@ -179,6 +180,21 @@ def spec(name: str, file: str) -> ModelSpec:
 def class_names() -> tuple[str, ...]:
     """Return the class names of the list that was typed, one for each line that is not empty."""
     return tuple(line.strip() for line in get("names").splitlines() if line.strip())
+
+
+def take_suggestions(found: Draft, file: str) -> None:
+    """Fill in what a file tells of its model; what it does not tell stays as it was typed."""
+    put("architecture", next(iter(found.architectures), get("architecture")))
+    put("name", get("name") or suggested_name(file))
+    told = {field: PARAMS[field].format(value) for field, value in found.options.items()}
+    if {"mean", "std"} <= told.keys():
+        both = found.options["mean"], found.options["std"]
+        put("normalisation", next((name for name, values in NORMALISATIONS.items() if values == both), CUSTOM))
+        put("mean", told["mean"])
+        put("std", told["std"])
+    for field, of_spec in (("size", "input_size"), ("interpolation", "interpolation")):
+        put(field, told.get(of_spec, get(field)))
+    put("crop", found.options.get("crop", get("crop")))
 
 
 def suggested_name(file: str) -> str:

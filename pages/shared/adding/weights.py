@@ -72,7 +72,6 @@ def read(file: str) -> Draft | bool:
     found: Draft = job.result
     if draft.get("suggested_for") != job.key:
         draft.put("suggested_for", job.key)
-        draft.put("architecture", next(iter(found.architectures), draft.get("architecture")))
-        draft.put("name", draft.get("name") or draft.suggested_name(file))
+        draft.take_suggestions(found, file)
     st.caption(f"{found.parameters / 1e6:.2f} M parameters{f', {len(found.class_names)} class names' if found.class_names else ''}")
     return found
