@@ -241,3 +241,107 @@ def test_a_model_that_was_replaced_under_its_name_is_loaded_again(file: Path, tm
     assert [n.value for n in nodes(settle(run(at)), "image")][1:] != before[1:]
     assert "Add a model" in buttons(at)
     assert press(at, "Add a model")
+
+
+def test_what_a_file_tells_is_filled_in(tmp_path: Path) -> None:
+    state = builder("timm:resnet10t")({"num_classes": 3}, False).module.state_dict()
+    args = {"img_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 0.9}
+    torch.save({"state_dict": state, "classes": ["ant", "bee", "cat"], "args": args}, tmp_path / "told.pth")
+    at = uploaded(opened(methods="IxG"), tmp_path / "told.pth")
+    assert control(at, "n_architecture").value == "timm:resnet10t"
+    assert "3 classes: ant, bee, cat" in words(at)
+    assert [control(at, f"n_{field}").value for field in ("size", "normalisation", "interpolation", "crop", "name")] == [
+        "64x64", "−1 to 1", "bilinear", 0.9, "told",
+    ]  # fmt: skip
+    assert "64x64 px, mean 0.5/0.5/0.5, std 0.5/0.5/0.5, bilinear, crop 0.9" in words(at)
+
+
+def test_one_of_several_sets_of_weights_is_chosen_by_its_key(tmp_path: Path) -> None:
+    one, two = (builder(NAME)({"num_classes": n}, False).module.state_dict() for n in (3, 4))
+    content = {**{f"model.{k}": v for k, v in one.items()}, **{f"ema_model.{k}": v for k, v in two.items()}}
+    torch.save(content, tmp_path / "two.pth")
+    at = described(uploaded(opened(methods="IxG"), tmp_path / "two.pth"))
+    assert "choose one" in words(at)
+    control(at, "n_part").set_value("ema_model")
+    assert "4 classes" in words(settle(at))
+
+
+def test_the_folder_of_a_whole_model_is_named_as_a_model_to_type(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "config.json").write_text('{"model_type": "vit"}')
+    at = opened(methods="IxG")
+    at.segmented_control(key="n_source").set_value("path")
+    control(run(at), "n_path").set_value(str(tmp_path / "whole"))
+    assert f"type hf:{tmp_path / 'whole'} as the model" in words(run(at))
+
+
+class Bright(torch.nn.Module):
+    """Tells dark pictures from bright ones if grey is 0."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean = 4 * images.mean((1, 2, 3))
+        return torch.stack([-mean, mean], 1)
+
+
+def test_the_input_is_checked_on_data_and_the_better_preprocessing_is_used_on_a_click(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(24):
+        (tmp_path / "grey" / str(int(k >= 12))).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (60 + 6 * k,) * 3).save(tmp_path / "grey" / str(int(k >= 12)) / f"{k}.png")
+
+    def load(_name: str, checkpoint: str, **options: object) -> attrlib.Classifier:
+        del checkpoint
+        means = {name: options.get(name, default) for name, default in (("mean", (0.0,) * 3), ("std", (1.0,) * 3))}
+        return attrlib.wrap_model(Bright(), 8, crop=1.0, **means)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pages.shared.adding.candidate.load_model", load)
+    at = described(uploaded(opened(methods="IxG"), file))
+    type_into(at, "n_data", str(tmp_path / "grey"))
+    run(at).button(key="n_check").click()
+    at = settle(run(at))
+    assert "Accuracy 50 %" in words(at)
+    assert "the accuracy is 100 % instead of 50 %" in words(at)
+    at.button(key="n_use").click()
+    at = settle(run(at))
+    assert control(at, "n_normalisation").value == "−1 to 1"
+    assert "mean 0.5/0.5/0.5" in words(at)
+    at.button(key="n_check").click()
+    at = settle(run(at))
+    assert "Accuracy 100 %" in words(at)
+    assert "n_use" not in {b.key for b in at.button}
+
+
+def test_data_whose_classes_do_not_match_are_refused_and_a_number_has_no_accuracy(file: Path, tmp_path: Path) -> None:
+    for name in ("zebra", "ape"):
+        (tmp_path / "animals" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "animals" / name / "a.png")
+    at = described(uploaded(opened(methods="IxG"), file))
+    type_into(at, "n_data", str(tmp_path / "animals"))
+    run(at).button(key="n_check").click()
+    assert "2 of the 2 classes of the data match none" in words(settle(run(at)))
+    at = described(uploaded(opened(methods="IxG"), checkpoint(tmp_path / "one.pth", 1)))
+    control(at, "n_outputs").set_value("scalar")
+    at = settle(at)
+    assert "1 number: value" in words(at)
+    assert "neither an accuracy nor a probability" in words(at)
+
+
+def test_the_limit_of_uploads_is_that_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "up to 20 MB" in opened(methods="IxG").file_uploader(key="n_file").label
+    monkeypatch.setenv("ATTRLIB_UPLOAD_MB", "500")
+    uploader = opened(methods="IxG").file_uploader(key="n_file")
+    assert "up to 500 MB" in uploader.label
+    assert uploader.proto.max_upload_size_mb == 500
+
+
+@pytest.mark.parametrize(
+    ("page", "fields"),
+    [
+        ("aggregate", {"data": "birds", "methods": "IxG", "limit": 4}),
+        ("scores", {"data": "photos", "protocols": "sds", "methods": "IxG", "limit": 2}),
+    ],
+)
+def test_pages_of_runs_show_the_notes_of_their_models(page: str, fields: dict[str, object], file: Path) -> None:
+    at = open_page(page, model=f"{NAME}@{file}", **fields)
+    until(at, lambda at: "assumed the preprocessing" in words(at).lower())
