@@ -159,13 +159,20 @@ def alternatives(chosen: Preprocessing, labelled: bool) -> list[Trial]:
 
 
 def _alternatives(chosen: Preprocessing, labelled: bool) -> Iterator[Trial]:
-    for name, (mean, std) in NORMALISATIONS.items():
-        if len(mean) == len(chosen.mean) and not _close((mean, std), (chosen.mean, chosen.std)) and (labelled or name != "0 to 255"):
+    for name, (mean, std) in normalisations(len(chosen.mean)).items():
+        if not _close((mean, std), (chosen.mean, chosen.std)) and (labelled or name != "0 to 255"):
             yield Trial(f"the normalisation {name}", {"mean": mean, "std": std})
     if chosen.fit == "squash":
         yield Trial("a crop instead of squashing", {"fit": "centre"})
     else:
         yield Trial("squashing instead of a crop", {"fit": "squash"})
+
+
+def normalisations(channels: int) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Return mean and std of the normalisations in use for a number of channels; ImageNet's is one of three channels only."""
+    if channels == len(IMAGENET_MEAN):
+        return NORMALISATIONS
+    return {name: (mean[:1] * channels, std[:1] * channels) for name, (mean, std) in NORMALISATIONS.items() if name != "ImageNet"}
 
 
 def _close(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> bool:

@@ -126,6 +126,11 @@ def test_alternatives_leave_out_what_is_chosen() -> None:
     ]  # fmt: skip
 
 
+def test_other_channels_have_the_normalisations_of_one_number() -> None:
+    grey = [trial.changes for trial in alternatives(Preprocessing((8, 8), (0.5,), (0.5,)), True)]
+    assert grey == [{}, {"mean": (0.0,), "std": (1.0,)}, {"mean": (0.0,), "std": (1 / 255,)}, {"fit": "squash"}]
+
+
 def test_a_difference_that_chance_explains_is_not_named() -> None:
     chosen, other = np.array([1.0, 0, 1, 0, 1, 0, 1, 0]), np.array([1.0, 1, 1, 0, 1, 0, 1, 0])
     assert InputCheck((Trial("a", {}, chosen), Trial("b", {}, other)), True).better is None

@@ -4,7 +4,7 @@ import streamlit as st
 
 from attrlib.data.images import open_photo
 from attrlib.data.pictures import NAMES, open_image, title
-from attrlib.diagnostics.input_check import LIMIT, NORMALISATIONS, InputCheck, Trial, check_input
+from attrlib.diagnostics.input_check import LIMIT, InputCheck, Trial, check_input
 from attrlib.engine.jobs import State
 from attrlib.errors import AttrlibError
 from attrlib.models import Classifier
@@ -128,5 +128,4 @@ def _use(trial: Trial) -> None:
     if "fit" in trial.changes:
         draft.put("fit", trial.changes["fit"])
     else:
-        chosen = trial.changes["mean"], trial.changes["std"]
-        draft.put("normalisation", next(name for name, values in NORMALISATIONS.items() if values == chosen))
+        draft.put_normalisation(trial.changes["mean"], trial.changes["std"])

@@ -186,15 +186,19 @@ def take_suggestions(found: Draft, file: str) -> None:
     """Fill in what a file tells of its model; what it does not tell stays as it was typed."""
     put("architecture", next(iter(found.architectures), get("architecture")))
     put("name", get("name") or suggested_name(file))
+    if {"mean", "std"} <= found.options.keys():
+        put_normalisation(found.options["mean"], found.options["std"])
     told = {field: PARAMS[field].format(value) for field, value in found.options.items()}
-    if {"mean", "std"} <= told.keys():
-        both = found.options["mean"], found.options["std"]
-        put("normalisation", next((name for name, values in NORMALISATIONS.items() if values == both), CUSTOM))
-        put("mean", told["mean"])
-        put("std", told["std"])
     for field, of_spec in (("size", "input_size"), ("interpolation", "interpolation")):
         put(field, told.get(of_spec, get(field)))
     put("crop", found.options.get("crop", get("crop")))
+
+
+def put_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Choose a normalisation: one that has a name, or these numbers."""
+    put("normalisation", next((name for name, values in NORMALISATIONS.items() if values == (mean, std)), CUSTOM))
+    put("mean", PARAMS["mean"].format(mean))
+    put("std", PARAMS["std"].format(std))
 
 
 def suggested_name(file: str) -> str:
