@@ -10,8 +10,10 @@ from torch import Tensor
 
 from attrlib.engine.peak import peak_memory
 from attrlib.errors import AttrlibError, Cancelled, OutOfMemory, SpecError
-from attrlib.methods import BATCH_SIZE, METHODS, AttributionOptions, Passes, attribute, create, resolve
+from attrlib.methods import BATCH_SIZE, METHODS, AttributionOptions, Passes, attribute, check_defined, create, resolve
+from attrlib.methods.differentiable import barriers
 from attrlib.models import NAMED, Classifier
+from attrlib.models.probes import particulars
 from attrlib.models.state import State
 from attrlib.progress import NewsProgress, no_progress
 from attrlib.registry import params_of
@@ -63,6 +65,7 @@ class Diagnosis:
         layers: Output shape (channels, height, width) of each layer.
         findings: One for each method at each layer.
         left_out: Files with custom methods that could not be loaded, each with the reason.
+        model_findings: What was assumed when the model was loaded, and what the probes found out about it.
     """
 
     model: str
@@ -72,6 +75,7 @@ class Diagnosis:
     layers: dict[str, tuple[int, int, int]]
     findings: tuple[Finding, ...]
     left_out: dict[str, str]
+    model_findings: tuple[str, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -143,7 +147,15 @@ def doctor(
         name = f"{method}@{layer}"
         findings.append(examiner.examine(method, layer, lambda k=k, name=name: on_progress(k, len(pairs), name)))  # type: ignore[misc]
     on_progress(len(pairs), len(pairs), "")
-    return Diagnosis(model.name, str(model.device), model.nbytes, images, shapes, tuple(findings), dict(METHODS.left_out))
+    return Diagnosis(
+        model.name, str(model.device), model.nbytes, images, shapes, tuple(findings), dict(METHODS.left_out), _model_findings(model)
+    )
+
+
+def _model_findings(model: Classifier) -> tuple[str, ...]:
+    """Return the model's remarks, and what changes neither logits nor maps but explains time, memory or missing layers."""
+    blocked = [f"no gradient passes through {each}, so that gradient methods miss what depends on it" for each in barriers(model)]
+    return (*model.remarks, *blocked, *particulars(model.module, model.memory_format))
 
 
 class _Enough(Exception):
@@ -184,7 +196,7 @@ class _Examiner:
     def _run(self, method: str, layer: str, report: Callable[[], None]) -> Finding:
         place = self.model.layer(layer)
         whole = MethodSpec(method, layer)
-        create(whole).check(self.model, place)
+        check_defined(create(whole), self.model, place)
         with self.model.session():
             # Computed once for each layer, so it is not part of any method's cost.
             self.model.split(place)

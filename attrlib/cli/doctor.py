@@ -71,6 +71,8 @@ def _show(diagnosis: Diagnosis) -> None:
         else "Some methods left the model changed: see remarks."
     )
     console.print(verdict, style="green" if diagnosis.clean else "red")
+    for finding in diagnosis.model_findings:
+        console.print(Text(f"the model: {finding}"))
     for source, reason in diagnosis.left_out.items():
         console.print(Text(f"not loaded: {source}: {reason}", style="red"))
 

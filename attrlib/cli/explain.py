@@ -60,6 +60,8 @@ def explain(
     for note in photo.notes:
         typer.echo(f"note: {photo.name}: {note}", err=True)
     classifier = load_model(spec.model.architecture, device, **spec.model.options())
+    for note in classifier.remarks:
+        typer.echo(f"note: {note}", err=True)
     if content is not None:
         check_same(content, classifier, photo)
     else:

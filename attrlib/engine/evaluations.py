@@ -9,7 +9,7 @@ from attrlib.data.datasets import Dataset
 from attrlib.data.labels import check_way
 from attrlib.engine.evaluator import Evaluator
 from attrlib.errors import AttrlibError, ProtocolError, SpecError
-from attrlib.methods import BATCH_SIZE, Passes, instance
+from attrlib.methods import BATCH_SIZE, Passes, check_defined, instance
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier
 from attrlib.protocols import Protocol
@@ -147,7 +147,7 @@ def _check_defined(protocol: Protocol, method: MethodSpec, data: Dataset, model:
     protocol.check(model, data.offers)
     for view in protocol.views(model):
         created, layer = instance(method), view.layer(method.layer, view.input_size)
-        created.check(view, layer)
+        check_defined(created, view, layer)
         created.passes(layer)
 
 

@@ -204,7 +204,9 @@ class Evaluator:
         details = self.cache.records(self.keys.diagnostics()[1], [key]).get(key, Record()).details
         diagnostics = {name: (float(value),) for name, value in details.items()}  # type: ignore[arg-type]
         size = (request.images.shape[2], request.images.shape[3])
-        return Attribution(cached[key][None], (int(request.targets),), method, self.context.seed, seconds, size, diagnostics)
+        return Attribution(
+            cached[key][None], (int(request.targets),), method, self.context.seed, seconds, size, diagnostics, self.model.remarks
+        )
 
     def add_attribution(self, result: Attribution, request: ExplanationRequest) -> Attribution:
         """Add a map to the cache, and return it at the cache's precision.

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from attrlib.errors import SpecError
 from attrlib.methods import BATCH_SIZE, rows_at_once
 from attrlib.models import Classifier
-from attrlib.models.chunks import in_chunks
+from attrlib.models.chunks import in_chunks, out_of_memory
 
 SHARE = 0.5
 """Share of the free memory that a run may use by default."""
@@ -48,6 +49,16 @@ def row_bytes(model: Classifier) -> int:
     return _row_bytes[model]
 
 
+@contextmanager
+def _gradients_optional() -> Iterator[None]:
+    """Run a gradient pass of a model that may have no gradients; the methods that need them are refused on it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+
+
 def _measured(model: Classifier) -> int:
     weights = {p.untyped_storage().data_ptr() for p in (*model.module.parameters(), *model.module.buffers())}
     kept: dict[int, int] = {}
@@ -58,7 +69,8 @@ def _measured(model: Classifier) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return saved
 
-    with model.session(), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+    saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved)
+    with model.session(), torch.enable_grad(), saving, _gradients_optional():
         # A copy, since the model may modify its input in place.
         in_chunks(1, lambda rows: model.logits(rows.clone()), _images(model, 1).requires_grad_())
     # The backward pass holds gradients of about the size of the largest activations.
@@ -113,7 +125,8 @@ def _timed(model: Classifier, rows: int, fast: bool) -> Probe:
 
     def gradient() -> None:
         leaf = images.detach().requires_grad_()
-        torch.autograd.grad(model.logits(leaf.clone())[:, 0].sum(), leaf)
+        with _gradients_optional():
+            torch.autograd.grad(model.logits(leaf.clone())[:, 0].sum(), leaf, allow_unused=True)
 
     with model.session(fast):
         seconds = [min(_seconds(work, model.device) for _ in range(3)) / rows for work in (forward, gradient)]

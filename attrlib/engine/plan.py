@@ -217,7 +217,7 @@ def make_plan(
         evaluators,
         tuple(planned.values()),
         (*refused, *refused_groups),
-        tuple(dict.fromkeys([*data.notes, *notes])),
+        tuple(dict.fromkeys([*evaluators[0].model.remarks, *data.notes, *notes])),
         max_memory,
     )
 

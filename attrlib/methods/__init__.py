@@ -29,6 +29,7 @@ from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, in
 from attrlib.methods.presets import PRESETS, Preset, defined, list_presets, names_many, read_methods
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.custom import load_custom
+from attrlib.methods.differentiable import check_defined
 from attrlib.methods.shared_maps import SharedMaps
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "attribute",
     "attribute_all",
     "attribute_each",
+    "check_defined",
     "create",
     "defined",
     "instance",

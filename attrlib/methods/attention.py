@@ -130,7 +130,7 @@ class AttentionMethod(Method):
     """Base class of methods that compute a value per patch from the attention downstream of a layer. A subclass defines `tokens`."""
 
     needs = ("self-attention among one set of tokens (ViT, DeiT)",)
-    signed, fast = False, True
+    signed, fast, operations = False, True, True
     mode: ClassVar[type[Attentions]] = Attentions
 
     def check(self, model: Classifier, layer: Layer) -> None:

@@ -33,6 +33,7 @@ class Attribution:
         seconds: Time for all maps if the method ran alone: work that it shared with other methods counts in full.
         input_size: Height and width of the images.
         diagnostics: Values per map by name, for example `convergence` of IG (relative error).
+        notes: What a reader of the maps must know about the model.
     """
 
     maps: Tensor
@@ -42,14 +43,16 @@ class Attribution:
     seconds: float
     input_size: tuple[int, int]
     diagnostics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, request: MethodRequest, seed: int, images: Tensor) -> "Attribution":
+    def of(cls, request: MethodRequest, seed: int, images: Tensor, notes: tuple[str, ...] = ()) -> "Attribution":
         """Return the maps that a request has collected, and clear it: the maps of at most one method are then held twice."""
         diagnostics = {name: tuple(values) for name, values in request.diagnostics.items()}
         maps = torch.cat(request.maps)
         request.maps.clear()
-        return cls(maps, tuple(request.target), request.spec, seed, request.seconds, (images.shape[2], images.shape[3]), diagnostics)
+        size = images.shape[2], images.shape[3]
+        return cls(maps, tuple(request.target), request.spec, seed, request.seconds, size, diagnostics, notes)
 
     def resized(self, size: tuple[int, int] | None = None) -> Tensor:
         """Return the maps resized bilinearly to `size` (height, width), by default to the size of the images."""
@@ -163,7 +166,7 @@ def attribute_all(
     """
     requests = [MethodRequest.of(model, spec, images) for spec in specs]
     _run(model, requests, images, targets, options, owners)
-    return [Attribution.of(request, options.seed, images) for request in requests]
+    return [Attribution.of(request, options.seed, images, model.remarks) for request in requests]
 
 
 def attribute_each(
@@ -200,7 +203,7 @@ def attribute_each(
     defined = [request for request in requests if isinstance(request, MethodRequest)]
     _run(model, defined, images, targets, options, owners, tolerant=True)
     return [
-        request if isinstance(request, AttrlibError) else request.error or Attribution.of(request, options.seed, images)
+        request if isinstance(request, AttrlibError) else request.error or Attribution.of(request, options.seed, images, model.remarks)
         for request in requests
     ]
 
@@ -223,11 +226,12 @@ def _run(
             f"targets is not valid: give {len(image_of)} class indices from 0 to {len(model.class_names) - 1}, one for each item"
         )
     stopwatch = Stopwatch(options.on_progress, model.device)
-    chunk = rows_at_once(model, (images.shape[2], images.shape[3]), options.batch_size)
+    size = 1 if model.behaviour.one_by_one else options.batch_size
+    chunk = rows_at_once(model, (images.shape[2], images.shape[3]), size)
     layers: dict[Layer, list[MethodRequest]] = {}
     for request in requests:
         layers.setdefault(request.layer, []).append(request)
-    for part in _batches(image_of, options.batch_size):
+    for part in _batches(image_of, size):
         images_of = image_of[part]
         used = list(dict.fromkeys(images_of))
         with model.session(options.fast):

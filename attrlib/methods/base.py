@@ -46,6 +46,7 @@ class Method(ABC):
         seeded: Whether the map depends on the seed. A class may make it a property that depends on its parameters.
         fast: Whether one forward and at most one backward pass suffice.
         class_specific: Whether the map depends on the target class.
+        operations: Whether the method reads or changes single operations of the model, which TorchScript hides.
         code: Digest of the source of a custom method. Its stored maps are valid for this code only.
     """
 
@@ -58,6 +59,7 @@ class Method(ABC):
     seeded: ClassVar[bool] = False
     fast: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
+    operations: ClassVar[bool] = False
     code: ClassVar[str] = ""
 
     def check(self, model: Classifier, layer: Layer) -> None:  # noqa: B027  not abstract, because most methods are defined for every model

@@ -57,6 +57,8 @@ class AttributionContext:
 
     def __post_init__(self) -> None:
         start = self.clock()
+        # Found out here, because methods run passes with rules and hooks that would apply to the probes as well.
+        self._alone = self.classifier.behaviour.one_by_one
         self._split = self.classifier.split(self.layer, self.images.shape[1:]).fresh()
         self.sources = self._before(self._split, self.images)
         self._owners = torch.arange(len(self.images), device=self.images.device) if self.owners is None else self.owners
@@ -107,12 +109,17 @@ class AttributionContext:
         return self.per_item(self._before(self._split.fresh(), images))
 
     def _before(self, split: Split, images: Tensor) -> Tensor:
-        # If the layer is not a cut of the network, the split must see all images in one pass.
-        return (self.in_chunks(split.before, images) if split.cut else split.before(images)).float()
+        if not split.cut:
+            # The split must see all images in one pass.
+            return split.before(images).float()
+        if self._alone:
+            return in_chunks(1, split.before, images)[0].float()
+        return self.in_chunks(split.before, images).float()
 
     def reference(self, images: Tensor) -> Tensor:
         """Return f_pre (n,...) of baseline images (n,C,H,W) that are the same for all items."""
-        return self._split.fresh().before(images).float()
+        split = self._split.fresh()
+        return in_chunks(1, split.before, images)[0].float() if self._alone else split.before(images).float()
 
     def at(self, layer: str) -> "AttributionContext":
         """Return the context of the same items at another layer of the model; shared."""
@@ -140,7 +147,10 @@ class AttributionContext:
 
     def _logits(self, inputs: Tensor, owners: Tensor) -> Tensor:
         if self.layer.layout.kind == "NCHW":
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            inputs = inputs.contiguous(memory_format=self._split.memory_format)
+        if self._alone and len(inputs) > 1:
+            rows = zip(inputs.split(1), owners.split(1), strict=True)
+            return torch.cat([self.classifier.outputs.logits(self._split.after(*row)) for row in rows]).float()
         return self.classifier.outputs.logits(self._split.after(inputs, owners)).float()
 
     def scores(self, inputs: Tensor, rows: Tensor) -> Tensor:
@@ -238,7 +248,7 @@ class AttributionContext:
         count, images = len(factors), len(self.sources)
         native = self.layer.layout.native(factors.flatten(0, -4)).unflatten(0, (count, -1))
         # Written once, in the memory format that is fastest for convolutions.
-        form = torch.channels_last if self.layer.layout.kind == "NCHW" else torch.contiguous_format
+        form = self._split.memory_format if self.layer.layout.kind == "NCHW" else torch.contiguous_format
         shape = (count * images, *self.sources.shape[1:])
         rows = torch.empty(shape, dtype=self.sources.dtype, device=self.sources.device, memory_format=form)
         perturbed = rows.unflatten(0, (count, images))

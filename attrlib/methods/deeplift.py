@@ -38,6 +38,7 @@ class DeepLIFT(ByChannel):
 
     name, family, paper, fast = "DeepLIFT", "gradient", DEEPLIFT, True
     needs = ("only elementwise activations, maxima and linear layers",)
+    operations = True
     baseline: str = param("zeros", f"Baseline: {BASELINE}", choices=BASELINES)
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 

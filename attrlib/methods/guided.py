@@ -38,6 +38,7 @@ class OfRectifiers(ByChannel):
     """
 
     needs = ("ReLU or ReLU6 as the only activations, besides sigmoid gates",)
+    operations = True
 
     def check(self, model: Classifier, layer: Layer) -> None:
         check_by_trial(self, model, layer)

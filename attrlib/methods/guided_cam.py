@@ -23,6 +23,7 @@ class GuidedGradCAM(Method):
 
     name, family, paper, fast = "Guided Grad-CAM", "CAM", GRAD_CAM, True
     needs = GuidedBackprop.needs
+    operations = True
     cam: str = param(
         "Final", "Layer of the Grad-CAM; First is the first convolution, as in Erdem's study", choices=("Final", "Middle", FIRST)
     )

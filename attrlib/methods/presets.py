@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from attrlib.errors import AttrlibError, SpecError
 from attrlib.methods.base import METHODS, create
+from attrlib.methods.differentiable import check_defined
 from attrlib.models import NAMED, Classifier
 from attrlib.registry import Paper
 from attrlib.specs import MethodSpec, parse_methods
@@ -181,7 +182,7 @@ def defined(model: Classifier, methods: Iterable[MethodSpec]) -> tuple[tuple[Met
     for spec in methods:
         method = create(spec)
         try:
-            method.check(model, model.layer(spec.layer or method.default_layer))
+            check_defined(method, model, model.layer(spec.layer or method.default_layer))
             selected.append(spec)
         except AttrlibError as error:
             reasons.append(f"{spec} is left out: {error}")

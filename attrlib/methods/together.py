@@ -10,6 +10,7 @@ from torch import Tensor
 from attrlib.errors import AttrlibError, MethodError, OutOfMemory, no_gradients, overwritten
 from attrlib.methods.base import Method, instance, resolve
 from attrlib.methods.context import AttributionContext
+from attrlib.methods.differentiable import check_defined
 from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import half, out_of_memory
 from attrlib.progress import Progress
@@ -64,7 +65,7 @@ class MethodRequest:
         """
         spec = resolve(spec)
         method, layer = instance(spec), model.layer(spec.layer, (images.shape[2], images.shape[3]))
-        method.check(model, layer)
+        check_defined(method, model, layer)
         model.split(layer, images.shape[1:])
         return cls(spec, method, layer)
 

@@ -2,7 +2,8 @@
 
 from attrlib.models.added import add_model, architecture_of, named, remove_model
 from attrlib.models.cards import Card, card_of, shipped, smallest
-from attrlib.models.classifier import Classifier, pick_device
+from attrlib.models.classifier import Classifier
+from attrlib.models.device import pick_device
 from attrlib.models.download import download
 from attrlib.models.layers import NAMED, Layer, Layout
 from attrlib.models.names import ModelInfo, check_name, list_models, parse_model

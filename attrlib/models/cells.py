@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from attrlib.errors import AttrlibError, LayerError, ModelError
 from attrlib.models.classifier import Classifier
 from attrlib.models.layers import Layer, Layout
+from attrlib.models.probes import Behaviour
 from attrlib.models.split import Split
+from attrlib.models.tracing import first_tensor, with_first
 
 
 def grid_view(model: Classifier, setting: str, n: int, cell: int = 0) -> Classifier:
@@ -69,6 +71,11 @@ class CellView(Classifier):
         return self if model is self.model else type(self)(model, self._n, self._cell)
 
     @property
+    def behaviour(self) -> Behaviour:
+        """Return the behaviour of the model, which does not accept grids in every setting."""
+        return self.model.behaviour
+
+    @property
     def input_size(self) -> tuple[int, int]:
         """Return the height and width of the grid in pixels."""
         height, width = self.model.input_size
@@ -115,7 +122,7 @@ class DiFullView(CellView):
 
 class _DiFullSplit(Split):
     def __init__(self, view: DiFullView, layer: Layer, inner: Split):
-        super().__init__(inner.module, inner.path, cut=inner.cut)
+        super().__init__(inner.module, inner.path, cut=inner.cut, memory_format=inner.memory_format)
         self._view, self._layer, self._inner = view, layer, inner
 
     def fresh(self) -> Split:
@@ -195,7 +202,7 @@ class DiPartView(CellView):
 
 class _DiPartSplit(Split):
     def __init__(self, view: DiPartView, layer: Layer, inner: Split):
-        super().__init__(inner.module, inner.path, cut=inner.cut)
+        super().__init__(inner.module, inner.path, cut=inner.cut, memory_format=inner.memory_format)
         self._view, self._layer, self._inner = view, layer, inner
         finished = [name for name, layer in view.model.layers.items() if name == layer.path]
         self.downstream = bool(layer.path) and finished.index(layer.path) >= finished.index(view._final.path)
@@ -214,8 +221,12 @@ class _DiPartSplit(Split):
         if self.downstream:
             return self._inner.after(view._crop(output, self._layer.layout), rows)
 
-        def cut(_module: nn.Module, _args: Any, features: Tensor) -> Tensor:
-            return view._crop(features, view._final.layout)
+        def cut(_module: nn.Module, _args: Any, result: Any) -> Any:
+            features = first_tensor(result)
+            assert features is not None, "Final is a layer"
+            # (tokens,B,C), where `len(output)` is B.
+            dim = int(len(features) != len(output))
+            return with_first(result, view._crop(features.transpose(0, dim), view._final.layout).transpose(0, dim))
 
         with ExitStack() as stack:
             stack.callback(self.module.get_submodule(view._final.path).register_forward_hook(cut).remove)

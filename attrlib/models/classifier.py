@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from itertools import chain
 from weakref import WeakKeyDictionary
@@ -11,36 +11,21 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from attrlib.errors import ImageError, LayerError, ModelError, SpecError, unknown
-from attrlib.models.code import code_of
+from attrlib.errors import ImageError, LayerError, SpecError, unknown
+from attrlib.models.code import code_of, values_of
 from attrlib.models.ending import Recorded, record
+from attrlib.models.failures import check_values, failure, not_logits
+from attrlib.models.forward import returning_logits, seeded
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
 from attrlib.models.outputs import Outputs, find_outputs, with_rows
 from attrlib.models.preprocessing import Picture, Preprocessing
 from attrlib.models.preserve import preserved, reduced
+from attrlib.models.probes import Behaviour, behaviour, memory_format
 from attrlib.models.split import Split
+from attrlib.models.tracing import scripted_part
+from attrlib.models.unwrapping import in_float32, unwrapped
 from attrlib.models.weights import WeightDigest
 from attrlib.specs import ModelSpec, digest
-
-
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the device of this name; `auto` picks CUDA if available, else MPS, else the CPU.
-
-    Raises:
-        ModelError: The device is not available here, or is `meta`, which holds no values.
-    """
-    if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        picked = torch.device(device)
-        if picked.type == "meta":
-            raise ValueError("it holds no values")
-        torch.empty(0, device=picked)
-    except (RuntimeError, AssertionError, ImportError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise ModelError(f"device {str(device)!r} cannot be used here ({reason}); use auto or cpu") from None
-    return picked
-
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 # One lock per module, because two classifiers may wrap the same module.
@@ -57,6 +42,9 @@ class Classifier:
 
     Created by `attrlib.load_model` and `attrlib.wrap_model`. No computation through a classifier changes the module.
 
+    Wrappers that only distribute or compile the module are left out. If its weights are not float32, `module` is a copy that is. An output
+    with an entry `logits` is replaced by it.
+
     Args:
         module: The network, from normalised images (B,C,H,W) to logits (B,K).
         preprocessing: Maps a picture to the network's input. Its mean and std say how many channels the network reads.
@@ -72,6 +60,8 @@ class Classifier:
         outputs: What the network's numbers mean.
         notes: What was assumed or left out when the model was loaded, and found out about its outputs.
         derived: Cache of the views of this classifier that `attrlib.models.cells` creates.
+        memory_format: Memory format in which the module takes images.
+        unreachable: Cache of `attrlib.methods.differentiable`: why no gradient reaches a layer, by path; empty if one does.
 
     Raises:
         ModelError: The module is not a classifier, has weights without values, or `class_names` does not fit its outputs.
@@ -88,7 +78,8 @@ class Classifier:
         outputs: str = "auto",
         notes: Sequence[str] = (),
     ):
-        self.module = module
+        check_values(module := unwrapped(module), str(spec))
+        self.module, copied = in_float32(module)
         self.preprocessing = preprocessing
         self.spec = spec
         self.architecture = spec.architecture
@@ -98,12 +89,13 @@ class Classifier:
         self.derived: dict[tuple[object, ...], Classifier] = {}
         self._splits: dict[tuple[str, torch.Size], Split] = {}
         self._layouts: dict[tuple[int, int], dict[str, Layout]] = {}
-        self._lock = _lock_of(module)
-        self.outputs = Outputs()
+        self._lock = _lock_of(self.module)
+        self.unreachable: dict[str, str] = {}
+        self.memory_format, self._returns_more, self.outputs = torch.channels_last, False, Outputs()
         first = self._first_pass()
         with self.session():
-            self.outputs, found = find_outputs(module, self._probe(1), first, outputs, self.name)
-        self.notes = (*notes, *found)
+            self.outputs, found = find_outputs(self.module, self._probe(1), first, outputs, self.name)
+        self.notes = tuple(note for note in (*notes, copied, first.left_out, *found) if note)
         self.class_names = self.outputs.names(self.outputs.count(first.raw), class_names, self.name)
 
     def with_module(self, module: nn.Module, layer_names: Mapping[str, str] | None = None) -> "Classifier":
@@ -160,10 +152,13 @@ class Classifier:
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (B,K) of normalised images (B,C,H,W), differentiable with respect to the images."""
         with self.session():
-            return self.logits(self.place(images))
+            # Copied, because the module may write into its input.
+            return self.logits(self.place(images).clone())
 
     def logits(self, placed: Tensor) -> Tensor:
         """Return the logits (B,C) of images that `place` returned; run it only inside `session()`."""
+        if self.behaviour.one_by_one and len(placed) > 1:
+            return self.outputs.logits(torch.cat([self.module(image) for image in placed.split(1)]))
         return self.outputs.logits(self.module(placed))
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -171,20 +166,41 @@ class Classifier:
         return self.outputs.probabilities(logits)
 
     def place(self, images: Tensor) -> Tensor:
-        """Move the images to the model's device, in the memory format in which convolutions are fastest."""
+        """Move the images to the model's device, in the fastest memory format that the model accepts."""
         images = images.clone() if images.is_inference() else images
-        return images.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
+        return images.to(self.device, torch.float32).contiguous(memory_format=self.memory_format)
 
     @contextmanager
     def session(self, fast: bool = False) -> Iterator[None]:
         """Run one computation at a time in evaluation mode and restore the module afterwards; in full float32, or in bfloat16 if `fast`."""
         precision = reduced(self.module, self.device) if fast else torch.autocast(self.device.type, enabled=False)
-        with self._lock, torch.inference_mode(False), preserved(self.module), precision, self.outputs.shown(self.module):
+        reading = returning_logits(self.module) if self._returns_more else nullcontext()
+        with self._lock, torch.inference_mode(False), preserved(self.module), precision, reading, self.outputs.shown(self.module):
             yield
+
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        """Return how the outputs depend on other images and on chance, found out by a few passes."""
+        # The generators are restored, but not set: two equal calls must draw different numbers.
+        with self.session(), torch.no_grad(), seeded(self.device):
+            return behaviour(self.module, self._probe(2))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Return everything that a reader of results must know about the model: its notes and findings."""
+        return (*self.notes, *self.findings)
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Return what the probes found that a reader of results must know."""
+        return self.behaviour.findings
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
         """Return every layer to attribute to: `Input`, `Middle`, `Final`, then module paths in order of execution."""
+        if self.behaviour.single:
+            # The split at a layer inside compares passes of one and of two images.
+            return {"Input": Layer("Input", "", Layout("NCHW", *self._probe(1).shape[1:]))}
         probe = self._probe(2)
         with self.session():
             for name, path in self._layer_names.items():
@@ -215,6 +231,15 @@ class Classifier:
             return Layer(name, path, layout)
         if name == "Input" or name in self.layers:
             return self.layers[name]
+        if scripted := scripted_part(self.module, name):
+            raise LayerError(
+                f"layer {name!r} of {self.name} cannot be read: {scripted} is a TorchScript module, which runs outside of Python; "
+                "explain at Input, or wrap the module that it was made from"
+            )
+        if self.behaviour.single:
+            raise LayerError(
+                f"layer {name!r} of {self.name} cannot be split at: the model accepts only one image at a time; explain at Input"
+            )
         if name in NAMED:
             raise LayerError(
                 f"{self.name} has no layer {name}: none of its modules runs exactly once and yields a map; use a method at Input, or name the "
@@ -250,7 +275,7 @@ class Classifier:
         key = (layer.path, size)
         if key not in self._splits:
             with self.session():
-                self._splits[key] = Split.at(self.module, layer.path, self._probe(2, size)).fresh()
+                self._splits[key] = Split.at(self.module, layer.path, self._probe(2, size), self.memory_format).fresh()
         return self._splits[key]
 
     def target(self, target: int | str) -> int:
@@ -280,7 +305,9 @@ class Classifier:
         For custom modules it also covers code, plain attributes, and the layers named Middle and Final. Weights are hashed again only after
         they have changed.
         """
-        extras = [part for part in (code_of(self.module), sorted(self._layer_names.items()), self.outputs.key) if part]
+        extras = [
+            part for part in (code_of(self.module), values_of(self.module), sorted(self._layer_names.items()), self.outputs.key) if part
+        ]
         return digest(self._weights.of(self.module), repr(self.module), self.preprocessing, *extras)
 
     def _probe(self, count: int, size: torch.Size | None = None) -> Tensor:
@@ -288,27 +315,35 @@ class Classifier:
         return self.place(torch.randn(count, *(size or self.input_shape), generator=generator))
 
     def _first_pass(self) -> Recorded:
-        """Return the pass of a noise image. Raises `ModelError` if the module is not a classifier."""
-        devices = sorted({str(t.device) for t in (*self.module.parameters(), *self.module.buffers())})
-        if "meta" in devices:
-            raise ModelError(f"{self.name} has weights without values (device meta); load values first, with to_empty and load_state_dict")
+        """Return the pass of a noise image in the memory format that suits the module. Raises `ModelError` if it is not a classifier."""
+
+        def call(images: Tensor) -> Recorded:
+            with self.session(), seeded(self.device):
+                return record(self.module, images.clone())
+
+        def works(images: Tensor) -> bool:
+            with suppress(Exception):
+                return bool(call(images))
+            return False
+
+        images = self._probe(1)
         try:
-            with self.session():
-                first = record(self.module, self._probe(1))
+            self.memory_format, first = memory_format(call, images, custom=bool(code_of(self.module)))
         except MemoryError:
             raise
         except Exception as error:  # a user's module may fail in any way
-            height, width = self.input_size
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            if len(devices) > 1:
-                raise ModelError(
-                    f"{self.name} has weights on {' and '.join(devices)} ({reason}); move it to one device with module.to(...)"
-                ) from error
-            raise ModelError(f"{self.name} cannot process a {height} x {width} px RGB image ({reason}); check input_size") from error
+            raise failure(self.module, self.name, images, error, works) from error
         raw = first.raw
-        if not isinstance(raw, Tensor) or raw.ndim not in (1, 2) or len(raw) != 1 or not raw.numel():
-            returned = f"a tensor of shape {tuple(raw.shape)}" if isinstance(raw, Tensor) else f"a {type(raw).__name__}"
-            raise ModelError(
-                f"{self.name} returns {returned} for one image, not logits (batch, classes); wrap the module so that it returns logits"
-            )
+        # TorchScript modules have no hooks through which to read one entry of an output.
+        unread = first.container and isinstance(self.module, torch.jit.ScriptModule)
+        if (
+            not isinstance(raw, Tensor)
+            or raw.ndim not in (1, 2)
+            or len(raw) != 1
+            or not raw.numel()
+            or not raw.is_floating_point()
+            or unread
+        ):
+            raise not_logits(self.name, raw)
+        self._returns_more = bool(first.container)
         return first

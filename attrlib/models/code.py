@@ -1,9 +1,11 @@
-"""Digest what a module computes besides its weights: the code of its classes, and their plain attributes."""
+"""Digest what a module computes besides its parameters: the code of its classes, their plain attributes, and values kept elsewhere."""
 
+import hashlib
 import inspect
 from functools import cache
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from attrlib.specs import digest
 
@@ -21,6 +23,37 @@ def code_of(module: nn.Module) -> str:
     if not parts:
         return ""
     return digest([(name, _source(type(part)), _attributes(part)) for name, part in parts])  # type: ignore[arg-type]
+
+
+def values_of(module: nn.Module) -> str:
+    """Return a digest of what a module holds outside of its parameters, buffers and classes; empty if there is nothing.
+
+    These are the packed weights of quantised layers, and the code and constants of TorchScript and FX modules.
+    """
+    known = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    parts: list[object] = []
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            code, constants = part.code_with_constants
+            parts.append((name, code, _plain(constants.const_mapping)))
+        elif isinstance(part, torch.fx.GraphModule):
+            parts.append((name, part.code))
+    if not isinstance(module, torch.jit.ScriptModule):
+        others = {key: value for key, value in module.state_dict(keep_vars=True).items() if id(value) not in known}
+        parts += [_plain(others)] if others else []
+    return digest(parts) if parts else ""
+
+
+def _plain(value: object) -> object:
+    """Return a value, in which tensors are replaced by digests of their content, as text."""
+    if isinstance(value, Tensor):
+        dense = (value.dequantize() if value.is_quantized else value).detach().cpu().contiguous()
+        return [str(value.dtype), list(value.shape), hashlib.blake2b(dense.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()]
+    if isinstance(value, dict):
+        return [[str(key), _plain(entry)] for key, entry in value.items()]
+    if isinstance(value, tuple | list):
+        return [_plain(entry) for entry in value]
+    return repr(value) if isinstance(value, (*_PLAIN, torch.dtype)) else type(value).__name__
 
 
 def _from_library(cls: type) -> bool:

@@ -11,6 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attrlib.models.forward import logits_of
+
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "softmax": (F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax),
     "log-softmax": (F.log_softmax, torch.log_softmax, Tensor.log_softmax, torch.special.log_softmax),
@@ -123,17 +125,26 @@ class _Without(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class Recorded:
-    """A forward pass: what the network returned, and the name of its last activation, if its result is that."""
+    """A forward pass: the logits or what else was returned, the last activation if its result is that, and the type that held the logits."""
 
     raw: Any
     activation: str = ""
+    container: str = ""
+
+    @property
+    def left_out(self) -> str:
+        """Return a note if the logits are one entry of an output with others; else an empty text."""
+        if self.container in ("", "tuple", "list"):
+            return ""
+        return f"the logits are an entry of the model's output (a {self.container}), whose other entries are ignored"
 
 
 def record(module: nn.Module, images: Tensor) -> Recorded:
     """Record a forward pass without gradient."""
     with torch.no_grad(), _Calls() as seen:
-        raw = module(images)
-    return Recorded(raw, seen.last(raw) if isinstance(raw, Tensor) else "")
+        output = module(images)
+    raw = logits_of(output)
+    return Recorded(raw, seen.last(raw) if isinstance(raw, Tensor) else "", "" if raw is output else type(output).__name__)
 
 
 def yields_one(layer: nn.Module) -> bool:

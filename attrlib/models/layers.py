@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError, overwritten
-from attrlib.models.split import trace
+from attrlib.models.tracing import Call, batch_dim, trace
 
 Kind = Literal["NCHW", "NHWC", "tokens"]
 NAMED = ("Input", "Middle", "Final")
-_PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d, nn.Softmax)
+_PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Softmax, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True)
@@ -134,19 +134,31 @@ def find_layers(module: nn.Module, probe: Tensor, names: dict[str, str] | None =
     times = Counter(c.path for c in calls)
     finished = sorted((c for c in calls if c.path and times[c.path] == 1), key=lambda c: c.end)
     layers = {}
+    sequences = _sequence_first(module, probe, finished)
     for call in finished:
-        layout = infer_layout(call.output.shape, size) if isinstance(call.output, Tensor) else None
+        layout = sequences.get(call.path) or (None if call.tensor is None else infer_layout(call.tensor.shape, size))
         if layout is not None and not isinstance(module.get_submodule(call.path), _PASSIVE):
             layers[call.path] = Layer(call.path, call.path, layout)
     named = {"Input": Layer("Input", "", Layout("NCHW", *probe.shape[1:]))}
     for name, path in (names or {}).items():
         if path not in layers:
             raise LayerError(f"{path!r}, given as {name}, yields no spatial map or is called more than once; choose another module path")
-    paths = default_layers(module, layers, probe) | (names or {})
+    paths = (default_layers(module, layers, probe) if layers else {}) | (names or {})
     for name in NAMED[1:]:
         if paths.get(name) in layers:
             named[name] = Layer(name, paths[name], layers[paths[name]].layout)
     return named | layers
+
+
+def _sequence_first(module: nn.Module, probe: Tensor, calls: Sequence[Call]) -> dict[str, Layout]:
+    """Return the layouts of outputs (tokens,B,C), as of `nn.TransformerEncoder`, by path; `Split` puts the batch first."""
+    size = (probe.shape[2], probe.shape[3])
+    shapes = {c.path: c.tensor.shape for c in calls if c.tensor is not None and c.tensor.ndim == 3 and c.tensor.shape[:2] != (1, 1)}
+    layouts = {path: infer_layout((1, s[0], s[2]), size) for path, s in shapes.items() if s[1] == 1}
+    if not any(layouts.values()):
+        return {}
+    pairs = {c.path: c.tensor.shape for c in trace(module, probe[:2])[0] if c.tensor is not None}
+    return {path: found for path, found in layouts.items() if found and batch_dim(shapes[path], pairs.get(path, shapes[path])) == 1}
 
 
 def default_layers(module: nn.Module, layers: dict[str, Layer], probe: Tensor) -> dict[str, str]:
@@ -189,15 +201,37 @@ def _children(module: nn.Module, path: str) -> list[str]:
 
 
 def _repeated_blocks(module: nn.Module, layers: dict[str, Layer]) -> list[str]:
-    """Return the longest list of siblings of one type: the blocks of a network with the same resolution throughout."""
-    best: list[str] = []
-    for path, _ in module.named_modules():
-        of_type: dict[type, list[str]] = {}
-        for child in _children(module, path):
-            if child in layers:
-                of_type.setdefault(type(module.get_submodule(child)), []).append(child)
-        best = max([best, *of_type.values()], key=len)
-    return best
+    """Return the longest list of siblings of one type: the blocks of a network with the same resolution throughout.
+
+    Layers without submodules inside such a block, as the projections of a self-attention, are no blocks. If the blocks are grouped in
+    stages, those of all stages are returned.
+    """
+    lists = [siblings for path, _ in module.named_modules() for siblings in _siblings(module, layers, path)]
+    repeated = [f"{block}." for siblings in lists if len(siblings) > 1 for block in siblings]
+    blocks: list[str] = []
+    for siblings in lists:
+        leaves = not any(True for _ in module.get_submodule(siblings[0]).children())
+        if len(siblings) > len(blocks) and not (leaves and siblings[0].startswith(tuple(repeated))):
+            blocks = siblings
+    stage = _parent(blocks[0]) if blocks else ""
+    if not stage:
+        return blocks
+    kind, stage_kind = type(module.get_submodule(blocks[0])), type(module.get_submodule(stage))
+    stages = [path for path in _children(module, _parent(stage)) if type(module.get_submodule(path)) is stage_kind]
+    return [c for path in stages for c in _children(module, path) if c in layers and type(module.get_submodule(c)) is kind]
+
+
+def _siblings(module: nn.Module, layers: dict[str, Layer], path: str) -> list[list[str]]:
+    """Return the layers directly inside a module, grouped by type."""
+    of_type: dict[type, list[str]] = {}
+    for child in _children(module, path):
+        if child in layers:
+            of_type.setdefault(type(module.get_submodule(child)), []).append(child)
+    return list(of_type.values())
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def _stages(module: nn.Module, layers: dict[str, Layer], path: str) -> list[str]:
@@ -231,7 +265,7 @@ def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blo
     gradients: tuple[Tensor | None, ...] = tuple(None for _ in blocks)
 
     def keep(path: str) -> Callable[..., None]:
-        return lambda _module, _args, output: outputs.__setitem__(path, output)
+        return lambda _module, _args, output: outputs.__setitem__(path, output if isinstance(output, Tensor) else output[0])
 
     with ExitStack() as stack, torch.enable_grad():
         for path in blocks:
@@ -242,7 +276,11 @@ def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blo
         except RuntimeError as error:
             if not overwritten(error):
                 raise
-    read = [p for p, g in zip(blocks, gradients, strict=True) if g is not None and layers[p].layout.spatial(g).abs().amax() > 0]
+    read = [
+        path
+        for path, g in zip(blocks, gradients, strict=True)
+        if g is not None and layers[path].layout.spatial(g if len(g) == len(probe) else g.transpose(0, 1)).abs().amax() > 0
+    ]
     if read:
         return read[-1:]
     # A head that is still all zero reads nothing, and some models have no gradients.

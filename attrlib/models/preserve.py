@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
+from attrlib.models.eager import patched, without_checkpoints
 
 _guard = threading.Lock()
 _users = 0
@@ -17,7 +18,7 @@ _undo = ExitStack()
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Compute in full float32, deterministically and without fused encoders, which skip the modules inside them and their hooks.
+    """Compute in full float32, deterministically, eagerly and without fused encoders, which skip the modules inside them and their hooks.
 
     These settings apply to the whole process: the first of several threads sets them, and the last one restores them.
     """
@@ -27,6 +28,7 @@ def exact() -> Iterator[None]:
         if _users == 1:
             _undo.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
             _undo.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False))
+            _undo.enter_context(patched())
             torch.backends.mha.set_fastpath_enabled(False)
             if hasattr(torch.backends.mkldnn, "matmul"):
                 for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv):  # type: ignore[attr-defined]
@@ -36,7 +38,8 @@ def exact() -> Iterator[None]:
                 _undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
                 torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with without_checkpoints():
+            yield
     finally:
         with _guard:
             _users -= 1
@@ -57,8 +60,11 @@ def preserved(module: nn.Module) -> Iterator[None]:
         new = [child for child in m._modules.values() if child is not None and child not in seen]
         seen.update(new)
         modules += new
-    training = [m for m in modules if m.training]
+    # A frozen TorchScript module has no mode.
+    training = [m for m in modules if getattr(m, "training", False)]
     trainable = [p for m in modules for p in m._parameters.values() if p is not None and p.requires_grad]
+    # Older weight and spectral norms compute the weight before each call, and store it as an attribute.
+    derived = [(m, name, value) for m in modules if m._forward_pre_hooks for name, value in vars(m).items() if isinstance(value, Tensor)]
     try:
         for m in training:
             m.training = False
@@ -71,6 +77,8 @@ def preserved(module: nn.Module) -> Iterator[None]:
             m.training = True
         for p in trainable:
             p.requires_grad_(True)
+        for m, name, value in derived:
+            vars(m)[name] = value
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from attrlib.models.classifier import Classifier
 from attrlib.models.ending import duplicate
-from attrlib.models.split import trace
+from attrlib.models.tracing import trace
 from attrlib.specs import digest
 
 

@@ -16,57 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError
+from attrlib.models.forward import same
+from attrlib.models.probes import FORMATS
+from attrlib.models.tracing import Call, batch_dim, first_tensor, trace
 
 
 class _Reached(Exception):
     """Ends a forward pass at the layer."""
-
-
-@dataclass
-class _Call:
-    """One call of a module in a forward pass."""
-
-    path: str
-    start: int
-    end: int = -1
-    output: Any = None
-    version: int = 0
-    inputs: tuple[tuple[Tensor, int], ...] = ()
-    writes: bool = False
-
-    @property
-    def changed_later(self) -> bool:
-        """Return whether a later in-place operation wrote into the output."""
-        return self.output._version != self.version
-
-
-def trace(module: nn.Module, images: Tensor) -> tuple[list[_Call], Any]:
-    """Return all module calls of one forward pass in order of their start, and the model's output."""
-    calls: list[_Call] = []
-    open_calls: list[_Call] = []
-    clock = iter(range(1 << 40))
-
-    def enter(path: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: Any) -> None:
-            call = _Call(path, next(clock), inputs=tuple((a, a._version) for a in args if isinstance(a, Tensor)))
-            calls.append(call)
-            open_calls.append(call)
-
-        return hook
-
-    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
-        call = open_calls.pop()
-        call.end, call.output = next(clock), output
-        call.writes = any(a._version != version for a, version in call.inputs)
-        call.inputs = ()
-        call.version = output._version if isinstance(output, Tensor) else 0
-
-    with ExitStack() as stack, torch.no_grad():
-        for path, m in module.named_modules():
-            stack.callback(m.register_forward_pre_hook(enter(path)).remove)
-            stack.callback(m.register_forward_hook(leave).remove)
-        result = module(images.clone())
-    return calls, result
 
 
 @dataclass(frozen=True)
@@ -90,38 +46,46 @@ class Split:
     path: str
     stubs: tuple[_Stub, ...] = ()
     cut: bool = True
+    memory_format: torch.memory_format = torch.channels_last
+    rest: tuple[Any, ...] | None = None
+    batch_dim: int = 0
     _recorded: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
     _images: Tensor | None = field(default=None, repr=False)
     _fill: float = torch.nan
 
     @classmethod
-    def at(cls, module: nn.Module, path: str, probe: Tensor) -> "Split":
+    def at(cls, module: nn.Module, path: str, probe: Tensor, memory_format: torch.memory_format = torch.channels_last) -> "Split":
         """Split a module at a layer, finding what runs downstream of it from passes over two probe images.
 
         Args:
             module: The network.
             path: Module path of the layer; empty for the input.
             probe: Two probe images (2,C,H,W).
+            memory_format: Memory format in which the network takes images.
 
         Raises:
             LayerError: The layer is not called exactly once, or does not return one tensor.
         """
         if not path:
-            return cls(module, path)
+            return cls(module, path, memory_format=memory_format)
         one, two = trace(module, probe[:1])[0], trace(module, probe)[0]
         matches = [c for c in one if c.path == path]
         if len(matches) != 1:
             times = f"called {len(matches)} times" if matches else "not called"
             raise LayerError(f"layer {path!r} is {times} in a forward pass; choose a layer that is called once")
-        if not isinstance(matches[0].output, Tensor):
+        if matches[0].tensor is None:
             raise LayerError(f"layer {path!r} returns a {type(matches[0].output).__name__}, not a tensor; choose another layer")
-        split = cls(module, path, _find_stubs(one, two, matches[0]))
+        output = matches[0].output
+        split = cls(module, path, _find_stubs(one, two, matches[0]), rest=output[1:] if isinstance(output, tuple) else None)
+        pair = next(c.tensor for c in two if c.path == path)
+        split.batch_dim = 0 if pair is None else batch_dim(matches[0].tensor.shape, pair.shape)
         split.cut = split._is_cut(probe)
+        split.memory_format = split._format(probe, memory_format)
         return split
 
     def fresh(self) -> "Split":
         """Return a copy without recorded images; two contexts that are used at the same time must not share a split."""
-        return Split(self.module, self.path, self.stubs, self.cut)
+        return Split(self.module, self.path, self.stubs, self.cut, self.memory_format, self.rest, self.batch_dim)
 
     def before(self, images: Tensor) -> Tensor:
         """Return the layer's output for normalised images (B,C,H,W), detached."""
@@ -131,7 +95,9 @@ class Split:
         reached: list[Tensor] = []
 
         def stop(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            reached.append(output.detach())
+            tensor = first_tensor(output)
+            assert tensor is not None, "the output was a tensor in `at`"
+            reached.append(tensor.detach())
             raise _Reached
 
         if not self.cut:
@@ -141,7 +107,7 @@ class Split:
             with torch.no_grad():
                 self.module(images.clone())
         except _Reached:
-            return reached[0]
+            return reached[0].transpose(0, 1) if self.batch_dim else reached[0]
         finally:
             handle.remove()
         raise LayerError(f"layer {self.path!r} was not reached in the forward pass")
@@ -154,12 +120,14 @@ class Split:
             rows: Index (N,) of the image of the last `before` that each row is derived from; needed only if the layer is not a cut.
         """
         # Copy, because later modules may write into it (in-place ReLU) and must not change the caller's tensor.
-        value = output.clone()
+        # Not a view, because a custom backward rule cannot write into one.
+        value = (output.transpose(0, 1) if self.batch_dim else output).clone()
         if not self.path:
             return self.module(value)
         n = len(output)
         with ExitStack() as stack:
-            stack.enter_context(_returns(self.module.get_submodule(self.path), lambda _: value))
+            result = value if self.rest is None else (value, *self.rest)
+            stack.enter_context(_returns(self.module.get_submodule(self.path), lambda _: result))
             for stub in self.stubs:
                 stack.enter_context(_returns(self.module.get_submodule(stub.path), self._source(stub, n, rows, value)))
             return self.module(self._input(n, rows, value))
@@ -213,6 +181,20 @@ class Split:
                 stack.callback(self.module.get_submodule(path).register_forward_hook(record(path)).remove)
             self.module(images.clone())
 
+    def _format(self, probe: Tensor, memory_format: torch.memory_format) -> torch.memory_format:
+        """Return the memory format in which what runs downstream of the layer takes its output: that of the network if possible."""
+        output = self.before(probe)
+        if output.ndim != 4 or output.is_contiguous(memory_format=memory_format):
+            return memory_format
+        with torch.no_grad():
+            try:
+                if same(self.after(output.contiguous(memory_format=memory_format)), self.after(output)):
+                    return memory_format
+            except RuntimeError:
+                # The module flattens its values with `view`, for example.
+                pass
+        return next((form for form in FORMATS if output.is_contiguous(memory_format=form)), memory_format)
+
     def _is_cut(self, probe: Tensor) -> bool:
         output = self.before(probe)
         with torch.no_grad():
@@ -241,12 +223,12 @@ def _rows(values: Tensor, rows: Tensor | None, n: int) -> Tensor:
     return values if rows is None else values[rows]
 
 
-def _find_stubs(one: list[_Call], two: list[_Call], layer: _Call) -> tuple[_Stub, ...]:
+def _find_stubs(one: list[Call], two: list[Call], layer: Call) -> tuple[_Stub, ...]:
     """Find the outermost modules that return a tensor and finish before the layer starts.
 
     Modules that write into their input, or whose output does not have the images in the first dimension, must still run.
     """
-    stubs: dict[str, list[tuple[_Call, _Call]]] = {}
+    stubs: dict[str, list[tuple[Call, Call]]] = {}
     covered = -1
     for a, b in zip(one, two, strict=True):
         if a.start > covered and a.end < layer.start and isinstance(a.output, Tensor) and not a.writes and _by_image(a.output, b.output):
@@ -262,7 +244,7 @@ def _find_stubs(one: list[_Call], two: list[_Call], layer: _Call) -> tuple[_Stub
 
 
 @contextmanager
-def _returns(module: nn.Module, value: Callable[[int], Tensor | None]) -> Iterator[None]:
+def _returns(module: nn.Module, value: Callable[[int], Any]) -> Iterator[None]:
     """Make call k of the module return `value(k)` without running; the module runs if that is None."""
     original = module.forward
     shadowed = module.__dict__.get("forward")

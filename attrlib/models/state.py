@@ -15,7 +15,11 @@ class State:
     """
 
     def __init__(self, module: nn.Module):
-        self._modules = [(path, m, m.training, vars(m).get("forward"), _tables(m)) for path, m in module.named_modules()]
+        # TorchScript modules keep their state outside of Python, except for values and modes.
+        self._modules = [
+            (path, m, getattr(m, "training", None), None if _scripted(m) else vars(m).get("forward"), _tables(m))
+            for path, m in module.named_modules()
+        ]
         self._tensors = [
             (name, t, t.detach().clone(), t.requires_grad, t.grad, None if t.grad is None else t.grad.clone())
             for name, t in (*module.named_parameters(), *module.named_buffers())
@@ -26,8 +30,8 @@ class State:
         changes = []
         for path, m, training, forward, tables in self._modules:
             where = path or "the whole model"
-            changes += [] if m.training == training else [f"the mode of {where}"]
-            changes += [] if vars(m).get("forward") is forward else [f"forward of {where}"]
+            changes += [] if getattr(m, "training", None) == training else [f"the mode of {where}"]
+            changes += [] if _scripted(m) or vars(m).get("forward") is forward else [f"forward of {where}"]
             for key, (table, content) in tables.items():
                 now = vars(m).get(key)
                 if now is not table or now.keys() != content.keys() or any(now[k] is not content[k] for k in content):
@@ -42,8 +46,10 @@ class State:
     def restore(self) -> None:
         """Restore the module to the snapshot."""
         for _, m, training, forward, tables in self._modules:
-            m.training = training
-            vars(m).pop("forward", None)
+            if training is not None:
+                m.training = training
+            if not _scripted(m):
+                vars(m).pop("forward", None)
             if forward is not None:
                 m.forward = forward
             for key, (table, content) in tables.items():
@@ -73,6 +79,10 @@ def restored(module: nn.Module) -> Iterator[list[str]]:
         changed += state.changes()
         if changed:
             state.restore()
+
+
+def _scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _tables(module: nn.Module) -> dict[str, tuple[Any, dict[Any, Any]]]:

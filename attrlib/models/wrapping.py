@@ -11,6 +11,7 @@ from attrlib.models.channels import assumed, declared_channels
 from attrlib.models.classifier import Classifier
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.transforms import from_transform
+from attrlib.models.unwrapping import unwrapped
 from attrlib.specs import ModelSpec
 
 
@@ -58,8 +59,7 @@ def wrap_model(
         ModelError: The module is not a classifier, or an argument is not valid.
         LayerError: A path in `layers` yields no spatial map.
     """
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"wrap_model needs a torch.nn.Module, not a {type(module).__name__}")
+    module = unwrapped(module)
     values = dict(mean=_tuple(mean, "mean"), std=_tuple(std, "std"), interpolation=interpolation, crop=crop, fit=fit)
     given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     extra: dict[str, Any] = dict(white=white, bands_shown=None if bands_shown is None else tuple(bands_shown))

@@ -15,7 +15,8 @@ from attrlib.models.added import architecture_of, named, weights_of
 from attrlib.models.assumptions import assumed
 from attrlib.models.cards import Card, card_of, names_file_of, read_names
 from attrlib.models.checkpoints import SUFFIXES, Checkpoint, split_key
-from attrlib.models.classifier import Classifier, pick_device
+from attrlib.models.classifier import Classifier
+from attrlib.models.device import pick_device
 from attrlib.models.download import PREFIX, downloaded
 from attrlib.models.loading import load_weights, read_part
 from attrlib.models.model_folders import is_path_of_folder, name_of_folder
@@ -44,6 +45,8 @@ def load_model(
     interpolation: str | None = None,
     crop: float | None = None,
     fit: str | None = None,
+    white: float | None = None,
+    bands_shown: Sequence[int] | None = None,
 ) -> Classifier:
     """Load a classifier by name, or from a checkpoint file.
 
@@ -71,6 +74,8 @@ def load_model(
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`; as `mean`.
         crop: Share of the picture's short side that the crop covers; as `mean`.
         fit: `centre`, `squash` or `border`, see `Preprocessing`; as `mean`.
+        white: The value that becomes 1 in pictures of 16 bits or floats; as `mean`.
+        bands_shown: One channel to show grey, or three to show as R, G and B; as `mean`.
 
     Raises:
         ModelError: The name is unknown, the hub is unreachable, keys do not fit, or the model does not accept the input size.
@@ -96,7 +101,8 @@ def load_model(
     file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"
     if file and file.startswith(RANDOM):
         seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
-    given = ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit)
+    shown = None if bands_shown is None else tuple(bands_shown)
+    given = ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit, white, shown)
     own = file if file and not file.startswith(RANDOM) else None
     weights = own or (_local_weights(name) if pretrained and not file else None)
     card_file = card_of(weights) if own and weights else named().get(name)
@@ -119,12 +125,12 @@ def load_model(
                 f"changed the input size from {size_text(preprocessing.size)} to {size_text(new_size)}: positions were interpolated"
             )
         preprocessing = replace(preprocessing, size=new_size)
-    module = module.to(where, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    module = module.to(where).eval()
     tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
     names = class_names or (card.class_names if card else built.class_names or _imagenet_names(module))
     meaning = outputs if outputs != "auto" else card.outputs if card else built.outputs
     # A model with a card was written by this package: what is read from its file is what the card says.
-    model = Classifier(module, preprocessing, given, names, None, tuned, meaning, () if card else notes)
+    model = _classifier(module, preprocessing, given, names, None, tuned, meaning, () if card else notes)
     model.architecture = structure(full, {})
     if weights and not class_names and not card:
         listed, content = names_file_of(weights), content.fitted(len(model.class_names))
@@ -183,10 +189,18 @@ def with_classes(model: Classifier, class_names: Sequence[str], rows: Sequence[i
         for key in [key for key in state if key not in body and key in old]:
             state[key] = old[key][list(rows)]
     module.load_state_dict(state)
-    module = module.to(model.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    new = Classifier(module, model.preprocessing, model.spec, class_names, outputs=outputs)
+    new = _classifier(module.to(model.device).eval(), model.preprocessing, model.spec, class_names, outputs=outputs)
     new.architecture = structure(name, {})
     return new
+
+
+def _classifier(module: nn.Module, *arguments: Any, **options: Any) -> Classifier:
+    """Return the classifier of a module that was built here, with its weights in the fastest memory format that it accepts."""
+    try:
+        return Classifier(module.to(memory_format=torch.channels_last), *arguments, **options)  # type: ignore[call-overload]
+    except ModelError:
+        # Convolutions with channels_last weights return channels_last values, which `view` cannot flatten.
+        return Classifier(module.to(memory_format=torch.contiguous_format), *arguments, **options)  # type: ignore[call-overload]
 
 
 def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attrlib.errors import AttrlibError, existing_file
-from attrlib.methods import METHODS
+from attrlib.methods import METHODS, check_defined
 from attrlib.models import Card, Classifier, architecture_of, card_of, shipped
 from attrlib.models.checkpoints import split_key
 from attrlib.specs import ModelSpec
@@ -115,7 +115,7 @@ def intrinsic_map(model: Classifier) -> str:
     for name, cls in METHODS.items():
         if cls.family == "intrinsic":
             try:
-                cls().check(model, model.layer("Input"))
+                check_defined(cls(), model, model.layer("Input"))
             except AttrlibError:
                 continue
             return name

@@ -237,7 +237,7 @@ class _Trainer:
 
     def _step(self, wrapped: nn.Module, images: Tensor, labels: Tensor, seed: str) -> float:
         recipe, generator = self.recipe, torch.Generator().manual_seed(int(seed[:15], 16))
-        x = self.model.preprocessing.normalise(images.to(self.device).float() / 255).contiguous(memory_format=torch.channels_last)
+        x = self.model.preprocessing.normalise(images.to(self.device).float() / 255).contiguous(memory_format=self.model.memory_format)
         if recipe.deletion:
             x = delete_patches(x, recipe.deletion, recipe.baseline, generator)
         targets = labels.to(self.device)

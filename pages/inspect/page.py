@@ -71,6 +71,7 @@ def _gallery(rows: list[Row], pending: list[PendingRow], spec: ExplainSpec) -> b
     if not spec.methods:
         st.info("Choose methods above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
     tiles.show_strips(tile_rows.strips(rows, slots), view, in_threes=selection.by_layer(spec.methods))
+    notices.notes(jobs.plain(note) for attribution in ready for note in attribution.notes)
     for row in pending:
         st.progress(0.0, text=f"Loading {jobs.plain(row.spec.text)}")
     tool = tools.choose()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attrlib.engine.peak import peak_memory
 from attrlib.errors import OutOfMemory
 from attrlib.methods import METHODS, Attribution, AttributionContext, AttributionOptions, attribute, attribute_all, attribute_each
+from attrlib.methods.differentiable import unreachable
 from attrlib.models.chunks import in_chunks, out_of_memory
 from attrlib.specs import MethodSpec
 
@@ -58,6 +59,7 @@ def cramped(name: str, error: Exception = ERRORS[0]) -> tuple[attrlib.Classifier
     with model.session():
         for layer in LAYERS:
             model.split(model.layer(layer))
+            unreachable(model, model.layer(layer))
     module.unreadable, module.passed = [], []
     return model, module
 

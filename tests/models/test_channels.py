@@ -249,7 +249,7 @@ def test_an_ambiguous_module_is_refused() -> None:
 
 def test_a_module_of_rgb_that_fails_for_another_reason_is_not_taken_for_other_channels() -> None:
     module = made(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(7, CLASSES)))
-    with pytest.raises(ModelError, match=r"3 channels|RGB image"):
+    with pytest.raises(ModelError, match=r"on an image of 3 x"):
         attrlib.wrap_model(module, SIZE)
 
 

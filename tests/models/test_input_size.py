@@ -161,8 +161,8 @@ def test_position_embeddings_of_a_transformer_are_interpolated_as_by_hand() -> N
     ("name", "size", "reason"),
     [
         ("timm:test_vit", (60, 64), "patches of 16x16 px; choose an input size whose sides are multiples of that"),
-        ("timm:resmlp_12_224", (96, 128), "cannot process a 96 x 128 px RGB image .*check input_size"),
-        ("torchvision:alexnet", (32, 32), "cannot process a 32 x 32 px RGB image .*check input_size"),
+        ("timm:resmlp_12_224", (96, 128), "cannot process an image of 96 x 128 px .*it accepts 224 px"),
+        ("torchvision:alexnet", (32, 32), "cannot process an image of 32 x 32 px .*it accepts 224, 256, 299 px"),
     ],
 )
 def test_a_size_that_the_model_does_not_accept_is_refused_with_the_reason(name: str, size: tuple[int, int], reason: str) -> None:

@@ -373,3 +373,142 @@ def test_the_grid_of_tokens_matches_the_patches():
     tokens = torch.cat([torch.zeros(1, 2, 8), changed], dim=1)
     moved = model.layer("blocks.0").layout.spatial(tokens).abs().sum(1)[0]
     assert moved.nonzero().tolist() == [[1, 5]]
+
+
+# Transformers of other libraries and home-made ones.
+
+
+class Encoder(nn.Module):
+    """A transformer of PyTorch's own layers, whose head reads a class token or the mean."""
+
+    def __init__(self, depth: int, batch_first: bool, token: bool) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=batch_first, norm_first=True)
+        self.patch = nn.Conv2d(3, 16, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 16)) if token else None
+        self.encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.head, self.batch_first = nn.Linear(16, CLASSES), batch_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        if self.token is not None:
+            tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1)
+        tokens = self.encoder(tokens if self.batch_first else tokens.transpose(0, 1))
+        tokens = tokens if self.batch_first else tokens.transpose(0, 1)
+        return self.head(tokens.mean(1) if self.token is None else tokens[:, 0])
+
+
+class Separate(nn.Module):
+    """A block of separate projections, which returns a tuple, as those of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        y = self.norm(x)
+        weights = (self.query(y) @ self.key(y).transpose(1, 2)).softmax(-1)
+        return x + self.out(weights @ self.value(y)), None
+
+
+class OfTuples(nn.Module):
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.patch, self.blocks = nn.Conv2d(3, 8, 4, 4), nn.ModuleList(Separate() for _ in range(depth))
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            tokens = block(tokens)[0]
+        return self.head(tokens.mean(1))
+
+
+class InStages(OfTuples):
+    """Blocks of one resolution in two groups."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        blocks = list(self.blocks)
+        self.blocks = nn.ModuleList([nn.Sequential(*map(First, blocks[:3])), nn.Sequential(*map(First, blocks[3:]))])
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        for stage in self.blocks:
+            tokens = stage(tokens)
+        return self.head(tokens.mean(1))
+
+
+class First(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)[0]
+
+
+HOME_MADE = {
+    "encoder, batch first, mean": ((Encoder, 4, True, False), "encoder.layers.1", "encoder.layers.3"),
+    "encoder, batch first, class token": ((Encoder, 4, True, True), "encoder.layers.1", "encoder.layers.2"),
+    "encoder, tokens first, mean": ((Encoder, 4, False, False), "encoder.layers.1", "encoder.layers.3"),
+    "encoder, tokens first, class token": ((Encoder, 4, False, True), "encoder.layers.1", "encoder.layers.2"),
+    "two layers": ((Encoder, 2, True, False), "encoder.layers.0", "encoder.layers.1"),
+    "tuples": ((OfTuples, 3), "blocks.1", "blocks.2"),
+    "two tuples": ((OfTuples, 2), "blocks.0", "blocks.1"),
+    "stages": ((InStages,), "blocks.0.2", "blocks.1.2"),
+}
+
+
+@pytest.mark.parametrize(("net", "middle", "final"), HOME_MADE.values(), ids=HOME_MADE)
+def test_middle_and_final_of_home_made_transformers(net, middle, final):
+    module = made(*net)
+    model, images = attrlib.wrap_model(module, SIZE), pictures(3)
+    assert (model.layer("Middle").path, model.layer("Final").path) == (middle, final)
+    prefix = model.layer("Final").layout.prefix
+    # Input x Gradient, from a hook and autograd alone.
+    kept = []
+    handle = module.get_submodule(final).register_forward_hook(
+        lambda _m, _a, output: kept.append(output if isinstance(output, Tensor) else output[0])
+    )
+    logits = module(images)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits[:, 2].sum(), kept[0])
+    product = (kept[0] * gradient).detach()
+    product = product if len(product) == 3 else product.transpose(0, 1)
+    expected = product.sum(2)[:, prefix:].view(3, 1, 4, 4)
+    found = attrlib.explain(model, images, "IxG@Final", target=2).maps
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(product.abs().sum(2).max()))
+    assert torch.isfinite(attrlib.explain(model, images, "RISE@Final:samples=8", target=2).maps).all()
+
+
+SMALL_CONFIG = dict(hidden_size=32, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8, num_labels=CLASSES)
+OF_TRANSFORMERS = {
+    "ViT": (dict(num_hidden_layers=3, **SMALL_CONFIG), 32, "vit.layers.1", "vit.layers.1"),
+    "Dinov2": (dict(num_hidden_layers=3, **SMALL_CONFIG), 32, "dinov2.encoder.layer.1", "dinov2.encoder.layer.2"),
+    "Beit": (dict(num_hidden_layers=3, **SMALL_CONFIG), 32, "beit.layers.1", "beit.layers.2"),
+    "Swin": (
+        dict(image_size=64, patch_size=4, embed_dim=16, depths=[1, 1, 2], num_heads=[2, 2, 2], window_size=4, num_labels=CLASSES),
+        64,
+        "swin.encoder.layers.1.blocks.0",
+        "swin.layernorm",
+    ),
+    "ConvNext": (
+        dict(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 2, 1], num_labels=CLASSES),
+        64,
+        "convnext.encoder.stages.1",
+        "convnext.encoder.stages.3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_TRANSFORMERS)
+def test_middle_and_final_of_models_of_transformers(name):
+    transformers = pytest.importorskip("transformers", minversion="5")
+    options, size, middle, final = OF_TRANSFORMERS[name]
+    config = getattr(transformers, f"{name}Config")(**options)
+    module = made(getattr(transformers, f"{name}ForImageClassification"), config)
+    model = attrlib.wrap_model(module, size)
+    assert (model.layer("Middle").path, model.layer("Final").path) == (middle, final)
+    torch.testing.assert_close(model(pictures(2, size)), module(pictures(2, size)).logits)

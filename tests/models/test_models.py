@@ -435,17 +435,20 @@ def test_an_object_that_is_not_a_module_is_refused(module):
 @pytest.mark.parametrize(
     ("result", "found"),
     [
-        (lambda y: (y, y), "a tuple"),
-        (lambda y: {"logits": y}, "a dict"),
+        (lambda y: (y, y), r"a tuple of 0 \(1, 5\), 1 \(1, 5\) .*not clear which of them are the logits"),
+        (lambda y: {"scores": y}, r"a dict of scores \(1, 5\) .*no entry logits"),
+        (lambda y: [{"boxes": y, "labels": y}], "a dict of boxes .*detections"),
         (lambda y: None, "a NoneType"),
-        (lambda y: y[0], r"a tensor of shape \(5,\)"),
-        (lambda y: y.sum(), r"a tensor of shape \(\)"),
-        (lambda y: y[:, :, None, None], r"a tensor of shape \(1, 5, 1, 1\)"),
-        (lambda y: y.repeat(2, 1), r"a tensor of shape \(2, 5\)"),
+        (lambda y: y[0], r"a tensor of shape \(5,\) .*dimension of the batch is missing"),
+        (lambda y: y.sum(), r"a tensor of shape \(\) .*one number for the whole batch"),
+        (lambda y: y[:, None], r"a tensor of shape \(1, 1, 5\) .*backbone without a head"),
+        (lambda y: y[:, :, None, None], r"a tensor of shape \(1, 5, 1, 1\) .*map of positions"),
+        (lambda y: y.repeat(2, 1), r"a tensor of shape \(2, 5\) .*one row per image"),
+        (lambda y: y.argmax(1, keepdim=True), r"a tensor of shape \(1, 1\) .*class indices"),
     ],
 )
 def test_a_module_that_returns_no_logits_is_refused(result, found):
-    with pytest.raises(ModelError, match=rf"wrapped:Returns returns {found}.*returns logits"):
+    with pytest.raises(ModelError, match=rf"wrapped:Returns returns {found}"):
         wrap_model(Returns(result), SIZE)
 
 
@@ -463,7 +466,7 @@ class Flat(nn.Module):
 
 @pytest.mark.parametrize("size", [SIZE + 1, 2, (SIZE, 2 * SIZE)])
 def test_a_wrong_input_size_is_named(size):
-    with pytest.raises(ModelError, match=r"cannot process a \d+ x \d+ px RGB image .*check input_size"):
+    with pytest.raises(ModelError, match=rf"cannot process an image of \d+ x \d+ px .*it accepts {SIZE} px"):
         wrap_model(Flat(), size)
 
 

@@ -19,7 +19,7 @@ def made(net: Callable[..., nn.Module], *args: object, seed: int = 0) -> nn.Modu
         torch.manual_seed(seed + SEED)
         module = net(*args).eval()
         for m in module.modules():
-            if isinstance(m, nn.BatchNorm2d):
+            if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None:
                 nn.init.uniform_(m.running_mean, -0.5, 0.5)
                 nn.init.uniform_(m.running_var, 0.5, 2.0)
     return module

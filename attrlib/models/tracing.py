@@ -1,0 +1,101 @@
+"""Record the calls of a network's modules in a forward pass, and read the tensor in what they return."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """Return a module's output, or the first entry of a tuple that is otherwise empty or None, as blocks of transformers return it."""
+    if isinstance(output, tuple) and output and all(entry is None for entry in output[1:]):
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+def batch_dim(one: torch.Size, two: torch.Size) -> int:
+    """Return the dimension of the batch, 0 or 1, of an output with this shape for one and for two images."""
+    return int(len(one) == 3 and one[1] == 1 and two[1] == 2 and one[0] == two[0])
+
+
+def with_first(output: Any, values: Tensor) -> Any:
+    """Return an output in which `values` replace its `first_tensor`."""
+    return (values, *output[1:]) if isinstance(output, tuple) else values
+
+
+def observed(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the paths and modules whose calls hooks can observe: all but those of TorchScript, which run outside of Python."""
+    seen: set[nn.Module] = set()
+    waiting = [(path, module)]
+    while waiting:
+        path, part = waiting.pop()
+        if part not in seen and not isinstance(part, torch.jit.ScriptModule):
+            seen.add(part)
+            yield path, part
+            children = [(f"{path}.{name}" if path else name, child) for name, child in part._modules.items() if child is not None]
+            waiting += reversed(children)
+
+
+def scripted_part(module: nn.Module, path: str) -> str:
+    """Return which part of a network on the way to a path is a TorchScript module, as `the model` or by its path; empty if none is."""
+    names = path.split(".")
+    modules = dict(module.named_modules())
+    for parent in (".".join(names[:k]) for k in range(len(names) + 1)):
+        if isinstance(modules.get(parent), torch.jit.ScriptModule):
+            return parent or "the model"
+    return ""
+
+
+@dataclass
+class Call:
+    """One call of a module in a forward pass."""
+
+    path: str
+    start: int
+    end: int = -1
+    output: Any = None
+    version: int = 0
+    inputs: tuple[tuple[Tensor, int], ...] = ()
+    writes: bool = False
+
+    @property
+    def changed_later(self) -> bool:
+        """Return whether a later in-place operation wrote into the output."""
+        return bool(self.tensor is not None and self.tensor._version != self.version)
+
+    @property
+    def tensor(self) -> Tensor | None:
+        """Return the `first_tensor` of the output."""
+        return first_tensor(self.output)
+
+
+def trace(module: nn.Module, images: Tensor) -> tuple[list[Call], Any]:
+    """Return all module calls of one forward pass in order of their start, and the model's output."""
+    calls: list[Call] = []
+    open_calls: list[Call] = []
+    clock = iter(range(1 << 40))
+
+    def enter(path: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: Any) -> None:
+            call = Call(path, next(clock), inputs=tuple((a, a._version) for a in args if isinstance(a, Tensor)))
+            calls.append(call)
+            open_calls.append(call)
+
+        return hook
+
+    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+        call = open_calls.pop()
+        call.end, call.output = next(clock), output
+        call.writes = any(a._version != version for a, version in call.inputs)
+        call.inputs = ()
+        call.version = 0 if call.tensor is None else call.tensor._version
+
+    with ExitStack() as stack, torch.no_grad():
+        for path, m in observed(module):
+            stack.callback(m.register_forward_pre_hook(enter(path)).remove)
+            stack.callback(m.register_forward_hook(leave).remove)
+        result = module(images.clone())
+    return calls, result
