@@ -69,7 +69,6 @@ def _body(run: RunSpec) -> bool:
 def _results(run: RunSpec, view: AggregateView) -> bool:
     """Show the results; return whether a job is pending."""
     waiting = run_panel.show_state({run.model.text: run})
-    run_panel.show_model_notes([run])
     job = run_jobs.find(run)
     if job is None or job.state is State.FAILED:
         return waiting

@@ -51,7 +51,6 @@ def main() -> None:
     pending = [row for row in further if isinstance(row, PendingRow)]
     with top_of_page:
         notices.problems("problems")
-        notices.of_models([model])
     poll("maps_wait", lambda: _gallery(rows, pending, spec), seconds=0.35)
 
 
@@ -71,7 +70,7 @@ def _gallery(rows: list[Row], pending: list[PendingRow], spec: ExplainSpec) -> b
     if not spec.methods:
         st.info("Choose methods above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
     tiles.show_strips(tile_rows.strips(rows, slots), view, in_threes=selection.by_layer(spec.methods))
-    notices.notes(jobs.plain(note) for attribution in ready for note in attribution.notes)
+    _show_notes(rows)
     for row in pending:
         st.progress(0.0, text=f"Loading {jobs.plain(row.spec.text)}")
     tool = tools.choose()
@@ -82,6 +81,14 @@ def _gallery(rows: list[Row], pending: list[PendingRow], spec: ExplainSpec) -> b
         # Only a full rerun creates the row.
         st.rerun()
     return waiting
+
+
+def _show_notes(rows: list[Row]) -> None:
+    """Show what a reader of the maps must know about the models."""
+    if len(rows) == 1:
+        notices.folded(rows[0].model.remarks, rows[0].model.name)
+    else:
+        notices.folded(f"{row.model.name}: {note}" for row in rows for note in row.model.remarks)
 
 
 def _choose_view() -> ViewSpec:

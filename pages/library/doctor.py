@@ -120,7 +120,7 @@ def _show(diagnosis: Diagnosis) -> None:
                 f"{plain(f.method)} at {f.layer} left changed: {plain(', '.join(f.changed))}. The change was undone.",
                 icon=":material/bug_report:",
             )
-    notices.notes(map(plain, diagnosis.model_findings))
+    notices.notes(diagnosis.model_findings)
     views = {
         "Seconds": "seconds",
         f"Seconds for {diagnosis.images:,}": "seconds_all",

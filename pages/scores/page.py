@@ -44,7 +44,6 @@ def _body(wanted: choice.Wanted) -> bool:
         takeaway.reproduce(link, list(specs.values()), done)
         takeaway.export(done)
     waiting = run_panel.show_state(specs)
-    run_panel.show_model_notes(list(specs.values()))
     if alive:
         results.show_live(jobs, specs)
         return True

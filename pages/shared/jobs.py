@@ -39,21 +39,16 @@ def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
     def load(_progress: Any) -> Classifier:
         check_model(spec)
         model = load_model(spec.architecture, deletion_tuned=deletion_tuned, **spec.options())
-        _ = model.layers
-        digest_of(model)
+        prepare(model)
         return model
 
-    return queue("models").submit(_model_key(spec, deletion_tuned), load)
+    return queue("models").submit(digest("model", spec, stamp(spec), deletion_tuned), load)
 
 
-def loaded_model(spec: ModelSpec, deletion_tuned: bool = False) -> Classifier | None:
-    """Return a model that is loaded, None if it is not; no job is started."""
-    job = queue("models").find(_model_key(spec, deletion_tuned))
-    return None if job is None or job.state is not State.DONE else job.result
-
-
-def _model_key(spec: ModelSpec, deletion_tuned: bool) -> str:
-    return digest("model", spec, stamp(spec), deletion_tuned)
+def prepare(model: Classifier) -> None:
+    """Compute, in the job that loads a model, what pages read of it."""
+    _ = model.layers, model.remarks
+    digest_of(model)
 
 
 def stamp(model: ModelSpec) -> list[int] | None:

@@ -4,11 +4,10 @@ from collections.abc import Iterable
 
 import streamlit as st
 
-from attrlib.models import Classifier
 from pages.shared.jobs import plain, sentence
 
 UNFOLDED = 2
-"""Greatest number of notes on models that are shown without a click."""
+"""Greatest number of notes that are shown without a click."""
 
 
 def problems(key: str, current: Iterable[str] = ()) -> None:
@@ -35,15 +34,13 @@ def error(message: object) -> None:
     st.error(sentence(message), icon=":material/error:")
 
 
-def of_models(models: Iterable[Classifier]) -> None:
-    """Show what was assumed or left out when models were loaded, folded if it is much."""
-    models = list(models)
-    found = list(dict.fromkeys(note if len(models) == 1 else f"{model.name}: {note}" for model in models for note in model.notes))
+def folded(messages: Iterable[str], on: str = "") -> None:
+    """Show notes of the library, each once; many are folded under their number, and what they are on."""
+    found = list(dict.fromkeys(messages))
     if len(found) <= UNFOLDED:
         notes(found)
         return
-    name = f" on {plain(models[0].name)}" if len(models) == 1 else ""
-    with st.expander(f"{len(found)} notes{name}", icon=":material/info:"):
+    with st.expander(f"{len(found)} notes{f' on {plain(on)}' if on else ''}", icon=":material/info:"):
         notes(found)
 
 

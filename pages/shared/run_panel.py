@@ -11,7 +11,7 @@ from attrlib.engine.results import RunResult
 from attrlib.engine.run import Event
 from attrlib.specs import RunSpec
 from pages.shared import job_panel, job_status, notices, run_jobs
-from pages.shared.jobs import loaded_model, plain
+from pages.shared.jobs import plain
 from pages.shared.times import duration, size
 
 NAMED = 6
@@ -95,12 +95,6 @@ def _show_cost(specs: Sequence[RunSpec], fresh: bool) -> bool:
     return bool(waiting)
 
 
-def show_model_notes(specs: Sequence[RunSpec]) -> None:
-    """Show the notes of the models of these runs, as far as they are loaded."""
-    found = [loaded_model(spec.model, spec.deletion_tuned) for spec in specs]
-    notices.of_models(model for model in found if model is not None)
-
-
 def _is_cached(plan: Plan) -> bool:
     return plan.cached > 0 and not plan.missing and not plan.upper_bound
 
@@ -116,7 +110,7 @@ def cost(plans: Sequence[run_jobs.Planned]) -> str:
 
 def show_remarks(results: Sequence[Plan | RunResult]) -> None:
     """Show the notes of plans or results, and which evaluations are not defined on the model or the data, with the reason."""
-    notices.notes(note for result in results for note in result.notes)
+    notices.folded(note for result in results for note in result.notes)
     refused = [refusal for result in results for refusal in result.refused]
     if refused:
         with st.expander(f"Left out because not defined here: {len(refused)}", icon=":material/block:"):

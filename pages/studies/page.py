@@ -41,10 +41,8 @@ def _body(spec: StudySpec) -> bool:
         view.export(result)
     if result is not None:
         view.show(result)
-        run_panel.show_model_notes(spec)
         return False
     waiting = run_panel.show_state(spec, job)
-    run_panel.show_model_notes(spec)
     view.show_question(create(spec))
     return waiting
 

@@ -11,7 +11,7 @@ from attrlib.specs import ModelSpec, StudySpec, digest
 from attrlib.store import open_store
 from attrlib.studies import StudyEvent, StudyPlan, StudyResult, create, plan_study, resolve, run_study
 from attrlib.studies.runner import is_done
-from pages.shared import job_panel, job_status, jobs, notices
+from pages.shared import job_panel, job_status, jobs
 from pages.shared.roots import load_data
 from pages.shared.times import duration, size
 
@@ -42,12 +42,6 @@ def begin(spec: StudySpec) -> None:
         return run_study(spec, open_store(), on_event, lambda model, tuned: _load(model, tuned, on_progress), data)
 
     jobs.restart(jobs.device_queue(), _key(spec), do, Priority.LONG)
-
-
-def show_model_notes(spec: StudySpec) -> None:
-    """Show the notes of the models of a study, as far as they are loaded."""
-    found = [jobs.loaded_model(model, spec.deletion_tuned and model.checkpoint is not None) for model in spec.models]
-    notices.of_models(model for model in found if model is not None)
 
 
 def _load(model: ModelSpec, tuned: bool, on_progress: NewsProgress) -> Classifier:

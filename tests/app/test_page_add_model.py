@@ -338,10 +338,11 @@ def test_the_limit_of_uploads_is_that_of_the_configuration(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("page", "fields"),
     [
-        ("aggregate", {"data": "birds", "methods": "IxG", "limit": 4}),
-        ("scores", {"data": "photos", "protocols": "sds", "methods": "IxG", "limit": 2}),
+        ("aggregate", {"setting": "difull:confidence=0.0"}),
+        ("scores", {"protocols": "sds"}),
     ],
 )
-def test_pages_of_runs_show_the_notes_of_their_models(page: str, fields: dict[str, object], file: Path) -> None:
-    at = open_page(page, model=f"{NAME}@{file}", **fields)
+def test_pages_of_runs_show_the_notes_of_their_models(page: str, fields: dict[str, str], tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "birds.pth", 25)
+    at = open_page(page, model=f"{NAME}@{file}", data="birds", methods="IxG", limit=2, **fields)
     until(at, lambda at: "assumed the preprocessing" in words(at).lower())

@@ -27,8 +27,7 @@ def model_job(spec: ModelSpec) -> Job:
         # An upload lies in a temporary folder, which only its session knows.
         roots.check_model(replace(spec, checkpoint=None) if uploaded else spec)
         model = load_model(spec.architecture, **spec.options())
-        _ = model.layers
-        jobs.digest_of(model)
+        jobs.prepare(model)
         return model
 
     forget(keep=key)

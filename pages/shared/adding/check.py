@@ -43,7 +43,7 @@ def show_photo(model: Classifier) -> bool:
         tiles.head("As the network sees it", f"{size_text(model.input_size)} px")
         st.image(seen, width="stretch", alt=f"{photo.name} as the network sees it")
     with top:
-        tiles.head("What it reads off", photo.name.removeprefix("sample:"))
+        tiles.head("Prediction", photo.name.removeprefix("sample:"))
         if not job.ended:
             job_status.pending("Running the model")
             return True

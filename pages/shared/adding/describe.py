@@ -75,7 +75,7 @@ class Steps:
             return False
         with self.reading:
             _show_found(job.result)
-            notices.of_models([job.result])
+            notices.folded(job.result.remarks, job.result.name)
         with self.naming:
             return _named(job.result)
 
@@ -102,7 +102,7 @@ def _choose_architecture(found: Draft) -> str | None:
 def _choose_input() -> None:
     """Show the controls of the preprocessing."""
     own = draft.NATIVE
-    with st.grid(min_column_width=130, gap="small", key="n_input") as row:
+    with st.grid(min_column_width=108, gap="small", key="n_input") as row:
         with row.cell():
             hint = "Height and width in pixels, as in 192x256, or one number for a square. Native: that of the card or of the architecture."
             st.text_input("Input size", **widget(draft.key("size")), placeholder=own, help=hint)
@@ -120,7 +120,7 @@ def _choose_input() -> None:
                     st.text_input(label, **widget(draft.key(field)), placeholder="0.5/0.5/0.5", help=hint)
         with row.cell():
             st.selectbox(
-                "Other shapes",
+                "Fit",
                 **chooser(draft.key("fit"), FITS),
                 placeholder=own,
                 help="Photos of another shape are cropped at the centre, squashed, or get a border.",
