@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from support.pages import buttons, control, link, nodes, open_page, press, run, settle, titles, type_into, until, words
 from support.waiting import until as wait_until
 
+from attrlib.engine.jobs import queue
 from attrlib.models.added import add_model, added
 from attrlib.models.cards import Card
 from attrlib.models.sources import builder
@@ -230,6 +231,20 @@ def test_two_sessions_do_not_disturb_each_other(file: Path, tmp_path: Path) -> N
     added_as(first, "first")
     added_as(second, "second")
     assert [len(Card.read(added()[name]).class_names) for name in ("first", "second")] == [3, 5]
+
+
+def test_a_session_keeps_its_model_when_another_one_gives_up_the_same_file(file: Path) -> None:
+    sessions = []
+    for _ in range(2):
+        at = opened(methods="IxG")
+        at.segmented_control(key="n_source").set_value("path")
+        control(run(at), "n_path").set_value(str(file))
+        sessions.append(described(settle(at)))
+    first, second = (at.session_state["n_candidate"] for at in sessions)
+    control(sessions[0], "n_size").set_value("48")
+    settle(sessions[0])
+    assert queue("models").find(first) is None
+    assert queue("models").find(second) is not None
 
 
 def test_a_model_that_was_replaced_under_its_name_is_loaded_again(file: Path, tmp_path: Path) -> None:

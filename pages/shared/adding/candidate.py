@@ -21,7 +21,8 @@ def draft_job(file: str) -> Job:
 
 def model_job(spec: ModelSpec) -> Job:
     """Return the job that loads the model; that of the choice before is forgotten, so that only one model of a session is in memory."""
-    uploaded, key = draft.get("source") == draft.UPLOAD, _key("candidate", spec)
+    # Of this session alone: another one that describes the same file may not lose its model.
+    uploaded, key = draft.get("source") == draft.UPLOAD, digest(_key("candidate", spec), draft.session())
 
     def load(_progress: NewsProgress) -> Classifier:
         # An upload lies in a temporary folder, which only its session knows.

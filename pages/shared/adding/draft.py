@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,11 @@ FIELDS: Mapping[str, Any] = {
 }
 """What the session keeps of the new model, with the values at first."""
 PARAMS = {param.name: param for param in params_of(ModelSpec)}
+
+
+def session() -> str:
+    """Return a text that identifies the session."""
+    return str(st.session_state.setdefault("n_session", uuid.uuid4().hex))
 
 
 def key(field: str) -> str:
