@@ -22,7 +22,7 @@ from pages.shared.widget_values import chooser, widget
 Place = AbstractContextManager[Any]
 NAMES_FROM = {"model": "As found", "list": "A list", "data": "Class folders", "numbers": "Numbers"}
 MEANINGS = {
-    "auto": "found out",
+    "auto": "detected",
     "softmax": "logits of classes, of which one is present (softmax)",
     "sigmoid": "logits of labels, of which several can be present (sigmoid)",
     "binary": "one logit of two classes (binary)",
@@ -145,7 +145,7 @@ def _choose_outputs() -> None:
         "Outputs",
         format_func=MEANINGS.__getitem__,
         **chooser(draft.key("outputs"), OUTPUTS),
-        help="What the network's numbers mean. Found out: by their number, their values and the last activation.",
+        help="What the network's numbers mean. Detected: by their number, their values and the last activation.",
     )
 
 
