@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError, overwritten
-from attrlib.models.tracing import Call, batch_dim, trace
+from attrlib.models.modules.tracing import Call, batch_dim, trace
 
 Kind = Literal["NCHW", "NHWC", "tokens"]
 NAMED = ("Input", "Middle", "Final")

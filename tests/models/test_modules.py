@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from attrlib.errors import AttrlibError, LayerError, MethodError, ModelError
 from attrlib.models import Classifier
-from attrlib.models.state import State
+from attrlib.models.modules.state import State
 
 FORWARD_ONLY = ["RISE:samples=20", "LIME:samples=20", "Occlusion", "KernelSHAP:samples=20"]
 GRADIENT = ["Gradient", "IxG", "IG:steps=3", "SmoothGrad:samples=2"]

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from attrlib.errors import ModelError, reason_of
 from attrlib.models.built import Built
 from attrlib.models.files.limits import MOST_CLASSES
-from attrlib.models.image_processors import FILE as PROCESSOR
-from attrlib.models.image_processors import processing_of, trained_size
-from attrlib.models.model_folders import Folder
+from attrlib.models.folders.folder import Folder
+from attrlib.models.folders.image_processors import FILE as PROCESSOR
+from attrlib.models.folders.image_processors import processing_of, trained_size
 from attrlib.specs import digest
 
 # Keys by which a config could load code, other files or another precision, or have the model return or record more than logits.

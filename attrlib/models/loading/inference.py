@@ -12,8 +12,8 @@ from torch import Tensor
 
 from attrlib.errors import ModelError
 from attrlib.models.files.limits import MOST_CLASSES
+from attrlib.models.loading.outline import Misfits, Outline, Shape, accepted, outline_of
 from attrlib.models.options import Options, Value, split_options
-from attrlib.models.outline import Misfits, Outline, Shape, accepted, outline_of
 from attrlib.specs import LARGEST, Size
 
 _MOST_TRIALS = 48

@@ -9,9 +9,9 @@ import timm
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
-from attrlib.models.model_folders import is_folder_name
+from attrlib.models.folders.folder import is_folder_name
+from attrlib.models.folders.transformers_models import as_transformers_reads
 from attrlib.models.options import split_options
-from attrlib.models.transformers_models import as_transformers_reads
 
 # Rules that torchvision applies to its downloads, or to state dicts of older versions of its modules.
 _TORCHVISION: tuple[tuple[re.Pattern[str], str], ...] = (

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.models.chunks import out_of_memory
-from attrlib.models.ending import Recorded
-from attrlib.models.forward import same
+from attrlib.models.modules.ending import Recorded
+from attrlib.models.modules.forward import same
 
 FORMATS = (torch.channels_last, torch.contiguous_format)
 """Memory formats of images, the one in which convolutions are fastest first."""

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from attrlib.models.loading.outline import accepted
 from attrlib.models.options import split_options
-from attrlib.models.outline import accepted
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.specs import ModelSpec, size_text
 from attrlib.specs.model import numbers_text
