@@ -28,7 +28,9 @@ def choose_photo(row: pickers.Grid) -> Photo | None:
         names = {name: title(name) for name in named} | ({choice.UPLOAD: state.upload.name} if state.upload else {})
         st.selectbox("Photo", format_func=lambda option: names[option], **chooser("image", list(names)))
         with st.popover("Upload a photo", icon=":material/upload:", width="stretch"):
-            st.file_uploader(f"{KINDS}, up to 20 MB", key="uploader", on_change=_take_upload)
+            st.file_uploader(
+                f"{KINDS}, up to {pickers.PHOTO_MB} MB", key="uploader", on_change=_take_upload, max_upload_size=pickers.PHOTO_MB
+            )
             st.caption("Photos stay in the memory of this session. They are not stored, and not part of any link.")
     try:
         photo = state.upload if state.image == choice.UPLOAD else open_image(state.image)

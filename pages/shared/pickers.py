@@ -11,6 +11,8 @@ from pages.shared.widget_values import chooser, widget
 
 METHOD_HINT = "Or type one with layer and parameters, such as IG@Middle:steps=20."
 KERNELS = [0, *range(1, 258, 2)]
+PHOTO_MB = 20
+"""Size in MB up to which photos may be uploaded."""
 
 
 class Grid(Protocol):

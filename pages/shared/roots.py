@@ -18,7 +18,6 @@ from attrlib.specs import ModelSpec
 
 VARIABLE = "ATTRLIB_DATA_ROOTS"
 ADDING = "ATTRLIB_ADD_MODELS"
-UPLOAD_LIMIT = "ATTRLIB_UPLOAD_MB"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _ADVICE = f"the operator of the app can add its folder to {VARIABLE}"
 
@@ -42,9 +41,8 @@ def refusal_to_add() -> str:
 
 
 def upload_limit() -> int:
-    """Return the size in MB up to which checkpoints may be uploaded: `ATTRLIB_UPLOAD_MB`, else Streamlit's `server.maxUploadSize`."""
-    configured = os.environ.get(UPLOAD_LIMIT, "").strip()
-    return int(configured) if configured.isdecimal() and int(configured) else int(st.get_option("server.maxUploadSize"))
+    """Return the size in MB up to which checkpoints may be uploaded: that of the server."""
+    return int(st.get_option("server.maxUploadSize"))
 
 
 def readable(path: str) -> bool:

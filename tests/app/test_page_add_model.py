@@ -343,11 +343,10 @@ def test_data_whose_classes_do_not_match_are_refused_and_a_number_has_no_accurac
 
 
 def test_the_limit_of_uploads_is_that_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "up to 20 MB" in opened(methods="IxG").file_uploader(key="n_file").label
-    monkeypatch.setenv("ATTRLIB_UPLOAD_MB", "500")
+    monkeypatch.setattr("pages.shared.roots.upload_limit", lambda: 30)
     uploader = opened(methods="IxG").file_uploader(key="n_file")
-    assert "up to 500 MB" in uploader.label
-    assert uploader.proto.max_upload_size_mb == 500
+    assert "up to 30 MB" in uploader.label
+    assert uploader.proto.max_upload_size_mb == 30
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,6 @@ def test_models_are_added_on_localhost_or_where_the_operator_says_so(monkeypatch
     address = {"server.address": "localhost", "server.maxUploadSize": 20}
     monkeypatch.setattr(st, "get_option", address.get)
     monkeypatch.delenv("ATTRLIB_ADD_MODELS", raising=False)
-    monkeypatch.delenv("ATTRLIB_UPLOAD_MB", raising=False)
     assert not refusal_to_add()
     assert upload_limit() == 20
     address["server.address"] = "0.0.0.0"
@@ -243,6 +242,3 @@ def test_models_are_added_on_localhost_or_where_the_operator_says_so(monkeypatch
     for text, allowed in (("1", True), ("yes", True), ("0", False), ("", False), ("maybe", False)):
         monkeypatch.setenv("ATTRLIB_ADD_MODELS", text)
         assert bool(refusal_to_add()) is not allowed
-    for text, limit in (("300", 300), ("x", 20), ("0", 20), ("-5", 20)):
-        monkeypatch.setenv("ATTRLIB_UPLOAD_MB", text)
-        assert upload_limit() == limit

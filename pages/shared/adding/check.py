@@ -29,7 +29,7 @@ def show_photo(model: Classifier) -> bool:
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         st.selectbox("Photo", format_func=names.__getitem__, **chooser(draft.key("photo"), options))
         with st.popover("Upload", icon=":material/upload:"):
-            st.file_uploader("A photo", key=draft.key("photo_file"), on_change=_take_photo)
+            st.file_uploader("A photo", key=draft.key("photo_file"), on_change=_take_photo, max_upload_size=pickers.PHOTO_MB)
             notices.warn(st.session_state.get(draft.key("photo_problem"), ()))
     photo = upload if draft.get("photo") == UPLOADED else open_image(draft.get("photo"))
     try:

@@ -24,7 +24,7 @@ def choose() -> str | None:
             key=draft.key("file"),
             on_change=_take,
             max_upload_size=limit,
-            help=f"safetensors, pth, pt, ckpt, bin or tar. Give a larger file as a file on the server; or its operator sets {roots.UPLOAD_LIMIT}.",
+            help="safetensors, pth, pt, ckpt, bin or tar. Give a larger one as a file on the server; its operator sets the limit.",
         )
         notices.warn(st.session_state.get(draft.key("upload_problem"), ()))
     else:
