@@ -13,8 +13,8 @@ from attrlib.errors import AttrlibError, Cancelled, OutOfMemory, SpecError
 from attrlib.methods import BATCH_SIZE, METHODS, AttributionOptions, Passes, attribute, check_defined, create, resolve
 from attrlib.methods.differentiable import barriers
 from attrlib.models import NAMED, Classifier
-from attrlib.models.probes import particulars
-from attrlib.models.state import State
+from attrlib.models.modules.probes import particulars
+from attrlib.models.modules.state import State
 from attrlib.progress import NewsProgress, no_progress
 from attrlib.registry import params_of
 from attrlib.specs import MethodSpec

@@ -19,7 +19,7 @@ from attrlib.engine.evaluator import uses_bfloat16
 from attrlib.methods import Attribution, AttributionOptions, attribute, attribute_all, create, defined, read_methods
 from attrlib.models import EMBEDDED, Classifier
 from attrlib.models.folded import Folded
-from attrlib.models.preserve import has_bfloat16
+from attrlib.models.modules.preserve import has_bfloat16
 from attrlib.specs import MethodSpec
 from attrlib.statistics import spearman
 from benchmarks.clock import timed

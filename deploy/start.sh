@@ -10,6 +10,7 @@
 #   ATTRLIB_DATA_ROOTS           folders that the app may read, separated by colons, by default /data
 #   ATTRLIB_STORE_URL            database of results, by default an SQLite file in ATTRLIB_CACHE
 #   ATTRLIB_STORE_PASSWORD_FILE  file with the password of a PostgreSQL database
+#   ATTRLIB_MAX_UPLOAD           largest upload in MB, by default 20
 #   OMP_NUM_THREADS              threads, by default the CPU limit of the container
 set -euo pipefail
 
@@ -47,4 +48,4 @@ fi
 if [ $# -gt 0 ] && [[ $1 != -* ]]; then
     exec attrlib "$@"
 fi
-exec attrlib app --host "${ATTRLIB_HOST:-0.0.0.0}" --port "${ATTRLIB_PORT:-8501}" "$@"
+exec attrlib app --host "${ATTRLIB_HOST:-0.0.0.0}" --port "${ATTRLIB_PORT:-8501}" --max-upload "${ATTRLIB_MAX_UPLOAD:-20}" "$@"

@@ -56,7 +56,7 @@ def start(path: str, cache: Path, *arguments: str, **environment: str | Path) ->
 
 def test_the_app_listens_on_all_addresses_by_default(path: str, tmp_path: Path) -> None:
     arguments, environment = start(path, tmp_path / "cache")
-    assert arguments == ["app", "--host", "0.0.0.0", "--port", "8501"]
+    assert arguments == ["app", "--host", "0.0.0.0", "--port", "8501", "--max-upload", "20"]
     assert environment["ATTRLIB_DATA_ROOTS"] == "/data"
     assert environment["STREAMLIT_SERVER_HEADLESS"] == "true"
     assert environment["STREAMLIT_BROWSER_GATHER_USAGE_STATS"] == "false"
@@ -65,9 +65,15 @@ def test_the_app_listens_on_all_addresses_by_default(path: str, tmp_path: Path) 
 
 
 def test_settings_and_further_arguments_are_passed_on(path: str, tmp_path: Path) -> None:
-    settings = {"ATTRLIB_HOST": "10.0.0.5", "ATTRLIB_PORT": "80", "ATTRLIB_DATA_ROOTS": "", "OMP_NUM_THREADS": "3"}
+    settings = {
+        "ATTRLIB_HOST": "10.0.0.5",
+        "ATTRLIB_PORT": "80",
+        "ATTRLIB_DATA_ROOTS": "",
+        "OMP_NUM_THREADS": "3",
+        "ATTRLIB_MAX_UPLOAD": "300",
+    }
     arguments, environment = start(path, tmp_path, "--data-root", "/more data", **settings)
-    assert arguments == ["app", "--host", "10.0.0.5", "--port", "80", "--data-root", "/more data"]
+    assert arguments == ["app", "--host", "10.0.0.5", "--port", "80", "--max-upload", "300", "--data-root", "/more data"]
     assert environment["ATTRLIB_DATA_ROOTS"] == ""
     assert environment["OMP_NUM_THREADS"] == "3"
 

@@ -136,7 +136,7 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
 
 
 def test_every_link_inside_a_page_has_its_anchor(site: Path) -> None:
-    for name in ("methods", "protocols", "matrix", "cli", "models", "data"):
+    for name in ("methods", "protocols", "matrix", "cli", "models", "data", "bring"):
         page = (site / f"reference/{name}/index.html").read_text()
         anchors = set(re.findall(r'\bid="?([^"\s>]+)', page))
         assert {link for link in re.findall(r'href="#([^"]+)"', page) if link not in anchors} == set(), name

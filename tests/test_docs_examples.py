@@ -1,6 +1,7 @@
 """The documentation's examples: Python runs, commands and flags exist, and the messages it explains are those of the code."""
 
 import ast
+import inspect
 import os
 import re
 import shlex
@@ -12,29 +13,19 @@ from pathlib import Path
 import pytest
 import typer
 
+import attrlib
 from attrlib.cli.app import COMMANDS as ENTRIES
 from attrlib.cli.app import app, load
 
 ROOT = Path(__file__).parents[1]
 GENERATED = {"findings.md", "fractions.md"}
-PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name not in GENERATED and p.parent.name != "reference")]
+PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.name not in GENERATED)]
 BLOCK = re.compile(r"^(?P<indent> *)```(?P<kind>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```\s*$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(attrlib [^`\n]+)`")
-MESSAGES = {
-    f"## {name}"
-    for name in (
-        "What can go wrong",
-        "Models and checkpoints",
-        "Layers",
-        "Methods that are not defined",
-        "Data",
-        "Protocols and runs",
-        "Memory and time",
-        "Store",
-        "App",
-    )
-}
-"""Sections with tables of messages of attrlib. Those about installing hold messages of other programs."""
+MESSAGES = ("message", "you see")
+"""Headings of the columns that hold messages of attrlib."""
+OTHERS = "## Installing"
+"""Section of messages of other programs."""
 RUNNER = """
 import sys
 for block in sys.stdin.read().split("\\0"):
@@ -101,7 +92,7 @@ def test_command_lines_exist(page):
 
 def test_readme_is_short():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.split()) <= 900
+    assert len(text.split()) <= 800
 
 
 def texts(path: Path) -> Iterator[str]:
@@ -113,19 +104,47 @@ def texts(path: Path) -> Iterator[str]:
             yield "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
 
 
+def messages(page: Path) -> Iterator[str]:
+    """Yield the messages in the tables of a page, without those of other programs."""
+    section, column = "", None
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        section = line if line.startswith("## ") else section
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line.startswith("| ") else []
+        if re.fullmatch(r"\|[-|]+\|", following):
+            column = next((k for k, cell in enumerate(cells) if cell in MESSAGES), None)
+        elif cells and column is not None and section != OTHERS:
+            yield from re.findall(r"`([^`]+)`", cells[column])
+
+
 def test_messages_in_the_documentation_are_those_of_the_code():
     code = "\n".join(text for folder in ("attrlib", "pages") for path in (ROOT / folder).rglob("*.py") for text in texts(path))
+    quoted = [(page, message) for page in PAGES for message in messages(page)]
     missing = []
-    for page in PAGES:
-        section = ""
-        for line in page.read_text(encoding="utf-8").splitlines():
-            section = line if line.startswith("## ") else section
-            # `unknown` in attrlib/errors.py puts its messages together from parts.
-            first = re.sub(r"`unknown [^`]*`", "", line.split(" | ")[0])
-            if not line.startswith("| ") or section not in MESSAGES:
-                continue
-            for message in re.findall(r"`([^`]+)`", first):
-                # What messages fill in is written as ..., as a capital letter or as an example in the documentation.
-                parts = re.split(r"\.\.\.|'|\b[A-Z]+(?:\.\w+)?\b|\d[\d.]*|[@()=;:,]", message)
-                missing += [f"{name_of(page)}: {part!r} of {message!r}" for p in parts if len(part := p.strip()) > 12 and part not in code]
+    for page, message in quoted:
+        # `unknown` in attrlib/errors.py puts its messages together from parts.
+        if message.startswith("unknown "):
+            continue
+        # What messages fill in is written as ..., as a capital letter or as an example in the documentation.
+        parts = re.split(r"\.\.\.|'|\b[A-Z]+(?:\.\w+)?\b|\d[\d.]*|[@()=;:,]", message)
+        missing += [f"{name_of(page)}: {part!r} of {message!r}" for p in parts if len(part := p.strip()) > 12 and part not in code]
     assert missing == []
+    assert {name_of(page) for page, _ in quoted} >= {"docs/troubleshooting.md", "docs/reference/bring.md", "docs/guides/score.md"}
+
+
+CALLS = re.compile(r"`(?:attrlib\.)?(\w+)(\([^`]*\))`")
+
+
+def test_calls_in_the_text_of_the_documentation_have_arguments_that_exist():
+    unknown = []
+    for page in PAGES:
+        for name, arguments in CALLS.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
+            function = getattr(attrlib, name, None)
+            if not inspect.isfunction(function):
+                continue
+            parameters = inspect.signature(function).parameters.values()
+            if any(p.kind is p.VAR_KEYWORD for p in parameters):
+                continue
+            call = ast.parse(name + arguments, mode="eval").body
+            unknown += [f"{name_of(page)}: {k.arg} of {name}" for k in call.keywords if k.arg not in {p.name for p in parameters}]
+    assert unknown == []

@@ -173,7 +173,7 @@ def test_nginx_takes_the_example(tmp_path: Path) -> None:
 
 def test_nginx_lets_pass_what_the_app_takes() -> None:
     site = (DEPLOY / "nginx.conf").read_text()
-    most = re.search(r"maxUploadSize = (\d+)", (ROOT / ".streamlit" / "config.toml").read_text())
+    most = re.search(r"ATTRLIB_MAX_UPLOAD:-(\d+)", (DEPLOY / "start.sh").read_text())
     assert most is not None
     assert int(re.findall(r"client_max_body_size (\d+)m;", site)[0]) > int(most[1])
     assert "proxy_set_header Upgrade " in site

@@ -24,6 +24,10 @@ def app(
         list[Path] | None,
         typer.Option("--data-root", help="Folder that the app may read data and checkpoints from; repeat for several."),
     ] = None,
+    max_upload: Annotated[
+        int | None,
+        typer.Option("--max-upload", help="Largest upload, in MB: checkpoints of models that are added; by default 500.", min=20),
+    ] = None,
     headless: Annotated[bool, typer.Option("--headless", help="Do not open a browser.")] = False,
 ) -> None:
     """Open the app in a browser."""
@@ -39,6 +43,8 @@ def app(
     # Streamlit reads this file only if it is in the current folder.
     settings = tomllib.loads((script.parent / ".streamlit" / "config.toml").read_text())
     settings["server"] |= {"port": port, "address": host, "headless": headless}
+    if max_upload is not None:
+        settings["server"]["maxUploadSize"] = max_upload
     flags = [
         word for name, value in _flat(settings) for word in (f"--{name}", str(value).lower() if isinstance(value, bool) else str(value))
     ]

@@ -53,14 +53,14 @@ def check_values(values: Array) -> None:
     if kind == "uint8":
         return
     if "float" not in kind:
-        raise ImageError(f"values of {kind} are no pixels that can be read; give uint8 from 0 to 255, or floats from 0 to 1")
+        raise ImageError(f"{kind} values cannot be read as pixels; give uint8 from 0 to 255, or floats from 0 to 1")
     numbers = values.detach() if isinstance(values, Tensor) else values
     low, high = (float(numbers.min()), float(numbers.max())) if 0 not in values.shape else (0.0, 0.0)
     if not (low >= 0 and high <= 1):
         looks = "normalised" if low < 0 else "scaled in another way"
         raise ImageError(
             f"values from {low:.3g} to {high:.3g} look {looks}, but attrlib preprocesses pictures itself; give uint8 from 0 to 255 or floats "
-            "from 0 to 1, for a data set of torch by transform=None"
+            "from 0 to 1 (for a torch Dataset, transform=None)"
         )
 
 

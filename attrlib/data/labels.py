@@ -76,7 +76,7 @@ def _instead_of_numbers(names: Sequence[str], model_names: Sequence[str]) -> str
     k, name = differing[0]
     return (
         f"by order, {name[:80]!r} is class {k}: choose classes=order if the model was trained on these folders with ImageFolder, which "
-        "numbers them in the order of their names as text"
+        "sorts their names as text"
     )
 
 
@@ -87,7 +87,7 @@ def _instead_of_order(names: Sequence[str], model_names: Sequence[str]) -> str:
         k, name = next((k, name) for place, (k, name) in enumerate(zip(numbers, names, strict=True)) if k != place)
         return f"by number, {name[:80]!r} is class {k}: choose classes=index if the model's classes are numbered so"
     if _unnamed(model_names):
-        return "to name them, put a text file beside the checkpoint, of the same name with the suffix .txt, with one name per line"
+        return "to name them, put NAME.txt beside the checkpoint NAME.pth, with one name per line"
     return "if that is wrong, name the classes of the data as the model names its own"
 
 

@@ -72,7 +72,7 @@ class MemoryDataset(Dataset):
         # Results are stored under the digest, so the picture must not change afterwards.
         if self._found.setdefault(k, (content, labels)) != (content, labels):
             raise DataError(
-                f"{self.item_name(k)} is another picture whenever it is read; take random augmentation out (transform=None), and do not "
+                f"{self.item_name(k)} is a different picture each time it is read; remove random augmentation (transform=None), and do not "
                 "change arrays during a run"
             )
         return Item(photo.image, labels[0] if len(labels) == 1 else None, content, photo.name, bands=photo.bands)

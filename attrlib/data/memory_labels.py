@@ -52,7 +52,7 @@ class Classes:
             return cls(tuple(sorted(texts)), several)
         largest = max((_index(label) for label in single), default=-1)
         if largest >= _MOST:
-            raise DataError(f"the label {largest} is no class index; labels count classes from 0, or are names")
+            raise DataError(f"the label {largest} is not a class index; labels count classes from 0, or are names")
         return cls(tuple(map(str, range(largest + 1))), several)
 
     def read(self, raw: Any) -> tuple[int, ...]:
@@ -89,12 +89,12 @@ class Classes:
         if isinstance(label, str):
             if label not in self._index_of:
                 raise DataError(
-                    f"the label {label[:80]!r} is none of the {len(self.names)} classes in class_names; add it, or correct the label"
+                    f"the label {label[:80]!r} is not one of the {len(self.names)} classes in class_names; add it, or correct the label"
                 )
             return self._index_of[label]
         index = _index(label)
         if index >= len(self.names):
-            raise DataError(f"the label {index} is no index of the {len(self.names)} classes in class_names; they count from 0")
+            raise DataError(f"the label {index} is not an index of the {len(self.names)} classes in class_names; they count from 0")
         return index
 
 
@@ -130,7 +130,7 @@ def _parts(raw: Any) -> Iterator[Any]:
     elif isinstance(raw, np.ndarray | Tensor | np.generic):
         if raw.size != 1 if isinstance(raw, np.ndarray) else isinstance(raw, Tensor) and raw.numel() != 1:
             raise DataError(
-                f"a label of shape {tuple(raw.shape)} is no class; give a class index, a name, a list of them, or a vector of 0 and 1"
+                f"a label of shape {tuple(raw.shape)} is not a class; give a class index, a name, a list of them, or a vector of 0 and 1"
             )
         yield from _parts(raw.item())
     elif not (raw is None or (isinstance(raw, float) and math.isnan(raw))):
@@ -140,4 +140,6 @@ def _parts(raw: Any) -> Iterator[Any]:
 def _index(label: Any) -> int:
     if isinstance(label, int | float) and float(label).is_integer() and label >= 0:
         return int(label)
-    raise DataError(f"the label {str(label)[:80]!r} is no class index; labels count classes from 0, or are names, and None is unlabelled")
+    raise DataError(
+        f"the label {str(label)[:80]!r} is not a class index; labels count classes from 0, or are names, and None is unlabelled"
+    )

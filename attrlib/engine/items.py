@@ -109,7 +109,7 @@ def image_items(
         unreadable, len(unreadable)
     )
     if not items:
-        hint = "; give their classes (class folders or a CSV), or choose target=prediction" if unlabelled else ""
+        hint = "; give their classes (class folders, a CSV file or labels=), or choose target=prediction" if unlabelled else ""
         raise DataError(f"{data.name} has no images that can be scored ({'; '.join(notes) or 'it is empty'}){hint}")
     if several:
         notes.append(

@@ -23,7 +23,7 @@ from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.context import AttributionContext
 from attrlib.models import Layer, Layout
 from attrlib.models.chunks import out_of_memory
-from attrlib.models.state import restored
+from attrlib.models.modules.state import restored
 from attrlib.registry import Paper, params_of
 from attrlib.specs import digest
 

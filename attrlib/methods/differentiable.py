@@ -12,9 +12,9 @@ from attrlib.methods.base import Method
 from attrlib.models import Classifier, Layer
 from attrlib.models.cells import CellView
 from attrlib.models.chunks import out_of_memory
-from attrlib.models.forward import same, seeded
+from attrlib.models.modules.forward import same, seeded
+from attrlib.models.modules.tracing import first_tensor, observed
 from attrlib.models.split import Split
-from attrlib.models.tracing import first_tensor, observed
 
 POINTS = 4
 """Points on the line between two probe images at which the gradient must vanish: at one or two it may do so by chance."""
@@ -46,10 +46,8 @@ def unreachable(model: Classifier, layer: Layer) -> str:
         try:
             with model.session(), seeded(model.device):
                 model.unreachable[layer.path] = _reason(model, layer)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            # The method itself may manage with less.
+        except Exception:  # noqa: BLE001  a user's module may fail in any way
+            # The method itself may manage, with less memory for example, or reports the failure.
             return ""
     return model.unreachable[layer.path]
 
@@ -59,8 +57,8 @@ def barriers(model: Classifier) -> list[str]:
     with model.session(), seeded(model.device):
         try:
             return _barriers(model.module, model.split(model.layer("Input")).fresh(), model._probe(2))
-        except RuntimeError:
-            # An in-place operation overwrites values of the graph, or the module cannot record a graph at all.
+        except Exception:  # noqa: BLE001  a user's module may fail in any way
+            # An in-place operation overwrites values of the graph, for example, or the module cannot record a graph at all.
             return []
 
 

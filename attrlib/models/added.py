@@ -34,6 +34,22 @@ def added() -> dict[str, Path]:
     return {card.stem: card for card in cards if _NAME.fullmatch(card.stem) and weights_of(card) is not None}
 
 
+def left_out() -> list[str]:
+    """Return why cards in the folder are not listed, one sentence for each."""
+    try:
+        cards = sorted(set(folder().glob("*.json")) - set(added().values()))
+    except OSError:
+        return []
+    reasons = []
+    for card in cards:
+        try:
+            if Card.read(card).weights or _NAME.fullmatch(card.stem):
+                reasons.append(f"the weights of the added model {card.stem} are gone; put them back, or remove {card}")
+        except ModelError as error:
+            reasons.append(f"{error}, or remove {card}")
+    return reasons
+
+
 def named() -> Mapping[str, Path]:
     """Return the cards of all models that are loaded by name: the shipped ones and the added ones."""
     return added() | dict(shipped())

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from attrlib.errors import AttrlibError, LayerError, ModelError
 from attrlib.models.classifier import Classifier
 from attrlib.models.layers import Layer, Layout
-from attrlib.models.probes import Behaviour
+from attrlib.models.modules.probes import Behaviour
+from attrlib.models.modules.tracing import first_tensor, with_first
 from attrlib.models.split import Split
-from attrlib.models.tracing import first_tensor, with_first
 
 
 def grid_view(model: Classifier, setting: str, n: int, cell: int = 0) -> Classifier:

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from attrlib.errors import ImageError, LayerError, SpecError, unknown
 from attrlib.models.code import code_of, values_of
-from attrlib.models.ending import Recorded, record
-from attrlib.models.failures import check_values, failure, has_more_rows, not_logits
-from attrlib.models.forward import returning_logits, seeded
 from attrlib.models.layers import NAMED, Layer, Layout, find_layers
+from attrlib.models.modules.ending import Recorded, record
+from attrlib.models.modules.failures import check_values, failure, has_more_rows, not_logits
+from attrlib.models.modules.forward import returning_logits, seeded
+from attrlib.models.modules.preserve import preserved, reduced
+from attrlib.models.modules.probes import Behaviour, behaviour, memory_format
+from attrlib.models.modules.tracing import scripted_part
+from attrlib.models.modules.unwrapping import in_float32, unwrapped
 from attrlib.models.outputs import Outputs, find_outputs, with_rows
 from attrlib.models.preprocessing import Picture, Preprocessing
-from attrlib.models.preserve import preserved, reduced
-from attrlib.models.probes import Behaviour, behaviour, memory_format
 from attrlib.models.split import Split
-from attrlib.models.tracing import scripted_part
-from attrlib.models.unwrapping import in_float32, unwrapped
 from attrlib.models.weights import WeightDigest
 from attrlib.specs import ModelSpec, digest
 

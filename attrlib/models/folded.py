@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attrlib.models.cells import CellView
 from attrlib.models.classifier import Classifier
-from attrlib.models.ending import duplicate
+from attrlib.models.modules.ending import duplicate
 
 CONVOLUTIONS, NORMS = (nn.Conv2d, Conv2dSame), (nn.BatchNorm2d, BatchNormAct2d)
 """Exactly these types: a subclass may compute something else."""

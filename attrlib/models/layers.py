@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError, overwritten
-from attrlib.models.forward import same
+from attrlib.models.modules.forward import same
+from attrlib.models.modules.tracing import Call, batch_dim, trace
 from attrlib.models.split import Split
-from attrlib.models.tracing import Call, batch_dim, trace
 
 Kind = Literal["NCHW", "NHWC", "tokens"]
 NAMED = ("Input", "Middle", "Final")
@@ -310,6 +310,7 @@ def _last_read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blo
 def _read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blocks: list[str], probe: Tensor) -> list[str]:
     """Return the blocks whose positions the logits read, not only the tokens before them; [] if there are no gradients."""
     outputs: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor | None] = {}
 
     def keep(path: str) -> Callable[..., None]:
         return lambda _module, _args, output: outputs.__setitem__(path, output if isinstance(output, Tensor) else output[0])
@@ -318,16 +319,18 @@ def _read_at_all_positions(module: nn.Module, layers: dict[str, Layer], blocks: 
         for path in blocks:
             stack.callback(module.get_submodule(path).register_forward_hook(keep(path)).remove)
         logits = module(probe.clone().requires_grad_().clone())
-        # Some models have no gradients, and embeddings of positions do not depend on the image.
-        blocks = [path for path in blocks if outputs[path].requires_grad and logits.requires_grad]
+        # Where the model cuts the gradient, neither the logits nor the layers upstream belong to a graph.
+        reached = [path for path in blocks if outputs[path].requires_grad] if logits.requires_grad else []
         try:
-            gradients = torch.autograd.grad(logits.square().sum(), [outputs[p] for p in blocks], allow_unused=True) if blocks else ()
+            if reached:
+                values = torch.autograd.grad(logits.square().sum(), [outputs[path] for path in reached], allow_unused=True)
+                gradients = dict(zip(reached, values, strict=True))
         except RuntimeError as error:
             if not overwritten(error):
                 raise
             return []
     return [
         path
-        for path, g in zip(blocks, gradients, strict=True)
+        for path, g in gradients.items()
         if g is not None and layers[path].layout.spatial(g if len(g) == len(probe) else g.transpose(0, 1)).abs().amax() > 0
     ]

@@ -11,9 +11,9 @@ from attrlib.errors import ModelError, unknown
 from attrlib.models.added import architecture_of, named
 from attrlib.models.cards import Card, shipped
 from attrlib.models.checkpoints import SUFFIXES, split_key
-from attrlib.models.model_folders import Folder, is_folder_name, is_path_of_folder, local_path, name_of_folder
+from attrlib.models.folders.folder import Folder, is_folder_name, is_path_of_folder, local_path, name_of_folder
+from attrlib.models.loading.outline import check_named_options
 from attrlib.models.options import join_options, split_options
-from attrlib.models.outline import check_named_options
 from attrlib.models.sources import EMBEDDED, architectures
 from attrlib.specs import ModelSpec
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from attrlib.errors import ModelError, unknown
 from attrlib.models.files.limits import MOST_CLASSES
-from attrlib.models.model_folders import is_folder_name
+from attrlib.models.folders.folder import is_folder_name
 from attrlib.specs import LARGEST
 
 Value = bool | int | float | str | tuple[int, int] | None

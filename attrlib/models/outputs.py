@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError, ProtocolError, unknown
-from attrlib.models.ending import APPLIED, Recorded, replaced_forward, two_rows, without_activation, yields_one
+from attrlib.models.modules.ending import APPLIED, Recorded, replaced_forward, two_rows, without_activation, yields_one
 from attrlib.specs import OUTPUTS
 
 PREDICTED = 0.5

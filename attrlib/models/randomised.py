@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.models.classifier import Classifier
-from attrlib.models.ending import duplicate
-from attrlib.models.tracing import trace
+from attrlib.models.modules.ending import duplicate
+from attrlib.models.modules.tracing import trace
 from attrlib.specs import digest
 
 

@@ -14,11 +14,11 @@ from attrlib.errors import ModelError, reason_of
 from attrlib.models.architectures import ARCHITECTURES, PUBLISHED
 from attrlib.models.built import Build, Built
 from attrlib.models.checkpoints import read_checkpoint
-from attrlib.models.model_folders import hub_problem, is_folder_name, offline_if_unreachable
+from attrlib.models.folders.folder import hub_problem, is_folder_name, offline_if_unreachable
+from attrlib.models.folders.timm_folders import folder_builder, timm_preprocessing
+from attrlib.models.loading.state_dicts import load_state
 from attrlib.models.options import Options, Value, class_count, split_options, value_text
 from attrlib.models.preprocessing import Preprocessing
-from attrlib.models.state_dicts import load_state
-from attrlib.models.timm_folders import folder_builder, timm_preprocessing
 
 EMBEDDED = "efficientnet_lite0"
 _PLAIN = (bool, int, float, str, type(None))

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError
-from attrlib.models.forward import same
-from attrlib.models.probes import FORMATS
-from attrlib.models.tracing import Call, batch_dim, first_tensor, trace
+from attrlib.models.modules.forward import same
+from attrlib.models.modules.probes import FORMATS
+from attrlib.models.modules.tracing import Call, batch_dim, first_tensor, trace
 
 
 class _Reached(Exception):

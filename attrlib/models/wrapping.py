@@ -9,9 +9,9 @@ from torch import nn
 from attrlib.errors import ModelError
 from attrlib.models.channels import assumed, declared_channels
 from attrlib.models.classifier import Classifier
+from attrlib.models.modules.unwrapping import unwrapped
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.transforms import from_transform
-from attrlib.models.unwrapping import unwrapped
 from attrlib.specs import ModelSpec
 
 

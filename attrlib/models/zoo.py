@@ -12,17 +12,17 @@ from torch import nn
 
 from attrlib.errors import ModelError, existing_file
 from attrlib.models.added import architecture_of, named, weights_of
-from attrlib.models.assumptions import assumed, of_channels
 from attrlib.models.cards import Card, card_of, names_file_of, read_names
 from attrlib.models.checkpoints import SUFFIXES, Checkpoint, split_key
 from attrlib.models.classifier import Classifier
-from attrlib.models.device import pick_device
 from attrlib.models.download import PREFIX, downloaded
-from attrlib.models.loading import load_weights, read_part
+from attrlib.models.loading.assumptions import assumed, of_channels
+from attrlib.models.loading.load import load_weights, read_part
+from attrlib.models.loading.outline import outline_of
+from attrlib.models.loading.resizing import resize
+from attrlib.models.modules.device import pick_device
 from attrlib.models.names import RANDOM, canonical, check_name, located
 from attrlib.models.options import structure
-from attrlib.models.outline import outline_of
-from attrlib.models.resizing import resize
 from attrlib.models.sources import EMBEDDED, builder
 from attrlib.specs import ModelSpec, Size, check_size, size_text, whole
 
@@ -44,6 +44,8 @@ def load_model(
     interpolation: str | None = None,
     crop: float | None = None,
     fit: str | None = None,
+    white: float | None = None,
+    bands_shown: Sequence[int] | None = None,
 ) -> Classifier:
     """Load a classifier by name, or from a checkpoint file.
 
@@ -53,8 +55,9 @@ def load_model(
     Args:
         name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`,
             `hf:ORG/NAME` or `timm:hf-hub:ORG/NAME` for a repository of the Hugging Face hub, optionally followed by
-            `?revision=BRANCH`, or the path of a checkpoint file, or of a folder that transformers or timm saved. `idsds:NAME` is one of the 16 published deletion-tuned models; its weights come from
-            `checkpoint`, or from the file that `attrlib.models.download` fetched.
+            `?revision=BRANCH`, or the path of a checkpoint file, or of a folder that transformers or timm saved. `idsds:NAME` is one of
+            the 16 published deletion-tuned models; its weights come from `checkpoint`, or from the file that `attrlib.models.download`
+            fetched.
         device: `auto`, or the name of a torch device.
         checkpoint: File with the weights, or FILE#KEY for those under a key, as in `my.pth#model_ema`. `random:SEED` gives random weights.
         architecture: Architecture of the checkpoint file `name`; not needed if there is a model card beside the file.
@@ -71,13 +74,62 @@ def load_model(
         interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`; as `mean`.
         crop: Share of the picture's short side that the crop covers; as `mean`.
         fit: `centre`, `squash` or `border`, see `Preprocessing`; as `mean`.
+        white: The value that becomes 1 in pictures of 16 bits or floats; as `mean`.
+        bands_shown: One channel to show grey, or three to show as R, G and B; as `mean`.
 
     Raises:
         ModelError: The name is unknown, the hub is unreachable, keys do not fit, or the model does not accept the input size.
             The message says what to do.
         SpecError: `input_size`, or the seed of random weights, is not valid.
     """
-    name, new_size = str(name), None if input_size is None else check_size(input_size)
+    file: str | Path | None
+    name, file = _architecture_and_file(str(name), checkpoint, architecture)
+    where, new_size = pick_device(device), None if input_size is None else check_size(input_size)
+    file = str(file) if file is not None else None if pretrained else f"{RANDOM}{seed}"
+    if file and file.startswith(RANDOM):
+        seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
+    shown = None if bands_shown is None else tuple(bands_shown)
+    given = ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit, white, shown)
+    own = file if file and not file.startswith(RANDOM) else None
+    weights = own or (_local_weights(name) if pretrained and not file else None)
+    card_file = card_of(weights) if own and weights else named().get(name)
+    card = Card.read(card_file) if card_file else None
+    content, part = read_part(weights) if weights else (Checkpoint({}), "")
+    full = architecture_of(name)
+    with _seeded(seed):
+        if not weights:
+            built = builder(full)({"num_classes": card.count} if card else {}, pretrained)
+        else:
+            loaded = load_weights(full, content.state, Path(split_key(weights)[0]).name, size=new_size, part=part, **_known(card, name))
+            built, full = loaded.built, loaded.architecture
+    preprocessing = replace(card.preprocessing if card else built.preprocessing, **given.preprocessing())
+    notes = [*content.notes, *built.notes]
+    if not card:
+        notes += assumed(full, preprocessing, given, content.hints) if own else of_channels(full, preprocessing, given)
+    if new_size is not None and new_size != preprocessing.size:
+        if resize(built.module, preprocessing.size, new_size, name):
+            notes.append(
+                f"changed the input size from {size_text(preprocessing.size)} to {size_text(new_size)}: positions were interpolated"
+            )
+        preprocessing = replace(preprocessing, size=new_size)
+    model = _classifier(
+        built.module.to(where).eval(),
+        preprocessing,
+        given,
+        class_names or (card.class_names if card else built.class_names or _imagenet_names(built.module)),
+        deletion_tuned=deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion))),
+        outputs=outputs if outputs != "auto" else card.outputs if card else built.outputs,
+        # A model with a card was written by this package: what is read from its file is what the card says.
+        notes=() if card else notes,
+    )
+    model.architecture = structure(full, {})
+    if weights and not class_names and not card:
+        _name_classes(model, weights, content)
+    return model
+
+
+def _architecture_and_file(name: str, checkpoint: str | Path | None, architecture: str | None) -> tuple[str, str | Path | None]:
+    """Return the name of the architecture and the file with the weights, None if the name stands for its own."""
     if architecture is not None:
         name, checkpoint = architecture, checkpoint or name
     elif checkpoint is None and (split_key(name)[0].endswith(SUFFIXES) or existing_file(split_key(name)[0])):
@@ -92,50 +144,17 @@ def load_model(
         name, checkpoint = Card.read(card_file).architecture, name
     name = located(canonical(name))
     check_name(name)
-    where = pick_device(device)
-    file = str(checkpoint) if checkpoint is not None else None if pretrained else f"{RANDOM}{seed}"
-    if file and file.startswith(RANDOM):
-        seed, pretrained = whole(file.removeprefix(RANDOM), "the seed of random weights"), False
-    given = ModelSpec(name, file, new_size, outputs, _floats(mean), _floats(std), interpolation, crop, fit)
-    own = file if file and not file.startswith(RANDOM) else None
-    weights = own or (_local_weights(name) if pretrained and not file else None)
-    card_file = card_of(weights) if own and weights else named().get(name)
-    card = Card.read(card_file) if card_file else None
-    content, part = read_part(weights) if weights else (Checkpoint({}), "")
-    full = architecture_of(name)
-    with _seeded(seed):
-        if not weights:
-            built = builder(full)({"num_classes": card.count} if card else {}, pretrained)
-        else:
-            loaded = load_weights(full, content.state, Path(split_key(weights)[0]).name, size=new_size, part=part, **_known(card, name))
-            built, full = loaded.built, loaded.architecture
-    module, notes = built.module, [*content.notes, *built.notes]
-    preprocessing = replace(card.preprocessing if card else built.preprocessing, **given.preprocessing())
-    if own and not card:
-        notes += assumed(full, preprocessing, given, content.hints)
-    elif not card:
-        notes += of_channels(full, preprocessing, given)
-    if new_size is not None and new_size != preprocessing.size:
-        if resize(module, preprocessing.size, new_size, name):
-            notes.append(
-                f"changed the input size from {size_text(preprocessing.size)} to {size_text(new_size)}: positions were interpolated"
-            )
-        preprocessing = replace(preprocessing, size=new_size)
-    module = module.to(where).eval()
-    tuned = deletion_tuned or (weights is not None and (name.startswith("idsds:") or bool(card and card.deletion)))
-    names = class_names or (card.class_names if card else built.class_names or _imagenet_names(module))
-    meaning = outputs if outputs != "auto" else card.outputs if card else built.outputs
-    # A model with a card was written by this package: what is read from its file is what the card says.
-    model = _classifier(module, preprocessing, given, names, None, tuned, meaning, () if card else notes)
-    model.architecture = structure(full, {})
-    if weights and not class_names and not card:
-        listed, content = names_file_of(weights), content.fitted(len(model.class_names))
-        if listed is not None:
-            model.class_names = read_names(listed, len(model.class_names))
-        else:
-            model.class_names = content.class_names or model.class_names
-            model.notes = (*model.notes, *(note for note in content.notes if note not in model.notes))
-    return model
+    return name, checkpoint
+
+
+def _name_classes(model: Classifier, weights: str | Path, content: Checkpoint) -> None:
+    """Name the classes by the text file beside the checkpoint, or by the checkpoint itself."""
+    listed, fitted = names_file_of(weights), content.fitted(len(model.class_names))
+    if listed is not None:
+        model.class_names = read_names(listed, len(model.class_names))
+    else:
+        model.class_names = fitted.class_names or model.class_names
+        model.notes = (*model.notes, *(note for note in fitted.notes if note not in model.notes))
 
 
 def _known(card: Card | None, name: str) -> dict[str, Any]:

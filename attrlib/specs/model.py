@@ -9,7 +9,7 @@ from typing import Any, Self
 from attrlib.errors import SpecError
 from attrlib.registry import REQUIRED, param, params_of
 from attrlib.specs.codec import Reader, Spec
-from attrlib.specs.text import read_list
+from attrlib.specs.text import read_list, whole
 
 AT = "@"
 LARGEST = 2048
@@ -66,7 +66,7 @@ def parse_numbers(text: str) -> tuple[float, ...]:
         raise SpecError(f"{text[:40]!r} is not valid: write one number for each channel, separated by slashes, as in 0.5/0.5/0.5") from None
 
 
-def numbers_text(values: tuple[float, ...]) -> str:
+def numbers_text(values: tuple[float, ...] | tuple[int, ...]) -> str:
     """Return numbers as text, the inverse of `parse_numbers`."""
     return "/".join(map(str, values))
 
@@ -74,6 +74,20 @@ def numbers_text(values: tuple[float, ...]) -> str:
 def _check_numbers(values: object) -> None:
     if not isinstance(values, tuple | list) or not values or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
         raise SpecError(f"{str(values)[:40]} is not valid: give one number for each channel")
+
+
+def parse_bands(text: str) -> tuple[int, ...]:
+    """Parse the numbers of channels, separated by slashes or commas, as in `3/2/1`.
+
+    Raises:
+        SpecError: If a part is not a whole number.
+    """
+    return tuple(whole(part, "bands_shown") for part in re.split(r"[/,]", text))
+
+
+def _check_bands(values: object) -> None:
+    if not isinstance(values, tuple | list) or len(values) not in (1, 3) or not all(isinstance(v, int) and v >= 0 for v in values):
+        raise SpecError(f"bands_shown={str(values)[:40]} is not valid: give one channel, or three, as in 3/2/1")
 
 
 def _channels_param(what: str) -> Any:
@@ -108,7 +122,7 @@ class ModelSpec(Spec):
     )
     checkpoint: str | None = param(
         None,
-        "Weights file for the architecture, or random:SEED. A file NAME.txt next to it may list the class names, one per line, and a model card NAME.json also gives the preprocessing",
+        "Checkpoint for the architecture, FILE or FILE#KEY, or random:SEED. A file NAME.txt next to it may list the class names, one per line, and a model card NAME.json also gives the preprocessing",
         auto="pretrained weights",
         none="",
     )
@@ -140,6 +154,22 @@ class ModelSpec(Spec):
         choices=FITS,
         auto="that of the model card or the architecture",
         none="",
+    )
+    white: float | None = param(
+        None,
+        "Value that becomes 1 in pictures of 16 bits or floats, such as 4095 for 12 bits",
+        above=0,
+        auto="that of the model card, or 65535, and 1 for floats",
+        none="",
+    )
+    bands_shown: tuple[int, ...] | None = param(
+        None,
+        "One channel to show grey, or three to show as red, green and blue, as in 3/2/1; it does not change the input",
+        auto="the first three, or the first",
+        none="",
+        read=parse_bands,
+        write=numbers_text,
+        check=_check_bands,
     )
 
     @classmethod
@@ -197,7 +227,7 @@ class ModelSpec(Spec):
 
     def preprocessing(self) -> dict[str, Any]:
         """Return the fields of `Preprocessing` that the spec replaces, besides the size."""
-        return {name: value for name, value in self.options().items() if name in ("mean", "std", "interpolation", "crop", "fit")}
+        return {name: value for name, value in self.options().items() if name not in ("checkpoint", "input_size", "outputs")}
 
     def arguments(self) -> str:
         """Return the arguments of `attrlib.load_model` as Python code."""

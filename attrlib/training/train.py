@@ -17,7 +17,7 @@ from attrlib.data.datasets import Dataset
 from attrlib.errors import ImageError, SpecError, TrainingError
 from attrlib.models import Classifier
 from attrlib.models.architectures import BcosResNet
-from attrlib.models.preserve import has_bfloat16
+from attrlib.models.modules.preserve import has_bfloat16
 from attrlib.progress import Listener, no_listener
 from attrlib.specs import digest
 from attrlib.training.accuracy import accuracies, check_labelled

@@ -28,7 +28,8 @@ hide: [toc]
 | `attrlib.wrap_model(module, ...)` | any `nn.Module` that maps normalised images to logits | none |
 
 Nothing but tensors is ever unpickled from a checkpoint. A model is bit-identical after every call. `attrlib models` lists the models that need
-no download, `attrlib models 'timm:resnet*'` searches. How to bring a model: [Your model](../guides/your-model.md).
+no download, `attrlib models 'timm:resnet*'` searches. How to bring a model: [Your model](../guides/your-model.md), and all
+cases in [What you can bring](bring.md).
 
 ## Layers
 

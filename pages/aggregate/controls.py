@@ -3,12 +3,12 @@
 import streamlit as st
 
 from attrlib.methods import METHODS
-from attrlib.models import EMBEDDED, NAMED, named
+from attrlib.models import NAMED
 from attrlib.protocols import PROTOCOLS
 from attrlib.registry import params_of
 from attrlib.specs import AVERAGES, AggregateView, RunSpec, options_of
 from pages.aggregate import choice
-from pages.shared import forms, pickers, presets
+from pages.shared import forms, model_choosers, pickers, presets
 from pages.shared.widget_values import widget
 
 
@@ -36,7 +36,7 @@ def choose(row: pickers.Grid) -> None:
 def _model_and_methods(row: pickers.Grid) -> None:
     """Show the controls for model, methods and layers."""
     with row.cell(column_span=2):
-        pickers.one("Model", [EMBEDDED, *named()], "a_model", pickers.MODEL_HINT)
+        model_choosers.one("a_model")
         pickers.several(
             "Layers",
             NAMED,

@@ -20,8 +20,8 @@ from attrlib.protocols import create
 from attrlib.protocols.localisation import Localisation
 from attrlib.specs import AggregateView, MethodSpec, RunSpec, digest
 from attrlib.store import open_store
-from pages.shared import job_status, jobs, notices, tiles
-from pages.shared.classes import most_probable
+from pages.shared import job_status, jobs, notices, pickers, tiles
+from pages.shared.classes import readings
 from pages.shared.jobs import plain
 
 FIRST = ("cat", "coffee", "motorcycle", "astronaut")
@@ -69,7 +69,8 @@ def _choose_photos(n: int) -> list[Photo] | None:
                 st.selectbox(f"Cell {k + 1}", names, format_func=title, key=f"a_own_{k}", persist_state="session")
             )  # fmt: skip
     with st.popover("Upload photos", icon=":material/upload:"):
-        st.file_uploader(f"{KINDS}, up to 20 MB each", key="a_own_files", accept_multiple_files=True, on_change=_take)
+        label = f"{KINDS}, up to {pickers.PHOTO_MB} MB each"
+        st.file_uploader(label, key="a_own_files", accept_multiple_files=True, on_change=_take, max_upload_size=pickers.PHOTO_MB)
         st.caption("Photos stay in the memory of this session.")
     try:
         return [uploads[name] if name in uploads else open_image(name) for name in chosen]
@@ -91,10 +92,10 @@ def _take() -> None:
 
 def _choose_target(model: Classifier, photo: Photo) -> int | None:
     """Return the chosen class, one of the most probable classes of the cell's photo on its own."""
-    probabilities = job_status.wait_for(jobs.prediction_job(model, photo), "Running the model")
-    if probabilities is None:
+    values = job_status.wait_for(jobs.prediction_job(model, photo), "Running the model")
+    if values is None:
         return None
-    labels = {index: f"{name} {value:.2f}" for index, (name, value) in most_probable(model, probabilities).items()}
+    labels = {index: f"{each.name} {each.text}" for index, each in readings(model, values).items()}
     return st.selectbox(
         "Target", list(labels), format_func=labels.__getitem__, key=f"a_own_target_{photo.digest}", width=260,
         help="The class to explain, one of the most probable classes of the photo in the target cell.",

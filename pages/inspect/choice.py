@@ -9,9 +9,9 @@ import streamlit as st
 from attrlib.data.pictures import is_named
 from attrlib.data.samples import PREFIX
 from attrlib.errors import AttrlibError, unknown
-from attrlib.models import EMBEDDED, check_name
+from attrlib.models import EMBEDDED, check_name, parse_model
 from attrlib.registry import params_of
-from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, parse_size, size_text
+from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec
 from pages.shared import forms, selection
 
 UPLOAD = "upload"
@@ -73,8 +73,7 @@ def _start_maps(query: Mapping[str, str]) -> None:
         problems.append(f"the link's image {image[:60]!r} is neither a sample nor a bird; a sample photo is shown instead")
         image = DEFAULT.image
     state.image, state.upload = image, None
-    state.architecture, state.checkpoint = spec.model.architecture, spec.model.checkpoint or ""
-    state.input_size = size_text(spec.model.input_size) if spec.model.input_size else ""
+    state.model = spec.model.text
     state.target, state.seed = -1 if spec.target is None else spec.target, spec.seed
     state.layer, state.methods, state.params = selection.as_widgets(methods)
     forms.fill(params_of(ViewSpec), spec.view)
@@ -82,10 +81,8 @@ def _start_maps(query: Mapping[str, str]) -> None:
 
 
 def model() -> ModelSpec:
-    """Return the model chosen in the session. Raises `SpecError` for an impossible input size."""
-    state = st.session_state
-    size = state.input_size.strip()
-    return ModelSpec(state.architecture, state.checkpoint.strip() or None, parse_size(size) if size else None)
+    """Return the model chosen in the session. Raises `AttrlibError` for one that is unknown or not valid."""
+    return parse_model(st.session_state.model or "")
 
 
 def view() -> ViewSpec:

@@ -10,10 +10,11 @@ from attrlib.data.images import KINDS, Photo, open_photo
 from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, Preset
-from attrlib.models import EMBEDDED, Classifier, list_models, named
+from attrlib.models import Classifier
 from attrlib.specs import MethodSpec, ModelSpec
 from pages.inspect import choice
-from pages.shared import custom_model, forms, job_status, jobs, notices, pickers, presets, selection
+from pages.shared import forms, job_status, jobs, model_choosers, notices, pickers, presets, selection
+from pages.shared.classes import reading
 from pages.shared.widget_values import chooser
 
 SAME_AS_PREDICTED = -1
@@ -27,7 +28,9 @@ def choose_photo(row: pickers.Grid) -> Photo | None:
         names = {name: title(name) for name in named} | ({choice.UPLOAD: state.upload.name} if state.upload else {})
         st.selectbox("Photo", format_func=lambda option: names[option], **chooser("image", list(names)))
         with st.popover("Upload a photo", icon=":material/upload:", width="stretch"):
-            st.file_uploader(f"{KINDS}, up to 20 MB", key="uploader", on_change=_take_upload)
+            st.file_uploader(
+                f"{KINDS}, up to {pickers.PHOTO_MB} MB", key="uploader", on_change=_take_upload, max_upload_size=pickers.PHOTO_MB
+            )
             st.caption("Photos stay in the memory of this session. They are not stored, and not part of any link.")
     try:
         photo = state.upload if state.image == choice.UPLOAD else open_image(state.image)
@@ -53,29 +56,7 @@ def _take_upload() -> None:
 def choose_model(row: pickers.Grid) -> Classifier | None:
     """Return the chosen model, with a checkpoint if one is given, or None after showing why it cannot be loaded."""
     with row.cell():
-        pickers.one(
-            "Model",
-            [EMBEDDED, *named()],
-            "architecture",
-            "Models named birds_ were trained on the synthetic birds. Type timm:NAME or torchvision:NAME for any other architecture; its weights are "
-            "downloaded, or read from a checkpoint.",
-        )
-        with st.popover("Weights, size", icon=":material/folder_open:", width="stretch"):
-            st.text_input(
-                "File on this computer",
-                key="checkpoint",
-                persist_state="session",
-                placeholder="my_model.safetensors",
-                help=".safetensors, .pth, .pt or .tar with weights for the chosen architecture; no code in it is run. "
-                "To name the classes, put a text file of the same name (.txt) next to it, with one name per line.",
-            )
-            st.text_input(
-                "Input size",
-                key="input_size",
-                persist_state="session",
-                placeholder="model's default",
-                help=custom_model.SIZE_HELP,
-            )
+        model_choosers.one("model")
     try:
         spec = choice.model()
     except AttrlibError as error:
@@ -84,8 +65,15 @@ def choose_model(row: pickers.Grid) -> Classifier | None:
     return job_status.wait_for(jobs.model_job(spec), f"Loading {spec}")
 
 
-def choose_target(row: pickers.Grid, model: Classifier, best: list[int], probabilities: Tensor) -> int:
-    """Return the class to explain: the predicted one, or another one from the list in order of decreasing probability."""
+def choose_target(row: pickers.Grid, model: Classifier, best: list[int], values: Tensor) -> int:
+    """Return the class or number to explain: the predicted one, or another one from the list.
+
+    Args:
+        row: Row of the control.
+        model: The model.
+        best: The most probable classes, best first, or the first numbers.
+        values: What the model reads off the photo, (C,).
+    """
     state = st.session_state
     names = [n.split(",")[0] for n in model.class_names]
     # Streamlit distinguishes options by their labels, and ImageNet has two classes named crane.
@@ -93,17 +81,28 @@ def choose_target(row: pickers.Grid, model: Classifier, best: list[int], probabi
     names = [f"{name} ({i})" if name in twice else name for i, name in enumerate(names)]
     others = sorted(set(range(len(names))) - set(best), key=lambda i: names[i].lower())
     known = range(SAME_AS_PREDICTED, len(names))
+    what, one = ("classes", "class") if model.outputs.has_classes else ("numbers", "number")
     _recall("target", known)
     if state.target not in known:
         state.problems.append(
-            f"Class {state.target} does not exist: {model.name} has classes 0 to {len(names) - 1}. The predicted class is used instead."
+            f"{one.capitalize()} {state.target} does not exist: {model.name} has {what} 0 to {len(names) - 1}. The predicted {one} is used instead."
         )
         state.target = SAME_AS_PREDICTED
     state.target_was = state.target
 
     def label(i: int) -> str:
-        return f"predicted: {names[best[0]]}" if i == SAME_AS_PREDICTED else f"{names[i]} {probabilities[i]:.2f}"
+        if i != SAME_AS_PREDICTED:
+            return f"{names[i]} {reading(model, values, i).text}"
+        first = reading(model, values, best[0])
+        if not first.is_probability:
+            return f"predicted: {first.text}"
+        return f"most probable: {names[best[0]]}" if not (model.outputs.exclusive or first.predicted) else f"predicted: {names[best[0]]}"
 
+    hint = (
+        "The class whose logit is explained. The five most probable classes come first. Type to search."
+        if model.outputs.exclusive
+        else "The label whose logit is explained. The five most probable labels come first; ✓ marks those with a probability of 0.5 or more."
+    )
     with row.cell():
         st.selectbox(
             "Target",
@@ -111,7 +110,7 @@ def choose_target(row: pickers.Grid, model: Classifier, best: list[int], probabi
             format_func=label,
             key="target",
             persist_state="session",
-            help="The class whose logit is explained. The five most probable classes come first. Type to search.",
+            help=hint if model.outputs.has_classes else "The number that is explained.",
         )
     return best[0] if state.target == SAME_AS_PREDICTED else state.target
 
@@ -179,11 +178,11 @@ def choose_more_models(first: ModelSpec) -> list[ModelSpec]:
     with st.sidebar:
         pickers.several(
             "More models (one row each)",
-            (info.name for info in list_models()),
+            model_choosers.names(),
             "also",
-            f"Each model is explained for the class that it predicts. {pickers.MODEL_HINT}",
+            f"Each model is explained for what it predicts. {model_choosers.HINT}",
             choice.MAX_MODELS - 1,
-            placeholder="Add a model",
+            placeholder="Choose models",
         )
         problems: list[str] = []
         models = selection.parse_models(st.session_state.also, problems)

@@ -33,6 +33,13 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
         )
         grid = choose_grid(ready, "deletion_grid", singles="pixels")
         baseline = choose_baseline("deletion_baseline")
+    if not ready.row.model.outputs.has_classes:
+        st.info(
+            "The model predicts a number. Deletion follows the probability of a class, which a number does not have. "
+            "**Patches** shows how the number changes when patches are deleted.",
+            icon=":material/block:",
+        )
+        return False
     job = map_jobs.path_job(ready.row.model, ready.row.photo, ready.job, order, grid or None, baseline, st.session_state.seed)
     if job_status.waits_for(job):
         return True

@@ -10,7 +10,7 @@ from attrlib.specs import SCALES, SIGNS, ExplainSpec, ViewSpec
 from pages.inspect import choice, choosers, takeaway, tile_rows, tools
 from pages.inspect.tile_rows import PendingRow, Row
 from pages.shared import job_status, jobs, links, notices, pickers, selection, tiles
-from pages.shared.classes import most_probable
+from pages.shared.classes import readings
 from pages.shared.polling import poll
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     choice.start(st.query_params.to_dict())
     st.markdown("#### Why did the model say that?")
     st.caption(
-        "One photo, many attribution methods side by side. In signed maps, orange pixels raise the logit of the target class, and blue pixels lower it."
+        "One photo, many attribution methods side by side. In signed maps, orange pixels raise the output of the target, and blue pixels lower it."
     )
     top_of_page = st.container()
     row = st.grid(min_column_width=150, gap="small", key="controls")
@@ -31,11 +31,11 @@ def main() -> None:
             notices.problems("problems")
         st.info("Choose another model or photo above to continue.", icon=":material/arrow_upward:")
         return
-    probabilities = job_status.wait_for(jobs.prediction_job(model, photo), "Running the model")
-    if probabilities is None:
+    values = job_status.wait_for(jobs.prediction_job(model, photo), "Running the model")
+    if values is None:
         return
-    best = most_probable(model, probabilities)
-    target = choosers.choose_target(row, model, list(best), probabilities)
+    best = readings(model, values)
+    target = choosers.choose_target(row, model, list(best), values)
     methods = choosers.choose_methods(row, model)
     spec = ExplainSpec(
         choice.model(),
@@ -70,7 +70,7 @@ def _gallery(rows: list[Row], pending: list[PendingRow], spec: ExplainSpec) -> b
     if not spec.methods:
         st.info("Choose methods above, for example Grad-CAM and IxG.", icon=":material/arrow_upward:")
     tiles.show_strips(tile_rows.strips(rows, slots), view, in_threes=selection.by_layer(spec.methods))
-    notices.notes(jobs.plain(note) for attribution in ready for note in attribution.notes)
+    _show_notes(rows)
     for row in pending:
         st.progress(0.0, text=f"Loading {jobs.plain(row.spec.text)}")
     tool = tools.choose()
@@ -81,6 +81,14 @@ def _gallery(rows: list[Row], pending: list[PendingRow], spec: ExplainSpec) -> b
         # Only a full rerun creates the row.
         st.rerun()
     return waiting
+
+
+def _show_notes(rows: list[Row]) -> None:
+    """Show what a reader of the maps must know about the models."""
+    if len(rows) == 1:
+        notices.folded(rows[0].model.remarks, rows[0].model.name)
+    else:
+        notices.folded(f"{row.model.name}: {note}" for row in rows for note in row.model.remarks)
 
 
 def _choose_view() -> ViewSpec:

@@ -27,7 +27,8 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
         ready = pick("Map", maps, "patch_map")
         grid = choose_grid(ready, "patch_grid")
         baseline = choose_baseline("patch_baseline")
-        output: str = switch("Output", OUTPUTS, "patch_output", "The output of the target class whose drop is measured.")
+        offered = OUTPUTS if ready.row.model.outputs.has_classes else OUTPUTS[:1]
+        output: str = switch("Output", offered, "patch_output", "The output of the target whose drop is measured.")
     row = ready.row
     job = map_jobs.outputs_job(row.model, row.photo, row.target, grid, baseline, st.session_state.seed)
     if job_status.waits_for(job):

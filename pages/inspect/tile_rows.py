@@ -15,18 +15,18 @@ from attrlib.methods import Attribution
 from attrlib.models import Classifier
 from attrlib.specs import MethodSpec, ModelSpec
 from pages.shared import job_status, jobs, tiles
-from pages.shared.classes import most_probable
+from pages.shared.classes import Reading, readings
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A model with its spec, the picture, the explained class, and the most probable classes with their probabilities."""
+    """A model with its spec, the picture, the explained class, and what the model reads off the picture."""
 
     spec: ModelSpec
     model: Classifier
     photo: Photo
     target: int
-    top: list[tuple[str, float]]
+    top: list[Reading]
 
     @property
     def class_name(self) -> str:
@@ -86,10 +86,10 @@ def further_row(spec: ModelSpec, photo: Photo, first: Row, wanted: bool) -> Row 
     prediction = jobs.prediction_job(model, photo)
     if not prediction.ended:
         return PendingRow(spec, prediction)
-    probabilities = job_status.wait_for(prediction, f"Running {spec}")
-    if probabilities is None:
+    values = job_status.wait_for(prediction, f"Running {spec}")
+    if values is None:
         return None
-    best = most_probable(model, probabilities)
+    best = readings(model, values)
     same = _same_class(model, first) if wanted else None
     return Row(spec, model, photo, next(iter(best)) if same is None else same, list(best.values()))
 

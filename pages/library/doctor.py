@@ -8,10 +8,10 @@ from attrlib.diagnosis import REFUSED, VALID, Diagnosis, Finding, doctor
 from attrlib.engine.jobs import Priority, State
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, list_methods
-from attrlib.models import EMBEDDED, NAMED, list_models, parse_model
+from attrlib.models import EMBEDDED, NAMED, parse_model
 from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, digest
-from pages.shared import job_panel, jobs, notices, pickers
+from pages.shared import job_panel, jobs, model_choosers, notices
 from pages.shared.jobs import plain
 from pages.shared.polling import poll
 from pages.shared.times import duration, size
@@ -30,7 +30,7 @@ def show() -> None:
     )
     with st.grid(min_column_width=220, gap="small", vertical_alignment="bottom", key="l_doctor_bar") as row:
         with row.cell():
-            pickers.one("Model", (info.name for info in list_models()), "l_doctor_model", pickers.MODEL_HINT)
+            model_choosers.one("l_doctor_model")
         with row.cell(column_span=2):
             st.multiselect(
                 "Methods",
@@ -120,7 +120,7 @@ def _show(diagnosis: Diagnosis) -> None:
                 f"{plain(f.method)} at {f.layer} left changed: {plain(', '.join(f.changed))}. The change was undone.",
                 icon=":material/bug_report:",
             )
-    notices.notes(map(plain, diagnosis.model_findings))
+    notices.notes(diagnosis.model_findings)
     views = {
         "Seconds": "seconds",
         f"Seconds for {diagnosis.images:,}": "seconds_all",

@@ -1,4 +1,4 @@
-"""Models of the library: shipped models with their cards, a search over all others, and the published checkpoints."""
+"""Models of the library: shipped and added models with their cards, a search over all others, and the published checkpoints."""
 
 import time
 from typing import Any
@@ -7,14 +7,17 @@ import streamlit as st
 
 from attrlib.engine.jobs import Job, State, queue
 from attrlib.errors import AttrlibError
-from attrlib.models import Card, ModelInfo, download, list_models, shipped
+from attrlib.models import Card, ModelInfo, download, list_models, named, remove_model
+from attrlib.models.added import added, left_out
 from attrlib.models.architectures import PUBLISHED
 from attrlib.models.download import downloaded
 from attrlib.specs import digest
-from pages.shared import job_status, jobs, notices
+from attrlib.specs.model import numbers_text
+from pages.shared import job_status, jobs, notices, roots
 from pages.shared.jobs import plain
 from pages.shared.polling import poll
 from pages.shared.times import size
+from pages.shared.widget_values import chooser
 
 FRESH = 20
 """Seconds for which the list of downloaded files is reused."""
@@ -24,7 +27,7 @@ SHOWN = 200
 
 def show() -> None:
     """Show the models that need no download, then the search, then the published checkpoints."""
-    st.markdown("##### Shipped models")
+    st.markdown("##### Models without download")
     try:
         _ready()
     except AttrlibError as error:
@@ -35,7 +38,7 @@ def show() -> None:
 
 def _ready() -> None:
     """Show all models that need no download in one table, and the card of one of them."""
-    cards = {name: Card.read(path) for name, path in shipped().items()}
+    cards = {name: Card.read(path) for name, path in named().items()}
     rows = [_row(info, cards.get(info.name)) for info in list_models()]
     percent = st.column_config.NumberColumn(
         format="%.1f %%", help="Top-1 accuracy on held-out images. Deleted: with random patches of each image deleted."
@@ -56,10 +59,17 @@ def _ready() -> None:
         placeholder="–",
         alt="Models that need no download",
     )
+    notices.warn(left_out())
     if not cards:
         notices.notes(["This installation ships only the embedded model. Train others with python -m attrlib finetune."])
         return
-    name = st.selectbox("Model card", list(cards), key="l_card", persist_state="session", width=320)
+    if st.session_state.setdefault("l_card", next(iter(cards))) not in cards:
+        st.session_state.l_card = next(iter(cards))
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        st.selectbox("Model card", **chooser("l_card", list(cards)), width=320)
+        name = st.session_state.l_card
+        if name in added():
+            _remover(name)
     card = cards[name]
     facts = [f"top-1 {what} **{found}**" for what in ("clean", "deleted") if (found := _accuracy(card.accuracy.get(what)))]
     if facts:
@@ -70,10 +80,30 @@ def _ready() -> None:
     )
 
 
+def _remover(name: str) -> None:
+    """Show the button that removes an added model, which asks first."""
+    refusal = roots.refusal_to_add()
+    copied = not Card.read(added()[name]).weights
+    with st.popover("Remove", icon=":material/delete:", disabled=bool(refusal), help=refusal or None):
+        st.caption(
+            f"Remove {plain(name)} from this server, for everyone. {'Its weights are deleted.' if copied else 'Its weights stay where they are.'}"
+        )
+        st.button(f"Remove {plain(name)}", key="l_remove", on_click=_remove, args=(name,), icon=":material/delete:", type="primary")
+
+
+def _remove(name: str) -> None:
+    try:
+        if not roots.refusal_to_add():
+            remove_model(name)
+    except AttrlibError as error:
+        st.session_state.l_problems = [*st.session_state.l_problems, str(error)]
+
+
 def _row(info: ModelInfo, card: Card | None) -> dict[str, object]:
     if card is None:
         architecture, _, rest = info.note.partition(" on ")
         return {"model": info.name, "architecture": architecture, "trained on": rest.partition(",")[0]}
+    where = {"added": "yes"} if info.source == "added" else {}
     means = {what: card.accuracy.get(what, {}).get("mean") for what in ("clean", "deleted")}
     return {
         "model": info.name,
@@ -82,6 +112,7 @@ def _row(info: ModelInfo, card: Card | None) -> dict[str, object]:
         "parameters (M)": card.parameters / 1e6,
         **{what: None if mean is None else 100 * mean for what, mean in means.items()},
         "deletion-tuned": card.deletion is not None,
+        **where,
     }
 
 
@@ -99,13 +130,14 @@ def _facts(card: Card) -> list[dict[str, str]]:
         "architecture": card.architecture,
         "parameters": f"{card.parameters:,}",
         "classes": str(len(card.class_names)),
+        "outputs": card.outputs,
         "trained on": card.data,
         "deletion-tuned": tuned,
         "counterpart": card.pair or "none",
-        "input": f"{own.size[0]} × {own.size[1]} px, {own.interpolation}, crop {own.crop:g}",
+        "input": f"{own.size[0]} × {own.size[1]} px, {own.interpolation}, crop {own.crop:g}, {own.fit}, mean {numbers_text(own.mean)}, std {numbers_text(own.std)}",
         "recipe": ", ".join(f"{k}={v}" for k, v in card.recipe.items()),
         "epochs, seed": f"{card.epoch}, {card.seed}",
-        "weights": card.digest,
+        "weights": card.weights or card.digest,
     }
     return [{"property": name, "value": value} for name, value in facts.items()]
 

@@ -11,7 +11,7 @@ from attrlib.methods import METHODS
 from attrlib.models import EMBEDDED, parse_model
 from attrlib.protocols import PROTOCOLS
 from attrlib.protocols import resolve as resolve_protocol
-from attrlib.registry import Value
+from attrlib.registry import Value, params_of
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, options_of, parse_methods, parse_protocols, read_list
 from attrlib.specs.codec import Parsers
 from pages.shared import forms, selection
@@ -20,6 +20,8 @@ from pages.shared.short import short_method, short_protocol
 
 ALL = "all that are defined"
 MAX_MODELS = 12
+OF_MODEL = params_of(ModelSpec)[1:]
+"""The fields of a model besides its name. Links of one run have them beside the model, links of this page within its text."""
 SHOWN = {"shown": "s_protocol", "on": "s_model", "plot": "s_view", "examples": "s_method", "item": "s_item"}
 """Link fields for which results are looked at, with their session keys. The code that shows them checks that they exist."""
 
@@ -53,7 +55,7 @@ class Wanted:
         """Return the link fields: those of the run, with all models in place of its one model."""
         fields = replace(self.run, model=ModelSpec(EMBEDDED), filter_models=()).fields()
         return {
-            **fields,
+            **{name: text for name, text in fields.items() if name not in {p.name for p in OF_MODEL}},
             "model": [model.text for model in self.models],
             "methods": "all" if self.run.methods == every_method() else fields["methods"],
             "same": str(self.same_grids).lower(),
@@ -78,7 +80,7 @@ def default() -> Wanted:
 def read_fields(fields: Mapping[str, Sequence[str]], default: Wanted) -> tuple[Wanted, list[str]]:
     """Read a link of this page or of one run; an invalid field keeps its default and is named in the list of problems."""
     texts = {name: values[-1] for name, values in fields.items() if values and name not in (*SHOWN, "same")}
-    of_one_run = bool({"checkpoint", "input_size", "filter_models"} & set(texts))
+    of_one_run = "filter_models" in texts or any(texts.get(p.name, "") not in ("", p.format(p.default)) for p in OF_MODEL)
     run, problems = RunSpec.read_link({n: t for n, t in texts.items() if n != "model" or of_one_run}, default.run, PARSERS)
     models = [run.model, *run.filter_models] if of_one_run else selection.parse_models(fields.get("model", ()), problems)
     if len(models) > MAX_MODELS:

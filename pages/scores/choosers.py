@@ -5,17 +5,16 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from attrlib.methods import METHODS, Preset
-from attrlib.models import list_models
 from attrlib.protocols import PROTOCOLS
 from attrlib.specs import RunSpec, options_of
 from pages.scores import choice
-from pages.shared import custom_model, forms, pickers, presets, selection
+from pages.shared import forms, model_choosers, pickers, presets, selection
 from pages.shared.widget_values import chooser, widget
 
 MAX_METHODS = 64
 OPTIONS = {option.name: option for option in options_of(RunSpec)}
-PLACED = ("limit", "deletion_tuned")
-"""Options with a fixed place on the page; all others are listed under More."""
+LIMIT = "limit"
+"""The option with a place on the page; all others are listed under More."""
 
 
 def choose(row: pickers.Grid) -> None:
@@ -51,17 +50,7 @@ def choose(row: pickers.Grid) -> None:
 def _models(row: pickers.Grid) -> None:
     state = st.session_state
     with row.cell(column_span=2):
-        pickers.several(
-            f"Models: {len(state.s_models)}",
-            (info.name for info in list_models()),
-            "s_models",
-            pickers.MODEL_HINT,
-            choice.MAX_MODELS,
-            placeholder="Choose models",
-        )
-        with st.popover("Weights, size", icon=":material/folder_open:", width="stretch"):
-            custom_model.form("s")
-            _option("deletion_tuned")
+        model_choosers.several(f"Models: {len(state.s_models)}", "s_models", choice.MAX_MODELS, placeholder="Choose models")
 
 
 def _several(
@@ -96,14 +85,14 @@ def _take(preset: Preset) -> None:
 
 
 def _items() -> None:
-    _option("limit")
+    _option(LIMIT)
     with st.popover("More", icon=":material/more_horiz:", width="stretch"):
         _more()
 
 
 def _more() -> None:
     for name in OPTIONS:
-        if name not in PLACED:
+        if name != LIMIT:
             _option(name)
     st.checkbox(
         "Same grids for all models",

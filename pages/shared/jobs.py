@@ -18,6 +18,7 @@ from attrlib.engine.photo_maps import PhotoMaps
 from attrlib.errors import AttrlibError, Cancelled, ModelError
 from attrlib.methods import METHODS
 from attrlib.models import Classifier, load_model, pick_device
+from attrlib.models.added import added, weights_of
 from attrlib.progress import NewsProgress
 from attrlib.specs import MethodSpec, ModelSpec, digest
 from attrlib.store import open_store
@@ -38,20 +39,27 @@ def model_job(spec: ModelSpec, deletion_tuned: bool = False) -> Job:
     def load(_progress: Any) -> Classifier:
         check_model(spec)
         model = load_model(spec.architecture, deletion_tuned=deletion_tuned, **spec.options())
-        _ = model.layers
-        digest_of(model)
+        prepare(model)
         return model
 
     return queue("models").submit(digest("model", spec, stamp(spec), deletion_tuned), load)
 
 
-def stamp(model: ModelSpec) -> list[int] | None:
-    """Return size and modification time of the files of a model: a checkpoint and its class names, or a folder; None if there are none.
+def prepare(model: Classifier) -> None:
+    """Compute, in the job that loads a model, what pages read of it."""
+    _ = model.layers, model.remarks
+    digest_of(model)
 
-    Weights that were replaced under the same name are thus recognised as different ones.
+
+def stamp(model: ModelSpec) -> list[int] | None:
+    """Return sizes and modification times of the files of a model; None if there are none.
+
+    They are a checkpoint with what is read beside it, a folder, or card and weights of an added model. Weights that were replaced under
+    the same name are thus recognised as different ones.
     """
-    files: list[Path] = []
-    for path in filter(None, (model.checkpoint, path_of(model.architecture))):
+    card = None if model.checkpoint else added().get(model.architecture)
+    files: list[Path] = [card] if card else []
+    for path in filter(None, (model.checkpoint, path_of(model.architecture), str(weights_of(card)) if card else None)):
         # Loading reports the error of a card.
         with suppress(ModelError):
             files += [file for file in model_files(path) if file.is_file()]

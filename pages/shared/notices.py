@@ -4,7 +4,10 @@ from collections.abc import Iterable
 
 import streamlit as st
 
-from pages.shared.jobs import sentence
+from pages.shared.jobs import plain, sentence
+
+UNFOLDED = 2
+"""Greatest number of notes that are shown without a click."""
 
 
 def problems(key: str, current: Iterable[str] = ()) -> None:
@@ -29,6 +32,16 @@ def warn(messages: Iterable[str]) -> None:
 def error(message: object) -> None:
     """Show an error of the library."""
     st.error(sentence(message), icon=":material/error:")
+
+
+def folded(messages: Iterable[str], on: str = "") -> None:
+    """Show notes of the library, each once; many are folded under their number, and what they are on."""
+    found = list(dict.fromkeys(messages))
+    if len(found) <= UNFOLDED:
+        notes(found)
+        return
+    with st.expander(f"{len(found)} notes{f' on {plain(on)}' if on else ''}", icon=":material/info:"):
+        notes(found)
 
 
 def notes(messages: Iterable[str]) -> None:

@@ -9,12 +9,10 @@ import streamlit as st
 from attrlib.data.datasets import list_datasets
 from pages.shared.widget_values import chooser, widget
 
-MODEL_HINT = (
-    "Or type timm:NAME or torchvision:NAME; with @FILE after it for a checkpoint, with @random:0 for random weights, "
-    "with @192x256 for another input size."
-)
 METHOD_HINT = "Or type one with layer and parameters, such as IG@Middle:steps=20."
 KERNELS = [0, *range(1, 258, 2)]
+PHOTO_MB = 20
+"""Size in MB up to which photos may be uploaded."""
 
 
 class Grid(Protocol):

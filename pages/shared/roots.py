@@ -1,4 +1,4 @@
-"""Restrict the files that the app may read to configured folders, whatever path a link or a visitor gives."""
+"""Restrict what visitors may read and add on the server, whatever path a link or a visitor gives."""
 
 import os
 from contextlib import suppress
@@ -8,13 +8,16 @@ import streamlit as st
 
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
 from attrlib.errors import DataError, ModelError
+from attrlib.models.added import added, weights_of
+from attrlib.models.added import folder as folder_of_added
 from attrlib.models.cards import Card, card_of, files_of
 from attrlib.models.checkpoints import split_key
-from attrlib.models.model_folders import is_folder_name, is_path_of_folder, local_path
+from attrlib.models.folders.folder import is_folder_name, is_path_of_folder, local_path
 from attrlib.models.names import RANDOM
 from attrlib.specs import ModelSpec
 
 VARIABLE = "ATTRLIB_DATA_ROOTS"
+ADDING = "ATTRLIB_ADD_MODELS"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _ADVICE = f"the operator of the app can add its folder to {VARIABLE}"
 
@@ -25,6 +28,21 @@ def roots() -> tuple[Path, ...]:
     if configured is not None:
         return tuple(Path(folder).expanduser().resolve() for folder in configured.split(os.pathsep) if folder.strip())
     return (Path.home().resolve(), Path.cwd().resolve()) if st.get_option("server.address") in _LOCAL else ()
+
+
+def refusal_to_add() -> str:
+    """Return why visitors may not add or remove models, as a sentence, or an empty text if they may.
+
+    `ATTRLIB_ADD_MODELS` decides; without it they may on localhost.
+    """
+    configured = os.environ.get(ADDING)
+    allowed = st.get_option("server.address") in _LOCAL if configured is None else configured.strip().lower() in ("1", "true", "yes", "on")
+    return "" if allowed else f"Models cannot be added or removed on this server; its operator can allow it with {ADDING}=1."
+
+
+def upload_limit() -> int:
+    """Return the size in MB up to which checkpoints may be uploaded: that of the server."""
+    return int(st.get_option("server.maxUploadSize"))
 
 
 def readable(path: str) -> bool:
@@ -80,25 +98,45 @@ def model_files(path: str) -> list[Path]:
     return files_of(path)
 
 
-def _check_model_path(path: str) -> None:
+def _is_readable(path: str) -> bool:
     # The path itself comes first, so that nothing outside is opened.
-    if not (readable(split_key(path)[0]) and all(readable(str(file)) for file in model_files(path))):
+    return readable(split_key(path)[0]) and all(readable(str(file)) for file in model_files(path))
+
+
+def _check_model_path(path: str) -> None:
+    if not _is_readable(path):
         raise ModelError(f"{path[:120]!r} is not in a folder that this app may read; {_ADVICE}")
 
 
 def check_model(spec: ModelSpec) -> ModelSpec:
-    """Return the model if the app may read its checkpoint or its folder, and the folder that the card of a checkpoint names.
+    """Return the model if the app may read its checkpoint or its folder, and what its card names.
+
+    The weights of an added model may also lie in the folder of the added models.
 
     Raises `ModelError` otherwise, with the same message whether the file exists or not.
     """
     paths = [path for path in (spec.checkpoint, path_of(spec.architecture)) if path and not path.startswith(RANDOM)]
     for path in paths:
         _check_model_path(path)
-        card = card_of(path)
-        named = path_of(Card.read(card).architecture) if card else None
-        if named:
-            _check_model_path(named)
+        _check_card(card_of(path))
+    card = None if spec.checkpoint else added().get(spec.architecture)
+    weights = weights_of(card) if card else None
+    if weights and not (_is_copied(weights) or _is_readable(str(weights))):
+        raise ModelError(f"the weights of {spec.architecture} are not in a folder that this app may read; {_ADVICE}")
+    _check_card(card)
     return spec
+
+
+def _check_card(card: Path | None) -> None:
+    """Raise `ModelError` for a card whose architecture is a folder that the app may not read."""
+    named = path_of(Card.read(card).architecture) if card else None
+    if named:
+        _check_model_path(named)
+
+
+def _is_copied(weights: Path) -> bool:
+    """Return whether weights lie in the folder of the added models, after symbolic links are resolved."""
+    return all(file.resolve().is_relative_to(folder_of_added().resolve()) for file in files_of(weights))
 
 
 def path_of(architecture: str) -> str | None:

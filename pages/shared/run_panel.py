@@ -110,7 +110,7 @@ def cost(plans: Sequence[run_jobs.Planned]) -> str:
 
 def show_remarks(results: Sequence[Plan | RunResult]) -> None:
     """Show the notes of plans or results, and which evaluations are not defined on the model or the data, with the reason."""
-    notices.notes(note for result in results for note in result.notes)
+    notices.folded(note for result in results for note in result.notes)
     refused = [refusal for result in results for refusal in result.refused]
     if refused:
         with st.expander(f"Left out because not defined here: {len(refused)}", icon=":material/block:"):

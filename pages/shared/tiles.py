@@ -18,6 +18,7 @@ from attrlib.figures.panel import Tile, limits
 from attrlib.models import Preprocessing
 from attrlib.specs import MethodSpec, ViewSpec, digest
 from pages.shared import job_status
+from pages.shared.classes import Reading
 from pages.shared.jobs import sentence
 from pages.shared.times import duration
 
@@ -50,7 +51,7 @@ class Strip:
     name: str
     photo: Image.Image
     title: str
-    top: list[tuple[str, float]]
+    top: list[Reading]
     slots: list[Slot]
 
 
@@ -84,7 +85,7 @@ def _show_photo(strip: Strip, with_classes: bool) -> None:
     alt = f"The photo as the model sees it, explained for {strip.title}"
     st.image(_photo(digest(strip.photo.tobytes()), strip.photo), width="stretch", alt=alt)
     if with_classes:
-        st.html(_bars(strip.top))
+        st.html(bars(strip.top))
 
 
 def _tile(slot: Slot, view: ViewSpec) -> Tile:
@@ -168,13 +169,19 @@ def colour_bar(colours: str, labels: Sequence[str]) -> str:
     )
 
 
-def _bars(top: list[tuple[str, float]]) -> str:
+def bars(top: Sequence[Reading]) -> str:
+    """Return the HTML of a model's readings, with a bar for each probability."""
     rows = [
-        f'<div style="display:flex;justify-content:space-between;gap:.5rem"><span>{escape(name)}</span><span>{p:.2f}</span></div>'
-        f'<div style="height:.2rem;margin-bottom:.2rem;width:{max(p, 0.005):.1%};background:currentColor;opacity:.55"></div>'
-        for name, p in top
+        f'<div style="display:flex;justify-content:space-between;gap:.5rem"><span>{escape(each.name)}</span><span>{escape(each.text)}</span></div>'
+        + (
+            f'<div style="height:.2rem;margin-bottom:.2rem;width:{max(each.value, 0.005):.1%};background:currentColor;opacity:.55"></div>'
+            if each.is_probability
+            else ""
+        )
+        for each in top
     ]
-    return f'<div role="list" aria-label="Most probable classes" style="font-size:.8rem;line-height:1.25">{"".join(rows)}</div>'
+    label = "Most probable classes" if all(each.is_probability for each in top) else "Predicted numbers"
+    return f'<div role="list" aria-label="{label}" style="font-size:.8rem;line-height:1.25">{"".join(rows)}</div>'
 
 
 @st.cache_data(max_entries=256, show_spinner=False)

@@ -3,11 +3,10 @@
 import streamlit as st
 
 from attrlib.methods import METHODS
-from attrlib.models import list_models
 from attrlib.registry import params_of
 from attrlib.specs import StudySpec, options_of
 from attrlib.studies import STUDIES, create, list_studies
-from pages.shared import custom_model, forms, pickers
+from pages.shared import forms, model_choosers, pickers
 from pages.shared.jobs import plain
 from pages.studies import choice
 
@@ -30,15 +29,13 @@ def choose(row: pickers.Grid) -> None:
     study = create(StudySpec(state.t_study))
     with row.cell(column_span=2):
         count = len(study.models())
-        pickers.several(
+        model_choosers.several(
             "Models",
-            (info.name for info in list_models()),
             "t_models",
-            f"Empty: the shipped models of the study. {pickers.MODEL_HINT}",
             MOST_MODELS,
+            f"Empty: the shipped models of the study. {model_choosers.HINT}",
             placeholder=f"{count} shipped model{'s' if count > 1 else ''}",
         )
-        _checkpoint()
     with row.cell():
         pickers.data("t_data", "The name of a data set, or the path of a folder of class folders or of a CSV file.")
     with row.cell():
@@ -58,12 +55,6 @@ def choose(row: pickers.Grid) -> None:
         )  # fmt: skip
         with st.popover("More", icon=":material/more_horiz:", width="stretch"):
             _more(dict(spec.params))
-
-
-def _checkpoint() -> None:
-    with st.popover("Weights, size", icon=":material/folder_open:"):
-        custom_model.form("t")
-        st.caption("If the model was fine-tuned on deleted patches, set this under More: single deletion is then in its domain.")
 
 
 def _more(current: dict) -> None:

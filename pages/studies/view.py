@@ -42,7 +42,7 @@ def show(result: StudyResult) -> None:
         with st.expander(f"Left out because not defined here: {len(left_out)} reasons", icon=":material/block:"):
             for line in left_out:
                 st.markdown(f"- {plain(line)}")
-    notices.notes(result.notes)
+    notices.folded(result.notes)
     st.caption(
         f"{len(result.models)} models: {plain(', '.join(result.models))}. {result.computed} results computed now, {result.cached} cached; "
         f"{duration(result.seconds)} in total."

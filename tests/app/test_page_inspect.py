@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
-from support.pages import buttons, control, heads, link, nodes, press, settle, texts, titles, until
+from support.pages import buttons, control, heads, link, nodes, press, settle, texts, titles, type_into, until
 from support.pages import open_page as start
 from support.waiting import PAUSE
 
@@ -194,13 +194,13 @@ def test_a_model_that_cannot_be_loaded_gets_a_message_and_another_can_be_chosen(
     at = start(model="timm:resnet26").run()
     assert "connect to the internet" in texts(at)
     assert not at.exception
-    control(at, "architecture").set_value("efficientnet_lite0")
+    type_into(at, "model", "efficientnet_lite0")
     assert len(titles(settle(at))) == 5
 
 
 def test_a_missing_checkpoint_gets_a_message():
     at = start().run()
-    at.text_input(key="checkpoint").set_value("/nowhere/weights.pth")
+    type_into(at, "model", "efficientnet_lite0@/nowhere/weights.pth")
     at.run()
     assert "There is no file" in texts(at)
     assert not at.exception
@@ -208,20 +208,40 @@ def test_a_missing_checkpoint_gets_a_message():
 
 def test_another_input_size_is_in_the_tiles_and_the_link_and_a_bad_one_gets_a_message():
     at = settle(start(model="birds_resnet10", methods="IxG,Grad-CAM"))
-    at.text_input(key="input_size").set_value("64x96")
+    type_into(at, "model", "birds_resnet10@64x96")
     settle(at)
     assert link(at)["input_size"] == "64x96"
     assert any("64×96" in line for _, line in heads(at))
     assert "--input-size 64x96" in at.main.code[1].value
     assert "input_size=(64, 96)" in at.main.code[2].value
     assert heads(settle(start(**link(at)))) == heads(at)
-    at.text_input(key="input_size").set_value("64x")
+    type_into(at, "model", "birds_resnet10@input_size=64x")
     at.run()
     assert "as in 192x256" in texts(at)
-    at.text_input(key="input_size").set_value("9999")
+    type_into(at, "model", "birds_resnet10@9999")
     at.run()
     assert "from 1 to 2048" in texts(at)
     assert not at.exception
+
+
+SPEC = (
+    "attrlib:small_resnet10_w16@random:3@48x64@outputs=sigmoid@mean=0.1/0.2/0.3@std=0.4/0.5/0.6@interpolation=bicubic@crop=1.0@fit=squash"
+)
+
+
+def test_nothing_of_a_model_is_lost_between_the_chooser_the_link_and_the_command_line():
+    at = settle(start(model=SPEC, methods="IxG"))
+    assert control(at, "model").value == SPEC
+    fields = {name: link(at)[name] for name in ("outputs", "mean", "std", "interpolation", "crop", "fit", "input_size", "checkpoint")}
+    assert fields == {
+        "outputs": "sigmoid", "mean": "0.1/0.2/0.3", "std": "0.4/0.5/0.6", "interpolation": "bicubic", "crop": "1.0", "fit": "squash",
+        "input_size": "48x64", "checkpoint": "random:3",
+    }  # fmt: skip
+    again = settle(start(**link(at)))
+    assert control(again, "model").value == SPEC
+    assert [n.value for n in nodes(again, "image")] == [n.value for n in nodes(at, "image")]
+    assert "outputs='sigmoid'" in at.main.code[2].value
+    assert "--mean 0.1/0.2/0.3" in at.main.code[1].value
 
 
 class Runs:
@@ -237,18 +257,18 @@ class Runs:
 def test_a_pickle_that_runs_code_is_not_loaded_and_the_page_goes_on(tmp_path):
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"state_dict": Runs(tmp_path / "marker")}))
     at = start().run()
-    at.text_input(key="checkpoint").set_value(str(tmp_path / "evil.pth"))
+    type_into(at, "model", f"efficientnet_lite0@{tmp_path / 'evil.pth'}")
     at.run()
     assert "could run code" in texts(at)
     assert not (tmp_path / "marker").exists()
-    at.text_input(key="checkpoint").set_value("")
+    type_into(at, "model", "efficientnet_lite0")
     assert len(titles(settle(at))) == 5
 
 
 def test_a_checkpoint_of_another_architecture_names_the_keys(tmp_path):
     torch.save({"stem.weight": torch.zeros(3)}, tmp_path / "other.pth")
     at = start().run()
-    at.text_input(key="checkpoint").set_value(str(tmp_path / "other.pth"))
+    type_into(at, "model", f"efficientnet_lite0@{tmp_path / 'other.pth'}")
     at.run()
     assert "stem.weight" in texts(at)
     assert "conv\\_stem.weight" in texts(at)

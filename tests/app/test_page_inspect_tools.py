@@ -294,3 +294,70 @@ def test_a_map_stands_beside_those_of_a_twin_and_of_noise(small):
     after = [n.value for n in nodes(at, "image")][-3:]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
     assert small.calls == ["randomised", "randomised"]
+
+
+LABELS = {"class_names": ("ant", "bee", "cat", "dog", "elk"), "outputs": "sigmoid"}
+
+
+def test_labels_have_probabilities_of_their_own_and_those_of_half_or_more_are_marked(small):
+    checkpoint = small.add(**LABELS)
+    model = small.models[checkpoint]
+    image = model.preprocess(open_sample("cat").image)[None]
+    with torch.no_grad():
+        # Some labels are predicted, and others are not.
+        model.module.fc.bias.sub_(model(image)[0].sort().values[1:3].mean())
+    at = opened(small, checkpoint)
+    sigma = model(image)[0].sigmoid()
+    bars = next(n.proto.body for n in nodes(at, "html") if "Most probable" in n.proto.body)
+    options = at.selectbox(key="target").options
+    for name, value in zip(LABELS["class_names"], sigma.tolist(), strict=True):
+        text = f"{value:.2f}{' ✓' if value >= 0.5 else ''}"
+        assert f"<span>{name}</span><span>{text}</span>" in bars
+        assert f"{name} {text}" in options
+    assert sum(value >= 0.5 for value in sigma.tolist()) == 3
+    assert options[0] == f"predicted: {LABELS['class_names'][int(sigma.argmax())]}"
+
+
+def test_a_label_that_no_one_predicts_is_called_the_most_probable(small):
+    checkpoint = small.add(**LABELS)
+    with torch.no_grad():
+        small.models[checkpoint].module.fc.bias.sub_(50)
+    options = opened(small, checkpoint).selectbox(key="target").options
+    assert options[0].startswith("most probable: ")
+    assert "✓" not in "".join(options)
+
+
+class Number(Plain):
+    """Predicts one number."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)[:, :1]
+
+
+def test_a_number_is_shown_with_its_value_and_tools_of_probabilities_say_why_not(small):
+    checkpoint = "random:number"
+    small.models[checkpoint] = model = attrlib.wrap_model(made(Number, seed=small.first), 32, outputs="scalar")
+    at = opened(small, checkpoint, tool="Deletion")
+    value = float(model(model.preprocess(open_sample("cat").image)[None]))
+    assert at.selectbox(key="target").options[0] == f"predicted: {value:.3g}"
+    bars = next(n.proto.body for n in nodes(at, "html") if "Predicted numbers" in n.proto.body)
+    assert f"<span>{value:.3g}</span>" in bars
+    assert "Most probable" not in "".join(n.proto.body for n in nodes(at, "html"))
+    assert "a number does not have" in texts(at)
+    assert "delete_in_order" not in small.calls
+    at.segmented_control(key="tool").set_value("Patches")
+    at = settle(at)
+    assert at.segmented_control(key="patch_output").options == ["logit"]
+    assert not at.exception
+
+
+def test_the_notes_of_a_model_are_shown_and_many_are_folded(small):
+    checkpoint = small.add()
+    model = small.models[checkpoint]
+    model.notes = ("assumed the first", "left out the second")
+    at = opened(small, checkpoint)
+    assert "Assumed the first" in texts(at)
+    assert not [e for e in at.expander if "notes" in e.label]
+    model.notes = ("assumed the first", "left out the second", "and a third")
+    at = opened(small, checkpoint)
+    assert [e.label for e in at.expander if "notes" in e.label] == ["3 notes on wrapped\\:Plain"]

@@ -2,12 +2,13 @@
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
-from support.pages import buttons, nodes, open_page, press, until, words
+from support.pages import buttons, control, nodes, open_page, press, until, words
 from support.waiting import LIMIT, PAUSE
 
 import attrlib
@@ -15,6 +16,7 @@ from attrlib.engine.jobs import queue
 from attrlib.methods import METHODS
 from attrlib.models import Card, Preprocessing
 from attrlib.models.architectures import PUBLISHED
+from attrlib.models.sources import builder
 from attrlib.store import Record, open_store
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -55,8 +57,8 @@ def test_a_shipped_model_shows_its_card(tmp_path, monkeypatch):
         {"data": "birds:test", "clean": {"mean": 0.591, "low": 0.56, "high": 0.62}}, 702896, pair="own_plain", digest="abc",
     )  # fmt: skip
     (tmp_path / "own.json").write_text(card.text())
-    for module in ("attrlib.models.zoo", "pages.library.models"):
-        monkeypatch.setattr(f"{module}.shipped", lambda: {"own": tmp_path / "own.json"})
+    (tmp_path / "own.safetensors").touch()
+    monkeypatch.setenv("ATTRLIB_MODELS", str(tmp_path))
     at = settle(start())
     assert "59.1 % [56.0 %, 62.0 %]" in texts(at)
     facts = next(t for t in tables(at) if "property" in t).set_index("property")["value"]
@@ -64,6 +66,54 @@ def test_a_shipped_model_shows_its_card(tmp_path, monkeypatch):
     assert facts["parameters"] == "702,896"
     (tmp_path / "own.json").write_text("{}")
     assert "is not a model card" in texts(settle(at))
+
+
+@pytest.fixture
+def added_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The weights of a model that was added as `mine`."""
+    monkeypatch.setenv("ATTRLIB_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("ATTRLIB_ADD_MODELS", "1")
+    torch.save(builder("attrlib:small_resnet10_w16")({"num_classes": 2}, False).module.state_dict(), tmp_path / "mine.pth")
+    model = attrlib.load_model("attrlib:small_resnet10_w16", "cpu", checkpoint=tmp_path / "mine.pth", class_names=("a", "b"), fit="squash")
+    return attrlib.add_model(model, "mine", data="things").with_suffix(".pth")
+
+
+def test_an_added_model_is_listed_with_its_card_and_removed(added_model: Path) -> None:
+    at = settle(start())
+    table = next(t for t in tables(at) if "clean" in t).set_index("model")
+    assert table.loc["mine", "trained on"] == "things"
+    assert table.loc["mine", "added"] == "yes"
+    assert list(table[table["added"] == "yes"].index) == ["mine"]
+    control(at, "l_card").set_value("mine")
+    at = settle(at)
+    facts = next(t for t in tables(at) if "property" in t).set_index("property")["value"]
+    assert "squash" in facts["input"]
+    assert added_model.exists()
+    assert "for everyone" in texts(at)
+    at.button(key="l_remove").click()
+    at = settle(at)
+    assert not added_model.exists()
+    assert "mine" not in list(next(t for t in tables(at) if "clean" in t)["model"])
+    assert "mine" not in control(at, "l_card").options
+
+
+def test_a_model_is_removed_only_where_the_operator_allows_it(added_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = settle(start())
+    control(at, "l_card").set_value("mine")
+    at = settle(at)
+    button = at.button(key="l_remove")
+    monkeypatch.setenv("ATTRLIB_ADD_MODELS", "no")
+    button.click()
+    settle(at)
+    assert added_model.exists()
+
+
+def test_a_card_whose_weights_are_gone_and_one_that_is_damaged_are_named(added_model: Path) -> None:
+    added_model.unlink()
+    (added_model.parent / "other.json").write_text("{}")
+    said = texts(settle(start()))
+    assert "the weights of the added model mine are gone" in said.replace("The weights", "the weights")
+    assert "other.json is not a model card" in said
 
 
 @pytest.mark.parametrize(
@@ -217,7 +267,7 @@ def test_the_machine_is_described():
 def test_nonsense_in_the_link_is_named_and_the_models_are_shown():
     at = settle(start(section="<b>basement</b>"))
     assert "There is no section '<b>basement</b>'" in texts(at)
-    assert "Shipped models" in texts(at)
+    assert "Models without download" in texts(at)
 
 
 @pytest.mark.parametrize("section", ["models", "data", "cache", "device"])

@@ -10,7 +10,7 @@ from PIL import Image
 from attrlib.errors import DataError, ModelError
 from attrlib.models import Card, Preprocessing
 from attrlib.specs import ModelSpec
-from pages.shared.roots import check_data, check_model, load_data, roots
+from pages.shared.roots import check_data, check_model, load_data, refusal_to_add, roots, upload_limit
 
 
 @pytest.fixture
@@ -195,3 +195,50 @@ def test_several_roots_are_separated_as_those_of_path(folders: tuple[Path, Path]
     monkeypatch.setenv("ATTRLIB_DATA_ROOTS", f"{inside}{os.pathsep}{outside}{os.pathsep}")
     assert check_data(str(inside / "data"))
     assert check_data(str(outside / "data"))
+
+
+@pytest.fixture
+def added(folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The card of an added model whose weights lie beside it, in a folder outside the roots."""
+    monkeypatch.setenv("ATTRLIB_MODELS", str(tmp_path / "models"))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine.pth").write_bytes(b"weights")
+    card = tmp_path / "models" / "mine.json"
+    card.write_text(Card("timm:resnet18", ("a",), Preprocessing((8, 8))).text())
+    return card
+
+
+def test_an_added_model_is_read_where_it_was_copied_to(added: Path) -> None:
+    assert check_model(ModelSpec("mine"))
+
+
+def test_a_card_that_leads_out_of_the_roots_is_refused(added: Path, folders: tuple[Path, Path]) -> None:
+    inside, outside = folders
+    for weights, allowed in ((inside / "model.pth", True), (outside / "model.pth", False)):
+        added.write_text(Card("timm:resnet18", ("a",), Preprocessing((8, 8)), weights=str(weights)).text())
+        if allowed:
+            assert check_model(ModelSpec("mine"))
+        else:
+            with pytest.raises(ModelError, match="the weights of mine are not in a folder that this app may read"):
+                check_model(ModelSpec("mine"))
+    added.write_text(Card(f"hf:{outside}", ("a",), Preprocessing((8, 8))).text())
+    with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
+        check_model(ModelSpec("mine"))
+    added.write_text(Card("timm:resnet18", ("a",), Preprocessing((8, 8))).text())
+    added.with_suffix(".pth").unlink()
+    added.with_suffix(".pth").symlink_to(outside / "model.pth")
+    with pytest.raises(ModelError, match="the weights of mine"):
+        check_model(ModelSpec("mine"))
+
+
+def test_models_are_added_on_localhost_or_where_the_operator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = {"server.address": "localhost", "server.maxUploadSize": 20}
+    monkeypatch.setattr(st, "get_option", address.get)
+    monkeypatch.delenv("ATTRLIB_ADD_MODELS", raising=False)
+    assert not refusal_to_add()
+    assert upload_limit() == 20
+    address["server.address"] = "0.0.0.0"
+    assert "ATTRLIB_ADD_MODELS=1" in refusal_to_add()
+    for text, allowed in (("1", True), ("yes", True), ("0", False), ("", False), ("maybe", False)):
+        monkeypatch.setenv("ATTRLIB_ADD_MODELS", text)
+        assert bool(refusal_to_add()) is not allowed

@@ -21,7 +21,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 from support.browser import chromium, serve, settle, visit
-from support.pages import Checkpoints, buttons, control, heads, link, nodes, open_page, press, texts, titles, until, words
+from support.pages import Checkpoints, buttons, control, heads, link, nodes, open_page, press, run, texts, titles, type_into, until, words
 from support.runs import classifier, pictures
 from support.waiting import LIMIT, PAUSE
 from torch import nn
@@ -121,16 +121,23 @@ def test_the_first_visit_says_what_it_costs_and_what_to_do_next(monkeypatch: pyt
     assert "Start" in buttons(at)
 
 
-def test_a_model_is_added_by_architecture_file_and_size(data: Path) -> None:
+def test_a_model_is_typed_with_everything_that_belongs_to_it_and_the_link_keeps_it(data: Path) -> None:
+    typed = "timm:test_resnet@random:1@64x96@outputs=sigmoid@mean=0.5/0.5/0.5"
     at = small(data).run()
-    for field, value in (("architecture", "timm:test_resnet"), ("file", "random:1"), ("size", "64x96")):
-        at.text_input(key=f"s_{field}").set_value(value)
-    press(at, "Add model")
-    assert control(at, "s_models").value == [TINY, "timm:test_resnet@random:1@64x96"]
-    at.text_input(key="s_size").set_value("wide")
-    press(at, "Add model")
+    type_into(at, "s_models", [TINY, typed])
+    run(at)
+    assert at.query_params["model"] == [TINY, typed]
+    again = start(**{name: at.query_params[name] for name in at.query_params}).run()
+    assert control(again, "s_models").value == [TINY, typed]
+    type_into(at, "s_models", [TINY, "timm:test_resnet@input_size=wide"])
+    run(at)
     assert "'wide' is not valid" in words(at)
-    assert len(control(at, "s_models").value) == 2
+
+
+@pytest.mark.parametrize(("field", "value"), [("outputs", "sigmoid"), ("mean", "0.5/0.5/0.5"), ("fit", "squash")])
+def test_a_link_of_one_run_keeps_each_field_of_its_model(field: str, value: str, data: Path) -> None:
+    at = small(data, model="timm:test_resnet", **{field: value}).run()
+    assert control(at, "s_models").value == [f"timm:test_resnet@{field}={value}"]
 
 
 def test_a_page_opened_by_a_link_before_all_others_is_run_by_the_router(data: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 import attrlib  # before torchvision: it declares the operators that torchvision may lack
 
 # isort: split
+import numpy as np
 import pytest
+import timm
 import torch
 from support.hub_models import saved
 from typer.testing import CliRunner, Result
@@ -128,3 +130,17 @@ def test_an_explanation_by_a_file_with_a_card_is_repeated_from_another_folder(
         "there is no file 'mine.pth'"
         in run("explain", "--model", "mine.pth", "--image", "sample:cat", "--methods", "IxG", "--out", "x").stderr
     )
+
+
+def test_the_depth_and_the_bands_of_a_model_are_given_and_kept(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet18", num_classes=2, in_chans=4).state_dict(), tmp_path / "four.pth")
+    four = "0.5/0.5/0.5/0.5"
+    flags = ["--mean", four, "--std", four, "--white", "4095", "--bands-shown", "3/2/1", "--input-size", "64"]
+    added = run("add", "four", "--model", "timm:resnet18", "--checkpoint", tmp_path / "four.pth", *flags)
+    assert added.exit_code == 0, added.output
+    np.save(tmp_path / "bands.npy", np.full((64, 64, 4), 4095, np.uint16))
+    model = attrlib.load_model("four", "cpu")
+    assert (model.preprocessing.white, model.preprocessing.bands_shown) == (4095, (3, 2, 1))
+    assert torch.equal(model.preprocess(attrlib.open_image(tmp_path / "bands.npy")), torch.ones(4, 64, 64))
+    wrong = run("add", "five", "--model", "timm:resnet18", "--checkpoint", tmp_path / "four.pth", "--bands-shown", "1/2")
+    assert "give one channel, or three, as in 3/2/1" in wrong.stderr

@@ -41,7 +41,7 @@ from attrlib.engine.results import RunResult
 from attrlib.engine.run import Event
 from attrlib.methods import METHODS
 from attrlib.models import EMBEDDED, load_model
-from attrlib.models.preserve import has_bfloat16
+from attrlib.models.modules.preserve import has_bfloat16
 from attrlib.protocols import PROTOCOLS
 from attrlib.store import Store, engines, open_store
 

@@ -257,7 +257,7 @@ def test_matching_by_order_gives_a_note(by: str) -> None:
     (note,) = match_notes(["a", "b"], generic(2), by)
     assert note.startswith("classes are matched by order")
     assert ("because the model's classes have no names" in note) == (by == "auto")
-    assert "'a' is class 0, 'b' is class 1; to name them, put a text file" in note
+    assert "'a' is class 0, 'b' is class 1; to name them, put NAME.txt" in note
     assert ", and so on" in match_notes(["a", "b", "c", "d"], generic(4), by)[0]
 
 

@@ -90,8 +90,8 @@ def test_a_side_of_three_is_read_as_the_library_has_it() -> None:
         (np.zeros((12, 10, 3), np.uint8), r"shape \(12, 10, 3\) is not a data set"),
         (np.zeros((0, 12, 10), np.uint8), r"shape \(0, 12, 10\) is not a data set"),
         (np.zeros((2, 4, 12, 10), np.uint8), r"shape \(4, 12, 10\) is not a picture .* with 1 or 3 channels"),
-        (np.zeros((2, 12, 10), np.int64), "values of int64 are no pixels .* give uint8"),
-        (torch.zeros(2, 12, 10, dtype=torch.int32), "values of int32 are no pixels"),
+        (np.zeros((2, 12, 10), np.int64), "int64 values cannot be read as pixels; give uint8"),
+        (torch.zeros(2, 12, 10, dtype=torch.int32), "int32 values cannot be read as pixels"),
         (RGB / 100, "values from 0 to 2.55 look scaled in another way"),
         (RGB.astype(float), "values from 0 to 255 look scaled in another way"),
         ((torch.from_numpy(RGB) / 255 - 0.5) / 0.5, "values from -1 to 1 look normalised, but attrlib preprocesses pictures itself"),
@@ -136,18 +136,18 @@ def test_labels_are_indices_names_lists_or_vectors(
     ("labels", "names", "message"),
     [
         ([0, 1], None, "2 labels for 5 pictures"),
-        ([0, 1, 2, 3, -1], None, "'-1' is no class index"),
-        ([0, 1, 2, 3, 0.5], None, "'0.5' is no class index"),
-        ([0, 1, 2, 3, 10**9], None, "1000000000 is no class index"),
+        ([0, 1, 2, 3, -1], None, "'-1' is not a class index"),
+        ([0, 1, 2, 3, 0.5], None, "'0.5' is not a class index"),
+        ([0, 1, 2, 3, 10**9], None, "1000000000 is not a class index"),
         ([0, 1, 2, 3, "x"], None, "some labels are names and some are numbers"),
-        ([0, 1, 2, 1, 0], ["a", "b"], "label 2 is no index of the 2 classes"),
-        (["a", "b", "c", "a", "a"], ["a", "b"], "label 'c' is none of the 2 classes"),
+        ([0, 1, 2, 1, 0], ["a", "b"], "label 2 is not an index of the 2 classes"),
+        (["a", "b", "c", "a", "a"], ["a", "b"], "label 'c' is not one of the 2 classes"),
         ([0] * 5, ["a", "a"], "names a class twice"),
         ([0] * 5, "ab", "must be a list of texts"),
         ([[1, 0, 1]] * 5, None, "names a class twice; give a vector of 0 and 1 as an array"),
         (np.full((5, 3), 2), None, "must hold 0 or 1 for each of the 3 classes"),
         (np.eye(5), ["a", "b"], "a label of 5 numbers must hold 0 or 1 for each of the 2 classes"),
-        ([np.zeros((2, 2))] * 5, None, r"shape \(2, 2\) is no class"),
+        ([np.zeros((2, 2))] * 5, None, r"shape \(2, 2\) is not a class"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(labels: Any, names: Any, message: str) -> None:
@@ -229,7 +229,7 @@ def test_a_picture_that_changes_is_refused() -> None:
     data = load_dataset(array)
     first = data.item_id(0)
     array[0] += 1
-    with pytest.raises(DataError, match="is another picture whenever it is read; take random augmentation out"):
+    with pytest.raises(DataError, match="is a different picture each time it is read; remove random augmentation"):
         data[0]
     assert data.item_id(0) == first
 
@@ -321,13 +321,13 @@ def test_a_torch_data_set_of_pictures_alone_is_unlabelled() -> None:
 def test_random_augmentation_is_refused() -> None:
     torch.manual_seed(0)
     data = load_dataset(Pairs(IMAGES, LABELS, RandomHorizontalFlip()), class_names=["a", "b", "c"])
-    with pytest.raises(DataError, match=r"take random augmentation out \(transform=None\)"):
+    with pytest.raises(DataError, match=r"remove random augmentation \(transform=None\)"):
         [data[0] for _ in range(40)]
 
 
 def test_normalised_pictures_are_refused_with_what_to_do() -> None:
     transform = Compose([ToTensor(), Normalize((0.5,) * 3, (0.5,) * 3)])
-    with pytest.raises(DataError, match=r"look normalised, but attrlib preprocesses pictures itself; .* by transform=None"):
+    with pytest.raises(DataError, match=r"look normalised, but attrlib preprocesses pictures itself; .* transform=None"):
         load_dataset(Pairs(IMAGES, LABELS, transform), class_names=["a", "b", "c"])
 
 

@@ -21,7 +21,7 @@ from attrlib.engine.peak import peak_memory
 from attrlib.errors import AttrlibError, Cancelled, MethodError, SpecError
 from attrlib.methods import METHODS, AttributionContext, Method, Passes, create
 from attrlib.models import Layer
-from attrlib.models.state import State
+from attrlib.models.modules.state import State
 from attrlib.registry import Paper, param
 from attrlib.specs import MethodSpec
 

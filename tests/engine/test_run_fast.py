@@ -28,7 +28,7 @@ import attrlib.engine.plan
 from attrlib.data.datasets import load_dataset
 from attrlib.engine.memory import row_bytes
 from attrlib.methods import AttributionOptions, attribute
-from attrlib.models.preserve import has_bfloat16
+from attrlib.models.modules.preserve import has_bfloat16
 from attrlib.statistics import spearman
 from attrlib.store import Store
 

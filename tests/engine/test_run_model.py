@@ -21,7 +21,7 @@ import attrlib.engine.plan
 from attrlib.data.datasets import load_dataset
 from attrlib.engine.plan import make_plan
 from attrlib.errors import AttrlibError, Cancelled
-from attrlib.models.preserve import has_bfloat16
+from attrlib.models.modules.preserve import has_bfloat16
 from attrlib.store import Store
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -21,7 +21,7 @@ from attrlib.engine.cache import InMemoryCache
 from attrlib.engine.evaluator import Evaluator
 from attrlib.errors import MethodError, OutOfMemory
 from attrlib.methods import METHODS, custom
-from attrlib.models.state import State, restored
+from attrlib.models.modules.state import State, restored
 from attrlib.protocols import create
 from attrlib.specs import MethodSpec, ProtocolSpec
 

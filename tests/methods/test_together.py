@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attrlib.errors import AttrlibError, Cancelled, LayerError, MethodError, SpecError
 from attrlib.methods import METHODS, Attribution, AttributionContext, AttributionOptions, attribute, attribute_all, attribute_each, resolve
-from attrlib.models.preserve import has_bfloat16
+from attrlib.models.modules.preserve import has_bfloat16
 from attrlib.specs import MethodSpec
 
 RISE = MethodSpec.parse("RISE:samples=8:cells=3:p=0.5")

@@ -33,8 +33,8 @@ from attrlib.models.architectures import (
 from attrlib.models.architectures.bcos import BcosConv2d, UncentredBatchNorm2d
 from attrlib.models.architectures.catalogue import SMALL
 from attrlib.models.checkpoints import read_checkpoint
-from attrlib.models.prefixes import below
-from attrlib.models.state_dicts import load_state
+from attrlib.models.loading.prefixes import below
+from attrlib.models.loading.state_dicts import load_state
 
 FACTS: dict[str, dict] = json.loads(Path(__file__).with_name("published.json").read_text())
 REFERENCE = Path(__file__).resolve().parents[3] / "shared/reference/checkpoints"

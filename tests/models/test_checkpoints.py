@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from attrlib.errors import ModelError
 from attrlib.models.checkpoints import read_checkpoint
 from attrlib.models.files.limits import MOST_CLASSES
-from attrlib.models.inference import infer
-from attrlib.models.prefixes import below, prefixes_of
-from attrlib.models.state_dicts import load_state
+from attrlib.models.loading.inference import infer
+from attrlib.models.loading.prefixes import below, prefixes_of
+from attrlib.models.loading.state_dicts import load_state
 
 TIMM = "timm:test_resnet"
 TORCHVISION = "torchvision:shufflenet_v2_x0_5"

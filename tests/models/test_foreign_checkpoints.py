@@ -182,6 +182,9 @@ LAYOUTS = {
     "ViT of 96 x 128 px": Layout(VIT, partial(vit, img_size=(96, 128)), says="img_size=96x128", load={"input_size": (96, 128)}, size=(96, 128)),
     "ViT with mean pooling": Layout(VIT, partial(vit, global_pool="avg"), says="global_pool=avg"),
     "ViT without class token": Layout(VIT, partial(vit, class_token=False, global_pool="avg", img_size=96), says="class_token=false", size=96),
+    "ViT with registers instead of a class token": Layout(
+        VIT, partial(vit, reg_tokens=2, class_token=False, global_pool="avg", img_size=96), says="reg_tokens=2", size=96
+    ),
     "ViT with registers": Layout(VIT, partial(vit, reg_tokens=4, img_size=96), says="reg_tokens=4", size=96),
     "ViT without a place for the class": Layout(VIT, partial(vit, no_embed_class=True), says="no_embed_class=true"),
     "ViT with layer scale": Layout(VIT, partial(vit, init_values=0.1), says="init_values=1e-05"),
@@ -218,7 +221,7 @@ LAYOUTS = {
     "two layers": Layout(
         RESNET,
         lambda: with_head(resnet(), "fc", nn.Sequential(nn.Linear(512, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 4))),
-        says="the head fc was rebuilt from its keys: assumed ReLU between its layers, and nothing after the last",
+        says="the head 'fc' was rebuilt from its keys: assumed ReLU between its layers, and nothing after the last",
     ),
     "named layers": Layout(
         RESNET, lambda: with_head(resnet(), "fc", nn.Sequential(OrderedDict(a=nn.Linear(512, 8), act=nn.ReLU(), b=nn.Linear(8, 4)))), says="assumed ReLU"
@@ -320,7 +323,7 @@ def test_a_head_beside_a_whole_network_is_not_left_out_silently(tmp_path: Path) 
         state = {**prefixed(network.state_dict(), "model."), "classifier.weight": torch.zeros(4, inputs), "classifier.bias": torch.zeros(4)}
         torch.save(state, tmp_path / "w.pth")
         with pytest.raises(
-            ModelError, match=rf"another head beside it, classifier, that reads {inputs} features; .* w\.pth#model; .*wrap_model"
+            ModelError, match=rf"another head beside it, classifier, that reads {inputs} features; write w\.pth#model .*wrap_model"
         ):
             attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth")
         assert len(attrlib.load_model(TINY, "cpu", checkpoint=f"{tmp_path}/w.pth#model").class_names) == 10
@@ -375,10 +378,15 @@ def test_the_assumed_preprocessing_is_said_unless_it_is_given(tmp_path: Path) ->
     torch.save(tiny().state_dict(), tmp_path / "w.pth")
     notes = " | ".join(attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth").notes)
     assert "assumed the preprocessing of timm:test_resnet: 160x160 px, mean 0.5/0.5/0.5, std 0.5/0.5/0.5, bilinear, crop 0.95" in notes
+    some = attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth", input_size=64, fit="squash", crop=1.0)
+    assumed = (
+        "assumed the preprocessing of timm:test_resnet: mean 0.5/0.5/0.5, std 0.5/0.5/0.5, bilinear; set mean, std or interpolation if"
+    )
+    assert assumed in " | ".join(some.notes)
     given = attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth", mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
     assert "assumed" not in " | ".join(given.notes)
     half = attrlib.load_model(TINY, "cpu", checkpoint=tmp_path / "w.pth", mean=(0.1, 0.2, 0.3))
-    assert "mean 0.1/0.2/0.3, std 0.5/0.5/0.5" in " | ".join(half.notes)
+    assert "assumed the preprocessing of timm:test_resnet: 160x160 px, std 0.5/0.5/0.5, bilinear" in " | ".join(half.notes)
 
 
 def test_a_size_that_is_given_is_not_assumed(tmp_path: Path) -> None:

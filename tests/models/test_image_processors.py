@@ -127,7 +127,7 @@ def test_without_a_file_the_defaults_of_the_family_are_assumed_and_said(tmp_path
         (dict(image_processor_type="ViTImageProcessor", do_resize=False), "does not resize pictures to one size"),
         (dict(image_processor_type="ViTImageProcessor", size=32, resample=5), "resample=5, which is not available"),
         (dict(image_processor_type="DeiTImageProcessor", size={"height": 40, "width": 50}, crop_size=32), "reproduced in its height only"),
-        (dict(image_processor_type="TextNetImageProcessor", size={"height": 32, "width": 32}), "may treat pictures in a way of its own"),
+        (dict(image_processor_type="TextNetImageProcessor", size={"height": 32, "width": 32}), "may preprocess pictures in another way"),
         (dict(image_processor_type="ViTImageProcessor", size=32, do_pad=True), "padding of ViTImageProcessor is left out"),
     ],
 )

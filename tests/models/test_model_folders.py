@@ -24,8 +24,9 @@ from timm.data import ImageNetInfo
 from torch import nn
 
 from attrlib.errors import ModelError, reason_of, shortened
-from attrlib.models import check_name, model_folders
-from attrlib.models.model_folders import Folder, hub_problem, local_path
+from attrlib.models import check_name
+from attrlib.models.folders import folder as model_folders
+from attrlib.models.folders.folder import Folder, hub_problem, local_path
 
 NAMES = ["bee", "fly", "ant"]
 

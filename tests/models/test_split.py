@@ -28,7 +28,7 @@ from support.nets import (
 from torch import Tensor, nn
 
 from attrlib.errors import LayerError, ModelError
-from attrlib.models.preserve import preserved
+from attrlib.models.modules.preserve import preserved
 from attrlib.models.split import Split
 
 # Net, layer, and whether the layer is a cut, so that no path bypasses it.

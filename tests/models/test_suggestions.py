@@ -52,7 +52,7 @@ def test_only_what_fits_is_suggested() -> None:
 
 
 def test_no_time_is_spent_after_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["attrlib.models.suggestions"], "outline_of", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr(sys.modules["attrlib.models.loading.suggestions"], "outline_of", lambda *_: pytest.fail("built"))
     assert suggest(CASES["torchvision:resnet18"], seconds=0) == []
 
 

@@ -107,6 +107,20 @@ def test_other_weights_of_the_same_architecture(tmp_path: Path) -> None:
     assert model.class_names == ("class 0", "class 1", "class 2")
 
 
+@pytest.mark.parametrize("family", ["ViT", "Swin", "CLIP", "BEiT"])
+@pytest.mark.parametrize("form", ["safetensors", "checkpoint of a Trainer"])
+def test_the_file_that_transformers_saves_is_a_checkpoint_for_its_architecture(family: str, form: str, tmp_path: Path) -> None:
+    folder, other = saved(tmp_path / "model", family), tiny(family, num_labels=3)
+    other.save_pretrained(tmp_path / "other")
+    file = tmp_path / "other" / "model.safetensors"
+    if form != "safetensors":
+        torch.save({"state_dict": safetensors.torch.load_file(file), "epoch": 3}, file := tmp_path / "other.ckpt")
+    model = attrlib.load_model(f"hf:{folder}", device="cpu", checkpoint=file)
+    images = pictures(1, model.input_size[0])
+    torch.testing.assert_close(model(images), other(images).logits)
+    assert not any("left out" in note for note in model.notes)
+
+
 # Classes and outputs -------------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +224,7 @@ def refusal(name: str | Path) -> str:
 def test_a_model_without_a_head_is_named(tmp_path: Path) -> None:
     config = transformers.ViTConfig(**FAMILIES["ViT"][2])
     transformers.ViTModel(config).save_pretrained(tmp_path / "plain")
-    assert "holds ViTModel, which is no image classifier" in refusal(tmp_path / "plain")
+    assert "holds ViTModel, which is not an image classifier" in refusal(tmp_path / "plain")
     # A list of architectures that claims a head does not make one.
     edit(tmp_path / "plain", architectures=["ViTForImageClassification"])
     message = refusal(tmp_path / "plain")
@@ -218,12 +232,18 @@ def test_a_model_without_a_head_is_named(tmp_path: Path) -> None:
     assert "AutoModelForImageClassification" in message
 
 
+def test_a_config_of_other_weights_is_named(tmp_path: Path) -> None:
+    message = refusal(edit(saved(tmp_path / "vit"), num_hidden_layers=4))
+    assert "16 missing: vit.layers.3." in message
+    assert message.endswith("; give config.json and weights that were saved together")
+
+
 def test_other_tasks_are_named(tmp_path: Path) -> None:
     clip = transformers.CLIPModel(transformers.CLIPConfig(**FAMILIES["CLIP"][2]))
     clip.save_pretrained(tmp_path / "clip")
-    assert "holds CLIPModel, which is no image classifier" in refusal(tmp_path / "clip")
+    assert "holds CLIPModel, which is not an image classifier" in refusal(tmp_path / "clip")
     folder = edit(saved(tmp_path / "detr"), model_type="detr", architectures=["DetrForObjectDetection"])
-    assert "holds DetrForObjectDetection, which is no image classifier" in refusal(folder)
+    assert "holds DetrForObjectDetection, which is not an image classifier" in refusal(folder)
 
 
 def test_code_of_a_repository_is_never_run(tmp_path: Path) -> None:

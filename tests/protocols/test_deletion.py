@@ -88,6 +88,8 @@ def steep() -> nn.Module:
 def recorded(size: tuple[int, int]) -> tuple[Model, list[Tensor]]:
     module = Recorded(steep()).eval()
     model = attrlib.wrap_model(module, size)
+    # The probes of the model run once, before the first result.
+    _ = model.behaviour
     module.seen.clear()
     return model, module.seen
 

@@ -23,7 +23,7 @@ from attrlib.errors import SpecError
 from attrlib.methods import resolve
 from attrlib.models import Layer
 from attrlib.models.layers import Layout
-from attrlib.models.preserve import has_bfloat16
+from attrlib.models.modules.preserve import has_bfloat16
 from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain, Outcome, create
 from attrlib.specs import MethodSpec, ProtocolSpec
 

@@ -385,7 +385,9 @@ def test_values_without_canonical_json_have_no_digest(value):
 
 
 FULL = ExplainSpec(
-    model=ModelSpec("timm:resnet18", "my.pth", (32, 48), "sigmoid", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic", 0.9, "squash"),
+    model=ModelSpec(
+        "timm:resnet18", "my.pth", (32, 48), "sigmoid", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic", 0.9, "squash", 4095.0, (2, 1, 0)
+    ),
     image="photo.jpg",
     methods=(MethodSpec("IG", "Final", (("steps", "20"),)), MethodSpec("Grad-CAM", "Middle")),
     target=3,

@@ -39,6 +39,8 @@ MODEL = ModelSpec(
     "bicubic",
     0.9,
     "squash",
+    4095.0,
+    (3, 2, 1),
 )
 METHODS = (MethodSpec("IG", "Final", (("steps", "20"),)), MethodSpec("Grad-CAM"))
 

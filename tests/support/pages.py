@@ -15,7 +15,7 @@ APP = Path(__file__).parents[2] / "app.py"
 Checkpoints = Callable[[Mapping[str, Classifier]], None]
 """Function that makes pages load these models for checkpoints of these names."""
 
-WIDGETS = ("selectbox", "multiselect", "number_input", "checkbox", "text_input")
+WIDGETS = ("selectbox", "multiselect", "number_input", "checkbox", "text_input", "text_area")
 MESSAGES = ("caption", "warning", "error", "info", "success", "alert")
 
 
@@ -30,7 +30,7 @@ def open_page(name: str = "", **query: object) -> AppTest:
 
 
 def nodes(at: AppTest, kind: str) -> list[Any]:
-    """Return all elements of a kind in the main area, in order."""
+    """Return all elements of a kind in the main area and in an open dialog, in order."""
 
     def walk(node: Any) -> Iterator[Any]:
         for child in getattr(node, "children", {}).values():
@@ -38,7 +38,8 @@ def nodes(at: AppTest, kind: str) -> list[Any]:
                 yield child
             yield from walk(child)
 
-    return list(walk(at.main))
+    # Streamlit's third root, after the main area and the sidebar, holds dialogs.
+    return [*walk(at.main), *(walk(at._tree.children[2]) if 2 in at._tree.children else ())]
 
 
 def texts(at: AppTest, *more: str) -> str:
@@ -70,6 +71,11 @@ def buttons(at: AppTest) -> list[str]:
 def control(at: AppTest, key: str) -> Any:
     """Return the widget of the value that the session keeps under `key`, as `pages.shared.widget_values` names it."""
     return next(w for kind in WIDGETS for w in at.get(kind) if str(w.key).rpartition("-")[0] == key)
+
+
+def type_into(at: AppTest, key: str, value: object) -> None:
+    """Set the value that the session keeps under `key`, as typing a new entry into a chooser does, which Streamlit's tests cannot."""
+    at.session_state[key] = value
 
 
 def press(at: AppTest, label: str) -> AppTest:

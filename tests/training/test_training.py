@@ -570,6 +570,7 @@ def test_accuracies_count_correct_predictions_on_whole_images_and_with_one_patch
     labels[7] = None
     data = Pictures(coloured(3).images, labels, 5, broken=(9,))
     model = wrapped(Recording)
+    _ = model.behaviour
     model.module.seen.clear()
     right = accuracies(model, data, range(5), 2)
     assert (right.clean, right.count) == (8, 13)

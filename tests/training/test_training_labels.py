@@ -141,7 +141,7 @@ def test_a_checkpoint_of_labels_is_trained_and_its_card_says_so(tmp_path: Path) 
 
 
 def test_one_logit_stays_one_when_two_other_classes_are_learnt(tmp_path: Path) -> None:
-    torch.save(builder("attrlib:small_resnet10_w16")(1, False).module.state_dict(), tmp_path / "one.pth")
+    torch.save(builder("attrlib:small_resnet10_w16")({"num_classes": 1}, False).module.state_dict(), tmp_path / "one.pth")
     for k, image in enumerate(noise(k) for k in range(8)):
         (tmp_path / "data" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
         image.save(tmp_path / "data" / "ab"[k % 2] / f"{k}.png")

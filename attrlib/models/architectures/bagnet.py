@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from attrlib.models.architectures.residual import DOUBLING, Stages
-from attrlib.models.preserve import preserved
+from attrlib.models.modules.preserve import preserved
 
 STRIDES = (2, 2, 2, 1)
 KERNELS = {9: (3, 3, 1, 1), 17: (3, 3, 3, 1), 33: (3, 3, 3, 3)}

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from attrlib.models.architectures.residual import DOUBLING, HALVING, Block, Stages
-from attrlib.models.preserve import preserved
+from attrlib.models.modules.preserve import preserved
 
 
 class BcosConv2d(nn.Conv2d):

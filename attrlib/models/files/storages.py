@@ -85,7 +85,7 @@ def storage_of(type_name: str, key: object, numel: object, view: object) -> Stor
     """
     short = type_name.rpartition(".")[2].removesuffix("Storage")
     if short not in _DTYPES or not _is_count(numel) or not isinstance(key, str | int):
-        raise ValueError(f"{type_name[:60]} is no storage of tensors")
+        raise ValueError(f"{type_name[:60]} is not a storage of tensors")
     start = view[1] if isinstance(view, tuple) and len(view) == 3 else 0
     if not _is_count(start):
         raise ValueError("the view of a storage is not valid")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from attrlib.errors import ModelError, reason_of
 from attrlib.models.built import Built
 from attrlib.models.files.limits import MOST_CLASSES
-from attrlib.models.image_processors import FILE as PROCESSOR
-from attrlib.models.image_processors import processing_of, trained_size
-from attrlib.models.model_folders import Folder
+from attrlib.models.folders.folder import Folder
+from attrlib.models.folders.image_processors import FILE as PROCESSOR
+from attrlib.models.folders.image_processors import processing_of, trained_size
 from attrlib.specs import digest
 
 # Keys by which a config could load code, other files or another precision, or have the model return or record more than logits.
@@ -37,10 +37,7 @@ _LAYERS = ("num_hidden_layers", "depths", "num_block_repeats", "depth_coefficien
 """Keys whose values are numbers of layers, or factors of them."""
 _MOST_LAYERS, _MOST_VALUES = 1000, 2_000_000_000
 _OUTPUTS = {"multi_label_classification": "sigmoid", "regression": "scalar", "single_label_classification": "softmax"}
-_WORKS = (
-    "attrlib reads image classifiers: folders whose architecture ends in ForImageClassification; fine-tune the model with "
-    "AutoModelForImageClassification and save it"
-)
+_WORKS = "fine-tune it with AutoModelForImageClassification, and give the folder that this saves"
 
 
 def build_transformers(folder: Folder, name: str, classes: int | None, pretrained: bool) -> Built:
@@ -104,7 +101,7 @@ def _class_of(transformers: Any, values: Mapping[str, Any], name: str) -> Any:
     chosen = [each for each in architectures if each in names] if architectures else list(names[:1])
     if not chosen:
         holds = f"holds {' and '.join(architectures)}" if architectures else f"holds a model of the type {kind}"
-        raise ModelError(f"{name} {holds}, which is no image classifier; {_WORKS}")
+        raise ModelError(f"{name} {holds}, which is not an image classifier; {_WORKS}")
     return getattr(transformers, chosen[0])
 
 
@@ -132,11 +129,26 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def _with_weights(cls: Any, config: Any, folder: Folder, name: str) -> Any:
     state = folder.weights(name)
     check_room(_outline(cls, config, name), state, name)
-    module, report = _quietly(
+    module, report = _filled(cls, config, state, name)
+    missing, mismatched = sorted(report["missing_keys"]), sorted(key for key, *_ in report["mismatched_keys"])
+    if problems := [
+        f"{len(keys)} {kind}: {', '.join(keys[:4])}{', ...' if keys[4:] else ''}"
+        for kind, keys in (("missing", missing), ("of another shape", mismatched))
+        if keys
+    ]:
+        only_head = not mismatched and not any(key.startswith(f"{cls.base_model_prefix}.") for key in missing)
+        advice = _WORKS if only_head else "give config.json and weights that were saved together"
+        raise ModelError(f"the weights of {name} do not fit {cls.__name__} ({'; '.join(problems)}); {advice}")
+    return module
+
+
+def _filled(cls: Any, config: Any, state: Mapping[str, Tensor], name: str) -> Any:
+    """Return a model with the weights of a state dict, under whatever keys transformers knows, and its report of what did not fit."""
+    return _quietly(
         lambda: cls.from_pretrained(
             None,
             config=config,
-            state_dict=state,
+            state_dict=dict(state),
             ignore_mismatched_sizes=True,
             attn_implementation="eager",
             dtype=torch.float32,
@@ -144,14 +156,28 @@ def _with_weights(cls: Any, config: Any, folder: Folder, name: str) -> Any:
         ),
         name,
     )
-    missing, mismatched = sorted(report["missing_keys"]), sorted(key for key, *_ in report["mismatched_keys"])
-    if problems := [
-        f"{len(keys)} {kind}: {', '.join(keys[:4])}{', ...' if keys[4:] else ''}"
-        for kind, keys in (("missing", missing), ("of another shape", mismatched))
-        if keys
-    ]:
-        raise ModelError(f"the weights of {name} do not fit {cls.__name__} ({'; '.join(problems)}); {_WORKS}")
-    return module
+
+
+def as_transformers_reads(module: nn.Module, state: Mapping[str, Tensor], name: str) -> dict[str, Tensor] | None:
+    """Return a state dict under the keys of a module of transformers, which saves its weights under other, older ones.
+
+    Args:
+        module: The module, as `build_transformers` made it; it may lie on the device `meta`.
+        state: The state dict.
+        name: Name of the model, for messages.
+
+    Returns:
+        The weights that transformers finds a place for, and under their own keys those that do not fit; None if the module is not of
+        transformers.
+    """
+    if not isinstance(module, _Logits):
+        return None
+    check_room(module, state, name)
+    # The class without the mixin: transformers renames nothing for classes that it does not define.
+    filled, report = _filled(type(module).__bases__[1], module.config, state, name)
+    unread = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    found = {key: value for key, value in filled.state_dict().items() if key not in unread}
+    return found | {key: state[key] for key in (*unread, *report["unexpected_keys"]) if key in state}
 
 
 def _outline(cls: Any, config: Any, name: str) -> nn.Module:

@@ -124,7 +124,7 @@ def _translate(processor: Any, config: Any) -> Processing:
     family = _family(type(processor).__name__)
     size, crop, fit, notes = _geometry(_steps(processor, family), family, trained_size(config))
     if family not in _KNOWN:
-        notes.append(f"{family} may treat pictures in a way of its own, which is not reproduced; {_COMPARE}")
+        notes.append(f"{family} may preprocess pictures in another way, which is not reproduced; {_COMPARE}")
     if getattr(processor, "do_pad", None):
         notes.append(f"the padding of {family} is left out; {_COMPARE}")
     # torchvision's own default is bilinear.

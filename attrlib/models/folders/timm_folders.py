@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from attrlib.errors import ModelError, reason_of, unknown
 from attrlib.models.built import Build, Built
-from attrlib.models.model_folders import CONFIG, Folder, is_timm
+from attrlib.models.folders.folder import CONFIG, Folder, is_timm
+from attrlib.models.folders.transformers_models import build_transformers, check_room, named, outputs_of
+from attrlib.models.loading.prefixes import below, prefixes_of
+from attrlib.models.loading.renames import renamed
+from attrlib.models.loading.state_dicts import COUNTER, load_state
 from attrlib.models.options import Options, class_count
-from attrlib.models.prefixes import below, prefixes_of
 from attrlib.models.preprocessing import Preprocessing
-from attrlib.models.renames import renamed
-from attrlib.models.state_dicts import COUNTER, load_state
-from attrlib.models.transformers_models import build_transformers, check_room, named, outputs_of
 from attrlib.specs import check_size
 
 

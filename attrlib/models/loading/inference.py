@@ -12,13 +12,13 @@ from torch import Tensor
 
 from attrlib.errors import ModelError
 from attrlib.models.files.limits import MOST_CLASSES
+from attrlib.models.loading.outline import Misfits, Outline, Shape, accepted, outline_of
 from attrlib.models.options import Options, Value, split_options
-from attrlib.models.outline import Misfits, Outline, Shape, accepted, outline_of
 from attrlib.specs import LARGEST, Size
 
 _MOST_TRIALS = 48
 _POOLS = ("avg", "token", "map", "catavgmax", "max", "")
-_WORDS: dict[str, tuple[Value, ...]] = {"init_values": (1e-5, None), "reg_tokens": (4, 1, 0)}
+_WORDS: dict[str, tuple[Value, ...]] = {"init_values": (1e-5, None), "reg_tokens": (0,)}
 _HINTS = {"init_values": "gamma"}
 _NO_TOKEN: dict[str, Value] = {"class_token": False, "global_pool": "avg"}
 _STRIDES = (32, 16, 14, 8, 4)
@@ -79,6 +79,10 @@ def _proposals(
         if option in names:
             for number in dict.fromkeys(proposals):
                 yield {option: number}
+    if "reg_tokens" in names:
+        for key in (*misfits.extra, *misfits.reshaped):
+            if key.endswith("reg_token") and state[key].ndim == 3:
+                yield {"reg_tokens": state[key].shape[1]}
     numbers: dict[str, list[Value]] = {
         "window_size": list(dict.fromkeys(_windows(pairs))) if "window_size" in names else [],
         **{option: list(dict.fromkeys(_sizes(outline, pairs, size))) for option in ("img_size", "image_size") if option in names},

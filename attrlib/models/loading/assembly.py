@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
-from attrlib.models.heads import Head, fastai_head, is_replaceable, recognise
+from attrlib.models.loading.heads import Head, fastai_head, is_replaceable, recognise
+from attrlib.models.loading.outline import COUNTER, Outline, outline_of
+from attrlib.models.loading.prefixes import below, listed, prefixes_of
 from attrlib.models.options import Options
-from attrlib.models.outline import COUNTER, Outline, outline_of
-from attrlib.models.prefixes import below, listed, prefixes_of
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _features(module: nn.Module) -> int:
 
 
 def _notes(place: str, head: Head) -> tuple[str, ...]:
-    return (f"the head {place} was rebuilt from its keys: assumed {head.assumed}",) if head.assumed else ()
+    return (f"the head {place!r} was rebuilt from its keys: assumed {head.assumed}",) if head.assumed else ()
 
 
 def unrecognised(state: Mapping[str, Tensor]) -> str:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from attrlib.errors import ModelError
 from attrlib.models.architectures import ARCHITECTURES, Architecture
-from attrlib.models.model_folders import is_folder_name
+from attrlib.models.folders.folder import is_folder_name
+from attrlib.models.loading.state_dicts import COUNTER
 from attrlib.models.options import Options, Value, check_options, split_options
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.models.sources import accepted_options, builder
-from attrlib.models.state_dicts import COUNTER
 
 Shape = tuple[int, ...]
 MOST_WEIGHTS = 2_000_000_000

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from attrlib.errors import ModelError
-from attrlib.models.assembly import head_paths, unrecognised
-from attrlib.models.fitting import Fit
-from attrlib.models.heads import recognise
-from attrlib.models.inference import infer
+from attrlib.models.loading.assembly import head_paths, unrecognised
+from attrlib.models.loading.fit import Fit
+from attrlib.models.loading.heads import recognise
+from attrlib.models.loading.inference import infer
+from attrlib.models.loading.outline import accepted, outline_of
+from attrlib.models.loading.prefixes import below, prefixes_of
+from attrlib.models.loading.state_dicts import misfit_text
+from attrlib.models.loading.suggestions import suggest
 from attrlib.models.options import Options, split_options, value_text
-from attrlib.models.outline import accepted, outline_of
-from attrlib.models.prefixes import below, prefixes_of
-from attrlib.models.state_dicts import misfit_text
-from attrlib.models.suggestions import suggest
 
 _WRAP = "build the model in Python, load the file, and use attrlib.wrap_model"
 
@@ -33,7 +33,7 @@ def check_heads_beside(name: str, fit: Fit, state: Mapping[str, Tensor], source:
             shown = ", ".join(dict.fromkeys(key.partition(".")[0] for key in state if key not in beside))
             raise ModelError(
                 f"{source} holds a whole network under {shown} and another head beside it, {place}, that reads {head.features} features; "
-                f"to use the network without it write {source}#{shown}; else {_WRAP}"
+                f"write {source}#{shown} for the network without it, or {_WRAP}"
             )
 
 

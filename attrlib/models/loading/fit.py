@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
-from attrlib.models.assembly import Candidate, candidates
-from attrlib.models.inference import infer
+from attrlib.models.loading.assembly import Candidate, candidates
+from attrlib.models.loading.inference import infer
+from attrlib.models.loading.outline import Misfits, Outline, outline_of
+from attrlib.models.loading.prefixes import below, prefixes_of, same_values
+from attrlib.models.loading.renames import renamed, restore_resized
+from attrlib.models.loading.state_dicts import COUNTER
 from attrlib.models.options import Options, Value, split_options
-from attrlib.models.outline import Misfits, Outline, outline_of
-from attrlib.models.prefixes import below, prefixes_of, same_values
-from attrlib.models.renames import renamed, restore_resized
-from attrlib.models.state_dicts import COUNTER
 from attrlib.specs import Size
 
 # Heads that only training uses, and the counters that profilers leave behind.

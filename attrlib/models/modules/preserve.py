@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
-from attrlib.models.eager import patched, without_checkpoints
+from attrlib.models.modules.eager import patched, without_checkpoints
 
 _guard = threading.Lock()
 _users = 0

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from attrlib.models.loading.outline import accepted
 from attrlib.models.options import split_options
-from attrlib.models.outline import accepted
 from attrlib.models.preprocessing import Preprocessing
 from attrlib.specs import INTERPOLATIONS, LARGEST, ModelSpec, size_text
 from attrlib.specs.model import numbers_text
@@ -21,17 +21,22 @@ def assumed(name: str, preprocessing: Preprocessing, given: ModelSpec, hints: Ma
     """
     base, options = split_options(name)
     if given.mean is None or given.std is None:
-        size = "" if given.input_size else f"{size_text(preprocessing.size)} px, "
-        yield (
-            f"assumed the preprocessing of {base}: {size}mean {_short(preprocessing.mean)}, std {_short(preprocessing.std)}"
-            f"{_from_colours(options)}, {preprocessing.interpolation}, crop {preprocessing.crop:.3g}, {preprocessing.fit}; set mean, std, "
-            "interpolation, crop or fit if the network was trained with others"
-        )
-    said = _unused(preprocessing, given, hints)
-    if said:
+        texts = {
+            "input_size": f"{size_text(preprocessing.size)} px",
+            "mean": f"mean {_short(preprocessing.mean)}",
+            "std": f"std {_short(preprocessing.std)}{_from_colours(options)}",
+            "interpolation": preprocessing.interpolation,
+            "crop": f"crop {preprocessing.crop:.3g}",
+            "fit": preprocessing.fit,
+        }
+        texts = {field: text for field, text in texts.items() if getattr(given, field) is None}
+        *others, last = [field for field in texts if field != "input_size"]
+        named = f"{', '.join(others)} or {last}" if others else last
+        yield f"assumed the preprocessing of {base}: {', '.join(texts.values())}; set {named} if the network was trained with others"
+    if said := _unused(preprocessing, given, hints):
         text = ModelSpec("", **said).text
         arguments = ", ".join(f"{key}={value!r}" for key, value in said.items())
-        yield f"the file names {arguments}, which is not used unless you set it: write {text} after the model, or pass it to load_model"
+        yield f"the file names {arguments}, which is used only if you set it: write {text} after the model, or pass it to load_model"
     if base.startswith("torchvision:") and "transform_input" in accepted(base) and "transform_input" not in options:
         yield (
             "assumed transform_input=false, which the weights do not tell; write "

@@ -1,4 +1,4 @@
-"""Rename the keys of official and older weight files to those of timm and torchvision, by the rules that these apply themselves."""
+"""Rename the keys of official and older weight files to those of timm, torchvision and transformers, by the rules that these apply."""
 
 import re
 import sys
@@ -9,7 +9,8 @@ import timm
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
-from attrlib.models.model_folders import is_folder_name
+from attrlib.models.folders.folder import is_folder_name
+from attrlib.models.folders.transformers_models import as_transformers_reads
 from attrlib.models.options import split_options
 
 # Rules that torchvision applies to its downloads, or to state dicts of older versions of its modules.
@@ -31,6 +32,8 @@ def renamed(name: str, module: nn.Module, state: Mapping[str, Tensor]) -> Iterat
         state: The state dict.
     """
     if is_folder_name(name):
+        if (read := as_transformers_reads(module, state, name)) is not None and read.keys() != state.keys():
+            yield read
         return
     source, _, short = split_options(name)[0].partition(":")
     if source in ("torchvision", "idsds"):

@@ -9,8 +9,8 @@ from functools import lru_cache
 from torch import Tensor
 
 from attrlib.errors import ModelError
-from attrlib.models.outline import COUNTER, Shape, outline_of
-from attrlib.models.prefixes import below, prefixes_of, without_wrappers
+from attrlib.models.loading.outline import COUNTER, Shape, outline_of
+from attrlib.models.loading.prefixes import below, prefixes_of, without_wrappers
 from attrlib.models.sources import architectures
 
 SECONDS = 4.0

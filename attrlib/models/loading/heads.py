@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attrlib.models.prefixes import below
+from attrlib.models.loading.prefixes import below
 
 _SIMPLE = (nn.Linear, nn.Dropout, nn.Identity, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh)
 

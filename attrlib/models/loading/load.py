@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from attrlib.errors import ModelError, existing_file
 from attrlib.models.checkpoints import Checkpoint, read_checkpoint, split_key
-from attrlib.models.fitting import Fit, best_fit, choose_prefix
+from attrlib.models.loading.fit import Fit, best_fit, choose_prefix
+from attrlib.models.loading.outline import accepted
+from attrlib.models.loading.prefixes import below, listed, without_wrappers
+from attrlib.models.loading.refusals import check_heads_beside, refusal
+from attrlib.models.loading.reparametrised import folded, in_float32
+from attrlib.models.loading.state_dicts import COUNTER, load_state
 from attrlib.models.options import Options, Value, split_options, structure, value_text
-from attrlib.models.outline import accepted
-from attrlib.models.prefixes import below, listed, without_wrappers
-from attrlib.models.refusals import check_heads_beside, refusal
-from attrlib.models.reparametrised import folded, in_float32
 from attrlib.models.sources import Built, builder
-from attrlib.models.state_dicts import COUNTER, load_state
 from attrlib.specs import Size
 
 

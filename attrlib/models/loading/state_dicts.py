@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from attrlib.errors import ModelError
-from attrlib.models.prefixes import listed
+from attrlib.models.loading.prefixes import listed
 
 COUNTER = "num_batches_tracked"
 

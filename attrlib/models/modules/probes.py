@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from attrlib.models.chunks import out_of_memory
-from attrlib.models.ending import Recorded
-from attrlib.models.forward import same
+from attrlib.models.modules.ending import Recorded
+from attrlib.models.modules.forward import same
 
 FORMATS = (torch.channels_last, torch.contiguous_format)
 """Memory formats of images, the one in which convolutions are fastest first."""
@@ -83,10 +83,7 @@ def depends_on_chance(module: nn.Module, images: Tensor, logits: Tensor | None) 
     again = _logits(module, images)
     if logits is None or again is None or same(again, logits, EXACT):
         return ""
-    return (
-        f"two equal calls of the model return different outputs{_dropout(module)}: scores and maps differ between runs, and their "
-        "differences are partly noise"
-    )
+    return f"two calls on the same image return different outputs{_dropout(module)}: scores and maps differ between runs"
 
 
 def depends_on_batch(module: nn.Module, first: Tensor, pair: Tensor | None) -> str:
@@ -101,7 +98,7 @@ def depends_on_batch(module: nn.Module, first: Tensor, pair: Tensor | None) -> s
     """
     twice = _logits(module, torch.cat([first, first]))
     if pair is None or twice is None or len(pair) != 2:
-        return "the model accepts only one image at a time, so that every pass has a single image and takes longer"
+        return "the model accepts only one image at a time, so every pass takes a single image"
     alone = _logits(module, first)
     if same(twice[0], pair[0], EXACT) and same(twice[1], twice[0], ROUNDED) and alone is not None and same(alone[0], twice[0], ROUNDED):
         return ""

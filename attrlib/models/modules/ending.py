@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attrlib.models.forward import logits_of
+from attrlib.models.modules.forward import logits_of
 
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "softmax": (F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax),

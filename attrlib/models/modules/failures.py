@@ -86,7 +86,9 @@ def not_logits(name: str, output: Any) -> ModelError:
     advice = "wrap the module so that it returns logits"
     if isinstance(output, Tensor):
         what, shape = f"a tensor of shape {tuple(output.shape)}", output.shape
-        if output.ndim == 4:
+        if output.ndim in (1, 2) and len(output) == 1 and not output.is_floating_point():
+            advice = "those are class indices, not logits; return what argmax was applied to"
+        elif output.ndim == 4:
             advice = (
                 "that is a map of positions, as of a segmentation network or a backbone; wrap the module so that it returns one number per "
                 "class, such as the mean over the positions to explain"
@@ -99,8 +101,6 @@ def not_logits(name: str, output: Any) -> ModelError:
             advice = "that is one number for the whole batch, as of a loss or after squeeze(); return one row per image"
         elif output.ndim == 2:
             advice = "its first dimension is not that of the batch; wrap the module so that it returns one row per image"
-        if output.ndim == 2 and len(output) == 1 and not output.is_floating_point():
-            advice = "those are class indices, not logits; return what argmax was applied to"
     elif isinstance(output, Mapping):
         what = f"a {type(output).__name__} of {_entries(output.items())}"
         advice = _DETECTIONS if "boxes" in output else f"it has no entry logits; {advice}"

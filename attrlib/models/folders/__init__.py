@@ -1,0 +1,1 @@
+"""Models in folders and repositories, as transformers and timm save them."""
