@@ -82,7 +82,7 @@ def list_folder(folder: str, training: bool = False) -> Listing:
         )
     if are_splits(classes):
         return _list_split(top, classes, masked, training)
-    notes = _left_out_notes(others, others_of, classes)
+    notes = [*_left_out_notes(others, others_of, classes), *_inner_note(top, classes)]
     inner = sorted(loose or [file for files in classes.values() for file in files])
     labels_of = {name: (k,) for k, name in enumerate(sorted(classes))}
     masks, mask_notes = _mask_files(folder, inner) if masked else ((), ())
@@ -95,6 +95,17 @@ def list_folder(folder: str, training: bool = False) -> Listing:
         masks,
         (*notes, *mask_notes),
     )
+
+
+def _inner_note(top: str, classes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a note on a single class whose pictures all lie in subfolders of it, which may be the classes; nothing otherwise."""
+    inner = {file.split("/")[1] for files in classes.values() for file in files if file.count("/") > 1}
+    if len(classes) != 1 or len(inner) < 2 or any(file.count("/") < 2 for files in classes.values() for file in files):
+        return []
+    (name,) = classes
+    folder, some = show(os.path.join(top, name))[-120:], listed(map(show, sorted(inner)[:_SOME]))
+    more = ", ..." if len(inner) > _SOME else ""
+    return [f"{show(name)[:80]!r} is the only class; if its folders ({some}{more}) are the classes, give {folder!r}"]
 
 
 def _list_split(top: str, files_of: Mapping[str, Sequence[str]], masked: bool, training: bool) -> Listing:

@@ -162,3 +162,15 @@ def test_the_order_of_classes_is_that_of_image_folder(tmp_path: Path) -> None:
         theirs.class_to_idx.values()
     )
     assert os.path.basename(data.name) == tmp_path.name
+
+
+def test_a_single_class_of_folders_is_said_with_the_path_of_its_folders(tmp_path: Path) -> None:
+    for kind in ("cat", "dog"):
+        (tmp_path / "images" / kind).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / "images" / kind / "1.png")
+    data = attrlib.load_dataset(tmp_path)
+    assert data.class_names == ("images",)
+    assert [note for note in data.notes if "'images' is the only class" in note and str(tmp_path / "images") in note]
+    assert attrlib.load_dataset(tmp_path / "images").notes == ()
+    Image.new("RGB", (16, 16)).save(tmp_path / "images" / "2.png")
+    assert attrlib.load_dataset(tmp_path).notes == ()
