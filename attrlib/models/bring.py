@@ -10,15 +10,11 @@ from typing import Any
 from attrlib.errors import AttrlibError
 from attrlib.models.cards import Card, card_of
 from attrlib.models.classifier import Classifier
+from attrlib.models.loading.assumptions import fields_of
 from attrlib.models.loading.load import read_part
 from attrlib.models.loading.prefixes import below
 from attrlib.models.loading.suggestions import suggest
 from attrlib.models.names import check_name
-from attrlib.registry import params_of
-from attrlib.specs import ModelSpec
-
-_HINTED = {"input_size": "img_size", "mean": "mean", "std": "std", "interpolation": "interpolation", "crop": "crop_pct"}
-"""Fields of a model spec, and the hints in a file that tell them."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ def read_draft(location: str | Path) -> Draft:
         return Draft((card.architecture,), card.class_names, parameters, {}, content.notes)
     fitting = suggest(state)
     named = [name for name in _named(content.hints) if not fitting or name in fitting]
-    return Draft(tuple(dict.fromkeys([*named, *fitting])), content.class_names, parameters, dict(_options(content.hints)), content.notes)
+    return Draft(tuple(dict.fromkeys([*named, *fitting])), content.class_names, parameters, fields_of(content.hints), content.notes)
 
 
 def _named(hints: Mapping[str, object]) -> Iterator[str]:
@@ -69,22 +65,6 @@ def _named(hints: Mapping[str, object]) -> Iterator[str]:
             check_name(full)
             if ":" in full:
                 yield full
-
-
-def _options(hints: Mapping[str, object]) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a model spec that a file tells, as far as they are valid."""
-    params = {param.name: param for param in params_of(ModelSpec)}
-    for name, hint in _HINTED.items():
-        value = hints.get(hint)
-        if name == "input_size" and isinstance(value, int):
-            value = (value, value)
-        if isinstance(value, list | tuple):
-            value = tuple(value)
-        if value is None:
-            continue
-        with suppress(AttrlibError, TypeError, ValueError):
-            params[name].validate(value)
-            yield name, value
 
 
 def described(model: Classifier, class_names: Sequence[str] | None = None, deletion_tuned: bool = False) -> Classifier:

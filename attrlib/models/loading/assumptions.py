@@ -61,23 +61,30 @@ def _from_colours(options: Mapping[str, Any]) -> str:
     return "" if channels == 3 else " (the mean of those for R, G and B)" if channels == 1 else " (those for R, G and B in turn)"
 
 
-def _unused(preprocessing: Preprocessing, given: ModelSpec, hints: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the hints say of the preprocessing that is neither given nor in use, by the fields of `ModelSpec`."""
+def fields_of(hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `ModelSpec` that a file tells of its preprocessing, as far as they are valid."""
     mean, std, size, interpolation, crop = (hints.get(key) for key in ("mean", "std", "img_size", "interpolation", "crop_pct"))
     # Some libraries count colours up to 255.
     scale = 255.0 if mean and max(mean) > 1 else 1.0
-    fields: dict[str, Any] = {
+    fields = {
         "input_size": size if size and max(size) <= LARGEST else None,
-        "mean": tuple(round(value / scale, 6) for value in mean) if mean and len(mean) == preprocessing.channels else None,
-        "std": tuple(round(value / scale, 6) for value in std) if std and len(std) == preprocessing.channels and min(std) > 0 else None,
+        "mean": tuple(round(value / scale, 6) for value in mean) if mean else None,
+        "std": tuple(round(value / scale, 6) for value in std) if std and min(std) > 0 else None,
         "interpolation": interpolation if interpolation in INTERPOLATIONS else None,
         "crop": crop if crop and 0 < crop <= 2 else None,
     }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _unused(preprocessing: Preprocessing, given: ModelSpec, hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the hints say of the preprocessing that is neither given nor in use, by the fields of `ModelSpec`."""
     used = {"input_size": preprocessing.size}
     return {
         key: value
-        for key, value in fields.items()
-        if value is not None and getattr(given, key) is None and value != used.get(key, getattr(preprocessing, key, None))
+        for key, value in fields_of(hints).items()
+        if getattr(given, key) is None
+        and value != used.get(key, getattr(preprocessing, key, None))
+        and (key not in ("mean", "std") or len(value) == preprocessing.channels)
     }
 
 

@@ -5,11 +5,14 @@ import streamlit as st
 from attrlib.engine.jobs import State
 from attrlib.errors import AttrlibError
 from attrlib.models.bring import Draft
+from attrlib.models.checkpoints import SUFFIXES
+from attrlib.models.files.safe import INDEX
 from pages.shared import job_status, notices, pickers, roots
 from pages.shared.adding import candidate, draft
 from pages.shared.widget_values import widget
 
-ENDINGS = ["safetensors", "pth", "pt", "ckpt", "bin", "tar", "pkl", "pyth", "th"]
+# The index of a checkpoint in several files is useless without these.
+ENDINGS = [suffix.removeprefix(".") for suffix in SUFFIXES if suffix != INDEX]
 SOURCES = {draft.UPLOAD: "Upload a file", draft.PATH: "A file on the server"}
 
 
