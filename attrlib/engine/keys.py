@@ -5,6 +5,7 @@ import dataclasses
 from attrlib.methods import METHODS, instance
 from attrlib.models import Classifier
 from attrlib.protocols import Measurement, Protocol
+from attrlib.registry import params_of
 from attrlib.specs import NUMERICS, MethodSpec, digest
 
 Key = tuple[dict[str, object], str]
@@ -78,7 +79,9 @@ class ResultKeys:
         layer = view.layer(method.layer, view.input_size).path
         code = METHODS[method.name].code
         custom = {"code": code} if code else {}
-        return custom | {"method": method.name, "params": method.values, "layer": layer, "seed": self.seed if seeded else None}
+        late = {p.name: p.default for p in params_of(METHODS[method.name]) if p.digest == "if set"}
+        counted = {name: value for name, value in method.params if name not in late or value != late[name]}
+        return custom | {"method": method.name, "params": counted, "layer": layer, "seed": self.seed if seeded else None}
 
 
 def map_key(prefix: str, image: str, target: int) -> str:

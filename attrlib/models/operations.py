@@ -107,7 +107,14 @@ def _attend_by_heads(
     return F.linear(attended.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias), None
 
 
+def _gated(input: Tensor, dim: int = -1) -> Tensor:  # noqa: A002  the name of the argument in torch
+    """Compute `glu` step by step."""
+    values, gate = input.chunk(2, dim)
+    return values * gate.sigmoid()
+
+
 STEPS: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.glu: _gated,
     F.scaled_dot_product_attention: _attend,
     F.multi_head_attention_forward: _attend_by_heads,
 }

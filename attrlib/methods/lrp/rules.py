@@ -157,6 +157,31 @@ class Alpha2Beta1(AlphaBeta):
 
 @PROPAGATION_RULES.register
 @dataclass(frozen=True)
+class Gamma(RedistributionRule):
+    """LRP-gamma: R_i = sum_j (a_i w_ij + gamma (a_i w_ij)^s) / (z_j + gamma z_j^s) R_j, s the sign of z_j.
+
+    (.)^s is the part of that sign, so that contributions which agree with the output count 1 + gamma times, z^s with the bias
+    (Montavon et al. 2019; for inputs of both signs Andéol et al. 2021).
+    """
+
+    name, forwards = "gamma", 3
+    gamma: float = 0.25
+
+    def redistribute(self, layer: LayerCall, relevance: Tensor) -> Tensor:
+        # The part of a contribution c that has the sign s is (c + s |c|) / 2, so two passes suffice, of a and w and of |a| and |w|.
+        a, half = layer.inputs, self.gamma / 2
+        size = a.detach().abs().requires_grad_()
+        z = layer.run(a, layer.weight, layer.bias)
+        sizes = layer.run(size, layer.weight.abs(), None if layer.bias is None else layer.bias.abs())
+        sign = torch.where(z.detach() < 0, -1.0, 1.0).to(z)
+        total = (1 + half) * z.detach() + half * sign * sizes.detach()
+        share = relevance / (total + self.epsilon * sign)
+        of_values, of_sizes = torch.autograd.grad((z, sizes), (a, size), (share, share * sign))
+        return (1 + half) * of_values + half * a.detach().sign() * of_sizes
+
+
+@PROPAGATION_RULES.register
+@dataclass(frozen=True)
 class ZBox(RedistributionRule):
     """LRP-z^B: R_i = sum_j (a_i w_ij - l_i w_ij+ - h_i w_ij-) / z_j R_j, z_j the sum of the numerators (Montavon et al. 2017).
 
