@@ -19,13 +19,13 @@ STRUCTURAL = _words(
 )
 """Nodes that only move values."""
 LINEAR = STRUCTURAL | _words(
-    "AdaptiveAvgPool2D Add Addmm AvgPool2D AvgPool3D Baddbmm Bmm Cat Col2Im Convolution CudnnBatchNorm CudnnConvolution Diagonal Div Dot Flip Im2Col "
+    "AdaptiveAvgPool2D Add Addcmul Addmm AvgPool2D AvgPool3D Baddbmm Bmm Cat Col2Im Convolution CudnnBatchNorm CudnnConvolution Diagonal Div Dot Flip Im2Col "
     "Index IndexSelect Linear Mean MiopenBatchNorm MaskedFill MkldnnConvolution Mm Mul Mv NativeBatchNorm NativeDropout Neg PixelShuffle "
     "PixelUnshuffle ReflectionPad2D Repeat ReplicationPad2D Roll Rsub Split SplitWithSizes Stack Sub Sum Unbind Unfold UnsafeSplit "
     "UpsampleBicubic2D UpsampleBilinear2D UpsampleNearest2D"
 )
 """Nodes that are linear in each of their inputs."""
-PRODUCTS = _words("Addmm Baddbmm Bmm Convolution Div Dot Linear Mm Mul Mv")
+PRODUCTS = _words("Addcmul Addmm Baddbmm Bmm Convolution Div Dot Linear Mm Mul Mv")
 """Linear nodes that are linear in the explained values only if at most one factor depends on these."""
 WORDS = {
     "Mul": "products of activations",
@@ -75,7 +75,7 @@ def undefined(scores: Tensor, allowed: Iterable[str] = (), handled: Collection[A
             continue
         inputs = [following is not None for following, _ in node.next_functions]
         # The first input of these is a summand.
-        factors = inputs[1:] if name in ("Addmm", "Baddbmm") else inputs
+        factors = inputs[1:] if name in ("Addcmul", "Addmm", "Baddbmm") else inputs
         if name not in defined or (name in PRODUCTS and sum(factors) > 1) or (name == "Div" and inputs[1]):
             refused.add(WORDS.get(name, "attention" if "Attention" in name else name.lower()))
     return sorted(refused)

@@ -138,7 +138,7 @@ class BackwardRules(TorchFunctionMode):
         values = args[0] if args else kwargs.get("input")
         if not (isinstance(values, Tensor) and values.requires_grad):
             return func(*args, **kwargs)
-        if (name in ACTIVATIONS or name in MAXIMA) and not any(isinstance(a, Tensor) and a.requires_grad for a in args[1:]):
+        if (name in ACTIVATIONS and _is_elementwise(name, args)) or name in MAXIMA:
             rest = {key: value for key, value in kwargs.items() if key != "input"}
 
             def apply(x: Tensor) -> Tensor:
@@ -216,6 +216,13 @@ class _RelevanceRule(_BackwardRule):
 
 
 _KINDS = {RULE: _BackwardRule, ACTIVATION_RULE: _ActivationRule, RELEVANCE_RULE: _RelevanceRule}
+
+
+def _is_elementwise(name: str, args: Sequence[Any]) -> bool:
+    """Return whether an activation is a function of its first argument alone. A root is not one: it is the scale of a norm."""
+    if name == "pow":
+        return len(args) > 1 and isinstance(args[1], int | float) and args[1] >= 1
+    return not any(isinstance(a, Tensor) and a.requires_grad for a in args[1:])
 
 
 def _flat(values: Sequence[Any]) -> Iterator[Any]:
