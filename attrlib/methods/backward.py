@@ -83,15 +83,20 @@ class Call:
         """Return an argument that may be given by position or by name."""
         return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
 
-    def run(self, old: Tensor | None = None, new: Tensor | None = None) -> Any:
-        """Return the result of the function, with an argument replaced by another."""
+    def run(self) -> Any:
+        """Return the result of the function."""
+        return self.func(*self.args, **self.kwargs)
 
-        def changed(value: Any) -> Any:
+    def of(self, *active: Tensor) -> "Call":
+        """Return the call with other tensors in place of `active`, in their order."""
+        rest = iter(active)
+
+        def replaced(value: Any) -> Any:
             if isinstance(value, tuple | list):
-                return [changed(v) for v in value] if isinstance(value, list) else tuple(changed(v) for v in value)
-            return new if value is old and old is not None else value
+                return [replaced(v) for v in value]
+            return next(rest) if isinstance(value, Tensor) and value.requires_grad else value
 
-        return self.func(*(changed(a) for a in self.args), **{k: changed(v) for k, v in self.kwargs.items()})
+        return Call(self.func, [replaced(a) for a in self.args], {k: replaced(v) for k, v in self.kwargs.items()})
 
 
 class OperationRule(ABC):
@@ -114,7 +119,10 @@ class BackwardRules(TorchFunctionMode):
     Attributes:
         rules: Rules by the canonical names of the operations that they are for, besides activations, maxima and layers.
         handled: Nodes of the autograd graph that are not linear, but have a rule all the same.
+        elementwise: Names of the functions that are activations.
     """
+
+    elementwise: ClassVar[frozenset[str]] = ACTIVATIONS
 
     def __init__(self, rules: Mapping[str, OperationRule] = MappingProxyType({})) -> None:
         super().__init__()
@@ -138,13 +146,13 @@ class BackwardRules(TorchFunctionMode):
         values = args[0] if args else kwargs.get("input")
         if not (isinstance(values, Tensor) and values.requires_grad):
             return func(*args, **kwargs)
-        if (name in ACTIVATIONS and _is_elementwise(name, args)) or name in MAXIMA:
+        if (name in self.elementwise and _is_elementwise(name, args)) or name in MAXIMA:
             rest = {key: value for key, value in kwargs.items() if key != "input"}
 
             def apply(x: Tensor) -> Tensor:
                 return func(x, *args[1:], **rest)
 
-            return (self.activation if name in ACTIVATIONS else self.maximum)(values, apply, name)
+            return (self.maximum if name in MAXIMA else self.activation)(values, apply, name)
         return self.layer(name, values, func, args, kwargs)
 
     def _step_by_step(self, steps: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -4,17 +4,17 @@ A rule modifies the gradient that an operation passes back. Relevance travels as
 which is linear in the explained values needs no rule: its gradient shares relevance in proportion to the contributions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from attrlib.errors import MethodError
 from attrlib.methods.autograd_graph import PRODUCTS, kind
-from attrlib.methods.backward import BackwardRules, Call, Map, OperationRule
+from attrlib.methods.backward import BackwardRules, Call, OperationRule
 from attrlib.methods.graph_roles import are_scale, are_weights, is_gate_of
+from attrlib.methods.norm_form import NormForm
 from attrlib.models.operations import operation, writes
 
 
@@ -45,7 +45,7 @@ OPERATIONS: dict[str, Operation] = {
     "rectifier": Operation("Piecewise linear activations", "ReLU, ReLU6, LeakyReLU, clamps"),
     "activation": Operation("Smooth activations that are 0 at 0", "GELU, SiLU, Hardswish, Mish, tanh, squares, also written out"),
     "sigmoid": Operation("Sigmoids", "of squeeze-excitation and gated units"),
-    "softmax": Operation("Softmax", "attention weights"),
+    "softmax": Operation("Softmax", "attention weights", ("softmax",)),
     "product": Operation("Products of activations", "SwiGLU, GEGLU, squeeze-excitation, gated token mixing", ("mul",)),
     "quotient": Operation("Quotients of activations", "norms that are written out", ("div",)),
     "matrix_product": Operation(
@@ -109,7 +109,7 @@ class DenominatorConstant(OperationRule):
             rules.settle()
         denominator = call.argument(1, "other")
         if isinstance(denominator, Tensor) and denominator.requires_grad and denominator is not call.args[0] and are_scale(denominator):
-            return call.run(denominator, denominator.detach())
+            return _with_constant(call, denominator)
         return call.run()
 
 
@@ -119,11 +119,15 @@ class ScaleConstant(OperationRule):
     summary = "linear, as the scale (deviation, root mean square, length) counts as constant"
 
     def apply(self, rules: BackwardRules, call: Call) -> Any:
-        name = operation(call.func)
-        values = call.argument(0, "input")
-        if name == "instance_norm" and not call.argument(5, "use_input_stats", True):
+        if operation(call.func) == "instance_norm" and not call.argument(5, "use_input_stats", True):
             return call.run()
-        back = _NORMS[name](call, values.detach())
+        values, form = call.argument(0, "input"), NormForm.of(call)
+        scale = form.inverse(form.centred(form.grouped(values.detach())))
+
+        def back(gradient: Tensor) -> Tensor:
+            weighted = gradient if form.weight is None else gradient * form.weight
+            return (form.centred(form.grouped(weighted)) * scale).view_as(gradient)
+
         return rules.with_backward(values, call.run(), back)
 
 
@@ -133,7 +137,7 @@ def _with_constant(call: Call, constant: Tensor) -> Any:
             raise MethodError("there is no rule for a view of weights that is multiplied by activations in place; use IG or IxG instead")
         constant.detach_()
         return call.run()
-    return call.run(constant, constant.detach())
+    return call.of(*(a.detach() if a is constant else a for a in call.active)).run()
 
 
 def _product(output: Tensor) -> Any:
@@ -142,60 +146,3 @@ def _product(output: Tensor) -> Any:
     while kind(node) not in PRODUCTS:
         node = node.next_functions[0][0]
     return node
-
-
-def _weighted(gradient: Tensor, weight: Tensor | None) -> Tensor:
-    return gradient if weight is None else gradient * weight
-
-
-def _layer_norm(call: Call, x: Tensor) -> Map:
-    weight, eps = call.argument(2, "weight"), call.argument(4, "eps", 1e-5)
-    dims = tuple(range(-len(call.argument(1, "normalized_shape")), 0))
-    scale = torch.rsqrt(x.var(dims, correction=0, keepdim=True) + eps)
-
-    def back(gradient: Tensor) -> Tensor:
-        gradient = _weighted(gradient, weight)
-        return (gradient - gradient.mean(dims, keepdim=True)) * scale
-
-    return back
-
-
-def _rms_norm(call: Call, x: Tensor) -> Map:
-    weight, eps = call.argument(2, "weight"), call.argument(3, "eps")
-    dims = tuple(range(-len(call.argument(1, "normalized_shape")), 0))
-    scale = torch.rsqrt(x.square().mean(dims, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps))
-    return lambda gradient: _weighted(gradient, weight) * scale
-
-
-def _grouped(x: Tensor, groups: int, weight: Tensor | None, eps: float) -> Map:
-    scale = torch.rsqrt(x.unflatten(1, (groups, -1)).flatten(2).var(-1, correction=0, keepdim=True) + eps)
-    by_channel = None if weight is None else weight.view(-1, *[1] * (x.ndim - 2))
-
-    def back(gradient: Tensor) -> Tensor:
-        parts = _weighted(gradient, by_channel).unflatten(1, (groups, -1)).flatten(2)
-        return ((parts - parts.mean(-1, keepdim=True)) * scale).view_as(x)
-
-    return back
-
-
-def _group_norm(call: Call, x: Tensor) -> Map:
-    return _grouped(x, call.argument(1, "num_groups"), call.argument(2, "weight"), call.argument(4, "eps", 1e-5))
-
-
-def _instance_norm(call: Call, x: Tensor) -> Map:
-    return _grouped(x, x.shape[1], call.argument(3, "weight"), call.argument(7, "eps", 1e-5))
-
-
-def _normalize(call: Call, x: Tensor) -> Map:
-    p, dim, eps = call.argument(1, "p", 2.0), call.argument(2, "dim", 1), call.argument(3, "eps", 1e-12)
-    length = x.norm(p, dim, keepdim=True).clamp_min(eps)
-    return lambda gradient: gradient / length
-
-
-_NORMS: dict[str, Callable[[Call, Tensor], Map]] = {
-    "layer_norm": _layer_norm,
-    "group_norm": _group_norm,
-    "instance_norm": _instance_norm,
-    "rms_norm": _rms_norm,
-    "normalize": _normalize,
-}

@@ -288,3 +288,14 @@ def test_what_weights_or_scales_nothing_is_named(operation: Callable[[Tensor], T
             METHODS[method]().check(model, model.layer("Input"))
     if said in ("softmax", "sigmoid"):
         METHODS["AttnLRP"]().check(model, model.layer("Input"))
+
+
+# DeepLIFT ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("baseline", ["zeros", "blur"])
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+def test_deeplift_sums_to_the_change_of_the_logit(family: str, baseline: str) -> None:
+    model, images = zoo.member(family), zoo.pictures(family, 2)
+    found = attrlib.explain(model, images, "DeepLIFT", [1, 3], baseline=baseline)
+    assert max(found.diagnostics["convergence"]) < 1e-3
