@@ -109,7 +109,7 @@ class DeepLIFT(ByChannel):
 class _Rescale(WithBaseline):
     """Rules of DeepLIFT: record the inputs of activations and maxima at the baseline, then set multipliers in the same order."""
 
-    elementwise = ACTIVATIONS | {"erf", "reciprocal", "rsqrt", "sqrt"}
+    elementwise = ACTIVATIONS | {"erf", "exp", "rdiv", "reciprocal", "rsqrt", "sqrt"}
 
     def __init__(self, rules: Mapping[str, OperationRule]) -> None:
         super().__init__(rules)

@@ -271,6 +271,30 @@ def test_an_operation_that_is_written_out_has_the_rule_of_its_function(form: str
     assert close(attrlib.explain(written, images, method, [0, 3]).maps, expected, 1e-4)
 
 
+APART = (
+    "LayerNorm",
+    "RMSNorm",
+    "RMSNorm by product",
+    "InstanceNorm",
+    "GLU",
+    "attention by einsum",
+    "attention by bmm",
+    "softmax",
+)
+"""Operations that DeepLIFT takes apart as they are written out."""
+SOFTMAX = (lambda x: x.exp() / x.exp().sum(-1, keepdim=True), lambda x: x.softmax(-1))
+
+
+@pytest.mark.parametrize("baseline", ["zeros", "uniform"])
+@pytest.mark.parametrize("form", APART)
+def test_deeplift_takes_an_operation_apart_as_it_is_written_out(form: str, baseline: str) -> None:
+    forms = SOFTMAX if form == "softmax" else FORMS[form]
+    written, function = (attrlib.wrap_model(made(Between, f), 8) for f in forms)
+    images = 2 * pictures(2, 8)
+    expected = attrlib.explain(function, images, "DeepLIFT", [0, 3], baseline=baseline).maps
+    assert close(attrlib.explain(written, images, "DeepLIFT", [0, 3], baseline=baseline).maps, expected, 1e-3)
+
+
 @pytest.mark.parametrize(
     ("operation", "said"),
     [
