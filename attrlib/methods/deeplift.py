@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.deeplift_rules import DIFFERENCES, ApartNorm, ApartSoftmax, ShapleyProduct, ShapleyQuotient, WithBaseline
 from attrlib.methods.gradients import ByChannel
-from attrlib.methods.operation_rules import by_function
+from attrlib.methods.operation_rules import GRADIENT, OfRules, by_function
 from attrlib.methods.trial import check_by_trial
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
@@ -32,7 +31,7 @@ CLAMPS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "clip"
 
 @METHODS.register
 @dataclass(frozen=True)
-class DeepLIFT(ByChannel):
+class DeepLIFT(OfRules, ByChannel):
     """DeepLIFT (rescale rule): the difference to a baseline, x - b, times multipliers in place of gradients.
 
     An activation f with input z, and input z_b at the baseline, has the multiplier (f(z) - f(z_b)) / (z - z_b). A linear layer has its
@@ -47,7 +46,7 @@ class DeepLIFT(ByChannel):
     name, family, paper, fast = "DeepLIFT", "gradient", DEEPLIFT, True
     needs = ("only operations that have a rule: see the table of rules",)
     operations = True
-    rules: ClassVar[Mapping[str, OperationRule]] = MappingProxyType(
+    rules = MappingProxyType(
         {
             "norm": ApartNorm(),
             "softmax": ApartSoftmax(),
@@ -56,6 +55,10 @@ class DeepLIFT(ByChannel):
             "matrix_product": ShapleyProduct(),
         }
     )
+    summaries = dict.fromkeys(("linear", "convolution", "batch_norm", "sum"), GRADIENT) | {
+        **dict.fromkeys(("rectifier", "activation", "sigmoid"), "rescale: (f(z) - f(z_b)) / (z - z_b)"),
+        "maximum": "to the inputs that are largest for the image and for the baseline",
+    }
     baseline: str = param("zeros", f"Baseline: {BASELINE}", choices=BASELINES)
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 

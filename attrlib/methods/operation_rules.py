@@ -6,7 +6,8 @@ which is linear in the explained values needs no rule: its gradient shares relev
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -36,7 +37,7 @@ class Operation:
 OPERATIONS: dict[str, Operation] = {
     "linear": Operation("Linear layers", "`Linear`, transposed convolutions"),
     "convolution": Operation("Convolutions", "`Conv2d`, patch embeddings, token mixing by depthwise convolutions"),
-    "batch_norm": Operation("BatchNorm", "with the statistics of training; after a convolution, it is folded into it"),
+    "batch_norm": Operation("BatchNorm", "with the statistics of training"),
     "norm": Operation(
         "Norms of each image",
         "LayerNorm, GroupNorm, InstanceNorm, RMSNorm and L2 normalisation, also written out",
@@ -59,7 +60,27 @@ OPERATIONS: dict[str, Operation] = {
         "residual connections, concatenation, LayerScale, rotary embeddings, position bias, windows and shifts, average pooling, resizing",
     ),
 }
-"""The kinds of operations that a network may consist of, by key."""
+"""The kinds of operations that a network may consist of, by key: the rows of the table of rules."""
+GRADIENT = "gradient"
+"""Summary of the rule of an operation that keeps its gradient."""
+
+
+class OfRules:
+    """Base class of methods that treat every kind of operation by a rule.
+
+    Attributes:
+        rules: Rules of operations besides layers and activations, by the keys of `OPERATIONS`.
+        summaries: The other rules in words, by the keys of `OPERATIONS`. An operation in neither is refused.
+    """
+
+    rules: ClassVar[Mapping[str, OperationRule]] = MappingProxyType({})
+    summaries: ClassVar[Mapping[str, str]]
+
+    @classmethod
+    def described(cls) -> dict[str, str]:
+        """Return all rules in words, by the keys of `OPERATIONS`; empty for an operation that is refused."""
+        by_key = dict(cls.summaries) | {key: rule.summary for key, rule in cls.rules.items()}
+        return {key: by_key.get(key, "") for key in OPERATIONS}
 
 
 def by_function(rules: Mapping[str, OperationRule]) -> dict[str, OperationRule]:

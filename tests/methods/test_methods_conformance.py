@@ -198,9 +198,9 @@ def test_a_map_explains_its_target(name: str, method: str) -> None:
         ("Guided Backprop", {"vit_tiny": "gelu"}),
         ("Deconvolution", {"vit_tiny": "gelu"}),
         ("DeepLIFT", {"bcos": "abs"}),
-        ("LRP", {"bcos": "abs, .*quotients of activations"}),
-        ("AttnLRP", {"bcos": "abs, .*quotients of activations"}),
-        ("LibraGrad", {"bcos": "abs, .*quotients of activations"}),
+        ("LRP", {"bcos": "abs"}),
+        ("AttnLRP", {"bcos": "abs"}),
+        ("LibraGrad", {"bcos": "abs"}),
     ],
 )
 def test_rules_of_the_gradient_family_are_refused_exactly_where_they_are_not_defined(

@@ -12,7 +12,7 @@ from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import REDUCTION, REDUCTIONS
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.lrp.composite import SAME, Composite, rule_names
-from attrlib.methods.lrp.of_relevance import CONSERVING, OfRelevance
+from attrlib.methods.lrp.of_relevance import CONSERVING, LAYERS, OfRelevance
 from attrlib.methods.lrp.rules import PROPAGATION_RULES
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
@@ -48,6 +48,7 @@ class LRP(OfRelevance):
 
     name, family, paper, fast = "LRP", "gradient", LRP_PAPER, True
     rules = CONSERVING
+    summaries = LAYERS | {"linear": "epsilon, or gamma with `gamma_linear`", "convolution": "`rule`; `first` where it reads the pixels"}
     rule: str = param("epsilon", "Rule of convolutions", choices=rule_names(reads_pixels=False))
     epsilon: float = param(1e-6, EPSILON, low=1e-9, high=10.0)
     first: str = param(SAME, "Rule of the convolution that reads the pixels", choices=(SAME, *rule_names(reads_pixels=True)))

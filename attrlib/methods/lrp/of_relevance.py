@@ -14,7 +14,7 @@ from attrlib.methods.context import AttributionContext
 from attrlib.methods.gradients import ByChannel
 from attrlib.methods.lrp.composite import Composite
 from attrlib.methods.lrp.propagation import RelevancePropagation
-from attrlib.methods.operation_rules import DenominatorConstant, HalfToEach, ScaleConstant, WeightsConstant
+from attrlib.methods.operation_rules import DenominatorConstant, HalfToEach, OfRules, ScaleConstant, WeightsConstant
 from attrlib.methods.trial import check_by_trial
 from attrlib.models import Classifier, Layer
 
@@ -29,18 +29,29 @@ TAYLOR: Mapping[str, OperationRule] = MappingProxyType(
 """Rules under which relevance reaches what attention weights and gates were computed from, too."""
 
 
-class OfRelevance(ByChannel):
+CONSTANT = "constant, where it weights activations; else refused"
+LAYERS: dict[str, str] = {
+    "batch_norm": "folded into the convolution before it; else linear",
+    "rectifier": "all relevance, g f(z) / z",
+    "activation": "all relevance, g f(z) / z",
+    "sigmoid": CONSTANT,
+    "softmax": CONSTANT,
+    "maximum": "all to the largest input",
+    "sum": "by contribution: the gradient",
+}
+"""Rules in words of what relevance passes besides layers with weights and the operations of `CONSERVING` or `TAYLOR`."""
+
+
+class OfRelevance(OfRules, ByChannel):
     """Base class of modified backward passes, whose values are input times modified gradient.
 
     Attributes:
-        rules: Rules of operations besides layers and activations, by the keys of `OPERATIONS`.
         plain: Kinds of nodes of the graph that are not linear but keep their gradient.
         error: Name in the diagnostics of |sum - score| / |score|.
     """
 
     needs = ("only operations that have a rule: see the table of rules",)
     operations = True
-    rules: ClassVar[Mapping[str, OperationRule]]
     plain: ClassVar[frozenset[str]] = POOLED | {"Relu"}
     error: ClassVar[str] = "conservation"
 

@@ -7,8 +7,9 @@ from attrlib.methods.baselines import REDUCTION, REDUCTIONS
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.lrp.composite import Composite
 from attrlib.methods.lrp.method import EPSILON
-from attrlib.methods.lrp.of_relevance import CONSERVING, TAYLOR, OfRelevance
+from attrlib.methods.lrp.of_relevance import CONSERVING, LAYERS, TAYLOR, OfRelevance
 from attrlib.methods.lrp.rules import Gamma
+from attrlib.methods.operation_rules import GRADIENT
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
 
@@ -28,6 +29,10 @@ LIBRA = Paper(
 class WithGammas(OfRelevance):
     """Base class of LRP with a gamma for each type of layer."""
 
+    summaries = LAYERS | {
+        "linear": "gamma, or epsilon where it is 0",
+        "convolution": "gamma, or epsilon where it is 0",
+    }
     epsilon: float
     gamma_conv: float
     gamma_linear: float
@@ -56,6 +61,7 @@ class AttnLRP(WithGammas):
 
     name, family, paper, fast = "AttnLRP", "gradient", ATTN_LRP, True
     rules = TAYLOR
+    summaries = WithGammas.summaries | dict.fromkeys(("softmax", "sigmoid"), "Taylor expansion: the gradient")
     plain = OfRelevance.plain | {"Softmax", "Sigmoid", "Hardsigmoid"}
     epsilon: float = param(1e-6, EPSILON, low=1e-9, high=10.0)
     gamma_conv: float = param(0.25, "Gamma of convolutions; 0 is the epsilon rule", low=0.0, high=100.0)
@@ -99,6 +105,14 @@ class LibraGrad(OfRelevance):
 
     name, family, paper, fast = "LibraGrad", "gradient", LIBRA, True
     rules = CONSERVING
+    summaries = (
+        LAYERS
+        | dict.fromkeys(("linear", "convolution", "batch_norm"), GRADIENT)
+        | {
+            "rectifier": "gate constant: g f(z) / z",
+            "activation": "gate constant: g f(z) / z",
+        }
+    )
     error = "completeness"
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
