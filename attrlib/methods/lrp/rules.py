@@ -90,7 +90,7 @@ class RedistributionRule(PropagationRule):
 
         Args:
             layer: The call of the layer.
-            relevance: Relevance of the layer's outputs, of their shape.
+            relevance: Relevance of the layer's outputs, of their shape. It may be overwritten.
         """
 
 
@@ -173,11 +173,11 @@ class Gamma(RedistributionRule):
         size = a.detach().abs().requires_grad_()
         z = layer.run(a, layer.weight, layer.bias)
         sizes = layer.run(size, layer.weight.abs(), None if layer.bias is None else layer.bias.abs())
-        sign = torch.where(z.detach() < 0, -1.0, 1.0).to(z)
-        total = (1 + half) * z.detach() + half * sign * sizes.detach()
-        share = relevance / (total + self.epsilon * sign)
-        of_values, of_sizes = torch.autograd.grad((z, sizes), (a, size), (share, share * sign))
-        return (1 + half) * of_values + half * a.detach().sign() * of_sizes
+        # Sign and magnitude of the denominator are those of z and of this.
+        total = z.detach().abs().mul_(1 + half).add_(sizes.detach(), alpha=half).add_(self.epsilon)
+        share = relevance.div_(total)
+        of_values, of_sizes = torch.autograd.grad((z, sizes), (a, size), (z.detach().sign() * share, share))
+        return of_sizes.mul_(a.detach().sign()).mul_(half).add_(of_values, alpha=1 + half)
 
 
 @PROPAGATION_RULES.register
