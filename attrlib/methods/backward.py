@@ -61,7 +61,7 @@ TINY = 1e-30
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class FunctionCall:
     """One call of a torch function.
 
     Attributes:
@@ -87,7 +87,7 @@ class Call:
         """Return the result of the function."""
         return self.func(*self.args, **self.kwargs)
 
-    def of(self, *active: Tensor) -> "Call":
+    def of(self, *active: Tensor) -> "FunctionCall":
         """Return the call with other tensors in place of `active`, in their order."""
         rest = iter(active)
 
@@ -96,7 +96,7 @@ class Call:
                 return [replaced(v) for v in value]
             return next(rest) if isinstance(value, Tensor) and value.requires_grad else value
 
-        return Call(self.func, [replaced(a) for a in self.args], {k: replaced(v) for k, v in self.kwargs.items()})
+        return FunctionCall(self.func, [replaced(a) for a in self.args], {k: replaced(v) for k, v in self.kwargs.items()})
 
 
 class OperationRule(ABC):
@@ -109,7 +109,7 @@ class OperationRule(ABC):
     summary: ClassVar[str]
 
     @abstractmethod
-    def apply(self, rules: "BackwardRules", call: Call) -> Any:
+    def apply(self, rules: "BackwardRules", call: FunctionCall) -> Any:
         """Return the result of a call, of which at least one argument depends on the explained values, with the rule's backward pass."""
 
 
@@ -136,12 +136,12 @@ class BackwardRules(TorchFunctionMode):
         self.calls += 1
         if self.backward:
             return func(*args, **kwargs)
-        if func in STEPS and Call(func, args, kwargs).active:
+        if func in STEPS and FunctionCall(func, args, kwargs).active:
             return self._step_by_step(STEPS[func], args, kwargs)
         name = operation(func)
         rule = self.rules.get(name)
         if rule is not None:
-            call = Call(func, args, kwargs)
+            call = FunctionCall(func, args, kwargs)
             return rule.apply(self, call) if call.active else func(*args, **kwargs)
         values = args[0] if args else kwargs.get("input")
         if not (isinstance(values, Tensor) and values.requires_grad):

@@ -91,6 +91,11 @@ class DeepLIFT(OfRules, ByChannel):
             with rules:
                 before = rules.record(context, start, rows)
                 scores, multipliers = context.scored_gradient(context.inputs[rows], rows, lambda scores: self._check_graph(scores, context))
+            if not bool(multipliers.isfinite().all()):
+                raise MethodError(
+                    f"DeepLIFT: from baseline={self.baseline}, the multipliers of {context.classifier.name} overflow, as norms are singular where "
+                    "all values are the same; choose another baseline, such as blur, or IG"
+                )
             values = (context.inputs[rows] - start) * multipliers
             change = scores - before.expand(len(rows), -1).gather(1, context.targets[rows][:, None])[:, 0]
             parts.append(values)

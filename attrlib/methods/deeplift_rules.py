@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrlib.methods.backward import BackwardRules, Call, OperationRule
+from attrlib.methods.backward import BackwardRules, FunctionCall, OperationRule
 from attrlib.methods.norm_form import NormForm
 from attrlib.models.operations import operation, writes
 
@@ -42,7 +42,7 @@ class WithBaseline(BackwardRules):
 class DifferenceRule(OperationRule):
     """Base class of rules that need what an operation reads at the baseline."""
 
-    def apply(self, rules: BackwardRules, call: Call) -> Any:
+    def apply(self, rules: BackwardRules, call: FunctionCall) -> Any:
         assert isinstance(rules, WithBaseline), "only DeepLIFT records a baseline"
         read = self.reads(call)
         if not read:
@@ -52,18 +52,18 @@ class DifferenceRule(OperationRule):
                 rules.keep(values)
             with torch.no_grad():
                 return rules.marked(call.run())
-        pure = Call(_PURE[operation(call.func)], call.args, call.kwargs) if writes(call.func) else call
+        pure = FunctionCall(_PURE[operation(call.func)], call.args, call.kwargs) if writes(call.func) else call
         back = self.back(pure, [values.detach().clone() for values in read], [rules.other(values) for values in read])
         with torch.no_grad():
             output = call.run()
         return _Differences.apply((output,), rules, back, *read)
 
-    def reads(self, call: Call) -> list[Tensor]:
+    def reads(self, call: FunctionCall) -> list[Tensor]:
         """Return the tensors whose differences share that of the output; none if the operation is linear."""
         return [call.argument(0, "input")]
 
     @abstractmethod
-    def back(self, call: Call, ends: list[Tensor], starts: list[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def back(self, call: FunctionCall, ends: list[Tensor], starts: list[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """Return the function from the multipliers of the output to those of what the operation reads.
 
         Args:
@@ -102,10 +102,10 @@ class ShapleyProduct(DifferenceRule):
 
     summary = "Shapley value of each factor: (b + b0)/2 and (a + a0)/2"
 
-    def reads(self, call: Call) -> list[Tensor]:
+    def reads(self, call: FunctionCall) -> list[Tensor]:
         return call.active if len(call.active) == 2 else []
 
-    def back(self, call: Call, ends: list[Tensor], starts: list[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def back(self, call: FunctionCall, ends: list[Tensor], starts: list[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         means = [(end + start) / 2 for end, start in zip(ends, starts, strict=True)]
 
         def slope(varied: int, gradient: Tensor) -> Tensor:
@@ -122,11 +122,11 @@ class ShapleyQuotient(DifferenceRule):
 
     summary = "Shapley values of the numerator and of the reciprocal of the denominator"
 
-    def reads(self, call: Call) -> list[Tensor]:
+    def reads(self, call: FunctionCall) -> list[Tensor]:
         divisor = call.argument(1, "other")
         return call.active if isinstance(divisor, Tensor) and divisor.requires_grad else []
 
-    def back(self, call: Call, ends: list[Tensor], starts: list[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def back(self, call: FunctionCall, ends: list[Tensor], starts: list[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         divisor, other = ends[-1], starts[-1]
         numerators = (ends[0] + starts[0]) / 2 if len(ends) == 2 else call.args[0]
 
@@ -144,12 +144,12 @@ class ApartNorm(DifferenceRule):
 
     summary = "taken apart into squares, means, a root and a product"
 
-    def apply(self, rules: BackwardRules, call: Call) -> Any:
+    def apply(self, rules: BackwardRules, call: FunctionCall) -> Any:
         if operation(call.func) == "instance_norm" and not call.argument(5, "use_input_stats", True):
             return call.run()
         return super().apply(rules, call)
 
-    def back(self, call: Call, ends: list[Tensor], starts: list[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def back(self, call: FunctionCall, ends: list[Tensor], starts: list[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         (end,), (start,) = ends, starts
         form = NormForm.of(call)
         c, c0 = form.centred(form.grouped(end)), form.centred(form.grouped(start))
@@ -170,7 +170,7 @@ class ApartSoftmax(DifferenceRule):
 
     summary = "taken apart into exponentials, a sum and a quotient"
 
-    def back(self, call: Call, ends: list[Tensor], starts: list[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    def back(self, call: FunctionCall, ends: list[Tensor], starts: list[Tensor]) -> Callable[[Tensor], tuple[Tensor, ...]]:
         (z,), (z0,) = ends, starts
         dim = call.argument(1, "dim", -1)
         # The result is the same whatever is subtracted from both.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attrlib.methods.backward import Call
+from attrlib.methods.backward import FunctionCall
 from attrlib.models.operations import operation
 
 
@@ -31,7 +31,7 @@ class NormForm:
     groups: int = 0
 
     @classmethod
-    def of(cls, call: Call) -> "NormForm":
+    def of(cls, call: FunctionCall) -> "NormForm":
         """Return the form of a call of a norm."""
         x, name = call.argument(0, "input"), operation(call.func)
         if name == "normalize":

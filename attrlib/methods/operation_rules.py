@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attrlib.errors import MethodError
 from attrlib.methods.autograd_graph import PRODUCTS, kind
-from attrlib.methods.backward import BackwardRules, Call, OperationRule
+from attrlib.methods.backward import BackwardRules, FunctionCall, OperationRule
 from attrlib.methods.graph_roles import are_scale, are_weights, is_gate_of
 from attrlib.methods.norm_form import NormForm
 from attrlib.models.operations import operation, writes
@@ -93,7 +93,7 @@ class HalfToEach(OperationRule):
 
     summary = "half to each factor; a scale, and the gate of an activation that is written out, count as constants"
 
-    def apply(self, rules: BackwardRules, call: Call) -> Any:
+    def apply(self, rules: BackwardRules, call: FunctionCall) -> Any:
         if writes(call.func):
             rules.settle()
         if len(call.active) != 2:
@@ -125,7 +125,7 @@ class DenominatorConstant(OperationRule):
 
     summary = "all to the numerator, if the denominator is the scale of a norm"
 
-    def apply(self, rules: BackwardRules, call: Call) -> Any:
+    def apply(self, rules: BackwardRules, call: FunctionCall) -> Any:
         if writes(call.func):
             rules.settle()
         denominator = call.argument(1, "other")
@@ -139,7 +139,7 @@ class ScaleConstant(OperationRule):
 
     summary = "linear, as the scale (deviation, root mean square, length) counts as constant"
 
-    def apply(self, rules: BackwardRules, call: Call) -> Any:
+    def apply(self, rules: BackwardRules, call: FunctionCall) -> Any:
         if operation(call.func) == "instance_norm" and not call.argument(5, "use_input_stats", True):
             return call.run()
         values, form = call.argument(0, "input"), NormForm.of(call)
@@ -152,7 +152,7 @@ class ScaleConstant(OperationRule):
         return rules.with_backward(values, call.run(), back)
 
 
-def _with_constant(call: Call, constant: Tensor) -> Any:
+def _with_constant(call: FunctionCall, constant: Tensor) -> Any:
     if writes(call.func) and call.args[0] is constant:
         if constant._is_view():
             raise MethodError("there is no rule for a view of weights that is multiplied by activations in place; use IG or IxG instead")

@@ -1,5 +1,6 @@
 """Relevance propagation through every family of backbones, against the affine map that it linearises them to, NumPy and zennit."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -48,6 +49,23 @@ def test_relevance_is_that_of_the_linearised_network(family: str, method: str) -
     expected = ((whole - empty)[range(2), targets] - logits).abs() / logits.abs()
     (error,) = found.diagnostics.values()
     assert torch.tensor(error).tolist() == pytest.approx(expected.tolist(), rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "method", ["LibraGrad", "CP-LRP:epsilon=1e-9", "LRP:rule=gamma:epsilon=1e-9", "CP-LRP:epsilon=1e-9:gamma_linear=0.1"]
+)
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+def test_without_biases_relevance_sums_to_the_logit(family: str, method: str) -> None:
+    module = copy.deepcopy(zoo.member(family).module)
+    additive = ("bias", "bias_table", "running_mean", "pos_embed", "token", "tokens", "latent", "q_bias", "v_bias")
+    with torch.no_grad():
+        for name, values in [*module.named_parameters(), *module.named_buffers()]:
+            if name.endswith(additive):
+                values.zero_()
+    found = attrlib.explain(attrlib.wrap_model(module, zoo.size(family)), zoo.pictures(family, 2), method, [1, 3])
+    (error,) = found.diagnostics.values()
+    assert max(error) < 0.02
+    assert found.maps.abs().sum() > 0
 
 
 # By hand ---------------------------------------------------------------------------------------------------------------------
@@ -283,6 +301,16 @@ APART = (
 )
 """Operations that DeepLIFT takes apart as they are written out."""
 SOFTMAX = (lambda x: x.exp() / x.exp().sum(-1, keepdim=True), lambda x: x.softmax(-1))
+
+
+def test_deeplift_is_refused_where_multipliers_overflow() -> None:
+    norms = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8, bias=False), nn.LayerNorm(8, eps=1e-12)) for _ in range(9)))
+    module = made(Between, made(lambda: norms))
+    module.patch.bias.data.zero_()
+    model = attrlib.wrap_model(module, 8)
+    with pytest.raises(MethodError, match="from baseline=zeros, the multipliers of wrapped:Between overflow"):
+        METHODS["DeepLIFT"]().check(model, model.layer("Input"))
+    assert attrlib.explain(model, pictures(2, 8), "DeepLIFT", [0, 3], baseline="uniform").maps.isfinite().all()
 
 
 @pytest.mark.parametrize("baseline", ["zeros", "uniform"])

@@ -24,7 +24,7 @@ from attrlib.models import with_classes
 SELF_ATTENTION = ("ViT", "DeiT", "DeiT, teacher", "DINOv2", "DINOv2, registers", "BEiT", "CLIP", "SigLIP")
 """Families whose blocks all attend among the same tokens."""
 ATTENTION_METHODS = [name for name, cls in METHODS.items() if cls.family == "transformer"]
-REFUSED = {"DeepLIFT", "LRP", "Guided Backprop", "Guided Grad-CAM", "Deconvolution", "BagNet", "B-cos"}
+REFUSED = {"DeepLIFT", "Guided Backprop", "Guided Grad-CAM", "Deconvolution", "BagNet", "B-cos"}
 """Methods that are defined for other kinds of networks than transformers."""
 
 
