@@ -91,7 +91,8 @@ def _timm(short: str, name: str) -> Build:
         headless = not getattr(module, "num_classes", 1)
         notes = (f"{name} has no classes: its features are explained; write {name}?num_classes=N for a head of N classes",)
         size = _size_of(options.get("img_size")) or native.size
-        return Built(module, replace(native, size=size, mean=mean, std=std), notes=notes if headless else ())
+        native = replace(native, size=size, mean=mean, std=std)
+        return Built(module, native, outputs="features", notes=notes) if headless else Built(module, native)
 
     return build
 

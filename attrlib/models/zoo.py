@@ -67,7 +67,7 @@ def load_model(
         deletion_tuned: Whether the checkpoint was fine-tuned on images with deleted patches, as IDSDS requires.
         input_size: Input size in pixels, a number or (height, width), instead of the model's default. The position embeddings of
             timm's transformers are interpolated to it.
-        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `probabilities` or `auto`, see
+        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `features`, `probabilities` or `auto`, see
             `attrlib.models.outputs`.
         mean: Mean of each channel that the network expects, for colours in [0,1]; by default that of the card or the architecture.
         std: Standard deviation of each channel that the network expects; as `mean`.
