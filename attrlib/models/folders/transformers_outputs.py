@@ -36,9 +36,9 @@ class Logits:
         return logits
 
     def extra_repr(self) -> str:
-        # The digest of a classifier covers this text: configs may differ in what no module shows.
+        """Return what no module shows, in which configs may differ; the digest of a classifier covers it."""
         order = ", channels reversed" if self.reverses_channels else ""
-        return f"config={digest(_settings(self.config.to_dict()))}{order}"
+        return f"config={settings_digest(self.config)}{order}"
 
 
 class Features(Logits):
@@ -68,6 +68,11 @@ class Features(Logits):
 
 def _has_class_token(module: Any) -> bool:
     return getattr(getattr(module, "embeddings", None), "cls_token", None) is not None
+
+
+def settings_digest(config: Any) -> str:
+    """Return a digest of the values of a config on which the computation may depend."""
+    return digest(_settings(config.to_dict()))
 
 
 def _settings(values: Mapping[str, Any]) -> dict[str, str]:
