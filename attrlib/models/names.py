@@ -108,7 +108,9 @@ def _check_architecture(name: str) -> None:
             raise ModelError(f"unknown model {name!r}. Did you mean {' or '.join(same)}?")
         if split_key(name)[0].endswith(SUFFIXES):
             raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
-        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME, idsds:NAME, hf:ORG/NAME or clip:ORG/NAME."
+        advice = (
+            "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME, bcos:NAME, idsds:NAME, hf:ORG/NAME or clip:ORG/NAME."
+        )
         raise ModelError(unknown("model", name, [EMBEDDED, *named()], advice))
 
 

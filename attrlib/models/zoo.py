@@ -56,7 +56,7 @@ def load_model(
     The number of classes is read from the checkpoint. Without a model card, their names are read from `my.txt` beside it, one per line.
 
     Args:
-        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`,
+        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`, `bcos:NAME`,
             `hf:ORG/NAME` or `timm:hf-hub:ORG/NAME` for a repository of the Hugging Face hub, optionally followed by
             `?revision=BRANCH`, `clip:ORG/NAME` for a CLIP or SigLIP model, or the path of a checkpoint file, or of a folder that transformers or timm saved. `idsds:NAME` is one of
             the 16 published deletion-tuned models; its weights come from `checkpoint`, or from the file that `attrlib.models.download`
