@@ -6,7 +6,8 @@ from attrlib.methods import METHODS, instance
 from attrlib.models import Classifier
 from attrlib.protocols import Measurement, Protocol
 from attrlib.registry import params_of
-from attrlib.specs import NUMERICS, MethodSpec, digest
+from attrlib.specs import LOGIT, NUMERICS, MethodSpec, digest
+from attrlib.targets import create as create_target
 
 Key = tuple[dict[str, object], str]
 """The fields that records depend on besides their item, and their digest."""
@@ -78,7 +79,9 @@ class ResultKeys:
         # The path rather than the name: a wrapped model may call any layer Middle.
         layer = view.layer(method.layer, view.input_size).path
         code = METHODS[method.name].code
-        custom = {"code": code} if code else {}
+        custom: dict[str, object] = {"code": code} if code else {}
+        if method.target.name != LOGIT:
+            custom["target"] = create_target(method.target).key(view)
         late = {p.name: p.default for p in params_of(METHODS[method.name]) if p.digest == "if set"}
         counted = {name: value for name, value in method.params if name not in late or value != late[name]}
         return custom | {"method": method.name, "params": counted, "layer": layer, "seed": self.seed if seeded else None}

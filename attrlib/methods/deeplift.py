@@ -45,7 +45,7 @@ class DeepLIFT(OfRules, ByChannel):
 
     name, family, paper, fast = "DeepLIFT", "gradient", DEEPLIFT, True
     needs = ("only operations that have a rule: see the table of rules",)
-    operations = True
+    operations = linear = True
     rules = MappingProxyType(
         {
             "norm": ApartNorm(),
@@ -97,7 +97,7 @@ class DeepLIFT(OfRules, ByChannel):
                     "all values are the same; choose another baseline, such as blur, or IG"
                 )
             values = (context.inputs[rows] - start) * multipliers
-            change = scores - before.expand(len(rows), -1).gather(1, context.targets[rows][:, None])[:, 0]
+            change = scores - context.explained(before.expand(len(rows), -1), rows)
             parts.append(values)
             errors.append((values.flatten(1).sum(1) - change).abs() / change.abs().clamp_min(1e-12))
         return torch.cat(parts), torch.cat(errors)

@@ -51,7 +51,7 @@ class OfRelevance(OfRules, ByChannel):
     """
 
     needs = ("only operations that have a rule: see the table of rules",)
-    operations = True
+    operations = linear = True
     plain: ClassVar[frozenset[str]] = POOLED | {"Relu"}
     error: ClassVar[str] = "conservation"
 
