@@ -160,7 +160,10 @@ class BackwardRules(TorchFunctionMode):
             with self:
                 return steps(*args, **kwargs)
         except ModelError as error:
-            raise MethodError(str(error)) from error
+            raise MethodError(
+                "there are no rules for attention with grouped queries, nor for MultiheadAttention with masks, extra keys or separate "
+                "projections; use IxG or IG instead"
+            ) from error
 
     @abstractmethod
     def activation(self, values: Tensor, function: Map, name: str) -> Tensor:

@@ -164,6 +164,6 @@ def _with_constant(call: FunctionCall, constant: Tensor) -> Any:
 def _product(output: Tensor) -> Any:
     """Return the node of the product in the graph; matrix products are reshaped."""
     node: Any = output.grad_fn
-    while kind(node) not in PRODUCTS:
+    while kind(node) not in PRODUCTS and node.next_functions:
         node = node.next_functions[0][0]
     return node

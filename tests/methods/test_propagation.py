@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+import torchvision
 from support import zoo
 from support.linearised import Linearised
 from support.method_nets import made, pictures
-from support.numbers import close
+from support.numbers import SEED, close
 from torch import Tensor, nn
 
 from attrlib.errors import MethodError
@@ -66,6 +67,45 @@ def test_without_biases_relevance_sums_to_the_logit(family: str, method: str) ->
     (error,) = found.diagnostics.values()
     assert max(error) < 0.02
     assert found.maps.abs().sum() > 0
+
+
+TORCHVISION: dict[str, Callable[[], nn.Module]] = {
+    "ViT": lambda: torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 24, num_classes=4),
+    "Swin": lambda: torchvision.models.SwinTransformer([2, 2], 8, [2, 2], [1, 2], [4, 4], num_classes=4),
+    "SwinV2": lambda: torchvision.models.SwinTransformer(
+        *([2, 2], 8, [2, 2], [1, 2], [4, 4]),
+        num_classes=4,
+        block=torchvision.models.swin_transformer.SwinTransformerBlockV2,
+        downsample_layer=torchvision.models.swin_transformer.PatchMergingV2,
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["LibraGrad", "CP-LRP:epsilon=1e-9", "LRP:rule=gamma:epsilon=1e-9"])
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_without_biases_relevance_sums_to_the_logit_in_torchvision(name: str, method: str) -> None:
+    module = made(TORCHVISION[name])
+    with torch.no_grad():
+        for key, values in module.named_parameters():
+            if key.endswith(("bias", "token", "pos_embedding")):
+                values.zero_()
+            elif values.dim() > 1 and "table" not in key:
+                values.normal_(0, values[0].numel() ** -0.5, generator=torch.Generator().manual_seed(SEED))
+    found = attrlib.explain(attrlib.wrap_model(module, 32), pictures(2, 32), method, [1, 3])
+    (error,) = found.diagnostics.values()
+    assert max(error) < 0.02
+    assert found.maps.abs().sum() > 0
+
+
+def test_attention_that_hides_its_steps_is_refused() -> None:
+    def masked(x: Tensor) -> Tensor:
+        attention = made(nn.MultiheadAttention, 8, 2, batch_first=True)
+        return attention(x, x, x, attn_mask=torch.eye(4, dtype=torch.bool), need_weights=False)[0]
+
+    model = attrlib.wrap_model(made(Between, masked), 8)
+    for method in ("LRP", "AttnLRP", "LibraGrad", "DeepLIFT"):
+        with pytest.raises(MethodError, match="no rules for attention with grouped queries, nor for MultiheadAttention with masks"):
+            METHODS[method]().check(model, model.layer("Input"))
 
 
 # By hand ---------------------------------------------------------------------------------------------------------------------
