@@ -279,6 +279,12 @@ def in_place(x: Tensor) -> Tensor:
     return x.clone().mul_(x.sigmoid())
 
 
+def gated_in_place(x: Tensor) -> Tensor:
+    gate = 1.0 * x.flip(-1).sigmoid()
+    gate.mul_(x)
+    return gate
+
+
 FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "GELU": (geglu, F.gelu),
     "GELU by tanh": (gelu_tanh, partial(F.gelu, approximate="tanh")),
@@ -296,6 +302,8 @@ FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
         lambda x: F.group_norm(x.transpose(1, 2), 8).transpose(1, 2),
     ),
     "GLU": (lambda x: F.glu(torch.cat([x, x.flip(-1)], -1)), lambda x: x * x.flip(-1).sigmoid()),
+    "product in place": (lambda x: x.clone().mul_(x.flip(-1)), lambda x: x * x.flip(-1)),
+    "gate in place": (gated_in_place, lambda x: x * x.flip(-1).sigmoid()),
     "attention by einsum": (
         lambda x: torch.einsum("bqk,bkc->bqc", torch.einsum("bqc,bkc->bqk", x, x).softmax(-1), x),
         lambda x: F.scaled_dot_product_attention(x, x, x, scale=1.0),
@@ -335,6 +343,8 @@ APART = (
     "RMSNorm by product",
     "InstanceNorm",
     "GLU",
+    "product in place",
+    "gate in place",
     "attention by einsum",
     "attention by bmm",
     "softmax",
