@@ -42,6 +42,10 @@ COMMANDS = {
     "methods": Entry(
         "lists", "List attribution methods with their parameters. Custom methods that could not be loaded go to standard error."
     ),
+    "targets": Entry(
+        "lists",
+        "List targets, what a map explains of the outputs, with their parameters; used as in --methods Grad-CAM:target=contrast:k=3.",
+    ),
     "presets": Entry("lists", "List presets: the methods of published studies with their settings, used as in --methods idsds."),
     "protocols": Entry("lists", "List protocols with their parameters."),
     "datasets": Entry("lists", "List named data sets, or describe one: its images and classes, what was assumed, and what was left out."),

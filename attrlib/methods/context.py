@@ -39,6 +39,7 @@ class AttributionContext:
         chunk: Maximum number of rows in one pass. Results do not depend on it.
         on_progress: Progress callback.
         clock: Returns the time in seconds.
+        readout: The target of the items; by default, it is made from `target`.
         diagnostics: Values per item (B,) by name, to be filled by the method.
         shared_seconds: Seconds that other methods spent on shared values used by the current method.
         setup_seconds: Seconds of computing f_pre.
@@ -56,7 +57,7 @@ class AttributionContext:
     clock: Callable[[], float] = time.perf_counter
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     shared_seconds: float = 0.0
-    _readout: Readout | None = field(default=None, repr=False)
+    readout: Readout | None = field(default=None, repr=False)
     _memo: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +68,8 @@ class AttributionContext:
         self.sources = self._before(self._split, self.images)
         self._owners = torch.arange(len(self.images), device=self.images.device) if self.owners is None else self.owners
         self.inputs = self.per_item(self.sources)
+        # At once, because methods may run later passes with rules that do not apply to those of the target.
+        self._read = self.readout or self.target.readout(self.classifier, self.targets, lambda: self.clean_logits()[self._owners])
         self.setup_seconds = self.clock() - start
 
     def __len__(self) -> int:
@@ -104,13 +107,6 @@ class AttributionContext:
         """Return the target (B,) of the unperturbed items; shared."""
         return self.explained(self.clean_logits()[self._owners], self.rows)
 
-    @property
-    def readout(self) -> Readout:
-        """Return the target of the items; shared by the contexts that are derived from this one."""
-        if self._readout is None:
-            self._readout = self.target.readout(self.classifier, self.targets, lambda: self.clean_logits()[self._owners])
-        return self._readout
-
     def explained(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Return the target (N,) of logits, differentiable with respect to them.
 
@@ -118,7 +114,7 @@ class AttributionContext:
             logits: Logits (N,C).
             rows: Index of the item that each row is derived from (N,).
         """
-        return self.readout.values(logits, rows)
+        return self._read.values(logits, rows)
 
     def slopes(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Return the derivative (N,C) of the target with respect to the logits, from which a propagation starts.
@@ -127,7 +123,7 @@ class AttributionContext:
             logits: Logits (N,C).
             rows: Index of the item that each row is derived from (N,).
         """
-        return self.readout.slopes(logits.detach(), rows)
+        return self._read.slopes(logits.detach(), rows)
 
     def clean_gradient(self) -> Tensor:
         """Return the gradient of the target with respect to `inputs`, of the same shape, at the unperturbed items; shared."""
@@ -155,15 +151,15 @@ class AttributionContext:
         target = self.classifier.layer(layer, (self.images.shape[2], self.images.shape[3]))
         if target.path == self.layer.path:
             return self
-        return self.shared(("at", target.path), lambda: replace(self, layer=target, _memo={}, _readout=self.readout))
+        return self.shared(("at", target.path), lambda: replace(self, layer=target, _memo={}, readout=self._read))
 
     def with_images(self, images: Tensor) -> "AttributionContext":
         """Return the context of k copies of the items, copy by copy, whose images (k*U,C,H,W) replace those of this context."""
         copies = len(images) // len(self.images)
         first = len(self.images) * torch.arange(copies, device=images.device)
         owners = (first[:, None] + self._owners).flatten()
-        targets, readout = self.targets.repeat(copies), self.readout.repeated(copies)
-        return replace(self, images=images, targets=targets, owners=owners, _memo={}, _readout=readout)
+        targets, readout = self.targets.repeat(copies), self._read.repeated(copies)
+        return replace(self, images=images, targets=targets, owners=owners, _memo={}, readout=readout)
 
     def logits(self, inputs: Tensor, rows: Tensor) -> Tensor:
         """Return the logits for given outputs of the layer.

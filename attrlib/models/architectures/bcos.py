@@ -184,7 +184,7 @@ def linearised(model: BcosNetwork) -> BcosNetwork:
 
 
 def dynamic_weights(model: BcosNetwork, images: Tensor, targets: Tensor) -> Tensor:
-    """Return the row of the linear map W(x) of each image for its target class.
+    """Return the row of the linear map W(x) of each image for its target class, or a weighted sum of the rows.
 
     (W(x) * model.encode(x)).sum((1, 2, 3)) is the logit minus constants, of which a ResNet has only `logit_bias`. Summed over channels
     only, it is the model's built-in attribution map. The map is computed in evaluation mode, and the model stays as it was.
@@ -192,7 +192,7 @@ def dynamic_weights(model: BcosNetwork, images: Tensor, targets: Tensor) -> Tens
     Args:
         model: The B-cos network.
         images: Images (B,3,H,W) in [0,1].
-        targets: Target classes (B,).
+        targets: Target classes (B,), or weights of the classes (B,C).
 
     Returns:
         Weights (B,6,H,W).
@@ -200,4 +200,6 @@ def dynamic_weights(model: BcosNetwork, images: Tensor, targets: Tensor) -> Tens
     with preserved(model), torch.enable_grad():
         encoded = model.encode(images).detach().requires_grad_()
         logits = linearised(model).logits(encoded)
-        return torch.autograd.grad(logits.gather(1, targets.to(logits.device)[:, None]).sum(), encoded)[0]
+        targets = targets.to(logits.device)
+        explained = logits * targets if targets.is_floating_point() else logits.gather(1, targets[:, None])
+        return torch.autograd.grad(explained.sum(), encoded)[0]
