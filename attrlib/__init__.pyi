@@ -17,6 +17,7 @@ from . import (
     store,
     studies,
     training,
+    tuning,
 )
 from .aggregation.view import Aggregation
 from .api import compare, explain, score
@@ -50,10 +51,12 @@ from .specs import (
     ProtocolSpec,
     RunSpec,
     StudySpec,
+    TuneSpec,
     ViewSpec,
 )
 from .store import Store, open_store
 from .studies import StudyResult, list_studies, study
+from .tuning import TuneResult, tune
 
 __version__: str
 __all__ = [
@@ -86,6 +89,8 @@ __all__ = [
     "StoreError",
     "StudyResult",
     "StudySpec",
+    "TuneResult",
+    "TuneSpec",
     "ViewSpec",
     "add_model",
     "aggregate",
@@ -107,5 +112,6 @@ __all__ = [
     "score",
     "smooth",
     "study",
+    "tune",
     "wrap_model",
 ]
