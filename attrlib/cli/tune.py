@@ -88,8 +88,9 @@ def _show_plan(plan: TunePlan, as_json: bool) -> None:
 def _report(result: TuneResult) -> None:
     better = "higher" if result.winner.protocol.higher_is_better else "lower"
     typer.echo(f"{result.spec.protocol}: {better} is better; trials, best first, with the difference to the default")
+    width = max(len(str(trial.method)) for trial in result.trials)
     for trial in result.trials:
-        typer.echo(_line(trial))
+        typer.echo(_line(trial, width))
     typer.echo(result.finding)
     typer.echo(f"use: {result.snippet}")
     if result.command:
@@ -99,12 +100,12 @@ def _report(result: TuneResult) -> None:
     typer.echo(f"{result.computed} computed, {result.cached} cached, {duration(result.seconds)}")
 
 
-def _line(trial: Trial) -> str:
+def _line(trial: Trial, width: int) -> str:
     mean, difference = trial.score.summary, trial.difference
     undefined = f", {trial.score.undefined} undefined" if trial.score.undefined else ""
     change = f"{number(difference.mean, 4):>8} {_interval(difference.low, difference.high):20}" if trial.number else f"{'default':29}"
     interval = _interval(mean.low, mean.high)
-    return f"  {trial.method!s:44} {number(mean.mean, 4):>8} {interval:20} {change} n={len(trial.score.values)}{undefined}"
+    return f"  {trial.method!s:{width}} {number(mean.mean, 4):>8} {interval:20} {change} n={len(trial.score.values)}{undefined}"
 
 
 def _interval(low: float, high: float) -> str:

@@ -8,7 +8,7 @@ from attrlib.data.datasets import Dataset
 from attrlib.engine.evaluations import Refusal
 from attrlib.engine.items import EvalItem
 from attrlib.engine.plan import Estimate, Plan, make_plan
-from attrlib.errors import DataError, MethodError
+from attrlib.errors import DataError, MethodError, SpecError
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec, TuneSpec
@@ -85,14 +85,17 @@ def plan_tuning(
     for layer in space.values.get(LAYER, ()):
         model.layer(str(layer))
     settings = tuple(space.settings(spec.trials, spec.seed))
+    if len(settings) == 1:
+        raise SpecError(f"every setting of the search space {', '.join(map(str, space.dimensions))} is the default {spec.method}; widen it")
 
     def planned(methods: Sequence[MethodSpec], limit: int) -> Plan:
         return make_plan(spec.run(methods, limit), model, data, store, max_memory=max_memory, on_progress=on_progress)
 
     verdict = planned(settings[:1], spec.limit + spec.held_out)
     search = planned(settings, spec.limit)
-    if len(search.refused) == len(settings) - 1:
-        raise MethodError(f"no other setting than the default is defined: {search.refused[0].reason}")
+    reasons = [refusal.reason for refusal in search.refused]
+    if len(reasons) == len(settings) - 1:
+        raise MethodError(f"no other setting than the default is defined: {reasons[0]}")
     plan = TunePlan(spec, space, settings, search, verdict)
     if not verdict.groups[0].unpredicted:
         held_out_items(spec, verdict)

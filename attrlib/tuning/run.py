@@ -137,9 +137,9 @@ class _Search:
         left, dropped = list(self.plan.settings), list[MethodSpec]()
         for size in rounds(self.spec, len(left)):
             if self.scores:
-                kept = self._ranked(left)[: -(-len(left) // 2)]
-                dropped = [method for method in self._ranked(left) if method not in (*kept, self.default)] + dropped
-                left = [method for method in left if method in (*kept, self.default)]
+                others = self._ranked([method for method in left if method != self.default])
+                kept, out = others[: -(-len(others) // 2)], others[-(-len(others) // 2) :]
+                left, dropped = [method for method in left if method in (self.default, *kept)], out + dropped
             found = self._run(left, size)
             self.scores |= found
             left = [method for method in left if method in found]
