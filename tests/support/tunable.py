@@ -35,9 +35,10 @@ class Blend(Method):
     mix: float = param(0.0, "Share of noise", low=0.0, high=1.0)
 
     def attribute(self, context: AttributionContext) -> Tensor:
-        MAPS.update((self.mix, digest(image.contiguous().numpy().tobytes())) for image in context.images)
         truth = context.reduce(context.inputs * context.clean_gradient())
-        return truth + 100 * abs(self.mix - BEST) * noise(context)
+        maps = truth + 100 * abs(self.mix - BEST) * noise(context)
+        MAPS.update((self.mix, digest(image.contiguous().numpy().tobytes())) for image in context.images)
+        return maps
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=1)
