@@ -1,7 +1,7 @@
 """Searches with a known answer: the best setting of a linear model's contributions, and of pure noise."""
 
+import math
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,8 +17,8 @@ import torch
 from support import scores
 from support.method_nets import Linear, made
 from support.numbers import SEED
-from support.runs import GRID, HALF, SIZE, classifier, passes, picture, pictures, stop_at
-from support.tunable import BEST, MAPS, registered
+from support.runs import GRID, HALF, SIZE, Calls, classifier, count_calls, passes, picture, pictures, stop_at
+from support.tunable import BEST, registered
 
 from attrlib.data.datasets import load_dataset
 from attrlib.data.derived import Subset
@@ -42,6 +42,11 @@ def _methods() -> Iterator[None]:
 
 
 @pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    return count_calls(monkeypatch)
+
+
+@pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Thirty pictures, six of each class."""
     return pictures(tmp_path / "pictures", 6)
@@ -58,11 +63,11 @@ def tune(data: object, store: Store, method: str = "Blend", protocol: str = "sds
     return attrlib.tune(options.pop("model", LINEAR), data, method, protocol, store=store, **options)
 
 
-def fails(data: object, store: Store, *arguments: str, **options: Any) -> AttrlibError:
+def fails(calls: Calls, data: object, store: Store, *arguments: str, **options: Any) -> AttrlibError:
     """Return the error of a search that must be refused before any map is computed or result stored."""
     with pytest.raises(AttrlibError) as caught:
         tune(data, store, *arguments, **options)
-    assert not MAPS
+    assert not calls
     assert not store.runs()
     return caught.value
 
@@ -95,15 +100,18 @@ def test_other_searches_come_close_to_the_known_best(data: Path, store: Store, o
     assert float(str(result.method.values["mix"])) == min(tried, key=lambda mix: abs(mix - BEST))
 
 
-def test_pure_noise_has_no_winner_on_held_out_items(data: Path, store: Store) -> None:
-    result = tune(data, store, "Dice", space={"number": list(range(1, 21))}, held_out=20)
-    best = result.trials[0]
-    assert best.score.mean == max(trial.score.mean for trial in result.trials)
-    assert best.score.mean > 2 / np.sqrt(15 * 8), "the luckiest of 21 is more than two standard deviations of a mean of 8 above 0"
-    assert result.winner.mean < best.score.mean
-    assert not result.better
-    assert "is not significantly better than the default Dice" in result.finding
-    assert result.finding.endswith("; keep the default.")
+def test_of_pure_noise_the_search_is_optimistic_and_the_verdict_is_not(data: Path, store: Store) -> None:
+    """The best of 21 means of 8 correlations of noise is 1.9 standard errors above 0 in expectation; on other items it is 0."""
+    error = 1 / math.sqrt(15)  # of a rank correlation of 16 patches
+    results = [tune(data, store, "Dice", space={"number": list(range(1, 21))}, held_out=20, seed=seed) for seed in range(6)]
+    for result in results:
+        assert result.trials[0].score.mean == max(trial.score.mean for trial in result.trials)
+        if not result.better:
+            assert " is not significantly better than the default Dice" in result.finding
+            assert result.finding.endswith("; keep the default.")
+    assert np.mean([result.trials[0].score.mean for result in results]) > error / math.sqrt(8)
+    assert abs(np.mean([result.winner.mean for result in results])) < 4 * error / math.sqrt(20 * 6)
+    assert sum(result.better for result in results) <= 1
 
 
 def test_if_the_default_is_best_the_result_says_so(data: Path, store: Store) -> None:
@@ -226,42 +234,42 @@ def test_the_held_out_score_is_that_of_score_on_these_pictures_alone(data: Path,
 # What is computed
 
 
-def test_nothing_is_computed_twice_and_a_second_search_computes_nothing(data: Path, store: Store) -> None:
+def test_nothing_is_computed_twice_and_a_second_search_computes_nothing(data: Path, store: Store, calls: Calls) -> None:
     result = tune(data, store)
-    assert set(MAPS.values()) == {1}
-    assert sum(MAPS.values()) == 5 * 8 + 2 * 12 == result.computed
+    assert set(calls.times.values()) == {1}
+    assert len(calls) == 5 * 8 + 2 * 12 == result.computed
     assert result.cached == 0
     again = tune(data, store)
-    assert sum(MAPS.values()) == 5 * 8 + 2 * 12
+    assert len(calls) == 5 * 8 + 2 * 12
     assert (again.computed, again.cached) == (0, 64)
     assert again.as_json() | {"seconds": 0, "computed": 0, "cached": 0} == result.as_json() | {"seconds": 0, "computed": 0, "cached": 0}
     wider = tune(data, store, space={"mix": [0, 0.1, 0.2, BEST]})
     assert wider.computed == 8, "one more setting; the winner is the same"
 
 
-def test_a_search_and_a_score_share_their_results(data: Path, store: Store) -> None:
+def test_a_search_and_a_score_share_their_results(data: Path, store: Store, calls: Calls) -> None:
     attrlib.score("sds", LINEAR, "Blend:mix=0.6", data, limit=8, store=store)
     assert tune(data, store).computed == 4 * 8 + 2 * 12
-    assert set(MAPS.values()) == {1}
+    assert set(calls.times.values()) == {1}
 
 
-def test_a_search_that_is_stopped_at_any_event_computes_nothing_twice(data: Path, tmp_path: Path) -> None:
+def test_a_search_that_is_stopped_at_any_event_computes_nothing_twice(data: Path, tmp_path: Path, calls: Calls) -> None:
     options = dict(method="Blend", protocol=GRID, model=NET, space={"mix": [0.1, BEST, 0.6, 1]}, limit=4, held_out=3, halving=True)
     events: list[object] = []
     with closing(Store(folder=tmp_path / "whole")) as store:
         expected = tune(data, store, on_progress=events.append, **options)
-    needed = Counter(MAPS)
+    needed = calls.times
     assert set(needed.values()) == {1}
     assert len(events) > 10
-    for number in range(len(events)):
-        MAPS.clear()
+    for number in range(0, len(events), 4):
+        calls.clear()
         with closing(Store(folder=tmp_path / f"stopped {number}")) as store:
             with pytest.raises(Cancelled):
                 tune(data, store, on_progress=stop_at(number), **options)
             resumed = tune(data, store, **options)
         assert resumed.finding == expected.finding
         assert [trial.row() | {"seconds": 0} for trial in resumed.trials] == [trial.row() | {"seconds": 0} for trial in expected.trials]
-        assert needed == MAPS, f"maps computed twice after event {number}"
+        assert calls.times == needed, f"maps computed twice after event {number}"
 
 
 def test_settings_share_passes_as_methods_do(data: Path, store: Store) -> None:
@@ -288,7 +296,7 @@ def test_every_round_has_twice_the_items_of_the_one_before(limit: int, settings:
     assert rounds(TuneSpec(ModelSpec("m"), "d", ProtocolSpec("sds"), MethodSpec("IG"), limit=limit), settings) == (limit,)
 
 
-def test_the_better_half_and_the_default_go_on(data: Path, store: Store) -> None:
+def test_the_better_half_and_the_default_go_on(data: Path, store: Store, calls: Calls) -> None:
     space = {"mix": [0.2, 0.25, BEST, 0.4, 0.6, 0.8, 1]}
     result = tune(data, store, space=space, limit=16, halving=True)
     reached = {str(trial.method): len(trial.score.values) for trial in result.trials}
@@ -296,7 +304,7 @@ def test_the_better_half_and_the_default_go_on(data: Path, store: Store) -> None
     assert counts == [3, 2, 3], "seven, four and two settings, and the default"
     assert {name for name, count in reached.items() if count == 16} == {"Blend", "Blend:mix=0.25", f"Blend:mix={BEST}"}
     assert result.computed == sum(reached.values()) + 2 * 12
-    assert set(MAPS.values()) == {1}
+    assert set(calls.times.values()) == {1}
     sizes = list(reached.values())
     assert sizes == sorted(sizes, reverse=True), "those that went further come first"
     ordinary = tune(data, store, space=space, limit=16)
@@ -333,18 +341,18 @@ def test_the_better_half_and_the_default_go_on(data: Path, store: Store) -> None
     ],
 )  # fmt: skip
 def test_a_search_that_cannot_work_is_refused_before_anything_is_computed(
-    arguments: tuple[str, ...], options: dict[str, Any], kind: type[AttrlibError], words: str, data: Path, store: Store
+    arguments: tuple[str, ...], options: dict[str, Any], kind: type[AttrlibError], words: str, data: Path, store: Store, calls: Calls
 ) -> None:
-    error = fails(data, store, *arguments, **options)
+    error = fails(calls, data, store, *arguments, **options)
     assert isinstance(error, kind), repr(error)
     assert words in str(error)
     assert "\n" not in str(error)
 
 
-def test_too_few_grids_are_refused_before_any_map_is_computed(data: Path, store: Store) -> None:
+def test_too_few_grids_are_refused_before_any_map_is_computed(data: Path, store: Store, calls: Calls) -> None:
     with pytest.raises(DataError, match=r"items for gridpg.*lower limit, or give more data"):
         tune(data, store, "Blend", "gridpg:confidence=0", limit=7, held_out=3, model=NET)
-    assert not MAPS
+    assert not calls
 
 
 def test_a_setting_that_is_not_defined_is_named_and_the_others_are_tried(data: Path, store: Store) -> None:
@@ -360,7 +368,7 @@ def test_a_seeded_method_comes_with_a_note(data: Path, store: Store) -> None:
     assert not any("random numbers" in note for note in tune(data, store).notes)
 
 
-def test_a_plan_computes_nothing_and_says_what_is_tried(data: Path, store: Store) -> None:
+def test_a_plan_computes_nothing_and_says_what_is_tried(data: Path, store: Store, calls: Calls) -> None:
     spec = TuneSpec(
         LINEAR.spec, str(data), ProtocolSpec("sds"), MethodSpec("Blend"), attrlib.specs.parse_space("mix=0..1"), limit=8, held_out=12
     )
@@ -368,6 +376,6 @@ def test_a_plan_computes_nothing_and_says_what_is_tried(data: Path, store: Store
     assert plan.describe == "mix=0..1: all of its 5 settings, and the default Blend"
     assert (plan.search.cached, plan.search.missing) == (0, 5 * 8)
     assert plan.estimate().seconds > 0
-    assert not MAPS
+    assert not calls
     run_tuning(plan)
-    assert sum(MAPS.values()) == 5 * 8 + 2 * 12
+    assert len(calls) == 5 * 8 + 2 * 12
