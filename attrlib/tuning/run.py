@@ -173,7 +173,7 @@ class _Search:
 
     def _warnings(self, best: MethodSpec, held_out: int) -> list[str]:
         """Return notes on what the scores leave open."""
-        warnings = []
+        warnings = self.plan.space.edges(list(self.scores), best)
         score = self.scores[best]
         if score.undefined > self.scores[self.default].undefined:
             warnings.append(f"{best} is undefined on {score.undefined} of {len(score.values)} items of the search, the default on fewer")

@@ -62,6 +62,24 @@ class SearchSpace:
             chosen.setdefault(resolve(method), method)
         return list(chosen.values())
 
+    def edges(self, settings: Sequence[MethodSpec], best: MethodSpec) -> list[str]:
+        """Return a sentence for each number of the best setting that is the lowest or highest tried, though others are allowed.
+
+        Args:
+            settings: The settings that were tried.
+            best: The best of them.
+        """
+        sentences = []
+        for p in params_of(METHODS[self.method.name]):
+            if p.name not in self.values or p.kind not in (int, float):
+                continue
+            tried = {value for each in settings if (value := resolve(each).values[p.name]) is not None}
+            value = resolve(best).values[p.name]
+            for word, end, bound in (("lowest", min(tried), p.low), ("highest", max(tried), p.high)):
+                if value == end != bound and len(tried) > 1:
+                    sentences.append(f"{p.name}={p.format(value)} is the {word} value tried; beyond it may be a better one")
+        return sentences
+
     def _all(self) -> Iterator[Setting]:
         for values in itertools.product(*self.values.values()):
             yield dict(zip(self.values, values, strict=True))

@@ -368,6 +368,26 @@ def test_a_seeded_method_comes_with_a_note(data: Path, store: Store) -> None:
     assert not any("random numbers" in note for note in tune(data, store).notes)
 
 
+@pytest.mark.parametrize(
+    ("mix", "note"),
+    [
+        ([0.1, 0.2], "mix=0.2 is the highest value tried; beyond it may be a better one"),
+        ([0.4, 0.5], "mix=0.4 is the lowest value tried; beyond it may be a better one"),
+        ([0.1, BEST, 0.5], ""),
+    ],
+)
+def test_a_best_value_at_the_edge_of_the_space_comes_with_a_note(mix: list[float], note: str, data: Path, store: Store) -> None:
+    result = tune(data, store, "Blend:mix=0.4" if min(mix) == 0.4 else "Blend:mix=0.1", space={"mix": mix})
+    assert [each for each in result.notes if "tried" in each] == ([note] if note else [])
+
+
+def test_the_bound_of_a_parameter_is_no_edge(data: Path, store: Store) -> None:
+    result = tune(data, store, "Dice:number=5", space={"number": [0, 5, 7]}, limit=4)
+    notes = [note for note in result.notes if "tried" in note]
+    expected = {"0": [], "7": ["number=7 is the highest value tried; beyond it may be a better one"], "5": []}
+    assert notes == expected[str(result.method.values["number"])]
+
+
 def test_a_plan_computes_nothing_and_says_what_is_tried(data: Path, store: Store, calls: Calls) -> None:
     spec = TuneSpec(
         LINEAR.spec, str(data), ProtocolSpec("sds"), MethodSpec("Blend"), attrlib.specs.parse_space("mix=0..1"), limit=8, held_out=12
