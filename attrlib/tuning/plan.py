@@ -103,7 +103,7 @@ def plan_tuning(
 
 
 def held_out_items(spec: TuneSpec, verdict: Plan) -> tuple[EvalItem, ...]:
-    """Return the items for the verdict: those after the items of the search that share no image with them.
+    """Return the items for the verdict: those that share no image with the items of the search.
 
     Args:
         spec: The search.
@@ -114,7 +114,7 @@ def held_out_items(spec: TuneSpec, verdict: Plan) -> tuple[EvalItem, ...]:
     """
     items, data = verdict.groups[0].items, verdict.data
     searched = {data.item_id(image) for item in items[: spec.limit] for image in item.images}
-    held_out = tuple(item for item in items[spec.limit :] if not any(data.item_id(image) in searched for image in item.images))
+    held_out = tuple(item for item in items if not any(data.item_id(image) in searched for image in item.images))
     if len(held_out) < 2:
         raise DataError(
             f"{data.name} has {len(items)} items for {spec.protocol}, and the search takes {min(spec.limit, len(items))} of them, so that "
