@@ -16,6 +16,7 @@ from . import (
     statistics,
     store,
     studies,
+    targets,
     training,
     tuning,
 )
@@ -37,6 +38,7 @@ from .errors import (
     ProtocolError,
     SpecError,
     StoreError,
+    TargetError,
 )
 from .methods import Attribution, Preset, list_methods, list_presets
 from .models import Classifier, add_model, list_models, load_model, remove_model, wrap_model
@@ -51,11 +53,13 @@ from .specs import (
     ProtocolSpec,
     RunSpec,
     StudySpec,
+    TargetSpec,
     TuneSpec,
     ViewSpec,
 )
 from .store import Store, open_store
 from .studies import StudyResult, list_studies, study
+from .targets import list_targets
 from .tuning import TuneResult, tune
 
 __version__: str
@@ -89,6 +93,8 @@ __all__ = [
     "StoreError",
     "StudyResult",
     "StudySpec",
+    "TargetError",
+    "TargetSpec",
     "TuneResult",
     "TuneSpec",
     "ViewSpec",
@@ -103,6 +109,7 @@ __all__ = [
     "list_presets",
     "list_protocols",
     "list_studies",
+    "list_targets",
     "load_dataset",
     "load_model",
     "open_image",

@@ -13,6 +13,7 @@ from attrlib.specs.protocol import ProtocolSpec, parse_protocols
 from attrlib.specs.run import CLASSES, IN_MEMORY, RunSpec
 from attrlib.specs.space import Dimension, parse_space
 from attrlib.specs.study import StudySpec
+from attrlib.specs.target import LOGIT, TargetSpec
 from attrlib.specs.text import read_list, whole
 from attrlib.specs.tune import TuneSpec
 from attrlib.specs.view import SCALES, SIGNS, View, ViewSpec
@@ -24,6 +25,7 @@ __all__ = [
     "INTERPOLATIONS",
     "IN_MEMORY",
     "LARGEST",
+    "LOGIT",
     "NUMERICS",
     "OUTPUTS",
     "SCALES",
@@ -39,6 +41,7 @@ __all__ = [
     "Size",
     "Spec",
     "StudySpec",
+    "TargetSpec",
     "TuneSpec",
     "View",
     "ViewSpec",

@@ -145,6 +145,11 @@ def test_a_named_parameter_is_the_default_and_the_space_replaces_it() -> None:
     assert settings("Grad-CAM", "layer=Middle/Final") == ["Grad-CAM", "Grad-CAM@Middle"]
 
 
+def test_every_setting_keeps_the_target_of_the_method() -> None:
+    tried = settings("IG:steps=8:target=contrast:k=3", "steps=2/8")
+    assert tried == ["IG:steps=8:target=contrast:k=3", "IG:steps=2:target=contrast:k=3"]
+
+
 def test_a_large_grid_is_sampled_without_repeats_and_by_the_seed() -> None:
     grid = {str(resolve(MethodSpec.parse(text))) for text in settings("IG", trials=1000)}
     assert len(grid) == 5 * 5 * 3
