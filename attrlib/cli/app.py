@@ -24,6 +24,10 @@ COMMANDS = {
         "aggregate",
         "Sort each method's maps on a data set by score, and average them in bins (AggAtt). Cached results are not computed again.",
     ),
+    "tune": Entry(
+        "tune",
+        "Search the parameters of a method for the best score, and judge it on held-out items. Cached results are not computed again.",
+    ),
     "study": Entry("study", "Answer a question about models, methods and data. Cached results are not computed again."),
     "studies": Entry("study", "List studies with their parameters."),
     "montage": Entry("montage", "Draw one image explained by all methods, for the class that the model predicts."),
