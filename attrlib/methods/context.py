@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from attrlib.methods.unfused import Unfused
 from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import in_chunks
 from attrlib.models.split import Split
@@ -184,6 +185,31 @@ class AttributionContext:
             gradient = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
         return scores.detach(), torch.zeros_like(inputs) if gradient is None else gradient
 
+    def curvature(self, inputs: Tensor, rows: Tensor) -> Tensor:
+        """Return the gradient g of the target logits and the product H x of their Hessian with given outputs x of the layer.
+
+        Args:
+            inputs: Outputs x of the layer (N,...).
+            rows: Index of the item that each row is derived from (N,).
+
+        Returns:
+            Both, (N,2,...).
+
+        Raises:
+            RuntimeError: If an operation of the model has no second derivative.
+        """
+
+        def work(inputs: Tensor, rows: Tensor) -> Tensor:
+            leaf = inputs.detach().requires_grad_()
+            with torch.enable_grad(), Unfused():
+                scores = self._pick(self.logits(leaf, rows), rows)
+                options: dict[str, Any] = dict(allow_unused=True, materialize_grads=True)
+                first = torch.autograd.grad(scores.sum(), leaf, create_graph=True, **options)[0] if scores.requires_grad else 0 * leaf
+                second = torch.autograd.grad(first, leaf, inputs, **options)[0] if first.requires_grad else torch.zeros_like(inputs)
+            return torch.stack([first.detach(), second], dim=1)
+
+        return self.in_chunks(work, inputs, rows)
+
     def in_chunks(self, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         """Apply `work` to `chunk` rows of each tensor at a time, and concatenate the results. If memory runs out, halve `chunk`."""
         result, self.chunk = in_chunks(self.chunk, work, *rows)
@@ -233,6 +259,11 @@ class AttributionContext:
             if bool(changed.any()):
                 values[changed] = self._masked(factors[changed], probability, fill)
             yield factors, values
+
+    @property
+    def cell(self) -> tuple[int, int] | None:
+        """Return the cell whose positions the operations that run now see, as in `Split.cell`."""
+        return self._split.cell
 
     def _chunks(self, count: int, rows: int) -> Iterator[range]:
         start = 0
