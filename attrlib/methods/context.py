@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from attrlib.methods.curvature import curvature
 from attrlib.methods.unfused import Unfused
 from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import in_chunks
@@ -196,17 +197,13 @@ class AttributionContext:
             Both, (N,2,...).
 
         Raises:
-            RuntimeError: If an operation of the model has no second derivative.
+            RuntimeError: If an operation of the model cannot be differentiated twice.
         """
 
         def work(inputs: Tensor, rows: Tensor) -> Tensor:
             leaf = inputs.detach().requires_grad_()
             with torch.enable_grad(), Unfused():
-                scores = self._pick(self.logits(leaf, rows), rows)
-                options: dict[str, Any] = dict(allow_unused=True, materialize_grads=True)
-                first = torch.autograd.grad(scores.sum(), leaf, create_graph=True, **options)[0] if scores.requires_grad else 0 * leaf
-                second = torch.autograd.grad(first, leaf, inputs, **options)[0] if first.requires_grad else torch.zeros_like(inputs)
-            return torch.stack([first.detach(), second], dim=1)
+                return curvature(self._pick(self.logits(leaf, rows), rows), leaf)
 
         return self.in_chunks(work, inputs, rows)
 
