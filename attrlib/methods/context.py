@@ -219,7 +219,7 @@ class AttributionContext:
         return scores.detach(), torch.zeros_like(inputs) if gradient is None else gradient
 
     def curvature(self, inputs: Tensor, rows: Tensor) -> Tensor:
-        """Return the gradient g of the target logits and the product H x of their Hessian with given outputs x of the layer.
+        """Return the gradient g of the target and the product H x of their Hessian with given outputs x of the layer.
 
         Args:
             inputs: Outputs x of the layer (N,...).
@@ -235,7 +235,7 @@ class AttributionContext:
         def work(inputs: Tensor, rows: Tensor) -> Tensor:
             leaf = inputs.detach().requires_grad_()
             with torch.enable_grad(), Unfused():
-                return curvature(self._pick(self.logits(leaf, rows), rows), leaf)
+                return curvature(self.explained(self.logits(leaf, rows), rows), leaf)
 
         return self.in_chunks(work, inputs, rows)
 

@@ -136,12 +136,12 @@ _cache: WeakKeyDictionary[Classifier, dict[object, list[_Place]]] = WeakKeyDicti
 
 
 def _places(context: AttributionContext) -> list[_Place]:
-    """Return the place of every bias term, found by passes of one item, alone and twice; cached.
+    """Return the place of every bias term, those of the target included, found by passes of one item, alone and twice; cached.
 
     Raises:
         MethodError: If the operations of the model change from pass to pass.
     """
-    cached, key = _cache.setdefault(context.classifier, {}), (context.layer, context.images.shape[1:])
+    cached, key = _cache.setdefault(context.classifier, {}), (context.layer, context.images.shape[1:], type(context.readout))
     if key not in cached:
         one, two = (_terms(context, count) for count in (1, 1 if context.classifier.behaviour.one_by_one else 2))
         if len(one) != len(two):
