@@ -244,3 +244,21 @@ def test_places_are_found_once() -> None:
     (first,) = fullgrad._cache[model].values()
     maps(model, pictures(2, 16, seed=2), "FullGrad", targets=[1, 1])
     assert list(fullgrad._cache[model].values()) == [first]
+
+
+@pytest.mark.parametrize("method", ["FullGrad", "ShapleyCAM", "RefineCAM", "Guided IG:steps=4", "Blur IG:steps=4"])
+def test_both_classes_of_one_logit_are_explained(method: str) -> None:
+    module = made(Mixed)
+    module.fc = made(nn.Linear, 8, 1)
+    model = attrlib.wrap_model(module, 16)
+    layer = "act" if method in ("ShapleyCAM", "RefineCAM") else "Input"
+    images = pictures(2, 16)
+    no, yes = (attrlib.explain(model, images, method, [target, target], layer) for target in (0, 1))
+    assert no.maps.isfinite().all()
+    assert yes.maps.isfinite().all()
+    if method == "FullGrad":
+        assert close(no.maps, yes.maps), "magnitudes are the same for the opposite logit"
+    elif "IG" in method:
+        assert close(no.maps, -yes.maps)
+    else:
+        assert not close(no.maps + yes.maps, 2 * yes.maps)
