@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from attrlib.methods.curvature import curvature
+from attrlib.methods.unfused import Unfused
 from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import in_chunks
 from attrlib.models.split import Split
@@ -212,6 +214,27 @@ class AttributionContext:
             gradient = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
         return scores.detach(), torch.zeros_like(inputs) if gradient is None else gradient
 
+    def curvature(self, inputs: Tensor, rows: Tensor) -> Tensor:
+        """Return the gradient g of the target and the product H x of their Hessian with given outputs x of the layer.
+
+        Args:
+            inputs: Outputs x of the layer (N,...).
+            rows: Index of the item that each row is derived from (N,).
+
+        Returns:
+            Both, (N,2,...).
+
+        Raises:
+            RuntimeError: If an operation of the model cannot be differentiated twice.
+        """
+
+        def work(inputs: Tensor, rows: Tensor) -> Tensor:
+            leaf = inputs.detach().requires_grad_()
+            with torch.enable_grad(), Unfused():
+                return curvature(self.explained(self.logits(leaf, rows), rows), leaf)
+
+        return self.in_chunks(work, inputs, rows)
+
     def in_chunks(self, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         """Apply `work` to `chunk` rows of each tensor at a time, and concatenate the results. If memory runs out, halve `chunk`."""
         result, self.chunk = in_chunks(self.chunk, work, *rows)
@@ -258,6 +281,11 @@ class AttributionContext:
             if bool(changed.any()):
                 values[changed] = self._masked(factors[changed], probability, fill)
             yield factors, values
+
+    @property
+    def cell(self) -> tuple[int, int] | None:
+        """Return the cell whose positions the operations that run now see, as in `Split.cell`."""
+        return self._split.cell
 
     def _chunks(self, count: int, rows: int) -> Iterator[range]:
         start = 0
