@@ -243,7 +243,8 @@ def test_a_config_of_other_weights_is_named(tmp_path: Path) -> None:
 def test_other_tasks_are_named(tmp_path: Path) -> None:
     clip = transformers.CLIPModel(transformers.CLIPConfig(**FAMILIES["CLIP"][2]))
     clip.save_pretrained(tmp_path / "clip")
-    assert "holds CLIPModel, which is not an image classifier" in refusal(tmp_path / "clip")
+    message = refusal(tmp_path / "clip")
+    assert f"holds CLIPModel, which is not an image classifier; load it as clip:{tmp_path / 'clip'}?classes=A|B" in message
     folder = edit(saved(tmp_path / "detr"), model_type="detr", architectures=["DetrForObjectDetection"])
     assert "holds DetrForObjectDetection, which is not an image classifier" in refusal(folder)
 

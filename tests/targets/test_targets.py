@@ -388,6 +388,15 @@ def test_a_target_that_the_model_cannot_have_is_refused_before_anything_is_compu
     assert len(passes) <= 1, "at most a probe of the last layer"
 
 
+@pytest.mark.parametrize(("name", "method"), [("bagnet", "BagNet"), ("bcos", "B-cos")])
+def test_the_built_in_explanation_of_logits_is_not_one_of_a_channel(name, method):
+    model = method_nets.model(name)
+    images = torch.rand(1, 3, *model.input_size)
+    path = list(model.layers)[-1]
+    with pytest.raises(MethodError, match="explains the logits, not an inner layer"):
+        attrlib.explain(model, images, f"{method}:target=channel:layer={path}", 0)
+
+
 def test_a_contrast_needs_the_weights_of_classes_or_their_logits():
     model = attrlib.wrap_model(method_nets.made(method_nets.Linear, SIDE, SIDE), SIDE)
     images = method_nets.pictures(1, *model.input_size)
