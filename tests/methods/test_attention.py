@@ -4,6 +4,7 @@ import attrlib  # before timm and torchvision: it declares the operators that to
 
 # isort: split
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -90,20 +91,29 @@ class Net:
         return v
 
     def gradients(self, image: np.ndarray, target: int) -> list[np.ndarray]:
-        """The logit's slope in every attention weight, by central differences."""
-        v, step = self.run(image), 1e-5
-        found = []
-        for b in range(DEPTH):
-            slope = np.zeros_like(v[f"a{b}"])
-            for where in np.ndindex(slope.shape):
-                ends = []
-                for sign in (1, -1):
-                    moved = v[f"a{b}"].copy()
-                    moved[where] += sign * step
-                    ends.append(self.run(image, {b: moved})["logits"][target])
-                slope[where] = (ends[0] - ends[1]) / (2 * step)
-            found.append(slope)
-        return found
+        """The logit's slope in every attention weight."""
+        return [self.slope(image, b, lambda v: v["logits"][target]) for b in range(DEPTH)]
+
+    def slopes_by_block(self, image: np.ndarray, target: int) -> list[np.ndarray]:
+        """The slope, in every attention weight of a block, of the logit of the mean of all tokens after this block."""
+
+        def logit(v: dict[str, np.ndarray], b: int) -> float:
+            return float(self.linear(self.norm(v[f"x{b + 1}"].mean(0), "norm"), "head")[target])
+
+        return [self.slope(image, b, lambda v, b=b: logit(v, b)) for b in range(DEPTH)]  # type: ignore[misc]
+
+    def slope(self, image: np.ndarray, block: int, value: Callable[[dict[str, np.ndarray]], float]) -> np.ndarray:
+        """The slope of a value in every attention weight of a block, by central differences."""
+        attention, step = self.run(image)[f"a{block}"], 1e-5
+        slope = np.zeros_like(attention)
+        for where in np.ndindex(slope.shape):
+            ends = []
+            for sign in (1, -1):
+                moved = attention.copy()
+                moved[where] += sign * step
+                ends.append(value(self.run(image, {block: moved})))
+            slope[where] = (ends[0] - ends[1]) / (2 * step)
+        return slope
 
     def relevances(self, image: np.ndarray, target: int) -> list[np.ndarray]:
         """The relevance of every attention weight: the rules of Chefer et al. 2021 with alpha 1, block by block from the end."""
@@ -158,6 +168,10 @@ def expected(method: str, module: nn.Module, image: Tensor, target: int, first: 
     elif method == "Attention Grad-CAM":
         slope = net.gradients(picture, target)[-1]
         row = np.maximum((attention[-1][:, 0] * slope[:, 0, 1:].mean(1)[:, None]).mean(0), 0)
+    elif method == "LeGrad":
+        row = np.mean(
+            [np.maximum(s, 0).mean((0, 1)) for s in net.slopes_by_block(picture, target)[max(first, options.get("start", 0)) :]], axis=0
+        )
     elif method == "Rollout":
         joint = eye
         for a in attention[max(first, options.get("start", 1)) :]:
@@ -180,6 +194,7 @@ OPTIONS = {
     "Attention Grad-CAM": [{}],
     "Chefer": [{}, {"start": 1}],
     "CheferLRP": [{}, {"start": 0}],
+    "LeGrad": [{}, {"start": 1}],
 }
 
 
@@ -317,15 +332,9 @@ def test_an_image_that_is_not_square_has_a_matching_grid_of_tokens(method: str) 
 
 # Where they are not defined -------------------------------------------------------------------------------------------------
 
-WINDOWS = "does not attend among the same tokens in every block"
 REFUSED = {
     "timm:resnet18": (dict(), 64, "has no self-attention"),
     "timm:mixer_s32_224": (dict(img_size=64), 64, "has no self-attention"),
-    "timm:swin_tiny_patch4_window7_224": (dict(img_size=112, depths=(1, 1, 1, 1), embed_dim=24), 112, WINDOWS),
-    "timm:maxvit_rmlp_pico_rw_256": (dict(img_size=64, depths=(1, 1, 1, 1)), 64, WINDOWS),
-    "timm:xcit_nano_12_p16_224": (dict(depth=2), 64, WINDOWS),
-    "timm:cait_xxs24_224": (dict(img_size=64, depth=2), 64, WINDOWS),
-    "timm:vit_base_patch16_siglip_224": (dict(img_size=64, depth=2, embed_dim=48, num_heads=3), 64, WINDOWS),
 }
 
 
@@ -361,25 +370,24 @@ def test_missing_blocks_are_refused(method: str, options: dict[str, int], layer:
         attrlib.explain(model(), pictures(1, SIZE), method, 0, layer, **options)
 
 
-class Gated(nn.Module):
-    """A transformer whose MLP multiplies two activations."""
+class Squared(nn.Module):
+    """A transformer whose MLP squares its activations."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = made(Transformer, 1, 2)
-        self.gate = nn.Linear(8, 8)
         for block in self.net.blocks:
-            block.mlp.register_forward_hook(lambda _m, args, output: output * self.gate(args[0]))
+            block.mlp.register_forward_hook(lambda _m, _args, output: output.square())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
 
 def test_relevance_is_refused_before_anything_runs_if_a_function_has_no_rule() -> None:
-    gated = attrlib.wrap_model(Gated().eval(), 16)
-    with pytest.raises(MethodError, match=r"CheferLRP has no rule for mul, .*; use Chefer instead"):
-        METHODS["CheferLRP"]().check(gated, gated.layer("Input"))
-    assert attrlib.explain(gated, pictures(1, 16), "Chefer", 0).maps.isfinite().all()
+    squared = attrlib.wrap_model(Squared().eval(), 16)
+    with pytest.raises(MethodError, match=r"CheferLRP has no rule for square, .*; use Chefer instead"):
+        METHODS["CheferLRP"]().check(squared, squared.layer("Input"))
+    assert attrlib.explain(squared, pictures(1, 16), "Chefer", 0).maps.isfinite().all()
 
 
 def test_attention_is_unfused_only_inside_the_context() -> None:
