@@ -322,7 +322,7 @@ def test_flow_divides_merged_tokens_equally() -> None:
 
 REFUSED = {
     "maxvit_rmlp_pico_rw_256": (dict(img_size=64, depths=(1, 1, 1, 1)), 64, "do not consist of whole tokens of block 1"),
-    "xcit_nano_12_p16_224": (dict(depth=2), 64, "block 0 of .* does not attend among tokens with a place in the image"),
+    "xcit_nano_12_p16_224": (dict(depth=2), 64, "the keys of block 0 of .* are not the positions of a layer"),
     "pvt_v2_b0": (dict(), 64, "mixes its tokens between blocks 0 and 1 other than by attention"),
     "levit_128s": (dict(), 224, "has fewer queries than tokens"),
     "gcvit_xxtiny": (dict(), 224, "the queries of block 1 of .* are not the tokens that it attends to"),

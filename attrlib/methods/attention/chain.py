@@ -80,8 +80,8 @@ class _Site:
             if same is not None and torch.equal(same, found) and asking is not None:
                 return self._step(call.layout, found, asking), call
         raise MethodError(
-            f"block {self.block} of {self.name} does not attend among tokens with a place in the image (but among channels, overlapping "
-            f"patches or averages, for example); {INSTEAD}"
+            f"the keys of block {self.block} of {self.name} are not the positions of a layer (but channels, averages or overlapping patches, "
+            f"for example), so that its attention has no place in the image; {INSTEAD}"
         )
 
     def _slots(self, count: int) -> Tensor:
