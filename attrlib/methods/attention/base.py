@@ -150,6 +150,6 @@ def derivatives(
     context: AttributionContext, rows: Tensor, logits: Tensor, attentions: Sequence[Tensor], keep: bool = False
 ) -> list[Tensor]:
     """Return the gradient (N*windows,heads,T,T) of the target in attention matrices; `keep` keeps the graph for further passes."""
-    one = torch.zeros_like(logits).scatter_(1, context.targets[rows][:, None], 1.0)
-    found = torch.autograd.grad(logits, attentions, one, retain_graph=keep, allow_unused=True, materialize_grads=True)
+    start = context.slopes(logits, rows)
+    found = torch.autograd.grad(logits, attentions, start, retain_graph=keep, allow_unused=True, materialize_grads=True)
     return [by_heads(g) for g in found]

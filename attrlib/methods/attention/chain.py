@@ -16,7 +16,7 @@ from torch import Tensor
 from attrlib.errors import MethodError
 from attrlib.methods.attention.provenance import fed, slots_of
 from attrlib.methods.attention.steps import Step
-from attrlib.methods.attention.tracing import Call, Trace
+from attrlib.methods.attention.tracing import ModuleCall, Trace
 from attrlib.models import Layout
 from attrlib.models.attention import Product
 
@@ -35,7 +35,7 @@ def find_steps(name: str, trace: Trace, blocks: range) -> tuple[Step, ...]:
         MethodError: If the tokens of a block cannot be followed; the message gives the reason.
     """
     steps: list[Step] = []
-    last: tuple[Call, Product] | None = None
+    last: tuple[ModuleCall, Product] | None = None
     for block in blocks:
         found = _Site.at(name, trace, block)
         step, anchor = found.step()
@@ -66,7 +66,7 @@ class _Site:
             )
         return cls(name, trace, block, scores, attended)
 
-    def step(self) -> tuple[Step, Call]:
+    def step(self) -> tuple[Step, ModuleCall]:
         """Return the step among the tokens of the last layer whose positions are its keys, and the call of this layer."""
         keys, queries = self._slots(self.columns), self._slots(self.rows)
         for call in self.trace.layers_before(self.block):
@@ -112,7 +112,7 @@ class _Site:
         return gradient is not None and bool(gradient.any())
 
 
-def _linked(name: str, trace: Trace, block: int, before: tuple[Step, Product], after: tuple[Step, Call]) -> Step:
+def _linked(name: str, trace: Trace, block: int, before: tuple[Step, Product], after: tuple[Step, ModuleCall]) -> Step:
     """Return a step with the tokens of the step before that its tokens consist of.
 
     Args:
@@ -147,7 +147,7 @@ def _linked(name: str, trace: Trace, block: int, before: tuple[Step, Product], a
     )
 
 
-def _merged(name: str, trace: Trace, block: int, previous: Step, anchor: Call, numbers: Tensor) -> Tensor:
+def _merged(name: str, trace: Trace, block: int, previous: Step, anchor: ModuleCall, numbers: Tensor) -> Tensor:
     """Return the token of the anchor that each token of the block before becomes a part of."""
     assert anchor.output is not None, "the anchor is a layer"
     for call in trace.layers_before(block):

@@ -14,7 +14,7 @@ from attrlib.models.modules.tracing import first_tensor, observed
 
 
 @dataclass
-class Call:
+class ModuleCall:
     """One call of a module: how many attention matrices there were before and after it, and its output if this is a layer.
 
     Attributes:
@@ -56,14 +56,14 @@ class Trace:
     leaf: Tensor
     logits: Tensor
     operands: Operands
-    calls: list[Call]
+    calls: list[ModuleCall]
 
     @property
     def matrices(self) -> list[Tensor]:
         """Return the attention matrices that depend on the image."""
         return self.operands.matrices
 
-    def layers_before(self, block: int) -> list[Call]:
+    def layers_before(self, block: int) -> list[ModuleCall]:
         """Return the layers between an attention matrix and the one before, those that most likely show the image's own grid first.
 
         Inside a module of attention, tokens may lie in the order of windows, with padding. Layers outside of all of these come first,
@@ -71,7 +71,7 @@ class Trace:
         """
         attending = self.attending
 
-        def rank(call: Call) -> int:
+        def rank(call: ModuleCall) -> int:
             return 2 if any(call.inside(path) for path in attending) else int(call.path in attending)
 
         return sorted((c for c in reversed(self.calls) if c.output is not None and c.end == block), key=rank)
@@ -93,34 +93,40 @@ class Trace:
 
 
 def traced(model: Classifier, images: Tensor) -> Trace:
-    """Return the trace of a forward pass over one image (1,C,H,W). Call it inside of `model.session()`."""
+    """Return the trace of a forward pass over one image (1,C,H,W). ModuleCall it inside of `model.session()`."""
     size = (images.shape[2], images.shape[3])
     layouts = {name: model.layer(name, size).layout for name, layer in model.layers.items() if name == layer.path and name}
     operands = Operands()
-    calls: list[Call] = []
-    stack: list[Call] = []
-    outputs: list[tuple[Call, Tensor, int]] = []
+    calls: list[ModuleCall] = []
+    stack: list[ModuleCall] = []
+    outputs: list[tuple[ModuleCall, Tensor, int]] = []
 
     def enter(path: str, parent: bool) -> Callable[..., None]:
         def hook(_module: Any, _args: Any) -> None:
-            stack.append(Call(path, parent, len(operands.matrices)))
+            stack.append(ModuleCall(path, parent, len(operands.matrices)))
             calls.append(stack[-1])
 
         return hook
 
-    def leave(_module: Any, _args: Any, output: Any) -> None:
-        call = stack.pop()
-        call.end = len(operands.matrices)
-        tensor = first_tensor(output)
-        if tensor is not None and tensor.requires_grad and call.path in layouts:
-            outputs.append((call, tensor, tensor._version))
+    def leave(path: str) -> Callable[..., None]:
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            call = stack.pop()
+            while call.path != path:
+                # A target at an inner layer ends the pass inside of modules that are never left.
+                call = stack.pop()
+            call.end = len(operands.matrices)
+            tensor = first_tensor(output)
+            if tensor is not None and tensor.requires_grad and path in layouts:
+                outputs.append((call, tensor, tensor._version))
+
+        return hook
 
     leaf = images.detach().requires_grad_()
     split = model.split(model.layer("Input", size), images.shape[1:]).fresh()
     with ExitStack() as hooks, torch.enable_grad():
         for path, module in observed(model.module):
             hooks.callback(module.register_forward_pre_hook(enter(path, any(True for _ in module.children()))).remove)
-            hooks.callback(module.register_forward_hook(leave).remove)
+            hooks.callback(module.register_forward_hook(leave(path)).remove)
         with operands:
             logits = split.after(split.before(leaf), torch.zeros(1, dtype=torch.long, device=leaf.device))
     for call, tensor, version in outputs:

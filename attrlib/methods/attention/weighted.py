@@ -66,7 +66,7 @@ class CheferLRP(AttentionMethod):
     """
 
     name, family, paper = "CheferLRP", "transformer", CHEFER_LRP
-    mode = Relevance
+    mode, linear = Relevance, True
     start: int = param(1, "First block to include, counted from 0", low=0, high=1000)
 
     def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:
