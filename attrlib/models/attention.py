@@ -56,10 +56,6 @@ class Product:
     result: Tensor
     after: int
 
-    def has_shape(self, tensor: Tensor, matrix: Tensor) -> bool:
-        """Return whether one of the three tensors may be an attention matrix, or what it was computed from: same rows, columns and size."""
-        return tensor.shape[-2:] == matrix.shape[-2:] and tensor.numel() == matrix.numel()
-
 
 class Operands(Attentions):
     """Collect the matrix products of the forward passes inside as well, to find queries, keys and values of each attention matrix."""
@@ -78,14 +74,19 @@ class Operands(Attentions):
     def scores(self, index: int) -> Product | None:
         """Return the product of queries and transposed keys that an attention matrix was computed from, if there is one."""
         matrix = self.matrices[index]
-        found = [p for p in self.products if p.after == index and p.has_shape(p.result, matrix)]
+        found = [p for p in self.products if p.after == index and _alike(p.result, matrix)]
         return found[-1] if found and _depends(matrix, found[-1].result) else None
 
     def attended(self, index: int) -> Product | None:
         """Return the product of an attention matrix and the values, if there is one."""
         matrix = self.matrices[index]
-        found = [p for p in self.products if p.after == index + 1 and p.has_shape(p.left, matrix)]
+        found = [p for p in self.products if p.after == index + 1 and _alike(p.left, matrix)]
         return found[0] if found and _depends(found[0].left, matrix) else None
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Return whether tensors have the same rows, columns and size, however many dimensions windows and heads take."""
+    return one.shape[-2:] == other.shape[-2:] and one.numel() == other.numel()
 
 
 def _depends(output: Tensor, source: Tensor) -> bool:

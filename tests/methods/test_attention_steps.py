@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from attrlib.errors import MethodError
 from attrlib.methods import METHODS
 from attrlib.methods.attention.probe import find_blocks
+from attrlib.methods.attention.provenance import slots_of
 from attrlib.methods.attention.steps import Step, flow
 
 CLASSES = 3
@@ -308,6 +309,18 @@ def test_shares_of_pooled_keys_are_equal_and_a_token_that_asks_nothing_stays_wha
     kept = torch.diag(torch.tensor([0.5, 1, 1, 0.5]))
     assert torch.allclose(step.back(torch.eye(4), matrix, 0.5)[0], dense + kept)
     assert torch.equal(step.rows(matrix[:, None], [0, 3])[0, 0], dense[[0, 3]])
+
+
+def test_a_position_that_feeds_a_second_slot_ever_so_slightly_is_noticed() -> None:
+    source = torch.randn(1, 4, 6, requires_grad=True)
+    slots = torch.arange(4).view(1, 4, 1)
+    order = [2, 0, 3, 1]
+    clean = source[:, order].tanh()
+    layout = attrlib.models.Layout("tokens", 6, 2, 2)
+    assert slots_of(clean, slots * 30, source, layout).tolist() == [30, 90, 0, 60]
+    assert slots_of(clean[:, :2], slots[:, :2], source, layout).tolist() == [1, -1, 0, -1]
+    leaky = clean + 0.01 * source.roll(1, 1).square()
+    assert slots_of(leaky, slots * 30, source, layout) is None
 
 
 def test_flow_divides_merged_tokens_equally() -> None:

@@ -66,8 +66,7 @@ class Step:
     def back(self, rows: Tensor, matrix: Tensor, keep: float) -> Tensor:
         """Return what a share of the tokens after the step consists of, as a share of the tokens before it.
 
-        A token that is a query becomes `keep` of itself and the tokens that it attends to; the others stay what they are. Nothing is
-        kept of a learned query, which is not part of the image.
+        A token that is a query becomes `keep` of itself and the tokens that it attends to; the others stay what they are.
 
         Args:
             rows: Shares (k,T) or (N,k,T) of the tokens after the step.
@@ -82,7 +81,7 @@ class Step:
         asked = rows.new_zeros(*rows.shape[:2], self.windows * count)
         asked[..., self.queries[asking]] = rows[..., asking]
         received = asked.unflatten(-1, (self.windows, count)).transpose(1, 2) @ by_image
-        kept = rows * torch.where(asking, 0.0 if self.latents else keep, 1.0)
+        kept = rows * torch.where(asking, keep, 1.0)
         return kept + self._to_tokens(received.transpose(1, 2).flatten(2))
 
     def before(self, rows: Tensor) -> Tensor:

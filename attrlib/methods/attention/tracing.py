@@ -1,15 +1,17 @@
 """One forward pass of a probe image: its attention matrices with their operands, and the layers computed in between."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attrlib.errors import LayerError
 from attrlib.models import Classifier, Layout
 from attrlib.models.attention import Operands
+from attrlib.models.layers import NAMED
 from attrlib.models.modules.tracing import first_tensor, observed
 
 
@@ -93,9 +95,12 @@ class Trace:
 
 
 def traced(model: Classifier, images: Tensor) -> Trace:
-    """Return the trace of a forward pass over one image (1,C,H,W). ModuleCall it inside of `model.session()`."""
+    """Return the trace of a forward pass over one image (1,C,H,W). Call it inside of `model.session()`."""
     size = (images.shape[2], images.shape[3])
-    layouts = {name: model.layer(name, size).layout for name, layer in model.layers.items() if name == layer.path and name}
+    layouts: dict[str, Layout] = {}
+    for path in model.layers.keys() - NAMED:
+        with suppress(LayerError):
+            layouts[path] = model.layer(path, size).layout
     operands = Operands()
     calls: list[ModuleCall] = []
     stack: list[ModuleCall] = []
