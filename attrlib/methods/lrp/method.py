@@ -42,8 +42,7 @@ class LRP(OfRelevance):
     the relevance to each. Not defined for a softmax or a sigmoid that weights nothing, nor for other quotients of activations.
 
     The diagnostics return |sum - logit| / |logit| as `conservation`, the sum over all channels and, at a token layer, over the prefix
-    tokens too. It is what biases and other constants, such as position embeddings, have taken: it is zero without any, up to e. With a
-    rule that counts biases in its denominators, that is all of them, a bias keeps its share.
+    tokens too. It is what biases and other constants, such as position embeddings, have taken: it is zero without any, up to e.
     """
 
     name, family, paper, fast = "LRP", "gradient", LRP_PAPER, True
