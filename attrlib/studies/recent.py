@@ -47,10 +47,10 @@ class Recent(Study):
         "pointing game. None reports IDSDS, GridPG or DiFull."
     )
     papers = (IDSDS_PAPER, GRID_PAPER)
-    minutes = 12.0
-    limit: int = param(24, "Images for each model, and grids in each setting", low=2, high=100_000)
-    grids: int = param(8, "Grids in each setting", low=2, high=100_000)
-    passes: int = param(64, "Passes that a map may cost: samples are reduced until it fits", low=1, high=100_000)
+    minutes = 6.0
+    limit: int = param(24, "Images for each model", low=2, high=100_000)
+    grids: int = param(6, "Grids in each setting", low=2, high=100_000)
+    passes: int = param(32, "Passes that a map may cost: samples are reduced until it fits", low=1, high=100_000)
 
     def models(self) -> list[str]:
         return [traits.name for traits in centres(family(tuned=True)) if traits.family in ("resnet", "vit")]
@@ -121,7 +121,8 @@ def _words(ordered: Ordered) -> tuple[str, list[str]]:
     recent = {text: score for text, (method, score) in ordered.items() if is_recent(method)}
     established = {text: score for text, (method, score) in ordered.items() if not is_recent(method)}
     if not recent or not established:
-        return f"{next(iter(ordered))} leads.", []
+        text, (_, leader) = next(iter(ordered.items()))
+        return f"{text} leads with {interval(leader.summary)}; none of these methods is {'established' if recent else 'recent'}.", []
     (new, score), (old, reference) = next(iter(recent.items())), next(iter(established.items()))
     gap = paired(score, reference)
     verdict = "not significantly different from" if gap.tie else "better than" if gap.mean > 0 else "worse than"
