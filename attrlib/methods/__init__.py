@@ -12,6 +12,7 @@ from attrlib.methods import (  # noqa: F401, I001  this is the order of lists an
     guided_cam,
     perturbation,
     surrogates,
+    sensitivity,
     attention,
     intrinsic,
     sanity,
