@@ -4,6 +4,7 @@ from attrlib.methods import (  # noqa: F401, I001  this is the order of lists an
     gradients,
     noise,
     expectations,
+    regions,
     deeplift,
     lrp,
     guided,
