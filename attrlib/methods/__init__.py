@@ -14,6 +14,7 @@ from attrlib.methods import (  # noqa: F401, I001  this is the order of lists an
     perturbation,
     surrogates,
     sensitivity,
+    extremal,
     attention,
     intrinsic,
     sanity,

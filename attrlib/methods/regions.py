@@ -44,7 +44,7 @@ class XRAI(Method):
     )
 
     def attribute(self, context: AttributionContext) -> Tensor:
-        values = torch.stack([IntegratedGradients(self.steps, start).values(context) for start in START]).mean(0)
+        values = torch.stack([self._integrated(context, k) for k in range(len(START))]).mean(0)
         attribution = (
             context.spatial(values).amax(1, keepdim=True) if self.channels == "max" else reduce_channels(context, values, self.channels)
         )
@@ -53,6 +53,20 @@ class XRAI(Method):
         least = max(1, round(self.least * attribution[0].numel()))
         maps = [by_density(one, masks[owner], least) for one, owner in zip(attribution[:, 0].cpu(), owners, strict=True)]
         return torch.stack(maps)[:, None].to(attribution)
+
+    def _integrated(self, context: AttributionContext, number: int) -> Tensor:
+        """Return the attributions of IG from one of the baselines, and report its steps as a part of those of all baselines."""
+        report = context.on_progress
+
+        def shifted(done: int, total: int) -> None:
+            if done or not number:
+                report(number * total + done, len(START) * total)
+
+        context.on_progress = shifted
+        try:
+            return IntegratedGradients(self.steps, START[number]).values(context)
+        finally:
+            context.on_progress = report
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(forward=1 + len(START), gradient=len(START) * self.steps, before=1 + len(START))

@@ -29,7 +29,7 @@ from attrlib.specs import MethodSpec
 
 Model = attrlib.Classifier
 INFOS = {info.name: info for info in attrlib.list_methods()}
-SHOWS_WHAT_IS_MASKED = {"RISE", "RISE-U", "Score-CAM", "SS-CAM", "IS-CAM"}
+SHOWS_WHAT_IS_MASKED = {"RISE", "RISE-U", "Extremal perturbation", "Score-CAM", "SS-CAM", "IS-CAM"}
 """Their maps are sums of masks, or of what masks were made from, whatever the logits depend on."""
 LAYERS = ("Input", "Middle", "Final")
 TARGETS = [1, 0, 2, 1]
