@@ -15,6 +15,8 @@ from attrlib.methods import (  # noqa: F401, I001  this is the order of lists an
     surrogates,
     sensitivity,
     extremal,
+    token_sampling,
+    token_masks,
     attention,
     intrinsic,
     sanity,

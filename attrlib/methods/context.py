@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -234,6 +235,22 @@ class AttributionContext:
                 values[changed] = self._masked(factors[changed], probability, fill)
             yield factors, values
 
+    @contextmanager
+    def part(self, number: int, parts: int) -> Iterator[None]:
+        """Report the progress of what is computed inside as that of one of several parts of the same size, counted from 0."""
+        report = self.on_progress
+
+        def shifted(done: int, total: int) -> None:
+            # The part before has reported the count at which this one starts.
+            if done or not number:
+                report(number * total + done, parts * total)
+
+        self.on_progress = shifted
+        try:
+            yield
+        finally:
+            self.on_progress = report
+
     def _chunks(self, count: int, rows: int) -> Iterator[range]:
         start = 0
         while start < count:
@@ -255,8 +272,13 @@ class AttributionContext:
         torch.mul(self.sources[None], native, out=perturbed)
         if fill is not None:
             perturbed.addcmul_(fill[None], 1 - native)
+        return self.outputs(perturbed, probability)
+
+    def outputs(self, inputs: Tensor, probability: bool = False) -> Tensor:
+        """Return the target logits or probabilities (k,B) for k given outputs of the layer for each image, (k,U,...)."""
+        count, images = inputs.shape[:2]
         with torch.no_grad():
-            logits = self.in_chunks(self._logits, rows, torch.arange(images, device=rows.device).repeat(count))
+            logits = self.in_chunks(self._logits, inputs.flatten(0, 1), torch.arange(images, device=inputs.device).repeat(count))
             outputs = self.classifier.outputs.readings(logits) if probability else logits
         return outputs.unflatten(0, (count, images))[:, self._owners, self.targets]
 

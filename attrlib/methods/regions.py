@@ -55,18 +55,8 @@ class XRAI(Method):
         return torch.stack(maps)[:, None].to(attribution)
 
     def _integrated(self, context: AttributionContext, number: int) -> Tensor:
-        """Return the attributions of IG from one of the baselines, and report its steps as a part of those of all baselines."""
-        report = context.on_progress
-
-        def shifted(done: int, total: int) -> None:
-            if done or not number:
-                report(number * total + done, len(START) * total)
-
-        context.on_progress = shifted
-        try:
+        with context.part(number, len(START)):
             return IntegratedGradients(self.steps, START[number]).values(context)
-        finally:
-            context.on_progress = report
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(forward=1 + len(START), gradient=len(START) * self.steps, before=1 + len(START))

@@ -1,6 +1,6 @@
 """Record the calls of a network's modules in a forward pass, and read the tensor in what they return."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -117,3 +117,22 @@ def trace(module: nn.Module, images: Tensor) -> tuple[list[Call], Any]:
             stack.callback(m.register_forward_hook(leave).remove)
         result = module(images.clone())
     return calls, result
+
+
+def outputs_of(module: nn.Module, paths: Sequence[str], images: Tensor) -> list[Tensor]:
+    """Return what the modules at some paths return in one forward pass, each of which is called once and returns a tensor."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            tensor = first_tensor(output)
+            assert tensor is not None, "a layer returns a tensor"
+            outputs[path] = tensor.detach().clone()
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for path in paths:
+            stack.callback(module.get_submodule(path).register_forward_hook(keep(path)).remove)
+        module(images.clone())
+    return [outputs[path] for path in paths]
