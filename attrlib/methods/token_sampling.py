@@ -165,7 +165,7 @@ class TIS(Method):
         at_place = (
             context
             if place.path == context.layer.path
-            else context.shared(("tokens", place.path), lambda: replace(context, layer=place, _memo={}))
+            else context.shared(("tokens", place.path), lambda: replace(context, layer=place, _memo={}, _readout=context.readout))
         )
         prefix, tokens = place.layout.prefix, place.layout.height * place.layout.width
         kept = max(1, int(self.keep * tokens))
