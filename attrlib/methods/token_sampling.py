@@ -14,6 +14,7 @@ from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import out_of_memory
 from attrlib.models.modules.tracing import outputs_of, trace
 from attrlib.registry import Paper, param
+from attrlib.targets.inner import InnerOutputs
 
 TIS_PAPER = Paper("Englebert et al. 2023", "Explaining through Transformer Input Sampling", "https://arxiv.org/abs/2309.03275")
 ITERATIONS = 50
@@ -155,6 +156,11 @@ class TIS(Method):
             raise MethodError(
                 f"{self.name} leaves out tokens of one image, but in DiFull and DiPart each grid cell has its own; use RISE or a gradient "
                 "method at Input, or evaluate this one on single images (idsds, sds, pointing)"
+            )
+        if isinstance(model.outputs, InnerOutputs):
+            raise MethodError(
+                f"{self.name} leaves out tokens, but the target reads a layer at all of its positions; use RISE or ViT-CX instead, which keep "
+                "all tokens, or explain an output of the whole model"
             )
         _, height, width = model.layer("Input", None if layer.path else layer.shape[1:]).shape
         find_stage(model, layer, (height, width))

@@ -211,9 +211,9 @@ def test_every_method_has_finite_maps_of_every_target_or_says_why_not(method, ta
             continue
         try:
             together = attribute_all(model, [of(method, target), of(method, "logit")], images, [0, 3])
-        except TargetError as error:
+        except (TargetError, MethodError) as error:
             reason = str(error)
-            if target.startswith("channel") and "not upstream of" in reason:
+            if target.startswith("channel") and ("not upstream of" in reason or (method == "TIS" and "at all of its positions" in reason)):
                 continue
             raise
         assert together[0].maps.isfinite().all()
