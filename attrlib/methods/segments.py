@@ -88,9 +88,10 @@ def _dilated(labels: Tensor) -> Tensor:
     """Return the segments (R,H,W), each grown to the positions at a distance of at most `RADIUS`."""
     height, width = labels.shape
     grown = torch.zeros(int(labels.max()) + 1, height, width, dtype=torch.bool)
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    # Index of each position in the flat mask of its own segment; a neighbour is at a fixed distance from it.
+    own = labels * labels.numel() + torch.arange(labels.numel()).view(height, width)
     reach = range(-RADIUS, RADIUS + 1)
     for down, right in ((i, j) for i in reach for j in reach if i * i + j * j <= RADIUS**2):
-        inside = (rows + down >= 0) & (rows + down < height) & (columns + right >= 0) & (columns + right < width)
-        grown[labels[inside], rows[inside] + down, columns[inside] + right] = True
+        inside = own[max(0, -down) : max(0, height - down), max(0, -right) : max(0, width - right)]
+        grown.view(-1)[(inside + down * width + right).flatten()] = True
     return grown
