@@ -1,5 +1,6 @@
 """Intrinsic explanations: maps that inherently interpretable networks provide themselves."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from attrlib.methods.context import AttributionContext
 from attrlib.models import Classifier, Layer
 from attrlib.models.architectures import BagNet, BcosNetwork, dynamic_weights, patch_logits
 from attrlib.registry import Paper
+from attrlib.targets.inner import InnerOutputs
 
 BAGNET = Paper("Brendel and Bethge 2019", "Approximating CNNs with Bag-of-local-Features models", "https://arxiv.org/abs/1904.00760")
 BCOS = Paper("Böhle et al. 2022", "B-cos Networks: Alignment is All We Need for Interpretability", "https://arxiv.org/abs/2205.10268")
@@ -20,12 +22,15 @@ class OwnMap(Method):
     """Base class of the intrinsic maps of a network, at the input, for single images or grids of them. A subclass names the network."""
 
     network: type
+    linear = True
 
     def check(self, model: Classifier, layer: Layer) -> None:
         if not isinstance(model.module, self.network):
             raise MethodError(
                 f"{self.name} is the built-in explanation of {self.needs[0]}, which {model.name} is not; choose another method"
             )
+        if isinstance(model.outputs, InnerOutputs):
+            raise MethodError(f"{self.name} explains the logits, not an inner layer; choose another method for this target")
         if layer.path or type(model) is not Classifier:
             raise MethodError(
                 f"{self.name} explains the whole network at its input; leave out @{layer.name}, and use GridPG rather than DiFull or DiPart"
@@ -43,9 +48,13 @@ class PatchLogits(OwnMap):
     def attribute(self, context: AttributionContext) -> Tensor:
         module, images, maps = context.classifier.module, context.per_item(context.images), []
         assert isinstance(module, BagNet), "check() refuses others"
+        logits = torch.zeros(len(context), module.fc.out_features, device=images.device, requires_grad=True)
+        with torch.enable_grad():
+            explained = context.explained(context.classifier.outputs.logits(logits), context.rows)
+        weights = torch.autograd.grad(explained.sum(), logits)[0]
         for k in range(len(context)):
             context.on_progress(64 * k, 64 * len(context))
-            maps.append(patch_logits(module, images[k : k + 1], context.targets[k : k + 1]))
+            maps.append(patch_logits(module, images[k : k + 1], weights=weights[k : k + 1]))
         return torch.cat(maps)
 
     def passes(self, layer: Layer) -> Passes:
@@ -67,8 +76,12 @@ class DynamicLinear(OwnMap):
     def attribute(self, context: AttributionContext) -> Tensor:
         module, images = context.classifier.module, context.per_item(context.images)
         assert isinstance(module, BcosNetwork), "check() refuses others"
-        parts = zip(images.split(context.chunk), context.targets.split(context.chunk), strict=True)
-        return torch.cat([(dynamic_weights(module, x, t) * module.encode(x)).sum(1, keepdim=True) for x, t in parts])
+
+        def explained(rows: Tensor) -> Callable[[Tensor], Tensor]:
+            return lambda logits: context.explained(context.classifier.outputs.logits(logits), rows)
+
+        parts = zip(images.split(context.chunk), context.rows.split(context.chunk), strict=True)
+        return torch.cat([(dynamic_weights(module, x, explained(rows)) * module.encode(x)).sum(1, keepdim=True) for x, rows in parts])
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=1)

@@ -9,6 +9,7 @@ from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.baselines import REDUCTIONS, reduce_channels
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.gradients import IntegratedGradients
+from attrlib.methods.parts import part_of
 from attrlib.methods.segments import REGIONS, regions
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
@@ -55,7 +56,7 @@ class XRAI(Method):
         return torch.stack(maps)[:, None].to(attribution)
 
     def _integrated(self, context: AttributionContext, number: int) -> Tensor:
-        with context.part(number, len(START)):
+        with part_of(context, number, len(START)):
             return IntegratedGradients(self.steps, START[number]).values(context)
 
     def passes(self, layer: Layer) -> Passes:

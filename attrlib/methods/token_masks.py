@@ -9,6 +9,7 @@ from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.channel_cams import normalised
 from attrlib.methods.context import AttributionContext
+from attrlib.methods.parts import part_of
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
 
@@ -56,7 +57,7 @@ class ViTCX(Method):
         outputs = []
         noise = self.noise * torch.randn(1, *context.images.shape[1:], generator=context.generator("vit-cx")).to(context.images.device)
         for part, fill in enumerate((noise, context.images + noise)):
-            with at_input.part(part, 2):
+            with part_of(at_input, part, 2):
                 chunks = [values for _, values in at_input.perturbed(1 + longest, make, probability=True, fill=fill)]
             outputs.append(torch.cat(chunks))
         masked, noisy = outputs

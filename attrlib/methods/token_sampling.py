@@ -12,7 +12,7 @@ from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.context import AttributionContext
 from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import out_of_memory
-from attrlib.models.modules.tracing import outputs_of, trace
+from attrlib.models.modules.tracing import outputs, trace
 from attrlib.registry import Paper, param
 from attrlib.targets.inner import InnerOutputs
 
@@ -171,7 +171,7 @@ class TIS(Method):
         at_place = (
             context
             if place.path == context.layer.path
-            else context.shared(("tokens", place.path), lambda: replace(context, layer=place, _memo={}, _readout=context.readout))
+            else context.shared(("tokens", place.path), lambda: replace(context, layer=place, _memo={}, readout=context.readout))
         )
         prefix, tokens = place.layout.prefix, place.layout.height * place.layout.width
         kept = max(1, int(self.keep * tokens))
@@ -181,17 +181,18 @@ class TIS(Method):
         for which, _ in context.variants(len(chosen)):
             index = chosen[which.start : which.stop]
             rows = torch.cat([sources[:, :prefix].expand(len(index), -1, -1, -1), sources[images, prefix + index]], 2)
-            outputs = at_place.outputs(rows, probability=True)
+            values = at_place.outputs(rows, probability=True)
             masks = context.images.new_zeros(*index.shape[:2], tokens).scatter_(2, index, 1.0).transpose(0, 1)
             masks = context.per_item(masks).transpose(0, 1)
-            total += torch.stack([(outputs[..., None] * masks).sum(0), masks.sum(0)])
+            total += torch.stack([(values[..., None] * masks).sum(0), masks.sum(0)])
         grid = (total[0] / total[1].clamp_min(1)).view(-1, 1, place.layout.height, place.layout.width)
         return grid if context.layer.path else F.interpolate(grid, size=context.layer.shape[1:], mode="nearest")
 
     def _chosen(self, context: AttributionContext, stage: Stage, image: Tensor, kept: int) -> Tensor:
         """Return the indices of the tokens that each mask of one image keeps, (n,kept)."""
-        outputs = outputs_of(context.classifier.module, stage.blocks, image)
-        channels = torch.cat([each.flatten(0, 1)[stage.place.layout.prefix :] for each in outputs], 1).T.float()
+        with torch.no_grad(), outputs(context.classifier.module, stage.blocks) as found:
+            context.classifier.module(image.clone())
+        channels = torch.cat([found[path].flatten(0, 1)[stage.place.layout.prefix :] for path in stage.blocks], 1).T.float()
         return centres(channels, self.samples, context.generator("tis")).topk(kept, 1).indices
 
     def passes(self, layer: Layer) -> Passes:

@@ -52,7 +52,7 @@ class Embedding:
         module = self.classifier.module
         if self.path:
             head = module.get_submodule(self.path)
-            handle = head.register_forward_pre_hook(lambda _, args: features.append(_rows(head, args[0])))
+            handle = head.register_forward_pre_hook(lambda _, args: features.append(features_read(head, args[0])))
         else:
             handle = module.register_forward_hook(lambda _module, _args, output: features.append(output))
         try:
@@ -91,7 +91,7 @@ def _find(classifier: Classifier) -> tuple[str, int]:
     def record(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             # Copied, because a later module may write into them.
-            calls.setdefault(path, []).append((_rows(module, args[0]).clone(), _rows(module, output).clone()))
+            calls.setdefault(path, []).append((features_read(module, args[0]).clone(), features_read(module, output).clone()))
 
         return hook
 
@@ -125,8 +125,13 @@ def _maps(module: Any, rows: Tensor, result: Tensor) -> bool:
     return same(linear, result[:, -linear.shape[1] :], _EXACT)
 
 
-def _rows(module: nn.Module, values: Tensor) -> Tensor:
-    """Return the input or output of a linear layer as rows (B,D), the mean over positions."""
+def features_read(module: nn.Module, values: Tensor) -> Tensor:
+    """Return the input or output of a linear layer as rows (B,D): the mean over positions.
+
+    Args:
+        module: The layer, `nn.Linear` or a convolution.
+        values: Its input or output, (B,D), (B,...,D), or (B,D,h,w) for a convolution.
+    """
     return values.flatten(2).mean(2) if isinstance(module, nn.Conv2d) else values.flatten(1, -2).mean(1) if values.ndim > 2 else values
 
 

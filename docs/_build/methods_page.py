@@ -26,7 +26,9 @@ FAMILIES = {
     ),
     "transformer": (
         "Transformer",
-        "From the attention matrices of a ViT or DeiT. `read` is the token that the head reads, or the mean over all tokens that it pools.",
+        "From the attention matrices of a transformer whose tokens can be followed: ViT, DeiT, DINO, BEiT, EVA, SigLIP, CaiT, Swin. `read` is "
+        "the token that the head reads, or the mean over all tokens that it pools. Attention within windows counts as zero outside of them, and "
+        "merged patches as their mean.",
     ),
     "intrinsic": ("Intrinsic", "The explanations that inherently interpretable networks provide themselves."),
     "sanity": ("Sanity baselines", "Maps that do not depend on the model. A useful method must outperform them."),
