@@ -228,7 +228,7 @@ def maps(
     return attrlib.explain(model, images, method, TARGETS if targets is None else targets, layer, **params).maps
 
 
-SMALL = {"steps": 3, "samples": 4, "cells": 4, "p": 0.5, "top": 3, "segments": "grid"}
+SMALL = {"steps": 3, "samples": 4, "designs": 2, "cells": 4, "p": 0.5, "top": 3, "segments": "grid"}
 """Parameter values that keep every method fast."""
 
 
