@@ -16,6 +16,7 @@ from . import (
     statistics,
     store,
     studies,
+    targets,
     training,
 )
 from .aggregation.view import Aggregation
@@ -36,6 +37,7 @@ from .errors import (
     ProtocolError,
     SpecError,
     StoreError,
+    TargetError,
 )
 from .methods import Attribution, Preset, list_methods, list_presets
 from .models import Classifier, add_model, list_models, load_model, remove_model, wrap_model
@@ -50,10 +52,12 @@ from .specs import (
     ProtocolSpec,
     RunSpec,
     StudySpec,
+    TargetSpec,
     ViewSpec,
 )
 from .store import Store, open_store
 from .studies import StudyResult, list_studies, study
+from .targets import list_targets
 
 __version__: str
 __all__ = [
@@ -86,6 +90,8 @@ __all__ = [
     "StoreError",
     "StudyResult",
     "StudySpec",
+    "TargetError",
+    "TargetSpec",
     "ViewSpec",
     "add_model",
     "aggregate",
@@ -98,6 +104,7 @@ __all__ = [
     "list_presets",
     "list_protocols",
     "list_studies",
+    "list_targets",
     "load_dataset",
     "load_model",
     "open_image",

@@ -20,7 +20,7 @@ from attrlib.errors import ImageError, SpecError, unknown
 from attrlib.methods import BATCH_SIZE, Attribution, AttributionOptions, attribute, read_methods
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_listener, no_progress
-from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, options_of
+from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, TargetSpec, options_of
 from attrlib.specs.codec import documented
 from attrlib.store import Store, open_store
 
@@ -38,6 +38,7 @@ def explain(
     target: int | str | Iterable[int | str] | None = None,
     layer: str | None = None,
     *,
+    method_target: str | TargetSpec | None = None,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     max_memory: int | None = None,
@@ -53,6 +54,7 @@ def explain(
         method: A name, or its text form with layer and parameters, such as `IG@Final:steps=20`.
         target: Class index or name, one for all images or one per image. None selects the predicted class.
         layer: Layer to explain at. Overrides the layer in `method`.
+        method_target: What is explained of the class, such as `probability` or `contrast:k=3`. Overrides the target in `method`.
         seed: Seed of methods that draw random numbers.
         batch_size: Maximum number of rows per pass through the model.
         max_memory: Memory budget in bytes, which may reduce the number of rows; by default half of the free memory.
@@ -73,7 +75,8 @@ def explain(
         (4, (0,))
     """
     spec = method if isinstance(method, MethodSpec) else MethodSpec.parse(str(method))
-    spec = MethodSpec(spec.name, layer or spec.layer, tuple((spec.values | params).items()))  # type: ignore[arg-type]
+    explained = TargetSpec.parse(method_target) if isinstance(method_target, str) else method_target or spec.target
+    spec = MethodSpec(spec.name, layer or spec.layer, tuple((spec.values | params).items()), explained)  # type: ignore[arg-type]
     batch = as_batch(model, images)
     area = batch.shape[2] * batch.shape[3] / (model.input_size[0] * model.input_size[1])
     rows = min(batch_size, max(1, int(rows_within(model, max_memory, area) / area)))

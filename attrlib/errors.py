@@ -30,6 +30,10 @@ class MethodError(AttrlibError):
     """A method that does not exist, or is not defined for this model at this layer."""
 
 
+class TargetError(AttrlibError):
+    """A target that does not exist, or is not defined for this model, layer or class."""
+
+
 class DataError(AttrlibError):
     """A data set that does not exist, is empty, or does not fit the model or the protocol."""
 

@@ -21,6 +21,7 @@ LEVELS = [
     {"attrlib.analysis", "attrlib.diagnostics", "attrlib.aggregation"},
     {"attrlib.engine"},
     {"attrlib.methods", "attrlib.protocols", "attrlib.training", "attrlib.figures"},
+    {"attrlib.targets"},
     {"attrlib.models", "attrlib.data", "attrlib.store", "attrlib.binning"},
     {"attrlib.postprocess", "attrlib.deletion", "attrlib.bands"},
     {"attrlib.specs"},

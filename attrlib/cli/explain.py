@@ -18,7 +18,7 @@ from attrlib.methods import defined, names_many, read_methods
 from attrlib.models import load_model
 from attrlib.progress import Progress
 from attrlib.registry import params_of
-from attrlib.specs import ExplainSpec, flag_of
+from attrlib.specs import LOGIT, ExplainSpec, TargetSpec, flag_of
 from attrlib.store import parse_bytes
 
 PREDICTED = "predicted"
@@ -30,6 +30,9 @@ REPEATED = ("image", "checkpoint")
 def explain(
     out: Annotated[Path, typer.Option("--out", help="Folder for panel.png, maps.npz and manifest.json.")],
     layer: Annotated[str, typer.Option("--layer", help="Layer for methods that name none: Input, Middle, Final or a module path.")] = "",
+    method_target: Annotated[
+        str, typer.Option("--method-target", help="Target of methods that name none, such as contrast:k=3 or versus:other=CLASS.")
+    ] = "",
     max_memory: Annotated[
         str | None, typer.Option("--max-memory", help="Memory budget, as in 4GB; by default half of the free memory.")
     ] = None,
@@ -43,7 +46,12 @@ def explain(
     target = options.pop("target", None)
     if manifest is not None:
         flags = [flag_of(p) for p in params_of(ExplainSpec) if p.name in options and p.name not in REPEATED]
-        for flag in [*flags, *(["--target"] if target is not None else []), *(["--layer"] if layer else [])]:
+        for flag in [
+            *flags,
+            *(["--target"] if target is not None else []),
+            *(["--layer"] if layer else []),
+            *(["--method-target"] if method_target else []),
+        ]:
             raise SpecError(
                 f"{flag} cannot be combined with --from, as the manifest defines the explanation; "
                 "only --image, --checkpoint, --max-memory and --device may be added"
@@ -54,7 +62,7 @@ def explain(
         spec = dataclasses.replace(spec, image=options.get("image") or spec.image, model=model)
     else:
         content = None
-        spec = read_options(ExplainSpec, options, methods=lambda text: read_methods(text, layer))
+        spec = read_options(ExplainSpec, options, methods=lambda text: read_methods(text, layer, TargetSpec.parse(method_target or LOGIT)))
     budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
     photo = _open(spec.image, manifest if "image" not in options else None)
     notes = [f"{photo.name}: {note}" for note in photo.notes]

@@ -1,4 +1,4 @@
-"""List models, methods, presets, protocols and data sets, and `download` models: `python -m attrlib models|methods|...`."""
+"""List models, methods, targets, presets, protocols and data sets, and `download` models: `python -m attrlib models|methods|...`."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from attrlib.models import download as download_checkpoint
 from attrlib.models import list_models
 from attrlib.protocols import list_protocols
 from attrlib.registry import Param
+from attrlib.targets import list_targets
 
 _CLASSES = 20
 """Maximum number of classes named when a data set is described."""
@@ -62,6 +63,18 @@ def methods(as_json: Json = False) -> None:
     for m in infos:
         typer.echo(f"{m.name:16} {m.family:13} default layer {m.default_layer:6} {m.summary}")
         _params(m.params)
+
+
+@command()
+def targets(as_json: Json = False) -> None:
+    """List targets, what a map explains of the outputs, with their parameters; used as in --methods Grad-CAM:target=contrast:k=3."""
+    infos = list_targets()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(t) for t in infos], default=lambda kind: kind.__name__))
+        return
+    for t in infos:
+        typer.echo(f"{t.name:16} {t.summary}")
+        _params(t.params)
 
 
 @command()

@@ -26,7 +26,7 @@ from attrlib.methods import read_methods
 from attrlib.models import load_model
 from attrlib.protocols import PROTOCOLS, create
 from attrlib.registry import params_of
-from attrlib.specs import IN_MEMORY, ProtocolSpec, RunSpec, flag_of, parse_protocols
+from attrlib.specs import IN_MEMORY, LOGIT, ProtocolSpec, RunSpec, TargetSpec, flag_of, parse_protocols
 from attrlib.statistics import Summary
 from attrlib.store import Run, Store, open_store, parse_bytes
 
@@ -37,6 +37,9 @@ EVERY = 5.0
 @command(options=params_of(RunSpec))
 def score(
     layer: Annotated[str, typer.Option("--layer", help="Layer for methods that name none: Input, Middle, Final or a module path.")] = "",
+    method_target: Annotated[
+        str, typer.Option("--method-target", help="Target of methods that name none: logit, probability or contrast, as in contrast:k=3.")
+    ] = "",
     max_memory: Annotated[
         str | None, typer.Option("--max-memory", help="Memory budget, as in 4GB; by default half of the free memory.")
     ] = None,
@@ -50,13 +53,22 @@ def score(
     """Score methods under protocols on a data set. Cached results are not computed again."""
     store = open_store()
     if resume and not {"protocols", "methods", "data"} & set(options):
-        for flag in [*(flag_of(p) for p in params_of(RunSpec) if p.name in options), *(["--layer"] if layer else [])]:
+        for flag in [
+            *(flag_of(p) for p in params_of(RunSpec) if p.name in options),
+            *(["--layer"] if layer else []),
+            *(["--method-target"] if method_target else []),
+        ]:
             raise SpecError(
                 f"{flag} cannot be combined with --resume, which repeats the options of the last unfinished run; leave out {flag}"
             )
         spec = RunSpec.from_json(_unfinished(store).spec["spec"])
     else:
-        spec = read_options(RunSpec, options, protocols=_parse_protocols, methods=lambda text: read_methods(text, layer))
+        spec = read_options(
+            RunSpec,
+            options,
+            protocols=_parse_protocols,
+            methods=lambda text: read_methods(text, layer, TargetSpec.parse(method_target or LOGIT)),
+        )
     budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
     dataset = load_dataset(spec.data)
     classifier = load_model(spec.model.architecture, device, deletion_tuned=spec.deletion_tuned, **spec.model.options())

@@ -15,7 +15,9 @@ from attrlib.models import Classifier
 from attrlib.protocols import Protocol
 from attrlib.protocols import create as create_protocol
 from attrlib.protocols.localisation import Localisation
-from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, digest
+from attrlib.specs import LOGIT, MethodSpec, ProtocolSpec, RunSpec, digest
+from attrlib.targets import TARGETS
+from attrlib.targets import create as create_target
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,23 @@ def _check(spec: RunSpec) -> None:
 
 def _check_defined(protocol: Protocol, method: MethodSpec, data: Dataset, model: Classifier) -> None:
     protocol.check(model, data.offers)
+    target = create_target(method.target)
+    if not target.about_class:
+        raise ProtocolError(
+            f"{protocol.name} judges maps by the logit or the probability of the item's class, but {method} explains something else; choose "
+            f"one of the targets {', '.join(name for name, cls in TARGETS.items() if cls.about_class)}"
+        )
     for view in protocol.views(model):
         created, layer = instance(method), view.layer(method.layer, view.input_size)
-        check_defined(created, view, layer)
+        check_defined(created, view, layer, target)
         created.passes(layer)
+
+
+def target_notes(groups: Sequence[ItemGroup]) -> list[str]:
+    """Return a note for each target other than the logit, since protocols judge all maps by the same output of the model."""
+    pairs = dict.fromkeys((each.protocol.name, str(each.method.target)) for group in groups for each in group.evaluations)
+    targets = {text: [name for name, other in pairs if other == text] for _, text in pairs if text != LOGIT}
+    return [f"{', '.join(names)} judge maps of target={text} by the class's output that they define" for text, names in targets.items()]
 
 
 def _items_key(protocol: Protocol) -> object:

@@ -19,7 +19,8 @@ from attrlib.figures.panel import Tile, panel
 from attrlib.methods import Attribution, AttributionOptions, attribute_all, resolve
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
-from attrlib.specs import NUMERICS, ExplainSpec, MethodSpec, ViewSpec
+from attrlib.specs import LOGIT, NUMERICS, ExplainSpec, MethodSpec, ViewSpec
+from attrlib.targets import short as short_target
 
 PANEL, ARRAYS, MANIFEST = "panel.png", "maps.npz", "manifest.json"
 _MAX_MANIFEST = 1 << 20
@@ -88,12 +89,13 @@ def explain_photo(
 
 
 def titles_of(methods: Sequence[MethodSpec]) -> list[str]:
-    """Return the names of resolved methods, with the parameters in which methods of one name at one layer differ."""
+    """Return the names of resolved methods, with targets other than the logit, and the parameters in which alike methods differ."""
     titles = []
     for method in methods:
-        same = [other.values for other in methods if (other.name, other.layer) == (method.name, method.layer)]
+        same = [other.values for other in methods if (other.name, other.layer, other.target) == (method.name, method.layer, method.target)]
         differing = [name for name in method.values if len({values[name] for values in same}) > 1]
-        titles.append(" ".join([method.name, *(f"{name}={method.values[name]}" for name in differing)]))
+        target = [] if method.target.name == LOGIT else [f"of {short_target(method.target)}"]
+        titles.append(" ".join([method.name, *(f"{name}={method.values[name]}" for name in differing), *target]))
     return titles
 
 

@@ -5,7 +5,8 @@ import dataclasses
 from attrlib.methods import METHODS, instance
 from attrlib.models import Classifier
 from attrlib.protocols import Measurement, Protocol
-from attrlib.specs import NUMERICS, MethodSpec, digest
+from attrlib.specs import LOGIT, NUMERICS, MethodSpec, digest
+from attrlib.targets import create as create_target
 
 Key = tuple[dict[str, object], str]
 """The fields that records depend on besides their item, and their digest."""
@@ -77,7 +78,9 @@ class ResultKeys:
         # The path rather than the name: a wrapped model may call any layer Middle.
         layer = view.layer(method.layer, view.input_size).path
         code = METHODS[method.name].code
-        custom = {"code": code} if code else {}
+        custom: dict[str, object] = {"code": code} if code else {}
+        if method.target.name != LOGIT:
+            custom["target"] = create_target(method.target).key(view)
         return custom | {"method": method.name, "params": method.values, "layer": layer, "seed": self.seed if seeded else None}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import RunStore
-from attrlib.engine.evaluations import Evaluation, ItemGroup, Refusal, find_evaluations
+from attrlib.engine.evaluations import Evaluation, ItemGroup, Refusal, find_evaluations, target_notes
 from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.items import EvalItem, chunked
 from attrlib.engine.memory import Probe, probe, rows_within
@@ -217,7 +217,7 @@ def make_plan(
         evaluators,
         tuple(planned.values()),
         (*refused, *refused_groups),
-        tuple(dict.fromkeys([*evaluators[0].model.remarks, *data.notes, *notes])),
+        tuple(dict.fromkeys([*evaluators[0].model.remarks, *data.notes, *notes, *target_notes(groups)])),
         max_memory,
     )
 

@@ -226,8 +226,8 @@ def _differentiated(context: AttributionContext, rows: Tensor, blocks: Blocks, f
 
 
 def _derivatives(context: AttributionContext, rows: Tensor, logits: Tensor, attentions: Sequence[Tensor]) -> list[Tensor]:
-    one = torch.zeros_like(logits).scatter_(1, context.targets[rows][:, None], 1.0)
-    return [_by_heads(g) for g in torch.autograd.grad(logits, attentions, one, allow_unused=True, materialize_grads=True)]
+    start = context.slopes(logits, rows)
+    return [_by_heads(g) for g in torch.autograd.grad(logits, attentions, start, allow_unused=True, materialize_grads=True)]
 
 
 def _flow(matrices: Sequence[Tensor], blocks: Blocks, keep: float = 1.0) -> Tensor:
@@ -332,7 +332,7 @@ class CheferLRP(AttentionMethod):
     """
 
     name, family, paper = "CheferLRP", "transformer", CHEFER_LRP
-    mode = Relevance
+    mode, linear = Relevance, True
     start: int = param(1, "First block to include, counted from 0", low=0, high=1000)
 
     def tokens(self, context: AttributionContext, blocks: Blocks, first: int) -> Tensor:

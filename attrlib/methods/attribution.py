@@ -14,6 +14,7 @@ from attrlib.models.chunks import in_chunks
 from attrlib.postprocess import defect, resize
 from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec
+from attrlib.targets import Target
 
 BATCH_SIZE = 16
 """Maximum number of rows in one pass. Larger batches exceed the caches of a CPU, and were not faster on any CPU tested."""
@@ -160,6 +161,7 @@ def attribute_all(
     Raises:
         MethodError: If a method is unknown or not defined for the model. If this is known beforehand, nothing is computed.
         LayerError: If the model has no such layer.
+        TargetError: If what is explained is unknown, or not defined for the model or a class.
         SpecError: If a parameter or the targets are not valid. Nothing is computed then.
         OutOfMemory: If memory is not sufficient for one item.
         Cancelled: If the progress callback cancels the computation.
@@ -228,9 +230,10 @@ def _run(
     stopwatch = Stopwatch(options.on_progress, model.device)
     size = 1 if model.behaviour.one_by_one else options.batch_size
     chunk = rows_at_once(model, (images.shape[2], images.shape[3]), size)
-    layers: dict[Layer, list[MethodRequest]] = {}
+    shared: dict[tuple[Classifier, Layer, Target], list[MethodRequest]] = {}
     for request in requests:
-        layers.setdefault(request.layer, []).append(request)
+        shared.setdefault((request.model, request.layer, request.explained), []).append(request)
+        _check_classes(request.explained, model, targets)
     for part in _batches(image_of, size):
         images_of = image_of[part]
         used = list(dict.fromkeys(images_of))
@@ -244,21 +247,36 @@ def _run(
                 target = torch.tensor(list(targets[part]), device=placed.device)
             indices = None if owners is None else torch.tensor([used.index(k) for k in images_of], device=placed.device)
             setup = stopwatch.read() - start
-            for layer, methods in layers.items():
-                batch = SharedBatch.at(model, layer, Items(placed, target, indices), chunk, options.seed, stopwatch)
-                for request in methods:
-                    if request.error is not None:
-                        continue
-                    if len(requests) > 1:
-                        stopwatch.report(0, 0)
-                    try:
-                        batch.attribute(request)
-                        request.seconds += setup
-                    except AttrlibError as error:
-                        if not tolerant or isinstance(error, Cancelled):
-                            raise
-                        request.error = error.with_traceback(None)
+            for (view, layer, explained), methods in shared.items():
+                if targets is None:
+                    _check_classes(explained, model, target.tolist())
+                batch = SharedBatch.at(view, layer, explained, Items(placed, target, indices), chunk, options.seed, stopwatch)
+                with view.session(options.fast):
+                    _attribute(batch, methods, setup, stopwatch, len(requests) > 1, tolerant)
                 chunk = batch.chunk
+
+
+def _attribute(
+    batch: SharedBatch, requests: Sequence[MethodRequest], setup: float, stopwatch: Stopwatch, several: bool, tolerant: bool
+) -> None:
+    """Compute the maps of methods that share a batch. `setup`: seconds that count for each of them."""
+    for request in requests:
+        if request.error is not None:
+            continue
+        if several:
+            stopwatch.report(0, 0)
+        try:
+            batch.attribute(request)
+            request.seconds += setup
+        except AttrlibError as error:
+            if not tolerant or isinstance(error, Cancelled):
+                raise
+            request.error = error.with_traceback(None)
+
+
+def _check_classes(target: Target, model: Classifier, classes: Sequence[int] | None) -> None:
+    for each in sorted(set(classes or ())):
+        target.check_class(model, each)
 
 
 def _batches(owners: Sequence[int], size: int) -> Iterator[slice]:

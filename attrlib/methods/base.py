@@ -11,6 +11,7 @@ from attrlib.methods.context import AttributionContext
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, Param, Registry, params_of, parse_params
 from attrlib.specs import MethodSpec
+from attrlib.targets import resolve as resolve_target
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Method(ABC):
         seeded: Whether the map depends on the seed. A class may make it a property that depends on its parameters.
         fast: Whether one forward and at most one backward pass suffice.
         class_specific: Whether the map depends on the target class.
+        linear: Whether the target must be linear in the logits.
         operations: Whether the method reads or changes single operations of the model, which TorchScript hides.
         code: Digest of the source of a custom method. Its stored maps are valid for this code only.
     """
@@ -59,6 +61,7 @@ class Method(ABC):
     seeded: ClassVar[bool] = False
     fast: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
+    linear: ClassVar[bool] = False
     operations: ClassVar[bool] = False
     code: ClassVar[str] = ""
 
@@ -99,6 +102,7 @@ class MethodInfo:
     seeded: bool
     fast: bool
     class_specific: bool
+    linear: bool
     params: tuple[Param, ...]
 
 
@@ -116,6 +120,7 @@ def list_methods() -> list[MethodInfo]:
             cls().seeded,
             cls.fast,
             cls.class_specific,
+            cls.linear,
             params_of(cls),
         )
         for cls in METHODS.values()
@@ -123,15 +128,16 @@ def list_methods() -> list[MethodInfo]:
 
 
 def resolve(spec: MethodSpec) -> MethodSpec:
-    """Return the spec with its layer and every parameter filled in, with the right types and in order.
+    """Return the spec with its layer, its target and every parameter filled in, with the right types and in order.
 
     Raises:
         MethodError: If there is no method of that name.
+        TargetError: If there is no target of that name.
         SpecError: If a parameter is unknown or its value is not valid.
     """
     cls = METHODS[spec.name]
     params = parse_params(cls, spec.values, spec.name)
-    return MethodSpec(cls.name, spec.layer or cls.default_layer, tuple(params.items()))
+    return MethodSpec(cls.name, spec.layer or cls.default_layer, tuple(params.items()), resolve_target(spec.target))
 
 
 def create(spec: MethodSpec) -> Method:

@@ -65,11 +65,12 @@ def is_common(context: AttributionContext, name: str) -> bool:
 
 
 def baseline_scores(context: AttributionContext, name: str) -> Tensor:
-    """Return the target logits (B,) of the items at their baseline."""
+    """Return the target (B,) of the items at their baseline."""
     if not is_common(context, name):
         return context.scores(baseline(context, name), context.rows)
     with torch.no_grad():
-        return context.logits(common_baseline(context, name), context.rows[:1])[0, context.targets]
+        logits = context.logits(common_baseline(context, name), context.rows[:1])
+        return context.explained(logits.expand(len(context), -1), context.rows)
 
 
 def _blurred(images: Tensor) -> Tensor:

@@ -13,13 +13,14 @@ from attrlib.models.chunks import in_chunks
 from attrlib.models.split import Split
 from attrlib.progress import Progress, no_progress
 from attrlib.specs import digest
+from attrlib.targets import LOGIT, Logit, Readout, Target
 
 T = TypeVar("T")
 
 
 @dataclass
 class AttributionContext:
-    """Items whose target logits are attributed to the output of a layer. An item is an image and a class.
+    """Items whose target is attributed to the output of a layer. An item is an image and a class; a target is a function of the logits.
 
     Create and use a context inside `classifier.session()`. The model is split at the layer: f_pre maps an image to the layer's output.
     Methods read `inputs` (B,...), the f_pre of each item, and `sources` (U,...), the f_pre of each image, both in the layer's layout.
@@ -33,6 +34,7 @@ class AttributionContext:
         images: Normalised images (U,C,H,W).
         targets: Target class of each item (B,).
         owners: Image index of each item (B,). By default, one item per image.
+        target: What is explained of the class: by default its logit.
         seed: Seed of all random draws.
         chunk: Maximum number of rows in one pass. Results do not depend on it.
         on_progress: Progress callback.
@@ -47,12 +49,14 @@ class AttributionContext:
     images: Tensor
     targets: Tensor
     owners: Tensor | None = None
+    target: Target = LOGIT
     seed: int = 0
     chunk: int = 16
     on_progress: Progress = no_progress
     clock: Callable[[], float] = time.perf_counter
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     shared_seconds: float = 0.0
+    _readout: Readout | None = field(default=None, repr=False)
     _memo: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,11 +101,36 @@ class AttributionContext:
         return self.shared("logits", make)
 
     def clean_scores(self) -> Tensor:
-        """Return the target logits (B,) of the unperturbed items; shared."""
-        return self.clean_logits()[self._owners, self.targets]
+        """Return the target (B,) of the unperturbed items; shared."""
+        return self.explained(self.clean_logits()[self._owners], self.rows)
+
+    @property
+    def readout(self) -> Readout:
+        """Return the target of the items; shared by the contexts that are derived from this one."""
+        if self._readout is None:
+            self._readout = self.target.readout(self.classifier, self.targets, lambda: self.clean_logits()[self._owners])
+        return self._readout
+
+    def explained(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Return the target (N,) of logits, differentiable with respect to them.
+
+        Args:
+            logits: Logits (N,C).
+            rows: Index of the item that each row is derived from (N,).
+        """
+        return self.readout.values(logits, rows)
+
+    def slopes(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Return the derivative (N,C) of the target with respect to the logits, from which a propagation starts.
+
+        Args:
+            logits: Logits (N,C).
+            rows: Index of the item that each row is derived from (N,).
+        """
+        return self.readout.slopes(logits.detach(), rows)
 
     def clean_gradient(self) -> Tensor:
-        """Return the gradient of the target logits with respect to `inputs`, of the same shape, at the unperturbed items; shared."""
+        """Return the gradient of the target with respect to `inputs`, of the same shape, at the unperturbed items; shared."""
         return self.shared("gradient", lambda: self.gradient(self.inputs, self.rows))
 
     def before(self, images: Tensor) -> Tensor:
@@ -124,14 +153,17 @@ class AttributionContext:
     def at(self, layer: str) -> "AttributionContext":
         """Return the context of the same items at another layer of the model; shared."""
         target = self.classifier.layer(layer, (self.images.shape[2], self.images.shape[3]))
-        return self if target.path == self.layer.path else self.shared(("at", target.path), lambda: replace(self, layer=target, _memo={}))
+        if target.path == self.layer.path:
+            return self
+        return self.shared(("at", target.path), lambda: replace(self, layer=target, _memo={}, _readout=self.readout))
 
     def with_images(self, images: Tensor) -> "AttributionContext":
         """Return the context of k copies of the items, copy by copy, whose images (k*U,C,H,W) replace those of this context."""
         copies = len(images) // len(self.images)
         first = len(self.images) * torch.arange(copies, device=images.device)
         owners = (first[:, None] + self._owners).flatten()
-        return replace(self, images=images, targets=self.targets.repeat(copies), owners=owners, _memo={})
+        targets, readout = self.targets.repeat(copies), self.readout.repeated(copies)
+        return replace(self, images=images, targets=targets, owners=owners, _memo={}, _readout=readout)
 
     def logits(self, inputs: Tensor, rows: Tensor) -> Tensor:
         """Return the logits for given outputs of the layer.
@@ -154,31 +186,31 @@ class AttributionContext:
         return self.classifier.outputs.logits(self._split.after(inputs, owners)).float()
 
     def scores(self, inputs: Tensor, rows: Tensor) -> Tensor:
-        """Return the target logits (N,) for given outputs of the layer, without gradient."""
+        """Return the target (N,) for given outputs of the layer, without gradient."""
         with torch.no_grad():
-            return self.in_chunks(lambda part, of: self._pick(self.logits(part, of), of), inputs, rows)
+            return self.in_chunks(lambda part, of: self.explained(self.logits(part, of), of), inputs, rows)
 
     def gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None = None) -> Tensor:
-        """Return the gradient of the target logits with respect to given outputs of the layer, of their shape.
+        """Return the gradient of the target with respect to given outputs of the layer, of their shape.
 
         Args:
             inputs: Outputs of the layer (N,...).
             rows: Index of the item that each row is derived from (N,).
-            visit: Called with the target logits of each chunk before the backward pass, for example to inspect the autograd graph.
+            visit: Called with the target (n,) of each chunk before the backward pass, for example to inspect the autograd graph.
         """
         return self.in_chunks(lambda part, of: self.scored_gradient(part, of, visit)[1], inputs, rows)
 
     def scored_gradient(self, inputs: Tensor, rows: Tensor, visit: Callable[[Tensor], None] | None = None) -> tuple[Tensor, Tensor]:
-        """Return the target logits (N,) and their gradient, of the shape of `inputs`, from one pass with all rows at once.
+        """Return the target (N,) and its gradient, of the shape of `inputs`, from one pass with all rows at once.
 
         Args:
             inputs: Outputs of the layer (N,...).
             rows: Index of the item that each row is derived from (N,).
-            visit: Called with the target logits before the backward pass, for example to inspect the autograd graph.
+            visit: Called with the target before the backward pass, for example to inspect the autograd graph.
         """
         leaf = inputs.detach().requires_grad_()
         with torch.enable_grad():
-            scores = self._pick(self.logits(leaf, rows), rows)
+            scores = self.explained(self.logits(leaf, rows), rows)
             if visit is not None:
                 visit(scores)
             gradient = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
@@ -188,9 +220,6 @@ class AttributionContext:
         """Apply `work` to `chunk` rows of each tensor at a time, and concatenate the results. If memory runs out, halve `chunk`."""
         result, self.chunk = in_chunks(self.chunk, work, *rows)
         return result
-
-    def _pick(self, values: Tensor, rows: Tensor) -> Tensor:
-        return values.gather(1, self.targets[rows][:, None])[:, 0]
 
     @property
     def rows(self) -> Tensor:
@@ -216,11 +245,11 @@ class AttributionContext:
         Args:
             count: Number of factors.
             make: Returns the factors m of a range of indices: (k,1|C,h,w) for all images, or (k,U,1|C,h,w) for each image.
-            probability: Whether to return probabilities rather than logits; a model that predicts numbers has only these.
+            probability: Whether to take the probability of the class where the target is its logit; a model that predicts numbers has none.
             fill: What replaces the part that is removed, (1|U,...): the perturbed inputs are m x + (1 - m) fill. By default zero.
 
         Yields:
-            The factors of a chunk, and the target logits or probabilities (k,B) of the perturbed inputs.
+            The factors of a chunk, and the target (k,B) of the perturbed inputs.
         """
         for which in self._chunks(count, len(self.sources)):
             factors = make(which).to(self.images.device)
@@ -229,7 +258,7 @@ class AttributionContext:
             values = factors.new_empty(len(factors), len(self))
             if not bool(changed.all()):
                 clean = self.clean_logits()
-                values[~changed] = (self.classifier.outputs.readings(clean) if probability else clean)[self._owners, self.targets]
+                values[~changed] = self._of_items(clean[None], probability)[0]
             if bool(changed.any()):
                 values[changed] = self._masked(factors[changed], probability, fill)
             yield factors, values
@@ -244,7 +273,7 @@ class AttributionContext:
         self.on_progress(count, count)
 
     def _masked(self, factors: Tensor, probability: bool, fill: Tensor | None) -> Tensor:
-        """Return the target logits or probabilities (k,B) of the inputs times factors (k,[U,]1|C,h,w). Prefix tokens are unchanged."""
+        """Return the target (k,B) of the inputs times factors (k,[U,]1|C,h,w). Prefix tokens are unchanged."""
         count, images = len(factors), len(self.sources)
         native = self.layer.layout.native(factors.flatten(0, -4)).unflatten(0, (count, -1))
         # Written once, in the memory format that is fastest for convolutions.
@@ -257,8 +286,14 @@ class AttributionContext:
             perturbed.addcmul_(fill[None], 1 - native)
         with torch.no_grad():
             logits = self.in_chunks(self._logits, rows, torch.arange(images, device=rows.device).repeat(count))
-            outputs = self.classifier.outputs.readings(logits) if probability else logits
-        return outputs.unflatten(0, (count, images))[:, self._owners, self.targets]
+            return self._of_items(logits.unflatten(0, (count, images)), probability)
+
+    def _of_items(self, logits: Tensor, probability: bool) -> Tensor:
+        """Return the target (k,B) of the items from the logits (k,U,C) of the images; of the target `logit`, probabilities if asked for."""
+        if isinstance(self.target, Logit):
+            return (self.classifier.outputs.readings(logits) if probability else logits)[:, self._owners, self.targets]
+        rows = self.rows.repeat(len(logits))
+        return self.explained(logits[:, self._owners].flatten(0, 1), rows).unflatten(0, (len(logits), -1))
 
     def spatial(self, values: Tensor) -> Tensor:
         """Return values in the layer's layout as (N,C,h,w)."""

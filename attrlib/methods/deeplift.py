@@ -38,7 +38,7 @@ class DeepLIFT(ByChannel):
 
     name, family, paper, fast = "DeepLIFT", "gradient", DEEPLIFT, True
     needs = ("only elementwise activations, maxima and linear layers",)
-    operations = True
+    operations = linear = True
     baseline: str = param("zeros", f"Baseline: {BASELINE}", choices=BASELINES)
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
@@ -72,7 +72,7 @@ class DeepLIFT(ByChannel):
                 before = rules.record(context, start, rows)
                 scores, multipliers = context.scored_gradient(context.inputs[rows], rows, lambda scores: self._check_graph(scores, context))
             values = (context.inputs[rows] - start) * multipliers
-            change = scores - before.expand(len(rows), -1).gather(1, context.targets[rows][:, None])[:, 0]
+            change = scores - context.explained(before.expand(len(rows), -1), rows)
             parts.append(values)
             errors.append((values.flatten(1).sum(1) - change).abs() / change.abs().clamp_min(1e-12))
         return torch.cat(parts), torch.cat(errors)

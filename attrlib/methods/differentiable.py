@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attrlib.errors import MethodError, overwritten
+from attrlib.errors import LayerError, MethodError, TargetError, overwritten
 from attrlib.methods.base import Method
 from attrlib.models import Classifier, Layer
 from attrlib.models.cells import CellView
@@ -15,17 +15,43 @@ from attrlib.models.chunks import out_of_memory
 from attrlib.models.modules.forward import same, seeded
 from attrlib.models.modules.tracing import first_tensor, observed
 from attrlib.models.split import Split
+from attrlib.targets import LOGIT, Target
 
 POINTS = 4
 """Points on the line between two probe images at which the gradient must vanish: at one or two it may do so by chance."""
 
 
-def check_defined(method: Method, model: Classifier, layer: Layer) -> None:
-    """Check, before anything is computed, that a method is defined for a model at a layer.
+def check_defined(method: Method, model: Classifier, layer: Layer, target: Target = LOGIT, size: tuple[int, int] | None = None) -> None:
+    """Check, before anything is computed, that a method and its target are defined for a model at a layer.
+
+    Args:
+        method: The method.
+        model: The classifier.
+        layer: The layer to explain at.
+        target: What is explained.
+        size: Height and width of the images in pixels; by default the model's input size.
 
     Raises:
-        MethodError: It is not, or the method needs gradients and none reaches the layer. The message gives the reason.
+        MethodError: The method is not, or it needs gradients and none reaches the layer. The message gives the reason.
+        TargetError: The target is not.
     """
+    target.check(model, layer)
+    if method.linear and not target.linear:
+        raise MethodError(
+            f"{method.name} needs a target that is linear in the logits, which {target.name} is not; choose target=logit or contrast, or a "
+            "method such as IG or Grad-CAM"
+        )
+    view = target.view(model)
+    if view is model:
+        _check_method(method, model, layer)
+        return
+    try:
+        _check_method(method, view, view.layer(layer.name, size))
+    except LayerError:
+        raise TargetError(f"{method.name} needs a layer that is not upstream of the target {target.name}; choose another layer") from None
+
+
+def _check_method(method: Method, model: Classifier, layer: Layer) -> None:
     if method.operations and (scripted := [path for path, m in model.module.named_modules() if isinstance(m, torch.jit.ScriptModule)]):
         raise MethodError(
             f"{method.name} needs the single operations of the model, but {scripted[0] or 'it'} is a TorchScript module, which runs outside "

@@ -9,7 +9,7 @@ from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.context import AttributionContext
 from attrlib.models import Classifier, Layer
-from attrlib.models.architectures import BagNet, BcosResNet, dynamic_weights, patch_logits
+from attrlib.models.architectures import BagNet, BcosNetwork, dynamic_weights, patch_logits
 from attrlib.registry import Paper
 
 BAGNET = Paper("Brendel and Bethge 2019", "Approximating CNNs with Bag-of-local-Features models", "https://arxiv.org/abs/1904.00760")
@@ -57,15 +57,16 @@ class PatchLogits(OwnMap):
 class DynamicLinear(OwnMap):
     """B-cos: the input times the linear map W(x) that the network applies to it, summed over its six channels.
 
-    The map sums to the logit minus the constant bias.
+    The map sums to the logit minus the constant bias, for transformers also minus what their position embeddings contribute. It is defined
+    for the B-cos networks of this package and for `bcos:NAME`.
     """
 
-    name, family, paper, network, fast = "B-cos", "intrinsic", BCOS, BcosResNet, True
+    name, family, paper, network, fast = "B-cos", "intrinsic", BCOS, BcosNetwork, True
     needs = ("a B-cos network",)
 
     def attribute(self, context: AttributionContext) -> Tensor:
         module, images = context.classifier.module, context.per_item(context.images)
-        assert isinstance(module, BcosResNet), "check() refuses others"
+        assert isinstance(module, BcosNetwork), "check() refuses others"
         parts = zip(images.split(context.chunk), context.targets.split(context.chunk), strict=True)
         return torch.cat([(dynamic_weights(module, x, t) * module.encode(x)).sum(1, keepdim=True) for x, t in parts])
 

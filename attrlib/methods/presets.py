@@ -1,14 +1,15 @@
 """Presets: the methods of published studies with their settings. A preset can be used in any list of methods."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attrlib.errors import AttrlibError, SpecError
 from attrlib.methods.base import METHODS, create
 from attrlib.methods.differentiable import check_defined
 from attrlib.models import NAMED, Classifier
 from attrlib.registry import Paper
-from attrlib.specs import MethodSpec, parse_methods
+from attrlib.specs import MethodSpec, TargetSpec, parse_methods
+from attrlib.targets import create as create_target
 
 ALL = "all"
 IDSDS_PAPER = Paper(
@@ -130,12 +131,13 @@ def list_presets() -> list[Preset]:
     return list(PRESETS.values())
 
 
-def read_methods(text: str, layer: str = "") -> tuple[MethodSpec, ...]:
+def read_methods(text: str, layer: str = "", target: TargetSpec = TargetSpec()) -> tuple[MethodSpec, ...]:  # noqa: B008  it is immutable
     """Parse a comma-separated list of methods.
 
     Args:
         text: Methods in text form, names of presets, or `all`.
         layer: Layer of every method that names none. It does not apply to presets, which define their layers.
+        target: Target of every method that names none.
 
     Returns:
         The specs in order, without duplicates.
@@ -146,11 +148,11 @@ def read_methods(text: str, layer: str = "") -> tuple[MethodSpec, ...]:
     specs: list[MethodSpec] = []
     for part in (part.strip() for part in text.split(",")):
         if part in PRESETS:
-            specs += PRESETS[part].methods
+            specs += (replace(spec, target=target) if spec.target == TargetSpec() else spec for spec in PRESETS[part].methods)
         elif part == ALL:
-            specs += (MethodSpec(name, layer) for name in METHODS)
+            specs += (MethodSpec(name, layer, target=target) for name in METHODS)
         elif part:
-            specs += parse_methods(part, layer)
+            specs += parse_methods(part, layer, target)
     if not specs:
         raise SpecError(f"no method given; write for example IG,Grad-CAM@Final, or {', '.join(PRESETS)} or {ALL}")
     return tuple(dict.fromkeys(specs))
@@ -182,7 +184,7 @@ def defined(model: Classifier, methods: Iterable[MethodSpec]) -> tuple[tuple[Met
     for spec in methods:
         method = create(spec)
         try:
-            check_defined(method, model, model.layer(spec.layer or method.default_layer))
+            check_defined(method, model, model.layer(spec.layer or method.default_layer), create_target(spec.target))
             selected.append(spec)
         except AttrlibError as error:
             reasons.append(f"{spec} is left out: {error}")

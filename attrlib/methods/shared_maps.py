@@ -10,6 +10,7 @@ from attrlib.methods.together import Items, MethodRequest, SharedBatch, Stopwatc
 from attrlib.models import Classifier, Layer
 from attrlib.progress import Progress, no_progress
 from attrlib.specs import MethodSpec
+from attrlib.targets import Target
 
 
 class SharedMaps:
@@ -29,7 +30,7 @@ class SharedMaps:
         self._model, self._images, self._options = model, images, options
         self._items = Items(model.place(images.detach()), torch.tensor(list(targets), device=model.device))
         self._stopwatch = Stopwatch(options.on_progress, model.device)
-        self._batches: dict[Layer, SharedBatch] = {}
+        self._batches: dict[tuple[Classifier, Layer, Target], SharedBatch] = {}
 
     def attribute(self, spec: MethodSpec, on_progress: Progress = no_progress) -> Attribution:
         """Compute the maps of a method.
@@ -43,11 +44,12 @@ class SharedMaps:
         """
         request = MethodRequest.of(self._model, spec, self._images)
         self._stopwatch.on_progress = on_progress
-        if request.layer not in self._batches:
+        for target in set(self._items.targets.tolist()):
+            request.explained.check_class(self._model, target)
+        key = request.model, request.layer, request.explained
+        if key not in self._batches:
             chunk = rows_at_once(self._model, (self._images.shape[2], self._images.shape[3]), self._options.batch_size)
-            self._batches[request.layer] = SharedBatch.at(
-                self._model, request.layer, self._items, chunk, self._options.seed, self._stopwatch
-            )
-        with self._model.session(self._options.fast):
-            self._batches[request.layer].attribute(request)
+            self._batches[key] = SharedBatch.at(*key, self._items, chunk, self._options.seed, self._stopwatch)
+        with request.model.session(self._options.fast):
+            self._batches[key].attribute(request)
         return Attribution.of(request, self._options.seed, self._images)

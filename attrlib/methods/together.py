@@ -15,6 +15,8 @@ from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import half, out_of_memory
 from attrlib.progress import Progress
 from attrlib.specs import MethodSpec
+from attrlib.targets import Target
+from attrlib.targets import create as create_target
 
 
 class Stopwatch:
@@ -38,11 +40,16 @@ class Stopwatch:
 
 @dataclass
 class MethodRequest:
-    """A requested method and its results so far: maps, targets and diagnostics batch by batch, or the error that it raised."""
+    """A requested method and its results so far: maps, targets and diagnostics batch by batch, or the error that it raised.
+
+    `model` is the view of the classifier that the target reads.
+    """
 
     spec: MethodSpec
     method: Method
+    model: Classifier
     layer: Layer
+    explained: Target
     maps: list[Tensor] = field(default_factory=list)
     target: list[int] = field(default_factory=list)
     diagnostics: dict[str, list[float]] = field(default_factory=dict)
@@ -61,13 +68,16 @@ class MethodRequest:
         Raises:
             MethodError: If the method is unknown or not defined for the model.
             LayerError: If the model has no such layer.
+            TargetError: If the target is unknown or not defined for the model.
             SpecError: If a parameter is not valid.
         """
-        spec = resolve(spec)
-        method, layer = instance(spec), model.layer(spec.layer, (images.shape[2], images.shape[3]))
-        check_defined(method, model, layer)
-        model.split(layer, images.shape[1:])
-        return cls(spec, method, layer)
+        spec, size = resolve(spec), (images.shape[2], images.shape[3])
+        method, target, layer = instance(spec), create_target(spec.target), model.layer(spec.layer, size)
+        check_defined(method, model, layer, target, size)
+        view = target.view(model)
+        layer = layer if view is model else view.layer(spec.layer, size)
+        view.split(layer, images.shape[1:])
+        return cls(spec, method, view, layer, target)
 
     def attribute(self, context: AttributionContext) -> None:
         """Compute the maps of a context's items, and add them to the results.
@@ -128,12 +138,15 @@ class SharedBatch:
         self._halves: list[SharedBatch] = []
 
     @classmethod
-    def at(cls, model: Classifier, layer: Layer, items: Items, chunk: int, seed: int, stopwatch: Stopwatch) -> "SharedBatch":
+    def at(
+        cls, model: Classifier, layer: Layer, target: Target, items: Items, chunk: int, seed: int, stopwatch: Stopwatch
+    ) -> "SharedBatch":
         """Return the batch of items at a layer of a model.
 
         Args:
-            model: The classifier.
+            model: The classifier, or the view of it that the target reads.
             layer: The layer.
+            target: What is explained.
             items: The items.
             chunk: Maximum number of rows in one pass.
             seed: Seed of all random draws.
@@ -141,7 +154,9 @@ class SharedBatch:
         """
 
         def make(items: Items, rows: int) -> AttributionContext:
-            return AttributionContext(model, layer, items.images, items.targets, items.owners, seed, rows, stopwatch.report, stopwatch.read)
+            return AttributionContext(
+                model, layer, items.images, items.targets, items.owners, target, seed, rows, stopwatch.report, stopwatch.read
+            )
 
         return cls(items, chunk, make)
 

@@ -12,6 +12,7 @@ from attrlib.specs.model import FITS, INTERPOLATIONS, LARGEST, OUTPUTS, ModelSpe
 from attrlib.specs.protocol import ProtocolSpec, parse_protocols
 from attrlib.specs.run import CLASSES, IN_MEMORY, RunSpec
 from attrlib.specs.study import StudySpec
+from attrlib.specs.target import LOGIT, TargetSpec
 from attrlib.specs.text import read_list, whole
 from attrlib.specs.view import SCALES, SIGNS, View, ViewSpec
 
@@ -22,6 +23,7 @@ __all__ = [
     "INTERPOLATIONS",
     "IN_MEMORY",
     "LARGEST",
+    "LOGIT",
     "NUMERICS",
     "OUTPUTS",
     "SCALES",
@@ -36,6 +38,7 @@ __all__ = [
     "Size",
     "Spec",
     "StudySpec",
+    "TargetSpec",
     "View",
     "ViewSpec",
     "at_layers",

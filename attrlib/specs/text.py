@@ -1,5 +1,6 @@
 """Parse and write text forms: NAME:key=value, comma-separated lists, and whole numbers."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -10,15 +11,20 @@ T = TypeVar("T")
 MOST = 2**31 - 1
 """Largest allowed seed, index or number of items."""
 Pairs = tuple[tuple[str, Value], ...]
+_BEFORE_KEY = r":(?=\s*\w+\s*=)"
 
 
-def read_pairs(text: str) -> tuple[str, Pairs]:
+def read_pairs(text: str, colons: bool = False) -> tuple[str, Pairs]:
     """Parse NAME:key=value:key=value into the part before the first colon and the pairs after it. Values stay text.
+
+    Args:
+        text: The text.
+        colons: Whether values may contain colons, except before another `key=`.
 
     Raises:
         SpecError: If a pair is not key=value, or a key is given twice.
     """
-    head, *pairs = text.strip().split(":")
+    head, *pairs = re.split(_BEFORE_KEY, text.strip()) if colons else text.strip().split(":")
     params: list[tuple[str, Value]] = []
     for pair in pairs:
         key, equals, value = pair.partition("=")

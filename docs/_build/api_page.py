@@ -13,13 +13,13 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Data": ("Data sets and single pictures.", ("load_dataset", "list_datasets", "open_image")),
     "Methods and protocols": (
         "What is registered. Formulas and parameters: [methods](methods.md) and [protocols](protocols.md).",
-        ("list_methods", "list_presets", "list_protocols", "Preset", "load_custom"),
+        ("list_methods", "list_targets", "list_presets", "list_protocols", "Preset", "load_custom"),
     ),
     "Maps": ("Post-processing of maps.", ("resize", "smooth")),
     "Results": ("What the verbs return.", ("Attribution", "Score", "RunResult", "Aggregate", "Diagnosis")),
     "Specs": (
         "What a result depends on, as plain data with a text form.",
-        ("MethodSpec", "ModelSpec", "ProtocolSpec", "ExplainSpec", "RunSpec", "ViewSpec", "AggregateSpec", "StudySpec"),
+        ("MethodSpec", "TargetSpec", "ModelSpec", "ProtocolSpec", "ExplainSpec", "RunSpec", "ViewSpec", "AggregateSpec", "StudySpec"),
     ),
     "Errors": (
         "All are subclasses of `AttrlibError`. A message says what is wrong and what to do; see [troubleshooting](../troubleshooting.md).",

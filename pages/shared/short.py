@@ -6,13 +6,15 @@ from attrlib.methods import METHODS
 from attrlib.methods import resolve as resolve_method
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
+from attrlib.targets import short as short_target
 
 
 def short_method(spec: MethodSpec) -> MethodSpec:
     """Return the method without its default layer and default parameters. Raises `AttrlibError` if it is invalid."""
     resolved, default = resolve_method(spec), resolve_method(MethodSpec(spec.name))
     layer = "" if resolved.layer == METHODS[resolved.name].default_layer else resolved.layer
-    return MethodSpec(resolved.name, layer, tuple(pair for pair in resolved.params if pair not in default.params))
+    params = tuple(pair for pair in resolved.params if pair not in default.params)
+    return MethodSpec(resolved.name, layer, params, short_target(resolved.target))
 
 
 def short_protocol(spec: ProtocolSpec) -> ProtocolSpec:

@@ -13,7 +13,7 @@ import pytest
 import attrlib
 from attrlib.errors import AttrlibError, MethodError, SpecError
 from attrlib.registry import Param, Registry, param, params_of, parse_params
-from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec, canonical, digest, parse_methods, whole
+from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, TargetSpec, ViewSpec, canonical, digest, parse_methods, whole
 
 STEPS = Param("steps", int, 20, "Steps", low=1, high=1000)
 SIGMA = Param("sigma", float, 0.1, "Width", low=0.0, high=2.5)
@@ -257,6 +257,9 @@ def test_every_error_is_one_of_the_library():
         ("IG@", MethodSpec("IG")),
         ("IG:text=a=b", MethodSpec("IG", "", (("text", "a=b"),))),
         ("IG:text=", MethodSpec("IG", "", (("text", ""),))),
+        ("IG:target=probability", MethodSpec("IG", target=TargetSpec("probability"))),
+        ("IG@Final:steps=20:target=contrast:k=3", MethodSpec("IG", "Final", (("steps", "20"),), TargetSpec("contrast", (("k", "3"),)))),
+        ("IG:target=similarity:to=sample:cat", MethodSpec("IG", target=TargetSpec("similarity", (("to", "sample:cat"),)))),
     ],
 )
 def test_a_method_is_read_from_text(text, spec):
@@ -389,7 +392,7 @@ FULL = ExplainSpec(
         "timm:resnet18", "my.pth", (32, 48), "sigmoid", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic", 0.9, "squash", 4095.0, (2, 1, 0)
     ),
     image="photo.jpg",
-    methods=(MethodSpec("IG", "Final", (("steps", "20"),)), MethodSpec("Grad-CAM", "Middle")),
+    methods=(MethodSpec("IG", "Final", (("steps", "20"),), TargetSpec("contrast", (("k", "2"),))), MethodSpec("Grad-CAM", "Middle")),
     target=3,
     seed=4,
     view=ViewSpec("positive", 5, 0.5, "shared", 98.0, "RdBu", "Magma"),
@@ -538,7 +541,7 @@ def test_a_link_does_not_depend_on_the_defaults_of_its_reader():
 def test_a_link_can_be_read_by_people():
     link = dataclasses.replace(FULL, model=ModelSpec("timm:resnet18"), target=None).link()
     assert "model=timm:resnet18&" in link
-    assert "&methods=IG@Final:steps=20,Grad-CAM@Middle&" in link
+    assert "&methods=IG@Final:steps=20:target=contrast:k=2,Grad-CAM@Middle&" in link
     assert "&target=predicted&" in link
 
 

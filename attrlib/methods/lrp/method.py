@@ -43,7 +43,7 @@ class LRP(ByChannel):
 
     name, family, paper, fast = "LRP", "gradient", LRP_PAPER, True
     needs = ("only activations that are zero at zero, maxima and linear layers",)
-    operations = True
+    operations = linear = True
     rule: str = param("epsilon", "Rule of convolutions", choices=rule_names(reads_pixels=False))
     epsilon: float = param(1e-6, "Added to the magnitude of denominators to keep them off zero", low=1e-9, high=10.0)
     first: str = param(SAME, "Rule of the convolution that reads the pixels", choices=(SAME, *rule_names(reads_pixels=True)))
