@@ -17,7 +17,7 @@ import timm
 import torch
 import torch.nn.functional as F  # noqa: N812
 from support import method_nets
-from support.method_nets import CLASSES, MODELS, SMALL, ChannelsLast, Functional, Rectified, Unread, Writes, made, pictures
+from support.method_nets import CLASSES, MODELS, SMALL, ChannelsLast, Functional, Rectified, Unread, Writes, made, pictures, snapshot
 from support.nets import Transformer
 from support.numbers import SEED
 from torch import Tensor, nn
@@ -289,17 +289,6 @@ class Fuse:
         self.left -= 1
         if self.left == 0:
             raise ArithmeticError("blown")
-
-
-def snapshot(module: nn.Module) -> dict[str, object]:
-    """Everything of a module that a computation might change, as bytes and plain values."""
-    state: dict[str, object] = {k: (v.data_ptr(), v.numpy().tobytes()) for k, v in module.state_dict().items()}
-    for path, p in module.named_parameters():
-        state[f"{path} grad"] = (p.requires_grad, None if p.grad is None else (p.grad.data_ptr(), p.grad.numpy().tobytes()))
-    for path, m in module.named_modules():
-        hooks = {k: [id(h) for h in v.values()] for k, v in vars(m).items() if "hooks" in k and isinstance(v, dict)}
-        state[f"{path} module"] = (m.training, sorted(vars(m)), hooks)
-    return state
 
 
 @cache
