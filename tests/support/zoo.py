@@ -20,6 +20,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
+from attrlib.models.filled import calibrate, fill
 from support.numbers import SEED
 
 CLASSES = 4
@@ -110,61 +111,19 @@ def member(family: str) -> attrlib.Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         module = FAMILIES[family]().eval()
-    fill(module)
-    calibrate(module, pictures(family, 32, seed=2))
+    fill(module, SEED)
+    images, head = pictures(family, 32, seed=2), module.get_classifier()
+    calibrate(module, images)
+    with torch.no_grad():
+        # No probability is near 0 or 1, and every class is predicted for some image.
+        head.weight /= module(images).std(0).mean()
+        head.bias -= module(images).mean(0)
     return attrlib.wrap_model(module, size(family))
 
 
 def size(family: str) -> int:
     """Return the height and width of a member's images."""
     return 2 * SIZE if family in LARGE else SIZE
-
-
-@torch.no_grad()
-def fill(module: nn.Module) -> None:
-    """Give a network weights with which every operation matters, as after training.
-
-    At their initial values, layer scales are 1e-6, and biases and position embeddings zero: a method
-    could ignore them without a difference.
-    """
-    generator = torch.Generator().manual_seed(SEED)
-
-    def normal(values: Tensor, scale: float, mean: float = 0.0) -> None:
-        values.copy_(mean + scale * torch.randn(values.shape, generator=generator))
-
-    for part in module.modules():
-        for name, values in part.named_parameters(recurse=False):
-            if name.endswith("bias"):
-                normal(values, 0.2)
-            elif values.dim() == 1 or name in ("gamma", "gamma_1", "gamma_2", "logit_scale") or values.squeeze().dim() == 1:
-                _scale(values, generator)
-            elif isinstance(part, nn.Linear | nn.Conv2d):
-                # Variance of the outputs about that of the inputs, times the gain that makes up for rectifiers.
-                normal(values, (1.5 / values[0].numel()) ** 0.5)
-            else:
-                # Position embeddings, tables of relative positions, and class tokens.
-                normal(values, 0.5)
-
-
-def _scale(values: Tensor, generator: torch.Generator) -> None:
-    """Fill with positive scales about 1, none of which is 1."""
-    values.copy_(0.6 + 0.8 * torch.rand(values.shape, generator=generator))
-
-
-@torch.no_grad()
-def calibrate(module: nn.Module, images: Tensor) -> None:
-    """Set the statistics of BatchNorm to those of images, and scale and centre the logits."""
-    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
-    for part in norms:
-        part.momentum = 1.0
-        part.train()
-    module(images)
-    for part in norms:
-        part.momentum = 0.1
-        part.eval()
-    head = module.get_classifier()
-    head.weight /= module(images).std(0).mean()
-    head.bias -= module(images).mean(0)
 
 
 def pictures(family: str, count: int, seed: int = 1) -> Tensor:
