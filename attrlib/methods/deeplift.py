@@ -40,7 +40,8 @@ class DeepLIFT(OfRules, ByChannel):
     In transformers and gated networks, a product of two activations gives each its Shapley value, with multipliers (b + b_b) / 2 and
     (a + a_b) / 2; norms and softmax are taken apart into squares, exponentials, sums, roots and products (Lundberg and Lee 2017).
 
-    The attributions sum to f(x) - f(b); the relative error is returned in the diagnostics as `convergence`.
+    The attributions sum to f(x) - f(b); the relative error is returned in the diagnostics as `convergence`. At a layer followed by a
+    LayerNorm, which is singular at zero, multipliers from the baseline `zeros` are large and cancel: use `black` or `blur` there.
     """
 
     name, family, paper, fast = "DeepLIFT", "gradient", DEEPLIFT, True
