@@ -82,14 +82,14 @@ class LeGrad(AttentionMethod):
         """Return the mean over heads and queries of the positive gradient in a block's attention (N,T)."""
         with torch.enable_grad():
             logits = head.logits(tokens.mean(1, keepdim=True).expand_as(tokens), rows)
-        (slope,) = derivatives(head, rows, logits, [matrix], keep=True)
+        (slope,) = derivatives(logits, head.slopes(logits, rows), [matrix], keep=True)
         return slope.relu().mean((1, 2))
 
     def _pooling(self, head: AttributionContext, tokens: Tensor, rows: Tensor, blocks: Blocks) -> Tensor:
         """Return the mean over heads and learned queries of the positive gradient in the attention that pools a block's tokens (N,T)."""
         with torch.enable_grad(), Attentions() as seen:
             logits = head.logits(tokens.detach().requires_grad_(), rows)
-        (slope,) = derivatives(head, rows, logits, blocks.of(seen.matrices, blocks.total - 1))
+        (slope,) = derivatives(logits, head.slopes(logits, rows), blocks.of(seen.matrices, blocks.total - 1))
         return blocks.steps[-1].rows(slope.relu(), blocks.read).mean((1, 2))
 
     def _paths(self, blocks: Blocks) -> Sequence[str]:
