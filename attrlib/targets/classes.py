@@ -83,7 +83,9 @@ class Contrast(_Weighted):
 
     def check(self, model: Classifier, layer: Layer) -> None:
         others = len(model.class_names) - 1
-        if not model.outputs.has_classes or others < 1:
+        if not model.outputs.has_classes:
+            raise TargetError(f"contrast compares classes, but the outputs of {model.name} are numbers; choose target=logit")
+        if others < 1:
             raise TargetError(f"contrast needs another class to compare with, but {model.name} has a single output; choose target=logit")
         if self.k is not None and self.k > others:
             raise TargetError(f"contrast:k={self.k} needs {self.k} other classes, but {model.name} has {others}; choose a smaller k")
@@ -166,12 +168,19 @@ class Labels(_Weighted):
         indices = self._indices(model)
         if len(set(indices)) < len(indices):
             raise TargetError(f"labels:classes={self.classes} names a class twice; name each once")
+        if model.outputs.kind == "binary" and len(indices) > 1:
+            raise TargetError(f"{model.name} has one logit for two classes, whose sum is zero for every image; name one of them")
 
     def key(self, model: Classifier) -> tuple[object, ...]:
         return self.name, *sorted(self._indices(model))
 
     def _indices(self, model: Classifier) -> list[int]:
-        return [_index(model, text, f"labels:classes={self.classes}") for text in self.classes.split(JOIN)]
+        try:
+            return [_index(model, text, f"labels:classes={self.classes}") for text in self.classes.split(JOIN)]
+        except TargetError as error:
+            if any(JOIN in name for name in model.class_names):
+                raise TargetError(f"{error} Give a class whose name contains {JOIN} by its index.") from None
+            raise
 
     def weights(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Tensor:
         weights = torch.zeros(len(classes), len(model.class_names), device=classes.device)
