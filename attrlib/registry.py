@@ -56,6 +56,7 @@ class Param:
         noun: Name for one of the `choices` in messages.
         missing: Error message if a required field is missing.
         positional: Whether the value is a positional argument on the command line.
+        names: What a text names: `class`, `classes` or `layer`. Forms then offer those of the model.
         path: Attribute names that lead to the value, for a field of a nested spec.
     """
 
@@ -77,6 +78,7 @@ class Param:
     noun: str = ""
     missing: str = ""
     positional: bool = False
+    names: str = ""
     path: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property

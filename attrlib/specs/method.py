@@ -75,7 +75,7 @@ def methods_param() -> Any:
     """Declare the field for the methods of a spec, whose text form is a comma-separated list."""
     return param(
         REQUIRED,
-        "Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all",
+        "Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, finer-cam, or all",
         read=parse_methods,
         write=write_list,
         missing="no method given: add for example --methods IG,Grad-CAM; python -m attrlib methods lists them",

@@ -12,7 +12,7 @@ from attrlib.errors import SpecError, TargetError
 from attrlib.models import Classifier, Layer
 from attrlib.models.head import class_weights
 from attrlib.registry import Paper, param
-from attrlib.targets.base import TARGETS, Target
+from attrlib.targets.base import TARGETS, Target, class_name
 from attrlib.targets.readout import ClassLogit, ClassProbability, Readout, Weighted
 
 FINER = Paper("Zhang et al. 2025", "Finer-CAM: Spotting the Difference Reveals Finer Details", "https://arxiv.org/abs/2501.11309")
@@ -45,6 +45,9 @@ class Probability(Target):
         if not model.outputs.has_classes:
             raise TargetError(f"{model.name} predicts a number, which has no probability; choose target=logit")
 
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"probability of {super().phrase(model, target)}"
+
     def readout(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Readout:
         return ClassProbability(classes, model.outputs)
 
@@ -75,8 +78,10 @@ class Contrast(_Weighted):
 
     name, title, paper, about_class = "contrast", "Contrast with similar classes", FINER, True
     needs = ("two classes",)
-    k: int | None = param(None, "Number of similar classes", low=1, high=1000, auto=f"{SIMILAR}, or all others if there are fewer")
-    by: str = param("weights", "How similar classes are found", choices=("weights", "logits"))
+    k: int | None = param(
+        None, "Number of similar classes", label="Similar classes", low=1, high=1000, auto=f"{SIMILAR}, or all others if there are fewer"
+    )
+    by: str = param("weights", "How similar classes are found", label="Similar by", choices=("weights", "logits"))
     strength: float = param(1.0, "Factor of the similar classes", above=0.0, high=1.0)
 
     def check(self, model: Classifier, layer: Layer) -> None:
@@ -92,6 +97,9 @@ class Contrast(_Weighted):
                         f"contrast compares the weights of classes, but the logits of {model.name} are not the output of one linear layer; "
                         "choose contrast:by=logits"
                     )
+
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"{super().phrase(model, target)} rather than similar classes"
 
     def weights(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Tensor:
         if self.by == "weights":
@@ -115,7 +123,7 @@ class Versus(_Weighted):
 
     name, title = "versus", "Versus another class"
     needs = ("two classes",)
-    other: str = param("", "Index or name of the other class")
+    other: str = param("", "Index or name of the other class", names="class", label="Other class")
 
     def check(self, model: Classifier, layer: Layer) -> None:
         if not self.other:
@@ -124,7 +132,10 @@ class Versus(_Weighted):
 
     def check_class(self, model: Classifier, target: int) -> None:
         if target == self._index(model):
-            raise TargetError(f"versus compares class {target} ({_name(model, target)}) with itself; choose another class as `other`")
+            raise TargetError(f"versus compares class {target} ({class_name(model, target)}) with itself; choose another class as `other`")
+
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"{super().phrase(model, target)} rather than {class_name(model, self._index(model))}"
 
     def key(self, model: Classifier) -> tuple[object, ...]:
         return self.name, self._index(model)
@@ -144,7 +155,7 @@ class Labels(_Weighted):
     """The sum of the logits of a set of classes, such as all labels of a picture with several."""
 
     name, title = "labels", "Set of classes"
-    classes: str = param("", f"Indices or names of the classes, separated by {JOIN}")
+    classes: str = param("", f"Indices or names of the classes, separated by {JOIN}", names="classes")
 
     def check(self, model: Classifier, layer: Layer) -> None:
         if not self.classes:
@@ -152,6 +163,9 @@ class Labels(_Weighted):
         indices = self._indices(model)
         if len(set(indices)) < len(indices):
             raise TargetError(f"labels:classes={self.classes} names a class twice; name each once")
+
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f" {JOIN} ".join(class_name(model, index) for index in self._indices(model))
 
     def key(self, model: Classifier) -> tuple[object, ...]:
         return self.name, *sorted(self._indices(model))
@@ -172,6 +186,9 @@ class Negative(_Weighted):
 
     name, title = "negative", "Against the class"
 
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"against {super().phrase(model, target)}"
+
     def weights(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Tensor:
         return -_one_hot(model, classes)
 
@@ -181,7 +198,3 @@ def _index(model: Classifier, text: str, owner: str) -> int:
         return model.target(text)
     except SpecError as error:
         raise TargetError(f"{owner}: {str(error).removeprefix('target=')}") from None
-
-
-def _name(model: Classifier, target: int) -> str:
-    return model.class_names[target].split(",")[0]

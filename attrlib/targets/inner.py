@@ -155,8 +155,11 @@ class Channel(_AtLayer):
 
     name, title, paper = "channel", "Channel of a layer", FEATURES
     needs = ("an inner layer",)
-    layer: str = param("", "Middle, Final or a module path")
-    index: int = param(0, "Index of the channel", low=0, high=1_000_000)
+    layer: str = param("", "Middle, Final or a module path", names="layer")
+    index: int = param(0, "Index of the channel", label="Channel", low=0, high=1_000_000)
+
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"channel {self.index} of {self.layer}"
 
     def _check_position(self, at: Layer) -> None:
         _check_index(self.name, "index", self.index, at.layout.channels, "channels", at)
@@ -172,10 +175,13 @@ class Neuron(_AtLayer):
 
     name, title, paper = "neuron", "Neuron of a layer", FEATURES
     needs = ("an inner layer",)
-    layer: str = param("", "Middle, Final or a module path")
-    index: int = param(0, "Index of the channel", low=0, high=1_000_000)
+    layer: str = param("", "Middle, Final or a module path", names="layer")
+    index: int = param(0, "Index of the channel", label="Channel", low=0, high=1_000_000)
     row: int = param(0, "Row of the position", low=0, high=100_000)
     column: int = param(0, "Column of the position", low=0, high=100_000)
+
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"channel {self.index} of {self.layer} at row {self.row}, column {self.column}"
 
     def _check_position(self, at: Layer) -> None:
         _check_index(self.name, "index", self.index, at.layout.channels, "channels", at)

@@ -1,7 +1,7 @@
 """Tiles of equal size, each with one map and its facts, or a placeholder of the same layout while the map is missing."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -23,15 +23,27 @@ from pages.shared.jobs import sentence
 from pages.shared.times import duration
 
 CONVERGENCE_WARNING = 0.05
+LINE = "1.5rem"
+"""Height of a line in the list of classes, and of the button beside it with its margin."""
+_BUTTONS = f"""
+.st-key-rather button {{ height: 1.2rem; min-height: 1.2rem; margin-bottom: calc({LINE} - 1.2rem); padding: 0 .4rem; }}
+.st-key-rather button:disabled {{ visibility: hidden; }}
+.st-key-rather button p {{ font-size: .75rem; }}
+"""
+"""The button of the explained class only keeps its place."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in the grid: the method and the job that computes its map, or the reason why there is no map."""
+    """A place in the grid: the method and the job that computes its map, or the reason why there is no map.
+
+    `explained` is the target of the method in words; it is empty for the logit.
+    """
 
     method: MethodSpec
     job: Job | None
     refusal: str = ""
+    explained: str = ""
 
     @property
     def done(self) -> bool:
@@ -45,14 +57,30 @@ class Slot:
 
 
 @dataclass(frozen=True, eq=False)
+class Rather:
+    """The choice of another class, to explain why the model sees the one rather than the other.
+
+    Attributes:
+        target: Index of the explained class.
+        other: Index of the class that it is compared with at present, or None.
+        choose: Called with the index of a class that was clicked.
+    """
+
+    target: int
+    other: int | None
+    choose: Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
 class Strip:
     """The tiles of one model: the photo as the model sees it with its most probable classes, and one slot per method."""
 
     name: str
     photo: Image.Image
     title: str
-    top: list[Reading]
+    top: Mapping[int, Reading]
     slots: list[Slot]
+    rather: Rather | None = None
 
 
 def show_strips(strips: Sequence[Strip], view: ViewSpec, in_threes: bool = False) -> None:
@@ -85,15 +113,33 @@ def _show_photo(strip: Strip, with_classes: bool) -> None:
     alt = f"The photo as the model sees it, explained for {strip.title}"
     st.image(_photo(digest(strip.photo.tobytes()), strip.photo), width="stretch", alt=alt)
     if with_classes:
-        st.html(bars(strip.top))
+        if strip.rather is None:
+            st.html(bars(strip.top.values()))
+        else:
+            _show_classes(strip.top, strip.rather)
+
+
+def _show_classes(top: Mapping[int, Reading], rather: Rather) -> None:
+    """Show the classes with their probabilities, and beside each other one a button to explain the class rather than that one."""
+    name = top[rather.target].name if rather.target in top else "this class"
+    st.html(f"<style>{_BUTTONS}</style>")
+    with st.container(horizontal=True, gap="xxsmall"):
+        st.html(bars(top.values()), width="stretch")
+        with st.container(gap=None, width="content", key="rather"):
+            for index, each in top.items():
+                own, active = index == rather.target, index == rather.other
+                hint = None if own else f"Explained: {name} rather than {each.name}" if active else f"Why {name} rather than {each.name}?"
+                if st.button("vs", key=f"rather-{index}", help=hint, disabled=own, type="primary" if active else "tertiary"):
+                    rather.choose(index)
 
 
 def _tile(slot: Slot, view: ViewSpec) -> Tile:
     assert slot.job is not None
     shown = tile(slot.job.result, view)
     seconds = slot.job.result.seconds
-    # Unknown for a map that was computed on another device.
-    return shown if math.isnan(seconds) else replace(shown, subtitle=f"{shown.subtitle} · {duration(seconds)}")
+    # The time is unknown for a map that was computed on another device.
+    parts = [shown.subtitle, slot.explained, "" if math.isnan(seconds) else duration(seconds)]
+    return replace(shown, subtitle=" · ".join(filter(None, parts)))
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
@@ -131,7 +177,7 @@ def _badge(diagnostics: Mapping[str, tuple[float, ...]]) -> None:
 
 def _show_blank(slot: Slot, photo: Image.Image) -> None:
     job = slot.job
-    head(slot.method.name, slot.method.layer)
+    head(slot.method.name, " · ".join(filter(None, (slot.method.layer, slot.explained))))
     st.image(blank(photo.size), width="stretch", alt="No map yet")
     if job is not None:
         job_status.waits_for(job, small=True)
@@ -169,19 +215,19 @@ def colour_bar(colours: str, labels: Sequence[str]) -> str:
     )
 
 
-def bars(top: Sequence[Reading]) -> str:
-    """Return the HTML of a model's readings, with a bar for each probability."""
-    rows = [
-        f'<div style="display:flex;justify-content:space-between;gap:.5rem"><span>{escape(each.name)}</span><span>{escape(each.text)}</span></div>'
-        + (
-            f'<div style="height:.2rem;margin-bottom:.2rem;width:{max(each.value, 0.005):.1%};background:currentColor;opacity:.55"></div>'
-            if each.is_probability
-            else ""
-        )
-        for each in top
-    ]
+def bars(top: Iterable[Reading]) -> str:
+    """Return the HTML of a model's readings, with a bar for each probability. All lines have the height `LINE`."""
+    top = list(top)
     label = "Most probable classes" if all(each.is_probability for each in top) else "Predicted numbers"
-    return f'<div role="list" aria-label="{label}" style="font-size:.8rem;line-height:1.25">{"".join(rows)}</div>'
+    return f'<div role="list" aria-label="{label}" style="font-size:.8rem;line-height:1.25">{"".join(map(_bar, top))}</div>'
+
+
+def _bar(reading: Reading) -> str:
+    name = f'<span title="{escape(reading.name)}" style="overflow:hidden;text-overflow:ellipsis">{escape(reading.name)}</span>'
+    line = f'<div style="display:flex;justify-content:space-between;gap:.5rem;white-space:nowrap">{name}<span>{escape(reading.text)}</span></div>'
+    width = f"{max(reading.value, 0.005):.1%}"
+    bar = f'<div style="height:.2rem;width:{width};background:currentColor;opacity:.55"></div>' if reading.is_probability else ""
+    return f'<div role="listitem" style="height:{LINE}">{line}{bar}</div>'
 
 
 @st.cache_data(max_entries=256, show_spinner=False)

@@ -80,7 +80,7 @@ def test_an_uploaded_photo_is_explained(app, browser, tmp_path):
 def test_what_was_chosen_stays_with_another_photo_whose_classes_have_other_labels(app, browser):
     page = visit(browser, f"{app}?methods=IxG&image=sample:cat")
     wait_for_maps(page, 1)
-    target = page.get_by_role("combobox", name="Target", exact=True)
+    target = page.get_by_role("combobox", name="Class", exact=True)
     expect(target).to_have_value(re.compile("predicted: tiger cat"))
     for box, option in (("Photo", "coffee"), ("Layer", re.compile("^Final"))):
         before = wait_for_maps(page, 1)
