@@ -126,8 +126,6 @@ class Versus(_Weighted):
     other: str = param("", "Index or name of the other class", names="class", label="Other class")
 
     def check(self, model: Classifier, layer: Layer) -> None:
-        if not self.other:
-            raise TargetError("versus needs another class: write versus:other=CLASS, with its index or name")
         self._index(model)
 
     def check_class(self, model: Classifier, target: int) -> None:
@@ -141,6 +139,8 @@ class Versus(_Weighted):
         return self.name, self._index(model)
 
     def _index(self, model: Classifier) -> int:
+        if not self.other:
+            raise TargetError("versus needs another class: write versus:other=CLASS, with its index or name")
         return _index(model, self.other, f"versus:other={self.other}")
 
     def weights(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Tensor:
@@ -158,8 +158,6 @@ class Labels(_Weighted):
     classes: str = param("", f"Indices or names of the classes, separated by {JOIN}", names="classes")
 
     def check(self, model: Classifier, layer: Layer) -> None:
-        if not self.classes:
-            raise TargetError(f"labels needs a set of classes: write labels:classes=CLASS{JOIN}CLASS, with their indices or names")
         indices = self._indices(model)
         if len(set(indices)) < len(indices):
             raise TargetError(f"labels:classes={self.classes} names a class twice; name each once")
@@ -171,6 +169,8 @@ class Labels(_Weighted):
         return self.name, *sorted(self._indices(model))
 
     def _indices(self, model: Classifier) -> list[int]:
+        if not self.classes:
+            raise TargetError(f"labels needs a set of classes: write labels:classes=CLASS{JOIN}CLASS, with their indices or names")
         return [_index(model, text, f"labels:classes={self.classes}") for text in self.classes.split(JOIN)]
 
     def weights(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Tensor:

@@ -98,13 +98,18 @@ class _AtLayer(Target):
     def check(self, model: Classifier, layer: Layer) -> None:
         if type(model) is not Classifier:
             raise TargetError(f"{self.name} reads a layer of a single image; explain the grid by the target logit")
+        at = self._at(model)
+        check_upstream(model, layer, at.path, f"{self.name}:layer={self.layer}")
+        self._check_position(at)
+
+    def _at(self, model: Classifier) -> Layer:
+        """Return the layer that the target reads."""
         if not self.layer:
             raise TargetError(f"{self.name} needs a layer: write {self.name}:layer=LAYER with Middle, Final or a module path")
         at = model.layer(self.layer)
         if not at.path:
             raise TargetError(f"{self.name}:layer=Input is the image itself; choose Middle, Final or a module path")
-        check_upstream(model, layer, at.path, f"{self.name}:layer={self.layer}")
-        self._check_position(at)
+        return at
 
     @abstractmethod
     def _check_position(self, at: Layer) -> None:
@@ -115,10 +120,10 @@ class _AtLayer(Target):
         """Return the number (B,) of the layer's values (B,C,h,w)."""
 
     def key(self, model: Classifier) -> tuple[object, ...]:
-        return (self.name, model.layer(self.layer).path, *(getattr(self, p.name) for p in params_of(type(self)) if p.name != "layer"))
+        return (self.name, self._at(model).path, *(getattr(self, p.name) for p in params_of(type(self)) if p.name != "layer"))
 
     def view(self, model: Classifier) -> Classifier:
-        at = model.layer(self.layer)
+        at = self._at(model)
         batch_dim = model.split(at).batch_dim
 
         def reading(values: Tensor) -> Tensor:

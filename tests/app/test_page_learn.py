@@ -115,8 +115,8 @@ def other(p: Param, value: object) -> object:
 # Lessons
 
 
-def test_there_are_twelve_lessons_and_the_first_one_comes_first():
-    assert len(LESSONS) == 12
+def test_there_are_thirteen_lessons_and_the_first_one_comes_first():
+    assert len(LESSONS) == 13
     at = settle(start())
     assert f"1. {next(iter(LESSONS.values())).title}" in said(at)
     assert link(at)["lesson"] == next(iter(LESSONS))
