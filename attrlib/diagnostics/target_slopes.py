@@ -21,7 +21,7 @@ class TargetSlopes:
     Attributes:
         values: Value of each target at each share, (targets, shares).
         slopes: L2 norm of its gradient with respect to the image, (targets, shares).
-        less: Classes that each target subtracts from the class.
+        less: Classes that each target subtracts; none for a target that is not linear in the logits.
     """
 
     values: Tensor
@@ -76,5 +76,8 @@ def target_slopes(
                 value = readout.values(logits, row)
                 (gradient,) = torch.autograd.grad(value.sum(), faded, retain_graph=True)
                 values[k, place], slopes[k, place] = float(value.detach()), float(gradient.norm())
-        less = tuple(tuple((readout.slopes(clean, row)[0] < 0).nonzero()[:, 0].tolist()) for readout in readouts)
+        less = tuple(
+            tuple((readout.slopes(clean, row)[0] < 0).nonzero()[:, 0].tolist()) if each.linear else ()
+            for each, readout in zip(targets, readouts, strict=True)
+        )
     return TargetSlopes(values, slopes, less)

@@ -31,12 +31,13 @@ class Targets(Lesson):
     title = "What is explained?"
     claim = "A map explains one number. The logit of a class, its probability and its lead over another class are different numbers."
     formula = (
-        r"f_y,\qquad P_y = \frac{e^{f_y}}{\sum_k e^{f_k}},\qquad f_y - \frac{1}{|S|}\sum_{k \in S} f_k,\qquad f_y - f_z\\[0.4em]"
-        r"\nabla P_y = P_y \Big(\nabla f_y - \sum_k P_k \nabla f_k\Big) \to 0 \;\text{ as }\; P_y \to 1"
+        r"f_y,\qquad P_y = e^{f_y} \big/ \textstyle\sum_k e^{f_k}\\[0.4em]"
+        r"f_y - \frac{1}{|S|}\textstyle\sum_{k \in S} f_k,\qquad f_y - f_z\\[0.4em]"
+        r"\nabla P_y = P_y \big(\nabla f_y - \textstyle\sum_k P_k \nabla f_k\big)"
     )
     letters = (
-        "f: the logits. y: the class. P: its probability. S: the three classes with the most similar weights (contrast). "
-        "z: the most probable other class (versus)."
+        "f: the logits. y: the class. P: its probability, whose gradient vanishes as it nears 1. S: the three classes with the most similar "
+        "weights (contrast). z: the most probable other class (versus)."
     )
     paper = FINER
     target: str = param("probability", "What is explained instead of the logit", choices=("probability", "contrast", "versus"))
@@ -70,15 +71,19 @@ class Targets(Lesson):
         return f"{self._words(model.class_names, found, relative)} Rank correlation of the two maps: {signed(alike)}."
 
     def _words(self, names: tuple[str, ...], found: TargetSlopes, relative: torch.Tensor) -> str:
+        here = percent(float(relative[1, WHOLE]))
         if self.target == "probability":
-            here, further = (percent(float(found.slopes[2, k] / found.slopes[0, k])) for k in (WHOLE, -1))
+            steepest = int(relative[1].argmax())
+            ratio, most = (percent(float(found.slopes[1, k] / found.slopes[0, k])) for k in (WHOLE, steepest))
             return (
-                f"At p = {found.values[1, WHOLE]:.3f} the gradient of the probability is {here} as long as that of the logit, and at 1.5 times the "
-                f"contrast, p = {found.values[1, -1]:.3f}, {further}: where the model is sure, the softmax is flat and its gradient vanishes."
+                f"At the photo, p = {found.values[1, WHOLE]:.3f}, the gradient of the probability is {ratio} as long as that of the logit. Where it is "
+                f"steepest, p = {found.values[1, steepest]:.3f}, it is {most}. The surer the model is, the flatter is the softmax."
             )
         others = ", ".join(names[k].split(",")[0] for k in found.less[2])
-        flat = f"its slope at the photo is {percent(float(relative[2, WHOLE]))} of its largest, so it does not saturate as p does"
-        return f"What the class shares with {others} cancels; the rest sets it apart. The difference is a logit: {flat}."
+        return (
+            f"What the class shares with {others} cancels; the rest sets it apart. At the photo, the slope of {self.target} is "
+            f"{percent(float(relative[2, WHOLE]))} of its largest, that of the probability {here}."
+        )
 
     def beyond(self, model: str) -> Beyond:
         return inspect("Grad-CAM,Grad-CAM:target=probability,Grad-CAM:target=contrast,IxG,IxG:target=contrast")
