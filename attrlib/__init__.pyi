@@ -18,6 +18,7 @@ from . import (
     studies,
     targets,
     training,
+    tuning,
 )
 from .aggregation.view import Aggregation
 from .api import compare, explain, score
@@ -53,11 +54,13 @@ from .specs import (
     RunSpec,
     StudySpec,
     TargetSpec,
+    TuneSpec,
     ViewSpec,
 )
 from .store import Store, open_store
 from .studies import StudyResult, list_studies, study
 from .targets import list_targets
+from .tuning import TuneResult, tune
 
 __version__: str
 __all__ = [
@@ -92,6 +95,8 @@ __all__ = [
     "StudySpec",
     "TargetError",
     "TargetSpec",
+    "TuneResult",
+    "TuneSpec",
     "ViewSpec",
     "add_model",
     "aggregate",
@@ -114,5 +119,6 @@ __all__ = [
     "score",
     "smooth",
     "study",
+    "tune",
     "wrap_model",
 ]

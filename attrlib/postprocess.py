@@ -39,19 +39,31 @@ def smooth(maps: Tensor, kernel_size: int) -> Tensor:
     if kernel_size <= 1:
         return maps
     for dim in (2, 3):
-        maps = _smooth_along(maps, kernel_size, dim)
+        maps = _smooth_along(maps, kernel_size // 2, kernel_size / 4, dim)
     return maps
 
 
-def _smooth_along(maps: Tensor, kernel_size: int, dim: int) -> Tensor:
-    """Apply one pass of the separable kernel, as blocks of a banded matrix.
+def gaussian(images: Tensor, sigma: float) -> Tensor:
+    """Blur images with a Gaussian that is cut off at four standard deviations and sums to 1. Borders are padded with zeros.
+
+    Args:
+        images: Images (B,C,H,W).
+        sigma: Standard deviation in pixels; 0 changes nothing.
+    """
+    half = int(4 * sigma + 0.5)
+    for dim in (2, 3) if half else ():
+        images = _smooth_along(images, half, sigma, dim)
+    return images
+
+
+def _smooth_along(maps: Tensor, half: int, sigma: float, dim: int) -> Tensor:
+    """Apply one pass of the separable kernel of 2 half + 1 pixels, as blocks of a banded matrix.
 
     On maps of up to a few hundred pixels this is faster than a convolution.
     """
     length = maps.shape[dim]
-    half = kernel_size // 2
     # On the CPU, because not every device has float64.
-    kernel = torch.exp(-0.5 * (torch.arange(-half, half + 1, dtype=torch.float64) / (kernel_size / 4)) ** 2)
+    kernel = torch.exp(-0.5 * (torch.arange(-half, half + 1, dtype=torch.float64) / sigma) ** 2)
     kernel /= kernel.sum()
     distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]
     band = torch.where(distance.abs() <= half, kernel[distance.clamp(-half, half) + half], 0.0).to(maps)

@@ -57,7 +57,7 @@ METHOD_VARIANTS = (
 )
 """Parameters whose values select another code path of a method."""
 PROTOCOL_VARIANTS = (
-    "sds:baseline=random:output=softmax:sign=absolute",
+    "sds:baseline=random:output=probability:sign=absolute",
     "sds:baseline=blur:grid=2:target=prediction:sign=positive:undefined=zero",
     "ids:steps=3:mode=insertion:order=descending:baseline=blur",
     "ids:steps=3:update=true:target=prediction",
@@ -67,7 +67,7 @@ PROTOCOL_VARIANTS = (
     "robustness:change=brightness",
     "robustness:change=sharpness:tolerance=1",
     "randomisation:stages=2:absolute=true",
-    "parts:output=softmax:sign=positive",
+    "parts:output=probability:sign=positive",
 )
 """Parameters whose values select another code path of a protocol."""
 SCORED = ("IxG", "Grad-CAM", "Grad-CAM@Middle", "SmoothGrad:samples=3", "RISE:samples=6:cells=4:p=0.5", "Random", "Rollout")

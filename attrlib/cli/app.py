@@ -24,6 +24,10 @@ COMMANDS = {
         "aggregate",
         "Sort each method's maps on a data set by score, and average them in bins (AggAtt). Cached results are not computed again.",
     ),
+    "tune": Entry(
+        "tune",
+        "Search the parameters of a method for the best score, and judge it on held-out items. Cached results are not computed again.",
+    ),
     "study": Entry("study", "Answer a question about models, methods and data. Cached results are not computed again."),
     "studies": Entry("study", "List studies with their parameters."),
     "montage": Entry("montage", "Draw one image explained by all methods, for the class that the model predicts."),
@@ -41,6 +45,10 @@ COMMANDS = {
     "download": Entry("lists", "Download a published checkpoint into the cache folder."),
     "methods": Entry(
         "lists", "List attribution methods with their parameters. Custom methods that could not be loaded go to standard error."
+    ),
+    "targets": Entry(
+        "lists",
+        "List targets, what a map explains of the outputs, with their parameters; used as in --methods Grad-CAM:target=contrast:k=3.",
     ),
     "presets": Entry("lists", "List presets: the methods of published studies with their settings, used as in --methods idsds."),
     "protocols": Entry("lists", "List protocols with their parameters."),

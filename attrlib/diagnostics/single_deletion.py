@@ -90,7 +90,7 @@ def cell_score(outputs: CellOutputs, attribution: Attribution, output: str = "lo
     Args:
         outputs: The outputs; see `cell_outputs`.
         attribution: The map, (1,1,h,w).
-        output: The output whose drop counts: `logit` or `softmax`.
+        output: The output whose drop counts: `logit` or `probability`.
     """
     protocol = _protocol(outputs.model, outputs.grid, outputs.baseline, output)
     layer = outputs.model.layer(attribution.spec.layer)

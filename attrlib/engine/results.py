@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import overload
 
 import numpy as np
@@ -85,6 +85,18 @@ class Score:
             counts[item] += 1
             keys.append(item if counts[item] == 1 else f"{item}#{counts[item]}")
         return tuple(keys)
+
+    def select(self, positions: Sequence[int]) -> "Score":
+        """Return the score of some of the items, by their positions."""
+        details = list(self.details)
+        return replace(
+            self,
+            values=self.values[list(positions)],
+            ids=tuple(self.ids[k] for k in positions),
+            items=tuple(self.items[k] for k in positions),
+            details=tuple(details[k] for k in positions),
+            labels=tuple(self.labels[k] for k in positions),
+        )
 
     @property
     def method(self) -> MethodSpec:

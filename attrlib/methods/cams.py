@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.context import AttributionContext
-from attrlib.models import Layer
+from attrlib.methods.trial import check_by_trial
+from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
 
 GRAD_CAM = Paper("Selvaraju et al. 2017", "Grad-CAM: Visual Explanations from Deep Networks", "https://arxiv.org/abs/1610.02391")
@@ -18,6 +20,7 @@ HIRES_CAM = Paper("Draelos and Carin 2020", "Use HiResCAM instead of Grad-CAM", 
 LAYER_CAM = Paper(
     "Jiang et al. 2021", "LayerCAM: Exploring Hierarchical Class Activation Maps", "https://ieeexplore.ieee.org/document/9462463"
 )
+SHAPLEY_CAM = Paper("Cai 2025", "CAMs as Shapley Value-based Explainers", "https://arxiv.org/abs/2501.06261")
 SMOOTH_GRAD_CAM_PP = Paper("Omeiza et al. 2019", "Smooth Grad-CAM++", "https://arxiv.org/abs/1908.01224")
 EIGEN_CAM = Paper(
     "Muhammad and Yeasin 2020", "Eigen-CAM: Class Activation Map using Principal Components", "https://arxiv.org/abs/2008.00299"
@@ -166,6 +169,40 @@ class LayerCAM(GradientCAM):
 
     def weights(self, activations: Tensor, gradient: Tensor) -> Tensor:
         return gradient.relu()
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class ShapleyCAM(Method):
+    """ShapleyCAM: relu(sum_c w_c A_c), w_c the mean over positions of g - H A / 2: gradient g, and Hessian H of the target times A.
+
+    This is the Shapley value of each activation if the target is replaced by its second-order expansion at A. Downstream of the layer,
+    ReLU networks are linear at A: there H is zero for the target `logit`, and the map is that of Grad-CAM.
+    """
+
+    name, family, paper = "ShapleyCAM", "CAM", SHAPLEY_CAM
+    default_layer, signed = "Final", False
+    needs = ("operations with a second derivative",)
+
+    def check(self, model: Classifier, layer: Layer) -> None:
+        check_by_trial(self, model, layer)
+
+    def attribute(self, context: AttributionContext) -> Tensor:
+        try:
+            for _, rows in context.variants(1):
+                gradient, product = context.curvature(context.inputs, rows).unbind(1)
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in ("not implemented", "twice")):
+                raise
+            raise MethodError(
+                f"{self.name} needs second derivatives, but {context.classifier.name} has an operation without one "
+                f"({str(error).splitlines()[0][:160]}); choose Grad-CAM or HiRes-CAM"
+            ) from error
+        weights = context.spatial(gradient - product / 2).mean((2, 3), keepdim=True)
+        return weighted(weights, context.spatial(context.inputs))
+
+    def passes(self, layer: Layer) -> Passes:
+        return Passes(gradient=2)
 
 
 @METHODS.register

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from attrlib.methods.curvature import curvature
+from attrlib.methods.unfused import Unfused
 from attrlib.models import Classifier, Layer
 from attrlib.models.chunks import in_chunks
 from attrlib.models.split import Split
@@ -39,6 +41,7 @@ class AttributionContext:
         chunk: Maximum number of rows in one pass. Results do not depend on it.
         on_progress: Progress callback.
         clock: Returns the time in seconds.
+        readout: The target of the items; by default, it is made from `target`.
         diagnostics: Values per item (B,) by name, to be filled by the method.
         shared_seconds: Seconds that other methods spent on shared values used by the current method.
         setup_seconds: Seconds of computing f_pre.
@@ -56,7 +59,7 @@ class AttributionContext:
     clock: Callable[[], float] = time.perf_counter
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     shared_seconds: float = 0.0
-    _readout: Readout | None = field(default=None, repr=False)
+    readout: Readout | None = field(default=None, repr=False)
     _memo: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +70,8 @@ class AttributionContext:
         self.sources = self._before(self._split, self.images)
         self._owners = torch.arange(len(self.images), device=self.images.device) if self.owners is None else self.owners
         self.inputs = self.per_item(self.sources)
+        # At once, because methods may run later passes with rules that do not apply to those of the target.
+        self._read = self.readout or self.target.readout(self.classifier, self.targets, lambda: self.clean_logits()[self._owners])
         self.setup_seconds = self.clock() - start
 
     def __len__(self) -> int:
@@ -104,13 +109,6 @@ class AttributionContext:
         """Return the target (B,) of the unperturbed items; shared."""
         return self.explained(self.clean_logits()[self._owners], self.rows)
 
-    @property
-    def readout(self) -> Readout:
-        """Return the target of the items; shared by the contexts that are derived from this one."""
-        if self._readout is None:
-            self._readout = self.target.readout(self.classifier, self.targets, lambda: self.clean_logits()[self._owners])
-        return self._readout
-
     def explained(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Return the target (N,) of logits, differentiable with respect to them.
 
@@ -118,7 +116,7 @@ class AttributionContext:
             logits: Logits (N,C).
             rows: Index of the item that each row is derived from (N,).
         """
-        return self.readout.values(logits, rows)
+        return self._read.values(logits, rows)
 
     def slopes(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Return the derivative (N,C) of the target with respect to the logits, from which a propagation starts.
@@ -127,7 +125,7 @@ class AttributionContext:
             logits: Logits (N,C).
             rows: Index of the item that each row is derived from (N,).
         """
-        return self.readout.slopes(logits.detach(), rows)
+        return self._read.slopes(logits.detach(), rows)
 
     def clean_gradient(self) -> Tensor:
         """Return the gradient of the target with respect to `inputs`, of the same shape, at the unperturbed items; shared."""
@@ -155,15 +153,15 @@ class AttributionContext:
         target = self.classifier.layer(layer, (self.images.shape[2], self.images.shape[3]))
         if target.path == self.layer.path:
             return self
-        return self.shared(("at", target.path), lambda: replace(self, layer=target, _memo={}, _readout=self.readout))
+        return self.shared(("at", target.path), lambda: replace(self, layer=target, _memo={}, readout=self._read))
 
     def with_images(self, images: Tensor) -> "AttributionContext":
         """Return the context of k copies of the items, copy by copy, whose images (k*U,C,H,W) replace those of this context."""
         copies = len(images) // len(self.images)
         first = len(self.images) * torch.arange(copies, device=images.device)
         owners = (first[:, None] + self._owners).flatten()
-        targets, readout = self.targets.repeat(copies), self.readout.repeated(copies)
-        return replace(self, images=images, targets=targets, owners=owners, _memo={}, _readout=readout)
+        targets, readout = self.targets.repeat(copies), self._read.repeated(copies)
+        return replace(self, images=images, targets=targets, owners=owners, _memo={}, readout=readout)
 
     def logits(self, inputs: Tensor, rows: Tensor) -> Tensor:
         """Return the logits for given outputs of the layer.
@@ -216,6 +214,27 @@ class AttributionContext:
             gradient = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
         return scores.detach(), torch.zeros_like(inputs) if gradient is None else gradient
 
+    def curvature(self, inputs: Tensor, rows: Tensor) -> Tensor:
+        """Return the gradient g of the target and the product H x of their Hessian with given outputs x of the layer.
+
+        Args:
+            inputs: Outputs x of the layer (N,...).
+            rows: Index of the item that each row is derived from (N,).
+
+        Returns:
+            Both, (N,2,...).
+
+        Raises:
+            RuntimeError: If an operation of the model cannot be differentiated twice.
+        """
+
+        def work(inputs: Tensor, rows: Tensor) -> Tensor:
+            leaf = inputs.detach().requires_grad_()
+            with torch.enable_grad(), Unfused():
+                return curvature(self.explained(self.logits(leaf, rows), rows), leaf)
+
+        return self.in_chunks(work, inputs, rows)
+
     def in_chunks(self, work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         """Apply `work` to `chunk` rows of each tensor at a time, and concatenate the results. If memory runs out, halve `chunk`."""
         result, self.chunk = in_chunks(self.chunk, work, *rows)
@@ -262,6 +281,11 @@ class AttributionContext:
             if bool(changed.any()):
                 values[changed] = self._masked(factors[changed], probability, fill)
             yield factors, values
+
+    @property
+    def cell(self) -> tuple[int, int] | None:
+        """Return the cell whose positions the operations that run now see, as in `Split.cell`."""
+        return self._split.cell
 
     def _chunks(self, count: int, rows: int) -> Iterator[range]:
         start = 0

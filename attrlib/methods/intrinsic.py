@@ -9,8 +9,9 @@ from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.context import AttributionContext
 from attrlib.models import Classifier, Layer
-from attrlib.models.architectures import BagNet, BcosResNet, dynamic_weights, patch_logits
+from attrlib.models.architectures import BagNet, BcosNetwork, dynamic_weights, patch_logits
 from attrlib.registry import Paper
+from attrlib.targets.inner import InnerOutputs
 
 BAGNET = Paper("Brendel and Bethge 2019", "Approximating CNNs with Bag-of-local-Features models", "https://arxiv.org/abs/1904.00760")
 BCOS = Paper("Böhle et al. 2022", "B-cos Networks: Alignment is All We Need for Interpretability", "https://arxiv.org/abs/2205.10268")
@@ -20,16 +21,24 @@ class OwnMap(Method):
     """Base class of the intrinsic maps of a network, at the input, for single images or grids of them. A subclass names the network."""
 
     network: type
+    linear = True
 
     def check(self, model: Classifier, layer: Layer) -> None:
         if not isinstance(model.module, self.network):
             raise MethodError(
                 f"{self.name} is the built-in explanation of {self.needs[0]}, which {model.name} is not; choose another method"
             )
+        if isinstance(model.outputs, InnerOutputs):
+            raise MethodError(f"{self.name} explains the logits, not an inner layer; choose another method for this target")
         if layer.path or type(model) is not Classifier:
             raise MethodError(
                 f"{self.name} explains the whole network at its input; leave out @{layer.name}, and use GridPG rather than DiFull or DiPart"
             )
+
+
+def _weights(context: AttributionContext) -> Tensor:
+    """Return the weights (B,C) of the classes in the target."""
+    return context.slopes(context.images.new_zeros(len(context), len(context.classifier.class_names)), context.rows)
 
 
 @METHODS.register
@@ -43,9 +52,10 @@ class PatchLogits(OwnMap):
     def attribute(self, context: AttributionContext) -> Tensor:
         module, images, maps = context.classifier.module, context.per_item(context.images), []
         assert isinstance(module, BagNet), "check() refuses others"
+        weights = _weights(context)
         for k in range(len(context)):
             context.on_progress(64 * k, 64 * len(context))
-            maps.append(patch_logits(module, images[k : k + 1], context.targets[k : k + 1]))
+            maps.append(patch_logits(module, images[k : k + 1], weights[k : k + 1, None]))
         return torch.cat(maps)
 
     def passes(self, layer: Layer) -> Passes:
@@ -57,16 +67,17 @@ class PatchLogits(OwnMap):
 class DynamicLinear(OwnMap):
     """B-cos: the input times the linear map W(x) that the network applies to it, summed over its six channels.
 
-    The map sums to the logit minus the constant bias.
+    The map sums to the logit minus the constant bias, for transformers also minus what their position embeddings contribute. It is defined
+    for the B-cos networks of this package and for `bcos:NAME`.
     """
 
-    name, family, paper, network, fast = "B-cos", "intrinsic", BCOS, BcosResNet, True
+    name, family, paper, network, fast = "B-cos", "intrinsic", BCOS, BcosNetwork, True
     needs = ("a B-cos network",)
 
     def attribute(self, context: AttributionContext) -> Tensor:
         module, images = context.classifier.module, context.per_item(context.images)
-        assert isinstance(module, BcosResNet), "check() refuses others"
-        parts = zip(images.split(context.chunk), context.targets.split(context.chunk), strict=True)
+        assert isinstance(module, BcosNetwork), "check() refuses others"
+        parts = zip(images.split(context.chunk), _weights(context).split(context.chunk), strict=True)
         return torch.cat([(dynamic_weights(module, x, t) * module.encode(x)).sum(1, keepdim=True) for x, t in parts])
 
     def passes(self, layer: Layer) -> Passes:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from timm.models.vgg import ConvMlp
 from torch import Tensor, nn
 
@@ -57,6 +58,13 @@ def crop(values: Tensor, n: int, cell: int) -> Tensor:
     height, width = values.shape[2] // n, values.shape[3] // n
     top, left = cell // n * height, cell % n * width
     return values[:, :, top : top + height, left : left + width]
+
+
+def paste(maps: Tensor, n: int, cell: int) -> Tensor:
+    """Return grids (B,C,n*h,n*w) that hold maps (B,C,h,w) in one cell, and zeros elsewhere; the inverse of `crop`."""
+    height, width = maps.shape[2:]
+    top, left = cell // n * height, cell % n * width
+    return F.pad(maps, (left, (n - 1) * width - left, top, (n - 1) * height - top))
 
 
 class CellView(Classifier):
@@ -125,6 +133,7 @@ class _DiFullSplit(Split):
     def __init__(self, view: DiFullView, layer: Layer, inner: Split):
         super().__init__(inner.module, inner.path, cut=inner.cut, memory_format=inner.memory_format)
         self._view, self._layer, self._inner = view, layer, inner
+        self.cell = view._n, view._cell
 
     def fresh(self) -> Split:
         return _DiFullSplit(self._view, self._layer, self._inner.fresh())
@@ -219,6 +228,7 @@ class _DiPartSplit(Split):
 
     def after(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
         view = self._view
+        self.cell = (view._n, view._cell) if self.downstream else None
         if self.downstream:
             return self._inner.after(view._crop(output, self._layer.layout), rows)
 
@@ -227,6 +237,7 @@ class _DiPartSplit(Split):
             assert features is not None, "Final is a layer"
             # (tokens,B,C), where `len(output)` is B.
             dim = int(len(features) != len(output))
+            self.cell = view._n, view._cell
             return with_first(result, view._crop(features.transpose(0, dim), view._final.layout).transpose(0, dim))
 
         with ExitStack() as stack:

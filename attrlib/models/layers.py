@@ -201,13 +201,11 @@ def default_layers(module: nn.Module, layers: dict[str, Layer], probe: Tensor) -
         return vgg
     heights = {layer.layout.height for layer in layers.values()}
     if len(heights) == 1:
-        blocks = _repeated_blocks(module, layers)
+        blocks = stages(module, layers)
         middle = blocks[(len(blocks) - 1) // 2 : (len(blocks) + 1) // 2]
         final = _last_read_at_all_positions(module, layers, blocks, probe)
     else:
-        heads = [path for path, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:]
-        stages = _stages(module, layers, "")
-        blocks = [p for p in stages if not any(f"{head}.".startswith(f"{p}.") for head in heads)] or stages
+        blocks = stages(module, layers)
         final = _last_block(module, layers, blocks, probe)
         if layers[final[0]].layout.prefix:
             within = [path for path in layers if any(True for _ in module.get_submodule(path).children())]
@@ -221,6 +219,20 @@ def default_layers(module: nn.Module, layers: dict[str, Layer], probe: Tensor) -
         nearest = min((abs(layers[p].layout.height - probe.shape[2] // 8) for p in before), default=0)
         middle = _last_block(module, layers, [p for p in before if abs(layers[p].layout.height - probe.shape[2] // 8) == nearest], probe)
     return {name: path for name, paths in (("Middle", middle), ("Final", final)) for path in paths}
+
+
+def stages(module: nn.Module, layers: dict[str, Layer]) -> list[str]:
+    """Return the stages before the head: the outermost modules with one resolution each, or the blocks if all of them have the same.
+
+    Args:
+        module: The network.
+        layers: The layers with a spatial map, by path.
+    """
+    if len({layer.layout.height for layer in layers.values()}) == 1:
+        return _repeated_blocks(module, layers)
+    heads = [path for path, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:]
+    found = _stages(module, layers, "")
+    return [p for p in found if not any(f"{head}.".startswith(f"{p}.") for head in heads)] or found
 
 
 def _last_block(module: nn.Module, layers: dict[str, Layer], paths: list[str], probe: Tensor) -> list[str]:

@@ -12,6 +12,7 @@ from attrlib.models.added import architecture_of, named
 from attrlib.models.cards import Card, shipped
 from attrlib.models.checkpoints import SUFFIXES, split_key
 from attrlib.models.folders.folder import Folder, is_folder_name, is_path_of_folder, local_path, name_of_folder
+from attrlib.models.folders.prompts import CLIP, join_prompts, prompts_file, prompts_of, split_prompts
 from attrlib.models.loading.outline import check_named_options
 from attrlib.models.options import join_options, split_options
 from attrlib.models.sources import EMBEDDED, architectures
@@ -57,12 +58,14 @@ def check_name(name: str) -> None:
 
 
 def canonical(name: str) -> str:
-    """Return the name with its options in alphabetical order. Raises `ModelError` if they are malformed."""
+    """Return the name with its options in order. Raises `ModelError` if they are malformed."""
+    if name.startswith(CLIP):
+        return join_prompts(*split_prompts(name))
     return join_options(*split_options(name)) if "=" in name and not is_path_of_folder(name) else name
 
 
 def located(name: str) -> str:
-    """Return the name of a model so that it does not depend on the working directory: with the absolute path of its folder, if it is one.
+    """Return the name of a model so that it does not depend on the working directory: with absolute paths of its folder and its prompts.
 
     Raises:
         ModelError: The name is the path of a folder that holds no model; the message lists what it holds.
@@ -72,9 +75,13 @@ def located(name: str) -> str:
     if is_path_of_folder(name):
         return name_of_folder(name)
     path = local_path(name)
-    if path is None or not is_path_of_folder(path):
-        return name
-    return f"{name.removesuffix(path)}{Path(path).expanduser().absolute()}"
+    if path is not None and is_path_of_folder(path):
+        start = name.index(path)
+        name = f"{name[:start]}{Path(path).expanduser().absolute()}{name[start + len(path) :]}"
+    if file := prompts_file(name):
+        base, options = split_prompts(name)
+        name = join_prompts(base, options | {"prompts": str(Path(file).expanduser().absolute())})
+    return name
 
 
 def _check_architecture(name: str) -> None:
@@ -83,6 +90,9 @@ def _check_architecture(name: str) -> None:
         return
     if is_folder_name(name):
         Folder.parse(name)
+        # A file with prompts is read when the model is loaded, after the app has checked that it may.
+        if name.startswith(CLIP) and not prompts_file(name):
+            prompts_of(name)
         return
     if is_path_of_folder(name):
         name_of_folder(name)
@@ -98,7 +108,9 @@ def _check_architecture(name: str) -> None:
             raise ModelError(f"unknown model {name!r}. Did you mean {' or '.join(same)}?")
         if split_key(name)[0].endswith(SUFFIXES):
             raise ModelError(f"unknown model {name!r}. Write a checkpoint file as ARCHITECTURE@FILE, for example timm:resnet18@{name}")
-        advice = "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME, idsds:NAME or hf:ORG/NAME."
+        advice = (
+            "Or name an architecture as timm:NAME or torchvision:NAME, attrlib:NAME, bcos:NAME, idsds:NAME, hf:ORG/NAME or clip:ORG/NAME."
+        )
         raise ModelError(unknown("model", name, [EMBEDDED, *named()], advice))
 
 

@@ -11,6 +11,8 @@ from attrlib.errors import ModelError, ProtocolError, unknown
 from attrlib.models.modules.ending import APPLIED, Recorded, replaced_forward, two_rows, without_activation, yields_one
 from attrlib.specs import OUTPUTS
 
+_NUMBERS = {"scalar": "value", "features": "feature"}
+"""Kinds of outputs without classes, and what one number is called."""
 PREDICTED = 0.5
 """Probability from which a label of a multi-label model counts as predicted."""
 
@@ -25,8 +27,8 @@ class Outputs:
 
     Attributes:
         kind: `softmax`: logits of exclusive classes. `sigmoid`: logits of labels, of which several can be present. `binary`: one logit z
-            of two classes; the logits are -z and z. `scalar`: numbers, as in regression. `probabilities`: probabilities, which are
-            explained as they are.
+            of two classes; the logits are -z and z. `scalar`: numbers, as in regression. `features`: the numbers of an embedding, as a
+            backbone without a head returns them. `probabilities`: probabilities, which are explained as they are.
         exclusive: Whether exactly one class is present.
         activation: Name of the network's last activation if it is stepped over, so that logits are explained; else empty.
         head: Path of the layer that yields the one logit of two classes, if it can be given a second row; else empty.
@@ -45,7 +47,7 @@ class Outputs:
     @property
     def has_classes(self) -> bool:
         """Return whether the outputs belong to classes, which have probabilities and can be predicted."""
-        return self.kind != "scalar"
+        return self.kind not in _NUMBERS
 
     def count(self, raw: Tensor) -> int:
         """Return the number of classes, or of numbers, that the network's output (B,C) or (B,) stands for."""
@@ -112,7 +114,7 @@ class Outputs:
             ModelError: The number of names is not that of the classes.
         """
         if given is None:
-            return tuple(f"class {k}" for k in range(count)) if self.has_classes else _numbered("value", count)
+            return tuple(f"class {k}" for k in range(count)) if self.has_classes else _numbered(_NUMBERS[self.kind], count)
         names = tuple(given)
         if count == 2 and len(names) == 1 and self.kind in ("binary", "probabilities"):
             return (f"not {names[0]}", names[0])
@@ -158,7 +160,7 @@ def find_outputs(module: nn.Module, probe: Tensor, first: Recorded, wanted: str,
         raw, last = first.raw, first.activation
         count = 1 if raw.ndim == 1 else raw.shape[1]
         _check(wanted, _family(last), count, name)
-        if last and wanted not in ("scalar", "probabilities"):
+        if last and wanted not in (*_NUMBERS, "probabilities"):
             kind = wanted if wanted != "auto" else "binary" if count == 1 else _family(last)
             outputs = Outputs(kind, kind != "sigmoid", last)
             with outputs.shown(module):

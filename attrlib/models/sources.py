@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attrlib.errors import ModelError, reason_of
 from attrlib.models.architectures import ARCHITECTURES, PUBLISHED
+from attrlib.models.bcos_package import NETWORKS, bcos_builder
 from attrlib.models.built import Build, Built
 from attrlib.models.checkpoints import read_checkpoint
 from attrlib.models.folders.folder import hub_problem, is_folder_name, offline_if_unreachable
@@ -31,7 +32,13 @@ _BY_NAME = ("act_layer", "norm_layer")
 
 def architectures() -> dict[str, list[str]]:
     """Return the names that may follow `SOURCE:`, by source."""
-    return {"timm": timm.list_models(), "torchvision": _torchvision_names(), "attrlib": list(ARCHITECTURES), "idsds": list(PUBLISHED)}
+    return {
+        "timm": timm.list_models(),
+        "torchvision": _torchvision_names(),
+        "attrlib": list(ARCHITECTURES),
+        "idsds": list(PUBLISHED),
+        "bcos": list(NETWORKS),
+    }
 
 
 def builder(name: str) -> Build:
@@ -40,7 +47,14 @@ def builder(name: str) -> Build:
         return folder_builder(name)
     base, named = split_options(name)
     source, _, short = base.partition(":")
-    builders = {"timm": _timm, "torchvision": _torchvision, "attrlib": _attrlib, "idsds": _published, EMBEDDED: _efficientnet_lite0}
+    builders = {
+        "timm": _timm,
+        "torchvision": _torchvision,
+        "attrlib": _attrlib,
+        "idsds": _published,
+        "bcos": bcos_builder,
+        EMBEDDED: _efficientnet_lite0,
+    }
     build = builders[source](short, base)
     return lambda options, pretrained: build({**named, **options}, pretrained)
 
@@ -91,7 +105,8 @@ def _timm(short: str, name: str) -> Build:
         headless = not getattr(module, "num_classes", 1)
         notes = (f"{name} has no classes: its features are explained; write {name}?num_classes=N for a head of N classes",)
         size = _size_of(options.get("img_size")) or native.size
-        return Built(module, replace(native, size=size, mean=mean, std=std), notes=notes if headless else ())
+        native = replace(native, size=size, mean=mean, std=std)
+        return Built(module, native, outputs="features", notes=notes) if headless else Built(module, native)
 
     return build
 

@@ -40,6 +40,9 @@ class Split:
 
     Create it with `Split.at`, for one image size, and use it inside `preserved(module)`. `path=""` is the input: `before` is then
     the identity.
+
+    Attributes:
+        cell: Side of a grid of cells and index of the only cell whose positions the operations that run now see; None for all positions.
     """
 
     module: nn.Module
@@ -49,6 +52,7 @@ class Split:
     memory_format: torch.memory_format = torch.channels_last
     rest: tuple[None, ...] | None = None
     batch_dim: int = 0
+    cell: tuple[int, int] | None = None
     _recorded: dict[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
     _images: Tensor | None = field(default=None, repr=False)
     _fill: float = torch.nan

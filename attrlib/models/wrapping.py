@@ -52,7 +52,7 @@ def wrap_model(
         transform: The torchvision transform of the network's evaluation, instead of the arguments from `mean` to `fit`; see
             `attrlib.models.transforms`. `input_size` is needed only if it does not resize.
         deletion_tuned: Whether the model was fine-tuned on images with deleted patches, as IDSDS requires.
-        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `probabilities` or `auto`, see
+        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `features`, `probabilities` or `auto`, see
             `attrlib.models.outputs`.
 
     Raises:

@@ -16,6 +16,7 @@ from attrlib.models.cards import Card, card_of, names_file_of, read_names
 from attrlib.models.checkpoints import SUFFIXES, Checkpoint, split_key
 from attrlib.models.classifier import Classifier
 from attrlib.models.download import PREFIX, downloaded
+from attrlib.models.folders.prompts import named_by_prompts
 from attrlib.models.loading.assumptions import assumed, of_channels
 from attrlib.models.loading.load import load_weights, read_part
 from attrlib.models.loading.outline import outline_of
@@ -46,6 +47,8 @@ def load_model(
     fit: str | None = None,
     white: float | None = None,
     bands_shown: Sequence[int] | None = None,
+    prompts: Sequence[str] | None = None,
+    template: str | Sequence[str] | None = None,
 ) -> Classifier:
     """Load a classifier by name, or from a checkpoint file.
 
@@ -53,9 +56,9 @@ def load_model(
     The number of classes is read from the checkpoint. Without a model card, their names are read from `my.txt` beside it, one per line.
 
     Args:
-        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`,
+        name: `efficientnet_lite0`, the name of a shipped model, `timm:NAME`, `torchvision:NAME`, `attrlib:NAME`, `idsds:NAME`, `bcos:NAME`,
             `hf:ORG/NAME` or `timm:hf-hub:ORG/NAME` for a repository of the Hugging Face hub, optionally followed by
-            `?revision=BRANCH`, or the path of a checkpoint file, or of a folder that transformers or timm saved. `idsds:NAME` is one of
+            `?revision=BRANCH`, `clip:ORG/NAME` for a CLIP or SigLIP model, or the path of a checkpoint file, or of a folder that transformers or timm saved. `idsds:NAME` is one of
             the 16 published deletion-tuned models; its weights come from `checkpoint`, or from the file that `attrlib.models.download`
             fetched.
         device: `auto`, or the name of a torch device.
@@ -67,7 +70,7 @@ def load_model(
         deletion_tuned: Whether the checkpoint was fine-tuned on images with deleted patches, as IDSDS requires.
         input_size: Input size in pixels, a number or (height, width), instead of the model's default. The position embeddings of
             timm's transformers are interpolated to it.
-        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `probabilities` or `auto`, see
+        outputs: What the network's numbers mean: `softmax`, `sigmoid`, `binary`, `scalar`, `features`, `probabilities` or `auto`, see
             `attrlib.models.outputs`.
         mean: Mean of each channel that the network expects, for colours in [0,1]; by default that of the card or the architecture.
         std: Standard deviation of each channel that the network expects; as `mean`.
@@ -76,6 +79,9 @@ def load_model(
         fit: `centre`, `squash` or `border`, see `Preprocessing`; as `mean`.
         white: The value that becomes 1 in pictures of 16 bits or floats; as `mean`.
         bands_shown: One channel to show grey, or three to show as R, G and B; as `mean`.
+        prompts: Texts that make the classes of `clip:NAME`, one for each class. The same can be written into the name, see
+            `attrlib.models.folders.prompts`.
+        template: What makes a sentence of each prompt, such as `a photo of a {}`; several are averaged. By default the prompt itself.
 
     Raises:
         ModelError: The name is unknown, the hub is unreachable, keys do not fit, or the model does not accept the input size.
@@ -83,6 +89,10 @@ def load_model(
         SpecError: `input_size`, or the seed of random weights, is not valid.
     """
     file: str | Path | None
+    if prompts is not None:
+        name = named_by_prompts(str(name), prompts, template)
+    elif template is not None:
+        raise ModelError("template makes sentences of prompts; give prompts too")
     name, file = _architecture_and_file(str(name), checkpoint, architecture)
     where, new_size = pick_device(device), None if input_size is None else check_size(input_size)
     file = str(file) if file is not None else None if pretrained else f"{RANDOM}{seed}"

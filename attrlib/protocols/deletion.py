@@ -20,7 +20,7 @@ from attrlib.statistics import spearman
 
 IDSDS_PAPER = Paper("Hesse et al. 2024", "Benchmarking the Attribution Quality of Vision Models", "https://arxiv.org/abs/2407.11910")
 TARGETS = ("label", "prediction")
-OUTPUTS = ("logit", "softmax")
+OUTPUTS = ("logit", "probability")
 
 
 def baseline_values(baseline: str, context: EvalContext, batch: Batch) -> Tensor:
@@ -50,12 +50,12 @@ def outputs_of(model: Classifier, logits: Tensor, targets: Tensor) -> dict[str, 
     outputs = {"logit": logits.gather(2, chosen)[..., 0]}
     if model.outputs.has_classes:
         # In float64: near probability 1, different drops would be equal in float32.
-        outputs["softmax"] = model.probabilities(logits.double()).gather(2, chosen)[..., 0]
+        outputs["probability"] = model.probabilities(logits.double()).gather(2, chosen)[..., 0]
     return outputs
 
 
 @dataclass(frozen=True)
-class PatchOutputs(Measurement):
+class OutputsOfDeletions(Measurement):
     """The target's logit and probability for the image, and with each patch of a grid deleted: (B, 1 + grid * grid) each."""
 
     grid: int
@@ -92,7 +92,7 @@ class RankedDrops(Protocol):
 
     @property
     def needs_probability(self) -> bool:
-        return self.output == "softmax"
+        return self.output == "probability"
 
     @property
     def undefined_value(self) -> float:
@@ -116,7 +116,7 @@ class SingleDeletion(RankedDrops):
     grid: int = param(4, "Patches per side", low=2, high=16)
     baseline: str = param("zeros", "What replaces a deleted patch, in normalised space", choices=BASELINES)
     output: str = param(
-        "logit", "Output whose drop is measured: the logit, or the probability (softmax; the sigmoid of labels)", choices=OUTPUTS
+        "logit", "Output whose drop is measured: the logit, or the probability (softmax, or the sigmoid of labels)", choices=OUTPUTS
     )
     target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
     sign: str = param("signed", "Sum the map as it is, its positive part, or its magnitude", choices=SIGNS)
@@ -124,7 +124,7 @@ class SingleDeletion(RankedDrops):
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
-        return (PatchOutputs(self.grid, self.baseline),)
+        return (OutputsOfDeletions(self.grid, self.baseline),)
 
     @property
     def seeded(self) -> bool:  # type: ignore[override]

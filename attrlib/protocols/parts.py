@@ -20,7 +20,7 @@ FEWEST = 3
 
 
 @dataclass(frozen=True)
-class PartOutputs(Measurement):
+class OutputsOfRemovals(Measurement):
     """The target's logit and probability for the image, and for the same scene without each part: (B, 1 + parts) each."""
 
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ class PartRemoval(RankedDrops):
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
-        return (PartOutputs(),)
+        return (OutputsOfRemovals(),)
 
     def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
         assert inputs.batch.parts is not None, "check() refuses data without parts"

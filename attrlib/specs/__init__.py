@@ -11,9 +11,11 @@ from attrlib.specs.method import MethodSpec, parse_methods
 from attrlib.specs.model import FITS, INTERPOLATIONS, LARGEST, OUTPUTS, ModelSpec, Size, check_size, parse_size, size_text
 from attrlib.specs.protocol import ProtocolSpec, parse_protocols
 from attrlib.specs.run import CLASSES, IN_MEMORY, RunSpec
+from attrlib.specs.space import Dimension, parse_space
 from attrlib.specs.study import StudySpec
 from attrlib.specs.target import LOGIT, TargetSpec
 from attrlib.specs.text import read_list, whole
+from attrlib.specs.tune import TuneSpec
 from attrlib.specs.view import SCALES, SIGNS, View, ViewSpec
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "SIGNS",
     "AggregateSpec",
     "AggregateView",
+    "Dimension",
     "ExplainSpec",
     "MethodSpec",
     "ModelSpec",
@@ -39,6 +42,7 @@ __all__ = [
     "Spec",
     "StudySpec",
     "TargetSpec",
+    "TuneSpec",
     "View",
     "ViewSpec",
     "at_layers",
@@ -50,6 +54,7 @@ __all__ = [
     "parse_methods",
     "parse_protocols",
     "parse_size",
+    "parse_space",
     "read_list",
     "size_text",
     "whole",

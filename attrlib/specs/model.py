@@ -15,7 +15,7 @@ AT = "@"
 LARGEST = 2048
 """Largest side of the input, in pixels."""
 Size = tuple[int, int]
-OUTPUTS = ("auto", "softmax", "sigmoid", "binary", "scalar", "probabilities")
+OUTPUTS = ("auto", "softmax", "sigmoid", "binary", "scalar", "features", "probabilities")
 """Kinds of outputs, see `attrlib.models.outputs`; `auto` chooses one by the shape of the outputs and by a probe."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 FITS = ("centre", "squash", "border")
@@ -131,7 +131,7 @@ class ModelSpec(Spec):
     )
     outputs: str = param(
         "auto",
-        "What the network's numbers are: logits of exclusive classes (softmax), of labels (sigmoid), one logit of two classes (binary), a number (scalar), or probabilities",
+        "What the network's numbers are: logits of exclusive classes (softmax), of labels (sigmoid), one logit of two classes (binary), numbers (scalar), features of a backbone without a head (features), or probabilities",
         choices=OUTPUTS,
         noun="kind of outputs",
     )

@@ -89,19 +89,20 @@ class RunSpec(Spec):
     )
 
     def cli(self, out: str = "") -> str:
-        return super().cli(out) + (f"  # {self._only_in_memory()}" if self.in_memory else "")
+        return super().cli(out) + (f"  # {self.only_in_memory()}" if self.in_memory else "")
 
     @property
     def in_memory(self) -> bool:
         """Return whether the data set exists only in memory, so that no command, link or other process can load it."""
         return self.data.startswith(IN_MEMORY)
 
-    def data_line(self) -> str:
-        """Return the line of Python code that loads the data set."""
-        return f"data = ...  # {self._only_in_memory()}" if self.in_memory else f"data = attrlib.load_dataset({self.data!r})"
+    def data_line(self, function: str = "attrlib.compare") -> str:
+        """Return the line of Python code that loads the data set for a function."""
+        return f"data = ...  # {self.only_in_memory(function)}" if self.in_memory else f"data = attrlib.load_dataset({self.data!r})"
 
-    def _only_in_memory(self) -> str:
-        return f"{self.data} is a data set in memory: load it in Python as before, and pass it to attrlib.compare"
+    def only_in_memory(self, function: str = "attrlib.compare") -> str:
+        """Return how to repeat a call of a function on a data set that exists only in memory."""
+        return f"{self.data} is a data set in memory: load it in Python as before, and pass it to {function}"
 
     def snippet(self) -> str:
         """Return equivalent Python code."""

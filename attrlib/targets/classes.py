@@ -3,14 +3,16 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from attrlib.errors import SpecError, TargetError
+from attrlib.errors import ModelError, SpecError, TargetError
 from attrlib.models import Classifier, Layer
-from attrlib.models.head import class_weights
+from attrlib.models.cells import CellView
+from attrlib.models.embedding import embedding
 from attrlib.registry import Paper, param
 from attrlib.targets.base import TARGETS, Target, class_name
 from attrlib.targets.readout import ClassLogit, ClassProbability, Readout, Weighted
@@ -91,21 +93,14 @@ class Contrast(_Weighted):
         if self.k is not None and self.k > others:
             raise TargetError(f"contrast:k={self.k} needs {self.k} other classes, but {model.name} has {others}; choose a smaller k")
         if self.by == "weights":
-            with model.session():
-                if class_weights(model) is None:
-                    raise TargetError(
-                        f"contrast compares the weights of classes, but the logits of {model.name} are not the output of one linear layer; "
-                        "choose contrast:by=logits"
-                    )
+            _class_weights(model)
 
     def phrase(self, model: Classifier, target: int) -> str:
         return f"{super().phrase(model, target)} rather than similar classes"
 
     def weights(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Tensor:
         if self.by == "weights":
-            rows = class_weights(model)
-            assert rows is not None, "check() refuses the model"
-            unit = F.normalize(rows, dim=1)
+            unit = F.normalize(_class_weights(model), dim=1)
             closeness = unit[classes] @ unit.T
         else:
             values = logits()
@@ -114,6 +109,25 @@ class Contrast(_Weighted):
         k = self.k or min(SIMILAR, len(model.class_names) - 1)
         similar = closeness.masked_fill(one.bool(), -torch.inf).topk(k, 1).indices
         return one.scatter_add_(1, similar, one.new_full((), -self.strength / k).expand(similar.shape))
+
+
+def _class_weights(model: Classifier) -> Tensor:
+    """Return the weights of the classes (C,D) in the last layer. Raises `TargetError` if no single linear layer yields the logits."""
+    if isinstance(model, CellView):
+        return _class_weights(model.model)
+    try:
+        path = embedding(model).path
+    except ModelError:
+        path = ""
+    if not path:
+        raise TargetError(
+            f"contrast compares the weights of classes, but the logits of {model.name} are not the output of one linear layer; choose "
+            "contrast:by=logits"
+        )
+    weight: Any = model.module.get_submodule(path).weight
+    rows = weight.detach().flatten(1)
+    # The one logit of two classes is that of the second; the first has the negative weights.
+    return torch.cat([-rows, rows]) if len(rows) == 1 else rows
 
 
 @TARGETS.register

@@ -33,12 +33,12 @@ class _ReachedError(Exception):
 
 @dataclass(frozen=True)
 class InnerOutputs(Outputs):
-    """Outputs of a forward pass that ends at an inner module, with one number for each image.
+    """Outputs of a forward pass that ends at an inner module, with K numbers for each image.
 
     Attributes:
         path: Path of the module.
-        reading: Returns the number (B,) of the module's output.
-        of_input: Whether the number is read from the module's input instead.
+        reading: Returns the numbers (B,K) of the module's output.
+        of_input: Whether they are read from the module's input instead.
     """
 
     path: str = ""
@@ -47,11 +47,15 @@ class InnerOutputs(Outputs):
 
     @contextmanager
     def shown(self, module: nn.Module) -> Iterator[None]:
+        if getattr(vars(module).get("forward"), "shows", None) is self:
+            # A session inside another one.
+            yield
+            return
         part = module.get_submodule(self.path)
         original, whole = part.forward, module.forward
 
         def read(*args: Any, **kwargs: Any) -> Any:
-            values = first_tensor((args, kwargs) if self.of_input else original(*args, **kwargs))
+            values = args[0] if self.of_input else first_tensor(original(*args, **kwargs))
             assert values is not None, "a layer yields a tensor"
             raise _ReachedError(values)
 
@@ -59,29 +63,30 @@ class InnerOutputs(Outputs):
             try:
                 whole(*args, **kwargs)
             except _ReachedError as reached:
-                return self.reading(reached.values)[:, None]
+                return self.reading(reached.values)
             raise TargetError(f"the forward pass does not reach {self.path}; choose another layer as target")
 
+        shortened.shows = self  # type: ignore[attr-defined]
         with ExitStack() as stack:
             stack.enter_context(replaced_forward(part, read))
             stack.enter_context(replaced_forward(module, shortened))
             yield
 
 
-def inner_view(model: Classifier, outputs: InnerOutputs, title: str) -> Classifier:
-    """Return the classifier whose only output is a number read at an inner module, created once per model.
+def inner_view(model: Classifier, outputs: InnerOutputs, names: tuple[str, ...]) -> Classifier:
+    """Return the classifier whose outputs are numbers read at an inner module, created once per model.
 
     Args:
         model: The classifier.
-        outputs: Where and how the number is read.
-        title: Name of the number.
+        outputs: Where and how the numbers are read.
+        names: Names of the numbers.
     """
-    key = ("target", title)
+    key = ("target", *names)
     if key not in model.derived:
         view = copy.copy(model)
         for cached in ("layers", "behaviour"):
             view.__dict__.pop(cached, None)
-        view.__dict__ |= dict(outputs=outputs, class_names=(title,), derived={}, unreachable={}, _splits={}, _layouts={}, _layer_names={})
+        view.__dict__ |= dict(outputs=outputs, class_names=names, derived={}, unreachable={}, _splits={}, _layouts={}, _layer_names={})
         paths = set(view.layers)
         # The names stand for the same layers as in the model, not for those of the shortened network.
         layers = {name: layer for name, layer in model.layers.items() if layer.path in paths or not layer.path}
@@ -127,10 +132,10 @@ class _AtLayer(Target):
         batch_dim = model.split(at).batch_dim
 
         def reading(values: Tensor) -> Tensor:
-            return self.read(at.layout.spatial(values.transpose(0, batch_dim)))
+            return self.read(at.layout.spatial(values.transpose(0, batch_dim)))[:, None]
 
         outputs = InnerOutputs("scalar", activation=model.outputs.activation, path=at.path, reading=reading)
-        return inner_view(model, outputs, ":".join(map(str, self.key(model))))
+        return inner_view(model, outputs, (":".join(map(str, self.key(model))),))
 
     def readout(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Readout:
         return ClassLogit(torch.zeros_like(classes))

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from attrlib.models.outputs import Outputs
@@ -56,9 +57,24 @@ class ClassProbability(ClassLogit):
         return super().values(self.outputs.probabilities(logits), rows)
 
     def slopes(self, logits: Tensor, rows: Tensor) -> Tensor:
-        with torch.enable_grad():
-            leaf = logits.detach().requires_grad_()
-            return torch.autograd.grad(self.values(leaf, rows).sum(), leaf)[0]
+        return _slopes(self, logits, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Cosine(Readout):
+    """The cosine of the angle between the outputs and a reference (D,), the same for all items."""
+
+    reference: Tensor
+
+    def values(self, logits: Tensor, rows: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            return F.cosine_similarity(logits, self.reference[None], dim=1)
+
+    def slopes(self, logits: Tensor, rows: Tensor) -> Tensor:
+        return _slopes(self, logits, rows)
+
+    def repeated(self, copies: int) -> "Cosine":
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,3 +93,9 @@ class Weighted(Readout):
 
     def repeated(self, copies: int) -> "Weighted":
         return replace(self, weights=self.weights.repeat(copies, 1))
+
+
+def _slopes(readout: Readout, logits: Tensor, rows: Tensor) -> Tensor:
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        return torch.autograd.grad(readout.values(leaf, rows).sum(), leaf)[0]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attrlib.data.datasets import Dataset
 from attrlib.errors import ImageError, SpecError, TrainingError
 from attrlib.models import Classifier
-from attrlib.models.architectures import BcosResNet
+from attrlib.models.architectures import BcosNetwork
 from attrlib.models.modules.preserve import has_bfloat16
 from attrlib.progress import Listener, no_listener
 from attrlib.specs import digest
@@ -141,7 +141,7 @@ class _Trainer:
         fixed = {name: value for name, value in asdict(recipe).items() if name not in CHANGEABLE}
         self.digest = digest(fixed, model.spec, model.class_names, data.name, len(self.loader), select.name, len(select))
         of_labels = model.outputs.kind in ("sigmoid", "binary")
-        self.binary = recipe.loss == "binary" or (recipe.loss == "auto" and (of_labels or isinstance(self.module, BcosResNet)))
+        self.binary = recipe.loss == "binary" or (recipe.loss == "auto" and (of_labels or isinstance(self.module, BcosNetwork)))
         decayed = [p for p in self.module.parameters() if p.ndim > 1]
         others = [p for p in self.module.parameters() if p.ndim <= 1]
         groups = [

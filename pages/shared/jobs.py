@@ -22,7 +22,7 @@ from attrlib.models.added import added, weights_of
 from attrlib.progress import NewsProgress
 from attrlib.specs import MethodSpec, ModelSpec, digest
 from attrlib.store import open_store
-from pages.shared.roots import check_model, model_files, path_of
+from pages.shared.roots import check_model, model_files, paths_of
 
 _digests: WeakKeyDictionary[Classifier, str] = WeakKeyDictionary()
 # The app never writes to a loaded model, so its digest is computed once.
@@ -59,7 +59,7 @@ def stamp(model: ModelSpec) -> list[int] | None:
     """
     card = None if model.checkpoint else added().get(model.architecture)
     files: list[Path] = [card] if card else []
-    for path in filter(None, (model.checkpoint, path_of(model.architecture), str(weights_of(card)) if card else None)):
+    for path in filter(None, (model.checkpoint, *paths_of(model.architecture), str(weights_of(card)) if card else None)):
         # Loading reports the error of a card.
         with suppress(ModelError):
             files += [file for file in model_files(path) if file.is_file()]

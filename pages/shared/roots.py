@@ -13,6 +13,7 @@ from attrlib.models.added import folder as folder_of_added
 from attrlib.models.cards import Card, card_of, files_of
 from attrlib.models.checkpoints import split_key
 from attrlib.models.folders.folder import is_folder_name, is_path_of_folder, local_path
+from attrlib.models.folders.prompts import prompts_file
 from attrlib.models.names import RANDOM
 from attrlib.specs import ModelSpec
 
@@ -115,7 +116,7 @@ def check_model(spec: ModelSpec) -> ModelSpec:
 
     Raises `ModelError` otherwise, with the same message whether the file exists or not.
     """
-    paths = [path for path in (spec.checkpoint, path_of(spec.architecture)) if path and not path.startswith(RANDOM)]
+    paths = [path for path in (spec.checkpoint, *paths_of(spec.architecture)) if path and not path.startswith(RANDOM)]
     for path in paths:
         _check_model_path(path)
         _check_card(card_of(path))
@@ -128,9 +129,8 @@ def check_model(spec: ModelSpec) -> ModelSpec:
 
 
 def _check_card(card: Path | None) -> None:
-    """Raise `ModelError` for a card whose architecture is a folder that the app may not read."""
-    named = path_of(Card.read(card).architecture) if card else None
-    if named:
+    """Raise `ModelError` for a card whose architecture is a folder that the app may not read, or has prompts in such a file."""
+    for named in paths_of(Card.read(card).architecture) if card else []:
         _check_model_path(named)
 
 
@@ -139,8 +139,8 @@ def _is_copied(weights: Path) -> bool:
     return all(file.resolve().is_relative_to(folder_of_added().resolve()) for file in files_of(weights))
 
 
-def path_of(architecture: str) -> str | None:
-    """Return the path that an architecture is, or None for a name."""
+def paths_of(architecture: str) -> list[str]:
+    """Return the paths in an architecture: that of its folder and that of its prompts; none for a name."""
     if is_folder_name(architecture):
-        return local_path(architecture)
-    return architecture if os.sep in architecture or is_path_of_folder(architecture) else None
+        return [path for path in (local_path(architecture), prompts_file(architecture)) if path]
+    return [architecture] if os.sep in architecture or is_path_of_folder(architecture) else []

@@ -175,7 +175,7 @@ def test_the_values_are_those_of_the_table(model: str, method: str, value: str) 
     [
         one("resnet50", "IG:steps=20"), one("resnet50", "IG@Middle"), one("resnet50", "Grad-CAM@Middle"), one("resnet50", "RISE:samples=250"),
         one("resnet50", "Layer-CAM"), one("resnet50", "SmoothGrad"), one("vit_base_patch16_224", "Grad-CAM++"), one("vit_base_patch16_224", "Grad-CAM"), one("vgg11", "IxG"), one("resnet50", "BagNet"),
-        one("resnet50", "IxG", "idsds:grid=8"), one("resnet50", "IxG", "idsds:output=softmax"), one("resnet50", "IxG", "sds"),
+        one("resnet50", "IxG", "idsds:grid=8"), one("resnet50", "IxG", "idsds:output=probability"), one("resnet50", "IxG", "sds"),
         one("resnet50", "IxG", fast=True), one("resnet50", "IxG", model=ModelSpec("idsds:resnet50", "random:0")),
         one("resnet50", "IxG", model=ModelSpec("torchvision:resnet50")), one("resnet50", "IxG", model=ModelSpec("torchvision:resnet50", "w.pt")),
         one("resnet50", "IxG", model=ModelSpec("timm:resnet50", "w.pt"), deletion_tuned=True),

@@ -226,9 +226,9 @@ def test_patches_show_this_photos_score_at_any_grid_and_baseline(small, tuned):
     assert at.selectbox(key="patch_grid").options == ["2 × 2 patches", "4 × 4 patches", "8 × 8 patches", "16 × 16 patches"]
     at.selectbox(key="patch_grid").set_value(8)
     at.selectbox(key="patch_baseline").set_value("blur")
-    at.segmented_control(key="patch_output").set_value("softmax")
+    at.segmented_control(key="patch_output").set_value("probability")
     at = settle(at)
-    other = cell_score(cell_outputs(model, photo, map_.target[0], 8, "blur"), map_, "softmax")
+    other = cell_score(cell_outputs(model, photo, map_.target[0], 8, "blur"), map_, "probability")
     assert number(said(at), name) == pytest.approx(other.correlation, abs=0.006)
     assert at.get("plotly_chart")
 
@@ -236,7 +236,7 @@ def test_patches_show_this_photos_score_at_any_grid_and_baseline(small, tuned):
 def test_another_map_needs_no_further_pass_through_the_model(small):
     at = opened(small, tool="Patches")
     at.selectbox(key="patch_map").set_value("Gradient@Input")
-    at.segmented_control(key="patch_output").set_value("softmax")
+    at.segmented_control(key="patch_output").set_value("probability")
     settle(at)
     assert small.calls == ["cell_outputs"]
 

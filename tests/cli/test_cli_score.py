@@ -35,6 +35,7 @@ from support.waiting import LIMIT, until
 from torch import nn
 from typer.testing import CliRunner, Result
 
+import attrlib.cli.events
 import attrlib.cli.score
 from attrlib.engine.plan import Plan
 from attrlib.engine.results import RunResult
@@ -770,7 +771,7 @@ def test_cache_exports_the_latest_run(scored: dict[str, Any], data: Path, tmp_pa
 
 
 def test_progress_is_printed_as_lines_without_a_terminal(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attrlib.cli.score, "EVERY", -1.0)
+    monkeypatch.setattr(attrlib.cli.events, "EVERY", -1.0)
     result = succeeds("score", "--protocol", f"sds,{GRID}", "--methods", "IxG,Random", "--data", data)
     lines = result.stderr.splitlines()
     progress = [line for line in lines if re.match(r"\d+/\d+ ", line)]
@@ -793,9 +794,9 @@ def test_progress_goes_to_a_terminal_only_without_json(quiet: bool, terminal: bo
             return terminal
 
     screen = Screen()
-    monkeypatch.setattr(attrlib.cli.score, "EVERY", -1.0)
+    monkeypatch.setattr(attrlib.cli.events, "EVERY", -1.0)
     monkeypatch.setattr(sys, "stderr", screen)
-    with attrlib.cli.score._progress(quiet) as show:
+    with attrlib.cli.events.show_events(quiet) as show:
         show(Event("sds IxG", 1, 2))
     assert ("1/2 sds IxG" in screen.getvalue()) == (terminal and not quiet)
 
@@ -804,11 +805,11 @@ def test_progress_goes_to_a_terminal_only_without_json(quiet: bool, terminal: bo
 def test_lines_come_only_every_few_seconds(step: float, some: bool, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock advances by `step` at every reading."""
     looks = itertools.count()
-    monkeypatch.setattr(attrlib.cli.score, "time", SimpleNamespace(monotonic=lambda: step * next(looks)))
+    monkeypatch.setattr(attrlib.cli.events, "time", SimpleNamespace(monotonic=lambda: step * next(looks)))
     lines = [line for line in succeeds(*SCORE, "--data", data).stderr.splitlines() if "/" in line]
     assert bool(lines) is some
-    assert len(lines) * attrlib.cli.score.EVERY <= step * next(looks)
-    assert attrlib.cli.score.EVERY >= 1
+    assert len(lines) * attrlib.cli.events.EVERY <= step * next(looks)
+    assert attrlib.cli.events.EVERY >= 1
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_the_correlation_with_a_twin_is_that_of_parameter_randomisation():
 # Patches
 
 
-@pytest.mark.parametrize(("grid", "output"), [(4, "logit"), (2, "softmax"), (8, "logit")])
+@pytest.mark.parametrize(("grid", "output"), [(4, "logit"), (2, "probability"), (8, "logit")])
 def test_drops_and_sums_of_patches_are_those_of_a_plain_loop(model, photo, attribution, grid, output):
     result = cell_score(cell_outputs(model, photo, TARGET, grid), attribution, output)
     image, map_ = model.preprocess(photo.image), attribution.maps[0, 0].double()

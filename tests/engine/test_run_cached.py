@@ -143,7 +143,7 @@ def test_another_model_or_preprocessing_misses(
         ("sds", "IG:steps=3:baseline=black"),
         ("sds:grid=2", "IG:steps=3"),
         ("sds:baseline=blur", "IG:steps=3"),
-        ("sds:output=softmax", "IG:steps=3"),
+        ("sds:output=probability", "IG:steps=3"),
         ("sds:target=prediction", "IG:steps=3"),
         ("sds:sign=absolute", "IG:steps=3"),
         ("ids:steps=2", "IG:steps=3"),

@@ -191,7 +191,7 @@ def single_deletion(
     correlations, sums = [], []
     for i, target in enumerate(targets):
         of_image = np.array([each[i].double().numpy() for each in logits])
-        outputs = scipy.special.softmax(of_image, axis=1)[:, target] if output == "softmax" else of_image[:, target]
+        outputs = scipy.special.softmax(of_image, axis=1)[:, target] if output == "probability" else of_image[:, target]
         own = sign_of(maps[i, 0].double().numpy(), sign)
         sums.append([own[rows, columns].sum() for rows, columns in where])
         correlations.append(scipy.stats.spearmanr(outputs[0] - outputs[1:], sums[-1]).statistic)
@@ -202,10 +202,10 @@ CASES = [
     (2, "zeros", "logit", "signed"),
     (3, "zeros", "logit", "absolute"),
     (4, "zeros", "logit", "signed"),
-    (4, "zeros", "softmax", "positive"),
+    (4, "zeros", "probability", "positive"),
     (4, "random", "logit", "absolute"),
-    (4, "blur", "softmax", "signed"),
-    (7, "zeros", "softmax", "signed"),
+    (4, "blur", "probability", "signed"),
+    (7, "zeros", "probability", "signed"),
     (7, "random", "logit", "positive"),
 ]
 
@@ -279,7 +279,7 @@ def test_softmax_drops_differ_when_the_probability_is_nearly_1() -> None:
             return torch.stack([20 + 0.1 * x.sum((1, 2, 3)) / x[0].numel() ** 0.5, torch.zeros(len(x))], 1)
 
     model, images = attrlib.wrap_model(Sure(), 16), pictures(3, 16)
-    found = evaluate("sds:output=softmax", model, images, [0, 0, 0], "IxG")
+    found = evaluate("sds:output=probability", model, images, [0, 0, 0], "IxG")
     assert values(found) == pytest.approx([1, 1, 1], abs=1e-12)
 
 

@@ -29,10 +29,10 @@ SMALL = {
     "robustness": "robustness:tolerance=1",
     "randomisation": "randomisation:stages=2",
 }
-SPECS = [*(SMALL.get(name, name) for name in PROTOCOLS), "sds:output=softmax", "parts:output=softmax", "sds:target=prediction"]
+SPECS = [*(SMALL.get(name, name) for name in PROTOCOLS), "sds:output=probability", "parts:output=probability", "sds:target=prediction"]
 METHODS_USED = ("IxG", "Grad-CAM", "RISE:samples=8", "Random")
 KINDS = ("sigmoid", "binary", "scalar", "probabilities")
-PROBABILITY = {"ids:steps=5", "robustness:tolerance=1", "gridpg", "difull", "dipart", "sds:output=softmax", "parts:output=softmax"}
+PROBABILITY = {"ids:steps=5", "robustness:tolerance=1", "gridpg", "difull", "dipart", "sds:output=probability", "parts:output=probability"}
 """Protocols that read a probability, or classes."""
 
 

@@ -94,7 +94,8 @@ def by_hand(model: attrlib.Classifier, index: int, output: str, target: str, sig
 
 
 @pytest.mark.parametrize(
-    ("output", "target", "sign"), [("logit", "label", "signed"), ("softmax", "prediction", "absolute"), ("logit", "prediction", "positive")]
+    ("output", "target", "sign"),
+    [("logit", "label", "signed"), ("probability", "prediction", "absolute"), ("logit", "prediction", "positive")],
 )
 def test_a_run_on_birds_matches_a_plain_loop(birds_model: attrlib.Classifier, store: Store, output: str, target: str, sign: str) -> None:
     before = birds_model.digest

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import shlex
+from collections.abc import Callable
 from urllib.parse import parse_qsl
 
 import pytest
@@ -23,10 +24,12 @@ from attrlib.specs import (
     RunSpec,
     Spec,
     StudySpec,
+    TuneSpec,
     ViewSpec,
     canonical,
     flag_of,
     options_of,
+    parse_space,
 )
 
 MODEL = ModelSpec(
@@ -78,12 +81,21 @@ SPECS: list[Spec] = [
         AggregateView(2, 33, "signed"),
     ),
     StudySpec("smoothing", (("limit", "8"), ("steps", "4")), (MODEL, ModelSpec("efficientnet_lite0")), "photos", METHODS, 5, "name", True),
+    TuneSpec(
+        MODEL,
+        "my data",
+        ProtocolSpec("difull", (("grid", "3"),)),
+        METHODS[0],
+        parse_space("steps=5..80:log:3,layer=Input/layer4.1,baseline=zeros"),
+        **{p.name: changed(p) for p in options_of(TuneSpec)},  # type: ignore[arg-type]
+    ),
 ]
 PLAIN: list[Spec] = [
     ExplainSpec(ModelSpec("m"), "x", METHODS),
     RunSpec(ModelSpec("m"), "x", (ProtocolSpec("sds"),), METHODS),
     AggregateSpec(RunSpec(ModelSpec("m"), "x", (ProtocolSpec("sds"),), METHODS)),
     StudySpec("ranking"),
+    TuneSpec(ModelSpec("m"), "x", ProtocolSpec("sds"), METHODS[1]),
 ]
 each = pytest.mark.parametrize("spec", [*SPECS, *PLAIN], ids=lambda spec: type(spec).__name__)
 
@@ -107,6 +119,8 @@ def test_a_link_restores_a_spec_whatever_the_defaults_of_the_reader(spec: Spec) 
         restored = dataclasses.replace(restored, models=spec.models, methods=spec.methods)
     if isinstance(spec, RunSpec):
         restored = dataclasses.replace(restored, filter_models=spec.filter_models)
+    if isinstance(spec, TuneSpec):
+        restored = dataclasses.replace(restored, space=spec.space)
     assert restored == spec
 
 
@@ -127,7 +141,7 @@ def test_json_restores_a_spec(spec: Spec) -> None:
     assert type(spec).from_json(json.loads(canonical(spec))) == spec
 
 
-@pytest.mark.parametrize("command", ["score", "explain", "aggregate", "study"])
+@pytest.mark.parametrize("command", ["score", "explain", "aggregate", "study", "tune"])
 def test_every_field_is_a_flag_of_its_command(command: str) -> None:
     (cls,) = (type(s) for s in SPECS if s.command == command)
     text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).output
@@ -136,14 +150,14 @@ def test_every_field_is_a_flag_of_its_command(command: str) -> None:
         assert p.help.split()[0] in text
 
 
-def test_every_option_of_a_run_is_a_documented_keyword_of_score_and_compare() -> None:
-    for function in (attrlib.score, attrlib.compare):
-        for option in options_of(RunSpec):
-            if option.name == "deletion_tuned":
-                continue  # read from the model
-            parameter = inspect.signature(function).parameters[option.name]
-            assert parameter.default == option.default
-            assert f"    {option.name}: {option.help}" in str(function.__doc__)
+@pytest.mark.parametrize(("function", "cls"), [(attrlib.score, RunSpec), (attrlib.compare, RunSpec), (attrlib.tune, TuneSpec)])
+def test_every_option_is_a_documented_keyword(function: Callable[..., object], cls: type[Spec]) -> None:
+    for option in options_of(cls):
+        if option.name == "deletion_tuned":
+            continue  # read from the model
+        parameter = inspect.signature(function).parameters[option.name]
+        assert parameter.default == option.default
+        assert f"    {option.name}: {option.help}" in str(function.__doc__)
 
 
 def test_an_unknown_keyword_is_refused_with_the_nearest_name(tmp_path) -> None:

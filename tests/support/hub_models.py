@@ -1,5 +1,6 @@
 """Small random image classifiers of transformers, saved as their users save them."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,31 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SigLIP": ("SiglipConfig", "SiglipForImageClassification", dict(vision_config=_VIT, text_config=_TEXT)),
 }
 """Config class, model class and config values of each family."""
+BACKBONES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ViT": ("ViTConfig", "ViTModel", {**_VIT, "pooler_output_size": 24}),
+    "DeiT": ("DeiTConfig", "DeiTModel", {**_VIT, "pooler_output_size": 24}),
+    "BEiT": ("BeitConfig", "BeitModel", _VIT),
+    "Data2Vec": ("Data2VecVisionConfig", "Data2VecVisionModel", _VIT),
+    "DINOv2": ("Dinov2Config", "Dinov2Model", _DINO),
+    "DINOv2, registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", _DINO),
+    "DINOv3": ("DINOv3ViTConfig", "DINOv3ViTModel", {**_VIT, "num_attention_heads": 2, "num_register_tokens": 2}),
+    "DINOv3 ConvNeXt": ("DINOv3ConvNextConfig", "DINOv3ConvNextModel", dict(image_size=64, **_STAGES)),
+    "MAE": (
+        "ViTMAEConfig",
+        "ViTMAEForPreTraining",
+        {**_VIT, "decoder_hidden_size": 16, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 16},
+    ),
+    "MSN": ("ViTMSNConfig", "ViTMSNModel", _VIT),
+    "I-JEPA": ("IJepaConfig", "IJepaModel", _VIT),
+    "ConvNeXt": ("ConvNextConfig", "ConvNextModel", dict(image_size=64, **_STAGES)),
+    "ConvNeXtV2": ("ConvNextV2Config", "ConvNextV2Model", dict(image_size=64, **_STAGES)),
+    "ResNet": ("ResNetConfig", "ResNetModel", dict(embedding_size=8, layer_type="basic", **_STAGES)),
+    "Swin": ("SwinConfig", "SwinModel", _SWIN),
+    "Swinv2": ("Swinv2Config", "Swinv2Model", _SWIN),
+    "CLIP": ("CLIPVisionConfig", "CLIPVisionModel", _VIT),
+    "SigLIP": ("SiglipVisionConfig", "SiglipVisionModel", _VIT),
+}
+"""Config class, model class and config values of backbones without a head."""
 SIZES = {"ResNet": 64, "RegNet": 64, "SegFormer": 64}
 """Input sizes of the families whose configs name none."""
 
@@ -58,10 +84,20 @@ def tiny(family: str = "ViT", **options: object) -> nn.Module:
     import transformers
 
     config, model, values = FAMILIES[family]
+    return _drawn(transformers, config, model, values, **{"num_labels": CLASSES, **options})
+
+
+def tiny_backbone(family: str) -> nn.Module:
+    """Return a small random backbone without a head, whose features are neither all alike nor huge."""
+    import transformers
+
+    return _drawn(transformers, *BACKBONES[family])
+
+
+def _drawn(transformers: Any, config: str, model: str, values: dict[str, Any], **options: object) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = getattr(transformers, config)(**values)
-        made.num_labels = CLASSES
         for name, value in options.items():
             setattr(made, name, value)
         module = getattr(transformers, model)(made).eval()
@@ -83,9 +119,16 @@ def tiny(family: str = "ViT", **options: object) -> nn.Module:
 
 def saved(folder: Path, family: str = "ViT", processor: dict[str, Any] | None = None, **options: object) -> Path:
     """Save a tiny model in a folder, with an image processor of the squashed input size unless other values are given."""
-    import json
+    return _with_processor(tiny(family, **options), folder, family, processor)
 
-    tiny(family, **options).save_pretrained(folder)
+
+def saved_backbone(folder: Path, family: str) -> Path:
+    """Save a tiny backbone in a folder."""
+    return _with_processor(tiny_backbone(family), folder, family, None)
+
+
+def _with_processor(module: Any, folder: Path, family: str, processor: dict[str, Any] | None) -> Path:
+    module.save_pretrained(folder)
     if processor is None and family in SIZES:
         processor = dict(image_processor_type="ViTImageProcessor", size={"height": SIZES[family], "width": SIZES[family]})
     if processor is not None:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +12,7 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 
 # isort: split
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ from attrlib.data.datasets import load_dataset
 from attrlib.engine.plan import Plan, make_plan
 from attrlib.engine.run import Event
 from attrlib.errors import Cancelled
-from attrlib.specs import parse_methods, parse_protocols
+from attrlib.methods import resolve
+from attrlib.specs import MethodSpec, digest, parse_methods, parse_protocols
 from attrlib.store import Store
 from support.numbers import SEED
 
@@ -101,6 +103,21 @@ class Calls(list[tuple[str, str, int]]):
 
     def of(self, method: str) -> int:
         return sum(name.partition("@")[0] == method for name, _, _ in self)
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Return a list to which all maps computed from now on are added."""
+    found, original = Calls(), attrlib.engine.evaluator.attribute_each
+
+    def counted(view: Any, specs: Sequence[MethodSpec], images: Tensor, targets: Sequence[int], options: Any, owners: Any) -> list[Any]:
+        owned = range(len(images)) if owners is None else owners
+        result = original(view, specs, images, targets, options, owners)
+        contents = [digest(images[k].contiguous().numpy().tobytes()) for k in owned]
+        found.extend((str(resolve(spec)), content, target) for spec in specs for content, target in zip(contents, targets, strict=True))
+        return result
+
+    monkeypatch.setattr(attrlib.engine.evaluator, "attribute_each", counted)
+    return found
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Targets: closed forms on linear networks, completeness on others, and what is refused."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import attrlib  # before torchvision: it declares the operators that torchvision may lack
@@ -9,6 +11,7 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support import method_nets
 from support.numbers import close as close_tensors
 from torch import Tensor, nn
@@ -22,7 +25,7 @@ from attrlib.registry import params_of
 from attrlib.specs import LOGIT, MethodSpec, ModelSpec, ProtocolSpec, RunSpec, TargetSpec
 from attrlib.targets import TARGETS, create, short
 
-SIDE, CLASSES = 6, 5
+SIDE, CLASSES = 8, 5
 ITEMS = [0, 3]
 """Classes of the two pictures."""
 
@@ -184,6 +187,84 @@ def test_an_inner_target_does_not_run_what_comes_after_it():
     assert not calls
 
 
+# Similarity
+
+
+def features(model: attrlib.Classifier, x: Tensor) -> Tensor:
+    return torch.tanh(model.module.conv2(torch.tanh(model.module.conv1(x))))
+
+
+def other(model: attrlib.Classifier, tmp_path: Path) -> tuple[str, Tensor]:
+    """A picture in a file, and the network's input of it."""
+    pixels = torch.randint(0, 256, (SIDE, SIDE, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "other.png")
+    return str(tmp_path / "other.png"), model.preprocess(Image.fromarray(pixels.numpy()))[None]
+
+
+class Backbone(Curved):
+    """The network without its head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.conv2(torch.tanh(self.conv1(x)))).mean((2, 3))
+
+
+@pytest.mark.parametrize("layer", ["Input", "conv1"])
+@pytest.mark.parametrize("net", [Curved, Backbone])
+def test_similarity_is_the_cosine_of_the_features_with_and_without_a_head(net, layer, tmp_path):
+    model = wrapped(net, outputs="features" if net is Backbone else "auto")
+    path, reference = other(model, tmp_path)
+    start = pictures() if layer == "Input" else model.module.conv1(pictures()).detach()
+    x = start.clone().requires_grad_()
+    inner = model.module.conv1(x) if layer == "Input" else x
+    pooled = torch.tanh(model.module.conv2(torch.tanh(inner))).mean((2, 3))
+    there = features(model, reference).mean((2, 3)).detach()
+    cosines = (pooled * there).sum(1) / pooled.norm(dim=1) / there.norm()
+    (expected,) = torch.autograd.grad(cosines.sum(), x)
+    found = attrlib.explain(model, pictures(), f"Gradient@{layer}:target=similarity:to={path}", [0, 3]).maps
+    assert close(found[:, 0], expected.sum(1))
+
+
+def test_similarity_to_a_patch_takes_the_last_layer_as_wide_as_the_features(tmp_path):
+    model = wrapped(Curved)
+    path, reference = other(model, tmp_path)
+    x = pictures().requires_grad_()
+    pooled, there = features(model, x).mean((2, 3)), model.module.conv2(torch.tanh(model.module.conv1(reference)))[:, :, 2, 4].detach()
+    (expected,) = torch.autograd.grad(((pooled * there).sum(1) / pooled.norm(dim=1) / there.norm()).sum(), x)
+    assert close(gradient(model, f"similarity:to={path}:row=2:column=4"), expected.sum(1))
+    assert not close(gradient(model, f"similarity:to={path}:row=2:column=4"), gradient(model, f"similarity:to={path}"))
+
+
+def test_a_picture_is_more_similar_to_itself_than_to_another_and_its_key_is_its_content(tmp_path):
+    model = wrapped(Curved)
+    path, reference = other(model, tmp_path)
+    maps = attrlib.explain(model, reference, f"Gradient:target=similarity:to={path}", 0).maps
+    assert float(maps.abs().max()) < 1e-5, "the cosine has its maximum there"
+    keys = Evaluator(model, InMemoryCache()).keys
+    before = keys.maps(resolve(MethodSpec.parse(f"IxG:target=similarity:to={path}")), model)
+    shutil.copy(path, tmp_path / "copy.png")
+    assert keys.maps(resolve(MethodSpec.parse(f"IxG:target=similarity:to={tmp_path / 'copy.png'}")), model) == before
+    Image.new("RGB", (SIDE, SIDE), "red").save(path)
+    assert keys.maps(resolve(MethodSpec.parse(f"IxG:target=similarity:to={path}")), model) != before
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("", "write similarity:to=PICTURE or similarity:text=TEXT"),
+        (":to=sample:cat:text=a cat", "write similarity:to=PICTURE or similarity:text=TEXT"),
+        (":to=sample:nobody", "nobody"),
+        (":to=/nowhere/at/all.png", "/nowhere/at/all.png"),
+        (":text=a cat", "has no text side"),
+        (":to=sample:cat:row=2", "needs a row and a column"),
+        (":to=sample:cat:row=2:column=9", "has 8 x 8 patches"),
+    ],
+)
+def test_a_similarity_that_cannot_be_computed_is_refused(parameters, message):
+    with pytest.raises(TargetError) as caught:
+        gradient(wrapped(Curved), f"similarity{parameters}")
+    assert message in str(caught.value)
+
+
 # Every method
 
 
@@ -191,7 +272,15 @@ def of(method: str, target: str) -> MethodSpec:
     return dataclasses.replace(method_nets.small(method, ""), target=TargetSpec.parse(target))
 
 
-CLASSWISE = ["probability", "contrast:k=2", "versus:other=1", "labels:classes=1+2", "negative", "channel:layer=Final:index=1"]
+CLASSWISE = [
+    "probability",
+    "contrast:k=2",
+    "versus:other=1",
+    "labels:classes=1+2",
+    "negative",
+    "channel:layer=Final:index=1",
+    "similarity:to=sample:cat",
+]
 
 
 @pytest.mark.parametrize("target", CLASSWISE)
@@ -204,7 +293,7 @@ def test_every_method_has_finite_maps_of_every_target_or_says_why_not(method, ta
             (plain,) = attribute_all(model, [of(method, "logit")], images, [0, 3])
         except MethodError:
             continue
-        refused = METHODS[method].linear and target == "probability"
+        refused = METHODS[method].linear and not TARGETS[target.partition(":")[0]].linear
         if refused:
             with pytest.raises(MethodError, match="linear in the logits"):
                 attribute_all(model, [of(method, target)], images, [0, 3])
@@ -282,8 +371,8 @@ def test_the_text_form_of_a_target_is_read_back(name):
         ("channel:layer=Input", "is the image itself"),
         ("channel:layer=nowhere", "nowhere"),
         ("channel:layer=conv2:index=8", "has 8 channels, counted from 0"),
-        ("neuron:layer=conv2:row=6", "has 6 rows"),
-        ("neuron:layer=conv2:column=6", "has 6 columns"),
+        ("neuron:layer=conv2:row=8", "has 8 rows"),
+        ("neuron:layer=conv2:column=8", "has 8 columns"),
     ],
 )
 def test_a_target_that_the_model_cannot_have_is_refused_before_anything_is_computed(target, message):
@@ -314,7 +403,7 @@ def test_numbers_have_no_probability_and_no_contrast():
             gradient(model, target, [0, 0])
 
 
-@pytest.mark.parametrize("target", ["versus:other=1", "labels:classes=1", "negative", "channel:layer=Middle"])
+@pytest.mark.parametrize("target", ["versus:other=1", "labels:classes=1", "negative", "channel:layer=Middle", "similarity:to=sample:cat"])
 def test_protocols_of_the_class_refuse_targets_that_are_not_about_it(target):
     model = attrlib.load_model("birds_resnet10", device="cpu")
     with pytest.raises(ProtocolError, match="judges maps by the logit or the probability of the item's class"):

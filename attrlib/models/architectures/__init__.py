@@ -1,7 +1,7 @@
 """Architectures that neither timm nor torchvision provides, small versions of them, and the checkpoints published for IDSDS."""
 
 from attrlib.models.architectures.bagnet import BagNet, patch_logits
-from attrlib.models.architectures.bcos import BcosResNet, dynamic_weights, linearised
+from attrlib.models.architectures.bcos import BcosNetwork, BcosResNet, dynamic_weights, linearised
 from attrlib.models.architectures.catalogue import ARCHITECTURES, Architecture
 from attrlib.models.architectures.fixup import FixupResNet
 from attrlib.models.architectures.published import PUBLISHED, Checkpoint
@@ -15,6 +15,7 @@ __all__ = [
     "VGG",
     "Architecture",
     "BagNet",
+    "BcosNetwork",
     "BcosResNet",
     "Checkpoint",
     "FixupResNet",

@@ -98,7 +98,8 @@ def patch_logits(model: BagNet, images: Tensor, targets: Tensor | None = None, b
     Args:
         model: The BagNet.
         images: Normalised images (B,3,H,W).
-        targets: Classes of each image, (B,) or (B,K); None takes every class (200 MB per image of 224 px with 1000 classes).
+        targets: Classes of each image, (B,) or (B,K), or weights (B,K,C) of sums of the classes; None takes every class (200 MB per image
+            of 224 px with 1000 classes).
         batch_size: Images processed at once.
 
     Returns:
@@ -113,6 +114,9 @@ def patch_logits(model: BagNet, images: Tensor, targets: Tensor | None = None, b
             part = padded[start : start + batch_size]
             if targets is None:
                 weight, bias = model.fc.weight.expand(len(part), -1, -1), model.fc.bias.expand(len(part), -1)
+            elif targets.is_floating_point():
+                sums = targets[start : start + batch_size].to(images.device)
+                weight, bias = sums @ model.fc.weight, sums @ model.fc.bias
             else:
                 classes = targets[start : start + batch_size].to(images.device).view(len(part), -1)
                 weight, bias = model.fc.weight[classes], model.fc.bias[classes]

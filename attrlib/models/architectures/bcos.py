@@ -1,4 +1,4 @@
-"""B-cos ResNet: a network that is one linear map for each image, with that map as its built-in explanation."""
+"""B-cos networks: each is one linear map for each image, with that map as its built-in explanation; among them B-cos ResNet."""
 
 import copy
 import math
@@ -34,6 +34,10 @@ class BcosConv2d(nn.Conv2d):
         norms = (squares + 1e-6).sqrt()
         cosine = (out / norms).abs().to(out.dtype)
         return out * (cosine.detach() if self.detached else cosine)
+
+    def set_explanation_mode(self, activate: bool = True) -> None:
+        """Set whether gradients treat the cosines as constants; called as in the layers of the package `bcos`."""
+        self.detached = activate
 
 
 class UncentredBatchNorm2d(nn.BatchNorm2d):
@@ -101,7 +105,29 @@ class BcosBottleneck(nn.Module):
         return out + (x if self.downsample is None else self.downsample(x))
 
 
-class BcosResNet(Stages):
+class BcosNetwork(nn.Module):
+    """Mixed into a network of six channels: maps images x (B,3,H,W) in [0,1] to logits by way of the channels [x, 1 - x].
+
+    For each image the logits are a linear map W(x) of the channels plus constants. The layers whose weights depend on the image have a
+    method `set_explanation_mode`, by which gradients treat these weights as constants; the gradient is then W(x).
+    """
+
+    @staticmethod
+    def encode(images: Tensor) -> Tensor:
+        """Return the six channels [x, 1 - x] of images x (B,3,H,W) in [0,1]."""
+        return torch.cat([images, 1 - images], dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (B,C) of images (B,3,H,W) in [0,1]."""
+        return self.logits(self.encode(x))
+
+    def logits(self, encoded: Tensor) -> Tensor:
+        """Return the logits (B,C) of encoded images (B,6,H,W)."""
+        logits: Tensor = super().forward(encoded)
+        return logits
+
+
+class BcosResNet(BcosNetwork, Stages):
     """B-cos ResNet (Boehle et al. 2022, 2024): images (B,3,H,W) in [0,1], not normalised, to logits (B,C).
 
     The image r, g, b enters as the six channels r, g, b, 1-r, 1-g, 1-b, so that a colour is a direction and black is not zero.
@@ -137,19 +163,6 @@ class BcosResNet(Stages):
             if isinstance(module, BcosConv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    @staticmethod
-    def encode(images: Tensor) -> Tensor:
-        """Return the six channels [x, 1 - x] of images x (B,3,H,W) in [0,1]."""
-        return torch.cat([images, 1 - images], dim=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (B,C) of images (B,3,H,W) in [0,1]."""
-        return self.logits(self.encode(x))
-
-    def logits(self, encoded: Tensor) -> Tensor:
-        """Return the logits (B,C) of encoded images (B,6,H,W)."""
-        return super().forward(encoded)
-
     def stem(self, x: Tensor) -> Tensor:
         return self.pool(self.bn1(self.conv1(x)))
 
@@ -157,29 +170,29 @@ class BcosResNet(Stages):
         return self.avgpool(self.fc(x)).flatten(1) + self.logit_bias
 
 
-def linearised(model: BcosResNet) -> BcosResNet:
-    """Return a copy of the model that shares its weights and whose gradients treat the cosines as constants.
+def linearised(model: BcosNetwork) -> BcosNetwork:
+    """Return a copy of the model that shares its weights and whose gradients treat its dynamic weights as constants.
 
     In evaluation mode, the gradient of a logit at an image is then the row of the model's linear map for that image.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, shared)
     for module in twin.modules():
-        if isinstance(module, BcosConv2d):
-            module.detached = True
+        if (switch := getattr(module, "set_explanation_mode", None)) is not None:
+            switch(True)
     return twin
 
 
-def dynamic_weights(model: BcosResNet, images: Tensor, targets: Tensor) -> Tensor:
-    """Return the row of the linear map W(x) of each image for its target class.
+def dynamic_weights(model: BcosNetwork, images: Tensor, targets: Tensor) -> Tensor:
+    """Return the row of the linear map W(x) of each image for its target class, or a weighted sum of the rows.
 
-    (W(x) * model.encode(x)).sum((1, 2, 3)) is the logit minus `model.logit_bias`. Summed over channels only, it is the model's
-    built-in attribution map. The map is computed in evaluation mode, and the model stays as it was.
+    (W(x) * model.encode(x)).sum((1, 2, 3)) is the logit minus constants, of which a ResNet has only `logit_bias`. Summed over channels
+    only, it is the model's built-in attribution map. The map is computed in evaluation mode, and the model stays as it was.
 
     Args:
         model: The B-cos network.
         images: Images (B,3,H,W) in [0,1].
-        targets: Target classes (B,).
+        targets: Target classes (B,), or weights of the classes (B,C).
 
     Returns:
         Weights (B,6,H,W).
@@ -187,4 +200,6 @@ def dynamic_weights(model: BcosResNet, images: Tensor, targets: Tensor) -> Tenso
     with preserved(model), torch.enable_grad():
         encoded = model.encode(images).detach().requires_grad_()
         logits = linearised(model).logits(encoded)
-        return torch.autograd.grad(logits.gather(1, targets.to(logits.device)[:, None]).sum(), encoded)[0]
+        targets = targets.to(logits.device)
+        explained = logits * targets if targets.is_floating_point() else logits.gather(1, targets[:, None])
+        return torch.autograd.grad(explained.sum(), encoded)[0]

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from attrlib.errors import ModelError, reason_of
 from attrlib.models.checkpoints import read_checkpoint
+from attrlib.models.folders.prompts import CLIP, split_prompts
 
 HUB, LOCAL = "timm:hf-hub:", "timm:local-dir:"
-PREFIXES = ("hf:", HUB, LOCAL)
+PREFIXES = ("hf:", HUB, LOCAL, CLIP)
 """How the name of a model starts that is a folder, or a repository of the hub."""
 CONFIG = "config.json"
 _FIRST = (CONFIG, "preprocessor_config.json")
@@ -50,15 +51,20 @@ class Folder:
     def parse(cls, name: str) -> Self:
         """Return the folder that the name of a model means.
 
-        `hf:ORG/NAME`, `timm:hf-hub:ORG/NAME` are repositories, `hf:/PATH`, `hf:./PATH`, `timm:local-dir:PATH` local folders. A
-        repository may be followed by `?revision=BRANCH`.
+        `hf:ORG/NAME`, `timm:hf-hub:ORG/NAME`, `clip:ORG/NAME` are repositories, `hf:/PATH`, `hf:./PATH`, `clip:/PATH`,
+        `timm:local-dir:PATH` local folders. A repository may be followed by `?revision=BRANCH`.
 
         Raises:
             ModelError: There is no such folder, or the name is none of a repository.
         """
         prefix = next(p for p in PREFIXES if name.startswith(p))
-        text = name.removeprefix(prefix)
-        where, _, revision = text.partition(_REVISION)
+        if prefix == CLIP:
+            base, options = split_prompts(name)
+            text = where = base.removeprefix(CLIP)
+            revision = options.get("revision", "")
+        else:
+            text = name.removeprefix(prefix)
+            where, _, revision = text.partition(_REVISION)
         if prefix != LOCAL and _REPOSITORY.fullmatch(where):
             return cls(None, where, revision or None)
         folder = _existing_folder(text) if prefix != HUB else None
@@ -71,18 +77,18 @@ class Folder:
 
     def config(self, name: str) -> dict[str, Any]:
         """Return the content of config.json. Raises `ModelError` if there is none, or if it is not a JSON object."""
-        values = _read_json(self._files(_FIRST, name) / CONFIG)
+        values = _read_json(self.files(_FIRST, name) / CONFIG)
         if values is None:
             raise ModelError(f"{name} has no {CONFIG}; {_holds(self.path) if self.path else 'it is not a model of transformers or timm'}")
         return values
 
     def local(self, name: str) -> Path:
         """Return the folder on this machine that holds config.json, after downloading it if need be."""
-        return self._files(_FIRST, name)
+        return self.files(_FIRST, name)
 
     def settings(self, file: str, name: str) -> dict[str, Any] | None:
         """Return the content of a JSON file that need not be there."""
-        return _read_json(self._files(_FIRST, name) / file)
+        return _read_json(self.files(_FIRST, name) / file)
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """Return all tensors of the weights, read without running code; safetensors if there are any.
@@ -92,13 +98,13 @@ class Folder:
         """
         for file in _WEIGHTS:
             stem, dot, ending = file.rpartition(".")
-            folder = self._files((file, f"{file}.index.json", f"{stem}-*{dot}{ending}"), name)
+            folder = self.files((file, f"{file}.index.json", f"{stem}-*{dot}{ending}"), name)
             for found in (folder / file, folder / f"{file}.index.json"):
                 if found.is_file():
                     return read_checkpoint(found).state
         raise ModelError(f"{name} holds no weights; expected {' or '.join(_WEIGHTS)}, alone or in parts with an index")
 
-    def _files(self, patterns: tuple[str, ...], name: str) -> Path:
+    def files(self, patterns: tuple[str, ...], name: str) -> Path:
         """Return the folder with the files of these patterns, after downloading those that the cache lacks."""
         if self.path is not None:
             return self.path
@@ -123,7 +129,7 @@ def is_path_of_folder(name: str) -> bool:
 def local_path(name: str) -> str | None:
     """Return the path of the local folder that the name of a model means, whether it exists or not; None if it is none."""
     prefix = next((p for p in PREFIXES if name.startswith(p)), "")
-    text = name.removeprefix(prefix)
+    text = (split_prompts(name)[0] if prefix == CLIP else name).removeprefix(prefix)
     if not prefix or prefix == HUB or (prefix != LOCAL and _REPOSITORY.fullmatch(text.partition(_REVISION)[0])):
         return None
     return text

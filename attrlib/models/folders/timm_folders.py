@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from attrlib.errors import ModelError, reason_of, unknown
 from attrlib.models.built import Build, Built
 from attrlib.models.folders.folder import CONFIG, Folder, is_timm
-from attrlib.models.folders.transformers_models import build_transformers, check_room, named, outputs_of
+from attrlib.models.folders.prompts import CLIP
+from attrlib.models.folders.transformers_clip import build_clip
+from attrlib.models.folders.transformers_loading import check_room
+from attrlib.models.folders.transformers_models import build_transformers, named, outputs_of
 from attrlib.models.loading.prefixes import below, prefixes_of
 from attrlib.models.loading.renames import renamed
 from attrlib.models.loading.state_dicts import COUNTER, load_state
@@ -23,7 +26,7 @@ from attrlib.specs import check_size
 
 
 def folder_builder(name: str) -> Build:
-    """Return the builder of `hf:...`, `timm:hf-hub:...` or `timm:local-dir:...`; config.json decides whether timm or transformers builds it.
+    """Return the builder of `clip:...`, or of `hf:...`, `timm:hf-hub:...`, `timm:local-dir:...`, for which config.json names the package.
 
     Raises:
         ModelError: There is no such folder, or the name is none of a repository.
@@ -31,6 +34,8 @@ def folder_builder(name: str) -> Build:
     folder = Folder.parse(name)
 
     def build(options: Options, pretrained: bool) -> Built:
+        if name.startswith(CLIP):
+            return build_clip(folder, name, class_count(options), pretrained)
         config, classes = folder.config(name), class_count(options)
         if is_timm(config):
             return _build_timm(folder, config, name, classes, pretrained)
@@ -80,6 +85,8 @@ def _build_timm(folder: Folder, config: Mapping[str, Any], name: str, classes: i
     preprocessing = timm_preprocessing(module)
     if size := arguments.get("img_size"):
         preprocessing = replace(preprocessing, size=check_size(tuple(size) if isinstance(size, list) else size))
+    if not module.num_classes:
+        return Built(module, preprocessing, outputs="features", notes=(f"{name} has no classes: its features are explained",))
     outputs = outputs_of(config.get("problem_type"), module.num_classes) if by_transformers else "auto"
     return Built(module, preprocessing, _names_of(module, config), outputs)
 

@@ -27,6 +27,7 @@ MEANINGS = {
     "sigmoid": "logits of labels, of which several can be present (sigmoid)",
     "binary": "one logit of two classes (binary)",
     "scalar": "numbers, as in regression (scalar)",
+    "features": "features of a backbone without a head (features)",
     "probabilities": "probabilities",
 }
 _SHOWN = 6
