@@ -56,7 +56,7 @@ class Param:
         noun: Name for one of the `choices` in messages.
         missing: Error message if a required field is missing.
         positional: Whether the value is a positional argument on the command line.
-        names: What a text names: `class`, `classes` or `layer`. Forms then offer those of the model.
+        names: What a text names: `class`, `classes`, `layer` or `picture`. Forms then offer those that there are.
         path: Attribute names that lead to the value, for a field of a nested spec.
     """
 

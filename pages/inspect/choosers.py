@@ -127,7 +127,8 @@ def _offers(model: Classifier, best: Mapping[int, Reading], target: int, classes
     first = {"class": "" if other is None else str(other), "classes": JOIN.join(map(str, labels)), "layer": layers[-1] if layers else ""}
     if "Final" in layers:
         first["layer"] = "Final"
-    return targets.Offers({"class": classes, "classes": classes, "layer": {name: name for name in layers}}, first)
+    pictures = {name: title(name) for name in NAMES}
+    return targets.Offers({"class": classes, "classes": classes, "layer": {name: name for name in layers}, "picture": pictures}, first)
 
 
 def _recall(key: str, known: Container[object]) -> None:

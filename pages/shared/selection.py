@@ -9,6 +9,7 @@ from attrlib.methods import METHODS, named_methods, read_methods, resolve
 from attrlib.models import NAMED, parse_model
 from attrlib.registry import Value
 from attrlib.specs import MethodSpec, ModelSpec, TargetSpec
+from pages.shared.roots import check_target
 
 DEFAULT_LAYER = "method's default"
 ALL_LAYERS = "Input, Middle, Final"
@@ -88,6 +89,8 @@ def chosen_methods(
                 if entry in METHODS
                 else read_methods(entry, "", target)
             )
+            for spec in specs:
+                check_target(spec.target)
             methods += [resolve(replace(m, layer=m.layer or name)) for m in specs for name in layers]
         except AttrlibError as error:
             problems.append(str(error))

@@ -26,7 +26,7 @@ class Offers:
     """What a model offers where a parameter names something.
 
     Attributes:
-        options: Options by kind of name (`class`, `classes`, `layer`), in text form with their labels.
+        options: Options by kind of name (see `Param.names`), in text form with their labels.
         first: The option that a newly chosen target starts with, by kind of name.
     """
 
@@ -105,7 +105,8 @@ def _input(param: Param, key: str, options: Mapping[str, str] | None) -> None:
     if param.names == "classes":
         st.multiselect(label, _with(options, value), **common, **widget(key, default="default"))
     else:
-        st.selectbox(label, **common, **chooser(key, _with(options, [value] if value else [])))
+        typed = param.names == "picture"
+        st.selectbox(label, accept_new_options=typed, **common, **chooser(key, _with(options, [value] if value else [])))
 
 
 def _with(options: Iterable[str], chosen: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from attrlib.data.samples import open_sample
 from attrlib.methods import PRESETS, resolve
 from attrlib.registry import params_of
 from attrlib.specs import ExplainSpec, MethodSpec, TargetSpec
-from attrlib.targets import TARGETS
+from attrlib.targets import TARGETS, similarity
 from pages.inspect.choice import DEFAULT
 from pages.shared import selection
 
@@ -81,6 +81,7 @@ def test_the_logit_is_explained_at_first_and_nothing_says_so(small):
         ("versus:other=4", "cat rather than elk"),
         ("labels:classes=0+3", "ant + dog"),
         ("negative", "against cat"),
+        ("similarity:to=sample:coffee", "similarity to sample:coffee"),
         ("channel:layer=Final:index=3", "channel 3 of Final"),
         ("neuron:layer=Final:index=3:row=1:column=2", "channel 3 of Final at row 1, column 2"),
     ],
@@ -176,6 +177,7 @@ def test_what_a_target_does_not_allow_is_a_grey_tile_with_the_reason(small):
         ("labels", "Labels needs a set of classes"),
         ("channel", "Channel needs a layer"),
         ("channel:layer=nowhere", "nowhere"),
+        ("similarity", "Similarity needs another picture or a text"),
     ],
 )
 def test_a_link_with_a_target_that_the_model_does_not_have_says_so(target, says, small):
@@ -183,6 +185,22 @@ def test_a_link_with_a_target_that_the_model_does_not_have_says_so(target, says,
     assert says in texts(at).replace("\\", "")
     assert "Photo" in titles(at)
     assert not at.exception
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/etc/nothing", "~/photo.png", "sample:../photo.png"])
+def test_a_picture_of_the_server_is_read_only_from_the_roots(path, small, monkeypatch, tmp_path):
+    monkeypatch.setenv("ATTRLIB_DATA_ROOTS", str(tmp_path))
+    opened_files: list[str] = []
+    real = similarity.open_image
+    monkeypatch.setattr(similarity, "open_image", lambda name: (opened_files.append(name), real(name))[1])
+    at = opened(small.add(), methods=f"IxG:target=similarity:to={path}")
+    assert "nor in a folder that this app may read" in texts(at)
+    assert titles(at) == ["Photo"]
+    assert not opened_files
+    open_sample("coffee").image.save(tmp_path / "photo.png")
+    at = opened(small.add(), methods=f"IxG:target=similarity:to={tmp_path / 'photo.png'}")
+    assert titles(at) == ["Photo", "IxG"]
+    assert len(arrays(at)) == 1
 
 
 def test_a_strength_out_of_range_is_one_message(small):
