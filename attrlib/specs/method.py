@@ -1,6 +1,6 @@
 """Spec of a method: its name, layer and parameters."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from attrlib.errors import SpecError
@@ -50,6 +50,11 @@ class MethodSpec(Spec):
     def __str__(self) -> str:
         target = "" if self.target == TargetSpec() else f"{TARGET}{self.target}"
         return f"{self.name}{'@' if self.layer else ''}{self.layer}{write_pairs(self.params)}{target}"
+
+    @property
+    def label(self) -> str:
+        """Return the text form without the layer, for titles beside which the layer stands."""
+        return str(replace(self, layer=""))
 
     @property
     def values(self) -> dict[str, Value]:

@@ -1,6 +1,7 @@
 """The page Aggregate without a browser: from the link to the images of a bin, the dials, a custom grid, and bad input."""
 
 import io
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -287,6 +288,11 @@ def test_a_target_is_chosen_for_all_rows_and_told_apart(files):
     contrast = rows(at)
     assert len(contrast) == 2
     assert all("target=contrast:k=2:by=logits" in row for row in contrast)
+    at = settle(start(files, methods="IxG@Input,IxG@Input:target=contrast:by=logits,IG@Input:steps=3,IG@Input:steps=4"))
+    at = started(at)
+    legend = {trace["name"] for trace in json.loads(nodes(at, "plotly_chart")[0].proto.spec)["data"] if trace["type"] == "box"}
+    assert legend == {"IxG", "IxG:target=contrast:by=logits", "IG:steps=3", "IG:steps=4"}
+    at = started(start(files, methods="IxG@Input:target=contrast:k=2:by=logits,IxG@Final:target=contrast:k=2:by=logits"))
     control(at, "a_explained").set_value("logit")
     assert not any("target" in row for row in rows(started(at)))
     at = settle(start(files, methods="IxG@Input,IxG@Input:target=probability"))

@@ -529,11 +529,11 @@ def test_methods_of_two_targets_are_told_apart_in_leaderboard_plot_and_link(data
     at = done(small(data, methods="IxG,IxG:target=contrast:k=2,Grad-CAM:target=contrast"))
     assert control(at, "s_methods").value == ["IxG", "IxG@Input:channels=sum:target=contrast:k=2:by=weights:strength=1.0", "Finer-CAM"]
     names = ["IxG", "IxG:target=contrast:k=2", "Grad-CAM:target=contrast"]
-    assert sorted(board(at)["Method"]) == sorted(names)
-    assert set(at.selectbox(key="s_method").options) == set(names)
+    assert sorted(board(at)["method"]) == sorted(names)
+    assert set(control(at, "s_method").options) == set(names)
     assert link(at)["methods"] == ",".join(names)
     assert {row["method"]: row["mean"] for row in api(data, link(at)["methods"]).table()} == dict(
-        zip(board(at)["Method"], board(at)[next(name for name in board(at) if name.startswith("Mean"))], strict=True)
+        zip(board(at)["method"], board(at)["mean"], strict=True)
     )
     assert "contrast" in words(at)
     plot = json.loads(nodes(at, "plotly_chart")[0].proto.spec)
