@@ -26,11 +26,15 @@ CONVERGENCE_WARNING = 0.05
 LINE = "1.5rem"
 """Height of a line in the list of classes, and of the button beside it with its margin."""
 _BUTTONS = f"""
+.st-key-rather {{ margin-top: -.35rem; }}
 .st-key-rather button {{ height: 1.2rem; min-height: 1.2rem; margin-bottom: calc({LINE} - 1.2rem); padding: 0 .4rem; }}
 .st-key-rather button:disabled {{ visibility: hidden; }}
 .st-key-rather button p {{ font-size: .75rem; }}
 """
 """The button of the explained class only keeps its place."""
+
+
+_THIRD = '<small data-testid="tile-target" title="{0}" style="display:block;opacity:.7;white-space:nowrap;overflow:hidden;text-overflow:ellipsis">{0}</small>'
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ class Strip:
 def show_strips(strips: Sequence[Strip], view: ViewSpec, in_threes: bool = False) -> None:
     """Show each strip's photo, then its tiles, on a grid that wraps; with `in_threes`, rows of three tiles beside the photo.
 
-    Every tile has the same four parts in every state.
+    Every tile has the same four parts in every state. If a method explains another target than the logit, all have a line for the target.
     """
+    targets = any(slot.explained for strip in strips for slot in strip.slots)
     done = [(k, i) for k, strip in enumerate(strips) for i, slot in enumerate(strip.slots) if slot.done]
     drawn = [_tile(strips[k].slots[i], view) for k, i in done]
     tiles = {place: (tile, scale) for place, tile, scale in zip(done, drawn, limits(drawn, view), strict=True)}
@@ -96,20 +101,20 @@ def show_strips(strips: Sequence[Strip], view: ViewSpec, in_threes: bool = False
         for first in range(0, max(1, len(strip.slots)), several):
             grid = st.grid(4 if in_threes else "auto", min_column_width=165, gap="small", key=f"tiles-{k}-{first}")
             with grid.cell():
-                _show_photo(strip, with_classes=first == 0)
+                _show_photo(strip, targets, with_classes=first == 0)
             for i, slot in list(enumerate(strip.slots))[first : first + several]:
                 with grid.cell():
                     if (k, i) in tiles:
-                        _show(slot, *tiles[k, i], strip.photo, view)
+                        _show(slot, *tiles[k, i], strip.photo, view, targets)
                     else:
-                        _show_blank(slot, strip.photo)
+                        _show_blank(slot, strip.photo, targets)
     if view.scale == "shared" and tiles:
         with st.container(width=420):
             st.html(legend(view, next(iter(tiles.values()))[1]))
 
 
-def _show_photo(strip: Strip, with_classes: bool) -> None:
-    head(strip.name, strip.title)
+def _show_photo(strip: Strip, targets: bool, with_classes: bool) -> None:
+    head(strip.name, strip.title, "" if targets else None)
     alt = f"The photo as the model sees it, explained for {strip.title}"
     st.image(_photo(digest(strip.photo.tobytes()), strip.photo), width="stretch", alt=alt)
     if with_classes:
@@ -138,8 +143,7 @@ def _tile(slot: Slot, view: ViewSpec) -> Tile:
     shown = tile(slot.job.result, view)
     seconds = slot.job.result.seconds
     # The time is unknown for a map that was computed on another device.
-    parts = [shown.subtitle, slot.explained, "" if math.isnan(seconds) else duration(seconds)]
-    return replace(shown, subtitle=" · ".join(filter(None, parts)))
+    return shown if math.isnan(seconds) else replace(shown, subtitle=f"{shown.subtitle} · {duration(seconds)}")
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
@@ -148,9 +152,9 @@ def picture(image_digest: str, preprocessing: Preprocessing, _photo: Photo) -> I
     return preprocessing.view(_photo, scale=2)
 
 
-def _show(slot: Slot, tile: Tile, top: float, photo: Image.Image, view: ViewSpec) -> None:
+def _show(slot: Slot, tile: Tile, top: float, photo: Image.Image, view: ViewSpec, targets: bool) -> None:
     assert slot.job is not None
-    head(tile.title, tile.subtitle)
+    head(tile.title, tile.subtitle, slot.explained if targets else None)
     if tile.defect is not None:
         st.image(blank(photo.size), width="stretch", alt=f"No map: {tile.defect}")
         st.caption(f":material/block: {tile.defect}")
@@ -175,9 +179,9 @@ def _badge(diagnostics: Mapping[str, tuple[float, ...]]) -> None:
     st.caption(f":orange[:material/warning: {text}: take more steps]" if error > CONVERGENCE_WARNING else text, help=hint)
 
 
-def _show_blank(slot: Slot, photo: Image.Image) -> None:
+def _show_blank(slot: Slot, photo: Image.Image, targets: bool) -> None:
     job = slot.job
-    head(slot.method.name, " · ".join(filter(None, (slot.method.layer, slot.explained))))
+    head(slot.method.name, slot.method.layer, slot.explained if targets else None)
     st.image(blank(photo.size), width="stretch", alt="No map yet")
     if job is not None:
         job_status.waits_for(job, small=True)
@@ -186,11 +190,12 @@ def _show_blank(slot: Slot, photo: Image.Image) -> None:
         st.empty()
 
 
-def head(title: str, line: str) -> None:
-    """Show a title with a line below it."""
+def head(title: str, line: str, target: str | None = None) -> None:
+    """Show a title with a line below it, and one for the target unless that is None. The last one is cut off rather than wrapped."""
+    third = "" if target is None else _THIRD.format(escape(target) or "&nbsp;")
     st.html(
         f'<div style="line-height:1.3;overflow-wrap:anywhere"><b data-testid="tile-title">{escape(title)}</b><br>'
-        f'<small data-testid="tile-line" style="opacity:.7">{escape(line)}</small></div>'
+        f'<small data-testid="tile-line" style="opacity:.7">{escape(line)}</small>{third}</div>'
     )
 
 
