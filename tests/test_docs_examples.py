@@ -26,6 +26,8 @@ MESSAGES = ("message", "you see")
 """Headings of the columns that hold messages of attrlib."""
 OTHERS = "## Installing"
 """Section of messages of other programs."""
+SEPARATOR = re.compile(r"(?:&&|\||;|\$\()(?=(?:[^']*'[^']*')*[^']*$)")
+"""What ends a command of a shell, outside of single quotes."""
 RUNNER = """
 import sys
 for block in sys.stdin.read().split("\\0"):
@@ -65,7 +67,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     """Yield the words of every call of attrlib in the shell blocks and the running text of a page."""
     for _, code in blocks(page, "bash", "sh", "shell", "console"):
         for line in code.replace("\\\n", " ").splitlines():
-            for part in re.split(r"&&|\||;|\$\(", line.removeprefix("$ ")):
+            for part in SEPARATOR.split(line.removeprefix("$ ")):
                 words = shlex.split(part.strip(" )"), comments=True)
                 if "-m" in words and words[words.index("-m") + 1 :][:1] == ["attrlib"]:
                     words = words[words.index("-m") + 1 :]

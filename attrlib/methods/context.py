@@ -59,7 +59,7 @@ class AttributionContext:
     clock: Callable[[], float] = time.perf_counter
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     shared_seconds: float = 0.0
-    readout: Readout | None = field(default=None, repr=False)
+    readout: Readout = field(default=None, repr=False)  # type: ignore[assignment]
     _memo: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class AttributionContext:
         self._owners = torch.arange(len(self.images), device=self.images.device) if self.owners is None else self.owners
         self.inputs = self.per_item(self.sources)
         # At once, because methods may run later passes with rules that do not apply to those of the target.
-        self._read = self.readout or self.target.readout(self.classifier, self.targets, lambda: self.clean_logits()[self._owners])
+        self.readout = self.readout or self.target.readout(self.classifier, self.targets, lambda: self.clean_logits()[self._owners])
         self.setup_seconds = self.clock() - start
 
     def __len__(self) -> int:
@@ -116,7 +116,7 @@ class AttributionContext:
             logits: Logits (N,C).
             rows: Index of the item that each row is derived from (N,).
         """
-        return self._read.values(logits, rows)
+        return self.readout.values(logits, rows)
 
     def slopes(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Return the derivative (N,C) of the target with respect to the logits, from which a propagation starts.
@@ -125,7 +125,7 @@ class AttributionContext:
             logits: Logits (N,C).
             rows: Index of the item that each row is derived from (N,).
         """
-        return self._read.slopes(logits.detach(), rows)
+        return self.readout.slopes(logits.detach(), rows)
 
     def clean_gradient(self) -> Tensor:
         """Return the gradient of the target with respect to `inputs`, of the same shape, at the unperturbed items; shared."""
@@ -153,14 +153,14 @@ class AttributionContext:
         target = self.classifier.layer(layer, (self.images.shape[2], self.images.shape[3]))
         if target.path == self.layer.path:
             return self
-        return self.shared(("at", target.path), lambda: replace(self, layer=target, _memo={}, readout=self._read))
+        return self.shared(("at", target.path), lambda: replace(self, layer=target, _memo={}, readout=self.readout))
 
     def with_images(self, images: Tensor) -> "AttributionContext":
         """Return the context of k copies of the items, copy by copy, whose images (k*U,C,H,W) replace those of this context."""
         copies = len(images) // len(self.images)
         first = len(self.images) * torch.arange(copies, device=images.device)
         owners = (first[:, None] + self._owners).flatten()
-        targets, readout = self.targets.repeat(copies), self._read.repeated(copies)
+        targets, readout = self.targets.repeat(copies), self.readout.repeated(copies)
         return replace(self, images=images, targets=targets, owners=owners, _memo={}, readout=readout)
 
     def logits(self, inputs: Tensor, rows: Tensor) -> Tensor:
@@ -308,8 +308,18 @@ class AttributionContext:
         torch.mul(self.sources[None], native, out=perturbed)
         if fill is not None:
             perturbed.addcmul_(fill[None], 1 - native)
+        return self.outputs(perturbed, probability)
+
+    def outputs(self, inputs: Tensor, probability: bool = False) -> Tensor:
+        """Return the target (k,B) of the items for k given outputs of the layer for each image, without gradient.
+
+        Args:
+            inputs: Outputs of the layer (k,U,...).
+            probability: Whether to take the probability of the class where the target is its logit; a model that predicts numbers has none.
+        """
+        count, images = inputs.shape[:2]
         with torch.no_grad():
-            logits = self.in_chunks(self._logits, rows, torch.arange(images, device=rows.device).repeat(count))
+            logits = self.in_chunks(self._logits, inputs.flatten(0, 1), torch.arange(images, device=inputs.device).repeat(count))
             return self._of_items(logits.unflatten(0, (count, images)), probability)
 
     def _of_items(self, logits: Tensor, probability: bool) -> Tensor:

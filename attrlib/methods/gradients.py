@@ -10,8 +10,9 @@ from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, baseline_scores, reduce_channels
+from attrlib.methods.cancelled import check_sum
 from attrlib.methods.context import AttributionContext
-from attrlib.models import Layer
+from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
 
 SALIENCY = Paper("Simonyan et al. 2014", "Deep Inside Convolutional Networks", "https://arxiv.org/abs/1312.6034")
@@ -32,9 +33,12 @@ class ByChannel(Method):
         """Return the attribution of every entry of the layer's output, (B,...) in its layout."""
 
     def attribute(self, context: AttributionContext) -> Tensor:
+        return reduce_channels(context, context.shared(self._unreduced(), lambda: self.values(context)), self.channels)
+
+    def _unreduced(self) -> Any:
+        """Return the variant with the default of `channels`, as a key of what all variants share."""
         same: Any = self
-        values = context.shared(replace(same, channels="sum"), lambda: self.values(context))
-        return reduce_channels(context, values, self.channels)
+        return replace(same, channels="sum")
 
 
 @METHODS.register
@@ -44,6 +48,9 @@ class Gradient(ByChannel):
 
     name, family, paper, fast = "Gradient", "gradient", SALIENCY, True
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
+
+    def check(self, model: Classifier, layer: Layer) -> None:
+        check_sum(self.name, model, layer, self.channels)
 
     def values(self, context: AttributionContext) -> Tensor:
         return context.clean_gradient()
@@ -59,6 +66,9 @@ class InputXGradient(ByChannel):
 
     name, family, paper, fast = "IxG", "gradient", INPUT_X_GRADIENT, True
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
+
+    def check(self, model: Classifier, layer: Layer) -> None:
+        check_sum(self.name, model, layer, self.channels, product=True)
 
     def values(self, context: AttributionContext) -> Tensor:
         return context.inputs * context.clean_gradient()

@@ -1,5 +1,6 @@
 """Intrinsic explanations: maps that inherently interpretable networks provide themselves."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,11 +37,6 @@ class OwnMap(Method):
             )
 
 
-def _weights(context: AttributionContext) -> Tensor:
-    """Return the weights (B,C) of the classes in the target."""
-    return context.slopes(context.images.new_zeros(len(context), len(context.classifier.class_names)), context.rows)
-
-
 @METHODS.register
 @dataclass(frozen=True)
 class PatchLogits(OwnMap):
@@ -52,10 +48,13 @@ class PatchLogits(OwnMap):
     def attribute(self, context: AttributionContext) -> Tensor:
         module, images, maps = context.classifier.module, context.per_item(context.images), []
         assert isinstance(module, BagNet), "check() refuses others"
-        weights = _weights(context)
+        logits = torch.zeros(len(context), module.fc.out_features, device=images.device, requires_grad=True)
+        with torch.enable_grad():
+            explained = context.explained(context.classifier.outputs.logits(logits), context.rows)
+        weights = torch.autograd.grad(explained.sum(), logits)[0]
         for k in range(len(context)):
             context.on_progress(64 * k, 64 * len(context))
-            maps.append(patch_logits(module, images[k : k + 1], weights[k : k + 1, None]))
+            maps.append(patch_logits(module, images[k : k + 1], weights=weights[k : k + 1]))
         return torch.cat(maps)
 
     def passes(self, layer: Layer) -> Passes:
@@ -77,8 +76,12 @@ class DynamicLinear(OwnMap):
     def attribute(self, context: AttributionContext) -> Tensor:
         module, images = context.classifier.module, context.per_item(context.images)
         assert isinstance(module, BcosNetwork), "check() refuses others"
-        parts = zip(images.split(context.chunk), _weights(context).split(context.chunk), strict=True)
-        return torch.cat([(dynamic_weights(module, x, t) * module.encode(x)).sum(1, keepdim=True) for x, t in parts])
+
+        def explained(rows: Tensor) -> Callable[[Tensor], Tensor]:
+            return lambda logits: context.explained(context.classifier.outputs.logits(logits), rows)
+
+        parts = zip(images.split(context.chunk), context.rows.split(context.chunk), strict=True)
+        return torch.cat([(dynamic_weights(module, x, explained(rows)) * module.encode(x)).sum(1, keepdim=True) for x, rows in parts])
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=1)

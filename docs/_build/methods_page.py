@@ -20,15 +20,20 @@ FAMILIES = {
         "A weighted sum of the layer's channels, cut off at zero. The default layer is `Final`; other layers work too. Directly before "
         "global pooling and a linear head, as in the pictures below, Grad-CAM, XGrad-CAM, HiRes-CAM and Grad-CAM++ differ little or not at all.",
     ),
-    "perturbation": ("Perturbation", "From the outputs for images of which parts are removed. No gradient is needed."),
+    "perturbation": (
+        "Perturbation",
+        "From the outputs for images of which parts are removed. Only Extremal perturbation needs gradients.",
+    ),
     "transformer": (
         "Transformer",
-        "From the attention matrices of a ViT or DeiT. `read` is the token that the head reads, or the mean over all tokens that it pools.",
+        "From the attention matrices of a transformer whose tokens can be followed: ViT, DeiT, DINO, BEiT, EVA, SigLIP, CaiT, Swin. `read` is "
+        "the token that the head reads, or the mean over all tokens that it pools. Attention within windows counts as zero outside of them, and "
+        "merged patches as their mean.",
     ),
     "intrinsic": ("Intrinsic", "The explanations that inherently interpretable networks provide themselves."),
     "sanity": ("Sanity baselines", "Maps that do not depend on the model. A useful method must outperform them."),
 }
-GENERAL = ("ByChannel",)
+GENERAL = ("ByChannel", "OfRules", "OfRelevance", "WithGammas")
 """Base classes whose docstrings say nothing of a single method."""
 HEAD = """---
 description: Every attribution method of attrlib with its formula, paper, cost, parameters and a picture.

@@ -23,6 +23,8 @@ hide: [toc]
 | `attrlib:NAME` | [architectures of this package](#architectures) | none: random weights, or yours |
 | `idsds:NAME` | [{idsds} checkpoints published with IDSDS](#published-with-idsds) | with `attrlib download idsds:NAME` |
 | `hf:ORG/NAME`, `timm:hf-hub:ORG/NAME` | [image classifiers of the Hugging Face hub](../guides/your-model.md#hugging-face-models-and-folders): transformers' (with `attrlib[hub]`), or timm's | config and weights, when first loaded |
+| `clip:ORG/NAME?classes=A\\|B` | [CLIP and SigLIP with prompts as classes](../guides/your-model.md#clip-backbones-and-b-cos-networks) (with `attrlib[hub]`) | config and weights, when first loaded |
+| `bcos:NAME` | {bcos} B-cos networks of the package `bcos` (with `attrlib[bcos]`) | weights, when first loaded |
 | `my/folder` | a folder that transformers or timm saved | none |
 | `mine.safetensors`, `.pth`, `.pt`, `.tar` | your weights, with `architecture=` or a model card beside the file | none |
 | `attrlib.wrap_model(module, ...)` | any `nn.Module` that maps normalised images to logits | none |
@@ -63,7 +65,7 @@ records its digest; then `idsds:NAME` is a model like any other.
 def page() -> str:
     """Return the page."""
     counts = {source: len(names) for source, names in architectures().items()}
-    head = HEAD.format(embedded=EMBEDDED, shipped=len(shipped()), idsds=counts["idsds"], **{k: counts[k] for k in ("timm", "torchvision")})
+    head = HEAD.format(embedded=EMBEDDED, shipped=len(shipped()), **{k: counts[k] for k in ("timm", "torchvision", "idsds", "bcos")})
     rows = [(f"`attrlib:{name}`", text(a.summary), paper_link(a.paper)) for name, a in ARCHITECTURES.items()]
     published = ", ".join(f"`idsds:{name}`" for name in PUBLISHED)
     return head + shipped_tables() + END.format(architectures=table(("Name", "Architecture", "Paper"), rows), published=published)

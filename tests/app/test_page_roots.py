@@ -8,7 +8,7 @@ import streamlit as st
 from PIL import Image
 
 from attrlib.errors import DataError, ModelError
-from attrlib.models import Card, Preprocessing
+from attrlib.models import Card, Preprocessing, parse_model
 from attrlib.specs import ModelSpec
 from pages.shared.roots import check_data, check_model, load_data, refusal_to_add, roots, upload_limit
 
@@ -74,7 +74,23 @@ def test_a_relative_folder_obeys_the_roots(folders: tuple[Path, Path], monkeypat
         check_model(ModelSpec(f"hf:/{outside}"))
 
 
-@pytest.mark.parametrize("name", ["hf:org/name", "hf:org/name?revision=v1", "timm:hf-hub:org/name"])
+def test_folders_and_prompts_of_clip_models_obey_the_roots(folders: tuple[Path, Path]) -> None:
+    inside, outside = folders
+    for folder in (inside, outside):
+        (folder / "prompts.txt").write_text("cat\ndog\n")
+    for name in ("org/name", inside / "data"):
+        spec = ModelSpec(f"clip:{name}?prompts={inside / 'prompts.txt'}")
+        assert check_model(spec) is spec
+        for file in (outside / "prompts.txt", outside / "gone.txt", inside / ".." / "outside" / "prompts.txt"):
+            with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
+                check_model(ModelSpec(f"clip:{name}?prompts={file}"))
+    with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
+        check_model(ModelSpec(f"clip:{outside / 'data'}?classes=cat|dog"))
+    # The file is not read before it is checked: whether it exists cannot be told from the name.
+    assert parse_model(f"clip:org/name?prompts={outside / 'gone.txt'}") != parse_model(f"clip:org/name?prompts={outside / 'prompts.txt'}")
+
+
+@pytest.mark.parametrize("name", ["hf:org/name", "hf:org/name?revision=v1", "timm:hf-hub:org/name", "clip:org/name?classes=a|b"])
 def test_repositories_need_no_root(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTRLIB_DATA_ROOTS", "")
     assert check_model(ModelSpec(name))

@@ -11,8 +11,8 @@ import pytest
 import timm
 import torch
 import torchvision
-from scipy.special import erf, softmax
 from support.nets import CLASSES, Transformer, made, pictures
+from support.numpy_vit import DEPTH, HEADS, PATCH, SIZE, TOKENS, WIDTH, Net, spread
 from torch import Tensor, nn
 
 from attrlib.errors import MethodError
@@ -20,18 +20,8 @@ from attrlib.methods import METHODS, AttributionOptions, attribute
 from attrlib.models.attention import Attentions
 from attrlib.specs import MethodSpec
 
-SIZE, PATCH, WIDTH, HEADS, DEPTH, TOKENS = 32, 8, 8, 2, 2, 17
 METHOD_NAMES = [name for name, cls in METHODS.items() if cls.family == "transformer"]
 every_method = pytest.mark.parametrize("method", METHOD_NAMES)
-
-
-def spread(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights that are large enough for attention to differ, and a head that reads."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in module.named_parameters():
-            p.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.35, generator=generator)
-    return module.eval()
 
 
 def vit(**options: object) -> nn.Module:
@@ -44,110 +34,6 @@ def model() -> attrlib.Classifier:
     return attrlib.wrap_model(vit(), SIZE)
 
 
-# The network and its relevance, in NumPy, float64 --------------------------------------------------------------------------
-
-
-class Net:
-    """The forward pass of timm's ViT for one image, with the attention of some blocks given."""
-
-    def __init__(self, module: nn.Module):
-        self.w = {k: v.double().numpy() for k, v in module.state_dict().items()}
-
-    def norm(self, x: np.ndarray, name: str) -> np.ndarray:
-        centred = x - x.mean(-1, keepdims=True)
-        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
-
-    def linear(self, x: np.ndarray, name: str) -> np.ndarray:
-        return x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]
-
-    def embed(self, image: np.ndarray) -> np.ndarray:
-        side = SIZE // PATCH
-        patches = image.reshape(3, side, PATCH, side, PATCH).transpose(1, 3, 0, 2, 4).reshape(side * side, -1)
-        tokens = patches @ self.w["patch_embed.proj.weight"].reshape(WIDTH, -1).T + self.w["patch_embed.proj.bias"]
-        return np.concatenate([self.w["cls_token"][0], tokens]) + self.w["pos_embed"][0]
-
-    def run(self, image: np.ndarray, given: dict[int, np.ndarray] | None = None) -> dict[str, np.ndarray]:
-        """Every value of the pass by name; `logits` last."""
-        v: dict[str, np.ndarray] = {"x0": self.embed(image)}
-        for b in range(DEPTH):
-            n = f"blocks.{b}"
-            v[f"n{b}"] = self.norm(v[f"x{b}"], f"{n}.norm1")
-            qkv = self.linear(v[f"n{b}"], f"{n}.attn.qkv").reshape(TOKENS, 3, HEADS, WIDTH // HEADS).transpose(1, 2, 0, 3)
-            v[f"q{b}"], v[f"k{b}"], v[f"v{b}"] = qkv
-            v[f"s{b}"] = qkv[0] @ qkv[1].transpose(0, 2, 1)
-            v[f"a{b}"] = (given or {}).get(b, softmax(v[f"s{b}"] / math.sqrt(WIDTH // HEADS), axis=-1))
-            v[f"o{b}"] = v[f"a{b}"] @ qkv[2]
-            v[f"p{b}"] = v[f"o{b}"].transpose(1, 0, 2).reshape(TOKENS, WIDTH)
-            v[f"r{b}"] = self.linear(v[f"p{b}"], f"{n}.attn.proj")
-            v[f"y{b}"] = v[f"x{b}"] + v[f"r{b}"]
-            v[f"m{b}"] = self.norm(v[f"y{b}"], f"{n}.norm2")
-            v[f"h{b}"] = self.linear(v[f"m{b}"], f"{n}.mlp.fc1")
-            v[f"g{b}"] = v[f"h{b}"] * (1 + erf(v[f"h{b}"] / math.sqrt(2))) / 2
-            v[f"f{b}"] = self.linear(v[f"g{b}"], f"{n}.mlp.fc2")
-            v[f"x{b + 1}"] = v[f"y{b}"] + v[f"f{b}"]
-        v["final"] = self.norm(v[f"x{DEPTH}"], "norm")
-        v["logits"] = self.linear(v["final"][0], "head")
-        return v
-
-    def gradients(self, image: np.ndarray, target: int) -> list[np.ndarray]:
-        """The logit's slope in every attention weight, by central differences."""
-        v, step = self.run(image), 1e-5
-        found = []
-        for b in range(DEPTH):
-            slope = np.zeros_like(v[f"a{b}"])
-            for where in np.ndindex(slope.shape):
-                ends = []
-                for sign in (1, -1):
-                    moved = v[f"a{b}"].copy()
-                    moved[where] += sign * step
-                    ends.append(self.run(image, {b: moved})["logits"][target])
-                slope[where] = (ends[0] - ends[1]) / (2 * step)
-            found.append(slope)
-        return found
-
-    def relevances(self, image: np.ndarray, target: int) -> list[np.ndarray]:
-        """The relevance of every attention weight: the rules of Chefer et al. 2021 with alpha 1, block by block from the end."""
-        v = self.run(image)
-        one = np.eye(3)[target]
-        r = np.zeros_like(v["final"])
-        r[0] = self.through_linear(v["final"][0], "head", one)
-        found: dict[int, np.ndarray] = {}
-        for b in reversed(range(DEPTH)):
-            n = f"blocks.{b}"
-            skip, inner = through_sum(v[f"y{b}"], v[f"f{b}"], r)
-            inner = self.through_linear(v[f"g{b}"], f"{n}.mlp.fc2", inner)
-            r = skip + self.through_linear(v[f"m{b}"], f"{n}.mlp.fc1", inner)
-            skip, inner = through_sum(v[f"x{b}"], v[f"r{b}"], r)
-            inner = self.through_linear(v[f"p{b}"], f"{n}.attn.proj", inner)
-            inner = inner.reshape(TOKENS, HEADS, -1).transpose(1, 0, 2)
-            share = divide(inner, v[f"o{b}"])
-            found[b] = v[f"a{b}"] * (share @ v[f"v{b}"].transpose(0, 2, 1)) / 2
-            of_v = v[f"v{b}"] * (v[f"a{b}"].transpose(0, 2, 1) @ share) / 2
-            share = divide(found[b], v[f"s{b}"])
-            of_q = v[f"q{b}"] * (share @ v[f"k{b}"]) / 2
-            of_k = v[f"k{b}"] * (share.transpose(0, 2, 1) @ v[f"q{b}"]) / 2
-            qkv = np.stack([of_q, of_k, of_v]).transpose(2, 0, 1, 3).reshape(TOKENS, -1)
-            r = skip + self.through_linear(v[f"n{b}"], f"{n}.attn.qkv", qkv)
-        return [found[b] for b in range(DEPTH)]
-
-    def through_linear(self, x: np.ndarray, name: str, r: np.ndarray) -> np.ndarray:
-        w = self.w[f"{name}.weight"]
-        up, down, w_up, w_down = np.maximum(x, 0), np.minimum(x, 0), np.maximum(w, 0), np.minimum(w, 0)
-        share = divide(r, up @ w_up.T + down @ w_down.T)
-        return up * (share @ w_up) + down * (share @ w_down)
-
-
-def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.where(b == 0, 0, a / np.where(b == 0, 1, b + np.where(b < 0, -1e-9, 1e-9)))
-
-
-def through_sum(a: np.ndarray, b: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    share = divide(r, a + b)
-    a, b = a * share, b * share
-    magnitude = abs(a.sum()) + abs(b.sum())
-    return a * abs(a.sum()) / magnitude * r.sum() / a.sum(), b * abs(b.sum()) / magnitude * r.sum() / b.sum()
-
-
 def expected(method: str, module: nn.Module, image: Tensor, target: int, first: int = 0, **options: int) -> np.ndarray:
     """The map (4,4) of one image, as the papers write it down; `first` is the first block behind the layer."""
     net, picture = Net(module), image.double().numpy()
@@ -158,6 +44,10 @@ def expected(method: str, module: nn.Module, image: Tensor, target: int, first: 
     elif method == "Attention Grad-CAM":
         slope = net.gradients(picture, target)[-1]
         row = np.maximum((attention[-1][:, 0] * slope[:, 0, 1:].mean(1)[:, None]).mean(0), 0)
+    elif method == "LeGrad":
+        row = np.mean(
+            [np.maximum(s, 0).mean((0, 1)) for s in net.slopes_by_block(picture, target)[max(first, options.get("start", 0)) :]], axis=0
+        )
     elif method == "Rollout":
         joint = eye
         for a in attention[max(first, options.get("start", 1)) :]:
@@ -180,6 +70,7 @@ OPTIONS = {
     "Attention Grad-CAM": [{}],
     "Chefer": [{}, {"start": 1}],
     "CheferLRP": [{}, {"start": 0}],
+    "LeGrad": [{}, {"start": 1}],
 }
 
 
@@ -317,15 +208,9 @@ def test_an_image_that_is_not_square_has_a_matching_grid_of_tokens(method: str) 
 
 # Where they are not defined -------------------------------------------------------------------------------------------------
 
-WINDOWS = "does not attend among the same tokens in every block"
 REFUSED = {
     "timm:resnet18": (dict(), 64, "has no self-attention"),
     "timm:mixer_s32_224": (dict(img_size=64), 64, "has no self-attention"),
-    "timm:swin_tiny_patch4_window7_224": (dict(img_size=112, depths=(1, 1, 1, 1), embed_dim=24), 112, WINDOWS),
-    "timm:maxvit_rmlp_pico_rw_256": (dict(img_size=64, depths=(1, 1, 1, 1)), 64, WINDOWS),
-    "timm:xcit_nano_12_p16_224": (dict(depth=2), 64, WINDOWS),
-    "timm:cait_xxs24_224": (dict(img_size=64, depth=2), 64, WINDOWS),
-    "timm:vit_base_patch16_siglip_224": (dict(img_size=64, depth=2, embed_dim=48, num_heads=3), 64, WINDOWS),
 }
 
 
@@ -361,25 +246,24 @@ def test_missing_blocks_are_refused(method: str, options: dict[str, int], layer:
         attrlib.explain(model(), pictures(1, SIZE), method, 0, layer, **options)
 
 
-class Gated(nn.Module):
-    """A transformer whose MLP multiplies two activations."""
+class Squared(nn.Module):
+    """A transformer whose MLP squares its activations."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = made(Transformer, 1, 2)
-        self.gate = nn.Linear(8, 8)
         for block in self.net.blocks:
-            block.mlp.register_forward_hook(lambda _m, args, output: output * self.gate(args[0]))
+            block.mlp.register_forward_hook(lambda _m, _args, output: output.square())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
 
 def test_relevance_is_refused_before_anything_runs_if_a_function_has_no_rule() -> None:
-    gated = attrlib.wrap_model(Gated().eval(), 16)
-    with pytest.raises(MethodError, match=r"CheferLRP has no rule for mul, .*; use Chefer instead"):
-        METHODS["CheferLRP"]().check(gated, gated.layer("Input"))
-    assert attrlib.explain(gated, pictures(1, 16), "Chefer", 0).maps.isfinite().all()
+    squared = attrlib.wrap_model(Squared().eval(), 16)
+    with pytest.raises(MethodError, match=r"CheferLRP has no rule for square, .*; use Chefer instead"):
+        METHODS["CheferLRP"]().check(squared, squared.layer("Input"))
+    assert attrlib.explain(squared, pictures(1, 16), "Chefer", 0).maps.isfinite().all()
 
 
 def test_attention_is_unfused_only_inside_the_context() -> None:

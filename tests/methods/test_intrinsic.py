@@ -216,6 +216,20 @@ def test_without_targets_the_predicted_class_is_explained(make: Callable[[], att
 
 
 @BOTH
+def test_the_map_of_a_weighted_sum_of_logits_is_that_sum_of_maps(make: Callable[[], attrlib.Classifier], spec: MethodSpec) -> None:
+    model = make()
+    images = images_for(model, 1)
+    one, other = (attribute(model, spec, images, [target]).maps for target in (3, 0))
+    versus, negative = (
+        attrlib.explain(model, images, f"{spec.name}:target={text}", target=3).maps for text in ("versus:other=0", "negative")
+    )
+    torch.testing.assert_close(versus, one - other, rtol=1e-4, atol=1e-5 * one.abs().max().item())
+    torch.testing.assert_close(negative, -one, rtol=1e-4, atol=1e-5 * one.abs().max().item())
+    with pytest.raises(MethodError, match=f"{spec.name} needs a target that is linear in the logits, which probability is not"):
+        attrlib.explain(model, images, f"{spec.name}:target=probability", target=3)
+
+
+@BOTH
 @pytest.mark.parametrize("training", [False, True])
 def test_the_model_is_bit_identical_afterwards(make: Callable[[], attrlib.Classifier], spec: MethodSpec, training: bool) -> None:
     model = make()

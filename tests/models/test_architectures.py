@@ -390,12 +390,17 @@ def test_uncentred_batch_normalisation_divides_and_keeps_the_mean():
     assert not layer(torch.zeros_like(x)).any()
 
 
+def of(targets):
+    """What is explained: the logits of these classes."""
+    return lambda logits: logits[torch.arange(len(targets)), targets]
+
+
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_dynamic_weights_are_the_linear_map_of_the_network(bottleneck):
     module = bcos(bottleneck).double()
     images = torch.rand(3, 3, 40, 33, generator=torch.Generator().manual_seed(0)).double()
     targets = torch.tensor([5, 0, 2])
-    weights = dynamic_weights(module, images, targets)
+    weights = dynamic_weights(module, images, of(targets))
     assert weights.shape == (3, 6, 40, 33)
     with torch.no_grad():
         logits = module(images)
@@ -409,16 +414,16 @@ def test_dynamic_weights_are_not_the_gradient():
     module, images = bcos(), torch.rand(1, 3, 32, 32)
     encoded = module.encode(images).requires_grad_()
     (gradient,) = torch.autograd.grad(module.logits(encoded)[0, 1], encoded)
-    weights = dynamic_weights(module, images, torch.tensor([1]))
+    weights = dynamic_weights(module, images, of(torch.tensor([1])))
     assert float((gradient - weights).norm() / weights.norm()) > 0.5
 
 
 def test_dynamic_weights_leave_the_model_unchanged():
     module, images, targets = bcos(), torch.rand(2, 3, 32, 32), torch.tensor([1, 4])
-    expected = dynamic_weights(module, images, targets)
+    expected = dynamic_weights(module, images, of(targets))
     module.train()
     before = snapshot(module)
-    assert torch.equal(dynamic_weights(module, images, targets), expected)
+    assert torch.equal(dynamic_weights(module, images, of(targets)), expected)
     assert_untouched(module, before)
 
 
@@ -435,7 +440,7 @@ def test_gradient_methods_reach_the_image_of_a_bcos_network():
     module, images = bcos(), torch.rand(2, 3, 32, 32)
     model = attrlib.wrap_model(linearised(module), 32, (0.0,) * 3, (1.0,) * 3)
     targets = torch.tensor([1, 4])
-    weights = dynamic_weights(module, images, targets)
+    weights = dynamic_weights(module, images, of(targets))
     expected = (images * (weights[:, :3] - weights[:, 3:])).sum(1, keepdim=True)
     found = attrlib.explain(model, images, "IxG", target=targets.tolist()).maps
     torch.testing.assert_close(torch.as_tensor(found), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))

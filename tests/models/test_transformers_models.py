@@ -23,8 +23,10 @@ from attrlib.models import with_classes
 
 SELF_ATTENTION = ("ViT", "DeiT", "DeiT, teacher", "DINOv2", "DINOv2, registers", "BEiT", "CLIP", "SigLIP")
 """Families whose blocks all attend among the same tokens."""
+FOLLOWED = ("Swin", "Swinv2", "PVT")
+"""Families whose tokens are merged between blocks, and can be followed."""
 ATTENTION_METHODS = [name for name, cls in METHODS.items() if cls.family == "transformer"]
-REFUSED = {"DeepLIFT", "LRP", "Guided Backprop", "Guided Grad-CAM", "Deconvolution", "BagNet", "B-cos"}
+REFUSED = {"DeepLIFT", "Guided Backprop", "Guided Grad-CAM", "Deconvolution", "BagNet", "B-cos"}
 """Methods that are defined for other kinds of networks than transformers."""
 
 
@@ -180,17 +182,28 @@ def test_rollout_multiplies_the_attention_that_transformers_returns(family: str,
 @pytest.mark.parametrize("method", ATTENTION_METHODS)
 def test_attention_methods_run_at_the_input(family: str, method: str, tmp_path: Path) -> None:
     model = attrlib.load_model(str(saved(tmp_path, family)), device="cpu")
-    if (family, method) == ("CLIP", "CheferLRP"):
-        with pytest.raises(MethodError, match="no rule for mul"):  # CLIP's quick GELU is x times sigmoid(1.702 x)
-            attrlib.explain(model, pictures(1, 32), method)
-        return
     assert attrlib.explain(model, pictures(1, 32), method).maps.isfinite().all()
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - set(SELF_ATTENTION)))
+@pytest.mark.parametrize("family", FOLLOWED)
+@pytest.mark.parametrize("method", ATTENTION_METHODS)
+def test_attention_methods_follow_tokens_that_are_merged(family: str, method: str, tmp_path: Path) -> None:
+    model = attrlib.load_model(str(saved(tmp_path, family)), device="cpu")
+    images = pictures(1, *model.input_size)
+    if method == "LeGrad":
+        with pytest.raises(MethodError, match="LeGrad needs blocks of which the head can read each output"):
+            attrlib.explain(model, images, method)
+        return
+    maps = attrlib.explain(model, images, method).maps
+    assert maps.isfinite().all()
+    # Attention that goes to the class token of PVT, which its last stage adds, shows nothing of the image.
+    assert method != "Rollout" or family == "PVT" or float(maps[..., ::8, ::8].sum()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {*SELF_ATTENTION, *FOLLOWED}))
 def test_attention_methods_are_refused_elsewhere(family: str, tmp_path: Path) -> None:
     model = attrlib.load_model(str(saved(tmp_path, family)), device="cpu")
-    with pytest.raises(MethodError, match=r"does not attend among the same tokens|has no self-attention"):
+    with pytest.raises(MethodError, match=r"has no place in the image|whole tokens|fewer queries|has no self-attention"):
         attrlib.explain(model, pictures(1, *model.input_size), "Rollout")
 
 
@@ -204,7 +217,9 @@ def test_every_other_method_runs_or_says_why_not(family: str, tmp_path: Path) ->
             try:
                 maps = attrlib.explain(model, pictures(1, *model.input_size), method, layer=layer).maps
             except MethodError:
-                assert method in REFUSED or (method in ATTENTION_METHODS and family not in SELF_ATTENTION)
+                assert method in REFUSED or (
+                    method in ATTENTION_METHODS and (family not in (*SELF_ATTENTION, *FOLLOWED) or method == "LeGrad")
+                )
             else:
                 assert maps.isfinite().all()
     assert all(torch.equal(value, before[key]) for key, value in model.module.state_dict().items())
@@ -243,7 +258,8 @@ def test_a_config_of_other_weights_is_named(tmp_path: Path) -> None:
 def test_other_tasks_are_named(tmp_path: Path) -> None:
     clip = transformers.CLIPModel(transformers.CLIPConfig(**FAMILIES["CLIP"][2]))
     clip.save_pretrained(tmp_path / "clip")
-    assert "holds CLIPModel, which is not an image classifier" in refusal(tmp_path / "clip")
+    message = refusal(tmp_path / "clip")
+    assert f"holds CLIPModel, which is not an image classifier; load it as clip:{tmp_path / 'clip'}?classes=A|B" in message
     folder = edit(saved(tmp_path / "detr"), model_type="detr", architectures=["DetrForObjectDetection"])
     assert "holds DetrForObjectDetection, which is not an image classifier" in refusal(folder)
 

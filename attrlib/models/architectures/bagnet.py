@@ -86,7 +86,9 @@ class BagNet(Stages):
 
 
 @torch.no_grad()
-def patch_logits(model: BagNet, images: Tensor, targets: Tensor | None = None, batch_size: int = 8) -> Tensor:
+def patch_logits(
+    model: BagNet, images: Tensor, targets: Tensor | None = None, batch_size: int = 8, weights: Tensor | None = None
+) -> Tensor:
     """Return the logits of the patch around every pixel.
 
     The side of a patch is the model's receptive field, and the pixel is its centre. Pixels outside the image are zero. The logits
@@ -98,9 +100,9 @@ def patch_logits(model: BagNet, images: Tensor, targets: Tensor | None = None, b
     Args:
         model: The BagNet.
         images: Normalised images (B,3,H,W).
-        targets: Classes of each image, (B,) or (B,K), or weights (B,K,C) of sums of the classes; None takes every class (200 MB per image
-            of 224 px with 1000 classes).
+        targets: Classes of each image, (B,) or (B,K); None takes every class (200 MB per image of 224 px with 1000 classes).
         batch_size: Images processed at once.
+        weights: Weights (B,C) of a sum of the logits, which is returned in place of those of `targets` (K = 1).
 
     Returns:
         Logits (B,K,H,W).
@@ -112,11 +114,11 @@ def patch_logits(model: BagNet, images: Tensor, targets: Tensor | None = None, b
     with preserved(model):
         for start in range(0, len(images), batch_size):
             part = padded[start : start + batch_size]
-            if targets is None:
+            if weights is not None:
+                rows = weights[start : start + batch_size].to(images.device)
+                weight, bias = (rows @ model.fc.weight)[:, None], (rows @ model.fc.bias)[:, None]
+            elif targets is None:
                 weight, bias = model.fc.weight.expand(len(part), -1, -1), model.fc.bias.expand(len(part), -1)
-            elif targets.is_floating_point():
-                sums = targets[start : start + batch_size].to(images.device)
-                weight, bias = sums @ model.fc.weight, sums @ model.fc.bias
             else:
                 classes = targets[start : start + batch_size].to(images.device).view(len(part), -1)
                 weight, bias = model.fc.weight[classes], model.fc.bias[classes]

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -183,16 +183,16 @@ def linearised(model: BcosNetwork) -> BcosNetwork:
     return twin
 
 
-def dynamic_weights(model: BcosNetwork, images: Tensor, targets: Tensor) -> Tensor:
-    """Return the row of the linear map W(x) of each image for its target class, or a weighted sum of the rows.
+def dynamic_weights(model: BcosNetwork, images: Tensor, explained: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the row of the linear map W(x) of each image for what is explained, such as the logit of a class.
 
-    (W(x) * model.encode(x)).sum((1, 2, 3)) is the logit minus constants, of which a ResNet has only `logit_bias`. Summed over channels
+    (W(x) * model.encode(x)).sum((1, 2, 3)) is the explained value minus constants, of which a ResNet has only `logit_bias`. Summed over channels
     only, it is the model's built-in attribution map. The map is computed in evaluation mode, and the model stays as it was.
 
     Args:
         model: The B-cos network.
         images: Images (B,3,H,W) in [0,1].
-        targets: Target classes (B,), or weights of the classes (B,C).
+        explained: Returns the explained values (B,) of logits (B,C), in which they are linear.
 
     Returns:
         Weights (B,6,H,W).
@@ -200,6 +200,4 @@ def dynamic_weights(model: BcosNetwork, images: Tensor, targets: Tensor) -> Tens
     with preserved(model), torch.enable_grad():
         encoded = model.encode(images).detach().requires_grad_()
         logits = linearised(model).logits(encoded)
-        targets = targets.to(logits.device)
-        explained = logits * targets if targets.is_floating_point() else logits.gather(1, targets[:, None])
-        return torch.autograd.grad(explained.sum(), encoded)[0]
+        return torch.autograd.grad(explained(logits).sum(), encoded)[0]

@@ -100,7 +100,8 @@ def _class_of(transformers: Any, values: Mapping[str, Any], classes: int | None,
     if kind in _BACKBONES and classes is None and (not architectures or set(architectures) & set(holding)):
         return getattr(transformers, holding[0]), True
     holds = f"holds {' and '.join(architectures)}" if architectures else f"holds a model of the type {kind}"
-    raise ModelError(f"{name} {holds}, which is not an image classifier; {TRAIN}")
+    towers = f"load it as clip:{name.removeprefix('hf:')}?classes=A|B, where prompts make the classes"
+    raise ModelError(f"{name} {holds}, which is not an image classifier; {towers if kind in ('clip', 'siglip') else TRAIN}")
 
 
 def _names(mapping: Mapping[str, Any], kind: Any) -> list[str]:

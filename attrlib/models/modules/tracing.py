@@ -1,7 +1,7 @@
 """Record the calls of a network's modules in a forward pass, and read the tensor in what they return."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,3 +117,23 @@ def trace(module: nn.Module, images: Tensor) -> tuple[list[Call], Any]:
             stack.callback(m.register_forward_hook(leave).remove)
         result = module(images.clone())
     return calls, result
+
+
+@contextmanager
+def outputs(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of some modules, with their graph, in the forward pass of the body."""
+    found: dict[str, Tensor] = {}
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            tensor = first_tensor(output)
+            assert tensor is not None, "layers return a tensor"
+            # A copy, because what follows may write into it.
+            found[path] = tensor.clone()
+
+        return hook
+
+    with ExitStack() as stack:
+        for path in paths:
+            stack.callback(module.get_submodule(path).register_forward_hook(keep(path)).remove)
+        yield found

@@ -3,12 +3,14 @@
 Inside `Relevance()`, the backward pass carries relevance instead of a gradient through every function downstream of the first attention.
 The relevance R of the output y of a function is passed to its inputs as follows:
 
-- y = W x + b: x+ (W+^T s) + x- (W-^T s), s = R / (W+ x+ + W- x-), with positive and negative parts; the bias receives none
+- y = W x + b, also as a convolution: x+ (W+^T s) + x- (W-^T s), s = R / (W+ x+ + W- x-), with positive and negative parts; the bias
+  receives none
 - y = A B: A (s B^T) / 2 and B (A^T s) / 2, s = R / y
 - y = a + b: a s and b s, s = R / y, scaled so that they share the sum of R in the ratio |sum(a s)| to |sum(b s)|
-- y = mean of x: x R / sum(x)
-- y = softmax, norm or activation of x, or x times a constant: R unchanged
-- y = x moved, split or joined: R moved in the same way
+- y = a b, entry by entry (a gate): R / 2 and R / 2, as in a matrix product of one row and one column
+- y = mean of x, also over windows: x R / sum(x)
+- y = softmax, norm or activation of x, or x times a constant, such as -1 or the factors of a rotary embedding: R unchanged
+- y = x moved, split, joined, padded, or its maximum: R moved in the same way
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,14 +22,18 @@ from torch import Tensor
 
 from attrlib.errors import MethodError
 from attrlib.models.attention import Attentions
+from attrlib.models.operations import operation
 
 _TINY = 1e-9
 _MOVED = (
     *("view", "view_as", "reshape", "flatten", "unflatten", "transpose", "permute", "movedim", "swapaxes", "t", "get", "squeeze"),
-    *("unsqueeze", "expand", "getitem", "select", "index_select", "narrow", "split", "chunk", "unbind", "cat", "concat", "stack"),
-    *("clone", "contiguous", "to", "float", "masked_fill", "flip", "roll"),
+    *("unsqueeze", "expand", "getitem", "select", "index_select", "narrow", "split", "chunk", "unbind", "cat", "stack"),
+    *("clone", "contiguous", "to", "type_as", "float", "masked_fill", "flip", "roll", "pad", "repeat", "max_pool2d"),
 )
-_KEPT = ("softmax", "layer_norm", "rms_norm", "gelu", "relu", "silu", "hardswish", "tanh", "sigmoid", "dropout")
+_KEPT = (
+    *("softmax", "layer_norm", "rms_norm", "batch_norm", "group_norm", "normalize", "gelu", "relu", "relu6", "leaky_relu", "elu", "silu"),
+    *("mish", "hardswish", "hardsigmoid", "softplus", "tanh", "sigmoid", "dropout", "neg"),
+)
 
 
 class Relevance(Attentions):
@@ -41,8 +47,8 @@ class Relevance(Attentions):
         values = [a for a in _flat([*args, *kwargs.values()]) if isinstance(a, Tensor) and a.requires_grad]
         if not self.matrices or not values:
             return func(*args, **kwargs)
-        name = func.__name__.strip("_")
-        rule = _RULES.get({"iadd": "add", "radd": "add", "imul": "mul", "rmul": "mul", "itruediv": "truediv"}.get(name, name))
+        name = operation(func)
+        rule = _RULES.get(name)
         written = func.__name__.endswith("_") and not func.__name__.endswith("__")
         if rule is not None and not written:
             result = rule(func, args, kwargs)
@@ -102,6 +108,20 @@ def _linear(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
     return _Replaced.apply(_detached(func, args, kwargs), back, args[0])
 
 
+def _convolution(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    x, weight = args[0].detach(), (args[1] if len(args) > 1 else kwargs["weight"]).detach()
+    rest = {key: value for key, value in kwargs.items() if key not in ("weight", "bias")}
+
+    def back(relevance: Tensor) -> tuple[Tensor]:
+        parts = [(part(x, 0).requires_grad_(), part(weight, 0)) for part in (torch.clamp_min, torch.clamp_max)]
+        with torch.enable_grad():
+            total = torch.stack([func(values, w, None, *args[3:], **rest) for values, w in parts]).sum(0)
+        up, down = torch.autograd.grad(total, [values for values, _ in parts], _divide(relevance, total.detach()))
+        return (parts[0][0].detach() * up + parts[1][0].detach() * down,)
+
+    return _Replaced.apply(_detached(func, args, kwargs), back, args[0])
+
+
 def _matmul(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     a, b = (value.detach() for value in args)
     result, both = _detached(func, args, kwargs), args[0].requires_grad and args[1].requires_grad
@@ -146,6 +166,17 @@ def _scaled_or_shifted(func: Callable[..., Any], args: Sequence[Any], kwargs: Ma
     return _Replaced.apply(_detached(func, args, kwargs), lambda relevance: (relevance.sum_to_size(value.shape),), value)
 
 
+def _product(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    if not all(isinstance(value, Tensor) and value.requires_grad for value in args):
+        return _scaled_or_shifted(func, args, kwargs)
+    shapes = [value.shape for value in args]
+
+    def back(relevance: Tensor) -> tuple[Tensor, ...]:
+        return tuple((relevance / 2).sum_to_size(shape) for shape in shapes)
+
+    return _Replaced.apply(_detached(func, args, kwargs), back, *args)
+
+
 def _scaled_only(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
     return _scaled_or_shifted(func, args, kwargs) if isinstance(args[0], Tensor) and args[0].requires_grad else None
 
@@ -164,11 +195,18 @@ def _mean(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
 
 _RULES: dict[str, Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any]], Tensor | None]] = {
     "linear": _linear,
+    "conv1d": _convolution,
+    "conv2d": _convolution,
     "matmul": _matmul,
+    "bmm": _matmul,
     "add": _add,
-    "mul": _scaled_or_shifted,
-    "multiply": _scaled_or_shifted,
+    "sub": _scaled_or_shifted,
+    "rsub": _scaled_or_shifted,
+    "mul": _product,
     "div": _scaled_only,
-    "truediv": _scaled_only,
     "mean": _mean,
+    "sum": _mean,
+    "avg_pool2d": _mean,
+    "adaptive_avg_pool1d": _mean,
+    "adaptive_avg_pool2d": _mean,
 } | dict.fromkeys(_KEPT, _same)
