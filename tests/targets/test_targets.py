@@ -1,5 +1,6 @@
 """Targets: closed forms on linear networks, completeness on others, and what is refused."""
 
+import copy
 import dataclasses
 import shutil
 from pathlib import Path
@@ -349,6 +350,31 @@ def test_the_text_form_of_a_target_is_read_back(name):
     spec = TargetSpec(name, values)
     assert create(TargetSpec.parse(str(spec))) == create(spec)
     assert short(spec) == TargetSpec(name)
+
+
+class CosineHead(nn.Module):
+    """A head that returns the cosine of features with those of a reference, and a constant."""
+
+    def __init__(self, reference: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("reference", reference)
+
+    def forward(self, features: Tensor) -> Tensor:
+        cosine = torch.cosine_similarity(features, self.reference)
+        return torch.stack([cosine, torch.full_like(cosine, 0.5)], 1)
+
+
+@pytest.mark.parametrize("method", ["TIS:samples=16", "ViT-CX", "RISE:samples=10"])
+def test_similarity_under_masks_is_the_output_of_a_network_that_computes_it(method):
+    model = method_nets.model("vit_tiny")
+    module = copy.deepcopy(model.module)
+    with torch.no_grad():
+        picture = model.preprocess(attrlib.open_image("sample:cat"))[None]
+        module.head = CosineHead(module.forward_head(module.forward_features(picture), pre_logits=True))
+    images = method_nets.pictures(2, *model.input_size)
+    computed = attrlib.wrap_model(module, model.input_size, model.preprocessing.mean, model.preprocessing.std, outputs="scalar")
+    found = attrlib.explain(model, images, method, 0, method_target="similarity:to=sample:cat").maps
+    assert close(found, attrlib.explain(computed, images, method, 0).maps)
 
 
 @pytest.mark.parametrize("value", ["tabby, tabby cat", "x:other=3", "50%", "50%2C", "a%25b", "C:\\p,q.png", "a,b%2c:k=2", ":k="])
