@@ -22,6 +22,8 @@ from attrlib.specs import MethodSpec
 PARAMS: dict[str, dict[str, int]] = {
     "IG": {"steps": 32},
     "SmoothGrad": {"samples": 32},
+    "Guided IG": {"steps": 16},
+    "Blur IG": {"steps": 16},
     "RISE": {"samples": 64},
     "RISE-U": {"samples": 64},
     "LIME": {"samples": 64},
