@@ -39,7 +39,7 @@ PICTURES = {
 }
 """Models whose maps are digested, and the pictures that are explained."""
 LAYERS = ("Input", "Middle", "Final")
-CHEAP = {"steps": 3, "samples": 4, "cells": 4, "top": 3, "stages": 2, "window": 7, "stride": 5, "confidence": 0}
+CHEAP = {"steps": 3, "samples": 4, "designs": 2, "cells": 4, "top": 3, "stages": 2, "window": 7, "stride": 5, "confidence": 0}
 """Parameter values, by name, that keep a method or a protocol cheap."""
 CHEAP_AT_INPUT = {"window": 32, "stride": 32}
 METHOD_VARIANTS = (
@@ -53,6 +53,9 @@ METHOD_VARIANTS = (
     "Guided Grad-CAM:cam=First",
     "LIME:samples=16:cells=4:segments=grid:output=probability:fill=black",
     "KernelSHAP:samples=16:cells=4:segments=grid",
+    "HSIC:samples=16:cells=4:masks=rise:output=logit",
+    "XRAI:steps=3:segments=grid:channels=max",
+    "Extremal perturbation:steps=3:perturbation=fade:areas=2",
     "Chefer:start=2",
 )
 """Parameters whose values select another code path of a method."""

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import attrlib
+from attrlib.diagnosis import FAMILIES, read_matrix, survey
 from attrlib.methods import METHODS
 from attrlib.models import NAMED
 from attrlib.protocols import PROTOCOLS
-from docs._build import api_page, data_page, matrix, matrix_page, methods_page, models_page, pictures, protocols_page
+from docs._build import api_page, data_page, matrix_page, methods_page, models_page, pictures, protocols_page
 from docs._build.markup import text
 from docs._build.registered import MAPS, MATRIX, facts, methods, slug
 
@@ -55,26 +56,23 @@ def test_no_picture_is_left_over_and_together_they_are_small() -> None:
     assert sum(file.stat().st_size for file in files) < 600_000
 
 
-def test_the_matrix_has_a_cell_for_every_method_and_architecture() -> None:
-    made = json.loads(MATRIX.read_text())
-    assert made["layers"] == list(NAMED)
-    assert list(made["architectures"]) == list(matrix.ARCHITECTURES)
-    assert sorted(made["cells"]) == sorted(OURS), "run python -m docs._build.matrix, with --methods for new ones"
-    for name, row in made["cells"].items():
-        assert list(row) == list(matrix.ARCHITECTURES), name
-        for label, cell in row.items():
-            assert set(cell) <= {"valid", "reasons", "notes"}, (name, label)
-            assert set(cell["valid"]) | set(cell.get("reasons", {})) == set(NAMED), f"{name} on {label}: a refusal has a reason"
+def test_the_matrix_has_a_cell_for_every_method_and_family() -> None:
+    made = read_matrix(MATRIX)
+    assert made.models == FAMILIES, "run attrlib doctor --matrix docs/reference/matrix.json --models families"
+    assert sorted(made.cells) == sorted(OURS), "run attrlib doctor --matrix docs/reference/matrix.json, with --methods for new ones"
+    for name, row in made.cells.items():
+        assert list(row) == list(FAMILIES), name
+        for title, cell in row.items():
+            assert set(cell.valid) | set(cell.reasons) == set(NAMED), f"{name} on {title}: a refusal has a reason"
 
 
 def test_a_column_of_the_matrix_is_what_the_doctor_finds() -> None:
     names = ["Gradient", "Grad-CAM", "Rollout", "BagNet", "LRP"]
-    cells = json.loads(MATRIX.read_text())["cells"]
-    found = matrix.probe("BagNet", names, limit=5)
+    cells = read_matrix(MATRIX).cells
+    found = survey({"BagNet": FAMILIES["BagNet"]}, names, limit=5).cells
     for name in names:
-        expected = cells[name]["BagNet"]
-        assert found[name]["valid"] == expected["valid"], name
-        assert {k: set(found[name].get(k, ())) for k in ("reasons", "notes")} == {k: set(expected.get(k, ())) for k in ("reasons", "notes")}
+        one, other = found[name]["BagNet"], cells[name]["BagNet"]
+        assert (one.valid, set(one.reasons), set(one.notes)) == (other.valid, set(other.reasons), set(other.notes)), name
 
 
 def test_the_pages_name_everything_that_is_registered() -> None:

@@ -1,7 +1,9 @@
-"""Check which methods work on a model, and what they cost: `python -m attrlib doctor`."""
+"""Check which methods work on a model, and what they cost, or on several models: `python -m attrlib doctor`."""
 
 import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from attrlib.cli.common import MODEL, Device, Json, command, interruptible, take_model
-from attrlib.diagnosis import VALID, Diagnosis, Finding
+from attrlib.diagnosis import FAMILIES, VALID, Diagnosis, Finding, ending, read_matrix, survey, updated
 from attrlib.diagnosis import doctor as examine
+from attrlib.errors import SpecError
 from attrlib.models import NAMED, load_model
-from attrlib.specs import whole
+from attrlib.specs import read_list, whole
 
 
 @command(options=MODEL)
@@ -21,6 +24,17 @@ def doctor(
     methods: Annotated[str, typer.Option("--methods", help="all, or names separated by commas.")] = "all",
     layers: Annotated[str, typer.Option("--layers", help="Input, Middle, Final or module paths, separated by commas.")] = ",".join(NAMED),
     images: Annotated[str, typer.Option("--images", help="Number of images for which time and memory are estimated.")] = "100",
+    matrix: Annotated[
+        Path | None, typer.Option("--matrix", help="Write a table of methods by models to FILE.md or FILE.json instead.", metavar="FILE")
+    ] = None,
+    models: Annotated[
+        str,
+        typer.Option(
+            "--models",
+            help="Models of the table, separated by commas, or families: a small architecture of every family with random weights. "
+            "By default those of FILE.json, whose other methods stay, or families.",
+        ),
+    ] = "",
     device: Device = "auto",
     as_json: Json = False,
     *,
@@ -28,25 +42,49 @@ def doctor(
 ) -> None:
     """Probe which methods work on a model and at which layers, why others do not, and what they cost. Exit code 1 if a method changes the model."""
     chosen = None if methods.strip() == "all" else [name.strip() for name in methods.split(",") if name.strip()]
+    if matrix is not None:
+        if options:
+            raise SpecError("--matrix takes its models from --models; write --models MODEL,MODEL")
+        _tabulate(matrix, models, chosen)
+        return
+    if models:
+        raise SpecError("--models names the models of a table; give its file with --matrix FILE, or one model with --model")
     count = whole(images, "images")
     spec = take_model(options)
     classifier = load_model(spec.architecture, device, **spec.options())
     with interruptible() as check:
-
-        def on_progress(done: int, total: int, probe: str = "") -> None:
-            check()
-            if sys.stderr.isatty():
-                typer.echo(f"\r{done}/{total} {probe:40}" if done < total else "\r" + " " * 60 + "\r", nl=False, err=True)
-
-        diagnosis = examine(
-            classifier, chosen, layers=[name.strip() for name in layers.split(",") if name.strip()], images=count, on_progress=on_progress
-        )
+        names = [name.strip() for name in layers.split(",") if name.strip()]
+        diagnosis = examine(classifier, chosen, layers=names, images=count, on_progress=_progress(check))
     if as_json:
         typer.echo(json.dumps(diagnosis.json()))
     else:
         _show(diagnosis)
     if not diagnosis.clean:
         raise typer.Exit(1)
+
+
+def _progress(check: Callable[[], None]) -> Callable[..., None]:
+    def report(done: int, total: int, probe: str = "") -> None:
+        check()
+        if sys.stderr.isatty():
+            typer.echo(f"\r{done}/{total} {probe:60}" if done < total else "\r" + " " * 80 + "\r", nl=False, err=True)
+
+    return report
+
+
+def _tabulate(path: Path, models: str, methods: list[str] | None) -> None:
+    """Write the table of methods by models. The table in a JSON file is updated if it has the same models."""
+    # The ending is checked before anything is computed.
+    old = read_matrix(path) if ending(path) == ".json" and path.is_file() else None
+    if models and models != "families":
+        titles = {text: text for text in read_list(models, str.strip)}
+    else:
+        titles = FAMILIES if models or old is None else old.models
+    with interruptible() as check:
+        table = survey(titles, methods, on_progress=_progress(check))
+    if old is not None and old.models == table.models:
+        table = updated(old, table)
+    table.write(path)
 
 
 def _show(diagnosis: Diagnosis) -> None:

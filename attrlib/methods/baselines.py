@@ -8,10 +8,11 @@ from PIL import Image
 from torch import Tensor
 
 from attrlib.data.samples import SAMPLES, open_sample
+from attrlib.methods.cancelled import MAGNITUDES, cancels, refusal
 from attrlib.methods.context import AttributionContext
 from attrlib.postprocess import smooth
 
-REDUCTIONS = ("sum", "abs-sum", "sum-abs")
+REDUCTIONS = ("sum", MAGNITUDES, "sum-abs")
 REDUCTION = "Reduction of the channels to one: their sum, the sum of their magnitudes, or the magnitude of their sum"
 
 BASELINES = ("zeros", "uniform", "black", "white", "blur")
@@ -35,8 +36,13 @@ def reduce_channels(context: AttributionContext, values: Tensor, reduction: str)
 
     Returns:
         Maps (B,1,h,w).
+
+    Raises:
+        MethodError: The sum over channels is zero at every position, but the attributions are not.
     """
-    reduced = context.reduce(values.abs() if reduction == "abs-sum" else values)
+    if context.layer.path and reduction != MAGNITUDES and bool(cancels(context.spatial(values)).any()):
+        raise refusal("this method", context.layer)
+    reduced = context.reduce(values.abs() if reduction == MAGNITUDES else values)
     return reduced.abs() if reduction == "sum-abs" else reduced
 
 

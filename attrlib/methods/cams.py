@@ -8,6 +8,7 @@ from torch import Tensor
 
 from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Method, Passes
+from attrlib.methods.cancelled import check_sum
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.trial import check_by_trial
 from attrlib.models import Classifier, Layer
@@ -155,6 +156,10 @@ class HiResCAM(GradientCAM):
     """HiRes-CAM: relu(sum_c dy/dA_c A_c), position by position: the positive part of IxG at the layer."""
 
     name, family, paper = "HiRes-CAM", "CAM", HIRES_CAM
+
+    def check(self, model: Classifier, layer: Layer) -> None:
+        super().check(model, layer)
+        check_sum(self.name, model, layer, product=True)
 
     def weights(self, activations: Tensor, gradient: Tensor) -> Tensor:
         return gradient

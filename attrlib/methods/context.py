@@ -308,8 +308,18 @@ class AttributionContext:
         torch.mul(self.sources[None], native, out=perturbed)
         if fill is not None:
             perturbed.addcmul_(fill[None], 1 - native)
+        return self.outputs(perturbed, probability)
+
+    def outputs(self, inputs: Tensor, probability: bool = False) -> Tensor:
+        """Return the target (k,B) of the items for k given outputs of the layer for each image, without gradient.
+
+        Args:
+            inputs: Outputs of the layer (k,U,...).
+            probability: Whether to take the probability of the class where the target is its logit; a model that predicts numbers has none.
+        """
+        count, images = inputs.shape[:2]
         with torch.no_grad():
-            logits = self.in_chunks(self._logits, rows, torch.arange(images, device=rows.device).repeat(count))
+            logits = self.in_chunks(self._logits, inputs.flatten(0, 1), torch.arange(images, device=inputs.device).repeat(count))
             return self._of_items(logits.unflatten(0, (count, images)), probability)
 
     def _of_items(self, logits: Tensor, probability: bool) -> Tensor:

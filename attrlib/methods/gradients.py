@@ -10,8 +10,9 @@ from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, baseline_scores, reduce_channels
+from attrlib.methods.cancelled import check_sum
 from attrlib.methods.context import AttributionContext
-from attrlib.models import Layer
+from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
 
 SALIENCY = Paper("Simonyan et al. 2014", "Deep Inside Convolutional Networks", "https://arxiv.org/abs/1312.6034")
@@ -45,6 +46,9 @@ class Gradient(ByChannel):
     name, family, paper, fast = "Gradient", "gradient", SALIENCY, True
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
+    def check(self, model: Classifier, layer: Layer) -> None:
+        check_sum(self.name, model, layer, self.channels)
+
     def values(self, context: AttributionContext) -> Tensor:
         return context.clean_gradient()
 
@@ -59,6 +63,9 @@ class InputXGradient(ByChannel):
 
     name, family, paper, fast = "IxG", "gradient", INPUT_X_GRADIENT, True
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
+
+    def check(self, model: Classifier, layer: Layer) -> None:
+        check_sum(self.name, model, layer, self.channels, product=True)
 
     def values(self, context: AttributionContext) -> Tensor:
         return context.inputs * context.clean_gradient()

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.baselines import REDUCTION, REDUCTIONS, reduce_channels
+from attrlib.methods.cancelled import check_sum
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.gradients import quadrature
-from attrlib.models import Layer
+from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
 
 SMOOTHGRAD = Paper("Smilkov et al. 2017", "SmoothGrad: removing noise by adding noise", "https://arxiv.org/abs/1706.03825")
@@ -94,6 +95,10 @@ class SmoothGrad(OverNoise):
 
     name, family, paper = "SmoothGrad", "gradient", SMOOTHGRAD
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
+
+    def check(self, model: Classifier, layer: Layer) -> None:
+        if self.of != "IG":
+            check_sum(self.name, model, layer, self.channels, product=self.of == "IxG")
 
     def attribute(self, context: AttributionContext) -> Tensor:
         return reduce_channels(context, self.moments(context)[0], self.channels)

@@ -1,6 +1,7 @@
 """Perturbation family: the change of the output when parts of the input are removed."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -115,20 +116,8 @@ class RISE(Method):
     fill: str = param("zeros", FILL, choices=FILLS)
 
     def attribute(self, context: AttributionContext) -> Tensor:
-        _, height, width = context.layer.shape
-        generator = context.generator("rise")
-        grids = (torch.rand(self.samples, 1, self.cells, self.cells, generator=generator) < self.p).float()
-        shifts = torch.rand(self.samples, 2, generator=generator).tolist()
-        total = context.images.new_zeros(len(context), height * width)
-
-        def draw(which: range) -> Tensor:
-            part = slice(which.start, which.stop)
-            return magnify(grids[part].to(context.images.device), shifts[part], height, width)
-
-        fill = None if self.fill == "zeros" else common_baseline(context, self.fill)
-        for masks, weights in context.perturbed(self.samples, draw, probability=True, fill=fill):
-            total += weights.T @ masks.flatten(1)
-        return total.view(-1, 1, height, width) / (self.samples * self.p)
+        masks = RandomMasks(self.samples, self.cells, self.p)
+        return masks.outputs(context, self.fill, probability=True)[1] / (self.samples * self.p)
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(forward=self.samples)
@@ -141,6 +130,63 @@ class RISEU(RISE):
 
     name = "RISE-U"
     fill: str = param("uniform", FILL, choices=FILLS)
+
+
+@dataclass(frozen=True)
+class RandomMasks:
+    """The masks of RISE: binary grids, resized bilinearly and shifted at random by up to one cell; the same for all images.
+
+    Attributes:
+        samples: Number of masks.
+        cells: Cells per side of a grid.
+        p: Probability that a cell stays visible, independent of the others.
+    """
+
+    samples: int
+    cells: int
+    p: float
+
+    def maker(self, context: AttributionContext) -> Callable[[range], Tensor]:
+        """Return a function that makes the masks (k,1,h,w) with indices in a range, at the resolution of the context's layer."""
+        _, height, width = context.layer.shape
+        generator = context.generator("rise")
+        grids = (torch.rand(self.samples, 1, self.cells, self.cells, generator=generator) < self.p).float()
+        shifts = torch.rand(self.samples, 2, generator=generator).tolist()
+
+        def make(which: range) -> Tensor:
+            part = slice(which.start, which.stop)
+            return magnify(grids[part].to(context.images.device), shifts[part], height, width)
+
+        return make
+
+    def outputs(self, context: AttributionContext, fill: str, probability: bool) -> tuple[Tensor, Tensor]:
+        """Return the target's output y (n,B) under each mask M, and the map (B,1,h,w) of sum_i y_i M_i; shared.
+
+        Args:
+            context: The context.
+            fill: What replaces hidden parts, one of `FILLS`.
+            probability: Whether the output is the probability rather than the logit.
+        """
+        return context.shared((self, fill, probability), lambda: self._outputs(context, fill, probability))
+
+    def _outputs(self, context: AttributionContext, fill: str, probability: bool) -> tuple[Tensor, Tensor]:
+        _, height, width = context.layer.shape
+        total = context.images.new_zeros(len(context), height * width)
+        chunks = []
+        for masks, values in context.perturbed(self.samples, self.maker(context), probability, removed(context, fill)):
+            total += values.T @ masks.flatten(1)
+            chunks.append(values)
+        return torch.cat(chunks), total.view(-1, 1, height, width)
+
+
+def removed(context: AttributionContext, fill: str) -> Tensor | None:
+    """Return what replaces removed parts, (1,...) in the layer's layout, or None for zeros.
+
+    Args:
+        context: The context.
+        fill: One of `FILLS`.
+    """
+    return None if fill == "zeros" else common_baseline(context, fill)
 
 
 def magnify(grids: Tensor, shifts: list[list[float]], height: int, width: int) -> Tensor:

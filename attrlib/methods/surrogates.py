@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
-from attrlib.methods.baselines import common_baseline
 from attrlib.methods.context import AttributionContext
-from attrlib.methods.perturbation import FILL, FILLS
+from attrlib.methods.perturbation import FILL, FILLS, removed
 from attrlib.methods.segments import SEGMENTS, segments
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
@@ -73,7 +72,7 @@ class Surrogate(Method):
             return factors[:, 0] if alike else factors
 
         longest = max(len(kept) for kept, _ in pairs)
-        fill = None if self.fill == "zeros" else common_baseline(context, self.fill)
+        fill = removed(context, self.fill)
         chunks = [values for _, values in context.perturbed(longest, make, self.output == "probability", fill)]
         outputs = torch.cat(chunks).cpu().double()
         owners = context.per_item(torch.arange(len(context.images), device=context.images.device)).tolist()

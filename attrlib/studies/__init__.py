@@ -5,6 +5,7 @@ import attrlib.studies.agreement
 import attrlib.studies.design
 import attrlib.studies.localisation
 import attrlib.studies.ranking
+import attrlib.studies.recent
 import attrlib.studies.robustness
 import attrlib.studies.settings
 import attrlib.studies.smoothing  # noqa: F401

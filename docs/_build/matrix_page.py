@@ -1,9 +1,10 @@
-"""The page of the support matrix, from the JSON file that `python -m docs._build.matrix` writes."""
+"""The page of the support matrix, from the JSON file that `attrlib doctor --matrix` writes."""
 
 import html
-import json
-from typing import Any
 
+from attrlib.diagnosis import Cell, Matrix, read_matrix
+from attrlib.models import NAMED
+from attrlib.models.names import RANDOM
 from docs._build.markup import table, text
 from docs._build.registered import MATRIX, methods, slug
 
@@ -14,13 +15,14 @@ hide: [toc]
 
 # Support matrix
 
-On which architectures is a method defined, and at which layers? Every cell is a finding of [`attrlib.doctor`](api.md), which runs each method at
-`Input`, `Middle` and `Final` of a small instance. Run `attrlib doctor --model NAME` to get the same for your model, with seconds and peak memory.
+Which methods can you use on your backbone, and at which layers? Every cell is a finding of [`attrlib.doctor`](api.md), which runs each method at
+`Input`, `Middle` and `Final` of a small member of the family, with random weights if none are shipped. `attrlib doctor --model NAME` says the same
+of your model, with seconds and peak memory, and `attrlib doctor --matrix table.md --models NAME,NAME` writes such a table for several.
 
 <span class="cell all">●</span> defined at `Input`, `Middle` and `Final` &emsp;
 <span class="cell some">Inp Mid Fin</span> defined at these layers only &emsp;
 <span class="cell none">–</span> not defined &emsp;
-<span class="cell some">*</span> defined, but at some layer the map is constant or zero
+<span class="cell some">*</span> defined, but at some layer the map is constant, zero or made of rounding errors
 
 The numbers lead to the [reasons](#reasons), which a tooltip shows too.
 
@@ -30,15 +32,15 @@ SHORT = {"Input": "Inp", "Middle": "Mid", "Final": "Fin"}
 
 def page() -> str:
     """Return the page."""
-    matrix: dict[str, Any] = json.loads(MATRIX.read_text("utf-8"))
-    columns, reasons = list(matrix["architectures"]), Reasons()
+    matrix = read_matrix(MATRIX)
+    columns, reasons = list(matrix.models), Reasons()
     rows, family = [], ""
     for info in methods():
         if info.family != family:
             family = info.family
             rows.append(f'<tr class="family"><th colspan="{len(columns) + 1}">{family if family == "CAM" else family.capitalize()}</th></tr>')
-        cells = matrix["cells"].get(info.name, {})
-        body = "".join(cell(cells[c], matrix["layers"], reasons) if c in cells else "<td>?</td>" for c in columns)
+        cells = matrix.cells.get(info.name, {})
+        body = "".join(cell(cells[c], reasons) if c in cells else "<td>?</td>" for c in columns)
         name = f'<a href="../methods/#{slug(info.name)}">{html.escape(info.name)}</a>'
         rows.append(f'<tr id="{slug(info.name)}"><th scope="row">{name}</th>{body}</tr>')
     head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in columns)
@@ -64,29 +66,21 @@ class Reasons:
         return '<ol class="reasons">\n' + "\n".join(items) + "\n</ol>\n"
 
 
-def cell(found: dict[str, Any], layers: list[str], reasons: Reasons) -> str:
+def cell(found: Cell, reasons: Reasons) -> str:
     """Return one cell: where the method is defined, the numbers of the reasons, and a tooltip."""
-    valid, why, notes = found["valid"], found.get("reasons", {}), found.get("notes", {})
-    texts = {layer: general(why.get(layer) or notes.get(layer, ""), layer) for layer in layers}
-    numbers = sorted({reasons.number(t) for t in texts.values() if t})
-    kind = "all" if len(valid) == len(layers) else "some" if valid else "none"
-    mark = {"all": "●", "none": "–"}.get(kind) or " ".join(SHORT.get(layer, layer) for layer in valid)
-    mark += "*" if notes and set(notes) & set(valid) else ""
+    texts = found.footnotes()
+    numbers = sorted({reasons.number(t) for t in texts.values()})
+    kind = "all" if len(found.valid) == len(NAMED) else "some" if found.valid else "none"
+    mark = {"all": "●", "none": "–"}.get(kind) or " ".join(SHORT[layer] for layer in found.valid)
+    mark += "*" if set(found.notes) & set(found.valid) else ""
     links = ",".join(f'<a href="#reason-{n}">{n}</a>' for n in numbers)
-    tip = "\n".join(f"{', '.join(k for k in layers if texts[k] == t)}: {t}" for t in dict.fromkeys(texts.values()) if t)
+    tip = "\n".join(f"{', '.join(k for k in texts if texts[k] == t)}: {t}" for t in dict.fromkeys(texts.values()))
     title = f' title="{html.escape(tip)}"' if tip else ""
     return f'<td class="{kind}"{title}>{mark}{f"<sup>{links}</sup>" if links else ""}</td>'
 
 
-def general(reason: str, layer: str) -> str:
-    """Return a reason without the layer's name, so that the layers of a cell share it."""
-    return reason.replace(f"downstream of {layer}", "downstream of the layer").replace(f"@{layer}", "@LAYER")
-
-
-def instances(matrix: dict[str, Any]) -> str:
+def instances(matrix: Matrix) -> str:
     """Return the table of the probed instances."""
-    rows = [
-        (text(label), f"`{a['model']}`", "random" if a["random_weights"] else "trained") for label, a in matrix["architectures"].items()
-    ]
-    made = "\n`python -m docs._build.matrix --out docs/reference/matrix.json` makes the matrix again.\n"
-    return table(("Architecture", "Probed instance", "Weights"), rows) + made
+    rows = [(text(title), f"`{model}`", "random" if RANDOM in model else "trained") for title, model in matrix.models.items()]
+    made = "\n`attrlib doctor --matrix docs/reference/matrix.json` makes the matrix again.\n"
+    return table(("Family", "Probed instance", "Weights"), rows) + made

@@ -20,7 +20,10 @@ FAMILIES = {
         "A weighted sum of the layer's channels, cut off at zero. The default layer is `Final`; other layers work too. Directly before "
         "global pooling and a linear head, as in the pictures below, Grad-CAM, XGrad-CAM, HiRes-CAM and Grad-CAM++ differ little or not at all.",
     ),
-    "perturbation": ("Perturbation", "From the outputs for images of which parts are removed. No gradient is needed."),
+    "perturbation": (
+        "Perturbation",
+        "From the outputs for images of which parts are removed. Only Extremal perturbation needs gradients.",
+    ),
     "transformer": (
         "Transformer",
         "From the attention matrices of a transformer whose tokens can be followed: ViT, DeiT, DINO, BEiT, EVA, SigLIP, CaiT, Swin. `read` is "

@@ -233,7 +233,7 @@ def test_seconds_follow_from_the_number_of_passes(monkeypatch: pytest.MonkeyPatc
         now += 1e-6
         return now
 
-    for module in ("attrlib.diagnosis", "attrlib.methods.together"):
+    for module in ("attrlib.diagnosis.examine", "attrlib.methods.together"):
         monkeypatch.setattr(sys.modules[module], "time", SimpleNamespace(perf_counter=look))
 
     @METHODS.register

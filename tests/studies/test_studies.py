@@ -44,6 +44,7 @@ from attrlib.studies.runner import is_done
 from attrlib.studies.settings import agreement_of
 from attrlib.studies.smoothing import scaled
 from attrlib.studies.traits import FACTORS, ModelTraits, centres, differs_in, family, pairs_of, parse_architecture, traits_of
+from attrlib.studies.words import interval
 
 NAMES = [info.name for info in list_studies()]
 PLAIN, TUNED = ModelSpec("timm:resnet18", "random:1"), ModelSpec("timm:resnet18", "random:2")
@@ -57,6 +58,7 @@ SMALL = {
     "agreement": {"passes": 1, "grids": 2},
     "robustness": {"passes": 1},
     "settings": {"images": 8, "passes": 2, "seeds": 2},
+    "recent": {"passes": 2, "grids": 2},
 }
 METHODS_USED = tuple(MethodSpec(name) for name in ("IxG", "Gradient", "Grad-CAM", "Random"))
 
@@ -401,6 +403,24 @@ def test_ranking_names_the_leader_and_what_signs_are_worth() -> None:
     assert "pairwise correlation of -1.00" in STUDIES["ranking"]().analyse([net_results, twin]).finding
 
 
+def test_recent_methods_are_compared_with_the_best_established_one() -> None:
+    means = {"IG": 0.5, "IxG": 0.2, "Blur IG": 0.7, "FullGrad": 0.5, "Grad-CAM": 0.1, "Grad-CAM:target=contrast": 0.3}
+    noise = spread(0.0)
+    scores = [score("sds", name, mean + (noise if name == "FullGrad" else spread(0.0))) for name, mean in means.items()]
+    analysis = STUDIES["recent"]().analyse([ModelResults(traits("net"), [result_of(*scores)])])
+    assert "On net by sds, the best recent method, **Blur IG** (0.70 [" in analysis.finding
+    assert "is better than the best established one, IG (0.50 [" in analysis.finding
+    assert "difference +0.20 [" in analysis.finding
+    assert analysis.more == [
+        "net, sds: Blur IG is better than IG.",
+        "net, sds: FullGrad is not significantly different from IG.",
+        "net, sds: Grad-CAM:target=contrast is worse than IG.",
+    ]
+    assert {row["method"]: row["recent"] for row in analysis.rows}["Grad-CAM:target=contrast"]
+    alone = STUDIES["recent"]().analyse([ModelResults(traits("net"), [result_of(scores[0], scores[1])])])
+    assert alone.finding == f"On net by sds, IG leads with {interval(scores[0].summary)}; none of these methods is recent."
+
+
 def test_accuracy_reports_significant_trends_only_and_marks_intrinsic_maps() -> None:
     def family_of(qualities: Sequence[float]) -> list[ModelResults]:
         return [
@@ -685,14 +705,14 @@ def test_a_mean_correlation_is_that_of_all_pairs_of_rows() -> None:
 
 
 def test_every_study_is_listed_with_its_question_papers_and_budget() -> None:
-    assert NAMES == ["ranking", "accuracy", "design", "localisation", "smoothing", "agreement", "robustness", "settings"]
+    assert NAMES == ["ranking", "accuracy", "design", "localisation", "smoothing", "agreement", "robustness", "settings", "recent"]
     for info in list_studies():
         assert info.question.endswith("?")
         assert info.papers
         assert info.models
         assert 0 < info.minutes <= 6
         assert {p.name for p in info.params} >= {"limit"}
-    assert sum(info.minutes for info in list_studies()) <= 25
+    assert sum(info.minutes for info in list_studies()) <= 31
 
 
 def test_a_link_restores_a_study_and_forgives_nonsense() -> None:

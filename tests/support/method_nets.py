@@ -228,9 +228,20 @@ def maps(
     return attrlib.explain(model, images, method, TARGETS if targets is None else targets, layer, **params).maps
 
 
-SMALL = {"steps": 3, "samples": 4, "cells": 4, "p": 0.5, "top": 3, "segments": "grid"}
+SMALL = {"steps": 3, "samples": 4, "designs": 2, "cells": 4, "p": 0.5, "top": 3, "segments": "grid"}
 """Parameter values that keep every method fast."""
 
 
 def small(method: str, layer: str) -> MethodSpec:
     return MethodSpec(method, layer, tuple((p.name, SMALL[p.name]) for p in params_of(METHODS[method]) if p.name in SMALL))
+
+
+def snapshot(module: nn.Module) -> dict[str, object]:
+    """Everything of a module that a computation might change, as bytes and plain values."""
+    state: dict[str, object] = {k: (v.data_ptr(), v.numpy().tobytes()) for k, v in module.state_dict().items()}
+    for path, p in module.named_parameters():
+        state[f"{path} grad"] = (p.requires_grad, None if p.grad is None else (p.grad.data_ptr(), p.grad.numpy().tobytes()))
+    for path, m in module.named_modules():
+        hooks = {k: [id(h) for h in v.values()] for k, v in vars(m).items() if "hooks" in k and isinstance(v, dict)}
+        state[f"{path} module"] = (m.training, sorted(vars(m)), hooks)
+    return state

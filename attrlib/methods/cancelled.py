@@ -1,0 +1,82 @@
+"""Sums over channels that cancel: a map of rounding errors that looks like any other.
+
+A norm that subtracts the mean over channels, such as LayerNorm, has a gradient whose sum over channels is zero at every position; and
+since it also divides by the standard deviation, so has input times gradient. Whoever sums over channels at the layer before it maps
+rounding errors.
+"""
+
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from attrlib.errors import MethodError
+from attrlib.models import Classifier, Layer
+from attrlib.models.cells import CellView
+from attrlib.models.modules.forward import seeded
+
+LIMIT = 1e-3
+"""Largest sum over channels, as a share of the sum of magnitudes, that counts as zero.
+
+Rounding leaves about 1e-7; the epsilon of the norm leaves, in input times gradient, its share of the variance. Sums that do not cancel
+have 5e-2 and more on the backbones of the tests.
+"""
+MAGNITUDES = "abs-sum"
+_known: WeakKeyDictionary[Classifier, dict[str, tuple[bool, bool]]] = WeakKeyDictionary()
+
+
+def cancels(values: Tensor) -> Tensor:
+    """Return for each item whether the sum over channels is zero at every position although the values are not, (B,).
+
+    Args:
+        values: Values (B,C,h,w).
+    """
+    sums, sizes = values.sum(1).abs().flatten(1).amax(1), values.abs().sum(1).flatten(1).amax(1)
+    return (sums <= LIMIT * sizes) & (sizes > 0)
+
+
+def check_sum(name: str, model: Classifier, layer: Layer, channels: str = "sum", product: bool = False) -> None:
+    """Check, by the gradient of a noise image, that the sum over channels is not zero by construction.
+
+    Args:
+        name: Name of the method.
+        model: The classifier.
+        layer: The layer whose channels are summed.
+        channels: How channels are reduced to one; sums of magnitudes never cancel.
+        product: Whether input times gradient is summed, rather than the gradient.
+
+    Raises:
+        MethodError: It is zero.
+    """
+    if layer.path and channels != MAGNITUDES and _probe(model, layer)[product]:
+        raise refusal(name, layer)
+
+
+def refusal(name: str, layer: Layer) -> MethodError:
+    """Return the error of a method whose sum over channels is zero at a layer."""
+    return MethodError(
+        f"{name} sums over channels to zero at every position of {layer.name}, because a norm over channels follows, and would map rounding "
+        "errors; choose channels=abs-sum where the method has it, Grad-CAM, or another layer"
+    )
+
+
+def _probe(model: Classifier, layer: Layer) -> tuple[bool, bool]:
+    """Return whether the gradient, and input times gradient, sum to zero at a layer. Found out once."""
+    if isinstance(model, CellView):
+        return _probe(model.model, model.model.layer(layer.name))
+    known = _known.setdefault(model, {})
+    if layer.path not in known:
+        at = model.layer(layer.name)
+        with model.session(), seeded(model.device):
+            split = model.split(at).fresh()
+            leaf = split.before(model._probe(1)).float().requires_grad_()
+            with torch.enable_grad():
+                logits = split.after(leaf, torch.zeros(1, dtype=torch.long, device=leaf.device)).float()
+                mixture = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
+                gradient = torch.autograd.grad(logits, leaf, mixture, allow_unused=True)[0] if logits.requires_grad else None
+        if gradient is None:
+            known[layer.path] = False, False
+        else:
+            values = (at.layout.spatial(gradient), at.layout.spatial(gradient * leaf.detach()))
+            known[layer.path] = bool(cancels(values[0])[0]), bool(cancels(values[1])[0])
+    return known[layer.path]
