@@ -57,6 +57,7 @@ class Param:
         missing: Error message if a required field is missing.
         positional: Whether the value is a positional argument on the command line.
         path: Attribute names that lead to the value, for a field of a nested spec.
+        digest: `if set` leaves the default out of keys, so that results from before the parameter was added stay valid.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Param:
     missing: str = ""
     positional: bool = False
     path: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    digest: str = ""
 
     @property
     def required(self) -> bool:

@@ -12,7 +12,7 @@ ROOT = str(Path(__file__).parents[2])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from docs._build import api_page, cli_page, data_page, mathml, matrix_page, methods_page, models_page, protocols_page  # noqa: E402
+from docs._build import api_page, cli_page, data_page, mathml, matrix_page, methods_page, models_page, protocols_page, rules_page  # noqa: E402
 
 PAGES: dict[str, Callable[[], str]] = {
     "api": api_page.page,
@@ -22,6 +22,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "models": models_page.page,
     "data": data_page.page,
     "matrix": matrix_page.page,
+    "rules": rules_page.page,
 }
 """The generated pages of `reference/`, by name."""
 

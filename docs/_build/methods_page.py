@@ -33,7 +33,7 @@ FAMILIES = {
     "intrinsic": ("Intrinsic", "The explanations that inherently interpretable networks provide themselves."),
     "sanity": ("Sanity baselines", "Maps that do not depend on the model. A useful method must outperform them."),
 }
-GENERAL = ("ByChannel",)
+GENERAL = ("ByChannel", "OfRules", "OfRelevance", "WithGammas")
 """Base classes whose docstrings say nothing of a single method."""
 HEAD = """---
 description: Every attribution method of attrlib with its formula, paper, cost, parameters and a picture.
