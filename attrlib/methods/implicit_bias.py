@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from attrlib.methods.pullback import Operands, Pullback
+from attrlib.methods.pullback import PendingCall, Pullback
 from attrlib.methods.unfused import unfused
 
 
@@ -108,13 +108,13 @@ class BiasTerms(TorchFunctionMode):
         biases: Sequence[Tensor | Pullback] | None = _closed_form(func, name, args, kwargs, tensors, len(varying))
         derived, bounds = biases is None, _bounds(name, *args, **kwargs)
         after = bounds is not None or (name in PRODUCTS and len(varying) == 2)
-        operands = None
+        pending = None
         if derived and not after:
             if _may_write(func, args, kwargs):
                 # The operation overwrites what its derivative is taken at.
                 biases = _derived(func, args, kwargs, copy=True)
             else:
-                operands = Operands.of(func, args, kwargs, varying)
+                pending = PendingCall.of(func, args, kwargs, varying)
         output = func(*args, **kwargs)
         outputs = [t for t in _tensors(output) if t.requires_grad]
         if not outputs:
@@ -122,7 +122,7 @@ class BiasTerms(TorchFunctionMode):
         if biases is None and after:
             biases = [_of_output(outputs[0].detach(), bounds)]
         elif biases is None:
-            pullback = operands and operands.pullback(outputs[0])
+            pullback = pending and pending.pullback(outputs[0])
             biases = [pullback] if pullback else _derived(func, args, kwargs, copy=False)
         if name in CHANNELS_LAST:
             place = outputs[0].ndim - 1

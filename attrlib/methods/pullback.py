@@ -49,7 +49,7 @@ class Pullback:
 
 
 @dataclass(frozen=True)
-class Operands:
+class PendingCall:
     """Inputs of an operation that is about to run, and their places in the autograd graph."""
 
     func: Any
@@ -59,7 +59,7 @@ class Operands:
     edges: Sequence[GradientEdge]
 
     @classmethod
-    def of(cls, func: Any, args: Any, kwargs: Any, varying: Sequence[Tensor]) -> "Operands | None":
+    def of(cls, func: Any, args: Any, kwargs: Any, varying: Sequence[Tensor]) -> "PendingCall | None":
         """Return the inputs of an operation that may have a `Pullback` and does not write into them; else None.
 
         Args:
