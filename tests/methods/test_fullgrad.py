@@ -224,7 +224,7 @@ def test_the_bias_of_an_activation_is_right_if_its_output_is_overwritten(act: Ca
 @pytest.mark.parametrize("scaled", [False, True])
 def test_the_bias_of_attention_completes_the_sum(scaled: bool) -> None:
     class Attending(nn.Module):
-        """Attention of another number of queries than keys; the dropped last bias would leave the sum incomplete."""
+        """Attention with fewer queries than keys."""
 
         def __init__(self) -> None:
             super().__init__()
