@@ -199,7 +199,7 @@ def _named(model: Classifier) -> Classifier | bool:
             return read
         names = read
     elif way == "list":
-        names = draft.class_names()
+        names = draft.lines("names")
     elif way == "numbers":
         names = model.outputs.names(len(model.class_names), None, model.name)
     try:
