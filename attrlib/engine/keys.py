@@ -5,6 +5,7 @@ import dataclasses
 from attrlib.methods import METHODS, instance
 from attrlib.models import Classifier
 from attrlib.protocols import Measurement, Protocol
+from attrlib.registry import params_of
 from attrlib.specs import LOGIT, NUMERICS, MethodSpec, digest
 from attrlib.targets import create as create_target
 
@@ -81,7 +82,9 @@ class ResultKeys:
         custom: dict[str, object] = {"code": code} if code else {}
         if method.target.name != LOGIT:
             custom["target"] = create_target(method.target).key(view)
-        return custom | {"method": method.name, "params": method.values, "layer": layer, "seed": self.seed if seeded else None}
+        late = {p.name: p.default for p in params_of(METHODS[method.name]) if p.digest == "if set"}
+        counted = {name: value for name, value in method.params if name not in late or value != late[name]}
+        return custom | {"method": method.name, "params": counted, "layer": layer, "seed": self.seed if seeded else None}
 
 
 def map_key(prefix: str, image: str, target: int) -> str:

@@ -1,12 +1,12 @@
 """Inspection of the autograd graph of a forward pass, to refuse operations that a method has no rule for."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
 
-from attrlib.methods.backward import RELEVANCE_RULE, RULE
+from attrlib.methods.backward import ACTIVATION_RULE, RELEVANCE_RULE, RULE
 
 
 def _words(text: str) -> frozenset[str]:
@@ -19,13 +19,13 @@ STRUCTURAL = _words(
 )
 """Nodes that only move values."""
 LINEAR = STRUCTURAL | _words(
-    "AdaptiveAvgPool2D Add Addmm AvgPool2D AvgPool3D Baddbmm Bmm Cat Convolution CudnnBatchNorm CudnnConvolution Diagonal Div Dot Flip "
-    "Index IndexSelect Linear Mean MiopenBatchNorm MkldnnConvolution Mm Mul Mv NativeBatchNorm NativeDropout Neg PixelShuffle "
+    "AdaptiveAvgPool2D Add Addcmul Addmm AvgPool2D AvgPool3D Baddbmm Bmm Cat Col2Im Convolution CudnnBatchNorm CudnnConvolution Diagonal Div Dot Flip Im2Col "
+    "Index IndexSelect Linear Mean MiopenBatchNorm MaskedFill MkldnnConvolution Mm Mul Mv NativeBatchNorm NativeDropout Neg PixelShuffle "
     "PixelUnshuffle ReflectionPad2D Repeat ReplicationPad2D Roll Rsub Split SplitWithSizes Stack Sub Sum Unbind Unfold UnsafeSplit "
     "UpsampleBicubic2D UpsampleBilinear2D UpsampleNearest2D"
 )
 """Nodes that are linear in each of their inputs."""
-PRODUCTS = _words("Addmm Baddbmm Bmm Convolution Div Dot Linear Mm Mul Mv")
+PRODUCTS = _words("Addcmul Addmm Baddbmm Bmm Convolution Div Dot Linear Mm Mul Mv")
 """Linear nodes that are linear in the explained values only if at most one factor depends on these."""
 WORDS = {
     "Mul": "products of activations",
@@ -57,7 +57,7 @@ def kind(node: Any) -> str:
     return re.sub(r"Backward\d*$", "", node.name().removeprefix("torch::autograd::"))
 
 
-def undefined(scores: Tensor, allowed: Iterable[str] = ()) -> list[str]:
+def undefined(scores: Tensor, allowed: Iterable[str] = (), handled: Collection[Any] = ()) -> list[str]:
     """Return the names of the operations that a propagation of relevance or multipliers is not defined for.
 
     These are all operations that are not linear in the explained values, have no custom backward rule, and are not allowed.
@@ -65,14 +65,17 @@ def undefined(scores: Tensor, allowed: Iterable[str] = ()) -> list[str]:
     Args:
         scores: Target logits (B,), with their graph.
         allowed: Further kinds of nodes that the caller handles.
+        handled: Nodes that the caller handles.
     """
-    defined = LINEAR | {RULE, RELEVANCE_RULE} | set(allowed)
+    defined = LINEAR | {RULE, ACTIVATION_RULE, RELEVANCE_RULE} | set(allowed)
     refused = set()
     for node in graph(scores.grad_fn):
         name = kind(node)
+        if node in handled:
+            continue
         inputs = [following is not None for following, _ in node.next_functions]
         # The first input of these is a summand.
-        factors = inputs[1:] if name in ("Addmm", "Baddbmm") else inputs
+        factors = inputs[1:] if name in ("Addcmul", "Addmm", "Baddbmm") else inputs
         if name not in defined or (name in PRODUCTS and sum(factors) > 1) or (name == "Div" and inputs[1]):
             refused.add(WORDS.get(name, "attention" if "Attention" in name else name.lower()))
     return sorted(refused)

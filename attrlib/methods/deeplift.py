@@ -1,18 +1,22 @@
 """DeepLIFT with the rescale rule, for networks with any activations."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from attrlib.errors import MethodError
 from attrlib.methods.autograd_graph import undefined
-from attrlib.methods.backward import TINY, BackwardRules, Map
+from attrlib.methods.backward import ACTIVATIONS, TINY, Map, OperationRule
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, common_baseline, is_common
 from attrlib.methods.context import AttributionContext
+from attrlib.methods.deeplift_rules import DIFFERENCES, ApartNorm, ApartSoftmax, ShapleyProduct, ShapleyQuotient, WithBaseline
 from attrlib.methods.gradients import ByChannel
+from attrlib.methods.operation_rules import GRADIENT, OfRules, by_function
 from attrlib.methods.trial import check_by_trial
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
@@ -27,18 +31,35 @@ CLAMPS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "clip"
 
 @METHODS.register
 @dataclass(frozen=True)
-class DeepLIFT(ByChannel):
+class DeepLIFT(OfRules, ByChannel):
     """DeepLIFT (rescale rule): the difference to a baseline, x - b, times multipliers in place of gradients.
 
     An activation f with input z, and input z_b at the baseline, has the multiplier (f(z) - f(z_b)) / (z - z_b). A linear layer has its
-    gradient. At a maximum, the difference of the output goes to the inputs that are largest for the image and for the baseline. The
-    attributions sum to f(x) - f(b); the relative error is returned in the diagnostics as `convergence`. Not defined if activations are
-    multiplied, nor for LayerNorm or softmax downstream of the layer.
+    gradient. At a maximum, the difference of the output goes to the inputs that are largest for the image and for the baseline.
+
+    In transformers and gated networks, a product of two activations gives each its Shapley value, with multipliers (b + b_b) / 2 and
+    (a + a_b) / 2; norms and softmax are taken apart into squares, exponentials, sums, roots and products (Lundberg and Lee 2017).
+
+    The attributions sum to f(x) - f(b); the relative error is returned in the diagnostics as `convergence`. At a layer followed by a
+    LayerNorm, which is singular at zero, multipliers from the baseline `zeros` are large and cancel: use `black` or `blur` there.
     """
 
     name, family, paper, fast = "DeepLIFT", "gradient", DEEPLIFT, True
-    needs = ("only elementwise activations, maxima and linear layers",)
+    needs = ("only operations that have a rule: see the table of rules",)
     operations = linear = True
+    rules = MappingProxyType(
+        {
+            "norm": ApartNorm(),
+            "softmax": ApartSoftmax(),
+            "product": ShapleyProduct(),
+            "quotient": ShapleyQuotient(),
+            "matrix_product": ShapleyProduct(),
+        }
+    )
+    summaries = dict.fromkeys(("linear", "convolution", "batch_norm", "sum"), GRADIENT) | {
+        **dict.fromkeys(("rectifier", "activation", "sigmoid"), "rescale: (f(z) - f(z_b)) / (z - z_b)"),
+        "maximum": "to the inputs that are largest for the image and for the baseline",
+    }
     baseline: str = param("zeros", f"Baseline: {BASELINE}", choices=BASELINES)
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
@@ -67,10 +88,15 @@ class DeepLIFT(ByChannel):
         parts, errors = [], []
         for rows in context.rows.split(rows_at_once):
             start = starts if one else starts[rows]
-            rules = _Rescale()
+            rules = _Rescale(by_function(self.rules))
             with rules:
                 before = rules.record(context, start, rows)
                 scores, multipliers = context.scored_gradient(context.inputs[rows], rows, lambda scores: self._check_graph(scores, context))
+            if not bool(multipliers.isfinite().all()):
+                raise MethodError(
+                    f"DeepLIFT: from baseline={self.baseline}, the multipliers of {context.classifier.name} overflow, as norms are singular where "
+                    "all values are the same; choose another baseline, such as blur, or IG"
+                )
             values = (context.inputs[rows] - start) * multipliers
             change = scores - context.explained(before.expand(len(rows), -1), rows)
             parts.append(values)
@@ -78,7 +104,7 @@ class DeepLIFT(ByChannel):
         return torch.cat(parts), torch.cat(errors)
 
     def _check_graph(self, scores: Tensor, context: AttributionContext) -> None:
-        others = undefined(scores)
+        others = undefined(scores, [DIFFERENCES])
         if others:
             raise MethodError(
                 f"DeepLIFT is not defined for {', '.join(others)}, which {context.classifier.name} has downstream of {context.layer.name}; "
@@ -89,26 +115,28 @@ class DeepLIFT(ByChannel):
         return Passes(forward=1, gradient=1)
 
 
-class _Rescale(BackwardRules):
+class _Rescale(WithBaseline):
     """Rules of DeepLIFT: record the inputs of activations and maxima at the baseline, then set multipliers in the same order."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._recording = False
+    elementwise = ACTIVATIONS | {"erf", "exp", "rdiv", "reciprocal", "rsqrt", "sqrt"}
+
+    def __init__(self, rules: Mapping[str, OperationRule]) -> None:
+        super().__init__(rules)
+        self.recording = False
         self._inputs: deque[Tensor] = deque()
 
     def record(self, context: AttributionContext, start: Tensor, rows: Tensor) -> Tensor:
         """Return the logits of the baseline (n,C). A baseline of one row stands for all `rows`."""
-        self._recording = True
+        self.recording = True
         with torch.enable_grad():
             logits = context.logits(start.detach().requires_grad_(), rows[: len(start)])
-        self._recording = False
+        self.recording = False
         return logits.detach()
 
     def activation(self, values: Tensor, function: Map, name: str) -> Tensor:
-        if self._recording:
+        if self.recording:
             return self._keep(values, function)
-        current, other = values.detach(), self._other(values)
+        current, other = values.detach(), self.other(values)
         start, slope = _with_derivative(function, other)
         with torch.no_grad():
             difference = current - other
@@ -125,9 +153,9 @@ class _Rescale(BackwardRules):
         return self.with_backward(values, output, multiplier.mul_)
 
     def maximum(self, values: Tensor, function: Map, name: str) -> Tensor:
-        if self._recording:
+        if self.recording:
             return self._keep(values, function)
-        current, other = (part.detach().clone().requires_grad_() for part in (values, self._other(values).expand_as(values)))
+        current, other = (part.detach().clone().requires_grad_() for part in (values, self.other(values).expand_as(values)))
         outputs, others = function(current), function(other)
         larger = torch.maximum(outputs, others).detach()
         up, down = larger - others.detach(), outputs.detach() - larger
@@ -142,14 +170,14 @@ class _Rescale(BackwardRules):
         return self.with_backward(values, outputs, back)
 
     def _keep(self, values: Tensor, function: Map) -> Tensor:
-        self._inputs.append(values.detach().clone())
+        self.keep(values)
         with torch.no_grad():
-            output = function(values)
-        # No gradient flows back here. The flag only marks later values as dependent on the input.
-        return output.detach().requires_grad_()
+            return self.marked(function(values))
 
-    def _other(self, values: Tensor) -> Tensor:
-        """Return the values at the same place for the baseline: of the same shape, or (1,...) if the baseline is common to all items."""
+    def keep(self, values: Tensor) -> None:
+        self._inputs.append(values.detach().clone())
+
+    def other(self, values: Tensor) -> Tensor:
         if not self._inputs or self._inputs[0].shape[1:] != values.shape[1:]:
             raise MethodError(
                 "DeepLIFT needs a network that runs the same operations on the input and on the baseline; use IG or IxG instead"

@@ -33,9 +33,12 @@ class ByChannel(Method):
         """Return the attribution of every entry of the layer's output, (B,...) in its layout."""
 
     def attribute(self, context: AttributionContext) -> Tensor:
+        return reduce_channels(context, context.shared(self._unreduced(), lambda: self.values(context)), self.channels)
+
+    def _unreduced(self) -> Any:
+        """Return the variant with the default of `channels`, as a key of what all variants share."""
         same: Any = self
-        values = context.shared(replace(same, channels="sum"), lambda: self.values(context))
-        return reduce_channels(context, values, self.channels)
+        return replace(same, channels="sum")
 
 
 @METHODS.register

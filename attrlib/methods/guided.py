@@ -13,6 +13,7 @@ from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import REDUCTION, REDUCTIONS
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.gradients import ByChannel
+from attrlib.methods.operation_rules import GRADIENT, OfRules
 from attrlib.methods.trial import check_by_trial
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
@@ -29,7 +30,11 @@ _ON_THE_WAY = STRUCTURAL | {"UpsampleNearest2D", "UpsampleBilinear2D", "Upsample
 Hook = Callable[[tuple[Tensor | None, ...], tuple[Tensor | None, ...]], tuple[Tensor | None, ...]]
 
 
-class OfRectifiers(ByChannel):
+_GRADIENTS = dict.fromkeys(("linear", "convolution", "batch_norm", "norm", "softmax", "product", "quotient"), GRADIENT)
+_GRADIENTS |= {"matrix_product": GRADIENT, "maximum": GRADIENT, "sum": GRADIENT, "sigmoid": "gradient, as a gate only"}
+
+
+class OfRectifiers(OfRules, ByChannel):
     """Base class of gradients with a custom rule at every ReLU: nn.ReLU and nn.ReLU6, in place or not, and their functional forms.
 
     If the model has other activations (GELU, SiLU, sigmoid, ...) downstream of the layer, the rule is not defined and `MethodError` is
@@ -53,6 +58,7 @@ class GuidedBackprop(OfRectifiers):
     """Guided Backpropagation: the gradient with only positive values passed back through every ReLU, where its input is positive."""
 
     name, family, paper, fast = "Guided Backprop", "gradient", ALL_CONVOLUTIONAL, True
+    summaries = _GRADIENTS | {"rectifier": "ReLU and ReLU6: positive values only, where the input is positive"}
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
     def values(self, context: AttributionContext) -> Tensor:
@@ -65,6 +71,7 @@ class Deconvolution(OfRectifiers):
     """Deconvolution: the gradient with only positive values passed back through every ReLU, whatever its input."""
 
     name, family, paper, fast = "Deconvolution", "gradient", ZEILER, True
+    summaries = _GRADIENTS | {"rectifier": "ReLU and ReLU6: positive values only"}
     channels: str = param("sum", REDUCTION, choices=REDUCTIONS)
 
     def values(self, context: AttributionContext) -> Tensor:

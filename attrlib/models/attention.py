@@ -4,7 +4,6 @@ Fused kernels (timm's fused attention, torch's MultiheadAttention) never form th
 by matrix products and a softmax, in the calling thread only. No setting of the model changes, and no hooks are added.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from attrlib.errors import ModelError
+from attrlib.models.operations import STEPS, operation
 
 _SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
 
@@ -33,7 +32,7 @@ class Attentions(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        apart = _APART.get(func)
+        apart = STEPS.get(func)
         if apart is not None:
             with self:
                 return apart(*args, **kwargs)
@@ -67,7 +66,7 @@ class Operands(Attentions):
     def compute(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Compute one function of the model, and keep its operands if it is a matrix product."""
         result = func(*args, **kwargs)
-        if getattr(func, "__name__", "").strip("_") in ("matmul", "bmm") and len(args) == 2:
+        if operation(func) in ("matmul", "bmm") and len(args) == 2:
             self.products.append(Product(args[0], args[1], result, len(self.matrices)))
         return result
 
@@ -95,64 +94,3 @@ def _depends(output: Tensor, source: Tensor) -> bool:
     if not (output.requires_grad and source.requires_grad):
         return False
     return torch.autograd.grad(output.sum(), source, retain_graph=True, allow_unused=True)[0] is not None
-
-
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,  # noqa: ARG001  that of the function it stands for
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Compute `scaled_dot_product_attention` in evaluation mode, step by step."""
-    if enable_gqa:
-        raise ModelError(
-            "attention methods are not defined for grouped queries, which hide the attention of each head; use a gradient or perturbation method instead"
-        )
-    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-    if is_causal:
-        scores = scores.masked_fill(scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1), -math.inf)
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return scores.softmax(-1) @ value
-
-
-def _attend_by_heads(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    embed_dim_to_check: int,
-    num_heads: int,
-    in_proj_weight: Tensor | None,
-    in_proj_bias: Tensor | None,
-    bias_k: Tensor | None,
-    bias_v: Tensor | None,  # noqa: ARG001
-    add_zero_attn: bool,
-    dropout_p: float,  # noqa: ARG001
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    **others: Any,
-) -> tuple[Tensor, None]:
-    """Compute `multi_head_attention_forward` of (T,B,E) in evaluation mode, step by step; return no weights, as nothing reads them."""
-    masks = [others.get(name) for name in ("key_padding_mask", "attn_mask", "static_k", "static_v")]
-    if in_proj_weight is None or bias_k is not None or add_zero_attn or any(m is not None for m in masks) or query.ndim != 3:
-        raise ModelError(
-            "attention methods are not defined for MultiheadAttention with masks, extra keys or separate projections; use a gradient or "
-            "perturbation method instead"
-        )
-    width = embed_dim_to_check // num_heads
-    weights = in_proj_weight.chunk(3)
-    biases: Sequence[Tensor | None] = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
-    projected = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
-    # (T,B,E) to (B,heads,T,E/heads).
-    attended = _attend(*(x.unflatten(-1, (num_heads, width)).permute(1, 2, 0, 3) for x in projected))
-    return F.linear(attended.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias), None
-
-
-_APART: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.scaled_dot_product_attention: _attend,
-    F.multi_head_attention_forward: _attend_by_heads,
-}

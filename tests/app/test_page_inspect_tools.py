@@ -312,7 +312,7 @@ def test_labels_have_probabilities_of_their_own_and_those_of_half_or_more_are_ma
     options = at.selectbox(key="target").options
     for name, value in zip(LABELS["class_names"], sigma.tolist(), strict=True):
         text = f"{value:.2f}{' ✓' if value >= 0.5 else ''}"
-        assert f"<span>{name}</span><span>{text}</span>" in bars
+        assert f">{name}</span><span>{text}</span>" in bars
         assert f"{name} {text}" in options
     assert sum(value >= 0.5 for value in sigma.tolist()) == 3
     assert options[0] == f"predicted: {LABELS['class_names'][int(sigma.argmax())]}"

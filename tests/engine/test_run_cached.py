@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ import attrlib.engine.keys
 import attrlib.engine.plan
 from attrlib import RunResult
 from attrlib.data.datasets import load_dataset
+from attrlib.engine.keys import ResultKeys
+from attrlib.methods import resolve
+from attrlib.specs import MethodSpec
 from attrlib.store import Store
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -328,3 +332,14 @@ def test_rounding_of_stored_maps_is_no_change_between_a_picture_and_its_like(mod
         (score,) = compare(model, "sensitivity:samples=2", "Gaussian", data, halves).scores.values()
     assert len(score.values) == 20
     assert (score.values == 0).all()
+
+
+def test_a_parameter_that_was_added_later_changes_no_key_at_its_default() -> None:
+    tiny = attrlib.wrap_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval(), 8)
+    keys = ResultKeys(tiny, "0", 0, "float32")
+    spec = resolve(MethodSpec("LRP"))
+    before = replace(spec, params=tuple((k, v) for k, v in spec.params if not k.startswith("gamma")))
+    assert len(before.params) == 4
+    assert keys.maps(spec, tiny) == keys.maps(before, tiny)
+    assert keys.maps(resolve(MethodSpec("LRP", params=(("gamma", 0.5),))), tiny) != keys.maps(before, tiny)
+    assert keys.maps(resolve(MethodSpec("LRP", params=(("epsilon", 0.5),))), tiny) != keys.maps(before, tiny)

@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable
+from functools import partial
 
 import attrlib  # before captum and torchvision: it declares the operators that torchvision may lack
 
@@ -15,9 +16,17 @@ import scipy.stats
 import timm
 import torch
 import torch.nn.functional as F  # noqa: N812
+import torchvision
+import zennit.canonizers
+import zennit.composites
+import zennit.core
+import zennit.layer
+import zennit.rules
+import zennit.torchvision
+import zennit.types
 from support import method_nets
 from support.method_nets import CLASSES, Linear, Modules, Quadratic, Rectified, made, pictures
-from support.nets import Dense, Residual, SharedActivation, Transformer
+from support.nets import Dense, Residual, SharedActivation
 from support.nets import made as made_net
 from support.numbers import close
 from torch import Tensor, nn
@@ -475,6 +484,52 @@ def test_lrp_epsilon_is_the_same_for_activations_that_write_in_place(activation:
     assert not close(found, maps(attrlib.wrap_model(inside, 16), images, "LRP"), 0.05)
 
 
+class ZennitVGG(nn.Sequential):
+    """Convolutions with BatchNorm, maxima, and two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(12 * 16, 10), nn.ReLU(), nn.Linear(10, CLASSES)),
+        )
+
+
+ZENNIT: dict[str, tuple[zennit.core.Hook, zennit.core.Hook]] = {
+    "epsilon:epsilon=0.01": (zennit.rules.Epsilon(0.01), zennit.rules.Epsilon(0.01)),
+    "gamma": (zennit.rules.Gamma(0.25), zennit.rules.Epsilon(1e-6)),
+    "gamma:gamma=1:gamma_linear=0.1": (zennit.rules.Gamma(1.0), zennit.rules.Gamma(0.1)),
+    "epsilon:epsilon=0.01:gamma_linear=10": (zennit.rules.Epsilon(0.01), zennit.rules.Gamma(10.0, 0.01)),
+    "alpha2beta1": (zennit.rules.AlphaBeta(2, 1), zennit.rules.Epsilon(1e-6)),
+}
+
+
+@pytest.mark.parametrize("rule", ZENNIT)
+@pytest.mark.parametrize(
+    ("net_class", "canonizer"),
+    [
+        (partial(torchvision.models.resnet18, num_classes=CLASSES), zennit.torchvision.ResNetCanonizer),
+        (ZennitVGG, zennit.canonizers.SequentialMergeBatchNorm),
+        (Modules, zennit.canonizers.SequentialMergeBatchNorm),
+    ],
+    ids=["ResNet-18", "VGG", "inputs of both signs"],
+)
+def test_lrp_matches_zennit(net_class: Callable[[], nn.Module], canonizer: Callable[[], zennit.canonizers.Canonizer], rule: str) -> None:
+    module, images = made_net(net_class), pictures(3, 16)
+    convolutions, linear = ZENNIT[rule]
+    layers = [(zennit.types.Activation, zennit.rules.Pass()), (zennit.types.Convolution, convolutions), (zennit.types.Linear, linear)]
+    sums = [(zennit.layer.Sum, zennit.rules.Norm()), (zennit.types.AvgPool, zennit.rules.Norm())]
+    leaf = images.clone().requires_grad_()
+    with zennit.composites.LayerMapComposite([*layers, *sums], [canonizer()]).context(copy.deepcopy(module)) as changed:
+        logits = changed(leaf)
+        start = torch.zeros_like(logits)
+        start[range(3), TARGETS] = logits.detach()[range(3), TARGETS]
+        (expected,) = torch.autograd.grad(logits, leaf, start)
+    found = maps(attrlib.wrap_model(module, 16), images, f"LRP:rule={rule}")
+    assert close(found, summed(expected), 2e-3)
+    assert not close(found, maps(attrlib.wrap_model(module, 16), images, "IxG"), 0.05)
+
+
 class Positive(nn.Sequential):
     """As Captum's alpha-beta rule needs it, which neglects negative inputs and counts negative biases as positive."""
 
@@ -591,17 +646,16 @@ def test_without_biases_relevance_passes_every_activation(activation: str) -> No
 # Undefined operations -----------------------------------------------------------------------------------------------------
 
 
-class Gated(nn.Module):
-    """Activations times a gate computed from them."""
+class Quotient(nn.Module):
+    """Activations over others computed from them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.gate, self.fc = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1), nn.Linear(6, CLASSES)
+        self.conv, self.other, self.fc = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1), nn.Linear(6, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.conv(x))
-        x = x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()
-        return self.fc(x.mean((2, 3)))
+        return self.fc((x / (1 + self.other(x).relu())).mean((2, 3)))
 
 
 class Hidden(torch.autograd.Function):
@@ -631,13 +685,13 @@ class Normalising(nn.Module):
 @pytest.mark.parametrize(
     ("net_class", "methods", "said"),
     [
-        (Gated, ["DeepLIFT", "LRP"], "products of activations"),
+        (Quotient, ["LRP", "AttnLRP", "CP-LRP", "LibraGrad"], "quotients of activations"),
         (lambda: Rectified(Hidden.apply), ["DeepLIFT", "LRP"], "hidden"),
-        (Transformer, ["DeepLIFT", "LRP"], "LayerNorm, matrix products of activations, softmax"),
-        (lambda: Rectified(nn.Softplus()), ["LRP"], "softplus"),
+        (lambda: Rectified(nn.Softplus()), ["LRP", "AttnLRP"], "softplus"),
         (lambda: Rectified(lambda x: x.where(x > 0, 0 * x)), ["DeepLIFT", "LRP"], "where"),
-        (lambda: Rectified(lambda x: 1 / (1 + x * x)), ["DeepLIFT", "LRP"], "products of activations"),
-        (lambda: Rectified(lambda x: torch.exp(x)), ["DeepLIFT", "LRP"], "exp"),
+        (lambda: Rectified(lambda x: 1 / (1 + x * x)), ["LRP"], "reciprocal"),
+        (lambda: Rectified(lambda x: torch.exp(x)), ["LRP"], "exp"),
+        (lambda: Rectified(lambda x: x.cumsum(1)), ["DeepLIFT", "LRP"], "cumsum"),
         (Normalising, ["LRP:first=box"], "choose first=same"),
     ],
 )
@@ -655,13 +709,13 @@ def test_operations_without_a_rule_are_named_before_anything_runs(
     assert maps(model, pictures(3, 16), "IG", steps=2).isfinite().all()
 
 
-def test_downstream_of_an_undefined_operation_the_rules_are_defined() -> None:
-    model = attrlib.wrap_model(made(timm.create_model, "seresnet18", num_classes=CLASSES), 64)
-    for layer in ("Input", "Middle"):
-        with pytest.raises(MethodError, match="products of activations"):
-            maps(model, pictures(3, 64), "DeepLIFT", layer=layer)
-    found = attrlib.explain(model, pictures(3, 64), "DeepLIFT", TARGETS, "Final")
-    assert max(found.diagnostics["convergence"]) < 1e-4
+@pytest.mark.parametrize("method", ["DeepLIFT", "LRP", "AttnLRP", "LibraGrad"])
+def test_downstream_of_an_undefined_operation_the_rules_are_defined(method: str) -> None:
+    model = attrlib.wrap_model(made(Rectified, lambda x: x.where(x > 0, 0 * x), F.relu), 16)
+    for layer in ("Input", "conv1"):
+        with pytest.raises(MethodError, match=f"{method} is not defined for where"):
+            maps(model, pictures(3, 16), method, layer=layer)
+    assert maps(model, pictures(3, 16), method, layer="conv2").isfinite().all()
 
 
 def test_a_failed_trial_is_tried_again() -> None:

@@ -197,8 +197,10 @@ def test_a_map_explains_its_target(name: str, method: str) -> None:
     [
         ("Guided Backprop", {"vit_tiny": "gelu"}),
         ("Deconvolution", {"vit_tiny": "gelu"}),
-        ("DeepLIFT", {"vit_tiny": "attention", "bcos": "products of activations"}),
-        ("LRP", {"vit_tiny": "attention", "bcos": "products of activations"}),
+        ("DeepLIFT", {"bcos": "abs"}),
+        ("LRP", {"bcos": "abs"}),
+        ("AttnLRP", {"bcos": "abs"}),
+        ("LibraGrad", {"bcos": "abs"}),
     ],
 )
 def test_rules_of_the_gradient_family_are_refused_exactly_where_they_are_not_defined(

@@ -26,7 +26,7 @@ SELF_ATTENTION = ("ViT", "DeiT", "DeiT, teacher", "DINOv2", "DINOv2, registers",
 FOLLOWED = ("Swin", "Swinv2", "PVT")
 """Families whose tokens are merged between blocks, and can be followed."""
 ATTENTION_METHODS = [name for name, cls in METHODS.items() if cls.family == "transformer"]
-REFUSED = {"DeepLIFT", "LRP", "Guided Backprop", "Guided Grad-CAM", "Deconvolution", "BagNet", "B-cos"}
+REFUSED = {"DeepLIFT", "Guided Backprop", "Guided Grad-CAM", "Deconvolution", "BagNet", "B-cos"}
 """Methods that are defined for other kinds of networks than transformers."""
 
 

@@ -60,12 +60,6 @@ REFUSALS = (
     Refusal(RECTIFIERS, "defined for ReLU networks, but .* has Gelu, Silu, Tanh", of("MaxViT")),
     Refusal(RECTIFIERS, "defined for ReLU networks, but .* has Gelu downstream", ALL - of("ResNet, VGG, DenseNet, EfficientNet, MobileNetV4, MobileNetV4 hybrid, MaxViT, EVA02, Swin, SwinV2")),
     Refusal("Guided Backprop@Input, Deconvolution@Input, Guided Grad-CAM@Input", "defined for ReLU networks, but .* has (ClampMin, )?Gelu downstream", of("Swin, SwinV2")),
-    # Propagation
-    Refusal("LRP, DeepLIFT", "is not defined for products of activations", of("EfficientNet")),
-    Refusal("LRP@Input, DeepLIFT@Input", "is not defined for matrix products of activations, safesoftmax", of("MobileNetV4 hybrid")),
-    Refusal("LRP, DeepLIFT", "is not defined for LayerNorm", ALL - of("ResNet, VGG, DenseNet, EfficientNet, MobileNetV4, MobileNetV4 hybrid, PoolFormer, FastViT")),
-    Refusal("LRP, DeepLIFT", "is not defined for GroupNorm, LayerNorm", of("PoolFormer")),
-    Refusal("LRP, DeepLIFT", "is not defined for attention, products of activations", of("FastViT")),
 )  # fmt: skip
 
 

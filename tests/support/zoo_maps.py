@@ -82,4 +82,5 @@ def errors(family: str, layer: str, actual: Tensor, expected: Tensor) -> Tensor:
 def same(family: str, method: str, layer: str, actual: Tensor, expected: Tensor) -> bool:
     """Return whether maps agree but for the order of summation: one may move if an activation or a denominator is near zero."""
     distances = errors(family, layer, actual, expected)
-    return bool(distances.max() < 0.02 and distances.median() < (1e-2 if "++" in method else 1e-3))
+    # From zeros, at which a LayerNorm is singular, the multipliers of DeepLIFT are large and cancel.
+    return bool(distances.max() < 0.02 and distances.median() < (1e-2 if "++" in method or method == "DeepLIFT" else 1e-3))

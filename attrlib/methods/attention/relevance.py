@@ -22,11 +22,12 @@ from torch import Tensor
 
 from attrlib.errors import MethodError
 from attrlib.models.attention import Attentions
+from attrlib.models.operations import operation
 
 _TINY = 1e-9
 _MOVED = (
     *("view", "view_as", "reshape", "flatten", "unflatten", "transpose", "permute", "movedim", "swapaxes", "t", "get", "squeeze"),
-    *("unsqueeze", "expand", "getitem", "select", "index_select", "narrow", "split", "chunk", "unbind", "cat", "concat", "stack"),
+    *("unsqueeze", "expand", "getitem", "select", "index_select", "narrow", "split", "chunk", "unbind", "cat", "stack"),
     *("clone", "contiguous", "to", "type_as", "float", "masked_fill", "flip", "roll", "pad", "repeat", "max_pool2d"),
 )
 _KEPT = (
@@ -46,12 +47,8 @@ class Relevance(Attentions):
         values = [a for a in _flat([*args, *kwargs.values()]) if isinstance(a, Tensor) and a.requires_grad]
         if not self.matrices or not values:
             return func(*args, **kwargs)
-        name = func.__name__.strip("_")
-        rule = _RULES.get(
-            {"iadd": "add", "radd": "add", "isub": "sub", "rsub": "sub", "imul": "mul", "rmul": "mul", "itruediv": "truediv"}.get(
-                name, name
-            )
-        )
+        name = operation(func)
+        rule = _RULES.get(name)
         written = func.__name__.endswith("_") and not func.__name__.endswith("__")
         if rule is not None and not written:
             result = rule(func, args, kwargs)
@@ -204,10 +201,9 @@ _RULES: dict[str, Callable[[Callable[..., Any], Sequence[Any], Mapping[str, Any]
     "bmm": _matmul,
     "add": _add,
     "sub": _scaled_or_shifted,
+    "rsub": _scaled_or_shifted,
     "mul": _product,
-    "multiply": _product,
     "div": _scaled_only,
-    "truediv": _scaled_only,
     "mean": _mean,
     "sum": _mean,
     "avg_pool2d": _mean,

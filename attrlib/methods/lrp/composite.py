@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from attrlib.methods.autograd_graph import STRUCTURAL, kind
-from attrlib.methods.lrp.rules import PROPAGATION_RULES, Epsilon, Normalise, PropagationRule
+from attrlib.methods.lrp.rules import PROPAGATION_RULES, Epsilon, Gamma, Normalise, PropagationRule
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 LINEAR = ("linear", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -21,7 +21,7 @@ def rule_names(reads_pixels: bool) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Composite:
-    """Assignment of rules to layers: epsilon for linear layers, as in Kohlbrenner et al. (2020), and one rule for convolutions.
+    """Assignment of rules to layers, by their type. A layer without a rule keeps its gradient.
 
     Attributes:
         convolutions: Rule of convolutions.
@@ -29,22 +29,30 @@ class Composite:
         pixels: Rule of convolutions that read the pixels, where it differs from that of the others.
     """
 
-    convolutions: PropagationRule
-    linear: PropagationRule
+    convolutions: PropagationRule | None = None
+    linear: PropagationRule | None = None
     pixels: PropagationRule | None = None
 
     @classmethod
-    def of(cls, convolutions: str, pixels: str, epsilon: float, normalise: Normalise) -> "Composite":
-        """Return the composite of rules given by name.
+    def of(cls, convolutions: str, pixels: str, epsilon: float, normalise: Normalise, gamma: float, gamma_linear: float) -> "Composite":
+        """Return the composite of rules given by name, with epsilon or gamma for linear layers, as in Kohlbrenner et al. (2020).
 
         Args:
             convolutions: Name of the rule of convolutions.
             pixels: Name of the rule of convolutions that read the pixels, or `same`.
             epsilon: Added to the magnitude of denominators to keep them off zero.
             normalise: Maps colours (B, 3, H, W) in [0, 1] to the input of the network.
+            gamma: Gamma of convolutions, if they have the rule `gamma`.
+            gamma_linear: Gamma of linear layers; if it is 0, they have the rule `epsilon`.
         """
         first = None if pixels == SAME else PROPAGATION_RULES[pixels](epsilon, normalise)
-        return cls(PROPAGATION_RULES[convolutions](epsilon, normalise), Epsilon(epsilon), first)
+        rule = Gamma(epsilon, gamma=gamma) if convolutions == Gamma.name else PROPAGATION_RULES[convolutions](epsilon, normalise)
+        return cls(rule, _gamma(epsilon, gamma_linear), first)
+
+    @classmethod
+    def of_gammas(cls, epsilon: float, convolutions: float, linear: float) -> "Composite":
+        """Return the composite of the rules gamma, or epsilon where gamma is 0, for convolutions and for linear layers."""
+        return cls(_gamma(epsilon, convolutions), _gamma(epsilon, linear))
 
     def rule(self, function: str, inputs: Tensor) -> PropagationRule | None:
         """Return the rule of a function of `torch.nn.functional`, or None if it has none.
@@ -56,6 +64,10 @@ class Composite:
         if function in CONVOLUTIONS:
             return self.pixels if self.pixels is not None and _are_pixels(inputs) else self.convolutions
         return self.linear if function in LINEAR else None
+
+
+def _gamma(epsilon: float, gamma: float) -> PropagationRule:
+    return Gamma(epsilon, gamma=gamma) if gamma else Epsilon(epsilon)
 
 
 def _are_pixels(values: Tensor) -> bool:

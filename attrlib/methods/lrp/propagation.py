@@ -1,19 +1,18 @@
 """Relevance propagation: applies the rules of a composite during the forward pass, without a change to the network."""
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attrlib.methods.backward import TINY, BackwardRules, Map
+from attrlib.methods.backward import ACTIVATION_RULE, RELEVANCE_RULE, RULE, TINY, BackwardRules, Map, OperationRule
+from attrlib.methods.graph_roles import are_weights
 from attrlib.methods.lrp.composite import CONVOLUTIONS, Composite
 from attrlib.methods.lrp.rules import GradientRule, LayerCall, PropagationRule, RedistributionRule
-
-_WRITES = re.compile(r"[^_]_$|^__i[a-z]+__$|^__setitem__$")
-"""Pattern of the names of functions that write into their first argument."""
+from attrlib.methods.operation_rules import WeightsConstant, by_function
+from attrlib.models.operations import writes
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +49,17 @@ class _Pending:
 
 
 class RelevancePropagation(BackwardRules):
-    """Mode that applies the rules of a composite as a modified gradient: relevance over activation, g_i = R_i / a_i."""
+    """Mode that applies the rules of a composite as a modified gradient: relevance over activation, g_i = R_i / a_i.
 
-    def __init__(self, composite: Composite):
-        super().__init__()
+    Args:
+        composite: Rules of convolutions and linear layers.
+        rules: Rules of other operations, by the keys of `OPERATIONS`.
+    """
+
+    def __init__(self, composite: Composite, rules: Mapping[str, OperationRule]):
+        super().__init__(by_function(rules))
         self._composite = composite
+        self._weights_constant = isinstance(rules.get("matrix_product"), WeightsConstant)
         self._foldable: _Foldable | None = None
         self._pending: _Pending | None = None
 
@@ -85,7 +90,7 @@ class RelevancePropagation(BackwardRules):
             ratio = values + TINY if pending is None else pending.rule.stabilised(values)
             output = function(values)
             torch.div(output, ratio, out=ratio)
-        return self.with_backward(values, output, ratio.mul_)
+        return self.with_backward(values, output, ratio.mul_, ACTIVATION_RULE)
 
     def _follows_directly(self, values: Tensor) -> bool:
         pending = self._pending
@@ -99,8 +104,9 @@ class RelevancePropagation(BackwardRules):
         if name == "batch_norm":
             return self._batch_norm(values, func, args, kwargs)
         rule = self._composite.rule(name, values)
-        if rule is None:
-            if _WRITES.search(func.__name__):
+        # Attention weights that are mixed across heads are constants, which have no relevance to pass on.
+        if rule is None or (self._weights_constant and are_weights(values)):
+            if writes(func):
                 self.settle()
             return func(*args, **kwargs)
         self.settle()
@@ -144,7 +150,7 @@ class RelevancePropagation(BackwardRules):
             with torch.enable_grad():
                 return rule.redistribute(call_of_copy, gradient * z)
 
-        return self.with_backward(call.inputs, output, back, rule.reads_pixels)
+        return self.with_backward(call.inputs, output, back, RELEVANCE_RULE if rule.reads_pixels else RULE)
 
 
 def _first_position(values: Tensor) -> tuple[slice, ...]:

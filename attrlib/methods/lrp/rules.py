@@ -90,7 +90,7 @@ class RedistributionRule(PropagationRule):
 
         Args:
             layer: The call of the layer.
-            relevance: Relevance of the layer's outputs, of their shape.
+            relevance: Relevance of the layer's outputs, of their shape. It may be overwritten.
         """
 
 
@@ -153,6 +153,31 @@ class Alpha2Beta1(AlphaBeta):
     """LRP-alpha2-beta1: twice the relevance to the positive contributions, minus once to the negative ones."""
 
     name, alpha, forwards = "alpha2beta1", 2.0, 3
+
+
+@PROPAGATION_RULES.register
+@dataclass(frozen=True)
+class Gamma(RedistributionRule):
+    """LRP-gamma: R_i = sum_j (a_i w_ij + gamma (a_i w_ij)^s) / (z_j + gamma z_j^s) R_j, s the sign of z_j.
+
+    (.)^s is the part of that sign, so that contributions which agree with the output count 1 + gamma times, z^s with the bias
+    (Montavon et al. 2019; for inputs of both signs Andéol et al. 2021).
+    """
+
+    name, forwards = "gamma", 3
+    gamma: float = 0.25
+
+    def redistribute(self, layer: LayerCall, relevance: Tensor) -> Tensor:
+        # The part of a contribution c that has the sign s is (c + s |c|) / 2, so two passes suffice, of a and w and of |a| and |w|.
+        a, half = layer.inputs, self.gamma / 2
+        size = a.detach().abs().requires_grad_()
+        z = layer.run(a, layer.weight, layer.bias)
+        sizes = layer.run(size, layer.weight.abs(), None if layer.bias is None else layer.bias.abs())
+        # Sign and magnitude of the denominator are those of z and of this.
+        total = z.detach().abs().mul_(1 + half).add_(sizes.detach(), alpha=half).add_(self.epsilon)
+        share = relevance.div_(total)
+        of_values, of_sizes = torch.autograd.grad((z, sizes), (a, size), (z.detach().sign() * share, share))
+        return of_sizes.mul_(a.detach().sign()).mul_(half).add_(of_values, alpha=1 + half)
 
 
 @PROPAGATION_RULES.register
