@@ -82,11 +82,13 @@ def choose_class(row: pickers.Grid, model: Classifier, best: Mapping[int, Readin
     names = [f"{name} ({i})" if name in twice else name for i, name in enumerate(names)]
     others = sorted(set(range(len(names))) - set(best), key=lambda i: names[i].lower())
     known = range(SAME_AS_PREDICTED, len(names))
-    what, one = ("classes", "class") if model.outputs.has_classes else ("numbers", "number")
+    one, what = model.outputs.nouns
+    # Of the features of a backbone none is predicted.
+    default = "first" if one == "feature" else "predicted"
     _recall("target", known)
     if state.target not in known:
         state.problems.append(
-            f"{one.capitalize()} {state.target} does not exist: {model.name} has {what} 0 to {len(names) - 1}. The predicted {one} is used instead."
+            f"{one.capitalize()} {state.target} does not exist: {model.name} has {what} 0 to {len(names) - 1}. The {default} {one} is used instead."
         )
         state.target = SAME_AS_PREDICTED
     state.target_was = state.target
@@ -96,7 +98,7 @@ def choose_class(row: pickers.Grid, model: Classifier, best: Mapping[int, Readin
             return f"{names[i]} {reading(model, values, i).text}"
         first = best[top]
         if not first.is_probability:
-            return f"predicted: {first.text}"
+            return f"{default}: {first.text}"
         return f"most probable: {names[top]}" if not (model.outputs.exclusive or first.predicted) else f"predicted: {names[top]}"
 
     hint = (
@@ -111,7 +113,7 @@ def choose_class(row: pickers.Grid, model: Classifier, best: Mapping[int, Readin
             format_func=label,
             key="target",
             persist_state="session",
-            help=hint if model.outputs.has_classes else "The number that is explained.",
+            help=hint if model.outputs.has_classes else f"The {one} that is explained.",
         )
         target = top if state.target == SAME_AS_PREDICTED else state.target
         with st.popover(f"Target: {state.explained}", icon=":material/my_location:", width="stretch", key="explaining"):

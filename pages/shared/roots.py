@@ -34,6 +34,12 @@ def roots() -> tuple[Path, ...]:
     return (Path.home().resolve(), Path.cwd().resolve()) if st.get_option("server.address") in _LOCAL else ()
 
 
+def readable_text() -> str:
+    """Return sentences that say which folders the app may read."""
+    folders = ", ".join(map(str, roots()))
+    return f"The app may read {folders or 'no folder of this server'}. The server's operator sets this with {VARIABLE}."
+
+
 def refusal_to_add() -> str:
     """Return why visitors may not add or remove models, as a sentence, or an empty text if they may.
 

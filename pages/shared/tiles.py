@@ -223,7 +223,7 @@ def colour_bar(colours: str, labels: Sequence[str]) -> str:
 def bars(top: Iterable[Reading]) -> str:
     """Return the HTML of a model's readings, with a bar for each probability. All lines have the height `LINE`."""
     top = list(top)
-    label = "Most probable classes" if all(each.is_probability for each in top) else "Predicted numbers"
+    label = "Most probable classes" if all(each.is_probability for each in top) else "Numbers"
     return f'<div role="list" aria-label="{label}" style="font-size:.8rem;line-height:1.25">{"".join(map(_bar, top))}</div>'
 
 
