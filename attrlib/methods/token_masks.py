@@ -36,7 +36,7 @@ class ViTCX(Method):
     def check(self, model: Classifier, layer: Layer) -> None:
         if layer.layout.kind == "NCHW":
             raise MethodError(
-                f"{self.name} makes its masks of tokens, but {layer.name} of {model.name} is a layer without tokens; choose a block of a "
+                f"{self.name} makes its masks of tokens, but {layer.name} of {model.name} is not a layer of tokens; choose a block of a "
                 "vision transformer, or use Score-CAM, which makes masks of feature maps"
             )
 
