@@ -26,6 +26,7 @@ class ViTCX(Method):
     normalised units. The second term subtracts what the noise alone changes. The division by the sum of the masks removes the bias towards
     positions that many masks cover. All masks and images share the noise, so that it causes no differences between them; the authors' code
     draws one for each mask, and divides by the number of masks once more. Channels that are constant show nothing and are left out.
+    A map is a mean of impacts, so that all its positions share most of their value: only the differences between them count.
     """
 
     name, family, paper, default_layer = "ViT-CX", "perturbation", VIT_CX, "Final"
