@@ -33,7 +33,17 @@ WORDS = {
     "Bmm": "matrix products of activations",
     "NativeLayerNorm": "LayerNorm",
     "NativeGroupNorm": "GroupNorm",
+    "LinalgVectorNorm": "vector norms",
+    "SafeSoftmax": "softmax",
+    "Gelu": "GELU",
+    "Silu": "SiLU",
+    "Elu": "ELU",
+    "LeakyRelu": "leaky ReLU",
+    "Clamp": "clamping",
+    "ClampMin": "clamping",
+    "ClampMax": "clamping",
 }
+"""What messages say for the kinds of nodes whose name is not a word."""
 
 
 def graph(node: Any, stop: Callable[[Any], bool] = lambda _node: False) -> Iterator[Any]:
@@ -57,6 +67,12 @@ def kind(node: Any) -> str:
     return re.sub(r"Backward\d*$", "", node.name().removeprefix("torch::autograd::"))
 
 
+def in_words(name: str) -> str:
+    """Return what messages say for a kind of node."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    return WORDS.get(name, "attention" if "Attention" in name else apart)
+
+
 def undefined(scores: Tensor, allowed: Iterable[str] = (), handled: Collection[Any] = ()) -> list[str]:
     """Return the names of the operations that a propagation of relevance or multipliers is not defined for.
 
@@ -77,5 +93,5 @@ def undefined(scores: Tensor, allowed: Iterable[str] = (), handled: Collection[A
         # The first input of these is a summand.
         factors = inputs[1:] if name in ("Addcmul", "Addmm", "Baddbmm") else inputs
         if name not in defined or (name in PRODUCTS and sum(factors) > 1) or (name == "Div" and inputs[1]):
-            refused.add(WORDS.get(name, "attention" if "Attention" in name else name.lower()))
+            refused.add(in_words(name))
     return sorted(refused)

@@ -26,10 +26,11 @@ GREYS, PHOTOS, UNIFORM = "greys", "photos", "uniform"
 BACKGROUNDS = (PHOTOS, GREYS, UNIFORM)
 
 
-def reduce_channels(context: AttributionContext, values: Tensor, reduction: str) -> Tensor:
+def reduce_channels(name: str, context: AttributionContext, values: Tensor, reduction: str) -> Tensor:
     """Reduce attributions to one channel.
 
     Args:
+        name: Name of the method, for messages.
         context: The context that the attributions were computed in.
         values: Attributions (B,...) in the layout of the context's layer.
         reduction: `sum` of the channels, `abs-sum` for the sum of their magnitudes, or `sum-abs` for the magnitude of their sum.
@@ -41,7 +42,7 @@ def reduce_channels(context: AttributionContext, values: Tensor, reduction: str)
         MethodError: The sum over channels is zero at every position, but the attributions are not.
     """
     if context.layer.path and reduction != MAGNITUDES and bool(cancels(context.spatial(values)).any()):
-        raise refusal("this method", context.layer)
+        raise refusal(name, context.layer, reduction)
     reduced = context.reduce(values.abs() if reduction == MAGNITUDES else values)
     return reduced.abs() if reduction == "sum-abs" else reduced
 

@@ -33,7 +33,7 @@ class ByChannel(Method):
         """Return the attribution of every entry of the layer's output, (B,...) in its layout."""
 
     def attribute(self, context: AttributionContext) -> Tensor:
-        return reduce_channels(context, context.shared(self._unreduced(), lambda: self.values(context)), self.channels)
+        return reduce_channels(self.name, context, context.shared(self._unreduced(), lambda: self.values(context)), self.channels)
 
     def _unreduced(self) -> Any:
         """Return the variant with the default of `channels`, as a key of what all variants share."""

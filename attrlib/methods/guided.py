@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from attrlib.errors import MethodError
-from attrlib.methods.autograd_graph import STRUCTURAL, graph, kind
+from attrlib.methods.autograd_graph import STRUCTURAL, graph, in_words, kind
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import REDUCTION, REDUCTIONS
 from attrlib.methods.context import AttributionContext
@@ -95,7 +95,7 @@ def _with_rule(context: AttributionContext, name: str, rule: Hook) -> Callable[[
         if any(kind(n) in _SIGMOIDS for n in others):
             gates = {*_moved(scores.grad_fn), *_gates(nodes)}
             others = [n for n in others if kind(n) not in _SIGMOIDS or n not in gates]
-        names = sorted({kind(n) for n in others} | {"softsign" for n in nodes if _is_softsign(n)})
+        names = sorted({in_words(kind(n)) for n in others} | {"softsign" for n in nodes if _is_softsign(n)})
         if names:
             raise MethodError(
                 f"{name} is defined for ReLU networks, but {context.classifier.name} has {', '.join(names)} downstream of "

@@ -101,7 +101,7 @@ class SmoothGrad(OverNoise):
             check_sum(self.name, model, layer, self.channels, product=self.of == "IxG")
 
     def attribute(self, context: AttributionContext) -> Tensor:
-        return reduce_channels(context, self.moments(context)[0], self.channels)
+        return reduce_channels(self.name, context, self.moments(context)[0], self.channels)
 
 
 @METHODS.register

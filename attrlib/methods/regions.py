@@ -46,9 +46,10 @@ class XRAI(Method):
 
     def attribute(self, context: AttributionContext) -> Tensor:
         values = torch.stack([self._integrated(context, k) for k in range(len(START))]).mean(0)
-        attribution = (
-            context.spatial(values).amax(1, keepdim=True) if self.channels == "max" else reduce_channels(context, values, self.channels)
-        )
+        if self.channels == "max":
+            attribution = context.spatial(values).amax(1, keepdim=True)
+        else:
+            attribution = reduce_channels(self.name, context, values, self.channels)
         masks = regions(context, self.segments, self.cells)
         owners = context.per_item(torch.arange(len(context.images), device=context.images.device)).tolist()
         least = max(1, round(self.least * attribution[0].numel()))

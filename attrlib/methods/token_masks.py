@@ -26,6 +26,7 @@ class ViTCX(Method):
     normalised units. The second term subtracts what the noise alone changes. The division by the sum of the masks removes the bias towards
     positions that many masks cover. All masks and images share the noise, so that it causes no differences between them; the authors' code
     draws one for each mask, and divides by the number of masks once more. Channels that are constant show nothing and are left out.
+    A map is a mean of impacts, so that all its positions share most of their value: only the differences between them count.
     """
 
     name, family, paper, default_layer = "ViT-CX", "perturbation", VIT_CX, "Final"
@@ -36,7 +37,7 @@ class ViTCX(Method):
     def check(self, model: Classifier, layer: Layer) -> None:
         if layer.layout.kind == "NCHW":
             raise MethodError(
-                f"{self.name} makes its masks of tokens, but {layer.name} of {model.name} is a layer without tokens; choose a block of a "
+                f"{self.name} makes its masks of tokens, but {layer.name} of {model.name} is not a layer of tokens; choose a block of a "
                 "vision transformer, or use Score-CAM, which makes masks of feature maps"
             )
 

@@ -63,14 +63,14 @@ def find_stage(model: Classifier, layer: Layer, size: tuple[int, int]) -> Stage:
 def _probed(model: Classifier, layer: Layer, size: tuple[int, int]) -> Stage:
     if layer.path and layer.layout.kind != "tokens":
         raise MethodError(
-            f"TIS leaves out tokens, but {layer.name} of {model.name} is a layer without tokens; choose Input or a block of a vision "
+            f"TIS leaves out tokens, but {layer.name} of {model.name} is not a sequence of tokens; choose Input or a block of a vision "
             "transformer, or use RISE, which hides parts of any layer"
         )
     order = list(model.layers)
     blocks = [path for path in _blocks(model) if not layer.path or order.index(path) >= order.index(layer.path)]
     if not blocks:
         raise MethodError(
-            f"TIS leaves out tokens, but {model.name} has no blocks of tokens downstream of {layer.name}; use it on a vision transformer, "
+            f"TIS leaves out tokens, but {model.name} has no blocks that take a sequence of tokens downstream of {layer.name}; use it on a vision transformer, "
             "or use RISE, which hides parts of any layer"
         )
     images = model.place(torch.randn(2, model.channels, *size, generator=torch.Generator().manual_seed(0)))
@@ -121,7 +121,7 @@ def _reason(model: Classifier, place: Layer, images: Tensor) -> str:
         change, spread = (logits - other).abs().max(), (logits[0] - logits[1]).abs().max()
         if change > torch.maximum(1e-2 * spread, 1e-5 * logits.abs().max()):
             return (
-                f"TIS leaves out tokens, but {model.name} tells those of {place.name} by their place in the sequence (it has windows, rotary "
+                f"TIS leaves out tokens, but {model.name} identifies those of {place.name} by their place in the sequence (it has windows, rotary "
                 "embeddings or relative positions, mixes tokens by fixed weights, or adds them to those of another layer)"
             )
         try:
@@ -142,7 +142,7 @@ class TIS(Method):
     centre; there are `samples` centres of the channels of all block outputs, each channel a vector over the tokens. Prefix tokens are kept.
     At Input, tokens are left out where they enter the first block, with their position embeddings, or behind it if no module of the network
     returns them; every pixel has the value of its patch. At an inner layer, they are left out there, and the masks are made of the blocks
-    from there on. It is not defined if the network tells tokens by their place in the sequence: windows, rotary embeddings, relative
+    from there on. It is not defined if the network identifies tokens by their place in the sequence: windows, rotary embeddings, relative
     positions, token mixing.
     """
 

@@ -270,7 +270,7 @@ def test_a_network_with_silu_has_deeplift_and_lrp_but_none_of_the_rules_for_rect
     if method in ("LRP", "DeepLIFT"):
         check(model, model.layer("Input"))
     else:
-        with pytest.raises(MethodError, match="defined for ReLU networks, but wrapped:Rectified has Silu downstream of Input"):
+        with pytest.raises(MethodError, match="defined for ReLU networks, but wrapped:Rectified has SiLU downstream of Input"):
             check(model, model.layer("Input"))
 
 

@@ -379,7 +379,7 @@ def test_deeplift_takes_an_operation_apart_as_it_is_written_out(form: str, basel
     [
         (lambda x: x.softmax(-1), "softmax"),
         (lambda x: x.sigmoid(), "sigmoid"),
-        (lambda x: x.norm(dim=-1, keepdim=True) + x, "linalgvectornorm"),
+        (lambda x: x.norm(dim=-1, keepdim=True) + x, "vector norms"),
         (lambda x: x / (1 + x.flip(1).relu()), "quotients of activations"),
         (lambda x: x * (x.flip(1) + 9).relu().sqrt(), "sqrt"),
     ],

@@ -160,11 +160,15 @@ class Moved(nn.Module):
 @pytest.mark.parametrize(
     ("model", "layer", "reason"),
     [
-        (lambda: method_nets.model("functional"), "Input", "TIS leaves out tokens, but wrapped:Functional has no blocks of tokens"),
-        (lambda: method_nets.model("functional"), "Middle", "TIS leaves out tokens, but Middle of .* is a layer without tokens"),
-        (lambda: method_nets.model("channels_last"), "Final", "is a layer without tokens"),
+        (
+            lambda: method_nets.model("functional"),
+            "Input",
+            "TIS leaves out tokens, but wrapped:Functional has no blocks that take a sequence of tokens",
+        ),
+        (lambda: method_nets.model("functional"), "Middle", "TIS leaves out tokens, but Middle of .* is not a sequence of tokens"),
+        (lambda: method_nets.model("channels_last"), "Final", "is not a sequence of tokens"),
         (lambda: method_nets.model("vit_tiny"), "blocks.0.attn", "by their place in the sequence|does not run with a part"),
-        (lambda: attrlib.wrap_model(made(Positions), 16), "Input", "tells those of blocks.0 by their place in the sequence"),
+        (lambda: attrlib.wrap_model(made(Positions), 16), "Input", "identifies those of blocks.0 by their place in the sequence"),
         (lambda: timm_net("eva02_tiny_patch14_224", 56, depth=2), "Input", "by their place in the sequence|does not run with a part"),
         (lambda: timm_net("beit_base_patch16_224", 32, depth=2, embed_dim=48, num_heads=2), "Input", "does not run with a part|place in"),
         (
@@ -239,7 +243,7 @@ def test_vit_cx_is_a_plain_loop_over_the_clusters(name: str, layer: str) -> None
 @pytest.mark.parametrize(("name", "layer"), [("vit_tiny", "Input"), ("functional", "Final")])
 def test_vit_cx_is_refused_at_a_layer_without_tokens(name: str, layer: str) -> None:
     model = method_nets.model(name)
-    with pytest.raises(MethodError, match=f"ViT-CX makes its masks of tokens, but {layer} of .* is a layer without tokens; choose a block"):
+    with pytest.raises(MethodError, match=f"ViT-CX makes its masks of tokens, but {layer} of .* is not a layer of tokens; choose a block"):
         create(MethodSpec("ViT-CX")).check(model, model.layer(layer))
 
 

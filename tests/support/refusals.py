@@ -16,12 +16,20 @@ def of(names: str) -> frozenset[str]:
 
 ALL = frozenset(FAMILIES)
 WITHOUT_ATTENTION = of("ResNet, VGG, DenseNet, EfficientNet, MobileNetV4, ConvNeXt, MLP-Mixer, PoolFormer")
-VITS = of("ViT, DeiT-III, DINOv2, DINOv3, EVA02, BEiT")
-"""All blocks attend among the same tokens, and the head reads the class token or their mean."""
-MIXED = of("MobileNetV4 hybrid, MaxViT, SigLIP, Swin, SwinV2, CaiT")
-"""They attend in windows, to pooled keys, or from a query of the head."""
-ATTENTION = "Raw attention, Rollout, Attention Grad-CAM, Chefer, CheferLRP"
+WITHOUT_TOKENS = of(
+    "ResNet, VGG, DenseNet, EfficientNet, MobileNetV4, MobileNetV4 hybrid, ConvNeXt, MaxViT, Swin, SwinV2, PoolFormer, FastViT"
+)
+"""No layer is a sequence of tokens: the layers of Swin are grids."""
+WINDOWED = of("Swin, SwinV2")
+GELU = of("ConvNeXt, ViT, DeiT-III, DINOv2, DINOv3, SigLIP, CaiT, BEiT, MLP-Mixer, PoolFormer, FastViT")
+"""GELU is their only activation, at all layers."""
+CENTRED = of("ConvNeXt, ViT, DeiT-III, DINOv2, DINOv3, EVA02, SigLIP, CaiT, BEiT, MLP-Mixer")
+"""A LayerNorm reads Middle, so that the gradient has no component along its mean over channels."""
+SCALED = of("ConvNeXt, ViT, DeiT-III, DINOv2")
+"""Those in which nothing passes around this LayerNorm, so that the gradient has none along the activations."""
+ATTENTION = "Raw attention, Rollout, Attention Grad-CAM, Chefer, CheferLRP, LeGrad"
 RECTIFIERS = "Guided Backprop, Deconvolution, Guided Grad-CAM"
+CANCELS = "sums over channels to zero at every position of .*, because a norm over channels follows, and would map rounding errors"
 
 
 @dataclass(frozen=True)
@@ -49,18 +57,25 @@ REFUSALS = (
     Refusal("B-cos", "B-cos is the built-in explanation of a B-cos network, which .* is not", ALL),
     # Attention
     Refusal(ATTENTION, "has no self-attention", WITHOUT_ATTENTION),
-    Refusal(ATTENTION, "does not attend among the same tokens in every block", MIXED),
-    Refusal("Raw attention@Final, Rollout@Final, Attention Grad-CAM@Final, Chefer@Final, CheferLRP@Final",
-            "has no attention downstream of Final", of("DINOv3, EVA02, BEiT, FastViT")),
-    Refusal("CheferLRP@Input, CheferLRP@Middle", "has no rule for mul", of("EVA02")),
-    Refusal("CheferLRP@Input", "has no rule for neg", of("DINOv3")),
-    Refusal("CheferLRP@Input, CheferLRP@Middle", "has no rule for conv2d", of("FastViT")),
+    Refusal(ATTENTION, "attention of block 0 of .* is not .* with keys and values of its own for each head", of("MobileNetV4 hybrid")),
+    Refusal(ATTENTION, "tokens of block 2 of .* do not consist of whole tokens of block 1", of("MaxViT")),
+    Refusal("CheferLRP", "has no rule for add in place", of("FastViT")),
+    Refusal("LeGrad", "do not all return the same sequence of tokens as the last", of("Swin, SwinV2, CaiT, FastViT")),
+    # Tokens
+    Refusal("TIS@Input", "has no blocks that take a sequence of tokens", WITHOUT_TOKENS),
+    Refusal("TIS@Middle", "Middle of .* is not a sequence of tokens", WITHOUT_TOKENS),
+    Refusal("TIS", "identifies those of .* by their place in the sequence", of("DINOv3, EVA02, BEiT, MLP-Mixer")),
+    Refusal("ViT-CX", "is not a layer of tokens", WITHOUT_TOKENS - WINDOWED),
+    # Sums that cancel
+    Refusal("Gradient@Middle, SmoothGrad@Middle", CANCELS, CENTRED),
+    Refusal("IxG@Middle, HiRes-CAM@Middle", CANCELS, SCALED),
+    Refusal("HiRes-CAM@Final", CANCELS, of("ViT, DeiT-III, DINOv2, DINOv3, SigLIP, CaiT, MLP-Mixer")),
     # Rules of rectifiers
-    Refusal(RECTIFIERS, "defined for ReLU networks, but .* has Silu", of("EfficientNet, EVA02")),
-    Refusal(RECTIFIERS, "defined for ReLU networks, but .* has Gelu, Silu, Tanh", of("MaxViT")),
-    Refusal(RECTIFIERS, "defined for ReLU networks, but .* has Gelu downstream", ALL - of("ResNet, VGG, DenseNet, EfficientNet, MobileNetV4, MobileNetV4 hybrid, MaxViT, EVA02, Swin, SwinV2")),
-    Refusal("Guided Backprop@Input, Deconvolution@Input, Guided Grad-CAM@Input", "defined for ReLU networks, but .* has (ClampMin, )?Gelu downstream", of("Swin, SwinV2")),
-)  # fmt: skip
+    Refusal(RECTIFIERS, "defined for ReLU networks, but .* has SiLU", of("EfficientNet, EVA02")),
+    Refusal(RECTIFIERS, "defined for ReLU networks, but .* has GELU, SiLU, tanh", of("MaxViT")),
+    Refusal(RECTIFIERS, "defined for ReLU networks, but .* has GELU downstream", GELU | of("Swin")),
+    Refusal(RECTIFIERS, "defined for ReLU networks, but .* has GELU, clamping downstream", of("SwinV2")),
+)
 
 
 def expected(method: str, layer: str, family: str) -> re.Pattern[str] | None:

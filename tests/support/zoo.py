@@ -31,8 +31,8 @@ LARGE = ("ResNet", "VGG", "DenseNet", "EfficientNet", "ConvNeXt", "PoolFormer", 
 
 TOKENS = {"img_size": SIZE, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3}
 """4 x 4 patches, three blocks of three heads."""
-WINDOWS = {"img_size": SIZE, "patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2)}
-"""16 x 16 patches, then 8 x 8, in windows of 4 x 4; the second block of each stage shifts them."""
+WINDOWS = {"img_size": SIZE, "patch_size": 4, "window_size": 4, "embed_dim": 8, "depths": (2, 2, 1), "num_heads": (1, 2, 2)}
+"""8 x 8 patches in four windows, which the second block shifts, then 4 x 4 and 2 x 2 in one."""
 STAGES = (8, 12, 16, 24)
 """Channels of the four stages."""
 

@@ -61,8 +61,8 @@ class _Site:
         matrix = trace.matrices[block]
         if scores is None or attended is None or matrix.ndim > 4 or attended.right.shape[:-2] != matrix.shape[:-2]:
             raise MethodError(
-                f"the attention of block {block} of {name} is not softmax(Q K) V with matrices (B,heads,T,T), so that its tokens cannot be "
-                f"told; {INSTEAD}"
+                f"the attention of block {block} of {name} is not softmax(Q K) V with keys and values of its own for each head, so that its "
+                f"tokens cannot be identified; {INSTEAD}"
             )
         return cls(name, trace, block, scores, attended)
 

@@ -43,8 +43,8 @@ class LeGrad(AttentionMethod):
             self._paths(blocks)
         ):
             raise MethodError(
-                f"LeGrad needs blocks of which the head can read each output, but those of {model.name} do not all return the same tokens; "
-                "use Chefer instead"
+                f"LeGrad lets the head read the output of every block, but those of {model.name} do not all return the same sequence of tokens "
+                "as the last; use Chefer instead"
             )
         last = self._paths(blocks)[-1]
         try:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from attrlib.errors import MethodError
 from attrlib.models.attention import Attentions
-from attrlib.models.operations import operation
+from attrlib.models.operations import operation, writes
 
 _TINY = 1e-9
 _MOVED = (
@@ -49,16 +49,16 @@ class Relevance(Attentions):
             return func(*args, **kwargs)
         name = operation(func)
         rule = _RULES.get(name)
-        written = func.__name__.endswith("_") and not func.__name__.endswith("__")
-        if rule is not None and not written:
+        if writes(func):
+            # What the rules have kept of the tensor would change, too.
+            raise _without_rule(f"{name} in place")
+        if rule is not None:
             result = rule(func, args, kwargs)
             if result is not None:
                 return result
         result = func(*args, **kwargs)
-        if any(isinstance(r, Tensor) and r.requires_grad for r in _flat([result])) and (name not in _MOVED or written):
-            raise MethodError(
-                f"CheferLRP has no rule for {name}, which this model uses downstream of its first attention; use Chefer instead"
-            )
+        if any(isinstance(r, Tensor) and r.requires_grad for r in _flat([result])) and name not in _MOVED:
+            raise _without_rule(name)
         return result
 
 
@@ -71,6 +71,10 @@ def shares(weights: Tensor, logits: Tensor) -> Tensor:
     parts = (weights * logits.detach()).abs()
     parts = torch.where(parts.sum(1, keepdim=True) == 0, weights.abs(), parts)
     return parts / parts.sum(1, keepdim=True)
+
+
+def _without_rule(name: str) -> MethodError:
+    return MethodError(f"CheferLRP has no rule for {name}, which this model uses downstream of its first attention; use Chefer instead")
 
 
 class _Replaced(torch.autograd.Function):
