@@ -155,7 +155,7 @@ def compare(
     Args:
         protocols: Names, text forms with parameters, or specs.
         model: The model to explain.
-        methods: Specs, their text forms, names of presets (`idsds`, `rao`, `erdem`), or `all`.
+        methods: Specs, their text forms, names of presets (`idsds`, `rao`, `erdem`, `finer-cam`), or `all`.
         data: A data set, or any source that `load_dataset` takes.
         max_memory: As in `score`.
         filter_models: As in `score`.

@@ -56,6 +56,7 @@ class Param:
         noun: Name for one of the `choices` in messages.
         missing: Error message if a required field is missing.
         positional: Whether the value is a positional argument on the command line.
+        names: What a text names: `class`, `classes`, `layer` or `picture`. Forms then offer those that there are.
         path: Attribute names that lead to the value, for a field of a nested spec.
         digest: `if set` leaves the default out of keys, so that results from before the parameter was added stay valid.
     """
@@ -78,6 +79,7 @@ class Param:
     noun: str = ""
     missing: str = ""
     positional: bool = False
+    names: str = ""
     path: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     digest: str = ""
 

@@ -13,15 +13,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-import attrlib
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, attribute, rows_at_once
-from attrlib.models import Classifier, Layer
+from attrlib.models import EMBEDDED, Classifier, Layer
 from attrlib.specs import MethodSpec
+from benchmarks.nets import VIT_TINY, load
 
 PARAMS: dict[str, dict[str, int]] = {
     "IG": {"steps": 32},
     "SmoothGrad": {"samples": 32},
+    "Guided IG": {"steps": 16},
+    "Blur IG": {"steps": 16},
     "RISE": {"samples": 64},
     "RISE-U": {"samples": 64},
     "LIME": {"samples": 64},
@@ -161,13 +163,13 @@ def _finish(row: dict) -> dict:
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=None)
+    parser.add_argument("--model", default=EMBEDDED, help=f"name of a model, or {VIT_TINY}")
     parser.add_argument("--images", type=int, nargs="*", default=[1, 4])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--methods", default=",".join(METHODS), help="names, separated by commas")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    model = attrlib.load_model(*[options.model] if options.model else [])
+    model = load(options.model)
     rows = [row for images in options.images for row in run(model, images, options.turns, options.methods.split(","))]
     if options.json:
         print(json.dumps(rows))

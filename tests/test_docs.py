@@ -13,15 +13,20 @@ from attrlib.diagnosis import FAMILIES, read_matrix, survey
 from attrlib.methods import METHODS
 from attrlib.models import NAMED
 from attrlib.protocols import PROTOCOLS
-from docs._build import api_page, data_page, matrix_page, methods_page, models_page, pictures, protocols_page
+from attrlib.targets import TARGETS
+from docs._build import api_page, data_page, matrix_page, methods_page, models_page, pictures, protocols_page, targets_page
 from docs._build.markup import text
 from docs._build.registered import MAPS, MATRIX, facts, methods, slug
 
 ROOT = Path(__file__).parents[1]
 
 OURS = [name for name, cls in METHODS.items() if not cls.code]
-NAMES = {"methods": OURS, "protocols": list(PROTOCOLS)}
-FIELDS = {"methods": {"short", "formula", "oracle"}, "protocols": {"asks", "formula", "oracle", "tests", "cannot"}}
+NAMES = {"methods": OURS, "targets": list(TARGETS), "protocols": list(PROTOCOLS)}
+FIELDS = {
+    "methods": {"short", "formula", "oracle"},
+    "targets": {"formula", "oracle"},
+    "protocols": {"asks", "formula", "oracle", "tests", "cannot"},
+}
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -80,6 +85,8 @@ def test_the_pages_name_everything_that_is_registered() -> None:
     assert [line for name in OURS if (line := f"{{ #{slug(name)} }}") not in page] == []
     page = protocols_page.page()
     assert [name for name in PROTOCOLS if f"{{ #{name} }}" not in page] == []
+    page = targets_page.page()
+    assert [name for name in TARGETS if f"{{ #{name} }}" not in page] == []
     page = data_page.page()
     assert [d.name for d in attrlib.list_datasets() if f"`{d.name}`" not in page] == []
     page = models_page.page()
@@ -119,7 +126,7 @@ def test_the_page_of_the_command_line_has_the_options_of_every_command(site: Pat
 
 
 def test_every_formula_is_converted(site: Path) -> None:
-    for name, count in (("methods", len(OURS)), ("protocols", len(PROTOCOLS))):
+    for name, count in (("methods", len(OURS)), ("targets", len(TARGETS)), ("protocols", len(PROTOCOLS))):
         page = (site / f"reference/{name}/index.html").read_text()
         assert page.count('<div class="formula"><math') >= count
         assert "arithmatex" not in page
@@ -134,7 +141,7 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
 
 
 def test_every_link_inside_a_page_has_its_anchor(site: Path) -> None:
-    for name in ("methods", "protocols", "matrix", "cli", "models", "data", "bring"):
+    for name in ("methods", "targets", "protocols", "matrix", "cli", "models", "data", "bring"):
         page = (site / f"reference/{name}/index.html").read_text()
         anchors = set(re.findall(r'\bid="?([^"\s>]+)', page))
         assert {link for link in re.findall(r'href="#([^"]+)"', page) if link not in anchors} == set(), name

@@ -39,7 +39,7 @@ def line_of(
         if filled
         else ([], [])
     )
-    return PanelRow(row.method.name, subtitle(row), row.aggregate, best, worst)
+    return PanelRow(row.method.label, subtitle(row), row.aggregate, best, worst)
 
 
 def subtitle(row: Row) -> str:

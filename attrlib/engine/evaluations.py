@@ -163,7 +163,10 @@ def target_notes(groups: Sequence[ItemGroup]) -> list[str]:
     """Return a note for each target other than the logit, since protocols judge all maps by the same output of the model."""
     pairs = dict.fromkeys((each.protocol.name, str(each.method.target)) for group in groups for each in group.evaluations)
     targets = {text: [name for name, other in pairs if other == text] for _, text in pairs if text != LOGIT}
-    return [f"{', '.join(names)} judge maps of target={text} by the class's output that they define" for text, names in targets.items()]
+    return [
+        f"{', '.join(names)} {'judge' if len(names) > 1 else 'judges'} maps of target={text} by the output of the class, as for the target logit"
+        for text, names in targets.items()
+    ]
 
 
 def _items_key(protocol: Protocol) -> object:

@@ -34,7 +34,7 @@ from attrlib.methods.attribution import (
     rows_at_once,
 )
 from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, instance, list_methods, resolve
-from attrlib.methods.presets import PRESETS, Preset, defined, list_presets, names_many, read_methods
+from attrlib.methods.presets import PRESETS, Preset, defined, list_presets, named_methods, names_many, read_methods
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.custom import load_custom
 from attrlib.methods.differentiable import check_defined
@@ -61,6 +61,7 @@ __all__ = [
     "instance",
     "list_methods",
     "list_presets",
+    "named_methods",
     "names_many",
     "read_methods",
     "resolve",

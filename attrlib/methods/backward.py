@@ -134,7 +134,8 @@ class BackwardRules(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self.calls += 1
-        if self.backward:
+        if self.backward or not torch.is_grad_enabled():
+            # Without gradients there is nothing to pass back, as within `no_grad` or an autograd function of the user.
             return func(*args, **kwargs)
         if func in STEPS and FunctionCall(func, args, kwargs).active:
             return self._step_by_step(STEPS[func], args, kwargs)

@@ -80,39 +80,53 @@ def _decompose(context: AttributionContext, by_channel: bool) -> _Decomposition:
     parts: list[tuple[Tensor, ...]] = []
     for rows in context.rows.split(1 if context.classifier.behaviour.one_by_one else context.chunk):
         inputs = context.inputs[rows]
-        maps, total = inputs.new_zeros(len(rows), 1, *size), inputs.new_zeros(len(rows))
+        maps, total = _Maps(), inputs.new_zeros(len(rows))
 
-        def add(term: Term, maps: Tensor = maps, total: Tensor = total) -> None:
+        def add(term: Term, maps: _Maps = maps, total: Tensor = total) -> None:
             place, cell = places[term.number], context.cell
 
-            def backward(gradient: Tensor) -> None:
-                values = (gradient * term.bias).transpose(0, place.batch)
+            def visit(values: Tensor) -> None:
+                values = values.transpose(0, place.batch)
                 # Windows and heads are rows of their own, those of an item one after the other.
                 total.add_(values.sum(tuple(range(1, values.ndim))).view(len(total), -1).sum(1))
                 if place.layout is not None:
-                    maps.add_(_spread(_psi(place.layout.spatial(values), by_channel), size, cell))
+                    maps.add(_psi(place.layout.spatial(values.abs_()), by_channel), cell)
 
-            term.output.register_hook(backward)
+            term.watch(visit)
 
         with BiasTerms(add, _channels(context.layer)):
             scores, slopes = context.scored_gradient(inputs, rows)
         products = inputs * slopes
         total += products.flatten(1).sum(1)
-        maps += _psi(context.spatial(products), by_channel)
-        parts.append((maps, total, scores, slopes))
+        parts.append((_psi(context.spatial(products.abs_()), by_channel) + maps.total(size), total, scores, slopes))
     return _Decomposition(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _psi(values: Tensor, by_channel: bool) -> Tensor:
-    """Return the sum over channels (N,1,h,w) of the magnitudes of values (N,C,h,w), scaled to [0, 1] in each image."""
-    values = values.abs()
+class _Maps:
+    """Sums of maps (N,1,h,w) of the same size and cell, which are resized once for all terms."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[torch.Size, tuple[int, int] | None], Tensor] = {}
+
+    def add(self, maps: Tensor, cell: tuple[int, int] | None) -> None:
+        """Add maps that are those of an image, or of one cell of a grid."""
+        key = maps.shape, cell
+        self._sums[key] = self._sums[key] + maps if key in self._sums else maps
+
+    def total(self, size: tuple[int, int]) -> Tensor | float:
+        """Return the sum of all maps at the layer's size, 0 if there are none."""
+        return sum((_spread(maps, size, cell) for (_, cell), maps in self._sums.items()), start=0.0)
+
+
+def _psi(magnitudes: Tensor, by_channel: bool) -> Tensor:
+    """Return the sum over channels (N,1,h,w) of magnitudes (N,C,h,w), scaled to [0, 1] in each image."""
     dims = (2, 3) if by_channel else (1, 2, 3)
-    low, high = values.amin(dims, keepdim=True), values.amax(dims, keepdim=True)
+    low, high = magnitudes.amin(dims, keepdim=True), magnitudes.amax(dims, keepdim=True)
     factor = torch.where(high > low, 1 / (high - low), 0.0)
     if by_channel:
-        above = (values * factor).sum(1, keepdim=True) - (low * factor).sum(1, keepdim=True)
+        above = (magnitudes * factor).sum(1, keepdim=True) - (low * factor).sum(1, keepdim=True)
     else:
-        above = (values.sum(1, keepdim=True) - values.shape[1] * low) * factor
+        above = (magnitudes.sum(1, keepdim=True) - magnitudes.shape[1] * low) * factor
     return above.clamp_min(0)
 
 

@@ -2,6 +2,8 @@
 
 It is the bias of a convolution or a linear layer, what BatchNorm returns for zeros, and the value at zero of the linear approximation of
 any other function, such as LayerNorm or GELU, at its inputs a. ReLUs, maxima, means and what only moves values have none.
+
+Biases come from a closed form, from the backward pass of the operation itself (`pullback.py`), or else from forward-mode derivatives.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from attrlib.methods.pullback import PendingCall, Pullback
 from attrlib.methods.unfused import unfused
 
 
@@ -33,7 +36,9 @@ HOMOGENEOUS = _words(
 SUMS = _words("add iadd radd sub isub")
 JOINTLY = SUMS | _words("cat concat concatenate stack maximum minimum")
 """Functions that have no bias if all of their arguments vary."""
-SEPARATELY = _words("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear mul imul rmul matmul rmatmul bmm mm")
+PRODUCTS = _words("mul imul rmul matmul rmatmul bmm mm")
+"""Products of two arguments."""
+SEPARATELY = PRODUCTS | _words("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear")
 """Functions that have no bias, except an argument of that name, if one of their tensors varies."""
 CHANNELS_FIRST = _words("conv2d conv_transpose2d batch_norm group_norm instance_norm local_response_norm")
 """Layers with the channels of their output in dimension 1."""
@@ -53,15 +58,27 @@ class Term:
     Attributes:
         number: Number of the term in the forward pass, from 0.
         output: Output of the operation, with its graph.
-        bias: The bias, which broadcasts against the output.
+        bias: The bias, which broadcasts against the output, or the operation whose backward pass yields its product with the gradient.
         channel_dim: Dimension of the channels in the output of a layer, norm, activation or sum with a parameter, if it is known. None
             for all other operations, such as products, attention or a class token: their bias belongs to no position.
     """
 
     number: int
     output: Tensor
-    bias: Tensor
+    bias: Tensor | Pullback
     channel_dim: int | None
+
+    def watch(self, visit: Callable[[Tensor], None]) -> None:
+        """Call `visit` in the backward pass with the product of the bias and the gradient in the output.
+
+        It has the shape of the output, or, if the bias belongs to no position, possibly only its first two dimensions.
+        """
+        bias = self.bias
+        if isinstance(bias, Pullback):
+            assert self.output.grad_fn is not None, "the output varies"
+            self.output.grad_fn.register_hook(lambda slopes, gradients: visit(bias.term(slopes, gradients[0])))
+        else:
+            self.output.register_hook(lambda gradient: visit(gradient * bias))
 
 
 class BiasTerms(TorchFunctionMode):
@@ -88,20 +105,25 @@ class BiasTerms(TorchFunctionMode):
         name = getattr(func, "__name__", "").strip("_")
         values, channels = varying[0], self._channels.get(varying[0], self._start if varying[0].is_leaf else None)
         place = _channel_dim(name, args, kwargs, values, channels)
-        biases = _closed_form(func, name, args, kwargs, tensors, len(varying))
+        biases: Sequence[Tensor | Pullback] | None = _closed_form(func, name, args, kwargs, tensors, len(varying))
         derived, bounds = biases is None, _bounds(name, *args, **kwargs)
-        if biases is None and bounds is None and _may_write(func, args, kwargs):
-            # The operation overwrites what its derivative is taken at.
-            biases = _derived(func, args, kwargs, copy=True)
+        after = bounds is not None or (name in PRODUCTS and len(varying) == 2)
+        pending = None
+        if derived and not after:
+            if _may_write(func, args, kwargs):
+                # The operation overwrites what its derivative is taken at.
+                biases = _derived(func, args, kwargs, copy=True)
+            else:
+                pending = PendingCall.of(func, args, kwargs, varying)
         output = func(*args, **kwargs)
         outputs = [t for t in _tensors(output) if t.requires_grad]
         if not outputs:
             return output
-        if bounds is not None:
-            result = outputs[0].detach()
-            biases = [result.masked_fill((result > bounds[0]) & (result < bounds[1]), 0.0)]
+        if biases is None and after:
+            biases = [_of_output(outputs[0].detach(), bounds)]
         elif biases is None:
-            biases = _derived(func, args, kwargs, copy=False)
+            pullback = pending and pending.pullback(outputs[0])
+            biases = [pullback] if pullback else _derived(func, args, kwargs, copy=False)
         if name in CHANNELS_LAST:
             place = outputs[0].ndim - 1
         if place is not None:
@@ -149,6 +171,8 @@ def _closed_form(func: Any, name: str, args: Any, kwargs: Any, tensors: Sequence
     if func is F.batch_norm:
         bias = _of_batch_norm(*args, **kwargs)
         return None if bias is None else [bias.view(-1, *[1] * (tensors[0].ndim - 2))]
+    if func is F.layer_norm:
+        return _of_layer_norm(*args, **kwargs)
     if name in ("add", "iadd", "radd") and len(tensors) == 2 and not kwargs:
         return [t.detach() for t in tensors if not t.requires_grad]
     return None
@@ -171,11 +195,26 @@ def _of_batch_norm(
     return F.batch_norm(zeros, running_mean, running_var, weight, bias, False, 0.0, eps).detach()[0]
 
 
+def _of_layer_norm(
+    values: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> list[Tensor]:
+    """Return LayerNorm less its derivative in the direction of its input, which is what eps takes from the normalised values."""
+    result, _, factor = torch.native_layer_norm(values.detach(), shape, None, None, eps)
+    result = result * (1 - eps * factor.square())
+    result = result if weight is None else result * weight.detach()
+    return [result if bias is None else result + bias.detach()]
+
+
 def _bounds(name: str, *args: Any, min_val: float = -1.0, max_val: float = 1.0, **_: Any) -> tuple[float, float] | None:
     """Return the bounds of a function that is linear between and constant beyond them, where its bias is its output; else None."""
     if name == "relu6":
         return 0.0, 6.0
     return (*args[1:3], *(min_val, max_val)[len(args[1:3]) :]) if name == "hardtanh" else None
+
+
+def _of_output(output: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+    """Return the bias of a function with such bounds, or else of a product of two inputs: its derivative is twice the product."""
+    return -output if bounds is None else output.masked_fill((output > bounds[0]) & (output < bounds[1]), 0.0)
 
 
 def _may_write(func: Any, args: Any, kwargs: Any) -> bool:

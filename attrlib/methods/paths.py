@@ -4,6 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,44 +88,60 @@ class GuidedIG(OnPath):
         # Not every device has float64.
         kind = torch.float32 if context.images.device.type == "mps" else torch.float64
         start, end = (values.flatten(1).to(kind) for values in (baseline(context, self.baseline), context.inputs))
-        at, total = start.clone(), torch.zeros_like(end)
+        way = end - start
+        length, done, total = way.abs(), torch.zeros_like(way), torch.zeros_like(way)
         for which, _ in context.variants(self.steps):
             for step in which:
-                gradient = context.gradient(at.view(context.inputs.shape).float(), context.rows).flatten(1).to(kind)
+                at = torch.addcmul(start, done, way).view(context.inputs.shape).float()
+                gradient = context.gradient(at, context.rows).flatten(1)
                 if not bool(gradient.isfinite().all()):
                     raise MethodError(
                         f"Guided IG: from baseline={self.baseline}, the gradients of {context.classifier.name} overflow, as norms are singular "
                         "where all values are the same; choose another baseline, such as blur, or IG"
                     )
-                moved = self._moved(start, end, at, gradient.abs(), (step + 1) / self.steps)
-                total += (moved - at) * gradient
-                at = moved
-        return total.view(context.inputs.shape).float(), baseline_scores(context, self.baseline)
+                moved = self._moved(done, length, gradient.abs(), (step + 1) / self.steps)
+                total += (moved - done) * gradient
+                done = moved
+        return (total * way).view(context.inputs.shape).float(), baseline_scores(context, self.baseline)
 
-    def _moved(self, start: Tensor, end: Tensor, at: Tensor, gradient: Tensor, share: float) -> Tensor:
-        """Return where the path is after a step, given where it was, the magnitude of the gradient there, and the share that is done."""
+    def _moved(self, done: Tensor, length: Tensor, gradient: Tensor, share: float) -> Tensor:
+        """Return the share of its way that each value has gone after a step.
+
+        Args:
+            done: The shares (B,n) before the step.
+            length: Length of the whole way of each value (B,n).
+            gradient: Magnitude of the gradient in each value (B,n).
+            share: Share of all ways that is done after the step.
+        """
         low, high = max(share - self.distance, 0.0), min(share + self.distance, 1.0)
-        first, last = torch.lerp(start, end, low), torch.lerp(start, end, high)
-        goal = (end - start).abs().sum(1) * (1 - share)
-        behind = (at - start).abs() < low * (end - start).abs()
-        at = torch.where(behind, first, at)
-        gap = (at - end).abs().sum(1) - goal
-        count = int(self.fraction * (at.shape[1] - 1)) + 1
-        open_items = gap > 1e-9 * goal.clamp_min(1)
+        done, last = done.clamp_min(low), done.new_tensor(high)
+        gap = (length * (share - done)).sum(1)
+        open_items = gap > 1e-9 * (length.sum(1) * (1 - share)).clamp_min(1)
+        count = int(self.fraction * (done.shape[1] - 1)) + 1
+        ranked = gradient.masked_fill(length == 0, torch.inf)
         while bool(open_items.any()):
-            movable = (at != last) & open_items[:, None]
-            ranked = gradient.masked_fill(~movable, torch.inf)
-            chosen = movable & (ranked <= ranked.kthvalue(count, dim=1, keepdim=True).values)
-            reach = ((last - at).abs() * chosen).sum(1)
-            part = torch.where(reach > gap, gap / reach, 1.0)[:, None]
-            at = torch.where(chosen, torch.where(part < 1, at + part * (last - at), last), at)
+            left = last - done
+            ranked = ranked.masked_fill_(left <= 0, torch.inf)
+            chosen = (ranked <= kth_smallest(ranked, count)).to(done.dtype)
+            reach = (left * chosen * length).sum(1)
+            part = torch.where(open_items, torch.where(reach > gap, gap / reach, 1.0), 0.0)
+            # Unlike a sum, this reaches `last` exactly.
+            done = torch.lerp(done, last, chosen * part[:, None])
             gap = gap - reach
             # Rounding may leave a gap that no value can close.
             open_items = open_items & (gap > 0) & (reach > 0)
-        return at
+        return done
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(forward=2, gradient=self.steps)
+
+
+def kth_smallest(values: Tensor, k: int) -> Tensor:
+    """Return the k-th smallest of each row of values (B,n), as (B,1)."""
+    if values.device.type == "cpu":
+        # Many times faster than kthvalue.
+        return torch.from_numpy(np.partition(values.numpy(), k - 1, axis=1)[:, k - 1 : k])
+    return values.kthvalue(k, dim=1, keepdim=True).values
 
 
 @METHODS.register

@@ -10,6 +10,7 @@ from attrlib.models import NAMED, Classifier
 from attrlib.registry import Paper
 from attrlib.specs import MethodSpec, TargetSpec, parse_methods
 from attrlib.targets import create as create_target
+from attrlib.targets.classes import FINER
 
 ALL = "all"
 IDSDS_PAPER = Paper(
@@ -122,6 +123,13 @@ PRESETS = {
             _members(_RAO, NAMED),
         ),
         Preset("erdem", "As in Erdem's study", "The methods whose infidelity and sensitivity it compares", ERDEM_CODE, _members(_ERDEM)),
+        Preset(
+            "finer-cam",
+            "Finer-CAM",
+            "Grad-CAM of the contrast of the class with the three most similar ones",
+            FINER,
+            _members([("Finer-CAM", "Grad-CAM:target=contrast")]),
+        ),
     )
 }
 
@@ -131,11 +139,16 @@ def list_presets() -> list[Preset]:
     return list(PRESETS.values())
 
 
+def named_methods() -> dict[str, MethodSpec]:
+    """Return the methods that are others with settings, by their published names: the presets of a single method."""
+    return {preset.title: preset.methods[0] for preset in PRESETS.values() if len(preset.members) == 1}
+
+
 def read_methods(text: str, layer: str = "", target: TargetSpec = TargetSpec()) -> tuple[MethodSpec, ...]:  # noqa: B008  it is immutable
     """Parse a comma-separated list of methods.
 
     Args:
-        text: Methods in text form, names of presets, or `all`.
+        text: Methods in text form, names of presets (in any case), or `all`.
         layer: Layer of every method that names none. It does not apply to presets, which define their layers.
         target: Target of every method that names none.
 
@@ -147,8 +160,9 @@ def read_methods(text: str, layer: str = "", target: TargetSpec = TargetSpec()) 
     """
     specs: list[MethodSpec] = []
     for part in (part.strip() for part in text.split(",")):
-        if part in PRESETS:
-            specs += (replace(spec, target=target) if spec.target == TargetSpec() else spec for spec in PRESETS[part].methods)
+        preset = PRESETS.get(part.lower())
+        if preset:
+            specs += (replace(spec, target=target) if spec.target == TargetSpec() else spec for spec in preset.methods)
         elif part == ALL:
             specs += (MethodSpec(name, layer, target=target) for name in METHODS)
         elif part:
@@ -163,7 +177,7 @@ def names_many(text: str) -> bool:
 
     Methods that such a list adds are skipped if they are not defined for a model.
     """
-    return any(part.strip() == ALL or part.strip() in PRESETS for part in text.split(","))
+    return any(part.strip() == ALL or part.strip().lower() in PRESETS for part in text.split(","))
 
 
 def defined(model: Classifier, methods: Iterable[MethodSpec]) -> tuple[tuple[MethodSpec, ...], list[str]]:

@@ -157,7 +157,7 @@ class TIS(Method):
                 f"{self.name} leaves out tokens of one image, but in DiFull and DiPart each grid cell has its own; use RISE or a gradient "
                 "method at Input, or evaluate this one on single images (idsds, sds, pointing)"
             )
-        if isinstance(model.outputs, InnerOutputs):
+        if isinstance(model.outputs, InnerOutputs) and not model.outputs.of_input:
             raise MethodError(
                 f"{self.name} leaves out tokens, but the target reads a layer at all of its positions; use RISE or ViT-CX instead, which keep "
                 "all tokens, or explain an output of the whole model"

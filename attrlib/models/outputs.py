@@ -49,6 +49,12 @@ class Outputs:
         """Return whether the outputs belong to classes, which have probabilities and can be predicted."""
         return self.kind not in _NUMBERS
 
+    @property
+    def nouns(self) -> tuple[str, str]:
+        """Return what one output is called, and several."""
+        one = "class" if self.has_classes else "number" if self.kind == "scalar" else _NUMBERS[self.kind]
+        return one, "classes" if self.has_classes else f"{one}s"
+
     def count(self, raw: Tensor) -> int:
         """Return the number of classes, or of numbers, that the network's output (B,C) or (B,) stands for."""
         count = 1 if raw.ndim == 1 else raw.shape[1]

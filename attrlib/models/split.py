@@ -118,6 +118,13 @@ class Split:
             handle.remove()
         raise LayerError(f"layer {self.path!r} was not reached in the forward pass")
 
+    def skipping(self, images: Tensor) -> "Split":
+        """Return a copy that takes outputs of the layer for images (B,C,H,W) without a pass up to it, which is not needed if it is a cut."""
+        assert self.cut, "what bypasses the layer takes a pass"
+        split = self.fresh()
+        split._images = images
+        return split
+
     def after(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the model's output when the layer returns `output`, differentiable with respect to it.
 

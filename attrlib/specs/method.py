@@ -1,6 +1,6 @@
 """Spec of a method: its name, layer and parameters."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from attrlib.errors import SpecError
@@ -52,6 +52,11 @@ class MethodSpec(Spec):
         return f"{self.name}{'@' if self.layer else ''}{self.layer}{write_pairs(self.params)}{target}"
 
     @property
+    def label(self) -> str:
+        """Return the text form without the layer, for titles beside which the layer stands."""
+        return str(replace(self, layer=""))
+
+    @property
     def values(self) -> dict[str, Value]:
         """Return the parameters by name."""
         return dict(self.params)
@@ -75,7 +80,7 @@ def methods_param() -> Any:
     """Declare the field for the methods of a spec, whose text form is a comma-separated list."""
     return param(
         REQUIRED,
-        "Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, or all",
+        "Separated by commas: NAME, NAME@LAYER:key=value, idsds, rao, erdem, finer-cam, or all",
         read=parse_methods,
         write=write_list,
         missing="no method given: add for example --methods IG,Grad-CAM; python -m attrlib methods lists them",

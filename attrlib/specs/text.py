@@ -11,7 +11,8 @@ T = TypeVar("T")
 MOST = 2**31 - 1
 """Largest allowed seed, index or number of items."""
 Pairs = tuple[tuple[str, Value], ...]
-_BEFORE_KEY = r":(?=\s*\w+\s*=)"
+BEFORE_KEY = r":(?=\s*\w+\s*=)"
+"""Matches a colon that precedes `key=`."""
 
 
 def read_pairs(text: str, colons: bool = False) -> tuple[str, Pairs]:
@@ -24,7 +25,7 @@ def read_pairs(text: str, colons: bool = False) -> tuple[str, Pairs]:
     Raises:
         SpecError: If a pair is not key=value, or a key is given twice.
     """
-    head, *pairs = re.split(_BEFORE_KEY, text.strip()) if colons else text.strip().split(":")
+    head, *pairs = re.split(BEFORE_KEY, text.strip()) if colons else text.strip().split(":")
     params: list[tuple[str, Value]] = []
     for pair in pairs:
         key, equals, value = pair.partition("=")

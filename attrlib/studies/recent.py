@@ -18,7 +18,7 @@ from attrlib.studies.choose import affordable, some
 from attrlib.studies.traits import ModelTraits, centres, family
 from attrlib.studies.words import interval, listed, numbers, point
 
-ESTABLISHED = ("IG", "IxG", "SmoothGrad", "LRP", "DeepLIFT", "Grad-CAM", "Layer-CAM", "RISE", "Occlusion", "Rollout", "Chefer", "CheferLRP")
+ESTABLISHED = ("IG", "IxG", "SmoothGrad", "LRP", "DeepLIFT", "Grad-CAM", "Layer-CAM", "RISE", "Rollout", "Chefer", "CheferLRP")
 RECENT = (
     *("FullGrad", "Guided IG", "Blur IG", "XRAI", "ShapleyCAM", "RefineCAM", "AttnLRP", "CP-LRP", "LibraGrad", "LeGrad"),
     *("HSIC", "Sobol", "TIS", "ViT-CX", "Extremal perturbation"),
@@ -37,7 +37,8 @@ class Recent(Study):
     question = "Do methods of recent years score higher than those that most comparisons use?"
     see = (
         "Each method's mean with its 95 % CI. A recent method is better only if its paired difference from the best established one is "
-        "significant. Methods that need many passes run with few samples, as written after their names; they may score higher with more."
+        "significant. Methods that need many passes run with few samples, as written after their names; they may score higher with more. "
+        "Occlusion is left out: like the score, it deletes squares of the image."
     )
     saw = (
         "Every paper reports that its method beats its baselines, by metrics of its own choice: AttnLRP, CP-LRP and LibraGrad faithfulness and "

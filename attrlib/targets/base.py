@@ -44,6 +44,10 @@ class Target(ABC):
     def check_class(self, model: Classifier, target: int) -> None:  # noqa: B027  likewise for every class
         """Check that the target is defined for a class. Raises `TargetError` if it is not."""
 
+    def phrase(self, model: Classifier, target: int) -> str:
+        """Return what maps of a class explain, in a few words for titles."""
+        return class_name(model, target)
+
     def view(self, model: Classifier) -> Classifier:
         """Return the classifier whose outputs the target reads: the model itself, or a view of it that yields something else."""
         return model
@@ -61,6 +65,11 @@ class Target(ABC):
             classes: Class of each item (B,).
             logits: Returns the logits of the unperturbed items (B,C).
         """
+
+
+def class_name(model: Classifier, target: int) -> str:
+    """Return the short name of a class: the first of its synonyms."""
+    return model.class_names[target].split(",")[0]
 
 
 TARGETS: Registry[Target] = Registry("target", TargetError)

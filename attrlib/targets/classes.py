@@ -14,7 +14,7 @@ from attrlib.models import Classifier, Layer
 from attrlib.models.cells import CellView
 from attrlib.models.embedding import embedding
 from attrlib.registry import Paper, param
-from attrlib.targets.base import TARGETS, Target
+from attrlib.targets.base import TARGETS, Target, class_name
 from attrlib.targets.readout import ClassLogit, ClassProbability, Readout, Weighted
 
 FINER = Paper("Zhang et al. 2025", "Finer-CAM: Spotting the Difference Reveals Finer Details", "https://arxiv.org/abs/2501.11309")
@@ -47,6 +47,9 @@ class Probability(Target):
         if not model.outputs.has_classes:
             raise TargetError(f"{model.name} predicts a number, which has no probability; choose target=logit")
 
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"probability of {super().phrase(model, target)}"
+
     def readout(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Readout:
         return ClassProbability(classes, model.outputs)
 
@@ -77,18 +80,25 @@ class Contrast(_Weighted):
 
     name, title, paper, about_class = "contrast", "Contrast with similar classes", FINER, True
     needs = ("two classes",)
-    k: int | None = param(None, "Number of similar classes", low=1, high=1000, auto=f"{SIMILAR}, or all others if there are fewer")
-    by: str = param("weights", "How similar classes are found", choices=("weights", "logits"))
+    k: int | None = param(
+        None, "Number of similar classes", label="Similar classes", low=1, high=1000, auto=f"{SIMILAR}, or all others if there are fewer"
+    )
+    by: str = param("weights", "How similar classes are found", label="Similar by", choices=("weights", "logits"))
     strength: float = param(1.0, "Factor of the similar classes", above=0.0, high=1.0)
 
     def check(self, model: Classifier, layer: Layer) -> None:
         others = len(model.class_names) - 1
-        if not model.outputs.has_classes or others < 1:
+        if not model.outputs.has_classes:
+            raise TargetError(f"contrast compares classes, but the outputs of {model.name} are numbers; choose target=logit")
+        if others < 1:
             raise TargetError(f"contrast needs another class to compare with, but {model.name} has a single output; choose target=logit")
         if self.k is not None and self.k > others:
             raise TargetError(f"contrast:k={self.k} needs {self.k} other classes, but {model.name} has {others}; choose a smaller k")
         if self.by == "weights":
             _class_weights(model)
+
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"{super().phrase(model, target)} rather than similar classes"
 
     def weights(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Tensor:
         if self.by == "weights":
@@ -129,21 +139,24 @@ class Versus(_Weighted):
 
     name, title = "versus", "Versus another class"
     needs = ("two classes",)
-    other: str = param("", "Index or name of the other class")
+    other: str = param("", "Index or name of the other class", names="class", label="Other class")
 
     def check(self, model: Classifier, layer: Layer) -> None:
-        if not self.other:
-            raise TargetError("versus needs another class: write versus:other=CLASS, with its index or name")
         self._index(model)
 
     def check_class(self, model: Classifier, target: int) -> None:
         if target == self._index(model):
-            raise TargetError(f"versus compares class {target} ({_name(model, target)}) with itself; choose another class as `other`")
+            raise TargetError(f"versus compares class {target} ({class_name(model, target)}) with itself; choose another class as `other`")
+
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"{super().phrase(model, target)} rather than {class_name(model, self._index(model))}"
 
     def key(self, model: Classifier) -> tuple[object, ...]:
         return self.name, self._index(model)
 
     def _index(self, model: Classifier) -> int:
+        if not self.other:
+            raise TargetError("versus needs another class: write versus:other=CLASS, with its index or name")
         return _index(model, self.other, f"versus:other={self.other}")
 
     def weights(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Tensor:
@@ -158,20 +171,30 @@ class Labels(_Weighted):
     """The sum of the logits of a set of classes, such as all labels of a picture with several."""
 
     name, title = "labels", "Set of classes"
-    classes: str = param("", f"Indices or names of the classes, separated by {JOIN}")
+    classes: str = param("", f"Indices or names of the classes, separated by {JOIN}", names="classes")
 
     def check(self, model: Classifier, layer: Layer) -> None:
-        if not self.classes:
-            raise TargetError(f"labels needs a set of classes: write labels:classes=CLASS{JOIN}CLASS, with their indices or names")
         indices = self._indices(model)
         if len(set(indices)) < len(indices):
             raise TargetError(f"labels:classes={self.classes} names a class twice; name each once")
+        if model.outputs.kind == "binary" and len(indices) > 1:
+            raise TargetError(f"{model.name} has one logit for two classes, whose sum is zero for every image; name one of them")
+
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f" {JOIN} ".join(class_name(model, index) for index in self._indices(model))
 
     def key(self, model: Classifier) -> tuple[object, ...]:
         return self.name, *sorted(self._indices(model))
 
     def _indices(self, model: Classifier) -> list[int]:
-        return [_index(model, text, f"labels:classes={self.classes}") for text in self.classes.split(JOIN)]
+        if not self.classes:
+            raise TargetError(f"labels needs a set of classes: write labels:classes=CLASS{JOIN}CLASS, with their indices or names")
+        try:
+            return [_index(model, text, f"labels:classes={self.classes}") for text in self.classes.split(JOIN)]
+        except TargetError as error:
+            if any(JOIN in name for name in model.class_names):
+                raise TargetError(f"{error} Give a class whose name contains {JOIN} by its index.") from None
+            raise
 
     def weights(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Tensor:
         weights = torch.zeros(len(classes), len(model.class_names), device=classes.device)
@@ -186,6 +209,9 @@ class Negative(_Weighted):
 
     name, title = "negative", "Against the class"
 
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"against {super().phrase(model, target)}"
+
     def weights(self, model: Classifier, classes: Tensor, logits: Callable[[], Tensor]) -> Tensor:
         return -_one_hot(model, classes)
 
@@ -195,7 +221,3 @@ def _index(model: Classifier, text: str, owner: str) -> int:
         return model.target(text)
     except SpecError as error:
         raise TargetError(f"{owner}: {str(error).removeprefix('target=')}") from None
-
-
-def _name(model: Classifier, target: int) -> str:
-    return model.class_names[target].split(",")[0]

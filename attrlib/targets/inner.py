@@ -103,13 +103,18 @@ class _AtLayer(Target):
     def check(self, model: Classifier, layer: Layer) -> None:
         if type(model) is not Classifier:
             raise TargetError(f"{self.name} reads a layer of a single image; explain the grid by the target logit")
+        at = self._at(model)
+        check_upstream(model, layer, at.path, f"{self.name}:layer={self.layer}")
+        self._check_position(at)
+
+    def _at(self, model: Classifier) -> Layer:
+        """Return the layer that the target reads."""
         if not self.layer:
             raise TargetError(f"{self.name} needs a layer: write {self.name}:layer=LAYER with Middle, Final or a module path")
         at = model.layer(self.layer)
         if not at.path:
             raise TargetError(f"{self.name}:layer=Input is the image itself; choose Middle, Final or a module path")
-        check_upstream(model, layer, at.path, f"{self.name}:layer={self.layer}")
-        self._check_position(at)
+        return at
 
     @abstractmethod
     def _check_position(self, at: Layer) -> None:
@@ -120,10 +125,10 @@ class _AtLayer(Target):
         """Return the number (B,) of the layer's values (B,C,h,w)."""
 
     def key(self, model: Classifier) -> tuple[object, ...]:
-        return (self.name, model.layer(self.layer).path, *(getattr(self, p.name) for p in params_of(type(self)) if p.name != "layer"))
+        return (self.name, self._at(model).path, *(getattr(self, p.name) for p in params_of(type(self)) if p.name != "layer"))
 
     def view(self, model: Classifier) -> Classifier:
-        at = model.layer(self.layer)
+        at = self._at(model)
         batch_dim = model.split(at).batch_dim
 
         def reading(values: Tensor) -> Tensor:
@@ -160,8 +165,11 @@ class Channel(_AtLayer):
 
     name, title, paper = "channel", "Channel of a layer", FEATURES
     needs = ("an inner layer",)
-    layer: str = param("", "Middle, Final or a module path")
-    index: int = param(0, "Index of the channel", low=0, high=1_000_000)
+    layer: str = param("", "Middle, Final or a module path", names="layer")
+    index: int = param(0, "Index of the channel", label="Channel", low=0, high=1_000_000)
+
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"channel {self.index} of {self.layer}"
 
     def _check_position(self, at: Layer) -> None:
         _check_index(self.name, "index", self.index, at.layout.channels, "channels", at)
@@ -177,10 +185,13 @@ class Neuron(_AtLayer):
 
     name, title, paper = "neuron", "Neuron of a layer", FEATURES
     needs = ("an inner layer",)
-    layer: str = param("", "Middle, Final or a module path")
-    index: int = param(0, "Index of the channel", low=0, high=1_000_000)
+    layer: str = param("", "Middle, Final or a module path", names="layer")
+    index: int = param(0, "Index of the channel", label="Channel", low=0, high=1_000_000)
     row: int = param(0, "Row of the position", low=0, high=100_000)
     column: int = param(0, "Column of the position", low=0, high=100_000)
+
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"channel {self.index} of {self.layer} at row {self.row}, column {self.column}"
 
     def _check_position(self, at: Layer) -> None:
         _check_index(self.name, "index", self.index, at.layout.channels, "channels", at)

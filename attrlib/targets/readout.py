@@ -9,6 +9,9 @@ from torch import Tensor
 
 from attrlib.models.outputs import Outputs
 
+_TINY = 1e-12
+"""Added to the length of features, so that those of length zero have the cosine zero."""
+
 
 class Readout(ABC):
     """A scalar function of the logits of each item."""
@@ -67,7 +70,8 @@ class Cosine(Readout):
     reference: Tensor
 
     def values(self, logits: Tensor, rows: Tensor) -> Tensor:
-        return (F.normalize(logits, dim=1) * F.normalize(self.reference, dim=0)).sum(1)
+        # Without the clamp of `normalize`, which methods would take for an activation of the network.
+        return (logits / (logits.norm(dim=1, keepdim=True) + _TINY) * F.normalize(self.reference, dim=0)).sum(1)
 
     def slopes(self, logits: Tensor, rows: Tensor) -> Tensor:
         return _slopes(self, logits, rows)

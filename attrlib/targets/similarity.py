@@ -18,6 +18,8 @@ from attrlib.targets.readout import Cosine, Readout
 
 SIMILARITY = Paper("Stylianou et al. 2019", "Visualizing Deep Similarity Networks", "https://arxiv.org/abs/1901.00536")
 
+_NEEDS = "similarity needs another picture or a text: write similarity:to=PICTURE or similarity:text=TEXT"
+
 
 @TARGETS.register
 @dataclass(frozen=True)
@@ -30,14 +32,14 @@ class Similarity(Target):
 
     name, title, paper, linear = "similarity", "Similarity of features", SIMILARITY, False
     needs = ("a linear head, or no head",)
-    to: str = param("", "The other picture: a file, sample:NAME or birds:SPLIT/INDEX")
-    text: str = param("", "A text, for models with a text side (clip:NAME)")
+    to: str = param("", "The other picture: a file, sample:NAME or birds:SPLIT/INDEX", names="picture", label="To the picture")
+    text: str = param("", "A text, for models with a text side (clip:NAME)", label="To the text")
     row: int | None = param(None, "Row of a patch of the other picture", low=0, high=100_000, auto="the whole picture")
     column: int | None = param(None, "Column of a patch of the other picture", low=0, high=100_000, auto="the whole picture")
 
     def check(self, model: Classifier, layer: Layer) -> None:
         if bool(self.to) == bool(self.text):
-            raise TargetError("similarity needs another picture or a text: write similarity:to=PICTURE or similarity:text=TEXT")
+            raise TargetError(_NEEDS)
         if type(model) is not Classifier:
             raise TargetError("similarity compares single images; explain the grid by the target logit")
         features = _embedding(model)
@@ -56,6 +58,9 @@ class Similarity(Target):
                     f"there is no patch at row {self.row}, column {self.column}: layer {at.name} has {at.layout.height} x "
                     f"{at.layout.width} patches, counted from 0"
                 )
+
+    def phrase(self, model: Classifier, target: int) -> str:
+        return f"similarity to {self.text or self.to}"
 
     def key(self, model: Classifier) -> tuple[object, ...]:
         return (self.name, self.text) if self.text else (self.name, self._photo().digest, self.row, self.column)
@@ -82,6 +87,8 @@ class Similarity(Target):
         return Cosine(values[0, :, self.row, self.column].float())
 
     def _photo(self) -> Photo:
+        if not self.to:
+            raise TargetError(_NEEDS)
         try:
             return open_image(self.to)
         except ImageError as error:

@@ -103,15 +103,20 @@ class TuneResult:
         )
 
     @property
+    def recommended(self) -> MethodSpec:
+        """Return the best setting if it is significantly better than the default, otherwise the default."""
+        return self.winner.method if self.better else self.default.method
+
+    @property
     def command(self) -> str:
-        """Return a command that explains an image with the best setting; empty for a model that only Python can load."""
+        """Return a command that explains an image with the recommended setting; empty for a model that only Python can load."""
         wrapped = self.spec.model.architecture.startswith("wrapped:")
-        return "" if wrapped else ExplainSpec(self.spec.model, "sample:cat", (self.method,)).cli()
+        return "" if wrapped else ExplainSpec(self.spec.model, "sample:cat", (self.recommended,)).cli()
 
     @property
     def snippet(self) -> str:
-        """Return a line of Python that explains images with the best setting."""
-        return f"attrlib.explain(model, images, {str(self.method)!r})"
+        """Return a line of Python that explains images with the recommended setting."""
+        return f"attrlib.explain(model, images, {str(self.recommended)!r})"
 
     def table(self) -> list[dict[str, object]]:
         """Return one plain row for each trial, best first: mean, 95 % CI and counts, difference to the default, seconds of one map."""

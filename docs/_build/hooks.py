@@ -12,12 +12,13 @@ ROOT = str(Path(__file__).parents[2])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from docs._build import api_page, cli_page, data_page, mathml, matrix_page, methods_page, models_page, protocols_page, rules_page  # noqa: E402
+from docs._build import api_page, cli_page, data_page, mathml, matrix_page, methods_page, models_page, protocols_page, rules_page, targets_page  # noqa: E402
 
 PAGES: dict[str, Callable[[], str]] = {
     "api": api_page.page,
     "cli": cli_page.page,
     "methods": methods_page.page,
+    "targets": targets_page.page,
     "protocols": protocols_page.page,
     "models": models_page.page,
     "data": data_page.page,

@@ -74,7 +74,7 @@ $x$
 :   Input of the part of the network that is explained: the normalised image at `Input`, the layer's output elsewhere. $x_c(p)$ is its channel $c$ at position $p$.
 
 $f(x)$, $P(x)$
-:   Logit and softmax probability of the target class.
+:   Logit and softmax probability of the target class. With another [target](targets.md), $f$ is that target.
 
 $S(p)$
 :   The map. The method's channels are summed unless the parameter `channels` says otherwise.
@@ -113,7 +113,8 @@ def presets() -> str:
         rows = [(text(name), f"`{spec}`") for name, spec in preset.members]
         listed = table(("Name in the study", "Method"), rows).replace("\n", "\n    ")
         head = f"### {text(preset.title)} {{ #preset-{preset.name} }}\n\n`{preset.name}`: {text(preset.summary)}. {paper_link(preset.paper)}.\n"
-        parts.append(f'{head}\n??? note "{len(rows)} methods"\n\n    {listed}\n')
+        count = f"{len(rows)} method{'s' if len(rows) > 1 else ''}"
+        parts.append(f'{head}\n??? note "{count}"\n\n    {listed}\n')
     return "\n".join(parts)
 
 

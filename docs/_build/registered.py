@@ -27,16 +27,16 @@ def protocols() -> list[ProtocolInfo]:
 
 @cache
 def facts(kind: str) -> dict[str, dict[str, Any]]:
-    """Return the facts of all methods or protocols, by registered name.
+    """Return the facts of all methods, targets or protocols, by registered name.
 
     Args:
-        kind: `methods` or `protocols`.
+        kind: `methods`, `targets` or `protocols`.
     """
     return tomllib.loads((Path(__file__).parent / f"{kind}.toml").read_text("utf-8"))
 
 
 def fact(kind: str, name: str) -> dict[str, Any]:
-    """Return the facts of one method or protocol.
+    """Return the facts of one method, target or protocol.
 
     Raises:
         KeyError: If there are none; the message says where to add them.

@@ -60,7 +60,7 @@ def _row(number: int, method: MethodSpec, job: Job, last: Shown | None, view: Ag
     layer = resolve(method).layer
     text = subtitle(own.row) if own is not None else layer
     updating = "" if job.ended else f" · :material/hourglass_top: {'waiting' if not job.done else f'{job.done} of {job.total}'}"
-    st.markdown(f"**{plain(method.name)}** &nbsp; :gray[{plain(text)}]{updating}")
+    st.markdown(f"**{plain(method.label)}** &nbsp; :gray[{plain(text)}]{updating}")
     if job.ended and job.state is not State.DONE:
         job_status.show_failure(job, small=True)
         return
@@ -106,7 +106,7 @@ def _pick(done: Sequence[Shown]) -> None:
 
 def _boxes(done: list[Shown], setting: ProtocolSpec) -> None:
     protocol = create(setting)
-    scores = [Scores(s.row.method.name, resolve(s.row.method).layer, s.row.values) for s in done]
+    scores = [Scores(s.row.method.label, resolve(s.row.method).layer, s.row.values) for s in done]
     perfect = protocol.bounds[1 if protocol.higher_is_better else 0]
     st.plotly_chart(
         boxes(scores, protocol.title, protocol.chance_level, perfect if abs(perfect) < float("inf") else None),
@@ -137,7 +137,7 @@ def _bin_images(found: Found, done: dict[MethodSpec, Shown], view: AggregateView
         return False
     members = own.row.aggregate.order if place is None else own.row.aggregate.members(place)
     which = f"all {len(members)}" if place is None else f"bin {plain(bin_names()[place])}: {len(members)} of {len(own.row.aggregate.order)}"
-    st.markdown(f"##### {plain(own.row.method.name)} at {plain(resolve(own.row.method).layer)}, {which}, best first")
+    st.markdown(f"##### {plain(own.row.method.label)} at {plain(resolve(own.row.method).layer)}, {which}, best first")
     shown = page_of(len(members), PAGE, "a_page", "Better", "Worse")
     job = row_jobs.tiles_job(found, own.row, members[shown], view)
     waiting = not job.ended

@@ -13,8 +13,8 @@ from attrlib.models import parse_model
 from attrlib.protocols import PROTOCOLS, Cost, create
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value, params_of
-from attrlib.specs import AggregateSpec, AggregateView, MethodSpec, ProtocolSpec, RunSpec, options_of
-from pages.shared import forms, selection
+from attrlib.specs import AggregateSpec, AggregateView, MethodSpec, ProtocolSpec, RunSpec, TargetSpec, options_of
+from pages.shared import forms, selection, targets
 from pages.shared.first_run import on_birds, on_photos
 from pages.shared.short import short_run
 
@@ -69,7 +69,7 @@ def start(query: dict[str, str]) -> None:
     methods = [m for m in run.methods if selection.is_known(m, problems)]
     if len(methods) > MAX_ROWS:
         problems.append(f"the link has {len(methods)} rows; the first {MAX_ROWS} are shown")
-    state.a_methods, state.a_layers, state.a_method_params = _as_widgets(methods[:MAX_ROWS])
+    _fill_methods(methods[:MAX_ROWS])
     forms.fill(params_of(AggregateView), spec.view, "a_")
     state.a_bin, state.a_page = _read_bin(query), 0
     state.a_problems = problems
@@ -96,20 +96,23 @@ def _no_smoothing(given: ProtocolSpec) -> dict[str, Value]:
     return {"smoothing": 0} if "smoothing" in given.values else {}
 
 
-def _as_widgets(methods: Sequence[MethodSpec]) -> tuple[list[str], list[str], dict[str, dict[str, Value]]]:
-    """Return names, common layers and parameters by method if every name occurs at every layer; else each method as text."""
+def _fill_methods(methods: Sequence[MethodSpec]) -> None:
+    """Set the controls: names, common layers, parameters and target if every name occurs at every layer; else each method as text."""
+    state = st.session_state
     resolved = [resolve(m) for m in methods]
+    target = resolved[0].target if resolved else TargetSpec()
     names, layers = list(dict.fromkeys(m.name for m in resolved)), list(dict.fromkeys(m.layer for m in resolved))
     params = {m.name: m.values for m in resolved}
-    if resolved == [MethodSpec(name, layer, tuple(params[name].items())) for name in names for layer in layers]:
-        return names, layers, params
-    return [str(m) for m in methods], [], {}
+    if resolved == [MethodSpec(name, layer, tuple(params[name].items()), target) for name in names for layer in layers]:
+        state.a_methods, state.a_layers, state.a_method_params = names, layers, params
+    else:
+        state.a_methods, state.a_layers, state.a_method_params, target = [str(m) for m in methods], [], {}, TargetSpec()
+    targets.fill(target, "a_")
 
 
 def take(preset: Preset) -> None:
     """Select the methods of a preset."""
-    state = st.session_state
-    state.a_methods, state.a_layers, state.a_method_params = _as_widgets(preset.methods)
+    _fill_methods(preset.methods)
 
 
 def chosen() -> tuple[tuple[MethodSpec, ...], list[str]]:
@@ -119,7 +122,7 @@ def chosen() -> tuple[tuple[MethodSpec, ...], list[str]]:
     problems: list[str] = []
     for text in state.a_methods:
         for layer in state.a_layers or [selection.DEFAULT_LAYER]:
-            found, wrong = selection.chosen_methods([text], layer, state.a_method_params)
+            found, wrong = selection.chosen_methods([text], layer, state.a_method_params, targets.chosen("a_"))
             methods, problems = methods + found, problems + wrong
     methods = list(dict.fromkeys(methods))
     if len(methods) > MAX_ROWS:

@@ -2,13 +2,13 @@
 
 import streamlit as st
 
-from attrlib.methods import METHODS
+from attrlib.methods import METHODS, named_methods
 from attrlib.models import NAMED
 from attrlib.protocols import PROTOCOLS
 from attrlib.registry import params_of
 from attrlib.specs import AVERAGES, AggregateView, RunSpec, options_of
 from pages.aggregate import choice
-from pages.shared import forms, model_choosers, pickers, presets
+from pages.shared import forms, model_choosers, pickers, presets, targets
 from pages.shared.widget_values import widget
 
 
@@ -46,10 +46,13 @@ def _model_and_methods(row: pickers.Grid) -> None:
             label_visibility="collapsed",
         )
     with row.cell(column_span=2):
-        pickers.several("Methods", METHODS, "a_methods", pickers.METHOD_HINT, choice.MAX_ROWS, placeholder="Choose methods")
+        pickers.several(
+            "Methods", [*METHODS, *named_methods()], "a_methods", pickers.METHOD_HINT, choice.MAX_ROWS, placeholder="Choose methods"
+        )
         with st.container(horizontal=True, gap="small"):
             presets.choose("aggregate", choice.take)
             with st.popover("Parameters", icon=":material/tune:", width="stretch", key="a_methods_popover"):
+                targets.choose("a_", targets.OF_CLASS)
                 forms.edit_one_of(METHODS, st.session_state.a_methods, "a_method_params", "a_form")
 
 

@@ -97,7 +97,7 @@ def _choose_target(model: Classifier, photo: Photo) -> int | None:
         return None
     labels = {index: f"{each.name} {each.text}" for index, each in readings(model, values).items()}
     return st.selectbox(
-        "Target", list(labels), format_func=labels.__getitem__, key=f"a_own_target_{photo.digest}", width=260,
+        "Class", list(labels), format_func=labels.__getitem__, key=f"a_own_target_{photo.digest}", width=260,
         help="The class to explain, one of the most probable classes of the photo in the target cell.",
     )  # fmt: skip
 
@@ -122,7 +122,7 @@ def _tiles(model: Classifier, photos: list[Photo], map_jobs: dict[MethodSpec, Jo
         st.image(encode(outlined(small.copy(), cell, n)), width="stretch", alt=f"The grid of {n * n} photos, cell {cell + 1} outlined")
     for method, job in map_jobs.items():
         with grid.cell():
-            st.markdown(f"**{plain(method.name)}**  \n:gray[{plain(resolve(method).layer)}]")
+            st.markdown(f"**{plain(method.label)}**  \n:gray[{plain(resolve(method).layer)}]")
             if job.state is State.DONE:
                 values, score = job.result.shown(view)
                 st.image(

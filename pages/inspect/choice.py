@@ -1,6 +1,6 @@
 """The user's choices on the Inspect page, kept in the session and restored from or written to a link."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import urlencode
 
@@ -12,7 +12,7 @@ from attrlib.errors import AttrlibError, unknown
 from attrlib.models import EMBEDDED, check_name, parse_model
 from attrlib.registry import params_of
 from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec
-from pages.shared import forms, selection
+from pages.shared import forms, selection, targets
 
 UPLOAD = "upload"
 MAX_METHODS = 40
@@ -75,9 +75,16 @@ def _start_maps(query: Mapping[str, str]) -> None:
     state.image, state.upload = image, None
     state.model = spec.model.text
     state.target, state.seed = -1 if spec.target is None else spec.target, spec.seed
-    state.layer, state.methods, state.params = selection.as_widgets(methods)
+    fill_methods(methods)
     forms.fill(params_of(ViewSpec), spec.view)
     state.problems = problems
+
+
+def fill_methods(methods: Sequence[MethodSpec]) -> None:
+    """Set the controls of methods, their layer, parameters and target."""
+    state = st.session_state
+    state.layer, state.methods, state.params, explained = selection.as_widgets(methods)
+    targets.fill(explained)
 
 
 def model() -> ModelSpec:

@@ -1,7 +1,7 @@
-"""The controls for photo, model, target, methods, layer and parameters."""
+"""The controls for photo, model, class, target, methods, layer and parameters."""
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 import streamlit as st
 from torch import Tensor
@@ -9,12 +9,13 @@ from torch import Tensor
 from attrlib.data.images import KINDS, Photo, open_photo
 from attrlib.data.pictures import NAMES, open_image, title
 from attrlib.errors import AttrlibError
-from attrlib.methods import METHODS, Preset
+from attrlib.methods import METHODS, Preset, named_methods
 from attrlib.models import Classifier
 from attrlib.specs import MethodSpec, ModelSpec
+from attrlib.targets.classes import JOIN
 from pages.inspect import choice
-from pages.shared import forms, job_status, jobs, model_choosers, notices, pickers, presets, selection
-from pages.shared.classes import reading
+from pages.shared import forms, job_status, jobs, model_choosers, notices, pickers, presets, selection, targets
+from pages.shared.classes import Reading, reading
 from pages.shared.widget_values import chooser
 
 SAME_AS_PREDICTED = -1
@@ -65,27 +66,29 @@ def choose_model(row: pickers.Grid) -> Classifier | None:
     return job_status.wait_for(jobs.model_job(spec), f"Loading {spec}")
 
 
-def choose_target(row: pickers.Grid, model: Classifier, best: list[int], values: Tensor) -> int:
-    """Return the class or number to explain: the predicted one, or another one from the list.
+def choose_class(row: pickers.Grid, model: Classifier, best: Mapping[int, Reading], values: Tensor) -> int:
+    """Return the class or number to explain: the predicted one, or another one from the list. Below it is the chooser of the target.
 
     Args:
         row: Row of the control.
         model: The model.
-        best: The most probable classes, best first, or the first numbers.
+        best: Readings of the most probable classes, best first, or of the first numbers.
         values: What the model reads off the photo, (C,).
     """
-    state = st.session_state
+    state, top = st.session_state, next(iter(best))
     names = [n.split(",")[0] for n in model.class_names]
     # Streamlit distinguishes options by their labels, and ImageNet has two classes named crane.
     twice = {name for name, count in Counter(names).items() if count > 1}
     names = [f"{name} ({i})" if name in twice else name for i, name in enumerate(names)]
     others = sorted(set(range(len(names))) - set(best), key=lambda i: names[i].lower())
     known = range(SAME_AS_PREDICTED, len(names))
-    what, one = ("classes", "class") if model.outputs.has_classes else ("numbers", "number")
+    one, what = model.outputs.nouns
+    # Of the features of a backbone none is predicted.
+    default = "first" if one == "feature" else "predicted"
     _recall("target", known)
     if state.target not in known:
         state.problems.append(
-            f"{one.capitalize()} {state.target} does not exist: {model.name} has {what} 0 to {len(names) - 1}. The predicted {one} is used instead."
+            f"{one.capitalize()} {state.target} does not exist: {model.name} has {what} 0 to {len(names) - 1}. The {default} {one} is used instead."
         )
         state.target = SAME_AS_PREDICTED
     state.target_was = state.target
@@ -93,26 +96,41 @@ def choose_target(row: pickers.Grid, model: Classifier, best: list[int], values:
     def label(i: int) -> str:
         if i != SAME_AS_PREDICTED:
             return f"{names[i]} {reading(model, values, i).text}"
-        first = reading(model, values, best[0])
+        first = best[top]
         if not first.is_probability:
-            return f"predicted: {first.text}"
-        return f"most probable: {names[best[0]]}" if not (model.outputs.exclusive or first.predicted) else f"predicted: {names[best[0]]}"
+            return f"{default}: {first.text}"
+        return f"most probable: {names[top]}" if not (model.outputs.exclusive or first.predicted) else f"predicted: {names[top]}"
 
     hint = (
-        "The class whose logit is explained. The five most probable classes come first. Type to search."
+        "The class that is explained. The five most probable classes come first. Type to search."
         if model.outputs.exclusive
-        else "The label whose logit is explained. The five most probable labels come first; ✓ marks those with a probability of 0.5 or more."
+        else "The label that is explained. The five most probable labels come first; ✓ marks those with a probability of 0.5 or more."
     )
     with row.cell():
         st.selectbox(
-            "Target",
+            one.capitalize(),
             [SAME_AS_PREDICTED, *best, *others],
             format_func=label,
             key="target",
             persist_state="session",
-            help=hint if model.outputs.has_classes else "The number that is explained.",
+            help=hint if model.outputs.has_classes else f"The {one} that is explained.",
         )
-    return best[0] if state.target == SAME_AS_PREDICTED else state.target
+        target = top if state.target == SAME_AS_PREDICTED else state.target
+        with st.popover(f"Target: {state.explained}", icon=":material/my_location:", width="stretch", key="explaining"):
+            targets.choose(offers=_offers(model, best, target, {str(i): names[i] for i in (*best, *others)}))
+    return target
+
+
+def _offers(model: Classifier, best: Mapping[int, Reading], target: int, classes: Mapping[str, str]) -> targets.Offers:
+    """Return what targets may name of the model. They start with the most probable other class, the predicted labels, and the last layer."""
+    layers = [name for name in selection.layer_options(list(model.layers)) if name in model.layers and model.layers[name].path]
+    labels = [i for i, each in best.items() if each.predicted] or [target]
+    other = next((i for i in best if i != target), None)
+    first = {"class": "" if other is None else str(other), "classes": JOIN.join(map(str, labels)), "layer": layers[-1] if layers else ""}
+    if "Final" in layers:
+        first["layer"] = "Final"
+    pictures = {name: title(name) for name in NAMES}
+    return targets.Offers({"class": classes, "classes": classes, "layer": {name: name for name in layers}, "picture": pictures}, first)
 
 
 def _recall(key: str, known: Container[object]) -> None:
@@ -131,7 +149,7 @@ def choose_methods(row: pickers.Grid, model: Classifier) -> list[MethodSpec]:
     with row.cell(column_span=2):
         pickers.several(
             f"Methods: {len(state.methods)} of {len(METHODS)}",
-            METHODS,
+            [*METHODS, *named_methods()],
             "methods",
             pickers.METHOD_HINT,
             choice.MAX_METHODS,
@@ -160,7 +178,7 @@ def choose_methods(row: pickers.Grid, model: Classifier) -> list[MethodSpec]:
             help="Where attribution is computed: at the pixels, at a layer of the network (with its resolution), or at Input, Middle and Final side "
             "by side (ML-Att).",
         )
-    methods, problems = selection.chosen_methods(state.methods, state.layer, state.params)
+    methods, problems = selection.chosen_methods(state.methods, state.layer, state.params, targets.chosen())
     if len(methods) > choice.MAX_METHODS:
         problems.append(f"{len(methods)} maps are too many to show; the first {choice.MAX_METHODS} are shown")
         methods = methods[: choice.MAX_METHODS]
@@ -169,8 +187,7 @@ def choose_methods(row: pickers.Grid, model: Classifier) -> list[MethodSpec]:
 
 
 def _take(preset: Preset) -> None:
-    state = st.session_state
-    state.layer, state.methods, state.params = selection.as_widgets(preset.methods)
+    choice.fill_methods(preset.methods)
 
 
 def choose_more_models(first: ModelSpec) -> list[ModelSpec]:

@@ -13,7 +13,7 @@ from attrlib.figures.panel import limits
 from attrlib.protocols.deletion import ORDERS
 from attrlib.specs import ViewSpec
 from pages.inspect.patches import choose_baseline, choose_grid
-from pages.inspect.pick import pick, switch
+from pages.inspect.pick import of_class, pick, switch
 from pages.inspect.tile_rows import Ready
 from pages.shared import job_status, map_jobs
 from pages.shared.tiles import figure
@@ -39,6 +39,8 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
             "**Patches** shows how the number changes when patches are deleted.",
             icon=":material/block:",
         )
+        return False
+    if not of_class(ready):
         return False
     job = map_jobs.path_job(ready.row.model, ready.row.photo, ready.job, order, grid or None, baseline, st.session_state.seed)
     if job_status.waits_for(job):

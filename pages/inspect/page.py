@@ -35,7 +35,7 @@ def main() -> None:
     if values is None:
         return
     best = readings(model, values)
-    target = choosers.choose_target(row, model, list(best), values)
+    target = choosers.choose_class(row, model, best, values)
     methods = choosers.choose_methods(row, model)
     spec = ExplainSpec(
         choice.model(),
@@ -44,7 +44,7 @@ def main() -> None:
         None if state.target == choosers.SAME_AS_PREDICTED else target,
         state.seed,
     )
-    first = Row(spec.model, model, photo, target, list(best.values()))
+    first = Row(spec.model, model, photo, target, best, model)
     more = choosers.choose_more_models(spec.model)
     further = [tile_rows.further_row(model_spec, photo, first, spec.target is not None) for model_spec in more]
     rows = [first, *(row for row in further if isinstance(row, Row))]
@@ -62,7 +62,15 @@ def _gallery(rows: list[Row], pending: list[PendingRow], spec: ExplainSpec) -> b
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom", key="view"):
         view = _choose_view()
         spec = dataclasses.replace(spec, view=view)
-        further = [dataclasses.replace(spec, model=row.spec, target=None if spec.target is None else row.target) for row in rows[1:]]
+        further = [
+            dataclasses.replace(
+                spec,
+                model=row.spec,
+                target=None if spec.target is None else row.target,
+                methods=tuple(slot.method for slot in row_slots if not slot.refusal),
+            )
+            for row, row_slots in zip(rows[1:], slots[1:], strict=True)
+        ]
         takeaway.reproduce(spec, choice.link_fields(), further)
         image = spec.image.removeprefix(f"{choice.UPLOAD}:")
         shown = dataclasses.replace(spec, image=image, target=rows[0].target, methods=tuple(a.spec for a in ready))

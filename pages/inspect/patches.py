@@ -12,7 +12,7 @@ from attrlib.figures.cells import cell_scatter, draw_cells, magnitude
 from attrlib.figures.numbers import signed
 from attrlib.protocols.deletion import IDSDS_PAPER, OUTPUTS
 from attrlib.specs import ViewSpec
-from pages.inspect.pick import keep, pick, switch
+from pages.inspect.pick import keep, of_class, pick, switch
 from pages.inspect.tile_rows import Ready
 from pages.shared import job_status, map_jobs, tiles
 from pages.shared.plots import camera
@@ -29,6 +29,8 @@ def show(maps: Sequence[Ready], view: ViewSpec) -> bool:
         baseline = choose_baseline("patch_baseline")
         offered = OUTPUTS if ready.row.model.outputs.has_classes else OUTPUTS[:1]
         output: str = switch("Output", offered, "patch_output", "The output of the target whose drop is measured.")
+    if not of_class(ready):
+        return False
     row = ready.row
     job = map_jobs.outputs_job(row.model, row.photo, row.target, grid, baseline, st.session_state.seed)
     if job_status.waits_for(job):

@@ -5,8 +5,10 @@ from typing import Any
 
 import streamlit as st
 
+from attrlib.targets import TARGETS, short
 from pages.inspect.tile_rows import Ready
-from pages.shared import pickers
+from pages.shared import pickers, targets
+from pages.shared.jobs import plain
 
 
 def pick(label: str, maps: Sequence[Ready], key: str, otherwise: int = 0) -> Ready:
@@ -18,6 +20,19 @@ def pick(label: str, maps: Sequence[Ready], key: str, otherwise: int = 0) -> Rea
     names = {ready.name: ready for ready in maps}
     state[key] = state[wish] if state.get(wish) in names else list(names)[min(otherwise, len(names) - 1)]
     return names[st.selectbox(label, list(names), key=key, on_change=_remember, args=(key, wish), width=250)]
+
+
+def of_class(ready: Ready) -> bool:
+    """Return whether a map is evidence for its class, after a message if it is not: deletion measures what the class loses."""
+    target = ready.attribution.spec.target
+    if TARGETS[target.name].about_class:
+        return True
+    st.info(
+        f"Deletion measures what the class loses, but this map explains {plain(str(short(target)))}. Choose a map whose target is "
+        f"{', '.join(targets.OF_CLASS[:-1])} or {targets.OF_CLASS[-1]}.",
+        icon=":material/block:",
+    )
+    return False
 
 
 def _remember(key: str, wish: str) -> None:

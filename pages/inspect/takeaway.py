@@ -24,7 +24,9 @@ def reproduce(spec: ExplainSpec, beyond: str = "", further: Sequence[ExplainSpec
     with reproduction.popover(spec.link() + beyond, "Link to exactly this view" + (", without the uploaded photo" if uploaded else "")):
         shown = dataclasses.replace(spec, image=spec.image.removeprefix(f"{choice.UPLOAD}:"))
         others = [
-            dataclasses.replace(shown, model=each.model, target=each.target).cli(f"explained-{k}") for k, each in enumerate(further, 2)
+            dataclasses.replace(shown, model=each.model, target=each.target, methods=each.methods).cli(f"explained-{k}")
+            for k, each in enumerate(further, 2)
+            if each.methods
         ]
         reproduction.command_line("\n".join([shown.cli(), *others]), "Command line: panel, arrays and manifest")
         reproduction.python(shown.snippet(), "Python: the maps")

@@ -1,7 +1,7 @@
 """Rows of the gallery, one per model, each with its explained class and its computed maps."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,25 +13,41 @@ from attrlib.engine.jobs import Job
 from attrlib.errors import AttrlibError
 from attrlib.methods import Attribution
 from attrlib.models import Classifier
-from attrlib.specs import MethodSpec, ModelSpec
-from pages.shared import job_status, jobs, tiles
+from attrlib.specs import MethodSpec, ModelSpec, TargetSpec
+from attrlib.targets import create as create_target
+from attrlib.targets import short as short_target
+from attrlib.targets.base import class_name
+from pages.inspect.same_class import for_model, same_class, spoken
+from pages.shared import job_status, jobs, targets, tiles
 from pages.shared.classes import Reading, readings
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A model with its spec, the picture, the explained class, and what the model reads off the picture."""
+    """A model with its spec, the picture, the explained class, and what the model reads off the picture, by class.
+
+    `origin` is the model whose classes the targets of methods name: that of the first row.
+    """
 
     spec: ModelSpec
     model: Classifier
     photo: Photo
     target: int
-    top: list[Reading]
+    top: Mapping[int, Reading]
+    origin: Classifier
 
     @property
     def class_name(self) -> str:
         """Return the name of the explained class."""
-        return self.model.class_names[self.target].split(",")[0]
+        return class_name(self.model, self.target)
+
+    def phrase(self, explained: TargetSpec) -> str:
+        """Return what the maps of a target explain, or the name of the class if the model does not have the target."""
+        try:
+            method = for_model(MethodSpec("", target=explained), self.model, self.origin)
+            return create_target(method.target).phrase(self.model, self.target)
+        except AttrlibError:
+            return self.class_name
 
     @property
     def picture(self) -> Image.Image:
@@ -44,7 +60,9 @@ class Row:
         for method in methods:
             try:
                 self.model.layer(method.layer)
-                slots.append(tiles.Slot(method, jobs.map_job(self.model, self.photo, method, self.target, st.session_state.seed)))
+                method = for_model(method, self.model, self.origin)
+                job = jobs.map_job(self.model, self.photo, method, self.target, st.session_state.seed)
+                slots.append(tiles.Slot(method, job, explained=spoken(method, self.model)))
             except AttrlibError as error:
                 slots.append(tiles.Slot(method, None, str(error)))
         return slots
@@ -90,26 +108,35 @@ def further_row(spec: ModelSpec, photo: Photo, first: Row, wanted: bool) -> Row 
     if values is None:
         return None
     best = readings(model, values)
-    same = _same_class(model, first) if wanted else None
-    return Row(spec, model, photo, next(iter(best)) if same is None else same, list(best.values()))
-
-
-def _same_class(model: Classifier, first: Row) -> int | None:
-    """Return the first row's class in another model, by the same index and name or by name alone; None if there is none."""
-    if len(model.class_names) > first.target and model.class_names[first.target] == first.model.class_names[first.target]:
-        return first.target
-    try:
-        return model.target(first.class_name)
-    except AttrlibError:
-        return None
+    same = same_class(model, first.target, first.model) if wanted else None
+    return Row(spec, model, photo, next(iter(best)) if same is None else same, best, first.model)
 
 
 def strips(rows: Sequence[Row], slots: Sequence[list[tiles.Slot]]) -> list[tiles.Strip]:
-    """Return the strips that the gallery shows: a single row is titled Photo, several rows by their models."""
+    """Return the strips that the gallery shows: a single row is titled Photo, several rows by their models.
+
+    In the first row one can ask why the model sees the explained class rather than another one.
+    """
     names = ["Photo"] if len(rows) == 1 else _names(rows)
+    explained = targets.chosen()
     return [
-        tiles.Strip(name, row.picture, row.class_name, row.top, row_slots) for name, row, row_slots in zip(names, rows, slots, strict=True)
+        tiles.Strip(name, row.picture, row.phrase(explained), row.top, row_slots, _rather(row, explained) if row is rows[0] else None)
+        for name, row, row_slots in zip(names, rows, slots, strict=True)
     ]
+
+
+def _rather(row: Row, explained: TargetSpec) -> tiles.Rather | None:
+    """Return the choice of a class to compare with; None for numbers, and if there is no other class."""
+    if not row.model.outputs.has_classes or len(row.top) < 2:
+        return None
+    other = str(explained.values.get("other", "")) if explained.name == "versus" else ""
+    return tiles.Rather(row.target, int(other) if other.isdecimal() else None, _explain_rather)
+
+
+def _explain_rather(other: int) -> None:
+    targets.set_versus(other)
+    # The controls are above the part of the page that polls.
+    st.rerun()
 
 
 def ready_maps(rows: Sequence[Row], slots: Sequence[list[tiles.Slot]]) -> list[Ready]:
@@ -118,7 +145,7 @@ def ready_maps(rows: Sequence[Row], slots: Sequence[list[tiles.Slot]]) -> list[R
         (row, slot.method, slot.job) for row, row_slots in zip(rows, slots, strict=True) for slot in row_slots if slot.job and slot.done
     ]
     ready = [(row, method, job) for row, method, job in ready if job.result.defects[0] is None]
-    short = [f"{method.name}@{method.layer}" for _, method, _ in ready]
+    short = [str(MethodSpec(method.name, method.layer, target=short_target(method.target))) for _, method, _ in ready]
     twice = {(row, name) for (row, name), count in Counter(zip([id(row) for row, _, _ in ready], short, strict=True)).items() if count > 1}
     names = [str(method) if (id(row), name) in twice else name for (row, method, _), name in zip(ready, short, strict=True)]
     if len(rows) > 1:

@@ -2,6 +2,7 @@
 
 # isort: off
 import pages.learn.what
+import pages.learn.targets
 import pages.learn.truth
 import pages.learn.deletion
 import pages.learn.leakage

@@ -12,9 +12,9 @@ from attrlib.models import EMBEDDED, parse_model
 from attrlib.protocols import PROTOCOLS
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value, params_of
-from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, options_of, parse_methods, parse_protocols, read_list
+from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, TargetSpec, options_of, parse_methods, parse_protocols, read_list
 from attrlib.specs.codec import Parsers
-from pages.shared import forms, selection
+from pages.shared import forms, selection, targets
 from pages.shared.first_run import on_birds, on_photos
 from pages.shared.short import short_method, short_protocol
 
@@ -62,9 +62,9 @@ class Wanted:
         }
 
 
-def every_method() -> tuple[MethodSpec, ...]:
-    """Return all available methods with their defaults."""
-    return tuple(MethodSpec(name) for name in METHODS)
+def every_method(target: TargetSpec = TargetSpec()) -> tuple[MethodSpec, ...]:  # noqa: B008  it is immutable
+    """Return all available methods with their defaults, for one target."""
+    return tuple(MethodSpec(name, target=target) for name in METHODS)
 
 
 METHODS_AT_FIRST = tuple(MethodSpec(name) for name in ("Grad-CAM", "Layer-CAM", "IxG", "Guided Backprop", "Random"))
@@ -132,10 +132,18 @@ def fill(wanted: Wanted) -> None:
         plain = protocol.name not in state.s_protocols
         state.s_protocols = [*state.s_protocols, protocol.name if plain else str(protocol)]
         state.s_protocol_params |= {protocol.name: resolve_protocol(protocol).values} if plain else {}
-    if run.methods == every_method():
+    fill_methods(run.methods)
+
+
+def fill_methods(methods: Sequence[MethodSpec]) -> None:
+    """Set the controls of methods, their layer, parameters and target."""
+    state = st.session_state
+    target = methods[0].target if methods else TargetSpec()
+    if methods == every_method(target):
         state.s_layer, state.s_methods, state.s_method_params = selection.DEFAULT_LAYER, [ALL], {}
     else:
-        state.s_layer, state.s_methods, state.s_method_params = selection.as_widgets(run.methods)
+        state.s_layer, state.s_methods, state.s_method_params, target = selection.as_widgets(methods)
+    targets.fill(target, "s_")
 
 
 def fill_from(spec: RunSpec) -> None:
@@ -149,9 +157,9 @@ def wanted() -> tuple[Wanted, list[str]]:
     problems: list[str] = []
     models = selection.parse_models(state.s_models, problems)
     protocols = _protocols(state.s_protocols, state.s_protocol_params, problems)
-    methods = every_method()
+    methods = every_method(targets.chosen("s_"))
     if ALL not in state.s_methods:
-        found, wrong = selection.chosen_methods(state.s_methods, state.s_layer, state.s_method_params)
+        found, wrong = selection.chosen_methods(state.s_methods, state.s_layer, state.s_method_params, targets.chosen("s_"))
         methods, problems = tuple(map(short_method, found)), [*problems, *wrong]
     run = RunSpec(ModelSpec(EMBEDDED), (state.s_data or "").strip(), protocols, methods, **forms.values(options_of(RunSpec), "s_"))
     return Wanted(tuple(models), run, state.s_same), problems

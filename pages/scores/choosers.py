@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from attrlib.methods import METHODS, Preset
+from attrlib.methods import METHODS, Preset, named_methods
 from attrlib.protocols import PROTOCOLS
 from attrlib.specs import RunSpec, options_of
 from pages.scores import choice
-from pages.shared import forms, model_choosers, pickers, presets, selection
+from pages.shared import forms, model_choosers, pickers, presets, selection, targets
 from pages.shared.widget_values import chooser, widget
 
 MAX_METHODS = 64
@@ -33,7 +33,7 @@ def choose(row: pickers.Grid) -> None:
         _several(
             "Methods",
             "s_methods",
-            [choice.ALL, *METHODS],
+            [choice.ALL, *METHODS, *named_methods()],
             f"The methods to score. {pickers.METHOD_HINT}",
             "s_method_params",
             METHODS,
@@ -76,12 +76,12 @@ def _several(
                     **chooser("s_layer", selection.layer_options(selection.NAMED)),
                     help="Where attribution is computed, for methods that name no layer.",
                 )
+                targets.choose("s_", targets.OF_CLASS)
             forms.edit_one_of(registry, chosen, params_key, f"{key}-form", label)
 
 
 def _take(preset: Preset) -> None:
-    state = st.session_state
-    state.s_layer, state.s_methods, state.s_method_params = selection.as_widgets(preset.methods)
+    choice.fill_methods(preset.methods)
 
 
 def _items() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import streamlit as st
 
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
-from attrlib.errors import DataError, ModelError
+from attrlib.data.pictures import is_named
+from attrlib.errors import DataError, ModelError, TargetError
 from attrlib.models.added import added, weights_of
 from attrlib.models.added import folder as folder_of_added
 from attrlib.models.cards import Card, card_of, files_of
@@ -15,7 +16,9 @@ from attrlib.models.checkpoints import split_key
 from attrlib.models.folders.folder import is_folder_name, is_path_of_folder, local_path
 from attrlib.models.folders.prompts import prompts_file
 from attrlib.models.names import RANDOM
-from attrlib.specs import ModelSpec
+from attrlib.registry import params_of
+from attrlib.specs import ModelSpec, TargetSpec
+from attrlib.targets import TARGETS
 
 VARIABLE = "ATTRLIB_DATA_ROOTS"
 ADDING = "ATTRLIB_ADD_MODELS"
@@ -31,6 +34,12 @@ def roots() -> tuple[Path, ...]:
     return (Path.home().resolve(), Path.cwd().resolve()) if st.get_option("server.address") in _LOCAL else ()
 
 
+def readable_text() -> str:
+    """Return sentences that say which folders the app may read."""
+    folders = ", ".join(map(str, roots()))
+    return f"The app may read {folders or 'no folder of this server'}. The server's operator sets this with {VARIABLE}."
+
+
 def refusal_to_add() -> str:
     """Return why visitors may not add or remove models, as a sentence, or an empty text if they may.
 
@@ -39,6 +48,14 @@ def refusal_to_add() -> str:
     configured = os.environ.get(ADDING)
     allowed = st.get_option("server.address") in _LOCAL if configured is None else configured.strip().lower() in ("1", "true", "yes", "on")
     return "" if allowed else f"Models cannot be added or removed on this server; its operator can allow it with {ADDING}=1."
+
+
+def check_target(target: TargetSpec) -> None:
+    """Raise `TargetError` if a target names a picture that the app may not read; the message is the same whether it exists or not."""
+    for param in params_of(TARGETS[target.name]):
+        picture = str(target.values.get(param.name, ""))
+        if param.names == "picture" and picture and not (is_named(picture) or readable(picture)):
+            raise TargetError(f"{picture[:120]!r} is neither a sample or a bird nor in a folder that this app may read; {_ADVICE}")
 
 
 def upload_limit() -> int:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from attrlib.errors import AttrlibError
-from attrlib.methods import METHODS, read_methods, resolve
+from attrlib.methods import METHODS, named_methods, read_methods, resolve
 from attrlib.models import NAMED, parse_model
 from attrlib.registry import Value
-from attrlib.specs import MethodSpec, ModelSpec
+from attrlib.specs import MethodSpec, ModelSpec, TargetSpec
+from pages.shared.roots import check_target
 
 DEFAULT_LAYER = "method's default"
 ALL_LAYERS = "Input, Middle, Final"
@@ -35,23 +37,36 @@ def is_known(method: MethodSpec, problems: list[str]) -> bool:
     return True
 
 
-def as_widgets(methods: Sequence[MethodSpec]) -> tuple[str, list[str], dict[str, dict[str, Value]]]:
-    """Return the common layer, the method list and parameters by method; methods that do not fit this form are kept as text."""
+class Widgets(NamedTuple):
+    """A list of methods as controls keep it: a common layer and target, entries, and parameters by method."""
+
+    layer: str
+    entries: list[str]
+    params: dict[str, dict[str, Value]]
+    target: TargetSpec
+
+
+def as_widgets(methods: Sequence[MethodSpec]) -> Widgets:
+    """Return the controls of a list of methods. Methods that do not fit the common layer and target are kept as text or by their own name."""
     resolved = [resolve(m) for m in methods]
     if by_layer(resolved):
-        _, at_input, values = as_widgets(resolved[::3])
-        return ALL_LAYERS, [entry.replace("@Input", "", 1) for entry in at_input], values
+        at_input = as_widgets(resolved[::3])
+        return at_input._replace(layer=ALL_LAYERS, entries=[entry.replace("@Input", "", 1) for entry in at_input.entries])
+    named = {resolve(spec): name for name, spec in named_methods().items()}
+    targets = {m.target for m in resolved if m not in named}
+    target = targets.pop() if len(targets) == 1 else TargetSpec()
     default_layers = [METHODS[m.name].default_layer for m in resolved]
     layers = {m.layer for m in resolved}
     layer = DEFAULT_LAYER if [m.layer for m in resolved] == default_layers else layers.pop() if len(layers) == 1 else DEFAULT_LAYER
     entries: list[str] = []
     params: dict[str, dict[str, Value]] = {}
     for method, default in zip(resolved, default_layers, strict=True):
-        plain = method.layer == (default if layer == DEFAULT_LAYER else layer) and method.name not in entries
-        entries.append(method.name if plain else str(method))
+        fits = method.layer == (default if layer == DEFAULT_LAYER else layer) and method.target == target
+        plain = fits and method.name not in entries
+        entries.append(method.name if plain else str(method) if fits else named.get(method, str(method)))
         if plain:
             params[method.name] = method.values
-    return layer, entries, params
+    return Widgets(layer, entries, params, target)
 
 
 def by_layer(methods: Sequence[MethodSpec]) -> bool:
@@ -60,18 +75,26 @@ def by_layer(methods: Sequence[MethodSpec]) -> bool:
     return bool(threes) and all(three == [replace(three[0], layer=name) for name in NAMED] for three in map(list, threes))
 
 
-def chosen_methods(entries: Sequence[str], layer: str, params: dict[str, dict[str, Value]]) -> tuple[list[MethodSpec], list[str]]:
-    """Return the chosen methods, resolved, and a message for each invalid entry."""
+def chosen_methods(
+    entries: Sequence[str], layer: str, params: dict[str, dict[str, Value]], target: TargetSpec
+) -> tuple[list[MethodSpec], list[str]]:
+    """Return the chosen methods, resolved, and the different messages on invalid entries. The target is that of methods that name none."""
     methods: list[MethodSpec] = []
     problems: list[str] = []
     layers = NAMED if layer == ALL_LAYERS else ("" if layer == DEFAULT_LAYER else layer,)
     for entry in entries:
         try:
-            specs = (MethodSpec(entry, "", tuple(params.get(entry, {}).items())),) if entry in METHODS else read_methods(entry)
+            specs = (
+                (MethodSpec(entry, "", tuple(params.get(entry, {}).items()), target),)
+                if entry in METHODS
+                else read_methods(entry, "", target)
+            )
+            for spec in specs:
+                check_target(spec.target)
             methods += [resolve(replace(m, layer=m.layer or name)) for m in specs for name in layers]
         except AttrlibError as error:
             problems.append(str(error))
-    return list(dict.fromkeys(methods)), problems
+    return list(dict.fromkeys(methods)), list(dict.fromkeys(problems))
 
 
 def layer_options(paths: Sequence[str]) -> list[str]:

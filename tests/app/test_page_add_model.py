@@ -204,10 +204,13 @@ def test_a_photo_is_shown_as_the_network_sees_it_with_what_it_reads_off(file: Pa
 def test_models_are_added_only_where_the_operator_allows_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTRLIB_ADD_MODELS", "0")
     at = open_page(methods="IxG").run()
-    assert at.button(key="model_add").disabled
-    assert "ATTRLIB_ADD_MODELS" in at.button(key="model_add").help
-    at.session_state["n_into"] = ("model", None)
-    assert "n_file" not in str(run(at).file_uploader)
+    at.button(key="model_add").click()
+    for source in ("upload", "path"):
+        at.session_state["n_source"] = source
+        assert "ATTRLIB_ADD_MODELS" in words(run(at))
+        assert at.segmented_control(key="n_source").value == "prompts"
+        assert "n_file" not in str(at.file_uploader)
+        assert "n_path" not in str(at.text_input)
 
 
 @pytest.mark.parametrize(

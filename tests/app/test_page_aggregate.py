@@ -1,6 +1,7 @@
 """The page Aggregate without a browser: from the link to the images of a bin, the dials, a custom grid, and bad input."""
 
 import io
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
-from support.pages import buttons, link, nodes, open_page, pictures, press, run, until, waits
+from support.pages import buttons, control, link, nodes, open_page, pictures, press, run, until, waits
 from support.pages import words as texts
 from support.waiting import PAUSE
 
@@ -279,6 +280,24 @@ def test_a_method_that_is_not_defined_is_left_out_with_the_reason(files):
     at = started(start(files, methods="IxG@Input,IxG@Nowhere", limit="4"))
     assert len(rows(at)) == 1
     assert "Left out because not defined here: 1" in [e.label for e in at.expander]
+
+
+def test_a_target_is_chosen_for_all_rows_and_told_apart(files):
+    at = started(start(files, methods="IxG@Input:target=contrast:k=2:by=logits,IxG@Final:target=contrast:k=2:by=logits"))
+    assert (control(at, "a_explained").value, control(at, "a_methods").value) == ("contrast", ["IxG"])
+    contrast = rows(at)
+    assert len(contrast) == 2
+    assert all("target=contrast:k=2:by=logits" in row for row in contrast)
+    at = settle(start(files, methods="IxG@Input,IxG@Input:target=contrast:by=logits,IG@Input:steps=3,IG@Input:steps=4"))
+    at = started(at)
+    legend = {trace["name"] for trace in json.loads(nodes(at, "plotly_chart")[0].proto.spec)["data"] if trace["type"] == "box"}
+    assert legend == {"IxG", "IxG:target=contrast:by=logits", "IG:steps=3", "IG:steps=4"}
+    at = started(start(files, methods="IxG@Input:target=contrast:k=2:by=logits,IxG@Final:target=contrast:k=2:by=logits"))
+    control(at, "a_explained").set_value("logit")
+    assert not any("target" in row for row in rows(started(at)))
+    at = settle(start(files, methods="IxG@Input,IxG@Input:target=probability"))
+    assert control(at, "a_methods").value == ["IxG@Input", "IxG@Input:target=probability"]
+    assert link(at)["methods"] == "IxG,IxG:target=probability"
 
 
 def test_link_command_line_and_python_say_the_same(files):

@@ -312,7 +312,7 @@ def test_labels_have_probabilities_of_their_own_and_those_of_half_or_more_are_ma
     options = at.selectbox(key="target").options
     for name, value in zip(LABELS["class_names"], sigma.tolist(), strict=True):
         text = f"{value:.2f}{' ✓' if value >= 0.5 else ''}"
-        assert f"<span>{name}</span><span>{text}</span>" in bars
+        assert f">{name}</span><span>{text}</span>" in bars
         assert f"{name} {text}" in options
     assert sum(value >= 0.5 for value in sigma.tolist()) == 3
     assert options[0] == f"predicted: {LABELS['class_names'][int(sigma.argmax())]}"
@@ -340,7 +340,7 @@ def test_a_number_is_shown_with_its_value_and_tools_of_probabilities_say_why_not
     at = opened(small, checkpoint, tool="Deletion")
     value = float(model(model.preprocess(open_sample("cat").image)[None]))
     assert at.selectbox(key="target").options[0] == f"predicted: {value:.3g}"
-    bars = next(n.proto.body for n in nodes(at, "html") if "Predicted numbers" in n.proto.body)
+    bars = next(n.proto.body for n in nodes(at, "html") if "Numbers" in n.proto.body)
     assert f"<span>{value:.3g}</span>" in bars
     assert "Most probable" not in "".join(n.proto.body for n in nodes(at, "html"))
     assert "a number does not have" in texts(at)
@@ -348,6 +348,20 @@ def test_a_number_is_shown_with_its_value_and_tools_of_probabilities_say_why_not
     at.segmented_control(key="tool").set_value("Patches")
     at = settle(at)
     assert at.segmented_control(key="patch_output").options == ["logit"]
+    assert not at.exception
+
+
+def test_of_the_features_of_a_backbone_none_is_predicted_and_a_link_explains_their_similarity_to_another_picture():
+    at = settle(start(model="timm:resnet10t?num_classes=0", checkpoint="random:1", methods="IxG:target=similarity:to=sample:coffee"))
+    chooser = at.selectbox(key="target")
+    model = attrlib.load_model("timm:resnet10t?num_classes=0", "cpu", checkpoint="random:1")
+    value = float(model(model.preprocess(open_sample("cat").image)[None])[0, 0])
+    assert chooser.label == "Feature"
+    assert chooser.options[0] == f"first: {value:.3g}"
+    assert chooser.help == "The feature that is explained."
+    assert titles(at) == ["Photo", "IxG"]
+    assert "similarity to sample:coffee" in str(heads(at))
+    assert "Most probable" not in "".join(n.proto.body for n in nodes(at, "html"))
     assert not at.exception
 
 

@@ -115,8 +115,8 @@ def other(p: Param, value: object) -> object:
 # Lessons
 
 
-def test_there_are_twelve_lessons_and_the_first_one_comes_first():
-    assert len(LESSONS) == 12
+def test_there_are_thirteen_lessons_and_the_first_one_comes_first():
+    assert len(LESSONS) == 13
     at = settle(start())
     assert f"1. {next(iter(LESSONS.values())).title}" in said(at)
     assert link(at)["lesson"] == next(iter(LESSONS))
@@ -186,6 +186,26 @@ def test_the_page_that_does_it_for_real_understands_the_link(name):
 def bird(index: int) -> tuple[attrlib.data.datasets.Item, Photo]:
     item = attrlib.load_dataset("birds")[index]
     return item, Photo(item.image, item.name)
+
+
+@pytest.mark.parametrize("target", ["probability", "contrast", "versus"])
+def test_what_a_lesson_says_of_targets_is_computed_by_hand(target):
+    at = settle(start("targets", bird="7", target=target))
+    item, photo = bird(7)
+    own, y = NETS[MODEL], item.label
+    image = own.preprocess(photo.image)[None].requires_grad_()
+    z = own(image)[0]
+    p, rows = z.softmax(0), own.module.fc.weight.detach()
+    others = {"probability": [], "versus": [next(k for k in z.argsort(descending=True).tolist() if k != y)]}
+    others["contrast"] = [k for k in torch.cosine_similarity(rows[y][None], rows).argsort(descending=True).tolist() if k != y][:3]
+    text = f"versus:other={others['versus'][0]}" if target == "versus" else target
+    maps = [attrlib.explain(own, photo.image, "IxG", y, "Middle", method_target=t).resized().flatten() for t in ("logit", text)]
+    assert seen(at).endswith(f"Rank correlation of the two maps: {spearman(*maps):+.2f}.".replace("-", "−"))
+    for name in others[target]:
+        assert CLASS_NAMES[name] in seen(at)
+    if target == "probability":
+        lengths = [torch.autograd.grad(v[y], image, retain_graph=True)[0].norm() for v in (p, z)]
+        assert f"p = {float(p[y].detach()):.3f}, the gradient of the probability is {100 * lengths[0] / lengths[1]:.0f}\xa0%" in seen(at)
 
 
 def test_the_score_of_idsds_is_that_of_drops_and_sums_by_hand():

@@ -37,6 +37,7 @@ from attrlib.models import parse_model
 from attrlib.specs import RunSpec, options_of, parse_methods, parse_protocols
 from attrlib.statistics import paired_difference, summary
 from attrlib.store import open_store
+from attrlib.targets import TARGETS
 from pages.scores import choice, plots, takeaway
 from pages.shared import run_jobs, selection, short
 
@@ -522,6 +523,43 @@ def test_parameters_of_a_protocol_and_a_method_can_be_set(data: Path) -> None:
     assert not at.exception
     assert link(at)["protocols"] == "sds:grid=3:baseline=blur"
     assert link(at)["methods"] == "RISE:samples=9"
+
+
+def test_methods_of_two_targets_are_told_apart_in_leaderboard_plot_and_link(data: Path) -> None:
+    at = done(small(data, methods="IxG,IxG:target=contrast:k=2,Grad-CAM:target=contrast"))
+    assert control(at, "s_methods").value == ["IxG", "IxG@Input:channels=sum:target=contrast:k=2:by=weights:strength=1.0", "Finer-CAM"]
+    names = ["IxG", "IxG:target=contrast:k=2", "Grad-CAM:target=contrast"]
+    assert sorted(board(at)["method"]) == sorted(names)
+    assert set(control(at, "s_method").options) == set(names)
+    assert link(at)["methods"] == ",".join(names)
+    assert {row["method"]: row["mean"] for row in api(data, link(at)["methods"]).table()} == dict(
+        zip(board(at)["method"], board(at)["mean"], strict=True)
+    )
+    assert "contrast" in words(at)
+    plot = json.loads(nodes(at, "plotly_chart")[0].proto.spec)
+    assert all(name in json.dumps(plot) for name in names)
+
+
+def test_a_target_of_the_class_can_be_chosen_for_all_methods(data: Path) -> None:
+    at = small(data, methods="IxG,Grad-CAM").run()
+    assert control(at, "s_explained").options == [TARGETS[name].title for name in ("logit", "probability", "contrast")]
+    control(at, "s_explained").set_value("contrast")
+    at.run()
+    control(at, "s_explained_contrast_k").set_value(2)
+    at.run()
+    assert link(at)["methods"] == "IxG:target=contrast:k=2,Grad-CAM:target=contrast:k=2"
+    again = start(**link(at)).run()
+    assert (control(again, "s_explained").value, control(again, "s_methods").value) == ("contrast", ["IxG", "Grad-CAM"])
+    everything = small(data, methods="all").run()
+    control(everything, "s_explained").set_value("probability")
+    again = start(**link(everything.run())).run()
+    assert (control(again, "s_explained").value, control(again, "s_methods").value) == ("probability", [choice.ALL])
+
+
+def test_a_target_that_is_not_the_class_is_refused_with_the_reason(data: Path) -> None:
+    at = until(small(data, methods="IxG:target=versus:other=1"), lambda at: "explains something else" in words(at))
+    assert not at.exception
+    assert control(at, "s_explained").value == "versus"
 
 
 def test_all_that_are_defined_stands_for_every_method(data: Path) -> None:

@@ -80,7 +80,7 @@ def test_an_uploaded_photo_is_explained(app, browser, tmp_path):
 def test_what_was_chosen_stays_with_another_photo_whose_classes_have_other_labels(app, browser):
     page = visit(browser, f"{app}?methods=IxG&image=sample:cat")
     wait_for_maps(page, 1)
-    target = page.get_by_role("combobox", name="Target", exact=True)
+    target = page.get_by_role("combobox", name="Class", exact=True)
     expect(target).to_have_value(re.compile("predicted: tiger cat"))
     for box, option in (("Photo", "coffee"), ("Layer", re.compile("^Final"))):
         before = wait_for_maps(page, 1)
@@ -89,6 +89,20 @@ def test_what_was_chosen_stays_with_another_photo_whose_classes_have_other_label
         wait_for_change(page, before)
     expect(target).to_have_value(re.compile("predicted: espresso"))
     expect(page.get_by_text("does not exist")).to_have_count(0)
+
+
+def test_why_one_class_rather_than_another_takes_one_click_and_another_takes_it_back(app, browser):
+    page = visit(browser, f"{app}?methods=Grad-CAM&image=sample:cat")
+    logit = wait_for_maps(page, 1)
+    page.get_by_role("button", name="vs").nth(1).click()
+    wait_for_change(page, logit)
+    page.wait_for_url("**versus**")
+    expect(page.get_by_text("tiger cat rather than tabby").first).to_be_visible()
+    expect(page.get_by_role("button", name="Target: versus")).to_be_visible()
+    page.get_by_role("button", name="vs").nth(1).click()
+    expect(page.get_by_role("button", name="Target: logit")).to_be_visible()
+    settle(page)
+    assert wait_for_maps(page, 1) == logit
 
 
 def test_a_file_that_is_no_picture_gets_a_message_and_the_app_goes_on(app, browser, tmp_path):

@@ -28,7 +28,7 @@ from attrlib.figures.colours import table
 from attrlib.figures.deletion import NEXT, curve_svg, draw_deleted
 from attrlib.methods import Attribution, resolve
 from attrlib.protocols import Batch, create
-from attrlib.specs import MethodSpec, ProtocolSpec, ViewSpec
+from attrlib.specs import MethodSpec, ProtocolSpec, TargetSpec, ViewSpec
 from pages.shared import selection
 
 HEIGHT, WIDTH, TARGET = 16, 24, 2
@@ -261,9 +261,9 @@ def test_the_point_of_the_curve_stands_at_its_step():
 def test_methods_at_all_three_layers_become_widgets_and_come_back():
     text = "IxG@Input,IxG@Middle,IxG@Final,IG@Input:steps=3,IG@Middle:steps=3,IG@Final:steps=3,IG@Input,IG@Middle,IG@Final"
     methods = [resolve(MethodSpec.parse(part)) for part in text.split(",")]
-    layer, entries, params = selection.as_widgets(methods)
+    layer, entries, params, target = selection.as_widgets(methods)
     assert (layer, entries[:2], params["IG"]["steps"]) == (selection.ALL_LAYERS, ["IxG", "IG"], 3)
-    assert selection.chosen_methods(entries, layer, params) == (methods, [])
+    assert selection.chosen_methods(entries, layer, params, target) == (methods, [])
     assert selection.by_layer(methods)
     assert not selection.by_layer(methods[1:])
     assert not selection.by_layer([])
@@ -271,6 +271,6 @@ def test_methods_at_all_three_layers_become_widgets_and_come_back():
 
 
 def test_a_method_typed_with_a_layer_keeps_it():
-    result, problems = selection.chosen_methods(["IxG", "IG@Final"], selection.ALL_LAYERS, {})
+    result, problems = selection.chosen_methods(["IxG", "IG@Final"], selection.ALL_LAYERS, {}, TargetSpec())
     assert [f"{m.name}@{m.layer}" for m in result] == ["IxG@Input", "IxG@Middle", "IxG@Final", "IG@Final"]
     assert not problems

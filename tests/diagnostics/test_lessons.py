@@ -19,8 +19,9 @@ from attrlib.diagnostics.localisation_grid import GridMap, GridMaps, map_grid, s
 from attrlib.diagnostics.mask_leakage import FOLDS, PENALTY, mask_leakage, read_classes
 from attrlib.diagnostics.shared_deletion import delete_alike
 from attrlib.diagnostics.small_benchmark import method_ranks, rank_correlations, score_at_once
+from attrlib.diagnostics.target_slopes import target_slopes
 from attrlib.engine.cache import InMemoryCache
-from attrlib.errors import DataError, ProtocolError, SpecError
+from attrlib.errors import DataError, ProtocolError, SpecError, TargetError
 from attrlib.figures.grids import draw_seen, mark_impossible
 from attrlib.figures.lines import Axis, lines_svg
 from attrlib.methods import resolve
@@ -28,7 +29,7 @@ from attrlib.postprocess import resize
 from attrlib.protocols import create
 from attrlib.protocols.context import EvalContext
 from attrlib.protocols.faithfulness import noise
-from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec
+from attrlib.specs import AggregateView, MethodSpec, ProtocolSpec, TargetSpec
 
 SIDE = 16
 
@@ -145,6 +146,41 @@ def test_infidelity_of_a_linear_model_is_the_squared_noise_along_the_difference_
         assert float(result.normalised[1, column]) <= float(result.nothing[column]) * (1 + 1e-9)
     seen = np.asarray(result.noisy[0], dtype=float) - np.asarray(photo.image, dtype=float)
     assert 0 < np.abs(seen).max() < 20 < np.abs(np.asarray(result.noisy[1], dtype=float) - np.asarray(photo.image, dtype=float)).max()
+
+
+# Targets
+
+
+def test_slopes_of_targets_of_a_linear_model_have_a_closed_form():
+    classifier, photo, shares = attrlib.wrap_model(Linear(), SIDE, crop=1.0), photos(1)[0], (0.0, 0.01, 0.02, 1.0)
+    specs = [TargetSpec.parse(text) for text in ("logit", "probability", "versus:other=4", "contrast:k=2:by=logits", "negative")]
+    result = target_slopes(classifier, photo, 2, specs, shares)
+    x, w = (
+        classifier.preprocess(photo)[None].double().numpy().ravel(),
+        classifier.module.weight.detach().double().numpy().reshape(CLASSES, -1),
+    )
+    near = sorted((k for k in range(CLASSES) if k != 2), key=lambda k: abs(w[k] @ x - w[2] @ x))[:2]
+    weights = [
+        np.eye(CLASSES)[2],
+        None,
+        np.eye(CLASSES)[2] - np.eye(CLASSES)[4],
+        np.eye(CLASSES)[2] - np.eye(CLASSES)[near].mean(0),
+        -np.eye(CLASSES)[2],
+    ]
+    for column, share in enumerate(shares):
+        z = w @ (share * x)
+        p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+        for row, weight in enumerate(weights):
+            value, gradient = (p[2], p[2] * (w[2] - p @ w)) if weight is None else (weight @ z, weight @ w)
+            assert float(result.values[row, column]) == pytest.approx(value, rel=1e-3, abs=1e-5)
+            assert float(result.slopes[row, column]) == pytest.approx(np.linalg.norm(gradient), rel=1e-3, abs=1e-5)
+    assert result.less == ((), (), (4,), tuple(sorted(near)), (2,))
+
+
+@pytest.mark.parametrize("text", ["channel:layer=Final", "versus:other=2", "versus"])
+def test_slopes_need_targets_that_are_functions_of_the_logits(text):
+    with pytest.raises(TargetError):
+        target_slopes(model(), photos(1)[0], 2, [TargetSpec.parse(text)], [1.0])
 
 
 # A few images at once

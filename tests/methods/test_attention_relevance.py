@@ -121,6 +121,35 @@ def test_gates_and_rotary_embeddings_match_the_rules_in_numpy(half: bool, start:
     np.testing.assert_allclose(found, wanted, rtol=5e-3, atol=1e-3 * wanted.max())
 
 
+class Sums(nn.Module):
+    """A network whose first output is the sum of logits with weights, computed by the operations that CheferLRP has rules for."""
+
+    def __init__(self, module: nn.Module, weights: dict[int, int]) -> None:
+        super().__init__()
+        self.module, self.weights = module, weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.module(x)
+        total, *rest = [logits[:, k : k + 1] if sign > 0 else -logits[:, k : k + 1] for k, sign in self.weights.items()]
+        for other in rest:
+            total = total + other
+        return torch.cat([total, logits], 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "weights"),
+    [("versus:other=1", {0: 1, 1: -1}), ("labels:classes=0+2", {0: 1, 2: 1}), ("negative", {0: -1}), ("logit", {0: 1})],
+)
+def test_a_sum_of_logits_has_the_relevance_of_a_network_that_computes_it(target: str, weights: dict[int, int]) -> None:
+    summed = attrlib.wrap_model(Sums(model(False).module, weights), SIZE)
+    images = pictures(3, SIZE)
+    wanted = attrlib.explain(summed, images, "CheferLRP", 0, "module.patch_embed.proj").maps
+    found = attrlib.explain(model(False), images, "CheferLRP", 0, "patch_embed.proj", method_target=target).maps
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.max()))
+    alone = attrlib.explain(model(False), images[1:2], "CheferLRP", 0, "patch_embed.proj", method_target=target).maps
+    torch.testing.assert_close(found[1:2], alone, rtol=1e-3, atol=1e-4 * float(wanted.max()))
+
+
 # Single rules -------------------------------------------------------------------------------------------------------------------
 
 

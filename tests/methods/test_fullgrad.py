@@ -196,6 +196,51 @@ def test_convergence_shows_a_bias_that_torch_does_not() -> None:
         assert (max(found.diagnostics["convergence"]) < 1e-4) == complete
 
 
+class Overwritten(nn.Module):
+    """GELU, of a convolution or of its output, whose result is then overwritten."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.act, self.fc = nn.Conv2d(3, 6, 3, padding=1), act, nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.act(self.conv(x)).mul_(2).mean((2, 3)))
+
+
+@pytest.mark.parametrize("act", [F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid])
+def test_the_bias_of_an_activation_is_right_if_its_output_is_overwritten(act: Callable[[Tensor], Tensor]) -> None:
+    module, images = made(Overwritten, act), pictures(2, 12)
+    _, gradients, _ = traced(module, ["conv"], images)
+    z = module.conv(images).detach().double().requires_grad_()
+    slope = torch.autograd.grad(act(z).sum(), z)[0]
+    bias = 2 * number((act(z) - z * slope) * module.fc.weight[TARGETS].double()[:, :, None, None] / z[0, 0].numel())
+    terms = [number(images) * gradients[""], number(module.conv.bias)[:, None, None] * gradients["conv"], bias]
+    expected = np.stack([sum(psi(term[i], (12, 12), "layer") for term in terms) for i in range(2)])
+    found = attrlib.explain(attrlib.wrap_model(module, 12), images, "FullGrad", TARGETS)
+    assert close(found.maps[:, 0], torch.from_numpy(expected), 1e-3)
+    assert max(found.diagnostics["convergence"]) < 1e-4
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_bias_of_attention_completes_the_sum(scaled: bool) -> None:
+    class Attending(nn.Module):
+        """Attention with fewer queries than keys."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.fc = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.embed(x).flatten(2).mT.unflatten(2, (2, 4)).transpose(1, 2)
+            mask = torch.zeros(4, tokens.shape[2]).index_fill(1, torch.tensor([0]), -2.0) if scaled else None
+            found = F.scaled_dot_product_attention(5 * tokens[:, :, :4], tokens, 3 * tokens, mask)
+            return self.fc(found.transpose(1, 2).flatten(2).mean(1))
+
+    model = attrlib.wrap_model(made(Attending), 16)
+    found = attrlib.explain(model, pictures(2, 16), "FullGrad", TARGETS)
+    assert max(found.diagnostics["convergence"]) < 1e-4
+
+
 def test_in_difull_the_map_is_that_of_the_cell_alone() -> None:
     model, grids = attrlib.wrap_model(made(Mixed), 16), pictures(2, 32)
     view = grid_view(model, "difull", 2, 1)

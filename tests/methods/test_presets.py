@@ -87,7 +87,7 @@ def test_a_list_of_methods_may_name_presets_and_all() -> None:
 
 @pytest.mark.parametrize("text", ["", " , "])
 def test_an_empty_list_is_refused(text: str) -> None:
-    with pytest.raises(SpecError, match="no method given; write for example IG,Grad-CAM@Final, or idsds, rao, erdem or all"):
+    with pytest.raises(SpecError, match="no method given; write for example IG,Grad-CAM@Final, or idsds, rao, erdem, finer-cam or all"):
         read_methods(text)
 
 
@@ -134,5 +134,5 @@ def test_the_command_line_lists_presets() -> None:
     text = CliRunner().invoke(attrlib.cli.app, ["presets"]).stdout
     assert "IG-SG-VG" in text
     found = json.loads(CliRunner().invoke(attrlib.cli.app, ["presets", "--json"]).stdout)
-    assert [p["name"] for p in found] == ["idsds", "rao", "erdem"]
+    assert [p["name"] for p in found] == ["idsds", "rao", "erdem", "finer-cam"]
     assert {"name": "IxG abs", "method": "IxG:channels=sum-abs"} in found[0]["members"]

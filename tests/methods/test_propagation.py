@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import attrlib  # before timm: it declares the operators that torchvision may lack
 
@@ -390,6 +391,38 @@ def test_what_weights_or_scales_nothing_is_named(operation: Callable[[Tensor], T
             METHODS[method]().check(model, model.layer("Input"))
     if said in ("softmax", "sigmoid"):
         METHODS["AttnLRP"]().check(model, model.layer("Input"))
+
+
+class Square(torch.autograd.Function):
+    """A function of the user, whose operations torch records as one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return 2 * ctx.saved_tensors[0] * gradients[0]
+
+
+@pytest.mark.parametrize("method", ["LRP", "AttnLRP", "CP-LRP", "LibraGrad", "DeepLIFT"])
+def test_an_autograd_function_of_the_user_is_named(method: str) -> None:
+    model = attrlib.wrap_model(made(Between, Square.apply), 8)
+    with pytest.raises(MethodError, match=f"^{method} is not defined for square, which wrapped:Between has downstream of Input"):
+        METHODS[method]().check(model, model.layer("Input"))
+
+
+@pytest.mark.parametrize("method", ["LRP", "AttnLRP", "CP-LRP", "LibraGrad"])
+def test_what_is_computed_without_gradient_is_a_constant(method: str) -> None:
+    def scaled(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            factor = x * x
+        return x * factor
+
+    model = attrlib.wrap_model(made(Between, scaled), 8)
+    expected = attrlib.wrap_model(made(Between, lambda x: x * (x * x).detach()), 8)
+    assert close(attrlib.explain(model, pictures(2, 8), method).maps, attrlib.explain(expected, pictures(2, 8), method).maps)
 
 
 # DeepLIFT ------------------------------------------------------------------------------------------------------------------------

@@ -127,6 +127,12 @@ def titles(at: AppTest) -> list[str]:
     return [title for title, _ in heads(at)]
 
 
+def targets(at: AppTest) -> list[str]:
+    """Return the line for the target of each tile that has one; that of the photo is empty."""
+    found = [n.proto.body for n in nodes(at, "html") if 'data-testid="tile-target"' in n.proto.body]
+    return [_part(html, "tile-target").replace("&nbsp;", "") for html in found]
+
+
 def _part(html: str, name: str) -> str:
     """Return the text of the element with this test id."""
     return html.split(f'data-testid="{name}"')[1].split(">", 1)[1].split("<")[0]

@@ -1,5 +1,6 @@
 """Targets: closed forms on linear networks, completeness on others, and what is refused."""
 
+import copy
 import dataclasses
 import shutil
 from pathlib import Path
@@ -22,7 +23,7 @@ from attrlib.errors import MethodError, ProtocolError, SpecError, TargetError
 from attrlib.methods import METHODS, attribute_all, resolve
 from attrlib.protocols import create as create_protocol
 from attrlib.registry import params_of
-from attrlib.specs import LOGIT, MethodSpec, ModelSpec, ProtocolSpec, RunSpec, TargetSpec
+from attrlib.specs import LOGIT, ExplainSpec, MethodSpec, ModelSpec, ProtocolSpec, RunSpec, TargetSpec, parse_methods
 from attrlib.targets import TARGETS, create, short
 
 SIDE, CLASSES = 8, 5
@@ -351,6 +352,46 @@ def test_the_text_form_of_a_target_is_read_back(name):
     assert short(spec) == TargetSpec(name)
 
 
+class CosineHead(nn.Module):
+    """A head that returns the cosine of features with those of a reference, and a constant."""
+
+    def __init__(self, reference: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("reference", reference)
+
+    def forward(self, features: Tensor) -> Tensor:
+        cosine = torch.cosine_similarity(features, self.reference)
+        return torch.stack([cosine, torch.full_like(cosine, 0.5)], 1)
+
+
+@pytest.mark.parametrize("method", ["TIS:samples=16", "ViT-CX", "RISE:samples=10"])
+def test_similarity_under_masks_is_the_output_of_a_network_that_computes_it(method):
+    model = method_nets.model("vit_tiny")
+    module = copy.deepcopy(model.module)
+    with torch.no_grad():
+        picture = model.preprocess(attrlib.open_image("sample:cat"))[None]
+        module.head = CosineHead(module.forward_head(module.forward_features(picture), pre_logits=True))
+    images = method_nets.pictures(2, *model.input_size)
+    computed = attrlib.wrap_model(module, model.input_size, model.preprocessing.mean, model.preprocessing.std, outputs="scalar")
+    found = attrlib.explain(model, images, method, 0, method_target="similarity:to=sample:cat").maps
+    assert close(found, attrlib.explain(computed, images, method, 0).maps)
+
+
+@pytest.mark.parametrize("value", ["tabby, tabby cat", "x:other=3", "50%", "50%2C", "a%25b", "C:\\p,q.png", "a,b%2c:k=2", ":k="])
+def test_any_value_survives_a_list_of_methods(value):
+    target = TargetSpec("versus", (("other", value),))
+    methods = (MethodSpec("Grad-CAM", "Final", (), target), MethodSpec("IG"))
+    assert TargetSpec.parse(str(target)) == target
+    assert parse_methods(",".join(map(str, methods))) == methods
+    spec = ExplainSpec.read({"model": "birds_resnet10", "image": "sample:cat", "methods": ",".join(map(str, methods))})
+    assert ExplainSpec.read_link(dict(parse_qsl(spec.link()[1:])), spec) == (spec, [])
+    assert spec.methods == methods
+
+
+def test_a_value_is_read_as_it_is_typed():
+    assert TargetSpec.parse("similarity:text=50% cats, 3:4 a%20b").values == {"text": "50% cats, 3:4 a%20b"}
+
+
 # What is refused
 
 
@@ -437,3 +478,22 @@ def test_a_run_with_targets_is_read_back_from_its_link_and_command():
     assert "Grad-CAM:target=contrast:k=2,IxG" in spec.cli()
     assert str(MethodSpec("IxG")) == "IxG"
     assert MethodSpec("IxG").target.name == LOGIT
+
+
+def test_a_class_whose_name_contains_the_separator_is_given_by_its_index():
+    model = attrlib.wrap_model(Affine(3), SIDE, class_names=["a", "b", "a+b"])
+    with pytest.raises(TargetError, match=r"'c'.* Give a class whose name contains \+ by its index"):
+        attrlib.explain(model, torch.zeros(1, 3, SIDE, SIDE), "IxG", 0, method_target="labels:classes=a+c")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "target", "reason"),
+    [
+        ("binary", "labels:classes=0+1", "has one logit for two classes, whose sum is zero for every image"),
+        ("scalar", "contrast", "contrast compares classes, but the outputs of wrapped:Affine are numbers"),
+    ],
+)
+def test_a_target_that_the_outputs_cannot_have_is_refused(outputs, target, reason):
+    model = attrlib.wrap_model(Affine(1 if outputs == "binary" else 3), SIDE, outputs=outputs)
+    with pytest.raises(TargetError, match=reason):
+        attrlib.explain(model, torch.zeros(1, 3, SIDE, SIDE), "IxG", 0, method_target=target)

@@ -143,13 +143,10 @@ def differentiated(context: AttributionContext, rows: Tensor, blocks: Blocks, fi
     with torch.enable_grad(), Attentions() as seen:
         logits = context.logits(context.inputs[rows].detach().requires_grad_(), rows)
     chosen = blocks.of(seen.matrices, first)
-    return [by_heads(a.detach()) for a in chosen], derivatives(context, rows, logits, chosen)
+    return [by_heads(a.detach()) for a in chosen], derivatives(logits, context.slopes(logits, rows), chosen)
 
 
-def derivatives(
-    context: AttributionContext, rows: Tensor, logits: Tensor, attentions: Sequence[Tensor], keep: bool = False
-) -> list[Tensor]:
-    """Return the gradient (N*windows,heads,T,T) of the target in attention matrices; `keep` keeps the graph for further passes."""
-    start = context.slopes(logits, rows)
+def derivatives(logits: Tensor, start: Tensor, attentions: Sequence[Tensor], keep: bool = False) -> list[Tensor]:
+    """Return the gradient (N*windows,heads,T,T) in attention matrices, from that of the logits; `keep` keeps the graph for further passes."""
     found = torch.autograd.grad(logits, attentions, start, retain_graph=keep, allow_unused=True, materialize_grads=True)
     return [by_heads(g) for g in found]

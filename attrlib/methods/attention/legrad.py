@@ -66,36 +66,37 @@ class LeGrad(AttentionMethod):
         return torch.cat([self._some(context, rows, blocks, first) for rows in context.rows.split(context.chunk)])
 
     def _some(self, context: AttributionContext, rows: Tensor, blocks: Blocks, first: int) -> Tensor:
-        paths = self._paths(blocks)
-        head = context.at(paths[-1])
-        sequence_first = context.classifier.split(head.layer, context.images.shape[1:]).batch_dim
-        with torch.enable_grad(), Attentions() as seen, outputs(context.classifier.module, paths[first:]) as found:
+        paths, model = self._paths(blocks), context.classifier
+        head = model.split(model.layer(paths[-1], (context.images.shape[2], context.images.shape[3])), context.images.shape[1:]).skipping(
+            context.images
+        )
+
+        def predict(tokens: Tensor) -> Tensor:
+            return model.outputs.logits(head.after(tokens, rows)).float()
+
+        with torch.enable_grad(), Attentions() as seen, outputs(model.module, paths[first:]) as found:
             context.logits(context.inputs[rows].detach().requires_grad_(), rows)
         matrices = blocks.of(seen.matrices, first)
         maps = []
         for path, matrix in zip(paths[first:], matrices, strict=False):
-            tokens = found[path].transpose(0, 1) if sequence_first else found[path]
-            maps.append(self._pooling(head, tokens, rows, blocks) if blocks.steps[-1].latents else self._block(head, tokens, rows, matrix))
+            tokens = found[path].transpose(0, 1) if head.batch_dim else found[path]
+            if blocks.steps[-1].latents:
+                with torch.enable_grad(), Attentions() as pooling:
+                    logits = predict(tokens.detach().requires_grad_())
+                (slope,) = derivatives(logits, context.slopes(logits, rows), blocks.of(pooling.matrices, blocks.total - 1))
+                # The head asks with learned queries.
+                slope = blocks.steps[-1].rows(slope, blocks.read)
+            else:
+                with torch.enable_grad():
+                    logits = predict(tokens.mean(1, keepdim=True).expand_as(tokens))
+                (slope,) = derivatives(logits, context.slopes(logits, rows), [matrix], keep=True)
+            maps.append(slope.relu().mean((1, 2)))
         return torch.stack(maps).mean(0)
-
-    def _block(self, head: AttributionContext, tokens: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
-        """Return the mean over heads and queries of the positive gradient in a block's attention (N,T)."""
-        with torch.enable_grad():
-            logits = head.logits(tokens.mean(1, keepdim=True).expand_as(tokens), rows)
-        (slope,) = derivatives(head, rows, logits, [matrix], keep=True)
-        return slope.relu().mean((1, 2))
-
-    def _pooling(self, head: AttributionContext, tokens: Tensor, rows: Tensor, blocks: Blocks) -> Tensor:
-        """Return the mean over heads and learned queries of the positive gradient in the attention that pools a block's tokens (N,T)."""
-        with torch.enable_grad(), Attentions() as seen:
-            logits = head.logits(tokens.detach().requires_grad_(), rows)
-        (slope,) = derivatives(head, rows, logits, blocks.of(seen.matrices, blocks.total - 1))
-        return blocks.steps[-1].rows(slope.relu(), blocks.read).mean((1, 2))
 
     def _paths(self, blocks: Blocks) -> Sequence[str]:
         """Return the modules that return the tokens after each block."""
         return blocks.paths[: blocks.total - bool(blocks.steps[-1].latents)]
 
     def passes(self, layer: Layer) -> Passes:
-        # Once more up to the last block, and the head for every block; a head that pools by attention is about as large as a block.
-        return Passes(forward=1, gradient=2, before=2)
+        # The head for every block; one that pools by attention is about as large as a block.
+        return Passes(gradient=2)

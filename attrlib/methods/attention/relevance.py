@@ -66,6 +66,17 @@ def _without_rule(name: str) -> MethodError:
     return MethodError(f"CheferLRP has no rule for {name}, which this model uses downstream of its first attention; use Chefer instead")
 
 
+def shares(weights: Tensor, logits: Tensor) -> Tensor:
+    """Return the relevance (N,C) of logits in their weighted sum, whose relevance is 1, by the rules of sums and of constant factors.
+
+    They share it in the ratio of their magnitudes in the sum. Were it that of the weights, the relevance of a difference would be zero
+    in total, and the sums that follow would pass on rounding errors.
+    """
+    parts = (weights * logits.detach()).abs()
+    parts = torch.where(parts.sum(1, keepdim=True) == 0, weights.abs(), parts)
+    return parts / parts.sum(1, keepdim=True)
+
+
 class _Replaced(torch.autograd.Function):
     """Result with a custom backward pass."""
 

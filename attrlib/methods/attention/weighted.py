@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attrlib.methods.attention.base import CHEFER_LRP, AttentionMethod, derivatives, differentiated, slopes
-from attrlib.methods.attention.relevance import Relevance
+from attrlib.methods.attention.relevance import Relevance, shares
 from attrlib.methods.attention.steps import Blocks, flow
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.context import AttributionContext
@@ -61,7 +61,7 @@ class Chefer(AttentionMethod):
 class CheferLRP(AttentionMethod):
     """Chefer's transformer attribution: product over blocks of I + mean over heads of relu(dy/dA * R), R the relevance of attention A.
 
-    The relevance is that of layer-wise relevance propagation with alpha 1, starting from the target logit; see
+    The relevance is that of layer-wise relevance propagation with alpha 1, starting from the target, whose relevance is 1; see
     `attrlib.methods.attention.relevance`. Windows and merged patches count as in Chefer. IDSDS omits block 0 (`start` 1).
     """
 
@@ -76,7 +76,7 @@ class CheferLRP(AttentionMethod):
         _, gradients = differentiated(context, rows, blocks, first)
         with torch.enable_grad(), Relevance() as seen:
             logits = context.logits(context.inputs[rows].detach().requires_grad_(), rows)
-        relevances = derivatives(context, rows, logits, blocks.of(seen.matrices, first))
+        relevances = derivatives(logits, shares(context.slopes(logits, rows), logits), blocks.of(seen.matrices, first))
         return flow([(g * r).relu().mean(1) for g, r in zip(gradients, relevances, strict=True)], blocks, first)
 
     def passes(self, layer: Layer) -> Passes:

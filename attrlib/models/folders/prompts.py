@@ -14,8 +14,11 @@ from attrlib.models.files.limits import MOST_CLASSES
 CLIP = "clip:"
 _MARK, _AND, _EQUALS, _OR = "?", "&", "=", "|"
 _KEYS = ("revision", "classes", "prompts", "template")
-_IMAGENET = "imagenet"
-_PHOTO, _AS_IT_IS = "a photo of a {}", "{}"
+IMAGENET = "imagenet"
+"""What stands for the classes of ImageNet-1k in place of their list."""
+PHOTO = "a photo of a {}"
+"""The template of classes that are given without one."""
+_AS_IT_IS = "{}"
 _READABLE = " {}/:;!'\"()[]*~^$|"
 """Characters that stay as they are in names; others, such as commas and `@`, separate parts of other texts."""
 _MOST_BYTES = 1 << 20
@@ -117,13 +120,13 @@ def prompts_of(name: str) -> Prompts | None:
         return None
     if listed is not None and file is not None:
         raise ModelError(f"{name} has classes and prompts; give classes=A|B, or prompts=FILE")
-    templates = tuple(_values(options["template"])) if "template" in options else ((_PHOTO,) if file is None else (_AS_IT_IS,))
+    templates = tuple(_values(options["template"])) if "template" in options else ((PHOTO,) if file is None else (_AS_IT_IS,))
     for template in templates:
         if _AS_IT_IS not in template:
             raise ModelError(
                 f"template {template[:60]!r} of {base} has no {{}}, so all classes are the same; write {{}} where the class belongs"
             )
-    if listed == _IMAGENET:
+    if listed == IMAGENET:
         names, subjects = _imagenet()
     else:
         names = subjects = _read(file, base) if file is not None else _values(listed or "")

@@ -13,7 +13,7 @@ from attrlib.models.built import Built
 from attrlib.models.folders.folder import Folder
 from attrlib.models.folders.image_processors import FILE as PROCESSOR
 from attrlib.models.folders.image_processors import processing_of, trained_size
-from attrlib.models.folders.prompts import CLIP, Prompts, prompts_of, split_prompts
+from attrlib.models.folders.prompts import CLIP, prompts_of, split_prompts
 from attrlib.models.folders.transformers_loading import (
     config_of,
     quietly,
@@ -57,22 +57,12 @@ class TextSide:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return the embeddings (n,D) of texts, of length 1. Raises `ModelError` if the tokenizer is missing, or a text is too long."""
-        transformers = transformers_package(CLIP)
-        model, _ = with_weights(*_class_and_config(transformers, self.folder, self.name), self.folder, self.name)
-        return self.embeddings(model, texts)
+        cls, config = _class_and_config(transformers_package(CLIP), self.folder, self.name)
+        tokens = self.tokens(texts, config)
+        return _embeddings(with_weights(cls, config, self.folder, self.name)[0], tokens)
 
-    def embeddings(self, model: Any, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings (n,D) of texts by a model that is loaded, of length 1."""
-        tokens = self._tokens(texts, model.config)
-        model.eval()
-        with torch.inference_mode(False), torch.no_grad():
-            parts = [
-                model.get_text_features(**{key: value[i : i + _AT_ONCE] for key, value in tokens.items()}).pooler_output
-                for i in range(0, len(texts), _AT_ONCE)
-            ]
-            return F.normalize(torch.cat(parts).float(), dim=-1)
-
-    def _tokens(self, texts: Sequence[str], config: Any) -> dict[str, Tensor]:
+    def tokens(self, texts: Sequence[str], config: Any) -> dict[str, Tensor]:
+        """Return the tokens (n,T) of texts for a model of this config, which need no weights; raises what a call raises."""
         where = self.folder.files(_TOKENIZER_FILES, self.name)
         if not any(all((where / file).is_file() for file in files) for files in _TOKENIZERS):
             expected = ", ".join(" with ".join(files) for files in _TOKENIZERS)
@@ -156,13 +146,15 @@ def build_clip(folder: Folder, name: str, classes: int | None, pretrained: bool)
     transformers = transformers_package(CLIP)
     cls, config = _class_and_config(transformers, folder, name)
     processing = processing_of(transformers, folder.settings(PROCESSOR, name), config, name)
-    model = with_weights(cls, config, folder, name)[0] if pretrained else with_random_weights(cls, config, name)
     text, count = TextSide(folder, split_prompts(name)[0]), classes or (len(prompts.names) if prompts else 0)
+    own = prompts if pretrained and not classes else None
+    # Before the weights: what is wrong with a text is said at once.
+    tokens = text.tokens([each for texts in own.texts for each in texts], config) if own else None
+    model = with_weights(cls, config, folder, name)[0] if pretrained else with_random_weights(cls, config, name)
     module = PromptClassifier(model, text, count)
     module.reverses_channels = processing.reverses_channels
     if isinstance(module.head, nn.Linear):
-        own = prompts if prompts and pretrained and not classes else None
-        _fill(module.head, model, text, own)
+        _fill(module.head, model, tokens)
     if not count:
         notes = (f"{name} has no prompts: its image embeddings are explained; write {name}?classes=cat|dog for classes", *processing.notes)
         return Built(module, processing.preprocessing, None, "features", notes)
@@ -183,15 +175,25 @@ def _class_and_config(transformers: Any, folder: Folder, name: str) -> tuple[Any
     return getattr(transformers, _CLASSES[kind]), config_of(transformers, values, None, name)
 
 
-def _fill(head: nn.Linear, model: Any, text: TextSide, prompts: Prompts | None) -> None:
-    """Set the head to the embeddings of prompts times the scale, or to random directions of that length."""
+def _embeddings(model: Any, tokens: dict[str, Tensor]) -> Tensor:
+    """Return the embeddings (n,D) of texts by a model that is loaded, of length 1."""
+    model.eval()
+    with torch.inference_mode(False), torch.no_grad():
+        parts = [
+            model.get_text_features(**{key: value[i : i + _AT_ONCE] for key, value in tokens.items()}).pooler_output
+            for i in range(0, len(tokens["input_ids"]), _AT_ONCE)
+        ]
+        return F.normalize(torch.cat(parts).float(), dim=-1)
+
+
+def _fill(head: nn.Linear, model: Any, tokens: dict[str, Tensor] | None) -> None:
+    """Set the head to the embeddings of prompts, the same number for each class, times the scale; or to random directions of that length."""
     scale, bias = model.logit_scale.detach().exp(), getattr(model, "logit_bias", None)
     with torch.no_grad():
-        if prompts is None:
+        if tokens is None:
             rows = F.normalize(nn.init.normal_(torch.empty_like(head.weight)), dim=-1)
         else:
-            flat = text.embeddings(model, [each for texts in prompts.texts for each in texts])
-            rows = F.normalize(flat.unflatten(0, (len(prompts.texts), -1)).mean(1), dim=-1)
+            rows = F.normalize(_embeddings(model, tokens).unflatten(0, (head.out_features, -1)).mean(1), dim=-1)
         head.weight.copy_(scale * rows)
         if bias is not None:
             head.bias.copy_(bias.detach().expand_as(head.bias))

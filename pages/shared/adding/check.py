@@ -49,7 +49,7 @@ def show_photo(model: Classifier) -> bool:
             return True
         job_status.show_failure(job, place="photo")
         if job.state is State.DONE:
-            st.html(tiles.bars(list(readings(model, job.result).values())))
+            st.html(tiles.bars(readings(model, job.result).values()))
     return False
 
 

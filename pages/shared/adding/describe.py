@@ -199,7 +199,7 @@ def _named(model: Classifier) -> Classifier | bool:
             return read
         names = read
     elif way == "list":
-        names = draft.class_names()
+        names = draft.lines("names")
     elif way == "numbers":
         names = model.outputs.names(len(model.class_names), None, model.name)
     try:
@@ -211,7 +211,7 @@ def _named(model: Classifier) -> Classifier | bool:
         return False
     shown = ", ".join(name.split(",")[0] for name in model.class_names[:_SHOWN])
     more = ", …" if len(model.class_names) > _SHOWN else ""
-    count, one, several = len(model.class_names), *(("class", "classes") if model.outputs.has_classes else ("number", "numbers"))
+    count, (one, several) = len(model.class_names), model.outputs.nouns
     st.caption(f"{count} {one if count == 1 else several}: {plain(shown)}{more}")
     return model
 

@@ -16,15 +16,20 @@ from attrlib.errors import ModelError
 from attrlib.models import EMBEDDED, check_name
 from attrlib.models.bring import Draft
 from attrlib.models.folders.folder import is_path_of_folder, name_of_folder
+from attrlib.models.folders.prompts import PHOTO
 from attrlib.registry import params_of
 from attrlib.specs import ModelSpec
 from pages.shared import roots
 
-UPLOAD, PATH = "upload", "path"
+UPLOAD, PATH, PROMPTS = "upload", "path", "prompts"
 NATIVE, CUSTOM = "native", "other numbers"
 """The normalisation of the card or the architecture, and one that is typed."""
 FIELDS: Mapping[str, Any] = {
     "source": UPLOAD,
+    "clip": "",
+    "classes": "",
+    "templates": PHOTO,
+    "chosen": None,
     "upload": None,
     "path": "",
     "part": "",
@@ -165,8 +170,10 @@ def architecture() -> str:
     name = (get("architecture") or "").strip()
     if not name:
         raise ModelError("choose the architecture that the weights belong to, or type it as timm:NAME or torchvision:NAME")
+    # What the app may read comes first: another message for a folder that does not exist would tell which ones do.
+    roots.check_model(ModelSpec(name))
     check_name(name)
-    return roots.check_model(ModelSpec(name)).architecture
+    return name
 
 
 def spec(name: str, file: str) -> ModelSpec:
@@ -183,9 +190,9 @@ def spec(name: str, file: str) -> ModelSpec:
     return ModelSpec(name, file, **{field: PARAMS[field].parse(value) for field, value in values.items()})
 
 
-def class_names() -> tuple[str, ...]:
-    """Return the class names of the list that was typed, one for each line that is not empty."""
-    return tuple(line.strip() for line in get("names").splitlines() if line.strip())
+def lines(field: str) -> tuple[str, ...]:
+    """Return the lines of a field that are not empty."""
+    return tuple(line.strip() for line in get(field).splitlines() if line.strip())
 
 
 def take_suggestions(found: Draft, file: str) -> None:

@@ -1,4 +1,4 @@
-"""The first step of the dialog: the file with the weights, uploaded or on the server."""
+"""The first step of the dialog: where the model comes from, and its file, uploaded or on the server."""
 
 import streamlit as st
 
@@ -13,12 +13,24 @@ from pages.shared.widget_values import widget
 
 # The index of a checkpoint in several files is useless without these.
 ENDINGS = [suffix.removeprefix(".") for suffix in SUFFIXES if suffix != INDEX]
-SOURCES = {draft.UPLOAD: "Upload a file", draft.PATH: "A file on the server"}
+FILES = {draft.UPLOAD: "Upload a file", draft.PATH: "A file on the server"}
+PROMPTS = {draft.PROMPTS: "CLIP and prompts"}
 
 
-def choose() -> str | None:
+def choose_source() -> str:
+    """Show the choice of the source, and return it. Visitors who may not add models to the server have prompts alone."""
+    refusal = roots.refusal_to_add()
+    sources = PROMPTS if refusal else FILES | PROMPTS
+    if draft.get("source") not in sources:
+        draft.put("source", draft.PROMPTS)
+    pickers.switch("Weights", sources, draft.key("source"), "Files are read as plain data: no code in them is run.")
+    if refusal:
+        st.caption(refusal)
+    return str(draft.get("source"))
+
+
+def choose_file() -> str | None:
     """Show the choice of the file; return its path, or None after showing what is missing or wrong."""
-    pickers.switch("Weights", SOURCES, draft.key("source"), "The file is read as plain data: no code in it is run.")
     if draft.get("source") == draft.UPLOAD:
         limit = roots.upload_limit()
         st.file_uploader(
@@ -43,11 +55,7 @@ def choose() -> str | None:
 
 
 def _help() -> str:
-    folders = ", ".join(map(str, roots.roots()))
-    readable = f"The app may read {folders}." if folders else "The app may read no folder of this server."
-    return (
-        f"{readable} The server's operator sets this with {roots.VARIABLE}. A model card or a list of classes beside the file is read, too."
-    )
+    return f"{roots.readable_text()} A model card or a list of classes beside the file is read, too."
 
 
 def _take() -> None:
