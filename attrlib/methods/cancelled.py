@@ -54,8 +54,13 @@ def check_sum(name: str, model: Classifier, layer: Layer, channels: str = "", pr
     Raises:
         MethodError: It is zero.
     """
-    if layer.path and channels != MAGNITUDES and _probe(model, layer)[product]:
+    if channels != MAGNITUDES and is_zero(model, layer, product):
         raise refusal(name, layer, channels)
+
+
+def is_zero(model: Classifier, layer: Layer, product: bool = False) -> bool:
+    """Return whether the sum over channels of the gradient, or of input times gradient, is zero by construction at a layer."""
+    return bool(layer.path) and _probe(model, layer)[product]
 
 
 def refusal(name: str, layer: Layer, channels: str) -> MethodError:

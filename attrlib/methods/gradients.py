@@ -10,8 +10,9 @@ from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, baseline_scores, reduce_channels
-from attrlib.methods.cancelled import check_sum
+from attrlib.methods.cancelled import check_sum, is_zero
 from attrlib.methods.context import AttributionContext
+from attrlib.methods.trial import check_by_trial
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
 
@@ -97,6 +98,11 @@ class IntegratedGradients(ByChannel):
     def seeded(self) -> bool:  # type: ignore[override]
         """Return whether the baseline is drawn at random."""
         return self.baseline == "uniform"
+
+    def check(self, model: Classifier, layer: Layer) -> None:
+        if self.baseline == "zeros" and is_zero(model, layer, product=True):
+            # The sum is not zero near the baseline alone, which few steps miss.
+            check_by_trial(self, model, layer)
 
     def attribute(self, context: AttributionContext) -> Tensor:
         _, context.diagnostics["convergence"] = self._integral(context)

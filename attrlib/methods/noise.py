@@ -7,9 +7,10 @@ from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.baselines import REDUCTION, REDUCTIONS, reduce_channels
-from attrlib.methods.cancelled import check_sum
+from attrlib.methods.cancelled import check_sum, is_zero
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.gradients import quadrature
+from attrlib.methods.trial import check_by_trial
 from attrlib.models import Classifier, Layer
 from attrlib.registry import Paper, param
 
@@ -99,6 +100,8 @@ class SmoothGrad(OverNoise):
     def check(self, model: Classifier, layer: Layer) -> None:
         if self.of != "IG":
             check_sum(self.name, model, layer, self.channels, product=self.of == "IxG")
+        elif is_zero(model, layer, product=True):
+            check_by_trial(self, model, layer)
 
     def attribute(self, context: AttributionContext) -> Tensor:
         return reduce_channels(self.name, context, self.moments(context)[0], self.channels)

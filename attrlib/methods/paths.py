@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attrlib.errors import MethodError
 from attrlib.methods.base import METHODS, Passes
 from attrlib.methods.baselines import BASELINE, BASELINES, REDUCTION, REDUCTIONS, baseline, baseline_scores
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.gradients import ByChannel
-from attrlib.models import Layer
+from attrlib.methods.trial import check_by_trial
+from attrlib.models import Classifier, Layer
 from attrlib.postprocess import gaussian
 from attrlib.registry import Paper, param
 
@@ -78,6 +80,10 @@ class GuidedIG(OnPath):
         """Return whether the baseline is drawn at random."""
         return self.baseline == "uniform"
 
+    def check(self, model: Classifier, layer: Layer) -> None:
+        # One step shows whether there is a gradient at the baseline.
+        check_by_trial(replace(self, steps=1), model, layer)
+
     def integrate(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
         # Not every device has float64.
         kind = torch.float32 if context.images.device.type == "mps" else torch.float64
@@ -88,6 +94,11 @@ class GuidedIG(OnPath):
             for step in which:
                 at = torch.addcmul(start, done, way).view(context.inputs.shape).float()
                 gradient = context.gradient(at, context.rows).flatten(1)
+                if not bool(gradient.isfinite().all()):
+                    raise MethodError(
+                        f"Guided IG: from baseline={self.baseline}, the gradients of {context.classifier.name} overflow, as norms are singular "
+                        "where all values are the same; choose another baseline, such as blur, or IG"
+                    )
                 moved = self._moved(done, length, gradient.abs(), (step + 1) / self.steps)
                 total += (moved - done) * gradient
                 done = moved

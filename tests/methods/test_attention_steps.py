@@ -289,7 +289,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {"swin": swin, "swin v2": lambda: swi
 def test_batches_items_and_layers(method: str, name: str) -> None:
     model, images = attrlib.wrap_model(NETS[name](), 32), pictures(3, 32)
     if method == "LeGrad" and name != "siglip":
-        with pytest.raises(MethodError, match="LeGrad needs blocks of which the head can read each output"):
+        with pytest.raises(MethodError, match="LeGrad lets the head read the output of every block"):
             attrlib.explain(model, images, method, 0)
         return
     for layer in ("Input", "layers.0.blocks.0" if name.startswith("swin") else "blocks.0"):

@@ -62,6 +62,10 @@ class Relevance(Attentions):
         return result
 
 
+def _without_rule(name: str) -> MethodError:
+    return MethodError(f"CheferLRP has no rule for {name}, which this model uses downstream of its first attention; use Chefer instead")
+
+
 def shares(weights: Tensor, logits: Tensor) -> Tensor:
     """Return the relevance (N,C) of logits in their weighted sum, whose relevance is 1, by the rules of sums and of constant factors.
 
@@ -71,10 +75,6 @@ def shares(weights: Tensor, logits: Tensor) -> Tensor:
     parts = (weights * logits.detach()).abs()
     parts = torch.where(parts.sum(1, keepdim=True) == 0, weights.abs(), parts)
     return parts / parts.sum(1, keepdim=True)
-
-
-def _without_rule(name: str) -> MethodError:
-    return MethodError(f"CheferLRP has no rule for {name}, which this model uses downstream of its first attention; use Chefer instead")
 
 
 class _Replaced(torch.autograd.Function):
