@@ -304,13 +304,13 @@ def test_difull_guided_backprop_is_the_gradient_of_guided_rectifiers(layer: str)
 def test_difull_at_tokens_that_all_belong_to_positions_is_autograd_through_the_crop(layer: str) -> None:
     model, n, cell = model_of("tokens"), 2, 2
     grid, path, side = grids_for(model, n, 1), model.layer(layer).path, 4
-    found = maps_of(grid_view(model, "difull", n, cell), "IxG", layer, grid, [3])
+    # Before the LayerNorm after the last block, the plain sum over channels is zero.
+    found = maps_of(grid_view(model, "difull", n, cell), "IxG:channels=abs-sum", layer, grid, [3])
     tokens = output(model.module, path, cut(grid, n, cell)).requires_grad_()
     logits = logits_when(model.module, cut(grid, n, cell), {path: lambda _out: tokens.clone()})
     (gradient,) = torch.autograd.grad(logits[0, 3], tokens)
     terms = (tokens * gradient).detach()
-    # The LayerNorm after the last block makes the sum over channels zero there: what is left of its terms is rounding.
-    assert close(cut(found, n, cell), terms.sum(2).view(1, 1, side, side), 1e-5, scale=terms.abs().sum(2))
+    assert close(cut(found, n, cell), terms.abs().sum(2).view(1, 1, side, side), 1e-5)
     assert torch.equal(found != 0, inside_only(found, n, cell))
 
 
@@ -765,7 +765,8 @@ def test_dipart_is_refused_downstream_of_the_final_layer_if_cells_mix(layer: str
 # Targets that share a grid ---------------------------------------------------------------------------------------------
 
 SMALL = {"steps": 3, "samples": 4, "cells": 4, "p": 0.5}
-ORDINARY = [name for name, method in METHODS.items() if method.family not in ("intrinsic", "transformer")]
+OF_TOKENS = ("TIS", "ViT-CX")
+ORDINARY = [name for name, method in METHODS.items() if method.family not in ("intrinsic", "transformer") and name not in OF_TOKENS]
 """Methods that do not need a special network."""
 
 

@@ -223,16 +223,18 @@ def test_the_map_of_a_transposed_picture_by_the_transposed_network_is_the_transp
     images = pictures(2, *TALL)
     try:
         maps = attrlib.explain(upright(name), images, method, [1, 3], layer, **params).maps
-    except MethodError:
-        assert info.needs
+    except MethodError as error:
+        reason = str(error)
+        # Before the LayerNorm of a transformer, HiRes-CAM's sum of gradient times value is zero except for rounding.
+        assert info.needs or (method == "HiRes-CAM" and "sums over channels to zero" in reason)
         return
     other = attrlib.explain(lying(name), images.transpose(2, 3), method, [1, 3], layer, **params).maps
     height, width = upright(name).layer(layer).shape[1:]
     assert maps.shape == (2, 1, height, width)
     assert other.shape == (2, 1, width, height)
     assert height != width
-    # The LayerNorm of a transformer leaves HiRes-CAM's sum of gradient times value at zero except for rounding.
-    if not info.seeded and (name, method) != ("transformer", "HiRes-CAM"):
+    # The loss of extremal perturbation sorts the mask, whose values are equal at first: the order of the positions breaks the ties.
+    if not info.seeded and method != "Extremal perturbation":
         # The rules of CheferLRP divide by sums that may nearly cancel.
         share = 1e-2 if method == "CheferLRP" else 1e-4
         assert torch.allclose(other.transpose(2, 3), maps, rtol=1e-3, atol=share * float(maps.abs().max()))

@@ -328,7 +328,7 @@ def test_an_unknown_tag_of_a_timm_model_is_refused():
 def test_models_are_listed_by_pattern():
     assert [m.name for m in list_models()] == [EMBEDDED, *shipped()]
     found = {m.name: m.source for m in list_models("*:resnet18")}
-    assert found == {"timm:resnet18": "timm", "torchvision:resnet18": "torchvision", "idsds:resnet18": "idsds"}
+    assert found == {"timm:resnet18": "timm", "torchvision:resnet18": "torchvision", "idsds:resnet18": "idsds", "bcos:resnet18": "bcos"}
     assert list_models("nothing like this") == []
 
 
