@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -251,7 +252,8 @@ def _run(
                 if targets is None:
                     _check_classes(explained, model, target.tolist())
                 batch = SharedBatch.at(view, layer, explained, Items(placed, target, indices), chunk, options.seed, stopwatch)
-                with view.session(options.fast):
+                # Not twice: the head's hooks would switch the reduced precision off after its first call.
+                with nullcontext() if view is model else view.session(options.fast):
                     _attribute(batch, methods, setup, stopwatch, len(requests) > 1, tolerant)
                 chunk = batch.chunk
 

@@ -2,6 +2,8 @@
 
 import re
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import count, product
 from typing import Any
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from attrlib.errors import AttrlibError, Cancelled, LayerError, MethodError, SpecError
 from attrlib.methods import METHODS, Attribution, AttributionContext, AttributionOptions, attribute, attribute_all, attribute_each, resolve
-from attrlib.models.modules.preserve import has_bfloat16
+from attrlib.models.modules.preserve import has_bfloat16, reduced
 from attrlib.specs import MethodSpec
 
 RISE = MethodSpec.parse("RISE:samples=8:cells=3:p=0.5")
@@ -197,3 +199,18 @@ def test_a_model_that_autograd_cannot_differentiate_is_refused_with_advice() -> 
         with pytest.raises(MethodError, match=f"{name} needs gradients, but an in-place operation .* such as RISE"):
             attribute(model, resolve(MethodSpec(name)), images, [0, 1])
     assert attribute(model, resolve(MethodSpec("RISE", "", (("samples", 4),))), images, [0, 1]).maps.isfinite().all()
+
+
+def test_the_precision_is_reduced_once(monkeypatch):
+    """Twice, the hooks of the head would leave full precision behind after the first chunk."""
+    entered: list[int] = []
+
+    @contextmanager
+    def counted(*arguments: object) -> Iterator[None]:
+        entered.append(1)
+        with reduced(*arguments):
+            yield
+
+    monkeypatch.setattr("attrlib.models.classifier.reduced", counted)
+    attribute_all(method_nets.model("functional"), [RISE], pictures(2, 64), [0, 1], AttributionOptions(fast=True))
+    assert len(entered) == 1
