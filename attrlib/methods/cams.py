@@ -156,6 +156,7 @@ class HiResCAM(GradientCAM):
     """HiRes-CAM: relu(sum_c dy/dA_c A_c), position by position: the positive part of IxG at the layer."""
 
     name, family, paper = "HiRes-CAM", "CAM", HIRES_CAM
+    needs = ("a layer that no norm over channels follows",)
 
     def check(self, model: Classifier, layer: Layer) -> None:
         super().check(model, layer)
