@@ -252,7 +252,7 @@ def _run(
                 if targets is None:
                     _check_classes(explained, model, target.tolist())
                 batch = SharedBatch.at(view, layer, explained, Items(placed, target, indices), chunk, options.seed, stopwatch)
-                # Not twice: the head's hooks would switch the reduced precision off after its first call.
+                # The session of the model itself is open already.
                 with nullcontext() if view is model else view.session(options.fast):
                     _attribute(batch, methods, setup, stopwatch, len(requests) > 1, tolerant)
                 chunk = batch.chunk

@@ -160,8 +160,8 @@ def _places(context: AttributionContext) -> list[_Place]:
         one, two = (_terms(context, count) for count in (1, 1 if context.classifier.behaviour.one_by_one else 2))
         if len(one) != len(two):
             raise MethodError(
-                f"FullGrad is not defined for {context.classifier.name}: its operations depend on the number of images in a pass, so that "
-                "their biases cannot be told apart; choose IxG or IG"
+                f"FullGrad is not defined for {context.classifier.name}: its operations depend on the number of images in a pass, so "
+                "their biases cannot be assigned to the images; choose IxG or IG"
             )
         tokens = _token_layouts(context)
         cached[key] = [_place(a, b, dim, tokens) for (a, dim), (b, _) in zip(one, two, strict=True)]

@@ -202,7 +202,6 @@ def test_a_model_that_autograd_cannot_differentiate_is_refused_with_advice() -> 
 
 
 def test_the_precision_is_reduced_once(monkeypatch):
-    """Twice, the hooks of the head would leave full precision behind after the first chunk."""
     entered: list[int] = []
 
     @contextmanager
@@ -214,3 +213,12 @@ def test_the_precision_is_reduced_once(monkeypatch):
     monkeypatch.setattr("attrlib.models.classifier.reduced", counted)
     attribute_all(method_nets.model("functional"), [RISE], pictures(2, 64), [0, 1], AttributionOptions(fast=True))
     assert len(entered) == 1
+
+
+def test_the_precision_stays_reduced_after_the_head_in_a_context_inside_another():
+    module, device = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), torch.device("cpu")
+    with reduced(module, device), reduced(module, device):
+        for _ in range(2):
+            assert module(torch.ones(1, 4)).dtype == torch.float32
+            assert torch.is_autocast_enabled("cpu")
+    assert not torch.is_autocast_enabled("cpu")

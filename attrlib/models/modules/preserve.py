@@ -106,7 +106,8 @@ def reduced(module: nn.Module, device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
         for head in heads:
             stack.callback(head.register_forward_pre_hook(enter).remove)
-            stack.callback(head.register_forward_hook(leave).remove)
+            # First, so that of two contexts, one inside the other, the inner one is left first.
+            stack.callback(head.register_forward_hook(leave, prepend=True).remove)
         yield
 
 
