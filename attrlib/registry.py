@@ -254,6 +254,11 @@ def parse_params(cls: type, values: Mapping[str, object], owner: str) -> dict[st
         raise SpecError(f"{owner}: {error}") from None
 
 
+def summary_of(cls: type) -> str:
+    """Return the first line of the docstring of a registered class, which lists show; empty without one."""
+    return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
 T = TypeVar("T")
 
 

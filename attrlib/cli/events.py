@@ -5,16 +5,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from attrlib.cli.common import duration
-from attrlib.engine.run import Event
+from attrlib.cli.common import duration, interruptible
+from attrlib.engine.run import Event, RunListener
+from attrlib.errors import Cancelled
 from attrlib.statistics import Summary
 
+T = TypeVar("T")
 EVERY = 5.0
 """Seconds between lines of progress if standard error is not a terminal."""
 
@@ -35,6 +38,33 @@ def show_events(quiet: bool) -> Iterator[Callable[[Event], None]]:
         return
     with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
         yield lambda event: live.update(_live(event))
+
+
+def run_showing(run: Callable[[RunListener], T], quiet: bool, stopped: str) -> T:
+    """Run and show the events, until it has ended or is interrupted.
+
+    Args:
+        run: Runs with a progress callback, which raises `Cancelled` to stop it.
+        quiet: Whether to show no events.
+        stopped: What to print if it was interrupted: how to go on.
+
+    Returns:
+        The result.
+
+    Raises:
+        Cancelled: It was interrupted.
+    """
+    with interruptible() as check, show_events(quiet) as show:
+
+        def on_progress(event: Event) -> None:
+            check()
+            show(event)
+
+        try:
+            return run(on_progress)
+        except Cancelled:
+            typer.echo(stopped, err=True)
+            raise
 
 
 def _status(event: Event) -> str:

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from attrlib.cli.common import Device, Json, command, duration, interruptible, read_options
-from attrlib.cli.events import show_events
+from attrlib.cli.common import Device, Json, command, duration, read_options
+from attrlib.cli.events import run_showing
 from attrlib.data.datasets import Dataset, load_dataset
 from attrlib.engine.evaluations import Refusal, by_reason
 from attrlib.engine.plan import Plan, make_plan
 from attrlib.engine.results import RunResult
-from attrlib.engine.run import Event, run
-from attrlib.errors import Cancelled, SpecError
+from attrlib.engine.run import run
+from attrlib.errors import SpecError
 from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.figures.numbers import json_value, number
 from attrlib.methods import read_methods
@@ -68,17 +68,8 @@ def score(
     if plan:
         _show_plan(run_plan, as_json)
         return
-    with interruptible() as check, show_events(as_json) as show:
-
-        def on_progress(event: Event) -> None:
-            check()
-            show(event)
-
-        try:
-            result = run(run_plan, on_progress)
-        except Cancelled:
-            typer.echo("stopped: all results so far are stored; resume with python -m attrlib score --resume", err=True)
-            raise
+    stopped = "stopped: all results so far are stored; resume with python -m attrlib score --resume"
+    result = run_showing(lambda on_progress: run(run_plan, on_progress), as_json, stopped)
     _report(result, dataset, as_json)
 
 

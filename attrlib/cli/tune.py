@@ -6,12 +6,10 @@ from typing import Annotated
 
 import typer
 
-from attrlib.cli.common import Device, Json, command, duration, interruptible, read_options
-from attrlib.cli.events import show_events
+from attrlib.cli.common import Device, Json, command, duration, read_options
+from attrlib.cli.events import run_showing
 from attrlib.cli.explain import write_files
 from attrlib.data.datasets import load_dataset
-from attrlib.engine.run import Event
-from attrlib.errors import Cancelled
 from attrlib.figures.numbers import number
 from attrlib.figures.tables import csv_table
 from attrlib.models import load_model
@@ -46,17 +44,8 @@ def tune(
         return
     if not as_json:
         typer.echo(f"space: {tune_plan.describe}")
-    with interruptible() as check, show_events(as_json) as show:
-
-        def on_progress(event: Event) -> None:
-            check()
-            show(event)
-
-        try:
-            result = run_tuning(tune_plan, on_progress)
-        except Cancelled:
-            typer.echo("stopped: all results so far are stored; the same command resumes", err=True)
-            raise
+    stopped = "stopped: all results so far are stored; the same command resumes"
+    result = run_showing(lambda on_progress: run_tuning(tune_plan, on_progress), as_json, stopped)
     values = json.dumps(result.as_json())
     if out is not None:
         write_files(out, {TRIALS: csv_table(result.table()), RESULT: values.encode()})

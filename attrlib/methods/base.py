@@ -9,7 +9,7 @@ from torch import Tensor
 from attrlib.errors import MethodError
 from attrlib.methods.context import AttributionContext
 from attrlib.models import Classifier, Layer
-from attrlib.registry import Paper, Param, Registry, params_of, parse_params
+from attrlib.registry import Paper, Param, Registry, params_of, parse_params, summary_of
 from attrlib.specs import MethodSpec
 from attrlib.targets import resolve as resolve_target
 
@@ -112,7 +112,7 @@ def list_methods() -> list[MethodInfo]:
         MethodInfo(
             cls.name,
             cls.family,
-            (cls.__doc__ or "").strip().splitlines()[0],
+            summary_of(cls),
             cls.paper,
             cls.needs,
             cls.default_layer,

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from attrlib.errors import ProtocolError
 from attrlib.models import Classifier
 from attrlib.protocols.context import EvalBatch, ExplanationRequest, Measurement, Outcome
-from attrlib.registry import Paper, Param, Registry, params_of, parse_params
+from attrlib.registry import Paper, Param, Registry, params_of, parse_params, summary_of
 from attrlib.specs import ProtocolSpec
 
 
@@ -157,12 +157,11 @@ def list_protocols() -> list[ProtocolInfo]:
     infos = []
     for cls in PROTOCOLS.values():
         default = cls()
-        summary = (cls.__doc__ or "").strip().splitlines()[0]
         infos.append(
             ProtocolInfo(
                 cls.name,
                 cls.title,
-                summary,
+                summary_of(cls),
                 cls.paper,
                 cls.items,
                 default.higher_is_better,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attrlib.errors import TargetError
 from attrlib.models import Classifier, Layer
-from attrlib.registry import Paper, Param, Registry, params_of, parse_params
+from attrlib.registry import Paper, Param, Registry, params_of, parse_params, summary_of
 from attrlib.specs import TargetSpec
 from attrlib.targets.readout import Readout
 
@@ -101,7 +101,7 @@ def list_targets() -> list[TargetInfo]:
         TargetInfo(
             cls.name,
             cls.title,
-            (cls.__doc__ or "").strip().splitlines()[0],
+            summary_of(cls),
             cls.paper,
             cls.needs,
             cls.linear,
