@@ -39,6 +39,7 @@ WORDS = {
     "Silu": "SiLU",
     "Elu": "ELU",
     "LeakyRelu": "leaky ReLU",
+    "PreluKernel": "PReLU",
     "Clamp": "clamping",
     "ClampMin": "clamping",
     "ClampMax": "clamping",

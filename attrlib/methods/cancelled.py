@@ -78,17 +78,24 @@ def _probe(model: Classifier, layer: Layer) -> tuple[bool, bool]:
         return _probe(model.model, model.model.layer(layer.name))
     known = _known.setdefault(model, {})
     if layer.path not in known:
-        at = model.layer(layer.name)
-        with model.session(), seeded(model.device):
-            split = model.split(at).fresh()
-            leaf = split.before(model._probe(1)).float().requires_grad_()
-            with torch.enable_grad():
-                logits = split.after(leaf, torch.zeros(1, dtype=torch.long, device=leaf.device)).float()
-                mixture = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
-                gradient = torch.autograd.grad(logits, leaf, mixture, allow_unused=True)[0] if logits.requires_grad else None
-        if gradient is None:
-            known[layer.path] = False, False
-        else:
-            values = (at.layout.spatial(gradient), at.layout.spatial(gradient * leaf.detach()))
-            known[layer.path] = bool(cancels(values[0], LIMIT)[0]), bool(cancels(values[1], LIMIT)[0])
+        try:
+            known[layer.path] = _sums(model, model.layer(layer.name))
+        except Exception:  # noqa: BLE001  a user's module may fail in any way
+            # The method itself may manage, with less memory for example, or reports the failure.
+            return False, False
     return known[layer.path]
+
+
+def _sums(model: Classifier, layer: Layer) -> tuple[bool, bool]:
+    with model.session(), seeded(model.device):
+        split = model.split(layer).fresh()
+        leaf = split.before(model._probe(1)).float().requires_grad_()
+        with torch.enable_grad():
+            logits = split.after(leaf, torch.zeros(1, dtype=torch.long, device=leaf.device)).float()
+            mixture = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0)).to(logits)
+            gradient = torch.autograd.grad(logits, leaf, mixture, allow_unused=True)[0] if logits.requires_grad else None
+    if gradient is None:
+        return False, False
+    sums = (cancels(layer.layout.spatial(values), LIMIT) for values in (gradient, gradient * leaf.detach()))
+    first, second = (bool(zero[0]) for zero in sums)
+    return first, second

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from attrlib.errors import LayerError
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.cams import GRAD_CAM, GradCAM
+from attrlib.methods.cancelled import MAGNITUDES, check_sum
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.guided import GuidedBackprop
 from attrlib.models import Classifier, Layer
@@ -30,7 +31,8 @@ class GuidedGradCAM(Method):
 
     def check(self, model: Classifier, layer: Layer) -> None:
         model.layer(self._cam_layer(model))
-        GuidedBackprop().check(model, layer)
+        GuidedBackprop(channels=MAGNITUDES).check(model, layer)
+        check_sum(self.name, model, layer)
 
     def attribute(self, context: AttributionContext) -> Tensor:
         cam = GradCAM().attribute(context.at(self._cam_layer(context.classifier)))

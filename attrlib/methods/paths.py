@@ -82,7 +82,7 @@ class GuidedIG(OnPath):
 
     def check(self, model: Classifier, layer: Layer) -> None:
         # One step shows whether there is a gradient at the baseline.
-        check_by_trial(replace(self, steps=1), model, layer)
+        check_by_trial(replace(self, steps=1, channels="sum"), model, layer)
 
     def integrate(self, context: AttributionContext) -> tuple[Tensor, Tensor]:
         # Not every device has float64.

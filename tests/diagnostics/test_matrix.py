@@ -4,6 +4,7 @@ import attrlib
 
 # isort: split
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import timm
 import torch
 from support import zoo
 from support.nets import Plain, Transformer, made
+from support.refusals import CANCELS
+from torch import nn
 from typer.testing import CliRunner
 
 from attrlib.cli import app
@@ -126,12 +129,29 @@ def test_superpixels_of_the_probe_differ() -> None:
     assert [(f.state, f.note) for f in found.findings] == [("valid", "")] * 2
 
 
+class Chaotic(nn.Module):
+    """Its outputs, and their gradient, change altogether if the image changes by a millionth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc((1e7 * self.conv(x)).sin().mean((2, 3)))
+
+
 def test_maps_of_rounding_errors_are_noted() -> None:
+    found = doctor(attrlib.wrap_model(made(Chaotic), 16), ["Gradient", "IxG", "Random"], layers=["Input"])
+    assert {f.method for f in found.findings if f.note.startswith("Rounding errors")} == {"Gradient", "IxG"}
+
+
+def test_sums_over_channels_that_cancel_are_refused() -> None:
     module = made(Transformer, 1, 3)
     fill(module)
     found = doctor(attrlib.wrap_model(module, 16), ["Gradient", "IxG", "Grad-CAM", "Random"])
-    noted = {(f.method, f.layer) for f in found.findings if f.note.startswith("Rounding errors")}
-    assert noted == {("Gradient", "Middle"), ("Gradient", "Final"), ("IxG", "Final")} | noted & {("IxG", "Middle")}
+    refused = {(f.method, f.layer) for f in found.findings if re.search(CANCELS, f.reason)}
+    assert refused == {("Gradient", "Middle"), ("Gradient", "Final"), ("IxG", "Final")} | refused & {("IxG", "Middle")}
+    assert not any(f.note for f in found.findings if f.method != "Random")
 
 
 # The command line

@@ -17,14 +17,15 @@ SIDE, CHANNELS = 12, 8
 class Normed(nn.Module):
     """A convolution, a LayerNorm over channels with weights that may differ, and a linear head at every position."""
 
-    def __init__(self, affine: bool = True, norm: bool = True) -> None:
+    def __init__(self, affine: bool = True, norm: bool = True, rectified: bool = False) -> None:
         super().__init__()
+        self.activation = torch.relu if rectified else torch.tanh
         self.conv, self.fc = nn.Conv2d(3, CHANNELS, 3, padding=1), nn.Linear(CHANNELS, 4)
         self.norm = nn.LayerNorm(CHANNELS, elementwise_affine=affine) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.norm(self.conv(x).permute(0, 2, 3, 1))
-        return self.fc(features.tanh()).mean((1, 2))
+        return self.fc(self.activation(features)).mean((1, 2))
 
 
 def wrapped(**options: bool) -> attrlib.Classifier:
@@ -36,7 +37,8 @@ def explain(model: attrlib.Classifier, method: str, layer: str = "conv") -> Tens
 
 
 @pytest.mark.parametrize(
-    "method", ["Gradient", "Gradient:channels=sum-abs", "IxG", "SmoothGrad:samples=2", "SmoothGrad:of=IxG:samples=2", "HiRes-CAM"]
+    "method",
+    ["Gradient", "Gradient:channels=sum-abs", "IxG", "SmoothGrad:samples=2", "SmoothGrad:of=IxG:samples=2", "HiRes-CAM"],
 )
 def test_a_sum_over_channels_before_a_layer_norm_is_refused_before_anything_is_computed(method):
     model = wrapped()
@@ -48,6 +50,16 @@ def test_a_sum_over_channels_before_a_layer_norm_is_refused_before_anything_is_c
         explain(model, method)
     handle.remove()
     assert not calls
+
+
+@pytest.mark.parametrize(
+    ("method", "instead"),
+    [("Guided Backprop", "channels=abs-sum"), ("Deconvolution", "channels=abs-sum"), ("Guided Grad-CAM:cam=Middle", "Grad-CAM")],
+)
+def test_rules_at_the_rectifiers_leave_the_sum_zero(method: str, instead: str) -> None:
+    name = method.split(":")[0]
+    with pytest.raises(MethodError, match=f"^{name} sums over channels to zero at every position of conv, .*; choose {instead} or"):
+        explain(wrapped(rectified=True), method)
 
 
 def test_the_sum_that_is_refused_is_zero_in_double_precision():

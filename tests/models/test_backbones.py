@@ -49,7 +49,7 @@ def test_features_are_those_of_transformers(family: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("family", ["ViT", "DINOv2, registers", "MAE", "I-JEPA", "ConvNeXt"])
-@pytest.mark.parametrize("method", ["IG@Input:steps=4", "Grad-CAM@Final", "IxG@Middle"])
+@pytest.mark.parametrize("method", ["IG@Input:steps=4", "Grad-CAM@Final", "IxG@Middle:channels=abs-sum"])
 def test_methods_explain_a_feature(family: str, method: str, tmp_path: Path) -> None:
     model = attrlib.load_model(str(saved_backbone(tmp_path, family)), device="cpu")
     maps = attrlib.explain(model, pictures(1, *model.input_size), method, target=3).maps

@@ -111,7 +111,7 @@ def test_a_batch_has_the_maps_of_its_images(saved: Any) -> None:
         torch.testing.assert_close(maps[k : k + 1, 0], contribution("resnet18", images[k : k + 1])[0], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["IG@Input:steps=3", "Grad-CAM@Final", "IxG@Middle"])
+@pytest.mark.parametrize("method", ["IG@Input:steps=3", "Grad-CAM@Final", "IxG@Middle:channels=abs-sum"])
 @pytest.mark.parametrize("name", ["convnext_tiny", "densenet121", "simple_vit_ti_patch16_224"])
 def test_other_methods_run(name: str, method: str, saved: Any) -> None:
     model = load(name, saved(name))

@@ -304,7 +304,7 @@ def test_a_low_resolution_map_is_magnified_bilinearly(small: tuple[int, int], si
 
 def test_a_cam_is_magnified_bilinearly_and_tokens_keep_their_squares() -> None:
     images = pictures(2, 64)
-    for name, method in (("functional", "Grad-CAM"), ("vit_tiny", "IxG@Final")):
+    for name, method in (("functional", "Grad-CAM"), ("vit_tiny", "IxG@Middle")):
         model = method_nets.model(name)
         maps = attrlib.explain(model, images, method, [1, 3]).maps[:, 0].double().numpy()
         large = bilinear(maps, (64, 64)) if name == "functional" else np.kron(maps, np.ones((64 // maps.shape[1],) * 2))

@@ -37,6 +37,8 @@ Model = attrlib.Classifier
 SIZE = (12, 20)
 TARGETS = (2, 0, 4)
 IDS = ("a", "b", "c")
+# Before the last LayerNorm of a transformer, the sum over channels is zero.
+IXG = "IxG:channels=abs-sum"
 Measured = dict[Measurement, dict[str, Tensor]]
 
 
@@ -502,7 +504,7 @@ def test_parameters_of_modules_that_are_never_called_are_shuffled_with_what_uses
 def test_a_twin_is_an_independent_model_at_every_layer(name: str) -> None:
     model = method_nets.model(name)
     images = pictures(2, *model.input_size)
-    originals = {layer: attrlib.explain(model, images, "IxG", [0, 1], layer).maps for layer in ("Input", "Middle", "Final")}
+    originals = {layer: attrlib.explain(model, images, IXG, [0, 1], layer).maps for layer in ("Input", "Middle", "Final")}
     twin = randomised(model, 1.0, 0)
     p = twin.preprocessing
     alone = attrlib.wrap_model(
@@ -510,12 +512,12 @@ def test_a_twin_is_an_independent_model_at_every_layer(name: str) -> None:
     )
     assert not torch.allclose(twin(images), model(images), atol=1e-3)
     for layer, original in originals.items():
-        found = attrlib.explain(twin, images, "IxG", [0, 1], layer).maps
+        found = attrlib.explain(twin, images, IXG, [0, 1], layer).maps
         assert torch.allclose(
-            found, attrlib.explain(alone, images, "IxG", [0, 1], layer).maps, rtol=1e-4, atol=1e-6 * float(found.abs().max())
+            found, attrlib.explain(alone, images, IXG, [0, 1], layer).maps, rtol=1e-4, atol=1e-6 * float(found.abs().max())
         )
         assert not torch.allclose(found, original, rtol=0.1)
-        assert torch.equal(attrlib.explain(model, images, "IxG", [0, 1], layer).maps, original)
+        assert torch.equal(attrlib.explain(model, images, IXG, [0, 1], layer).maps, original)
 
 
 @pytest.mark.parametrize("absolute", [False, True])
