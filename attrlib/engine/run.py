@@ -35,6 +35,7 @@ class Event:
         seconds_left: Estimate of the remaining seconds, None before anything is computed.
         scores: The intermediate score of each evaluation, by protocol and method.
         of: What `done` and `total` count: results or images.
+        workers: Number of workers that are at work.
     """
 
     doing: str
@@ -44,6 +45,7 @@ class Event:
     seconds_left: float | None = None
     scores: Mapping[tuple[str, str], Summary] = field(default_factory=dict)
     of: str = "results"
+    workers: int = 1
 
 
 RunListener = Listener[Event]
@@ -72,7 +74,9 @@ def run(plan: Plan, on_progress: RunListener = no_listener, executor: ExecutorFa
         Cancelled: If `on_progress` raises it. Everything computed before is stored, and the next run of the same spec resumes there.
         AttrlibError: If no evaluation is defined.
     """
-    return _RunState(plan, on_progress, executor).execute()
+    state = _RunState(plan, on_progress, executor)
+    with closing(state.executor):
+        return state.execute()
 
 
 class _PartialResults:
@@ -115,6 +119,7 @@ class _RunState:
         self.progress: dict[Evaluation, _PartialResults] = {}
         self.refused: list[Refusal] = list(plan.refused)
         self.notes: list[str] = []
+        self.set_aside: dict[str, str] = {}
         self.of = "results"
         self.cached, self.computed, self.weight_done, self.predicted, self.to_predict = 0, 0, 0.0, 0, 0
         self.changed = True
@@ -142,9 +147,10 @@ class _RunState:
         except AttrlibError:
             self.store.set_state(key, "failed")
             raise
-        self._save(key, used, "done")
+        # A run with items that were set aside can be resumed.
+        self._save(key, used, "cancelled" if self.set_aside else "done")
         scores = self._scores(used)
-        notes = tuple(dict.fromkeys([*self.plan.notes, *self.notes, *self.store.notes]))
+        notes = tuple(dict.fromkeys([*self.plan.notes, *self.notes, *self.executor.notes, *self.store.notes]))
         return RunResult(self.spec, scores, self.refused, notes, self.computed, self.cached, time.perf_counter() - start, agreement)
 
     def _predict(self) -> None:
@@ -153,11 +159,22 @@ class _RunState:
             self.of, self.predicted, self.to_predict = "images", 0, sum(len(unit.items) for unit in units)
             for result in self.executor.map(units):
                 self.predicted += len(units[result.unit].items)
+                self.set_aside |= result.set_aside
                 self.changed = True
         self.of = "results"
         before = len(self.plan.refused)
         self.plan = self.plan.predicted()
+        self._refuse_unpredicted()
         self.refused += self.plan.refused[before:]
+
+    def _refuse_unpredicted(self) -> None:
+        """Refuse the evaluations of grids that cannot be selected, because predictions were set aside."""
+        unpredicted = [each for each in self.plan.groups if each.unpredicted]
+        if unpredicted:
+            error = DataError(f"the predictions of {len(self.set_aside)} image(s) are missing: {next(iter(self.set_aside.values()))}")
+            refused = [refusal for each in unpredicted for refusal in each.group.refuse(error)]
+            groups = tuple(each for each in self.plan.groups if not each.unpredicted)
+            self.plan = replace(self.plan, groups=groups, refused=(*self.plan.refused, *refused))
 
     def _begin(self) -> None:
         for each in self.plan.groups:
@@ -169,7 +186,7 @@ class _RunState:
         """Compute the missing results of a group; return the readable items among those used."""
         size, units = plan.group.chunk_size, plan.units(self.plan.area)
         numbers = list(units)
-        open_chunks, unreadable = set(numbers), dict[str, str]()
+        open_chunks, unreadable, set_aside = set(numbers), dict[str, str](), dict[str, str]()
         enough = self._narrow_after(plan, open_chunks, 0)
         with closing(self.executor.map([] if enough else list(units.values()))) as results:
             for result in results:
@@ -179,6 +196,7 @@ class _RunState:
                     self._refuse(evaluation, result.refused)
                 elif result.values and evaluation in self.progress:
                     self._add(self.progress[evaluation], number * size, result)
+                set_aside |= result.set_aside
                 if result.finished:
                     unreadable |= result.unreadable
                     self._give_up(plan, slice(number * size, (number + 1) * size))
@@ -189,8 +207,15 @@ class _RunState:
                         break
         self._give_up(plan, slice(None))
         items = plan.items[:enough]
-        readable = tuple(item for item in items if item.id not in unreadable)
-        self.notes += unreadable_note(list(unreadable.values()), len(items) - len(readable))
+        given_up = sum(item.id in set_aside for item in items)
+        readable = tuple(item for item in items if item.id not in unreadable and item.id not in set_aside)
+        self.notes += unreadable_note(list(unreadable.values()), len(items) - len(readable) - given_up)
+        if given_up:
+            self.set_aside |= set_aside
+            reason = next(iter(set_aside.values()))
+            self.notes.append(f"{given_up} item(s) were set aside, and the scores are those of the others: {reason}; resume to try again")
+        if not readable and given_up:
+            raise AttrlibError(f"no item of {self.plan.data.name} could be scored: {next(iter(set_aside.values()))}")
         if not readable:
             raise DataError(f"none of the {len(items)} images of {self.plan.data.name} can be read: {next(iter(unreadable.values()))}")
         return readable
@@ -238,9 +263,9 @@ class _RunState:
     def _heartbeat(self, doing: str) -> None:
         """Report progress even without new results, so that the progress callback can stop the run."""
         if self.of == "images":
-            self.event = Event(doing, self.predicted, self.to_predict, of="images")
+            self.event = Event(doing, self.predicted, self.to_predict, of="images", workers=self.executor.workers)
             self.on_progress(self.event)
-        elif self.changed or doing != self.event.doing:
+        elif self.changed or (doing, self.executor.workers) != (self.event.doing, self.event.workers):
             self._report_progress(doing)
         else:
             self.on_progress(self.event)
@@ -252,7 +277,8 @@ class _RunState:
         scores = {(str(e.protocol_spec), str(e.method_spec)): each.running.summary() for e, each in self.progress.items()}
         rate = self.computed / elapsed if elapsed else 0.0
         missing = sum(each.missing for each in self.progress.values())
-        self.event, self.changed = Event(doing, self.computed, self.computed + missing, rate, left, scores), False
+        self.event = Event(doing, self.computed, self.computed + missing, rate, left, scores, workers=self.executor.workers)
+        self.changed = False
         self.on_progress(self.event)
 
     def _agreement(self, used: Mapping[GroupPlan, tuple[EvalItem, ...]]) -> dict[MethodSpec, float]:
