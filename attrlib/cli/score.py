@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from attrlib.cli.common import Device, Json, command, duration, read_options
+from attrlib.cli.common import Cluster, DataRoots, Device, Json, Workers, command, duration, read_options
 from attrlib.cli.events import run_showing
 from attrlib.data.datasets import Dataset, load_dataset
 from attrlib.engine.evaluations import Refusal, by_reason
+from attrlib.engine.executors.choice import executors
 from attrlib.engine.plan import Plan, make_plan
 from attrlib.engine.results import RunResult
 from attrlib.engine.run import run
@@ -35,6 +36,9 @@ def score(
         str | None, typer.Option("--max-memory", help="Memory budget, as in 4GB; by default half of the free memory.")
     ] = None,
     device: Device = "auto",
+    workers: Workers = None,
+    cluster: Cluster = None,
+    data_root: DataRoots = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the last unfinished run.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the estimated cost, and compute nothing.")] = False,
     as_json: Json = False,
@@ -69,7 +73,8 @@ def score(
         _show_plan(run_plan, as_json)
         return
     stopped = "stopped: all results so far are stored; resume with python -m attrlib score --resume"
-    result = run_showing(lambda on_progress: run(run_plan, on_progress), as_json, stopped)
+    with executors(workers, cluster, device, data_root or ()) as executor:
+        result = run_showing(lambda on_progress: run(run_plan, on_progress, executor), as_json, stopped)
     _report(result, dataset, as_json)
 
 

@@ -1,25 +1,35 @@
 """Choose the executor of a run by the number of workers and the cluster that a user asks for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
+from attrlib.engine.executors.crew import Crew
 from attrlib.engine.executors.dispatcher import Dispatcher
 from attrlib.engine.executors.processes import ProcessCrew
+from attrlib.engine.executors.ray_crew import RayCrew
 from attrlib.engine.run import ExecutorFactory, local
 
 
 @contextmanager
-def executors(workers: int | None = None) -> Iterator[ExecutorFactory]:
+def executors(
+    workers: int | None = None, cluster: str | None = None, device: str = "auto", data_roots: Sequence[str] = ()
+) -> Iterator[ExecutorFactory]:
     """Choose where units are executed, for the runs inside the context. Workers end with the context.
 
     Args:
-        workers: Number of processes of this machine; None to compute in this process.
+        workers: Number of workers: processes of this machine, or actors of the cluster. None to compute in this process, or with as many
+            actors as the cluster has room for.
+        cluster: `ray` to start Ray on this machine, `ray://HOST:PORT` or `ray://auto` for a cluster that runs. None for no cluster.
+        device: Device of the workers of a cluster: `auto`, `cpu` or `cuda`.
+        data_roots: Folders in which the workers of a cluster look for the data, besides those of their environment.
 
     Raises:
-        SpecError: If the number is not valid.
+        SpecError: If an argument is not valid.
+        ClusterError: If the cluster does not answer or has fewer resources.
     """
-    if workers is None:
+    if workers is None and cluster is None:
         yield local
         return
-    with closing(ProcessCrew(workers)) as crew:
+    crew: Crew = ProcessCrew(workers or 1) if cluster is None else RayCrew(cluster, workers, device, tuple(data_roots))
+    with closing(crew):
         yield lambda plan, heartbeat: Dispatcher(plan, heartbeat, crew)

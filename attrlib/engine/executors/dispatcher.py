@@ -27,7 +27,7 @@ from attrlib.engine.executors.messages import (
 from attrlib.engine.executors.worker_spec import worker_spec
 from attrlib.engine.plan import FORWARD_PASSES, Plan, item_seconds
 from attrlib.engine.work import Heartbeat, PredictUnit, UnitResult, WorkUnit
-from attrlib.errors import AttrlibError
+from attrlib.errors import AttrlibError, ModelError
 
 WAIT = 0.1
 """Seconds to wait for a message before the progress callback is called again."""
@@ -205,7 +205,7 @@ class Dispatcher:
         elif isinstance(message, AddRecords):
             self._plan.store.add_records(message.key, message.fields, message.records)
         elif isinstance(message, AddMaps):
-            self._plan.store.add_maps({key: torch.from_numpy(values) for key, values in message.maps.items()})
+            self._plan.store.add_maps({key: torch.tensor(values) for key, values in message.maps.items()})
         elif isinstance(message, Died):
             if member in self._assigned:
                 return self._bury(member, message.reason, message.blamed)
@@ -235,7 +235,13 @@ class Dispatcher:
 
     def _answer(self, question: Ask) -> object:
         if question.kind == "file":
-            return self._crew.file(*question.arguments)
+            return self._file(*question.arguments)
         if question.kind == "maps":
             return {key: values.numpy() for key, values in self._plan.store.maps(*question.arguments).items()}
         return self._plan.store.records(*question.arguments) if question.kind == "records" else self._plan.store.values(*question.arguments)
+
+    def _file(self, path: str) -> object:
+        try:
+            return self._crew.file(path)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read any more ({error.strerror}); workers need it to load the model") from None

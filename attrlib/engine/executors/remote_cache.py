@@ -49,7 +49,7 @@ class RemoteCache:
     def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return the cached maps among these keys, float32 (1,h,w) each."""
         if missing := self._missing(keys, self._memory.maps(keys)):
-            self._memory.add_maps({key: torch.from_numpy(values) for key, values in self._ask("maps", missing).items()})
+            self._memory.add_maps({key: torch.tensor(values) for key, values in self._ask("maps", missing).items()})
         return self._memory.maps(keys)
 
     def add_maps(self, maps: Mapping[str, Tensor]) -> None:
