@@ -178,11 +178,10 @@ class Dispatcher:
         return UnitResult(serials[0], set_aside=dict.fromkeys(unit.images, why), finished=True)
 
     def _dismiss(self, member: int, reason: str) -> None:
-        """Refuse a worker, and give its units to others."""
+        """Give the units of a worker to others, and do without it in this run; it may serve the next one."""
         self.refused[member] = f"{self._crew.name(member)} was refused: {reason}"
         self._ready.discard(member)
         self._waiting = self._release(member) + self._waiting
-        self._crew.stop(member)
 
     def _release(self, member: int) -> list[int]:
         """Return the unfinished units of a worker, which is forgotten."""

@@ -5,9 +5,10 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +66,20 @@ def connected(address: str | None) -> Iterator[Any]:
     """
     if importlib.util.find_spec(NAME) is None:
         raise ClusterError('clusters need Ray, which is not installed: pip install "attrlib[cluster]"')
+    if NAME in sys.modules and sys.modules[NAME].is_initialized():
+        yield sys.modules[NAME]
+        return
     if address is not None and address != AUTO:
         _check_answers(address)
-    with _local_settings() if address is None else _no_settings() as options:
+    settings: AbstractContextManager[dict[str, Any]] = _local_settings() if address is None else nullcontext({})
+    with settings as options:
         import ray
 
-        mine = not ray.is_initialized()
-        if mine:
-            _init(ray, address, options)
+        _init(ray, address, options)
         try:
             yield ray
         finally:
-            if mine:
-                ray.shutdown()
+            ray.shutdown()
 
 
 def _check_answers(address: str) -> None:
@@ -105,11 +107,6 @@ def _init(ray: Any, address: str | None, options: dict[str, Any]) -> None:
         raise ClusterError(
             f"{where}: {reason}; run the command on a machine of the cluster, on which ray start was called by the same user"
         ) from None
-
-
-@contextmanager
-def _no_settings() -> Iterator[dict[str, Any]]:
-    yield {}
 
 
 @contextmanager
