@@ -27,9 +27,13 @@ def executors(
         SpecError: If an argument is not valid.
         ClusterError: If the cluster does not answer or has fewer resources.
     """
-    if workers is None and cluster is None:
+    crew: Crew
+    if cluster is not None:
+        crew = RayCrew(cluster, workers, device, tuple(data_roots))
+    elif workers is not None:
+        crew = ProcessCrew(workers)
+    else:
         yield local
         return
-    crew: Crew = ProcessCrew(workers or 1) if cluster is None else RayCrew(cluster, workers, device, tuple(data_roots))
     with closing(crew):
         yield lambda plan, heartbeat: Dispatcher(plan, heartbeat, crew)

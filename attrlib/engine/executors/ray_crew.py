@@ -162,6 +162,9 @@ def _death(error: Exception) -> Died:
     text = str(error)
     if any(sign in text for sign in NODE_LOST):
         return Died("its node has left the cluster", blamed=False)
+    if "ActorUnavailable" in type(error).__name__:
+        # It may live, but a message was lost. Ray also says so at first when the process or its node has just died.
+        return Died("it could not be reached any more")
     if "OutOfMemory" in type(error).__name__ or "running low on memory" in text:
         return Died("its node ran out of memory; give it more, use fewer workers, or set --max-memory")
     lines = [line.strip() for line in text.splitlines() if "The actor is dead because" in line or "Error:" in line]
