@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from support.waiting import LIMIT, until
 
 from attrlib.engine.executors.choice import executors
 from attrlib.engine.executors.weights import WeightFile, located_weights, weight_files
-from attrlib.engine.executors.worker_spec import ROOTS, load_data
+from attrlib.engine.executors.worker_spec import ROOTS, load_data, load_worker, worker_spec
+from attrlib.engine.plan import make_plan
 from attrlib.errors import DataError, ModelError, SpecError
-from attrlib.specs import ModelSpec
+from attrlib.specs import ModelSpec, RunSpec, parse_methods, parse_protocols
 from attrlib.store import Store
 
 HERE = Path(__file__).parents[2]
@@ -133,3 +135,13 @@ def test_a_disk_without_room_for_weights_is_named(tmp_path: Path, monkeypatch: p
 def test_a_number_of_workers_is_checked(workers: int) -> None:
     with pytest.raises(SpecError, match=f"workers={workers} is not valid"), executors(workers):
         pass
+
+
+def test_another_version_of_torch_is_refused(tmp_path: Path) -> None:
+    data = copied_birds(tmp_path / "data", range(2))
+    model = attrlib.load_model(MODEL, "cpu")
+    with closing(Store(folder=tmp_path / "store")) as store:
+        run_spec = RunSpec(model.spec, str(data), parse_protocols("sds"), parse_methods("IxG"))
+        spec = worker_spec(make_plan(run_spec, model, attrlib.load_dataset(str(data)), store), 1, 1)
+        with pytest.raises(SpecError, match=r"it has torch \S+, but the run uses torch 1\.0; install the same version"):
+            load_worker(replace(spec, torch="1.0"), "cpu", store, lambda doing: None, lambda path: b"")

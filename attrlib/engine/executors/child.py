@@ -8,12 +8,11 @@ import threading
 import traceback
 from typing import IO, Any
 
-import attrlib  # noqa: F401  before torchvision: it declares the operators that torchvision may lack
 from attrlib.engine.executors.member import Member
 from attrlib.engine.executors.messages import Message
 
 
-class PipeChannel:
+class PipeConnection:
     """A connection over two pipes.
 
     Args:
@@ -58,4 +57,4 @@ def main() -> None:
     target = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # What models and custom methods print must not come between the messages.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    Member(PipeChannel(sys.stdin.buffer, target)).run()
+    Member(PipeConnection(sys.stdin.buffer, target)).run()

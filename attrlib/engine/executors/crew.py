@@ -55,7 +55,7 @@ class Crew(Interface):
         """Return the next message and its sender; None after so many seconds without one."""
 
     def file(self, path: str) -> Any:
-        """Return what a worker needs to read a file of the driver; see `Channel.content`."""
+        """Return what a worker needs to read a file of the driver; see `Connection.content`."""
 
     def stop(self, member: int) -> None:
         """End a worker at once."""

@@ -37,7 +37,7 @@ DIFFERENCES = 3
 """Maximum number of differing files that a message names."""
 
 
-class Channel(Interface):
+class Connection(Interface):
     """A worker's connection to the driver."""
 
     def send(self, message: Message) -> None:
@@ -58,11 +58,11 @@ class Member:
     """A worker that executes what the driver sends.
 
     Args:
-        channel: The connection to the driver.
+        connection: The connection to the driver.
     """
 
-    def __init__(self, channel: Channel):
-        self._channel = channel
+    def __init__(self, connection: Connection):
+        self._connection = connection
         self._pending: deque[Message] = deque()
         self._questions = 0
         self._last_beat = 0.0
@@ -75,14 +75,16 @@ class Member:
         """Execute messages until an unexpected error, which is sent to the driver before it is raised."""
         try:
             while True:
-                message = self._pending.popleft() if self._pending else self._channel.receive(wait=True)
+                message = self._pending.popleft() if self._pending else self._connection.receive(wait=True)
                 if isinstance(message, Load):
                     self._load(message)
                 elif isinstance(message, Do):
                     self._do(message)
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            self._channel.send(Died(f"{type(error).__name__}: {reason_of(error)} ({where.name}, line {where.lineno} of {where.filename})"))
+            self._connection.send(
+                Died(f"{type(error).__name__}: {reason_of(error)} ({where.name}, line {where.lineno} of {where.filename})")
+            )
             raise
 
     def _load(self, message: Load) -> None:
@@ -90,14 +92,14 @@ class Member:
         self._loader, self._worker, self._checked = None, None, set()
         spec = message.spec
         try:
-            self._cache = RemoteCache(spec.dtype, self._ask, self._channel.send)
+            self._cache = RemoteCache(spec.dtype, self._ask, self._connection.send)
             self._worker = load_worker(spec, message.device, self._cache, self._heartbeat, self._fetch)
         except Cancelled:
             return
         except AttrlibError as error:
-            self._channel.send(Refused(str(error)))
+            self._connection.send(Refused(str(error)))
         else:
-            self._channel.send(Ready())
+            self._connection.send(Ready())
 
     def _do(self, message: Do) -> None:
         if self._worker is None:
@@ -108,15 +110,15 @@ class Member:
             self._expect(loader, [message])
             self._expect(loader, self._pending)
             for result in self._worker.execute(message.serial, message.unit, loader):
-                self._channel.send(Step(result))
+                self._connection.send(Step(result))
         except Cancelled:
             self._loading.close()
             self._loader = None
         except Differs as error:
             self._worker = None
-            self._channel.send(Refused(str(error)))
+            self._connection.send(Refused(str(error)))
         except AttrlibError as error:
-            self._channel.send(Failed(error.with_traceback(None)))
+            self._connection.send(Failed(error.with_traceback(None)))
         finally:
             self._cache.clear()
 
@@ -172,11 +174,11 @@ class Member:
 
     def _heartbeat(self, doing: str) -> None:
         """Send what is being computed, and begin to load the images of units that have arrived; raise `Cancelled` to drop the unit."""
-        while (message := self._channel.receive(wait=False)) is not None:
+        while (message := self._connection.receive(wait=False)) is not None:
             self._take(message)
         if time.monotonic() - self._last_beat > BEAT:
             self._last_beat = time.monotonic()
-            self._channel.send(Beat(doing))
+            self._connection.send(Beat(doing))
 
     def _take(self, message: Message) -> None:
         """Keep a message that arrives during a unit for later."""
@@ -190,13 +192,13 @@ class Member:
 
     def _ask(self, kind: str, *arguments: Any) -> Any:
         self._questions += 1
-        self._channel.send(Ask(self._questions, kind, arguments))
+        self._connection.send(Ask(self._questions, kind, arguments))
         while True:
-            message = self._channel.receive(wait=True)
+            message = self._connection.receive(wait=True)
             if isinstance(message, Reply) and message.number == self._questions:
                 return message.value
             if message is not None:
                 self._take(message)
 
     def _fetch(self, path: str) -> bytes:
-        return self._channel.content(self._ask("file", path))
+        return self._connection.content(self._ask("file", path))

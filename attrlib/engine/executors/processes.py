@@ -16,10 +16,10 @@ from typing import IO, Any
 
 import torch
 
-import attrlib
 from attrlib.engine.executors.messages import Died, Message
 from attrlib.errors import SpecError, shortened
 from attrlib.models import Classifier
+from attrlib.places import import_folder
 
 MOST = 256
 """Maximum number of workers of one machine."""
@@ -167,6 +167,5 @@ class _Process:
 
 def _environment(threads: int) -> Mapping[str, str]:
     """Return the environment of a process: it finds this package, and uses its share of the cores from the start."""
-    package = str(Path(attrlib.__file__).parent.parent)
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(import_folder()), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}

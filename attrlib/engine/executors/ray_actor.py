@@ -8,7 +8,6 @@ from typing import Any
 
 import ray
 
-import attrlib  # noqa: F401  before torchvision: it declares the operators that torchvision may lack
 from attrlib.engine.executors.member import Member
 from attrlib.engine.executors.messages import Message
 

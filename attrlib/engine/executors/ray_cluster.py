@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import attrlib
 from attrlib.errors import ClusterError, SpecError, reason_of
+from attrlib.places import import_folder
 
 NAME = "ray"
 AUTO = "auto"
@@ -120,7 +120,7 @@ def _local_settings() -> Iterator[dict[str, Any]]:
         # Else Ray writes a token into the home folder.
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": os.pathsep.join([str(Path(attrlib.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": os.pathsep.join([str(import_folder()), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-import attrlib
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, load_dataset
 from attrlib.engine.cache import ResultCache
 from attrlib.engine.evaluator import Evaluator
@@ -38,7 +37,7 @@ class WorkerSpec:
         threads: Number of threads of PyTorch.
         weights: The files that the models' checkpoints are read from.
         data_roots: Folders in which the worker looks for the data, besides those of its environment.
-        versions: Versions that decide on the last bits of results.
+        torch: Version of PyTorch, which decides on the last bits of results.
     """
 
     run: RunSpec
@@ -50,7 +49,7 @@ class WorkerSpec:
     threads: int
     weights: tuple[WeightFile, ...]
     data_roots: tuple[str, ...]
-    versions: tuple[tuple[str, str], ...]
+    torch: str
 
 
 def worker_spec(plan: Plan, sharing: int, threads: int, data_roots: tuple[str, ...] = ()) -> WorkerSpec:
@@ -80,7 +79,9 @@ def worker_spec(plan: Plan, sharing: int, threads: int, data_roots: tuple[str, .
     budget = None if plan.max_memory is None else plan.max_memory // sharing
     digests = tuple(evaluator.model_digest for evaluator in plan.evaluators)
     weights = tuple(file for model in models_of(spec) for file in weight_files(model))
-    return WorkerSpec(spec, digests, _data_digest(plan.data), plan.store.dtype, budget, sharing, threads, weights, data_roots, _versions())
+    return WorkerSpec(
+        spec, digests, _data_digest(plan.data), plan.store.dtype, budget, sharing, threads, weights, data_roots, torch.__version__
+    )
 
 
 def load_worker(spec: WorkerSpec, device: str, cache: ResultCache, heartbeat: Heartbeat, fetch: Callable[[str], bytes]) -> Worker:
@@ -97,9 +98,8 @@ def load_worker(spec: WorkerSpec, device: str, cache: ResultCache, heartbeat: He
         AttrlibError: If something cannot be loaded or differs; the message names it.
     """
     torch.set_num_threads(spec.threads)
-    for (name, version), (_, present) in zip(spec.versions, _versions(), strict=True):
-        if version != present:
-            raise SpecError(f"it has {name} {present}, but the run uses {name} {version}; install the same version")
+    if spec.torch != torch.__version__:
+        raise SpecError(f"it has torch {torch.__version__}, but the run uses torch {spec.torch}; install the same version")
     paths = located_weights(spec.weights, fetch)
     tuned = (spec.run.deletion_tuned, *(False for _ in spec.run.filter_models))
     evaluators = []
@@ -165,7 +165,3 @@ def _load(spec: ModelSpec, paths: dict[str, str], device: str, deletion_tuned: b
 
 def _data_digest(data: Dataset) -> str:
     return digest(len(data), list(data.class_names), data.has_masks, list(data.parts))
-
-
-def _versions() -> tuple[tuple[str, str], ...]:
-    return ("attrlib", attrlib.__version__), ("torch", torch.__version__)
