@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 # isort: split
+import attrlib  # before torchvision: it declares the operators that torchvision may lack
+
+# isort: split
 import psutil
 import pytest
 from PIL import Image

@@ -1,13 +1,18 @@
 """Choose the executor of a run by the number of workers and the cluster that a user asks for."""
 
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 
 from attrlib.engine.executors.crew import Crew
 from attrlib.engine.executors.dispatcher import Dispatcher
 from attrlib.engine.executors.processes import ProcessCrew
 from attrlib.engine.executors.ray_crew import RayCrew
 from attrlib.engine.run import ExecutorFactory, local
+from attrlib.specs import whole
+
+WORKERS, CLUSTER = "ATTRLIB_WORKERS", "ATTRLIB_CLUSTER"
+"""Environment variables of a server: the number of workers and the cluster of its runs."""
 
 
 @contextmanager
@@ -37,3 +42,14 @@ def executors(
         return
     with closing(crew):
         yield lambda plan, heartbeat: Dispatcher(plan, heartbeat, crew)
+
+
+def configured() -> AbstractContextManager[ExecutorFactory]:
+    """Return the executors that the environment asks for; by default this process.
+
+    Raises:
+        SpecError: If a variable is not valid, in the context or before.
+        ClusterError: As `executors`.
+    """
+    workers = os.environ.get(WORKERS)
+    return executors(whole(workers, WORKERS) if workers else None, os.environ.get(CLUSTER) or None)

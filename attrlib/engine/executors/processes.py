@@ -40,9 +40,7 @@ class ProcessCrew:
     data_roots: tuple[str, ...] = ()
 
     def __init__(self, size: int):
-        if not 1 <= size <= MOST:
-            raise SpecError(f"workers={size} is not valid: give a number of processes from 1 to {MOST}")
-        self._size = size
+        self._size = check_size(size)
         self._numbers = itertools.count(1)
         self._processes: dict[int, _Process] = {}
         self._inbox: queue.SimpleQueue[tuple[int, Message]] = queue.SimpleQueue()
@@ -115,6 +113,13 @@ class ProcessCrew:
         """End all workers."""
         for member in list(self._processes):
             self.stop(member)
+
+
+def check_size(size: int) -> int:
+    """Return a number of workers of one machine if it is valid, else raise `SpecError`."""
+    if not 1 <= size <= MOST:
+        raise SpecError(f"workers={size} is not valid: give a number of processes from 1 to {MOST}")
+    return size
 
 
 class _Process:

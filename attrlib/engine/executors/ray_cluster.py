@@ -38,6 +38,12 @@ def parse_cluster(text: str) -> str | None:
     return address or None
 
 
+def check_installed() -> None:
+    """Raise `ClusterError` if Ray is not installed."""
+    if importlib.util.find_spec(NAME) is None:
+        raise ClusterError('clusters need Ray, which is not installed: pip install "attrlib[cluster]"')
+
+
 def _host_and_port(address: str) -> tuple[str, int] | None:
     host, _, port = address.rpartition(":")
     return (host.strip("[]"), int(port)) if host and port.isdecimal() and int(port) < 1 << 16 else None
@@ -64,8 +70,7 @@ def connected(address: str | None) -> Iterator[Any]:
     Raises:
         ClusterError: If Ray is not installed, the cluster does not answer, or it has another version.
     """
-    if importlib.util.find_spec(NAME) is None:
-        raise ClusterError('clusters need Ray, which is not installed: pip install "attrlib[cluster]"')
+    check_installed()
     if NAME in sys.modules and sys.modules[NAME].is_initialized():
         yield sys.modules[NAME]
         return

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrlib.engine.executors.messages import Died, Message
 from attrlib.engine.executors.ray_cluster import connected, parse_cluster
-from attrlib.errors import ClusterError, shortened
+from attrlib.errors import ClusterError, SpecError, shortened
 from attrlib.models import Classifier
 
 POLL = 2.0
@@ -35,6 +35,8 @@ class RayCrew:
     """
 
     def __init__(self, cluster: str, workers: int | None = None, device: str = "auto", data_roots: tuple[str, ...] = ()):
+        if workers is not None and workers < 1:
+            raise SpecError(f"workers={workers} is not valid: give a number of actors from 1")
         self.data_roots = data_roots
         self._resources = ExitStack()
         self._ray = self._resources.enter_context(connected(parse_cluster(cluster)))
