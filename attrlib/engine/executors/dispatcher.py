@@ -133,8 +133,8 @@ class Dispatcher:
         finished = []
         for ahead in range(AHEAD):
             for member in sorted(self._ready, key=lambda member: len(self._assigned[member])):
-                # At the end, no worker waits behind another.
-                if len(self._assigned[member]) != ahead or (ahead and len(self._waiting) < len(self._ready)):
+                # At the end, no unit waits behind another while a worker idles or is about to be ready.
+                if len(self._assigned[member]) != ahead or (ahead and len(self._waiting) < len(self._assigned)):
                     continue
                 while (serial := self._next()) is not None:
                     self._waiting.remove(serial)
