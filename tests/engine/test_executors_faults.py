@@ -19,10 +19,13 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 import psutil
 import pytest
 from PIL import Image
-from support.executors import MODEL, copied_birds
+from support.executors import MODEL, CountingStore, copied_birds
 from support.gate import Gate
 from support.waiting import LIMIT, until
+from typer.testing import CliRunner
 
+import attrlib.cli.serve
+from attrlib.cli.app import app
 from attrlib.engine.executors.choice import executors
 from attrlib.engine.executors.weights import WeightFile, located_weights, weight_files
 from attrlib.engine.executors.worker_spec import ROOTS, load_data, load_worker, worker_spec
@@ -148,3 +151,56 @@ def test_another_version_of_torch_is_refused(tmp_path: Path) -> None:
         spec = worker_spec(make_plan(run_spec, model, attrlib.load_dataset(str(data)), store), 1, 1)
         with pytest.raises(SpecError, match=r"it has torch \S+, but the run uses torch 1\.0; install the same version"):
             load_worker(replace(spec, torch="1.0"), "cpu", store, lambda doing: None, lambda path: b"")
+
+
+def test_studies_and_aggregates_use_workers(tmp_path: Path) -> None:
+    """In one process, as importing the library takes seconds; what the workers add is what a run without them then finds."""
+    data = copied_birds(tmp_path / "data", range(6))
+    options = {"data": data, "methods": ["IxG", "Random"], "limit": 4, "models": [MODEL]}
+    with closing(CountingStore(tmp_path / "store")) as store:
+        spread = attrlib.study("agreement", **options, store=store, workers=1)
+        assert store.repeated == []
+        whole = attrlib.study("agreement", **options, store=store)
+    with closing(CountingStore(tmp_path / "other")) as store:
+        alone = attrlib.study("agreement", **options, store=store)
+    assert spread.computed == alone.computed > 0
+    assert (whole.computed, whole.cached) == (0, spread.computed)
+    assert repr(spread.rows) == repr(whole.rows) == repr(alone.rows)
+    command = ["aggregate", "--setting", "sds", "--methods", "IxG", "--model", MODEL, "--data", str(data), "--json"]
+    numbers = []
+    for name, workers in (("one", []), ("two", ["--workers", "1"])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ATTRLIB_CACHE", str(tmp_path / name))
+            done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / name / "out"), *workers])
+        assert done.exit_code == 0, done.output
+        numbers.append(json.loads(done.stdout)["rows"])
+    assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--workers", "0"], "workers=0 is not valid: give a number of processes from 1 to 256"),
+        (["--cluster", "slurm"], "cluster='slurm' is not valid: write ray to start Ray on this machine"),
+        (["--cluster", "ray", "--workers", "0"], "workers=0 is not valid: give a number of actors from 1"),
+    ],
+)
+def test_options_are_checked(options: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["score", "--model", MODEL, "--data", "birds", "--protocol", "sds", "--methods", "IxG", *options])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(("options", "message"), [(["--workers", "0"], "workers=0"), (["--cluster", "slurm"], "cluster='slurm'")])
+def test_options_of_the_app_are_checked_before_it_starts(options: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["app", *options])
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_the_app_hands_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: dict[str, str] = {}
+    monkeypatch.setattr(attrlib.cli.serve.os, "execve", lambda _program, _arguments, environment: started.update(environment))
+    monkeypatch.setattr(attrlib.cli.serve.subprocess, "run", lambda *_args, **_options: subprocess.CompletedProcess([], 0))
+    CliRunner().invoke(app, ["app", "--workers", "3", "--cluster", "ray"])
+    assert (started["ATTRLIB_WORKERS"], started["ATTRLIB_CLUSTER"]) == ("3", "ray")
