@@ -220,7 +220,11 @@ def _bounds(name: str, *args: Any, min_val: float = -1.0, max_val: float = 1.0, 
 
 def _of_output(output: Tensor, bounds: tuple[float, float] | None) -> Tensor:
     """Return the bias of a function with such bounds, or else of a product of two inputs: its derivative is twice the product."""
-    return -output if bounds is None else output.masked_fill((output > bounds[0]) & (output < bounds[1]), 0.0)
+    if bounds is None:
+        return -output
+    low, high = bounds
+    bias = (output >= high).to(output.dtype).mul_(high)
+    return bias.add_(output <= low, alpha=low) if low else bias
 
 
 def _may_write(func: Any, args: Any, kwargs: Any) -> bool:
