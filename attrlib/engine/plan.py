@@ -17,7 +17,7 @@ from attrlib.errors import DataError, SpecError
 from attrlib.methods import BATCH_SIZE
 from attrlib.models import Classifier, Layer
 from attrlib.progress import Progress, no_progress
-from attrlib.specs import RunSpec
+from attrlib.specs import RunSpec, Shard
 
 LOOKUP = 4096
 """Number of items per query of cached values."""
@@ -36,6 +36,8 @@ class GroupPlan:
         keys: The key of each item's results.
         values: The cached values of each evaluation, float64 (N,), NaN where undefined or missing.
         cached: Which values are cached, bool (N,).
+        positions: Position of each item in the whole run, of which a shard has only some items.
+        total: Number of items in the whole run.
     """
 
     group: ItemGroup
@@ -44,6 +46,8 @@ class GroupPlan:
     keys: tuple[str, ...] = ()
     values: dict[Evaluation, np.ndarray] = field(default_factory=dict)
     cached: dict[Evaluation, np.ndarray] = field(default_factory=dict)
+    positions: tuple[int, ...] = ()
+    total: int = 0
 
     @property
     def cached_count(self) -> int:
@@ -87,6 +91,7 @@ class Plan:
         refused: The evaluations that are not defined, with the reason.
         notes: What was left out, and why.
         max_memory: Maximum memory in bytes, None for half of the free memory.
+        shard: The share of the items to compute, None for all.
     """
 
     spec: RunSpec
@@ -97,6 +102,7 @@ class Plan:
     refused: tuple[Refusal, ...]
     notes: tuple[str, ...]
     max_memory: int | None = None
+    shard: Shard | None = None
 
     @property
     def model(self) -> Classifier:
@@ -144,7 +150,7 @@ class Plan:
             DataError: If no group has items.
         """
         waiting = [each.group for each in self.groups if each.unpredicted]
-        planned, refused, notes, error = _plan_groups(waiting, self.spec, self.data, self.store, self.evaluators)
+        planned, refused, notes, error = _plan_groups(waiting, self.spec, self.data, self.store, self.evaluators, self.shard)
         groups = tuple(planned.get(each.group, each) for each in self.groups if not each.unpredicted or each.group in planned)
         if error is not None and not groups:
             raise error
@@ -183,6 +189,7 @@ def make_plan(
     *,
     filter_models: Sequence[Classifier] = (),
     max_memory: int | None = None,
+    shard: Shard | None = None,
     on_progress: Progress = no_progress,
 ) -> Plan:
     """Select the items of a run, and look up its cached results; nothing is computed.
@@ -194,10 +201,11 @@ def make_plan(
         store: Where results are looked up and stored.
         filter_models: The filter models that the run names.
         max_memory: Maximum memory in bytes, weights included; None for half of the free memory.
+        shard: The share of the items to compute, None for all.
         on_progress: Called with the number of images found and wanted; raises `Cancelled` to stop.
 
     Raises:
-        SpecError: If the spec is not valid, or `filter_models` does not match it.
+        SpecError: If the spec is not valid, `filter_models` does not match it, or a shard cannot tell when the run may stop.
         AttrlibError: If nothing is defined for the model and the data.
     """
     if len(filter_models) != len(spec.filter_models):
@@ -205,9 +213,11 @@ def make_plan(
             f"the run names {len(spec.filter_models)} filter model(s), but {len(filter_models)} were passed; load them and pass them as "
             "filter_models"
         )
+    if shard is not None and spec.ci_width is not None:
+        raise SpecError("ci_width stops a run by the scores of all its items, which a shard does not know; leave out ci_width or the shard")
     evaluators = (Evaluator(model, store, spec.seed, spec.fast), *(Evaluator(each, store, spec.seed) for each in filter_models))
     groups, refused = find_evaluations(spec, data, evaluators[0])
-    planned, refused_groups, notes, error = _plan_groups(groups, spec, data, store, evaluators, on_progress)
+    planned, refused_groups, notes, error = _plan_groups(groups, spec, data, store, evaluators, shard, on_progress)
     if error is not None and not planned:
         raise error
     return Plan(
@@ -219,6 +229,7 @@ def make_plan(
         (*refused, *refused_groups),
         tuple(dict.fromkeys([*evaluators[0].model.remarks, *data.notes, *notes, *target_notes(groups)])),
         max_memory,
+        shard,
     )
 
 
@@ -228,6 +239,7 @@ def _plan_groups(
     data: Dataset,
     store: RunStore,
     evaluators: Sequence[Evaluator],
+    shard: Shard | None,
     on_progress: Progress = no_progress,
 ) -> tuple[dict[ItemGroup, GroupPlan], list[Refusal], list[str], DataError | None]:
     """Return the plans of groups, the evaluations of groups without items, notes on the items, and the last error."""
@@ -237,12 +249,15 @@ def _plan_groups(
     last: DataError | None = None
     for group in groups:
         try:
-            planned[group], group_notes = _plan_group(group, spec, data, store, evaluators, on_progress)
+            plan, group_notes = _plan_group(group, spec, data, store, evaluators, shard, on_progress)
         except DataError as error:
             refused += group.refuse(error)
             last = error
             continue
         notes += group_notes
+        # The items of a short run may all be in other shards.
+        if plan.items or plan.unpredicted:
+            planned[group] = plan
     return planned, refused, notes, last
 
 
@@ -252,16 +267,19 @@ def _plan_group(
     data: Dataset,
     store: RunStore,
     evaluators: Sequence[Evaluator],
+    shard: Shard | None,
     on_progress: Progress = no_progress,
 ) -> tuple[GroupPlan, tuple[str, ...]]:
     """Return the plan of a group, and notes on its items."""
     selection, unpredicted = select(group, spec, data, evaluators, on_progress)
     items = selection.items
     if unpredicted:
-        items = items[: min(len(items) // group.images_per_item, spec.limit or len(items))]
-        return GroupPlan(group, items, unpredicted), selection.notes
-    keys = tuple(item.key(group.target_choice) for item in items)
-    plan = GroupPlan(group, items, {}, keys)
+        most = min(len(items) // group.images_per_item, spec.limit or len(items))
+        return GroupPlan(group, items[: most if shard is None else -(-most // shard.count)], unpredicted), selection.notes
+    positions = tuple(position for position, item in enumerate(items) if shard is None or shard.holds(item.id))
+    chosen = tuple(items[position] for position in positions)
+    keys = tuple(item.key(group.target_choice) for item in chosen)
+    plan = GroupPlan(group, chosen, {}, keys, positions=positions, total=len(items))
     for each in group.evaluations:
         plan.values[each], plan.cached[each] = _look_up(each, keys, store)
     return plan, selection.notes

@@ -115,6 +115,7 @@ class _RunState:
         self.progress: dict[Evaluation, _PartialResults] = {}
         self.refused: list[Refusal] = list(plan.refused)
         self.notes: list[str] = []
+        self.unreadable: dict[str, str] = {}
         self.of = "results"
         self.cached, self.computed, self.weight_done, self.predicted, self.to_predict = 0, 0, 0.0, 0, 0
         self.changed = True
@@ -132,9 +133,10 @@ class _RunState:
             self.started = time.perf_counter()
             for each in self.plan.groups:
                 used[each] = self._evaluate(each)
-            if not self.progress:
+            # A shard may have no items, or only unreadable ones.
+            if not self.progress and self.plan.shard is None:
                 raise ProtocolError(self.refused[-1].reason)
-            agreement = self._agreement(used) if self.spec.fast else {}
+            agreement = self._agreement(used) if self.spec.fast and self.plan.shard is None else {}
             self._report_progress("done")
         except Cancelled:
             self.store.set_state(key, "cancelled")
@@ -145,7 +147,8 @@ class _RunState:
         self._save(key, used, "done")
         scores = self._scores(used)
         notes = tuple(dict.fromkeys([*self.plan.notes, *self.notes, *self.store.notes]))
-        return RunResult(self.spec, scores, self.refused, notes, self.computed, self.cached, time.perf_counter() - start, agreement)
+        seconds = time.perf_counter() - start
+        return RunResult(self.spec, scores, self.refused, notes, self.computed, self.cached, seconds, agreement, self.unreadable)
 
     def _predict(self) -> None:
         """Compute the predictions on which grids depend, and select the grids."""
@@ -188,10 +191,11 @@ class _RunState:
                     if enough:
                         break
         self._give_up(plan, slice(None))
+        self.unreadable |= unreadable
         items = plan.items[:enough]
         readable = tuple(item for item in items if item.id not in unreadable)
         self.notes += unreadable_note(list(unreadable.values()), len(items) - len(readable))
-        if not readable:
+        if not readable and self.plan.shard is None:
             raise DataError(f"none of the {len(items)} images of {self.plan.data.name} can be read: {next(iter(unreadable.values()))}")
         return readable
 

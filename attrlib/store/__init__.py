@@ -2,10 +2,33 @@
 
 from attrlib.store.files import rounded
 from attrlib.store.maps import Verified
+from attrlib.store.merge import MergedShards, import_parts, merge_shards
 from attrlib.store.opening import open_store, parse_bytes
-from attrlib.store.records import Detail, Record
+from attrlib.store.parts import items_in, parts_in, write_part
+from attrlib.store.records import Detail, Record, row_of
 from attrlib.store.runs import Run
+from attrlib.store.shards import ShardGroup, ShardManifest
 from attrlib.store.store import Sizes, Store
 from attrlib.store.tables import SCHEMA
 
-__all__ = ["SCHEMA", "Detail", "Record", "Run", "Sizes", "Store", "Verified", "open_store", "parse_bytes", "rounded"]
+__all__ = [
+    "SCHEMA",
+    "Detail",
+    "MergedShards",
+    "Record",
+    "Run",
+    "ShardGroup",
+    "ShardManifest",
+    "Sizes",
+    "Store",
+    "Verified",
+    "import_parts",
+    "items_in",
+    "merge_shards",
+    "open_store",
+    "parse_bytes",
+    "parts_in",
+    "rounded",
+    "row_of",
+    "write_part",
+]

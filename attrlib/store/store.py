@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_cache_dir
 from sqlalchemy import delete, func, select
@@ -15,7 +16,7 @@ from attrlib.store.export import export
 from attrlib.store.failures import Notes, Unavailable
 from attrlib.store.files import DTYPES, rounded
 from attrlib.store.maps import Maps, Verified
-from attrlib.store.records import Record, Records
+from attrlib.store.records import Merged, Record, Records
 from attrlib.store.runs import Run, Runs
 from attrlib.store.urls import file_url, read_url
 
@@ -103,6 +104,21 @@ class Store:
         """
         if self._records.add(key, spec, records):
             self._retry()
+
+    def merge_records(self, specs: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Merged:
+        """Add records that another store has computed. Those already cached are compared, and stay.
+
+        Args:
+            specs: Canonical text of the spec of each key.
+            rows: Records with their `key`, `item`, `value` and `details`, as in the table.
+
+        Raises:
+            StoreError: If the database cannot be read or written. Nothing is added, and nothing is kept in memory.
+        """
+        try:
+            return self._records.merge(specs, rows)
+        except Unavailable as error:
+            raise StoreError(str(error)) from None
 
     def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return the cached maps of some keys by key, float32 (1,h,w), in the order of `keys`.
