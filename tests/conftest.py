@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.pages import Checkpoints
+from support.postgres import postgres, server  # noqa: F401
 
 import attrlib
 

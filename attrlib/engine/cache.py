@@ -5,7 +5,7 @@ from typing import Protocol as Interface
 
 from torch import Tensor
 
-from attrlib.store import Record, rounded
+from attrlib.store import Claims, Record, rounded
 
 
 class ResultCache(Interface):
@@ -40,6 +40,9 @@ class RunStore(ResultCache, Interface):
     @property
     def notes(self) -> tuple[str, ...]:
         """Return notes for the user on what was repaired or could not be stored."""
+
+    def claims(self) -> Claims | None:
+        """Return a new owner of claims, None if no other process uses the store."""
 
     def save_run(self, key: str, spec: Mapping[str, object], parts: Mapping[str, object]) -> None:
         """Write the manifest of a run.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from attrlib.engine.claims import ClaimingExecutor
 from attrlib.engine.evaluations import Evaluation, Refusal
 from attrlib.engine.executors import Executor, LocalExecutor
 from attrlib.engine.fast import map_agreement
@@ -16,6 +17,7 @@ from attrlib.engine.results import RunResult, Score, StoredDetails
 from attrlib.engine.work import Heartbeat, UnitResult, Worker
 from attrlib.errors import AttrlibError, Cancelled, DataError, ProtocolError
 from attrlib.progress import Listener, no_listener
+from attrlib.protocols import Prediction
 from attrlib.specs import MethodSpec, digest
 from attrlib.statistics import RunningSummary, Summary, summary
 
@@ -72,7 +74,9 @@ def run(plan: Plan, on_progress: RunListener = no_listener, executor: ExecutorFa
         Cancelled: If `on_progress` raises it. Everything computed before is stored, and the next run of the same spec resumes there.
         AttrlibError: If no evaluation is defined.
     """
-    return _RunState(plan, on_progress, executor).execute()
+    state = _RunState(plan, on_progress, executor)
+    with closing(state.executor):
+        return state.execute()
 
 
 class _PartialResults:
@@ -110,7 +114,7 @@ class _RunState:
 
     def __init__(self, plan: Plan, on_progress: RunListener, executor: ExecutorFactory):
         self.plan, self.spec, self.store, self.on_progress = plan, plan.spec, plan.store, on_progress
-        self.executor = executor(plan, self._heartbeat)
+        self.executor = self._sharing(executor(plan, self._heartbeat))
         self.event = Event("planning")
         self.progress: dict[Evaluation, _PartialResults] = {}
         self.refused: list[Refusal] = list(plan.refused)
@@ -119,6 +123,14 @@ class _RunState:
         self.of = "results"
         self.cached, self.computed, self.weight_done, self.predicted, self.to_predict = 0, 0, 0.0, 0, 0
         self.changed = True
+
+    def _sharing(self, executor: Executor) -> Executor:
+        """Return the executor such that processes that share the store compute nothing twice."""
+        claims = self.store.claims()
+        if claims is None:
+            return executor
+        keys = [each.keys.measurement(Prediction())[1] for each in self.plan.evaluators]
+        return ClaimingExecutor(executor, claims, self.store, keys, self._heartbeat)
 
     def execute(self) -> RunResult:
         start = time.perf_counter()
@@ -146,7 +158,7 @@ class _RunState:
             raise
         self._save(key, used, "done")
         scores = self._scores(used)
-        notes = tuple(dict.fromkeys([*self.plan.notes, *self.notes, *self.store.notes]))
+        notes = tuple(dict.fromkeys([*self.plan.notes, *self.notes, *self.executor.notes, *self.store.notes]))
         seconds = time.perf_counter() - start
         return RunResult(self.spec, scores, self.refused, notes, self.computed, self.cached, seconds, agreement, self.unreadable)
 

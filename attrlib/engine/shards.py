@@ -18,7 +18,7 @@ from attrlib.errors import StoreError
 from attrlib.models import Classifier
 from attrlib.progress import no_listener
 from attrlib.specs import NUMERICS, RunSpec, Shard, canonical, digest
-from attrlib.store import Record, ShardGroup, ShardManifest, Store, import_parts, items_in, parts_in, row_of, write_part
+from attrlib.store import Claims, Record, ShardGroup, ShardManifest, Store, import_parts, items_in, parts_in, row_of, write_part
 
 ROWS_PER_PART = 50_000
 """Number of records after which a part file is written."""
@@ -85,6 +85,9 @@ class ShardStore(RunStore):
 
     def rounded(self, maps: Tensor) -> Tensor:
         return self._store.rounded(maps)
+
+    def claims(self) -> Claims | None:
+        return self._store.claims()
 
     def save_run(self, key: str, spec: Mapping[str, object], parts: Mapping[str, object]) -> None:
         self.description = spec

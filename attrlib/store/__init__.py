@@ -1,5 +1,6 @@
 """On-disk store of scores, attribution maps and runs, so that nothing is computed twice."""
 
+from attrlib.store.claims import Claims, Pairs
 from attrlib.store.files import rounded
 from attrlib.store.maps import Verified
 from attrlib.store.merge import MergedShards, import_parts, merge_shards
@@ -13,8 +14,10 @@ from attrlib.store.tables import SCHEMA
 
 __all__ = [
     "SCHEMA",
+    "Claims",
     "Detail",
     "MergedShards",
+    "Pairs",
     "Record",
     "Run",
     "ShardGroup",

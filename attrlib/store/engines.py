@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, Index, MetaData, Table, create_engine, event, inspect, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import CreateSchema
 
@@ -69,13 +69,14 @@ def file_engine(file: Path, mode: str = "") -> Engine:
     return engine
 
 
-def prepare(engine: Engine, tables: MetaData, place: str) -> None:
-    """Create the tables if they do not exist.
+def prepare(engine: Engine, tables: MetaData, place: str, writable: bool) -> None:
+    """Create the tables that do not exist.
 
     Args:
         engine: Engine of the database.
         tables: The tables.
         place: Name of the database in error messages.
+        writable: Whether tables may be added to those that exist.
 
     Raises:
         OtherSchema: If the tables have another version.
@@ -83,7 +84,8 @@ def prepare(engine: Engine, tables: MetaData, place: str) -> None:
     """
     with engine.connect() as connection:
         version = _version(connection, tables, place)
-    if version is None:
+        complete = version is None or not writable or not _absent(connection, tables)
+    if version is None or (version == str(SCHEMA) and not complete):
         version = _create(engine, tables, place)
     if version != str(SCHEMA):
         raise OtherSchema(version)
@@ -100,11 +102,27 @@ def _create(engine: Engine, tables: MetaData, place: str) -> str:
                 connection.execute(CreateSchema(NAMESPACE))
         # Another process may have created them in the meantime.
         version = _version(connection, tables, place)
+        # Tables and indexes that a later version of attrlib has added do not change the meaning of the others.
+        tables.create_all(connection)
+        for index in _absent(connection, tables):
+            index.create(connection, checkfirst=True)
         if version is None:
             version = str(SCHEMA)
-            tables.create_all(connection)
             connection.execute(tables.tables["about"].insert(), {"name": "schema", "value": version})
     return version
+
+
+def _absent(connection: Connection, tables: MetaData) -> list[Table | Index]:
+    """Return the tables and indexes that do not exist."""
+    inspector = inspect(connection)
+    schema = NAMESPACE if connection.dialect.name == "postgresql" else None
+    names = set(inspector.get_table_names(schema=schema))
+    absent: list[Table | Index] = [table for table in tables.tables.values() if table.name not in names]
+    for table in tables.tables.values():
+        if table.indexes and table.name in names:
+            known = {index["name"] for index in inspector.get_indexes(table.name, schema=schema)}
+            absent += [index for index in table.indexes if index.name not in known]
+    return absent
 
 
 def _version(connection: Connection, tables: MetaData, place: str) -> str | None:

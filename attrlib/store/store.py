@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attrlib.errors import SpecError, StoreError, unknown
 from attrlib.store import tables
+from attrlib.store.claims import Claims, claimed
 from attrlib.store.database import Database
 from attrlib.store.export import export
 from attrlib.store.failures import Notes, Unavailable
@@ -139,6 +140,24 @@ class Store:
         """Return maps (1,h,w) or (B,1,h,w) rounded as the store would return them, so that new maps score like stored ones."""
         return rounded(maps, self._dtype)
 
+    def claims(self) -> Claims:
+        """Return a new owner of claims, so that processes that share the database compute nothing twice."""
+        return Claims(self._database)
+
+    def claimed(self, keys: Sequence[str]) -> dict[str, set[str]]:
+        """Return the items that any process has claimed, by key.
+
+        Args:
+            keys: Keys of records.
+
+        Raises:
+            StoreError: If the store cannot be read.
+        """
+        try:
+            return claimed(self._database, keys)
+        except Unavailable as error:
+            raise StoreError(str(error)) from None
+
     def save_run(self, key: str, spec: Mapping, parts: Mapping) -> None:
         """Record that a run has started, or started again.
 
@@ -248,7 +267,7 @@ class Store:
     def _clear(self) -> None:
         self._records.forget()
         self._runs.forget()
-        self._database.write(lambda c: [c.execute(delete(table)) for table in (tables.records, tables.specs, tables.runs)])
+        self._database.write(lambda c: [c.execute(delete(table)) for table in (tables.records, tables.specs, tables.runs, tables.claims)])
         self._database.compact()
         self._maps.clear()
 

@@ -53,6 +53,9 @@ def _processes(spec: RunSpec, dtype: str) -> ProcessPoolExecutor:
 class ShuffledProcesses:
     """Execute work units in random order in two processes that exchange only plain data."""
 
+    workers = 2
+    notes: tuple[str, ...] = ()
+
     def __init__(self, plan: Plan, _heartbeat: Heartbeat):
         self._plan = plan
 
@@ -65,3 +68,6 @@ class ShuffledProcesses:
             results, sent = future.result()
             sent.move_to(self._plan.store)
             yield from results
+
+    def close(self) -> None:
+        """Do nothing: the processes are kept for the next run."""
