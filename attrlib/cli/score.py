@@ -12,12 +12,14 @@ import typer
 from attrlib.cli.common import Device, Json, command, duration, read_options
 from attrlib.cli.events import run_showing
 from attrlib.cli.shards import read_shard, score_shard
+from attrlib.cli.status import show_status
 from attrlib.data.datasets import Dataset, load_dataset
 from attrlib.engine.evaluations import Refusal, by_reason
 from attrlib.engine.plan import Plan, make_plan
 from attrlib.engine.results import RunResult
 from attrlib.engine.run import run
 from attrlib.engine.shards import run_shard
+from attrlib.engine.status import run_status
 from attrlib.errors import SpecError
 from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.figures.numbers import json_value, number
@@ -52,6 +54,7 @@ def score(
     shard_dir: Annotated[
         Path | None, typer.Option("--shard-dir", help="Folder of the files of shards; by default shards in the cache folder.")
     ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Print what is done, claimed, failed and missing, and compute nothing.")] = False,
     as_json: Json = False,
     *,
     options: dict[str, str],
@@ -80,12 +83,15 @@ def score(
     classifier = load_model(spec.model.architecture, device, deletion_tuned=spec.deletion_tuned, **spec.model.options())
     others = [load_model(model.architecture, device, **model.options()) for model in spec.filter_models]
     share = read_shard(shard)
-    if share is not None and not plan:
-        folder = (shard_dir or store.folder / "shards").expanduser().absolute()
+    folder = (shard_dir or store.folder / "shards").expanduser().absolute()
+    if share is not None and not (plan or status):
         with_options = partial(run_shard, spec, share, classifier, dataset, store, folder, filter_models=others, max_memory=budget)
         score_shard(lambda on_progress: with_options(on_progress=on_progress), as_json)
         return
     run_plan = make_plan(spec, classifier, dataset, store, filter_models=others, max_memory=budget, shard=share)
+    if status:
+        show_status(run_status(run_plan, store, folder), as_json)
+        return
     if plan:
         _show_plan(run_plan, as_json)
         return

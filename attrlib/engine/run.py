@@ -309,6 +309,21 @@ class _RunState:
             for each in plan.group.evaluations:
                 if each in self.progress:
                     parts[f"{each.protocol_spec}|{each.method_spec}"] = {"key": each.key, "items": keys}
-        description = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "model_digest": self.plan.model_digest}
+        description: dict[str, object] = {
+            "kind": "score",
+            "title": self.spec.cli(),
+            "spec": self.spec,
+            "model_digest": self.plan.model_digest,
+        }
+        if self.refused:
+            description["refused"] = {f"{protocol}|{method}": reason for protocol, method, reason in self.refused}
+        if self.unreadable:
+            failed = {
+                name: self.unreadable[item.id]
+                for plan in used
+                for name, item in zip(plan.keys, plan.items, strict=True)
+                if item.id in self.unreadable
+            }
+            description["failures"] = failed
         self.store.save_run(key, description, parts)
         self.store.set_state(key, state)

@@ -8,7 +8,7 @@ from attrlib.store.opening import open_store, parse_bytes
 from attrlib.store.parts import items_in, parts_in, write_part
 from attrlib.store.records import Detail, Record, row_of
 from attrlib.store.runs import Run
-from attrlib.store.shards import ShardGroup, ShardManifest
+from attrlib.store.shards import ShardGroup, ShardManifest, manifests_in, missing_shards
 from attrlib.store.store import Sizes, Store
 from attrlib.store.tables import SCHEMA
 
@@ -27,7 +27,9 @@ __all__ = [
     "Verified",
     "import_parts",
     "items_in",
+    "manifests_in",
     "merge_shards",
+    "missing_shards",
     "open_store",
     "parse_bytes",
     "parts_in",

@@ -70,7 +70,8 @@ def merge_shards(folders: Sequence[Path], store: Store) -> MergedShards:
     if not manifests:
         problems.append("no shard has finished: run score --shard again, which goes on from these files")
     for each in manifests[:1]:
-        store.save_run(each.run, each.description, run_parts(manifests))
+        failures = {item: why for manifest in manifests for item, why in manifest.description.get("failures", {}).items()}
+        store.save_run(each.run, {**each.description, **({"failures": failures} if failures else {})}, run_parts(manifests))
         store.set_state(each.run, "cancelled" if problems else "done")
     return MergedShards(next(iter(runs), ""), len({each.shard for each in manifests}), records, problems)
 

@@ -39,6 +39,11 @@ class Run:
     created: str
     updated: str
 
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """Return why items, by their key, could not be scored."""
+        return self.spec.get("failures", {})
+
 
 class Runs:
     """The runs in a database. Those that cannot be written stay in memory, with a note."""

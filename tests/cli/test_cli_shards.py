@@ -9,10 +9,11 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 
 # isort: split
 import pytest
-from support.runs import classifier, pictures
+from support.runs import classifier, pictures, plan_of, spoil
 from typer.testing import CliRunner, Result
 
 import attrlib.cli.score
+import attrlib.store
 
 SCORE = ("score", "--protocol", "sds", "--methods", "IxG,Random")
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -109,3 +110,58 @@ def test_a_merge_that_is_not_complete_ends_with_what_to_do(data: Path, tmp_path:
 )
 def test_bad_input_is_one_line(arguments: tuple[str, ...], message: str) -> None:
     assert message in fails(*arguments)
+
+
+# The state of a run
+
+
+def status(*arguments: object) -> dict[str, dict[str, Any]]:
+    rows = as_json(*arguments, "--status")["evaluations"]
+    assert all(row["done"] + row["claimed"] + row["failed"] + row["missing"] == row["total"] for row in rows)
+    return {row["method"]: row for row in rows}
+
+
+def test_the_status_counts_what_is_done_claimed_failed_and_missing(data: Path, model: attrlib.Classifier) -> None:
+    asked = ("score", "--protocol", "sds", "--methods", "IxG,Rollout", "--data", data)
+    assert succeeds(*asked, "--status").stdout.splitlines()[-1].startswith("not started; 20 results are missing: about ")
+    as_json(*asked[:-1], data, "--limit", 5)
+    before = status(*asked)
+    assert (before["IxG"]["done"], before["IxG"]["missing"]) == (5, 15)
+    assert (before["Rollout"]["total"], "self-attention" in before["Rollout"]["reason"]) == (0, True)
+    store = attrlib.store.open_store()
+    plan = plan_of(model, "sds", "IxG", data, store)
+    (group,) = plan.groups
+    (evaluation,) = group.group.evaluations
+    missing = [key for key, cached in zip(group.keys, group.cached[evaluation], strict=True) if not cached]
+    other = store.claims()
+    other.claim([{evaluation.key: missing[:3]}])
+    assert (status(*asked)["IxG"]["claimed"], status(*asked)["IxG"]["missing"]) == (3, 12)
+    other.release([{evaluation.key: missing[:3]}])
+    as_json(*asked)
+    lines = succeeds(*asked, "--status").stdout.splitlines()
+    assert lines[-1] == "done; nothing is missing"
+    assert " ".join(lines[1].split()) == "IxG 20 done, of 20"
+
+
+def test_the_status_says_which_pictures_failed_and_why(data: Path) -> None:
+    spoil(data)
+    as_json(*SCORE, "--data", data)
+    row = status(*SCORE, "--data", data)["IxG"]
+    assert (row["failed"], row["missing"]) == (row["total"] - row["done"], 0)
+    assert "cut.png" in row["reason"]
+    assert "failed, of" in succeeds(*SCORE, "--data", data, "--status").stdout
+
+
+def test_the_status_names_the_shards_that_are_missing(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    succeeds(*SCORE, "--data", data, "--shard", "1/3", "--shard-dir", folder)
+    assert "shards: 1 finished, 2 missing (0/3, 2/3)" in succeeds(*SCORE, "--data", data, "--status", "--shard-dir", folder).stdout
+    for index in (0, 2):
+        succeeds(*SCORE, "--data", data, "--shard", f"{index}/3", "--shard-dir", folder)
+    fields = as_json(*SCORE, "--data", data, "--status", "--shard-dir", folder)
+    assert (fields["finished_shards"], fields["missing_shards"]) == (["0/3", "1/3", "2/3"], [])
+
+
+def test_the_status_of_grids_is_an_upper_bound(data: Path) -> None:
+    result = succeeds("score", "--protocol", "gridpg:confidence=0.5", "--methods", "IxG", "--data", data, "--status")
+    assert "not started; at most 5 results are missing" in result.stdout

@@ -219,6 +219,7 @@ def test_unreadable_pictures_are_no_missing_results(
     spec = spec_of(model, PROTOCOLS, BUSY, data)
     cluster.run_all(spec, 12)  # some have only the unreadable picture
     assert merged(cluster, store) == []
+    assert {why.partition(" ")[0] for run in store.runs() for why in run.failures.values()} == {"1/9", "2/0"}
     with closing(alone(tmp_path / "whole")) as other:
         assert same(of_the_store(model, data, store), compare(model, PROTOCOLS, BUSY, data, other))
 
