@@ -25,12 +25,10 @@ class _Remainder:
     Attributes:
         unit: The unit without what is stored.
         indices: Index of each of its evaluations in the whole unit.
-        pairs: Items by the key of their records.
     """
 
     unit: WorkUnit
     indices: tuple[int, ...]
-    pairs: Pairs
 
 
 class ClaimingExecutor:
@@ -84,14 +82,14 @@ class ClaimingExecutor:
 
     def _whole(self, unit: WorkUnit) -> _Remainder:
         indices = () if isinstance(unit, PredictUnit) else tuple(range(len(unit.missing)))
-        return _Remainder(unit, indices, self._pairs(unit))
+        return _Remainder(unit, indices)
 
     def _pairs(self, unit: WorkUnit) -> Pairs:
+        """Return the items of a unit by the key of their records. They are made when they are needed, as those of a large run are many."""
         if isinstance(unit, PredictUnit):
-            return {self._prediction_keys[unit.model]: [item.id for item in unit.items]}
-        return {
-            each.key: [unit.items[position].key(each.protocol.target_choice) for position in positions] for each, positions in unit.missing
-        }
+            return {self._prediction_keys[unit.model]: [item.id for item in unit.items]} if unit.items else {}
+        names = {choice: [item.key(choice) for item in unit.items] for choice in {each.protocol.target_choice for each, _ in unit.missing}}
+        return {each.key: [names[each.protocol.target_choice][position] for position in positions] for each, positions in unit.missing}
 
     def _take(self, waiting: dict[int, _Remainder]) -> Generator[UnitResult, None, dict[int, _Remainder]]:
         """Claim some of the units, and return them. Yield the results of those that are stored. The others come last next time."""
@@ -102,7 +100,7 @@ class ClaimingExecutor:
             window = numbers[first : first + self._size]
             yield from self._stored(waiting, window)
             asked = {number: waiting.pop(number) for number in window if number in waiting}
-            granted = self._claims.claim([each.pairs for each in asked.values()])
+            granted = self._claims.claim([self._pairs(each.unit) for each in asked.values()])
             for (number, each), own in zip(asked.items(), granted, strict=True):
                 (mine if own else waiting)[number] = each
             if 2 * len(mine) >= self._size:
@@ -112,48 +110,45 @@ class ClaimingExecutor:
     def _stored(self, waiting: dict[int, _Remainder], window: Sequence[int]) -> Iterator[UnitResult]:
         """Yield the results of some units that are in the store, and leave what is missing of them."""
         items: dict[str, list[str]] = {}
-        for number in window:
-            for key, own in waiting[number].pairs.items():
+        pairs = {number: self._pairs(waiting[number].unit) for number in window}
+        for unit in pairs.values():
+            for key, own in unit.items():
                 items.setdefault(key, []).extend(own)
         stored = {key: self._store.values(key, own) for key, own in items.items()}
         for number in window:
-            each = waiting[number]
-            if not any(item in stored[key] for key, own in each.pairs.items() for item in own):
+            each, own_pairs = waiting[number], pairs[number]
+            if not any(item in stored[key] for key, own in own_pairs.items() for item in own):
                 continue
-            for index, values in self._values(each, stored):
+            for index, values in self._values(each, own_pairs, stored):
                 yield UnitResult(number, index, values)
-            left = self._without(each, stored)
-            if left.pairs:
-                waiting[number] = left
-            else:
+            waiting[number] = self._without(each, own_pairs, stored)
+            if not self._pairs(waiting[number].unit):
                 del waiting[number]
                 yield UnitResult(number, finished=True)
 
-    def _values(self, each: _Remainder, stored: dict[str, dict[str, float]]) -> Iterator[tuple[int, dict[int, float]]]:
+    def _values(self, each: _Remainder, pairs: Pairs, stored: dict[str, dict[str, float]]) -> Iterator[tuple[int, dict[int, float]]]:
         if isinstance(each.unit, EvaluateUnit):
             for index, (evaluation, positions) in zip(each.indices, each.unit.missing, strict=True):
                 known = stored[evaluation.key]
-                keys = zip(positions, each.pairs[evaluation.key], strict=True)
+                keys = zip(positions, pairs[evaluation.key], strict=True)
                 values = {position: known[key] for position, key in keys if key in known}
                 if values:
                     yield index, values
 
-    def _without(self, each: _Remainder, stored: dict[str, dict[str, float]]) -> _Remainder:
+    def _without(self, each: _Remainder, pairs: Pairs, stored: dict[str, dict[str, float]]) -> _Remainder:
         """Return a unit without the results that are stored."""
         unit = each.unit
         if isinstance(unit, PredictUnit):
             known = stored[self._prediction_keys[unit.model]]
-            left = replace(unit, items=tuple(item for item in unit.items if item.id not in known))
-            return _Remainder(left, (), self._pairs(left) if left.items else {})
+            return _Remainder(replace(unit, items=tuple(item for item in unit.items if item.id not in known)), ())
         missing, indices = [], []
         for index, (evaluation, positions) in zip(each.indices, unit.missing, strict=True):
-            keys = zip(positions, each.pairs[evaluation.key], strict=True)
+            keys = zip(positions, pairs[evaluation.key], strict=True)
             rest = tuple(position for position, key in keys if key not in stored[evaluation.key])
             if rest:
                 missing.append((evaluation, rest))
                 indices.append(index)
-        reduced = replace(unit, missing=tuple(missing))
-        return _Remainder(reduced, tuple(indices), self._pairs(reduced))
+        return _Remainder(replace(unit, missing=tuple(missing)), tuple(indices))
 
     def _execute(self, mine: dict[int, _Remainder]) -> Iterator[UnitResult]:
         """Execute claimed units, and release the claims when all are stored."""
@@ -165,7 +160,7 @@ class ClaimingExecutor:
                     indices = mine[number].indices
                     yield replace(result, unit=number, evaluation=indices[result.evaluation] if indices else 0)
         finally:
-            self._claims.release([each.pairs for each in mine.values()])
+            self._claims.release([self._pairs(each.unit) for each in mine.values()])
         seconds = time.monotonic() - start
         if seconds < SHORT:
             self._size *= 2

@@ -12,6 +12,7 @@ from attrlib.engine.evaluations import Evaluation, Refusal
 from attrlib.engine.executors import Executor, LocalExecutor
 from attrlib.engine.fast import map_agreement
 from attrlib.engine.items import EvalItem, unreadable_note
+from attrlib.engine.partial import PartialResults, ScoredItems
 from attrlib.engine.plan import FORWARD_PASSES, GroupPlan, Plan, item_seconds
 from attrlib.engine.results import RunResult, Score, StoredDetails
 from attrlib.engine.work import Heartbeat, UnitResult, Worker
@@ -19,7 +20,7 @@ from attrlib.errors import AttrlibError, Cancelled, DataError, ProtocolError
 from attrlib.progress import Listener, no_listener
 from attrlib.protocols import Prediction
 from attrlib.specs import MethodSpec, digest
-from attrlib.statistics import RunningSummary, Summary, summary
+from attrlib.statistics import Summary, summary
 
 MIN_ITEMS_FOR_WIDTH = 10
 """Minimum number of items before the width of an interval may stop a run."""
@@ -79,36 +80,6 @@ def run(plan: Plan, on_progress: RunListener = no_listener, executor: ExecutorFa
         return state.execute()
 
 
-class _PartialResults:
-    """The results of one evaluation so far."""
-
-    def __init__(self, evaluation: Evaluation, plan: GroupPlan, weight: float):
-        self.evaluation, self.weight = evaluation, weight
-        self.values, self.done = plan.values[evaluation].copy(), plan.cached[evaluation].copy()
-        self._expected = ~self.done
-        self.missing = int(self._expected.sum())
-        self.running = RunningSummary()
-        self.running.add(self.counted(self.done))
-
-    def counted(self, chosen: np.ndarray | slice) -> np.ndarray:
-        """Return the chosen values, with undefined ones replaced as the protocol counts them in the mean."""
-        values = self.values[chosen]
-        return np.where(np.isnan(values), self.evaluation.protocol.undefined_value, values)
-
-    def add(self, first: int, result: UnitResult) -> None:
-        """Add results of the chunk that starts at item `first`."""
-        positions = np.array(list(result.values), dtype=int) + first
-        self.values[positions], self.done[positions] = list(result.values.values()), True
-        self.running.add(self.counted(positions))
-        self._expected[positions] = False
-        self.missing -= len(positions)
-
-    def give_up(self, items: slice) -> None:
-        """Count the missing results of some items as not needed: the items cannot be read, or the run stops before them."""
-        self.missing -= int(self._expected[items].sum())
-        self._expected[items] = False
-
-
 class _RunState:
     """The state of one run."""
 
@@ -116,7 +87,7 @@ class _RunState:
         self.plan, self.spec, self.store, self.on_progress = plan, plan.spec, plan.store, on_progress
         self.executor = self._sharing(executor(plan, self._heartbeat))
         self.event = Event("planning")
-        self.progress: dict[Evaluation, _PartialResults] = {}
+        self.progress: dict[Evaluation, PartialResults] = {}
         self.refused: list[Refusal] = list(plan.refused)
         self.notes: list[str] = []
         self.unreadable: dict[str, str] = {}
@@ -178,7 +149,7 @@ class _RunState:
         for each in self.plan.groups:
             for evaluation in each.group.evaluations:
                 weight = item_seconds(evaluation, self.plan.model, FORWARD_PASSES)
-                self.progress[evaluation] = _PartialResults(evaluation, each, weight)
+                self.progress[evaluation] = PartialResults(evaluation, each, weight)
 
     def _evaluate(self, plan: GroupPlan) -> tuple[EvalItem, ...]:
         """Compute the missing results of a group; return the readable items among those used."""
@@ -211,7 +182,7 @@ class _RunState:
             raise DataError(f"none of the {len(items)} images of {self.plan.data.name} can be read: {next(iter(unreadable.values()))}")
         return readable
 
-    def _add(self, progress: _PartialResults, first: int, result: UnitResult) -> None:
+    def _add(self, progress: PartialResults, first: int, result: UnitResult) -> None:
         progress.add(first, result)
         self.cached += len(result.values) - result.computed
         self.computed += result.computed
@@ -279,25 +250,29 @@ class _RunState:
 
     def _scores(self, used: Mapping[GroupPlan, tuple[EvalItem, ...]]) -> dict:
         """Return the scores, in the order of the spec."""
-        pairs = [(each, plan, items) for plan, items in used.items() for each in plan.group.evaluations if each in self.progress]
+        pairs = [(each, plan) for plan in used for each in plan.group.evaluations if each in self.progress]
         pairs.sort(key=lambda pair: self.spec.protocols.index(pair[0].protocol_spec))
-        return {(each.protocol_spec, each.method_spec): self._score(each, plan, items) for each, plan, items in pairs}
+        readable = {plan: set(items) for plan, items in used.items()}
+        scored: dict[tuple[GroupPlan, bytes], ScoredItems] = {}
+        scores = {}
+        for each, plan in pairs:
+            done = self.progress[each].done & np.array([item in readable[plan] for item in plan.items], dtype=bool)
+            # Methods share their items, so that a result takes little more than its values.
+            chosen = scored.setdefault((plan, done.tobytes()), ScoredItems(plan, done))
+            scores[each.protocol_spec, each.method_spec] = self._score(each, chosen)
+        return scores
 
-    def _score(self, evaluation: Evaluation, plan: GroupPlan, items: tuple[EvalItem, ...]) -> Score:
-        progress = self.progress[evaluation]
-        readable = set(items)
-        chosen = [position for position, item in enumerate(plan.items) if item in readable and progress.done[position]]
-        ids = tuple(plan.items[position].id for position in chosen)
+    def _score(self, evaluation: Evaluation, scored: ScoredItems) -> Score:
         return Score(
             replace(self.spec, protocols=(evaluation.protocol_spec,), methods=(evaluation.method_spec,)),
             evaluation.protocol,
-            progress.values[chosen],
-            ids,
-            tuple(plan.items[position].images for position in chosen),
-            StoredDetails(self.store, evaluation.key, tuple(plan.keys[position] for position in chosen)),
-            self.plan.evaluators[0].mean_seconds(evaluation.method, ids),
+            self.progress[evaluation].values[scored.done],
+            scored.ids,
+            scored.images,
+            StoredDetails(self.store, evaluation.key, scored.keys),
+            self.plan.evaluators[0].mean_seconds(evaluation.method, scored.ids),
             tuple(dict.fromkeys([*self.plan.notes, *self.notes])),
-            tuple(plan.items[position].labels for position in chosen),
+            scored.labels,
         )
 
     def _save(self, key: str, used: Mapping[GroupPlan, tuple[EvalItem, ...]], state: str = "running") -> None:

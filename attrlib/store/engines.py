@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, Index, MetaData, Table, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, inspect, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import CreateSchema
 
@@ -84,8 +84,8 @@ def prepare(engine: Engine, tables: MetaData, place: str, writable: bool) -> Non
     """
     with engine.connect() as connection:
         version = _version(connection, tables, place)
-        complete = version is None or not writable or not _absent(connection, tables)
-    if version is None or (version == str(SCHEMA) and not complete):
+        present = _names(connection)
+    if version is None or (writable and version == str(SCHEMA) and not tables.tables.keys() <= set(present)):
         version = _create(engine, tables, place)
     if version != str(SCHEMA):
         raise OtherSchema(version)
@@ -102,31 +102,20 @@ def _create(engine: Engine, tables: MetaData, place: str) -> str:
                 connection.execute(CreateSchema(NAMESPACE))
         # Another process may have created them in the meantime.
         version = _version(connection, tables, place)
-        # Tables and indexes that a later version of attrlib has added do not change the meaning of the others.
+        # A table that a later version of attrlib has added does not change the meaning of the others.
         tables.create_all(connection)
-        for index in _absent(connection, tables):
-            index.create(connection, checkfirst=True)
         if version is None:
             version = str(SCHEMA)
             connection.execute(tables.tables["about"].insert(), {"name": "schema", "value": version})
     return version
 
 
-def _absent(connection: Connection, tables: MetaData) -> list[Table | Index]:
-    """Return the tables and indexes that do not exist."""
-    inspector = inspect(connection)
-    schema = NAMESPACE if connection.dialect.name == "postgresql" else None
-    names = set(inspector.get_table_names(schema=schema))
-    absent: list[Table | Index] = [table for table in tables.tables.values() if table.name not in names]
-    for table in tables.tables.values():
-        if table.indexes and table.name in names:
-            known = {index["name"] for index in inspector.get_indexes(table.name, schema=schema)}
-            absent += [index for index in table.indexes if index.name not in known]
-    return absent
+def _names(connection: Connection) -> list[str]:
+    return inspect(connection).get_table_names(schema=NAMESPACE if connection.dialect.name == "postgresql" else None)
 
 
 def _version(connection: Connection, tables: MetaData, place: str) -> str | None:
-    names = inspect(connection).get_table_names(schema=NAMESPACE if connection.dialect.name == "postgresql" else None)
+    names = _names(connection)
     if names and "about" not in names:
         raise Refused(f"{place} belongs to another program (it has a table {names[0]!r}); set ATTRLIB_STORE_URL to another database")
     about = tables.tables["about"]

@@ -16,6 +16,8 @@ from attrlib.store.tables import chunks, insert_new, specs
 from attrlib.store.tables import records as table
 
 Detail = float | Sequence[float]
+MANY = 2000
+"""Number of items from which values are read in one pass over all records of their key."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,15 @@ class Records:
         query = select(table.c.item, table.c.value).where(table.c.key == key)
 
         def work(connection: Connection) -> dict[str, float]:
-            parts = (connection.execute(query.where(table.c.item.in_(part))) for part in chunks(items))
-            return {item: record_of(value, None).value for part in parts for item, value in part}
+            if len(items) < MANY:
+                queries = [query.where(table.c.item.in_(part)) for part in chunks(items)]
+            else:
+                # One pass over the records of the key is faster than looking up thousands of them.
+                queries = [query.where(table.c.item.between(min(items), max(items)))]
+            try:
+                return {item: math.nan if value is None else float(value) for each in queries for item, value in connection.execute(each)}
+            except (TypeError, ValueError):
+                raise Damaged from None
 
         with self._lock:
             results = {item: self._pending[key, item][1].value for item in items if (key, item) in self._pending} if self._pending else {}
