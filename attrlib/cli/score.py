@@ -95,6 +95,8 @@ def score(
     if plan:
         _show_plan(run_plan, as_json)
         return
+    if run_plan.streams and not as_json:
+        typer.echo(f"note: {run_plan.notes[-1]}", err=True)
     stopped = "stopped: all results so far are stored; resume with python -m attrlib score --resume"
     result = run_showing(lambda on_progress: run(run_plan, on_progress), as_json, stopped)
     _report(result, dataset, as_json)

@@ -12,6 +12,7 @@ from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.items import EvalItem, chunked
 from attrlib.engine.memory import Probe, probe, rows_within
 from attrlib.engine.selection import Unpredicted, select
+from attrlib.engine.streaming import StreamingStore, map_bytes, streaming_note
 from attrlib.engine.work import EvaluateUnit, PredictUnit
 from attrlib.errors import DataError, SpecError
 from attrlib.methods import BATCH_SIZE
@@ -58,6 +59,11 @@ class GroupPlan:
     def missing(self) -> int:
         """Return the maximum number of results that must be computed."""
         return len(self.items) * len(self.group.evaluations) - self.cached_count
+
+    def missing_by_evaluation(self) -> list[tuple[Evaluation, int]]:
+        """Return each evaluation with the maximum number of its results that must be computed."""
+        known = {each: int(cached.sum()) for each, cached in self.cached.items()}
+        return [(each, len(self.items) - known.get(each, 0)) for each in self.group.evaluations]
 
     @property
     def chunks(self) -> list[tuple[EvalItem, ...]]:
@@ -123,6 +129,11 @@ class Plan:
     def missing(self) -> int:
         """Return the maximum number of results that must be computed."""
         return sum(each.missing for each in self.groups)
+
+    @property
+    def streams(self) -> bool:
+        """Return whether maps are not kept, as they are larger than the store may be; the last note says so."""
+        return isinstance(self.store, StreamingStore)
 
     @property
     def upper_bound(self) -> bool:
@@ -220,7 +231,7 @@ def make_plan(
     planned, refused_groups, notes, error = _plan_groups(groups, spec, data, store, evaluators, shard, on_progress)
     if error is not None and not planned:
         raise error
-    return Plan(
+    plan = Plan(
         spec,
         data,
         store,
@@ -230,6 +241,16 @@ def make_plan(
         tuple(dict.fromkeys([*evaluators[0].model.remarks, *data.notes, *notes, *target_notes(groups)])),
         max_memory,
         shard,
+    )
+    nbytes = sum(map_bytes(each.missing_by_evaluation(), model, store.dtype) for each in plan.groups)
+    if store.map_limit is None or nbytes <= store.map_limit:
+        return plan
+    streaming = StreamingStore(store)
+    return replace(
+        plan,
+        store=streaming,
+        evaluators=tuple(each.using(streaming) for each in evaluators),
+        notes=(*plan.notes, streaming_note(nbytes, store.map_limit)),
     )
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from attrlib.data.datasets import Dataset
-from attrlib.engine.cache import RunStore
+from attrlib.engine.cache import RunStore, StoreView
 from attrlib.engine.evaluations import Refusal
 from attrlib.engine.plan import LOOKUP, Plan, make_plan
 from attrlib.engine.results import RunResult
@@ -18,7 +17,7 @@ from attrlib.errors import StoreError
 from attrlib.models import Classifier
 from attrlib.progress import no_listener
 from attrlib.specs import NUMERICS, RunSpec, Shard, canonical, digest
-from attrlib.store import Claims, Record, ShardGroup, ShardManifest, Store, import_parts, items_in, parts_in, row_of, write_part
+from attrlib.store import Record, ShardGroup, ShardManifest, Store, import_parts, items_in, parts_in, row_of, write_part
 
 ROWS_PER_PART = 50_000
 """Number of records after which a part file is written."""
@@ -26,7 +25,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
 """Seconds between part files: at first, and at most. They double, so that long runs do not write many small files."""
 
 
-class ShardStore(RunStore):
+class ShardStore(StoreView):
     """A store that also writes new records to part files.
 
     The run is not recorded, as a shard is not the run.
@@ -38,28 +37,15 @@ class ShardStore(RunStore):
     """
 
     def __init__(self, store: RunStore, folder: Path, run_key: str):
-        self._store, self._folder, self._run = store, folder, run_key
+        super().__init__(store)
+        self._folder, self._run = folder, run_key
         self._specs: dict[str, str] = {}
         self._rows: list[dict[str, object]] = []
         self._pause, self._written = FIRST_PAUSE, time.monotonic()
         self.description: Mapping[str, object] = {}
 
-    @property
-    def dtype(self) -> str:
-        return self._store.dtype
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._store.notes
-
-    def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
-        return self._store.records(key, items)
-
-    def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
-        return self._store.values(key, items)
-
     def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:
-        self._store.add_records(key, spec, records)
+        super().add_records(key, spec, records)
         self.add_rows(key, canonical(spec), records)
 
     def add_rows(self, key: str, spec: str, records: Mapping[str, Record]) -> None:
@@ -76,18 +62,6 @@ class ShardStore(RunStore):
             keys = {row["key"] for row in self._rows}
             write_part(self._folder, self._run, {key: text for key, text in self._specs.items() if key in keys}, self._rows)
         self._rows, self._written = [], time.monotonic()
-
-    def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        return self._store.maps(keys)
-
-    def add_maps(self, maps: Mapping[str, Tensor]) -> None:
-        self._store.add_maps(maps)
-
-    def rounded(self, maps: Tensor) -> Tensor:
-        return self._store.rounded(maps)
-
-    def claims(self) -> Claims | None:
-        return self._store.claims()
 
     def save_run(self, key: str, spec: Mapping[str, object], parts: Mapping[str, object]) -> None:
         self.description = spec

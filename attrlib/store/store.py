@@ -10,6 +10,7 @@ from sqlalchemy import delete, func, select
 from torch import Tensor
 
 from attrlib.errors import SpecError, StoreError, unknown
+from attrlib.specs import digest
 from attrlib.store import tables
 from attrlib.store.claims import Claims, claimed
 from attrlib.store.database import Database
@@ -17,6 +18,7 @@ from attrlib.store.export import export
 from attrlib.store.failures import Notes, Unavailable
 from attrlib.store.files import DTYPES, rounded
 from attrlib.store.maps import Maps, Verified
+from attrlib.store.objects import open_files
 from attrlib.store.records import Merged, Record, Records
 from attrlib.store.runs import Run, Runs
 from attrlib.store.urls import file_url, read_url
@@ -42,6 +44,7 @@ class Store:
         folder: Folder of the maps, by default the user's cache folder.
         max_bytes: Maximum bytes of all maps. Beyond that, the least recently used ones are removed.
         dtype: Type that stored maps are rounded to, `float32` or `float16`.
+        maps_url: Where the maps lie, any location that fsspec knows, such as `s3://BUCKET/maps`; by default the folder `maps` in `folder`.
 
     Raises:
         SpecError: If `dtype` is unknown.
@@ -49,7 +52,14 @@ class Store:
             or to another version of attrlib.
     """
 
-    def __init__(self, url: str | None = None, folder: Path | None = None, max_bytes: int = 10 * 2**30, dtype: str = "float32"):
+    def __init__(
+        self,
+        url: str | None = None,
+        folder: Path | None = None,
+        max_bytes: int = 10 * 2**30,
+        dtype: str = "float32",
+        maps_url: str | None = None,
+    ):
         if dtype not in DTYPES:
             raise SpecError(unknown("type of stored maps", dtype, DTYPES))
         self.folder = Path(folder or user_cache_dir("attrlib")).expanduser().absolute()
@@ -62,12 +72,18 @@ class Store:
         self._database = Database(address, tables.results, self._notes)
         self._records = Records(self._database, self._notes)
         self._runs = Runs(self._database, self._notes)
-        self._maps = Maps(self.folder / "maps", max_bytes, dtype, self._notes)
+        index = self.folder / ("maps" if maps_url is None else f"maps-{digest(maps_url)[:8]}")
+        self._maps = Maps(open_files(maps_url, index), index, max_bytes, dtype, self._notes)
 
     @property
     def dtype(self) -> str:
         """Return the type that maps are rounded to: `float32` or `float16`."""
         return self._dtype
+
+    @property
+    def map_limit(self) -> int:
+        """Return the most bytes of maps that the store keeps."""
+        return self._max_bytes
 
     @property
     def notes(self) -> tuple[str, ...]:
