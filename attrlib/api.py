@@ -114,7 +114,7 @@ def score(
             same grids.
         store: Store of results; by default that of `open_store`.
         workers: Number of worker processes, one for each GPU or sharing the cores, or of actors of the cluster; by default this process.
-        cluster: `ray`, `ray://HOST:PORT` or `ray://auto`, to compute on Ray; see the guide.
+        cluster: `ray`, `ray://HOST:PORT` or `ray://auto`, to compute on Ray; see "Several workers" in the guide to scores.
         on_progress: Progress callback for the events of the run; raises `Cancelled` to stop it.
         **options: Options of the run (listed below), and parameters of the protocol.
 
