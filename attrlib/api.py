@@ -17,7 +17,7 @@ from attrlib.engine.plan import make_plan
 from attrlib.engine.results import RunResult, Score
 from attrlib.engine.run import RunListener, run
 from attrlib.errors import ImageError, SpecError, unknown
-from attrlib.methods import BATCH_SIZE, Attribution, AttributionOptions, attribute, read_methods
+from attrlib.methods import BATCH_SIZE, Attribution, AttributionOptions, attribute, read_method, read_methods
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_listener, no_progress
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, TargetSpec, options_of
@@ -51,7 +51,7 @@ def explain(
         model: The model to explain.
         images: One or several images (PIL image, NumPy array, path or `sample:NAME`), or a normalised tensor (C,H,W) or (B,C,H,W) at the
             model's input size or another size that the model accepts.
-        method: A name, or its text form with layer and parameters, such as `IG@Final:steps=20`.
+        method: A name, or its text form with layer and parameters, such as `IG@Final:steps=20`; or a preset of one method, `Finer-CAM`.
         target: Class index or name, one for all images or one per image. None selects the predicted class.
         layer: Layer to explain at. Overrides the layer in `method`.
         method_target: What is explained of the class, such as `probability` or `contrast:k=3`. Overrides the target in `method`.
@@ -74,7 +74,7 @@ def explain(
         >>> attribution.maps.ndim, attribution.target
         (4, (0,))
     """
-    spec = method if isinstance(method, MethodSpec) else MethodSpec.parse(str(method))
+    spec = method if isinstance(method, MethodSpec) else read_method(str(method))
     explained = TargetSpec.parse(method_target) if isinstance(method_target, str) else method_target or spec.target
     spec = MethodSpec(spec.name, layer or spec.layer, tuple((spec.values | params).items()), explained)  # type: ignore[arg-type]
     batch = as_batch(model, images)
@@ -129,7 +129,7 @@ def score(
     protocol_spec = protocol if isinstance(protocol, ProtocolSpec) else ProtocolSpec.parse(str(protocol))
     run_options = {p.name: options.pop(p.name) for p in RUN_OPTIONS if p.name in options}
     protocol_spec = ProtocolSpec(protocol_spec.name, tuple((protocol_spec.values | options).items()))
-    method_spec = MethodSpec.parse(method, layer or "") if isinstance(method, str) else method
+    method_spec = read_method(method, layer or "") if isinstance(method, str) else method
     result = compare(
         [protocol_spec], model, [method_spec], data, max_memory=max_memory, filter_models=filter_models, store=store,
         on_progress=on_progress, **run_options,

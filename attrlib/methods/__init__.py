@@ -34,7 +34,7 @@ from attrlib.methods.attribution import (
     rows_at_once,
 )
 from attrlib.methods.base import METHODS, Method, MethodInfo, Passes, create, instance, list_methods, resolve
-from attrlib.methods.presets import PRESETS, Preset, defined, list_presets, named_methods, names_many, read_methods
+from attrlib.methods.presets import PRESETS, Preset, defined, list_presets, named_methods, names_many, read_method, read_methods
 from attrlib.methods.context import AttributionContext
 from attrlib.methods.custom import load_custom
 from attrlib.methods.differentiable import check_defined
@@ -63,6 +63,7 @@ __all__ = [
     "list_presets",
     "named_methods",
     "names_many",
+    "read_method",
     "read_methods",
     "resolve",
     "rows_at_once",

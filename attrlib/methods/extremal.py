@@ -1,29 +1,26 @@
 """Extremal perturbations: the masks of a given area that keep the output of the target highest, found by gradient ascent."""
 
-import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from attrlib.methods.base import METHODS, Method, Passes
 from attrlib.methods.context import AttributionContext
+from attrlib.methods.smooth_masks import SmoothMasks
 from attrlib.models import Layer
 from attrlib.registry import Paper, param
 
 EXTREMAL = Paper(
     "Fong et al. 2019", "Understanding Deep Networks via Extremal Perturbations and Smooth Masks", "https://arxiv.org/abs/1910.08485"
 )
-COLDNESS = 20
-"""Inverse temperature of the smooth maximum."""
 LEVELS, STRONGEST = 8, 20 / 224
 """Levels of the blur, and its largest standard deviation as a share of the shorter side: 20 px of 224."""
 WEIGHT, GROWTH = 300.0, 1.0035
 """Weight of the area loss at the start, and its growth in each step."""
 RATE, MOMENTUM = 0.01, 0.9
 ENTRIES = 2**26
-"""Most entries of the tensor from which the masks of one group are made, 256 MiB."""
+"""Most entries of the levels of one group of masks, 256 MiB."""
 
 
 @METHODS.register
@@ -52,9 +49,9 @@ class ExtremalPerturbation(Method):
     def attribute(self, context: AttributionContext) -> Tensor:
         masks = SmoothMasks.of(context.layer.shape[1:], self.cells, self.sigma)
         variants = [(item, self.area / 2**k) for k in range(self.areas) for item in range(len(context))]
-        group = max(1, ENTRIES // masks.entries)
-        groups = [variants[start : start + group] for start in range(0, len(variants), group)]
         pyramid = self._pyramid(context)
+        group = max(1, ENTRIES // pyramid[0].numel())
+        groups = [variants[start : start + group] for start in range(0, len(variants), group)]
         found = []
         for k, part in enumerate(groups):
             items, areas = zip(*part, strict=True)
@@ -66,7 +63,7 @@ class ExtremalPerturbation(Method):
     def _optimised(
         self,
         context: AttributionContext,
-        masks: "SmoothMasks",
+        masks: SmoothMasks,
         pyramid: Tensor,
         rows: Tensor,
         areas: tuple[float, ...],
@@ -111,62 +108,6 @@ class ExtremalPerturbation(Method):
 
     def passes(self, layer: Layer) -> Passes:
         return Passes(gradient=self.steps * self.areas)
-
-
-@dataclass(frozen=True)
-class SmoothMasks:
-    """Masks that are the smooth maximum of kernels around the nodes of a grid, one every `step` positions.
-
-    Attributes:
-        size: Height and width of the masks.
-        step: Distance of the nodes in positions.
-        sigma: Radius of the kernel in positions.
-    """
-
-    size: tuple[int, int]
-    step: int
-    sigma: float
-
-    @classmethod
-    def of(cls, size: tuple[int, int], cells: int, sigma: float) -> "SmoothMasks":
-        """Return masks with `cells` nodes along the shorter side, of which the radius is a share `sigma`."""
-        return cls(size, math.ceil(min(size) / cells), sigma * min(size))
-
-    @property
-    def nodes(self) -> tuple[int, int]:
-        """Return the number of nodes down and right."""
-        return math.ceil(self.size[0] / self.step), math.ceil(self.size[1] / self.step)
-
-    @property
-    def margin(self) -> int:
-        """Return the width of the margin in steps."""
-        return math.ceil(self.sigma / self.step)
-
-    @property
-    def entries(self) -> int:
-        """Return the number of pairs of a position, with the margin, and one of the nodes around it."""
-        return (2 * self.margin + 3) ** 2 * math.prod(self.step * (count + 2 * self.margin) for count in self.nodes)
-
-    def make(self, values: Tensor) -> Tensor:
-        """Return the masks with their margin (n,1,H,W), for the parameters of the nodes (n,1,hn,wn)."""
-        reach = self.margin + 1
-        near = F.unfold(values, 2 * reach + 1, padding=reach + self.margin)
-        tall, wide = (count + 2 * self.margin for count in self.nodes)
-        # Around every node, the same weights for the step x step positions from it on.
-        terms = near.view(len(values), -1, tall, 1, wide, 1) * self._weights(reach).to(values)
-        return (terms * (COLDNESS * terms).softmax(1)).sum(1).view(-1, 1, tall * self.step, wide * self.step)
-
-    def _weights(self, reach: int) -> Tensor:
-        """Return the kernel between positions and the nodes around them, ((2 reach + 1)^2,1,step,1,step)."""
-        offsets = torch.arange(self.step)[:, None] - self.step * torch.arange(-reach, reach + 1)
-        squares = offsets.square().float()
-        distances = (squares.T[:, None, :, None] + squares.T[None, :, None, :]).sqrt().flatten(0, 1)
-        return (-2 * (distances / self.sigma - 0.5).clamp_min(0) ** 2).exp()[:, None, :, None, :]
-
-    def cropped(self, masks: Tensor) -> Tensor:
-        """Return masks without their margin (n,1,h,w)."""
-        start = self.margin * self.step
-        return masks[:, :, start : start + self.size[0], start : start + self.size[1]]
 
 
 def area_loss(masks: Tensor, areas: tuple[float, ...]) -> Tensor:

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from attrlib.methods.pullback import PendingCall, Pullback
+from attrlib.methods.pullback import AliasedCall, AliasedPullback, PendingCall, Pullback
 from attrlib.methods.unfused import unfused
 
 
@@ -51,6 +51,9 @@ ELEMENTWISE = ACTIVATIONS | _words("add clone contiguous dropout dropout2d iadd 
 """Functions whose output has its channels where their first varying tensor has them."""
 
 
+Bias = Tensor | Pullback | AliasedPullback
+
+
 @dataclass(frozen=True)
 class Term:
     """The bias of one operation.
@@ -65,20 +68,19 @@ class Term:
 
     number: int
     output: Tensor
-    bias: Tensor | Pullback
+    bias: Bias
     channel_dim: int | None
 
     def watch(self, visit: Callable[[Tensor], None]) -> None:
-        """Call `visit` in the backward pass with the product of the bias and the gradient in the output.
+        """Call `visit` in the backward pass with the product of the bias and the gradient in the output, or with parts that add up to it.
 
         It has the shape of the output, or, if the bias belongs to no position, possibly only its first two dimensions.
         """
         bias = self.bias
-        if isinstance(bias, Pullback):
-            assert self.output.grad_fn is not None, "the output varies"
-            self.output.grad_fn.register_hook(lambda slopes, gradients: visit(bias.term(slopes, gradients[0])))
-        else:
+        if isinstance(bias, Tensor):
             self.output.register_hook(lambda gradient: visit(gradient * bias))
+        else:
+            bias.watch(self.output, visit)
 
 
 class BiasTerms(TorchFunctionMode):
@@ -105,25 +107,29 @@ class BiasTerms(TorchFunctionMode):
         name = getattr(func, "__name__", "").strip("_")
         values, channels = varying[0], self._channels.get(varying[0], self._start if varying[0].is_leaf else None)
         place = _channel_dim(name, args, kwargs, values, channels)
-        biases: Sequence[Tensor | Pullback] | None = _closed_form(func, name, args, kwargs, tensors, len(varying))
+        biases: Sequence[Bias] | None = _closed_form(func, name, args, kwargs, tensors, len(varying))
         derived, bounds = biases is None, _bounds(name, *args, **kwargs)
         after = bounds is not None or (name in PRODUCTS and len(varying) == 2)
-        pending = None
+        pending: PendingCall | AliasedCall | None = None
         if derived and not after:
-            if _may_write(func, args, kwargs):
+            if aliased := AliasedCall.of(func, args, kwargs, varying):
+                pending, args = aliased, aliased.args
+            elif _may_write(func, args, kwargs):
                 # The operation overwrites what its derivative is taken at.
                 biases = _derived(func, args, kwargs, copy=True)
             else:
                 pending = PendingCall.of(func, args, kwargs, varying)
         output = func(*args, **kwargs)
+        if isinstance(pending, AliasedCall):
+            # A view that is overwritten later would lose its hook.
+            output = tree_map(lambda t: t.clone() if isinstance(t, Tensor) and t._is_view() else t, output)
         outputs = [t for t in _tensors(output) if t.requires_grad]
         if not outputs:
             return output
         if biases is None and after:
             biases = [_of_output(outputs[0].detach(), bounds)]
         elif biases is None:
-            pullback = pending and pending.pullback(outputs[0])
-            biases = [pullback] if pullback else _derived(func, args, kwargs, copy=False)
+            biases = (pending.pullbacks(outputs) if pending else []) or _derived(func, args, kwargs, copy=False)
         if name in CHANNELS_LAST:
             place = outputs[0].ndim - 1
         if place is not None:
@@ -214,7 +220,11 @@ def _bounds(name: str, *args: Any, min_val: float = -1.0, max_val: float = 1.0, 
 
 def _of_output(output: Tensor, bounds: tuple[float, float] | None) -> Tensor:
     """Return the bias of a function with such bounds, or else of a product of two inputs: its derivative is twice the product."""
-    return -output if bounds is None else output.masked_fill((output > bounds[0]) & (output < bounds[1]), 0.0)
+    if bounds is None:
+        return -output
+    low, high = bounds
+    bias = (output >= high).to(output.dtype).mul_(high)
+    return bias.add_(output <= low, alpha=low) if low else bias
 
 
 def _may_write(func: Any, args: Any, kwargs: Any) -> bool:

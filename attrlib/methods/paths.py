@@ -65,7 +65,8 @@ class GuidedIG(OnPath):
     the input has fallen by 1 / `steps`. No value gets further than `distance`, a share of its own way, from where the straight path
     would have it: 0 is IG, 1 is a free path. The map is the sum over the steps of the gradient at their start times the change, as in
     the authors' code, which takes 200 steps. At a layer followed by a LayerNorm, which is singular at zero, the baseline `zeros` does
-    not converge: use `black` or `blur` there.
+    not converge: use `black` or `blur` there. Rounding decides which of almost equal gradients come first, so that maps computed in
+    batches of other sizes may differ by a hundredth.
     """
 
     name, family, paper = "Guided IG", "gradient", GUIDED_IG

@@ -144,6 +144,23 @@ def named_methods() -> dict[str, MethodSpec]:
     return {preset.title: preset.methods[0] for preset in PRESETS.values() if len(preset.members) == 1}
 
 
+def read_method(text: str, layer: str = "") -> MethodSpec:
+    """Parse a method in text form, or the name of a preset of a single method.
+
+    Args:
+        text: The text, or a name such as `Finer-CAM`, in any case.
+        layer: Layer of a method that names none.
+
+    Raises:
+        SpecError: The text is malformed.
+    """
+    preset = PRESETS.get(text.strip().lower())
+    if preset is None or len(preset.members) != 1:
+        return MethodSpec.parse(text, layer)
+    spec = preset.methods[0]
+    return replace(spec, layer=spec.layer or layer)
+
+
 def read_methods(text: str, layer: str = "", target: TargetSpec = TargetSpec()) -> tuple[MethodSpec, ...]:  # noqa: B008  it is immutable
     """Parse a comma-separated list of methods.
 

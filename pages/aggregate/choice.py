@@ -9,13 +9,13 @@ from attrlib.binning import SHARES
 from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError
 from attrlib.methods import Preset, resolve
-from attrlib.models import parse_model
 from attrlib.protocols import PROTOCOLS, Cost, create
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value, params_of
 from attrlib.specs import AggregateSpec, AggregateView, MethodSpec, ProtocolSpec, RunSpec, TargetSpec, options_of
 from pages.shared import forms, selection, targets
 from pages.shared.first_run import on_birds, on_photos
+from pages.shared.roots import parse_model
 from pages.shared.short import short_run
 
 MAX_ROWS = 40

@@ -9,10 +9,11 @@ import streamlit as st
 from attrlib.data.pictures import is_named
 from attrlib.data.samples import PREFIX
 from attrlib.errors import AttrlibError, unknown
-from attrlib.models import EMBEDDED, check_name, parse_model
+from attrlib.models import EMBEDDED
 from attrlib.registry import params_of
 from attrlib.specs import ExplainSpec, MethodSpec, ModelSpec, ViewSpec
 from pages.shared import forms, selection, targets
+from pages.shared.roots import parse_model
 
 UPLOAD = "upload"
 MAX_METHODS = 40
@@ -55,7 +56,7 @@ def _start_maps(query: Mapping[str, str]) -> None:
         return
     spec, problems = ExplainSpec.read_link(query, DEFAULT)
     try:
-        check_name(spec.model.architecture)
+        parse_model(spec.model.text)
     except AttrlibError as error:
         problems.append(str(error))
         spec = replace(spec, model=DEFAULT.model)

@@ -8,12 +8,13 @@ from attrlib.diagnosis import REFUSED, VALID, Diagnosis, Finding, doctor
 from attrlib.engine.jobs import Priority, State
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, list_methods
-from attrlib.models import EMBEDDED, NAMED, parse_model
+from attrlib.models import EMBEDDED, NAMED
 from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, digest
 from pages.shared import job_panel, jobs, model_choosers, notices
 from pages.shared.jobs import plain
 from pages.shared.polling import poll
+from pages.shared.roots import parse_model
 from pages.shared.times import duration, size
 
 IMAGES = 100

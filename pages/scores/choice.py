@@ -8,7 +8,7 @@ import streamlit as st
 from attrlib.data.datasets import anchored
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS
-from attrlib.models import EMBEDDED, parse_model
+from attrlib.models import EMBEDDED
 from attrlib.protocols import PROTOCOLS
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.registry import Value, params_of
@@ -16,6 +16,7 @@ from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, TargetSp
 from attrlib.specs.codec import Parsers
 from pages.shared import forms, selection, targets
 from pages.shared.first_run import on_birds, on_photos
+from pages.shared.roots import parse_model
 from pages.shared.short import short_method, short_protocol
 
 ALL = "all that are defined"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from attrlib import models
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
 from attrlib.data.pictures import is_named
 from attrlib.errors import DataError, ModelError, TargetError
@@ -126,6 +127,17 @@ def _check_model_path(path: str) -> None:
         raise ModelError(f"{path[:120]!r} is not in a folder that this app may read; {_ADVICE}")
 
 
+def parse_model(text: str) -> ModelSpec:
+    """Parse a model in text form whose checkpoint and folder the app may read.
+
+    Raises `AttrlibError` otherwise, or if the name is unknown; the message is the same whether a path that may not be read exists or not.
+    """
+    spec = ModelSpec.parse(text)
+    for path in _named_paths(spec):
+        _check_model_path(path)
+    return models.parse_model(text)
+
+
 def check_model(spec: ModelSpec) -> ModelSpec:
     """Return the model if the app may read its checkpoint or its folder, and what its card names.
 
@@ -133,8 +145,7 @@ def check_model(spec: ModelSpec) -> ModelSpec:
 
     Raises `ModelError` otherwise, with the same message whether the file exists or not.
     """
-    paths = [path for path in (spec.checkpoint, *paths_of(spec.architecture)) if path and not path.startswith(RANDOM)]
-    for path in paths:
+    for path in _named_paths(spec):
         _check_model_path(path)
         _check_card(card_of(path))
     card = None if spec.checkpoint else added().get(spec.architecture)
@@ -154,6 +165,10 @@ def _check_card(card: Path | None) -> None:
 def _is_copied(weights: Path) -> bool:
     """Return whether weights lie in the folder of the added models, after symbolic links are resolved."""
     return all(file.resolve().is_relative_to(folder_of_added().resolve()) for file in files_of(weights))
+
+
+def _named_paths(spec: ModelSpec) -> list[str]:
+    return [path for path in (spec.checkpoint, *paths_of(spec.architecture)) if path and not path.startswith(RANDOM)]
 
 
 def paths_of(architecture: str) -> list[str]:

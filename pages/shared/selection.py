@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, named_methods, read_methods, resolve
-from attrlib.models import NAMED, parse_model
+from attrlib.models import NAMED
 from attrlib.registry import Value
 from attrlib.specs import MethodSpec, ModelSpec, TargetSpec
-from pages.shared.roots import check_target
+from pages.shared.roots import check_target, parse_model
 
 DEFAULT_LAYER = "method's default"
 ALL_LAYERS = "Input, Middle, Final"

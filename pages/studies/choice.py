@@ -7,9 +7,10 @@ import streamlit as st
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, read_methods
 from attrlib.registry import Value, parse_params
-from attrlib.specs import MethodSpec, StudySpec, options_of
+from attrlib.specs import MethodSpec, StudySpec, options_of, read_list
 from attrlib.studies import PARSERS, STUDIES, list_studies
 from pages.shared import forms, selection
+from pages.shared.roots import parse_model
 from pages.shared.short import short_method
 
 LIMIT = "limit"
@@ -23,7 +24,7 @@ def default() -> StudySpec:
 def start(fields: Mapping[str, str]) -> None:
     """Fill the session from the link on a session's first run; report invalid fields."""
     if "t_study" not in st.session_state:
-        spec, problems = StudySpec.read_link(fields, default(), PARSERS)
+        spec, problems = StudySpec.read_link(fields, default(), {**PARSERS, "models": lambda text: read_list(text, parse_model)})
         fill(spec)
         st.session_state.t_problems = problems
 

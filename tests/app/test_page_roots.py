@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import streamlit as st
 from PIL import Image
+from support.pages import open_page, texts
 
+from attrlib import models
 from attrlib.errors import DataError, ModelError
-from attrlib.models import Card, Preprocessing, parse_model
+from attrlib.models import Card, Preprocessing
 from attrlib.specs import ModelSpec
-from pages.shared.roots import check_data, check_model, load_data, refusal_to_add, roots, upload_limit
+from pages.shared.roots import check_data, check_model, load_data, parse_model, refusal_to_add, roots, upload_limit
 
 
 @pytest.fixture
@@ -87,7 +89,27 @@ def test_folders_and_prompts_of_clip_models_obey_the_roots(folders: tuple[Path, 
     with pytest.raises(ModelError, match="ATTRLIB_DATA_ROOTS"):
         check_model(ModelSpec(f"clip:{outside / 'data'}?classes=cat|dog"))
     # The file is not read before it is checked: whether it exists cannot be told from the name.
-    assert parse_model(f"clip:org/name?prompts={outside / 'gone.txt'}") != parse_model(f"clip:org/name?prompts={outside / 'prompts.txt'}")
+    gone, there = (models.parse_model(f"clip:org/name?prompts={outside / name}.txt") for name in ("gone", "prompts"))
+    assert gone != there
+
+
+@pytest.mark.parametrize("name", ["hf:{}", "timm:local-dir:{}", "clip:{}?classes=cat|dog", "{}", "timm:resnet18@{}"])
+def test_a_typed_name_does_not_tell_whether_a_path_exists(name: str, folders: tuple[Path, Path]) -> None:
+    _, outside = folders
+    (outside / "data" / "config.json").write_text("{}")
+    for path in (outside / "data", outside / "gone"):
+        with pytest.raises(ModelError, match=f"^'{path}' is not in a folder that this app may read; "):
+            parse_model(name.format(path))
+
+
+@pytest.mark.parametrize(
+    ("page", "field"), [("inspect", "model"), ("inspect", "also"), ("scores", "model"), ("aggregate", "model"), ("studies", "models")]
+)
+def test_a_link_does_not_tell_whether_a_path_exists(page: str, field: str, folders: tuple[Path, Path]) -> None:
+    _, outside = folders
+    for path in (outside / "data", outside / "gone"):
+        shown = texts(open_page(page, **{field: f"hf:{path}"}).run())
+        assert f"'{path}' is not in a folder that this app may read" in shown.replace("\\", "")
 
 
 @pytest.mark.parametrize("name", ["hf:org/name", "hf:org/name?revision=v1", "timm:hf-hub:org/name", "clip:org/name?classes=a|b"])

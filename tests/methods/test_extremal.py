@@ -16,7 +16,8 @@ from support.numbers import SEED, close
 from torch import Tensor, nn
 
 from attrlib.methods import AttributionContext
-from attrlib.methods.extremal import SmoothMasks, area_loss, blended, blurred
+from attrlib.methods.extremal import area_loss, blended, blurred
+from attrlib.methods.smooth_masks import SmoothMasks
 
 SIDE = 64
 
@@ -48,6 +49,12 @@ def test_a_mask_is_the_smooth_maximum_over_the_nodes(size: tuple[int, int], step
         expected = [[smooth_maximum(grid, step, sigma, i, j) for j in range(size[1])] for i in range(size[0])]
         assert close(found[k, 0], torch.tensor(expected), 1e-5)
         assert float(full[k, 0, 0, 0]) == pytest.approx(smooth_maximum(grid, step, sigma, -start, -start), abs=1e-5)
+
+
+def test_the_derivative_of_a_mask_is_that_of_finite_differences() -> None:
+    masks = SmoothMasks((6, 9), 2, 3.0)
+    values = torch.rand(2, 1, *masks.nodes, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(masks.make, values)
 
 
 def test_the_area_loss_is_that_of_the_sorted_values() -> None:

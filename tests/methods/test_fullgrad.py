@@ -241,6 +241,33 @@ def test_the_bias_of_attention_completes_the_sum(scaled: bool) -> None:
     assert max(found.diagnostics["convergence"]) < 1e-4
 
 
+@pytest.mark.parametrize("weights", ["none", "averaged", "by head"])
+@pytest.mark.parametrize("of", ["itself", "another", "keys that are constant"])
+def test_the_bias_of_multi_head_attention_completes_the_sum(of: str, weights: str) -> None:
+    class Attending(nn.Module):
+        """MultiheadAttention whose result is overwritten, and whose weights count too."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.attention, self.fc = nn.Conv2d(3, 8, 4, 4), nn.MultiheadAttention(8, 2), nn.Linear(8, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.embed(x).flatten(2).permute(2, 0, 1)
+            queries = 3 * tokens[:5] if of != "itself" else tokens
+            keys = torch.ones_like(tokens).cumsum(0) / 5 if of == "keys that are constant" else tokens
+            result, shares = self.attention(
+                queries, keys, tokens, need_weights=weights != "none", average_attn_weights=weights == "averaged"
+            )
+            pooled = result.mul_(2).sin().mean(0)
+            return self.fc(pooled + (0 if shares is None else shares.flatten(1)[:, :8].square()))
+
+    model = attrlib.wrap_model(made(Attending), 16)
+    found = attrlib.explain(model, pictures(2, 16), "FullGrad", TARGETS)
+    alone = attrlib.explain(model, pictures(2, 16)[1:], "FullGrad", TARGETS[1:])
+    assert max(found.diagnostics["convergence"]) < 1e-4
+    assert close(found.maps[1:], alone.maps, 1e-5)
+
+
 def test_in_difull_the_map_is_that_of_the_cell_alone() -> None:
     model, grids = attrlib.wrap_model(made(Mixed), 16), pictures(2, 32)
     view = grid_view(model, "difull", 2, 1)

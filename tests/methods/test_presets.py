@@ -15,8 +15,8 @@ from support.method_nets import pictures
 from typer.testing import CliRunner
 
 import attrlib.cli.explain
-from attrlib.errors import AttrlibError, SpecError
-from attrlib.methods import METHODS, PRESETS, create, defined, names_many, read_methods, resolve
+from attrlib.errors import AttrlibError, MethodError, SpecError
+from attrlib.methods import METHODS, PRESETS, create, defined, names_many, read_method, read_methods, resolve
 from attrlib.specs import MethodSpec
 
 
@@ -136,3 +136,13 @@ def test_the_command_line_lists_presets() -> None:
     found = json.loads(CliRunner().invoke(attrlib.cli.app, ["presets", "--json"]).stdout)
     assert [p["name"] for p in found] == ["idsds", "rao", "erdem", "finer-cam"]
     assert {"name": "IxG abs", "method": "IxG:channels=sum-abs"} in found[0]["members"]
+
+
+def test_a_preset_of_one_method_is_a_method_of_the_library() -> None:
+    model, images = method_nets.model("resnet18"), pictures(2, 64)
+    finer = attrlib.explain(model, images, "Finer-CAM", [1, 3])
+    assert str(finer.spec.target) != "logit"
+    assert torch.equal(finer.maps, attrlib.explain(model, images, "Grad-CAM", [1, 3], method_target="contrast:k=3").maps)
+    assert read_method("finer-cam", "Middle") == MethodSpec.parse("Grad-CAM@Middle:target=contrast")
+    with pytest.raises(MethodError, match="unknown method 'idsds'"):
+        attrlib.explain(model, images, "idsds", [1, 3])
