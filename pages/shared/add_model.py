@@ -9,9 +9,9 @@ from attrlib.models import Classifier
 from pages.shared import roots
 from pages.shared.adding import candidate, check, describe, draft, prompts, save, weights
 from pages.shared.jobs import plain
-from pages.shared.polling import poll
+from pages.shared.polling import DIALOG, poll
 
-_OPEN = "n_into"
+_OPEN = DIALOG
 """Session key of the chooser for which the dialog is open, with the greatest number of models that it takes; None if it is closed."""
 _FROM_FILE = "A checkpoint: drop the file, see what the model makes of a photo, and give it a name. "
 
@@ -56,7 +56,7 @@ def _close() -> None:
 @st.dialog("Add a model", width="large", icon=":material/add_box:", on_dismiss=_close)
 def _dialog() -> None:
     draft.start()
-    poll("n_waits", _body)
+    poll("n_waits", _body, in_dialog=True)
 
 
 def _body() -> bool:

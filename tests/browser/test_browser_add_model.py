@@ -9,7 +9,7 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 # isort: split
 import pytest
 import torch
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 from support.browser import MAPS, chromium, serve, settle, visit
 
 from attrlib.models.added import added
@@ -41,10 +41,32 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-def test_a_dropped_file_is_described_checked_named_and_explained(browser: Browser, url: str, folder: Path) -> None:
+def saved(folder: Path) -> Path:
     file = folder / "my_net.pth"
     torch.manual_seed(0)
     torch.save({"state_dict": builder(NAME)({"num_classes": COUNT}, False).module.state_dict()}, file)
+    return file
+
+
+def test_maps_that_are_done_do_not_cut_off_an_upload(browser: Browser, url: str, folder: Path) -> None:
+    uploads: list[Route] = []
+    page = visit(browser, f"{url}/?methods=IxG")
+    page.route("**/_stcore/upload_file/**", lambda route: uploads.append(route))
+    page.get_by_role("button", name="Add a model").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.locator('input[type="file"]').first.set_input_files(str(saved(folder)))
+    expect(page.locator(MAPS)).to_have_count(1)
+    # Longer than a poll, which would rerun the page now.
+    page.wait_for_timeout(1500)
+    uploads[0].continue_()
+    expect(dialog.get_by_role("combobox", name="Architecture")).to_be_visible()
+    page.keyboard.press("Escape")
+    settle(page)
+    expect(page.locator(MAPS)).to_have_count(1)
+
+
+def test_a_dropped_file_is_described_checked_named_and_explained(browser: Browser, url: str, folder: Path) -> None:
+    file = saved(folder)
     page = visit(browser, f"{url}/?methods=IxG")
     page.get_by_role("button", name="Add a model").first.click()
     dialog = page.get_by_role("dialog")
