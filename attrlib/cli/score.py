@@ -89,6 +89,8 @@ def score(
     share = read_shard(shard)
     folder = (shard_dir or store.folder / "shards").expanduser().absolute()
     if share is not None and not (plan or status):
+        if workers is not None or cluster is not None:
+            raise SpecError("a shard is computed in one process; leave out --workers and --cluster, and start more shards instead")
         with_options = partial(run_shard, spec, share, classifier, dataset, store, folder, filter_models=others, max_memory=budget)
         score_shard(lambda on_progress: with_options(on_progress=on_progress), as_json)
         return

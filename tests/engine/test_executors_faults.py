@@ -182,6 +182,7 @@ def test_studies_and_aggregates_use_workers(tmp_path: Path) -> None:
     [
         (["--workers", "0"], "workers=0 is not valid: give a number of processes from 1 to 256"),
         (["--cluster", "slurm"], "cluster='slurm' is not valid: write ray to start Ray on this machine"),
+        (["--workers", "2", "--shard", "1/2"], "a shard is computed in one process; leave out --workers and --cluster"),
         (["--cluster", "ray", "--workers", "0"], "workers=0 is not valid: give a number of actors from 1"),
     ],
 )
