@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,8 +15,11 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from support.executors import MODEL, copied_birds, executed, on
+from support.drivers import check_resumed, kill_driver
+from support.executors import KILLS, MODEL, actor_processes, copied_birds, executed, on
+from support.gate import Gate, methods_of_tests
 from support.runs import same
+from support.waiting import LIMIT, until
 
 import attrlib.engine.evaluations
 import attrlib.engine.plan
@@ -46,8 +50,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """Three nodes with one CPU each, one of which has the data below a root of its own."""
+def gate(folder: Path) -> Iterator[Gate]:
+    with methods_of_tests(folder / "gate") as gate:
+        yield gate
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path, gate: Gate) -> Iterator[Cluster]:
+    """Three nodes with one CPU each, one of which has the data below a root of its own; their workers have the methods of tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(folder))  # Ray writes a token there
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
@@ -94,6 +104,17 @@ def test_nodes_without_the_data_are_refused_and_the_others_go_on(
     refused = [note for note in result.notes if "was refused" in note]
     assert len(refused) == 2
     assert all(f"it has no data at {data}" in note and note.endswith("the run went on without it") for note in refused)
+
+
+@pytest.mark.parametrize("attempt", range(KILLS))
+def test_a_driver_that_is_killed_takes_its_actors_along_and_resumes(attempt: int, cluster: Cluster, gate: Gate, tmp_path: Path) -> None:
+    few, calls = copied_birds(tmp_path / "data", range(20)), 5 + attempt % 12
+    gate.close()
+    until(lambda: not actor_processes(), lambda: "the actors of another test have ended")
+    options = ["--cluster", f"ray://{cluster.address}", "--workers", "2"]
+    kill_driver(options, few, tmp_path / "killed", gate, calls, lambda _pid: actor_processes())
+    gate.open()
+    check_resumed(few, tmp_path / "killed", calls)
 
 
 def test_a_node_that_goes_away_is_done_without(cluster: Cluster, spec: RunSpec, undisturbed: RunResult, tmp_path: Path) -> None:
@@ -209,6 +230,24 @@ def test_ray_on_this_machine_listens_to_it_alone_and_writes_nothing_into_the_hom
         assert len(str(temporary)) <= LONGEST
     assert dict(os.environ) == before
     assert not temporary.exists()
+
+
+def test_ray_can_be_started_again_in_a_process_and_listens_to_this_machine_alone() -> None:
+    """As in the app, which starts it for each run, and in a program that has imported Ray before."""
+    script = """
+import ray
+import psutil
+from attrlib.engine.executors.ray_crew import RayCrew
+for _ in range(2):
+    crew = RayCrew("ray", 1, "cpu")
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    print({c.laddr.ip for each in processes for c in each.net_connections() if c.status == psutil.CONN_LISTEN} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"})
+    crew.close()
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "True"]
 
 
 def test_a_temporary_folder_with_a_long_path_is_avoided_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

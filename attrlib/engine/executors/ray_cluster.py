@@ -1,5 +1,6 @@
 """Start Ray on this machine, or connect to a cluster, and say in one line what went wrong."""
 
+import importlib
 import importlib.util
 import os
 import secrets
@@ -8,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def _local_settings() -> Iterator[dict[str, Any]]:
     """Return the options of a Ray for this process only: loopback interface, a token of its own, a short temporary folder."""
     folder = _short_folder()
     environment = {
-        # Read when ray is imported, and by its servers: without clusters, they listen on 127.0.0.1.
+        # Without clusters, the servers listen on 127.0.0.1.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
         # Else Ray writes a token into the home folder.
@@ -130,13 +131,29 @@ def _local_settings() -> Iterator[dict[str, Any]]:
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
+        _reread_settings()
         yield {"num_cpus": cores(), "include_dashboard": False, "_temp_dir": str(folder)}
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+        _reread_settings()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reread_settings() -> None:
+    """Let Ray read the environment again, which it does only once in a process, on import or at its first start."""
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not ray_constants.IS_WINDOWS_OR_OSX
+    )
+    # Older versions have no tokens.
+    with suppress(AttributeError):
+        core = importlib.import_module("ray._raylet")
+        core.Config.initialize("")
+        core.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _short_folder() -> Path:
