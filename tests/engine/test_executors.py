@@ -23,7 +23,7 @@ from attrlib.engine.cache import InMemoryCache
 from attrlib.engine.executors.crew import Crew
 from attrlib.engine.plan import make_plan
 from attrlib.engine.results import RunResult
-from attrlib.engine.run import Event
+from attrlib.engine.run import Event, local
 from attrlib.engine.shards import run_shard
 from attrlib.errors import AttrlibError, Cancelled, SpecError
 from attrlib.protocols import PROTOCOLS
@@ -160,16 +160,22 @@ def test_a_run_that_is_cancelled_resumes(crew: Crew, long: RunSpec, undisturbed:
 
 
 def test_workers_compute_shards(crew: Crew, long: RunSpec, undisturbed: RunResult, tmp_path: Path) -> None:
+    """As this process computes them. A shard has other batches than the whole run, in which kernels may round otherwise."""
     model, data = attrlib.load_model(MODEL, "cpu"), attrlib.load_dataset(long.data)
-    for index in range(2):
-        with closing(CountingStore(tmp_path / str(index))) as store:
-            run_shard(long, Shard(index, 2), model, data, store, tmp_path / "shards", executor=on(crew))
-            assert store.repeated == []
-    with closing(Store(folder=tmp_path / "merged")) as store:
-        assert not merge_shards([tmp_path / "shards"], store).problems
-    result = executed(long, tmp_path / "merged")
-    assert result.computed == 0
-    assert same(result, undisturbed)
+    merged = []
+    for name, executor in (("here", local), ("there", on(crew))):
+        folder = tmp_path / name
+        for index in range(2):
+            with closing(CountingStore(folder / str(index))) as store:
+                run_shard(long, Shard(index, 2), model, data, store, folder / "shards", executor=executor)
+                assert store.repeated == []
+        with closing(Store(folder=folder / "merged")) as store:
+            assert not merge_shards([folder / "shards"], store).problems
+        merged.append(executed(long, folder / "merged"))
+    assert [result.computed for result in merged] == [0, 0]
+    assert same(*merged)
+    for pair, score in undisturbed.scores.items():
+        np.testing.assert_allclose(merged[1].scores[pair].values, score.values, rtol=1e-5)
 
 
 def test_a_worker_whose_pictures_differ_is_refused(crew: Crew, tmp_path: Path) -> None:
