@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from support.executors import KILLS, KINDS, MODEL, CountingStore, copied_birds, crew_of, executed, kill, on, worker_pids
 from support.runs import same
-from support.waiting import until
+from support.waiting import ends, until
 
 import attrlib
 import attrlib.engine.evaluations
@@ -136,7 +136,8 @@ def test_workers_that_are_killed_at_random_moments_are_replaced(crew: Crew, long
 
     notes = list[str]()
     for attempt in itertools.count():
-        result = executed(long, tmp_path / str(attempt), on(crew), on_progress)
+        with ends():
+            result = executed(long, tmp_path / str(attempt), on(crew), on_progress)
         assert same(result, undisturbed)
         assert result.computed + result.cached == undisturbed.computed
         notes += result.notes

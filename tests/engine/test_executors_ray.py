@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -184,6 +185,24 @@ def test_an_address_that_does_not_answer_is_named_at_once() -> None:
             executors(cluster=f"ray://{address}"),
         ):
             pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"), [(b"", r"no cluster answers at .*timed out"), (b"HTTP/1.1 400 Bad Request", r"what answers at .* is not Ray")]
+)
+def test_an_address_at_which_something_else_listens_is_named(answer: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the dashboard, or a firewall that answers for all ports; Ray would wait for minutes."""
+    monkeypatch.setattr(ray_cluster, "SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held: list[socket.socket] = []
+
+        def serve() -> None:
+            held.append(server.accept()[0])
+            held[0].sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(ClusterError, match=message):
+            ray_cluster._check_answers(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

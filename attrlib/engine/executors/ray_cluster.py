@@ -20,8 +20,12 @@ NAME = "ray"
 AUTO = "auto"
 LONGEST = 40
 """Maximum length of the folder below which Ray creates its sockets, whose paths may have 107 bytes."""
-SECONDS = 5.0
+SECONDS = 10.0
 """Seconds within which a cluster must answer."""
+SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""The first frame that each side of HTTP/2 sends, which gRPC and so Ray speaks, without any setting; RFC 9113, section 3.4."""
+TYPE = slice(3, 4)
+"""Where a frame says what it is."""
 
 
 def parse_cluster(text: str) -> str | None:
@@ -89,13 +93,19 @@ def connected(address: str | None) -> Iterator[Any]:
 
 
 def _check_answers(address: str) -> None:
-    """Raise `ClusterError` if nothing listens at an address, for which Ray itself waits two minutes before it ends the process."""
+    """Raise `ClusterError` if no Ray answers at an address. Ray itself would wait for it for minutes, and then end the process."""
     try:
-        socket.create_connection(_host_and_port(address) or ("", 0), SECONDS).close()
+        with socket.create_connection(_host_and_port(address) or ("", 0), SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
+            is_ray = connection.recv(len(SETTINGS))[TYPE] == SETTINGS[TYPE]
     except OSError as error:
         raise ClusterError(
             f"no cluster answers at {address} ({error.strerror or error}); start one with ray start --head, or check host, port and firewall"
         ) from None
+    if not is_ray:
+        raise ClusterError(f"what answers at {address} is not Ray; give the port of ray start --head, by default 6379")
 
 
 def _init(ray: Any, address: str | None, options: dict[str, Any]) -> None:
