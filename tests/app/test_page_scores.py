@@ -90,13 +90,13 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     opened = threading.Event()
     real = pages.shared.run_jobs.run
 
-    def run(plan, on_progress):
+    def run(plan, on_progress, executor):
         def watched(event):
             on_progress(event)
             while event.done >= 6 and not opened.wait(PAUSE):
                 on_progress(event)
 
-        return real(plan, watched)
+        return real(plan, watched, executor)
 
     monkeypatch.setattr(pages.shared.run_jobs, "run", run)
     yield opened

@@ -39,7 +39,7 @@ import attrlib.cli.events
 import attrlib.cli.score
 from attrlib.engine.plan import Plan
 from attrlib.engine.results import RunResult
-from attrlib.engine.run import Event
+from attrlib.engine.run import Event, ExecutorFactory
 from attrlib.methods import METHODS
 from attrlib.models import EMBEDDED, load_model
 from attrlib.models.modules.preserve import has_bfloat16
@@ -116,7 +116,7 @@ def with_signals(monkeypatch: pytest.MonkeyPatch, numbers: Mapping[int, int]) ->
     """Send this process signals at events, by their number from 0."""
     original = attrlib.cli.score.run
 
-    def run(plan: Plan, on_progress: Callable[[Event], None]) -> RunResult:
+    def run(plan: Plan, on_progress: Callable[[Event], None], executor: ExecutorFactory) -> RunResult:
         seen = iter(range(10**6))
 
         def watched(event: Event) -> None:
@@ -125,7 +125,7 @@ def with_signals(monkeypatch: pytest.MonkeyPatch, numbers: Mapping[int, int]) ->
                 os.kill(os.getpid(), numbers[number])
             on_progress(event)
 
-        return original(plan, watched)
+        return original(plan, watched, executor)
 
     monkeypatch.setattr(attrlib.cli.score, "run", run)
 
