@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,7 @@ import ray
 from ray.cluster_utils import Cluster
 from support.executors import MODEL, copied_birds, executed, on
 from support.runs import same
+from support.waiting import LIMIT
 
 import attrlib.engine.evaluations
 import attrlib.engine.plan
@@ -209,6 +211,18 @@ def test_ray_on_this_machine_listens_to_it_alone_and_writes_nothing_into_the_hom
         assert len(str(temporary)) <= LONGEST
     assert dict(os.environ) == before
     assert not temporary.exists()
+
+
+def test_a_process_starts_ray_again() -> None:
+    # As the app does for each run. Ray keeps the token of its first start, so this needs a process that has not started it.
+    code = """
+from attrlib.engine.executors.ray_cluster import connected
+for _ in range(2):
+    with connected(None) as ray:
+        print(ray.get(ray.put("started")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.stdout == "started\n" * 2, done.stderr
 
 
 def test_a_temporary_folder_with_a_long_path_is_avoided_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ LONGEST = 40
 """Maximum length of the folder below which Ray creates its sockets, whose paths may have 107 bytes."""
 SECONDS = 5.0
 """Seconds within which a cluster must answer."""
+_TOKEN = secrets.token_hex(32)
+"""The token of every Ray that this process starts: Ray reads it once and keeps it, so that another one would be refused."""
 
 
 def parse_cluster(text: str) -> str | None:
@@ -123,7 +125,7 @@ def _local_settings() -> Iterator[dict[str, Any]]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
         # Else Ray writes a token into the home folder.
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": _TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONPATH": os.pathsep.join([str(import_folder()), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
