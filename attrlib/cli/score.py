@@ -89,10 +89,9 @@ def score(
     share = read_shard(shard)
     folder = (shard_dir or store.folder / "shards").expanduser().absolute()
     if share is not None and not (plan or status):
-        if workers is not None or cluster is not None:
-            raise SpecError("a shard is computed in one process; leave out --workers and --cluster, and start more shards instead")
         with_options = partial(run_shard, spec, share, classifier, dataset, store, folder, filter_models=others, max_memory=budget)
-        score_shard(lambda on_progress: with_options(on_progress=on_progress), as_json)
+        with executors(workers, cluster, device, data_root or ()) as executor:
+            score_shard(lambda on_progress: with_options(on_progress=on_progress, executor=executor), as_json)
         return
     run_plan = make_plan(spec, classifier, dataset, store, filter_models=others, max_memory=budget, shard=share)
     if status:

@@ -20,8 +20,6 @@ from attrlib.models import Classifier, Layer
 from attrlib.progress import Progress, no_progress
 from attrlib.specs import RunSpec, Shard
 
-LOOKUP = 4096
-"""Number of items per query of cached values."""
 FORWARD_PASSES = Probe(forward=1.0, gradient=2.5, row_bytes=0)
 """Costs relative to a forward pass, to weigh evaluations against each other without timing."""
 
@@ -307,14 +305,10 @@ def _plan_group(
 
 
 def _look_up(evaluation: Evaluation, keys: Sequence[str], store: RunStore) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of an evaluation and which are cached, looked up a few thousand at a time to limit memory."""
-    values, cached = np.full(len(keys), np.nan), np.zeros(len(keys), dtype=bool)
-    for first in range(0, len(keys), LOOKUP):
-        stored = store.values(evaluation.key, keys[first : first + LOOKUP])
-        for position, key in enumerate(keys[first : first + LOOKUP], first):
-            if key in stored:
-                values[position], cached[position] = stored[key], True
-    return values, cached
+    """Return the values of an evaluation and which are cached, looked up at once: the store reads all records of a key in one pass."""
+    stored = store.values(evaluation.key, keys)
+    cached = np.fromiter(map(stored.__contains__, keys), bool, len(keys))
+    return np.fromiter((stored.get(key, np.nan) for key in keys), float, len(keys)), cached
 
 
 def item_seconds(evaluation: Evaluation, model: Classifier, costs: Probe) -> float:
