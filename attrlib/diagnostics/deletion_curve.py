@@ -13,7 +13,8 @@ from attrlib.methods import Attribution
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, EvalBatch, EvalContext
-from attrlib.protocols.deletion import ORDERS, baseline_values
+from attrlib.protocols.deletion import baseline_values
+from attrlib.protocols.incremental import ORDERS
 
 STEPS = 32
 """Number of steps from no pixel to all, if pixels are deleted instead of patches."""

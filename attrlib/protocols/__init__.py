@@ -2,6 +2,7 @@
 
 import attrlib.protocols.deletion
 import attrlib.protocols.faithfulness
+import attrlib.protocols.incremental
 import attrlib.protocols.localisation
 import attrlib.protocols.objects
 import attrlib.protocols.parts

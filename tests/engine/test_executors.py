@@ -24,6 +24,7 @@ FEW = {
     "infidelity": "samples=2",
     "sensitivity": "samples=2",
     "ids": "steps=3",
+    "srg": "steps=3",
     **dict.fromkeys(("gridpg", "difull", "dipart"), "confidence=0.5"),
 }
 ITEMS = 18

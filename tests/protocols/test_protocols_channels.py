@@ -32,6 +32,7 @@ LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
 MEAN, STD = (0.5,), (0.25,)
 TEXTS = {
     "ids": "ids:steps=4",
+    "srg": "srg:steps=4",
     "infidelity": "infidelity:samples=3:noise=0.5",
     "gridpg": "gridpg:confidence=0",
     "difull": "difull:confidence=0",
