@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attrlib.deletion import BASELINES, cells, replacement
+from attrlib.deletion import BASELINES, SEEDED_BASELINES, Deletion, cells, patch_masks
 from attrlib.errors import ProtocolError
 from attrlib.models import Classifier
 from attrlib.postprocess import apply_sign
@@ -23,10 +23,8 @@ TARGETS = ("label", "prediction")
 OUTPUTS = ("logit", "probability")
 
 
-def baseline_values(baseline: str, context: EvalContext, batch: Batch) -> Tensor:
-    """Return the values that replace deleted pixels, for each image of a batch.
-
-    Random values are drawn from the seed and the image's content.
+def deletion_of(baseline: str, context: EvalContext, batch: Batch) -> Deletion:
+    """Return the deletion of pixels of a batch. Random values are drawn from the seed and each image's content.
 
     Args:
         baseline: Name of the baseline, one of `BASELINES`.
@@ -34,8 +32,11 @@ def baseline_values(baseline: str, context: EvalContext, batch: Batch) -> Tensor
         batch: The images.
     """
     shape = batch.images.shape[1:]
-    draw = lambda: torch.stack([torch.rand(shape, generator=context.generator(item, "baseline")) for item in batch.ids])  # noqa: E731
-    return replacement(baseline, batch.images, draw)
+    return Deletion(
+        baseline,
+        batch.images,
+        lambda sample: torch.stack([sample(shape, generator=context.generator(item, "baseline")) for item in batch.ids]),
+    )
 
 
 def outputs_of(model: Classifier, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -54,6 +55,37 @@ def outputs_of(model: Classifier, logits: Tensor, targets: Tensor) -> dict[str, 
     return outputs
 
 
+def check_grid(protocol: str, grid: int, model: Classifier) -> None:
+    """Check that a model's images can be divided into grid * grid equal patches.
+
+    Args:
+        protocol: Name of the protocol, for the error.
+        grid: Patches per side.
+        model: The model.
+
+    Raises:
+        ProtocolError: If they cannot; the message names grids that fit.
+    """
+    height, width = model.input_size
+    if height % grid or width % grid:
+        fitting = ", ".join(str(n) for n in range(2, 17) if height % n == width % n == 0)
+        raise ProtocolError(
+            f"{protocol}: images of {height} x {width} px cannot be divided into {grid} x {grid} equal patches; "
+            f"choose {f'grid={fitting}' if fitting else 'a model with another input size'}"
+        )
+
+
+@dataclass(frozen=True)
+class OutputOfImage(Measurement):
+    """The target's logit and probability for the image, (B,1) each."""
+
+    def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+        return outputs_of(context.model, context.logits(batch.images)[:, None], targets)
+
+    def forwards(self) -> float:
+        return 1
+
+
 @dataclass(frozen=True)
 class OutputsOfDeletions(Measurement):
     """The target's logit and probability for the image, and with each patch of a grid deleted: (B, 1 + grid * grid) each."""
@@ -63,16 +95,13 @@ class OutputsOfDeletions(Measurement):
 
     @property
     def seeded(self) -> bool:  # type: ignore[override]
-        """Return whether the values depend on the seed: a random baseline is drawn from it."""
-        return self.baseline == "random"
+        """Return whether the values depend on the seed: some baselines are drawn from it."""
+        return self.baseline in SEEDED_BASELINES
 
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
-        replacement_values = cells(baseline_values(self.baseline, context, batch), self.grid)
-        logits = [context.logits(batch.images)]
-        for index, patch in enumerate(replacement_values):
-            deleted = batch.images.clone()
-            cells(deleted, self.grid)[index].copy_(patch)
-            logits.append(context.logits(deleted))
+        delete = deletion_of(self.baseline, context, batch)
+        patches = patch_masks(batch.images.shape[2], batch.images.shape[3], self.grid)
+        logits = [context.logits(batch.images), *(context.logits(delete(patch)) for patch in patches)]
         return outputs_of(context.model, torch.stack(logits, 1), targets)
 
     def forwards(self) -> float:
@@ -128,18 +157,12 @@ class SingleDeletion(RankedDrops):
 
     @property
     def seeded(self) -> bool:  # type: ignore[override]
-        """Return whether the values depend on the seed: a random baseline is drawn from it."""
-        return self.baseline == "random"
+        """Return whether the values depend on the seed: some baselines are drawn from it."""
+        return self.baseline in SEEDED_BASELINES
 
     def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
         super().check(model, offers)
-        height, width = model.input_size
-        if height % self.grid or width % self.grid:
-            fitting = ", ".join(str(n) for n in range(2, 17) if height % n == width % n == 0)
-            raise ProtocolError(
-                f"{self.name}: images of {height} x {width} px cannot be divided into {self.grid} x {self.grid} equal patches; "
-                f"choose {f'grid={fitting}' if fitting else 'a model with another input size'}"
-            )
+        check_grid(self.name, self.grid, model)
 
     def key(self) -> dict[str, object]:
         # IDSDS and SDS are the same computation, so they share cached results.

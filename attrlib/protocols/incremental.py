@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attrlib.deletion import BASELINES
+from attrlib.deletion import BASELINES, IMPUTED_BASELINES, SEEDED_BASELINES
+from attrlib.errors import ProtocolError
 from attrlib.models import Classifier
 from attrlib.postprocess import apply_sign, are_finite
 from attrlib.protocols.base import PROTOCOLS, Cost, Protocol
 from attrlib.protocols.context import EvalBatch, Outcome
-from attrlib.protocols.deletion import IDSDS_PAPER, TARGETS, baseline_values
+from attrlib.protocols.deletion import IDSDS_PAPER, TARGETS, deletion_of
 from attrlib.registry import Paper, param
 from attrlib.specs import SIGNS
 
@@ -56,19 +57,28 @@ class IncrementalDeletion(Protocol):
 
     @property
     def seeded(self) -> bool:  # type: ignore[override]
-        """Return whether the values depend on the seed: a random baseline is drawn from it."""
-        return self.baseline == "random"
+        """Return whether the values depend on the seed: some baselines are drawn from it."""
+        return self.baseline in SEEDED_BASELINES
 
     @property
     def cost(self) -> Cost:
         return Cost(inputs=self.steps if self.update else 1, forwards=self.steps)
 
+    def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
+        super().check(model, offers)
+        if self.mode == "insertion" and self.baseline in IMPUTED_BASELINES:
+            order = next(order for order in ORDERS if order != self.order)
+            raise ProtocolError(
+                f"{self.name}: insertion begins with no pixel of the image, from which baseline={self.baseline} can impute nothing; choose "
+                f"mode=deletion:order={order}, which reads the same curve backwards"
+            )
+
     def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
         images = inputs.batch.images
         pixels = images.shape[2] * images.shape[3]
-        replacement_values = baseline_values(self.baseline, inputs.context, inputs.batch)
-        begin, end = (images, replacement_values) if self.mode == "deletion" else (replacement_values, images)
-        current, done = begin, torch.zeros(len(images), pixels, dtype=torch.bool)
+        delete = deletion_of(self.baseline, inputs.context, inputs.batch)
+        nothing = torch.zeros(1, 1, *images.shape[2:], dtype=torch.bool)
+        current, done = delete(nothing if self.mode == "deletion" else ~nothing), torch.zeros(len(images), pixels, dtype=torch.bool)
         maps = inputs.maps()
         priority, defined = self._priority(maps), are_finite(maps)
         curve = []
@@ -79,8 +89,8 @@ class IncrementalDeletion(Protocol):
                 priority, defined = self._priority(maps), defined & are_finite(maps)
             chosen = priority.masked_fill(done, math.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
             done = torch.zeros_like(done).scatter_(1, chosen, True)
-            shown = done.view(-1, 1, *images.shape[2:]).to(images.device)
-            current = torch.where(shown, end, begin)
+            taken = done.view(-1, 1, *images.shape[2:])
+            current = delete(taken if self.mode == "deletion" else ~taken)
             probabilities = inputs.context.model.probabilities(inputs.context.logits(current))
             curve.append(probabilities.gather(1, inputs.targets[:, None])[:, 0].double())
         curves = torch.stack(curve, 1)

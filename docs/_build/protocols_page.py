@@ -122,7 +122,7 @@ def number(value: float) -> str:
 
 def seeded_if(cls: type[Protocol]) -> str:
     """Return whether a parameter makes a protocol depend on the seed."""
-    return "from the seed, with `baseline=random`" if isinstance(getattr(cls, "seeded", False), property) else "none"
+    return "from the seed, with `baseline=random` or `linear`" if isinstance(getattr(cls, "seeded", False), property) else "none"
 
 
 def cost(default: Protocol) -> str:

@@ -25,6 +25,9 @@ SIZE, ITEMS = 32, 4
 SMALL = {
     "ids": "ids:steps=5",
     "srg": "srg:steps=5",
+    "deletion": "deletion:steps=4",
+    "insertion": "insertion:steps=4",
+    "irof": "irof:segments=12:steps=4",
     "infidelity": "infidelity:samples=3:noise=0.5",
     "sensitivity": "sensitivity:samples=2",
     "robustness": "robustness:tolerance=1",
@@ -36,6 +39,11 @@ KINDS = ("sigmoid", "binary", "scalar", "probabilities")
 PROBABILITY = {
     "ids:steps=5",
     "srg:steps=5",
+    "deletion:steps=4",
+    "insertion:steps=4",
+    "irof:segments=12:steps=4",
+    "saco",
+    "roms",
     "robustness:tolerance=1",
     "gridpg",
     "difull",
