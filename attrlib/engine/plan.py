@@ -13,12 +13,13 @@ from attrlib.engine.items import EvalItem, chunked
 from attrlib.engine.memory import Probe, probe, rows_within
 from attrlib.engine.selection import Unpredicted, select
 from attrlib.engine.sources import cached_forwards
+from attrlib.engine.streaming import StreamingStore, map_bytes, streaming_note
 from attrlib.engine.work import EvaluateUnit, PredictUnit
 from attrlib.errors import DataError, SpecError
 from attrlib.methods import BATCH_SIZE
 from attrlib.models import Classifier, Layer
 from attrlib.progress import Progress, no_progress
-from attrlib.specs import RunSpec
+from attrlib.specs import RunSpec, Shard
 
 LOOKUP = 4096
 """Number of items per query of cached values."""
@@ -37,6 +38,8 @@ class GroupPlan:
         keys: The key of each item's results.
         values: The cached values of each evaluation, float64 (N,), NaN where undefined or missing.
         cached: Which values are cached, bool (N,).
+        positions: Position of each item in the whole run, of which a shard has only some items.
+        total: Number of items in the whole run.
     """
 
     group: ItemGroup
@@ -45,6 +48,8 @@ class GroupPlan:
     keys: tuple[str, ...] = ()
     values: dict[Evaluation, np.ndarray] = field(default_factory=dict)
     cached: dict[Evaluation, np.ndarray] = field(default_factory=dict)
+    positions: tuple[int, ...] = ()
+    total: int = 0
 
     @property
     def cached_count(self) -> int:
@@ -55,6 +60,11 @@ class GroupPlan:
     def missing(self) -> int:
         """Return the maximum number of results that must be computed."""
         return len(self.items) * len(self.group.evaluations) - self.cached_count
+
+    def missing_by_evaluation(self) -> list[tuple[Evaluation, int]]:
+        """Return each evaluation with the maximum number of its results that must be computed."""
+        known = {each: int(cached.sum()) for each, cached in self.cached.items()}
+        return [(each, len(self.items) - known.get(each, 0)) for each in self.group.evaluations]
 
     @property
     def chunks(self) -> list[tuple[EvalItem, ...]]:
@@ -88,6 +98,7 @@ class Plan:
         refused: The evaluations that are not defined, with the reason.
         notes: What was left out, and why.
         max_memory: Maximum memory in bytes, None for half of the free memory.
+        shard: The share of the items to compute, None for all.
     """
 
     spec: RunSpec
@@ -98,6 +109,7 @@ class Plan:
     refused: tuple[Refusal, ...]
     notes: tuple[str, ...]
     max_memory: int | None = None
+    shard: Shard | None = None
 
     @property
     def model(self) -> Classifier:
@@ -118,6 +130,11 @@ class Plan:
     def missing(self) -> int:
         """Return the maximum number of results that must be computed."""
         return sum(each.missing for each in self.groups)
+
+    @property
+    def streams(self) -> bool:
+        """Return whether maps are not kept, as they are larger than the store may be; the last note says so."""
+        return isinstance(self.store, StreamingStore)
 
     @property
     def upper_bound(self) -> bool:
@@ -145,7 +162,7 @@ class Plan:
             DataError: If no group has items.
         """
         waiting = [each.group for each in self.groups if each.unpredicted]
-        planned, refused, notes, error = _plan_groups(waiting, self.spec, self.data, self.store, self.evaluators)
+        planned, refused, notes, error = _plan_groups(waiting, self.spec, self.data, self.store, self.evaluators, self.shard)
         groups = tuple(planned.get(each.group, each) for each in self.groups if not each.unpredicted or each.group in planned)
         if error is not None and not groups:
             raise error
@@ -192,6 +209,7 @@ def make_plan(
     *,
     filter_models: Sequence[Classifier] = (),
     max_memory: int | None = None,
+    shard: Shard | None = None,
     on_progress: Progress = no_progress,
 ) -> Plan:
     """Select the items of a run, and look up its cached results; nothing is computed.
@@ -203,10 +221,11 @@ def make_plan(
         store: Where results are looked up and stored.
         filter_models: The filter models that the run names.
         max_memory: Maximum memory in bytes, weights included; None for half of the free memory.
+        shard: The share of the items to compute, None for all.
         on_progress: Called with the number of images found and wanted; raises `Cancelled` to stop.
 
     Raises:
-        SpecError: If the spec is not valid, or `filter_models` does not match it.
+        SpecError: If the spec is not valid, `filter_models` does not match it, or a shard cannot tell when the run may stop.
         AttrlibError: If nothing is defined for the model and the data.
     """
     if len(filter_models) != len(spec.filter_models):
@@ -214,12 +233,14 @@ def make_plan(
             f"the run names {len(spec.filter_models)} filter model(s), but {len(filter_models)} were passed; load them and pass them as "
             "filter_models"
         )
+    if shard is not None and spec.ci_width is not None:
+        raise SpecError("ci_width stops a run by the scores of all its items, which a shard does not know; leave out ci_width or the shard")
     evaluators = (Evaluator(model, store, spec.seed, spec.fast), *(Evaluator(each, store, spec.seed) for each in filter_models))
     groups, refused = find_evaluations(spec, data, evaluators[0])
-    planned, refused_groups, notes, error = _plan_groups(groups, spec, data, store, evaluators, on_progress)
+    planned, refused_groups, notes, error = _plan_groups(groups, spec, data, store, evaluators, shard, on_progress)
     if error is not None and not planned:
         raise error
-    return Plan(
+    plan = Plan(
         spec,
         data,
         store,
@@ -228,6 +249,17 @@ def make_plan(
         (*refused, *refused_groups),
         tuple(dict.fromkeys([*evaluators[0].model.remarks, *data.notes, *notes, *target_notes(groups)])),
         max_memory,
+        shard,
+    )
+    nbytes = sum(map_bytes(each.missing_by_evaluation(), model, store.dtype) for each in plan.groups)
+    if store.map_limit is None or nbytes <= store.map_limit:
+        return plan
+    streaming = StreamingStore(store)
+    return replace(
+        plan,
+        store=streaming,
+        evaluators=tuple(each.using(streaming) for each in evaluators),
+        notes=(*plan.notes, streaming_note(nbytes, store.map_limit)),
     )
 
 
@@ -237,6 +269,7 @@ def _plan_groups(
     data: Dataset,
     store: RunStore,
     evaluators: Sequence[Evaluator],
+    shard: Shard | None,
     on_progress: Progress = no_progress,
 ) -> tuple[dict[ItemGroup, GroupPlan], list[Refusal], list[str], DataError | None]:
     """Return the plans of groups, the evaluations of groups without items, notes on the items, and the last error."""
@@ -246,12 +279,15 @@ def _plan_groups(
     last: DataError | None = None
     for group in groups:
         try:
-            planned[group], group_notes = _plan_group(group, spec, data, store, evaluators, on_progress)
+            plan, group_notes = _plan_group(group, spec, data, store, evaluators, shard, on_progress)
         except DataError as error:
             refused += group.refuse(error)
             last = error
             continue
         notes += group_notes
+        # The items of a short run may all be in other shards.
+        if plan.items or plan.unpredicted:
+            planned[group] = plan
     return planned, refused, notes, last
 
 
@@ -261,16 +297,19 @@ def _plan_group(
     data: Dataset,
     store: RunStore,
     evaluators: Sequence[Evaluator],
+    shard: Shard | None,
     on_progress: Progress = no_progress,
 ) -> tuple[GroupPlan, tuple[str, ...]]:
     """Return the plan of a group, and notes on its items."""
     selection, unpredicted = select(group, spec, data, evaluators, on_progress)
     items = selection.items
     if unpredicted:
-        items = items[: min(len(items) // group.images_per_item, spec.limit or len(items))]
-        return GroupPlan(group, items, unpredicted), selection.notes
-    keys = tuple(item.key(group.target_choice) for item in items)
-    plan = GroupPlan(group, items, {}, keys)
+        most = min(len(items) // group.images_per_item, spec.limit or len(items))
+        return GroupPlan(group, items[: most if shard is None else -(-most // shard.count)], unpredicted), selection.notes
+    positions = tuple(position for position, item in enumerate(items) if shard is None or shard.holds(item.id))
+    chosen = tuple(items[position] for position in positions)
+    keys = tuple(item.key(group.target_choice) for item in chosen)
+    plan = GroupPlan(group, chosen, {}, keys, positions=positions, total=len(items))
     for each in group.evaluations:
         plan.values[each], plan.cached[each] = _look_up(each, keys, store)
     return plan, selection.notes
