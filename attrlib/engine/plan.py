@@ -12,6 +12,7 @@ from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.items import EvalItem, chunked
 from attrlib.engine.memory import Probe, probe, rows_within
 from attrlib.engine.selection import Unpredicted, select
+from attrlib.engine.sources import cached_forwards
 from attrlib.engine.streaming import StreamingStore, map_bytes, streaming_note
 from attrlib.engine.work import EvaluateUnit, PredictUnit
 from attrlib.errors import DataError, SpecError
@@ -176,10 +177,18 @@ class Plan:
             for evaluation in each.group.evaluations:
                 missing = len(each.items) if each.unpredicted else int((~each.cached[evaluation]).sum())
                 seconds += missing * item_seconds(evaluation, self.model, costs)
+                seconds -= self._cached_forwards(each, evaluation) * costs.forward
             for measurement in {m for evaluation in each.group.evaluations for m in evaluation.protocol.measurements}:
                 measured = self.evaluators[0].count_measured(measurement, each.items, each.group.target_choice)
                 seconds += (len(each.items) - measured) * measurement.forwards() * costs.forward
         return Estimate(seconds, self.model.nbytes + rows * costs.row_bytes)
+
+    def _cached_forwards(self, group: GroupPlan, evaluation: Evaluation) -> float:
+        """Return the forward passes of missing items that are not needed because the outcomes of the protocol's sources are cached."""
+        if not evaluation.protocol.sources or group.unpredicted:
+            return 0
+        names = [group.keys[position] for position in np.flatnonzero(~group.cached[evaluation])]
+        return cached_forwards(evaluation.protocol, evaluation.method, names, self.store, self.evaluators[0].keys)
 
 
 @dataclass(frozen=True)

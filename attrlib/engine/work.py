@@ -174,7 +174,7 @@ class Worker:
     def _score(
         self, evaluator: Evaluator, each: Evaluation, items: Sequence[EvalItem], batch: Batch, together: Sequence[MethodSpec]
     ) -> dict[str, Record]:
-        records = evaluator.evaluate(each.protocol, items, batch, evaluator.explainer(each.method, together))
+        records = evaluator.evaluate(each.protocol, items, batch, evaluator.explainer(each.method, together), each.method)
         evaluator.cache.add_records(each.key, each.key_fields, records)
         return records
 

@@ -20,7 +20,7 @@ class Cost:
         inputs: Number of inputs to explain.
         area: Size of each input, as a multiple of the model's input size.
         targets: Number of classes to explain for each input; they share the passes that are not class-specific.
-        forwards: Number of further forward passes.
+        forwards: Number of further forward passes, those of a protocol's sources included.
     """
 
     inputs: float = 1
@@ -75,6 +75,11 @@ class Protocol(ABC):
     @property
     def measurements(self) -> tuple[Measurement, ...]:
         """Return the measurements that `evaluate` needs."""
+        return ()
+
+    @property
+    def sources(self) -> tuple["Protocol", ...]:
+        """Return the protocols from whose outcomes for the same maps `evaluate` derives its own; see `EvalBatch.outcomes`."""
         return ()
 
     @property
