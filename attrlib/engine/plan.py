@@ -9,6 +9,7 @@ from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import RunStore
 from attrlib.engine.evaluations import Evaluation, ItemGroup, Refusal, find_evaluations, target_notes
 from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.foreign import matched
 from attrlib.engine.items import EvalItem, chunked
 from attrlib.engine.memory import Probe, probe, rows_within
 from attrlib.engine.selection import Unpredicted, select
@@ -17,7 +18,8 @@ from attrlib.errors import DataError, SpecError
 from attrlib.methods import BATCH_SIZE
 from attrlib.models import Classifier, Layer
 from attrlib.progress import Progress, no_progress
-from attrlib.specs import RunSpec
+from attrlib.specs import MethodSpec, RunSpec
+from attrlib.specs.maps import are_maps
 
 LOOKUP = 4096
 """Number of items per query of cached values."""
@@ -237,12 +239,17 @@ def _plan_groups(
     last: DataError | None = None
     for group in groups:
         try:
-            planned[group], group_notes = _plan_group(group, spec, data, store, evaluators, on_progress)
+            plan, group_refused, group_notes = _plan_group(group, spec, data, store, evaluators, on_progress)
         except DataError as error:
             refused += group.refuse(error)
             last = error
             continue
+        refused += group_refused
         notes += group_notes
+        if plan.group.evaluations:
+            planned[group] = plan
+        else:
+            last = DataError(group_refused[-1].reason)
     return planned, refused, notes, last
 
 
@@ -253,18 +260,34 @@ def _plan_group(
     store: RunStore,
     evaluators: Sequence[Evaluator],
     on_progress: Progress = no_progress,
-) -> tuple[GroupPlan, tuple[str, ...]]:
-    """Return the plan of a group, and notes on its items."""
+) -> tuple[GroupPlan, list[Refusal], list[str]]:
+    """Return the plan of a group, its evaluations of maps made elsewhere that do not fit the items, and notes on the items and the maps."""
     selection, unpredicted = select(group, spec, data, evaluators, on_progress)
     items = selection.items
     if unpredicted:
         items = items[: min(len(items) // group.images_per_item, spec.limit or len(items))]
-        return GroupPlan(group, items, unpredicted), selection.notes
+        return GroupPlan(group, items, unpredicted), [], list(selection.notes)
+    fitting, refused, notes = _match_maps(group, items, data, evaluators[0].model)
     keys = tuple(item.key(group.target_choice) for item in items)
-    plan = GroupPlan(group, items, {}, keys)
-    for each in group.evaluations:
+    plan = GroupPlan(fitting, items, {}, keys)
+    for each in fitting.evaluations:
         plan.values[each], plan.cached[each] = _look_up(each, keys, store)
-    return plan, selection.notes
+    return plan, refused, [*selection.notes, *notes]
+
+
+def _match_maps(
+    group: ItemGroup, items: Sequence[EvalItem], data: Dataset, model: Classifier
+) -> tuple[ItemGroup, list[Refusal], list[str]]:
+    """Return the group without maps made elsewhere that do not fit the items, those with the reason, and notes on the others."""
+    notes: list[str] = []
+    reasons: dict[MethodSpec, str] = {}
+    for method in dict.fromkeys(each.method for each in group.evaluations if are_maps(each.method)):
+        try:
+            notes += matched(method, data).check(items, model)
+        except DataError as error:
+            reasons[method] = str(error)
+    refused = [Refusal(each.protocol_spec, each.method_spec, reasons[each.method]) for each in group.evaluations if each.method in reasons]
+    return ItemGroup(tuple(each for each in group.evaluations if each.method not in reasons)), refused, notes
 
 
 def _look_up(evaluation: Evaluation, keys: Sequence[str], store: RunStore) -> tuple[np.ndarray, np.ndarray]:
