@@ -6,7 +6,8 @@ import attrlib.protocols.faithfulness
 import attrlib.protocols.localisation
 import attrlib.protocols.objects
 import attrlib.protocols.parts
-import attrlib.protocols.stability  # noqa: F401
+import attrlib.protocols.stability
+import attrlib.protocols.subsets  # noqa: F401
 from attrlib.protocols.base import PROTOCOLS, Cost, Protocol, ProtocolInfo, create, list_protocols, resolve
 from attrlib.protocols.context import Batch, EvalBatch, EvalContext, Explain, ExplanationRequest, Measurement, Outcome, Prediction
 

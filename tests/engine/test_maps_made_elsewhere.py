@@ -31,7 +31,15 @@ from attrlib.store import Store, open_store
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 MODEL = classifier()
-PROTOCOLS_OF_MAPS = ["sds:grid=2", "ids:steps=4", "infidelity:samples=3:noise=0.5", "compactness", "entropy"]
+PROTOCOLS_OF_MAPS = [
+    "sds:grid=2",
+    "ids:steps=4",
+    "infidelity:samples=3:noise=0.5",
+    "compactness",
+    "entropy",
+    "sensitivity-n:samples=4",
+    "mufidelity:samples=4",
+]
 IMAGES = 10
 
 

@@ -41,6 +41,9 @@ SMALL: dict[str, dict[str, object]] = {
     "sensitivity": {"samples": 2},
     "robustness": {"tolerance": 1},
     "randomisation": {"stages": 2},
+    "faithfulness": {"samples": 6, "grid": 4},
+    "mufidelity": {"samples": 6, "grid": 4},
+    "sensitivity-n": {"samples": 4, "grid": 4},
 }
 VARIANTS = ["sds:baseline=random", "ids:steps=4:baseline=random:update=true", "robustness:tolerance=1:change=contrast"]
 METHODS_USED = ("Gradient", "Grad-CAM", "SmoothGrad:samples=2", "Random")
