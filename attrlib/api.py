@@ -13,6 +13,7 @@ from attrlib.data.datasets import load_dataset
 from attrlib.data.images import Photo
 from attrlib.data.maps import keep_array
 from attrlib.data.pictures import open_image
+from attrlib.engine.executors.choice import executors
 from attrlib.engine.memory import rows_within
 from attrlib.engine.plan import make_plan
 from attrlib.engine.results import RunResult, Score
@@ -100,6 +101,8 @@ def score(
     max_memory: int | None = None,
     filter_models: Iterable[Classifier] = (),
     store: Store | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
     on_progress: RunListener = no_listener,
     **options: Any,
 ) -> Score:
@@ -117,6 +120,8 @@ def score(
         filter_models: Grids use only images that these models also classify confidently, so that all models can be scored on the
             same grids.
         store: Store of results; by default that of `open_store`.
+        workers: Number of worker processes, one for each GPU or sharing the cores, or of actors of the cluster; by default this process.
+        cluster: `ray`, `ray://HOST:PORT` or `ray://auto`, to compute on Ray; see "Several workers" in the guide to scores.
         on_progress: Progress callback for the events of the run; raises `Cancelled` to stop it.
         **options: Options of the run (listed below), and parameters of the protocol.
 
@@ -141,7 +146,7 @@ def score(
     methods = [] if method is None else [read_method(method, layer or "") if isinstance(method, str) else method]
     result = compare(
         [protocol_spec], model, methods, data, maps=[] if maps is None else [maps], max_memory=max_memory, filter_models=filter_models, store=store,
-        on_progress=on_progress, **run_options,
+        workers=workers, cluster=cluster, on_progress=on_progress, **run_options,
     )  # fmt: skip
     return next(iter(result.scores.values()))
 
@@ -157,6 +162,8 @@ def compare(
     max_memory: int | None = None,
     filter_models: Iterable[Classifier] = (),
     store: Store | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
     on_progress: RunListener = no_listener,
     **options: Any,
 ) -> RunResult:
@@ -171,6 +178,8 @@ def compare(
         max_memory: As in `score`.
         filter_models: As in `score`.
         store: As in `score`.
+        workers: As in `score`.
+        cluster: As in `score`.
         on_progress: As in `score`.
         **options: Options of the run, listed below.
 
@@ -209,7 +218,10 @@ def compare(
         **options,
     )
     plan = make_plan(spec, model, dataset, store, filter_models=others, max_memory=max_memory)
-    return run(plan, on_progress)
+    # Workers of a cluster use its GPUs unless this machine has one that the model is not on.
+    device = "cpu" if model.device.type == "cpu" and torch.cuda.is_available() else "auto"
+    with executors(workers, cluster, device) as executor:
+        return run(plan, on_progress, executor)
 
 
 def as_batch(model: Classifier, images: Images) -> Tensor:

@@ -46,6 +46,10 @@ class StoreError(AttrlibError):
     """A store of results that cannot be read or written."""
 
 
+class ClusterError(AttrlibError):
+    """A cluster that cannot be used: it does not answer, differs in version, or has too few resources."""
+
+
 class TrainingError(AttrlibError):
     """Training that cannot continue. The last good state is kept."""
 

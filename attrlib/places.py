@@ -24,6 +24,11 @@ def assets() -> Path:
     return _find("assets/models", "_assets/models")
 
 
+def import_folder() -> Path:
+    """Return the folder that must be on the import path of a process so that it finds this package."""
+    return Path(str(files("attrlib"))).parent
+
+
 def _find(in_checkout: str, in_wheel: str) -> Path:
     package = Path(str(files("attrlib")))
     for place in (package / in_wheel, package.parent / in_checkout):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.pages import Checkpoints
+from support.postgres import postgres, server  # noqa: F401
 
 import attrlib
 
@@ -36,7 +37,7 @@ def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use a separate cache folder for this test."""
     monkeypatch.setenv("ATTRLIB_CACHE", str(tmp_path / "cache"))
-    for name in ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS"):
+    for name in ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS", "ATTRLIB_MAPS_URL"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -9,9 +9,10 @@ import typer
 from attrlib.aggregation.panels import line_of, view_of
 from attrlib.aggregation.rows import Row
 from attrlib.aggregation.view import Aggregation
-from attrlib.cli.common import Device, Json, command, interruptible, read_options
+from attrlib.cli.common import Cluster, DataRoots, Device, Json, Workers, command, interruptible, read_options
 from attrlib.cli.explain import write_files
 from attrlib.data.datasets import load_dataset
+from attrlib.engine.executors.choice import executors
 from attrlib.engine.plan import make_plan
 from attrlib.engine.run import Event, run
 from attrlib.figures.aggatt import bin_names, panel
@@ -34,6 +35,9 @@ def aggregate(
         str, typer.Option("--layers", help="Layers for methods that name none, as in Input,Final: each method is used at each of them.")
     ] = "",
     device: Device = "auto",
+    workers: Workers = None,
+    cluster: Cluster = None,
+    data_root: DataRoots = None,
     as_json: Json = False,
     *,
     options: dict[str, str],
@@ -49,7 +53,8 @@ def aggregate(
         def on_progress(_event: Event) -> None:
             check()
 
-        result = run(make_plan(run_spec, classifier, dataset, store), on_progress)
+        with executors(workers, cluster, device, data_root or ()) as executor:
+            result = run(make_plan(run_spec, classifier, dataset, store), on_progress, executor)
         aggregation = Aggregation(run_spec, classifier, dataset, store)
         rows = [
             aggregation.row(method, view, lambda _done, _total: check())

@@ -54,7 +54,7 @@ COMMANDS = {
     "protocols": Entry("lists", "List protocols with their parameters."),
     "datasets": Entry("lists", "List named data sets, or describe one: its images and classes, what was assumed, and what was left out."),
     "licences": Entry("licences", "List the installed dependencies with their licences, as the packages state them."),
-    "cache": Entry("cache", "Inspect, verify, prune or export stored results."),
+    "cache": Entry("cache", "Inspect, verify, prune, export or merge stored results."),
 }
 """All commands in the order of the help text. A test compares the summaries with those of the commands."""
 

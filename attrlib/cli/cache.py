@@ -1,4 +1,4 @@
-"""Inspect and maintain the store: `python -m attrlib cache show|verify|prune|export`."""
+"""Inspect and maintain the store: `python -m attrlib cache show|verify|prune|export|merge`."""
 
 import dataclasses
 import json
@@ -8,15 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from attrlib.cli.common import Json, command
-from attrlib.errors import SpecError, unknown
-from attrlib.store import Store, open_store, parse_bytes
+from attrlib.errors import SpecError, StoreError, unknown
+from attrlib.store import Store, merge_shards, open_store, parse_bytes
 
-ACTIONS = ("show", "verify", "prune", "export")
+ACTIONS = ("show", "verify", "prune", "export", "merge")
+PROBLEMS_SHOWN = 3
+"""Most problems of a merge that its error message lists."""
 
 
 @command()
 def cache(
-    action: Annotated[str, typer.Argument(help="show sizes and runs, verify files, prune maps, or export a run.")] = "show",
+    action: Annotated[str, typer.Argument(help="show sizes and runs, verify files, prune maps, export a run, or merge shards.")] = "show",
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of shards to merge, see score --shard.")] = None,
     run: Annotated[
         str | None, typer.Option("--run", help="Key of the run to export, or its first characters; by default the latest run.")
     ] = None,
@@ -25,14 +28,18 @@ def cache(
     everything: Annotated[bool, typer.Option("--everything", help="Also delete all results and runs.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Inspect, verify, prune or export stored results."""
+    """Inspect, verify, prune, export or merge stored results."""
     if action not in ACTIONS:
         raise SpecError(unknown("action", action, ACTIONS))
+    if folders and action != "merge":
+        raise SpecError(f"cache {action} takes no folder; leave out {str(folders[0])!r}")
     store = open_store()
     result: dict[str, Any]
     if action == "export":
         result = {"run": _export(store, run, out), "out": str(out)}
         text = f"wrote run {result['run']} to {out}"
+    elif action == "merge":
+        result, text = _merge(store, folders or [])
     elif action == "verify":
         result = dataclasses.asdict(store.verify())
         text = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in result.items())
@@ -48,6 +55,26 @@ def cache(
     for note in store.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(json.dumps(result) if as_json else text)
+
+
+def _merge(store: Store, folders: list[Path]) -> tuple[dict[str, Any], str]:
+    """Merge shards. Raises `StoreError` if the run is not complete, after all sound files are merged."""
+    if not folders:
+        raise SpecError("no shards to merge: give the folder that score --shard has written to")
+    merged = merge_shards(folders, store)
+    records = merged.records
+    if records.differing:
+        typer.echo(
+            f"note: {records.differing} results differ from those in the store, by at most {records.largest:.2g}; those in the store stay. "
+            "Processors and numbers of threads differ in the last bits; larger differences mean that data or software differ",
+            err=True,
+        )
+    if merged.problems:
+        more = f"; and {len(merged.problems) - PROBLEMS_SHOWN} more" if len(merged.problems) > PROBLEMS_SHOWN else ""
+        done = f" ({records.new} new results were merged)" if records.new else ""
+        raise StoreError("; ".join(merged.problems[:PROBLEMS_SHOWN]) + more + done)
+    text = f"merged {merged.shards} shards: {records.new} new results, {records.cached} already there; run {merged.run} is complete"
+    return {"run": merged.run, "shards": merged.shards, "new": records.new, "cached": records.cached}, text
 
 
 def _title(spec: object) -> str:

@@ -24,7 +24,20 @@ from attrlib.specs.codec import Parsers
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", help="Number of worker processes, one for each GPU or sharing the cores; with --cluster, number of actors."),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", help="Compute on Ray: ray starts it on this machine, ray://HOST:PORT or ray://auto uses a cluster that runs."
+    ),
+]
+DataRoots = Annotated[
+    list[str] | None,
+    typer.Option("--data-root", help="Folder in which the workers of a cluster look for the data; repeat for several."),
+]
 
 MODEL = params_of(ModelSpec)
 S = TypeVar("S", bound=Spec)

@@ -70,7 +70,8 @@ def run_showing(run: Callable[[RunListener], T], quiet: bool, stopped: str) -> T
 def _status(event: Event) -> str:
     left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
     rate = f", {event.rate:.2g} per second" if event.rate else ""
-    return f"{event.done}/{event.total} {event.doing}{rate}{left}"
+    workers = f", {event.workers} workers" if event.workers > 1 else ""
+    return f"{event.done}/{event.total} {event.doing}{rate}{left}{workers}"
 
 
 def _so_far(event: Event) -> str:

@@ -3,17 +3,24 @@
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attrlib.cli.common import Device, Json, command, duration, read_options
+from attrlib.cli.common import Cluster, DataRoots, Device, Json, Workers, command, duration, read_options
 from attrlib.cli.events import run_showing
+from attrlib.cli.shards import read_shard, score_shard
+from attrlib.cli.status import show_status
 from attrlib.data.datasets import Dataset, load_dataset
 from attrlib.engine.evaluations import Refusal, by_reason
+from attrlib.engine.executors.choice import executors
 from attrlib.engine.plan import Plan, make_plan
 from attrlib.engine.results import RunResult
 from attrlib.engine.run import run
+from attrlib.engine.shards import run_shard
+from attrlib.engine.status import run_status
 from attrlib.errors import SpecError
 from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.figures.numbers import json_value, number
@@ -42,8 +49,23 @@ def score(
         str | None, typer.Option("--max-memory", help="Memory budget, as in 4GB; by default half of the free memory.")
     ] = None,
     device: Device = "auto",
+    workers: Workers = None,
+    cluster: Cluster = None,
+    data_root: DataRoots = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the last unfinished run.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the estimated cost, and compute nothing.")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            help="Compute a share of the items, INDEX/COUNT as in 3/64, and write it to files for `cache merge`; none for all items. "
+            "By default the task of a Slurm array, outside of one all items.",
+        ),
+    ] = None,
+    shard_dir: Annotated[
+        Path | None, typer.Option("--shard-dir", help="Folder of the files of shards; by default shards in the cache folder.")
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Print what is done, claimed, failed and missing, and compute nothing.")] = False,
     as_json: Json = False,
     *,
     options: dict[str, str],
@@ -76,12 +98,26 @@ def score(
     dataset = load_dataset(spec.data)
     classifier = load_model(spec.model.architecture, device, deletion_tuned=spec.deletion_tuned, **spec.model.options())
     others = [load_model(model.architecture, device, **model.options()) for model in spec.filter_models]
-    run_plan = make_plan(spec, classifier, dataset, store, filter_models=others, max_memory=budget)
+    share = read_shard(shard)
+    folder = (shard_dir or store.folder / "shards").expanduser().absolute()
+    if share is not None and not (plan or status):
+        if workers is not None or cluster is not None:
+            raise SpecError("a shard is computed in one process; leave out --workers and --cluster, and start more shards instead")
+        with_options = partial(run_shard, spec, share, classifier, dataset, store, folder, filter_models=others, max_memory=budget)
+        score_shard(lambda on_progress: with_options(on_progress=on_progress), as_json)
+        return
+    run_plan = make_plan(spec, classifier, dataset, store, filter_models=others, max_memory=budget, shard=share)
+    if status:
+        show_status(run_status(run_plan, store, folder), as_json)
+        return
     if plan:
         _show_plan(run_plan, as_json)
         return
+    if run_plan.streams and not as_json:
+        typer.echo(f"note: {run_plan.notes[-1]}", err=True)
     stopped = "stopped: all results so far are stored; resume with python -m attrlib score --resume"
-    result = run_showing(lambda on_progress: run(run_plan, on_progress), as_json, stopped)
+    with executors(workers, cluster, device, data_root or ()) as executor:
+        result = run_showing(lambda on_progress: run(run_plan, on_progress, executor), as_json, stopped)
     _report(result, dataset, as_json)
 
 

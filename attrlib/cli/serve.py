@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attrlib.cli.common import command
+from attrlib.cli.common import Cluster, Workers, command
 from attrlib.errors import AttrlibError
 from attrlib.places import app_script
 
@@ -28,6 +28,8 @@ def app(
         int | None,
         typer.Option("--max-upload", help="Largest upload, in MB: checkpoints of models that are added; by default 500.", min=20),
     ] = None,
+    workers: Workers = None,
+    cluster: Cluster = None,
     headless: Annotated[bool, typer.Option("--headless", help="Do not open a browser.")] = False,
 ) -> None:
     """Open the app in a browser."""
@@ -39,6 +41,7 @@ def app(
             if not folder.is_dir():
                 raise AttrlibError(f"--data-root: {str(folder)!r} is not a folder")
         environment["ATTRLIB_DATA_ROOTS"] = os.pathsep.join(str(folder.absolute()) for folder in data_root)
+    environment |= _executors(workers, cluster)
     script = app_script()
     # Streamlit reads this file only if it is in the current folder.
     settings = tomllib.loads((script.parent / ".streamlit" / "config.toml").read_text())
@@ -53,6 +56,21 @@ def app(
         # In place of this process, so that a signal to it ends the app.
         os.execve(run[0], run, environment)
     raise typer.Exit(subprocess.run(run, env=environment, check=False).returncode)
+
+
+def _executors(workers: int | None, cluster: str | None) -> dict[str, str]:
+    """Return the environment variables by which the app runs scores on workers. Raises `SpecError` if an option is not valid."""
+    from attrlib.engine.executors.choice import CLUSTER, WORKERS
+    from attrlib.engine.executors.processes import check_size
+    from attrlib.engine.executors.ray_cluster import check_installed, parse_cluster
+
+    if cluster is not None:
+        parse_cluster(cluster)
+        check_installed()
+    if workers is not None:
+        check_size(workers)
+    chosen = {WORKERS: None if workers is None else str(workers), CLUSTER: cluster}
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

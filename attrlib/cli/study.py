@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from attrlib.cli.common import Device, Json, command, duration, interruptible
+from attrlib.cli.common import Cluster, DataRoots, Device, Json, Workers, command, duration, interruptible
 from attrlib.cli.explain import write_files
+from attrlib.engine.executors.choice import executors
 from attrlib.errors import SpecError
 from attrlib.methods import read_methods
 from attrlib.models import Classifier, load_model
@@ -43,6 +44,9 @@ def studies(as_json: Json = False) -> None:
 def study(
     limit: Annotated[str | None, typer.Option("--limit", help="Number of images or grids per model.")] = None,
     device: Device = "auto",
+    workers: Workers = None,
+    cluster: Cluster = None,
+    data_root: DataRoots = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the estimated cost, and compute nothing.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for report, table and figures (HTML, CSV, JSON, PNG, SVG).")] = None,
     page: Annotated[
@@ -75,9 +79,9 @@ def study(
             typer.echo(json.dumps(fields) if as_json else text)
         return
     results = []
-    with interruptible() as check:
+    with interruptible() as check, executors(workers, cluster, device, data_root or ()) as executor:
         for spec in specs:
-            results.append(run_study(spec, open_store(), _progress(spec.study, check, as_json), load))
+            results.append(run_study(spec, open_store(), _progress(spec.study, check, as_json), load, executor=executor))
             if not as_json:
                 _show(results[-1])
     if as_json:

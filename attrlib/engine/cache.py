@@ -5,7 +5,7 @@ from typing import Protocol as Interface
 
 from torch import Tensor
 
-from attrlib.store import Record, rounded
+from attrlib.store import Claims, Record, rounded
 
 
 class ResultCache(Interface):
@@ -38,8 +38,15 @@ class RunStore(ResultCache, Interface):
     """A cache that also keeps the manifest and the state of runs. A custom back end for results implements this interface."""
 
     @property
+    def map_limit(self) -> int | None:
+        """Return the most bytes of maps that the store keeps, None for any number."""
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Return notes for the user on what was repaired or could not be stored."""
+
+    def claims(self) -> Claims | None:
+        """Return a new owner of claims, None if no other process uses the store."""
 
     def save_run(self, key: str, spec: Mapping[str, object], parts: Mapping[str, object]) -> None:
         """Write the manifest of a run.
@@ -54,8 +61,60 @@ class RunStore(ResultCache, Interface):
         """Set a run's state: running, done, cancelled or failed."""
 
 
+class StoreView(RunStore):
+    """A store that does something more or less with what is added; everything else goes to another store.
+
+    Args:
+        store: The other store.
+    """
+
+    def __init__(self, store: RunStore):
+        self._store = store
+
+    @property
+    def dtype(self) -> str:
+        return self._store.dtype
+
+    @property
+    def map_limit(self) -> int | None:
+        return self._store.map_limit
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._store.notes
+
+    def records(self, key: str, items: Sequence[str]) -> dict[str, Record]:
+        return self._store.records(key, items)
+
+    def values(self, key: str, items: Sequence[str]) -> dict[str, float]:
+        return self._store.values(key, items)
+
+    def add_records(self, key: str, spec: Mapping[str, object], records: Mapping[str, Record]) -> None:
+        self._store.add_records(key, spec, records)
+
+    def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        return self._store.maps(keys)
+
+    def add_maps(self, maps: Mapping[str, Tensor]) -> None:
+        self._store.add_maps(maps)
+
+    def rounded(self, maps: Tensor) -> Tensor:
+        return self._store.rounded(maps)
+
+    def claims(self) -> Claims | None:
+        return self._store.claims()
+
+    def save_run(self, key: str, spec: Mapping[str, object], parts: Mapping[str, object]) -> None:
+        self._store.save_run(key, spec, parts)
+
+    def set_state(self, key: str, state: str) -> None:
+        self._store.set_state(key, state)
+
+
 class InMemoryCache:
     """A cache in memory, for a few images and for workers that send their results to the run's store."""
+
+    map_limit = None
 
     def __init__(self, dtype: str = "float32") -> None:
         self.dtype = dtype

@@ -66,6 +66,12 @@ class Evaluator:
         """Return the same evaluator without the approximations of `fast`."""
         return self._with(fast=False)
 
+    def using(self, cache: ResultCache) -> "Evaluator":
+        """Return the same evaluator with another cache."""
+        other = self._with()
+        other.cache = cache
+        return other
+
     def _with(self, **changes: object) -> "Evaluator":
         other = object.__new__(Evaluator)
         other.__dict__ |= self.__dict__ | {"context": dataclasses.replace(self.context, **changes)}  # type: ignore[arg-type]

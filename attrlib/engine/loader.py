@@ -58,6 +58,12 @@ class Loader:
                     future.cancel()
                 self._loading.clear()
 
+    def expect(self, chunk: Chunk) -> None:
+        """Add a chunk to those that `prefetch` loads, unless it is among them."""
+        if chunk not in self._queue and chunk not in self._loading:
+            self._queue.append(chunk)
+            self._fill()
+
     def get(self, chunk: Chunk) -> Loaded:
         """Return the readable items of a chunk and their batch on the model's device. The last chunk is kept."""
         if self._last is None or self._last[0] != chunk:

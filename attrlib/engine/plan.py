@@ -9,17 +9,17 @@ from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import RunStore
 from attrlib.engine.evaluations import Evaluation, ItemGroup, Refusal, find_evaluations, target_notes
 from attrlib.engine.evaluator import Evaluator
-from attrlib.engine.foreign import matched
+from attrlib.engine.fitting import match_maps
 from attrlib.engine.items import EvalItem, chunked
 from attrlib.engine.memory import Probe, probe, rows_within
 from attrlib.engine.selection import Unpredicted, select
+from attrlib.engine.streaming import StreamingStore, map_bytes, streaming_note
 from attrlib.engine.work import EvaluateUnit, PredictUnit
 from attrlib.errors import DataError, SpecError
 from attrlib.methods import BATCH_SIZE
 from attrlib.models import Classifier, Layer
 from attrlib.progress import Progress, no_progress
-from attrlib.specs import MethodSpec, RunSpec
-from attrlib.specs.maps import are_maps
+from attrlib.specs import RunSpec, Shard
 
 LOOKUP = 4096
 """Number of items per query of cached values."""
@@ -38,6 +38,8 @@ class GroupPlan:
         keys: The key of each item's results.
         values: The cached values of each evaluation, float64 (N,), NaN where undefined or missing.
         cached: Which values are cached, bool (N,).
+        positions: Position of each item in the whole run, of which a shard has only some items.
+        total: Number of items in the whole run.
     """
 
     group: ItemGroup
@@ -46,6 +48,8 @@ class GroupPlan:
     keys: tuple[str, ...] = ()
     values: dict[Evaluation, np.ndarray] = field(default_factory=dict)
     cached: dict[Evaluation, np.ndarray] = field(default_factory=dict)
+    positions: tuple[int, ...] = ()
+    total: int = 0
 
     @property
     def cached_count(self) -> int:
@@ -56,6 +60,11 @@ class GroupPlan:
     def missing(self) -> int:
         """Return the maximum number of results that must be computed."""
         return len(self.items) * len(self.group.evaluations) - self.cached_count
+
+    def missing_by_evaluation(self) -> list[tuple[Evaluation, int]]:
+        """Return each evaluation with the maximum number of its results that must be computed."""
+        known = {each: int(cached.sum()) for each, cached in self.cached.items()}
+        return [(each, len(self.items) - known.get(each, 0)) for each in self.group.evaluations]
 
     @property
     def chunks(self) -> list[tuple[EvalItem, ...]]:
@@ -89,6 +98,7 @@ class Plan:
         refused: The evaluations that are not defined, with the reason.
         notes: What was left out, and why.
         max_memory: Maximum memory in bytes, None for half of the free memory.
+        shard: The share of the items to compute, None for all.
     """
 
     spec: RunSpec
@@ -99,6 +109,7 @@ class Plan:
     refused: tuple[Refusal, ...]
     notes: tuple[str, ...]
     max_memory: int | None = None
+    shard: Shard | None = None
 
     @property
     def model(self) -> Classifier:
@@ -119,6 +130,11 @@ class Plan:
     def missing(self) -> int:
         """Return the maximum number of results that must be computed."""
         return sum(each.missing for each in self.groups)
+
+    @property
+    def streams(self) -> bool:
+        """Return whether maps are not kept, as they are larger than the store may be; the last note says so."""
+        return isinstance(self.store, StreamingStore)
 
     @property
     def upper_bound(self) -> bool:
@@ -146,7 +162,7 @@ class Plan:
             DataError: If no group has items.
         """
         waiting = [each.group for each in self.groups if each.unpredicted]
-        planned, refused, notes, error = _plan_groups(waiting, self.spec, self.data, self.store, self.evaluators)
+        planned, refused, notes, error = _plan_groups(waiting, self.spec, self.data, self.store, self.evaluators, self.shard)
         groups = tuple(planned.get(each.group, each) for each in self.groups if not each.unpredicted or each.group in planned)
         if error is not None and not groups:
             raise error
@@ -185,6 +201,7 @@ def make_plan(
     *,
     filter_models: Sequence[Classifier] = (),
     max_memory: int | None = None,
+    shard: Shard | None = None,
     on_progress: Progress = no_progress,
 ) -> Plan:
     """Select the items of a run, and look up its cached results; nothing is computed.
@@ -196,10 +213,11 @@ def make_plan(
         store: Where results are looked up and stored.
         filter_models: The filter models that the run names.
         max_memory: Maximum memory in bytes, weights included; None for half of the free memory.
+        shard: The share of the items to compute, None for all.
         on_progress: Called with the number of images found and wanted; raises `Cancelled` to stop.
 
     Raises:
-        SpecError: If the spec is not valid, or `filter_models` does not match it.
+        SpecError: If the spec is not valid, `filter_models` does not match it, or a shard cannot tell when the run may stop.
         AttrlibError: If nothing is defined for the model and the data.
     """
     if len(filter_models) != len(spec.filter_models):
@@ -207,12 +225,14 @@ def make_plan(
             f"the run names {len(spec.filter_models)} filter model(s), but {len(filter_models)} were passed; load them and pass them as "
             "filter_models"
         )
+    if shard is not None and spec.ci_width is not None:
+        raise SpecError("ci_width stops a run by the scores of all its items, which a shard does not know; leave out ci_width or the shard")
     evaluators = (Evaluator(model, store, spec.seed, spec.fast), *(Evaluator(each, store, spec.seed) for each in filter_models))
     groups, refused = find_evaluations(spec, data, evaluators[0])
-    planned, refused_groups, notes, error = _plan_groups(groups, spec, data, store, evaluators, on_progress)
+    planned, refused_groups, notes, error = _plan_groups(groups, spec, data, store, evaluators, shard, on_progress)
     if error is not None and not planned:
         raise error
-    return Plan(
+    plan = Plan(
         spec,
         data,
         store,
@@ -221,6 +241,17 @@ def make_plan(
         (*refused, *refused_groups),
         tuple(dict.fromkeys([*evaluators[0].model.remarks, *data.notes, *notes, *target_notes(groups)])),
         max_memory,
+        shard,
+    )
+    nbytes = sum(map_bytes(each.missing_by_evaluation(), model, store.dtype) for each in plan.groups)
+    if store.map_limit is None or nbytes <= store.map_limit:
+        return plan
+    streaming = StreamingStore(store)
+    return replace(
+        plan,
+        store=streaming,
+        evaluators=tuple(each.using(streaming) for each in evaluators),
+        notes=(*plan.notes, streaming_note(nbytes, store.map_limit)),
     )
 
 
@@ -230,6 +261,7 @@ def _plan_groups(
     data: Dataset,
     store: RunStore,
     evaluators: Sequence[Evaluator],
+    shard: Shard | None,
     on_progress: Progress = no_progress,
 ) -> tuple[dict[ItemGroup, GroupPlan], list[Refusal], list[str], DataError | None]:
     """Return the plans of groups, the evaluations of groups without items, notes on the items, and the last error."""
@@ -239,17 +271,18 @@ def _plan_groups(
     last: DataError | None = None
     for group in groups:
         try:
-            plan, group_refused, group_notes = _plan_group(group, spec, data, store, evaluators, on_progress)
+            plan, group_refused, group_notes = _plan_group(group, spec, data, store, evaluators, shard, on_progress)
         except DataError as error:
             refused += group.refuse(error)
             last = error
             continue
         refused += group_refused
         notes += group_notes
-        if plan.group.evaluations:
-            planned[group] = plan
-        else:
+        if not plan.group.evaluations:
             last = DataError(group_refused[-1].reason)
+        # The items of a short run may all be in other shards.
+        elif plan.items or plan.unpredicted:
+            planned[group] = plan
     return planned, refused, notes, last
 
 
@@ -259,35 +292,24 @@ def _plan_group(
     data: Dataset,
     store: RunStore,
     evaluators: Sequence[Evaluator],
+    shard: Shard | None,
     on_progress: Progress = no_progress,
 ) -> tuple[GroupPlan, list[Refusal], list[str]]:
     """Return the plan of a group, its evaluations of maps made elsewhere that do not fit the items, and notes on the items and the maps."""
     selection, unpredicted = select(group, spec, data, evaluators, on_progress)
     items = selection.items
     if unpredicted:
-        items = items[: min(len(items) // group.images_per_item, spec.limit or len(items))]
-        return GroupPlan(group, items, unpredicted), [], list(selection.notes)
-    fitting, refused, notes = _match_maps(group, items, data, evaluators[0].model)
-    keys = tuple(item.key(group.target_choice) for item in items)
-    plan = GroupPlan(fitting, items, {}, keys)
+        most = min(len(items) // group.images_per_item, spec.limit or len(items))
+        return GroupPlan(group, items[: most if shard is None else -(-most // shard.count)], unpredicted), [], list(selection.notes)
+    # All items are checked, so that every shard refuses the same maps.
+    fitting, refused, notes = match_maps(group, items, data, evaluators[0].model)
+    positions = tuple(position for position, item in enumerate(items) if shard is None or shard.holds(item.id))
+    chosen = tuple(items[position] for position in positions)
+    keys = tuple(item.key(group.target_choice) for item in chosen)
+    plan = GroupPlan(fitting, chosen, {}, keys, positions=positions, total=len(items))
     for each in fitting.evaluations:
         plan.values[each], plan.cached[each] = _look_up(each, keys, store)
     return plan, refused, [*selection.notes, *notes]
-
-
-def _match_maps(
-    group: ItemGroup, items: Sequence[EvalItem], data: Dataset, model: Classifier
-) -> tuple[ItemGroup, list[Refusal], list[str]]:
-    """Return the group without maps made elsewhere that do not fit the items, those with the reason, and notes on the others."""
-    notes: list[str] = []
-    reasons: dict[MethodSpec, str] = {}
-    for method in dict.fromkeys(each.method for each in group.evaluations if are_maps(each.method)):
-        try:
-            notes += matched(method, data).check(items, model)
-        except DataError as error:
-            reasons[method] = str(error)
-    refused = [Refusal(each.protocol_spec, each.method_spec, reasons[each.method]) for each in group.evaluations if each.method in reasons]
-    return ItemGroup(tuple(each for each in group.evaluations if each.method not in reasons)), refused, notes
 
 
 def _look_up(evaluation: Evaluation, keys: Sequence[str], store: RunStore) -> tuple[np.ndarray, np.ndarray]:

@@ -151,6 +151,7 @@ class RunResult:
         cached: Number of results that were in the store.
         seconds: Duration of the run.
         agreement: For a fast run, the rank correlation of each method's maps with the exact ones, on the first images.
+        unreadable: Why items, by their id, could not be read.
     """
 
     spec: RunSpec
@@ -161,6 +162,7 @@ class RunResult:
     cached: int = 0
     seconds: float = 0.0
     agreement: Mapping[MethodSpec, float] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def protocols(self) -> tuple[ProtocolSpec, ...]:

@@ -7,17 +7,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from attrlib.engine.claims import ClaimingExecutor
 from attrlib.engine.evaluations import Evaluation, Refusal
 from attrlib.engine.executors import Executor, LocalExecutor
 from attrlib.engine.fast import map_agreement
 from attrlib.engine.items import EvalItem, unreadable_note
+from attrlib.engine.partial import PartialResults, ScoredItems
 from attrlib.engine.plan import FORWARD_PASSES, GroupPlan, Plan, item_seconds
 from attrlib.engine.results import RunResult, Score, StoredDetails
 from attrlib.engine.work import Heartbeat, UnitResult, Worker
 from attrlib.errors import AttrlibError, Cancelled, DataError, ProtocolError
 from attrlib.progress import Listener, no_listener
+from attrlib.protocols import Prediction
 from attrlib.specs import MethodSpec, digest
-from attrlib.statistics import RunningSummary, Summary, summary
+from attrlib.statistics import Summary, summary
 
 MIN_ITEMS_FOR_WIDTH = 10
 """Minimum number of items before the width of an interval may stop a run."""
@@ -35,6 +38,7 @@ class Event:
         seconds_left: Estimate of the remaining seconds, None before anything is computed.
         scores: The intermediate score of each evaluation, by protocol and method.
         of: What `done` and `total` count: results or images.
+        workers: Number of workers that are at work.
     """
 
     doing: str
@@ -44,6 +48,7 @@ class Event:
     seconds_left: float | None = None
     scores: Mapping[tuple[str, str], Summary] = field(default_factory=dict)
     of: str = "results"
+    workers: int = 1
 
 
 RunListener = Listener[Event]
@@ -72,37 +77,9 @@ def run(plan: Plan, on_progress: RunListener = no_listener, executor: ExecutorFa
         Cancelled: If `on_progress` raises it. Everything computed before is stored, and the next run of the same spec resumes there.
         AttrlibError: If no evaluation is defined.
     """
-    return _RunState(plan, on_progress, executor).execute()
-
-
-class _PartialResults:
-    """The results of one evaluation so far."""
-
-    def __init__(self, evaluation: Evaluation, plan: GroupPlan, weight: float):
-        self.evaluation, self.weight = evaluation, weight
-        self.values, self.done = plan.values[evaluation].copy(), plan.cached[evaluation].copy()
-        self._expected = ~self.done
-        self.missing = int(self._expected.sum())
-        self.running = RunningSummary()
-        self.running.add(self.counted(self.done))
-
-    def counted(self, chosen: np.ndarray | slice) -> np.ndarray:
-        """Return the chosen values, with undefined ones replaced as the protocol counts them in the mean."""
-        values = self.values[chosen]
-        return np.where(np.isnan(values), self.evaluation.protocol.undefined_value, values)
-
-    def add(self, first: int, result: UnitResult) -> None:
-        """Add results of the chunk that starts at item `first`."""
-        positions = np.array(list(result.values), dtype=int) + first
-        self.values[positions], self.done[positions] = list(result.values.values()), True
-        self.running.add(self.counted(positions))
-        self._expected[positions] = False
-        self.missing -= len(positions)
-
-    def give_up(self, items: slice) -> None:
-        """Count the missing results of some items as not needed: the items cannot be read, or the run stops before them."""
-        self.missing -= int(self._expected[items].sum())
-        self._expected[items] = False
+    state = _RunState(plan, on_progress, executor)
+    with closing(state.executor):
+        return state.execute()
 
 
 class _RunState:
@@ -110,14 +87,24 @@ class _RunState:
 
     def __init__(self, plan: Plan, on_progress: RunListener, executor: ExecutorFactory):
         self.plan, self.spec, self.store, self.on_progress = plan, plan.spec, plan.store, on_progress
-        self.executor = executor(plan, self._heartbeat)
+        self.executor = self._sharing(executor(plan, self._heartbeat))
         self.event = Event("planning")
-        self.progress: dict[Evaluation, _PartialResults] = {}
+        self.progress: dict[Evaluation, PartialResults] = {}
         self.refused: list[Refusal] = list(plan.refused)
         self.notes: list[str] = []
+        self.set_aside: dict[str, str] = {}
+        self.unreadable: dict[str, str] = {}
         self.of = "results"
         self.cached, self.computed, self.weight_done, self.predicted, self.to_predict = 0, 0, 0.0, 0, 0
         self.changed = True
+
+    def _sharing(self, executor: Executor) -> Executor:
+        """Return the executor such that processes that share the store compute nothing twice."""
+        claims = self.store.claims()
+        if claims is None:
+            return executor
+        keys = [each.keys.measurement(Prediction())[1] for each in self.plan.evaluators]
+        return ClaimingExecutor(executor, claims, self.store, keys, self._heartbeat)
 
     def execute(self) -> RunResult:
         start = time.perf_counter()
@@ -132,9 +119,10 @@ class _RunState:
             self.started = time.perf_counter()
             for each in self.plan.groups:
                 used[each] = self._evaluate(each)
-            if not self.progress:
+            # A shard may have no items, or only unreadable ones.
+            if not self.progress and self.plan.shard is None:
                 raise ProtocolError(self.refused[-1].reason)
-            agreement = self._agreement(used) if self.spec.fast else {}
+            agreement = self._agreement(used) if self.spec.fast and self.plan.shard is None else {}
             self._report_progress("done")
         except Cancelled:
             self.store.set_state(key, "cancelled")
@@ -142,10 +130,12 @@ class _RunState:
         except AttrlibError:
             self.store.set_state(key, "failed")
             raise
-        self._save(key, used, "done")
+        # A run with items that were set aside can be resumed.
+        self._save(key, used, "cancelled" if self.set_aside else "done")
         scores = self._scores(used)
-        notes = tuple(dict.fromkeys([*self.plan.notes, *self.notes, *self.store.notes]))
-        return RunResult(self.spec, scores, self.refused, notes, self.computed, self.cached, time.perf_counter() - start, agreement)
+        notes = tuple(dict.fromkeys([*self.plan.notes, *self.notes, *self.executor.notes, *self.store.notes]))
+        seconds = time.perf_counter() - start
+        return RunResult(self.spec, scores, self.refused, notes, self.computed, self.cached, seconds, agreement, self.unreadable)
 
     def _predict(self) -> None:
         """Compute the predictions on which grids depend, and select the grids."""
@@ -153,23 +143,34 @@ class _RunState:
             self.of, self.predicted, self.to_predict = "images", 0, sum(len(unit.items) for unit in units)
             for result in self.executor.map(units):
                 self.predicted += len(units[result.unit].items)
+                self.set_aside |= result.set_aside
                 self.changed = True
         self.of = "results"
         before = len(self.plan.refused)
         self.plan = self.plan.predicted()
+        self._refuse_unpredicted()
         self.refused += self.plan.refused[before:]
+
+    def _refuse_unpredicted(self) -> None:
+        """Refuse the evaluations of grids that cannot be selected, because predictions were set aside."""
+        unpredicted = [each for each in self.plan.groups if each.unpredicted]
+        if unpredicted:
+            error = DataError(f"the predictions of {len(self.set_aside)} image(s) are missing: {next(iter(self.set_aside.values()))}")
+            refused = [refusal for each in unpredicted for refusal in each.group.refuse(error)]
+            groups = tuple(each for each in self.plan.groups if not each.unpredicted)
+            self.plan = replace(self.plan, groups=groups, refused=(*self.plan.refused, *refused))
 
     def _begin(self) -> None:
         for each in self.plan.groups:
             for evaluation in each.group.evaluations:
                 weight = item_seconds(evaluation, self.plan.model, FORWARD_PASSES)
-                self.progress[evaluation] = _PartialResults(evaluation, each, weight)
+                self.progress[evaluation] = PartialResults(evaluation, each, weight)
 
     def _evaluate(self, plan: GroupPlan) -> tuple[EvalItem, ...]:
         """Compute the missing results of a group; return the readable items among those used."""
         size, units = plan.group.chunk_size, plan.units(self.plan.area)
         numbers = list(units)
-        open_chunks, unreadable = set(numbers), dict[str, str]()
+        open_chunks, unreadable, set_aside = set(numbers), dict[str, str](), dict[str, str]()
         enough = self._narrow_after(plan, open_chunks, 0)
         with closing(self.executor.map([] if enough else list(units.values()))) as results:
             for result in results:
@@ -179,6 +180,7 @@ class _RunState:
                     self._refuse(evaluation, result.refused)
                 elif result.values and evaluation in self.progress:
                     self._add(self.progress[evaluation], number * size, result)
+                set_aside |= result.set_aside
                 if result.finished:
                     unreadable |= result.unreadable
                     self._give_up(plan, slice(number * size, (number + 1) * size))
@@ -188,14 +190,22 @@ class _RunState:
                     if enough:
                         break
         self._give_up(plan, slice(None))
+        self.unreadable |= unreadable
         items = plan.items[:enough]
-        readable = tuple(item for item in items if item.id not in unreadable)
-        self.notes += unreadable_note(list(unreadable.values()), len(items) - len(readable))
-        if not readable:
+        given_up = sum(item.id in set_aside for item in items)
+        readable = tuple(item for item in items if item.id not in unreadable and item.id not in set_aside)
+        self.notes += unreadable_note(list(unreadable.values()), len(items) - len(readable) - given_up)
+        if given_up:
+            self.set_aside |= set_aside
+            reason = next(iter(set_aside.values()))
+            self.notes.append(f"{given_up} item(s) were set aside, and the scores are those of the others: {reason}; resume to try again")
+        if not readable and given_up:
+            raise AttrlibError(f"no item of {self.plan.data.name} could be scored: {next(iter(set_aside.values()))}")
+        if not readable and self.plan.shard is None:
             raise DataError(f"none of the {len(items)} images of {self.plan.data.name} can be read: {next(iter(unreadable.values()))}")
         return readable
 
-    def _add(self, progress: _PartialResults, first: int, result: UnitResult) -> None:
+    def _add(self, progress: PartialResults, first: int, result: UnitResult) -> None:
         progress.add(first, result)
         self.cached += len(result.values) - result.computed
         self.computed += result.computed
@@ -238,9 +248,9 @@ class _RunState:
     def _heartbeat(self, doing: str) -> None:
         """Report progress even without new results, so that the progress callback can stop the run."""
         if self.of == "images":
-            self.event = Event(doing, self.predicted, self.to_predict, of="images")
+            self.event = Event(doing, self.predicted, self.to_predict, of="images", workers=self.executor.workers)
             self.on_progress(self.event)
-        elif self.changed or doing != self.event.doing:
+        elif self.changed or (doing, self.executor.workers) != (self.event.doing, self.event.workers):
             self._report_progress(doing)
         else:
             self.on_progress(self.event)
@@ -252,7 +262,8 @@ class _RunState:
         scores = {(str(e.protocol_spec), str(e.method_spec)): each.running.summary() for e, each in self.progress.items()}
         rate = self.computed / elapsed if elapsed else 0.0
         missing = sum(each.missing for each in self.progress.values())
-        self.event, self.changed = Event(doing, self.computed, self.computed + missing, rate, left, scores), False
+        self.event = Event(doing, self.computed, self.computed + missing, rate, left, scores, workers=self.executor.workers)
+        self.changed = False
         self.on_progress(self.event)
 
     def _agreement(self, used: Mapping[GroupPlan, tuple[EvalItem, ...]]) -> dict[MethodSpec, float]:
@@ -263,25 +274,29 @@ class _RunState:
 
     def _scores(self, used: Mapping[GroupPlan, tuple[EvalItem, ...]]) -> dict:
         """Return the scores, in the order of the spec."""
-        pairs = [(each, plan, items) for plan, items in used.items() for each in plan.group.evaluations if each in self.progress]
+        pairs = [(each, plan) for plan in used for each in plan.group.evaluations if each in self.progress]
         pairs.sort(key=lambda pair: self.spec.protocols.index(pair[0].protocol_spec))
-        return {(each.protocol_spec, each.method_spec): self._score(each, plan, items) for each, plan, items in pairs}
+        readable = {plan: set(items) for plan, items in used.items()}
+        scored: dict[tuple[GroupPlan, bytes], ScoredItems] = {}
+        scores = {}
+        for each, plan in pairs:
+            done = self.progress[each].done & np.array([item in readable[plan] for item in plan.items], dtype=bool)
+            # Methods share their items, so that a result takes little more than its values.
+            chosen = scored.setdefault((plan, done.tobytes()), ScoredItems(plan, done))
+            scores[each.protocol_spec, each.method_spec] = self._score(each, chosen)
+        return scores
 
-    def _score(self, evaluation: Evaluation, plan: GroupPlan, items: tuple[EvalItem, ...]) -> Score:
-        progress = self.progress[evaluation]
-        readable = set(items)
-        chosen = [position for position, item in enumerate(plan.items) if item in readable and progress.done[position]]
-        ids = tuple(plan.items[position].id for position in chosen)
+    def _score(self, evaluation: Evaluation, scored: ScoredItems) -> Score:
         return Score(
             replace(self.spec, protocols=(evaluation.protocol_spec,), methods=(evaluation.method_spec,)),
             evaluation.protocol,
-            progress.values[chosen],
-            ids,
-            tuple(plan.items[position].images for position in chosen),
-            StoredDetails(self.store, evaluation.key, tuple(plan.keys[position] for position in chosen)),
-            self.plan.evaluators[0].mean_seconds(evaluation.method, ids),
+            self.progress[evaluation].values[scored.done],
+            scored.ids,
+            scored.images,
+            StoredDetails(self.store, evaluation.key, scored.keys),
+            self.plan.evaluators[0].mean_seconds(evaluation.method, scored.ids),
             tuple(dict.fromkeys([*self.plan.notes, *self.notes])),
-            tuple(plan.items[position].labels for position in chosen),
+            scored.labels,
         )
 
     def _save(self, key: str, used: Mapping[GroupPlan, tuple[EvalItem, ...]], state: str = "running") -> None:
@@ -293,6 +308,21 @@ class _RunState:
             for each in plan.group.evaluations:
                 if each in self.progress:
                     parts[f"{each.protocol_spec}|{each.method_spec}"] = {"key": each.key, "items": keys}
-        description = {"kind": "score", "title": self.spec.cli(), "spec": self.spec, "model_digest": self.plan.model_digest}
+        description: dict[str, object] = {
+            "kind": "score",
+            "title": self.spec.cli(),
+            "spec": self.spec,
+            "model_digest": self.plan.model_digest,
+        }
+        if self.refused:
+            description["refused"] = {f"{protocol}|{method}": reason for protocol, method, reason in self.refused}
+        if self.unreadable:
+            failed = {
+                name: self.unreadable[item.id]
+                for plan in used
+                for name, item in zip(plan.keys, plan.items, strict=True)
+                if item.id in self.unreadable
+            }
+            description["failures"] = failed
         self.store.save_run(key, description, parts)
         self.store.set_state(key, state)

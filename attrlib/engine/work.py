@@ -63,6 +63,7 @@ class UnitResult:
         computed: How many values were computed; the others were cached.
         refused: Why the evaluation is not defined; empty if it is.
         unreadable: Why items, by their id, could not be read.
+        set_aside: Why items, by their id, were given up although results are missing: computing them ended several workers.
         finished: Whether this is the unit's last result.
     """
 
@@ -72,6 +73,7 @@ class UnitResult:
     computed: int = 0
     refused: str = ""
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    set_aside: Mapping[str, str] = field(default_factory=dict)
     finished: bool = False
 
 
@@ -87,20 +89,28 @@ class Worker:
         data: The data set.
         max_memory: Maximum memory in bytes, weights included; None for half of the free memory.
         heartbeat: Called every few passes.
+
+    Attributes:
+        data: The data set.
     """
 
     def __init__(self, evaluators: Sequence[Evaluator], data: Dataset, max_memory: int | None, heartbeat: Heartbeat):
         self._doing = ""
-        self._heartbeat, self._max_memory, self._data = heartbeat, max_memory, data
+        self.data = data
+        self._heartbeat, self._max_memory = heartbeat, max_memory
         self._evaluators = [each.reporting_to(lambda _done, _total: heartbeat(self._doing)) for each in evaluators]
         self._refused: set[Evaluation] = set()
+
+    def key_fields(self, evaluation: Evaluation) -> dict[str, object]:
+        """Return the fields that the scores of an evaluation depend on besides their item, with the models and the code of this process."""
+        return self._evaluators[0].keys.score(evaluation.protocol, evaluation.method)
 
     def loader(self, units: Sequence[WorkUnit]) -> Loader:
         """Return a loader for units, which must be of one kind and model."""
         first = units[0]
         if isinstance(first, PredictUnit):
-            return self._evaluators[first.model].loader(self._data)
-        return self._evaluators[0].loader(self._data, {each.protocol for unit in units for each, _ in unit.missing})  # type: ignore[union-attr]
+            return self._evaluators[first.model].loader(self.data)
+        return self._evaluators[0].loader(self.data, {each.protocol for unit in units for each, _ in unit.missing})  # type: ignore[union-attr]
 
     def execute(self, number: int, unit: WorkUnit, loader: Loader) -> Iterator[UnitResult]:
         """Execute a unit step by step, and yield the result of each step.
@@ -166,7 +176,7 @@ class Worker:
     def _score(
         self, evaluator: Evaluator, each: Evaluation, items: Sequence[EvalItem], batch: Batch, together: Sequence[MethodSpec]
     ) -> dict[str, Record]:
-        explain = explainer(evaluator, each.method, items, self._data, together)
+        explain = explainer(evaluator, each.method, items, self.data, together)
         records = evaluator.evaluate(each.protocol, items, batch, explain)
         evaluator.cache.add_records(each.key, each.key_fields, records)
         return records

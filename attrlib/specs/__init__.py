@@ -11,6 +11,7 @@ from attrlib.specs.method import MethodSpec, parse_methods
 from attrlib.specs.model import FITS, INTERPOLATIONS, LARGEST, OUTPUTS, ModelSpec, Size, check_size, parse_size, size_text
 from attrlib.specs.protocol import ProtocolSpec, parse_protocols
 from attrlib.specs.run import CLASSES, IN_MEMORY, RunSpec
+from attrlib.specs.shard import Shard
 from attrlib.specs.space import Dimension, parse_space
 from attrlib.specs.study import StudySpec
 from attrlib.specs.target import LOGIT, TargetSpec
@@ -38,6 +39,7 @@ __all__ = [
     "ModelSpec",
     "ProtocolSpec",
     "RunSpec",
+    "Shard",
     "Size",
     "Spec",
     "StudySpec",

@@ -127,9 +127,10 @@ class Database:
     def _opened(self, repaired: bool = False) -> Engine:
         self._create()
         self._seen = self._look()
-        engine = server_engine(self._url) if self._file is None else file_engine(self._file, self._mode())
+        mode = "" if self._file is None else self._mode()
+        engine = server_engine(self._url) if self._file is None else file_engine(self._file, mode)
         try:
-            prepare(engine, self._tables, self._place)
+            prepare(engine, self._tables, self._place, writable=not mode)
             return engine
         except OtherSchema as version:
             engine.dispose()

@@ -69,13 +69,14 @@ def file_engine(file: Path, mode: str = "") -> Engine:
     return engine
 
 
-def prepare(engine: Engine, tables: MetaData, place: str) -> None:
-    """Create the tables if they do not exist.
+def prepare(engine: Engine, tables: MetaData, place: str, writable: bool) -> None:
+    """Create the tables that do not exist.
 
     Args:
         engine: Engine of the database.
         tables: The tables.
         place: Name of the database in error messages.
+        writable: Whether tables may be added to those that exist.
 
     Raises:
         OtherSchema: If the tables have another version.
@@ -83,7 +84,8 @@ def prepare(engine: Engine, tables: MetaData, place: str) -> None:
     """
     with engine.connect() as connection:
         version = _version(connection, tables, place)
-    if version is None:
+        present = _names(connection)
+    if version is None or (writable and version == str(SCHEMA) and not tables.tables.keys() <= set(present)):
         version = _create(engine, tables, place)
     if version != str(SCHEMA):
         raise OtherSchema(version)
@@ -100,15 +102,20 @@ def _create(engine: Engine, tables: MetaData, place: str) -> str:
                 connection.execute(CreateSchema(NAMESPACE))
         # Another process may have created them in the meantime.
         version = _version(connection, tables, place)
+        # A table that a later version of attrlib has added does not change the meaning of the others.
+        tables.create_all(connection)
         if version is None:
             version = str(SCHEMA)
-            tables.create_all(connection)
             connection.execute(tables.tables["about"].insert(), {"name": "schema", "value": version})
     return version
 
 
+def _names(connection: Connection) -> list[str]:
+    return inspect(connection).get_table_names(schema=NAMESPACE if connection.dialect.name == "postgresql" else None)
+
+
 def _version(connection: Connection, tables: MetaData, place: str) -> str | None:
-    names = inspect(connection).get_table_names(schema=NAMESPACE if connection.dialect.name == "postgresql" else None)
+    names = _names(connection)
     if names and "about" not in names:
         raise Refused(f"{place} belongs to another program (it has a table {names[0]!r}); set ATTRLIB_STORE_URL to another database")
     about = tables.tables["about"]

@@ -15,7 +15,7 @@ from attrlib.store.failures import Damaged
 
 DTYPES = ("float32", "float16")
 _LARGEST = torch.finfo(torch.float32).max
-_SUFFIX = ".safetensors"
+SUFFIX = ".safetensors"
 _counter = itertools.count()
 
 
@@ -82,10 +82,15 @@ def _whole(halves: Tensor, scale: Tensor) -> Tensor:
 
 
 class Files:
-    """The files in a folder. Callers that write or remove files must hold the write lock of the index."""
+    """The files in a folder. Callers that write or remove files must hold the write lock of the index.
+
+    Attributes:
+        place: The name of the folder in messages.
+    """
 
     def __init__(self, folder: Path):
         self._folder = folder
+        self.place = str(folder)
 
     def read(self, content: str) -> bytes | None:
         """Return the bytes of a file, or None if it is missing, damaged or unreadable."""
@@ -122,13 +127,13 @@ class Files:
 
     def sweep(self, contents: set[str]) -> int:
         """Remove every file that is not in `contents`, and unfinished ones. Return how many were removed."""
-        return sum(_unlink(path) for path in self._all() if path.name.removesuffix(_SUFFIX) not in contents)
+        return sum(_unlink(path) for path in self._all() if path.name.removesuffix(SUFFIX) not in contents)
 
     def _all(self) -> Iterator[Path]:
         return self._folder.glob("[0-9a-f][0-9a-f]/*")
 
     def _path(self, content: str) -> Path:
-        return self._folder / content[:2] / (content + _SUFFIX)
+        return self._folder / content[:2] / (content + SUFFIX)
 
 
 def _unlink(path: Path) -> bool:

@@ -1,6 +1,6 @@
-"""On-disk cache of maps that evicts the least recently used: files named by their content, and an SQLite index next to them.
+"""On-disk cache of maps that evicts the least recently used: files named by their content, and an SQLite index of them.
 
-The index belongs to the folder and not to the results database, because machines that share a database server each have their own files.
+The index belongs to the files and not to the results database, because machines that share a database server each have their own files.
 """
 
 import threading
@@ -51,11 +51,10 @@ class Verified:
 
 
 class Maps:
-    """The maps in a folder. Keys with equal maps share a file, which is removed with the last of them."""
+    """The maps in files, and an index of them in a folder. Keys with equal maps share a file, which is removed with the last of them."""
 
-    def __init__(self, folder: Path, max_bytes: int, dtype: str, notes: Notes):
-        self._folder, self._max_bytes, self._dtype, self._notes = folder, max_bytes, dtype, notes
-        self._files = Files(folder)
+    def __init__(self, files: Files, folder: Path, max_bytes: int, dtype: str, notes: Notes):
+        self._files, self._max_bytes, self._dtype, self._notes = files, max_bytes, dtype, notes
         self._lock = threading.Lock()
         self._pending: dict[str, bytes] = {}
         self._pending_bytes = 0
@@ -182,7 +181,7 @@ class Maps:
             if self._room < 0:
                 self._trim()
         except (Unavailable, OSError) as error:
-            self._notes(NOT_KEPT.format(why=reason(error, str(self._folder)) if isinstance(error, OSError) else error))
+            self._notes(NOT_KEPT.format(why=reason(error, self._files.place) if isinstance(error, OSError) else error))
             return False
         return True
 
@@ -220,7 +219,7 @@ class Maps:
 
         damaged, missing = self._index.write(work) if contents else (0, 0)
         if damaged or missing:
-            self._notes(f"maps in {self._folder} were damaged or missing, and will be computed again; check the disk if this recurs")
+            self._notes(f"maps in {self._files.place} were damaged or missing, and will be computed again; check the disk if this recurs")
         return damaged, missing
 
     def _remove_unused(self, connection: Connection, contents: Collection[str]) -> None:

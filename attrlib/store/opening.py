@@ -19,18 +19,19 @@ def open_store() -> Store:
 
     Environment variables configure it: `ATTRLIB_CACHE` is its folder, by default the user's cache folder. `ATTRLIB_STORE_URL` is the
     database of results, by default an SQLite file in that folder. `ATTRLIB_CACHE_BYTES` is the maximum size of all maps, for example
-    10GB, the default. `ATTRLIB_MAPS` is the type they are stored in, float32 (the default) or float16.
+    10GB, the default. `ATTRLIB_MAPS` is the type they are stored in, float32 (the default) or float16, and `ATTRLIB_MAPS_URL` where they
+    lie, by default in that folder.
 
     Raises:
         SpecError: If the size or the type is invalid.
         StoreError: If the store cannot be opened, see `Store`.
     """
-    names = ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS")
-    url, folder, most, dtype = settings = tuple(os.environ.get(name) or None for name in names)
+    names = ("ATTRLIB_STORE_URL", "ATTRLIB_CACHE", "ATTRLIB_CACHE_BYTES", "ATTRLIB_MAPS", "ATTRLIB_MAPS_URL")
+    url, folder, most, dtype, maps_url = settings = tuple(os.environ.get(name) or None for name in names)
     with _lock:
         if settings not in _stores:
             max_bytes = parse_bytes(most or "10GB", "ATTRLIB_CACHE_BYTES")
-            _stores[settings] = Store(url, None if folder is None else Path(folder), max_bytes, dtype or "float32")
+            _stores[settings] = Store(url, None if folder is None else Path(folder), max_bytes, dtype or "float32", maps_url)
             atexit.register(_stores[settings].close)
         return _stores[settings]
 

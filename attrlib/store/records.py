@@ -5,6 +5,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -15,6 +16,8 @@ from attrlib.store.tables import chunks, insert_new, specs
 from attrlib.store.tables import records as table
 
 Detail = float | Sequence[float]
+MANY = 2000
+"""Number of items from which values are read in one pass over all records of their key."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,26 @@ class Record:
 
     value: float = math.nan
     details: Mapping[str, Detail] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge of records has added.
+
+    Attributes:
+        new: Number of records that were not cached.
+        cached: Number of records that were cached already.
+        differing: Number of those whose value differs from the cached one, which stays.
+        largest: Largest of these differences.
+    """
+
+    new: int = 0
+    cached: int = 0
+    differing: int = 0
+    largest: float = 0.0
+
+    def __add__(self, other: "Merged") -> "Merged":
+        return Merged(self.new + other.new, self.cached + other.cached, self.differing + other.differing, max(self.largest, other.largest))
 
 
 class Records:
@@ -44,7 +67,7 @@ class Records:
 
         def work(connection: Connection) -> dict[str, Record]:
             parts = (connection.execute(query.where(table.c.item.in_(part))) for part in chunks(items))
-            return {item: _record(value, details) for part in parts for item, value, details in part}
+            return {item: record_of(value, details) for part in parts for item, value, details in part}
 
         with self._lock:
             results = {item: self._pending[key, item][1] for item in items if (key, item) in self._pending} if self._pending else {}
@@ -59,8 +82,15 @@ class Records:
         query = select(table.c.item, table.c.value).where(table.c.key == key)
 
         def work(connection: Connection) -> dict[str, float]:
-            parts = (connection.execute(query.where(table.c.item.in_(part))) for part in chunks(items))
-            return {item: _record(value, None).value for part in parts for item, value in part}
+            if len(items) < MANY:
+                queries = [query.where(table.c.item.in_(part)) for part in chunks(items)]
+            else:
+                # One pass over the records of the key is faster than looking up thousands of them.
+                queries = [query.where(table.c.item.between(min(items), max(items)))]
+            try:
+                return {item: math.nan if value is None else float(value) for each in queries for item, value in connection.execute(each)}
+            except (TypeError, ValueError):
+                raise Damaged from None
 
         with self._lock:
             results = {item: self._pending[key, item][1].value for item in items if (key, item) in self._pending} if self._pending else {}
@@ -80,6 +110,39 @@ class Records:
                 self._pending = entries | self._pending
         return written
 
+    def merge(self, specs_by_key: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Merged:
+        """Add rows from elsewhere in one transaction. Those already cached are compared, and stay.
+
+        Args:
+            specs_by_key: Canonical text of the spec of each key.
+            rows: Rows of the table `records`.
+
+        Raises:
+            Unavailable: If the database cannot be read or written. Nothing is added.
+        """
+        items: dict[str, dict[str, float | None]] = {}
+        for row in sorted(rows, key=lambda row: (row["key"], row["item"])):
+            items.setdefault(row["key"], {})[row["item"]] = row["value"]
+
+        def work(connection: Connection) -> Merged:
+            differing, largest, cached = 0, 0.0, set()
+            for key, values in items.items():
+                query = select(table.c.item, table.c.value).where(table.c.key == key)
+                for part in chunks(values):
+                    for item, value in connection.execute(query.where(table.c.item.in_(part))):
+                        cached.add((key, item))
+                        if value != values[item]:
+                            differing += 1
+                            largest = max(
+                                largest, abs(value - other) if value is not None and (other := values[item]) is not None else math.inf
+                            )
+            new = [row for row in rows if (row["key"], row["item"]) not in cached]
+            insert_new(connection, specs, [dict(key=key, spec=text) for key, text in sorted(specs_by_key.items())])
+            insert_new(connection, table, sorted(new, key=lambda row: (row["key"], row["item"])))
+            return Merged(len(new), len(rows) - len(new), differing, largest)
+
+        return self._database.write(work)
+
     def retry(self) -> None:
         """Try again to write the records that are kept in memory."""
         with self._lock:
@@ -96,7 +159,7 @@ class Records:
     def _write(self, entries: Mapping[tuple[str, str], tuple[str, Record]]) -> bool:
         # Sorted, because transactions that insert the same rows in different orders can deadlock on a server.
         texts = {key: text for (key, _item), (text, _record) in sorted(entries.items(), key=_name)}
-        rows = [_row(key, item, record) for (key, item), (_text, record) in sorted(entries.items(), key=_name)]
+        rows = [row_of(key, item, record) for (key, item), (_text, record) in sorted(entries.items(), key=_name)]
 
         def work(connection: Connection) -> None:
             insert_new(connection, specs, [dict(key=key, spec=text) for key, text in texts.items()])
@@ -114,12 +177,14 @@ def _name(entry: tuple[tuple[str, str], object]) -> tuple[str, str]:
     return entry[0]
 
 
-def _row(key: str, item: str, record: Record) -> dict[str, object]:
+def row_of(key: str, item: str, record: Record) -> dict[str, object]:
+    """Return a record as a row of the table."""
     value = None if math.isnan(record.value) else float(record.value)
     return dict(key=key, item=item, value=value, details=_text(record.details) if record.details else None)
 
 
-def _record(value: float | None, text: str | None) -> Record:
+def record_of(value: float | None, text: str | None) -> Record:
+    """Return the record with a value and details as in the table. Raises `Damaged` if they are not valid."""
     try:
         details = json.loads(text) if text else {}
         if text and ("null" in text or "inf" in text):

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from attrlib.errors import SpecError, unknown
-from attrlib.specs import canonical
+from attrlib.specs import canonical, digest
 from attrlib.store.database import Database
 from attrlib.store.failures import NOT_KEPT, NOT_READ, Damaged, Notes, Unavailable
 from attrlib.store.tables import runs as table
@@ -39,6 +39,11 @@ class Run:
     created: str
     updated: str
 
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """Return why items, by their key, could not be scored."""
+        return self.spec.get("failures", {})
+
 
 class Runs:
     """The runs in a database. Those that cannot be written stay in memory, with a note."""
@@ -53,7 +58,7 @@ class Runs:
         """Record that a run has started, or started again. Return whether the database was written."""
         now = _now()
         with self._lock:
-            self._pending[key] = Run(key, json.loads(canonical(spec)), json.loads(json.dumps(parts)), "running", now, now)
+            self._pending[key] = Run(key, json.loads(canonical(spec)), parts, "running", now, now)
             self._states.pop(key, None)
         return self.retry()
 
@@ -83,7 +88,7 @@ class Runs:
         """Try to write the runs that are kept in memory. Return whether the database was written."""
         with self._lock:
             pending, states = dict(self._pending), dict(self._states)
-        rows = [asdict(run) | dict(spec=canonical(run.spec), parts=json.dumps(run.parts)) for run in pending.values()]
+        rows = [asdict(run) | dict(spec=canonical(run.spec), parts=json.dumps(_shared(run.parts))) for run in pending.values()]
 
         def work(connection: Connection) -> None:
             upsert(connection, table, rows, keep=("created",))
@@ -111,9 +116,28 @@ def _run(row: Row) -> Run:
     if not all(isinstance(value, str) for value in row):
         raise Damaged
     try:
-        return Run(row.key, json.loads(row.spec), json.loads(row.parts), row.state, row.created, row.updated)
-    except ValueError:
+        return Run(row.key, json.loads(row.spec), _unshared(json.loads(row.parts)), row.state, row.created, row.updated)
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise Damaged from None
+
+
+def _shared(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parts such that equal lists of items are written once: in the others is the label of the first."""
+    labels: dict[tuple[int, str], str] = {}
+    shared = {}
+    for label, part in parts.items():
+        items = part["items"]
+        first = labels.setdefault((len(items), digest(items)), label)
+        shared[label] = {**part, "items": list(items) if first == label else first}
+    return shared
+
+
+def _unshared(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parts with the items of each, where equal ones are the same list."""
+    items = {label: part["items"] for label, part in parts.items()}
+    return {
+        label: {**part, "items": items[part["items"]] if isinstance(part["items"], str) else part["items"]} for label, part in parts.items()
+    }
 
 
 def _now() -> str:

@@ -3,19 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_cache_dir
 from sqlalchemy import delete, func, select
 from torch import Tensor
 
 from attrlib.errors import SpecError, StoreError, unknown
+from attrlib.specs import digest
 from attrlib.store import tables
+from attrlib.store.claims import Claims, claimed
 from attrlib.store.database import Database
 from attrlib.store.export import export
 from attrlib.store.failures import Notes, Unavailable
 from attrlib.store.files import DTYPES, rounded
 from attrlib.store.maps import Maps, Verified
-from attrlib.store.records import Record, Records
+from attrlib.store.objects import open_files
+from attrlib.store.records import Merged, Record, Records
 from attrlib.store.runs import Run, Runs
 from attrlib.store.urls import file_url, read_url
 
@@ -40,6 +44,7 @@ class Store:
         folder: Folder of the maps, by default the user's cache folder.
         max_bytes: Maximum bytes of all maps. Beyond that, the least recently used ones are removed.
         dtype: Type that stored maps are rounded to, `float32` or `float16`.
+        maps_url: Where the maps lie, any location that fsspec knows, such as `s3://BUCKET/maps`; by default the folder `maps` in `folder`.
 
     Raises:
         SpecError: If `dtype` is unknown.
@@ -47,7 +52,14 @@ class Store:
             or to another version of attrlib.
     """
 
-    def __init__(self, url: str | None = None, folder: Path | None = None, max_bytes: int = 10 * 2**30, dtype: str = "float32"):
+    def __init__(
+        self,
+        url: str | None = None,
+        folder: Path | None = None,
+        max_bytes: int = 10 * 2**30,
+        dtype: str = "float32",
+        maps_url: str | None = None,
+    ):
         if dtype not in DTYPES:
             raise SpecError(unknown("type of stored maps", dtype, DTYPES))
         self.folder = Path(folder or user_cache_dir("attrlib")).expanduser().absolute()
@@ -60,12 +72,18 @@ class Store:
         self._database = Database(address, tables.results, self._notes)
         self._records = Records(self._database, self._notes)
         self._runs = Runs(self._database, self._notes)
-        self._maps = Maps(self.folder / "maps", max_bytes, dtype, self._notes)
+        index = self.folder / ("maps" if maps_url is None else f"maps-{digest(maps_url)[:8]}")
+        self._maps = Maps(open_files(maps_url, index), index, max_bytes, dtype, self._notes)
 
     @property
     def dtype(self) -> str:
         """Return the type that maps are rounded to: `float32` or `float16`."""
         return self._dtype
+
+    @property
+    def map_limit(self) -> int:
+        """Return the most bytes of maps that the store keeps."""
+        return self._max_bytes
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -104,6 +122,21 @@ class Store:
         if self._records.add(key, spec, records):
             self._retry()
 
+    def merge_records(self, specs: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Merged:
+        """Add records that another store has computed. Those already cached are compared, and stay.
+
+        Args:
+            specs: Canonical text of the spec of each key.
+            rows: Records with their `key`, `item`, `value` and `details`, as in the table.
+
+        Raises:
+            StoreError: If the database cannot be read or written. Nothing is added, and nothing is kept in memory.
+        """
+        try:
+            return self._records.merge(specs, rows)
+        except Unavailable as error:
+            raise StoreError(str(error)) from None
+
     def maps(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return the cached maps of some keys by key, float32 (1,h,w), in the order of `keys`.
 
@@ -122,6 +155,24 @@ class Store:
     def rounded(self, maps: Tensor) -> Tensor:
         """Return maps (1,h,w) or (B,1,h,w) rounded as the store would return them, so that new maps score like stored ones."""
         return rounded(maps, self._dtype)
+
+    def claims(self) -> Claims:
+        """Return a new owner of claims, so that processes that share the database compute nothing twice."""
+        return Claims(self._database)
+
+    def claimed(self, keys: Sequence[str]) -> dict[str, set[str]]:
+        """Return the items that any process has claimed, by key.
+
+        Args:
+            keys: Keys of records.
+
+        Raises:
+            StoreError: If the store cannot be read.
+        """
+        try:
+            return claimed(self._database, keys)
+        except Unavailable as error:
+            raise StoreError(str(error)) from None
 
     def save_run(self, key: str, spec: Mapping, parts: Mapping) -> None:
         """Record that a run has started, or started again.
@@ -232,7 +283,7 @@ class Store:
     def _clear(self) -> None:
         self._records.forget()
         self._runs.forget()
-        self._database.write(lambda c: [c.execute(delete(table)) for table in (tables.records, tables.specs, tables.runs)])
+        self._database.write(lambda c: [c.execute(delete(table)) for table in (tables.records, tables.specs, tables.runs, tables.claims)])
         self._database.compact()
         self._maps.clear()
 

@@ -49,6 +49,15 @@ runs = Table(
     Column("created", Text, nullable=False),
     Column("updated", Text, nullable=False),
 )
+claims = Table(
+    "claims",
+    results,
+    Column("key", Text, primary_key=True),
+    Column("item", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("expires", Double, nullable=False),
+    sqlite_with_rowid=False,
+)
 
 index = MetaData()
 _about(index)
@@ -64,10 +73,15 @@ maps = Table(
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
+def inserts(connection: Connection) -> Any:
+    """Return the function that makes an INSERT with a conflict clause for the database."""
+    return _INSERTS[connection.dialect.name]
+
+
 def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
     """Insert the rows whose primary key does not exist yet."""
     if rows:
-        connection.execute(_INSERTS[connection.dialect.name](table).on_conflict_do_nothing(), rows)
+        connection.execute(inserts(connection)(table).on_conflict_do_nothing(), rows)
 
 
 def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]], keep: Collection[str]) -> None:
@@ -80,7 +94,7 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, obj
         keep: Columns that are not overwritten.
     """
     if rows:
-        insert = _INSERTS[connection.dialect.name](table)
+        insert = inserts(connection)(table)
         changed = {c.name: insert.excluded[c.name] for c in table.columns if not c.primary_key and c.name not in keep}
         connection.execute(insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed), rows)
 

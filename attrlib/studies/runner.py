@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from attrlib.data.datasets import Dataset, anchored, load_dataset
+from attrlib.engine.executors.choice import executors
 from attrlib.engine.plan import make_plan
 from attrlib.engine.results import RunResult
-from attrlib.engine.run import Event, run
+from attrlib.engine.run import Event, ExecutorFactory, local, run
 from attrlib.errors import AttrlibError, Cancelled, DataError, LayerError, MethodError, ProtocolError
 from attrlib.methods import METHODS
 from attrlib.methods import resolve as resolve_method
@@ -73,6 +74,8 @@ def study(
     *,
     methods: Iterable[str | MethodSpec] = (),
     store: Store | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
     on_progress: Listener[StudyEvent] = no_listener,
     **options: Any,
 ) -> StudyResult:
@@ -84,6 +87,8 @@ def study(
         data: Name, folder or file of the data set.
         methods: Methods; by default those of the study.
         store: Store of results; by default that of `open_store`.
+        workers: As in `attrlib.score`.
+        cluster: As in `attrlib.score`.
         on_progress: Called with an event every few passes; raises `Cancelled` to stop the study. Computed results stay cached.
         **options: Options of the study (listed below), and its parameters.
 
@@ -95,11 +100,17 @@ def study(
     method_specs = tuple(m if isinstance(m, MethodSpec) else MethodSpec.parse(m) for m in methods)
     spec_options = {p.name: options.pop(p.name) for p in STUDY_OPTIONS if p.name in options}
     spec = StudySpec(study_name, tuple((dict(params) | options).items()), model_specs, str(data), method_specs, **spec_options)
-    return run_study(spec, store or open_store(), on_progress)
+    with executors(workers, cluster) as executor:
+        return run_study(spec, store or open_store(), on_progress, executor=executor)
 
 
 def run_study(
-    spec: StudySpec, store: Store, on_progress: Listener[StudyEvent] = no_listener, load: Load = load_plain, data: Dataset | None = None
+    spec: StudySpec,
+    store: Store,
+    on_progress: Listener[StudyEvent] = no_listener,
+    load: Load = load_plain,
+    data: Dataset | None = None,
+    executor: ExecutorFactory = local,
 ) -> StudyResult:
     """Run a study: compute the results that are not cached, and analyse all of them.
 
@@ -109,11 +120,12 @@ def run_study(
         on_progress: Called with an event every few passes; raises `Cancelled` to stop the study.
         load: Loads a model from its spec and whether the study's checkpoints were tuned on deleted patches.
         data: The data set; by default loaded by the name in `spec`.
+        executor: Returns the executor of each run.
 
     Raises:
         AttrlibError: If nothing is defined on any model.
     """
-    return _StudyRun(spec, store, on_progress, load, data).execute()
+    return _StudyRun(spec, store, on_progress, load, data, executor).execute()
 
 
 def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dataset | None = None) -> StudyPlan:
@@ -128,7 +140,7 @@ def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dat
     Raises:
         AttrlibError: If nothing is defined on any model.
     """
-    running = _StudyRun(spec, store, no_listener, load, data)
+    running = _StudyRun(spec, store, no_listener, load, data, local)
     plans = []
     for number, model_spec in enumerate(running.resolved.models):
         traits, model = running.open(model_spec)
@@ -171,8 +183,10 @@ def _seconds_key(spec: StudySpec) -> tuple[dict[str, object], str]:
 class _StudyRun:
     """The state of one study."""
 
-    def __init__(self, spec: StudySpec, store: Store, on_progress: Listener[StudyEvent], load: Load, data: Dataset | None):
-        self.spec, self.store, self.on_progress, self.load = spec, store, on_progress, load
+    def __init__(
+        self, spec: StudySpec, store: Store, on_progress: Listener[StudyEvent], load: Load, data: Dataset | None, executor: ExecutorFactory
+    ):
+        self.spec, self.store, self.on_progress, self.load, self.executor = spec, store, on_progress, load, executor
         self.resolved = replace(resolve(spec), data=anchored(spec.data))
         self.study: Study = create(self.resolved)
         self.data = load_dataset(self.resolved.data) if data is None else data
@@ -225,7 +239,7 @@ class _StudyRun:
                 self._report(f"{traits.name}: {event.doing}", (position + fraction) / len(runs))
 
             try:
-                result = run(make_plan(run_spec, model, self.data, self.store), on_progress)
+                result = run(make_plan(run_spec, model, self.data, self.store), on_progress, self.executor)
             except REFUSED as error:
                 self.refuse(traits, run_spec, error)
                 continue

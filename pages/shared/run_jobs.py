@@ -10,6 +10,7 @@ from attrlib.analysis.agreement import Agreement, Pair, agreements
 from attrlib.analysis.differences import from_best
 from attrlib.analysis.leaderboard import leaderboard
 from attrlib.data.datasets import Dataset
+from attrlib.engine.executors.choice import configured
 from attrlib.engine.jobs import Job, Priority, State, queue
 from attrlib.engine.plan import Estimate, Plan, make_plan
 from attrlib.engine.results import RunResult, Score
@@ -105,7 +106,8 @@ def _key(spec: RunSpec) -> str:
 def _run(spec: RunSpec, plan: Plan | None, on_progress: NewsProgress) -> Finished:
     """Execute a run with the plan whose cost was shown, or with a new one."""
     plan = plan or _plan(spec, on_progress)
-    result = run(plan, lambda event: on_progress(event.done, event.total, event))
+    with configured() as executor:
+        result = run(plan, lambda event: on_progress(event.done, event.total, event), executor)
     leaderboards = {protocol: leaderboard(result, protocol, len(plan.data.class_names)) for protocol in result.protocols}
     differences: dict[ProtocolSpec, dict[str, Difference]] = {}
     for protocol, rows in leaderboards.items():

@@ -65,6 +65,7 @@ def _show_progress(job: Job, name: str) -> None:
     facts = [f"**{plain(name)}**"] if name else []
     facts += [f"{event.done} of {event.total} {event.of}"] if event.total else []
     facts += [f"{event.rate:.2g} per second"] if event.rate else []
+    facts += [f"{event.workers} workers"] if event.workers > 1 else []
     job_panel.show_progress(event.done / event.total if event.total else 0.0, event.doing, *facts, seconds_left=event.seconds_left)
 
 

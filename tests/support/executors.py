@@ -1,67 +1,107 @@
-"""An executor that shuffles work units and executes them in two other processes, as a cluster would."""
+"""Crews for tests, a store that counts what is added, and pictures for quick runs."""
 
-import multiprocessing
-import random
-from collections.abc import Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-import torch
+import attrlib  # before torchvision: it declares the operators that torchvision may lack
 
-import attrlib
-from attrlib.engine.cache import InMemoryCache
-from attrlib.engine.evaluator import Evaluator
-from attrlib.engine.plan import Plan
-from attrlib.engine.work import Heartbeat, UnitResult, Worker, WorkUnit
+# isort: split
+import psutil
+from torch import Tensor
+
+from attrlib.engine.executors.crew import Crew
+from attrlib.engine.executors.dispatcher import Dispatcher
+from attrlib.engine.executors.processes import ProcessCrew
+from attrlib.engine.executors.ray_crew import RayCrew
+from attrlib.engine.plan import Plan, make_plan
+from attrlib.engine.results import RunResult
+from attrlib.engine.run import ExecutorFactory, Heartbeat, RunListener, local, run
 from attrlib.progress import no_listener
 from attrlib.specs import RunSpec
+from attrlib.store import Record, Store
 
-_worker: Worker
-_cache: InMemoryCache
-
-
-def _start(spec: RunSpec, dtype: str, threads: int) -> None:
-    """Load the models and the data of a run, once per process.
-
-    The number of threads must be the same in all processes, as the last bits of a sum depend on it.
-    """
-    global _worker, _cache
-    torch.set_num_threads(threads)
-    _cache = InMemoryCache(dtype)
-    models = [
-        attrlib.load_model(model_spec.architecture, "cpu", **model_spec.options()) for model_spec in (spec.model, *spec.filter_models)
-    ]
-    evaluators = [Evaluator(model, _cache, spec.seed, spec.fast and not number) for number, model in enumerate(models)]
-    _worker = Worker(evaluators, attrlib.load_dataset(spec.data), None, no_listener)
+KINDS = ("processes", "ray")
+MODEL = "birds_resnet10_tuned"
 
 
-def _execute(number: int, unit: WorkUnit) -> tuple[list[UnitResult], InMemoryCache]:
-    results = list(_worker.execute(number, unit, _worker.loader([unit])))
-    sent = InMemoryCache(_cache.dtype)
-    _cache.move_to(sent)
-    return results, sent
+@contextmanager
+def crew_of(kind: str) -> Iterator[Crew]:
+    """Return two workers of a kind."""
+    with closing(ProcessCrew(2) if kind == "processes" else RayCrew("ray", 2, "cpu")) as crew:
+        yield crew
 
 
-@cache
-def _processes(spec: RunSpec, dtype: str) -> ProcessPoolExecutor:
-    """Return two processes with the models and the data of a run; cached, as importing PyTorch takes seconds."""
-    return ProcessPoolExecutor(
-        2, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(spec, dtype, torch.get_num_threads())
-    )
+def on(crew: Crew) -> ExecutorFactory:
+    def factory(plan: Plan, heartbeat: Heartbeat) -> Dispatcher:
+        return Dispatcher(plan, heartbeat, crew)
+
+    return factory
 
 
-class ShuffledProcesses:
-    """Execute work units in random order in two processes that exchange only plain data."""
+class CountingStore(Store):
+    """A store that counts how often each record and map is added."""
 
-    def __init__(self, plan: Plan, _heartbeat: Heartbeat):
-        self._plan = plan
+    def __init__(self, folder: Path):
+        super().__init__(folder=folder)
+        self.added: Counter[tuple[str, str]] = Counter()
 
-    def map(self, units: Sequence[WorkUnit]) -> Generator[UnitResult, None, None]:
-        """Yield the results of work units as they arrive."""
-        order = list(enumerate(units))
-        random.Random(0).shuffle(order)
-        pool = _processes(self._plan.spec, self._plan.store.dtype)
-        for future in as_completed([pool.submit(_execute, number, unit) for number, unit in order]):
-            results, sent = future.result()
-            sent.move_to(self._plan.store)
-            yield from results
+    def add_records(self, key: str, spec: Mapping, records: Mapping[str, Record]) -> None:
+        if spec["kind"] != "seconds":  # a note on the side, kept as it was measured first
+            self.added.update((key, item) for item in records)
+        super().add_records(key, spec, records)
+
+    def add_maps(self, maps: Mapping[str, Tensor]) -> None:
+        self.added.update(("map", key) for key in maps)
+        super().add_maps(maps)
+
+    @property
+    def repeated(self) -> list[tuple[str, str]]:
+        return [name for name, count in self.added.items() if count > 1]
+
+
+def executed(spec: RunSpec, folder: Path, executor: ExecutorFactory = local, on_progress: RunListener = no_listener) -> RunResult:
+    """Run a spec with a store in a folder; nothing may be added twice."""
+    model = attrlib.load_model(spec.model.architecture, "cpu", **spec.model.options())
+    with closing(CountingStore(folder)) as store:
+        try:
+            result = run(make_plan(spec, model, attrlib.load_dataset(spec.data), store), on_progress, executor)
+        finally:
+            assert store.repeated == []
+        scores = {pair: replace(score, details=list(score.details)) for pair, score in result.scores.items()}
+    return replace(result, scores=scores)
+
+
+def copied_birds(folder: Path, indices: Sequence[int]) -> Path:
+    """Write some birds into class folders."""
+    data = attrlib.load_dataset("birds")
+    for index in indices:
+        item = data[index]
+        place = folder / data.class_names[item.label or 0]
+        place.mkdir(parents=True, exist_ok=True)
+        item.image.save(place / f"{index:04}.png", compress_level=1)
+    return folder
+
+
+def worker_pids(crew: Any) -> list[int]:
+    """Return the processes of a crew's workers."""
+    if isinstance(crew, ProcessCrew):
+        return list(crew.pids.values())
+    return [process.pid for process in psutil.process_iter() if _name(process).startswith("ray::Actor")]
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -12,6 +12,9 @@ class LocalExecutor:
         worker: Executes the units; its cache is the run's store.
     """
 
+    workers = 1
+    notes: tuple[str, ...] = ()
+
     def __init__(self, worker: Worker):
         self._worker = worker
 
@@ -23,3 +26,6 @@ class LocalExecutor:
         with loader.prefetch([unit.items for unit in units]):
             for number, unit in enumerate(units):
                 yield from self._worker.execute(number, unit, loader)
+
+    def close(self) -> None:
+        """Do nothing: models and data belong to the caller."""
