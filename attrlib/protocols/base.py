@@ -45,6 +45,7 @@ class Protocol(ABC):
         needs: Requirements on the model, in words, and on the data set, as keys of `OFFERED`.
         reading: How to read a value, for users.
         seeded: Whether values depend on the seed.
+        other_maps: What it needs besides the maps of the images as they are, in words; empty if those suffice.
     """
 
     name: ClassVar[str]
@@ -56,6 +57,7 @@ class Protocol(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     reading: ClassVar[str]
     seeded: ClassVar[bool] = False
+    other_maps: ClassVar[str] = ""
 
     @property
     def higher_is_better(self) -> bool:

@@ -61,6 +61,11 @@ class IncrementalDeletion(Protocol):
         return self.baseline in SEEDED_BASELINES
 
     @property
+    def other_maps(self) -> str:  # type: ignore[override]
+        """Return what is needed besides the maps of the images as they are."""
+        return "maps of partly deleted images with update=true" if self.update else ""
+
+    @property
     def cost(self) -> Cost:
         return Cost(inputs=self.steps if self.update else 1, forwards=self.steps)
 

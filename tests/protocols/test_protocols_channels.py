@@ -43,6 +43,9 @@ TEXTS = {
     "sensitivity": "sensitivity:samples=2",
     "robustness": "robustness:tolerance=1",
     "randomisation": "randomisation:stages=2",
+    "faithfulness": "faithfulness:samples=4:grid=4",
+    "mufidelity": "mufidelity:samples=4:grid=4",
+    "sensitivity-n": "sensitivity-n:samples=4:grid=4",
 }
 SCORED = [name for name in PROTOCOLS if name != "parts"]
 on_every_model = pytest.mark.parametrize("channels", CHANNELS)

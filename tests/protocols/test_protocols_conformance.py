@@ -46,6 +46,9 @@ SMALL: dict[str, dict[str, object]] = {
     "sensitivity": {"samples": 2},
     "robustness": {"tolerance": 1},
     "randomisation": {"stages": 2},
+    "faithfulness": {"samples": 6, "grid": 4},
+    "mufidelity": {"samples": 6, "grid": 4},
+    "sensitivity-n": {"samples": 4, "grid": 4},
 }
 VARIANTS = [
     "sds:baseline=random",
@@ -80,6 +83,9 @@ def items(protocol: Protocol, which: Sequence[int] = range(ITEMS)) -> tuple[list
     labels = [tuple((3 * i + k + i // 2) % CLASSES for k in range(n * n)) for i in which]
     units = [EvalItem(f"{protocol.items} {i}", (i,) * n * n, own) for i, own in zip(which, labels, strict=True)]
     masks = None if n > 1 else pictures(ITEMS, *SIZE, seed=2)[list(which), 0] > 0.5
+    if masks is not None:
+        # The box around the object must not be the whole picture.
+        masks[:, :4] = False
     tensor = torch.tensor(labels)
     ids = tuple(u.id for u in units)
     if n > 1:
