@@ -66,9 +66,7 @@ class OutputsOfSubsets(Measurement):
         delete = deletion_of(self.baseline, context, batch)
         patches = patch_of((images.shape[2], images.shape[3]), self.grid)
         chosen = torch.stack([subsets(context, item, self.grid, self.count, self.samples) for item in batch.ids])
-        logits = [context.logits(images)]
-        for k in range(self.samples):
-            logits.append(context.logits(delete(chosen[:, k][:, patches][:, None])))
+        logits = [context.logits(images), *(context.logits(delete(chosen[:, k][:, patches][:, None])) for k in range(self.samples))]
         return outputs_of(context.model, torch.stack(logits, 1), targets)
 
     def forwards(self) -> float:
