@@ -12,18 +12,17 @@ from attrlib.engine.evaluations import Evaluation, Refusal
 from attrlib.engine.executors import Executor, LocalExecutor
 from attrlib.engine.fast import map_agreement
 from attrlib.engine.items import EvalItem, unreadable_note
+from attrlib.engine.manifest import manifest
 from attrlib.engine.partial import PartialResults, ScoredItems
 from attrlib.engine.plan import FORWARD_PASSES, GroupPlan, Plan, item_seconds
 from attrlib.engine.results import RunResult, Score, StoredDetails
+from attrlib.engine.stopping import narrow_after
 from attrlib.engine.work import Heartbeat, UnitResult, Worker
 from attrlib.errors import AttrlibError, Cancelled, DataError, ProtocolError
 from attrlib.progress import Listener, no_listener
 from attrlib.protocols import Prediction
 from attrlib.specs import MethodSpec, digest
-from attrlib.statistics import Summary, summary
-
-MIN_ITEMS_FOR_WIDTH = 10
-"""Minimum number of items before the width of an interval may stop a run."""
+from attrlib.statistics import Summary
 
 
 @dataclass(frozen=True)
@@ -225,25 +224,8 @@ class _RunState:
         self.changed = True
 
     def _narrow_after(self, plan: GroupPlan, open_chunks: set[int], first: int) -> int | None:
-        """Return the number of items after which every interval is at most `ci_width` wide, None if there is none.
-
-        Only the ends of the chunks from `first` up to the first open chunk are checked.
-        """
-        if self.spec.ci_width is None:
-            return None
-        size = plan.group.chunk_size
-        chunks = -(-len(plan.items) // size)
-        for number in range(first, min(open_chunks, default=chunks)):
-            last = min((number + 1) * size, len(plan.items))
-            if self._is_narrow(plan, last):
-                return last
-        return None
-
-    def _is_narrow(self, plan: GroupPlan, last: int) -> bool:
         progress = [self.progress[each] for each in plan.group.evaluations if each in self.progress]
-        summaries = [summary(each.counted(np.flatnonzero(each.done[:last]))) for each in progress]
-        assert self.spec.ci_width is not None
-        return all(s.n >= MIN_ITEMS_FOR_WIDTH and s.high - s.low <= self.spec.ci_width for s in summaries)
+        return narrow_after(plan, progress, self.spec, open_chunks, first)
 
     def _heartbeat(self, doing: str) -> None:
         """Report progress even without new results, so that the progress callback can stop the run."""
@@ -301,28 +283,5 @@ class _RunState:
 
     def _save(self, key: str, used: Mapping[GroupPlan, tuple[EvalItem, ...]], state: str = "running") -> None:
         """Write the run's manifest."""
-        parts = {}
-        for plan, items in used.items():
-            readable = set(items)
-            keys = [name for name, item in zip(plan.keys, plan.items, strict=True) if item in readable]
-            for each in plan.group.evaluations:
-                if each in self.progress:
-                    parts[f"{each.protocol_spec}|{each.method_spec}"] = {"key": each.key, "items": keys}
-        description: dict[str, object] = {
-            "kind": "score",
-            "title": self.spec.cli(),
-            "spec": self.spec,
-            "model_digest": self.plan.model_digest,
-        }
-        if self.refused:
-            description["refused"] = {f"{protocol}|{method}": reason for protocol, method, reason in self.refused}
-        if self.unreadable:
-            failed = {
-                name: self.unreadable[item.id]
-                for plan in used
-                for name, item in zip(plan.keys, plan.items, strict=True)
-                if item.id in self.unreadable
-            }
-            description["failures"] = failed
-        self.store.save_run(key, description, parts)
+        self.store.save_run(key, *manifest(self.plan, used, self.progress, self.refused, self.unreadable))
         self.store.set_state(key, state)

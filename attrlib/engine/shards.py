@@ -10,7 +10,7 @@ import numpy as np
 from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import RunStore, StoreView
 from attrlib.engine.evaluations import Refusal
-from attrlib.engine.plan import LOOKUP, Plan, make_plan
+from attrlib.engine.plan import Plan, make_plan
 from attrlib.engine.results import RunResult
 from attrlib.engine.run import ExecutorFactory, RunListener, local, run
 from attrlib.errors import StoreError
@@ -19,6 +19,8 @@ from attrlib.progress import no_listener
 from attrlib.specs import NUMERICS, RunSpec, Shard, canonical, digest
 from attrlib.store import Record, ShardGroup, ShardManifest, Store, import_parts, items_in, parts_in, row_of, write_part
 
+LOOKUP = 4096
+"""Number of cached records that are read at once."""
 ROWS_PER_PART = 50_000
 """Number of records after which a part file is written."""
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 600.0

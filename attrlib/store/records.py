@@ -5,6 +5,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -87,10 +88,16 @@ class Records:
             else:
                 # One pass over the records of the key is faster than looking up thousands of them.
                 queries = [query.where(table.c.item.between(min(items), max(items)))]
-            try:
-                return {item: math.nan if value is None else float(value) for each in queries for item, value in connection.execute(each)}
-            except (TypeError, ValueError):
-                raise Damaged from None
+            found = dict[str, Any]()
+            for each in queries:
+                # From the driver's cursor, as SQLAlchemy's rows take longer than the query.
+                found.update(connection.execute(each).cursor.fetchall())
+            types = set(map(type, found.values()))
+            if types <= {float}:
+                return found
+            if types <= {float, int, NoneType}:
+                return {item: math.nan if value is None else float(value) for item, value in found.items()}
+            raise Damaged
 
         with self._lock:
             results = {item: self._pending[key, item][1].value for item in items if (key, item) in self._pending} if self._pending else {}

@@ -9,12 +9,10 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 import pytest
 from streamlit.testing.v1 import AppTest
 from support.executors import copied_birds
-from support.gate import Gate
+from support.gate import Gate, methods_of_tests
 from support.pages import buttons, nodes, open_page, press, until, words
 
 from attrlib.engine.executors.choice import CLUSTER, WORKERS
-from attrlib.methods import METHODS
-from attrlib.methods.custom import load_custom
 from attrlib.specs import parse_methods, parse_protocols
 from attrlib.store import open_store
 
@@ -29,20 +27,10 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+def gate(tmp_path: Path) -> Iterator[Gate]:
     """A gate at which the method `Held` waits, here and in the workers."""
-    (tmp_path / "gate").mkdir()
-    gate = Gate(tmp_path / "gate")
-    for name, value in gate.environment.items():
-        monkeypatch.setenv(name, value)
-    before = set(METHODS)
-    load_custom()
-    try:
+    with methods_of_tests(tmp_path / "gate") as gate:
         yield gate
-    finally:
-        gate.open()
-        for name in set(METHODS) - before:
-            METHODS.forget(name)
 
 
 def start(data: Path) -> AppTest:
@@ -61,6 +49,8 @@ def test_a_run_shows_its_workers_and_can_be_cancelled_and_resumed(data: Path, ga
     at = until(at, lambda at: "22 of 40 results" in progress(at))
     at = until(press(at, "Cancel"), lambda at: "Resume" in buttons(at))
     gate.open()
+    # Without workers, whose start takes seconds: results do not depend on them.
+    monkeypatch.delenv(WORKERS)
     until(press(at, "Resume"), lambda at: "Run again" in buttons(at))
     model = attrlib.load_model(MODEL, "cpu")
     result = attrlib.compare(parse_protocols("sds"), model, parse_methods("IxG,Held"), data)

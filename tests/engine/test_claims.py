@@ -13,6 +13,7 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 # isort: split
 import pytest
 from support import runs
+from support.executors import KILLS
 from support.runs import GRID, Calls, pictures, stop_at
 from support.sharing import METHODS, PROTOCOLS, Together, summary
 from support.waiting import LIMIT, until
@@ -62,7 +63,7 @@ def stored(url: str, folder: Path) -> tuple[int, dict[str, set[str]]]:
         return sum(len(store.values(key, items)) for key, items in keys.items()), store.claimed(list(keys))
 
 
-@pytest.mark.parametrize(("url", "count"), [("sqlite", 2), ("postgresql", 2), ("postgresql", 8)], indirect=["url"])
+@pytest.mark.parametrize(("url", "count"), [("sqlite", 2), ("postgresql", 8)], indirect=["url"])
 def test_processes_share_a_run_and_compute_nothing_twice(
     url: str, count: int, shared_data: Path, whole: dict[Any, Any], tmp_path: Path
 ) -> None:
@@ -79,11 +80,12 @@ def test_processes_share_a_run_and_compute_nothing_twice(
 
 
 @on("sqlite", "postgresql")
+@pytest.mark.parametrize("attempt", range(KILLS))
 def test_what_killed_processes_had_claimed_is_computed_by_the_others(
-    url: str, shared_data: Path, whole: dict[Any, Any], tmp_path: Path
+    url: str, attempt: int, shared_data: Path, whole: dict[Any, Any], tmp_path: Path
 ) -> None:
     together = Together(url, tmp_path / "together", shared_data)
-    count = 4 if url.startswith("sqlite") else 8
+    count = 8 if KILLS > 1 else 4
     half = count // 2
     processes = together.start([("die", LONG)] * half + [("go on", LONG)] * half)
     assert [ended(process) for process in processes] == [-signal.SIGKILL] * half + [0] * half

@@ -3,14 +3,11 @@
 import json
 import os
 import re
-import signal
 import subprocess
-import sys
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 # isort: split
 import attrlib  # before torchvision: it declares the operators that torchvision may lack
@@ -19,14 +16,16 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 import psutil
 import pytest
 from PIL import Image
-from support.executors import MODEL, CountingStore, copied_birds
-from support.gate import Gate
-from support.waiting import LIMIT, until
+from support.drivers import check_resumed, kill_driver
+from support.executors import KILLS, MODEL, CountingStore, copied_birds, crew_of, executed, on
+from support.gate import Gate, methods_of_tests
 from typer.testing import CliRunner
 
 import attrlib.cli.serve
 from attrlib.cli.app import app
+from attrlib.engine.executors import choice
 from attrlib.engine.executors.choice import executors
+from attrlib.engine.executors.processes import ProcessCrew
 from attrlib.engine.executors.weights import WeightFile, located_weights, weight_files
 from attrlib.engine.executors.worker_spec import ROOTS, load_data, load_worker, worker_spec
 from attrlib.engine.plan import make_plan
@@ -34,61 +33,35 @@ from attrlib.errors import DataError, ModelError, SpecError
 from attrlib.specs import ModelSpec, RunSpec, parse_methods, parse_protocols
 from attrlib.store import Store
 
-HERE = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "attrlib", "score", "--model", MODEL, "--protocol", "sds", "--json"]
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    with methods_of_tests(tmp_path / "gate") as gate:
+        yield gate
 
 
-def environment(folder: Path, **more: str) -> Mapping[str, str]:
-    return os.environ | {"PYTHONPATH": str(HERE), "ATTRLIB_CACHE": str(folder), "OMP_NUM_THREADS": "1"} | more
-
-
-def scored(folder: Path, data: Path, methods: str, *options: str, **more: str) -> Any:
-    command = [*COMMAND, "--data", str(data), "--methods", methods, *options]
-    done = subprocess.run(command, env=environment(folder, **more), capture_output=True, text=True, timeout=LIMIT, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def values(result: Any) -> dict[str, Any]:
-    return {score["method"]: (score["ids"], score["values"]) for score in result["scores"]}
-
-
-def test_a_unit_that_ends_three_workers_is_set_aside(tmp_path: Path) -> None:
+def test_a_unit_that_ends_three_workers_is_set_aside(gate: Gate, tmp_path: Path) -> None:
     data = copied_birds(tmp_path / "data", range(17))
-    Image.new("RGB", (128, 128), "white").save(next(data.iterdir()) / "white.png")
-    methods = {"ATTRLIB_METHODS": str(Path(__file__).parents[1] / "support" / "methods")}
-    result = scored(tmp_path / "store", data, "IxG,Lethal", "--workers", "2", **methods)
-    (note,) = [note for note in result["notes"] if "set aside" in note]
-    count = int(note.split()[0])
-    assert count in (2, 16), "the unit of the white picture"
-    assert note.startswith(f"{count} item(s) were set aside, and the scores are those of the others: computing them ended 3 workers")
+    # In the first unit: the run goes on after it.
+    Image.new("RGB", (128, 128), "white").save(min(data.iterdir()) / "0000.png")
+    spec = RunSpec(ModelSpec(MODEL), str(data), parse_protocols("sds"), parse_methods("IxG,Lethal"))
+    with crew_of("processes", 1) as crew:
+        result = executed(spec, tmp_path / "store", on(crew))
+    (note,) = [note for note in result.notes if "set aside" in note]
+    assert note.startswith("16 item(s) were set aside, and the scores are those of the others: computing them ended 3 workers")
     assert "signal SIGKILL" in note
-    assert any(re.match(r"3 worker\(s\) died and were replaced: signal SIGKILL", note) for note in result["notes"])
-    assert {len(ids) for ids, _ in values(result).values()} == {18 - count}
+    assert any(re.match(r"3 worker\(s\) died and were replaced: signal SIGKILL", note) for note in result.notes)
+    assert {len(score.ids) for score in result.scores.values()} == {2}
     with closing(Store(folder=tmp_path / "store")) as store:
         assert [run.state for run in store.runs()] == ["cancelled"], "it can be resumed"
 
 
-def test_a_driver_that_is_killed_takes_its_workers_along_and_resumes(tmp_path: Path) -> None:
-    data = copied_birds(tmp_path / "data", range(20))
-    (tmp_path / "gate").mkdir()
-    gate = Gate(tmp_path / "gate")
-    command = [*COMMAND, "--data", str(data), "--methods", "IxG,Held", "--workers", "2"]
-    with subprocess.Popen(command, env=environment(tmp_path / "killed", **gate.environment), stdout=subprocess.DEVNULL) as driver:
-        gate.let(5)
-        until(lambda: not list(gate.folder.glob("ticket-*")), lambda: "the workers wait at the gate")
-        workers = psutil.Process(driver.pid).children(recursive=True)
-        assert len(workers) == 2
-        driver.send_signal(signal.SIGKILL)
-        driver.wait(LIMIT)
-        until(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers))
+@pytest.mark.parametrize("attempt", range(KILLS))
+def test_a_driver_that_is_killed_takes_its_workers_along_and_resumes(attempt: int, gate: Gate, tmp_path: Path) -> None:
+    data, calls = copied_birds(tmp_path / "data", range(20)), 5 + attempt % 12
+    kill_driver(["--workers", "2"], data, tmp_path / "killed", gate, calls, lambda pid: psutil.Process(pid).children(recursive=True))
     gate.open()
-    resumed = scored(tmp_path / "killed", data, "IxG,Held", "--workers", "2", **gate.environment)
-    whole = scored(tmp_path / "whole", data, "IxG,Held", **gate.environment)
-    assert values(resumed) == values(whole)
-    # Each call at the gate is one picture: those that passed are stored, but for the two that were in flight.
-    assert resumed["cached"] >= 3
-    assert resumed["computed"] + resumed["cached"] == whole["computed"] == 40
+    check_resumed(data, tmp_path / "killed", calls)
 
 
 def test_data_are_found_at_the_same_path_or_below_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,8 +126,22 @@ def test_another_version_of_torch_is_refused(tmp_path: Path) -> None:
             load_worker(replace(spec, torch="1.0"), "cpu", store, lambda doing: None, lambda path: b"")
 
 
-def test_studies_and_aggregates_use_workers(tmp_path: Path) -> None:
-    """In one process, as importing the library takes seconds; what the workers add is what a run without them then finds."""
+def test_studies_and_aggregates_use_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one worker, as its start takes seconds; what it adds is what a run without workers then finds."""
+    crew, sizes = ProcessCrew(1), list[int]()
+
+    def shared(size: int) -> ProcessCrew:
+        sizes.append(size)
+        return crew
+
+    monkeypatch.setattr(choice, "ProcessCrew", shared)
+    monkeypatch.setattr(choice, "closing", nullcontext)
+    with closing(crew):
+        check_studies_and_aggregates(tmp_path)
+    assert sizes == [1, 1]
+
+
+def check_studies_and_aggregates(tmp_path: Path) -> None:
     data = copied_birds(tmp_path / "data", range(6))
     options = {"data": data, "methods": ["IxG", "Random"], "limit": 4, "models": [MODEL]}
     with closing(CountingStore(tmp_path / "store")) as store:
@@ -182,7 +169,6 @@ def test_studies_and_aggregates_use_workers(tmp_path: Path) -> None:
     [
         (["--workers", "0"], "workers=0 is not valid: give a number of processes from 1 to 256"),
         (["--cluster", "slurm"], "cluster='slurm' is not valid: write ray to start Ray on this machine"),
-        (["--workers", "2", "--shard", "1/2"], "a shard is computed in one process; leave out --workers and --cluster"),
         (["--cluster", "ray", "--workers", "0"], "workers=0 is not valid: give a number of actors from 1"),
     ],
 )

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,9 +16,11 @@ import attrlib  # before torchvision: it declares the operators that torchvision
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from support.executors import MODEL, copied_birds, executed, on
+from support.drivers import check_resumed, kill_driver
+from support.executors import KILLS, MODEL, actor_processes, copied_birds, executed, on
+from support.gate import Gate, methods_of_tests
 from support.runs import same
-from support.waiting import LIMIT
+from support.waiting import LIMIT, until
 
 import attrlib.engine.evaluations
 import attrlib.engine.plan
@@ -48,8 +51,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """Three nodes with one CPU each, one of which has the data below a root of its own."""
+def gate(folder: Path) -> Iterator[Gate]:
+    with methods_of_tests(folder / "gate") as gate:
+        yield gate
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path, gate: Gate) -> Iterator[Cluster]:
+    """Three nodes with one CPU each, one of which has the data below a root of its own; their workers have the methods of tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(folder))  # Ray writes a token there
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
@@ -96,6 +105,17 @@ def test_nodes_without_the_data_are_refused_and_the_others_go_on(
     refused = [note for note in result.notes if "was refused" in note]
     assert len(refused) == 2
     assert all(f"it has no data at {data}" in note and note.endswith("the run went on without it") for note in refused)
+
+
+@pytest.mark.parametrize("attempt", range(KILLS))
+def test_a_driver_that_is_killed_takes_its_actors_along_and_resumes(attempt: int, cluster: Cluster, gate: Gate, tmp_path: Path) -> None:
+    few, calls = copied_birds(tmp_path / "data", range(20)), 5 + attempt % 12
+    gate.close()
+    until(lambda: not actor_processes(), lambda: "the actors of another test have ended")
+    options = ["--cluster", f"ray://{cluster.address}", "--workers", "2"]
+    kill_driver(options, few, tmp_path / "killed", gate, calls, lambda _pid: actor_processes())
+    gate.open()
+    check_resumed(few, tmp_path / "killed", calls)
 
 
 def test_a_node_that_goes_away_is_done_without(cluster: Cluster, spec: RunSpec, undisturbed: RunResult, tmp_path: Path) -> None:
@@ -167,6 +187,24 @@ def test_an_address_that_does_not_answer_is_named_at_once() -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"), [(b"", r"no cluster answers at .*timed out"), (b"HTTP/1.1 400 Bad Request", r"what answers at .* is not Ray")]
+)
+def test_an_address_at_which_something_else_listens_is_named(answer: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the dashboard, or a firewall that answers for all ports; Ray would wait for minutes."""
+    monkeypatch.setattr(ray_cluster, "SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held: list[socket.socket] = []
+
+        def serve() -> None:
+            held.append(server.accept()[0])
+            held[0].sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(ClusterError, match=message):
+            ray_cluster._check_answers(f"127.0.0.1:{server.getsockname()[1]}")
+
+
 def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ClusterError, match=r'pip install "attrlib\[cluster\]"'), connected(None):
@@ -213,16 +251,22 @@ def test_ray_on_this_machine_listens_to_it_alone_and_writes_nothing_into_the_hom
     assert not temporary.exists()
 
 
-def test_a_process_starts_ray_again() -> None:
-    # As the app does for each run. Ray keeps the token of its first start, so this needs a process that has not started it.
-    code = """
-from attrlib.engine.executors.ray_cluster import connected
+def test_ray_can_be_started_again_in_a_process_and_listens_to_this_machine_alone() -> None:
+    """As in the app, which starts it for each run, and in a program that has imported Ray before."""
+    script = """
+import ray
+import psutil
+from attrlib.engine.executors.ray_crew import RayCrew
 for _ in range(2):
-    with connected(None) as ray:
-        print(ray.get(ray.put("started")))
+    crew = RayCrew("ray", 1, "cpu")
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    print({c.laddr.ip for each in processes for c in each.net_connections() if c.status == psutil.CONN_LISTEN} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"})
+    crew.close()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=False)
-    assert done.stdout == "started\n" * 2, done.stderr
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "True"]
 
 
 def test_a_temporary_folder_with_a_long_path_is_avoided_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

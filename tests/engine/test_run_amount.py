@@ -36,7 +36,8 @@ from attrlib.data.datasets import load_dataset
 from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.memory import row_bytes, rows_within
 from attrlib.engine.plan import make_plan
-from attrlib.engine.run import MIN_ITEMS_FOR_WIDTH, Event
+from attrlib.engine.run import Event
+from attrlib.engine.stopping import MIN_ITEMS_FOR_WIDTH
 from attrlib.errors import DataError, SpecError
 from attrlib.methods import BATCH_SIZE
 from attrlib.statistics import summary

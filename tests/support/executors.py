@@ -27,13 +27,15 @@ from attrlib.specs import RunSpec
 from attrlib.store import Record, Store
 
 KINDS = ("processes", "ray")
+KILLS = int(os.environ.get("ATTRLIB_TEST_KILLS", 1))
+"""How often tests kill a worker or a driver at a random moment."""
 MODEL = "birds_resnet10_tuned"
 
 
 @contextmanager
-def crew_of(kind: str) -> Iterator[Crew]:
-    """Return two workers of a kind."""
-    with closing(ProcessCrew(2) if kind == "processes" else RayCrew("ray", 2, "cpu")) as crew:
+def crew_of(kind: str, size: int = 2) -> Iterator[Crew]:
+    """Return workers of a kind."""
+    with closing(ProcessCrew(size) if kind == "processes" else RayCrew("ray", size, "cpu")) as crew:
         yield crew
 
 
@@ -45,7 +47,7 @@ def on(crew: Crew) -> ExecutorFactory:
 
 
 class CountingStore(Store):
-    """A store that counts how often each record and map is added."""
+    """A store that counts how often each record and map is added, by this process or one before."""
 
     def __init__(self, folder: Path):
         super().__init__(folder=folder)
@@ -53,7 +55,7 @@ class CountingStore(Store):
 
     def add_records(self, key: str, spec: Mapping, records: Mapping[str, Record]) -> None:
         if spec["kind"] != "seconds":  # a note on the side, kept as it was measured first
-            self.added.update((key, item) for item in records)
+            self.added.update((key, item) for item in [*records, *self.values(key, list(records))])
         super().add_records(key, spec, records)
 
     def add_maps(self, maps: Mapping[str, Tensor]) -> None:
@@ -92,7 +94,12 @@ def worker_pids(crew: Any) -> list[int]:
     """Return the processes of a crew's workers."""
     if isinstance(crew, ProcessCrew):
         return list(crew.pids.values())
-    return [process.pid for process in psutil.process_iter() if _name(process).startswith("ray::Actor")]
+    return [process.pid for process in actor_processes()]
+
+
+def actor_processes() -> list[psutil.Process]:
+    """Return the processes of the actors of a cluster that this process has started."""
+    return [process for process in psutil.Process().children(recursive=True) if _name(process).startswith("ray::Actor")]
 
 
 def _name(process: psutil.Process) -> str:

@@ -2,7 +2,14 @@
 
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from attrlib.methods import METHODS
+from attrlib.methods.custom import load_custom
 
 
 class Gate:
@@ -31,3 +38,20 @@ class Gate:
         (self.folder / "open").unlink(missing_ok=True)
         for ticket in self.folder.glob("ticket-*"):
             ticket.unlink(missing_ok=True)
+
+
+@contextmanager
+def methods_of_tests(folder: Path) -> Iterator[Gate]:
+    """Have the methods of tests in this process and in those that it starts; yield their gate, which is in a new folder."""
+    folder.mkdir()
+    gate, before = Gate(folder), set(METHODS)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in gate.environment.items():
+            patch.setenv(name, value)
+        try:
+            load_custom()
+            yield gate
+        finally:
+            gate.open()
+            for name in set(METHODS) - before:
+                METHODS.forget(name)

@@ -1,5 +1,6 @@
 """Start Ray on this machine, or connect to a cluster, and say in one line what went wrong."""
 
+import importlib
 import importlib.util
 import os
 import secrets
@@ -8,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ NAME = "ray"
 AUTO = "auto"
 LONGEST = 40
 """Maximum length of the folder below which Ray creates its sockets, whose paths may have 107 bytes."""
-SECONDS = 5.0
+SECONDS = 10.0
 """Seconds within which a cluster must answer."""
-_TOKEN = secrets.token_hex(32)
-"""The token of every Ray that this process starts: Ray reads it once and keeps it, so that another one would be refused."""
+SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""The first frame that each side of HTTP/2 sends, which gRPC and so Ray speaks, without any setting; RFC 9113, section 3.4."""
+TYPE = slice(3, 4)
+"""Where a frame says what it is."""
 
 
 def parse_cluster(text: str) -> str | None:
@@ -90,13 +93,19 @@ def connected(address: str | None) -> Iterator[Any]:
 
 
 def _check_answers(address: str) -> None:
-    """Raise `ClusterError` if nothing listens at an address, for which Ray itself waits two minutes before it ends the process."""
+    """Raise `ClusterError` if no Ray answers at an address. Ray itself would wait for it for minutes, and then end the process."""
     try:
-        socket.create_connection(_host_and_port(address) or ("", 0), SECONDS).close()
+        with socket.create_connection(_host_and_port(address) or ("", 0), SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
+            is_ray = connection.recv(len(SETTINGS))[TYPE] == SETTINGS[TYPE]
     except OSError as error:
         raise ClusterError(
             f"no cluster answers at {address} ({error.strerror or error}); start one with ray start --head, or check host, port and firewall"
         ) from None
+    if not is_ray:
+        raise ClusterError(f"what answers at {address} is not Ray; give the port of ray start --head, by default 6379")
 
 
 def _init(ray: Any, address: str | None, options: dict[str, Any]) -> None:
@@ -121,24 +130,40 @@ def _local_settings() -> Iterator[dict[str, Any]]:
     """Return the options of a Ray for this process only: loopback interface, a token of its own, a short temporary folder."""
     folder = _short_folder()
     environment = {
-        # Read when ray is imported, and by its servers: without clusters, they listen on 127.0.0.1.
+        # Without clusters, the servers listen on 127.0.0.1.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_AUTH_MODE": "token",
         # Else Ray writes a token into the home folder.
-        "RAY_AUTH_TOKEN": _TOKEN,
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONPATH": os.pathsep.join([str(import_folder()), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
+        _reread_settings()
         yield {"num_cpus": cores(), "include_dashboard": False, "_temp_dir": str(folder)}
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+        _reread_settings()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reread_settings() -> None:
+    """Let Ray read the environment again, which it does only once in a process, on import or at its first start."""
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not ray_constants.IS_WINDOWS_OR_OSX
+    )
+    # Older versions have no tokens.
+    with suppress(AttributeError):
+        core = importlib.import_module("ray._raylet")
+        core.Config.initialize("")
+        core.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _short_folder() -> Path:
