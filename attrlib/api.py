@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attrlib.data.datasets import load_dataset
 from attrlib.data.images import Photo
+from attrlib.data.maps import keep_array
 from attrlib.data.pictures import open_image
 from attrlib.engine.executors.choice import executors
 from attrlib.engine.memory import rows_within
@@ -23,10 +24,13 @@ from attrlib.models import Classifier
 from attrlib.progress import Progress, no_listener, no_progress
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, TargetSpec, options_of
 from attrlib.specs.codec import documented
+from attrlib.specs.maps import maps_spec
 from attrlib.store import Store, open_store
 
 Picture = Photo | Image.Image | np.ndarray | str | Path
 Images = Picture | Iterable[Picture] | Tensor
+Maps = str | Path | np.ndarray | Tensor
+"""Maps made elsewhere: a path, or an array."""
 _ONE = (Photo, Image.Image, np.ndarray, str, Path)
 RUN_OPTIONS = tuple(p for p in options_of(RunSpec) if p.name != "deletion_tuned")
 """Keyword arguments of `score` and `compare`. Whether the model was tuned on deleted patches is read from the model."""
@@ -89,9 +93,10 @@ def explain(
 def score(
     protocol: str | ProtocolSpec,
     model: Classifier,
-    method: str | MethodSpec,
-    data: Any,
+    method: str | MethodSpec | None = None,
+    data: Any = None,
     *,
+    maps: Maps | None = None,
     layer: str | None = None,
     max_memory: int | None = None,
     filter_models: Iterable[Classifier] = (),
@@ -106,8 +111,10 @@ def score(
     Args:
         protocol: A name, or its text form with parameters, or a spec.
         model: The model to explain.
-        method: A name, or its text form with layer and parameters, or a spec.
+        method: A name, or its text form with layer and parameters, or a spec. None to score `maps`.
         data: A data set, or any source that `load_dataset` takes.
+        maps: Maps made elsewhere, to be scored in place of a method: the path of a .npy, .npz or HDF5 file, of a Zarr folder, or of a folder
+            of .npy files; or an array (N,h,w) or (N,C,h,w), of which a copy is kept in the folder of the store. They are matched to the images by name, or by place if they have no names.
         layer: Layer for a `method` in text form that names none.
         max_memory: Memory budget in bytes; by default half of the free memory.
         filter_models: Grids use only images that these models also classify confidently, so that all models can be scored on the
@@ -131,12 +138,14 @@ def score(
         >>> len(result.values), -1 <= result.mean <= 1
         (4, True)
     """
+    if (method is None) == (maps is None):
+        raise SpecError("score judges either a method or maps made elsewhere; give method or maps=, and not both")
     protocol_spec = protocol if isinstance(protocol, ProtocolSpec) else ProtocolSpec.parse(str(protocol))
     run_options = {p.name: options.pop(p.name) for p in RUN_OPTIONS if p.name in options}
     protocol_spec = ProtocolSpec(protocol_spec.name, tuple((protocol_spec.values | options).items()))
-    method_spec = read_method(method, layer or "") if isinstance(method, str) else method
+    methods = [] if method is None else [read_method(method, layer or "") if isinstance(method, str) else method]
     result = compare(
-        [protocol_spec], model, [method_spec], data, max_memory=max_memory, filter_models=filter_models, store=store,
+        [protocol_spec], model, methods, data, maps=[] if maps is None else [maps], max_memory=max_memory, filter_models=filter_models, store=store,
         workers=workers, cluster=cluster, on_progress=on_progress, **run_options,
     )  # fmt: skip
     return next(iter(result.scores.values()))
@@ -146,9 +155,10 @@ def score(
 def compare(
     protocols: Iterable[str | ProtocolSpec],
     model: Classifier,
-    methods: Iterable[str | MethodSpec],
-    data: Any,
+    methods: Iterable[str | MethodSpec] = (),
+    data: Any = None,
     *,
+    maps: Maps | Iterable[Maps] = (),
     max_memory: int | None = None,
     filter_models: Iterable[Classifier] = (),
     store: Store | None = None,
@@ -164,6 +174,7 @@ def compare(
         model: The model to explain.
         methods: Specs, their text forms, names of presets (`idsds`, `rao`, `erdem`, `finer-cam`), or `all`.
         data: A data set, or any source that `load_dataset` takes.
+        maps: Files or folders of maps made elsewhere, as in `score`; they are scored beside the methods.
         max_memory: As in `score`.
         filter_models: As in `score`.
         store: As in `score`.
@@ -188,17 +199,25 @@ def compare(
     for name in options:
         if name not in {p.name for p in RUN_OPTIONS}:
             raise SpecError(unknown("option of a run", name, [p.name for p in RUN_OPTIONS]))
+    if data is None:
+        raise SpecError("no data given; pass a data set, its name, or the path of a folder")
     dataset, others = load_dataset(data), tuple(filter_models)
+    store = store or open_store()
+    foreign = [maps] if isinstance(maps, Maps) else list(maps)
+    paths = [each if isinstance(each, str | Path) else keep_array(each, store.folder) for each in foreign]
     spec = RunSpec(
         model.spec,
         dataset.source,
         tuple(p if isinstance(p, ProtocolSpec) else ProtocolSpec.parse(str(p)) for p in protocols),
-        tuple(spec for m in methods for spec in ((m,) if isinstance(m, MethodSpec) else read_methods(str(m)))),
+        (
+            *(spec for m in methods for spec in ((m,) if isinstance(m, MethodSpec) else read_methods(str(m)))),
+            *dict.fromkeys(map(maps_spec, paths)),
+        ),
         deletion_tuned=model.deletion_tuned,
         filter_models=tuple(other.spec for other in others),
         **options,
     )
-    plan = make_plan(spec, model, dataset, store or open_store(), filter_models=others, max_memory=max_memory)
+    plan = make_plan(spec, model, dataset, store, filter_models=others, max_memory=max_memory)
     # Workers of a cluster use its GPUs unless this machine has one that the model is not on.
     device = "cpu" if model.device.type == "cpu" and torch.cuda.is_available() else "auto"
     with executors(workers, cluster, device) as executor:

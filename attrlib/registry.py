@@ -58,7 +58,8 @@ class Param:
         positional: Whether the value is a positional argument on the command line.
         names: What a text names: `class`, `classes`, `layer` or `picture`. Forms then offer those that there are.
         path: Attribute names that lead to the value, for a field of a nested spec.
-        digest: `if set` leaves the default out of keys, so that results from before the parameter was added stay valid.
+        digest: `if set` leaves the default out of keys, so that results from before the parameter was added stay valid; `never` leaves out
+            what no result depends on.
     """
 
     name: str
@@ -272,6 +273,7 @@ class Registry(Mapping[str, type[T]]):
     def __init__(self, kind: str, error: type[AttrlibError]):
         self._kind, self._error = kind, error
         self._classes: dict[str, type[T]] = {}
+        self._unlisted: dict[str, type[T]] = {}
         self.left_out: dict[str, str] = {}
 
     def register(self, cls: type[T]) -> type[T]:
@@ -282,11 +284,18 @@ class Registry(Mapping[str, type[T]]):
         self._classes[name] = cls
         return cls
 
+    def unlisted(self, cls: type[T]) -> type[T]:
+        """Register `cls` for specs that name it, but not for lists; used as a class decorator."""
+        self._unlisted[cls.name] = cls  # type: ignore[attr-defined]
+        return cls
+
     def forget(self, name: str) -> None:
         """Remove a class from the registry."""
         del self._classes[name]
 
     def __getitem__(self, name: str) -> type[T]:
+        if name in self._unlisted:
+            return self._unlisted[name]
         if name not in self._classes:
             missing = ", ".join(self.left_out)
             more = f"Not loaded: {missing}; python -m attrlib methods shows the reason." if missing else ""

@@ -24,6 +24,7 @@ LEVELS = [
     {"attrlib.targets"},
     {"attrlib.models", "attrlib.data", "attrlib.store", "attrlib.binning"},
     {"attrlib.postprocess", "attrlib.deletion", "attrlib.bands"},
+    {"attrlib.imputation"},
     {"attrlib.specs"},
     {
         "attrlib.progress",

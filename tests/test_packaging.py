@@ -21,6 +21,7 @@ import attrlib
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 SCRIPTS = sorted(DEPLOY.glob("*.sh"))
+SLURM = sorted((DEPLOY / "slurm").iterdir())
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
 CHANGES = (ROOT / "CHANGELOG.md").read_text()
 KINDS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
@@ -94,14 +95,15 @@ def test_the_references_have_the_paper_of_every_protocol() -> None:
 
 def test_every_script_is_executable_and_has_no_finding_of_shellcheck() -> None:
     assert [script.name for script in SCRIPTS] == ["health.sh", "install.sh", "prepare.sh", "start.sh"]
-    assert all(os.access(script, os.X_OK) for script in SCRIPTS)
-    checked = tool("shellcheck", *SCRIPTS, ROOT / ".ci" / "run")
+    assert all(os.access(script, os.X_OK) for script in (*SCRIPTS, *(each for each in SLURM if each.suffix == ".sh")))
+    checked = tool("shellcheck", *SCRIPTS, *SLURM, ROOT / ".ci" / "run")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="hadolint is installed on Linux")
-def test_hadolint_has_nothing_to_say_of_the_dockerfile() -> None:
-    checked = tool("hadolint", DEPLOY / "Dockerfile")
+@pytest.mark.parametrize("file", ["Dockerfile", "Dockerfile.ray"])
+def test_hadolint_has_nothing_to_say_of_the_dockerfiles(file: str) -> None:
+    checked = tool("hadolint", DEPLOY / file)
     assert (checked.returncode, checked.stdout) == (0, ""), checked.stdout + checked.stderr
 
 
@@ -125,7 +127,7 @@ def test_the_image_is_built_from_all_that_the_wheel_needs() -> None:
     assert all((ROOT / name).exists() for name in needed)
 
 
-@pytest.mark.parametrize("file", ["compose.yaml", "compose.cuda.yaml"])
+@pytest.mark.parametrize("file", ["compose.yaml", "compose.cuda.yaml", "compose.workers.yaml"])
 def test_compose_files_follow_their_schema(file: str) -> None:
     checked = tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", DEPLOY / file)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -149,6 +151,31 @@ def test_compose_has_a_database_that_only_the_app_reaches_and_no_password() -> N
     assert f"/deploy/{Path(secret).parent}/" in (ROOT / ".gitignore").read_text().splitlines()
     volumes = {volume.partition(":")[0] for service in (app, database) for volume in service["volumes"]}
     assert set(compose["volumes"]) <= volumes
+
+
+def test_workers_of_compose_are_two_that_differ_from_the_app_in_what_they_do_alone() -> None:
+    app, worker = load("deploy/compose.yaml")["services"]["app"], load("deploy/compose.workers.yaml")["services"]["worker"]
+    assert worker["deploy"] == {"replicas": 2}
+    assert worker["command"].startswith("score ")
+    assert {name for name in app if app[name] != worker.get(name)} == {"build", "restart", "ports", "healthcheck"}
+    assert {name for name in worker if worker[name] != app.get(name)} == {"command", "deploy", "cpus", "restart", "healthcheck"}
+
+
+def test_the_job_of_kuberay_has_the_ray_of_its_image_and_a_token() -> None:
+    job, image = load("deploy/rayjob.yaml")["spec"], (DEPLOY / "Dockerfile.ray").read_text()
+    cluster = job["rayClusterSpec"]
+    assert re.search(r"^ARG RAY=(.+)$", image, re.MULTILINE)[1] == cluster["rayVersion"]  # type: ignore[index]
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["cluster"]
+    assert cluster["rayVersion"] in Requirement(extra[0]).specifier
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert job["entrypoint"].startswith("attrlib score --cluster ray://auto ")
+    head, workers = cluster["headGroupSpec"], cluster["workerGroupSpecs"][0]
+    assert head["rayStartParams"] == {"num-cpus": "0"}
+    pods = [group["template"]["spec"] for group in (head, workers)]
+    assert len({pod["containers"][0]["image"] for pod in pods}) == 1
+    assert pods[0]["volumes"] == pods[1]["volumes"]
+    assert all("value" not in each for each in pods[0]["containers"][0]["env"])
+    assert all(pod["containers"][0]["resources"]["limits"] == pod["containers"][0]["resources"]["requests"] for pod in pods)
 
 
 def test_nginx_takes_the_example(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from PIL import Image
 
 from attrlib.data.datasets import Dataset
 from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.foreign import explainer, resolved
 from attrlib.engine.items import EvalItem
 from attrlib.engine.results import Score
 from attrlib.errors import ImageError
 from attrlib.figures.overlay import draw, encode, limit, prepare
-from attrlib.methods import resolve
 from attrlib.models import Classifier
 from attrlib.postprocess import defect
 from attrlib.progress import NewsProgress
@@ -96,10 +96,11 @@ def judged_item(data: Dataset, score: Score, place: int, model: Classifier, stor
     spec, protocol = score.spec, score.protocol
     evaluator = Evaluator(model, store, spec.seed, spec.fast, on_progress=on_progress)
     loader = evaluator.loader(data, [protocol])
-    _, batch = loader.get((EvalItem(score.ids[place], score.items[place], score.labels[place]),))
+    item = EvalItem(score.ids[place], score.items[place], score.labels[place])
+    _, batch = loader.get((item,))
     if batch is None:
         raise ImageError(next(iter(loader.unreadable.values())))
-    explain = evaluator.explainer(resolve(score.method))
+    explain = explainer(evaluator, resolved(score.method, data), [item], data)
     request = protocol.requests(evaluator.eval_batch(protocol, batch, explain))[0]
     return _draw(score.names(data)[place], request, explain(request)[0], model)
 

@@ -29,6 +29,7 @@ from attrlib.models import load_model
 from attrlib.protocols import PROTOCOLS, create
 from attrlib.registry import params_of
 from attrlib.specs import IN_MEMORY, LOGIT, ProtocolSpec, RunSpec, TargetSpec, flag_of, parse_protocols
+from attrlib.specs.maps import maps_spec
 from attrlib.store import Run, Store, open_store, parse_bytes
 
 
@@ -38,6 +39,12 @@ def score(
     method_target: Annotated[
         str, typer.Option("--method-target", help="Target of methods that name none: logit, probability or contrast, as in contrast:k=3.")
     ] = "",
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--maps", help="Maps made elsewhere, to be scored as a method: .npy, .npz, .h5, or a folder. May be given several times."
+        ),
+    ] = None,
     max_memory: Annotated[
         str | None, typer.Option("--max-memory", help="Memory budget, as in 4GB; by default half of the free memory.")
     ] = None,
@@ -70,17 +77,22 @@ def score(
             *(flag_of(p) for p in params_of(RunSpec) if p.name in options),
             *(["--layer"] if layer else []),
             *(["--method-target"] if method_target else []),
+            *(["--maps"] if maps else []),
         ]:
             raise SpecError(
                 f"{flag} cannot be combined with --resume, which repeats the options of the last unfinished run; leave out {flag}"
             )
         spec = RunSpec.from_json(_unfinished(store).spec["spec"])
     else:
+        foreign = tuple(dict.fromkeys(map(maps_spec, maps or ())))
         spec = read_options(
             RunSpec,
-            options,
+            options | ({"methods": options.get("methods", "")} if foreign else {}),
             protocols=_parse_protocols,
-            methods=lambda text: read_methods(text, layer, TargetSpec.parse(method_target or LOGIT)),
+            methods=lambda text: (
+                *(read_methods(text, layer, TargetSpec.parse(method_target or LOGIT)) if text or not foreign else ()),
+                *foreign,
+            ),
         )
     budget = None if max_memory is None else parse_bytes(max_memory, "max-memory")
     dataset = load_dataset(spec.data)

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from attrlib.data.images import Photo
-from attrlib.deletion import cells
+from attrlib.deletion import FIXED_BASELINES, cells
 from attrlib.errors import ProtocolError
 from attrlib.methods import Attribution
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
 from attrlib.protocols import Batch, EvalBatch, EvalContext
-from attrlib.protocols.deletion import ORDERS, baseline_values
+from attrlib.protocols.deletion import deletion_of
+from attrlib.protocols.incremental import ORDERS
 
 STEPS = 32
 """Number of steps from no pixel to all, if pixels are deleted instead of patches."""
@@ -87,8 +88,13 @@ def delete_in_order(
         on_progress: The progress callback.
 
     Raises:
-        ProtocolError: If the order is unknown, or the grid does not divide the input.
+        ProtocolError: If the order is unknown, the baseline is imputed from pixels that remain, or the grid does not divide the input.
     """
+    if baseline not in FIXED_BASELINES:
+        raise ProtocolError(
+            f"baseline={baseline} imputes deleted pixels from those that remain, but the last step deletes all; choose one of "
+            f"{', '.join(FIXED_BASELINES)}"
+        )
     if order not in ORDERS:
         raise ProtocolError(f"order={order!r} is not valid; choose {' or '.join(ORDERS)}")
     context = EvalContext(model, seed)
@@ -96,14 +102,15 @@ def delete_in_order(
     batch = Batch((photo.digest,), model.place(model.preprocess(photo)[None]), target)
     values = EvalBatch(context, batch, target, {}, lambda _request: (attribution.maps, layer)).maps()[0, 0].double().nan_to_num(0.0)
     place, counts = _pixels(values, order) if grid is None else _patches(values, order, grid)
-    replacement_values = baseline_values(baseline, context, batch)
+    delete = deletion_of(baseline, context, batch)
     probabilities = []
     for first in range(0, len(counts), context.rows):
         on_progress(first, len(counts))
-        gone = torch.stack([place < count for count in counts[first : first + context.rows]])[:, None].to(batch.images.device)
-        logits = context.logits(torch.where(gone, replacement_values, batch.images))
+        gone = torch.stack([place < count for count in counts[first : first + context.rows]])[:, None]
+        logits = context.logits(delete(gone))
         probabilities.append(model.probabilities(logits)[:, int(target)].double())
-    colours = model.preprocessing.shown(replacement_values[0].cpu()).permute(1, 2, 0)
+    assert delete.values is not None
+    colours = model.preprocessing.shown(delete.values[0].cpu()).permute(1, 2, 0)
     return DeletionPath(place.int(), counts, torch.cat(probabilities), (colours * 255).round().byte().numpy(), grid)
 
 

@@ -8,14 +8,15 @@ from typing import NamedTuple
 from attrlib.data.datasets import Dataset
 from attrlib.data.labels import check_way
 from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.foreign import check_protocol, resolved
 from attrlib.errors import AttrlibError, ProtocolError, SpecError
 from attrlib.methods import BATCH_SIZE, Passes, check_defined, instance
-from attrlib.methods import resolve as resolve_method
 from attrlib.models import Classifier
 from attrlib.protocols import Protocol
 from attrlib.protocols import create as create_protocol
 from attrlib.protocols.localisation import Localisation
 from attrlib.specs import LOGIT, MethodSpec, ProtocolSpec, RunSpec, digest
+from attrlib.specs.maps import are_maps
 from attrlib.targets import TARGETS
 from attrlib.targets import create as create_target
 
@@ -107,10 +108,11 @@ def find_evaluations(spec: RunSpec, data: Dataset, evaluator: Evaluator) -> tupl
     Raises:
         SpecError: If the spec is not valid.
         MethodError: If a method is unknown.
+        DataError: If maps made elsewhere cannot be read.
         ProtocolError: If a protocol is unknown, or no evaluation is defined.
     """
     _check(spec)
-    methods = {asked: resolve_method(asked) for asked in dict.fromkeys(spec.methods)}
+    methods = {asked: resolved(asked, data) for asked in dict.fromkeys(spec.methods)}
     protocols = {asked: create_protocol(asked) for asked in dict.fromkeys(spec.protocols)}
     if spec.filter_models and not any(protocol.items == "grids" for protocol in protocols.values()):
         raise SpecError("filter models select the images of grids, but no protocol of this run uses grids; leave them out, or add gridpg")
@@ -147,6 +149,9 @@ def _check(spec: RunSpec) -> None:
 
 def _check_defined(protocol: Protocol, method: MethodSpec, data: Dataset, model: Classifier) -> None:
     protocol.check(model, data.offers)
+    if are_maps(method):
+        check_protocol(protocol)
+        return
     target = create_target(method.target)
     if not target.about_class:
         raise ProtocolError(

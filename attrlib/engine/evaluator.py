@@ -13,6 +13,7 @@ from attrlib.engine.cache import ResultCache
 from attrlib.engine.items import EvalItem
 from attrlib.engine.keys import Key, ResultKeys, map_key
 from attrlib.engine.loader import Loader, take
+from attrlib.engine.sources import CachedOutcomes
 from attrlib.errors import AttrlibError
 from attrlib.methods import BATCH_SIZE, Attribution, AttributionOptions, Passes, attribute_each, instance
 from attrlib.models import Classifier, Layer
@@ -83,7 +84,9 @@ class Evaluator:
 
     # Scores
 
-    def evaluate(self, protocol: Protocol, items: Sequence[EvalItem], batch: Batch, explain: Explain) -> dict[str, Record]:
+    def evaluate(
+        self, protocol: Protocol, items: Sequence[EvalItem], batch: Batch, explain: Explain, method: MethodSpec | None = None
+    ) -> dict[str, Record]:
         """Score the maps of `explain` on some items.
 
         Args:
@@ -91,11 +94,16 @@ class Evaluator:
             items: The items.
             batch: Their images, row by row.
             explain: The maps to score; see `explainer`.
+            method: The method whose maps they are, resolved: the outcomes of the protocol's sources are then cached. None if they are
+                changed maps.
 
         Returns:
             The record of each item by `EvalItem.key`. They are not added to the cache.
         """
-        outcomes = protocol.evaluate(self.eval_batch(protocol, batch, explain))
+        inputs = self.eval_batch(protocol, batch, explain)
+        if method is not None:
+            inputs = dataclasses.replace(inputs, outcomes_of=CachedOutcomes(self.cache, self.keys, method, items))
+        outcomes = protocol.evaluate(inputs)
         choice = protocol.target_choice
         return {item.key(choice): Record(outcome.value, outcome.details) for item, outcome in zip(items, outcomes, strict=True)}
 

@@ -10,6 +10,7 @@ from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.items import EvalItem
 from attrlib.protocols import ExplanationRequest, Prediction
 from attrlib.specs import MethodSpec
+from attrlib.specs.maps import are_maps
 from attrlib.statistics import spearman
 
 IMAGES = 2
@@ -36,6 +37,8 @@ def map_agreement(
     request = ExplanationRequest(evaluator.model, batch.images, targets[:, None], keys=batch.ids)
     agreement = {}
     for asked, method in methods.items():
+        if are_maps(method):
+            continue
         maps = (each.explainer(method)(request)[0].flatten(1) for each in (evaluator.exact(), evaluator))
         values = spearman(*maps)
         agreement[asked] = float(values.nanmean()) if bool(torch.isfinite(values).any()) else math.nan

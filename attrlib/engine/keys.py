@@ -83,7 +83,8 @@ class ResultKeys:
         if method.target.name != LOGIT:
             custom["target"] = create_target(method.target).key(view)
         late = {p.name: p.default for p in params_of(METHODS[method.name]) if p.digest == "if set"}
-        counted = {name: value for name, value in method.params if name not in late or value != late[name]}
+        never = {p.name for p in params_of(METHODS[method.name]) if p.digest == "never"}
+        counted = {name: value for name, value in method.params if name not in never and (name not in late or value != late[name])}
         return custom | {"method": method.name, "params": counted, "layer": layer, "seed": self.seed if seeded else None}
 
 

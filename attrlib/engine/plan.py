@@ -9,9 +9,11 @@ from attrlib.data.datasets import Dataset
 from attrlib.engine.cache import RunStore
 from attrlib.engine.evaluations import Evaluation, ItemGroup, Refusal, find_evaluations, target_notes
 from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.fitting import match_maps
 from attrlib.engine.items import EvalItem, chunked
 from attrlib.engine.memory import Probe, probe, rows_within
 from attrlib.engine.selection import Unpredicted, select
+from attrlib.engine.sources import cached_forwards
 from attrlib.engine.streaming import StreamingStore, map_bytes, streaming_note
 from attrlib.engine.work import EvaluateUnit, PredictUnit
 from attrlib.errors import DataError, SpecError
@@ -176,10 +178,18 @@ class Plan:
             for evaluation in each.group.evaluations:
                 missing = len(each.items) if each.unpredicted else int((~each.cached[evaluation]).sum())
                 seconds += missing * item_seconds(evaluation, self.model, costs)
+                seconds -= self._cached_forwards(each, evaluation) * costs.forward
             for measurement in {m for evaluation in each.group.evaluations for m in evaluation.protocol.measurements}:
                 measured = self.evaluators[0].count_measured(measurement, each.items, each.group.target_choice)
                 seconds += (len(each.items) - measured) * measurement.forwards() * costs.forward
         return Estimate(seconds, self.model.nbytes + rows * costs.row_bytes)
+
+    def _cached_forwards(self, group: GroupPlan, evaluation: Evaluation) -> float:
+        """Return the forward passes of missing items that are not needed because the outcomes of the protocol's sources are cached."""
+        if not evaluation.protocol.sources or group.unpredicted:
+            return 0
+        names = [group.keys[position] for position in np.flatnonzero(~group.cached[evaluation])]
+        return cached_forwards(evaluation.protocol, evaluation.method, names, self.store, self.evaluators[0].keys)
 
 
 @dataclass(frozen=True)
@@ -268,14 +278,17 @@ def _plan_groups(
     last: DataError | None = None
     for group in groups:
         try:
-            plan, group_notes = _plan_group(group, spec, data, store, evaluators, shard, on_progress)
+            plan, group_refused, group_notes = _plan_group(group, spec, data, store, evaluators, shard, on_progress)
         except DataError as error:
             refused += group.refuse(error)
             last = error
             continue
+        refused += group_refused
         notes += group_notes
+        if not plan.group.evaluations:
+            last = DataError(group_refused[-1].reason)
         # The items of a short run may all be in other shards.
-        if plan.items or plan.unpredicted:
+        elif plan.items or plan.unpredicted:
             planned[group] = plan
     return planned, refused, notes, last
 
@@ -288,20 +301,22 @@ def _plan_group(
     evaluators: Sequence[Evaluator],
     shard: Shard | None,
     on_progress: Progress = no_progress,
-) -> tuple[GroupPlan, tuple[str, ...]]:
-    """Return the plan of a group, and notes on its items."""
+) -> tuple[GroupPlan, list[Refusal], list[str]]:
+    """Return the plan of a group, its evaluations of maps made elsewhere that do not fit the items, and notes on the items and the maps."""
     selection, unpredicted = select(group, spec, data, evaluators, on_progress)
     items = selection.items
     if unpredicted:
         most = min(len(items) // group.images_per_item, spec.limit or len(items))
-        return GroupPlan(group, items[: most if shard is None else -(-most // shard.count)], unpredicted), selection.notes
+        return GroupPlan(group, items[: most if shard is None else -(-most // shard.count)], unpredicted), [], list(selection.notes)
+    # All items are checked, so that every shard refuses the same maps.
+    fitting, refused, notes = match_maps(group, items, data, evaluators[0].model)
     positions = tuple(position for position, item in enumerate(items) if shard is None or shard.holds(item.id))
     chosen = tuple(items[position] for position in positions)
     keys = tuple(item.key(group.target_choice) for item in chosen)
-    plan = GroupPlan(group, chosen, {}, keys, positions=positions, total=len(items))
-    for each in group.evaluations:
+    plan = GroupPlan(fitting, chosen, {}, keys, positions=positions, total=len(items))
+    for each in fitting.evaluations:
         plan.values[each], plan.cached[each] = _look_up(each, keys, store)
-    return plan, selection.notes
+    return plan, refused, [*selection.notes, *notes]
 
 
 def _look_up(evaluation: Evaluation, keys: Sequence[str], store: RunStore) -> tuple[np.ndarray, np.ndarray]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from attrlib.data.datasets import Dataset
 from attrlib.engine.evaluations import Evaluation
 from attrlib.engine.evaluator import Evaluator
+from attrlib.engine.foreign import explainer
 from attrlib.engine.items import EvalItem
 from attrlib.engine.loader import Loader, take
 from attrlib.engine.memory import rows_within
 from attrlib.errors import LayerError, MethodError, OutOfMemory, ProtocolError
 from attrlib.protocols import Batch, Prediction
 from attrlib.specs import MethodSpec
+from attrlib.specs.maps import are_maps
 from attrlib.store import Record
 
 PASSES_PER_STEP = 512
@@ -174,7 +176,8 @@ class Worker:
     def _score(
         self, evaluator: Evaluator, each: Evaluation, items: Sequence[EvalItem], batch: Batch, together: Sequence[MethodSpec]
     ) -> dict[str, Record]:
-        records = evaluator.evaluate(each.protocol, items, batch, evaluator.explainer(each.method, together))
+        explain = explainer(evaluator, each.method, items, self.data, together)
+        records = evaluator.evaluate(each.protocol, items, batch, explain, each.method)
         evaluator.cache.add_records(each.key, each.key_fields, records)
         return records
 
@@ -196,6 +199,7 @@ class Worker:
             for other in missing
             if (other.protocol, other.method.layer) == (each.protocol, each.method.layer)
             and other.method != each.method
+            and not are_maps(other.method)
             and set(positions) <= set(missing[other])
             and other.passes(model) == each.passes(model)
         ]

@@ -23,6 +23,7 @@ from attrlib.methods import (  # noqa: F401, I001  this is the order of lists an
     attention,
     intrinsic,
     sanity,
+    made_elsewhere,
 )
 from attrlib.methods.attribution import (
     BATCH_SIZE,

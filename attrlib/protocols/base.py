@@ -20,7 +20,7 @@ class Cost:
         inputs: Number of inputs to explain.
         area: Size of each input, as a multiple of the model's input size.
         targets: Number of classes to explain for each input; they share the passes that are not class-specific.
-        forwards: Number of further forward passes.
+        forwards: Number of further forward passes, those of a protocol's sources included.
     """
 
     inputs: float = 1
@@ -45,6 +45,7 @@ class Protocol(ABC):
         needs: Requirements on the model, in words, and on the data set, as keys of `OFFERED`.
         reading: How to read a value, for users.
         seeded: Whether values depend on the seed.
+        other_maps: What it needs besides the maps of the images as they are, in words; empty if those suffice.
     """
 
     name: ClassVar[str]
@@ -56,6 +57,7 @@ class Protocol(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     reading: ClassVar[str]
     seeded: ClassVar[bool] = False
+    other_maps: ClassVar[str] = ""
 
     @property
     def higher_is_better(self) -> bool:
@@ -75,6 +77,11 @@ class Protocol(ABC):
     @property
     def measurements(self) -> tuple[Measurement, ...]:
         """Return the measurements that `evaluate` needs."""
+        return ()
+
+    @property
+    def sources(self) -> tuple["Protocol", ...]:
+        """Return the protocols from whose outcomes for the same maps `evaluate` derives its own; see `EvalBatch.outcomes`."""
         return ()
 
     @property

@@ -1,9 +1,9 @@
 """The inputs of protocols: items, the model and its maps, and measurements that all methods share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from attrlib.models.chunks import in_chunks
 from attrlib.postprocess import resize
 from attrlib.progress import Progress, no_progress
 from attrlib.specs import digest
+
+if TYPE_CHECKING:
+    from attrlib.protocols.base import Protocol
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,11 @@ class Prediction(Measurement):
         return 1
 
 
+def evaluate_source(source: "Protocol", inputs: "EvalBatch") -> list[Outcome]:
+    """Return the outcomes of the source of a protocol, computed."""
+    return source.evaluate(inputs)
+
+
 @dataclass(frozen=True)
 class EvalBatch:
     """The inputs of a protocol for evaluating one method on a batch.
@@ -169,6 +177,7 @@ class EvalBatch:
         targets: Target class of each item, (B,).
         measured: Values by name for each of the protocol's measurements.
         explain: Returns the maps to score.
+        outcomes_of: Returns the outcomes of a source; an evaluator looks them up in its cache.
     """
 
     context: EvalContext
@@ -176,6 +185,7 @@ class EvalBatch:
     targets: Tensor
     measured: Mapping[Measurement, Mapping[str, Tensor]]
     explain: Explain
+    outcomes_of: Callable[["Protocol", "EvalBatch"], list[Outcome]] = evaluate_source
 
     def request(self) -> ExplanationRequest:
         """Return a request for the maps of the batch's images and targets."""
@@ -184,6 +194,23 @@ class EvalBatch:
     def changed(self, images: Tensor) -> ExplanationRequest:
         """Return a request for the maps of other images, for the batch's targets and the model itself; these maps are not cached."""
         return ExplanationRequest(self.context.model, images, self.targets[:, None])
+
+    def outcomes(self, sources: Sequence["Protocol"]) -> list[list[Outcome]]:
+        """Return the outcomes of each source for the same maps, which are requested once.
+
+        Args:
+            sources: The sources of the protocol. They need no measurements, and no maps but those of the batch's images.
+        """
+        computed: dict[tuple[str, ...], tuple[Tensor, Layer]] = {}
+
+        def explain(request: ExplanationRequest) -> tuple[Tensor, Layer]:
+            assert request.keys is not None, "sources judge maps of the images themselves"
+            if request.keys not in computed:
+                computed[request.keys] = self.explain(request)
+            return computed[request.keys]
+
+        inputs = replace(self, explain=explain)
+        return [self.outcomes_of(source, inputs) for source in sources]
 
     def maps(self, request: ExplanationRequest | None = None, before: Callable[[Tensor], Tensor] = lambda maps: maps) -> Tensor:
         """Return maps (B,T,H,W), resized to the size of the inputs, on the CPU.

@@ -1,4 +1,4 @@
-"""Deletion protocols: the single deletion scores IDSDS and SDS, and the incremental deletion score."""
+"""Single deletion protocols: IDSDS and SDS."""
 
 import math
 from collections.abc import Collection
@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attrlib.deletion import BASELINES, cells, replacement
+from attrlib.deletion import BASELINES, SEEDED_BASELINES, Deletion, cells, patch_masks
 from attrlib.errors import ProtocolError
 from attrlib.models import Classifier
-from attrlib.postprocess import apply_sign, are_finite
-from attrlib.protocols.base import PROTOCOLS, Cost, Protocol
+from attrlib.postprocess import apply_sign
+from attrlib.protocols.base import PROTOCOLS, Protocol
 from attrlib.protocols.context import Batch, EvalBatch, EvalContext, Measurement, Outcome
 from attrlib.registry import Paper, param
 from attrlib.specs import SIGNS
@@ -23,10 +23,8 @@ TARGETS = ("label", "prediction")
 OUTPUTS = ("logit", "probability")
 
 
-def baseline_values(baseline: str, context: EvalContext, batch: Batch) -> Tensor:
-    """Return the values that replace deleted pixels, for each image of a batch.
-
-    Random values are drawn from the seed and the image's content.
+def deletion_of(baseline: str, context: EvalContext, batch: Batch) -> Deletion:
+    """Return the deletion of pixels of a batch. Random values are drawn from the seed and each image's content.
 
     Args:
         baseline: Name of the baseline, one of `BASELINES`.
@@ -34,8 +32,11 @@ def baseline_values(baseline: str, context: EvalContext, batch: Batch) -> Tensor
         batch: The images.
     """
     shape = batch.images.shape[1:]
-    draw = lambda: torch.stack([torch.rand(shape, generator=context.generator(item, "baseline")) for item in batch.ids])  # noqa: E731
-    return replacement(baseline, batch.images, draw)
+    return Deletion(
+        baseline,
+        batch.images,
+        lambda sample: torch.stack([sample(shape, generator=context.generator(item, "baseline")) for item in batch.ids]),
+    )
 
 
 def outputs_of(model: Classifier, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -54,6 +55,37 @@ def outputs_of(model: Classifier, logits: Tensor, targets: Tensor) -> dict[str, 
     return outputs
 
 
+def check_grid(protocol: str, grid: int, model: Classifier) -> None:
+    """Check that a model's images can be divided into grid * grid equal patches.
+
+    Args:
+        protocol: Name of the protocol, for the error.
+        grid: Patches per side.
+        model: The model.
+
+    Raises:
+        ProtocolError: If they cannot; the message names grids that fit.
+    """
+    height, width = model.input_size
+    if height % grid or width % grid:
+        fitting = ", ".join(str(n) for n in range(2, 17) if height % n == width % n == 0)
+        raise ProtocolError(
+            f"{protocol}: images of {height} x {width} px cannot be divided into {grid} x {grid} equal patches; "
+            f"choose {f'grid={fitting}' if fitting else 'a model with another input size'}"
+        )
+
+
+@dataclass(frozen=True)
+class OutputOfImage(Measurement):
+    """The target's logit and probability for the image, (B,1) each."""
+
+    def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
+        return outputs_of(context.model, context.logits(batch.images)[:, None], targets)
+
+    def forwards(self) -> float:
+        return 1
+
+
 @dataclass(frozen=True)
 class OutputsOfDeletions(Measurement):
     """The target's logit and probability for the image, and with each patch of a grid deleted: (B, 1 + grid * grid) each."""
@@ -63,16 +95,13 @@ class OutputsOfDeletions(Measurement):
 
     @property
     def seeded(self) -> bool:  # type: ignore[override]
-        """Return whether the values depend on the seed: a random baseline is drawn from it."""
-        return self.baseline == "random"
+        """Return whether the values depend on the seed: some baselines are drawn from it."""
+        return self.baseline in SEEDED_BASELINES
 
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
-        replacement_values = cells(baseline_values(self.baseline, context, batch), self.grid)
-        logits = [context.logits(batch.images)]
-        for index, patch in enumerate(replacement_values):
-            deleted = batch.images.clone()
-            cells(deleted, self.grid)[index].copy_(patch)
-            logits.append(context.logits(deleted))
+        delete = deletion_of(self.baseline, context, batch)
+        patches = patch_masks(batch.images.shape[2], batch.images.shape[3], self.grid)
+        logits = [context.logits(batch.images), *(context.logits(delete(patch)) for patch in patches)]
         return outputs_of(context.model, torch.stack(logits, 1), targets)
 
     def forwards(self) -> float:
@@ -128,18 +157,12 @@ class SingleDeletion(RankedDrops):
 
     @property
     def seeded(self) -> bool:  # type: ignore[override]
-        """Return whether the values depend on the seed: a random baseline is drawn from it."""
-        return self.baseline == "random"
+        """Return whether the values depend on the seed: some baselines are drawn from it."""
+        return self.baseline in SEEDED_BASELINES
 
     def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
         super().check(model, offers)
-        height, width = model.input_size
-        if height % self.grid or width % self.grid:
-            fitting = ", ".join(str(n) for n in range(2, 17) if height % n == width % n == 0)
-            raise ProtocolError(
-                f"{self.name}: images of {height} x {width} px cannot be divided into {self.grid} x {self.grid} equal patches; "
-                f"choose {f'grid={fitting}' if fitting else 'a model with another input size'}"
-            )
+        check_grid(self.name, self.grid, model)
 
     def key(self) -> dict[str, object]:
         # IDSDS and SDS are the same computation, so they share cached results.
@@ -179,75 +202,3 @@ class SDS(SingleDeletion):
 
     name: ClassVar[str] = "sds"
     title: ClassVar[str] = "SDS"
-
-
-ORDERS = ("ascending", "descending")
-
-
-@PROTOCOLS.register
-@dataclass(frozen=True)
-class IncrementalDeletion(Protocol):
-    """Incremental deletion score: mean probability of the target while more and more pixels are deleted or inserted.
-
-    After step i of n, floor(H W i / n) pixels, in order of attribution, are replaced by the baseline (`deletion`), or
-    shown on the baseline (`insertion`). Ties are broken in reading order. The score is undefined where a map is not finite.
-    """
-
-    name = "ids"
-    title = "Incremental deletion"
-    paper = IDSDS_PAPER
-    bounds = (0.0, 1.0)
-    reading = (
-        "Deletion, least relevant first: a high score means that the model does not need the pixels with low attribution. Most relevant "
-        "first: a low score means that it needs those with high attribution. Insertion: the reverse."
-    )
-    mode: str = param("deletion", "Delete from the image, or insert into the baseline", choices=("deletion", "insertion"))
-    order: str = param("ascending", "Least relevant pixels first, or most relevant first", choices=ORDERS)
-    steps: int = param(32, "Number of steps, from no pixels to nearly all", low=2, high=1000)
-    baseline: str = param("zeros", "What replaces deleted pixels, in normalised space", choices=BASELINES)
-    target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
-    sign: str = param("signed", "Order by the map as it is, its positive part, or its magnitude", choices=SIGNS)
-    needs_probability = True
-    update: bool = param(False, "Recompute the map at every step; pixels that are already deleted or inserted stay that way")
-
-    @property
-    def higher_is_better(self) -> bool:
-        return (self.order == "ascending") == (self.mode == "deletion")
-
-    @property
-    def seeded(self) -> bool:  # type: ignore[override]
-        """Return whether the values depend on the seed: a random baseline is drawn from it."""
-        return self.baseline == "random"
-
-    @property
-    def cost(self) -> Cost:
-        return Cost(inputs=self.steps if self.update else 1, forwards=self.steps)
-
-    def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
-        images = inputs.batch.images
-        pixels = images.shape[2] * images.shape[3]
-        replacement_values = baseline_values(self.baseline, inputs.context, inputs.batch)
-        begin, end = (images, replacement_values) if self.mode == "deletion" else (replacement_values, images)
-        current, done = begin, torch.zeros(len(images), pixels, dtype=torch.bool)
-        maps = inputs.maps()
-        priority, defined = self._priority(maps), are_finite(maps)
-        curve = []
-        for step in range(self.steps):
-            count = pixels * step // self.steps
-            if step and self.update:
-                maps = inputs.maps(inputs.changed(current))
-                priority, defined = self._priority(maps), defined & are_finite(maps)
-            chosen = priority.masked_fill(done, math.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
-            done = torch.zeros_like(done).scatter_(1, chosen, True)
-            shown = done.view(-1, 1, *images.shape[2:]).to(images.device)
-            current = torch.where(shown, end, begin)
-            probabilities = inputs.context.model.probabilities(inputs.context.logits(current))
-            curve.append(probabilities.gather(1, inputs.targets[:, None])[:, 0].double())
-        curves = torch.stack(curve, 1)
-        means = torch.where(defined, curves.mean(1), math.nan)
-        return [Outcome(float(mean), {"curve": row.tolist()}) for mean, row in zip(means, curves, strict=True)]
-
-    def _priority(self, maps: Tensor) -> Tensor:
-        """Return the priority of each pixel, (B,H*W); the pixels with the highest values are taken first."""
-        values = apply_sign(maps, self.sign).flatten(1).double().nan_to_num(0.0)
-        return values if self.order == "descending" else -values

@@ -28,6 +28,7 @@ class Localisation(Protocol):
 
     paper = GRID_PAPER
     items = "grids"
+    other_maps = "maps of grids of images"
     bounds = (0.0, 1.0)
     reading = "1: all positive attribution lies in the target's cell. 1/n²: no better than evenly spread attribution."
     grid: int = param(2, "Grid cells per side, n", low=2, high=4)

@@ -13,6 +13,11 @@ from attrlib.protocols.deletion import TARGETS
 from attrlib.registry import Paper, param
 
 POINTING_PAPER = Paper("Zhang et al. 2018", "Top-Down Neural Attention by Excitation Backprop", "https://arxiv.org/abs/1608.00507")
+ENERGY_PAPER = Paper(
+    "Wang et al. 2020",
+    "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks",
+    "https://arxiv.org/abs/1910.01279",
+)
 CLEVR_PAPER = Paper(
     "Arras et al. 2022", "CLEVR-XAI: A benchmark dataset for neural network explanations", "https://arxiv.org/abs/2003.07258"
 )
@@ -94,3 +99,24 @@ class RankAccuracy(OnObject):
         above, equal = values > least, values == least
         missing = count - int(above.sum())
         return float(mask[above].sum() + missing * mask[equal].double().mean()) / count
+
+
+@PROTOCOLS.register
+@dataclass(frozen=True)
+class EnergyPointing(OnObject):
+    """Energy-based pointing game: the positive attribution in the object's bounding box over all positive attribution.
+
+    The box is the smallest upright rectangle around the mask, so a map may spread over the background between the object's parts.
+    Undefined without positive attribution.
+    """
+
+    name: ClassVar[str] = "energy"
+    title: ClassVar[str] = "Energy pointing game"
+    paper = ENERGY_PAPER
+    reading = "1: all positive attribution lies in the object's box. Chance is the share of the image that the box covers."
+
+    def share(self, values: Tensor, mask: Tensor) -> float:
+        positive = values.clamp_min(0)
+        rows, columns = (mask.any(dim).nonzero()[:, 0] for dim in (1, 0))
+        inside = positive[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
+        return float(inside.sum() / positive.sum())

@@ -33,6 +33,7 @@ class Sensitivity(Protocol):
     """
 
     name = "sensitivity"
+    other_maps = "maps of slightly changed images"
     title = "Sensitivity"
     paper = INFIDELITY_PAPER
     bounds = (0.0, math.inf)
@@ -136,6 +137,7 @@ class Robustness(Protocol):
     """
 
     name = "robustness"
+    other_maps = "maps of changed images"
     title = "Robustness"
     paper = ROBUSTNESS_PAPER
     bounds = (-1.0, 1.0)
@@ -242,6 +244,7 @@ class Randomisation(Protocol):
     """
 
     name = "randomisation"
+    other_maps = "maps of the model with shuffled weights"
     title = "Parameter randomisation"
     paper = SANITY_PAPER
     bounds = (-1.0, 1.0)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from attrlib.deletion import replacement
+from attrlib.deletion import Deletion
 
 
 def delete_patches(images: Tensor, grid: int, baseline: str, generator: torch.Generator, probability: float = 0.5) -> Tensor:
@@ -22,5 +22,5 @@ def delete_patches(images: Tensor, grid: int, baseline: str, generator: torch.Ge
     rows = torch.arange(height) * grid // height
     columns = torch.arange(width) * grid // width
     where = (rows[:, None] * grid + columns)[None] == chosen[:, None, None]
-    mask = (where & deleted[:, None, None])[:, None].to(images.device)
-    return torch.where(mask, replacement(baseline, images, lambda: torch.rand(images.shape, generator=generator)), images)
+    mask = (where & deleted[:, None, None])[:, None]
+    return Deletion(baseline, images, lambda sample: sample(images.shape, generator=generator))(mask)

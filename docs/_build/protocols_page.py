@@ -51,6 +51,32 @@ $\\rho_i$
 $m$
 :   The pixels of the object.
 
+## Baselines
+
+What replaces deleted pixels, in normalised space. `linear`, `border` and `inpainting` are imputed from the pixels that remain, for each mask anew.
+
+`zeros`
+:   The mean colour of the training data.
+
+`random`
+:   Uniform noise in $[-1, 1]$, drawn from the seed for each image.
+
+`blur`
+:   The image blurred with a 51 × 51 Gaussian of sigma 58.
+
+`mean`
+:   The mean colour of the image.
+
+`linear`
+:   ROAD's noisy linear imputation ([Rong et al. 2022](https://arxiv.org/abs/2202.00449)): each pixel is the weighted mean of its neighbours, with noise of
+    standard deviation 0.01.
+
+`border`
+:   The mean colour of the pixels that touch the deleted region.
+
+`inpainting`
+:   Biharmonic inpainting by scikit-image.
+
 """
 
 
@@ -122,7 +148,7 @@ def number(value: float) -> str:
 
 def seeded_if(cls: type[Protocol]) -> str:
     """Return whether a parameter makes a protocol depend on the seed."""
-    return "from the seed, with `baseline=random`" if isinstance(getattr(cls, "seeded", False), property) else "none"
+    return "from the seed, with `baseline=random` or `linear`" if isinstance(getattr(cls, "seeded", False), property) else "none"
 
 
 def cost(default: Protocol) -> str:

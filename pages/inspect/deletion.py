@@ -10,7 +10,7 @@ from attrlib.engine.jobs import State
 from attrlib.figures.deletion import curve_svg, draw_deleted
 from attrlib.figures.overlay import draw
 from attrlib.figures.panel import limits
-from attrlib.protocols.deletion import ORDERS
+from attrlib.protocols.incremental import ORDERS
 from attrlib.specs import ViewSpec
 from pages.inspect.patches import choose_baseline, choose_grid
 from pages.inspect.pick import of_class, pick, switch

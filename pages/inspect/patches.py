@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from attrlib.deletion import BASELINES
+from attrlib.deletion import FIXED_BASELINES
 from attrlib.diagnostics.single_deletion import CellScore, cell_score
 from attrlib.engine.jobs import State
 from attrlib.figures.cells import cell_scatter, draw_cells, magnitude
@@ -60,9 +60,9 @@ def choose_grid(ready: Ready, key: str, singles: str | None = None) -> int:
 
 def choose_baseline(key: str) -> str:
     """Return the chosen baseline, which replaces deleted pixels."""
-    keep(key, BASELINES, BASELINES[0])
-    hint = "Replacement of deleted pixels. zeros: the mean colour; random: noise; blur: the blurred photo."
-    return st.selectbox("Baseline", BASELINES, key=key, persist_state="session", width=130, help=hint)
+    keep(key, FIXED_BASELINES, FIXED_BASELINES[0])
+    hint = "Replacement of deleted pixels. zeros: the mean colour of the training data; random: noise; blur: the blurred photo; mean: the mean colour of the photo."
+    return st.selectbox("Baseline", FIXED_BASELINES, key=key, persist_state="session", width=130, help=hint)
 
 
 def _pictures(ready: Ready, score: CellScore, view: ViewSpec, output: str) -> None:

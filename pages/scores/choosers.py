@@ -7,7 +7,7 @@ import streamlit as st
 from attrlib.methods import METHODS, Preset, named_methods
 from attrlib.protocols import PROTOCOLS
 from attrlib.specs import RunSpec, options_of
-from pages.scores import choice
+from pages.scores import choice, uploads
 from pages.shared import forms, model_choosers, pickers, presets, selection, targets
 from pages.shared.widget_values import chooser, widget
 
@@ -69,6 +69,7 @@ def _several(
     with st.container(horizontal=True, gap="small"):
         if label == "Methods":
             presets.choose("scores", _take)
+            uploads.choose()
         with st.popover("Parameters", icon=":material/tune:", width="stretch"):
             if label == "Methods":
                 st.selectbox(

@@ -8,8 +8,9 @@ import streamlit as st
 
 from attrlib import models
 from attrlib.data.datasets import NAMED, SOURCES, Dataset, FileDataset, load_dataset
+from attrlib.data.maps import is_kept
 from attrlib.data.pictures import is_named
-from attrlib.errors import DataError, ModelError, TargetError
+from attrlib.errors import DataError, MethodError, ModelError, TargetError
 from attrlib.models.added import added, weights_of
 from attrlib.models.added import folder as folder_of_added
 from attrlib.models.cards import Card, card_of, files_of
@@ -18,7 +19,9 @@ from attrlib.models.folders.folder import is_folder_name, is_path_of_folder, loc
 from attrlib.models.folders.prompts import prompts_file
 from attrlib.models.names import RANDOM
 from attrlib.registry import params_of
-from attrlib.specs import ModelSpec, TargetSpec
+from attrlib.specs import MethodSpec, ModelSpec, TargetSpec
+from attrlib.specs.maps import map_files
+from attrlib.store import open_store
 from attrlib.targets import TARGETS
 
 VARIABLE = "ATTRLIB_DATA_ROOTS"
@@ -57,6 +60,22 @@ def check_target(target: TargetSpec) -> None:
         picture = str(target.values.get(param.name, ""))
         if param.names == "picture" and picture and not (is_named(picture) or readable(picture)):
             raise TargetError(f"{picture[:120]!r} is neither a sample or a bird nor in a folder that this app may read; {_ADVICE}")
+
+
+def check_maps(method: MethodSpec) -> MethodSpec:
+    """Return the method if it reads no maps, or maps that were uploaded or that the app may read.
+
+    Raises `MethodError` otherwise, with the same message whether the file exists or not.
+    """
+    for path in map_files([method]):
+        if not (is_kept(path, open_store().folder) or (readable(path) and _holds_no_links(path))):
+            raise MethodError(f"the maps {path[:120]!r} are not in a folder that this app may read; {_ADVICE}")
+    return method
+
+
+def _holds_no_links(path: str) -> bool:
+    """Return whether no file in a folder is a symbolic link, which may lead anywhere."""
+    return not any(os.path.islink(os.path.join(folder, name)) for folder, folders, files in os.walk(path) for name in (*folders, *files))
 
 
 def upload_limit() -> int:

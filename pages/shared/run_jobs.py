@@ -19,6 +19,7 @@ from attrlib.errors import AttrlibError
 from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.progress import NewsProgress
 from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest
+from attrlib.specs.maps import map_files
 from attrlib.statistics import Difference
 from attrlib.store import Run, open_store
 from pages.shared import jobs
@@ -99,7 +100,7 @@ def start(spec: RunSpec) -> Job:
 
 
 def _key(spec: RunSpec) -> str:
-    return digest("run", spec, jobs.stamp(spec.model))
+    return digest("run", spec, jobs.stamp(spec.model), [_folder_stamp(path) for path in map_files(spec.methods)])
 
 
 def _run(spec: RunSpec, plan: Plan | None, on_progress: NewsProgress) -> Finished:

@@ -9,7 +9,8 @@ from attrlib.methods import METHODS, named_methods, read_methods, resolve
 from attrlib.models import NAMED
 from attrlib.registry import Value
 from attrlib.specs import MethodSpec, ModelSpec, TargetSpec
-from pages.shared.roots import check_target, parse_model
+from attrlib.specs.maps import are_maps, maps_spec, path_of
+from pages.shared.roots import check_maps, check_target, parse_model
 
 DEFAULT_LAYER = "method's default"
 ALL_LAYERS = "Input, Middle, Final"
@@ -61,6 +62,9 @@ def as_widgets(methods: Sequence[MethodSpec]) -> Widgets:
     entries: list[str] = []
     params: dict[str, dict[str, Value]] = {}
     for method, default in zip(resolved, default_layers, strict=True):
+        if are_maps(method):
+            entries.append(str(maps_spec(path_of(method))))
+            continue
         fits = method.layer == (default if layer == DEFAULT_LAYER else layer) and method.target == target
         plain = fits and method.name not in entries
         entries.append(method.name if plain else str(method) if fits else named.get(method, str(method)))
@@ -91,7 +95,11 @@ def chosen_methods(
             )
             for spec in specs:
                 check_target(spec.target)
-            methods += [resolve(replace(m, layer=m.layer or name)) for m in specs for name in layers]
+                check_maps(spec)
+            # Maps made elsewhere have neither the common layer nor the common target.
+            methods += [
+                resolve(maps_spec(path_of(m)) if are_maps(m) else replace(m, layer=m.layer or name)) for m in specs for name in layers
+            ]
         except AttrlibError as error:
             problems.append(str(error))
     return list(dict.fromkeys(methods)), list(dict.fromkeys(problems))

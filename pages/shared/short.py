@@ -7,11 +7,15 @@ from attrlib.methods import resolve as resolve_method
 from attrlib.protocols import resolve as resolve_protocol
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
 from attrlib.targets import short as short_target
+from pages.shared.roots import check_maps
 
 
 def short_method(spec: MethodSpec) -> MethodSpec:
-    """Return the method without its default layer and default parameters. Raises `AttrlibError` if it is invalid."""
-    resolved, default = resolve_method(spec), resolve_method(MethodSpec(spec.name))
+    """Return the method without its default layer and default parameters.
+
+    Raises `AttrlibError` if it is invalid, or reads maps that the app may not read.
+    """
+    resolved, default = resolve_method(check_maps(spec)), resolve_method(MethodSpec(spec.name))
     layer = "" if resolved.layer == METHODS[resolved.name].default_layer else resolved.layer
     params = tuple(pair for pair in resolved.params if pair not in default.params)
     return MethodSpec(resolved.name, layer, params, short_target(resolved.target))

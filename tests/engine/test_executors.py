@@ -36,6 +36,11 @@ FEW = {
     "infidelity": "samples=2",
     "sensitivity": "samples=2",
     "ids": "steps=3",
+    "srg": "steps=3",
+    "deletion": "steps=3",
+    "insertion": "steps=3",
+    "irof": "steps=3",
+    "saco": "groups=3",
     **dict.fromkeys(("gridpg", "difull", "dipart"), "confidence=0.5"),
 }
 METHODS = "IxG,SmoothGrad:samples=2,Grad-CAM@Final,Random"

@@ -1,4 +1,4 @@
-"""Pointing game, mass and rank accuracy on maps and masks made by hand, and against NumPy."""
+"""Pointing games, mass and rank accuracy on maps and masks made by hand, and against NumPy."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from attrlib.models.layers import Layout
 from attrlib.protocols import Batch, EvalBatch, EvalContext, Explain, ExplanationRequest, create, list_protocols
 from attrlib.specs import ProtocolSpec
 
-NAMES = ("pointing", "mass", "rank")
+NAMES = ("pointing", "mass", "rank", "energy")
 SIZE = (8, 12)
 NAN, INF = math.nan, math.inf
 
@@ -58,14 +58,14 @@ def mask_of(rows: Sequence[str]) -> Tensor:
 MAP = by_hand([[1, 2, 3], [-4, 5, 0], [0, 5, -6]])
 CASES = [
     # The largest value, 5, occurs twice; the positive values sum to 16.
-    (["...", ".#.", "..."], {"pointing": 1 / 2, "mass": 5 / 16, "rank": 1 / 2}),
-    (["...", ".#.", ".#."], {"pointing": 1, "mass": 10 / 16, "rank": 1}),
-    (["..#", "...", ".#."], {"pointing": 1 / 2, "mass": 8 / 16, "rank": 1 / 2}),
-    (["###", "...", "..."], {"pointing": 0, "mass": 6 / 16, "rank": 1 / 3}),
-    (["...", "#..", "..#"], {"pointing": 0, "mass": 0, "rank": 0}),
-    (["###", "###", "###"], {"pointing": 1, "mass": 1, "rank": 1}),
+    (["...", ".#.", "..."], {"pointing": 1 / 2, "mass": 5 / 16, "rank": 1 / 2, "energy": 5 / 16}),
+    (["...", ".#.", ".#."], {"pointing": 1, "mass": 10 / 16, "rank": 1, "energy": 10 / 16}),
+    (["..#", "...", ".#."], {"pointing": 1 / 2, "mass": 8 / 16, "rank": 1 / 2, "energy": 15 / 16}),
+    (["###", "...", "..."], {"pointing": 0, "mass": 6 / 16, "rank": 1 / 3, "energy": 6 / 16}),
+    (["...", "#..", "..#"], {"pointing": 0, "mass": 0, "rank": 0, "energy": 10 / 16}),
+    (["###", "###", "###"], {"pointing": 1, "mass": 1, "rank": 1, "energy": 1}),
     # The six largest: 5, 5, 3, 2, 1 and one of two zeros, of which one lies on the object: 3, 2, 1 and half a zero.
-    (["###", "#.#", "..#"], {"pointing": 0, "mass": 6 / 16, "rank": 3.5 / 6}),
+    (["###", "#.#", "..#"], {"pointing": 0, "mass": 6 / 16, "rank": 3.5 / 6, "energy": 1}),
 ]
 
 
@@ -87,6 +87,10 @@ def test_values_match_numpy(model: attrlib.Classifier, levels: int, seed: int) -
         peaks = np.argwhere(values == values.max())
         expected["pointing"].append(np.mean([mask[tuple(p)] for p in peaks]))
         expected["mass"].append(values[mask & (values > 0)].sum() / values[values > 0].sum())
+        top, left = np.argwhere(mask).min(0)
+        bottom, right = np.argwhere(mask).max(0)
+        inside = sum(max(values[y, x], 0) for y in range(top, bottom + 1) for x in range(left, right + 1))
+        expected["energy"].append(inside / values[values > 0].sum())
         # The expected share over all ways to break ties: each of the equal values is equally likely to be among the K.
         count, chances = mask.sum(), np.zeros(SIZE)
         for place in np.ndindex(SIZE):
@@ -99,7 +103,7 @@ def test_values_match_numpy(model: attrlib.Classifier, levels: int, seed: int) -
         assert all(0 <= value <= 1 for value in found)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["pointing", "mass", "rank"])
 def test_a_constant_map_scores_the_share_of_the_image_that_the_object_covers(model: attrlib.Classifier, name: str) -> None:
     masks = pictures(3, *SIZE)[:, 0] > 0.4
     found = scores(model, name, torch.full((3, 1, *SIZE), 0.3), masks)
@@ -132,10 +136,10 @@ def test_only_images_without_an_object_or_a_finite_map_are_undefined(model: attr
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
-def test_without_a_positive_value_only_the_mass_is_undefined(model: attrlib.Classifier, value: float) -> None:
+def test_without_a_positive_value_only_mass_and_energy_are_undefined(model: attrlib.Classifier, value: float) -> None:
     maps, masks = torch.full((1, 1, *SIZE), value), torch.zeros(1, *SIZE, dtype=torch.bool)
     masks[:, :4] = True
-    assert math.isnan(scores(model, "mass", maps, masks)[0])
+    assert np.isnan([scores(model, name, maps, masks)[0] for name in ("mass", "energy")]).all()
     assert scores(model, "pointing", maps, masks) == scores(model, "rank", maps, masks) == [0.5]
 
 
@@ -146,13 +150,14 @@ def test_a_low_resolution_map_is_resized_and_pixels_of_one_token_tie(model: attr
     masks = torch.zeros(1, *SIZE, dtype=torch.bool)
     masks[:, 2:4, 4:8] = True
     if kind == "tokens":
-        expected = {"pointing": 1 / 2, "mass": 2 * 8 / (3 * 16), "rank": 1 / 2}
+        expected = {"pointing": 1 / 2, "mass": 2 * 8 / (3 * 16), "energy": 2 * 8 / (3 * 16), "rank": 1 / 2}
     else:
         # Between the centres of the two rows, at 1.5 and 5.5, it falls from 2 to 1, and at the border it stays.
         rows = np.interp(np.arange(8), [1.5, 5.5], [2, 1])
         columns = np.interp(np.arange(12), [1.5, 5.5, 9.5], [0, 1, 0])
         large = np.outer(rows, columns)
-        expected = {"pointing": 0, "mass": large[2:4, 4:8].sum() / large.sum(), "rank": 1 / 2}
+        share = large[2:4, 4:8].sum() / large.sum()
+        expected = {"pointing": 0, "mass": share, "energy": share, "rank": 1 / 2}
     for name, value in expected.items():
         assert scores(model, name, small, masks, kind) == pytest.approx([value], abs=1e-6)
 

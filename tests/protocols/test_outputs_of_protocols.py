@@ -24,6 +24,10 @@ from attrlib.store import Record
 SIZE, ITEMS = 32, 4
 SMALL = {
     "ids": "ids:steps=5",
+    "srg": "srg:steps=5",
+    "deletion": "deletion:steps=4",
+    "insertion": "insertion:steps=4",
+    "irof": "irof:segments=12:steps=4",
     "infidelity": "infidelity:samples=3:noise=0.5",
     "sensitivity": "sensitivity:samples=2",
     "robustness": "robustness:tolerance=1",
@@ -32,7 +36,21 @@ SMALL = {
 SPECS = [*(SMALL.get(name, name) for name in PROTOCOLS), "sds:output=probability", "parts:output=probability", "sds:target=prediction"]
 METHODS_USED = ("IxG", "Grad-CAM", "RISE:samples=8", "Random")
 KINDS = ("sigmoid", "binary", "scalar", "probabilities")
-PROBABILITY = {"ids:steps=5", "robustness:tolerance=1", "gridpg", "difull", "dipart", "sds:output=probability", "parts:output=probability"}
+PROBABILITY = {
+    "ids:steps=5",
+    "srg:steps=5",
+    "deletion:steps=4",
+    "insertion:steps=4",
+    "irof:segments=12:steps=4",
+    "saco",
+    "roms",
+    "robustness:tolerance=1",
+    "gridpg",
+    "difull",
+    "dipart",
+    "sds:output=probability",
+    "parts:output=probability",
+}
 """Protocols that read a probability, or classes."""
 
 

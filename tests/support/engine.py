@@ -13,4 +13,4 @@ def evaluate_items(
     evaluator: Evaluator, protocol: Protocol, method: MethodSpec, items: Sequence[EvalItem], batch: Batch
 ) -> dict[str, Record]:
     """Return the record of each item, as computed in a work unit."""
-    return evaluator.evaluate(protocol, items, batch, evaluator.explainer(method))
+    return evaluator.evaluate(protocol, items, batch, evaluator.explainer(method), method)
