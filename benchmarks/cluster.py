@@ -34,7 +34,7 @@ from attrlib.engine.run import Event, ExecutorFactory, local, run
 from attrlib.engine.work import Heartbeat, UnitResult, WorkUnit
 from attrlib.methods import read_methods
 from attrlib.specs import LOGIT, ModelSpec, RunSpec, TargetSpec, parse_methods, parse_protocols
-from attrlib.store import Record, Store
+from attrlib.store import Claims, Record, Store
 from benchmarks import records
 from benchmarks.memory import peak
 from benchmarks.simulation import Costs, made_up_units, passes_of, records_of, shares, simulate
@@ -152,12 +152,11 @@ class MadeUp:
 
 
 class Unshared(Store):
-    """A store without claims: made-up results take no time, so that ever more units would be claimed at once, where real ones take two
-    minutes at most."""
+    """A store without claims. Made-up results take no time, so that ever more units would be claimed at once; real ones, two minutes' worth."""
 
-    def claims(self) -> None:
-        """Return that no other process uses the store."""
-        return None
+    def claims(self) -> Claims:
+        """Return None, as no other process uses the store."""
+        return None  # type: ignore[return-value]
 
 
 def driver_memory(count: int) -> None:
