@@ -34,6 +34,13 @@ def test_every_registered_name_has_facts_and_none_is_left_over(kind: str) -> Non
     assert sorted(facts(kind)) == sorted(NAMES[kind]), f"docs/_build/{kind}.toml: add what is missing, take out what is gone"
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_first_pages_count_all_methods_and_protocols(page: str) -> None:
+    words = (ROOT / page).read_text()
+    assert re.search(rf"\*\*(Methods|Explain)\*\*: {len(OURS)}\b", words)
+    assert re.search(rf"\*\*(Protocols|Judge)\*\*: {len(PROTOCOLS)}\b", words)
+
+
 @pytest.mark.parametrize("kind", NAMES)
 def test_the_facts_have_all_fields_and_only_these(kind: str) -> None:
     for name, fact in facts(kind).items():
