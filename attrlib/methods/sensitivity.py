@@ -47,7 +47,7 @@ class HSIC(Method):
 
     name, family, paper = "HSIC", "perturbation", HSIC_PAPER
     signed, seeded = False, True
-    samples: int = param(500, "Number of random masks n", low=2, high=5000)
+    samples: int = param(500, "Number of random masks n", low=2, high=2000)
     cells: int = param(8, "Cells per side of a mask's grid", low=1, high=64)
     p: float = param(0.5, "Share of cells that stay visible", low=0.01, high=0.99)
     masks: str = param("cells", "Masks of the paper, or those of RISE", choices=("cells", "rise"))
