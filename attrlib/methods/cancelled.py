@@ -96,6 +96,5 @@ def _sums(model: Classifier, layer: Layer) -> tuple[bool, bool]:
             gradient = torch.autograd.grad(logits, leaf, mixture, allow_unused=True)[0] if logits.requires_grad else None
     if gradient is None:
         return False, False
-    sums = (cancels(layer.layout.spatial(values), LIMIT) for values in (gradient, gradient * leaf.detach()))
-    first, second = (bool(zero[0]) for zero in sums)
-    return first, second
+    product = gradient * leaf.detach()
+    return bool(cancels(layer.layout.spatial(gradient), LIMIT)), bool(cancels(layer.layout.spatial(product), LIMIT))

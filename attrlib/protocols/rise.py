@@ -1,5 +1,6 @@
 """Insertion and deletion AUC as RISE defines them: areas under curves from no pixel to all, by the trapezoidal rule."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
@@ -55,9 +56,9 @@ class CurveArea(Protocol):
     def cost(self) -> Cost:
         return Cost(forwards=self.steps + 1)
 
+    @abstractmethod
     def ends(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images at the begin and at the end of the curve."""
-        raise NotImplementedError
 
     def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
         images, maps = inputs.batch.images, inputs.maps()
