@@ -16,6 +16,7 @@ import torch
 from support import method_nets
 from support.engine import evaluate_items
 from support.method_nets import Linear, Rectified, made, pictures
+from support.recorded import Recorded
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
@@ -62,19 +63,6 @@ def evaluate(
 
 def values(outcomes: Sequence[Outcome]) -> np.ndarray:
     return np.array([outcome.value for outcome in outcomes])
-
-
-class Recorded(nn.Module):
-    """A network that records its inputs."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.seen: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach().clone())
-        return self.net(x)
 
 
 def steep() -> nn.Module:

@@ -14,6 +14,7 @@ import scipy.stats
 import torch
 from support.engine import evaluate_items
 from support.method_nets import Linear, Rectified, made, pictures
+from support.recorded import Recorded
 from torch import Tensor, nn
 
 from attrlib.engine.cache import InMemoryCache
@@ -31,19 +32,6 @@ Model = attrlib.Classifier
 SIZE = (12, 20)
 TARGETS = (2, 0, 4)
 IDS = ("a", "b", "c")
-
-
-class Recorded(nn.Module):
-    """A network that records its inputs."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.seen: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach().clone())
-        return self.net(x)
 
 
 def recorded(net: nn.Module) -> Model:

@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 import torch
 from support.method_nets import Linear, Rectified, made, pictures
-from torch import Tensor, nn
+from support.recorded import Recorded
+from torch import Tensor
 
 from attrlib.engine.cache import InMemoryCache
 from attrlib.engine.evaluator import Evaluator
@@ -26,19 +27,6 @@ SIZE = (13, 20)
 TARGETS = (2, 0, 4)
 IDS = ("a", "b", "c")
 NAMES = ("faithfulness", "mufidelity", "sensitivity-n")
-
-
-class Recorded(nn.Module):
-    """A network that records its inputs."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.seen: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach().clone())
-        return self.net(x)
 
 
 def given(maps: Tensor) -> Explain:
