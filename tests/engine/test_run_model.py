@@ -73,7 +73,7 @@ import psutil
 from attrlib.store import Store
 from support.runs import classifier, compare, pictures
 
-folder, side, process = Path(sys.argv[1]), 96, psutil.Process()
+folder, side, process = Path(sys.argv[1]), 128, psutil.Process()
 model = classifier(size=side)
 few, many = pictures(folder / "few", 13, side=side), pictures(folder / "many", 103, side=side)
 for name, data, limit in (("warm", few, 64), ("few", few, 64), ("many", many, 512)):
@@ -88,14 +88,14 @@ for name, data, limit in (("warm", few, 64), ("few", few, 64), ("many", many, 51
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
-    """An image takes 110 kB, a map 37 kB: 448 more of either would be seen. In a process of its own, whose heap nothing else has used."""
+    """An image takes 197 kB, a map 66 kB: 448 more of either would be seen. In a process of its own, whose heap nothing else has used."""
     tests = Path(__file__).parents[1]
     variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path)], env=variables, capture_output=True, text=True, check=True, timeout=LIMIT
     )
     _, few, many = map(int, done.stdout.split())
-    assert many - few < 9 * 2**20
+    assert many - few < 20 * 2**20  # the allocator's noise was 11 MiB at the most
 
 
 def test_looking_through_the_images_can_be_cancelled(model: attrlib.Classifier, data: Path, store: Store) -> None:

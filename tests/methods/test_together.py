@@ -25,6 +25,7 @@ from attrlib.specs import MethodSpec
 RISE = MethodSpec.parse("RISE:samples=8:cells=3:p=0.5")
 LAYERS = ("Input", "Middle", "Final")
 TARGETS = (1, 0, 2, 1)
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="no bfloat16 here")
 
 
 SPECS = [small(method, layer) for method, layer in product(METHODS, ("Input", "Middle"))]
@@ -160,7 +161,7 @@ def test_shared_seconds_count_in_full_for_each_that_uses_them() -> None:
         assert context.shared_seconds == 5
 
 
-@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="no bfloat16 here")
+@needs_bfloat16
 def test_exact_computations_between_the_chunks_of_fast_ones_are_exact() -> None:
     model, images = tiny(), pictures(2, 16)
     expected = [
@@ -201,6 +202,7 @@ def test_a_model_that_autograd_cannot_differentiate_is_refused_with_advice() -> 
     assert attribute(model, resolve(MethodSpec("RISE", "", (("samples", 4),))), images, [0, 1]).maps.isfinite().all()
 
 
+@needs_bfloat16
 def test_the_precision_is_reduced_once(monkeypatch):
     entered: list[int] = []
 
@@ -215,6 +217,7 @@ def test_the_precision_is_reduced_once(monkeypatch):
     assert len(entered) == 1
 
 
+@needs_bfloat16
 def test_the_precision_stays_reduced_after_the_head_in_a_context_inside_another():
     module, device = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), torch.device("cpu")
     with reduced(module, device), reduced(module, device):
