@@ -4,10 +4,10 @@ import operator
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -46,6 +46,16 @@ class Item:
     bands: Bands | None = None
 
 
+class Scene(Protocol):
+    """A picture that can be drawn again without any of its parts and of the objects of its background, everything else unchanged."""
+
+    def render(self, without: Collection[str] = ()) -> np.ndarray:
+        """Return the picture, uint8 (H,W,3), without some parts and objects."""
+
+    def object_masks(self) -> Mapping[str, np.ndarray]:
+        """Return a boolean mask (H,W) of the visible pixels of each of the data set's `objects`; empty where there are none."""
+
+
 class Dataset(Sequence[Item], ABC):
     """Base class of data sets: pictures in a fixed order, each opened only when it is accessed.
 
@@ -56,6 +66,8 @@ class Dataset(Sequence[Item], ABC):
         class_names: Names of the classes; labels are indices into it.
         has_masks: Whether items have masks.
         parts: Parts that every picture can be rendered without.
+        objects: Objects that the background of a picture may have, and that it can be drawn without.
+        class_parts: The variant of each of `parts` for every class; empty unless pictures are scenes, see `scene`.
         multi_label: Whether a picture may have several labels.
         notes: What was assumed when the data set was loaded, and what was left out.
         reopens: Whether `load_dataset(name)` returns the same data set in another process.
@@ -69,11 +81,14 @@ class Dataset(Sequence[Item], ABC):
     reopens: bool = False
     parts: tuple[str, ...] = ()
     """Parts that every picture can be rendered without. If there are any, the items' masks have these names."""
+    objects: tuple[str, ...] = ()
+    class_parts: tuple[tuple[int, ...], ...] = ()
 
     @property
     def offers(self) -> tuple[str, ...]:
-        """Return what the data set provides besides pictures and labels, as protocols require it: `masks`, `parts`."""
-        return tuple(name for name, has in (("masks", self.has_masks), ("parts", bool(self.parts))) if has)
+        """Return what the data set provides besides pictures and labels, as protocols require it: `masks`, `parts`, `scenes`."""
+        offered = (("masks", self.has_masks), ("parts", bool(self.parts)), ("scenes", bool(self.class_parts)))
+        return tuple(name for name, has in offered if has)
 
     def without(self, index: int, part: str) -> Image.Image:
         """Return a picture without one of its parts, everything else unchanged.
@@ -86,6 +101,14 @@ class Dataset(Sequence[Item], ABC):
             DataError: If the data set does not have that part.
         """
         raise DataError(f"the pictures of {self.name} have no version without {part!r}")
+
+    def scene(self, index: int) -> Scene:
+        """Return the scene of a picture, which draws it without several parts, or without objects of the background.
+
+        Raises:
+            DataError: If the pictures are not scenes.
+        """
+        raise DataError(f"the pictures of {self.name} are not scenes that can be drawn again")
 
     @abstractmethod
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ import psutil
 import torch
 from PIL import Image
 
-from attrlib.data.datasets import Dataset, Item
+from attrlib.data.datasets import Dataset, Item, Scene
 from attrlib.specs import whole
 
 
@@ -25,6 +25,7 @@ class Subset(Dataset):
     def __init__(self, data: Dataset, indices: Sequence[int], name: str = ""):
         self.name, self.class_names = name or data.name, data.class_names
         self.has_masks, self.parts, self.multi_label, self.notes = data.has_masks, data.parts, data.multi_label, data.notes
+        self.objects, self.class_parts = data.objects, data.class_parts
         self._data, self._indices = data, tuple(indices)
 
     def __len__(self) -> int:
@@ -35,6 +36,9 @@ class Subset(Dataset):
 
     def without(self, index: int, part: str) -> Image.Image:
         return self._data.without(self._indices[operator.index(index)], part)
+
+    def scene(self, index: int) -> Scene:
+        return self._data.scene(self._indices[operator.index(index)])
 
     def label(self, index: int) -> int | None:
         return self._data.label(self._indices[operator.index(index)])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from attrlib.data.datasets import Dataset
-from attrlib.data.labels import check_way
+from attrlib.data.labels import check_way, match_classes
 from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.foreign import check_protocol, resolved
 from attrlib.errors import AttrlibError, ProtocolError, SpecError
@@ -121,7 +121,7 @@ def find_evaluations(spec: RunSpec, data: Dataset, evaluator: Evaluator) -> tupl
     for protocol_spec, protocol in protocols.items():
         for method_spec, method in methods.items():
             try:
-                _check_defined(protocol, method, data, evaluator.model)
+                _check_defined(protocol, method, data, evaluator.model, spec.classes)
                 key_fields = evaluator.keys.score(protocol, method)
             except AttrlibError as error:
                 refused.append(Refusal(protocol_spec, method_spec, str(error)))
@@ -147,8 +147,14 @@ def _check(spec: RunSpec) -> None:
     check_way(spec.classes)
 
 
-def _check_defined(protocol: Protocol, method: MethodSpec, data: Dataset, model: Classifier) -> None:
+def _check_defined(protocol: Protocol, method: MethodSpec, data: Dataset, model: Classifier, classes: str) -> None:
     protocol.check(model, data.offers)
+    names = (data.class_names, model.class_names)
+    if "scenes" in protocol.needs and match_classes(*names, classes) != match_classes(*names):
+        raise ProtocolError(
+            f"{protocol.name} compares classes by their parts, for which they are matched automatically; leave out classes={classes}, or name "
+            "the model's classes as those of the data"
+        )
     if are_maps(method):
         check_protocol(protocol)
         return

@@ -184,7 +184,8 @@ class Evaluator:
                 return self.cache.rounded(_result_or_raise(maps).maps)[:, 0].unflatten(0, request.targets.shape), layer
             keys = self._map_keys(method, request)
             cached = self.cache.maps(list(dict.fromkeys(keys)))
-            missing = [k for k, key in enumerate(keys) if key not in cached]
+            # A class may be asked for twice, as the label and the prediction of an image.
+            missing = sorted({key: k for k, key in reversed(list(enumerate(keys))) if key not in cached}.values())
             if missing:
                 cached = cached | self._compute_together(method, together, request, missing)
             return _stacked(cached, keys, request), layer

@@ -4,14 +4,16 @@ import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 
-from attrlib.data.datasets import Dataset, Item
+from attrlib.data.datasets import Dataset, Item, Scene
+from attrlib.data.labels import match_classes
 from attrlib.engine.items import Chunk
-from attrlib.errors import ImageError
+from attrlib.errors import DataError, ImageError
 from attrlib.models import Classifier
 from attrlib.models.cells import stitch
 from attrlib.protocols import Batch
@@ -29,7 +31,7 @@ class Loader:
         model: The classifier, whose preprocessing and device are used.
         data: The data set.
         needs: What the protocols need besides images and labels (see `Protocol.needs`): with `parts`, batches contain the masks of
-            the parts and the images without each part.
+            the parts and the images without each part; with `scenes`, those of the objects of the background and the scenes.
 
     Attributes:
         unreadable: Why each item, by its id, could not be read; such items are left out.
@@ -37,7 +39,8 @@ class Loader:
 
     def __init__(self, model: Classifier, data: Dataset, needs: Collection[str] = ()):
         self.unreadable: dict[str, str] = {}
-        self._model, self._data, self._with_parts = model, data, "parts" in needs
+        self._model, self._data, self._with_parts, self._with_scenes = model, data, "parts" in needs, "scenes" in needs
+        self._class_parts = _class_parts(model, data) if self._with_parts else None
         self._pool: ThreadPoolExecutor | None = None
         self._loading: dict[Chunk, Future[Loaded]] = {}
         self._queue: list[Chunk] = []
@@ -97,7 +100,7 @@ class Loader:
 
         No torch operation runs here: in another thread, torch would start a second thread pool on the same cores.
         """
-        readable, images, masks, parts, without = [], [], [], [], []
+        readable, images, masks, parts, without, objects, redraw = [], [], [], [], [], [], []
         for item in chunk:
             try:
                 pictures = [self._data[index] for index in item.images]
@@ -118,22 +121,53 @@ class Loader:
             if other_images is not None:
                 parts.append(np.stack([self._mask(pictures[0], name) for name in self._data.parts]))
                 without.append(other_images)
+            if self._with_scenes and len(pictures) == 1:
+                scene = self._data.scene(item.images[0])
+                shown = scene.object_masks()
+                objects.append(np.stack([self._resized(shown[name], pictures[0]) for name in self._data.objects]))
+                redraw.append(partial(self._redraw, scene))
         if not readable:
             return (), None
         labels = torch.tensor([item.labels for item in readable])
         labels = labels[:, 0] if labels.shape[1] == 1 else labels
-        stacked = (torch.from_numpy(np.stack(arrays)) if arrays else None for arrays in (masks, parts, without))
-        return tuple(readable), Batch(tuple(item.id for item in readable), torch.from_numpy(np.stack(images)), labels, *stacked)
+        with_masks, with_parts, with_removals, with_objects = (
+            torch.from_numpy(np.stack(arrays)) if arrays else None for arrays in (masks, parts, without, objects)
+        )
+        return tuple(readable), Batch(
+            tuple(item.id for item in readable), torch.from_numpy(np.stack(images)), labels, with_masks, with_parts, with_removals,
+            self._class_parts, with_objects, tuple(redraw) or None,
+        )  # fmt: skip
 
     def _preprocess(self, pictures: Iterable[Item | Image.Image]) -> np.ndarray:
         return np.stack([self._model.preprocess(picture).numpy() for picture in pictures])
 
     def _mask(self, item: Item, name: str) -> np.ndarray:
-        return self._model.preprocessing.mask(item.masks[name], item.image.size).numpy()
+        return self._resized(item.masks[name], item)
+
+    def _resized(self, mask: np.ndarray, item: Item) -> np.ndarray:
+        return self._model.preprocessing.mask(mask, item.image.size).numpy()
+
+    def _redraw(self, scene: Scene, without: Collection[int]) -> torch.Tensor:
+        names = (*self._data.parts, *self._data.objects)
+        return self._model.preprocess(Image.fromarray(scene.render([names[k] for k in without])))
+
+
+def _class_parts(model: Classifier, data: Dataset) -> dict[int, tuple[int, ...]] | None:
+    """Return the variant of each part by the model's class; None if the data set does not know them, or the model not its classes."""
+    try:
+        return dict(zip(match_classes(data.class_names, model.class_names), data.class_parts, strict=True)) if data.class_parts else None
+    except DataError:
+        return None
 
 
 def take(batch: Batch, rows: Sequence[int]) -> Batch:
     """Return some rows of a batch."""
     chosen = list(rows)
-    optional = (None if values is None else values[chosen] for values in (batch.masks, batch.parts, batch.without))
-    return Batch(tuple(batch.ids[row] for row in chosen), batch.images[chosen], batch.labels[chosen], *optional)
+    masks, parts, without, objects = (
+        None if values is None else values[chosen] for values in (batch.masks, batch.parts, batch.without, batch.objects)
+    )
+    ids, redraw = (tuple(values[row] for row in chosen) for values in (batch.ids, batch.redraw or (None,) * len(batch)))
+    return dataclasses.replace(
+        batch, ids=ids, images=batch.images[chosen], labels=batch.labels[chosen], masks=masks, parts=parts, without=without, objects=objects,
+        redraw=redraw if batch.redraw else None,
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 import attrlib.protocols.concentration
 import attrlib.protocols.deletion
 import attrlib.protocols.faithfulness
+import attrlib.protocols.funnybirds
 import attrlib.protocols.incremental
 import attrlib.protocols.localisation
 import attrlib.protocols.objects

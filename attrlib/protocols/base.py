@@ -137,7 +137,11 @@ class Protocol(ABC):
         """Return one outcome for each item of the batch."""
 
 
-OFFERED = {"masks": "masks of the objects", "parts": "images with single parts of the object removed"}
+OFFERED = {
+    "masks": "masks of the objects",
+    "parts": "images with single parts of the object removed",
+    "scenes": "scenes that can be drawn without any of their parts and background objects",
+}
 """What data sets can provide besides images and labels, and its description in errors."""
 PROTOCOLS: Registry[Protocol] = Registry("protocol", ProtocolError)
 

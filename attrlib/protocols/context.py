@@ -1,7 +1,7 @@
 """The inputs of protocols: items, the model and its maps, and measurements that all methods share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,6 +29,10 @@ class Batch:
         masks: True on the object, (B,H,W); None if the data set has no masks.
         parts: True on each part, (B,P,H,W); None unless the data set has parts and a protocol needs them.
         without: The same scenes without each part, normalised, (B,P,C,H,W); None unless `parts` is given.
+        class_parts: The variant of each part, for the model's class of every class of the data; None unless the data set knows them.
+        objects: True on each object of the background, (B,M,H,W); None unless the pictures are scenes and a protocol needs them.
+        redraw: For each item a function that returns its scene, normalised (C,H,W), without some components: parts by their numbers, and
+            objects by theirs plus P. None unless `objects` is given.
     """
 
     ids: tuple[str, ...]
@@ -37,6 +41,9 @@ class Batch:
     masks: Tensor | None = None
     parts: Tensor | None = None
     without: Tensor | None = None
+    class_parts: Mapping[int, tuple[int, ...]] | None = None
+    objects: Tensor | None = None
+    redraw: tuple[Callable[[Collection[int]], Tensor], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -19,21 +19,43 @@ FEWEST = 3
 """Minimum number of visible parts: with two, the correlation could only be -1 or 1."""
 
 
+FUNNYBIRDS_PAPER = Paper(
+    "Hesse et al. 2023", "FunnyBirds: A Synthetic Vision Dataset for a Part-Based Analysis of Explainable AI Methods",
+    "https://arxiv.org/abs/2308.06248",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
-class OutputsOfRemovals(Measurement):
-    """The target's logit and probability for the image, and for the same scene without each part: (B, 1 + parts) each."""
+class RemovedParts(Measurement):
+    """The logits for the image, and for the same scene without each part: (B, 1 + parts, classes)."""
+
+    targeted = False
 
     def measure(self, context: EvalContext, batch: Batch, targets: Tensor) -> dict[str, Tensor]:
         assert batch.without is not None, "check() refuses data without parts"
         parts = batch.without.shape[1]
-        logits = torch.cat(
-            [context.logits(batch.images)[:, None], context.logits(batch.without.flatten(0, 1)).unflatten(0, (-1, parts))], 1
-        )
-        return outputs_of(context.model, logits, targets)
+        without = context.logits(batch.without.flatten(0, 1)).unflatten(0, (-1, parts))
+        return {"logits": torch.cat([context.logits(batch.images)[:, None], without], 1)}
 
     def forwards(self) -> float:
-        # Exact for the six parts of FunnyBirds, an estimate for other data sets.
+        # Exact for the six parts of the birds, an estimate for other data sets.
         return 7
+
+
+def sums_on(values: Tensor, masks: Tensor) -> Tensor:
+    """Return the sum of a map (H,W) over each of several masks (K,H,W), float64 (K,)."""
+    return torch.stack([values[mask].sum() for mask in masks])
+
+
+def removal_correlation(drops: Tensor, sums: Tensor, shown: Tensor) -> float:
+    """Return the rank correlation of output drops with attributions over the visible parts, NaN where it is undefined.
+
+    Args:
+        drops: Drop of the output without each part, (P,).
+        sums: Attribution of each part, (P,).
+        shown: Whether each part is visible, (P,).
+    """
+    return float(spearman(drops[shown][None], sums[shown][None])) if int(shown.sum()) >= FEWEST else math.nan
 
 
 @PROTOCOLS.register
@@ -48,10 +70,7 @@ class PartRemoval(RankedDrops):
 
     name: ClassVar[str] = "parts"
     title: ClassVar[str] = "Part removal"
-    paper = Paper(
-        "Hesse et al. 2023", "FunnyBirds: A Synthetic Vision Dataset for a Part-Based Analysis of Explainable AI Methods",
-        "https://arxiv.org/abs/2308.06248",
-    )  # fmt: skip
+    paper = FUNNYBIRDS_PAPER
     needs = ("parts",)
     reading = "1: attribution and output drop rank the parts in the same order. 0: no relation."
     output: str = param("logit", "Output whose drop is measured", choices=OUTPUTS)
@@ -61,18 +80,18 @@ class PartRemoval(RankedDrops):
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
-        return (OutputsOfRemovals(),)
+        return (RemovedParts(),)
 
     def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
         assert inputs.batch.parts is not None, "check() refuses data without parts"
-        outputs = inputs.measured[self.measurements[0]][self.output].double()
+        logits = inputs.measured[self.measurements[0]]["logits"]
+        outputs = outputs_of(inputs.context.model, logits, inputs.targets)[self.output]
         drops = outputs[:, :1] - outputs[:, 1:]
         maps = apply_sign(inputs.maps(), self.sign).double()
         masks = inputs.batch.parts.cpu()
         outcomes = []
         for values, parts, fallen in zip(maps[:, 0], masks, drops, strict=True):
             shown = parts.flatten(1).any(1)
-            sums = torch.stack([values[mask].sum() for mask in parts])
-            value = float(spearman(fallen[shown][None], sums[shown][None])) if int(shown.sum()) >= FEWEST else math.nan
-            outcomes.append(Outcome(value, {"sums": sums.tolist(), "shown": shown.double().tolist()}))
+            sums = sums_on(values, parts)
+            outcomes.append(Outcome(removal_correlation(fallen, sums, shown), {"sums": sums.tolist(), "shown": shown.double().tolist()}))
         return outcomes

@@ -13,7 +13,7 @@ from support.waiting import LIMIT
 
 from attrlib.data import birds
 from attrlib.data.birds import CLASS_NAMES, CODE, PARTS, SIZES, Birds, BirdScene, labels, masks, render, scene, scene_id
-from attrlib.data.birds.backdrop import backdrop
+from attrlib.data.birds.backdrop import Backdrop
 from attrlib.data.birds.classes import VARIANTS
 from attrlib.data.birds.looks import LOOKS
 from attrlib.data.birds.pose import COLOUR_JITTER, SHAPE_JITTER, warped
@@ -291,7 +291,7 @@ def test_distractors_have_the_colours_of_parts() -> None:
     feet = np.array([0.4 + 0.7j, 0.6 + 0.7j])
     seen = np.zeros(len(PIGMENTS))
     for seed in range(30):
-        pixels = backdrop(np.random.default_rng(seed), feet, 0.4, 128)
+        pixels = Backdrop(np.random.default_rng(seed), feet, 0.4, 128).paint()
         near = np.abs(pixels - np.array(PIGMENTS)[:, :, None, None]).max(1) < 0.07
         seen += near.sum((1, 2)) > 20
     assert seen.min() >= 12

@@ -297,7 +297,7 @@ def test_it_is_refused_on_data_without_parts_with_the_reason(birds_model: attrli
 def test_birds_and_their_subsets_have_parts_and_pictures_without_each_part() -> None:
     birds = load_dataset("birds")
     few = Subset(birds, (7, 3))
-    assert birds.offers == few.offers == ("masks", "parts")
+    assert birds.offers == few.offers == ("masks", "parts", "scenes")
     assert birds.parts == few.parts == PARTS
     expected = BirdScene("test", 3).render(["wing"])
     assert np.array_equal(np.asarray(few.without(1, "wing")), expected)

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 
 import attrlib  # before torchvision: it declares the operators that torchvision may lack
@@ -19,6 +19,7 @@ from support.engine import evaluate_items
 from support.method_nets import CLASSES, Functional, made, pictures
 from torch import Tensor, nn
 
+from attrlib.data.birds import CODE
 from attrlib.engine.cache import InMemoryCache
 from attrlib.engine.evaluator import Evaluator
 from attrlib.engine.items import EvalItem
@@ -27,6 +28,7 @@ from attrlib.methods import METHODS
 from attrlib.methods import resolve as resolve_method
 from attrlib.models import Layer
 from attrlib.protocols import PROTOCOLS, Batch, EvalBatch, ExplanationRequest, Protocol, create, list_protocols, resolve
+from attrlib.protocols.scenes import VISIBLE_OBJECTS
 from attrlib.registry import Param
 from attrlib.specs import MethodSpec, ProtocolSpec, digest
 from attrlib.store import Record
@@ -61,6 +63,10 @@ VARIANTS = [
 METHODS_USED = ("Gradient", "Grad-CAM", "SmoothGrad:samples=2", "Random")
 
 
+CODES = [CODE[word] for word in (0, 1, 5, 7, 13)]
+"""The parts of the classes."""
+
+
 def spec_of(name: str, **changed: object) -> ProtocolSpec:
     """The protocol with small parameters."""
     return ProtocolSpec(name, tuple((SMALL.get(name, {}) | changed).items()))  # type: ignore[arg-type]
@@ -90,10 +96,16 @@ def items(protocol: Protocol, which: Sequence[int] = range(ITEMS)) -> tuple[list
     ids = tuple(u.id for u in units)
     if n > 1:
         return units, Batch(ids, images, tensor)
-    # Six parts, each a band of the picture, and pictures without it.
-    bands = torch.arange(SIZE[0])[:, None].expand(SIZE) * 6 // SIZE[0] == torch.arange(6)[:, None, None]
-    parts = bands[None].expand(len(images), -1, -1, -1)
-    return units, Batch(ids, images, tensor[:, 0], masks, parts, images[:, None] * ~parts[:, :, None])
+    # Six parts and thirteen objects, each a band of the picture, and pictures without it.
+    parts, objects = (
+        (torch.arange(SIZE[k])[:, None] * count // SIZE[k] == torch.arange(count)).T.unsqueeze(2 - k).expand(-1, *SIZE)
+        for k, count in ((0, 6), (1, VISIBLE_OBJECTS))
+    )
+    both = torch.cat([parts, objects])
+    redraw = tuple(partial(lambda image, without: image * ~both[list(without)].any(0), image) for image in images)
+    parts, objects = (bands.expand(len(images), -1, -1, -1) for bands in (parts, objects))
+    without = images[:, None] * ~parts[:, :, None]
+    return units, Batch(ids, images, tensor[:, 0], masks, parts, without, dict(enumerate(CODES)), objects, redraw)
 
 
 def perform(
@@ -102,7 +114,7 @@ def perform(
     protocol = create(spec)
     units, batch = items(protocol, which)
     bench = bench or Evaluator(model(), InMemoryCache(), seed, rows=rows)
-    protocol.check(bench.model, [need for need in ("masks", "parts") if getattr(batch, need) is not None])
+    protocol.check(bench.model, ("masks", "parts", "scenes") if protocol.items == "images" else ())
     found = evaluate_items(bench, protocol, resolve_method(MethodSpec.parse(method)), units, batch)
     assert list(found) == [unit.key(protocol.target_choice) for unit in units]
     return list(found.values())
@@ -350,7 +362,7 @@ def test_random_states_images_and_labels_are_unchanged_with_or_without_gradients
 
 PARAMS = [(info.name, param) for info in INFOS.values() for param in info.params]
 every_param = pytest.mark.parametrize(("name", "param"), PARAMS, ids=lambda x: x.name if isinstance(x, Param) else x)
-OTHER: dict[str, object] = {"tolerance": 1e-4, "smoothing": 3, "amount": 9.5, "segments": 40, "confidence": 0.5}
+OTHER: dict[str, object] = {"tolerance": 1e-4, "smoothing": 3, "amount": 9.5, "segments": 40, "confidence": 0.5, "threshold": 0.2}
 NO_VALUE = ("undefined", "confidence")
 """Parameters that say which items are used, and how they are averaged."""
 

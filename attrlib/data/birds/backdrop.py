@@ -1,11 +1,11 @@
 """Backgrounds of the birds: a blurred distance, clutter in the colours of bird parts, and something to stand on."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from PIL import Image
 
-from attrlib.data.birds.raster import Outline, coverage, paint, stroke
+from attrlib.data.birds.raster import Outline, Stamp, coverage, paint, stroke
 from attrlib.data.birds.variants import PIGMENTS, colour
 
 SETTINGS = {
@@ -35,33 +35,55 @@ _LEAF, _THORN, _TWIG = np.sin(np.pi * _ALONG**0.8) + 0.02, 1.02 - _ALONG, 1.2 - 
 # profiles below are their widths along the length.
 _SIZES = np.array([[0.15, 0.25, 0.5], [0.17, 0.25, 0.5], [0.15, 0.25, 0.5], [0.5, 0.03, 0.045], [0.19, 0.12, 0.2]])
 _PROFILES = np.stack([_LEAF, _LEAF, _THORN, _TWIG, _TWIG])
+_LONG = ("leaf", "feather", "thorn", "twig", "stem")
+_MOST = {"leaf": 6, "twig": 3, "feather": 3, "thorn": 3, "stem": 3, "petal": 3, "berry": 3}
 
 
-def backdrop(rng: np.random.Generator, feet: np.ndarray, scale: float, size: int) -> np.ndarray:
-    """Draw a random background.
+def _names(kind: str, count: int) -> list[str]:
+    return [f"{kind} {number}" for number in range(1, count + 1)]
+
+
+OBJECTS = tuple(name for kind, most in _MOST.items() for name in _names(kind, most))
+"""The objects that a background may have: at least one of each kind."""
+
+
+class Backdrop:
+    """A random background, drawn with or without any of its objects.
 
     Args:
         rng: Generator of all random choices.
         feet: Positions of the feet of the bird that stands on it, as complex numbers x + iy in sides of the picture.
         scale: Length of the bird's body, in sides of the picture.
         size: Side of the picture, in pixels.
-
-    Returns:
-        The background (3,H,W), from 0 to 1.
     """
-    colours = list(SETTINGS.values())[int(len(SETTINGS) * rng.random())]
-    far = (np.clip(_distance(rng, colours, size // 2), 0, 1) * 255).astype(np.uint8)
-    # Drawn at half the size and enlarged, so that it looks out of focus.
-    planes = [Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR) for plane in far]
-    canvas = np.stack([np.asarray(plane) for plane in planes]) * np.float32(1 / 255)
-    clutter = _Clutter(rng)
-    _scatter(clutter, colours[2:])
-    if rng.random() < 0.6:
-        _branch(clutter, feet, scale)
-    else:
-        _mound(clutter, feet, scale, colours[2:])
-    clutter.paint(canvas)
-    return canvas
+
+    def __init__(self, rng: np.random.Generator, feet: np.ndarray, scale: float, size: int):
+        colours = list(SETTINGS.values())[int(len(SETTINGS) * rng.random())]
+        far = (np.clip(_distance(rng, colours, size // 2), 0, 1) * 255).astype(np.uint8)
+        # Drawn at half the size and enlarged, so that it looks out of focus.
+        planes = [Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR) for plane in far]
+        self._far = np.stack([np.asarray(plane) for plane in planes]) * np.float32(1 / 255)
+        clutter = _Clutter(rng)
+        scattered = _scatter(clutter, colours[2:])
+        if rng.random() < 0.6:
+            _branch(clutter, feet, scale)
+        else:
+            _mound(clutter, feet, scale, colours[2:])
+        self._stamps, self._fills = clutter.stamps(size), clutter.fills
+        self._owners = scattered + [""] * (len(self._stamps) - len(scattered))
+
+    def paint(self, without: Collection[str] = ()) -> np.ndarray:
+        """Return the background (3,H,W), from 0 to 1, without some of `OBJECTS`."""
+        canvas = self._far.copy()
+        for owner, stamp, fill in zip(self._owners, self._stamps, self._fills, strict=True):
+            if owner not in without:
+                paint(canvas, stamp, fill)
+        return canvas
+
+    @property
+    def shapes(self) -> list[tuple[str, Stamp]]:
+        """Return the stamps from back to front, each with the object that it belongs to; empty for what the bird stands on."""
+        return list(zip(self._owners, self._stamps, strict=True))
 
 
 def _distance(rng: np.random.Generator, colours: np.ndarray, size: int) -> np.ndarray:
@@ -89,16 +111,21 @@ def _distance(rng: np.random.Generator, colours: np.ndarray, size: int) -> np.nd
     else:
         outlines = clutter.blades(clutter.between(0, 1, count), 1.05, 5 * radius, 0.02 + 0.25 * radius)
     clutter.add(outlines, clutter.pick(colours[2:], count, 0.1))
-    clutter.paint(canvas, clutter.between(0.25, 0.75, count))
+    stamps, opacities = clutter.stamps(size), clutter.between(0.25, 0.75, count)
+    for stamp, fill, opacity in zip(stamps, clutter.fills, opacities, strict=True):
+        paint(canvas, stamp, fill, opacity)
     return canvas
 
 
-def _scatter(clutter: "_Clutter", colours: np.ndarray) -> None:
+def _scatter(clutter: "_Clutter", colours: np.ndarray) -> list[str]:
     """Add leaves and twigs in the colours of the setting, and distractors in the colours of bird parts.
 
     The distractors are feathers like tails and crests, thorns like beaks, stems like legs, petals, and berries like eyes.
+
+    Returns:
+        The object of each outline, one of `OBJECTS`.
     """
-    leaves, twigs, feathers, thorns, stems, petals, berries = (clutter.between(0, 1, 7) * (6, 3, 3, 3, 3, 3, 3) + 1).astype(int)
+    leaves, twigs, feathers, thorns, stems, petals, berries = (clutter.between(0, 1, 7) * tuple(_MOST.values()) + 1).astype(int)
     counts = [leaves, feathers, thorns, twigs, stems]
     longest, slim, broad = np.repeat(_SIZES, counts, 0).T
     lengths = longest * clutter.between(0.45, 1, len(longest))
@@ -113,6 +140,8 @@ def _scatter(clutter: "_Clutter", colours: np.ndarray) -> None:
     fills = clutter.pick(_PIGMENTS, petals + berries, 0.06)
     pupils = round_things[petals:] * 0.5 + round_things[petals:].mean(1, keepdims=True) * 0.5
     clutter.add(np.concatenate([round_things, pupils]), np.concatenate([fills, 0.3 * fills[petals:]]))
+    long_names = [name for kind, count in zip(_LONG, counts, strict=True) for name in _names(kind, count)]
+    return [*long_names, *long_names[:folded], *_names("petal", petals), *_names("berry", berries), *_names("berry", berries)]
 
 
 def _ground(clutter: "_Clutter", feet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +174,7 @@ def _mound(clutter: "_Clutter", feet: np.ndarray, scale: float, colours: np.ndar
 
 
 class _Clutter:
-    """Shapes at random places, collected and painted together. Outlines are (n,k), colours (n,3)."""
+    """Shapes at random places, collected and rasterised together. Outlines are (n,k), colours (n,3)."""
 
     def __init__(self, rng: np.random.Generator):
         self._rng = rng
@@ -163,11 +192,14 @@ class _Clutter:
         self._outlines += list(outlines)
         self._fills.append(fills)
 
-    def paint(self, canvas: np.ndarray, opacities: np.ndarray | None = None) -> None:
-        fills = np.clip(np.concatenate(self._fills), 0.02, 0.98).astype(np.float32)[:, :, None, None]
-        stamps = coverage([[outline] for outline in self._outlines], canvas.shape[-1])
-        for stamp, fill, opacity in zip(stamps, fills, [1.0] * len(stamps) if opacities is None else opacities, strict=True):
-            paint(canvas, stamp, fill, opacity)
+    @property
+    def fills(self) -> np.ndarray:
+        """Return the colour of each shape, (n,3,1,1)."""
+        return np.clip(np.concatenate(self._fills), 0.02, 0.98).astype(np.float32)[:, :, None, None]
+
+    def stamps(self, size: int) -> list[Stamp]:
+        """Return the stamp of each shape on a picture of a size."""
+        return coverage([[outline] for outline in self._outlines], size)
 
     def _anywhere(self, outlines: np.ndarray) -> np.ndarray:
         """Return outlines (...,n,k) around the origin, turned and moved at random."""

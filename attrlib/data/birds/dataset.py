@@ -4,7 +4,8 @@ import operator
 
 from PIL import Image
 
-from attrlib.data.birds.classes import CLASS_NAMES, PARTS
+from attrlib.data.birds.backdrop import OBJECTS
+from attrlib.data.birds.classes import CLASS_NAMES, CODE, PARTS
 from attrlib.data.birds.scene import SIZE, SIZES, BirdScene, labels, scene_id
 from attrlib.data.datasets import Dataset, DatasetInfo, Item, named
 from attrlib.errors import DataError, unknown
@@ -25,7 +26,7 @@ class Birds(Dataset):
 
     class_names = CLASS_NAMES
     has_masks = True
-    parts = PARTS
+    parts, objects, class_parts = PARTS, OBJECTS, CODE
     reopens = True
 
     def __init__(self, split: str = "test", name: str = ""):

@@ -1,16 +1,16 @@
-"""Scenes: a bird in front of a background, drawn with or without any of its parts."""
+"""Scenes: a bird in front of a background, drawn with or without any of its parts and of the objects of the background."""
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from attrlib.data.birds.backdrop import backdrop
+from attrlib.data.birds.backdrop import OBJECTS, Backdrop
 from attrlib.data.birds.classes import CODE, PARTS
 from attrlib.data.birds.pose import BODY, Bird
-from attrlib.data.birds.raster import coverage, paint
+from attrlib.data.birds.raster import Stamp, coverage, paint
 from attrlib.errors import DataError, unknown
 from attrlib.specs import digest
 
@@ -55,7 +55,7 @@ def render(split: str, index: int, without: Collection[str] = (), size: int = SI
     Args:
         split: `train`, `select` or `test`.
         index: Index of the scene in the split.
-        without: Parts to leave out, of `PARTS`.
+        without: What to leave out, of `PARTS` and `OBJECTS`.
         size: Side of the picture, in pixels.
 
     Returns:
@@ -83,12 +83,28 @@ def _generator(*key: object) -> np.random.Generator:
 
 
 def _remaining(without: Collection[str]) -> tuple[str, ...]:
-    """Return the body and all parts except some. Raise `DataError` for an unknown part."""
+    """Return the body and all parts except some. Raise `DataError` for a name that is neither a part nor an object of the background."""
     left_out = tuple(without)
-    for part in left_out:
-        if part not in PARTS:
-            raise DataError(unknown("part of a bird", part, PARTS))
+    for name in left_out:
+        if name not in PARTS and name not in OBJECTS:
+            raise DataError(unknown("part of a bird", name, (*PARTS, *OBJECTS)))
     return (BODY, *(part for part in PARTS if part not in left_out))
+
+
+def _owned(names: Sequence[str], shapes: Iterable[tuple[str, Stamp]], size: int) -> dict[str, np.ndarray]:
+    """Return a boolean mask (H,W) for each name: where its shapes, painted from back to front, cover more than half of the pixel.
+
+    Args:
+        names: The names.
+        shapes: Name and stamp of each shape. Those of other names only hide.
+        size: Side of the picture, in pixels.
+    """
+    share = np.zeros((len(names), size, size), np.float32)
+    owners = {name: np.array([[[name == other]] for other in names], np.float32) for name in names}
+    nobody = np.zeros((len(names), 1, 1), np.float32)
+    for name, stamp in shapes:
+        paint(share, stamp, owners.get(name, nobody))
+    return dict(zip(names, share > 0.5, strict=True))
 
 
 class BirdScene:
@@ -121,15 +137,17 @@ class BirdScene:
         self.stamps = coverage([shape.outlines for shape in self.shapes], size)
 
     def render(self, without: Collection[str] = ()) -> np.ndarray:
-        """Draw the picture, uint8 (H,W,3), without some of its parts.
+        """Draw the picture, uint8 (H,W,3), without some of its parts and of the objects of its background.
 
-        Everything else is unchanged: what a missing part hid or shaded becomes visible, and no other pixel differs.
+        Everything else is unchanged: what a missing part or object hid or shaded becomes visible, and no other pixel differs. An object
+        that the background does not have changes nothing.
 
         Raises:
-            DataError: If a part is not one of `PARTS`.
+            DataError: If a name is neither one of `PARTS` nor one of `OBJECTS`.
         """
         shown = _remaining(without)
-        ground, grain = self._stage
+        backdrop, grain = self._stage
+        ground = self._ground if set(without) <= set(PARTS) else backdrop.paint(without)
         strength, contrast, brightness, warmth = self._light
         canvas = ground * (1 - np.float32(0.3 + 0.2 * strength) * self._full(self._moved(self._blurred(shown, 0.018), 0.05)))
         for shape, stamp in zip(self.shapes, self.stamps, strict=True):
@@ -151,26 +169,39 @@ class BirdScene:
         Only visible areas count, so masks do not overlap. The parts in `without` are left out of the scene.
 
         Raises:
-            DataError: If a part is not one of `PARTS`.
+            DataError: If a name is neither one of `PARTS` nor one of `OBJECTS`.
         """
-        shown = _remaining(without)
-        share = np.zeros((len(PARTS), self.size, self.size), np.float32)
-        owners = {part: np.array([[[part == other]] for other in PARTS], np.float32) for part in (*PARTS, BODY)}
-        for shape, stamp in zip(self.shapes, self.stamps, strict=True):
-            # A shadow belongs neither to what it falls on nor to what casts it.
-            if shape.part in shown and shape.opacity == 1:
-                paint(share, stamp, owners[shape.part])
-        return dict(zip(PARTS, share > 0.5, strict=True))
+        return _owned(PARTS, self._solid(_remaining(without)), self.size)
+
+    def object_masks(self) -> dict[str, np.ndarray]:
+        """Return a boolean mask (H,W) for each of `OBJECTS`, True where it covers more than half of the pixel and can be seen.
+
+        The masks of objects that the background does not have, or that are hidden, are empty.
+        """
+        return _owned(OBJECTS, [*self._stage[0].shapes, *self._solid((BODY, *PARTS))], self.size)
+
+    def _solid(self, shown: Collection[str]) -> list[tuple[str, Stamp]]:
+        """Return the part and the stamp of each shape of the bird, from back to front, without shadows.
+
+        A shadow belongs neither to what it falls on nor to what casts it.
+        """
+        pairs = zip(self.shapes, self.stamps, strict=True)
+        return [(shape.part, stamp) for shape, stamp in pairs if shape.part in shown and shape.opacity == 1]
 
     @cached_property
-    def _stage(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the background (3,H,W), from 0 to 1, and the grain of the picture (H,W), in grey levels."""
+    def _ground(self) -> np.ndarray:
+        """Return the background with all of its objects, (3,H,W) from 0 to 1."""
+        return self._stage[0].paint()
+
+    @cached_property
+    def _stage(self) -> tuple[Backdrop, np.ndarray]:
+        """Return the background and the grain of the picture (H,W), in grey levels."""
         size, rng = self.size, self._background
-        ground = backdrop(rng, self._bird.feet, self._bird.scale, size)
+        backdrop = Backdrop(rng, self._bird.feet, self._bird.scale, size)
         grain = np.float32(12) * rng.random((SIZE, SIZE), dtype=np.float32) - np.float32(5.5)
         if size != SIZE:
             grain = np.asarray(Image.fromarray(grain).resize((size, size), Image.Resampling.BILINEAR))
-        return ground, grain
+        return backdrop, grain
 
     def _blurred(self, parts: Collection[str], radius: float) -> Image.Image:
         """Return the blurred silhouette of some parts, at half the size."""
