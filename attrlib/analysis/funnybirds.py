@@ -105,10 +105,11 @@ def dimensions_of(result: RunResult) -> dict[ProtocolSpec, dict[MethodSpec, Dime
 
 def rows_of(methods: Mapping[MethodSpec, Dimensions]) -> list[dict[str, object]]:
     """Return the dimensions of several methods as plain rows: the method, the mean of each dimension, and the threshold."""
-    return [
-        {"method": str(method)} | {name: value.mean for name, value in own.values.items()} | {"threshold": own.threshold}
-        for method, own in methods.items()
-    ]
+    rows: list[dict[str, object]] = []
+    for method, own in methods.items():
+        means = {name: value.mean for name, value in own.values.items()}
+        rows.append({"method": str(method), **means, "threshold": own.threshold})
+    return rows
 
 
 def _completeness(csdc: float, pc: float, dc: float, d: float) -> float:

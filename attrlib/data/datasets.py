@@ -4,10 +4,10 @@ import operator
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from attrlib.bands import Bands
 from attrlib.data.digests import file_digest
 from attrlib.data.folders import SUFFIXES, Listing, list_folder, show
 from attrlib.data.images import open_photo
+from attrlib.data.scenes import Scene
 from attrlib.data.tables import list_csv
 from attrlib.errors import DataError, ImageError, unknown
 from attrlib.specs import IN_MEMORY, digest, whole
@@ -44,16 +45,6 @@ class Item:
     name: str
     masks: Mapping[str, np.ndarray] = field(default_factory=dict)
     bands: Bands | None = None
-
-
-class Scene(Protocol):
-    """A picture that can be drawn again without any of its parts and of the objects of its background, everything else unchanged."""
-
-    def render(self, without: Collection[str] = ()) -> np.ndarray:
-        """Return the picture, uint8 (H,W,3), without some parts and objects."""
-
-    def object_masks(self) -> Mapping[str, np.ndarray]:
-        """Return a boolean mask (H,W) of the visible pixels of each of the data set's `objects`; empty where there are none."""
 
 
 class Dataset(Sequence[Item], ABC):

@@ -9,7 +9,8 @@ import psutil
 import torch
 from PIL import Image
 
-from attrlib.data.datasets import Dataset, Item, Scene
+from attrlib.data.datasets import Dataset, Item
+from attrlib.data.scenes import Scene
 from attrlib.specs import whole
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from attrlib.data.datasets import Dataset, Item, Scene
+from attrlib.data.datasets import Dataset, Item
 from attrlib.data.labels import match_classes
+from attrlib.data.scenes import Scene
 from attrlib.engine.items import Chunk
 from attrlib.errors import DataError, ImageError
 from attrlib.models import Classifier
@@ -166,8 +167,6 @@ def take(batch: Batch, rows: Sequence[int]) -> Batch:
     masks, parts, without, objects = (
         None if values is None else values[chosen] for values in (batch.masks, batch.parts, batch.without, batch.objects)
     )
-    ids, redraw = (tuple(values[row] for row in chosen) for values in (batch.ids, batch.redraw or (None,) * len(batch)))
-    return dataclasses.replace(
-        batch, ids=ids, images=batch.images[chosen], labels=batch.labels[chosen], masks=masks, parts=parts, without=without, objects=objects,
-        redraw=redraw if batch.redraw else None,
-    )  # fmt: skip
+    redraw = None if batch.redraw is None else tuple(batch.redraw[row] for row in chosen)
+    ids = tuple(batch.ids[row] for row in chosen)
+    return Batch(ids, batch.images[chosen], batch.labels[chosen], masks, parts, without, batch.class_parts, objects, redraw)

@@ -1,7 +1,7 @@
 """The evaluation of FunnyBirds: completeness, correctness and contrastivity of maps of scenes whose parts can be removed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attrlib.errors import ProtocolError
+from attrlib.models import Classifier
 from attrlib.postprocess import are_finite
 from attrlib.protocols.base import PROTOCOLS, Cost, Protocol
 from attrlib.protocols.context import EvalBatch, ExplanationRequest, Measurement, Outcome
@@ -186,6 +188,11 @@ class FunnyBirds(Protocol):
     def cost(self) -> Cost:
         return Cost(targets=CLASSES_ASKED)
 
+    def check(self, model: Classifier, offers: Collection[str] = ()) -> None:
+        super().check(model, offers)
+        if not model.outputs.has_classes:
+            raise ProtocolError(f"{self.name} compares classes, but {model.name} predicts a number; choose parts:target=prediction")
+
     def requests(self, inputs: EvalBatch) -> list[ExplanationRequest]:
         pairs = [scene.pair or (scene.label, 0, scene.label, 0) for scene in self._scenes(inputs)]
         predictions = inputs.measured[RemovedParts()]["logits"][:, 0].argmax(1)
@@ -196,7 +203,8 @@ class FunnyBirds(Protocol):
     def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
         assert inputs.batch.parts is not None, "check() refuses data without scenes"
         assert inputs.batch.objects is not None, "check() refuses data without scenes"
-        maps = inputs.maps(*self.requests(inputs)).double()
+        (request,) = self.requests(inputs)
+        maps = inputs.maps(request).double()
         rows = zip(self._scenes(inputs), maps, inputs.batch.parts.cpu(), inputs.batch.objects.cpu(), strict=True)
         return [self._outcome(scene, values, parts, objects) for scene, values, parts, objects in rows]
 

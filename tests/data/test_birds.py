@@ -12,7 +12,7 @@ from PIL import Image
 from support.waiting import LIMIT
 
 from attrlib.data import birds
-from attrlib.data.birds import CLASS_NAMES, CODE, PARTS, SIZES, Birds, BirdScene, labels, masks, render, scene, scene_id
+from attrlib.data.birds import CLASS_NAMES, CODE, OBJECTS, PARTS, SIZES, Birds, BirdScene, labels, masks, render, scene, scene_id
 from attrlib.data.birds.backdrop import Backdrop
 from attrlib.data.birds.classes import VARIANTS
 from attrlib.data.birds.looks import LOOKS
@@ -251,6 +251,51 @@ def test_a_bird_without_parts_is_a_body_that_does_not_reveal_its_class(scenes: l
         assert not any(mask.any() for mask in s.masks(PARTS).values())
         assert np.array_equal(bare, s.render(reversed(PARTS)))
         assert np.array_equal(full, s.render([]))
+
+
+# Objects of the background
+
+
+def test_only_pixels_of_a_removed_object_change(scenes: list[BirdScene]) -> None:
+    changed = 0
+    for s in scenes:
+        full, where = s.render(), s.object_masks()
+        for name in OBJECTS:
+            reached = np.zeros((s.size, s.size), bool)
+            for owner, stamp in s._stage[0].shapes:
+                if owner == name:
+                    reached[stamp.rows, stamp.cols] |= stamp.alpha > 0
+            differs = (s.render([name]) != full).any(-1)
+            assert not differs[~reached].any()
+            if where[name].sum() > 20:
+                assert differs[where[name]].any()
+                changed += 1
+    assert changed > 60
+
+
+def test_objects_are_removed_together_with_parts_and_in_any_order(scenes: list[BirdScene]) -> None:
+    for s in scenes[:3]:
+        both = s.render(["wing", "leaf 1", "berry 1"])
+        assert np.array_equal(both, s.render(iter(["berry 1", "wing", "leaf 1"])))
+        assert not np.array_equal(both, s.render(["leaf 1", "berry 1"]))
+        bare = s.render(OBJECTS)
+        assert np.array_equal(bare, BirdScene("test", s.index).render(OBJECTS))
+        assert np.array_equal(s.render(), BirdScene("test", s.index).render())
+
+
+def test_masks_of_objects_overlap_neither_each_other_nor_the_bird(scenes: list[BirdScene]) -> None:
+    for s in scenes:
+        where = s.object_masks()
+        assert tuple(where) == OBJECTS
+        assert {name.split()[0] for name in OBJECTS} == {"leaf", "twig", "feather", "thorn", "stem", "petal", "berry"}
+        assert all(mask.shape == (s.size, s.size) and mask.dtype == bool for mask in where.values())
+        assert np.sum([*where.values(), *s.masks().values()], axis=0).max() == 1
+        # An object that a background does not have has no pixels, and one of each kind is there.
+        owners = {owner for owner, _ in s._stage[0].shapes} - {""}
+        assert {name for name, mask in where.items() if mask.any()} <= owners <= set(OBJECTS)
+        assert {name for name in OBJECTS if name.endswith(" 1")} <= owners
+        absent = next(name for name in OBJECTS if name not in owners)
+        assert np.array_equal(s.render([absent]), s.render())
 
 
 @pytest.mark.parametrize(

@@ -523,6 +523,14 @@ def test_a_model_that_does_not_know_the_birds_is_refused(store: Store) -> None:
         attrlib.compare(["funnybirds"], summing(), ["IxG"], "birds", limit=2, store=store)
 
 
+def test_a_model_of_numbers_is_refused(store: Store) -> None:
+    model = attrlib.wrap_model(made(Sum), SIDE, outputs="scalar", crop=1.0)
+    with pytest.raises(ProtocolError, match="compares classes, but wrapped:Sum predicts a number; choose parts:target=prediction"):
+        attrlib.compare(["funnybirds"], model, ["IxG"], Blocks("abcdexy"), store=store)
+    found = attrlib.compare(["parts:target=prediction"], model, ["IxG"], Blocks("abcdexy"), store=store)
+    assert [score.mean for score in found.scores.values()] == [1.0]
+
+
 def test_birds_and_their_subsets_are_scenes() -> None:
     birds = load_dataset("birds")
     few = Subset(birds, (7, 3))

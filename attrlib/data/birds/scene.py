@@ -86,8 +86,8 @@ def _remaining(without: Collection[str]) -> tuple[str, ...]:
     """Return the body and all parts except some. Raise `DataError` for a name that is neither a part nor an object of the background."""
     left_out = tuple(without)
     for name in left_out:
-        if name not in PARTS and name not in OBJECTS:
-            raise DataError(unknown("part of a bird", name, (*PARTS, *OBJECTS)))
+        if name not in PARTS + OBJECTS:
+            raise DataError(unknown("part of a bird", name, PARTS, f"Objects of the background are named as {OBJECTS[0]!r}."))
     return (BODY, *(part for part in PARTS if part not in left_out))
 
 
@@ -145,9 +145,10 @@ class BirdScene:
         Raises:
             DataError: If a name is neither one of `PARTS` nor one of `OBJECTS`.
         """
-        shown = _remaining(without)
+        left_out = frozenset(without)
+        shown = _remaining(left_out)
         backdrop, grain = self._stage
-        ground = self._ground if set(without) <= set(PARTS) else backdrop.paint(without)
+        ground = self._ground if left_out.isdisjoint(OBJECTS) else backdrop.paint(left_out)
         strength, contrast, brightness, warmth = self._light
         canvas = ground * (1 - np.float32(0.3 + 0.2 * strength) * self._full(self._moved(self._blurred(shown, 0.018), 0.05)))
         for shape, stamp in zip(self.shapes, self.stamps, strict=True):
