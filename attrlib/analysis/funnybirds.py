@@ -25,12 +25,14 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "Com": "completeness",
         "Cor": "correctness",
         "Con": "contrastivity",
-        "Mean": "mean of completeness, correctness and contrastivity",
+        "Mean": "mean of Com, Cor and Con",
     }
 )
 """Names of the dimensions by their short names in the paper. The first two are the model's alone."""
 CORNERS = ("A", "BI", "Com", "Cor", "Con")
 """The corners of the paper's star plot, around the mean."""
+LEGEND = ", ".join(f"{short} {name}" for short, name in NAMES.items())
+"""Short and long names as text."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ class Dimensions:
     values: Mapping[str, Summary]
     threshold: float
 
-    def __str__(self) -> str:
-        return "  ".join(f"{name} {value.mean:.3f}" for name, value in self.values.items()) + f"  (threshold {self.threshold:.3f})"
+    @property
+    def means(self) -> dict[str, float]:
+        """Return the mean of each dimension by its short name."""
+        return {name: value.mean for name, value in self.values.items()}
 
 
 def dimensions(score: Score) -> Dimensions | None:
@@ -101,15 +105,6 @@ def dimensions_of(result: RunResult) -> dict[ProtocolSpec, dict[MethodSpec, Dime
         protocol: dict(sorted(methods.items(), key=lambda pair: -np.nan_to_num(pair[1].values["Mean"].mean, nan=-1)))
         for protocol, methods in found.items()
     }
-
-
-def rows_of(methods: Mapping[MethodSpec, Dimensions]) -> list[dict[str, object]]:
-    """Return the dimensions of several methods as plain rows: the method, the mean of each dimension, and the threshold."""
-    rows: list[dict[str, object]] = []
-    for method, own in methods.items():
-        means = {name: value.mean for name, value in own.values.items()}
-        rows.append({"method": str(method), **means, "threshold": own.threshold})
-    return rows
 
 
 def _completeness(csdc: float, pc: float, dc: float, d: float) -> float:

@@ -2,13 +2,15 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from attrlib.analysis.funnybirds import LEGEND, NAMES, Dimensions, dimensions_of
 from attrlib.cli.common import Cluster, DataRoots, Device, Json, Workers, command, duration, read_options
 from attrlib.cli.events import run_showing
 from attrlib.cli.shards import read_shard, score_shard
@@ -28,7 +30,7 @@ from attrlib.methods import read_methods
 from attrlib.models import load_model
 from attrlib.protocols import PROTOCOLS, create
 from attrlib.registry import params_of
-from attrlib.specs import IN_MEMORY, LOGIT, ProtocolSpec, RunSpec, TargetSpec, flag_of, parse_protocols
+from attrlib.specs import IN_MEMORY, LOGIT, MethodSpec, ProtocolSpec, RunSpec, TargetSpec, flag_of, parse_protocols
 from attrlib.specs.maps import maps_spec
 from attrlib.store import Run, Store, open_store, parse_bytes
 
@@ -155,10 +157,13 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
 
 def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
     boards = {protocol: result.leaderboard(protocol) for protocol in result.protocols}
+    dimensions = dimensions_of(result)
     refused = [{"protocol": str(p), "method": str(m), "reason": why} for p, m, why in result.refused]
     if as_json:
         scores = [
-            row.values() | {"values": score.values.tolist(), "ids": score.ids, "names": score.names(data)}
+            row.values()
+            | {"values": score.values.tolist(), "ids": score.ids, "names": score.names(data)}
+            | _fields(dimensions.get(protocol, {}).get(score.method))
             for protocol, rows in boards.items()
             for row in rows
             if (score := result.score(protocol, row.method)) is not None
@@ -173,6 +178,8 @@ def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
         typer.echo(f"{protocol}: {better} is better{chance}")
         for row in rows:
             typer.echo(_line(row))
+        if protocol in dimensions:
+            _echo_dimensions(dimensions[protocol])
     for method, value in result.agreement.items():
         typer.echo(f"note: fast {method}: rank correlation {value:.3f} with the exact maps")
     _echo_notes(result.notes, result.refused)
@@ -184,6 +191,21 @@ def _line(row: LeaderboardRow) -> str:
     undefined = f", {row.undefined} undefined" if row.undefined else ""
     seconds = "" if math.isnan(row.seconds) else f"  {row.seconds:.3f} s per map"
     return f"  {row.ranks:>6}  {row.method:36} {number(row.mean, 4):>8} {interval:20} n={row.n}{undefined}{seconds}"
+
+
+def _fields(own: Dimensions | None) -> dict[str, object]:
+    """Return the dimensions of a method as fields of its score, none if the protocol has none."""
+    return {} if own is None else {"dimensions": {name: asdict(value) for name, value in own.values.items()}, "threshold": own.threshold}
+
+
+def _echo_dimensions(methods: Mapping[MethodSpec, Dimensions]) -> None:
+    """Print the dimensions of each method as a table, and what they are."""
+    typer.echo(f"  {'dimensions':44}" + "".join(f" {name:>5}" for name in (*NAMES, "at t")))
+    for method, own in methods.items():
+        typer.echo(f"  {'':6}  {method!s:36}" + "".join(f" {number(value, 2):>5}" for value in (*own.means.values(), own.threshold)))
+    typer.echo(
+        f"  {LEGEND}; t: the threshold of the method with the best completeness. Each is a mean over the images where it is defined."
+    )
 
 
 def _echo_notes(notes: Sequence[str], refused: Sequence[Refusal]) -> None:

@@ -7,16 +7,22 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from attrlib.analysis.agreement import Pair
+from attrlib.analysis.funnybirds import CORNERS, LEGEND, NAMES
 from attrlib.figures import charts
+from attrlib.figures.star import stars
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec
 from attrlib.statistics import Correlation
 from pages.shared.plots import camera
 from pages.shared.run_jobs import Finished
 
-INTERVALS, BOX, VIOLIN, DIFFERENCES, COST = "Intervals", "Box", "Violin", "Differences", "Cost"
+STARS, INTERVALS, BOX, VIOLIN, DIFFERENCES, COST = "Stars", "Intervals", "Box", "Violin", "Differences", "Cost"
 MODELS, AGREEMENT, ITEMS = "Models", "Agreement on methods", "Agreement on items"
 WORDS = {
+    STARS: "The dimensions of each method, from 0 in the middle to 1 at the rim, and in the middle the mean of completeness (Com), correctness "
+    "(Cor) and contrastivity (Con). Accuracy (A) and background independence (BI) are the model's. As in the paper, each is a mean over the "
+    "images where it is defined, with the threshold that suits the method best; the table on top averages over the thresholds. The values are "
+    "of this model and data: the paper's are for its own data.",
     INTERVALS: "Mean over the items with its 95 % CI. Methods whose intervals overlap may still differ significantly: see Differences.",
     BOX: "The values of single items: median, quartiles and, if there are few, every item. Click a point to see its image.",
     VIOLIN: "The distribution of the values of single items. Click a point to see its image.",
@@ -65,6 +71,8 @@ def correlations_of(finished: Finished, view: str) -> dict[Pair, Correlation]:
 def figure_of(view: str, finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> go.Figure:
     """Return one of the plots."""
     lines, scale = lines_of(finished, protocol), scale_of(protocol)
+    if view == STARS:
+        return stars({str(method): own.means for method, own in finished.dimensions[protocol].items()}, CORNERS, "Mean", NAMES)
     if view in (BOX, VIOLIN):
         return charts.distributions(lines, scale, view.lower())
     if view == DIFFERENCES:
@@ -84,7 +92,7 @@ def views_of(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Fini
     several = [DIFFERENCES] if len(lines) > 1 else []
     timed = [COST] if any(line.seconds > 0 for line in lines) else []
     agreeing = [view for view in AGREEING if any(value.n for value in correlations_of(finished, view).values())]
-    return [INTERVALS, BOX, VIOLIN, *several, *timed, *([MODELS] if len(done) > 1 else []), *agreeing]
+    return [STARS, INTERVALS, BOX, VIOLIN, *several, *timed, *([MODELS] if len(done) > 1 else []), *agreeing]
 
 
 def show(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> None:
@@ -105,9 +113,32 @@ def show(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished
         on_select=lambda: pick(st.session_state.get(key, {}).get("selection", {}).get("points", [])),
         selection_mode="points",
         config=camera(view.lower().replace(" ", "-"), state.get("s_format", FORMATS[0])),
-        alt=f"{view} of {label_of(protocol)}. {WORDS[view]} The same numbers are in the table above.",
+        alt=f"{view} of {label_of(protocol)}. {WORDS[view]} The same numbers are in the table {'below' if view == STARS else 'above'}.",
     )
     st.caption(WORDS[view])
+    if view == STARS:
+        _dimensions(finished, protocol)
+
+
+def dimension_columns(finished: Finished, protocol: ProtocolSpec) -> dict[str, list[Any]]:
+    """Return the table of the dimensions of each method, by column."""
+    methods = finished.dimensions[protocol]
+    values = {name: [own.means[name] for own in methods.values()] for name in NAMES}
+    return {"Method": [str(method) for method in methods]} | values | {"t": [own.threshold for own in methods.values()]}
+
+
+def _dimensions(finished: Finished, protocol: ProtocolSpec) -> None:
+    c = st.column_config
+    config: dict[str, Any] = {
+        name: c.NumberColumn(name, format="%.2f", width=58, help=f"{text.capitalize()}.") for name, text in NAMES.items()
+    }
+    config |= {
+        "Method": c.TextColumn(width=120, pinned=True),
+        "t": c.NumberColumn(format="%.3f", width=62, help="Threshold of the method."),
+    }
+    st.dataframe(
+        dimension_columns(finished, protocol), column_config=config, hide_index=True, placeholder="–", alt=f"Dimensions of each method: {LEGEND}"
+    )  # fmt: skip
 
 
 def pick(points: Sequence[Mapping[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
+from attrlib.analysis.funnybirds import LEGEND
 from attrlib.figures.leaderboard import LeaderboardRow, counted, has_paper, plain_rows
 from attrlib.figures.numbers import json_value
 from attrlib.figures.report import Section, html_report
@@ -90,6 +91,7 @@ def captions(done: Done) -> dict[str, str]:
 def report(done: Done) -> bytes:
     """Return one HTML file with a table and the plots of each protocol on each model."""
     sections = [_section(model, finished, protocol, done) for model, finished in done.items() for protocol in finished.result.protocols]
+    sections += [_dimensions(model, finished, protocol) for model, finished in done.items() for protocol in finished.dimensions]
     if len(done) > 1:
         means = {p: plots.figure_of(plots.MODELS, f, p, done) for f in done.values() for p in f.result.protocols}
         sections.insert(0, Section("Models and methods", figures=list(means.values())))
@@ -127,7 +129,7 @@ def _section(model: str, finished: Finished, protocol: ProtocolSpec, done: Done)
         "Undefined": [str(row.undefined) for row in rows],
         "s / map": [_number(row.seconds) for row in rows],
     }
-    beyond = (plots.VIOLIN, *plots.AGREEING)
+    beyond = (plots.VIOLIN, plots.STARS, *plots.AGREEING)
     views = [v for v in plots.views_of(finished, protocol, {model: finished}) if v not in beyond]
     return Section(
         f"{plots.label_of(protocol)} on {model}",
@@ -136,6 +138,14 @@ def _section(model: str, finished: Finished, protocol: ProtocolSpec, done: Done)
         [list(row) for row in zip(*cells.values(), strict=True)],
         [plots.figure_of(view, finished, protocol, done) for view in views],
     )
+
+
+def _dimensions(model: str, finished: Finished, protocol: ProtocolSpec) -> Section:
+    columns = plots.dimension_columns(finished, protocol)
+    cells = [[_number(value) if isinstance(value, float) else value for value in column] for column in columns.values()]
+    figure = plots.figure_of(plots.STARS, finished, protocol, {model: finished})
+    title = f"Dimensions of {plots.label_of(protocol)} on {model}"
+    return Section(title, f"{LEGEND}. {plots.WORDS[plots.STARS]}", list(columns), [list(row) for row in zip(*cells, strict=True)], [figure])
 
 
 def _number(value: float) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attrlib.analysis.agreement import Agreement, Pair, agreements
 from attrlib.analysis.differences import from_best
+from attrlib.analysis.funnybirds import Dimensions, dimensions_of
 from attrlib.analysis.leaderboard import leaderboard
 from attrlib.data.datasets import Dataset
 from attrlib.engine.executors.choice import configured
@@ -18,7 +19,7 @@ from attrlib.engine.run import Event, run
 from attrlib.errors import AttrlibError
 from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.progress import NewsProgress
-from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest
+from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, digest
 from attrlib.specs.maps import map_files
 from attrlib.statistics import Difference
 from attrlib.store import Run, open_store
@@ -41,6 +42,7 @@ class Finished:
         leaderboards: The rows of each protocol, best first.
         differences: For each protocol, how much higher each method scores than the best, by method.
         agreement: The agreement of each pair of protocols.
+        dimensions: For each protocol that has them, the dimensions of FunnyBirds by method.
         data: The data set that item indices refer to.
         model_digest: Digest of the model's weights.
     """
@@ -49,6 +51,7 @@ class Finished:
     leaderboards: Mapping[ProtocolSpec, Sequence[LeaderboardRow]]
     differences: Mapping[ProtocolSpec, Mapping[str, Difference]]
     agreement: Mapping[Pair, Agreement]
+    dimensions: Mapping[ProtocolSpec, Mapping[MethodSpec, Dimensions]]
     data: Dataset
     model_digest: str
 
@@ -120,7 +123,7 @@ def _run(spec: RunSpec, plan: Plan | None, on_progress: NewsProgress) -> Finishe
     for pair, value in agreements(result):
         agreement[pair] = value
         on_progress(result.computed, result.computed)
-    return Finished(result, leaderboards, differences, agreement, plan.data, plan.model_digest)
+    return Finished(result, leaderboards, differences, agreement, dimensions_of(result), plan.data, plan.model_digest)
 
 
 def _plan(spec: RunSpec, on_progress: NewsProgress) -> Plan:
