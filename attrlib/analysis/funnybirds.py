@@ -14,21 +14,21 @@ from attrlib.statistics import Summary, jackknife, summary
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
-        "A": "accuracy",
-        "BI": "background independence",
+        "Mean": "mean of Com, Cor and Con",
+        "Com": "completeness",
+        "Cor": "correctness",
+        "Con": "contrastivity",
         "CSDC": "controlled synthetic data check",
         "PC": "preservation check",
         "DC": "deletion check",
         "D": "distractibility",
         "SD": "single deletion",
         "TS": "target sensitivity",
-        "Com": "completeness",
-        "Cor": "correctness",
-        "Con": "contrastivity",
-        "Mean": "mean of Com, Cor and Con",
+        "A": "accuracy",
+        "BI": "background independence",
     }
 )
-"""Names of the dimensions by their short names in the paper. The first two are the model's alone."""
+"""Names of the dimensions by their short names in the paper: the mean, what it is made of, and two of the model alone."""
 CORNERS = ("A", "BI", "Com", "Cor", "Con")
 """The corners of the paper's star plot, around the mean."""
 LEGEND = ", ".join(f"{short} {name}" for short, name in NAMES.items())
@@ -83,7 +83,7 @@ def dimensions(score: Score) -> Dimensions | None:
     parts = {"CSDC": csdc, "PC": pc, "DC": dc, "D": d, "SD": single["sd"], "TS": single["ts"]}
     values = {
         "A": summary(single["accuracy"]),
-        "BI": jackknife(lambda counts: 1 - _ratio(counts[0].sum(), counts[1].sum()), np.stack([relevant, objects]), (0.0, 1.0)),
+        "BI": jackknife(lambda counts: 1 - _ratio(*counts.sum(1).tolist()), np.stack([relevant, objects]), (0.0, 1.0)),
         **{name: summary(column) for name, column in parts.items()},
         **{name: jackknife(statistic, rows, (0.0, 1.0)) for name, statistic in together.items()},
     }

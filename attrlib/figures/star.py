@@ -8,25 +8,27 @@ from plotly.subplots import make_subplots
 
 from attrlib.figures.charts import ACCENT, GREY
 
-ACROSS = 3
-"""Number of plots in a row."""
-_SIDE, _TITLE = 230, 34
+FEW = 6
+"""Most methods of which two stars share a row; of more, three do."""
+_LABELS = 78
+"""Pixels between the circles of two rows, for the names of the corners and the title."""
 
 
-def stars(values: Mapping[str, Mapping[str, float]], corners: Sequence[str], centre: str, names: Mapping[str, str]) -> go.Figure:
-    """Draw one star for each method, from 0 in the middle to 1 at the rim, with one value as a number in the middle.
+def stars(values: Mapping[str, Mapping[str, float]], corners: Sequence[str], headline: str, names: Mapping[str, str]) -> go.Figure:
+    """Draw one star for each method, from 0 in the middle to 1 at the rim.
 
     Args:
         values: Values from 0 to 1 by method and short name; NaN where undefined, which leaves a gap.
         corners: Short names of the corners, clockwise from the top.
-        centre: Short name of the value in the middle.
+        headline: Short name of the value beside the method's name.
         names: Long names by short name, for the hover text.
     """
-    across = min(ACROSS, len(values)) or 1
-    down = max(1, -(-len(values) // across))
+    across = min(len(values), 2 if len(values) <= FEW else 3) or 1
+    down, side = -(-len(values) // across) or 1, 190 if across < 3 else 130
+    height = down * side + (down - 1) * _LABELS
     figure = make_subplots(
-        rows=down, cols=across, specs=[[{"type": "polar"}] * across] * down, vertical_spacing=min(0.5, 1.6 * _TITLE / (down * _SIDE)),
-        horizontal_spacing=0.08,
+        rows=down, cols=across, specs=[[{"type": "polar"}] * across] * down, vertical_spacing=_LABELS / height if down > 1 else 0,
+        horizontal_spacing=0.16,
     )  # fmt: skip
     for number, (method, own) in enumerate(values.items()):
         row, col = divmod(number, across)
@@ -40,15 +42,18 @@ def stars(values: Mapping[str, Mapping[str, float]], corners: Sequence[str], cen
             row=row + 1, col=col + 1,
         )  # fmt: skip
         domain = figure.layout["polar" + ("" if number == 0 else str(number + 1))].domain
-        middle = dict(xref="paper", yref="paper", x=sum(domain.x) / 2, showarrow=False)
-        figure.add_annotation(text=f"<b>{_text(own[centre])}</b>", y=sum(domain.y) / 2, font_size=17, yanchor="middle", **middle)
-        figure.add_annotation(text=method, y=domain.y[1], yshift=24, yanchor="bottom", font_size=13, **middle)
-    ring = dict(range=[0, 1], tickvals=[0.5, 1], ticktext=["", ""], gridcolor=GREY, gridwidth=0.5, showline=False)
+        figure.add_annotation(
+            text=f"{method} <b>{_text(own[headline])}</b>", x=sum(domain.x) / 2, y=domain.y[1], yshift=22, xref="paper", yref="paper",
+            xanchor="center", yanchor="bottom", showarrow=False, font_size=14,
+        )  # fmt: skip
+    thin = dict(gridcolor=GREY, gridwidth=0.5)
     figure.update_polars(
-        radialaxis=ring, angularaxis=dict(rotation=90, direction="clockwise", tickfont_size=12, linecolor=GREY, gridcolor=GREY, gridwidth=0.5),
+        radialaxis=dict(range=[0, 1], tickvals=[0.5, 1], showticklabels=False, ticks="", showline=False, **thin),
+        # Invisible ticks keep the names off the markers at the rim.
+        angularaxis=dict(ticks="outside", ticklen=6, tickcolor="rgba(0, 0, 0, 0)", rotation=90, direction="clockwise", tickfont_size=12, linecolor=GREY, **thin),
         bgcolor="rgba(0, 0, 0, 0)",
-    )  # fmt: skip
-    return figure.update_layout(height=60 + down * (_SIDE + _TITLE), margin=dict(l=30, r=30, t=60, b=24))
+    )
+    return figure.update_layout(height=height + 100, margin=dict(l=40, r=40, t=66, b=34))
 
 
 def _text(value: float) -> str:

@@ -69,7 +69,7 @@ but data in memory have no name, so no link or command line loads them.
 
 `birds` is drawn by the library, so nothing is stored or downloaded: the picture follows from its index. It is a world in which claims about maps can
 be tested. There are 25 classes of birds of parts before cluttered backgrounds. Each part ({parts}) has five variants, and no single part tells the
-class. Every picture has a mask of every part, and can be rendered again without any of them. `birds:train` is for training, `birds:select` for choices
+class. Every picture has a mask of every part and of every object of its background, and can be rendered again without any of them. `birds:train` is for training, `birds:select` for choices
 such as the best epoch, and `birds` or `birds:test` for scores. `birds:test/7` names one picture.
 
 ## Single pictures
@@ -90,7 +90,8 @@ def page() -> str:
     offers = [
         ("images and labels", names(lambda needs: not {"masks", "parts"} & set(needs)), "every labelled data set"),
         ("masks of the object", names(lambda needs: "masks" in needs), "`birds`, folders with `masks`"),
-        ("images without single parts", names(lambda needs: "parts" in needs), "`birds`"),
+        ("images without single parts", names(lambda needs: "parts" in needs and "scenes" not in needs), "`birds`"),
+        ("scenes without parts and background objects", names(lambda needs: "scenes" in needs), "`birds`"),
     ]
     return HEAD.format(
         named=table(("Name", "Images", "Count", "Classes", "Masks"), rows),

@@ -19,7 +19,7 @@ from pages.shared.run_jobs import Finished
 STARS, INTERVALS, BOX, VIOLIN, DIFFERENCES, COST = "Stars", "Intervals", "Box", "Violin", "Differences", "Cost"
 MODELS, AGREEMENT, ITEMS = "Models", "Agreement on methods", "Agreement on items"
 WORDS = {
-    STARS: "The dimensions of each method, from 0 in the middle to 1 at the rim, and in the middle the mean of completeness (Com), correctness "
+    STARS: "The dimensions of each method, from 0 in the middle to 1 at the rim. The number is the mean of completeness (Com), correctness "
     "(Cor) and contrastivity (Con). Accuracy (A) and background independence (BI) are the model's. As in the paper, each is a mean over the "
     "images where it is defined, with the threshold that suits the method best; the table on top averages over the thresholds. The values are "
     "of this model and data: the paper's are for its own data.",

@@ -942,3 +942,20 @@ def test_a_real_process_is_interrupted_killed_and_resumed(
     assert (output["cached"], output["computed"]) == (killed, 20 - killed)
     assert {row["n"] for row in output["scores"]} == {10}
     assert records(cache) == 20
+
+
+def test_the_dimensions_of_funnybirds_are_printed_and_named() -> None:
+    arguments = ["score", "--model", "birds_resnet10", "--protocol", "funnybirds,parts", "--methods", "IxG,Random", "--data", "birds", "--limit", 3]
+    rows = {(row["protocol"], row["method"]): row for row in as_json(*arguments)["scores"]}
+    own = rows["funnybirds", "IxG"]["dimensions"]
+    assert set(own) == set(NAMES)
+    assert own["Mean"]["mean"] == pytest.approx(sum(own[name]["mean"] for name in ("Com", "Cor", "Con")) / 3)
+    assert 0.01 <= rows["funnybirds", "IxG"]["threshold"] <= 0.5
+    assert "dimensions" not in rows["parts", "IxG"]
+    lines = shown(*arguments).splitlines()
+    place = next(k for k, line in enumerate(lines) if line.split()[:1] == ["dimensions"])
+    assert lines[place].split()[1:] == [*NAMES, "at", "t"]
+    printed = next(line for line in lines[place:] if line.split()[0] == "IxG").split()[1:]
+    assert printed[:-1] == [f"{value['mean']:.2f}" for value in own.values()]
+    assert all(f"{short} {name}" in " ".join(lines) for short, name in NAMES.items())
+    assert "the paper's of its own" in " ".join(lines)
