@@ -11,7 +11,7 @@ from attrlib.specs import RoarSpec
 
 
 @dataclass(frozen=True)
-class Split:
+class TrainTestItems:
     """Images to train and to test on, labelled with the classes of the data, and notes on what was left out."""
 
     train: tuple[EvalItem, ...]
@@ -19,7 +19,7 @@ class Split:
     notes: tuple[str, ...]
 
 
-def split_items(spec: RoarSpec, data: Dataset, on_progress: Progress) -> Split:
+def split_items(spec: RoarSpec, data: Dataset, on_progress: Progress) -> TrainTestItems:
     """Return the images of a retraining. Images with equal content are used once.
 
     Args:
@@ -46,7 +46,7 @@ def split_items(spec: RoarSpec, data: Dataset, on_progress: Progress) -> Split:
     test = tuple(item for item in selection.items if item in held)
     single = sum(len(items) == 1 for items in by_class.values())
     notes = [f"{single} class(es) have one image each, which is trained on and not tested on"] if single else []
-    return Split(train, test, (*selection.notes, *notes))
+    return TrainTestItems(train, test, (*selection.notes, *notes))
 
 
 def _check_classes(data: Dataset, by_class: Mapping[int, Sequence[EvalItem]]) -> None:
