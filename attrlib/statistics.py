@@ -301,6 +301,28 @@ def rank_table(values: Mapping[str, np.ndarray], higher_is_better: bool = True) 
     return sorted(places, key=lambda place: sign * place.summary.mean if place.summary.n else math.inf)
 
 
+def exceeding(values: Mapping[str, np.ndarray], level: float = 0.0) -> dict[str, bool]:
+    """Return for each name whether its mean is significantly above a level.
+
+    That is the case if the one-sided t test of its finite values rejects at 5 % after Holm's correction over the names. As in
+    `rank_table`, a p value is never below 2^(-m) for m values that differ from the level.
+
+    Args:
+        values: Values by name.
+        level: The level.
+
+    Example:
+        >>> exceeding({"a": np.arange(1.0, 12.0), "b": np.arange(-5.0, 6.0)})
+        {'a': True, 'b': False}
+    """
+    p = []
+    for each in values.values():
+        differences = _differences(each, np.full(np.shape(each), level))
+        mean, both_sides = _paired_test(differences)
+        p.append(both_sides / 2 if mean > 0 else 1 - both_sides / 2)
+    return dict(zip(values, (_holm(np.array(p)) <= LEVEL).tolist(), strict=True)) if p else {}
+
+
 def _wins(items: list[np.ndarray], higher_is_better: bool) -> np.ndarray:
     """Return booleans (k,k): whether method i is significantly better than method j."""
     rows, columns = np.triu_indices(len(items), 1)

@@ -139,6 +139,24 @@ class Study(ABC):
     def models(self) -> list[str]:
         """Return the names of the shipped models that the study runs on by default."""
 
+    def prepared(
+        self, spec: StudySpec, traits: ModelTraits, model: Classifier, data: Dataset, store: Store, on_progress: RunListener
+    ) -> tuple[StudySpec, Dataset]:
+        """Return the study and the data set for one model, before its runs. By default as given.
+
+        Args:
+            spec: The study with its models, methods and data.
+            traits: Traits of the model.
+            model: The model.
+            data: The study's data set.
+            store: Store of results.
+            on_progress: Called with an event as the work advances; raises `Cancelled` to stop it.
+
+        Raises:
+            DataError: If the study is not defined on this model and its data.
+        """
+        return spec, data
+
     @abstractmethod
     def runs(self, spec: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
         """Return the runs for a model.
