@@ -133,6 +133,8 @@ class Study(ABC):
     minutes: ClassVar[float]
     wants_accuracy: ClassVar[bool] = False
     """Whether to measure accuracy on the data if the model card does not state it."""
+    shows_notes: ClassVar[bool] = True
+    """Whether the notes of the runs are of use; those on maps that the study made are not."""
     limit: int = param(16, "Items for each model: images, or grids", low=2, high=100_000)
 
     @abstractmethod

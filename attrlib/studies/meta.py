@@ -35,8 +35,8 @@ META_PAPER = Paper(
 NORMALISED = "infidelity:normalize=true"
 REMOVAL, TRIGGER = "parts", "trigger"
 """Truths: what the removal of parts takes from the logit, and the trigger that decides the class of a trojaned model."""
-GIVEN = {REMOVAL: {"parts"}, TRIGGER: {"parts", "masks"}}
-"""What protocols need that read the truth itself; their recovery is given by construction, and they are not ranked."""
+GIVEN = {"parts", "masks"}
+"""What protocols need that are told where the truth lies; their recovery is given by construction, and they are not ranked."""
 
 
 @STUDIES.register
@@ -53,7 +53,8 @@ class Meta(Study):
       ways; 0 where the scores are equal. Its mean over images has Student's interval.
     - Protocols are ranked by paired t tests over the same images, corrected over all pairs of a model (Holm). A protocol recovers the
       truth if its mean is above 0 by a one-sided t test, corrected over the protocols of a model (Holm).
-    - Protocols that read the parts (with a trigger, also those that read masks) know the truth by construction and are not ranked.
+    - Protocols that read the parts (with a trigger, also those that read masks) know the truth by construction and are not ranked. Changed
+      after the first run: those that read masks are not ranked on parts either, because all parts lie inside the mask of the bird.
     - Hypotheses: (1) IDSDS on a tuned model recovers the truth better than SDS on the plain model; (2) rescaling the truth by 100 moves
       infidelity further than any damage, and normalised infidelity not at all; (3) compactness and entropy, which do not see the model,
       do not recover the truth.
@@ -74,6 +75,7 @@ class Meta(Study):
     )
     papers = (META_PAPER, IDSDS_PAPER)
     minutes = 8.0
+    shows_notes = False
     limit: int = param(24, "Images for each model", low=4, high=100_000)
     steps: int = param(16, "Steps of protocols that draw a curve", low=2, high=1000)
 
@@ -124,7 +126,7 @@ class Meta(Study):
         more: list[str] = []
         for traits, recoveries in found.items():
             truth = TRIGGER if trojaned(traits) else REMOVAL
-            known = {name: each for name, each in recoveries.items() if GIVEN[truth] & set(PROTOCOLS[ProtocolSpec.parse(name).name].needs)}
+            known = {name: each for name, each in recoveries.items() if GIVEN & set(PROTOCOLS[ProtocolSpec.parse(name).name].needs)}
             judged = {name: each for name, each in recoveries.items() if name not in known}
             places = rank_table({name: each.values for name, each in judged.items()})
             above = exceeding({name: each.values for name, each in judged.items()})
@@ -140,7 +142,7 @@ class Meta(Study):
         return Analysis(" ".join(findings), more, rows, [figure])
 
 
-TROJANED = "birds:trojaned"
+TROJANED = "birds-trojaned"
 
 
 def trojaned(traits: ModelTraits) -> bool:
@@ -238,10 +240,22 @@ def _hypotheses(found: Mapping[ModelTraits, Mapping[str, Recovery]]) -> list[str
             )
     for traits, recoveries in found.items():
         if {"infidelity", NORMALISED} <= recoveries.keys():
-            plain_reaction, normalised = (recoveries[name].reactions["scale"] for name in ("infidelity", NORMALISED))
-            held = plain_reaction > 1 and normalised < MOVED / 100
+            as_it_is, normalised = (recoveries[name].reactions["scale"] for name in ("infidelity", NORMALISED))
+            held = "holds" if as_it_is > 1 and normalised < MOVED / 100 else "does not hold"
             sentences.append(
-                f"Hypothesis 2 {'holds' if held else 'does not hold'} on {traits.name}: the scale moves infidelity by {plain_reaction:.3g} of the range, "
-                f"normalised infidelity by {normalised:.2g}."
+                f"Hypothesis 2 {held} on {traits.name}: the scale moves infidelity by {as_it_is:.2g} times its range, normalised infidelity by "
+                f"{normalised:.1g} times."
+            )
+    for traits, recoveries in found.items():
+        unseeing = {name: recoveries[name] for name in ("compactness", "entropy") if name in recoveries}
+        above = [name for name, exceeds in exceeding({name: each.values for name, each in unseeing.items()}).items() if exceeds]
+        for name in above:
+            by_kind = listed([f"{kind} {value:.2f}" for kind, value in zip(DAMAGES, unseeing[name].kinds, strict=True)])
+            sentences.append(
+                f"Hypothesis 3 does not hold on {traits.name}: {name} recovers the order ({interval(summary(unseeing[name].values))}; by damage: {by_kind})."
+            )
+        if unseeing and not above:
+            sentences.append(
+                f"Hypothesis 3 holds on {traits.name}: {listed(list(unseeing))} {'do' if len(unseeing) > 1 else 'does'} not recover the order."
             )
     return sentences

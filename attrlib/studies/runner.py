@@ -263,7 +263,7 @@ class _StudyRun:
                 continue
             results.append(result)
             self.refused += [(traits.name, str(p), str(m), why) for p, m, why in result.refused]
-            self.notes += result.notes
+            self.notes += result.notes if self.study.shows_notes else ()
             self.computed, self.cached = self.computed + result.computed, self.cached + result.cached
         if not results:
             return None

@@ -261,6 +261,7 @@ def test_the_protocol_that_orders_the_maps_is_named_first() -> None:
     rows = {row["protocol"]: row for row in analysis.rows}
     assert list(rows) == ["sds", "ids", "saco", "parts"]
     assert rows["parts"]["by construction"]
+    assert not rows["sds"]["by construction"]
     assert (rows["sds"]["recovers"], rows["saco"]["recovers"]) == (True, False)
     assert any(re.search("saco do(es)? not recover", sentence) for sentence in analysis.more)
 
@@ -278,6 +279,14 @@ def test_the_hypotheses_are_answered() -> None:
         s for s in Meta().analyse([results({"sds": 1.0}), results({"idsds": 0.1}, tuned=True)]).more if s.startswith("Hypothesis 1")
     ]
     assert "less well than" in sentence
+    scaled = results({"infidelity": 1.0, "infidelity:normalize=true": 1.0, "entropy": 1.0, "compactness": 0.0})
+    more = Meta().analyse([scaled]).more
+    (second,) = [s for s in more if s.startswith("Hypothesis 2")]
+    assert "does not hold on net" in second
+    (third,) = [s for s in more if s.startswith("Hypothesis 3")]
+    assert "does not hold on net: entropy recovers the order (0.9" in third
+    (third,) = [s for s in Meta().analyse([results({"entropy": 0.0, "compactness": 0.0})]).more if s.startswith("Hypothesis 3")]
+    assert third == "Hypothesis 3 holds on net: compactness and entropy do not recover the order."
 
 
 def test_the_study_says_where_the_truth_is_unknown(store: Store, tmp_path: Path) -> None:
