@@ -74,9 +74,9 @@ class Meta(Study):
         "cannot tell whether a metric prefers the right maps."
     )
     papers = (META_PAPER, IDSDS_PAPER)
-    minutes = 8.0
+    minutes = 10.0
     shows_notes = False
-    limit: int = param(24, "Images for each model", low=4, high=100_000)
+    limit: int = param(48, "Images for each model", low=4, high=100_000)
     steps: int = param(16, "Steps of protocols that draw a curve", low=2, high=1000)
 
     def models(self) -> list[str]:

@@ -199,6 +199,7 @@ class _StudyRun:
         self.notes: list[str] = []
         self.computed = self.cached = self.number = 0
         self.durations: list[float] = []
+        self.start, self.share = time.perf_counter(), 0.0
 
     def execute(self) -> StudyResult:
         start = time.perf_counter()
