@@ -216,7 +216,11 @@ MOVED = 0.1
 """Reaction from which a change counts as seen."""
 
 
-def _hypotheses(found: Mapping[ModelTraits, Mapping[str, Recovery]]) -> list[str]:
+Found = Mapping[ModelTraits, Mapping[str, Recovery]]
+"""The recovery of each protocol by model."""
+
+
+def _hypotheses(found: Found) -> list[str]:
     """Return what became of the hypotheses of the docstring."""
     sentences = []
     for tuned, recoveries in found.items():
@@ -238,24 +242,32 @@ def _hypotheses(found: Mapping[ModelTraits, Mapping[str, Recovery]]) -> list[str
                     "different than", "different from"
                 )
             )
-    for traits, recoveries in found.items():
-        if {"infidelity", NORMALISED} <= recoveries.keys():
-            as_it_is, normalised = (recoveries[name].reactions["scale"] for name in ("infidelity", NORMALISED))
-            held = "holds" if as_it_is > 1 and normalised < MOVED / 100 else "does not hold"
+    return [*sentences, *_hypothesis_2(found), *_hypothesis_3(found)]
+
+
+def _hypothesis_2(found: Found) -> list[str]:
+    both = {traits: recoveries for traits, recoveries in found.items() if {"infidelity", NORMALISED} <= recoveries.keys()}
+    if not both:
+        return []
+    moved, normalised = ([recoveries[name].reactions["scale"] for recoveries in both.values()] for name in ("infidelity", NORMALISED))
+    held = [traits.name for traits, a, b in zip(both, moved, normalised, strict=True) if a > 1 and b < MOVED / 100]
+    return [
+        f"Hypothesis 2 holds on {len(held)} of {len(both)} models: the scale moves infidelity by {min(moved):.1g} to {max(moved):.1g} times its range, "
+        f"and normalised infidelity by at most {max(normalised):.1g} times."
+    ]
+
+
+def _hypothesis_3(found: Found) -> list[str]:
+    sentences = []
+    for name in ("compactness", "entropy"):
+        of_models = {traits: recoveries[name] for traits, recoveries in found.items() if name in recoveries}
+        above = [traits.name for traits, each in of_models.items() if exceeding({name: each.values})[name]]
+        by_kind = np.mean([each.kinds for each in of_models.values()], 0) if of_models else []
+        kinds = listed([f"{kind} {value:.2f}" for kind, value in zip(DAMAGES, by_kind, strict=False)])
+        if above:
             sentences.append(
-                f"Hypothesis 2 {held} on {traits.name}: the scale moves infidelity by {as_it_is:.2g} times its range, normalised infidelity by "
-                f"{normalised:.1g} times."
+                f"Hypothesis 3 does not hold for {name}, which recovers the order on {listed(above, 20)} (mean recovery by damage: {kinds})."
             )
-    for traits, recoveries in found.items():
-        unseeing = {name: recoveries[name] for name in ("compactness", "entropy") if name in recoveries}
-        above = [name for name, exceeds in exceeding({name: each.values for name, each in unseeing.items()}).items() if exceeds]
-        for name in above:
-            by_kind = listed([f"{kind} {value:.2f}" for kind, value in zip(DAMAGES, unseeing[name].kinds, strict=True)])
-            sentences.append(
-                f"Hypothesis 3 does not hold on {traits.name}: {name} recovers the order ({interval(summary(unseeing[name].values))}; by damage: {by_kind})."
-            )
-        if unseeing and not above:
-            sentences.append(
-                f"Hypothesis 3 holds on {traits.name}: {listed(list(unseeing))} {'do' if len(unseeing) > 1 else 'does'} not recover the order."
-            )
+        elif of_models:
+            sentences.append(f"Hypothesis 3 holds for {name}, which recovers the order on no model (mean recovery by damage: {kinds}).")
     return sentences
