@@ -19,8 +19,9 @@ from attrlib.models import Classifier
 from attrlib.protocols import PROTOCOLS
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import Paper, param, params_of
+from attrlib.significance import Place, exceeding, rank_table
 from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, StudySpec
-from attrlib.statistics import Place, exceeding, paired_difference, rank_table, summary
+from attrlib.statistics import paired_difference, summary
 from attrlib.store import Store
 from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, deletion
 from attrlib.studies.ladder import DAMAGES, NUISANCES, ladder_of, mask_truth, removal_truth, step_of, steps_of
@@ -70,8 +71,8 @@ class Meta(Study):
         "distance between the truth and the worst map."
     )
     saw = (
-        "MetaQuantus perturbs maps or models and asks whether a metric notices: none passes all of its tests. It has no ground truth, so it "
-        "cannot tell whether a metric prefers the right maps."
+        "MetaQuantus asks how resilient a metric is to small perturbations and how it reacts to disruptive ones. Without ground truth it cannot "
+        "tell whether a metric prefers the right maps."
     )
     papers = (META_PAPER, IDSDS_PAPER)
     minutes = 10.0

@@ -26,9 +26,9 @@ from attrlib.engine.items import EvalItem
 from attrlib.engine.results import RunResult
 from attrlib.errors import DataError
 from attrlib.protocols import create
+from attrlib.significance import exceeding
 from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, StudySpec
 from attrlib.specs.maps import maps_spec, path_of
-from attrlib.statistics import exceeding
 from attrlib.store import Store
 from attrlib.studies import run_study
 from attrlib.studies.base import ModelResults
