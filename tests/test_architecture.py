@@ -29,6 +29,7 @@ LEVELS = [
     {
         "attrlib.progress",
         "attrlib.statistics",
+        "attrlib.significance",
         "attrlib.registry",
         "attrlib.errors",
         "attrlib._torchvision",

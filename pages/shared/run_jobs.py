@@ -22,6 +22,7 @@ from attrlib.specs import ModelSpec, ProtocolSpec, RunSpec, digest
 from attrlib.specs.maps import map_files
 from attrlib.statistics import Difference
 from attrlib.store import Run, open_store
+from attrlib.studies.trust import Kind, kind_of
 from pages.shared import jobs
 from pages.shared.roots import load_data
 from pages.shared.short import short_run
@@ -43,6 +44,7 @@ class Finished:
         agreement: The agreement of each pair of protocols.
         data: The data set that item indices refer to.
         model_digest: Digest of the model's weights.
+        kind: The kind of model, None if unknown.
     """
 
     result: RunResult
@@ -51,6 +53,7 @@ class Finished:
     agreement: Mapping[Pair, Agreement]
     data: Dataset
     model_digest: str
+    kind: Kind | None = None
 
     @property
     def run_key(self) -> str:
@@ -120,7 +123,7 @@ def _run(spec: RunSpec, plan: Plan | None, on_progress: NewsProgress) -> Finishe
     for pair, value in agreements(result):
         agreement[pair] = value
         on_progress(result.computed, result.computed)
-    return Finished(result, leaderboards, differences, agreement, plan.data, plan.model_digest)
+    return Finished(result, leaderboards, differences, agreement, plan.data, plan.model_digest, kind_of(plan.evaluators[0].model))
 
 
 def _plan(spec: RunSpec, on_progress: NewsProgress) -> Plan:

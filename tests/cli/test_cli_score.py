@@ -45,6 +45,7 @@ from attrlib.models import EMBEDDED, load_model
 from attrlib.models.modules.preserve import has_bfloat16
 from attrlib.protocols import PROTOCOLS
 from attrlib.store import Store, engines, open_store
+from attrlib.studies.trust import Evidence, Kind
 
 MODEL = classifier()
 GELU = classifier(activation=nn.GELU)
@@ -942,3 +943,15 @@ def test_a_real_process_is_interrupted_killed_and_resumed(
     assert (output["cached"], output["computed"]) == (killed, 20 - killed)
     assert {row["n"] for row in output["scores"]} == {10}
     assert records(cache) == 20
+
+
+def test_the_protocols_to_trust_are_named_where_that_is_known(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = [
+        Evidence(Kind(False, False), name, mean, mean - 0.1, mean + 0.1, True, {}) for name, mean in (("sds:grid=2", 0.8), ("entropy", 0.1))
+    ]
+    asked = ("score", "--protocol", "sds:grid=2,entropy", "--methods", "IxG", "--data", data, "--limit", 3)
+    monkeypatch.setattr("attrlib.cli.score.shipped", lambda: evidence)
+    assert "trust sds:grid=2: it ordered maps of known quality best" in succeeds(*asked).stdout
+    assert as_json(*asked)["advice"].startswith("On a convolutional network that was not tuned")
+    monkeypatch.setattr("attrlib.cli.score.shipped", list)
+    assert as_json(*asked)["advice"] is None

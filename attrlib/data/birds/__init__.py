@@ -9,5 +9,20 @@ drawn without any of its parts, everything else unchanged.
 from attrlib.data.birds.classes import CLASS_NAMES, CODE, PARTS
 from attrlib.data.birds.dataset import Birds
 from attrlib.data.birds.scene import SIZE, SIZES, VERSION, BirdScene, labels, masks, render, scene_id
+from attrlib.data.birds.trojaned import TrojanedBirds
 
-__all__ = ["CLASS_NAMES", "CODE", "PARTS", "SIZE", "SIZES", "VERSION", "BirdScene", "Birds", "labels", "masks", "render", "scene_id"]
+__all__ = [
+    "CLASS_NAMES",
+    "CODE",
+    "PARTS",
+    "SIZE",
+    "SIZES",
+    "VERSION",
+    "BirdScene",
+    "Birds",
+    "TrojanedBirds",
+    "labels",
+    "masks",
+    "render",
+    "scene_id",
+]
