@@ -163,7 +163,9 @@ def replaced_pixels(ranks: Tensor, share: float, keep: bool) -> Tensor:
     return ranks >= pixels - count if keep else ranks < count
 
 
-def with_replaced(images: RoarImages, plan: RoarPlan, method: MethodSpec, share: float, keep: bool) -> Tensor:
+def with_replaced(
+    images: RoarImages, plan: RoarPlan, method: MethodSpec, share: float, keep: bool, check: Callable[[], None] = lambda: None
+) -> Tensor:
     """Return the images with a share of their pixels replaced by the baseline, (N,C,h,w).
 
     Args:
@@ -172,10 +174,16 @@ def with_replaced(images: RoarImages, plan: RoarPlan, method: MethodSpec, share:
         method: The method that ranks the pixels.
         share: Share of the pixels.
         keep: Whether to replace the least relevant pixels.
+        check: Called every few images; raises `Cancelled` to stop.
     """
     mask = replaced_pixels(images.ranks[method], share, keep).view(-1, 1, *plan.size)
     if plan.spec.baseline == DATA_MEAN:
         mean = images.images[~images.tests].double().mean((0, 2, 3)).float()
         return torch.where(mask, mean[:, None, None], images.images)
-    batch = Batch(images.ids, images.images, images.labels)
-    return deletion_of(plan.spec.baseline, plan.evaluator.context, batch)(mask)
+    parts = []
+    for first in range(0, len(mask), BATCH_SIZE):
+        check()
+        rows = slice(first, first + BATCH_SIZE)
+        batch = Batch(images.ids[rows], images.images[rows], images.labels[rows])
+        parts.append(deletion_of(plan.spec.baseline, plan.evaluator.context, batch)(mask[rows]))
+    return torch.cat(parts)

@@ -13,8 +13,9 @@ from attrlib.figures.numbers import json_value, number
 from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 from attrlib.figures.tables import csv_table
 from attrlib.registry import Paper
+from attrlib.significance import Place
 from attrlib.specs import MethodSpec, RoarSpec
-from attrlib.statistics import LEVEL, Difference, Place, Summary
+from attrlib.statistics import LEVEL, Difference, Summary
 
 PAPER = Paper("Hooker et al. 2019", "A Benchmark for Interpretability Methods in Deep Neural Networks", "https://arxiv.org/abs/1806.10758")
 TITLES = {False: "ROAR", True: "KAR"}

@@ -159,7 +159,7 @@ class _Run:
             while waiting:
                 with (
                     closing(self._tasks(waiting, images, claims)) as tasks,
-                    closing(execute_all(tasks, self.workers, lambda: self.on_progress(self.event))) as results,
+                    closing(execute_all(tasks, self.workers, self._beat)) as results,
                 ):
                     for each, correct in results:
                         self._add(each, Record(correct / count, {"correct": float(correct), "count": float(count)}))
@@ -202,12 +202,16 @@ class _Run:
 
     def _task(self, each: Retraining, images: RoarImages) -> Task:
         plan = self.plan
-        changed = images.images if each.method is None else with_replaced(images, plan, each.method, each.share, each.keep)
+        changed = images.images if each.method is None else with_replaced(images, plan, each.method, each.share, each.keep, self._beat)
         device = str(plan.model.device)
         return task_of(plan.spec.net, len(plan.data.class_names), device, plan.recipe, each.seed, changed, images.labels, images.tests)
 
     def _key(self, each: Retraining) -> tuple[dict[str, object], str]:
         return self.plan.key(each.method, each.keep)
+
+    def _beat(self) -> None:
+        """Report the latest event again, so that the progress callback can stop the run."""
+        self.on_progress(self.event)
 
     def _report(self, doing: str, each: Retraining | None = None) -> None:
         elapsed = time.perf_counter() - self.started
