@@ -93,7 +93,7 @@ def _report(result: RoarResult, refused_before: int) -> None:
         for place in places:
             curve = result.curve(place.name, keep)
             ranks = f"{place.first}" if place.first == place.last else f"{place.first}–{place.last}"
-            difference = "chance" if curve.method.name == "Random" else interval(result.to_random(curve))
+            difference = "chance" if curve is result.random(keep) else interval(result.to_random(curve))
             typer.echo(f"  {ranks:>5}  {place.name:{width}}  {interval(place.summary):22} {difference}")
         for place in places:
             curve = result.curve(place.name, keep)

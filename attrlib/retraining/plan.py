@@ -21,6 +21,7 @@ from attrlib.errors import AttrlibError, MethodError, ProtocolError, SpecError
 from attrlib.methods import check_defined, instance, resolve
 from attrlib.models import Classifier
 from attrlib.progress import Progress, no_progress
+from attrlib.retraining.result import RANDOM
 from attrlib.retraining.split import split_items
 from attrlib.specs import NUMERICS, MethodSpec, RoarSpec, digest
 from attrlib.specs.maps import are_maps
@@ -30,8 +31,6 @@ from attrlib.targets import create as create_target
 from attrlib.training.fit import fit, untrained
 from attrlib.training.recipe import PRESETS, Recipe
 
-RANDOM = "Random"
-"""The method whose maps are chance; it is always among those that are judged."""
 SHARE_OF_MEMORY = 0.5
 """Largest share of the free memory for the images and the ranks of their pixels."""
 _STEPS = 3
@@ -243,8 +242,7 @@ def _defined(spec: RoarSpec, model: Classifier) -> tuple[dict[MethodSpec, Method
         methods.setdefault(method, asked)
     if last is not None and not methods:
         raise last
-    if not any(method.name == RANDOM for method in methods):
-        methods[resolve(MethodSpec(RANDOM))] = MethodSpec(RANDOM)
+    methods.setdefault(resolve(RANDOM), RANDOM)
     return methods, refused
 
 

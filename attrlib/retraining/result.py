@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 from attrlib.figures.numbers import json_value, number
 from attrlib.figures.study_figure import Panel, Point, Series, StudyFigure
 from attrlib.figures.tables import csv_table
+from attrlib.methods import resolve
 from attrlib.registry import Paper
 from attrlib.significance import Place
 from attrlib.specs import MethodSpec, RoarSpec
@@ -23,7 +24,8 @@ READINGS = {
     False: "most relevant pixels replaced; lower is better: the method finds what the class can be learnt from",
     True: "least relevant pixels replaced; higher is better: what the method keeps suffices to learn the class",
 }
-CHANCE = "Random"
+RANDOM = MethodSpec("Random")
+"""The method whose maps are chance; it is always among those that are judged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,9 +110,13 @@ class RoarResult:
         """Return the curves of ROAR, or those of KAR."""
         return tuple(each for each in self.curves if each.keep == keep)
 
+    def random(self, keep: bool = False) -> RoarCurve:
+        """Return the curve of random maps of the images' size: chance."""
+        return next(each for each in self.of_order(keep) if resolve(each.method) == resolve(RANDOM))
+
     def to_random(self, curve: RoarCurve) -> Difference:
         """Return how much larger the area of a curve is than that of random maps, paired by seed, with its 95 % CI."""
-        random = next(each for each in self.of_order(curve.keep) if each.method.name == CHANCE)
+        random = self.random(curve.keep)
         if curve is random:
             return Difference(0.0, 0.0, 0.0, len(curve.areas))
         mean = mean_over_seeds(curve.areas - random.areas, self.tests)
@@ -120,24 +126,25 @@ class RoarResult:
         """Return the methods of an order by their area, best first, each with the range of ranks that it may hold.
 
         Two methods are tied unless the interval of their difference, paired by seed, excludes 0. The intervals of all pairs hold at
-        once with probability 95 % (Bonferroni).
+        once with probability 95 % (Bonferroni). An area is a mean over many test images and several trainings, to which Student's t applies even
+        with few seeds.
 
         Args:
             keep: Whether to rank by KAR.
         """
         curves = self.of_order(keep)
-        sign = 1 if keep else -1
-        pairs = max(1, math.comb(len(curves), 2))
-
-        def beats(a: RoarCurve, b: RoarCurve) -> bool:
-            return mean_over_seeds(sign * (a.areas - b.areas), self.tests, pairs).low > 0
-
         places = []
         for curve in curves:
-            better = sum(beats(other, curve) for other in curves if other is not curve)
-            worse = sum(beats(curve, other) for other in curves if other is not curve)
+            better = sum(self._beats(other, curve) for other in curves)
+            worse = sum(self._beats(curve, other) for other in curves)
             places.append(Place(str(curve.method), curve.area, 1 + better, len(curves) - worse))
+        sign = 1 if keep else -1
         return sorted(places, key=lambda place: -sign * place.summary.mean)
+
+    def _beats(self, a: RoarCurve, b: RoarCurve) -> bool:
+        """Return whether a curve is significantly better than another of its order, corrected for all pairs."""
+        pairs = max(1, math.comb(len(self.of_order(a.keep)), 2))
+        return mean_over_seeds((a.areas - b.areas) * (1 if a.keep else -1), self.tests, pairs).low > 0
 
     def table(self) -> list[dict[str, object]]:
         """Return one plain row for each curve, best first: area, difference to random maps, ranks, and accuracy at each share."""
@@ -163,18 +170,15 @@ class RoarResult:
 
     @property
     def finding(self) -> str:
-        """Return in a sentence for each order which methods are better and worse than random maps."""
+        """Return in a sentence for each order which methods are significantly better or worse than random maps, as in `ranking`."""
         return " ".join(self._finding(keep) for keep in dict.fromkeys(curve.keep for curve in self.curves))
 
     def _finding(self, keep: bool) -> str:
-        better: list[str] = []
-        worse: list[str] = []
-        tied: list[str] = []
-        for curve in self.of_order(keep):
-            difference = self.to_random(curve)
-            if curve.method.name != CHANCE:
-                side = tied if difference.tie else better if (difference.mean > 0) == keep else worse
-                side.append(str(curve.method))
+        random = self.random(keep)
+        others = [curve for curve in self.of_order(keep) if curve is not random]
+        better = [str(curve.method) for curve in others if self._beats(curve, random)]
+        worse = [str(curve.method) for curve in others if self._beats(random, curve)]
+        tied = [name for name in map(str, (curve.method for curve in others)) if name not in (*better, *worse)]
         said = [
             f"{', '.join(names)} {words}" if names else ""
             for names, words in (

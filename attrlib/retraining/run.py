@@ -11,13 +11,13 @@ from attrlib.data.datasets import load_dataset
 from attrlib.engine.items import unreadable_note
 from attrlib.engine.run import Event, RunListener
 from attrlib.errors import MethodError, SpecError, unknown
-from attrlib.methods import read_methods
+from attrlib.methods import read_methods, resolve
 from attrlib.models import Classifier
 from attrlib.progress import no_listener
 from attrlib.retraining.images import RoarImages, load_images, with_replaced
-from attrlib.retraining.plan import RANDOM, Retraining, RoarPlan, plan_roar
+from attrlib.retraining.plan import Retraining, RoarPlan, plan_roar
 from attrlib.retraining.pool import Task, check_workers, execute_all, task_of
-from attrlib.retraining.result import RoarCurve, RoarResult
+from attrlib.retraining.result import RANDOM, RoarCurve, RoarResult
 from attrlib.specs import MethodSpec, RoarSpec, options_of
 from attrlib.specs.codec import documented
 from attrlib.specs.roar import SHARES, parse_shares
@@ -146,7 +146,7 @@ class _Run:
         self.out = set(images.refused)
         self.refused |= {self.plan.methods[method]: reason for method, reason in images.refused.items()}
         self.notes += unreadable_note(list(images.unreadable), len(images.unreadable))
-        left = [method for method in self.plan.methods if method not in self.out and method.name != RANDOM]
+        left = [method for method in self.plan.methods if method not in self.out and method != resolve(RANDOM)]
         if not left and self.out:
             raise MethodError(next(iter(images.refused.values())))
 

@@ -76,7 +76,7 @@ class RoarSpec(Spec):
         missing="no data given: add for example --data birds; python -m attrlib datasets lists named data sets",
     )
     methods: tuple[MethodSpec, ...] = methods_param()
-    keep: bool = param(False, "Also keep and retrain (KAR): replace the least relevant pixels", label="Keep and retrain (KAR), too")
+    keep: bool = param(False, "Also keep and retrain (KAR): replace the least relevant pixels", label="Also KAR")
     shares: tuple[float, ...] = param(
         SHARES,
         "Shares of the pixels to replace, between 0 and 1, separated by commas",
@@ -84,7 +84,7 @@ class RoarSpec(Spec):
         write=write_shares,
         check=_check_shares,
     )
-    seeds: int = param(3, "Trainings for each method and share, each from other random weights", low=1, high=1000, label="Trainings")
+    seeds: int = param(5, "Trainings for each method and share, each from other random weights", low=1, high=1000, label="Trainings")
     limit: int = param(
         1000, "Maximum number of images, drawn with the seed; some of each class test the networks", low=4, high=MOST, label="Images"
     )

@@ -132,6 +132,8 @@ def _show_cost(spec: RoarSpec) -> bool:
         plan = _plan(spec, on_progress)
         cost = plan.estimate()
         refused = "".join(f" {method} is left out: {reason}." for method, reason in plan.refused)
+        if not plan.missing:
+            return f"The results of all {len(plan.cached)} trainings are cached."
         images = f"{len(plan.train)} images, tested on {len(plan.test)}"
         return (
             f"{len(plan.missing)} trainings on {images}, are missing, {len(plan.cached)} are cached: at most {duration(cost.seconds)}, "
@@ -173,12 +175,13 @@ def _show(result: RoarResult) -> None:
     st.caption(plain(figure.caption))
     for keep in dict.fromkeys(curve.keep for curve in result.curves):
         st.caption(f"**{TITLES[keep]}**: {READINGS[keep]}.")
+        chance, curves = result.random(keep), {str(curve.method): curve for curve in result.of_order(keep)}
         rows = [
             {
                 "rank": str(place.first) if place.first == place.last else f"{place.first}–{place.last}",
                 "method": place.name,
                 "area under the accuracy": interval(place.summary),
-                "difference to random maps": interval(result.to_random(result.curve(place.name, keep))),
+                "difference to random maps": "chance" if curves[place.name] is chance else interval(result.to_random(curves[place.name])),
             }
             for place in result.ranking(keep)
         ]

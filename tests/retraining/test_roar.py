@@ -403,6 +403,9 @@ def test_methods_that_are_not_defined_are_left_out_with_the_reason(store: Store)
 def test_random_maps_are_always_there_once(store: Store) -> None:
     assert [str(m) for m in plan(store, HIGH).methods.values()] == ["Planted", "Random"]
     assert [str(m) for m in plan(store, MethodSpec("Random"), HIGH).methods.values()] == ["Random", "Planted"]
+    assert [str(m) for m in plan(store, MethodSpec("Random", "Input")).methods.values()] == ["Random@Input"]
+    # Random maps of a coarse layer are not random deletion.
+    assert [str(m) for m in plan(store, MethodSpec("Random", "conv")).methods.values()] == ["Random@conv", "Random"]
 
 
 # Bad input
