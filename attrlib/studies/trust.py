@@ -1,8 +1,8 @@
 """Which protocol to trust on a kind of model, by the results of the study `meta` that come with attrlib."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -90,7 +90,9 @@ def read(row: Mapping[str, object]) -> Evidence:
     return Evidence(Kind(bool(row["transformer"]), bool(row["tuned"])), str(row["protocol"]), mean, low, high, bool(row["recovers"]), kinds)
 
 
-def recommend(kind: Kind, protocols: Sequence[ProtocolSpec], data: str, evidence: Sequence[Evidence]) -> Recommendation | None:
+def recommend(
+    kind: Kind, protocols: Sequence[ProtocolSpec], data: str, evidence: Sequence[Evidence], label: Callable[[ProtocolSpec], str] = str
+) -> Recommendation | None:
     """Return which of the protocols to trust, or None if the evidence does not tell.
 
     It tells if at least two of the protocols were studied on this kind of model, the best of them recovers the truth, and its interval
@@ -101,6 +103,7 @@ def recommend(kind: Kind, protocols: Sequence[ProtocolSpec], data: str, evidence
         protocols: The protocols to choose from.
         data: Name of the data set.
         evidence: What is known.
+        label: Returns what the words call one of the protocols.
 
     Example:
         >>> kind = Kind(transformer=False, tuned=True)
@@ -109,8 +112,8 @@ def recommend(kind: Kind, protocols: Sequence[ProtocolSpec], data: str, evidence
         ('idsds',)
     """
     wanted = {_setting(ProtocolSpec.parse(each.protocol)): each for each in evidence if each.kind == kind}
-    asked = {setting: wanted[setting] for setting in map(_setting, protocols) if setting in wanted}
-    known = sorted(asked.values(), key=lambda each: -each.mean)
+    asked = {setting: protocol for protocol in protocols if (setting := _setting(protocol)) in wanted}
+    known = sorted((replace(wanted[setting], protocol=label(protocol)) for setting, protocol in asked.items()), key=lambda each: -each.mean)
     if len(known) < 2 or not known[0].recovers:
         return None
     best = known[0]

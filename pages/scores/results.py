@@ -62,6 +62,7 @@ def choose_protocol(protocols: Sequence[ProtocolSpec]) -> ProtocolSpec:
 def show(done: Mapping[str, Finished]) -> bool:
     """Show which protocols to trust, leaderboard, plots and example images; return whether any picture is pending."""
     state = st.session_state
+    advice = st.container()
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         if state.get("s_model") not in done:
             state.s_model = next(iter(done))
@@ -69,7 +70,8 @@ def show(done: Mapping[str, Finished]) -> bool:
             st.selectbox("Model", label_visibility="collapsed", width=260, **chooser("s_model", list(done)))
         finished = done[state.s_model]
         protocol = choose_protocol(finished.result.protocols)
-    _show_trust(finished)
+    with advice:
+        _show_trust(finished)
     definition = create(protocol)
     scale = plots.scale_of(protocol)
     rows = finished.leaderboards[protocol]
@@ -99,7 +101,7 @@ def _show_trust(finished: Finished) -> None:
     """Show which of the run's protocols to trust on this kind of model, where the study `meta` tells."""
     if finished.kind is None:
         return
-    advice = recommend(finished.kind, finished.result.protocols, finished.data.name, shipped())
+    advice = recommend(finished.kind, finished.result.protocols, finished.data.name, shipped(), plots.label_of)
     if advice is not None:
         st.info(f"{plain(advice.words)} Page Studies, *{plain(STUDIES['meta'].title)}*, has the details.", icon=":material/verified:")
 
