@@ -100,7 +100,7 @@ def _report(result: RoarResult, refused_before: int) -> None:
             points = zip(curve.shares, curve.points, strict=True)
             typer.echo(f"  {place.name:{width}}  " + "  ".join(f"{share:g}: {number(point.mean)}" for share, point in points))
     typer.echo(result.finding)
-    for note in result.notes:
+    for note in [*result.notes, *result.warnings]:
         typer.echo(f"note: {note}", err=True)
     _echo_refused(result.refused[refused_before:])
     typer.echo(f"{result.computed} trained, {result.cached} cached, {duration(result.seconds)}")

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attrlib.engine.executors.choice import WORKERS
 from attrlib.errors import AttrlibError, SpecError, TrainingError, shortened
+from attrlib.specs import whole
 from attrlib.training.fit import count_correct, fit, untrained
 from attrlib.training.recipe import Recipe
 
@@ -74,6 +76,18 @@ def check_workers(workers: int | None) -> None:
     """Raise `SpecError` unless the number of worker processes is valid; None is."""
     if workers is not None and (not isinstance(workers, int) or not 1 <= workers <= MOST):
         raise SpecError(f"workers={workers!s:.40} is not valid: give a number of processes from 1 to {MOST}")
+
+
+def workers_of_environment() -> int | None:
+    """Return the number of worker processes that a server is started with, None for none.
+
+    Raises:
+        SpecError: If the variable `ATTRLIB_WORKERS` is not valid.
+    """
+    text = os.environ.get(WORKERS)
+    workers = whole(text, WORKERS) if text else None
+    check_workers(workers)
+    return workers
 
 
 def execute_all(

@@ -189,6 +189,23 @@ class RoarResult:
         ]
         return f"{TITLES[keep]}: {'; '.join(filter(None, said)) or 'only random maps'}."
 
+    @property
+    def warnings(self) -> list[str]:
+        """Return where networks are significantly better without pixels than with all of them, which a loss of information cannot explain.
+
+        The interval of the paired difference, corrected for the shares of the curve, is then above 0.
+        """
+        found = []
+        for curve in self.curves:
+            whole, *others = curve.accuracies
+            for share, accuracies in zip(curve.shares[1:], others, strict=True):
+                if mean_over_seeds(accuracies - whole, self.tests, len(others)).low > 0:
+                    found.append(
+                        f"{TITLES[curve.keep]} of {curve.method} at {share:g}: networks are right more often ({accuracies.mean():.3f}) than on the images as "
+                        f"they are ({whole.mean():.3f}): which pixels are replaced may give the class away; compare with baseline=linear"
+                    )
+        return found
+
     def figure(self) -> StudyFigure:
         """Return the curves with their intervals, a panel for each order."""
         panels = []
@@ -213,8 +230,8 @@ class RoarResult:
             for c in self.curves
         ]
         fields["refused"] = [{"method": str(method), "reason": reason} for method, reason in self.refused]
-        fields |= {name: getattr(self, name) for name in ("tests", "trains", "largest", "notes", "computed", "cached", "seconds")}
-        return json_value(fields)
+        fields |= {name: getattr(self, name) for name in ("tests", "trains", "largest", "computed", "cached", "seconds")}
+        return json_value(fields | {"notes": [*self.notes, *self.warnings]})
 
 
 def files_of(result: RoarResult) -> Mapping[str, Callable[[], bytes]]:

@@ -12,6 +12,7 @@ from attrlib.figures.study_plots import draw
 from attrlib.models import EMBEDDED
 from attrlib.progress import NewsProgress
 from attrlib.retraining import RoarPlan, RoarResult, plan_roar, run_roar
+from attrlib.retraining.pool import workers_of_environment
 from attrlib.retraining.result import PAPER, READINGS, TITLES, files_of, interval
 from attrlib.specs import ModelSpec, RoarSpec, digest, options_of
 from attrlib.specs.roar import SHARES, parse_shares, write_shares
@@ -120,7 +121,7 @@ def _plan(spec: RoarSpec, on_progress: NewsProgress) -> RoarPlan:
 
 def _start(spec: RoarSpec) -> None:
     def train(on_progress: NewsProgress) -> RoarResult:
-        return run_roar(_plan(spec, on_progress), lambda event: on_progress(event.done, event.total, event))
+        return run_roar(_plan(spec, on_progress), lambda event: on_progress(event.done, event.total, event), workers_of_environment())
 
     jobs.restart(jobs.device_queue(), _key(spec), train, Priority.LONG)
 
@@ -130,7 +131,7 @@ def _show_cost(spec: RoarSpec) -> bool:
 
     def estimate(on_progress: NewsProgress) -> str:
         plan = _plan(spec, on_progress)
-        cost = plan.estimate()
+        cost = plan.estimate(workers_of_environment())
         refused = "".join(f" {method} is left out: {reason}." for method, reason in plan.refused)
         if not plan.missing:
             return f"The results of all {len(plan.cached)} trainings are cached."
@@ -190,5 +191,6 @@ def _show(result: RoarResult) -> None:
         with st.expander(f"Left out because not defined here: {len(result.refused)}", icon=":material/block:"):
             for method, reason in result.refused:
                 st.markdown(f"**{plain(str(method))}**: {plain(reason)}")
+    notices.warn(result.warnings)
     notices.folded(result.notes)
     st.caption(f"{result.computed} networks trained now, {result.cached} cached; {duration(result.seconds)}.")

@@ -106,6 +106,18 @@ def test_table_json_and_files_hold_the_same_numbers() -> None:
     assert figure.panels[0].series[0].points[1].low == found.curve("IG").points[1].low
 
 
+def test_networks_that_are_better_without_pixels_are_named() -> None:
+    better, equal = curve("IG", 0.5, keep=True), curve("Grad-CAM", 0.5, keep=True)
+    better.accuracies[2] = better.accuracies[0] + 0.2
+    equal.accuracies[1:] = equal.accuracies[0]
+    found = result(better, equal, curve("Random", 0.5, keep=True))
+    (warning,) = found.warnings
+    assert warning.startswith(f"KAR of IG at 0.4: networks are right more often ({better.accuracies[2].mean():.3f}) than on the images")
+    low, _ = scipy.stats.ttest_rel(better.accuracies[1], better.accuracies[0]).confidence_interval(1 - 0.05 / 3)
+    assert low < 0
+    assert warning in found.as_json()["notes"]
+
+
 def test_an_unknown_curve_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         result(curve("IG", 0.5), curve("Random", 0.7)).curve("IG", keep=True)
