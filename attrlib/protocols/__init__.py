@@ -4,6 +4,7 @@ import attrlib.protocols.concentration
 import attrlib.protocols.deletion
 import attrlib.protocols.faithfulness
 import attrlib.protocols.incremental
+import attrlib.protocols.information
 import attrlib.protocols.localisation
 import attrlib.protocols.objects
 import attrlib.protocols.parts

@@ -76,7 +76,7 @@ class Agreement(Study):
     def _protocols(self, traits: ModelTraits) -> tuple[list[str], list[str]]:
         """Return all protocols on images and on grids that judge maps, with the variant of single deletion that fits the model."""
         left_out = {"idsds", "sds"} - {deletion(traits)}
-        names = [name for name, cls in PROTOCOLS.items() if name not in left_out and cls().cost.inputs]
+        names = [name for name, cls in PROTOCOLS.items() if name not in left_out and cls.quick and cls().cost.inputs]
         images, grids = ([CHEAPER.get(n) or cheap(n) for n in names if PROTOCOLS[n].items == kind] for kind in ("images", "grids"))
         return images, grids
 

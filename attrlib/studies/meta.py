@@ -108,7 +108,7 @@ class Meta(Study):
 
     def runs(self, spec: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:
         left_out = {"idsds", "sds"} - {deletion(traits)}
-        judges = {name: cls() for name, cls in PROTOCOLS.items() if cls.items == "images" and name not in left_out}
+        judges = {name: cls() for name, cls in PROTOCOLS.items() if cls.items == "images" and cls.quick and name not in left_out}
         names = [name for name, protocol in judges.items() if protocol.cost.inputs and not protocol.other_maps]
         return [self.run_of(spec, traits, model, [text], spec.methods) for text in (*map(self._protocol, names), NORMALISED)]
 

@@ -37,6 +37,8 @@ SPECS = [*(SMALL.get(name, name) for name in PROTOCOLS), "sds:output=probability
 METHODS_USED = ("IxG", "Grad-CAM", "RISE:samples=8", "Random")
 KINDS = ("sigmoid", "binary", "scalar", "probabilities")
 PROBABILITY = {
+    "sic",
+    "aic",
     "ids:steps=5",
     "srg:steps=5",
     "deletion:steps=4",
