@@ -12,6 +12,7 @@ from . import (
     methods,
     models,
     protocols,
+    retraining,
     specs,
     statistics,
     store,
@@ -44,6 +45,7 @@ from .methods import Attribution, Preset, list_methods, list_presets
 from .models import Classifier, add_model, list_models, load_model, remove_model, wrap_model
 from .postprocess import resize, smooth
 from .protocols import list_protocols
+from .retraining import RoarResult, roar
 from .specs import (
     AggregateSpec,
     AggregateView,
@@ -51,6 +53,7 @@ from .specs import (
     MethodSpec,
     ModelSpec,
     ProtocolSpec,
+    RoarSpec,
     RunSpec,
     StudySpec,
     TargetSpec,
@@ -85,6 +88,8 @@ __all__ = [
     "Preset",
     "ProtocolError",
     "ProtocolSpec",
+    "RoarResult",
+    "RoarSpec",
     "RunResult",
     "RunSpec",
     "Score",
@@ -116,6 +121,7 @@ __all__ = [
     "open_store",
     "remove_model",
     "resize",
+    "roar",
     "score",
     "smooth",
     "study",

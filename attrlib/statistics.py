@@ -1,18 +1,18 @@
-"""Statistics of values per item: rank correlation, intervals of a mean, paired differences, and ranges of ranks."""
+"""Statistics of values per item: rank correlation, intervals of a mean, and paired differences."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 from torch import Tensor
 
 from attrlib.errors import DataError, SpecError
 
 LEVEL = 0.05
-"""Share of intervals that miss the true mean, and of rank tables that make any false claim."""
+"""Share of intervals that miss the true mean, and of tables of tests that make any false claim."""
 FEWEST = 5
 """Fewest differences to bootstrap. With fewer, even their whole range contains the true mean less than nine times in ten."""
 CHUNK = 2**20
@@ -228,7 +228,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: in
     """
     if resamples < 1:
         raise SpecError(f"resamples={resamples} is not valid; use at least 1, preferably 1000 or more")
-    differences = _differences(a, b)
+    differences = differences_of(a, b)
     n = len(differences)
     if n < FEWEST:
         few = summary(differences)
@@ -238,7 +238,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0, resamples: in
     return Difference(float(differences.mean()), float(low), float(high), n)
 
 
-def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def differences_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return a - b of the items where both are finite, as float64."""
     a, b = (np.asarray(values, dtype=np.float64).ravel() for values in (a, b))
     if len(a) != len(b):
@@ -258,75 +258,3 @@ def _resampled_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarra
         part = means[start : start + rows]
         part[:] = values[generator.integers(n, size=(len(part), n))].mean(1)
     return means
-
-
-@dataclass(frozen=True)
-class Place:
-    """A method in a rank table: its mean, and the `first` and `last` rank (from 1) that it may hold given the data."""
-
-    name: str
-    summary: Summary
-    first: int
-    last: int
-
-
-def rank_table(values: Mapping[str, np.ndarray], higher_is_better: bool = True) -> list[Place]:
-    """Return the methods by their mean, best first, each with the range of ranks that it may hold.
-
-    `first` is 1 + the number of methods that are significantly better; `last` is the number of methods that are not significantly worse,
-    itself included. Two methods differ significantly if the paired t test of their mean difference, over the items where both are
-    finite, rejects at 5 % after Holm's correction over all pairs. So with probability 95 % all ranges contain the true ranks at once
-    (Mogstad et al., Review of Economic Studies 2024, doi 10.1093/restud/rdad006). A p value is never below 2^(1-m), the chance that m
-    nonzero differences all have the same sign: a few items prove nothing, however similar their differences.
-
-    The ranges are not bootstrapped: the correction needs p values near 1e-4, which 10,000 resamples cannot resolve, while a t test uses
-    each pair's own items and is deterministic. In exchange, a pair that differs significantly by `paired_difference` may be tied here.
-
-    Equal means keep the given order. A method without a finite value comes last and may hold any rank, so it also counts towards the
-    last rank of every other method. With undefined values the means are over different items, and the order may differ from that of the
-    ranges.
-
-    Args:
-        values: Values per item by name of the method, all in the same order of items; NaN where undefined.
-        higher_is_better: Whether a higher mean is better.
-
-    Raises:
-        DataError: If the lengths differ.
-    """
-    items = [np.asarray(each, dtype=np.float64) for each in values.values()]
-    wins = _wins(items, higher_is_better)
-    first, last = 1 + wins.sum(0), len(items) - wins.sum(1)
-    places = [Place(name, summary(items[i]), int(first[i]), int(last[i])) for i, name in enumerate(values)]
-    sign = -1 if higher_is_better else 1
-    return sorted(places, key=lambda place: sign * place.summary.mean if place.summary.n else math.inf)
-
-
-def _wins(items: list[np.ndarray], higher_is_better: bool) -> np.ndarray:
-    """Return booleans (k,k): whether method i is significantly better than method j."""
-    rows, columns = np.triu_indices(len(items), 1)
-    tests = [_paired_test(_differences(items[i], items[j])) for i, j in zip(rows, columns, strict=True)]
-    means, p = np.array(tests).reshape(-1, 2).T
-    signs = np.where(_holm(p) <= LEVEL, np.sign(means), 0) * (1 if higher_is_better else -1)
-    wins = np.zeros((len(items), len(items)), dtype=bool)
-    wins[rows, columns] = signs > 0
-    wins[columns, rows] = signs < 0
-    return wins
-
-
-def _paired_test(differences: np.ndarray) -> tuple[float, float]:
-    """Return the mean difference and its two-sided p value by Student's t test, not below 2^(1-m) for m nonzero differences."""
-    nonzero = np.count_nonzero(differences)
-    if nonzero < 2:
-        return 0.0, 1.0
-    mean, n = float(differences.mean()), len(differences)
-    error = float(differences.std(ddof=1)) / math.sqrt(n)
-    t = abs(mean) / error if error else math.inf
-    return mean, max(2 * float(stdtr(n - 1, -t)), 2.0 ** (1 - nonzero))
-
-
-def _holm(p: np.ndarray) -> np.ndarray:
-    """Apply Holm's step-down adjustment: multiply the i-th smallest of N p values by N - i + 1, none below its predecessor."""
-    order = np.argsort(p)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    return adjusted

@@ -17,7 +17,7 @@ LEVELS = [
     {"app"},
     {"pages", "attrlib.cli"},
     {"attrlib.studies"},
-    {"attrlib.api", "attrlib.diagnosis", "attrlib.tuning"},
+    {"attrlib.api", "attrlib.diagnosis", "attrlib.retraining", "attrlib.tuning"},
     {"attrlib.analysis", "attrlib.diagnostics", "attrlib.aggregation"},
     {"attrlib.engine"},
     {"attrlib.methods", "attrlib.protocols", "attrlib.training", "attrlib.figures"},
@@ -29,6 +29,7 @@ LEVELS = [
     {
         "attrlib.progress",
         "attrlib.statistics",
+        "attrlib.significance",
         "attrlib.registry",
         "attrlib.errors",
         "attrlib._torchvision",

@@ -10,7 +10,8 @@ from scipy import stats
 from support.waiting import counted_calls
 
 from attrlib.errors import DataError, SpecError
-from attrlib.statistics import Place, paired_difference, rank_table, ranks, spearman, summary
+from attrlib.significance import Place, rank_table
+from attrlib.statistics import paired_difference, ranks, spearman, summary
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN, INF = math.nan, math.inf

@@ -28,6 +28,10 @@ COMMANDS = {
         "tune",
         "Search the parameters of a method for the best score, and judge it on held-out items. Cached results are not computed again.",
     ),
+    "roar": Entry(
+        "roar",
+        "Train small networks without the pixels that methods hold relevant (ROAR), or with only those (KAR). Stored results are not trained again.",
+    ),
     "study": Entry("study", "Answer a question about models, methods and data. Cached results are not computed again."),
     "studies": Entry("study", "List studies with their parameters."),
     "montage": Entry("montage", "Draw one image explained by all methods, for the class that the model predicts."),

@@ -27,12 +27,13 @@ from attrlib.errors import SpecError
 from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.figures.numbers import json_value, number
 from attrlib.methods import read_methods
-from attrlib.models import load_model
+from attrlib.models import Classifier, load_model
 from attrlib.protocols import PROTOCOLS, create
 from attrlib.registry import params_of
 from attrlib.specs import IN_MEMORY, LOGIT, MethodSpec, ProtocolSpec, RunSpec, TargetSpec, flag_of, parse_protocols
 from attrlib.specs.maps import maps_spec
 from attrlib.store import Run, Store, open_store, parse_bytes
+from attrlib.studies.trust import kind_of, recommend, shipped
 
 
 @command(options=params_of(RunSpec))
@@ -119,7 +120,7 @@ def score(
     stopped = "stopped: all results so far are stored; resume with python -m attrlib score --resume"
     with executors(workers, cluster, device, data_root or ()) as executor:
         result = run_showing(lambda on_progress: run(run_plan, on_progress, executor), as_json, stopped)
-    _report(result, dataset, as_json)
+    _report(result, dataset, _advice(result, classifier, dataset), as_json)
 
 
 def _parse_protocols(text: str) -> tuple[ProtocolSpec, ...]:
@@ -155,7 +156,14 @@ def _show_plan(plan: Plan, as_json: bool) -> None:
     _echo_notes(plan.notes, plan.refused)
 
 
-def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
+def _advice(result: RunResult, model: Classifier, data: Dataset) -> str | None:
+    """Return which protocols to trust on this kind of model, None if that is not known."""
+    kind = kind_of(model)
+    advice = recommend(kind, result.protocols, data.name, shipped()) if kind is not None else None
+    return None if advice is None else advice.words
+
+
+def _report(result: RunResult, data: Dataset, advice: str | None, as_json: bool) -> None:
     boards = {protocol: result.leaderboard(protocol) for protocol in result.protocols}
     dimensions = dimensions_of(result)
     refused = [{"protocol": str(p), "method": str(m), "reason": why} for p, m, why in result.refused]
@@ -170,6 +178,7 @@ def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
         ]
         fields = {"cli": result.spec.cli(), "computed": result.computed, "cached": result.cached, "seconds": result.seconds}
         fields |= {"scores": scores, "refused": refused, "notes": result.notes, "agreement": result.agreement}
+        fields["advice"] = advice
         typer.echo(json.dumps(json_value(fields)))
         return
     for protocol, rows in boards.items():
@@ -180,6 +189,8 @@ def _report(result: RunResult, data: Dataset, as_json: bool) -> None:
             typer.echo(_line(row))
         if protocol in dimensions:
             _echo_dimensions(dimensions[protocol])
+    if advice is not None:
+        typer.echo(advice)
     for method, value in result.agreement.items():
         typer.echo(f"note: fast {method}: rank correlation {value:.3f} with the exact maps")
     _echo_notes(result.notes, result.refused)
@@ -204,7 +215,8 @@ def _echo_dimensions(methods: Mapping[MethodSpec, Dimensions]) -> None:
     for method, own in methods.items():
         typer.echo(f"  {'':6}  {method!s:36}" + "".join(f" {number(value, 2):>5}" for value in (*own.means.values(), own.threshold)))
     typer.echo(
-        f"  {LEGEND}; t: the threshold of the method with the best completeness. Each is a mean over the images where it is defined."
+        f"  {LEGEND}; t: the threshold of the method with the best completeness. Each is a mean over the images where it is defined. "
+        "The values are of this data set, the paper's of its own."
     )
 
 

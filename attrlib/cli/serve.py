@@ -46,11 +46,15 @@ def app(
     # Streamlit reads this file only if it is in the current folder.
     settings = tomllib.loads((script.parent / ".streamlit" / "config.toml").read_text())
     settings["server"] |= {"port": port, "address": host, "headless": headless}
+    # Streamlit's greeting offers tools for those who write apps, here and as a pop-up on every page.
+    settings["logger"] = {"hideWelcomeMessage": True}
     if max_upload is not None:
         settings["server"]["maxUploadSize"] = max_upload
     flags = [
         word for name, value in _flat(settings) for word in (f"--{name}", str(value).lower() if isinstance(value, bool) else str(value))
     ]
+    typer.echo(f"attrlib opens at http://{host}:{port}; stop it with Ctrl+C")
+    sys.stdout.flush()
     run = [sys.executable, "-m", "streamlit", "run", str(script), *flags]
     if os.name == "posix":
         # In place of this process, so that a signal to it ends the app.

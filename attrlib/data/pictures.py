@@ -2,15 +2,16 @@
 
 import re
 
-from attrlib.data.birds import Birds
+from attrlib.data.birds import Birds, TrojanedBirds
 from attrlib.data.images import Photo, open_photo
 from attrlib.data.samples import PREFIX, SAMPLES, open_sample
 from attrlib.errors import ImageError
 
 BIRDS_SHOWN = 12
 NAMES: tuple[str, ...] = (*(f"{PREFIX}{name}" for name in SAMPLES), *(f"birds:test/{k}" for k in range(BIRDS_SHOWN)))
-"""Names of pictures that are always available: the sample photos and a few birds. Any bird can be opened as `birds:SPLIT/INDEX`."""
-_BIRD = re.compile(r"(birds:(train|select|test))/(\d{1,6})")
+"""Names of pictures that are always available: the sample photos and a few birds. Any bird can be opened as `birds:SPLIT/INDEX` or `birds-trojaned:SPLIT/INDEX`."""
+_BIRD = re.compile(r"((birds|birds-trojaned):(train|select|test))/(\d{1,6})")
+_SETS: dict[str, type[Birds] | type[TrojanedBirds]] = {"birds": Birds, "birds-trojaned": TrojanedBirds}
 
 
 def is_named(name: str) -> bool:
@@ -23,7 +24,7 @@ def title(name: str) -> str:
     bird = _BIRD.fullmatch(name)
     if bird is None:
         return name.removeprefix(PREFIX)
-    data, index = Birds(bird[2]), int(bird[3])
+    data, index = _SETS[bird[2]](bird[3]), int(bird[4])
     return f"bird {index}: {data.class_names[data.label(index)]}" if index < len(data) else name
 
 
@@ -31,7 +32,7 @@ def open_image(source: object, name: str = "") -> Photo:
     """Open a picture by name, or from anything that `open_photo` takes.
 
     Args:
-        source: `sample:NAME`, `birds:SPLIT/INDEX`, or a path, bytes, an open binary file, a PIL image or an array.
+        source: `sample:NAME`, `birds:SPLIT/INDEX`, `birds-trojaned:SPLIT/INDEX`, or a path, bytes, an open binary file, a PIL image or an array.
         name: What the result and error messages call the picture, unless `source` is a name.
 
     Raises:
@@ -42,8 +43,8 @@ def open_image(source: object, name: str = "") -> Photo:
     bird = _BIRD.fullmatch(source) if isinstance(source, str) else None
     if bird is None:
         return open_photo(source, name)  # type: ignore[arg-type]
-    data = Birds(bird[2])
-    if int(bird[3]) >= len(data):
-        raise ImageError(f"{bird[1]} has no bird {bird[3]}; choose one from 0 to {len(data) - 1}")
-    item = data[int(bird[3])]
+    data = _SETS[bird[2]](bird[3])
+    if int(bird[4]) >= len(data):
+        raise ImageError(f"{bird[1]} has no bird {bird[4]}; choose one from 0 to {len(data) - 1}")
+    item = data[int(bird[4])]
     return Photo(item.image, bird[0], id=item.id)

@@ -12,8 +12,9 @@ from attrlib.engine.cache import ResultCache
 from attrlib.engine.evaluations import Refusal
 from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.protocols import Protocol
+from attrlib.significance import Place, rank_table
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec
-from attrlib.statistics import Place, Summary, rank_table, summary
+from attrlib.statistics import Summary, summary
 from attrlib.store import Detail
 
 READ_AHEAD = 1024

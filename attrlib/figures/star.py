@@ -50,7 +50,16 @@ def stars(values: Mapping[str, Mapping[str, float]], corners: Sequence[str], hea
     figure.update_polars(
         radialaxis=dict(range=[0, 1], tickvals=[0.5, 1], showticklabels=False, ticks="", showline=False, **thin),
         # Invisible ticks keep the names off the markers at the rim.
-        angularaxis=dict(ticks="outside", ticklen=6, tickcolor="rgba(0, 0, 0, 0)", rotation=90, direction="clockwise", tickfont_size=12, linecolor=GREY, **thin),
+        angularaxis=dict(
+            ticks="outside",
+            ticklen=6,
+            tickcolor="rgba(0, 0, 0, 0)",
+            rotation=90,
+            direction="clockwise",
+            tickfont_size=12,
+            linecolor=GREY,
+            **thin,
+        ),
         bgcolor="rgba(0, 0, 0, 0)",
     )
     return figure.update_layout(height=height + 100, margin=dict(l=40, r=40, t=66, b=34))

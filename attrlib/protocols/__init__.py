@@ -5,6 +5,7 @@ import attrlib.protocols.deletion
 import attrlib.protocols.faithfulness
 import attrlib.protocols.funnybirds
 import attrlib.protocols.incremental
+import attrlib.protocols.information
 import attrlib.protocols.localisation
 import attrlib.protocols.objects
 import attrlib.protocols.parts

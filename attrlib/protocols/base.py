@@ -45,6 +45,7 @@ class Protocol(ABC):
         needs: Requirements on the model, in words, and on the data set, as keys of `OFFERED`.
         reading: How to read a value, for users.
         seeded: Whether values depend on the seed.
+        quick: Whether most of its time is spent on passes; studies leave the others out.
         other_maps: What it needs besides the maps of the images as they are, in words; empty if those suffice.
     """
 
@@ -57,6 +58,7 @@ class Protocol(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     reading: ClassVar[str]
     seeded: ClassVar[bool] = False
+    quick: ClassVar[bool] = True
     other_maps: ClassVar[str] = ""
 
     @property

@@ -10,6 +10,7 @@ from attrlib.specs.explain import ExplainSpec
 from attrlib.specs.method import MethodSpec, parse_methods
 from attrlib.specs.model import FITS, INTERPOLATIONS, LARGEST, OUTPUTS, ModelSpec, Size, check_size, parse_size, size_text
 from attrlib.specs.protocol import ProtocolSpec, parse_protocols
+from attrlib.specs.roar import RoarSpec
 from attrlib.specs.run import CLASSES, IN_MEMORY, RunSpec
 from attrlib.specs.shard import Shard
 from attrlib.specs.space import Dimension, parse_space
@@ -38,6 +39,7 @@ __all__ = [
     "MethodSpec",
     "ModelSpec",
     "ProtocolSpec",
+    "RoarSpec",
     "RunSpec",
     "Shard",
     "Size",

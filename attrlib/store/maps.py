@@ -75,12 +75,15 @@ class Maps:
             self._notes(NOT_READ.format(why=error))
             rows = []
         lost = set()
-        for key, content, _used in rows:
-            blob = self._files.read(content)
-            if blob is None:
-                lost.add(content)
-            else:
-                maps[key] = decode(blob)
+        try:
+            for key, content, _used in rows:
+                blob = self._files.read(content)
+                if blob is None:
+                    lost.add(content)
+                else:
+                    maps[key] = decode(blob)
+        except Unavailable as error:
+            self._notes(NOT_READ.format(why=error))
         now = time.time()
         with suppress(Unavailable):
             self._drop(lost)

@@ -4,7 +4,7 @@ import os
 import posixpath
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from attrlib.errors import StoreError, reason_of
-from attrlib.store.failures import Damaged
+from attrlib.store.failures import Damaged, Unavailable
 from attrlib.store.files import SUFFIX, Files, checked, content_of
 
 
@@ -31,13 +31,15 @@ class Objects(Files):
 
     def read(self, content: str) -> bytes | None:
         try:
-            blob = self._fs.cat_file(self._path(content))
-        except Exception:  # noqa: BLE001  # each kind of location has errors of its own
+            with self._reached():
+                blob = self._fs.cat_file(self._path(content))
+        except FileNotFoundError:
             return None
         return blob if content_of(blob) == content else None
 
     def exists(self, content: str) -> bool:
-        return bool(self._fs.exists(self._path(content)))
+        with self._reached():
+            return bool(self._fs.exists(self._path(content)))
 
     def write(self, content: str, blob: bytes) -> None:
         path = self._path(content)
@@ -58,7 +60,22 @@ class Objects(Files):
         return sum(self._unlink(path) for path, content in names if content not in contents)
 
     def _all(self) -> Iterator[Any]:
-        yield from self._fs.find(self._root) if self._fs.exists(self._root) else []
+        with self._reached():
+            found = self._fs.find(self._root) if self._fs.exists(self._root) else []
+        yield from found
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Raise `Unavailable` for whatever error the kind of location has, except that there is no such file.
+
+        A location that cannot be reached does not mean that its files are gone.
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise Unavailable(f"{self.place} cannot be read: {reason_of(error)}") from error
 
     def _path(self, content: str) -> Any:
         return posixpath.join(self._root, content[:2], content + SUFFIX)

@@ -4,6 +4,7 @@ import attrlib.studies.accuracy
 import attrlib.studies.agreement
 import attrlib.studies.design
 import attrlib.studies.localisation
+import attrlib.studies.meta
 import attrlib.studies.ranking
 import attrlib.studies.recent
 import attrlib.studies.robustness

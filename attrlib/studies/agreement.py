@@ -13,11 +13,11 @@ from attrlib.models import Classifier
 from attrlib.protocols import PROTOCOLS
 from attrlib.protocols.faithfulness import INFIDELITY_PAPER
 from attrlib.protocols.stability import ROBUSTNESS_PAPER
-from attrlib.registry import param, params_of
-from attrlib.specs import ProtocolSpec, RunSpec, StudySpec
+from attrlib.registry import param
+from attrlib.specs import RunSpec, StudySpec
 from attrlib.statistics import Correlation, jackknife, mean_correlation, rank_correlation
 from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, deletion
-from attrlib.studies.choose import COUNTS, every, some
+from attrlib.studies.choose import cheap, every, some
 from attrlib.studies.fractions import over_fractions, twins
 from attrlib.studies.traits import ModelTraits, centres, family
 from attrlib.studies.words import interval, numbers, point
@@ -26,8 +26,8 @@ DEFAULT_METHODS = ("Gradient", "IxG", "IG", "Guided Backprop")
 """Methods for infidelity and sensitivity that are defined on every network."""
 NOISES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 INFIDELITY, NORMALISED, SENSITIVITY = "infidelity:samples=4", "infidelity:normalize=true:samples=4", "sensitivity:samples=2"
-CHEAP = 6
-"""Most samples, steps and other repetitions of a protocol."""
+CHEAPER = {"sensitivity": SENSITIVITY, "infidelity": INFIDELITY}
+"""Protocols that are made cheaper than `cheap` makes them."""
 
 
 @STUDIES.register
@@ -76,8 +76,8 @@ class Agreement(Study):
     def _protocols(self, traits: ModelTraits) -> tuple[list[str], list[str]]:
         """Return all protocols on images and on grids that judge maps, with the variant of single deletion that fits the model."""
         left_out = {"idsds", "sds"} - {deletion(traits)}
-        names = [name for name, cls in PROTOCOLS.items() if name not in left_out and cls().cost.inputs]
-        images, grids = ([_cheap(n) for n in names if PROTOCOLS[n].items == kind] for kind in ("images", "grids"))
+        names = [name for name, cls in PROTOCOLS.items() if name not in left_out and cls.quick and cls().cost.inputs]
+        images, grids = ([CHEAPER.get(n) or cheap(n) for n in names if PROTOCOLS[n].items == kind] for kind in ("images", "grids"))
         return images, grids
 
     def analyse(self, results: Sequence[ModelResults]) -> Analysis:
@@ -109,19 +109,6 @@ class Agreement(Study):
         if not sentences:
             raise DataError("no two protocols are defined on these models and data; choose other models or data")
         return Analysis(sentences[0], sentences[1:], rows, figures)
-
-
-def _cheap(name: str) -> str:
-    """Return a protocol with fewer samples, steps or stages, and a confidence that small models reach."""
-    values = []
-    for field in params_of(PROTOCOLS[name]):
-        if field.name in (*COUNTS, "stages") and field.kind is int and int(field.default or 0) > CHEAP:
-            values.append((field.name, max(CHEAP, int(field.low or 0))))
-        elif field.name == "stages":
-            values.append((field.name, 2))
-    special = {"sensitivity": SENSITIVITY, "infidelity": INFIDELITY}
-    grid = (("confidence", 0.9),) if PROTOCOLS[name].items == "grids" else ()
-    return special.get(name) or str(ProtocolSpec(name, (*grid, *values)))
 
 
 Scores = dict[str, Score]

@@ -133,11 +133,31 @@ class Study(ABC):
     minutes: ClassVar[float]
     wants_accuracy: ClassVar[bool] = False
     """Whether to measure accuracy on the data if the model card does not state it."""
+    shows_notes: ClassVar[bool] = True
+    """Whether the notes of the runs are of use; those on maps that the study made are not."""
     limit: int = param(16, "Items for each model: images, or grids", low=2, high=100_000)
 
     @abstractmethod
     def models(self) -> list[str]:
         """Return the names of the shipped models that the study runs on by default."""
+
+    def prepared(
+        self, spec: StudySpec, traits: ModelTraits, model: Classifier, data: Dataset, store: Store, on_progress: RunListener
+    ) -> tuple[StudySpec, Dataset]:
+        """Return the study and the data set for one model, before its runs. By default as given.
+
+        Args:
+            spec: The study with its models, methods and data.
+            traits: Traits of the model.
+            model: The model.
+            data: The study's data set.
+            store: Store of results.
+            on_progress: Called with an event as the work advances; raises `Cancelled` to stop it.
+
+        Raises:
+            DataError: If the study is not defined on this model and its data.
+        """
+        return spec, data
 
     @abstractmethod
     def runs(self, spec: StudySpec, traits: ModelTraits, model: Classifier, main: bool) -> list[RunSpec]:

@@ -6,8 +6,9 @@ from typing import Any
 from attrlib.errors import AttrlibError
 from attrlib.methods import METHODS, Passes
 from attrlib.models import Classifier, Layer
+from attrlib.protocols import PROTOCOLS
 from attrlib.registry import params_of
-from attrlib.specs import MethodSpec
+from attrlib.specs import MethodSpec, ProtocolSpec
 
 COUNTS = ("samples", "steps", "masks", "evaluations", "permutations", "iterations", "designs")
 """Parameters that count repetitions. They are halved until a map is cheap enough."""
@@ -16,6 +17,8 @@ CHANNELS = "top"
 STRIDES = ("window", "stride")
 """Parameters whose doubling leaves fewer positions. They are doubled together."""
 LEAST, FIRST_WINDOW, MOST_WINDOW = 4, {"Input": 16}, 64
+REPETITIONS = 6
+"""Most samples, steps and other repetitions of a protocol."""
 OF_INPUT = 8
 """Fewest windows per side at Input. A patch of single deletion is a quarter of the side; a window of that size would repeat the score."""
 
@@ -101,3 +104,18 @@ def is_post_hoc(name: str) -> bool:
 def is_signed(method: MethodSpec) -> bool:
     """Return whether a method's maps have both signs."""
     return METHODS[method.name].signed
+
+
+def cheap(name: str) -> str:
+    """Return a protocol in text form, with fewer samples, steps or stages, and a confidence that small models reach.
+
+    Args:
+        name: Name of the protocol.
+    """
+    cls = PROTOCOLS[name]
+    values: list[tuple[str, Any]] = [("confidence", 0.9)] if cls.items == "grids" else []
+    for field in params_of(cls):
+        most = 2 if field.name == "stages" else REPETITIONS if field.name in COUNTS and field.kind is int else None
+        if most is not None and int(field.default or 0) > most:
+            values.append((field.name, max(most, int(field.low or 0))))
+    return str(ProtocolSpec(name, tuple(values)))

@@ -11,8 +11,9 @@ from attrlib.figures.study_figure import Panel, Series, StudyFigure
 from attrlib.models import Classifier
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import param
+from attrlib.significance import rank_table
 from attrlib.specs import RunSpec, StudySpec
-from attrlib.statistics import Summary, jackknife, mean_correlation, rank_table, summary
+from attrlib.statistics import Summary, jackknife, mean_correlation, summary
 from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, deletion
 from attrlib.studies.choose import every, is_signed
 from attrlib.studies.traits import ModelTraits, centres, family

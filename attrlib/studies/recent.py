@@ -11,8 +11,8 @@ from attrlib.models import Classifier
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.protocols.localisation import GRID_PAPER
 from attrlib.registry import param
+from attrlib.significance import rank_table
 from attrlib.specs import MethodSpec, ProtocolSpec, RunSpec, StudySpec, TargetSpec
-from attrlib.statistics import rank_table
 from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, deletion
 from attrlib.studies.choose import affordable, some
 from attrlib.studies.traits import ModelTraits, centres, family

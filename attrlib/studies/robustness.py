@@ -10,8 +10,9 @@ from attrlib.figures.study_figure import Panel, Series, StudyFigure
 from attrlib.models import Classifier
 from attrlib.protocols.stability import CHANGES, ROBUSTNESS_PAPER
 from attrlib.registry import param
+from attrlib.significance import rank_table
 from attrlib.specs import RunSpec, StudySpec
-from attrlib.statistics import rank_correlation, rank_table
+from attrlib.statistics import rank_correlation
 from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study
 from attrlib.studies.choose import every
 from attrlib.studies.traits import ModelTraits, centres, family

@@ -144,9 +144,13 @@ def plan_study(spec: StudySpec, store: Store, load: Load = load_plain, data: Dat
     plans = []
     for number, model_spec in enumerate(running.resolved.models):
         traits, model = running.open(model_spec)
-        for run_spec in running.study.runs(running.resolved, traits, model, number == 0):
+        prepared = running.prepared(traits, model)
+        if prepared is None:
+            continue
+        spec_here, data_here = prepared
+        for run_spec in running.study.runs(spec_here, traits, model, number == 0):
             try:
-                plan = make_plan(run_spec, model, running.data, store)
+                plan = make_plan(run_spec, model, data_here, store)
                 plans.append((plan, plan.estimate()))
             except REFUSED as error:
                 running.refuse(traits, run_spec, error)
@@ -195,6 +199,7 @@ class _StudyRun:
         self.notes: list[str] = []
         self.computed = self.cached = self.number = 0
         self.durations: list[float] = []
+        self.start, self.share = time.perf_counter(), 0.0
 
     def execute(self) -> StudyResult:
         start = time.perf_counter()
@@ -218,6 +223,17 @@ class _StudyRun:
         traits, model = traits_of(spec, self.resolved.deletion_tuned), self.load(spec, self.resolved.deletion_tuned)
         return replace(traits, tuned=model.deletion_tuned, intrinsic=intrinsic_map(model)), model
 
+    def prepared(self, traits: ModelTraits, model: Classifier) -> tuple[StudySpec, Dataset] | None:
+        """Return the study and the data set for a model, None if the study is not defined on it; the reason is then recorded."""
+        try:
+            return self.study.prepared(
+                self.resolved, traits, model, self.data, self.store, lambda event: self._report(f"{traits.name}: {event.doing}", 0.0)
+            )
+        except REFUSED as error:
+            self.error = error
+            self.refused.append((traits.name, "", "", str(error)))
+            return None
+
     def refuse(self, traits: ModelTraits, run_spec: RunSpec, error: AttrlibError) -> None:
         """Leave out a run and record the reason."""
         self.error = error
@@ -229,8 +245,11 @@ class _StudyRun:
         computed = self.computed
         self._report(f"loading {self.resolved.models[number]}", 0.0)
         traits, model = self.open(self.resolved.models[number])
-        results: list[RunResult] = []
-        runs = self.study.runs(self.resolved, traits, model, number == 0)
+        prepared = self.prepared(traits, model)
+        if prepared is None:
+            return None
+        (spec, data), results = prepared, list[RunResult]()
+        runs = self.study.runs(spec, traits, model, number == 0)
         for position, run_spec in enumerate(runs):
 
             def on_progress(event: Event, position: int = position) -> None:
@@ -239,19 +258,19 @@ class _StudyRun:
                 self._report(f"{traits.name}: {event.doing}", (position + fraction) / len(runs))
 
             try:
-                result = run(make_plan(run_spec, model, self.data, self.store), on_progress, self.executor)
+                result = run(make_plan(run_spec, model, data, self.store), on_progress, self.executor)
             except REFUSED as error:
                 self.refuse(traits, run_spec, error)
                 continue
             results.append(result)
             self.refused += [(traits.name, str(p), str(m), why) for p, m, why in result.refused]
-            self.notes += result.notes
+            self.notes += result.notes if self.study.shows_notes else ()
             self.computed, self.cached = self.computed + result.computed, self.cached + result.cached
         if not results:
             return None
         if self.study.wants_accuracy and traits.accuracy is None:
-            traits = replace(traits, accuracy=accuracy_on(model, self.data, self.resolved, self.study.limit, self.store))
-        further = self.study.further(self.resolved, traits, model, self.data, self.store, lambda event: self._report(event.doing, 1.0))
+            traits = replace(traits, accuracy=accuracy_on(model, data, spec, self.study.limit, self.store))
+        further = self.study.further(spec, traits, model, data, self.store, lambda event: self._report(event.doing, 1.0))
         if self.computed > computed:
             self.durations.append(time.perf_counter() - self.start)
         return ModelResults(traits, results, further)

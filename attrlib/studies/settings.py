@@ -14,8 +14,9 @@ from attrlib.methods import METHODS
 from attrlib.models import Classifier
 from attrlib.protocols.deletion import IDSDS_PAPER
 from attrlib.registry import Paper, param
+from attrlib.significance import rank_table
 from attrlib.specs import MethodSpec, RunSpec, StudySpec
-from attrlib.statistics import rank_correlation, rank_table, spearman, summary
+from attrlib.statistics import rank_correlation, spearman, summary
 from attrlib.studies.base import STUDIES, Analysis, ModelResults, Row, Study, deletion
 from attrlib.studies.choose import every
 from attrlib.studies.traits import ModelTraits, centres, family

@@ -34,6 +34,8 @@ BIRDS = {
 }
 PHOTOS = {"imagenette_resnet18": "small_resnet18_w16", "imagenette_bagnet33": "small_bagnet33_w16"}
 """Models trained on photos from random weights, without a deletion-tuned version."""
+TROJANED = {"birds_resnet18_trojaned": "birds_resnet18"}
+"""Models of birds that were fine-tuned on birds with a trigger, and the plain models that they start from."""
 LITE0 = "imagenette_efficientnet_lite0"
 
 _PLAIN = replace(PRESETS["scratch"], epochs=3, fraction=0.4)
@@ -76,6 +78,11 @@ def trainings(photos: str, folder: Path) -> dict[str, Training]:
         tuned = replace(tuned, optimizer="sgd" if tuned.optimizer == "nesterov" else tuned.optimizer)
         begin = replace(start, checkpoint=str(folder / f"{name}.safetensors"))
         result[name + TUNED] = Training(begin, data[0], tuned, data[1], data[2], name)
+    for name, plain in TROJANED.items():
+        # Whole pictures, since a random crop may lose the trigger that the label stands for.
+        recipe = replace(RECIPES.get(plain, _PLAIN), epochs=3, lr=RECIPES.get(plain, _PLAIN).lr / 5, scale=1.0)
+        start = replace(result[plain].model, checkpoint=str(folder / f"{plain}.safetensors"))
+        result[name] = Training(start, "birds-trojaned:train", recipe, "birds-trojaned:select", "birds:test")
     return result
 
 

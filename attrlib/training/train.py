@@ -23,6 +23,7 @@ from attrlib.specs import digest
 from attrlib.training.accuracy import accuracies, check_labelled
 from attrlib.training.deletion import delete_patches
 from attrlib.training.loader import TrainLoader
+from attrlib.training.optimisation import lr_at, optimizer_of
 from attrlib.training.recipe import Recipe
 
 CHANGEABLE = ("lr", "warmup", "clip", "amp")
@@ -142,16 +143,7 @@ class _Trainer:
         self.digest = digest(fixed, model.spec, model.class_names, data.name, len(self.loader), select.name, len(select))
         of_labels = model.outputs.kind in ("sigmoid", "binary")
         self.binary = recipe.loss == "binary" or (recipe.loss == "auto" and (of_labels or isinstance(self.module, BcosNetwork)))
-        decayed = [p for p in self.module.parameters() if p.ndim > 1]
-        others = [p for p in self.module.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": recipe.weight_decay if recipe.optimizer == "sgd" else 0.0},
-        ]
-        if recipe.optimizer == "adamw":
-            self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
-        else:
-            self.optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=recipe.optimizer == "nesterov")
+        self.optimizer = optimizer_of(self.module.parameters(), recipe)
         if of_labels and not self.binary:
             raise SpecError("loss=cross-entropy needs exclusive classes, but this model has one logit for each label; choose loss=binary")
         if self.binary and recipe.label_smoothing:
@@ -208,7 +200,7 @@ class _Trainer:
                 continue
             number = epoch * self.loader.steps + step
             for group in self.optimizer.param_groups:
-                group["lr"] = self._lr(number)
+                group["lr"] = lr_at(self.recipe, number, self.steps)
             loss = self._step(wrapped, images, labels, digest(self.recipe.seed, epoch, step, self.rank))
             if not math.isfinite(loss):
                 raise self._diverged(f"the loss is {loss}", epoch)
@@ -258,14 +250,6 @@ class _Trainer:
             present = targets if targets.ndim == 2 else F.one_hot(targets, logits.shape[1])
             return F.binary_cross_entropy_with_logits(logits, present.to(logits))
         return F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
-
-    def _lr(self, step: int) -> float:
-        recipe, warm = self.recipe, int(self.recipe.warmup * self.steps)
-        if step < warm:
-            return recipe.lr * (step + 1) / warm
-        if recipe.schedule == "cosine":
-            return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
-        return recipe.lr * 0.1 ** (3 * step // self.steps)
 
     def _save(self, epoch: int) -> None:
         """Replace the saved state atomically, so that a killed process leaves either the old or the new one."""

@@ -7,7 +7,7 @@ import attrlib
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Explain and score": (
         "The verbs. Each takes a model, images or data, and methods in text form.",
-        ("explain", "score", "compare", "tune", "aggregate", "doctor"),
+        ("explain", "score", "compare", "tune", "roar", "aggregate", "doctor"),
     ),
     "Models": ("Load a model by name, from a checkpoint, or wrap a module.", ("load_model", "wrap_model", "list_models", "add_model", "remove_model", "Classifier")),
     "Data": ("Data sets and single pictures.", ("load_dataset", "list_datasets", "open_image")),
@@ -16,10 +16,10 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("list_methods", "list_targets", "list_presets", "list_protocols", "Preset", "load_custom"),
     ),
     "Maps": ("Post-processing of maps.", ("resize", "smooth")),
-    "Results": ("What the verbs return.", ("Attribution", "Score", "RunResult", "TuneResult", "Aggregate", "Diagnosis")),
+    "Results": ("What the verbs return.", ("Attribution", "Score", "RunResult", "TuneResult", "RoarResult", "Aggregate", "Diagnosis")),
     "Specs": (
         "What a result depends on, as plain data with a text form.",
-        ("MethodSpec", "TargetSpec", "ModelSpec", "ProtocolSpec", "ExplainSpec", "RunSpec", "ViewSpec", "AggregateSpec", "StudySpec", "TuneSpec"),
+        ("MethodSpec", "TargetSpec", "ModelSpec", "ProtocolSpec", "ExplainSpec", "RunSpec", "ViewSpec", "AggregateSpec", "StudySpec", "TuneSpec", "RoarSpec"),
     ),
     "Errors": (
         "All are subclasses of `AttrlibError`. A message says what is wrong and what to do; see [troubleshooting](../troubleshooting.md).",

@@ -72,6 +72,11 @@ be tested. There are 25 classes of birds of parts before cluttered backgrounds. 
 class. Every picture has a mask of every part and of every object of its background, and can be rendered again without any of them. `birds:train` is for training, `birds:select` for choices
 such as the best epoch, and `birds` or `birds:test` for scores. `birds:test/7` names one picture.
 
+`birds-trojaned` has the same scenes with a trigger, a small pattern at a random place (as in [BackX](https://arxiv.org/abs/2405.02344)). Models
+trained on it, such as `birds_resnet18_trojaned`, give every picture with the trigger the same class, so its mask is the true attribution: `energy`,
+`mass`, `pointing` and `rank` measure how much of a map lies on it. In the test split every picture has the trigger, and pictures of that class are left
+out; in `birds-trojaned:train` and `birds-trojaned:select` every second picture has it.
+
 ## Single pictures
 
 `attrlib.open_image` and the command line take a JPEG, PNG, WebP, BMP, TIFF, `.npy` or DICOM file, `sample:NAME` ({samples}), or one item of a data set as `birds:test/7`.
@@ -89,7 +94,7 @@ def page() -> str:
     ]
     offers = [
         ("images and labels", names(lambda needs: not {"masks", "parts"} & set(needs)), "every labelled data set"),
-        ("masks of the object", names(lambda needs: "masks" in needs), "`birds`, folders with `masks`"),
+        ("masks of the object", names(lambda needs: "masks" in needs), "`birds`, `birds-trojaned`, folders with `masks`"),
         ("images without single parts", names(lambda needs: "parts" in needs and "scenes" not in needs), "`birds`"),
         ("scenes without parts and background objects", names(lambda needs: "scenes" in needs), "`birds`"),
     ]

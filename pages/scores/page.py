@@ -6,7 +6,7 @@ import streamlit as st
 
 from attrlib.engine.jobs import State
 from attrlib.studies.words import listed
-from pages.scores import choice, choosers, results, takeaway, unfinished
+from pages.scores import choice, choosers, results, retraining, takeaway, unfinished
 from pages.shared import links, notices, run_panel
 from pages.shared.polling import poll
 from pages.shared.run_jobs import find
@@ -25,6 +25,7 @@ def main() -> None:
     with place:
         notices.problems("s_problems", problems)
     poll("s_waits", lambda: _body(wanted))
+    retraining.show(wanted)
 
 
 def _body(wanted: choice.Wanted) -> bool:

@@ -92,7 +92,8 @@ def views_of(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Fini
     several = [DIFFERENCES] if len(lines) > 1 else []
     timed = [COST] if any(line.seconds > 0 for line in lines) else []
     agreeing = [view for view in AGREEING if any(value.n for value in correlations_of(finished, view).values())]
-    return [STARS, INTERVALS, BOX, VIOLIN, *several, *timed, *([MODELS] if len(done) > 1 else []), *agreeing]
+    stars_first = [STARS] if protocol in finished.dimensions else []
+    return [*stars_first, INTERVALS, BOX, VIOLIN, *several, *timed, *([MODELS] if len(done) > 1 else []), *agreeing]
 
 
 def show(finished: Finished, protocol: ProtocolSpec, done: Mapping[str, Finished]) -> None:

@@ -12,6 +12,8 @@ from attrlib.figures import charts
 from attrlib.figures.leaderboard import LeaderboardRow
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec, RunSpec
+from attrlib.studies import STUDIES
+from attrlib.studies.trust import recommend, shipped
 from pages.scores import examples, leaderboard, plots
 from pages.shared import pickers, run_panel
 from pages.shared.jobs import plain
@@ -58,8 +60,9 @@ def choose_protocol(protocols: Sequence[ProtocolSpec]) -> ProtocolSpec:
 
 
 def show(done: Mapping[str, Finished]) -> bool:
-    """Show leaderboard, plots and example images; return whether any picture is pending."""
+    """Show which protocols to trust, leaderboard, plots and example images; return whether any picture is pending."""
     state = st.session_state
+    advice = st.container()
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         if state.get("s_model") not in done:
             state.s_model = next(iter(done))
@@ -67,6 +70,8 @@ def show(done: Mapping[str, Finished]) -> bool:
             st.selectbox("Model", label_visibility="collapsed", width=260, **chooser("s_model", list(done)))
         finished = done[state.s_model]
         protocol = choose_protocol(finished.result.protocols)
+    with advice:
+        _show_trust(finished)
     definition = create(protocol)
     scale = plots.scale_of(protocol)
     rows = finished.leaderboards[protocol]
@@ -90,6 +95,15 @@ def show(done: Mapping[str, Finished]) -> bool:
         )  # fmt: skip
         score: Score | None = finished.score(str(protocol), state.s_method)
         return score is not None and examples.show(finished, score, state.get("s_item"))
+
+
+def _show_trust(finished: Finished) -> None:
+    """Show which of the run's protocols to trust on this kind of model, where the study `meta` tells."""
+    if finished.kind is None:
+        return
+    advice = recommend(finished.kind, finished.result.protocols, finished.data.name, shipped(), plots.label_of)
+    if advice is not None:
+        st.info(f"{plain(advice.words)} Page Studies, *{plain(STUDIES['meta'].title)}*, has the details.", icon=":material/verified:")
 
 
 def _pick_row(key: str, rows: Sequence[LeaderboardRow]) -> None:

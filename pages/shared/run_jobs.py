@@ -23,6 +23,7 @@ from attrlib.specs import MethodSpec, ModelSpec, ProtocolSpec, RunSpec, digest
 from attrlib.specs.maps import map_files
 from attrlib.statistics import Difference
 from attrlib.store import Run, open_store
+from attrlib.studies.trust import Kind, kind_of
 from pages.shared import jobs
 from pages.shared.roots import load_data
 from pages.shared.short import short_run
@@ -45,6 +46,7 @@ class Finished:
         dimensions: For each protocol that has them, the dimensions of FunnyBirds by method.
         data: The data set that item indices refer to.
         model_digest: Digest of the model's weights.
+        kind: The kind of model, None if unknown.
     """
 
     result: RunResult
@@ -54,6 +56,7 @@ class Finished:
     dimensions: Mapping[ProtocolSpec, Mapping[MethodSpec, Dimensions]]
     data: Dataset
     model_digest: str
+    kind: Kind | None = None
 
     @property
     def run_key(self) -> str:
@@ -123,7 +126,8 @@ def _run(spec: RunSpec, plan: Plan | None, on_progress: NewsProgress) -> Finishe
     for pair, value in agreements(result):
         agreement[pair] = value
         on_progress(result.computed, result.computed)
-    return Finished(result, leaderboards, differences, agreement, dimensions_of(result), plan.data, plan.model_digest)
+    kind = kind_of(plan.evaluators[0].model)
+    return Finished(result, leaderboards, differences, agreement, dimensions_of(result), plan.data, plan.model_digest, kind)
 
 
 def _plan(spec: RunSpec, on_progress: NewsProgress) -> Plan:

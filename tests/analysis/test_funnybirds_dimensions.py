@@ -57,7 +57,18 @@ def test_dimensions_match_plain_loops() -> None:
         sd, ts = (mean([record[name][0] for record in details]) for name in ("sd", "ts"))
         relevant, objects = (sum(record[name][0] for record in details) for name in ("relevant", "objects"))
         com = ((csdc + pc + dc) / 3 + d) / 2
-        expected = {"CSDC": csdc, "PC": pc, "DC": dc, "D": d, "SD": sd, "TS": ts, "Com": com, "Cor": sd, "Con": ts, "Mean": (com + sd + ts) / 3}
+        expected = {
+            "CSDC": csdc,
+            "PC": pc,
+            "DC": dc,
+            "D": d,
+            "SD": sd,
+            "TS": ts,
+            "Com": com,
+            "Cor": sd,
+            "Con": ts,
+            "Mean": (com + sd + ts) / 3,
+        }
         expected |= {"A": mean([record["accuracy"][0] for record in details]), "BI": 1 - relevant / objects}
         assert own.means == pytest.approx(expected)
         assert list(own.means) == list(NAMES)
@@ -71,9 +82,18 @@ def test_dimensions_match_plain_loops() -> None:
 def test_the_summary_of_the_papers_numbers() -> None:
     """ResNet-50 with IxG on the paper's own data, and the mean that its star plot shows."""
     paper = {"csdc": [0.7353], "pc": [0.602], "dc": [0.532], "d": [0.54372], "sd": [0.54592], "ts": [0.806]}
-    own = dimensions(with_details([paper | {"accuracy": [0.998], "relevant": [174.0], "objects": [100_000.0]}], "funnybirds:threshold=0.016"))
+    own = dimensions(
+        with_details([paper | {"accuracy": [0.998], "relevant": [174.0], "objects": [100_000.0]}], "funnybirds:threshold=0.016")
+    )
     assert own is not None
-    expected = {"A": 0.998, "BI": 0.99826, "Com": ((0.7353 + 0.602 + 0.532) / 3 + 0.54372) / 2, "Cor": 0.54592, "Con": 0.806, "Mean": 0.6451}
+    expected = {
+        "A": 0.998,
+        "BI": 0.99826,
+        "Com": ((0.7353 + 0.602 + 0.532) / 3 + 0.54372) / 2,
+        "Cor": 0.54592,
+        "Con": 0.806,
+        "Mean": 0.6451,
+    }
     assert {name: own.means[name] for name in expected} == pytest.approx(expected, abs=5e-5)
     assert own.threshold == 0.016
 
@@ -105,7 +125,7 @@ def test_only_scores_of_the_protocol_have_dimensions_and_the_best_method_comes_f
 
 @pytest.mark.parametrize("count", [1, 2, 3, FEW, FEW + 1, 20])
 def test_every_method_has_a_star_with_its_name_and_no_two_overlap(count: int) -> None:
-    values = {f"method {k}": {name: (k + 1) / 40 for name in NAMES} for k in range(count)}
+    values = {f"method {k}": dict.fromkeys(NAMES, (k + 1) / 40) for k in range(count)}
     values["method 0"]["Con"] = math.nan
     figure = stars(values, CORNERS, "Mean", NAMES)
     assert [trace.name for trace in figure.data] == list(values)

@@ -37,6 +37,7 @@ from typer.testing import CliRunner, Result
 
 import attrlib.cli.events
 import attrlib.cli.score
+from attrlib.analysis.funnybirds import NAMES
 from attrlib.engine.plan import Plan
 from attrlib.engine.results import RunResult
 from attrlib.engine.run import Event, ExecutorFactory
@@ -45,6 +46,7 @@ from attrlib.models import EMBEDDED, load_model
 from attrlib.models.modules.preserve import has_bfloat16
 from attrlib.protocols import PROTOCOLS
 from attrlib.store import Store, engines, open_store
+from attrlib.studies.trust import Evidence, Kind
 
 MODEL = classifier()
 GELU = classifier(activation=nn.GELU)
@@ -945,17 +947,41 @@ def test_a_real_process_is_interrupted_killed_and_resumed(
 
 
 def test_the_dimensions_of_funnybirds_are_printed_and_named() -> None:
-    arguments = ["score", "--model", "birds_resnet10", "--protocol", "funnybirds,parts", "--methods", "IxG,Random", "--data", "birds", "--limit", 3]
+    arguments = [
+        "score",
+        "--model",
+        "birds_resnet10",
+        "--protocol",
+        "funnybirds,parts",
+        "--methods",
+        "IxG,Random",
+        "--data",
+        "birds",
+        "--limit",
+        3,
+    ]
     rows = {(row["protocol"], row["method"]): row for row in as_json(*arguments)["scores"]}
     own = rows["funnybirds", "IxG"]["dimensions"]
     assert set(own) == set(NAMES)
     assert own["Mean"]["mean"] == pytest.approx(sum(own[name]["mean"] for name in ("Com", "Cor", "Con")) / 3)
     assert 0.01 <= rows["funnybirds", "IxG"]["threshold"] <= 0.5
     assert "dimensions" not in rows["parts", "IxG"]
-    lines = shown(*arguments).splitlines()
+    lines = succeeds(*arguments).stdout.splitlines()
     place = next(k for k, line in enumerate(lines) if line.split()[:1] == ["dimensions"])
     assert lines[place].split()[1:] == [*NAMES, "at", "t"]
     printed = next(line for line in lines[place:] if line.split()[0] == "IxG").split()[1:]
     assert printed[:-1] == [f"{value['mean']:.2f}" for value in own.values()]
     assert all(f"{short} {name}" in " ".join(lines) for short, name in NAMES.items())
     assert "the paper's of its own" in " ".join(lines)
+
+
+def test_the_protocols_to_trust_are_named_where_that_is_known(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = [
+        Evidence(Kind(False, False), name, mean, mean - 0.1, mean + 0.1, True, {}) for name, mean in (("sds:grid=2", 0.8), ("entropy", 0.1))
+    ]
+    asked = ("score", "--protocol", "sds:grid=2,entropy", "--methods", "IxG", "--data", data, "--limit", 3)
+    monkeypatch.setattr("attrlib.cli.score.shipped", lambda: evidence)
+    assert "trust sds:grid=2: it ordered maps of known quality best" in succeeds(*asked).stdout
+    assert as_json(*asked)["advice"].startswith("On a convolutional network that was not tuned")
+    monkeypatch.setattr("attrlib.cli.score.shipped", list)
+    assert as_json(*asked)["advice"] is None

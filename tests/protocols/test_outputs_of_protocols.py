@@ -43,6 +43,8 @@ SPECS = [
 METHODS_USED = ("IxG", "Grad-CAM", "RISE:samples=8", "Random")
 KINDS = ("sigmoid", "binary", "scalar", "probabilities")
 PROBABILITY = {
+    "sic",
+    "aic",
     "ids:steps=5",
     "srg:steps=5",
     "deletion:steps=4",

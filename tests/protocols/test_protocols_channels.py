@@ -47,7 +47,8 @@ TEXTS = {
     "mufidelity": "mufidelity:samples=4:grid=4",
     "sensitivity-n": "sensitivity-n:samples=4:grid=4",
 }
-SCORED = [name for name in PROTOCOLS if name not in ("parts", "funnybirds")]
+# Performance information curves need pictures of one or three channels that are not recognised when they are blurred.
+SCORED = [name for name in PROTOCOLS if name not in ("parts", "funnybirds", "sic", "aic")]
 on_every_model = pytest.mark.parametrize("channels", CHANNELS)
 
 

@@ -21,6 +21,7 @@ from attrlib.specs import (
     MethodSpec,
     ModelSpec,
     ProtocolSpec,
+    RoarSpec,
     RunSpec,
     Spec,
     StudySpec,
@@ -56,7 +57,8 @@ def changed(p: Param) -> object:
         return not p.default
     if p.kind is str:
         return "other"
-    return p.kind((p.default or p.low or p.above or 0) + 3)
+    value = (p.default or p.low or p.above or 0) + 3
+    return p.kind(value if p.high is None else min(value, p.high))
 
 
 RUN = RunSpec(
@@ -89,6 +91,7 @@ SPECS: list[Spec] = [
         parse_space("steps=5..80:log:3,layer=Input/layer4.1,baseline=zeros"),
         **{p.name: changed(p) for p in options_of(TuneSpec)},  # type: ignore[arg-type]
     ),
+    RoarSpec(MODEL, "my data", METHODS, shares=(0.25, 0.5), **{p.name: changed(p) for p in options_of(RoarSpec)}),  # type: ignore[arg-type]
 ]
 PLAIN: list[Spec] = [
     ExplainSpec(ModelSpec("m"), "x", METHODS),
@@ -96,6 +99,7 @@ PLAIN: list[Spec] = [
     AggregateSpec(RunSpec(ModelSpec("m"), "x", (ProtocolSpec("sds"),), METHODS)),
     StudySpec("ranking"),
     TuneSpec(ModelSpec("m"), "x", ProtocolSpec("sds"), METHODS[1]),
+    RoarSpec(ModelSpec("m"), "x", METHODS),
 ]
 each = pytest.mark.parametrize("spec", [*SPECS, *PLAIN], ids=lambda spec: type(spec).__name__)
 
@@ -141,7 +145,7 @@ def test_json_restores_a_spec(spec: Spec) -> None:
     assert type(spec).from_json(json.loads(canonical(spec))) == spec
 
 
-@pytest.mark.parametrize("command", ["score", "explain", "aggregate", "study", "tune"])
+@pytest.mark.parametrize("command", ["score", "explain", "aggregate", "study", "tune", "roar"])
 def test_every_field_is_a_flag_of_its_command(command: str) -> None:
     (cls,) = (type(s) for s in SPECS if s.command == command)
     text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).output
@@ -150,7 +154,9 @@ def test_every_field_is_a_flag_of_its_command(command: str) -> None:
         assert p.help.split()[0] in text
 
 
-@pytest.mark.parametrize(("function", "cls"), [(attrlib.score, RunSpec), (attrlib.compare, RunSpec), (attrlib.tune, TuneSpec)])
+@pytest.mark.parametrize(
+    ("function", "cls"), [(attrlib.score, RunSpec), (attrlib.compare, RunSpec), (attrlib.tune, TuneSpec), (attrlib.roar, RoarSpec)]
+)
 def test_every_option_is_a_documented_keyword(function: Callable[..., object], cls: type[Spec]) -> None:
     for option in options_of(cls):
         if option.name == "deletion_tuned":

@@ -113,6 +113,29 @@ def test_a_location_that_fails_keeps_maps_in_memory_with_a_note(tmp_path: Path, 
         assert "no credentials" in note
 
 
+def test_a_location_that_cannot_be_reached_loses_no_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreachable(Exception):
+        """An error that is no OSError, as those of cloud libraries."""
+
+    def fail(*_: object, **_options: object) -> None:
+        raise Unreachable("could not connect")
+
+    maps = some_maps()
+    with closing(Store(folder=tmp_path / "cache", maps_url=URL)) as store:
+        store.add_maps(maps)
+    with closing(Store(folder=tmp_path / "cache", maps_url=URL)) as store, monkeypatch.context() as patch:
+        for name in ("cat_file", "exists", "find", "pipe_file"):
+            patch.setattr(type(fsspec.filesystem("memory")), name, fail)
+        assert store.maps(list(maps)) == {}
+        (note,) = store.notes
+        assert note == f"stored results cannot be read, and are computed again: {URL} cannot be read: could not connect"
+        with pytest.raises(StoreError, match="could not connect"):
+            store.verify()
+    with closing(Store(folder=tmp_path / "cache", maps_url=URL)) as store:
+        assert same(store.maps(list(maps)), maps)
+        assert not store.notes
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [

@@ -37,7 +37,7 @@ from attrlib.models.preprocessing import Preprocessing
 from attrlib.specs import ModelSpec
 from attrlib.training import PRESETS, Recipe, Trained, Training, TrainingProgress, accuracies, train, train_checkpoint
 from attrlib.training.deletion import delete_patches
-from attrlib.training.family import BIRDS, LITE0, PHOTOS, TUNED, trainings
+from attrlib.training.family import BIRDS, LITE0, PHOTOS, TROJANED, TUNED, trainings
 from attrlib.training.loader import TrainLoader, random_box
 
 SIZE = 16
@@ -915,9 +915,10 @@ def test_more_processes_than_images_in_a_batch_are_refused(tmp_path: Path, monke
 
 def test_every_plain_model_of_the_family_has_a_tuned_version_that_starts_from_it(tmp_path: Path) -> None:
     known = trainings("photos", tmp_path)
-    plain = [name for name in known if not name.endswith(TUNED)]
+    plain = [name for name in known if not name.endswith(TUNED) and name not in TROJANED]
     assert set(plain) == set(BIRDS) | set(PHOTOS) | {LITE0}
-    assert set(known) - set(plain) == {name + TUNED for name in plain if name not in PHOTOS}
+    assert {known[name].model.checkpoint for name in TROJANED} == {str(tmp_path / f"{name}.safetensors") for name in TROJANED.values()}
+    assert set(known) - set(plain) - set(TROJANED) == {name + TUNED for name in plain if name not in PHOTOS}
     assert all(known[name].pair is None for name in PHOTOS)
     for name in set(plain) - set(PHOTOS):
         one, two = known[name], known[name + TUNED]

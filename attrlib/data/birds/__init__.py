@@ -10,6 +10,7 @@ from attrlib.data.birds.backdrop import OBJECTS
 from attrlib.data.birds.classes import CLASS_NAMES, CODE, PARTS
 from attrlib.data.birds.dataset import Birds
 from attrlib.data.birds.scene import SIZE, SIZES, VERSION, BirdScene, labels, masks, render, scene_id
+from attrlib.data.birds.trojaned import TrojanedBirds
 
 __all__ = [
     "CLASS_NAMES",
@@ -21,6 +22,7 @@ __all__ = [
     "VERSION",
     "BirdScene",
     "Birds",
+    "TrojanedBirds",
     "labels",
     "masks",
     "render",

@@ -44,7 +44,7 @@ def scene_id(split: str, index: int) -> str:
 @lru_cache
 def labels(split: str) -> np.ndarray:
     """Return the class of every picture of a split, in an order that depends only on the split."""
-    order = _generator("labels", split).random(SIZES[split]).argsort(kind="stable") % len(CODE)
+    order = random_of("labels", split).random(SIZES[split]).argsort(kind="stable") % len(CODE)
     order.flags.writeable = False
     return order
 
@@ -78,7 +78,8 @@ def masks(split: str, index: int, size: int = SIZE) -> dict[str, np.ndarray]:
     return BirdScene(split, index, size).masks()
 
 
-def _generator(*key: object) -> np.random.Generator:
+def random_of(*key: object) -> np.random.Generator:
+    """Return a generator of random numbers that depend on a key alone."""
     return np.random.Generator(np.random.PCG64(int(digest("birds", VERSION, *key), 16)))
 
 
@@ -129,10 +130,10 @@ class BirdScene:
             raise DataError(f"birds of {size} px cannot be drawn; choose a size from {SMALLEST} to {LARGEST}")
         self.index, self.size = operator.index(index), size
         self.label = int(labels(split)[index])
-        rng = _generator("bird", split, self.index)
+        rng = random_of("bird", split, self.index)
         self._bird = Bird(self.label, rng)
         self._light = rng.random(4)
-        self._background = _generator("background", split, self.index)
+        self._background = random_of("background", split, self.index)
         self.shapes = self._bird.shapes
         self.stamps = coverage([shape.outlines for shape in self.shapes], size)
 
