@@ -1,5 +1,6 @@
 """Protocols, which score attribution maps, and their registry."""
 
+import attrlib.protocols.complexity
 import attrlib.protocols.concentration
 import attrlib.protocols.deletion
 import attrlib.protocols.faithfulness
