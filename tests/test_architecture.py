@@ -17,7 +17,7 @@ LEVELS = [
     {"app"},
     {"pages", "attrlib.cli"},
     {"attrlib.studies"},
-    {"attrlib.api", "attrlib.diagnosis", "attrlib.retraining", "attrlib.tuning"},
+    {"attrlib.submissions", "attrlib.api", "attrlib.diagnosis", "attrlib.retraining", "attrlib.tuning"},
     {"attrlib.analysis", "attrlib.diagnostics", "attrlib.aggregation"},
     {"attrlib.engine"},
     {"attrlib.methods", "attrlib.protocols", "attrlib.training", "attrlib.figures"},

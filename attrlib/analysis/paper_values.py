@@ -1,5 +1,7 @@
 """Values reported in a paper, for scores that were computed in the paper's setting."""
 
+from collections.abc import Iterator
+
 from attrlib.methods import resolve
 from attrlib.models.names import RANDOM
 from attrlib.protocols import create
@@ -58,3 +60,10 @@ def _architecture(model: ModelSpec, tuned: bool) -> str | None:
     if (model.checkpoint or "").startswith(RANDOM) or model.input_size is not None:
         return None
     return name if source == "idsds" or (source in ("torchvision", "attrlib") and tuned and model.checkpoint) else None
+
+
+def values_of_the_paper() -> Iterator[tuple[str, str, float]]:
+    """Yield model, method and mean of each value that the paper reports on the 50,000 validation images of ImageNet."""
+    for method, values in _ROWS.items():
+        yield from ((model, method, value) for model, value in zip(_MODELS, values, strict=False))
+    yield from ((model, method, value) for (method, model), value in _OWN.items())

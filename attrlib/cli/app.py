@@ -34,6 +34,8 @@ COMMANDS = {
     ),
     "study": Entry("study", "Answer a question about models, methods and data. Cached results are not computed again."),
     "studies": Entry("study", "List studies with their parameters."),
+    "submit": Entry("submit", "Write the scores of a finished run with all digests into a file for a leaderboard."),
+    "leaderboard": Entry("submit", "Render submissions as a static page. Files that do not verify are refused; exit code 2 if none does."),
     "montage": Entry("montage", "Draw one image explained by all methods, for the class that the model predicts."),
     "doctor": Entry(
         "doctor",

@@ -4,17 +4,22 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from urllib.parse import urlencode
 
 import streamlit as st
 
+import attrlib
 from attrlib.analysis.funnybirds import LEGEND
+from attrlib.errors import SpecError
 from attrlib.figures.leaderboard import LeaderboardRow, counted, has_paper, plain_rows
 from attrlib.figures.numbers import json_value
 from attrlib.figures.report import Section, html_report
 from attrlib.figures.tables import csv_table, latex_table
 from attrlib.protocols import create
 from attrlib.specs import ProtocolSpec, RunSpec
+from attrlib.store import open_store
+from attrlib.submissions import made_of
 from pages.scores import plots
 from pages.shared import downloads
 from pages.shared import reproduce as reproduction
@@ -43,6 +48,9 @@ def export(done: Done) -> None:
         downloads.button("Leaderboard (CSV)", lambda: csv_table(plain_rows(boards(done))), "leaderboard.csv", width="stretch")
         downloads.button("Every item (CSV)", lambda: csv_table(items(done)), "items.csv", width="stretch")
         downloads.button("Everything (JSON)", lambda: everything(done), "scores.json", width="stretch")
+        for model, finished in done.items():
+            several = f" of {model}" if len(done) > 1 else ""
+            downloads.button(f"Submission{several} (JSON)", partial(submission, finished), "submission.json", width="stretch")
         downloads.button("Tables (LaTeX)", lambda: latex_table(boards(done), captions(done)).encode(), "tables.tex", width="stretch")
         downloads.button("Report (HTML)", lambda: report(done), "report.html", width="stretch")
         st.segmented_control(
@@ -74,6 +82,14 @@ def everything(done: Done) -> bytes:
     """Return manifests, leaderboards and items as JSON; values that are not finite become null."""
     rows = {"leaderboard": plain_rows(boards(done)), "items": items(done)}
     return json.dumps({"manifests": json.loads(_manifest(done))} | json_value(rows), indent=1, allow_nan=False).encode()
+
+
+def submission(finished: Finished) -> bytes:
+    """Return the file of a run for a leaderboard."""
+    run = finished.manifest
+    if run is None:
+        raise SpecError("the run is not in the store any more; run it again")
+    return made_of(run, open_store().records, attrlib.__version__).to_json()
 
 
 def _manifest(done: Done) -> bytes:
