@@ -13,6 +13,7 @@ import attrlib.protocols.parts
 import attrlib.protocols.regions
 import attrlib.protocols.reliability
 import attrlib.protocols.rise
+import attrlib.protocols.sanity
 import attrlib.protocols.stability
 import attrlib.protocols.subsets  # noqa: F401
 from attrlib.protocols.base import PROTOCOLS, Cost, Protocol, ProtocolInfo, create, list_protocols, resolve

@@ -265,19 +265,22 @@ class Randomisation(Protocol):
 
     def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
         context = inputs.context
-        original = self._compared(inputs.explain(inputs.request())[0])
+        original = self._compared(self.maps_of(inputs, inputs.request()))
         stages = []
         for stage in range(1, self.stages + 1):
             share = stage / self.stages
             if share not in context.randomised_models:
                 context.randomised_models[share] = randomised(context.model, share, context.seed)
             view = f"randomised:{stage}/{self.stages}:{context.seed}"
-            maps, _ = inputs.explain(
-                ExplanationRequest(context.randomised_models[share], inputs.batch.images, inputs.targets[:, None], view, inputs.batch.ids)
-            )
-            stages.append(twin_correlations(original, self._compared(maps)))
+            twin = context.randomised_models[share]
+            request = ExplanationRequest(twin, inputs.batch.images, inputs.targets[:, None], view, inputs.batch.ids)
+            stages.append(twin_correlations(original, self._compared(self.maps_of(inputs, request))))
         values = torch.stack(stages, 1)
         return [Outcome(float(row.mean()), {"stages": row.tolist()}) for row in values]
+
+    def maps_of(self, inputs: EvalBatch, request: ExplanationRequest) -> Tensor:
+        """Return the maps (B,1,h,w) to compare."""
+        return inputs.explain(request)[0]
 
     def _compared(self, maps: Tensor) -> Tensor:
         return (maps.abs() if self.absolute else maps).flatten(1)

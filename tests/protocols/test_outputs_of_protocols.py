@@ -32,6 +32,7 @@ SMALL = {
     "sensitivity": "sensitivity:samples=2",
     "robustness": "robustness:tolerance=1",
     "randomisation": "randomisation:stages=2",
+    "smooth-randomisation": "smooth-randomisation:stages=2:samples=2",
 }
 SPECS = [
     *(SMALL.get(name, name) for name in PROTOCOLS if name != "funnybirds"),
@@ -43,6 +44,7 @@ SPECS = [
 METHODS_USED = ("IxG", "Grad-CAM", "RISE:samples=8", "Random")
 KINDS = ("sigmoid", "binary", "scalar", "probabilities")
 PROBABILITY = {
+    "random-logit",
     "sic",
     "aic",
     "ids:steps=5",
@@ -128,7 +130,8 @@ def test_every_protocol_runs_on_every_kind_of_outputs_or_says_why_not(kind: str,
     found = values(perform(model(kind), protocol, method))
     assert ((found >= low - 1e-9) & (found <= high + 1e-9))[np.isfinite(found)].all()
     # The probability of RISE is that of the kind, and the head of a pair is not a layer whose weights are shuffled first.
-    apart = PROBABILITY | {"sds:target=prediction", "randomisation:stages=2" if kind == "binary" else ""}
+    shuffled = ("randomisation:stages=2", "smooth-randomisation:stages=2:samples=2") if kind == "binary" else ()
+    apart = PROBABILITY | {"sds:target=prediction", *shuffled}
     if kind != "probabilities" and text not in apart and not method.startswith("RISE"):
         np.testing.assert_allclose(found, values(perform(plain(kind), protocol, method)), rtol=1e-4, atol=1e-5)
 

@@ -43,6 +43,7 @@ TEXTS = {
     "sensitivity": "sensitivity:samples=2",
     "robustness": "robustness:tolerance=1",
     "randomisation": "randomisation:stages=2",
+    "smooth-randomisation": "smooth-randomisation:stages=2:samples=2",
     "faithfulness": "faithfulness:samples=4:grid=4",
     "mufidelity": "mufidelity:samples=4:grid=4",
     "sensitivity-n": "sensitivity-n:samples=4:grid=4",
@@ -116,7 +117,7 @@ def test_bands_that_the_model_does_not_read_change_no_score(protocol: str, chann
     assert np.isfinite(found.mean)
     assert found.ids == expected.ids
     # The random weights of a layer of another shape are others, and superpixels are those of the picture as it is shown.
-    if protocol not in ("randomisation", "complexity-rise", "irof"):
+    if protocol not in ("randomisation", "smooth-randomisation", "complexity-rise", "irof"):
         assert np.allclose(found.values, expected.values, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 

@@ -48,6 +48,7 @@ SMALL: dict[str, dict[str, object]] = {
     "sensitivity": {"samples": 2},
     "robustness": {"tolerance": 1},
     "randomisation": {"stages": 2},
+    "smooth-randomisation": {"stages": 2, "samples": 2},
     "faithfulness": {"samples": 6, "grid": 4},
     "mufidelity": {"samples": 6, "grid": 4},
     "sensitivity-n": {"samples": 4, "grid": 4},
@@ -189,7 +190,7 @@ def test_cached_results_change_nothing_and_are_not_computed_again(spec: Protocol
     assert close(again, reference(spec, "Gradient"))
     cost = create(spec).cost
     # Maps of the unchanged images and measurements are cached, and nothing else.
-    if cost.forwards == 0 and spec.name not in ("sensitivity", "robustness"):
+    if cost.forwards == 0 and spec.name not in ("sensitivity", "robustness", "smooth-randomisation"):
         assert counter.rows == 0
 
 
@@ -200,7 +201,7 @@ def test_another_seed_changes_only_seeded_values(spec: ProtocolSpec, method: str
     if not own and not of_method:
         assert close(found, expected, 0)
     # The pointing game's are zeros and ones; shuffled weights mean nothing to a method that ignores them.
-    elif (own or spec.name != "pointing") and not (spec.name == "randomisation" and method == "Random"):
+    elif (own or spec.name != "pointing") and not (spec.name in ("randomisation", "smooth-randomisation") and method == "Random"):
         # Infidelity, a mean of squares, is far below 1: what changes is a share of the values themselves.
         assert not close(found, expected, 1e-3, of=0)
 
