@@ -75,11 +75,17 @@ def make_board(submissions: Mapping[str, Submission]) -> Board:
             file, submission, scores = names[place.name]
             entries.append(
                 Entry(
-                    data, protocol, submission.run.model.text, scores.method, summary(values[place.name]), place.first, place.last,
+                    data, protocol, _model(submission), scores.method, summary(values[place.name]), place.first, place.last,
                     1 if higher else -1, file, submission, _command(submission, scores),
                 )
             )  # fmt: skip
     return tuple(entries)
+
+
+def _model(submission: Submission) -> str:
+    """Return the model in text form; one that exists only in memory is told apart by its weights."""
+    text = submission.run.model.text
+    return f"{text} {submission.weights[:8]}" if text.startswith("wrapped:") else text
 
 
 def _command(submission: Submission, scores: Scores) -> str:

@@ -1,8 +1,8 @@
 """Reading of submissions that others made: bounded, checked against their digest, and refused with the reason where they do not verify."""
 
 import json
-import math
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from attrlib.submissions.submission import FORMAT, Scores, Submission, check_wor
 LARGEST = 64 << 20
 """Largest file in bytes."""
 MOST_SCORES, MOST_ITEMS = 2_000, 1_000_000
+LONGEST_TEXT, LARGEST_SCORE = 2_000, 1e300
 _FIELDS = {
-    "format": int, "attrlib": str, "numerics": int, "created": str, "name": str, "link": str, "run": dict, "weights": str, "scores": list, "digest": str,
+    "format": int, "attrlib": str, "numerics": int, "created": str, "name": str, "link": str, "run": dict, "weights": str, "refused": dict, "scores": list, "digest": str,
 }  # fmt: skip
 _ROUNDING = 1e-9
 """By how much a score may lie outside the bounds of its protocol."""
@@ -48,6 +49,8 @@ def read_submission(path: Path) -> Submission:
         raise DataError("it is not a submission: other fields than those that attrlib submit writes")
     if any(type(content[name]) is not kind for name, kind in _FIELDS.items()) or content["format"] != FORMAT:
         raise DataError(f"it is not a submission of format {FORMAT}")
+    if not all(map(_is_plain, _texts(content))):
+        raise DataError("it has control characters, or text that is too long")
     stated = content.pop("digest")
     try:
         own = digest(content)
@@ -63,16 +66,17 @@ def read_submission(path: Path) -> Submission:
         check_words(content["name"], content["link"])
         run = RunSpec.from_json(content["run"])
         scores = tuple(map(_scores, content["scores"]))
-        _check(run, scores)
+        _check(run, scores, content["refused"])
     except AttrlibError as error:
         raise DataError(str(error)) from None
-    return Submission(run, content["weights"], scores, content["attrlib"], content["created"], content["name"], content["link"])
+    words = (content["attrlib"], content["created"], content["name"], content["link"])
+    return Submission(run, content["weights"], scores, *words, content["refused"])
 
 
 def read_all(folder: Path) -> tuple[dict[str, Submission], list[Refused]]:
     """Read all files *.json of a folder, in the order of their names, and return the submissions by file name, and those that are refused.
 
-    A file is also refused if another holds the same scores, or other items than another under the same data, seed and number of items.
+    A file is also refused if it repeats the scores of an earlier one; if two say otherwise of the same items, both are.
 
     Raises:
         SpecError: If the folder does not exist.
@@ -81,35 +85,52 @@ def read_all(folder: Path) -> tuple[dict[str, Submission], list[Refused]]:
         raise SpecError(f"{str(folder)!r} is not a folder; give a folder of files that attrlib submit wrote")
     found: dict[str, Submission] = {}
     refused: list[Refused] = []
-    owners: dict[object, str] = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            submission = read_submission(path)
-            _compare(submission, path.name, owners)
+            found[path.name] = read_submission(path)
         except DataError as error:
             refused.append(Refused(path.name, str(error)))
-        else:
-            found[path.name] = submission
-    return found, refused
+    conflicts = _conflicts(found)
+    refused += [Refused(name, reason) for name, reason in conflicts.items()]
+    return {name: each for name, each in found.items() if name not in conflicts}, sorted(refused, key=lambda each: each.file)
 
 
-def _compare(submission: Submission, name: str, owners: dict[object, str]) -> None:
-    """Raise `DataError` if scores are those of an earlier file, or on other items of the same data."""
-    run = submission.run
-    own: dict[object, str] = {}
-    for each in submission.scores:
-        items = digest(sorted(each.items))
-        scored = ("scores", submission.weights, each.protocol, each.method, items)
-        if scored in owners:
-            raise DataError(f"it repeats the scores of {owners[scored]}: {each.method} by {each.protocol} on the same items")
-        own[scored] = name
-        wanted = ("items", run.data, run.seed, run.limit, run.classes, each.protocol, run.filter_models)
-        for key, owner in owners.items():
-            if isinstance(key, tuple) and key[:-1] == wanted and key[-1] != items:
-                raise DataError(f"its items of {run.data} are others than those of {owner}: the data set is another, or was changed")
-        own[(*wanted, items)] = name
-    for key, owner in own.items():
-        owners.setdefault(key, owner)
+def _conflicts(found: Mapping[str, Submission]) -> dict[str, str]:
+    """Return why files cannot stand beside others: they have scores of the same weights, method, protocol and items."""
+    reasons: dict[str, str] = {}
+    owners: dict[tuple[str, ...], tuple[str, Scores]] = {}
+    for name, submission in found.items():
+        for each in submission.scores:
+            values = dict(zip(each.items, each.values, strict=True))
+            key = (submission.weights, each.protocol, each.method, digest(sorted(each.items)))
+            owner, own = owners.setdefault(key, (name, each))
+            if owner == name:
+                continue
+            what = f"{each.method} by {each.protocol} on the same items"
+            if values == dict(zip(own.items, own.values, strict=True)):
+                reasons.setdefault(name, f"it repeats the scores of {owner}: {what}")
+            else:
+                reasons[name] = f"it contradicts {owner}: {what}"
+                reasons[owner] = f"it contradicts {name}: {what}"
+    return reasons
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield all texts in JSON values, names of fields included."""
+    stack = [value]
+    while stack:
+        own = stack.pop()
+        if isinstance(own, str):
+            yield own
+        elif isinstance(own, dict):
+            stack += [*own.keys(), *own.values()]
+        elif isinstance(own, list):
+            stack += own
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a text has no control or direction characters and no halves of characters, which could hide what a command does."""
+    return len(text) <= LONGEST_TEXT and not any(unicodedata.category(character).startswith("C") for character in text)
 
 
 def _scores(value: Any) -> Scores:
@@ -121,12 +142,12 @@ def _scores(value: Any) -> Scores:
         raise DataError("its scores and items do not belong together")
     if len(set(items)) < len(items):
         raise DataError("it counts an item twice")
-    if not all(each is None or (type(each) in (int, float) and math.isfinite(each)) for each in values):
+    if not all(each is None or (type(each) in (int, float) and abs(each) < LARGEST_SCORE) for each in values):
         raise DataError("it has scores that are no numbers")
     return Scores(value["protocol"], value["method"], tuple(items), tuple(None if each is None else float(each) for each in values))
 
 
-def _check(run: RunSpec, scores: Sequence[Scores]) -> None:
+def _check(run: RunSpec, scores: Sequence[Scores], refused: Mapping[str, object]) -> None:
     """Raise `AttrlibError` unless the scores are those of the run: its protocols and methods, all on the same items, within bounds."""
     if not scores or len(scores) > MOST_SCORES:
         raise DataError("it has no scores, or too many")
@@ -143,3 +164,11 @@ def _check(run: RunSpec, scores: Sequence[Scores]) -> None:
             raise DataError(f"it has more than the {run.limit} items of its run")
         if items.setdefault(each.protocol, frozenset(each.items)) != frozenset(each.items):
             raise DataError(f"items of {each.method} by {each.protocol} are missing: another method was scored on others")
+    there = {(each.protocol, each.method) for each in scores}
+    if len(there) < len(scores):
+        raise DataError("it has two scores of one method by one protocol")
+    left_out = [
+        f"{p}|{m}" for p in map(str, run.protocols) for m in map(str, run.methods) if (p, m) not in there and f"{p}|{m}" not in refused
+    ]
+    if left_out:
+        raise DataError(f"scores are missing: {left_out[0].replace('|', ' of ')}")

@@ -3,13 +3,13 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from attrlib.errors import SpecError
 from attrlib.protocols import create
-from attrlib.specs import NUMERICS, MethodSpec, ProtocolSpec, RunSpec, canonical, digest
+from attrlib.specs import NUMERICS, MethodSpec, ModelSpec, ProtocolSpec, RunSpec, canonical, digest
+from attrlib.specs.maps import are_maps
 from attrlib.store import Record, Run
 
 FORMAT = 1
@@ -53,6 +53,7 @@ class Submission:
         created: Time when the run started, UTC in ISO 8601.
         name: Who submits it.
         link: Where more can be read of it; empty, or a URL that begins with https://.
+        refused: Why methods have no score under a protocol, by `PROTOCOL|METHOD`.
         numerics: Version of the arithmetic.
     """
 
@@ -63,13 +64,20 @@ class Submission:
     created: str
     name: str = ""
     link: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
     numerics: int = NUMERICS
 
     def content(self) -> dict[str, Any]:
         """Return the content as JSON values, without its digest."""
         scores = [asdict(each) | {"items": list(each.items), "values": list(each.values)} for each in self.scores]
         fields = {"format": FORMAT, "attrlib": self.version, "numerics": self.numerics, "created": self.created, "name": self.name}
-        return fields | {"link": self.link, "run": json.loads(canonical(self.run)), "weights": self.weights, "scores": scores}
+        return fields | {
+            "link": self.link,
+            "run": json.loads(canonical(self.run)),
+            "weights": self.weights,
+            "refused": dict(self.refused),
+            "scores": scores,
+        }
 
     @property
     def digest(self) -> str:
@@ -99,6 +107,9 @@ def made_of(
     check_words(name, link)
     if run.spec.get("kind") != "score" or not run.parts:
         raise SpecError("the run has no scores to submit; choose a run of attrlib score")
+    spec = RunSpec.from_json(json.loads(canonical(run.spec["spec"])))
+    if any(are_maps(method) for method in spec.methods):
+        raise SpecError("the run scores maps made elsewhere, which lie in a file that others do not have; submit a run of methods")
     scores = []
     for label, part in run.parts.items():
         protocol, _, method = label.partition("|")
@@ -110,15 +121,23 @@ def made_of(
             )
         values = [found[item].value for item in part["items"]]
         scores.append(Scores(protocol, method, tuple(part["items"]), tuple(v if math.isfinite(v) else None for v in values)))
-    spec = RunSpec.from_json(json.loads(canonical(run.spec["spec"])))
-    return Submission(_without_folders(spec), str(run.spec["model_digest"]), tuple(scores), version, run.created, name, link)
+    refused = {str(label): str(reason) for label, reason in run.spec.get("refused", {}).items()}
+    return Submission(_without_folders(spec), str(run.spec["model_digest"]), tuple(scores), version, run.created, name, link, refused)
 
 
 def _without_folders(spec: RunSpec) -> RunSpec:
-    """Return a run whose data and checkpoint are named without the folders in which they lie on the submitter's machine."""
-    checkpoint = spec.model.checkpoint
-    model = spec.model if checkpoint is None else replace(spec.model, checkpoint=Path(checkpoint).name)
-    return replace(spec, data=Path(spec.data).name if Path(spec.data).is_absolute() else spec.data, model=model)
+    """Return a run whose data and checkpoints are named without the folders in which they lie on the submitter's machine."""
+    return replace(spec, data=_name(spec.data), model=_own(spec.model), filter_models=tuple(map(_own, spec.filter_models)))
+
+
+def _own(model: ModelSpec) -> ModelSpec:
+    return model if model.checkpoint is None else replace(model, checkpoint=_name(model.checkpoint))
+
+
+def _name(text: str) -> str:
+    """Return the last part of a path; other names, such as `torchvision:NAME/SPLIT`, stay as they are."""
+    is_path = text.startswith(("/", "~", ".")) or (":" not in text and ("/" in text or "\\" in text))
+    return text.replace("\\", "/").rstrip("/").rpartition("/")[2] if is_path else text
 
 
 def check_words(name: str, link: str) -> None:

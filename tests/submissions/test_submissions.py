@@ -24,6 +24,7 @@ from attrlib.specs import digest
 from attrlib.statistics import summary
 from attrlib.store import Store
 from attrlib.submissions import Submission, made_of, make_board, read_all, read_submission, write_site
+from attrlib.submissions.submission import _name
 
 METHODS = ("IxG", "Grad-CAM", "Random")
 HOSTILE = '=1+1 <script>alert("x")</script>'
@@ -91,6 +92,12 @@ def _edit(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any
         (_edit(lambda c: c.update(name="x" * 500)), "200 characters"),
         (_edit(lambda c: c["run"].update(limit=2)), "more than the 2 items"),
         (_edit(lambda c: c["run"].update(model=3)), "model"),
+        (_edit(lambda c: c["scores"].pop()), "scores are missing"),
+        (_edit(lambda c: c["scores"].append(c["scores"][0])), "two scores of one method"),
+        (_edit(lambda c: c["scores"][0]["values"].__setitem__(0, 10**400)), "no numbers"),
+        (_edit(lambda c: c["run"].update(data="memory:x\ntouch y #")), "control characters"),
+        (_edit(lambda c: c.update(name="a\u202eb")), "control characters"),
+        (_edit(lambda c: c.update(created="1" * 5000)), "too long"),
     ],
 )
 def test_a_file_that_does_not_verify_is_refused_with_the_reason(
@@ -117,16 +124,17 @@ def test_a_large_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         read_submission(tmp_path / "one.json")
 
 
-def test_repeated_scores_and_other_items_of_the_same_data_are_refused(submissions: list[Submission], tmp_path: Path) -> None:
+def test_repeated_scores_are_refused_and_of_two_that_differ_both(submissions: list[Submission], tmp_path: Path) -> None:
     folder = written(tmp_path / "all", submissions)
     (folder / "c.json").write_bytes(replace(submissions[0], name="again").to_json())
-    moved = [replace(each, items=tuple(digest(item) for item in each.items)) for each in submissions[1].scores]
-    (folder / "d.json").write_bytes(replace(submissions[1], scores=tuple(moved), weights="other").to_json())
+    changed = replace(submissions[1].scores[0], values=tuple(0.0 for _ in submissions[1].scores[0].values))
+    (folder / "d.json").write_bytes(replace(submissions[1], scores=(changed, *submissions[1].scores[1:])).to_json())
     found, refused = read_all(folder)
-    assert list(found) == ["a.json", "b.json"]
+    assert list(found) == ["a.json"]
     assert [(each.file, each.reason.split(":")[0]) for each in refused] == [
+        ("b.json", "it contradicts d.json"),
         ("c.json", "it repeats the scores of a.json"),
-        ("d.json", f"its items of {submissions[0].run.data} are others than those of a.json"),
+        ("d.json", "it contradicts b.json"),
     ]
 
 
@@ -154,6 +162,21 @@ def test_the_numbers_of_the_board_come_from_the_items(submissions: list[Submissi
 def test_no_folder_of_the_submitter_is_told(submissions: list[Submission]) -> None:
     assert {each.run.data for each in submissions} == {"pictures"}
     assert b"pytest" not in submissions[0].to_json()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("/home/me/birds", "birds"),
+        ("~/x/y.pth", "y.pth"),
+        ("../z", "z"),
+        ("birds", "birds"),
+        ("torchvision:Pets/test", "torchvision:Pets/test"),
+        ("a/b", "b"),
+    ],
+)
+def test_a_path_is_told_by_its_last_part(text: str, name: str) -> None:
+    assert _name(text) == name
 
 
 def test_an_incomplete_run_is_not_submitted(tmp_path: Path) -> None:
