@@ -147,14 +147,19 @@ def _check(spec: RunSpec) -> None:
     check_way(spec.classes)
 
 
-def _check_defined(protocol: Protocol, method: MethodSpec, data: Dataset, model: Classifier, classes: str) -> None:
-    protocol.check(model, data.offers)
+def _check_matching(protocol: Protocol, data: Dataset, model: Classifier, classes: str) -> None:
     names = (data.class_names, model.class_names)
-    if "scenes" in protocol.needs and match_classes(*names, classes) != match_classes(*names):
+    if match_classes(*names, classes) != match_classes(*names):
         raise ProtocolError(
             f"{protocol.name} compares classes by their parts, for which they are matched automatically; leave out classes={classes}, or name "
             "the model's classes as those of the data"
         )
+
+
+def _check_defined(protocol: Protocol, method: MethodSpec, data: Dataset, model: Classifier, classes: str) -> None:
+    protocol.check(model, data.offers)
+    if "scenes" in protocol.needs:
+        _check_matching(protocol, data, model, classes)
     if are_maps(method):
         check_protocol(protocol)
         return
