@@ -214,6 +214,16 @@ def test_every_dimension_matches_plain_loops_on_made_up_scores() -> None:
     assert len(kinds["d"]) > 5
 
 
+def test_the_data_check_needs_a_visible_set_that_tells_the_class() -> None:
+    """Of a bird with a single visible part, no map can mark what tells it."""
+    scene, maps, _ = made_up(0)
+    scene = replace(scene, predicted={**scene.predicted, frozenset(): scene.label})
+    marked = replace(maps, total=torch.tensor(1.0), parts=torch.ones(len(PARTS)))
+    for count, expected in ((0, math.nan), (1, math.nan), (2, 1.0)):
+        shown = torch.arange(len(PARTS)) < count
+        assert data_check(replace(scene, shown=shown), marked, 0.1) == pytest.approx(expected, nan_ok=True)
+
+
 def test_the_thresholds_are_those_of_the_paper() -> None:
     assert len(THRESHOLDS) == 80
     assert (THRESHOLDS[0], THRESHOLDS[1], THRESHOLDS[-1]) == (0.01, pytest.approx(0.01620253164556962, abs=1e-15), 0.5)
