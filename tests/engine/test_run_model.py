@@ -65,6 +65,7 @@ def test_a_run_leaves_the_model_as_it_was(how: str, data: Path, store: Store) ->
 
 
 MEASURE = """
+import ctypes
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -74,12 +75,17 @@ from attrlib.store import Store
 from support.runs import classifier, compare, pictures
 
 folder, side, process = Path(sys.argv[1]), 128, psutil.Process()
+trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
 model = classifier(size=side)
 few, many = pictures(folder / "few", 13, side=side), pictures(folder / "many", 103, side=side)
 for name, data, limit in (("warm", few, 64), ("few", few, 64), ("many", many, 512)):
     sizes = []
     with closing(Store(folder=folder / f"store {name}")) as store:
-        on_progress = lambda _event: sizes.append(process.memory_info().rss)
+        def on_progress(_event):
+            # What is free goes back to the system, where the library can: how much of it stays otherwise depends on the threads' timing.
+            trim(0)
+            sizes.append(process.memory_info().rss)
+
         result = compare(model, "infidelity:samples=1", "Gradient", data, store, limit=limit, on_progress=on_progress)
     assert result.computed == limit
     # Single peaks are the allocator's; what is kept is there to the end.
@@ -95,7 +101,7 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
         [sys.executable, "-c", MEASURE, str(tmp_path)], env=variables, capture_output=True, text=True, check=True, timeout=LIMIT
     )
     _, few, many = map(int, done.stdout.split())
-    assert many - few < 20 * 2**20  # the allocator's noise was 11 MiB at the most
+    assert many - few < 20 * 2**20
 
 
 def test_looking_through_the_images_can_be_cancelled(model: attrlib.Classifier, data: Path, store: Store) -> None:
