@@ -19,6 +19,11 @@ class Place:
     first: int
     last: int
 
+    @property
+    def ranks(self) -> str:
+        """Return the ranks that it may hold: one number, or first and last rank of a tie."""
+        return str(self.first) if self.first == self.last else f"{self.first}–{self.last}"
+
 
 def rank_table(values: Mapping[str, np.ndarray], higher_is_better: bool = True) -> list[Place]:
     """Return the methods by their mean, best first, each with the range of ranks that it may hold.

@@ -92,9 +92,8 @@ def _report(result: RoarResult, refused_before: int) -> None:
         width = max(len(place.name) for place in places)
         for place in places:
             curve = result.curve(place.name, keep)
-            ranks = f"{place.first}" if place.first == place.last else f"{place.first}–{place.last}"
             difference = "chance" if curve is result.random(keep) else interval(result.to_random(curve))
-            typer.echo(f"  {ranks:>5}  {place.name:{width}}  {interval(place.summary):22} {difference}")
+            typer.echo(f"  {place.ranks:>5}  {place.name:{width}}  {interval(place.summary):22} {difference}")
         for place in places:
             curve = result.curve(place.name, keep)
             points = zip(curve.shares, curve.points, strict=True)

@@ -7,10 +7,10 @@ import numpy as np
 from scipy.stats import entropy
 from torch import Tensor
 
-from attrlib.models.randomised import randomised
 from attrlib.protocols.base import PROTOCOLS, Cost, Protocol
-from attrlib.protocols.context import EvalBatch, ExplanationRequest, Outcome
+from attrlib.protocols.context import EvalBatch, Outcome
 from attrlib.protocols.deletion import TARGETS
+from attrlib.protocols.stability import STAGES, shuffled_request
 from attrlib.registry import Paper, param
 
 
@@ -59,14 +59,9 @@ class ComplexityRise(Protocol):
         return Cost(inputs=2)
 
     def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
-        context = inputs.context
         original, _ = inputs.explain(inputs.request())
-        if 1.0 not in context.randomised_models:
-            context.randomised_models[1.0] = randomised(context.model, 1.0, context.seed)
-        # The last stage of `randomisation` by default asks for the same maps, which are then computed once.
-        view = f"randomised:4/4:{context.seed}"
-        request = ExplanationRequest(context.randomised_models[1.0], inputs.batch.images, inputs.targets[:, None], view, inputs.batch.ids)
-        twin, _ = inputs.explain(request)
+        # The last stage of `randomisation` by default asks for the same maps.
+        twin, _ = inputs.explain(shuffled_request(inputs, STAGES, STAGES))
         outcomes = []
         for before, after in zip(self._entropies(original), self._entropies(twin), strict=True):
             rise = (after - before) / before if before > 0 else math.nan

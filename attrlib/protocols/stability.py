@@ -218,6 +218,10 @@ def ssim(a: Tensor, b: Tensor, where: Tensor) -> float:
 SANITY_PAPER = Paper("Adebayo et al. 2018", "Sanity Checks for Saliency Maps", "https://arxiv.org/abs/1810.03292")
 
 
+STAGES = 4
+"""Stages of parameter randomisation by default."""
+
+
 def twin_correlations(original: Tensor, twin: Tensor) -> Tensor:
     """Return Spearman's correlation of a model's maps with those of its randomised twin, as in parameter randomisation (Adebayo et al. 2018).
 
@@ -232,6 +236,23 @@ def twin_correlations(original: Tensor, twin: Tensor) -> Tensor:
     defined = original.isfinite().all(1) & (original.amin(1) < original.amax(1))
     constant = twin.amin(1) == twin.amax(1)
     return torch.where(defined & constant, 0.0, spearman(original, twin))
+
+
+def shuffled_request(inputs: EvalBatch, stage: int, stages: int) -> ExplanationRequest:
+    """Return a request for the maps of the model whose last `stage / stages` of all layers have shuffled weights.
+
+    Protocols that ask for the same stage get the same maps, which are computed once.
+
+    Args:
+        inputs: The images and targets.
+        stage: The stage, from 1.
+        stages: Number of stages from the logits down to the input.
+    """
+    context, share = inputs.context, stage / stages
+    if share not in context.randomised_models:
+        context.randomised_models[share] = randomised(context.model, share, context.seed)
+    view = f"randomised:{stage}/{stages}:{context.seed}"
+    return ExplanationRequest(context.randomised_models[share], inputs.batch.images, inputs.targets[:, None], view, inputs.batch.ids)
 
 
 @PROTOCOLS.register
@@ -251,7 +272,7 @@ class Randomisation(Protocol):
     chance = 0.0
     seeded = True
     reading = "Near 0: the map depends on what the model has learnt. Near 1: the map shows the image, regardless of the weights."
-    stages: int = param(4, "Steps from the logits down to the input", low=1, high=20)
+    stages: int = param(STAGES, "Steps from the logits down to the input", low=1, high=20)
     absolute: bool = param(False, "Compare magnitudes")
     target: str = param("label", "Class to explain: the image's label, or the model's prediction", choices=TARGETS)
 
@@ -264,17 +285,11 @@ class Randomisation(Protocol):
         return Cost(inputs=1 + self.stages)
 
     def evaluate(self, inputs: EvalBatch) -> list[Outcome]:
-        context = inputs.context
         original = self._compared(self.maps_of(inputs, inputs.request()))
         stages = []
         for stage in range(1, self.stages + 1):
-            share = stage / self.stages
-            if share not in context.randomised_models:
-                context.randomised_models[share] = randomised(context.model, share, context.seed)
-            view = f"randomised:{stage}/{self.stages}:{context.seed}"
-            twin = context.randomised_models[share]
-            request = ExplanationRequest(twin, inputs.batch.images, inputs.targets[:, None], view, inputs.batch.ids)
-            stages.append(twin_correlations(original, self._compared(self.maps_of(inputs, request))))
+            maps = self.maps_of(inputs, shuffled_request(inputs, stage, self.stages))
+            stages.append(twin_correlations(original, self._compared(maps)))
         values = torch.stack(stages, 1)
         return [Outcome(float(row.mean()), {"stages": row.tolist()}) for row in values]
 

@@ -102,7 +102,7 @@ def recommend(
         kind: The kind of model.
         protocols: The protocols to choose from.
         data: Name of the data set.
-        evidence: What is known.
+        evidence: Results of the study `meta`.
         label: Returns what the words call one of the protocols.
 
     Example:

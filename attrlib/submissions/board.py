@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from attrlib.protocols import create
-from attrlib.significance import rank_table
+from attrlib.significance import Place, rank_table
 from attrlib.specs import MethodSpec, ProtocolSpec, digest
-from attrlib.statistics import Summary, summary
 from attrlib.submissions.submission import Scores, Submission
 
 
@@ -21,9 +20,7 @@ class Entry:
         protocol: The protocol in text form.
         model: The model in text form.
         method: The method in text form.
-        score: Mean with its interval.
-        first: Best rank that the data allow among all rows on the same items.
-        last: Worst rank.
+        place: Mean with its interval, and the ranks that the data allow among all rows on the same items.
         better: 1 if higher is better, else -1.
         file: Name of the file.
         submission: The submission.
@@ -34,18 +31,11 @@ class Entry:
     protocol: str
     model: str
     method: str
-    score: Summary
-    first: int
-    last: int
+    place: Place
     better: int
     file: str
     submission: Submission
     command: str
-
-    @property
-    def ranks(self) -> str:
-        """Return the ranks that the row may hold."""
-        return str(self.first) if self.first == self.last else f"{self.first}–{self.last}"
 
 
 Board = tuple[Entry, ...]
@@ -75,7 +65,7 @@ def make_board(submissions: Mapping[str, Submission]) -> Board:
             file, submission, scores = names[place.name]
             entries.append(
                 Entry(
-                    data, protocol, _model(submission), scores.method, summary(values[place.name]), place.first, place.last,
+                    data, protocol, _model(submission), scores.method, place,
                     1 if higher else -1, file, submission, _command(submission, scores),
                 )
             )  # fmt: skip
@@ -83,7 +73,7 @@ def make_board(submissions: Mapping[str, Submission]) -> Board:
 
 
 def _model(submission: Submission) -> str:
-    """Return the model in text form; one that exists only in memory is told apart by its weights."""
+    """Return the model in text form; a model in memory is identified by its weights."""
     text = submission.run.model.text
     return f"{text} {submission.weights[:8]}" if text.startswith("wrapped:") else text
 

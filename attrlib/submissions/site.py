@@ -130,11 +130,11 @@ def _form(board: Board) -> str:
 
 def _row(entry: Entry) -> dict[str, str | int | float]:
     """Return the values of a row by column."""
-    own = entry.score
+    own = entry.place.summary
     values = (
         entry.data,
         entry.protocol,
-        entry.ranks,
+        entry.place.ranks,
         entry.model,
         entry.method,
         own.mean,
@@ -144,8 +144,8 @@ def _row(entry: Entry) -> dict[str, str | int | float]:
 
 
 def _html_row(entry: Entry) -> str:
-    own, submission = entry.score, entry.submission
-    sort = {"Rank": entry.first, "95 % CI": own.low if own.n > 1 else ""}
+    own, submission = entry.place.summary, entry.submission
+    sort = {"Rank": entry.place.first, "95 % CI": own.low if own.n > 1 else ""}
     cells = []
     for name, value in _row(entry).items():
         text = number(value, 4) if isinstance(value, float) else str(value)

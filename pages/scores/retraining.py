@@ -179,7 +179,7 @@ def _show(result: RoarResult) -> None:
         chance, curves = result.random(keep), {str(curve.method): curve for curve in result.of_order(keep)}
         rows = [
             {
-                "rank": str(place.first) if place.first == place.last else f"{place.first}–{place.last}",
+                "rank": place.ranks,
                 "method": place.name,
                 "area under the accuracy": interval(place.summary),
                 "difference to random maps": "chance" if curves[place.name] is chance else interval(result.to_random(curves[place.name])),

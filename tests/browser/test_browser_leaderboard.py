@@ -41,6 +41,6 @@ def test_the_page_sorts_filters_and_searches(tmp_path: Path) -> None:
         for descending in (False, True):
             page.get_by_role("button", name="Mean").click()
             values = [float(cell.get_attribute("data-value") or "nan") for cell in page.locator("#board tbody tr td:nth-child(6)").all()]
-            assert values == sorted((entry.score.mean for entry in board), reverse=descending)
+            assert values == sorted((entry.place.summary.mean for entry in board), reverse=descending)
         expect(page).to_have_title("Attribution leaderboard")
         assert not problems

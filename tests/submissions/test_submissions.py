@@ -152,9 +152,9 @@ def test_the_numbers_of_the_board_come_from_the_items(submissions: list[Submissi
         expected = {place.name: place for place in rank_table(values, higher_is_better=protocol.startswith("sds"))}
         for entry in rows:
             place = expected[str((entry.file, entry.method))]
-            assert (entry.first, entry.last) == (place.first, place.last)
-            assert entry.score == summary(values[place.name])
-        means = [entry.better * entry.score.mean for entry in rows]
+            assert (entry.place.first, entry.place.last) == (place.first, place.last)
+            assert entry.place.summary == summary(values[place.name])
+        means = [entry.better * entry.place.summary.mean for entry in rows]
         assert means == sorted(means, reverse=True)
     assert all(f"--methods {entry.method}" in entry.command for entry in board if entry.method == "IxG")
 
@@ -197,7 +197,7 @@ def test_the_page_escapes_what_others_wrote(submissions: list[Submission], tmp_p
     assert "http://" not in page
     rows = list(csv.DictReader((tmp_path / "site" / "leaderboard.csv").open()))
     assert {row["From"] for row in rows} == {"Ana", "'" + HOSTILE}
-    assert float(rows[0]["Mean"]) == make_board(dict(zip("ab", submissions, strict=True)))[0].score.mean
+    assert float(rows[0]["Mean"]) == make_board(dict(zip("ab", submissions, strict=True)))[0].place.summary.mean
     assert {read_submission(file).digest for file in (tmp_path / "site" / "submissions").iterdir()} == {each.digest for each in submissions}
 
 
