@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attrlib.cli.common import Json, command
+from attrlib.cli.common import Json, chosen_run, command
 from attrlib.errors import SpecError, StoreError, unknown
 from attrlib.store import Store, merge_shards, open_store, parse_bytes
 
@@ -85,17 +85,10 @@ def _export(store: Store, start: str | None, out: Path | None) -> str:
     """Write a run to a file, and return its key. Raises `SpecError` if no file is named or the run is not unique."""
     if out is None:
         raise SpecError("no file to export to: add --out FILE.csv, FILE.json or FILE.parquet")
-    runs = sorted(store.runs(), key=lambda r: r.updated, reverse=True)
-    keys = [r.key for r in runs if r.key.startswith(start or "")]
-    if not keys:
-        raise SpecError(
-            "there is no run to export" if start is None else f"no run key starts with {start!r}; python -m attrlib cache lists all runs"
-        )
-    if start is not None and len(keys) > 1:
-        raise SpecError(f"{len(keys)} run keys start with {start!r}; give more characters")
-    data = store.export(keys[0], out.suffix.lower().removeprefix("."))
+    key = chosen_run(store.runs(), start, "there is no run to export").key
+    data = store.export(key, out.suffix.lower().removeprefix("."))
     try:
         out.write_bytes(data)
     except OSError as error:
         raise SpecError(f"cannot write {str(out)!r} ({error.strerror}); choose another file with --out") from None
-    return keys[0]
+    return key

@@ -4,7 +4,7 @@ import functools
 import inspect
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
@@ -14,13 +14,14 @@ import typer
 
 from attrlib.cli.app import app
 from attrlib.data.datasets import anchored
-from attrlib.errors import AttrlibError, Cancelled, existing_file
+from attrlib.errors import AttrlibError, Cancelled, SpecError, existing_file
 from attrlib.models import EMBEDDED
 from attrlib.models.checkpoints import split_key
 from attrlib.models.names import located
 from attrlib.registry import Param, params_of
 from attrlib.specs import ModelSpec, Spec, flag_of, read_list
 from attrlib.specs.codec import Parsers
+from attrlib.store import Run
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
@@ -164,3 +165,22 @@ def _help(param: Param) -> str:
         default = param.format(param.default) or param.auto
         notes += [f"default {default}"] if default else []
     return f"{param.help}{' (' if notes else ''}{'; '.join(notes)}{')' if notes else ''}."
+
+
+def chosen_run(runs: Iterable[Run], start: str | None, none: str) -> Run:
+    """Return the run whose key begins with some characters, or the one that was changed last.
+
+    Args:
+        runs: The stored runs.
+        start: The first characters of the key; None for the last run.
+        none: What to say if there is no run.
+
+    Raises:
+        SpecError: If there is no such run, or several begin with these characters.
+    """
+    found = sorted((run for run in runs if run.key.startswith(start or "")), key=lambda run: run.updated, reverse=True)
+    if not found:
+        raise SpecError(f"no run key starts with {start!r}; python -m attrlib cache lists all runs" if start is not None else none)
+    if start is not None and len(found) > 1:
+        raise SpecError(f"{len(found)} run keys start with {start!r}; give more characters")
+    return found[0]

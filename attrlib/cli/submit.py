@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import attrlib
-from attrlib.cli.common import Json, command
+from attrlib.cli.common import Json, chosen_run, command
 from attrlib.errors import SpecError
 from attrlib.store import open_store
 from attrlib.submissions import made_of, make_board, read_all, write_site
@@ -24,20 +24,14 @@ def submit(
 ) -> None:
     """Write the scores of a finished run with all digests into a file for a leaderboard."""
     store = open_store()
-    runs = sorted((each for each in store.runs() if each.spec.get("kind") == "score"), key=lambda each: each.updated, reverse=True)
-    chosen = [each for each in runs if each.key.startswith(run)]
-    if not chosen:
-        raise SpecError(
-            f"no run key starts with {run!r}; attrlib cache lists all runs" if run else "there is no run to submit; run attrlib score"
-        )
-    if run and len(chosen) > 1:
-        raise SpecError(f"{len(chosen)} run keys start with {run!r}; give more characters")
-    content = made_of(chosen[0], store.records, attrlib.__version__, name, link).to_json()
+    scored = [each for each in store.runs() if each.spec.get("kind") == "score"]
+    chosen = chosen_run(scored, run or None, "there is no run to submit; run attrlib score")
+    content = made_of(chosen, store.records, attrlib.__version__, name, link).to_json()
     try:
         out.write_bytes(content)
     except OSError as error:
         raise SpecError(f"cannot write {str(out)!r} ({error.strerror}); choose another file with --out") from None
-    typer.echo(f"wrote {out}: run {chosen[0].key}, {len(content):,} bytes")
+    typer.echo(f"wrote {out}: run {chosen.key}, {len(content):,} bytes")
 
 
 @command()
